@@ -1,0 +1,183 @@
+/* costate: reverse- and forward-mode automatic differentiation on an operation tape.
+ *
+ * A tape records operations on variables. Recording is lazy: nothing is computed until ad_value() asks for a number, or until
+ * ad_compile() turns a piece of the tape into a program that ad_run() replays with other inputs and any number of rows.
+ * Derivatives (ad_vjp, ad_jvp, ...) are recorded on the same tape as ordinary operations, so they can be differentiated again.
+ *
+ * The row axis. A variable whose shape starts with AD_ROWS has one row per sample of a batch. The number of rows is not part of
+ * the recording: it is given with the data (ad_input_rows) or with the run (ad_run). All row variables of a tape share it.
+ * Everything else broadcasts as in NumPy.
+ *
+ * Errors are sticky: the first failure stays on the tape (ad_tape_error) with the operation, the shapes and what to do; operations
+ * on a failed tape, or on invalid variables, are harmless and return an invalid variable.
+ *
+ * Threads: a tape belongs to one thread at a time. A program is immutable and may be run by many threads, each with a workspace. */
+#ifndef COSTATE_AUTODIFF_H
+#define COSTATE_AUTODIFF_H
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct ad_tape ad_tape;
+typedef struct ad_program ad_program;
+typedef struct ad_workspace ad_workspace;
+
+/* A variable: a place on a tape. Copied freely; never freed. `epoch` detects variables that a rewind has removed. */
+typedef struct {
+    ad_tape *tape;
+    int32_t node;
+    uint32_t epoch;
+} ad_var;
+
+typedef enum { AD_F32, AD_F64 } ad_dtype;
+enum { AD_MAX_RANK = 8, AD_ROWS = -1 };
+
+/* Row-major shape. dim[0] == AD_ROWS declares the row axis; AD_ROWS stands nowhere else. rank 0 is a scalar. */
+typedef struct {
+    int rank;
+    int64_t dim[AD_MAX_RANK];
+} ad_shape;
+
+/* Shape literals: AD_SHAPE(3, 4), AD_SHAPE(AD_ROWS, 2); AD_SCALAR. (C only: C++ fills an ad_shape.) */
+#define AD_SHAPE(...)                                                                                                                  \
+    ((ad_shape){ (int)(sizeof((int64_t[]){ __VA_ARGS__ }) / sizeof(int64_t)), { __VA_ARGS__ } })
+#define AD_SCALAR ((ad_shape){ 0, { 0 } })
+
+/* ---- tapes ------------------------------------------------------------------------------------------------------------------- */
+
+/* A new empty tape; every variable on it has this dtype. NULL when memory is short. */
+ad_tape *ad_tape_new(ad_dtype dtype);
+/* Frees the tape, its values and cached programs. NULL is allowed. Programs compiled from it stay valid. */
+void ad_tape_free(ad_tape *tape);
+ad_dtype ad_tape_dtype(const ad_tape *tape);
+/* The first error, or NULL. The text lives as long as the tape, or until ad_tape_clear_error. */
+const char *ad_tape_error(const ad_tape *tape);
+void ad_tape_clear_error(ad_tape *tape);
+/* Position for ad_tape_rewind, which forgets everything recorded since; variables recorded since become stale (using one is an error). */
+int32_t ad_tape_mark(const ad_tape *tape);
+void ad_tape_rewind(ad_tape *tape, int32_t mark);
+/* Number of rows given so far by ad_input_rows / ad_set; -1 when no row data have been given. */
+int64_t ad_tape_rows(const ad_tape *tape);
+
+/* ---- sources ----------------------------------------------------------------------------------------------------------------- */
+
+/* Inputs. `data` is copied (elements of the tape's dtype, row-major), or NULL: then the variable is symbolic, without a value.
+ * ad_param: a parameter (weights): constant during a solve. ad_input: changes from call to call (times, step sizes).
+ * ad_input_rows: shape.dim[0] must be AD_ROWS; `data` holds `rows` rows (rows is ignored when data is NULL). */
+ad_var ad_param(ad_tape *tape, ad_shape shape, const void *data);
+ad_var ad_input(ad_tape *tape, ad_shape shape, const void *data);
+ad_var ad_input_rows(ad_tape *tape, ad_shape shape, int64_t rows, const void *data);
+/* New data for an input (rows is ignored unless it is a row input). Values computed from it are forgotten. 0, or -1 with the tape's error set. */
+int ad_set(ad_var input, int64_t rows, const void *data);
+/* Constants, given in double whatever the dtype and kept so. */
+ad_var ad_constant(ad_tape *tape, ad_shape shape, const double *data);
+ad_var ad_fill(ad_tape *tape, ad_shape shape, double value);
+ad_var ad_scalar(ad_tape *tape, double value);
+/* [n,m] matrix with ones where column == row + offset. Never stored when it is only contracted. */
+ad_var ad_eye(ad_tape *tape, int64_t n, int64_t m, int64_t offset);
+/* The number of rows of the run, a scalar. */
+ad_var ad_row_count(ad_tape *tape);
+
+/* ---- values ------------------------------------------------------------------------------------------------------------------ */
+
+int ad_valid(ad_var x);                /* on a tape, not stale, not the result of a failed operation */
+ad_shape ad_shape_of(ad_var x);        /* with AD_ROWS where rows are declared; rank -1 when invalid */
+int64_t ad_size(ad_var x);             /* number of elements, with the tape's rows; -1 when unknown */
+/* Computes what x needs and returns its elements (row-major, the tape's dtype), or NULL with the tape's error set.
+ * Valid until the tape is rewound below x, freed, or an input is set. */
+const void *ad_value(ad_var x);
+double ad_item(ad_var x);              /* the only element of x; NaN with the tape's error set when there are more or none */
+int ad_get(ad_var x, double *out);     /* copies all elements as double; 0, or -1 with the tape's error set */
+void ad_print(FILE *file, const char *name, ad_var x);
+void ad_format_shape(ad_shape shape, char *text, size_t size); /* "[rows,64]" */
+
+/* ---- operations: one prototype per row of ops.def ----------------------------------------------------------------------------- */
+
+#define AD_UNARY(name, ...) ad_var ad_##name(ad_var x);
+#define AD_BINARY(name, ...) ad_var ad_##name(ad_var a, ad_var b);
+#define AD_TERNARY(name, ...) ad_var ad_##name(ad_var a, ad_var b, ad_var c);
+#include "ops.def"
+/* ad_select(c, a, b): a where c is not zero, else b. ad_clamp(x, lo, hi). Comparisons give 1 or 0. */
+
+/* Convenience forms with a number. */
+ad_var ad_scale(ad_var x, double factor);
+ad_var ad_shift(ad_var x, double term);
+ad_var ad_pow_scalar(ad_var x, double exponent);
+ad_var ad_zeros_like(ad_var x);
+ad_var ad_ones_like(ad_var x);
+
+/* Reductions over axes (a list; negative counts from the end; naxis 0 means all axes). keep: reduced axes stay with size 1. */
+ad_var ad_sum(ad_var x, int naxis, const int *axes, int keep);
+ad_var ad_mean(ad_var x, int naxis, const int *axes, int keep);
+ad_var ad_reduce_max(ad_var x, int naxis, const int *axes, int keep);
+ad_var ad_logsumexp(ad_var x, int naxis, const int *axes, int keep);
+ad_var ad_sum_all(ad_var x);
+ad_var ad_mean_all(ad_var x);
+ad_var ad_sum_axis(ad_var x, int axis, int keep);
+
+/* Layout. The row axis stays first: it cannot be reshaped away, moved, sliced, padded, flipped or gathered. */
+ad_var ad_reshape(ad_var x, ad_shape shape);
+ad_var ad_transpose(ad_var x, const int *permutation); /* result axis i is x's axis permutation[i] */
+ad_var ad_broadcast(ad_var x, ad_shape shape);         /* NumPy rules */
+ad_var ad_slice(ad_var x, int axis, int64_t start, int64_t stop);
+ad_var ad_concatenate(int n, const ad_var *x, int axis);
+ad_var ad_stack(int n, const ad_var *x, int axis);
+ad_var ad_pad(ad_var x, int axis, int64_t before, int64_t after); /* with zeros */
+ad_var ad_flip(ad_var x, int axis);
+ad_var ad_gather(ad_var x, int axis, int64_t n, const int64_t *indices);             /* constant indices; result axis has size n */
+ad_var ad_scatter_add(ad_var x, int axis, int64_t size, const int64_t *indices);     /* transpose of gather: x's axis has one element per index */
+ad_var ad_cumsum(ad_var x, int axis, int reverse);
+/* Indices that are computed. table [K,...] or [rows,K,...], index [1] / [R,1] (R = 1 or rows) holding whole numbers, clamped to 0..K-1;
+ * result [R,...]. ad_locate(t, knots [K]): largest k in 0..K-2 with knots[k] <= t (0 below, K-2 above); derivative zero. */
+ad_var ad_take(ad_var table, ad_var index);
+ad_var ad_locate(ad_var t, ad_var knots);
+
+/* Contractions in einsum notation over any number of operands: "bi,ij->bj", "bi,bi->b", "i,j->ij". One letter an axis. The order of
+ * multiplication is chosen by cost. ad_matmul: [...,n,k] x [k,m], or [b...,n,k] x [b...,k,m] (batched). */
+ad_var ad_contract(const char *spec, int n, const ad_var *x);
+ad_var ad_matmul(ad_var a, ad_var b);
+ad_var ad_dot(ad_var a, ad_var b);   /* over the last axis */
+ad_var ad_outer(ad_var a, ad_var b); /* [n] x [m] -> [n,m]; [rows,n] x [rows,m] -> [rows,n,m] */
+
+/* ---- derivatives, recorded on the tape and differentiable again --------------------------------------------------------------- */
+
+/* xbar[i] = sum_j ybar[j] . dy[j]/dx[i]. ybar[j] has the shape of y[j]; xbar[i] gets that of x[i] (zeros where y does not depend on x[i]). */
+void ad_vjp(int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_var *x, ad_var *xbar);
+/* ydot[j] = sum_i dy[j]/dx[i] . xdot[i]. */
+void ad_jvp(int nx, const ad_var *x, const ad_var *xdot, int ny, const ad_var *y, ad_var *ydot);
+/* Gradient of a scalar. */
+void ad_grad(ad_var loss, int nx, const ad_var *x, ad_var *gradient);
+/* y [rows,m...], x [rows,n...] computed row by row: [rows,m...,n...]. Without rows: y [m...], x [n...]: [m...,n...].
+ * y without rows and x with rows is the caller's ad_grad. */
+ad_var ad_jacobian(ad_var y, ad_var x);
+/* Hessian of a scalar loss times v (shape of x). */
+ad_var ad_hvp(ad_var loss, ad_var x, ad_var v);
+/* Trace of dy/dx of a row-wise y [rows,d] by x [rows,d]: [rows,1]; without rows, y and x [d]: [1]. Exact; recorded in the
+ * cheapest contraction order, so its cost does not grow with d for networks with one or two hidden layers. */
+ad_var ad_jacobian_trace(ad_var y, ad_var x);
+
+/* ---- programs ---------------------------------------------------------------------------------------------------------------- */
+
+/* Compiles `outputs` as a function of `inputs` (variables made by ad_param, ad_input, ad_input_rows). NULL with the tape's error set on
+ * failure: an output depends on an input that is not listed, memory is short. The program is independent of the tape. */
+ad_program *ad_compile(int ninput, const ad_var *inputs, int noutput, const ad_var *outputs);
+void ad_program_free(ad_program *program);
+/* What was compiled, for people: levels, blocks, values, contractions with sizes, bytes. Caller frees with free(). */
+char *ad_program_describe(const ad_program *program);
+
+/* Memory for running one program from one thread at a time; grows when rows do, never otherwise. threads: 0 = as OpenMP has it. */
+ad_workspace *ad_workspace_new(const ad_program *program, int threads);
+void ad_workspace_free(ad_workspace *workspace);
+const char *ad_workspace_error(const ad_workspace *workspace);
+
+/* Runs the program: inputs[i] and outputs[j] point to row-major arrays of the tape's dtype, with `rows` rows where rows are declared.
+ * 0, or -1 with ad_workspace_error set. The number of threads does not change a bit of the results. */
+int ad_run(const ad_program *program, ad_workspace *workspace, int64_t rows, const void *const *inputs, void *const *outputs);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,45 @@
+/* Internal: kernels. A kernel computes one operation on dense row-major arrays of one dtype. It is prepared once for its shapes
+ * and run for any number of rows; lazy evaluation runs it on whole arrays, compiled programs on blocks of rows. */
+#ifndef COSTATE_KERNEL_H
+#define COSTATE_KERNEL_H
+#include "tape.h"
+
+typedef struct ad_kernel ad_kernel;
+struct ad_kernel {
+    ad_op op;
+    ad_dtype dtype;
+    int nin;
+    const ad_shape *in_shapes;     /* nin shapes; the caller keeps them alive */
+    ad_shape out;
+    int nattr;
+    const int64_t *attr;           /* the caller keeps it alive */
+    /* Reduces over the row axis: the kernel adds to `out` (reduce_max: takes the maximum with it) instead of overwriting, and the
+     * caller initialises `out` with ad_kernel_identity. */
+    bool reduces_rows;
+    /* Filled by ad_kernel_prepare. */
+    void (*run)(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *scratch);
+    void *plan;                    /* kernel's own, freed by ad_kernel_clear */
+};
+
+/* Prepares a kernel whose op, dtype, nin, in_shapes, out, nattr, attr are set. max_rows: the largest number of rows per call
+ * (kernels may generate code for it and for smaller counts). false: memory is short, or the operation has no kernel (input, opaque,
+ * project, constant, fill, eye, row_count are the caller's). Pointwise operands broadcast against out (ranks may be smaller). */
+bool ad_kernel_prepare(ad_kernel *k, int64_t max_rows);
+void ad_kernel_clear(ad_kernel *k);
+/* Bytes of scratch that run needs for so many rows (64-byte aligned by the caller). */
+size_t ad_kernel_scratch(const ad_kernel *k, int64_t rows);
+/* Fills n elements of out with the identity of the kernel's reduction (0, or -inf). Combines: into += (max=) from. */
+void ad_kernel_identity(const ad_kernel *k, void *out, int64_t n);
+void ad_kernel_combine(const ad_kernel *k, void *into, const void *from, int64_t n);
+
+/* ---- pointwise kernels on contiguous arrays (kernel_pointwise.c, built once per instruction set) ---------------------------------- */
+
+/* out[i] = f(in0[i * s0], in1[i * s1], ...), s = 1, or 0 for an operand that is one number; out may be the same array as an operand. */
+typedef void (*ad_pointwise)(int64_t n, const void *const *in, const int *stride, void *out);
+/* The pointwise kernel of an operation for the instruction set chosen at run time. */
+ad_pointwise ad_pointwise_kernel(ad_op op, ad_dtype dtype);
+/* "x86-64-v4", "x86-64-v3", "x86-64-v2" or "generic": what is in use (environment COSTATE_ISA overrides; an unknown name falls back with
+ * a message in *error, a static text, else NULL). */
+const char *ad_isa(const char **error);
+
+#endif
