@@ -1,0 +1,106 @@
+/* Internal, a template that kernel_pointwise.c includes once per dtype with T, the type, and M(f), the name of f for that type: the loops of
+ * all pointwise operations.
+ *
+ * Loops run over whole multiples of 64 bytes. What is left over is copied into a vector of that length and goes through the same loop:
+ * an element's result does not depend on where it stands. */
+#define LANES ((int64_t)(64 / sizeof(T)))
+
+typedef void (*M(body))(int64_t n, const void *const *in, const int *stride, void *out);
+
+/* The last, incomplete vector; unused lanes repeat its last element. */
+static void M(run_tail)(M(body) body, int arity, int64_t start, int64_t n, const void *const *in, const int *stride, void *out)
+{
+    T padded[3][64 / sizeof(T)], result[64 / sizeof(T)];
+    const void *operand[3];
+    for (int k = 0; k < arity; k++) {
+        const T *from = (const T *)in[k] + start * stride[k];
+        for (int64_t i = 0; i < LANES; i++) padded[k][i] = from[stride[k] * (start + i < n ? i : n - 1 - start)];
+        operand[k] = padded[k];
+    }
+    body(LANES, operand, (const int[]){ 1, 1, 1 }, result);
+    memcpy((T *)out + start, result, (size_t)(n - start) * sizeof(T));
+}
+
+static void M(run)(M(body) body, int arity, int64_t n, const void *const *in, const int *stride, void *out)
+{
+    if (n <= 0) return;
+    bool one_number = true;
+    for (int k = 0; k < arity; k++) one_number = one_number && stride[k] == 0;
+    int64_t whole = one_number ? 0 : n / LANES * LANES;
+    if (whole > 0) body(whole, in, stride, out);
+    if (whole == n) return;
+    M(run_tail)(body, arity, whole, one_number ? 1 : n, in, stride, out);
+    for (int64_t i = 1; one_number && i < n; i++) ((T *)out)[i] = *(T *)out;
+}
+
+/* One loop; n is a multiple of LANES, which the mask tells the compiler; the rest of the arguments declare the operands. */
+#define LOOP(kernel, ...)                                                                                                              \
+    do {                                                                                                                               \
+        VECTORISE                                                                                                                      \
+        for (int64_t i = 0; i < (n & -LANES); i++) {                                                                                   \
+            __VA_ARGS__;                                                                                                                    \
+            out[i] = (T)(kernel);                                                                                                      \
+        }                                                                                                                              \
+    } while (0)
+
+#define RUN(name, arity)                                                                                                               \
+    static void M(run_##name)(int64_t n, const void *const *in, const int *stride, void *out)                                          \
+    {                                                                                                                                  \
+        M(run)(M(body_##name), arity, n, in, stride, out);                                                                             \
+    }
+
+#define AD_UNARY(name, kernel, ...)                                                                                                    \
+    static void M(body_##name)(int64_t n, const void *const *in, const int *stride, void *result)                                      \
+    {                                                                                                                                  \
+        const T *px = in[0];                                                                                                           \
+        T *out = result;                                                                                                               \
+        (void)stride;                                                                                                                  \
+        LOOP(kernel, const T x = px[i]);                                                                                               \
+    }                                                                                                                                  \
+    RUN(name, 1)
+
+#define AD_BINARY(name, kernel, ...)                                                                                                   \
+    static void M(body_##name)(int64_t n, const void *const *in, const int *stride, void *result)                                      \
+    {                                                                                                                                  \
+        const T *pa = in[0], *pb = in[1], a0 = *pa, b0 = *pb;                                                                          \
+        T *out = result;                                                                                                               \
+        if (!stride[0])                                                                                                                \
+            LOOP(kernel, const T a = a0, b = pb[i]);                                                                                   \
+        else if (!stride[1])                                                                                                           \
+            LOOP(kernel, const T a = pa[i], b = b0);                                                                                   \
+        else                                                                                                                           \
+            LOOP(kernel, const T a = pa[i], b = pb[i]);                                                                                \
+    }                                                                                                                                  \
+    RUN(name, 2)
+
+#define AD_TERNARY(name, kernel, ...)                                                                                                  \
+    static void M(body_##name)(int64_t n, const void *const *in, const int *stride, void *result)                                      \
+    {                                                                                                                                  \
+        const T *pa = in[0], *pb = in[1], *pc = in[2], a0 = *pa, b0 = *pb, c0 = *pc;                                                   \
+        T *out = result;                                                                                                               \
+        switch (stride[0] << 2 | stride[1] << 1 | stride[2]) {                                                                         \
+        case 1: LOOP(kernel, const T a = a0, b = b0, c = pc[i]); break;                                                                \
+        case 2: LOOP(kernel, const T a = a0, b = pb[i], c = c0); break;                                                                \
+        case 3: LOOP(kernel, const T a = a0, b = pb[i], c = pc[i]); break;                                                             \
+        case 4: LOOP(kernel, const T a = pa[i], b = b0, c = c0); break;                                                                \
+        case 5: LOOP(kernel, const T a = pa[i], b = b0, c = pc[i]); break;                                                             \
+        case 6: LOOP(kernel, const T a = pa[i], b = pb[i], c = c0); break;                                                             \
+        default: LOOP(kernel, const T a = pa[i], b = pb[i], c = pc[i]);                                                                \
+        }                                                                                                                              \
+    }                                                                                                                                  \
+    RUN(name, 3)
+#include "ops.def"
+
+static ad_pointwise M(lookup)(ad_op op)
+{
+    switch (op) {
+#define AD_UNARY(name, ...) case AD_OP_##name: return M(run_##name);
+#define AD_BINARY(name, ...) case AD_OP_##name: return M(run_##name);
+#define AD_TERNARY(name, ...) case AD_OP_##name: return M(run_##name);
+#include "ops.def"
+    default: return NULL;
+    }
+}
+#undef LANES
+#undef LOOP
+#undef RUN
