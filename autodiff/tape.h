@@ -41,7 +41,8 @@ typedef enum { AD_LEVEL_CONSTANT, AD_LEVEL_PARAMETER, AD_LEVEL_CALL, AD_LEVEL_RO
  *   locate      - (operands t, knots)
  *   contract    na, nb, nout, labels of a, of b, of the result (small non-negative integers; distinct within each list;
  *               every label of the result occurs in a or b)
- *   opaque      - (opaque: class and data)  project  k: output k of the opaque operation that is its operand */
+ *   opaque      number of outputs (class_, opaque: class and data); its projections are the nodes that follow it directly
+ *   project     k: output k of the opaque operation that is its operand */
 typedef struct {
     ad_op op;
     ad_level level;
@@ -57,6 +58,8 @@ typedef struct {
     void *state;          /* opaque, lazy evaluation: its state */
     void *value;          /* lazy evaluation: elements, NULL before */
     bool known;           /* input: it has data; computed nodes: value is up to date */
+    int64_t rows;         /* row input: rows of its data */
+    size_t arena_mark;    /* where the arena stood before this node */
 } ad_node;
 
 /* ---- shapes (shape.c) ------------------------------------------------------------------------------------------------------------ */
@@ -75,11 +78,41 @@ bool ad_broadcast_shapes(ad_shape a, ad_shape b, ad_shape *out);
 ad_node *ad_node_at(const ad_tape *tape, int32_t node);   /* no checks */
 int32_t ad_tape_size(const ad_tape *tape);
 void *ad_arena_alloc(ad_tape *tape, size_t bytes);        /* 16-byte aligned; NULL with the error set */
-/* Appends a node; copies in, attr and data into the arena. Shape and level are the caller's (level < 0: from the operands). */
+/* Appends a node; copies in and attr into the arena. The level comes from the operands (sources: from op and attr) and the shape. */
 ad_var ad_record(ad_tape *tape, ad_op op, int nin, const int32_t *in, int nattr, const int64_t *attr, ad_shape shape);
 ad_var ad_var_at(ad_tape *tape, int32_t node);
+/* Text of an error that names an operation and the shapes of its operands: "ad_add: <reason>: a is [2,3], b is [4]". */
+ad_var ad_fail_shapes(ad_tape *tape, const char *op, const char *reason, int n, const ad_var *x);
 /* The tape all of x are valid on; NULL after reporting (stale, invalid, or mixed tapes; `what` names the operation). */
 ad_tape *ad_common_tape(const char *what, int n, const ad_var *x);
 static inline size_t ad_dtype_size(ad_dtype t) { return t == AD_F32 ? sizeof(float) : sizeof(double); }
+
+const char *ad_tape_advice(const ad_tape *tape); /* of ad_tape_set_traced, or NULL */
+
+/* ---- recording for the other files of this room ---------------------------------------------------------------------------------- */
+
+/* Adds n operands into zeros of `shape` at start + i * rank (record.c). */
+ad_var ad_assemble(ad_tape *tape, int n, const ad_var *x, const int64_t *start, ad_shape shape);
+/* Adds values [R,...] (R as of take) into zeros of the table's shape at the rows that index says: the transpose of take. */
+ad_var ad_put_add(ad_var values, ad_var index, ad_shape table);
+/* Sums v over what broadcasting from `shape` stretched. */
+ad_var ad_sum_to(ad_var v, ad_shape shape);
+/* Removes or adds axes of size 1 and reshapes in general. */
+ad_var ad_sum_mask(ad_var x, uint32_t mask); /* axes of the mask, kept with size 1 */
+
+/* Many-operand contraction by labels (contract.c): operand i has labels[i][0..rank); the result those of out. Labels are 0..AD_MAX_LABELS-1. */
+enum { AD_MAX_LABELS = 48, AD_MAX_FACTORS = 16 };
+typedef struct {
+    ad_var x;
+    int8_t label[AD_MAX_RANK];
+} ad_factor;
+ad_var ad_contract_factors(ad_tape *tape, int n, const ad_factor *factors, int nout, const int8_t *out);
+
+/* Derivative rules (rules.c). push: the action of the partial derivative of pointwise node y by its operand i on v; invalid (ad_none) when zero.
+ * transpose: the cotangent of operand i of a linear node. */
+ad_var ad_push(ad_var y, int i, ad_var v);
+ad_var ad_transpose_rule(ad_var y, int i, ad_var ybar);
+/* Whether node's result depends differentiably on its operand i. */
+bool ad_differentiable(const ad_node *node, int i);
 
 #endif

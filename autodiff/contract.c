@@ -1,0 +1,457 @@
+/* Contractions of many operands: identities are resolved symbolically, then pairs are multiplied in the order of least cost.
+ *
+ * Work is on factors: variables whose axes carry labels. A label that is not in the result is summed. Label sizes are those of the
+ * axes; the row axis counts as NOMINAL_ROWS, and work that does not depend on rows is discounted, since it is done once per solve. */
+#include "tape.h"
+#include <ctype.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { NOMINAL_ROWS = 256, ROWLESS_DISCOUNT = 16, EXHAUSTIVE = 10 };
+
+typedef uint64_t labels; /* a set of labels, one bit each */
+
+typedef struct {
+    ad_tape *tape;
+    int n;
+    ad_factor f[AD_MAX_FACTORS];
+    int64_t size[AD_MAX_LABELS]; /* AD_ROWS for the row label */
+    labels out;
+} product;
+
+static const ad_node *node_of(ad_var x) { return ad_node_at(x.tape, x.node); }
+static int rank_of(const ad_factor *f) { return node_of(f->x)->shape.rank; }
+
+static labels labels_of(const ad_factor *f)
+{
+    labels s = 0;
+    for (int i = 0; i < rank_of(f); i++) s |= (labels)1 << f->label[i];
+    return s;
+}
+
+static int axis_with(const ad_factor *f, int label)
+{
+    for (int i = 0; i < rank_of(f); i++)
+        if (f->label[i] == label) return i;
+    return -1;
+}
+
+static double size_of(const product *p, labels s)
+{
+    double n = 1;
+    for (int l = 0; l < AD_MAX_LABELS; l++)
+        if (s >> l & 1) n *= p->size[l] == AD_ROWS ? NOMINAL_ROWS : (double)p->size[l];
+    return n;
+}
+
+static bool has_rows(const product *p, labels s)
+{
+    for (int l = 0; l < AD_MAX_LABELS; l++)
+        if (s >> l & 1 && p->size[l] == AD_ROWS) return true;
+    return false;
+}
+
+static labels elsewhere(const product *p, int except_a, int except_b)
+{
+    labels s = p->out;
+    for (int i = 0; i < p->n; i++)
+        if (i != except_a && i != except_b) s |= labels_of(&p->f[i]);
+    return s;
+}
+
+static void remove_factor(product *p, int i) { p->f[i] = p->f[--p->n]; }
+
+/* Orders the axes of f as `want` says (labels of f, each once). */
+static ad_var ordered(const ad_factor *f, const int8_t *want, int n)
+{
+    int perm[AD_MAX_RANK] = { 0 };
+    for (int i = 0; i < n; i++) perm[i] = axis_with(f, want[i]);
+    return ad_transpose(f->x, perm);
+}
+
+/* Sums the axes of f that nobody else has. */
+static void sum_private(product *p, int i)
+{
+    ad_factor *f = &p->f[i];
+    labels keep = elsewhere(p, i, -1);
+    ad_shape s = node_of(f->x)->shape, left = { 0, { 0 } };
+    uint32_t mask = 0;
+    int8_t label[AD_MAX_RANK];
+    for (int k = 0; k < s.rank; k++) {
+        if (keep >> f->label[k] & 1) {
+            label[left.rank] = f->label[k];
+            left.dim[left.rank++] = s.dim[k];
+        } else mask |= 1u << k;
+    }
+    if (!mask) return;
+    f->x = ad_reshape(ad_sum_mask(f->x, mask), left);
+    memcpy(f->label, label, (size_t)left.rank);
+}
+
+/* ---- identities ---- */
+
+/* f with its axis `label` replaced by `fresh` of size n, whose element i is f's element i + offset where there is one, else 0. */
+static void substitute(ad_factor *f, int label, int fresh, int64_t n, int64_t offset)
+{
+    int a = axis_with(f, label);
+    int64_t m = node_of(f->x)->shape.dim[a];
+    int64_t lo = offset > 0 ? offset : 0, hi = n + offset < m ? n + offset : m;
+    if (lo >= hi) {
+        ad_shape s = node_of(f->x)->shape;
+        s.dim[a] = n;
+        f->x = ad_fill(f->x.tape, s, 0);
+    } else if (node_of(f->x)->op == AD_OP_eye && lo == offset && hi == n + offset) { /* a window of an identity is one */
+        const ad_node *e = node_of(f->x);
+        f->x = a == 0 ? ad_eye(f->x.tape, n, e->shape.dim[1], e->attr[0] + offset) : ad_eye(f->x.tape, e->shape.dim[0], n, e->attr[0] - offset);
+    } else f->x = ad_pad(ad_slice(f->x, a, lo, hi), a, lo - offset, n - (hi - offset));
+    f->label[a] = (int8_t)fresh;
+}
+
+/* The two labels of an identity are one index (shifted). Where one of them is summed, the other takes its place in all other factors. */
+static bool resolve_eye(product *p, int e)
+{
+    ad_factor eye = p->f[e];
+    const ad_node *n = node_of(eye.x);
+    int64_t offset = n->attr[0];
+    for (int side = 0; side < 2; side++) {
+        int gone = eye.label[1 - side], stays = eye.label[side];
+        bool used = elsewhere(p, e, -1) >> gone & 1;
+        if (gone == stays || p->out >> gone & 1 || !used) continue;
+        bool clash = false;
+        for (int i = 0; i < p->n; i++)
+            if (i != e && axis_with(&p->f[i], gone) >= 0 && axis_with(&p->f[i], stays) >= 0) clash = true;
+        if (clash) continue;
+        for (int i = 0; i < p->n; i++)
+            if (i != e && axis_with(&p->f[i], gone) >= 0) substitute(&p->f[i], gone, stays, n->shape.dim[side], side == 0 ? offset : -offset);
+        remove_factor(p, e);
+        return true;
+    }
+    return false;
+}
+
+/* An identity whose labels are the same index, sum_i e[i,i]: the diagonal is ones (offset 0) or nothing. */
+static bool resolve_diagonal(product *p, int e)
+{
+    const ad_factor *eye = &p->f[e];
+    if (eye->label[0] != eye->label[1]) return false;
+    const ad_node *n = node_of(eye->x);
+    p->f[e].x = ad_fill(p->tape, AD_SHAPE(n->shape.dim[0]), n->attr[0] == 0 ? 1 : 0);
+    if (n->attr[0] == 0 && elsewhere(p, e, -1) >> p->f[e].label[0] & 1 && p->n > 1) {
+        bool carried = false;
+        for (int i = 0; i < p->n; i++) carried = carried || (i != e && axis_with(&p->f[i], p->f[e].label[0]) >= 0);
+        if (carried) remove_factor(p, e);
+    }
+    return true;
+}
+
+static void resolve_identities(product *p)
+{
+    for (bool again = true; again && !ad_tape_error(p->tape);) {
+        again = false;
+        for (int i = 0; i < p->n && !again; i++)
+            if (node_of(p->f[i].x)->op == AD_OP_eye) again = resolve_diagonal(p, i) || resolve_eye(p, i);
+    }
+}
+
+/* ---- pairs ---- */
+
+/* f as an array over the labels of `want` in order, axes it lacks having size 1. */
+static ad_var aligned(const product *p, const ad_factor *f, const int8_t *want, int n)
+{
+    int8_t mine[AD_MAX_RANK];
+    int rank = 0, lead = 0;
+    for (int i = 0; i < n; i++)
+        if (axis_with(f, want[i]) >= 0) mine[rank++] = want[i];
+    ad_var x = ordered(f, mine, rank);
+    while (lead < n && axis_with(f, want[lead]) < 0) lead++;
+    ad_shape s = { 0, { 0 } };
+    for (int i = lead; i < n; i++) s.dim[s.rank++] = axis_with(f, want[i]) >= 0 ? p->size[(int)want[i]] : 1;
+    return ad_reshape(x, s);
+}
+
+/* Labels of a pair's result: rows first, then a's in order, then b's. */
+static int result_labels(const product *p, const ad_factor *a, const ad_factor *b, labels keep, int8_t *out)
+{
+    int n = 0;
+    labels seen = 0;
+    for (int pass = 0; pass < 2; pass++)
+        for (int which = 0; which < 2; which++) {
+            const ad_factor *f = which ? b : a;
+            for (int i = 0; i < rank_of(f); i++) {
+                int l = f->label[i];
+                if (!(keep >> l & 1) || seen >> l & 1 || (pass == 0) != (p->size[l] == AD_ROWS)) continue;
+                seen |= (labels)1 << l;
+                if (n == AD_MAX_RANK) return -1;
+                out[n++] = (int8_t)l;
+            }
+        }
+    return n;
+}
+
+/* The last product takes the order of the result, which then needs no transposition. */
+static ad_factor multiply_pair(const product *p, const ad_factor *a, const ad_factor *b, labels keep, int nlast, const int8_t *last)
+{
+    ad_factor r = { ad_none(p->tape), { 0 } };
+    labels both = labels_of(a) | labels_of(b);
+    int n = result_labels(p, a, b, keep, r.label);
+    if (n < 0) {
+        ad_fail(p->tape, "ad_contract: an intermediate result has more than %d axes", AD_MAX_RANK);
+        return r;
+    }
+    if (nlast == n) memcpy(r.label, last, (size_t)n);
+    if ((both & ~keep) == 0) {
+        r.x = ad_mul(aligned(p, a, r.label, n), aligned(p, b, r.label, n));
+        return r;
+    }
+    ad_shape s = { n, { 0 } };
+    int64_t attr[3 + 3 * AD_MAX_RANK] = { rank_of(a), rank_of(b), n };
+    int k = 3;
+    for (int i = 0; i < rank_of(a); i++) attr[k++] = a->label[i];
+    for (int i = 0; i < rank_of(b); i++) attr[k++] = b->label[i];
+    for (int i = 0; i < n; i++) {
+        s.dim[i] = p->size[(int)r.label[i]];
+        attr[k++] = r.label[i];
+    }
+    r.x = ad_record(p->tape, AD_OP_contract, 2, (int32_t[]){ a->x.node, b->x.node }, k, attr, s);
+    return r;
+}
+
+static double pair_cost(const product *p, labels a, labels b)
+{
+    double c = size_of(p, a | b);
+    return has_rows(p, a | b) ? c : c / ROWLESS_DISCOUNT;
+}
+
+/* Exhaustive: best[set] over all ways to split a set of factors in two (dynamic programming over subsets). */
+typedef struct {
+    double cost[1 << EXHAUSTIVE];
+    uint16_t split[1 << EXHAUSTIVE];
+    labels kept[1 << EXHAUSTIVE];
+} order_table;
+
+static void plan_exhaustive(const product *p, order_table *t)
+{
+    int all = (1 << p->n) - 1;
+    for (int set = 1; set <= all; set++) {
+        labels inside = 0, outside = p->out;
+        for (int i = 0; i < p->n; i++) *(set >> i & 1 ? &inside : &outside) |= labels_of(&p->f[i]);
+        t->kept[set] = inside & outside;
+        t->cost[set] = 0;
+        t->split[set] = 0;
+        if (!(set & (set - 1))) continue;
+        t->cost[set] = -1;
+        for (int a = (set - 1) & set; a; a = (a - 1) & set) {
+            int b = set & ~a;
+            if (a < b) continue;
+            double c = t->cost[a] + t->cost[b] + pair_cost(p, t->kept[a], t->kept[b]);
+            if (t->cost[set] >= 0 && c >= t->cost[set]) continue;
+            t->cost[set] = c;
+            t->split[set] = (uint16_t)a;
+        }
+    }
+}
+
+static ad_factor multiply_set(const product *p, const order_table *t, int set, int nout, const int8_t *out)
+{
+    if (!(set & (set - 1))) {
+        int i = 0;
+        while (!(set >> i & 1)) i++;
+        return p->f[i];
+    }
+    int a = t->split[set];
+    ad_factor x = multiply_set(p, t, a, -1, NULL), y = multiply_set(p, t, set & ~a, -1, NULL);
+    if (ad_tape_error(p->tape)) return x;
+    return multiply_pair(p, &x, &y, t->kept[set], nout, out);
+}
+
+/* Greedy, for long products: the pair of least cost first. */
+static void reduce_greedily(product *p, int until)
+{
+    while (p->n > until && !ad_tape_error(p->tape)) {
+        int best_a = 0, best_b = 1;
+        double best = -1;
+        for (int a = 0; a < p->n; a++)
+            for (int b = a + 1; b < p->n; b++) {
+                double c = pair_cost(p, labels_of(&p->f[a]), labels_of(&p->f[b]));
+                if (best < 0 || c < best) best = c, best_a = a, best_b = b;
+            }
+        p->f[best_a] = multiply_pair(p, &p->f[best_a], &p->f[best_b], elsewhere(p, best_a, best_b), -1, NULL);
+        remove_factor(p, best_b);
+    }
+}
+
+/* ---- entry points ---- */
+
+static bool load_factors(product *p, int n, const ad_factor *factors)
+{
+    labels seen = 0;
+    p->n = n;
+    for (int i = 0; i < n; i++) {
+        p->f[i] = factors[i];
+        ad_shape s = node_of(factors[i].x)->shape;
+        for (int k = 0; k < s.rank; k++) {
+            int l = factors[i].label[k];
+            if (seen >> l & 1 && p->size[l] != s.dim[k]) {
+                ad_fail(p->tape, "ad_contract: an index has size %lld in one operand and %lld in another", (long long)p->size[l], (long long)s.dim[k]);
+                return false;
+            }
+            seen |= (labels)1 << l;
+            p->size[l] = s.dim[k];
+        }
+    }
+    return true;
+}
+
+/* A repeated index within one factor, "bii->bi", is a diagonal: an identity joins two indices made distinct. (An identity's own is
+ * resolved as such.) */
+static bool split_diagonals(product *p)
+{
+    labels used = p->out;
+    for (int i = 0; i < p->n; i++) used |= labels_of(&p->f[i]);
+    for (int i = 0, given = p->n; i < given; i++) {
+        ad_shape s = node_of(p->f[i].x)->shape;
+        if (node_of(p->f[i].x)->op == AD_OP_eye) continue;
+        for (int a = 0; a < s.rank; a++)
+            for (int b = a + 1; b < s.rank; b++) {
+                if (p->f[i].label[a] != p->f[i].label[b]) continue;
+                int fresh = 0;
+                while (fresh < AD_MAX_LABELS && used >> fresh & 1) fresh++;
+                if (p->n == AD_MAX_FACTORS || fresh == AD_MAX_LABELS) {
+                    ad_fail(p->tape, "ad_contract: too many repeated indices");
+                    return false;
+                }
+                used |= (labels)1 << fresh;
+                p->size[fresh] = s.dim[a];
+                p->f[p->n++] = (ad_factor){ ad_eye(p->tape, s.dim[a], s.dim[a], 0), { p->f[i].label[a], (int8_t)fresh } };
+                p->f[i].label[b] = (int8_t)fresh;
+            }
+    }
+    return true;
+}
+
+ad_var ad_contract_factors(ad_tape *tape, int n, const ad_factor *factors, int nout, const int8_t *out)
+{
+    product p = { .tape = tape };
+    if (ad_tape_error(tape) || !load_factors(&p, n, factors)) return ad_none(tape);
+    for (int i = 0; i < nout; i++) p.out |= (labels)1 << out[i];
+    if (!split_diagonals(&p)) return ad_none(tape);
+    resolve_identities(&p);
+    for (int i = 0; i < p.n && !ad_tape_error(tape); i++) sum_private(&p, i);
+    if (p.n > EXHAUSTIVE) reduce_greedily(&p, EXHAUSTIVE);
+    if (ad_tape_error(tape)) return ad_none(tape);
+    ad_factor r = p.f[0];
+    if (p.n > 1) {
+        order_table *t = malloc(sizeof *t);
+        if (!t) {
+            ad_fail(tape, "ad_contract: out of memory");
+            return ad_none(tape);
+        }
+        plan_exhaustive(&p, t);
+        r = multiply_set(&p, t, (1 << p.n) - 1, nout, out);
+        free(t);
+        if (ad_tape_error(tape)) return ad_none(tape);
+    }
+    return ordered(&r, out, nout);
+}
+
+ad_var ad_contract(const char *spec, int n, const ad_var *x)
+{
+    ad_tape *t = n > 0 ? ad_common_tape("contract", n, x) : NULL;
+    if (!t) return ad_none(n > 0 ? x[0].tape : NULL);
+    ad_factor f[AD_MAX_FACTORS];
+    int8_t out[AD_MAX_RANK];
+    int label_of[128], nlabel = 0, operand = 0, axis = 0, nout = 0;
+    int64_t size[AD_MAX_LABELS];
+    labels used = 0;
+    const char *problem = n > AD_MAX_FACTORS ? "too many operands" : NULL, *s = spec;
+    memset(label_of, -1, sizeof label_of);
+    for (int i = 0; i < n && !problem; i++) f[i].x = x[i];
+    for (; *s && *s != '-' && !problem; s++) {
+        if (*s == ' ') continue;
+        if (*s == ',') {
+            if (axis != ad_shape_of(x[operand]).rank) problem = "an operand has another number of axes than letters";
+            else if (++operand == n) problem = "more operands are named than given";
+            axis = 0;
+        } else if (!isalpha((unsigned char)*s)) problem = "letters, commas and one -> are expected";
+        else if (axis == ad_shape_of(x[operand]).rank) problem = "an operand has another number of axes than letters";
+        else {
+            int *l = &label_of[(int)*s];
+            int64_t d = ad_shape_of(x[operand]).dim[axis];
+            if (*l < 0) {
+                if (nlabel == AD_MAX_LABELS) problem = "too many different letters";
+                else size[*l = nlabel++] = d;
+            } else if (size[*l] != d) problem = "a letter stands for axes of different sizes";
+            if (!problem) f[operand].label[axis++] = (int8_t)*l;
+        }
+    }
+    if (!problem && (operand != n - 1 || axis != ad_shape_of(x[operand]).rank)) problem = "the operands named are not those given";
+    if (!problem && (s[0] != '-' || s[1] != '>')) problem = "-> and the letters of the result are missing";
+    for (s += problem ? 0 : 2; !problem && *s; s++) {
+        if (*s == ' ') continue;
+        int l = isalpha((unsigned char)*s) ? label_of[(int)*s] : -1;
+        if (l < 0) problem = "a letter of the result is in no operand";
+        else if (used >> l & 1) problem = "a letter stands twice in the result";
+        else if (nout == AD_MAX_RANK) problem = "the result has too many axes";
+        else if (size[l] == AD_ROWS && nout) problem = "the row axis must be the first of the result";
+        else used |= (labels)1 << l, out[nout++] = (int8_t)l;
+    }
+    if (problem) {
+        char reason[256];
+        snprintf(reason, sizeof reason, "\"%s\": %s", spec, problem);
+        return ad_fail_shapes(t, "contract", reason, n, x);
+    }
+    return ad_contract_factors(t, n, f, nout, out);
+}
+
+ad_var ad_matmul(ad_var a, ad_var b)
+{
+    ad_var x[] = { a, b };
+    ad_tape *t = ad_common_tape("matmul", 2, x);
+    if (!t) return ad_none(a.tape);
+    ad_shape p = ad_shape_of(a), q = ad_shape_of(b);
+    if (p.rank < 1 || q.rank < 2) return ad_fail_shapes(t, "matmul", "a needs at least one axis and b two", 2, x);
+    if (p.dim[p.rank - 1] != q.dim[q.rank - 2]) {
+        char s[128], u[128];
+        ad_format_shape(p, s, sizeof s);
+        ad_format_shape(q, u, sizeof u);
+        ad_fail(t, "ad_matmul: inner sizes differ: a is %s, b is %s", s, u);
+        return ad_none(t);
+    }
+    ad_factor f[2] = { { .x = a }, { .x = b } };
+    int8_t out[AD_MAX_RANK];
+    int batch = q.rank - 2, k = AD_MAX_RANK, m = AD_MAX_RANK + 1;
+    if (batch && p.rank != q.rank) return ad_fail_shapes(t, "matmul", "batched operands need the same number of axes", 2, x);
+    for (int i = 0; i < p.rank - 1; i++) {
+        if (i < batch && p.dim[i] != q.dim[i]) return ad_fail_shapes(t, "matmul", "batch axes differ", 2, x);
+        f[0].label[i] = out[i] = (int8_t)i;
+        if (i < batch) f[1].label[i] = (int8_t)i;
+    }
+    f[0].label[p.rank - 1] = f[1].label[batch] = (int8_t)k;
+    f[1].label[batch + 1] = out[p.rank - 1] = (int8_t)m;
+    return ad_contract_factors(t, 2, f, p.rank, out);
+}
+
+ad_var ad_dot(ad_var a, ad_var b)
+{
+    ad_var x[] = { a, b };
+    ad_tape *t = ad_common_tape("dot", 2, x);
+    if (!t) return ad_none(a.tape);
+    ad_shape s = ad_shape_of(a);
+    if (s.rank < 1 || !ad_same_shape(s, ad_shape_of(b))) return ad_fail_shapes(t, "dot", "the operands need the same shape with at least one axis", 2, x);
+    if (s.rank == 1 && ad_has_rows(s)) return ad_mul(a, b);
+    ad_factor f[2] = { { .x = a }, { .x = b } };
+    int8_t out[AD_MAX_RANK];
+    for (int i = 0; i < s.rank; i++) f[0].label[i] = f[1].label[i] = out[i] = (int8_t)i;
+    return ad_contract_factors(t, 2, f, s.rank - 1, out);
+}
+
+ad_var ad_outer(ad_var a, ad_var b)
+{
+    ad_var x[] = { a, b };
+    ad_tape *t = ad_common_tape("outer", 2, x);
+    if (!t) return ad_none(a.tape);
+    ad_shape p = ad_shape_of(a), q = ad_shape_of(b);
+    if (p.rank == 1 && q.rank == 1 && !ad_has_rows(p) && !ad_has_rows(q)) return ad_contract("i,j->ij", 2, x);
+    if (p.rank == 2 && q.rank == 2 && ad_has_rows(p) && ad_has_rows(q)) return ad_contract("bi,bj->bij", 2, x);
+    return ad_fail_shapes(t, "outer", "the operands must be [n] and [m], or [rows,n] and [rows,m]", 2, x);
+}

@@ -1,0 +1,370 @@
+/* Reverse and forward mode over the recorded graph. Both only record. */
+#include "derive.h"
+#include <stdlib.h>
+#include <string.h>
+
+
+bool ad_activity_find(ad_activity *a, ad_tape *t, int ny, const ad_var *y, int nx, const ad_var *x, bool cut)
+{
+    *a = (ad_activity){ 0 };
+    for (int i = 0; i < ny; i++)
+        if (y[i].node >= a->end) a->end = y[i].node + 1;
+    a->active = calloc((size_t)a->end + 1, 1);
+    if (!a->active) {
+        ad_fail(t, "out of memory (%d nodes to differentiate)", (int)a->end);
+        return false;
+    }
+    a->begin = a->end;
+    for (int i = 0; i < nx; i++) {
+        if (x[i].node >= a->end) continue;
+        a->active[x[i].node] = AD_SEED;
+        if (x[i].node < a->begin) a->begin = x[i].node;
+    }
+    for (int32_t k = a->begin; k < a->end; k++) {
+        if (a->active[k] && (cut || !ad_node_at(t, k)->nin)) continue;
+        const ad_node *n = ad_node_at(t, k);
+        for (int i = 0; i < n->nin; i++)
+            if (a->active[n->in[i]] && ad_differentiable(n, i)) a->active[k] |= AD_THROUGH;
+    }
+    return true;
+}
+
+/* ---- reverse mode ---- */
+
+/* A slice's cotangent, kept until its operand is reached, so that all slices of one array make one assembly. */
+typedef struct {
+    int32_t node, next;
+    ad_var piece;
+    const int64_t *start;
+} piece;
+
+typedef struct {
+    ad_tape *tape;
+    ad_activity act;
+    ad_var *bar;     /* cotangents by node; node -1: zero so far */
+    int32_t *pieces; /* by node: head of its list of pieces, or -1 */
+    piece *pool;
+    int32_t npool, pool_capacity;
+} sweep;
+
+static void add_to(sweep *s, int32_t node, ad_var v)
+{
+    if (v.node < 0 || !s->act.active[node]) return;
+    ad_shape shape = ad_node_at(s->tape, node)->shape;
+    v = ad_sum_to(v, shape);
+    if (!ad_same_shape(ad_shape_of(v), shape)) v = ad_broadcast(v, shape);
+    s->bar[node] = s->bar[node].node < 0 ? v : ad_add(s->bar[node], v);
+}
+
+static void add_piece(sweep *s, int32_t node, ad_var v, const int64_t *start)
+{
+    if (!s->act.active[node]) return;
+    if (s->npool == s->pool_capacity) {
+        int32_t capacity = s->pool_capacity ? 2 * s->pool_capacity : 32;
+        piece *more = realloc(s->pool, (size_t)capacity * sizeof *more);
+        if (!more) {
+            ad_fail(s->tape, "ad_vjp: out of memory");
+            return;
+        }
+        s->pool = more;
+        s->pool_capacity = capacity;
+    }
+    s->pool[s->npool] = (piece){ node, s->pieces[node], v, start };
+    s->pieces[node] = s->npool++;
+}
+
+/* The node's cotangent is complete: adds its pieces. */
+static ad_var settle(sweep *s, int32_t node)
+{
+    int n = 0;
+    for (int32_t p = s->pieces[node]; p >= 0; p = s->pool[p].next) n++;
+    if (!n) return s->bar[node];
+    ad_shape shape = ad_node_at(s->tape, node)->shape;
+    ad_var *x = malloc((size_t)n * sizeof *x);
+    int64_t *start = malloc((size_t)n * AD_MAX_RANK * sizeof *start);
+    if (!x || !start) ad_fail(s->tape, "ad_vjp: out of memory");
+    else {
+        int k = n; /* the list is last in, first out */
+        for (int32_t p = s->pieces[node]; p >= 0; p = s->pool[p].next) {
+            x[--k] = s->pool[p].piece;
+            memcpy(start + k * shape.rank, s->pool[p].start, (size_t)shape.rank * sizeof *start);
+        }
+        add_to(s, node, ad_assemble(s->tape, n, x, start, shape));
+    }
+    free(x);
+    free(start);
+    s->pieces[node] = -1;
+    return s->bar[node];
+}
+
+/* Cotangents of a contraction's operands are contractions of the cotangent with the other operand. */
+static void pull_contract(sweep *s, const ad_node *n, ad_var v)
+{
+    int rank[3] = { (int)n->attr[0], (int)n->attr[1], (int)n->attr[2] };
+    const int64_t *label[3] = { n->attr + 3, n->attr + 3 + rank[0], n->attr + 3 + rank[0] + rank[1] };
+    for (int i = 0; i < 2; i++) {
+        if (!s->act.active[n->in[i]]) continue;
+        ad_factor f[2] = { { .x = v }, { .x = ad_var_at(s->tape, n->in[1 - i]) } };
+        int8_t out[AD_MAX_RANK];
+        for (int k = 0; k < rank[2]; k++) f[0].label[k] = (int8_t)label[2][k];
+        for (int k = 0; k < rank[1 - i]; k++) f[1].label[k] = (int8_t)label[1 - i][k];
+        for (int k = 0; k < rank[i]; k++) out[k] = (int8_t)label[i][k];
+        add_to(s, n->in[i], ad_contract_factors(s->tape, 2, f, rank[i], out));
+    }
+}
+
+/* d max: the places that attain the maximum share it equally. */
+static void pull_reduce_max(sweep *s, int32_t node, const ad_node *n, ad_var v)
+{
+    ad_var x = ad_var_at(s->tape, n->in[0]), zero = ad_scalar(s->tape, 0);
+    ad_var hit = ad_eq(x, ad_var_at(s->tape, node));
+    ad_var share = ad_div(v, ad_sum_mask(hit, (uint32_t)n->attr[0]));
+    add_to(s, n->in[0], ad_select(hit, share, zero));
+}
+
+static void pull_opaque(sweep *s, int32_t node, const ad_node *n)
+{
+    int nout = (int)n->attr[0], nin = n->nin;
+    ad_var *vars = malloc((size_t)(2 * nin + 2 * nout + 1) * sizeof *vars);
+    bool *need = calloc((size_t)nin + 1, sizeof *need);
+    if (!vars || !need) ad_fail(s->tape, "ad_vjp: out of memory");
+    else if (!n->class_->vjp)
+        ad_fail(s->tape, "ad_vjp: %s has no derivative rule (vjp); a derivative of this order is not defined for it", n->class_->name);
+    else {
+        ad_var *in = vars, *xbar = in + nin, *out = xbar + nin, *ybar = out + nout;
+        bool any = false;
+        for (int i = 0; i < nin; i++) {
+            in[i] = ad_var_at(s->tape, n->in[i]);
+            xbar[i] = ad_none(s->tape);
+            need[i] = s->act.active[n->in[i]] && ad_node_at(s->tape, n->in[i])->op != AD_OP_opaque;
+        }
+        for (int k = 0; k < nout; k++) {
+            out[k] = ad_var_at(s->tape, node + 1 + k);
+            ybar[k] = node + 1 + k < s->act.end ? s->bar[node + 1 + k] : ad_none(s->tape);
+            any = any || ybar[k].node >= 0;
+        }
+        if (any) n->class_->vjp(n->opaque, ad_var_at(s->tape, node), nin, in, nout, out, ybar, need, xbar);
+        for (int i = 0; i < nin && any; i++)
+            if (need[i]) add_to(s, n->in[i], xbar[i]);
+    }
+    free(vars);
+    free(need);
+}
+
+static void pull(sweep *s, int32_t node)
+{
+    const ad_node *n = ad_node_at(s->tape, node);
+    if (n->op == AD_OP_opaque) {
+        pull_opaque(s, node, n);
+        return;
+    }
+    ad_var y = ad_var_at(s->tape, node), v = settle(s, node);
+    if (v.node < 0 || n->op == AD_OP_project) return;
+    if (n->op == AD_OP_contract) pull_contract(s, n, v);
+    else if (n->op == AD_OP_reduce_max) pull_reduce_max(s, node, n, v);
+    else
+        for (int i = 0; i < n->nin; i++) {
+            if (!s->act.active[n->in[i]] || !ad_differentiable(n, i)) continue;
+            if (n->op == AD_OP_slice) add_piece(s, n->in[i], v, n->attr);
+            else if (ad_ops[n->op].kind == AD_LINEAR) add_to(s, n->in[i], ad_transpose_rule(y, i, v));
+            else add_to(s, n->in[i], ad_push(y, i, v));
+        }
+}
+
+static bool seed(sweep *s, int ny, const ad_var *y, const ad_var *ybar)
+{
+    for (int i = 0; i < ny; i++) {
+        if (ybar[i].node < 0 && ybar[i].tape) continue;
+        if (!ad_same_shape(ad_shape_of(ybar[i]), ad_shape_of(y[i]))) {
+            ad_fail_shapes(s->tape, "vjp", "a cotangent must have the shape of its variable", 2, (ad_var[]){ y[i], ybar[i] });
+            return false;
+        }
+        add_to(s, y[i].node, ybar[i]);
+    }
+    return true;
+}
+
+static void run_vjp(int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_var *x, ad_var *xbar, bool cut)
+{
+    ad_tape *t = ny > 0 ? ad_common_tape("vjp", ny, y) : nx > 0 ? x[0].tape : NULL;
+    for (int i = 0; i < nx; i++) xbar[i] = ad_none(t ? t : x[i].tape);
+    if (!t || ad_common_tape("vjp", nx, x) != t) return;
+    for (int i = 0; i < ny; i++)
+        if (ybar[i].tape != t || (ybar[i].node >= 0 && !ad_valid(ybar[i]))) ad_common_tape("vjp", 1, &ybar[i]);
+    sweep s = { .tape = t };
+    if (ad_tape_error(t) || !ad_activity_find(&s.act, t, ny, y, nx, x, cut)) return;
+    s.bar = malloc(((size_t)s.act.end + 1) * sizeof *s.bar);
+    s.pieces = malloc(((size_t)s.act.end + 1) * sizeof *s.pieces);
+    if (!s.bar || !s.pieces) ad_fail(t, "ad_vjp: out of memory");
+    for (int32_t k = 0; k < s.act.end && !ad_tape_error(t); k++) s.bar[k] = ad_none(t), s.pieces[k] = -1;
+    if (!ad_tape_error(t) && seed(&s, ny, y, ybar))
+        for (int32_t k = s.act.end - 1; k >= s.act.begin && !ad_tape_error(t); k--)
+            if (s.act.active[k] & AD_THROUGH) pull(&s, k);
+    for (int i = 0; i < nx && !ad_tape_error(t); i++) {
+        ad_var v = x[i].node < s.act.end ? settle(&s, x[i].node) : ad_none(t);
+        xbar[i] = v.node >= 0 ? v : ad_fill(t, ad_shape_of(x[i]), 0);
+    }
+    free(s.bar);
+    free(s.pieces);
+    free(s.pool);
+    free(s.act.active);
+}
+
+void ad_vjp(int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_var *x, ad_var *xbar) { run_vjp(ny, y, ybar, nx, x, xbar, false); }
+void ad_vjp_cut(int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_var *x, ad_var *xbar) { run_vjp(ny, y, ybar, nx, x, xbar, true); }
+
+void ad_grad(ad_var loss, int nx, const ad_var *x, ad_var *gradient)
+{
+    ad_tape *t = ad_common_tape("grad", 1, &loss);
+    for (int i = 0; i < nx; i++) gradient[i] = ad_none(loss.tape);
+    if (!t) return;
+    ad_shape s = ad_shape_of(loss);
+    if (ad_has_rows(s) || ad_row_size(s) != 1) {
+        ad_fail_shapes(t, "grad", "the loss must be one number (ad_vjp takes cotangents of anything else)", 1, &loss);
+        return;
+    }
+    ad_var one = ad_ones_like(loss);
+    ad_vjp(1, &loss, &one, nx, x, gradient);
+}
+
+/* ---- forward mode ---- */
+
+static ad_var push_linear(ad_tape *t, const ad_node *n, const ad_var *dot)
+{
+    if (n->op != AD_OP_assemble) {
+        int32_t in[2] = { dot[n->in[0]].node, n->nin > 1 ? n->in[1] : 0 };
+        return ad_record(t, n->op, n->nin, in, n->nattr, n->attr, n->shape);
+    }
+    int rank = n->shape.rank, count = 0;
+    ad_var *x = malloc((size_t)n->nin * sizeof *x), y = ad_none(t);
+    int64_t *start = malloc((size_t)(n->nattr + 1) * sizeof *start);
+    if (!x || !start) ad_fail(t, "ad_jvp: out of memory");
+    for (int i = 0; i < n->nin && x && start; i++) {
+        if (dot[n->in[i]].node < 0) continue;
+        x[count] = dot[n->in[i]];
+        memcpy(start + count++ * rank, n->attr + i * rank, (size_t)rank * sizeof *start);
+    }
+    if (count) y = ad_assemble(t, count, x, start, n->shape);
+    free(x);
+    free(start);
+    return y;
+}
+
+static ad_var push_contract(ad_tape *t, const ad_node *n, const ad_var *dot)
+{
+    ad_var sum = ad_none(t);
+    for (int i = 0; i < 2; i++) {
+        if (dot[n->in[i]].node < 0) continue;
+        int32_t in[2] = { n->in[0], n->in[1] };
+        in[i] = dot[n->in[i]].node;
+        ad_var term = ad_record(t, AD_OP_contract, 2, in, n->nattr, n->attr, n->shape);
+        sum = sum.node < 0 ? term : ad_add(sum, term);
+    }
+    return sum;
+}
+
+static ad_var push_reduce_max(ad_tape *t, int32_t node, const ad_node *n, ad_var v)
+{
+    ad_var hit = ad_eq(ad_var_at(t, n->in[0]), ad_var_at(t, node));
+    uint32_t mask = (uint32_t)n->attr[0];
+    return ad_div(ad_sum_mask(ad_select(hit, v, ad_scalar(t, 0)), mask), ad_sum_mask(hit, mask));
+}
+
+static void push_opaque(ad_tape *t, int32_t node, const ad_node *n, ad_var *dot, int32_t end)
+{
+    int nout = (int)n->attr[0], nin = n->nin;
+    if (!n->class_->jvp) {
+        ad_fail(t, "ad_jvp: %s has no forward derivative rule (jvp); reverse mode (ad_vjp, ad_grad) may have one", n->class_->name);
+        return;
+    }
+    ad_var *vars = malloc((size_t)(2 * nin + 2 * nout + 1) * sizeof *vars);
+    if (!vars) {
+        ad_fail(t, "ad_jvp: out of memory");
+        return;
+    }
+    ad_var *in = vars, *xdot = in + nin, *out = xdot + nin, *ydot = out + nout;
+    for (int i = 0; i < nin; i++) in[i] = ad_var_at(t, n->in[i]), xdot[i] = dot[n->in[i]];
+    for (int k = 0; k < nout; k++) out[k] = ad_var_at(t, node + 1 + k), ydot[k] = ad_none(t);
+    n->class_->jvp(n->opaque, ad_var_at(t, node), nin, in, xdot, nout, out, ydot);
+    for (int k = 0; k < nout && node + 1 + k < end; k++) dot[node + 1 + k] = ydot[k];
+    free(vars);
+}
+
+static ad_var tangent_of(ad_tape *t, int32_t node, const ad_node *n, const ad_var *dot)
+{
+    switch (ad_ops[n->op].kind) {
+    case AD_LINEAR: return push_linear(t, n, dot);
+    case AD_CONTRACT: return push_contract(t, n, dot);
+    case AD_OPAQUE: return n->op == AD_OP_reduce_max ? push_reduce_max(t, node, n, dot[n->in[0]]) : dot[node];
+    case AD_SOURCE: break;
+    case AD_POINTWISE: {
+        ad_var sum = ad_none(t), y = ad_var_at(t, node);
+        for (int i = 0; i < n->nin; i++) {
+            if (dot[n->in[i]].node < 0 || !ad_differentiable(n, i)) continue;
+            ad_var term = ad_push(y, i, ad_broadcast(dot[n->in[i]], n->shape));
+            if (term.node >= 0) sum = sum.node < 0 ? term : ad_add(sum, term);
+        }
+        return sum;
+    }
+    }
+    return ad_none(t);
+}
+
+void ad_jvp(int nx, const ad_var *x, const ad_var *xdot, int ny, const ad_var *y, ad_var *ydot)
+{
+    ad_tape *t = ny > 0 ? ad_common_tape("jvp", ny, y) : NULL;
+    for (int j = 0; j < ny; j++) ydot[j] = ad_none(y[j].tape);
+    if (!t || (nx && (ad_common_tape("jvp", nx, x) != t || ad_common_tape("jvp", nx, xdot) != t))) return;
+    ad_activity act;
+    for (int i = 0; i < nx; i++)
+        if (!ad_same_shape(ad_shape_of(x[i]), ad_shape_of(xdot[i]))) {
+            ad_fail_shapes(t, "jvp", "a tangent must have the shape of its variable", 2, (ad_var[]){ x[i], xdot[i] });
+            return;
+        }
+    if (!ad_activity_find(&act, t, ny, y, nx, x, false)) return;
+    ad_var *dot = malloc(((size_t)act.end + 1) * sizeof *dot);
+    if (!dot) ad_fail(t, "ad_jvp: out of memory");
+    for (int32_t k = 0; dot && k < act.end; k++) dot[k] = ad_none(t);
+    for (int i = 0; dot && i < nx; i++)
+        if (x[i].node < act.end) dot[x[i].node] = xdot[i];
+    for (int32_t k = act.begin; dot && k < act.end && !ad_tape_error(t); k++) {
+        const ad_node *n = ad_node_at(t, k);
+        if (!(act.active[k] & AD_THROUGH)) continue;
+        if (n->op == AD_OP_opaque) push_opaque(t, k, n, dot, act.end);
+        else if (n->op != AD_OP_project) {
+            ad_var v = tangent_of(t, k, n, dot);
+            dot[k] = dot[k].node < 0 ? v : v.node < 0 ? dot[k] : ad_add(dot[k], v);
+        }
+    }
+    for (int j = 0; dot && j < ny && !ad_tape_error(t); j++) ydot[j] = dot[y[j].node].node >= 0 ? dot[y[j].node] : ad_fill(t, ad_shape_of(y[j]), 0);
+    free(dot);
+    free(act.active);
+}
+
+/* Forward over reverse. */
+ad_var ad_hvp(ad_var loss, ad_var x, ad_var v)
+{
+    ad_var g, h;
+    ad_grad(loss, 1, &x, &g);
+    ad_jvp(1, &x, &v, 1, &g, &h);
+    return h;
+}
+
+bool ad_depends(ad_var y, ad_var x)
+{
+    if (!ad_valid(y) || !ad_valid(x) || y.tape != x.tape || y.node < x.node) return false;
+    char *from = calloc((size_t)(y.node - x.node) + 1, 1);
+    if (!from) {
+        ad_fail(y.tape, "ad_depends: out of memory");
+        return false;
+    }
+    from[0] = 1;
+    for (int32_t k = x.node + 1; k <= y.node; k++) {
+        const ad_node *n = ad_node_at(y.tape, k);
+        for (int i = 0; i < n->nin; i++)
+            if (n->in[i] >= x.node && from[n->in[i] - x.node]) from[k - x.node] = 1;
+    }
+    bool depends = from[y.node - x.node];
+    free(from);
+    return depends;
+}

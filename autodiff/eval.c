@@ -1,0 +1,212 @@
+/* Lazy values: computes what a variable needs, node by node, on whole arrays, with the kernels that compiled programs use. */
+#include "kernel.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *name_of(const ad_node *n) { return n->op == AD_OP_opaque ? n->class_->name : ad_ops[n->op].name; }
+
+static bool fail_memory(ad_tape *t, const ad_node *n, size_t bytes)
+{
+    ad_fail(t, "ad_value: out of memory: ad_%s needs %zu bytes", name_of(n), bytes);
+    return false;
+}
+
+static bool allocate(ad_tape *t, ad_node *n)
+{
+    if (n->value) return true;
+    if (ad_has_rows(n->shape) && ad_tape_rows(t) < 1) {
+        ad_fail(t, "ad_value: the number of rows is not known: no row input of this tape has data (ad_input_rows, ad_set)");
+        return false;
+    }
+    int64_t count = ad_count(n->shape, ad_tape_rows(t));
+    size_t bytes = ((size_t)count * ad_dtype_size(ad_tape_dtype(t)) + 63) & ~(size_t)63;
+    n->value = aligned_alloc(64, bytes ? bytes : 64);
+    return n->value || fail_memory(t, n, bytes);
+}
+
+static void store(ad_dtype dtype, void *array, int64_t i, double v)
+{
+    if (dtype == AD_F32) ((float *)array)[i] = (float)v;
+    else ((double *)array)[i] = v;
+}
+
+static bool evaluate_source(ad_tape *t, ad_node *n)
+{
+    ad_dtype dtype = ad_tape_dtype(t);
+    if (n->op == AD_OP_input) {
+        const char *advice = ad_tape_advice(t);
+        if (n->known && (!ad_has_rows(n->shape) || n->rows == ad_tape_rows(t))) return true;
+        if (n->known) ad_fail(t, "ad_value: a row input has %lld rows, the latest data %lld: set it too (ad_set)", (long long)n->rows, (long long)ad_tape_rows(t));
+        else if (advice) ad_fail(t, "ad_value: an input has no value here, since this function is traced once and replayed; %s", advice);
+        else ad_fail(t, "ad_value: an input has no value: it was recorded without data (ad_set gives it some)");
+        return false;
+    }
+    if (n->op == AD_OP_row_count && ad_tape_rows(t) < 1) {
+        ad_fail(t, "ad_value: the number of rows is not known: no row input of this tape has data");
+        return false;
+    }
+    if (!allocate(t, n)) return false;
+    int64_t count = ad_count(n->shape, ad_tape_rows(t));
+    for (int64_t i = 0; i < count; i++) {
+        double v = n->op == AD_OP_row_count ? (double)ad_tape_rows(t) : 0;
+        if (n->op == AD_OP_constant) v = n->data[i];
+        else if (n->op == AD_OP_fill) v = n->data[0];
+        else if (n->op == AD_OP_eye) v = i % n->shape.dim[1] == i / n->shape.dim[1] + n->attr[0];
+        store(dtype, n->value, i, v);
+    }
+    return true;
+}
+
+static bool evaluate_kernel(ad_tape *t, ad_node *n)
+{
+    ad_shape *shapes = malloc((size_t)n->nin * (sizeof *shapes + sizeof(void *)) + 1);
+    if (!shapes) return fail_memory(t, n, (size_t)n->nin * sizeof *shapes);
+    const void **in = (const void **)(shapes + n->nin);
+    bool rows_in = false;
+    for (int i = 0; i < n->nin; i++) {
+        const ad_node *m = ad_node_at(t, n->in[i]);
+        shapes[i] = m->shape;
+        in[i] = m->value;
+        rows_in = rows_in || ad_has_rows(m->shape);
+    }
+    int64_t rows = ad_tape_rows(t) > 0 ? ad_tape_rows(t) : 1;
+    ad_kernel k = { .op = n->op, .dtype = ad_tape_dtype(t), .nin = n->nin, .in_shapes = shapes, .out = n->shape, .nattr = n->nattr,
+                    .attr = n->attr, .reduces_rows = rows_in && !ad_has_rows(n->shape) };
+    bool fine = allocate(t, n) && ad_kernel_prepare(&k, rows);
+    if (fine) {
+        size_t bytes = (ad_kernel_scratch(&k, rows) + 127) & ~(size_t)63;
+        void *scratch = aligned_alloc(64, bytes);
+        fine = scratch || fail_memory(t, n, bytes);
+        if (fine && k.reduces_rows) ad_kernel_identity(&k, n->value, ad_count(n->shape, rows));
+        if (fine) k.run(&k, rows, in, n->value, scratch);
+        free(scratch);
+        ad_kernel_clear(&k);
+    } else ad_fail(t, "ad_value: out of memory in ad_%s", name_of(n));
+    free(shapes);
+    return fine;
+}
+
+static bool evaluate_opaque(ad_tape *t, int32_t node, ad_node *n)
+{
+    int nout = (int)n->attr[0];
+    char error[768] = "failed without saying why";
+    if (!n->state && n->class_->state_new && !(n->state = n->class_->state_new(n->opaque))) return fail_memory(t, n, 0);
+    void **pointers = calloc((size_t)(2 * n->nin + nout) + 1, sizeof *pointers);
+    if (!pointers) return fail_memory(t, n, 0);
+    void **state = pointers + n->nin, **out = state + n->nin;
+    bool fine = true;
+    for (int i = 0; i < n->nin; i++) {
+        const ad_node *m = ad_node_at(t, n->in[i]);
+        if (m->op == AD_OP_opaque) state[i] = m->state;
+        else pointers[i] = m->value;
+    }
+    for (int k = 0; k < nout && fine; k++) {
+        fine = allocate(t, ad_node_at(t, node + 1 + k));
+        out[k] = ad_node_at(t, node + 1 + k)->value;
+    }
+    ad_opaque_call call = { .dtype = ad_tape_dtype(t), .rows = ad_tape_rows(t) > 0 ? ad_tape_rows(t) : 0, .threads = 0,
+                            .in = (const void *const *)pointers, .in_state = state, .out = out, .error = error, .error_size = sizeof error };
+    if (fine && n->class_->forward(n->opaque, n->state, &call)) {
+        ad_fail(t, "%s: %s", n->class_->name, error);
+        fine = false;
+    }
+    for (int k = 0; k < nout && fine; k++) ad_node_at(t, node + 1 + k)->known = true;
+    free(pointers);
+    return fine;
+}
+
+static bool evaluate(ad_tape *t, int32_t node)
+{
+    ad_node *n = ad_node_at(t, node);
+    bool fine = ad_ops[n->op].kind == AD_SOURCE ? evaluate_source(t, n)
+                : n->op == AD_OP_opaque         ? evaluate_opaque(t, node, n)
+                : n->op == AD_OP_project        ? true
+                                                : evaluate_kernel(t, n);
+    n->known = fine;
+    return fine;
+}
+
+/* Marks what x needs (a node's operands come before it), then computes in order of recording. */
+static bool evaluate_all(ad_tape *t, int32_t last)
+{
+    char *needed = calloc((size_t)last + 1, 1);
+    if (!needed) {
+        ad_fail(t, "ad_value: out of memory");
+        return false;
+    }
+    needed[last] = 1;
+    int32_t first = last;
+    for (int32_t k = last; k >= first; k--) {
+        const ad_node *n = ad_node_at(t, k);
+        if (!needed[k] || (n->known && n->op != AD_OP_input)) {
+            needed[k] = 0;
+            continue;
+        }
+        for (int i = 0; i < n->nin; i++) {
+            needed[n->in[i]] = 1;
+            if (n->in[i] < first) first = n->in[i];
+        }
+    }
+    bool fine = true;
+    for (int32_t k = first; k <= last && fine; k++)
+        if (needed[k]) fine = evaluate(t, k);
+    free(needed);
+    return fine;
+}
+
+const void *ad_value(ad_var x)
+{
+    ad_tape *t = ad_common_tape("value", 1, &x);
+    if (!t) return NULL;
+    ad_node *n = ad_node_at(t, x.node);
+    if (n->op == AD_OP_opaque) {
+        ad_fail(t, "ad_value: the variable is the token of %s, which has no value", n->class_->name);
+        return NULL;
+    }
+    return evaluate_all(t, x.node) ? n->value : NULL;
+}
+
+double ad_item(ad_var x)
+{
+    ad_tape *t = ad_common_tape("item", 1, &x);
+    if (!t) return NAN;
+    if (ad_size(x) != 1) {
+        ad_fail_shapes(t, "item", "the variable is not one number (ad_value gives arrays)", 1, &x);
+        return NAN;
+    }
+    const void *v = ad_value(x);
+    return !v ? NAN : ad_tape_dtype(t) == AD_F32 ? *(const float *)v : *(const double *)v;
+}
+
+int ad_get(ad_var x, double *out)
+{
+    const void *v = ad_value(x);
+    if (!v) return -1;
+    int64_t n = ad_size(x);
+    for (int64_t i = 0; i < n; i++) out[i] = ad_tape_dtype(x.tape) == AD_F32 ? ((const float *)v)[i] : ((const double *)v)[i];
+    return 0;
+}
+
+void ad_print(FILE *file, const char *name, ad_var x)
+{
+    const void *v = ad_value(x);
+    char shape[128];
+    ad_format_shape(ad_shape_of(x), shape, sizeof shape);
+    if (!v) {
+        fprintf(file, "%s: %s\n", name, x.tape ? ad_tape_error(x.tape) : "not a variable");
+        return;
+    }
+    int64_t n = ad_size(x), row = ad_row_size(ad_shape_of(x));
+    ad_shape s = ad_shape_of(x);
+    if (s.rank > 0 && !ad_has_rows(s)) row = s.dim[s.rank - 1];
+    fprintf(file, "%s %s", name, shape);
+    for (int64_t i = 0; i < n; i++) {
+        if (i == 1000) {
+            fprintf(file, "\n  ... (%lld elements in all)", (long long)n);
+            break;
+        }
+        fprintf(file, "%s%.9g", i % (row > 0 ? row : 1) ? " " : n > row ? "\n  " : " ", ad_tape_dtype(x.tape) == AD_F32 ? (double)((const float *)v)[i] : ((const double *)v)[i]);
+    }
+    fprintf(file, "\n");
+}

@@ -1,0 +1,48 @@
+#include "tape.h"
+
+int64_t ad_row_size(ad_shape s)
+{
+    int64_t n = 1;
+    for (int i = ad_has_rows(s) ? 1 : 0; i < s.rank; i++) n *= s.dim[i];
+    return n;
+}
+
+int64_t ad_count(ad_shape s, int64_t rows) { return ad_row_size(s) * (ad_has_rows(s) ? rows : 1); }
+
+bool ad_same_shape(ad_shape a, ad_shape b)
+{
+    if (a.rank != b.rank) return false;
+    for (int i = 0; i < a.rank; i++)
+        if (a.dim[i] != b.dim[i]) return false;
+    return true;
+}
+
+bool ad_broadcast_shapes(ad_shape a, ad_shape b, ad_shape *out)
+{
+    if (a.rank < b.rank) {
+        ad_shape swap = a;
+        a = b;
+        b = swap;
+    }
+    /* An operand of lower rank never carries the row axis: NumPy aligns at the right, rows stand at the left. */
+    if (a.rank > b.rank && ad_has_rows(b)) return false;
+    *out = a;
+    int lead = a.rank - b.rank;
+    for (int i = 0; i < b.rank; i++) {
+        int64_t p = a.dim[lead + i], q = b.dim[i];
+        if (p != q && p != 1 && q != 1) return false;
+        out->dim[lead + i] = p == 1 ? q : p;
+    }
+    return true;
+}
+
+void ad_format_shape(ad_shape s, char *text, size_t size)
+{
+    size_t used = (size_t)snprintf(text, size, "[");
+    for (int i = 0; i < s.rank && used < size; i++) {
+        const char *comma = i ? "," : "";
+        if (s.dim[i] == AD_ROWS) used += (size_t)snprintf(text + used, size - used, "%srows", comma);
+        else used += (size_t)snprintf(text + used, size - used, "%s%lld", comma, (long long)s.dim[i]);
+    }
+    if (used < size) snprintf(text + used, size - used, "]");
+}

@@ -1,0 +1,436 @@
+/* The tape: nodes in chunks (their addresses stay), an arena for operand lists and attributes, sticky errors, the program cache. */
+#include "tape.h"
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { NODES_PER_CHUNK = 512, ARENA_CHUNK = 1 << 16, ERROR_SIZE = 1024 };
+
+typedef struct cache_entry {
+    struct cache_entry *next;
+    void *object;
+    void (*release)(void *);
+    size_t length;
+    unsigned char key[];
+} cache_entry;
+
+/* Arena positions are global offsets: chunk k holds [base[k], base[k] + size[k]). */
+typedef struct arena_chunk {
+    char *bytes;
+    size_t base, size;
+} arena_chunk;
+
+struct ad_tape {
+    ad_dtype dtype;
+    uint32_t epoch;
+    int32_t nnode, chunk_count;
+    ad_node **chunks;
+    int arena_count, arena_capacity;
+    arena_chunk *arena;
+    size_t arena_used;
+    int64_t rows, rows_node;
+    int64_t inputs;
+    cache_entry *cache;
+    char *advice;
+    bool failed;
+    char error[ERROR_SIZE];
+};
+
+ad_tape *ad_tape_new(ad_dtype dtype)
+{
+    ad_tape *t = calloc(1, sizeof *t);
+    if (!t) return NULL;
+    t->dtype = dtype;
+    t->epoch = 1;
+    t->rows = -1;
+    t->rows_node = -1;
+    return t;
+}
+
+static void forget_node(ad_node *n)
+{
+    free(n->value);
+    if (n->op == AD_OP_opaque) {
+        if (n->state && n->class_->state_free) n->class_->state_free(n->state);
+        if (n->class_->release) n->class_->release(n->opaque);
+    }
+}
+
+void ad_tape_free(ad_tape *t)
+{
+    if (!t) return;
+    for (int32_t i = t->nnode - 1; i >= 0; i--) forget_node(ad_node_at(t, i));
+    for (int32_t i = 0; i < t->chunk_count; i++) free(t->chunks[i]);
+    free(t->chunks);
+    for (int i = 0; i < t->arena_count; i++) free(t->arena[i].bytes);
+    free(t->arena);
+    while (t->cache) {
+        cache_entry *e = t->cache;
+        t->cache = e->next;
+        e->release(e->object);
+        free(e);
+    }
+    free(t->advice);
+    free(t);
+}
+
+ad_dtype ad_tape_dtype(const ad_tape *t) { return t->dtype; }
+const char *ad_tape_error(const ad_tape *t) { return !t ? "no tape (out of memory?)" : t->failed ? t->error : NULL; }
+void ad_tape_clear_error(ad_tape *t) { t->failed = false; }
+int32_t ad_tape_mark(const ad_tape *t) { return t->nnode; }
+int64_t ad_tape_rows(const ad_tape *t) { return t->rows; }
+int32_t ad_tape_size(const ad_tape *t) { return t->nnode; }
+ad_node *ad_node_at(const ad_tape *t, int32_t i) { return &t->chunks[i / NODES_PER_CHUNK][i % NODES_PER_CHUNK]; }
+
+void ad_tape_rewind(ad_tape *t, int32_t mark)
+{
+    if (mark < 0 || mark > t->nnode) {
+        ad_fail(t, "ad_tape_rewind: mark %d is not a position of this tape, which has %d nodes", (int)mark, (int)t->nnode);
+        return;
+    }
+    if (mark == t->nnode) return;
+    for (int32_t i = t->nnode - 1; i >= mark; i--) forget_node(ad_node_at(t, i));
+    t->arena_used = ad_node_at(t, mark)->arena_mark;
+    t->nnode = mark;
+    t->epoch++;
+    if (t->rows_node >= mark) t->rows = t->rows_node = -1;
+}
+
+void ad_fail(ad_tape *t, const char *format, ...)
+{
+    if (!t || t->failed) return;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(t->error, sizeof t->error, format, args);
+    va_end(args);
+    t->failed = true;
+}
+
+ad_var ad_none(ad_tape *t) { return (ad_var){ t, -1, 0 }; }
+
+ad_var ad_fail_shapes(ad_tape *t, const char *op, const char *reason, int n, const ad_var *x)
+{
+    char text[ERROR_SIZE];
+    size_t used = (size_t)snprintf(text, sizeof text, "ad_%s: %s", op, reason);
+    for (int i = 0; i < n && used < sizeof text; i++) {
+        char shape[128];
+        ad_format_shape(ad_shape_of(x[i]), shape, sizeof shape);
+        if (n == 1) used += (size_t)snprintf(text + used, sizeof text - used, ": the operand is %s", shape);
+        else used += (size_t)snprintf(text + used, sizeof text - used, "%s %c is %s", i ? "," : ":", 'a' + i % 26, shape);
+    }
+    ad_fail(t, "%s", text);
+    return ad_none(t);
+}
+
+/* ---- arena ---- */
+
+static bool arena_grow(ad_tape *t, size_t bytes)
+{
+    if (t->arena_count == t->arena_capacity) {
+        int capacity = t->arena_capacity ? 2 * t->arena_capacity : 8;
+        arena_chunk *more = realloc(t->arena, (size_t)capacity * sizeof *more);
+        if (!more) return false;
+        t->arena = more;
+        t->arena_capacity = capacity;
+    }
+    arena_chunk *last = t->arena_count ? &t->arena[t->arena_count - 1] : NULL;
+    arena_chunk *c = &t->arena[t->arena_count];
+    c->size = bytes > ARENA_CHUNK ? bytes : ARENA_CHUNK;
+    c->base = last ? last->base + last->size : 0;
+    c->bytes = malloc(c->size);
+    if (!c->bytes) return false;
+    t->arena_count++;
+    return true;
+}
+
+void *ad_arena_alloc(ad_tape *t, size_t bytes)
+{
+    bytes = (bytes + 15) & ~(size_t)15;
+    for (int i = t->arena_count - 1;; i--) {
+        /* The chunk that holds the current end, or the first chunk after it that is large enough. */
+        if (i >= 0 && t->arena_used < t->arena[i].base) continue;
+        for (int k = i < 0 ? 0 : i; k < t->arena_count; k++) {
+            arena_chunk *c = &t->arena[k];
+            size_t at = t->arena_used > c->base ? t->arena_used : c->base;
+            if (at + bytes <= c->base + c->size) {
+                t->arena_used = at + bytes;
+                return c->bytes + (at - c->base);
+            }
+        }
+        break;
+    }
+    if (!arena_grow(t, bytes)) {
+        ad_fail(t, "out of memory on the tape (%zu bytes)", bytes);
+        return NULL;
+    }
+    arena_chunk *c = &t->arena[t->arena_count - 1];
+    t->arena_used = c->base + bytes;
+    return c->bytes;
+}
+
+/* ---- nodes ---- */
+
+static ad_node *new_node(ad_tape *t)
+{
+    if (t->nnode == INT32_MAX) return NULL;
+    if (t->nnode == t->chunk_count * NODES_PER_CHUNK) {
+        ad_node **more = realloc(t->chunks, ((size_t)t->chunk_count + 1) * sizeof *more);
+        if (!more) return NULL;
+        t->chunks = more;
+        t->chunks[t->chunk_count] = malloc(NODES_PER_CHUNK * sizeof(ad_node));
+        if (!t->chunks[t->chunk_count]) return NULL;
+        t->chunk_count++;
+    }
+    return ad_node_at(t, t->nnode);
+}
+
+static ad_level level_of(const ad_tape *t, ad_op op, int nin, const int32_t *in, const int64_t *attr, ad_shape shape)
+{
+    if (ad_has_rows(shape)) return AD_LEVEL_ROW;
+    if (op == AD_OP_input) return (ad_level)attr[0];
+    if (op == AD_OP_row_count) return AD_LEVEL_CALL;
+    ad_level level = AD_LEVEL_CONSTANT;
+    for (int i = 0; i < nin; i++) {
+        ad_level l = ad_node_at(t, in[i])->level;
+        if (l > level) level = l;
+    }
+    return level;
+}
+
+ad_var ad_record(ad_tape *t, ad_op op, int nin, const int32_t *in, int nattr, const int64_t *attr, ad_shape shape)
+{
+    if (t->failed) return ad_none(t);
+    size_t mark = t->arena_used;
+    int32_t *ins = nin ? ad_arena_alloc(t, (size_t)nin * sizeof *ins) : NULL;
+    int64_t *attrs = nattr ? ad_arena_alloc(t, (size_t)nattr * sizeof *attrs) : NULL;
+    if ((nin && !ins) || (nattr && !attrs)) return ad_none(t);
+    ad_node *n = new_node(t);
+    if (!n) {
+        ad_fail(t, "out of memory on the tape (node %d)", (int)t->nnode);
+        return ad_none(t);
+    }
+    if (nin) memcpy(ins, in, (size_t)nin * sizeof *ins);
+    if (nattr) memcpy(attrs, attr, (size_t)nattr * sizeof *attrs);
+    *n = (ad_node){ .op = op, .epoch = t->epoch, .nin = nin, .nattr = nattr, .in = ins, .attr = attrs, .shape = shape,
+                    .level = level_of(t, op, nin, in, attr, shape), .arena_mark = mark };
+    return ad_var_at(t, t->nnode++);
+}
+
+ad_var ad_var_at(ad_tape *t, int32_t i) { return (ad_var){ t, i, ad_node_at(t, i)->epoch }; }
+
+int ad_valid(ad_var x)
+{
+    return x.tape && x.node >= 0 && x.node < x.tape->nnode && ad_node_at(x.tape, x.node)->epoch == x.epoch && !x.tape->failed;
+}
+
+ad_tape *ad_common_tape(const char *what, int n, const ad_var *x)
+{
+    ad_tape *t = NULL;
+    for (int i = 0; i < n && !t; i++) t = x[i].tape;
+    if (!t || t->failed) return NULL;
+    for (int i = 0; i < n; i++) {
+        if (x[i].tape != t) {
+            if (!x[i].tape) ad_fail(t, "ad_%s: operand %d is not a variable", what, i);
+            else ad_fail(t, "ad_%s: operand %d is on another tape; a function that is traced on a tape of its own must get outside variables as arguments (args)", what, i);
+            if (x[i].tape) ad_fail(x[i].tape, "ad_%s: mixes variables of this tape with those of another; pass them as arguments (args)", what);
+            return NULL;
+        }
+        if (x[i].node < 0) {
+            ad_fail(t, "ad_%s: operand %d is an invalid variable", what, i);
+            return NULL;
+        }
+        if (!ad_valid(x[i])) {
+            ad_fail(t, "ad_%s: operand %d is stale: it was recorded after a mark to which the tape has been rewound", what, i);
+            return NULL;
+        }
+    }
+    return t;
+}
+
+ad_shape ad_shape_of(ad_var x)
+{
+    if (!ad_valid(x)) return (ad_shape){ -1, { 0 } };
+    return ad_node_at(x.tape, x.node)->shape;
+}
+
+int64_t ad_size(ad_var x)
+{
+    if (!ad_valid(x)) return -1;
+    ad_shape s = ad_shape_of(x);
+    if (s.rank < 0 || (ad_has_rows(s) && x.tape->rows < 0)) return -1;
+    return ad_count(s, x.tape->rows);
+}
+
+/* ---- sources ---- */
+
+static bool check_shape(ad_tape *t, const char *what, ad_shape s, bool rows)
+{
+    char text[128];
+    if (s.rank < 0 || s.rank > AD_MAX_RANK) {
+        ad_fail(t, "ad_%s: rank %d is not between 0 and %d", what, s.rank, AD_MAX_RANK);
+        return false;
+    }
+    ad_format_shape(s, text, sizeof text);
+    if (rows && !ad_has_rows(s)) {
+        ad_fail(t, "ad_%s: the shape must begin with AD_ROWS, it is %s", what, text);
+        return false;
+    }
+    int64_t n = 1;
+    for (int i = rows ? 1 : 0; i < s.rank; i++) {
+        if (s.dim[i] < 1) {
+            ad_fail(t, "ad_%s: size %lld of axis %d is not positive in %s%s", what, (long long)s.dim[i], i, text,
+                    s.dim[i] == AD_ROWS ? " (the row axis is declared by ad_input_rows, first)" : "");
+            return false;
+        }
+        if (__builtin_mul_overflow(n, s.dim[i], &n) || n > INT64_MAX / 16) {
+            ad_fail(t, "ad_%s: %s has too many elements", what, text);
+            return false;
+        }
+    }
+    return true;
+}
+
+static int set_input(ad_var x, const char *what, int64_t rows, const void *data)
+{
+    ad_tape *t = x.tape;
+    ad_node *n = ad_node_at(t, x.node);
+    if (ad_has_rows(n->shape)) {
+        if (rows < 1) {
+            ad_fail(t, "ad_%s: the batch is empty (rows = %lld)", what, (long long)rows);
+            return -1;
+        }
+        n->rows = rows;
+    }
+    size_t bytes = (size_t)ad_count(n->shape, rows) * ad_dtype_size(t->dtype);
+    void *value = malloc(bytes);
+    if (!value) {
+        ad_fail(t, "ad_%s: out of memory (%zu bytes)", what, bytes);
+        return -1;
+    }
+    memcpy(value, data, bytes);
+    free(n->value);
+    n->value = value;
+    n->known = true;
+    if (ad_has_rows(n->shape) && t->rows != rows) {
+        t->rows = rows;
+        if (t->rows_node < 0) t->rows_node = x.node;
+    }
+    return 0;
+}
+
+static ad_var new_input(ad_tape *t, const char *what, ad_level level, ad_shape shape, int64_t rows, const void *data)
+{
+    if (!t || t->failed || !check_shape(t, what, shape, level == AD_LEVEL_ROW)) return ad_none(t);
+    if (level == AD_LEVEL_ROW && data && t->rows >= 0 && t->rows != rows) {
+        ad_fail(t, "ad_%s: %lld rows, but the other row inputs of this tape have %lld", what, (long long)rows, (long long)t->rows);
+        return ad_none(t);
+    }
+    ad_var x = ad_record(t, AD_OP_input, 0, NULL, 2, (int64_t[]){ level, t->inputs++ }, shape);
+    if (ad_valid(x) && data && set_input(x, what, rows, data)) return ad_none(t);
+    return x;
+}
+
+ad_var ad_param(ad_tape *t, ad_shape shape, const void *data) { return new_input(t, "param", AD_LEVEL_PARAMETER, shape, 0, data); }
+ad_var ad_input(ad_tape *t, ad_shape shape, const void *data) { return new_input(t, "input", AD_LEVEL_CALL, shape, 0, data); }
+ad_var ad_input_rows(ad_tape *t, ad_shape shape, int64_t rows, const void *data)
+{
+    return new_input(t, "input_rows", AD_LEVEL_ROW, shape, rows, data);
+}
+
+int ad_set(ad_var x, int64_t rows, const void *data)
+{
+    ad_tape *t = ad_common_tape("set", 1, &x);
+    if (!t) return -1;
+    ad_node *n = ad_node_at(t, x.node);
+    if (n->op != AD_OP_input || !data) {
+        ad_fail(t, n->op != AD_OP_input ? "ad_set: the variable is the result of ad_%s; only inputs can be set" : "ad_set: no data (NULL) for ad_%s", ad_ops[n->op].name);
+        return -1;
+    }
+    for (int32_t i = 0; i < t->nnode; i++) {
+        ad_node *m = ad_node_at(t, i);
+        if (m->op == AD_OP_input) continue;
+        if (ad_has_rows(m->shape)) {
+            free(m->value);
+            m->value = NULL;
+        }
+        m->known = false;
+    }
+    return set_input(x, "set", rows, data);
+}
+
+static ad_var new_constant(ad_tape *t, ad_op op, ad_shape shape, int64_t n, const double *data)
+{
+    ad_var x = ad_record(t, op, 0, NULL, 0, NULL, shape);
+    if (!ad_valid(x)) return x;
+    double *copy = ad_arena_alloc(t, (size_t)n * sizeof *copy);
+    if (!copy) return ad_none(t);
+    memcpy(copy, data, (size_t)n * sizeof *copy);
+    ad_node *node = ad_node_at(t, x.node);
+    node->data = copy;
+    node->ndata = n;
+    return x;
+}
+
+ad_var ad_constant(ad_tape *t, ad_shape shape, const double *data)
+{
+    if (!t || t->failed || !check_shape(t, "constant", shape, false)) return ad_none(t);
+    if (!data) ad_fail(t, "ad_constant: no data (NULL)");
+    return t->failed ? ad_none(t) : new_constant(t, AD_OP_constant, shape, ad_count(shape, 0), data);
+}
+
+ad_var ad_fill(ad_tape *t, ad_shape shape, double value)
+{
+    if (!t || t->failed || !check_shape(t, "fill", shape, ad_has_rows(shape))) return ad_none(t);
+    return new_constant(t, AD_OP_fill, shape, 1, &value);
+}
+
+ad_var ad_scalar(ad_tape *t, double value) { return ad_fill(t, AD_SCALAR, value); }
+
+ad_var ad_eye(ad_tape *t, int64_t n, int64_t m, int64_t offset)
+{
+    if (!t || t->failed || !check_shape(t, "eye", AD_SHAPE(n, m), false)) return ad_none(t);
+    return ad_record(t, AD_OP_eye, 0, NULL, 1, &offset, AD_SHAPE(n, m));
+}
+
+ad_var ad_row_count(ad_tape *t)
+{
+    if (!t || t->failed) return ad_none(t);
+    return ad_record(t, AD_OP_row_count, 0, NULL, 0, NULL, AD_SCALAR);
+}
+
+const double *ad_constant_data(ad_var x)
+{
+    return ad_valid(x) ? ad_node_at(x.tape, x.node)->data : NULL;
+}
+
+/* ---- tracing and cache ---- */
+
+void ad_tape_set_traced(ad_tape *t, const char *advice)
+{
+    size_t n = strlen(advice) + 1;
+    free(t->advice);
+    t->advice = malloc(n);
+    if (t->advice) memcpy(t->advice, advice, n);
+}
+
+const char *ad_tape_advice(const ad_tape *t) { return t->advice; }
+
+void *ad_cache_find(ad_tape *t, const void *key, size_t length)
+{
+    for (cache_entry *e = t->cache; e; e = e->next)
+        if (e->length == length && !memcmp(e->key, key, length)) return e->object;
+    return NULL;
+}
+
+void ad_cache_add(ad_tape *t, const void *key, size_t length, void *object, void (*release)(void *))
+{
+    cache_entry *e = malloc(sizeof *e + length);
+    if (!e) {
+        release(object);
+        ad_fail(t, "out of memory in the tape's cache");
+        return;
+    }
+    *e = (cache_entry){ .next = t->cache, .object = object, .release = release, .length = length };
+    memcpy(e->key, key, length);
+    t->cache = e;
+}
