@@ -91,16 +91,50 @@ static void M(run)(M(body) body, int arity, int64_t n, const void *const *in, co
     RUN(name, 3)
 #include "ops.def"
 
+/* sin, cos and tan of arguments beyond the limit of their reduction: rare, and libm's. Looked for before the fast loop runs, since that may
+ * overwrite its operand. */
+enum { M(TRIG_BLOCK) = 256 };
+
+static void M(run_trig)(ad_pointwise fast, double (*libm)(double), int64_t n, const void *const *in, const int *stride, void *out)
+{
+    for (int64_t start = 0; start < n; start += M(TRIG_BLOCK)) {
+        const int64_t size = n - start < M(TRIG_BLOCK) ? n - start : M(TRIG_BLOCK);
+        const T *x = (const T *)in[0] + start * stride[0];
+        T copy[M(TRIG_BLOCK)], *result = (T *)out + start;
+        int far = 0;
+        for (int64_t i = 0; i < size; i++) far |= M(fabs)(x[i * stride[0]]) > M(TRIG_LIMIT);
+        for (int64_t i = 0; far && i < size; i++) copy[i] = x[i * stride[0]];
+        fast(size, (const void *const[]){ x }, stride, result);
+        for (int64_t i = 0; far && i < size; i++)
+            if (M(fabs)(copy[i]) > M(TRIG_LIMIT)) result[i] = (T)libm(copy[i]);
+    }
+}
+
+#define TRIG(name)                                                                                                                     \
+    static void M(run_any_##name)(int64_t n, const void *const *in, const int *stride, void *out)                                      \
+    {                                                                                                                                  \
+        M(run_trig)(M(run_##name), name, n, in, stride, out);                                                                          \
+    }
+TRIG(sin)
+TRIG(cos)
+TRIG(tan)
+
 static ad_pointwise M(lookup)(ad_op op)
 {
-    switch (op) {
-#define AD_UNARY(name, ...) case AD_OP_##name: return M(run_##name);
-#define AD_BINARY(name, ...) case AD_OP_##name: return M(run_##name);
-#define AD_TERNARY(name, ...) case AD_OP_##name: return M(run_##name);
+    static const ad_pointwise run[AD_OP_COUNT] = {
+#define AD_UNARY(name, ...) [AD_OP_##name] = M(run_##name),
+#define AD_BINARY(name, ...) [AD_OP_##name] = M(run_##name),
+#define AD_TERNARY(name, ...) [AD_OP_##name] = M(run_##name),
 #include "ops.def"
-    default: return NULL;
+    };
+    switch (op) {
+    case AD_OP_sin: return M(run_any_sin);
+    case AD_OP_cos: return M(run_any_cos);
+    case AD_OP_tan: return M(run_any_tan);
+    default: return run[op];
     }
 }
 #undef LANES
 #undef LOOP
 #undef RUN
+#undef TRIG

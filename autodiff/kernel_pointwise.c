@@ -2,6 +2,7 @@
  * with its own AD_POINTWISE_ISA, the name of the one function it exports. */
 #include "isa.h"
 #include "kernel_math.h"
+#include <math.h>
 #include <string.h>
 
 /* In-place operation reads and writes the same element only, so iterations are independent. Clang would interleave vectors beyond the
