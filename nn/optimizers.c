@@ -1,0 +1,245 @@
+/* Optimisers: one update of theta. The forms are PyTorch's, so that results can be compared number by number. */
+#include "internal.h"
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* What is the same for all elements of one update. */
+typedef struct {
+    double rate, momentum, beta1, beta2, epsilon, decay, scale; /* scale: of the gradient, by clipping */
+    double correct1, root_correct2;                             /* 1 - beta1^t, sqrt(1 - beta2^t) */
+    bool nesterov;
+} update;
+
+struct nn_optimizer {
+    const char *name;
+    double beta1, beta2, epsilon, decay; /* defaults */
+    bool takes_momentum, takes_betas;
+    /* Updates theta and the state; returns whether all of theta is finite. */
+    bool (*update_f32)(nn_optimizer_state *s, const update *u, float *theta, const float *gradient);
+    bool (*update_f64)(nn_optimizer_state *s, const update *u, double *theta, const double *gradient);
+};
+
+struct nn_optimizer_state {
+    nn_optimizer_options options; /* defaults filled in */
+    ad_dtype dtype;
+    int64_t size, steps, taken;
+    double power1, power2;        /* beta1^taken, beta2^taken */
+    void *first, *second, *saved; /* [size] of dtype */
+    bool unusable;
+    char error[256];
+};
+
+/* ---- algorithms ---------------------------------------------------------------------------------------------------------------------- */
+
+/* Each is a function of one element: its new value, given its gradient and its two numbers of state, which start as 0. */
+
+static inline double sgd(const update *u, double theta, double gradient, double *first, double *second)
+{
+    (void)second;
+    gradient += u->decay * theta;
+    *first = u->momentum * *first + gradient;
+    return theta - u->rate * (u->nesterov ? gradient + u->momentum * *first : *first);
+}
+
+static inline double adam(const update *u, double theta, double gradient, double *first, double *second)
+{
+    gradient += u->decay * theta;
+    *first = u->beta1 * *first + (1 - u->beta1) * gradient;
+    *second = u->beta2 * *second + (1 - u->beta2) * gradient * gradient;
+    return theta - u->rate / u->correct1 * *first / (sqrt(*second) / u->root_correct2 + u->epsilon);
+}
+
+static inline double adamw(const update *u, double theta, double gradient, double *first, double *second)
+{
+    update undecayed = *u;
+    undecayed.decay = 0;
+    return adam(&undecayed, theta * (1 - u->rate * u->decay), gradient, first, second);
+}
+
+static inline double rmsprop(const update *u, double theta, double gradient, double *first, double *second)
+{
+    gradient += u->decay * theta;
+    *second = u->beta2 * *second + (1 - u->beta2) * gradient * gradient;
+    *first = u->momentum * *first + gradient / (sqrt(*second) + u->epsilon);
+    return theta - u->rate * *first;
+}
+
+/* The loops over all elements, one for each algorithm and type, so that the compiler sees what it can turn into vectors. */
+#define LOOP(algorithm, suffix, T, LARGEST)                                                                                                \
+    static bool algorithm##_##suffix(nn_optimizer_state *s, const update *shared, T *restrict theta, const T *restrict gradient)           \
+    {                                                                                                                                      \
+        T *restrict first = s->first, *restrict second = s->second;                                                                        \
+        const update u = *shared;                                                                                                          \
+        int64_t n = s->size;                                                                                                               \
+        int overflows = 0;                                                                                                                 \
+        for (int64_t i = 0; i < n; i++) {                                                                                                  \
+            double m = first[i], v = second[i];                                                                                            \
+            T value = (T)algorithm(&u, theta[i], u.scale * gradient[i], &m, &v);                                                           \
+            theta[i] = value;                                                                                                              \
+            first[i] = (T)m;                                                                                                               \
+            second[i] = (T)v;                                                                                                              \
+            overflows |= !(value >= -LARGEST && value <= LARGEST);                                                                         \
+        }                                                                                                                                  \
+        return !overflows;                                                                                                                 \
+    }
+#define OPTIMIZER(algorithm, ...)                                                                                                          \
+    LOOP(algorithm, f32, float, FLT_MAX)                                                                                                   \
+    LOOP(algorithm, f64, double, DBL_MAX)                                                                                                  \
+    const nn_optimizer nn_##algorithm = { #algorithm, __VA_ARGS__, algorithm##_f32, algorithm##_f64 };
+
+/* Defaults of beta1, beta2, epsilon and weight decay; whether there is momentum, and whether betas. */
+OPTIMIZER(sgd, 0, 0, 0, 0, true, false)
+OPTIMIZER(adam, 0.9, 0.999, 1e-8, 0, false, true)
+OPTIMIZER(adamw, 0.9, 0.999, 1e-8, 0.01, false, true)
+OPTIMIZER(rmsprop, 0, 0.99, 1e-8, 0, true, true)
+
+const char *nn_optimizer_name(const nn_optimizer *optimizer) { return optimizer ? optimizer->name : "none"; }
+
+double nn_schedule_cosine(int64_t step, int64_t steps) { return 0.5 * (1 + cos(3.14159265358979323846 * (double)step / (double)steps)); }
+double nn_schedule_exponential(int64_t step, int64_t steps) { return pow(0.01, (double)step / (double)steps); }
+
+/* ---- state --------------------------------------------------------------------------------------------------------------------------- */
+
+static void set_default(double *value, double default_value)
+{
+    if (*value == 0) *value = default_value;
+}
+
+/* NULL, or what is wrong with the options. NaN fails every comparison, so they are written to be true for good values. */
+static const char *check_options(const nn_optimizer_options *o)
+{
+    const nn_optimizer *a = o->algorithm;
+    if (!(o->rate > 0 && isfinite(o->rate))) return "the rate must be positive";
+    if (!(o->momentum >= 0 && o->momentum < 1)) return "momentum must be in [0,1)";
+    if (o->momentum > 0 && !a->takes_momentum) return "this algorithm takes no momentum (its beta1 is one)";
+    if (o->nesterov && (a != &nn_sgd || o->momentum == 0)) return "nesterov needs sgd with momentum";
+    if (!a->takes_betas && (o->beta1 != 0 || o->beta2 != 0 || o->epsilon != 0)) return "this algorithm takes no beta1, beta2, epsilon";
+    if (!(o->beta1 >= 0 && o->beta1 < 1 && o->beta2 >= 0 && o->beta2 < 1)) return "beta1 and beta2 must be in [0,1)";
+    if (!(o->epsilon >= 0 && isfinite(o->epsilon))) return "epsilon must be positive";
+    if (!(o->weight_decay >= 0 && isfinite(o->weight_decay))) return "weight_decay must not be negative";
+    if (!(o->clip_norm >= 0)) return "clip_norm must not be negative";
+    return NULL;
+}
+
+static void fill_defaults(nn_optimizer_options *o)
+{
+    if (!o->algorithm) o->algorithm = &nn_adam;
+    set_default(&o->rate, 1e-3);
+    set_default(&o->beta1, o->algorithm->beta1);
+    set_default(&o->beta2, o->algorithm->beta2);
+    set_default(&o->epsilon, o->algorithm->epsilon);
+    set_default(&o->weight_decay, o->algorithm->decay);
+}
+
+nn_optimizer_state *nn_optimizer_new(const nn_optimizer_options *options, ad_dtype dtype, int64_t size, int64_t steps)
+{
+    nn_optimizer_state *s = calloc(1, sizeof *s);
+    if (!s) return NULL;
+    if (options) s->options = *options;
+    fill_defaults(&s->options);
+    s->dtype = dtype;
+    s->steps = steps;
+    s->power1 = s->power2 = 1;
+    const char *wrong = check_options(&s->options);
+    if (!wrong && size < 1) wrong = "theta has no elements";
+    if (!wrong && s->options.schedule && steps < 1) wrong = "a schedule needs the number of planned steps";
+    if (wrong) {
+        s->unusable = true;
+        snprintf(s->error, sizeof s->error, "nn_optimizer_new: %s: %s", s->options.algorithm->name, wrong);
+        return s;
+    }
+    s->size = size;
+    s->first = calloc((size_t)size, nn_bytes(dtype));
+    s->second = calloc((size_t)size, nn_bytes(dtype));
+    s->saved = calloc((size_t)size, nn_bytes(dtype));
+    if (s->first && s->second && s->saved) return s;
+    nn_optimizer_free(s);
+    return NULL;
+}
+
+void nn_optimizer_free(nn_optimizer_state *state)
+{
+    if (!state) return;
+    free(state->first);
+    free(state->second);
+    free(state->saved);
+    free(state);
+}
+
+const char *nn_optimizer_error(const nn_optimizer_state *state)
+{
+    if (!state) return "nn_optimizer: out of memory";
+    return state->error[0] ? state->error : NULL;
+}
+
+/* ---- a step -------------------------------------------------------------------------------------------------------------------------- */
+
+/* Sum of (x / unit)^2. Eight partial sums let the compiler use vectors, in the same order on every machine. */
+static double sum_of_squares(ad_dtype dtype, const void *x, int64_t n, double unit)
+{
+    double sum[8] = { 0 };
+    int64_t whole = n / 8 * 8;
+    for (int64_t i = 0; i < whole; i += 8) {
+        for (int k = 0; k < 8; k++) {
+            double v = nn_element(dtype, x, i + k) / unit;
+            sum[k] += v * v;
+        }
+    }
+    for (int64_t i = whole; i < n; i++) {
+        double v = nn_element(dtype, x, i) / unit;
+        sum[i - whole] += v * v;
+    }
+    return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+}
+
+/* The gradient's 2-norm; -1 with *bad set when an element is not finite. Finite elements whose squares overflow are scaled first. */
+static double gradient_norm(ad_dtype dtype, const void *gradient, int64_t n, int64_t *bad)
+{
+    double sum = sum_of_squares(dtype, gradient, n, 1);
+    if (isfinite(sum)) return sqrt(sum);
+    *bad = nn_find_nonfinite(dtype, gradient, n);
+    if (*bad >= 0) return -1;
+    double largest = 0;
+    for (int64_t i = 0; i < n; i++) largest = fmax(largest, fabs(nn_element(dtype, gradient, i)));
+    return largest * sqrt(sum_of_squares(dtype, gradient, n, largest));
+}
+
+static update prepare(nn_optimizer_state *s, double norm)
+{
+    const nn_optimizer_options *o = &s->options;
+    update u = { o->rate, o->momentum, o->beta1, o->beta2, o->epsilon, o->weight_decay, 1, 1, 1, o->nesterov };
+    if (o->schedule) u.rate *= o->schedule(s->taken < s->steps ? s->taken : s->steps - 1, s->steps);
+    if (o->clip_norm > 0 && norm > o->clip_norm) u.scale = o->clip_norm / norm;
+    s->taken++;
+    s->power1 *= o->beta1;
+    s->power2 *= o->beta2;
+    u.correct1 = 1 - s->power1;
+    u.root_correct2 = sqrt(1 - s->power2);
+    return u;
+}
+
+int nn_optimizer_step(nn_optimizer_state *state, void *theta, const void *gradient)
+{
+    nn_optimizer_state *s = state;
+    if (!s || s->unusable) return -1;
+    s->error[0] = 0;
+    if (!theta || !gradient) return nn_error(s->error, sizeof s->error, "nn_optimizer_step: theta or gradient is NULL");
+    int64_t bad = -1;
+    double norm = gradient_norm(s->dtype, gradient, s->size, &bad);
+    if (bad >= 0) {
+        return nn_error(s->error, sizeof s->error, "nn_optimizer_step: element %lld of the gradient is %g", (long long)bad,
+                        nn_element(s->dtype, gradient, bad));
+    }
+    update u = prepare(s, norm);
+    size_t bytes = (size_t)s->size * nn_bytes(s->dtype);
+    memcpy(s->saved, theta, bytes);
+    const nn_optimizer *algorithm = s->options.algorithm;
+    if (s->dtype == AD_F32 ? algorithm->update_f32(s, &u, theta, gradient) : algorithm->update_f64(s, &u, theta, gradient)) return 0;
+    bad = nn_find_nonfinite(s->dtype, theta, s->size);
+    memcpy(theta, s->saved, bytes);
+    s->unusable = true;
+    return nn_error(s->error, sizeof s->error, "nn_optimizer_step: element %lld of theta would overflow; the rate (%g) is too large",
+                    (long long)bad, u.rate);
+}

@@ -1,0 +1,71 @@
+/* Counter-based random numbers. */
+#include "nn.h"
+#include <math.h>
+#include <string.h>
+
+/* Philox4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405): ten rounds of multiply, exchange and mix with a growing key. */
+static void philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])
+{
+    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+    uint32_t c[4] = { (uint32_t)low, (uint32_t)(low >> 32), (uint32_t)high, (uint32_t)(high >> 32) };
+    for (int round = 0; round < 10; round++) {
+        uint64_t p = (uint64_t)0xD2511F53 * c[0], q = (uint64_t)0xCD9E8D57 * c[2];
+        uint32_t next[4] = { (uint32_t)(q >> 32) ^ c[1] ^ k0, (uint32_t)q, (uint32_t)(p >> 32) ^ c[3] ^ k1, (uint32_t)p };
+        memcpy(c, next, sizeof c);
+        k0 += 0x9E3779B9;
+        k1 += 0xBB67AE85;
+    }
+    memcpy(out, c, sizeof c);
+}
+
+/* The upper half of the counter separates draws (0) from splits (1), so that a child's key is none of its parent's numbers. */
+static uint64_t draw(nn_rng *rng, uint64_t purpose)
+{
+    uint32_t out[4];
+    philox(rng->key, rng->counter++, purpose, out);
+    return (uint64_t)out[1] << 32 | out[0];
+}
+
+nn_rng nn_rng_seed(uint64_t seed) { return (nn_rng){ seed, 0 }; }
+nn_rng nn_rng_split(nn_rng *rng) { return (nn_rng){ draw(rng, 1), 0 }; }
+uint64_t nn_rng_next(nn_rng *rng) { return draw(rng, 0); }
+
+uint64_t nn_rng_below(nn_rng *rng, uint64_t n)
+{
+    if (n == 0) return 0;
+    uint64_t short_by = -n % n; /* 2^64 mod n: as many of the smallest draws would make some results likelier than others */
+    uint64_t bits;
+    do bits = nn_rng_next(rng);
+    while (bits < short_by);
+    return bits % n;
+}
+
+/* 52 bits and a half: the ends cannot be reached by rounding. */
+double nn_uniform(nn_rng *rng) { return ((double)(nn_rng_next(rng) >> 12) + 0.5) * 0x1p-52; }
+
+/* log x for 0 < x < 1 to about 1e-16, by operations that IEEE 754 fixes to the last bit; libms differ in theirs. x = m 2^e with m in
+ * [sqrt(1/2), sqrt 2), and log m = 2 artanh s with s = (m - 1) / (m + 1), |s| < 0.1716. */
+static double portable_log(double x)
+{
+    int e;
+    double m = frexp(x, &e);
+    if (m < 0.70710678118654752440) {
+        m *= 2;
+        e--;
+    }
+    double s = (m - 1) / (m + 1), s2 = s * s, series = 0;
+    for (int k = 25; k >= 1; k -= 2) series = series * s2 + 1.0 / k;
+    return 2 * s * series + e * 0.69314718055994530942;
+}
+
+/* The polar method (Marsaglia & Bray 1964, doi:10.1137/1006063): a point in the unit disc gives a normal number without sine or cosine. */
+double nn_normal(nn_rng *rng)
+{
+    double u, v, s;
+    do {
+        u = 2 * nn_uniform(rng) - 1;
+        v = 2 * nn_uniform(rng) - 1;
+        s = u * u + v * v;
+    } while (s >= 1 || s == 0);
+    return u * sqrt(-2 * portable_log(s) / s);
+}

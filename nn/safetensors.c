@@ -1,0 +1,295 @@
+/* theta to and from safetensors files: eight bytes with the length of a header (little-endian), the header (JSON: for each array its dtype,
+ * shape and range of bytes), the arrays one after the other without gaps (little-endian).
+ * Files come from anywhere: nothing in the header is believed before it is checked against the file's length and the model. */
+#include "internal.h"
+#include <float.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "safetensors.c copies numbers as they are in memory, which is right on little-endian machines only"
+#endif
+
+enum { PREFIX = 8, HEADER_MAX = 100000000 }; /* the limit of the format's reference implementation */
+
+/* The reason why a model and a theta cannot be saved or loaded, if there is one. */
+static int check_arguments(const char *what, const char *path, const nn_model *model, ad_dtype dtype, const void *theta, char *error,
+                           size_t size)
+{
+    if (!path || !*path) return nn_error(error, size, "%s: a file name is missing", what);
+    if (nn_model_error(model)) return nn_error(error, size, "%s: %s", what, nn_model_error(model));
+    if (model->count == 0) return nn_error(error, size, "%s: the model has no parameters", what);
+    if (!theta) return nn_error(error, size, "%s: theta is NULL", what);
+    if (dtype != AD_F32 && dtype != AD_F64) return nn_error(error, size, "%s: dtype is neither AD_F32 nor AD_F64", what);
+    return 0;
+}
+
+/* ---- saving ----------------------------------------------------------------------------------------------------------------------------
+ */
+
+static json_t *describe_array(const nn_parameter *p, ad_dtype dtype, int64_t start)
+{
+    json_t *shape = json_array();
+    for (int i = 0; shape && i < p->shape.rank; i++) {
+        if (json_array_append_new(shape, json_integer(p->shape.dim[i])) == 0) continue;
+        json_decref(shape);
+        shape = NULL;
+    }
+    if (!shape) return NULL;
+    int64_t stop = start + p->size * (int64_t)nn_bytes(dtype);
+    return json_pack("{s:s, s:o, s:[I,I]}", "dtype", dtype == AD_F32 ? "F32" : "F64", "shape", shape, "data_offsets", (json_int_t)start,
+                     (json_int_t)stop);
+}
+
+/* The header's text, or NULL; caller frees. */
+static char *make_header(const nn_model *model, ad_dtype dtype)
+{
+    json_t *header = json_object();
+    char *text = NULL;
+    int64_t start = 0, i = 0;
+    for (; header && i < model->count; i++) {
+        const nn_parameter *p = &model->parameter[i];
+        if (json_object_set_new(header, p->name, describe_array(p, dtype, start)) != 0) break;
+        start += p->size * (int64_t)nn_bytes(dtype);
+    }
+    if (header && i == model->count) text = json_dumps(header, JSON_COMPACT);
+    json_decref(header);
+    return text;
+}
+
+static void write_tensors(FILE *stream, const nn_model *model, ad_dtype dtype, const void *theta, const char *header)
+{
+    size_t length = strlen(header), padded = (length + 7) / 8 * 8; /* blanks behind the header put the numbers at a multiple of 8 */
+    unsigned char prefix[PREFIX];
+    for (int i = 0; i < PREFIX; i++) prefix[i] = (unsigned char)((uint64_t)padded >> (8 * i));
+    fwrite(prefix, 1, PREFIX, stream);
+    fprintf(stream, "%-*s", (int)padded, header);
+    size_t bytes = nn_bytes(dtype);
+    for (int64_t i = 0; i < model->count && !ferror(stream); i++) {
+        const nn_parameter *p = &model->parameter[i];
+        fwrite((const char *)theta + (size_t)p->offset * bytes, bytes, (size_t)p->size, stream);
+    }
+}
+
+int nn_save(const char *path, const nn_model *model, ad_dtype dtype, const void *theta, char *error, size_t error_size)
+{
+    if (check_arguments("nn_save", path, model, dtype, theta, error, error_size)) return -1;
+    int64_t bad = nn_find_nonfinite(dtype, theta, model->size);
+    if (bad >= 0) {
+        const nn_parameter *p = nn_parameter_at(model, bad);
+        return nn_error(error, error_size, "nn_save: '%s' holds %g (element %" PRId64 " of theta); %s is left as it was",
+                        p ? p->name : "padding", nn_element(dtype, theta, bad), bad, path);
+    }
+    char *header = make_header(model, dtype);
+    if (!header || strlen(header) > HEADER_MAX) {
+        free(header);
+        return nn_error(error, error_size, "nn_save: out of memory, or a parameter's name is not UTF-8");
+    }
+    nn_file file;
+    int result = nn_file_open(&file, path, error, error_size);
+    if (result == 0) {
+        write_tensors(file.stream, model, dtype, theta, header);
+        result = nn_file_commit(&file, error, error_size);
+    }
+    free(header);
+    return result;
+}
+
+/* ---- loading ---------------------------------------------------------------------------------------------------------------------------
+ */
+
+/* One array as the header describes it, once that is known to agree with itself: bytes start..stop of the data hold `size` elements. */
+typedef struct {
+    const char *name;
+    ad_dtype dtype;
+    ad_shape shape;
+    int64_t start, stop;
+} tensor;
+
+typedef struct {
+    const char *path;
+    char *error;
+    size_t error_size;
+    char *file; /* all of it */
+    json_t *header;
+    const char *data; /* behind the header */
+    int64_t data_size;
+    tensor *tensors; /* in the order of their data */
+    int64_t count;
+} content;
+
+#define FAIL(c, format, ...) nn_error((c)->error, (c)->error_size, "%s: " format, (c)->path, __VA_ARGS__)
+
+/* An integer >= 0; -1 for anything else. */
+static int64_t size_of(const json_t *value)
+{
+    return json_is_integer(value) && json_integer_value(value) >= 0 ? (int64_t)json_integer_value(value) : -1;
+}
+
+/* Reads the shape and its number of bytes; -1 when a size is none, or there are more bytes than the file can have. */
+static int64_t read_shape(const json_t *json, int64_t element, int64_t limit, ad_shape *shape)
+{
+    int64_t bytes = element;
+    if (!json_is_array(json) || json_array_size(json) > AD_MAX_RANK) return -1;
+    shape->rank = (int)json_array_size(json);
+    for (int i = 0; i < shape->rank; i++) {
+        shape->dim[i] = size_of(json_array_get(json, (size_t)i));
+        if (shape->dim[i] < 1 || bytes > limit / shape->dim[i]) return -1;
+        bytes *= shape->dim[i];
+    }
+    return bytes;
+}
+
+static int read_tensor(content *c, const char *name, json_t *json, tensor *t)
+{
+    const char *dtype = json_string_value(json_object_get(json, "dtype"));
+    json_t *offsets = json_object_get(json, "data_offsets");
+    *t = (tensor){ .name = name, .start = size_of(json_array_get(offsets, 0)), .stop = size_of(json_array_get(offsets, 1)) };
+    if (!dtype) return FAIL(c, "'%.60s' has no dtype", name);
+    if (strcmp(dtype, "F32") != 0 && strcmp(dtype, "F64") != 0) {
+        return FAIL(c, "'%.60s' has dtype %.20s; only F32 and F64 are read", name, dtype);
+    }
+    t->dtype = strcmp(dtype, "F32") == 0 ? AD_F32 : AD_F64;
+    if (json_array_size(offsets) != 2 || t->start < 0 || t->stop < t->start || t->stop > c->data_size) {
+        return FAIL(c, "the data_offsets of '%.60s' are not two places, in order, in the %" PRId64 " bytes of data", name, c->data_size);
+    }
+    int64_t bytes = read_shape(json_object_get(json, "shape"), (int64_t)nn_bytes(t->dtype), c->data_size, &t->shape);
+    if (bytes < 0) return FAIL(c, "the shape of '%.60s' is not a list of at most %d sizes >= 1 that fit into the file", name, AD_MAX_RANK);
+    if (bytes != t->stop - t->start) {
+        return FAIL(c, "'%.60s' needs %" PRId64 " bytes for its shape and dtype, but its data_offsets span %" PRId64, name, bytes,
+                    t->stop - t->start);
+    }
+    return 0;
+}
+
+static int by_start(const void *a, const void *b)
+{
+    int64_t x = ((const tensor *)a)->start, y = ((const tensor *)b)->start;
+    return (x > y) - (x < y);
+}
+
+/* All arrays of the header. The format wants every byte of the data to belong to exactly one. */
+static int read_tensors(content *c)
+{
+    c->tensors = calloc(json_object_size(c->header) + 1, sizeof *c->tensors);
+    if (!c->tensors) return FAIL(c, "%s", "out of memory");
+    const char *name;
+    json_t *json;
+    json_object_foreach(c->header, name, json)
+    {
+        if (strcmp(name, "__metadata__") == 0) continue;
+        if (read_tensor(c, name, json, &c->tensors[c->count])) return -1;
+        c->count++;
+    }
+    qsort(c->tensors, (size_t)c->count, sizeof *c->tensors, by_start);
+    int64_t end = 0;
+    for (int64_t i = 0; i < c->count; i++) {
+        const tensor *t = &c->tensors[i];
+        if (t->start != end) return FAIL(c, "the data of '%.60s' %s", t->name, t->start < end ? "overlap another array's" : "follow a gap");
+        end = t->stop;
+    }
+    if (end != c->data_size) return FAIL(c, "%" PRId64 " bytes at the end belong to no array", c->data_size - end);
+    return 0;
+}
+
+static int read_header(content *c)
+{
+    size_t size;
+    c->file = nn_read_file(c->path, &size, c->error, c->error_size);
+    if (!c->file) return -1;
+    uint64_t length = 0;
+    if (size < PREFIX) return FAIL(c, "%zu bytes are too short for a safetensors file", size);
+    for (int i = 0; i < PREFIX; i++) length |= (uint64_t)(unsigned char)c->file[i] << (8 * i);
+    if (length > size - PREFIX || length > HEADER_MAX) {
+        return FAIL(c, "the header's length is %" PRIu64 " bytes, the file's %zu; truncated, or not a safetensors file", length, size);
+    }
+    json_error_t why;
+    c->header = json_loadb(c->file + PREFIX, (size_t)length, JSON_REJECT_DUPLICATES, &why);
+    if (!c->header) return FAIL(c, "the header is not JSON, or repeats a name: %s (byte %d)", why.text, why.position + PREFIX);
+    if (!json_is_object(c->header)) return FAIL(c, "%s", "the header is not a JSON object");
+    c->data = c->file + PREFIX + length;
+    c->data_size = (int64_t)(size - PREFIX - (size_t)length);
+    return read_tensors(c);
+}
+
+static const tensor *find_tensor(const content *c, const char *name)
+{
+    for (int64_t i = 0; i < c->count; i++)
+        if (strcmp(c->tensors[i].name, name) == 0) return &c->tensors[i];
+    return NULL;
+}
+
+/* Whether the file has exactly the model's arrays. */
+static int match(content *c, const nn_model *model)
+{
+    for (int64_t i = 0; i < model->count; i++) {
+        const nn_parameter *p = &model->parameter[i];
+        const tensor *t = find_tensor(c, p->name);
+        if (!t) return FAIL(c, "the model's parameter '%.60s' is not in the file", p->name);
+        bool same = t->shape.rank == p->shape.rank;
+        for (int k = 0; same && k < p->shape.rank; k++) same = t->shape.dim[k] == p->shape.dim[k];
+        if (same) continue;
+        char in_file[128], in_model[128];
+        ad_format_shape(t->shape, in_file, sizeof in_file);
+        ad_format_shape(p->shape, in_model, sizeof in_model);
+        return FAIL(c, "'%.60s' is %s in the file, but %s in the model", p->name, in_file, in_model);
+    }
+    for (int64_t i = 0; i < c->count; i++) {
+        if (nn_model_find(model, c->tensors[i].name, NULL) < 0)
+            return FAIL(c, "'%.60s' is in the file, but not in the model", c->tensors[i].name);
+    }
+    return 0;
+}
+
+/* Element i of the data at `from`, which is aligned to nothing. */
+static double read_element(ad_dtype dtype, const char *from, int64_t i)
+{
+    float single;
+    double value;
+    if (dtype == AD_F64) {
+        memcpy(&value, from + 8 * i, sizeof value);
+        return value;
+    }
+    memcpy(&single, from + 4 * i, sizeof single);
+    return (double)single;
+}
+
+static int copy_tensor(content *c, const nn_parameter *p, ad_dtype dtype, void *theta)
+{
+    const tensor *t = find_tensor(c, p->name);
+    double largest = dtype == AD_F32 ? FLT_MAX : DBL_MAX;
+    for (int64_t i = 0; i < p->size; i++) {
+        double value = read_element(t->dtype, c->data + t->start, i);
+        if (!(fabs(value) <= largest))
+            return FAIL(c, "element %" PRId64 " of '%.60s' is %g, which is no finite number of theta's type", i, p->name, value);
+        if (dtype == AD_F32) ((float *)theta)[p->offset + i] = (float)value;
+        else ((double *)theta)[p->offset + i] = value;
+    }
+    return 0;
+}
+
+/* Into a copy first: theta changes only when all is right. */
+static int copy_tensors(content *c, const nn_model *model, ad_dtype dtype, void *theta)
+{
+    void *copy = calloc((size_t)model->size, nn_bytes(dtype));
+    if (!copy) return FAIL(c, "%s", "out of memory");
+    int result = 0;
+    for (int64_t i = 0; result == 0 && i < model->count; i++) result = copy_tensor(c, &model->parameter[i], dtype, copy);
+    if (result == 0) memcpy(theta, copy, (size_t)model->size * nn_bytes(dtype));
+    free(copy);
+    return result;
+}
+
+int nn_load(const char *path, const nn_model *model, ad_dtype dtype, void *theta, char *error, size_t error_size)
+{
+    if (check_arguments("nn_load", path, model, dtype, theta, error, error_size)) return -1;
+    content c = { .path = path, .error = error, .error_size = error_size };
+    int result = read_header(&c) || match(&c, model) || copy_tensors(&c, model, dtype, theta) ? -1 : 0;
+    free(c.tensors);
+    json_decref(c.header);
+    free(c.file);
+    return result;
+}
