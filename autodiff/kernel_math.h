@@ -19,6 +19,9 @@
 #define HAVE_FMA 0
 #endif
 
+/* Not a hint: a loop with a call in it is not vectorised. */
+#define INLINE static inline __attribute__((always_inline))
+
 /* Polynomials by Horner's rule, in x (a name), from the constant coefficient up. FMA is the one of the type at hand. */
 #define POLY1(x, a, b) FMA(b, x, a)
 #define POLY2(x, a, ...) FMA(POLY1(x, __VA_ARGS__), x, a)

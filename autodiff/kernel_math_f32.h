@@ -1,98 +1,100 @@
 /* Internal, part of kernel_math.h: float. What is explained in kernel_math_f64.h is not repeated. */
 
-static inline float fma_f32(float a, float b, float c) { return HAVE_FMA ? __builtin_fmaf(a, b, c) : a * b + c; }
+INLINE float fma_f32(float a, float b, float c) { return HAVE_FMA ? __builtin_fmaf(a, b, c) : a * b + c; }
 #define FMA fma_f32
 
-static inline uint32_t bits_f32(float x)
+INLINE uint32_t bits_f32(float x)
 {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
     return bits;
 }
 
-static inline float from_bits_f32(uint32_t bits)
+INLINE float from_bits_f32(uint32_t bits)
 {
     float x;
     memcpy(&x, &bits, sizeof x);
     return x;
 }
 
-static inline float fabs_f32(float x) { return __builtin_fabsf(x); }
-static inline float floor_f32(float x) { return __builtin_floorf(x); }
-static inline float sqrt_f32(float x) { return __builtin_sqrtf(x); }
+INLINE float fabs_f32(float x) { return __builtin_fabsf(x); }
+INLINE float floor_f32(float x) { return __builtin_floorf(x); }
+INLINE float sqrt_f32(float x) { return __builtin_sqrtf(x); }
+
+/* One comparison each, which a NaN survives. */
+INLINE float at_most_f32(float x, float bound) { return x > bound ? bound : x; }
+INLINE float at_least_f32(float x, float bound) { return x < bound ? bound : x; }
 
 /* ---- exponentials ----------------------------------------------------------------------------------------------------------------- */
 
 #define SHIFT 0x1.8p23f
 
 /* 2^k for k in -126..127. */
-static inline float pow2_of_bits_f32(uint32_t k) { return from_bits_f32((k << 23) + 0x3f800000u); }
-static inline float pow2_f32(float shifted) { return pow2_of_bits_f32(bits_f32(shifted)); }
+INLINE float pow2_of_bits_f32(uint32_t k) { return from_bits_f32((k << 23) + 0x3f800000u); }
+INLINE float pow2_f32(float shifted) { return pow2_of_bits_f32(bits_f32(shifted)); }
 
-static inline float scale_f32(float v, float shifted)
+INLINE float scale_f32(float v, float shifted)
 {
     const uint32_t k = bits_f32(shifted), half = k >> 1;
     return v * pow2_of_bits_f32(half) * pow2_of_bits_f32(k - half);
 }
 
-static inline float reduced_f32(float x, float *shifted)
+INLINE float reduced_f32(float x, float *shifted)
 {
     *shifted = FMA(x, 0x1.715476p0f, SHIFT);
     const float k = *shifted - SHIFT;
     return FMA(k, -0x1.7f7d1cp-20f, FMA(k, -0x1.62e4p-1f, x));
 }
 
-static inline float expm1_reduced_f32(float r)
+INLINE float expm1_reduced_f32(float r)
 {
     const float q = POLY4(r, 0.4999999813f, 0.1666654347f, 0.04166720476f, 0.008366545276f, 0.001388230827f);
     return FMA(q * r, r, r);
 }
 
-static inline float exp_f32(float x)
+INLINE float exp_f32(float x)
 {
     float k;
-    x = x > 89 ? 89 : x < -104 ? -104 : x;
+    x = at_least_f32(at_most_f32(x, 89), -104);
     const float p = expm1_reduced_f32(reduced_f32(x, &k));
     return scale_f32(1 + p, k);
 }
 
 /* exp(x) for -87 <= x <= 0. */
-static inline float exp_negative_f32(float x)
+INLINE float exp_negative_f32(float x)
 {
     float k;
     const float p = expm1_reduced_f32(reduced_f32(x, &k));
     return (1 + p) * pow2_f32(k);
 }
 
-static inline float expm1_f32(float x)
+INLINE float expm1_f32(float x)
 {
     float k;
-    const float v = x > 89 ? 89 : x < -20 ? -20 : x;
+    const float v = at_least_f32(at_most_f32(x, 89), -20);
     const float p = expm1_reduced_f32(reduced_f32(v, &k));
     const float top = v > 88 ? 1 : 0;
     const float s = pow2_f32(k - top);
     return __builtin_copysignf(FMA(p, s, s - 1) * (1 + top), x);
 }
 
-/* a P(a^2) / Q(a^2): all but the smallest coefficients are positive, so nothing cancels. */
-static inline float tanh_f32(float x)
+INLINE float tanh_f32(float x)
 {
-    float a = fabs_f32(x);
-    a = a > 9.02f ? 9.02f : a; /* tanh is 1 from there on */
-    const float w = a * a;
-    const float p = POLY5(w, 1.0f, 0.136799143f, 0.003868326812f, 2.800744155e-5f, 3.058498596e-8f, -1.220344294e-11f);
-    const float q = POLY4(w, 1.0f, 0.4701324636f, 0.02724583531f, 0.0003938629525f, 1.287365461e-6f);
-    const float t = a * p / q;
-    return __builtin_copysignf(t > 1 ? 1 : t, x);
+    float k;
+    const float a = at_most_f32(fabs_f32(x), 9.02f); /* tanh is 1 from there on */
+    const float p = expm1_reduced_f32(reduced_f32(a + a, &k));
+    const float s = pow2_f32(k);
+    const float e = FMA(p, s, s - 1);
+    return __builtin_copysignf(e / (e + 2), x);
 }
 
-static inline float sigmoid_f32(float x)
+INLINE float sigmoid_f32(float x)
 {
     const float e = exp_f32(-fabs_f32(x));
     return (x < 0 ? e : 1) / (1 + e);
 }
 
-static inline float softplus_f32(float x)
+INLINE float softplus_f32(float x)
 {
     const float e = exp_f32(-fabs_f32(x));
     const float t = 2 * e / (2 + e), w = t * t * 0.25f;
@@ -102,7 +104,7 @@ static inline float softplus_f32(float x)
 
 /* ---- logarithms ------------------------------------------------------------------------------------------------------------------- */
 
-static inline float split_f32(float x, float *e)
+INLINE float split_f32(float x, float *e)
 {
     const uint32_t u = bits_f32(x) + (0x3f800000u - 0x3f3504f3u);
     *e = (float)((int32_t)(u >> 23) - 127);
@@ -110,7 +112,7 @@ static inline float split_f32(float x, float *e)
 }
 
 /* e ln 2 + log(1 + f) by f - f^2/2 + f^3 G(f). */
-static inline float log_parts_f32(float e, float f)
+INLINE float log_parts_f32(float e, float f)
 {
     const float w = f * f, square = 0.5f * w;
     const float g = POLY7(f, 0.3333333169f, -0.2500082099f, 0.2000122777f, -0.1662335915f, 0.1420174136f, -0.1316015303f, 0.1276167034f,
@@ -119,13 +121,13 @@ static inline float log_parts_f32(float e, float f)
     return FMA(e, 0x1.62e4p-1f, f - (square - tail));
 }
 
-static inline float log_limits_f32(float x, float v)
+INLINE float log_limits_f32(float x, float v)
 {
     const float pole = x == 0 ? -__builtin_inff() : __builtin_nanf("");
     return x > 0 ? (x < __builtin_inff() ? v : x) : pole;
 }
 
-static inline float log_f32(float x)
+INLINE float log_f32(float x)
 {
     float e;
     const float subnormal = x < 0x1p-126f ? 23 : 0;
@@ -133,7 +135,7 @@ static inline float log_f32(float x)
     return log_limits_f32(x, log_parts_f32(e - subnormal, m - 1));
 }
 
-static inline float log1p_f32(float x)
+INLINE float log1p_f32(float x)
 {
     float e;
     const float u = 1 + x, rest = u - 1, c = (1 - (u - rest)) + (x - rest);
@@ -144,12 +146,12 @@ static inline float log1p_f32(float x)
 
 /* ---- error function --------------------------------------------------------------------------------------------------------------- */
 
-static inline float erf_f32(float x)
+INLINE float erf_f32(float x)
 {
     const float a = fabs_f32(x), w = a * a;
     const float small = a * POLY6(w, 1.128379166f, -0.3761262583f, 0.1128358514f, -0.02685380939f, 0.005188319651f, -0.0008010099192f,
                                   7.853480709e-5f);
-    const float b = a > 3.95f ? 3.95f : a < 1 ? 1 : a;
+    const float b = at_least_f32(at_most_f32(a, 3.95f), 1);
     const float u = b - 2.5f;
     const float r = POLY5(u, 3.122728102f, 0.8919839138f, 0.02072517091f, -0.004094190659f, 0.0005539104243f, -0.000210642328f);
     return __builtin_copysignf(a < 1 ? small : 1 - exp_negative_f32(-b * r), x);
@@ -160,7 +162,7 @@ static inline float erf_f32(float x)
 #define TRIG_LIMIT_f32 0x1p15f
 
 /* Reduced in double, where two parts of pi/2 suffice: what cancels is exact. */
-static inline float reduced_angle_f32(float x, uint32_t *quadrant)
+INLINE float reduced_angle_f32(float x, uint32_t *quadrant)
 {
     const float shifted = FMA(x, 0x1.45f306p-1f, SHIFT);
     const double k = shifted - SHIFT;
@@ -168,35 +170,35 @@ static inline float reduced_angle_f32(float x, uint32_t *quadrant)
     return (float)((x - k * 0x1.921fb544p+0) - k * 0x1.0b4611a626331p-34);
 }
 
-static inline float sin_reduced_f32(float r)
+INLINE float sin_reduced_f32(float r)
 {
     const float w = r * r;
     return FMA(r * w, POLY2(w, -0.1666665349f, 0.008332089196f, -0.0001950551652f), r);
 }
 
-static inline float cos_reduced_f32(float r)
+INLINE float cos_reduced_f32(float r)
 {
     const float w = r * r;
     return FMA(w * w, POLY2(w, 0.0416666437f, -0.001388721909f, 2.442199831e-5f), 1 - 0.5f * w);
 }
 
-static inline float flip_sign_f32(float x, uint32_t lowest_bit) { return from_bits_f32(bits_f32(x) ^ lowest_bit << 31); }
+INLINE float flip_sign_f32(float x, uint32_t lowest_bit) { return from_bits_f32(bits_f32(x) ^ lowest_bit << 31); }
 
-static inline float sin_f32(float x)
+INLINE float sin_f32(float x)
 {
     uint32_t q;
     const float r = reduced_angle_f32(x, &q), s = sin_reduced_f32(r), c = cos_reduced_f32(r);
     return x == 0 ? x : flip_sign_f32(q & 1 ? c : s, q >> 1);
 }
 
-static inline float cos_f32(float x)
+INLINE float cos_f32(float x)
 {
     uint32_t q;
     const float r = reduced_angle_f32(x, &q), s = sin_reduced_f32(r), c = cos_reduced_f32(r);
     return flip_sign_f32(q & 1 ? s : c, (q + 1) >> 1);
 }
 
-static inline float tan_f32(float x)
+INLINE float tan_f32(float x)
 {
     uint32_t q;
     const float r = reduced_angle_f32(x, &q), s = sin_reduced_f32(r), c = cos_reduced_f32(r);
@@ -205,7 +207,7 @@ static inline float tan_f32(float x)
 
 /* ---- power: in double --------------------------------------------------------------------------------------------------------------- */
 
-static inline float pow_f32(float a, float b)
+INLINE float pow_f32(float a, float b)
 {
     return (float)pow_limits_f64(a, b, exp_f64((double)b * log_f64(fabs_f64(a))));
 }

@@ -1,25 +1,29 @@
 /* Internal, part of kernel_math.h: double. */
 
-static inline double fma_f64(double a, double b, double c) { return HAVE_FMA ? __builtin_fma(a, b, c) : a * b + c; }
+INLINE double fma_f64(double a, double b, double c) { return HAVE_FMA ? __builtin_fma(a, b, c) : a * b + c; }
 #define FMA fma_f64
 
-static inline uint64_t bits_f64(double x)
+INLINE uint64_t bits_f64(double x)
 {
     uint64_t bits;
     memcpy(&bits, &x, sizeof bits);
     return bits;
 }
 
-static inline double from_bits_f64(uint64_t bits)
+INLINE double from_bits_f64(uint64_t bits)
 {
     double x;
     memcpy(&x, &bits, sizeof x);
     return x;
 }
 
-static inline double fabs_f64(double x) { return __builtin_fabs(x); }
-static inline double floor_f64(double x) { return __builtin_floor(x); }
-static inline double sqrt_f64(double x) { return __builtin_sqrt(x); }
+INLINE double fabs_f64(double x) { return __builtin_fabs(x); }
+INLINE double floor_f64(double x) { return __builtin_floor(x); }
+INLINE double sqrt_f64(double x) { return __builtin_sqrt(x); }
+
+/* One comparison each, which a NaN survives. */
+INLINE double at_most_f64(double x, double bound) { return x > bound ? bound : x; }
+INLINE double at_least_f64(double x, double bound) { return x < bound ? bound : x; }
 
 /* ---- exponentials ----------------------------------------------------------------------------------------------------------------- */
 
@@ -27,18 +31,18 @@ static inline double sqrt_f64(double x) { return __builtin_sqrt(x); }
 #define SHIFT 0x1.8p52
 
 /* 2^k for k in -1022..1023, given an integer with the lowest 12 bits of k, or k + SHIFT. */
-static inline double pow2_of_bits_f64(uint64_t k) { return from_bits_f64((k << 52) + 0x3ff0000000000000u); }
-static inline double pow2_f64(double shifted) { return pow2_of_bits_f64(bits_f64(shifted)); }
+INLINE double pow2_of_bits_f64(uint64_t k) { return from_bits_f64((k << 52) + 0x3ff0000000000000u); }
+INLINE double pow2_f64(double shifted) { return pow2_of_bits_f64(bits_f64(shifted)); }
 
 /* v 2^k for |k| < 2000, given k + SHIFT, rounded once: each half of k is in range. (The bits of SHIFT itself vanish on the left.) */
-static inline double scale_f64(double v, double shifted)
+INLINE double scale_f64(double v, double shifted)
 {
     const uint64_t k = bits_f64(shifted), half = k >> 1;
     return v * pow2_of_bits_f64(half) * pow2_of_bits_f64(k - half);
 }
 
 /* r where x = k ln 2 + r, |r| <= ln 2 / 2. */
-static inline double reduced_f64(double x, double *shifted)
+INLINE double reduced_f64(double x, double *shifted)
 {
     *shifted = FMA(x, 0x1.71547652b82fep0, SHIFT);
     const double k = *shifted - SHIFT;
@@ -46,7 +50,7 @@ static inline double reduced_f64(double x, double *shifted)
 }
 
 /* expm1(r) for |r| <= ln 2 / 2. */
-static inline double expm1_reduced_f64(double r)
+INLINE double expm1_reduced_f64(double r)
 {
     const double q = POLY10(r, 0.500000000000000001, 0.166666666666666765, 0.0416666666666665082, 0.00833333333332165407,
                             0.0013888888888962598, 0.000198412698860736783, 0.0000248015871722431803, 2.75572442539757147e-6,
@@ -55,9 +59,9 @@ static inline double expm1_reduced_f64(double r)
 }
 
 /* The arguments of exp beyond which nothing changes: its result has become 0 or infinity. */
-static inline double exp_argument_f64(double x) { return x > 710 ? 710 : x < -746 ? -746 : x; }
+INLINE double exp_argument_f64(double x) { return at_least_f64(at_most_f64(x, 710), -746); }
 
-static inline double exp_f64(double x)
+INLINE double exp_f64(double x)
 {
     double k;
     const double r = reduced_f64(exp_argument_f64(x), &k);
@@ -65,7 +69,7 @@ static inline double exp_f64(double x)
 }
 
 /* exp(x + lo) for a small lo. */
-static inline double exp_sum_f64(double x, double lo)
+INLINE double exp_sum_f64(double x, double lo)
 {
     double k;
     const double r = reduced_f64(exp_argument_f64(x), &k) + lo;
@@ -73,41 +77,41 @@ static inline double exp_sum_f64(double x, double lo)
 }
 
 /* exp(x) for -708 <= x <= 0: the result is normal. */
-static inline double exp_negative_f64(double x)
+INLINE double exp_negative_f64(double x)
 {
     double k;
     const double p = expm1_reduced_f64(reduced_f64(x, &k));
     return (1 + p) * pow2_f64(k);
 }
 
-static inline double expm1_f64(double x)
+INLINE double expm1_f64(double x)
 {
     double k;
-    const double v = x > 710 ? 710 : x < -40 ? -40 : x;
+    const double v = at_least_f64(at_most_f64(x, 710), -40);
     const double p = expm1_reduced_f64(reduced_f64(v, &k));
     const double top = v > 709 ? 1 : 0; /* there 2^k may overflow before the result does */
     const double s = pow2_f64(k - top);
     return __builtin_copysign(FMA(p, s, s - 1) * (1 + top), x);
 }
 
-static inline double tanh_f64(double x)
+INLINE double tanh_f64(double x)
 {
     double k, a = fabs_f64(x);
-    a = a > 19.1 ? 19.1 : a; /* tanh is 1 from there on */
+    a = at_most_f64(a, 19.1); /* tanh is 1 from there on */
     const double p = expm1_reduced_f64(reduced_f64(a + a, &k));
     const double s = pow2_f64(k);
     const double e = FMA(p, s, s - 1);
     return __builtin_copysign(e / (e + 2), x);
 }
 
-static inline double sigmoid_f64(double x)
+INLINE double sigmoid_f64(double x)
 {
     const double e = exp_f64(-fabs_f64(x));
     return (x < 0 ? e : 1) / (1 + e);
 }
 
 /* log(1 + e) = 2 atanh(e / (2 + e)) with e = exp(-|x|) <= 1. */
-static inline double softplus_f64(double x)
+INLINE double softplus_f64(double x)
 {
     const double e = exp_f64(-fabs_f64(x));
     const double t = 2 * e / (2 + e), w = t * t * 0.25;
@@ -120,7 +124,7 @@ static inline double softplus_f64(double x)
 /* ---- logarithms ------------------------------------------------------------------------------------------------------------------- */
 
 /* x = m 2^e with sqrt(1/2) <= m < sqrt(2), x normal and positive. */
-static inline double split_f64(double x, double *e)
+INLINE double split_f64(double x, double *e)
 {
     const uint64_t u = bits_f64(x) + (0x3ff0000000000000u - 0x3fe6a09e667f3bcdu);
     *e = from_bits_f64(u >> 52 | 0x4330000000000000u) - (0x1p52 + 1023);
@@ -128,14 +132,14 @@ static inline double split_f64(double x, double *e)
 }
 
 /* x, or x 2^54 where it is subnormal; *e is the exponent of the factor. */
-static inline double normal_f64(double x, double *e)
+INLINE double normal_f64(double x, double *e)
 {
     *e = x < 0x1p-1022 ? 54 : 0;
     return x < 0x1p-1022 ? x * 0x1p54 : x;
 }
 
 /* e ln 2 + log(1 + f) by 2 atanh(s), s = f / (2 + f). */
-static inline double log_parts_f64(double e, double f)
+INLINE double log_parts_f64(double e, double f)
 {
     const double s = f / (2 + f), w = s * s, square = 0.5 * f * f;
     const double l = POLY6(w, 0.333333333333336745, 0.199999999997055449, 0.142857143716315558, 0.11111099237977892,
@@ -145,13 +149,13 @@ static inline double log_parts_f64(double e, double f)
 }
 
 /* The logarithm's value v where x > 0 is finite, and its limits elsewhere; x is the distance to the pole. */
-static inline double log_limits_f64(double x, double v)
+INLINE double log_limits_f64(double x, double v)
 {
     const double pole = x == 0 ? -__builtin_inf() : __builtin_nan("");
     return x > 0 ? (x < __builtin_inf() ? v : x) : pole;
 }
 
-static inline double log_f64(double x)
+INLINE double log_f64(double x)
 {
     double e, subnormal;
     const double m = split_f64(normal_f64(x, &subnormal), &e);
@@ -159,7 +163,7 @@ static inline double log_f64(double x)
 }
 
 /* 1 + x = u + c exactly, and 1 + x = (m + c 2^-e) 2^e. */
-static inline double log1p_f64(double x)
+INLINE double log1p_f64(double x)
 {
     double e;
     const double u = 1 + x, rest = u - 1, c = (1 - (u - rest)) + (x - rest);
@@ -171,14 +175,14 @@ static inline double log1p_f64(double x)
 /* ---- error function --------------------------------------------------------------------------------------------------------------- */
 
 /* x P(x^2) below 1; 1 - exp(-a R(a)) above, R = -log(erfc(a)) / a. */
-static inline double erf_f64(double x)
+INLINE double erf_f64(double x)
 {
     double a = fabs_f64(x);
     const double w = a * a;
     const double small = a * POLY11(w, 1.12837916709551257390, -0.376126389031835198, 0.112837916709441898, -0.0268661706431116702,
                                     0.00522397760611609976, -0.000854832592904106268, 0.000120552935647552785, -0.0000149247120048253947,
                                     1.64471272388822987e-6, -1.62062762400234962e-7, 1.37108020127789532e-8, -7.77910953640608508e-10);
-    const double b = a > 5.95 ? 5.95 : a < 1 ? 1 : a; /* erf is 1 beyond */
+    const double b = at_least_f64(at_most_f64(a, 5.95), 1); /* erf is 1 beyond */
     const double u = b - 3.5;
     const double r = POLY16(u, 4.03212497203259872, 0.923992747446073663, 0.0122172307419685563, -0.00199759014489041713,
                             0.000321121155801700727, -0.0000496584247952168807, 7.21171410922264376e-6, -9.78167244868615491e-7,
@@ -194,7 +198,7 @@ static inline double erf_f64(double x)
 
 /* x = k pi/2 + (r + lo), |r| <= pi/4: *quadrant holds k in its lowest bits. The first two parts of pi/2 have 33 bits, so that their
  * products with k are exact. */
-static inline double reduced_angle_f64(double x, double *lo, uint64_t *quadrant)
+INLINE double reduced_angle_f64(double x, double *lo, uint64_t *quadrant)
 {
     const double shifted = FMA(x, 0x1.45f306dc9c883p-1, SHIFT), k = shifted - SHIFT;
     *quadrant = bits_f64(shifted);
@@ -205,7 +209,7 @@ static inline double reduced_angle_f64(double x, double *lo, uint64_t *quadrant)
     return r;
 }
 
-static inline double sin_reduced_f64(double r, double lo)
+INLINE double sin_reduced_f64(double r, double lo)
 {
     const double w = r * r;
     const double s = POLY5(w, -0.166666666666666238, 0.00833333333332033804, -0.000198412698281276798, 2.75573131032215724e-6,
@@ -213,7 +217,7 @@ static inline double sin_reduced_f64(double r, double lo)
     return r + FMA(r * w, s, lo * FMA(w, -0.5, 1));
 }
 
-static inline double cos_reduced_f64(double r, double lo)
+INLINE double cos_reduced_f64(double r, double lo)
 {
     const double w = r * r, half = 0.5 * w, a = 1 - half;
     const double c = POLY5(w, 0.0416666666666665784, -0.00138888888888705041, 0.0000248015872872351215, -2.75573137066917452e-7,
@@ -221,9 +225,9 @@ static inline double cos_reduced_f64(double r, double lo)
     return a + (((1 - a) - half) + FMA(w * w, c, -r * lo));
 }
 
-static inline double flip_sign_f64(double x, uint64_t lowest_bit) { return from_bits_f64(bits_f64(x) ^ lowest_bit << 63); }
+INLINE double flip_sign_f64(double x, uint64_t lowest_bit) { return from_bits_f64(bits_f64(x) ^ lowest_bit << 63); }
 
-static inline double sin_f64(double x)
+INLINE double sin_f64(double x)
 {
     uint64_t q;
     double lo;
@@ -231,7 +235,7 @@ static inline double sin_f64(double x)
     return x == 0 ? x : flip_sign_f64(q & 1 ? c : s, q >> 1);
 }
 
-static inline double cos_f64(double x)
+INLINE double cos_f64(double x)
 {
     uint64_t q;
     double lo;
@@ -239,7 +243,7 @@ static inline double cos_f64(double x)
     return flip_sign_f64(q & 1 ? s : c, (q + 1) >> 1);
 }
 
-static inline double tan_f64(double x)
+INLINE double tan_f64(double x)
 {
     uint64_t q;
     double lo;
@@ -250,7 +254,7 @@ static inline double tan_f64(double x)
 /* ---- power ------------------------------------------------------------------------------------------------------------------------ */
 
 /* a b = result + *lo. */
-static inline double product_f64(double a, double b, double *lo)
+INLINE double product_f64(double a, double b, double *lo)
 {
     const double p = a * b;
 #if HAVE_FMA
@@ -264,7 +268,7 @@ static inline double product_f64(double a, double b, double *lo)
 }
 
 /* a + b = result + *lo for |a| >= |b| or a = 0. */
-static inline double sum_f64(double a, double b, double *lo)
+INLINE double sum_f64(double a, double b, double *lo)
 {
     const double s = a + b;
     *lo = b - (s - a);
@@ -272,7 +276,7 @@ static inline double sum_f64(double a, double b, double *lo)
 }
 
 /* log(x) = result + *lo to some 2^-66, x >= 0: 2 s (1 + s^2 (1/3 + s^2 Q(s^2))) with s, s^2 and the sum of 1/3 in two parts each. */
-static inline double long_log_f64(double x, double *lo)
+INLINE double long_log_f64(double x, double *lo)
 {
     double e, subnormal, sl, wl, tl, vl, gl, hl, kl;
     const double m = split_f64(normal_f64(x, &subnormal), &e), f = m - 1, d = 2 + f, inverse = 1 / d;
@@ -296,7 +300,7 @@ static inline double long_log_f64(double x, double *lo)
 }
 
 /* The special cases of C's pow, given v = |a|^b where that is a power of a finite positive number. */
-static inline double pow_limits_f64(double a, double b, double v)
+INLINE double pow_limits_f64(double a, double b, double v)
 {
     const double whole = floor_f64(b), half = 0.5 * b;
     const double odd = whole == b && floor_f64(half) != half ? 1 : 0;
@@ -308,7 +312,7 @@ static inline double pow_limits_f64(double a, double b, double v)
     return v;
 }
 
-static inline double pow_f64(double a, double b)
+INLINE double pow_f64(double a, double b)
 {
     double lo, l, pl;
     const double size = fabs_f64(a);
