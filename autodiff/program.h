@@ -1,0 +1,189 @@
+/* Internal: compiled programs. ad_compile copies what the outputs reach into an intermediate representation (ir.c), passes rewrite it
+ * (simplify.c, fold.c, layout.c), plan.c decides when and where every value is computed, and run.c replays the plan.
+ *
+ * A program is a sequence of phases U_0 B_0 U_1 B_1 ...: U_p works on whole arrays (operations without rows, finished reductions, opaque
+ * operations), B_p is a body that runs block by block over the rows. */
+#ifndef COSTATE_PROGRAM_H
+#define COSTATE_PROGRAM_H
+#include "kernel.h"
+#include <stdatomic.h>
+
+enum { AD_LANES = 8, AD_ALIGN = 64, AD_MIN_BLOCK_ROWS = 16, AD_MAX_BLOCK_ROWS = 128, AD_BLOCK_BYTES = 512 * 1024 };
+
+/* ---- memory that lives as long as its program (ir.c) ------------------------------------------------------------------------------ */
+
+typedef struct {
+    struct ad_pool_chunk *chunk;
+} ad_pool;
+void *ad_pool_alloc(ad_pool *pool, size_t bytes); /* zeroed, 16-byte aligned; NULL when memory is short */
+void ad_pool_clear(ad_pool *pool);
+
+/* a * b and a + b of sizes; -1 on overflow or when one of them is negative already. */
+static inline int64_t ad_size_mul(int64_t a, int64_t b)
+{
+    if (a < 0 || b < 0) return -1;
+    return b != 0 && a > INT64_MAX / b ? -1 : a * b;
+}
+static inline int64_t ad_size_add(int64_t a, int64_t b)
+{
+    if (a < 0 || b < 0) return -1;
+    return a > INT64_MAX - b ? -1 : a + b;
+}
+static inline int64_t ad_size_align(int64_t a)
+{
+    a = ad_size_add(a, AD_ALIGN - 1);
+    return a < 0 ? -1 : a / AD_ALIGN * AD_ALIGN;
+}
+/* bytes (a multiple of AD_ALIGN, or rounded up to one) aligned to AD_ALIGN; free() releases them. NULL when bytes is negative. */
+void *ad_aligned_alloc(int64_t bytes);
+
+/* ---- intermediate representation (ir.c) -------------------------------------------------------------------------------------------- */
+
+/* One value: as an ad_node, without what belongs to the tape. Operands are numbers of earlier values. Equal values are the same value. */
+typedef struct {
+    ad_op op;
+    ad_level level; /* of what it depends on; values with rows, and what is computed from them, are AD_LEVEL_ROW */
+    int nin, nattr;
+    const int32_t *in;
+    const int64_t *attr; /* input: its level and its place in the list of inputs */
+    ad_shape shape;
+    const double *data; /* constant, fill */
+    int64_t ndata;
+    const ad_opaque_class *class_;
+    void *opaque;
+    int nout; /* opaque: number of results */
+    int uses; /* while rewriting: operands and outputs that name it, as far as known */
+} ad_inst;
+
+typedef struct {
+    ad_pool *pool;
+    ad_dtype dtype;
+    ad_inst *inst; /* the first ninput are the inputs, in the order of ad_compile's list, whether used or not */
+    int32_t n, capacity;
+    int32_t *table; /* hash table of value numbers + 1 */
+    int32_t table_size;
+    int ninput, noutput;
+    int32_t *output;
+    bool failed; /* memory was short */
+} ad_ir;
+
+bool ad_ir_init(ad_ir *ir, ad_pool *pool, ad_dtype dtype, int32_t capacity);
+void ad_ir_clear(ad_ir *ir);
+/* Adds x, or finds its equal; sets the level. x->in, attr and data must live in the pool. On failure sets ir->failed and returns 0. */
+int32_t ad_ir_add(ad_ir *ir, const ad_inst *x);
+/* Copies into the pool. On failure sets ir->failed and returns NULL. */
+int32_t *ad_ir_ints(ad_ir *ir, int n, const int32_t *from);
+int64_t *ad_ir_longs(ad_ir *ir, int n, const int64_t *from);
+/* A rule makes the new value of x (its operands are new already): its number in ir. */
+typedef int32_t (*ad_rule)(ad_ir *ir, ad_inst *x);
+/* Rewrites every value by the rule, in order, and drops what is not needed any more. */
+bool ad_ir_rewrite(ad_ir *ir, ad_rule rule);
+bool ad_ir_sweep(ad_ir *ir); /* drops what no output needs */
+void ad_ir_count_uses(ad_ir *ir);
+static inline bool ad_is_source(ad_op op) { return ad_ops[op].kind == AD_SOURCE; }
+static inline bool ad_is_constant(const ad_inst *x) { return x->op == AD_OP_constant || x->op == AD_OP_fill || x->op == AD_OP_eye; }
+/* Whether x reduces over the row axis. */
+bool ad_inst_reduces(const ad_ir *ir, const ad_inst *x);
+
+/* ---- passes -------------------------------------------------------------------------------------------------------------------------- */
+
+bool ad_pass_simplify(ad_ir *ir);
+bool ad_pass_fold(ad_ir *ir);
+bool ad_pass_layout(ad_ir *ir);
+/* The value that the simplifying rules make of x (rules use it for what they make in turn). */
+int32_t ad_simplified(ad_ir *ir, ad_inst *x);
+/* Writes the elements of a constant, fill or eye (without rows) in the program's dtype. */
+void ad_constant_write(const ad_ir *ir, const ad_inst *x, void *out);
+/* A constant of x's shape with these elements (of the program's dtype); a fill when they are all the same. */
+int32_t ad_constant_add(ad_ir *ir, ad_shape shape, const void *elements);
+/* NULL, or what is wrong with the representation (a static text); `where` gets the value. */
+const char *ad_verify_ir(const ad_ir *ir, int32_t *where);
+
+/* ---- plan -------------------------------------------------------------------------------------------------------------------------- */
+
+typedef enum {
+    AD_PLACE_NONE,     /* never read from memory: opaque tokens, unused inputs */
+    AD_PLACE_CONSTANT, /* the program's constants */
+    AD_PLACE_INPUT,    /* the caller's array */
+    AD_PLACE_UNIFORM,  /* workspace, one array of fixed size */
+    AD_PLACE_LANES,    /* workspace, one array a lane; the first holds the finished reduction */
+    AD_PLACE_COMPLETE, /* workspace, all rows */
+    AD_PLACE_BLOCK,    /* the thread's block memory */
+    AD_PLACE_OUTPUT    /* rows of the caller's array, or block memory when the output is not wanted */
+} ad_place;
+
+/* Where and when a value is. Values that are views (reshapes; slices of consecutive elements without rows) share their root's memory. */
+typedef struct {
+    ad_place place; /* of the root */
+    int32_t root;
+    int64_t offset; /* bytes from the root's start (values without rows) */
+    int phase;
+    int64_t position;    /* root: bytes from the start of its region; opaque token: index of its state in a workspace */
+    int64_t bytes;       /* root: of one row, or of the whole when it has no rows */
+    int32_t first, last; /* root in a block: body steps that write it first and use it last */
+} ad_slot;
+
+typedef struct {
+    int32_t root;
+    int64_t offset;
+} ad_ref;
+
+typedef enum { AD_STEP_KERNEL, AD_STEP_FILL, AD_STEP_ROW_COUNT, AD_STEP_OPAQUE } ad_step_kind;
+
+typedef struct {
+    ad_step_kind kind;
+    int32_t value;
+    ad_kernel kernel;      /* AD_STEP_KERNEL */
+    const ad_ref *operand; /* one for each operand of the value */
+    const int32_t *result; /* AD_STEP_OPAQUE: the values of its results, -1 where nobody needs one */
+} ad_step;
+
+typedef struct {
+    int32_t parameter_steps[2]; /* range of steps; only U_0 has some */
+    int32_t call_steps[2];
+    int32_t body_steps[2];
+    int nmoving, nblock, nreduction;
+    int64_t row_bytes;        /* the most intermediates of one row that are live at a time */
+    const int32_t *moving;    /* roots with rows that the body reads or writes in complete arrays: their pointers go from block to block */
+    const int32_t *block;     /* roots in block memory */
+    const int32_t *reduction; /* steps of the body that reduce over its rows */
+} ad_phase;
+
+/* Data of an opaque operation that the program holds a reference of. */
+typedef struct ad_held {
+    struct ad_held *next;
+    const ad_opaque_class *class_;
+    void *opaque;
+} ad_held;
+
+struct ad_program {
+    atomic_int references;
+    ad_pool pool;
+    ad_held *held;
+    ad_ir ir;
+    bool has_rows;
+    ad_slot *slot; /* one a value */
+    int32_t nstep;
+    ad_step *step;
+    int nphase;
+    ad_phase *phase;
+    int nopaque;
+    int32_t *opaque; /* opaque values, in the order of their states */
+    int max_operands, max_results;
+    int64_t block_rows;
+    void *constants;
+    int64_t constant_bytes, uniform_bytes, lane_bytes, block_bytes;
+    int64_t block_row_bytes;    /* the largest row_bytes of the phases */
+    int64_t complete_row_bytes; /* of complete arrays */
+    int ncomplete;
+    int32_t *complete; /* roots in complete arrays */
+    int64_t uniform_scratch, block_scratch;
+};
+
+/* Makes the plan; false when memory is short. */
+bool ad_plan(ad_program *program);
+/* NULL, or what is wrong with the plan. */
+const char *ad_verify_plan(const ad_program *program, int32_t *where);
+static inline int64_t ad_block_count(const ad_program *p, int64_t rows) { return (rows + p->block_rows - 1) / p->block_rows; }
+
+#endif

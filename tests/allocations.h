@@ -1,0 +1,40 @@
+/* Counts allocations: a test that includes this replaces malloc and its kin by functions that count and pass on. Include it once per
+ * program. Under a sanitizer, which brings its own, nothing is counted. */
+#ifndef COSTATE_TESTS_ALLOCATIONS_H
+#define COSTATE_TESTS_ALLOCATIONS_H
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#if defined __has_feature
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
+#define ALLOCATIONS_NOT_COUNTED
+#endif
+#endif
+#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__ || !defined __GLIBC__
+#define ALLOCATIONS_NOT_COUNTED
+#endif
+
+static atomic_long allocations_so_far;
+static inline long allocations(void) { return atomic_load(&allocations_so_far); }
+
+#ifndef ALLOCATIONS_NOT_COUNTED
+void *__libc_malloc(size_t size);
+void *__libc_calloc(size_t n, size_t size);
+void *__libc_realloc(void *old, size_t size);
+void *__libc_memalign(size_t alignment, size_t size);
+
+static inline void allocations_count(void) { atomic_fetch_add(&allocations_so_far, 1); }
+void *malloc(size_t size) { return allocations_count(), __libc_malloc(size); }
+void *calloc(size_t n, size_t size) { return allocations_count(), __libc_calloc(n, size); }
+void *realloc(void *old, size_t size) { return allocations_count(), __libc_realloc(old, size); }
+void *aligned_alloc(size_t alignment, size_t size) { return allocations_count(), __libc_memalign(alignment, size); }
+void *memalign(size_t alignment, size_t size);
+void *memalign(size_t alignment, size_t size) { return allocations_count(), __libc_memalign(alignment, size); }
+int posix_memalign(void **out, size_t alignment, size_t size)
+{
+    *out = (allocations_count(), __libc_memalign(alignment, size));
+    return *out ? 0 : 12;
+}
+#endif
+
+#endif

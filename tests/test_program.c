@@ -1,0 +1,936 @@
+/* Compiled programs: replayed against lazy values over graphs, rows, types and threads; bits; allocations; errors; the description. */
+#include "autodiff/extension.h"
+#include "allocations.h"
+#include <check.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_VARS = 16, MAX_ROWS = 640, D = 5, H = 16 };
+
+/* A function under test: inputs with data, outputs. */
+typedef struct {
+    ad_tape *tape;
+    ad_dtype dtype;
+    int64_t rows;
+    int ninput, noutput;
+    ad_var input[MAX_VARS], output[MAX_VARS];
+    void *data[MAX_VARS];
+} function;
+
+typedef struct {
+    const char *name;
+    void (*build)(function *f);
+    bool row_wise; /* rows do not see each other */
+    int phases;
+} graph;
+
+static size_t size_of(ad_dtype t) { return t == AD_F32 ? 4 : 8; }
+static double get(ad_dtype t, const void *p, int64_t i) { return t == AD_F32 ? ((const float *)p)[i] : ((const double *)p)[i]; }
+
+static void put(ad_dtype t, void *p, int64_t i, double x)
+{
+    if (t == AD_F32) ((float *)p)[i] = (float)x;
+    else ((double *)p)[i] = x;
+}
+
+static int64_t count(ad_shape s, int64_t rows)
+{
+    int64_t n = 1;
+    for (int i = 0; i < s.rank; i++) n *= s.dim[i] == AD_ROWS ? rows : s.dim[i];
+    return n;
+}
+
+static bool has_rows(ad_shape s) { return s.rank > 0 && s.dim[0] == AD_ROWS; }
+
+/* ---- recording the graphs ------------------------------------------------------------------------------------------------------------ */
+
+typedef enum { PARAMETER, CALL, ROWS } source;
+
+static ad_var in(function *f, source s, ad_shape shape)
+{
+    int k = f->ninput++;
+    int64_t n = count(shape, MAX_ROWS);
+    f->data[k] = malloc((size_t)n * size_of(f->dtype));
+    for (int64_t i = 0; i < n; i++) put(f->dtype, f->data[k], i, sin(1.7 * (double)i + 0.9 * k + 0.37 * (double)(i % 7)) * 0.8);
+    if (s == PARAMETER) f->input[k] = ad_param(f->tape, shape, f->data[k]);
+    if (s == CALL) f->input[k] = ad_input(f->tape, shape, f->data[k]);
+    if (s == ROWS) f->input[k] = ad_input_rows(f->tape, shape, f->rows, f->data[k]);
+    return f->input[k];
+}
+
+static void out(function *f, ad_var x) { f->output[f->noutput++] = x; }
+static ad_var slice_of(ad_var theta, int64_t from, ad_shape shape)
+{
+    return ad_reshape(ad_slice(theta, 0, from, from + count(shape, 0)), shape);
+}
+
+/* A perceptron whose weights are slices of one vector. */
+static ad_var mlp(ad_var theta, ad_var x)
+{
+    ad_var w1 = slice_of(theta, 0, AD_SHAPE(D, H)), b1 = slice_of(theta, D * H, AD_SHAPE(1, H));
+    ad_var w2 = slice_of(theta, D * H + H, AD_SHAPE(H, H)), b2 = slice_of(theta, D * H + H + H * H, AD_SHAPE(1, H));
+    ad_var w3 = slice_of(theta, D * H + 2 * H + H * H, AD_SHAPE(H, D));
+    ad_var h = ad_tanh(ad_add(ad_matmul(x, w1), b1));
+    h = ad_tanh(ad_add(ad_matmul(h, w2), b2));
+    return ad_matmul(h, w3);
+}
+enum { THETA = D * H + 2 * H + H * H + H * D };
+
+static void build_mlp(function *f)
+{
+    ad_var theta = in(f, PARAMETER, AD_SHAPE(THETA)), x = in(f, ROWS, AD_SHAPE(AD_ROWS, D));
+    out(f, mlp(theta, x));
+}
+
+static void build_gradient(function *f)
+{
+    ad_var theta = in(f, PARAMETER, AD_SHAPE(THETA)), x = in(f, ROWS, AD_SHAPE(AD_ROWS, D)), target = in(f, ROWS, AD_SHAPE(AD_ROWS, D));
+    ad_var loss = ad_mean_all(ad_square(ad_sub(mlp(theta, x), target))), bar[2], vars[] = { theta, x };
+    ad_grad(loss, 2, vars, bar);
+    out(f, loss);
+    out(f, bar[0]);
+    out(f, bar[1]);
+}
+
+static void build_vjp(function *f)
+{
+    ad_var theta = in(f, PARAMETER, AD_SHAPE(THETA)), x = in(f, ROWS, AD_SHAPE(AD_ROWS, D)), bar = in(f, ROWS, AD_SHAPE(AD_ROWS, D));
+    ad_var y = mlp(theta, x), xbar;
+    ad_vjp(1, &y, &bar, 1, &x, &xbar);
+    out(f, y);
+    out(f, xbar);
+}
+
+static void build_trace(function *f)
+{
+    ad_var theta = in(f, PARAMETER, AD_SHAPE(THETA)), x = in(f, ROWS, AD_SHAPE(AD_ROWS, D));
+    ad_var y = ad_add(mlp(theta, x), x);
+    out(f, y);
+    out(f, ad_jacobian_trace(y, x));
+}
+
+static void build_trace_gradient(function *f)
+{
+    ad_var theta = in(f, PARAMETER, AD_SHAPE(THETA)), x = in(f, ROWS, AD_SHAPE(AD_ROWS, D)), bar;
+    ad_grad(ad_sum_all(ad_jacobian_trace(mlp(theta, x), x)), 1, &theta, &bar);
+    out(f, bar);
+}
+
+static void build_jacobian(function *f)
+{
+    ad_var theta = in(f, PARAMETER, AD_SHAPE(THETA)), x = in(f, ROWS, AD_SHAPE(AD_ROWS, D));
+    out(f, ad_jacobian(mlp(theta, x), x));
+}
+
+static void build_hvp(function *f)
+{
+    ad_var theta = in(f, PARAMETER, AD_SHAPE(THETA)), v = in(f, PARAMETER, AD_SHAPE(THETA)), x = in(f, ROWS, AD_SHAPE(AD_ROWS, D));
+    out(f, ad_hvp(ad_mean_all(ad_square(mlp(theta, x))), theta, v));
+}
+
+/* Two reductions over rows, each used in rows again: three bodies, of which the later ones need rows of the first. */
+static void build_standardise(function *f)
+{
+    ad_var x = in(f, ROWS, AD_SHAPE(AD_ROWS, D)), y = ad_tanh(x);
+    ad_var centred = ad_sub(y, ad_mean(y, 1, (int[]){ 0 }, 1));
+    ad_var variance = ad_mean(ad_square(centred), 1, (int[]){ 0 }, 1);
+    out(f, ad_mul(centred, ad_rsqrt(ad_shift(variance, 1e-3))));
+    out(f, variance);
+}
+
+static void build_reductions(function *f)
+{
+    ad_var x = in(f, ROWS, AD_SHAPE(AD_ROWS, 3, 4)), p = in(f, PARAMETER, AD_SHAPE(3, 4));
+    out(f, ad_sum_all(x));
+    out(f, ad_reduce_max(x, 1, (int[]){ 0 }, 0));
+    out(f, ad_reduce_max(x, 2, (int[]){ 1, 2 }, 1));
+    out(f, ad_logsumexp(x, 1, (int[]){ -1 }, 0));
+    out(f, ad_logsumexp(x, 1, (int[]){ 0 }, 1));
+    out(f, ad_sum(ad_mul(x, p), 2, (int[]){ 0, 2 }, 0));
+    out(f, ad_contract("rij,rkj->ik", 2, (ad_var[]){ x, ad_exp(x) }));
+    out(f, ad_mul(ad_row_count(f->tape), ad_sum_all(p)));
+}
+
+static void build_contractions(function *f)
+{
+    ad_var a = in(f, ROWS, AD_SHAPE(AD_ROWS, 3, 4)), b = in(f, ROWS, AD_SHAPE(AD_ROWS, 4, 5)), w = in(f, PARAMETER, AD_SHAPE(6, 4)),
+           t = in(f, CALL, AD_SHAPE(5, 5));
+    out(f, ad_matmul(a, b));
+    out(f, ad_contract("rij,kj->rik", 2, (ad_var[]){ a, w }));
+    out(f, ad_contract("kj,rji->rki", 2, (ad_var[]){ w, b }));
+    out(f, ad_contract("rij,rjk,kl->ril", 3, (ad_var[]){ a, b, t }));
+    out(f, ad_contract("rij,rij->r", 2, (ad_var[]){ a, a }));
+    out(f, ad_matmul(ad_transpose(t, (int[]){ 1, 0 }), t));
+    out(f, ad_matmul(ad_transpose(b, (int[]){ 0, 2, 1 }), ad_transpose(w, (int[]){ 1, 0 })));
+}
+
+static void build_layouts(function *f)
+{
+    ad_var x = in(f, ROWS, AD_SHAPE(AD_ROWS, 4, 6)), p = in(f, PARAMETER, AD_SHAPE(4, 6)), i = in(f, ROWS, AD_SHAPE(AD_ROWS, 1));
+    ad_var left = ad_slice(x, 2, 0, 2), right = ad_slice(x, 2, 2, 6), both = ad_concatenate(2, (ad_var[]){ right, left }, 2);
+    out(f, both);
+    out(f, ad_slice(both, 2, 1, 3));
+    out(f, ad_add(ad_pad(left, 2, 1, 3), ad_pad(right, 2, 2, 0)));
+    out(f, ad_flip(ad_gather(x, 1, 3, (int64_t[]){ 2, 0, 2 }), 2));
+    out(f, ad_scatter_add(x, 1, 3, (int64_t[]){ 2, 0, 2, 1 }));
+    out(f, ad_cumsum(x, 2, 1));
+    out(f, ad_take(p, ad_scale(ad_abs(i), 4)));
+    out(f, ad_transpose(ad_reshape(x, AD_SHAPE(AD_ROWS, 2, 12)), (int[]){ 0, 2, 1 }));
+    out(f, ad_reshape(ad_slice(p, 0, 1, 3), AD_SHAPE(12)));
+    out(f, ad_stack(2, (ad_var[]){ p, p }, 0));
+}
+
+/* Outputs that are inputs, constants, views, each other, or the same for all rows. */
+static void build_outputs(function *f)
+{
+    ad_var x = in(f, ROWS, AD_SHAPE(AD_ROWS, D)), p = in(f, PARAMETER, AD_SHAPE(D)), t = in(f, CALL, AD_SCALAR);
+    ad_var y = ad_exp(x);
+    out(f, x);
+    out(f, p);
+    out(f, y);
+    out(f, y);
+    out(f, ad_reshape(y, AD_SHAPE(AD_ROWS, 1, D)));
+    out(f, ad_constant(f->tape, AD_SHAPE(3), (double[]){ 1, 2, 3 }));
+    out(f, ad_broadcast(ad_mul(p, t), AD_SHAPE(AD_ROWS, D)));
+    out(f, ad_fill(f->tape, AD_SHAPE(AD_ROWS, 2), 3));
+    out(f, ad_eye(f->tape, 3, 4, 1));
+    out(f, ad_slice(p, 0, 1, 3));
+    out(f, ad_tanh(y));
+}
+
+/* Values used many times, equal values written twice, algebra that simplifies away. */
+static void build_algebra(function *f)
+{
+    ad_var x = in(f, ROWS, AD_SHAPE(AD_ROWS, D)), w = in(f, PARAMETER, AD_SHAPE(D, D)), t = in(f, CALL, AD_SCALAR);
+    ad_var a = ad_mul(x, t), b = ad_mul(x, t), eye = ad_eye(f->tape, D, D, 0);
+    ad_var c = ad_add(ad_neg(ad_neg(a)), ad_scale(b, 1));
+    out(f, ad_sub(ad_mul(c, c), ad_neg(ad_stop_gradient(c))));
+    out(f, ad_matmul(ad_matmul(x, eye), w));
+    out(f, ad_matmul(x, ad_eye(f->tape, D, D + 2, 1)));
+    out(f, ad_add(ad_matmul(eye, w), ad_transpose(ad_transpose(w, (int[]){ 1, 0 }), (int[]){ 1, 0 })));
+    out(f, ad_mul(ad_scale(ad_ones_like(x), 2), ad_exp(ad_scalar(f->tape, 0.5))));
+    out(f, ad_add(ad_shift(x, -0.0), ad_mul(ad_broadcast(t, AD_SHAPE(AD_ROWS, D)), ad_broadcast(t, AD_SHAPE(1, D)))));
+}
+
+/* Rows that no reduction binds but a long chain, many buffers at once. */
+static void build_chain(function *f)
+{
+    ad_var x = in(f, ROWS, AD_SHAPE(AD_ROWS, 7)), kept[6], y = x;
+    for (int i = 0; i < 36; i++) {
+        y = i % 3 == 0 ? ad_sin(y) : i % 3 == 1 ? ad_add(y, x) : ad_mul(y, ad_slice(ad_concatenate(2, (ad_var[]){ x, y }, 1), 1, 3, 10));
+        if (i % 6 == 0) kept[i / 6] = y;
+    }
+    for (int i = 0; i < 6; i++) y = ad_add(y, kept[i]);
+    out(f, y);
+}
+
+/* An opaque operation: the running sum of the rows of a, its total, and a copy of b scaled by the number of runs its state counts modulo 1.
+ */
+static atomic_int live_states, live_data;
+static void *state_new(void *data)
+{
+    (void)data;
+    atomic_fetch_add(&live_states, 1);
+    return calloc(1, sizeof(int));
+}
+static void state_free(void *state)
+{
+    atomic_fetch_sub(&live_states, 1);
+    free(state);
+}
+static void retain(void *data) { atomic_fetch_add((atomic_int *)data, 1); }
+static void release(void *data)
+{
+    if (atomic_fetch_sub((atomic_int *)data, 1) != 1) return;
+    atomic_fetch_sub(&live_data, 1);
+    free(data);
+}
+
+static int running_sum(void *data, void *state, const ad_opaque_call *call)
+{
+    (void)data;
+    ++*(int *)state;
+    double sum[D] = { 0 };
+    if (get(call->dtype, call->in[1], 0) > 100) {
+        snprintf(call->error, call->error_size, "the factor is above 100");
+        return -1;
+    }
+    for (int64_t r = 0; r < call->rows; r++)
+        for (int d = 0; d < D; d++) {
+            sum[d] += get(call->dtype, call->in[0], r * D + d);
+            if (call->out[0]) put(call->dtype, call->out[0], r * D + d, sum[d] * get(call->dtype, call->in[1], 0));
+        }
+    for (int d = 0; d < D && call->out[1]; d++) put(call->dtype, call->out[1], d, sum[d]);
+    return 0;
+}
+static const ad_opaque_class running_sum_class = {
+    .name = "running_sum", .forward = running_sum, .state_new = state_new, .state_free = state_free, .retain = retain, .release = release
+};
+
+/* Reads the state of the operation whose token it gets: how often that ran. */
+static int count_runs(void *data, void *state, const ad_opaque_call *call)
+{
+    (void)data, (void)state;
+    put(call->dtype, call->out[0], 0, call->in[0] == NULL && *(int *)call->in_state[0] > 0);
+    return 0;
+}
+static const ad_opaque_class count_runs_class = { .name = "count_runs", .forward = count_runs };
+
+static ad_var record_running_sum(function *f, ad_var x, ad_var factor, ad_var result[2])
+{
+    atomic_int *data = malloc(sizeof *data);
+    atomic_init(data, 1);
+    atomic_fetch_add(&live_data, 1);
+    return ad_opaque(f->tape, &running_sum_class, data, 2, (ad_var[]){ x, factor }, 2, (ad_shape[]){ AD_SHAPE(AD_ROWS, D), AD_SHAPE(D) },
+                     result);
+}
+
+static void build_opaque(function *f)
+{
+    ad_var x = in(f, ROWS, AD_SHAPE(AD_ROWS, D)), t = in(f, CALL, AD_SCALAR), sum[2], runs, unused[2];
+    ad_var y = ad_tanh(x), token = record_running_sum(f, y, ad_exp(t), sum);
+    ad_opaque(f->tape, &count_runs_class, NULL, 1, &token, 1, &(ad_shape){ 0, { 0 } }, &runs);
+    record_running_sum(f, sum[0], t, unused);
+    out(f, ad_add(ad_mul(sum[0], y), sum[1]));
+    out(f, ad_sum_axis(sum[0], 0, 0));
+    out(f, runs);
+    out(f, unused[0]);
+}
+
+static void build_uniform(function *f)
+{
+    ad_var w = in(f, PARAMETER, AD_SHAPE(4, 3)), t = in(f, CALL, AD_SHAPE(3));
+    ad_var y = ad_matmul(w, ad_reshape(t, AD_SHAPE(3, 1)));
+    out(f, ad_tanh(y));
+    out(f, ad_logsumexp(ad_matmul(w, ad_transpose(w, (int[]){ 1, 0 })), 0, NULL, 0));
+    out(f, ad_sum_all(ad_square(t)));
+}
+
+static const graph graphs[] = {
+    { "mlp", build_mlp, true, 1 },
+    { "gradient", build_gradient, false, 1 },
+    { "vjp", build_vjp, true, 1 },
+    { "trace", build_trace, true, 1 },
+    { "trace_gradient", build_trace_gradient, false, 1 },
+    { "jacobian", build_jacobian, true, 1 },
+    { "hvp", build_hvp, false, 1 },
+    { "standardise", build_standardise, false, 3 },
+    { "reductions", build_reductions, false, 2 },
+    { "contractions", build_contractions, true, 1 },
+    { "layouts", build_layouts, true, 1 },
+    { "outputs", build_outputs, true, 1 },
+    { "algebra", build_algebra, true, 1 },
+    { "chain", build_chain, true, 1 },
+    { "opaque", build_opaque, false, 2 },
+    { "uniform", build_uniform, false, 0 },
+};
+enum { GRAPHS = sizeof graphs / sizeof *graphs };
+
+static function record(const graph *g, ad_dtype dtype, int64_t rows)
+{
+    function f = { .tape = ad_tape_new(dtype), .dtype = dtype, .rows = rows };
+    g->build(&f);
+    ck_assert_msg(!ad_tape_error(f.tape), "%s: %s", g->name, ad_tape_error(f.tape));
+    return f;
+}
+
+static void forget(function *f)
+{
+    ad_tape_free(f->tape);
+    for (int i = 0; i < f->ninput; i++) free(f->data[i]);
+}
+
+static ad_program *compile(const function *f)
+{
+    ad_program *p = ad_compile(f->ninput, f->input, f->noutput, f->output);
+    ck_assert_msg(p != NULL, "%s", ad_tape_error(f->tape));
+    return p;
+}
+
+/* ---- running them -------------------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    void *data[MAX_VARS];
+    size_t bytes[MAX_VARS];
+    int n;
+} results;
+
+static results room(const ad_shape *shapes, int n, ad_dtype dtype, int64_t rows)
+{
+    results r = { .n = n };
+    for (int j = 0; j < n; j++) {
+        r.bytes[j] = (size_t)count(shapes[j], rows) * size_of(dtype);
+        r.data[j] = malloc(r.bytes[j]);
+        memset(r.data[j], 0xff, r.bytes[j]);
+    }
+    return r;
+}
+
+static void discard(results *r)
+{
+    for (int j = 0; j < r->n; j++) free(r->data[j]);
+}
+
+static void shapes_of(const function *f, ad_shape *shapes)
+{
+    for (int j = 0; j < f->noutput; j++) shapes[j] = ad_shape_of(f->output[j]);
+}
+
+static results run_on(const function *f, const ad_program *p, ad_workspace *w, int64_t rows, void *const *inputs)
+{
+    ad_shape shapes[MAX_VARS];
+    shapes_of(f, shapes);
+    results r = room(shapes, f->noutput, f->dtype, rows);
+    int code = ad_run(p, w, rows, (const void *const *)inputs, r.data);
+    ck_assert_msg(code == 0, "%s", ad_workspace_error(w));
+    ck_assert_ptr_null(ad_workspace_error(w));
+    return r;
+}
+
+static void check_close(const char *name, const function *f, const results *r)
+{
+    double tolerance = f->dtype == AD_F32 ? 2e-5 : 1e-12;
+    for (int j = 0; j < f->noutput; j++) {
+        const void *lazy = ad_value(f->output[j]);
+        ck_assert_msg(lazy != NULL, "%s: %s", name, ad_tape_error(f->tape));
+        int64_t n = ad_size(f->output[j]);
+        double scale = 1;
+        for (int64_t i = 0; i < n; i++) scale = fmax(scale, fabs(get(f->dtype, lazy, i)));
+        for (int64_t i = 0; i < n; i++) {
+            double a = get(f->dtype, lazy, i), b = get(f->dtype, r->data[j], i);
+            ck_assert_msg(fabs(a - b) <= tolerance * scale, "%s: output %d[%lld]: lazy %.17g, replayed %.17g (%lld rows, f%d)", name, j,
+                          (long long)i, a, b, (long long)f->rows, f->dtype == AD_F32 ? 32 : 64);
+        }
+    }
+}
+
+static void check_same_bits(const char *name, const char *what, const results *a, const results *b)
+{
+    for (int j = 0; j < a->n; j++)
+        ck_assert_msg(memcmp(a->data[j], b->data[j], a->bytes[j]) == 0, "%s: output %d differs in bits: %s", name, j, what);
+}
+
+static const int64_t row_counts[] = { 1, 2, 3, 5, 63, 64, 65, 511, 512 };
+enum { ROW_COUNTS = sizeof row_counts / sizeof *row_counts };
+
+static void compare_with_lazy(const graph *g, ad_dtype dtype)
+{
+    function f = record(g, dtype, row_counts[ROW_COUNTS - 1]);
+    ad_program *p = compile(&f);
+    ad_workspace *w[4];
+    for (int t = 0; t < 4; t++) w[t] = ad_workspace_new(p, t + 1);
+    for (int k = ROW_COUNTS - 1; k >= 0; k--) {
+        function at = record(g, dtype, row_counts[k]);
+        results first = run_on(&f, p, w[0], row_counts[k], f.data);
+        check_close(g->name, &at, &first);
+        for (int t = 1; t < 4; t++) {
+            results other = run_on(&f, p, w[t], row_counts[k], f.data);
+            check_same_bits(g->name, "threads", &first, &other);
+            discard(&other);
+        }
+        discard(&first);
+        forget(&at);
+    }
+    for (int t = 0; t < 4; t++) ad_workspace_free(w[t]);
+    ad_program_free(p);
+    forget(&f);
+}
+
+START_TEST(test_replayed_equals_lazy)
+{
+    compare_with_lazy(&graphs[_i], AD_F32);
+    compare_with_lazy(&graphs[_i], AD_F64);
+    ck_assert_int_eq(atomic_load(&live_states), 0);
+    ck_assert_int_eq(atomic_load(&live_data), 0);
+}
+END_TEST
+
+/* Row r of every row output, alone in its batch, has the bits it has among 65 and 301 others. */
+static void compare_alone(const graph *g, ad_dtype dtype, int64_t rows, int64_t row)
+{
+    function f = record(g, dtype, rows);
+    ad_program *p = compile(&f);
+    ad_workspace *w = ad_workspace_new(p, 2);
+    void *inputs[MAX_VARS];
+    for (int i = 0; i < f.ninput; i++) {
+        ad_shape s = ad_shape_of(f.input[i]);
+        inputs[i] = (char *)f.data[i] + (has_rows(s) ? count(s, row) * (int64_t)size_of(dtype) : 0);
+    }
+    results among = run_on(&f, p, w, rows, f.data), alone = run_on(&f, p, w, 1, inputs);
+    for (int j = 0; j < f.noutput; j++) {
+        ad_shape s = ad_shape_of(f.output[j]);
+        if (!has_rows(s)) continue;
+        ck_assert_msg(memcmp(alone.data[j], (char *)among.data[j] + row * (int64_t)alone.bytes[j], alone.bytes[j]) == 0,
+                      "%s: output %d: row %lld of %lld depends on its batch mates", g->name, j, (long long)row, (long long)rows);
+    }
+    discard(&among);
+    discard(&alone);
+    ad_workspace_free(w);
+    ad_program_free(p);
+    forget(&f);
+}
+
+START_TEST(test_rows_do_not_see_each_other)
+{
+    if (!graphs[_i].row_wise) return;
+    for (int dtype = AD_F32; dtype <= AD_F64; dtype++) {
+        compare_alone(&graphs[_i], dtype, 66, 0);
+        compare_alone(&graphs[_i], dtype, 66, 65);
+        compare_alone(&graphs[_i], dtype, 302, 131);
+    }
+}
+END_TEST
+
+START_TEST(test_second_run_allocates_nothing)
+{
+    function f = record(&graphs[_i], AD_F32, 512);
+    ad_program *p = compile(&f);
+    ad_workspace *w = ad_workspace_new(p, 2);
+    results a = run_on(&f, p, w, 512, f.data);
+    size_t bytes = ad_workspace_bytes(w);
+    long before = allocations();
+    int code = ad_run(p, w, 512, (const void *const *)f.data, a.data);
+    code |= ad_run(p, w, 65, (const void *const *)f.data, a.data);
+    code |= ad_run(p, w, 1, (const void *const *)f.data, a.data);
+    long after = allocations();
+    ck_assert_int_eq(code, 0);
+    ck_assert_msg(after == before, "%s: %ld allocations in later runs", graphs[_i].name, after - before);
+    ck_assert_uint_eq(ad_workspace_bytes(w), bytes);
+    discard(&a);
+    ad_workspace_free(w);
+    ad_program_free(p);
+    forget(&f);
+}
+END_TEST
+
+/* ---- the run's options -----------------------------------------------------------------------------------------------------------------
+ */
+
+START_TEST(test_tape_may_die)
+{
+    function f = record(&graphs[1], AD_F64, 70);
+    ad_program *p = compile(&f);
+    double loss, expected = ad_item(f.output[0]);
+    ad_tape_free(f.tape);
+    f.tape = NULL;
+    ad_workspace *w = ad_workspace_new(p, 1);
+    ad_program_retain(p);
+    ad_program_free(p);
+    ck_assert_int_eq(ad_run(p, w, 70, (const void *const *)f.data, (void *[]){ &loss, NULL, NULL }), 0);
+    ck_assert_double_eq_tol(loss, expected, 1e-12);
+    ad_program_free(p); /* the workspace holds it */
+    ck_assert_int_eq(ad_run(p, w, 70, (const void *const *)f.data, (void *[]){ &loss, NULL, NULL }), 0);
+    ad_workspace_free(w);
+    forget(&f);
+}
+END_TEST
+
+START_TEST(test_accumulate_and_undelivered)
+{
+    function f = record(&graphs[1], AD_F64, 100);
+    ad_program *p = compile(&f);
+    ad_workspace *w = ad_workspace_new(p, 2);
+    results a = run_on(&f, p, w, 100, f.data), b = run_on(&f, p, w, 100, f.data);
+    ad_run_args args = { .rows = 100,
+                         .inputs = (const void *const *)f.data,
+                         .outputs = (void *[]){ NULL, b.data[1], NULL },
+                         .accumulate = (bool[]){ false, true, false } };
+    ck_assert_int_eq(ad_run_with(p, w, &args), 0);
+    for (int i = 0; i < THETA; i++) ck_assert_double_eq(((double *)b.data[1])[i], 2 * ((double *)a.data[1])[i]);
+    args.accumulate = (bool[]){ false, false, true };
+    args.outputs = b.data;
+    ck_assert_int_eq(ad_run_with(p, w, &args), -1);
+    ck_assert_str_eq(ad_workspace_error(w), "ad_run: output 2 of shape [rows,5] has rows: only outputs without rows can be accumulated");
+    for (int j = 0; j < f.noutput; j++) {
+        void *only[MAX_VARS] = { NULL };
+        results c = run_on(&f, p, w, 100, f.data);
+        memset(c.data[j], 0, c.bytes[j]);
+        only[j] = c.data[j];
+        ck_assert_int_eq(ad_run(p, w, 100, (const void *const *)f.data, only), 0);
+        check_same_bits("gradient", "one output alone", &a, &c);
+        discard(&c);
+    }
+    discard(&a);
+    discard(&b);
+    ad_workspace_free(w);
+    ad_program_free(p);
+    forget(&f);
+}
+END_TEST
+
+/* With same_parameters, what depends on parameters alone is kept; without, it is computed again. */
+START_TEST(test_same_parameters)
+{
+    ad_tape *t = ad_tape_new(AD_F64);
+    ad_var w = ad_param(t, AD_SHAPE(2), NULL), x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 2), 0, NULL);
+    ad_var y = ad_mul(x, ad_exp(w));
+    ad_program *p = ad_compile(2, (ad_var[]){ w, x }, 1, &y);
+    ck_assert_ptr_nonnull(p);
+    ad_workspace *s = ad_workspace_new(p, 1);
+    double weights[2] = { 0, 0 }, rows[2] = { 1, 2 }, result[2];
+    ad_run_args args = { .rows = 1, .inputs = (const void *[]){ weights, rows }, .outputs = (void *[]){ result }, .same_parameters = true };
+    ck_assert_int_eq(ad_run_with(p, s, &args), 0);
+    ck_assert_double_eq(result[1], 2);
+    weights[1] = 1;
+    ck_assert_int_eq(ad_run_with(p, s, &args), 0);
+    ck_assert_double_eq(result[1], 2);
+    args.same_parameters = false;
+    ck_assert_int_eq(ad_run_with(p, s, &args), 0);
+    ck_assert_double_eq_tol(result[1], 2 * exp(1), 1e-15);
+    ad_workspace_free(s);
+    ad_program_free(p);
+    ad_tape_free(t);
+}
+END_TEST
+
+/* The order in which equal graphs were recorded does not show. */
+START_TEST(test_canonical_order)
+{
+    char *text[2];
+    for (int k = 0; k < 2; k++) {
+        ad_tape *t = ad_tape_new(AD_F32);
+        ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 3), 0, NULL), a, b;
+        if (k) b = ad_cos(x), a = ad_sin(x), ad_exp(b);
+        else a = ad_sin(x), b = ad_cos(x);
+        ad_var y = ad_add(ad_square(a), b);
+        ad_program *p = ad_compile(1, &x, 1, &y);
+        text[k] = ad_program_describe(p);
+        ad_program_free(p);
+        ad_tape_free(t);
+    }
+    ck_assert_str_eq(text[0], text[1]);
+    free(text[0]);
+    free(text[1]);
+}
+END_TEST
+
+START_TEST(test_workspace_grows)
+{
+    function f = record(&graphs[7], AD_F64, 1);
+    ad_program *p = compile(&f);
+    ad_workspace *w = ad_workspace_new(p, 3);
+    for (int64_t rows = 1; rows <= MAX_ROWS; rows += 71) {
+        ad_workspace *fresh = ad_workspace_new(p, 1);
+        results a = run_on(&f, p, w, rows, f.data), b = run_on(&f, p, fresh, rows, f.data);
+        check_same_bits("standardise", "grown workspace", &a, &b);
+        discard(&a);
+        discard(&b);
+        ad_workspace_free(fresh);
+    }
+    ad_workspace_free(w);
+    ad_program_free(p);
+    forget(&f);
+}
+END_TEST
+
+/* ---- errors
+ * ------------------------------------------------------------------------------------------------------------------------------ */
+
+START_TEST(test_compile_errors)
+{
+    ad_tape *t = ad_tape_new(AD_F32), *other = ad_tape_new(AD_F32);
+    float data[128] = { 0 };
+    ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 2), 0, NULL), w = ad_param(t, AD_SHAPE(64, 2), data), y = ad_sum_all(w);
+    ck_assert_ptr_null(ad_compile(1, &x, 3, (ad_var[]){ x, ad_exp(x), y }));
+    ck_assert_str_eq(ad_tape_error(t), "ad_compile: output 2 depends on an input of shape [64,2] that is not in the list of inputs");
+    ad_tape_clear_error(t);
+    ck_assert_ptr_null(ad_compile(2, (ad_var[]){ w, ad_neg(w) }, 1, &y));
+    ck_assert_str_eq(ad_tape_error(t),
+                     "ad_compile: input 1 is the result of ad_neg; inputs are made by ad_param, ad_input or ad_input_rows");
+    ad_tape_clear_error(t);
+    ck_assert_ptr_null(ad_compile(2, (ad_var[]){ w, w }, 1, &y));
+    ck_assert_str_eq(ad_tape_error(t), "ad_compile: input 1 is already in the list, as input 0");
+    ad_tape_clear_error(t);
+    ad_var z = ad_param(other, AD_SHAPE(1), NULL);
+    ck_assert_ptr_null(ad_compile(1, &z, 1, &y));
+    ck_assert_str_eq(ad_tape_error(t), "ad_compile: inputs and outputs are on different tapes");
+    ad_tape_clear_error(t);
+    ad_tape_clear_error(other);
+    ck_assert_ptr_null(ad_compile(1, &w, 0, NULL));
+    ck_assert_str_eq(ad_tape_error(t), "ad_compile: there are no outputs");
+    ad_tape_free(t);
+    ad_tape_free(other);
+}
+END_TEST
+
+START_TEST(test_run_errors)
+{
+    function f = record(&graphs[1], AD_F32, 4);
+    ad_program *p = compile(&f), *q = compile(&f);
+    ad_workspace *w = ad_workspace_new(p, 1);
+    float loss = 7;
+    void *outputs[3] = { &loss, NULL, NULL };
+    const void *inputs[3] = { f.data[0], NULL, f.data[2] };
+    ck_assert_int_eq(ad_run(p, w, 0, (const void *const *)f.data, outputs), -1);
+    ck_assert_str_eq(ad_workspace_error(w), "ad_run: the batch is empty (rows = 0)");
+    ck_assert_int_eq(ad_run(p, w, -3, (const void *const *)f.data, outputs), -1);
+    ck_assert_str_eq(ad_workspace_error(w), "ad_run: the number of rows is negative (rows = -3)");
+    ck_assert_int_eq(ad_run(p, w, 4, inputs, outputs), -1);
+    ck_assert_str_eq(ad_workspace_error(w), "ad_run: input 1 of shape [rows,5] is NULL");
+    ck_assert_int_eq(ad_run(q, w, 4, (const void *const *)f.data, outputs), -1);
+    ck_assert_str_eq(ad_workspace_error(w), "ad_run: the workspace was made for another program");
+    ck_assert_float_eq(loss, 7);
+    ck_assert_int_eq(ad_run(p, w, 4, (const void *const *)f.data, outputs), 0);
+    ck_assert_ptr_null(ad_workspace_error(w));
+    ad_workspace_free(w);
+    ad_program_free(p);
+    ad_program_free(q);
+    ad_program_free(NULL);
+    ad_workspace_free(NULL);
+    forget(&f);
+}
+END_TEST
+
+START_TEST(test_impossible_memory)
+{
+    function f = record(&graphs[7], AD_F64, 4);
+    ad_program *p = compile(&f);
+    ad_workspace *w = ad_workspace_new(p, 1);
+    void *outputs[2] = { f.data[0], f.data[0] };
+    ck_assert_int_eq(ad_run(p, w, INT64_MAX / 2, (const void *const *)f.data, outputs), -1);
+    ck_assert_ptr_nonnull(strstr(ad_workspace_error(w), "4611686018427387903 rows need more bytes than can be addressed"));
+    ck_assert_int_eq(ad_run(p, w, (int64_t)1 << 50, (const void *const *)f.data, outputs), -1);
+    ck_assert_ptr_nonnull(strstr(ad_workspace_error(w), "ad_run: out of memory: "));
+    ck_assert_ptr_nonnull(strstr(ad_workspace_error(w), " bytes for a program at 1125899906842624 rows"));
+    results r = run_on(&f, p, w, 4, f.data);
+    check_close("standardise", &f, &r);
+    discard(&r);
+    ad_workspace_free(w);
+    ad_program_free(p);
+    forget(&f);
+}
+END_TEST
+
+START_TEST(test_failing_opaque)
+{
+    ad_tape *t = ad_tape_new(AD_F64);
+    function f = { .tape = t, .dtype = AD_F64, .rows = 3 };
+    ad_var x = in(&f, ROWS, AD_SHAPE(AD_ROWS, D)), factor = in(&f, CALL, AD_SCALAR), sum[2];
+    record_running_sum(&f, ad_exp(x), factor, sum);
+    out(&f, sum[0]);
+    ad_program *p = compile(&f);
+    ad_workspace *w = ad_workspace_new(p, 1);
+    double result[3 * D], large = 101;
+    const void *bad[2] = { f.data[0], &large };
+    for (int k = 0; k < 2; k++) {
+        ck_assert_int_eq(ad_run(p, w, 3, bad, (void *[]){ result }), -1);
+        ck_assert_str_eq(ad_workspace_error(w), "ad_run: running_sum: the factor is above 100");
+        ck_assert_int_eq(ad_run(p, w, 3, (const void *const *)f.data, (void *[]){ result }), 0);
+    }
+    ad_workspace_free(w);
+    ad_program_free(p);
+    forget(&f);
+    ck_assert_int_eq(atomic_load(&live_states), 0);
+    ck_assert_int_eq(atomic_load(&live_data), 0);
+}
+END_TEST
+
+/* An operation that waits inside a run, so that a second run of the same workspace is sure to meet it. */
+typedef struct {
+    const ad_program *program;
+    ad_workspace *workspace;
+} inner_run;
+
+static int run_again(void *data, void *state, const ad_opaque_call *call)
+{
+    (void)state;
+    const inner_run *r = data;
+    double y = 0;
+    int code = r->workspace ? ad_run(r->program, r->workspace, 1, call->in, (void *[]){ &y }) : 0;
+    put(call->dtype, call->out[0], 0, code == -1 && strstr(ad_workspace_error(r->workspace), "in use by another run") != NULL);
+    return 0;
+}
+static const ad_opaque_class run_again_class = { .name = "run_again", .forward = run_again };
+
+START_TEST(test_workspace_in_use)
+{
+    inner_run again = { NULL, NULL };
+    ad_tape *t = ad_tape_new(AD_F64);
+    ad_var x = ad_input(t, AD_SCALAR, NULL), y;
+    ad_opaque(t, &run_again_class, &again, 1, &x, 1, &(ad_shape){ 0, { 0 } }, &y);
+    ad_program *p = ad_compile(1, &x, 1, &y);
+    ck_assert_ptr_nonnull(p);
+    again = (inner_run){ p, ad_workspace_new(p, 1) };
+    double value = 1, refused = 0;
+    ck_assert_int_eq(ad_run(p, again.workspace, 0, (const void *[]){ &value }, (void *[]){ &refused }), 0);
+    ck_assert_double_eq(refused, 1);
+    ad_workspace_free(again.workspace);
+    ad_program_free(p);
+    ad_tape_free(t);
+}
+END_TEST
+
+/* ---- one program, many threads
+ * ------------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const function *f;
+    const ad_program *p;
+    results got;
+} job;
+
+static void *run_job(void *data)
+{
+    job *j = data;
+    ad_workspace *w = ad_workspace_new(j->p, 2);
+    for (int k = 0; k < 5; k++)
+        if (ad_run(j->p, w, 300, (const void *const *)j->f->data, j->got.data)) break;
+    ad_workspace_free(w);
+    return NULL;
+}
+
+START_TEST(test_program_is_shared_by_threads)
+{
+    function f = record(&graphs[1], AD_F32, 300);
+    ad_program *p = compile(&f);
+    ad_workspace *w = ad_workspace_new(p, 1);
+    results expected = run_on(&f, p, w, 300, f.data);
+    pthread_t thread[3];
+    job jobs[3];
+    ad_shape shapes[MAX_VARS];
+    shapes_of(&f, shapes);
+    for (int k = 0; k < 3; k++) {
+        jobs[k] = (job){ &f, p, room(shapes, f.noutput, f.dtype, 300) };
+        ck_assert_int_eq(pthread_create(&thread[k], NULL, run_job, &jobs[k]), 0);
+    }
+    for (int k = 0; k < 3; k++) {
+        pthread_join(thread[k], NULL);
+        check_same_bits("gradient", "threads of the caller", &expected, &jobs[k].got);
+        discard(&jobs[k].got);
+    }
+    discard(&expected);
+    ad_workspace_free(w);
+    ad_program_free(p);
+    forget(&f);
+}
+END_TEST
+
+/* ---- what was compiled
+ * ------------------------------------------------------------------------------------------------------------------------ */
+
+static char *description(const graph *g)
+{
+    function f = record(g, AD_F32, 4);
+    ad_program *p = compile(&f);
+    char *text = ad_program_describe(p);
+    ck_assert_ptr_nonnull(text);
+    ad_program_free(p);
+    forget(&f);
+    return text;
+}
+
+static void expect(const char *text, const char *part) { ck_assert_msg(strstr(text, part) != NULL, "no \"%s\" in\n%s", part, text); }
+static void expect_not(const char *text, const char *part) { ck_assert_msg(strstr(text, part) == NULL, "\"%s\" in\n%s", part, text); }
+
+static int occurrences(const char *text, const char *part)
+{
+    int n = 0;
+    for (; (text = strstr(text, part)) != NULL; text++) n++;
+    return n;
+}
+
+START_TEST(test_describe_network)
+{
+    char *text = description(&graphs[0]);
+    expect(text, "program f32: 2 inputs, 1 outputs");
+    expect(text, "  v1 [rows,5] rows\n");
+    expect(text, "512 rows in 4 blocks");
+    expect(text, "  parameters 0\n"); /* weights lie right, their slices are views */
+    expect(text, "  rows 7: tanh 2, add 2, contract 3\n");
+    expect(text, "[rows,16] contract(v1, v7) ij,jk->ik, 160 flop a row\n");
+    free(text);
+}
+END_TEST
+
+/* The cotangent needs transposed weights, once per change of the parameters; gradients of slices are added into their places. */
+START_TEST(test_describe_gradient)
+{
+    char *text = description(&graphs[1]);
+    expect(text, "phase 0 parameters\n");
+    expect(text, "  parameters 3: transpose 3\n");
+    expect(text, "assemble 1");
+    expect_not(text, "assemble 2");
+    expect_not(text, "phase 1 body");
+    expect(text, "512 rows in 4 blocks");
+    free(text);
+}
+END_TEST
+
+START_TEST(test_describe_phases)
+{
+    for (int k = 0; k < GRAPHS; k++) {
+        char *text = description(&graphs[k]), body[32];
+        for (int phase = 0; phase < 4; phase++) {
+            snprintf(body, sizeof body, "phase %d body\n", phase);
+            ck_assert_msg((strstr(text, body) != NULL) == (phase < graphs[k].phases), "%s: %s%s", graphs[k].name, body, text);
+        }
+        free(text);
+    }
+}
+END_TEST
+
+START_TEST(test_describe_simplified)
+{
+    char *text = description(&graphs[12]);
+    expect_not(text, "eye");
+    expect_not(text, "neg(");
+    expect_not(text, "stop_gradient");
+    expect_not(text, "exp(");
+    ck_assert_int_eq(occurrences(text, " contract("), 1);
+    free(text);
+}
+END_TEST
+
+/* Networks of any width run 512 rows in at least four blocks, and wide ones in smaller blocks. */
+START_TEST(test_block_sizes)
+{
+    static const int64_t widths[] = { 2, 64, 1024, 8192 }, blocks[] = { 4, 4, 8, 32 };
+    for (int k = 0; k < 4; k++) {
+        ad_tape *t = ad_tape_new(AD_F32);
+        ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, widths[k]), 0, NULL), y = ad_mul(ad_cumsum(ad_tanh(x), 1, 0), ad_flip(x, 1));
+        ad_program *p = ad_compile(1, &x, 1, &y);
+        char *text = ad_program_describe(p), *at = strstr(text, "512 rows in ");
+        ck_assert_ptr_nonnull(at);
+        ck_assert_int_ge(atoi(at + 12), blocks[k]);
+        ck_assert_int_gt(ad_program_bytes_per_row(p), 0);
+        free(text);
+        ad_program_free(p);
+        ad_tape_free(t);
+    }
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("program");
+    TCase *tc = tcase_create("program");
+    tcase_set_timeout(tc, 120);
+    tcase_add_loop_test(tc, test_replayed_equals_lazy, 0, GRAPHS);
+    tcase_add_loop_test(tc, test_rows_do_not_see_each_other, 0, GRAPHS);
+    tcase_add_loop_test(tc, test_second_run_allocates_nothing, 0, GRAPHS);
+    tcase_add_test(tc, test_tape_may_die);
+    tcase_add_test(tc, test_accumulate_and_undelivered);
+    tcase_add_test(tc, test_same_parameters);
+    tcase_add_test(tc, test_canonical_order);
+    tcase_add_test(tc, test_workspace_grows);
+    tcase_add_test(tc, test_compile_errors);
+    tcase_add_test(tc, test_run_errors);
+    tcase_add_test(tc, test_impossible_memory);
+    tcase_add_test(tc, test_failing_opaque);
+    tcase_add_test(tc, test_workspace_in_use);
+    tcase_add_test(tc, test_program_is_shared_by_threads);
+    tcase_add_test(tc, test_describe_network);
+    tcase_add_test(tc, test_describe_gradient);
+    tcase_add_test(tc, test_describe_phases);
+    tcase_add_test(tc, test_describe_simplified);
+    tcase_add_test(tc, test_block_sizes);
+    suite_add_tcase(suite, tc);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed != 0;
+}
