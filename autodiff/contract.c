@@ -158,7 +158,7 @@ static void resolve_identities(product *p)
 /* f as an array over the labels of `want` in order, axes it lacks having size 1. */
 static ad_var aligned(const product *p, const ad_factor *f, const int8_t *want, int n)
 {
-    int8_t mine[AD_MAX_RANK];
+    int8_t mine[AD_MAX_RANK] = { 0 };
     int rank = 0, lead = 0;
     for (int i = 0; i < n; i++)
         if (axis_with(f, want[i]) >= 0) mine[rank++] = want[i];

@@ -292,7 +292,7 @@ static void through_array(walk *w, int32_t node, const ad_node *n)
         ad_fail(w->tape, "ad_jacobian: out of memory");
         return;
     }
-    memcpy(attr, n->attr, (size_t)n->nattr * sizeof *attr);
+    for (int k = 0; k < n->nattr; k++) attr[k] = n->attr[k];
     int nattr = n->nattr;
     ad_shape out = { 0, { 0 } };
     if (front) out.dim[out.rank++] = AD_ROWS;
