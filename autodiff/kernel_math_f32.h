@@ -209,7 +209,7 @@ INLINE float tan_f32(float x)
 
 INLINE float pow_f32(float a, float b)
 {
-    return (float)pow_limits_f64(a, b, exp_f64((double)b * log_f64(fabs_f64(a))));
+    return (float)pow_limits_f64(a, b, exp_f64(pow_exponent_f64(b) * log_f64(fabs_f64(a))));
 }
 #undef FMA
 #undef SHIFT

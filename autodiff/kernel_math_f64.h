@@ -299,28 +299,28 @@ INLINE double long_log_f64(double x, double *lo)
     return sum_f64(k, rest, lo);
 }
 
-/* The special cases of C's pow, given v = |a|^b where that is a power of a finite positive number. */
+/* The special cases of C's pow, given v = |a|^b where that is a power of a positive number. */
 INLINE double pow_limits_f64(double a, double b, double v)
 {
     const double whole = floor_f64(b), half = 0.5 * b;
     const double odd = whole == b && floor_f64(half) != half ? 1 : 0;
-    const double infinity = __builtin_inf(), size = fabs_f64(a);
-    v = a < 0 && a > -infinity && whole != b ? __builtin_nan("") : v;
+    v = a < 0 && a > -__builtin_inf() && whole != b ? __builtin_nan("") : v;
     v = odd != 0 ? __builtin_copysign(v, a) : v;
-    v = size == 1 && fabs_f64(b) == infinity ? 1 : v;
-    v = b == 0 || a == 1 ? 1 : v;
-    return v;
+    return b == 0 || a == 1 ? 1 : v;
 }
+
+/* The exponents beyond which nothing changes, since |log(a)| is 0 or not less than 2^-54. */
+INLINE double pow_exponent_f64(double b) { return at_least_f64(at_most_f64(b, 0x1p70), -0x1p70); }
 
 INLINE double pow_f64(double a, double b)
 {
-    double lo, l, pl;
-    const double size = fabs_f64(a);
-    l = long_log_f64(size, &lo);
+    double lo, pl;
+    const double size = fabs_f64(a), e = pow_exponent_f64(b);
+    double l = long_log_f64(size, &lo);
     lo = size > 0 && size < __builtin_inf() ? lo : 0;
     l = log_limits_f64(size, l);
-    const double p = product_f64(l, b, &pl);
-    pl = fabs_f64(p) < 1000 ? FMA(lo, b, pl) : 0;
+    const double p = product_f64(l, e, &pl);
+    pl = fabs_f64(p) < 1000 ? FMA(lo, e, pl) : 0;
     return pow_limits_f64(a, b, exp_sum_f64(p, pl));
 }
 #undef FMA
