@@ -8,6 +8,7 @@ typedef struct {
     const char *name;
     bool (*supported)(void);
     ad_pointwise (*pointwise)(ad_op op, ad_dtype dtype);
+    const ad_loops *(*loops)(ad_dtype dtype);
 } isa;
 
 static bool always(void) { return true; }
@@ -31,11 +32,11 @@ static bool has_v4(void)
 
 static const isa isas[] = { /* best first; the last one runs everywhere */
 #ifdef __x86_64__
-    { "x86-64-v4", has_v4, ad_pointwise_v4 },
-    { "x86-64-v3", has_v3, ad_pointwise_v3 },
-    { "x86-64-v2", has_v2, ad_pointwise_v2 },
+    { "x86-64-v4", has_v4, ad_pointwise_v4, ad_loops_v4 },
+    { "x86-64-v3", has_v3, ad_pointwise_v3, ad_loops_v3 },
+    { "x86-64-v2", has_v2, ad_pointwise_v2, ad_loops_v2 },
 #endif
-    { "generic", always, ad_pointwise_generic }
+    { "generic", always, ad_pointwise_generic, ad_loops_generic }
 };
 enum { ISAS = sizeof isas / sizeof isas[0] };
 
@@ -84,4 +85,10 @@ ad_pointwise ad_pointwise_kernel(ad_op op, ad_dtype dtype)
 {
     const char *ignored;
     return chosen(&ignored)->pointwise(op, dtype);
+}
+
+const ad_loops *ad_loops_of(ad_dtype dtype)
+{
+    const char *ignored;
+    return chosen(&ignored)->loops(dtype);
 }

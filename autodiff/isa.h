@@ -1,13 +1,17 @@
-/* Internal: the builds of the pointwise kernels, one per instruction set, of which isa.c chooses one at run time. */
+/* Internal: the builds of the pointwise kernels and of the inner loops, one per instruction set, of which isa.c chooses one at run time. */
 #ifndef COSTATE_ISA_H
 #define COSTATE_ISA_H
-#include "kernel.h"
+#include "kernel_impl.h"
 
 ad_pointwise ad_pointwise_generic(ad_op op, ad_dtype dtype);
+const ad_loops *ad_loops_generic(ad_dtype dtype);
 #ifdef __x86_64__
 ad_pointwise ad_pointwise_v2(ad_op op, ad_dtype dtype);
+const ad_loops *ad_loops_v2(ad_dtype dtype);
 ad_pointwise ad_pointwise_v3(ad_op op, ad_dtype dtype);
+const ad_loops *ad_loops_v3(ad_dtype dtype);
 ad_pointwise ad_pointwise_v4(ad_op op, ad_dtype dtype);
+const ad_loops *ad_loops_v4(ad_dtype dtype);
 #endif
 
 /* Names of the instruction sets this processor can run, best first; NULL from index = their number on. */

@@ -1,0 +1,211 @@
+/* Matrix products. The only file that knows libxsmm and CBLAS. */
+#include "gemm.h"
+#include <cblas.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef COSTATE_LIBXSMM
+#include <libxsmm.h>
+#endif
+
+/* The varying dimension is cut into tiles of at most TILE, then into SMALL; what is left is copied to scratch and padded with zeros.
+ * Generated code sums in an order that may depend on the number of rows (libxsmm 1.17 uses several accumulators at some small
+ * counts), hence tiles are used only where they are found to give the bits of SMALL. */
+enum { TILE = 128, SMALL = 4 };
+static const int64_t LARGE = (int64_t)1 << 22; /* multiplications; products without rows that are larger go to BLAS */
+
+static size_t element(const ad_gemm *g) { return g->dtype == AD_F32 ? sizeof(float) : sizeof(double); }
+
+static void plain(const ad_gemm *g, int64_t m, int64_t k, const void *a, const void *b, void *c)
+{
+    g->loops->gemm(g->accumulate, m, g->n, k, a, g->a_transposed ? 1 : g->lda, g->a_transposed ? g->lda : 1, b, g->ldb, c, g->ldc);
+}
+
+/* ---- generated code --------------------------------------------------------------------------------------------------------------- */
+
+#ifdef COSTATE_LIBXSMM
+/* Column-major, the product reads C^T = B^T A^T. */
+static ad_gemm_jit generate(const ad_gemm *g, int64_t m, int64_t k, int64_t lda, int64_t ldb, int64_t ldc)
+{
+    int64_t big = INT32_MAX;
+    if (g->n > big || m > big || k > big || lda > big || ldb > big || ldc > big) return NULL;
+    libxsmm_blasint xm = (libxsmm_blasint)g->n, xn = (libxsmm_blasint)m, xk = (libxsmm_blasint)k;
+    libxsmm_blasint xa = (libxsmm_blasint)ldb, xb = (libxsmm_blasint)lda, xc = (libxsmm_blasint)ldc;
+    int flags = g->a_transposed ? LIBXSMM_GEMM_FLAG_TRANS_B : LIBXSMM_GEMM_FLAG_NONE, prefetch = LIBXSMM_PREFETCH_NONE;
+    if (g->dtype == AD_F32) {
+        float alpha = 1, beta = g->accumulate;
+        return (ad_gemm_jit)libxsmm_smmdispatch(xm, xn, xk, &xa, &xb, &xc, &alpha, &beta, &flags, &prefetch);
+    }
+    double alpha = 1, beta = g->accumulate;
+    return (ad_gemm_jit)libxsmm_dmmdispatch(xm, xn, xk, &xa, &xb, &xc, &alpha, &beta, &flags, &prefetch);
+}
+#else
+static ad_gemm_jit generate(const ad_gemm *g, int64_t m, int64_t k, int64_t lda, int64_t ldb, int64_t ldc)
+{
+    (void)g, (void)m, (void)k, (void)lda, (void)ldb, (void)ldc;
+    return NULL;
+}
+#endif
+
+/* Numbers of both signs with all digits occupied, so that every sum is rounded and another order of summation shows. */
+static void probe_fill(const ad_gemm *g, uint32_t *state, void *array, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        *state = *state * 1664525u + 1013904223u;
+        double x = sin((double)*state);
+        if (g->dtype == AD_F32)
+            ((float *)array)[i] = (float)x;
+        else
+            ((double *)array)[i] = x;
+    }
+}
+
+static int64_t a_extent(const ad_gemm *g, int64_t m) { return g->a_transposed ? (g->k - 1) * g->lda + m : (m - 1) * g->lda + g->k; }
+
+/* Whether `m` rows at once give the bits of SMALL rows at a time, tried on so many numbers that a difference cannot hide; false too when
+ * memory is short. */
+static bool same_bits(const ad_gemm *g, ad_gemm_jit jit, int64_t m)
+{
+    enum { TRIED = 64 }; /* results a row */
+    int64_t whole = (m + SMALL - 1) / SMALL * SMALL, na = a_extent(g, whole), nb = (g->k - 1) * g->ldb + g->n, nc = whole * g->ldc;
+    size_t size = element(g);
+    char *a = malloc((size_t)na * size), *b = malloc((size_t)nb * size), *c = calloc((size_t)(2 * nc), size);
+    uint32_t state = 1;
+    bool same = a && b && c;
+    for (int64_t tried = 0; same && tried < TRIED; tried += g->n) {
+        char *d = c + (size_t)nc * size;
+        memset(c, 0, (size_t)(2 * nc) * size);
+        probe_fill(g, &state, a, na);
+        probe_fill(g, &state, b, nb);
+        jit(b, a, c);
+        for (int64_t i = 0; i < m; i += SMALL)
+            g->small(b, ad_at(a, g->a_transposed ? i : i * g->lda, size), ad_at_out(d, i * g->ldc, size));
+        for (int64_t i = 0; i < m && same; i++)
+            same = !memcmp(ad_at(c, i * g->ldc, size), ad_at(d, i * g->ldc, size), (size_t)g->n * size);
+    }
+    free(a);
+    free(b);
+    free(c);
+    return same;
+}
+
+static void prepare_rows(ad_gemm *g)
+{
+    g->small = generate(g, SMALL, g->k, g->lda, g->ldb, g->ldc);
+    g->padded = generate(g, SMALL, g->k, g->a_transposed ? SMALL : g->k, g->ldb, g->n);
+    if (!g->small || !g->padded) {
+        g->small = NULL;
+        return;
+    }
+    for (int64_t count = g->m < TILE ? g->m : TILE; count != SMALL; count = count > 16 ? (count - 1) / 16 * 16 : SMALL) {
+        ad_gemm_jit jit = generate(g, count, g->k, g->lda, g->ldb, g->ldc);
+        if (!jit || !same_bits(g, jit, count)) continue;
+        g->tile = jit;
+        g->tile_count = count;
+        return;
+    }
+}
+
+static void prepare_sum(ad_gemm *g)
+{
+    g->tile_count = g->k < TILE ? g->k : TILE;
+    g->tile = generate(g, g->m, g->tile_count, g->lda, g->ldb, g->ldc);
+    g->small = generate(g, g->m, SMALL, g->lda, g->ldb, g->ldc);
+    g->padded = generate(g, g->m, SMALL, g->a_transposed ? g->m : SMALL, g->n, g->ldc);
+    if (!g->tile || !g->small || !g->padded) g->tile = g->small = NULL;
+}
+
+void ad_gemm_prepare(ad_gemm *g)
+{
+    g->loops = ad_loops_of(g->dtype);
+    g->tile = g->small = g->padded = NULL;
+    g->tile_count = 0;
+    g->small_count = SMALL;
+    g->blas = false;
+    if (g->m < 1 || g->n < 1 || g->k < 1) return;
+    if (g->vary == AD_GEMM_FIXED) {
+        g->blas = g->m * g->n * g->k >= LARGE && g->m < INT32_MAX && g->n < INT32_MAX && g->k < INT32_MAX;
+        if (!g->blas) g->tile = generate(g, g->m, g->k, g->lda, g->ldb, g->ldc);
+    } else if (g->vary == AD_GEMM_VARY_M) {
+        prepare_rows(g);
+    } else {
+        prepare_sum(g);
+    }
+}
+
+/* ---- running ---------------------------------------------------------------------------------------------------------------------- */
+
+size_t ad_gemm_scratch(const ad_gemm *g)
+{
+    if (!g->small) return 0;
+    size_t size = element(g), a = (size_t)(SMALL * (g->vary == AD_GEMM_VARY_M ? g->k : g->m)), bc = (size_t)(SMALL * g->n);
+    return ad_round_up(a * size) + ad_round_up(bc * size);
+}
+
+/* Copies rows x columns with leading dimensions to dense zero-padded [to_rows, to_columns]. */
+static void pad(const ad_gemm *g, int64_t rows, int64_t columns, const void *from, int64_t ld, int64_t to_rows, int64_t to_columns, void *to)
+{
+    memset(to, 0, (size_t)(to_rows * to_columns) * element(g));
+    g->loops->move(false, rows, columns, from, ld, 1, to, to_columns, 1);
+}
+
+static void run_rows(const ad_gemm *g, int64_t m, const void *a, const void *b, void *c, void *scratch)
+{
+    size_t size = element(g);
+    int64_t i = 0, step = g->a_transposed ? 1 : g->lda;
+    for (; g->tile && m - i >= g->tile_count; i += g->tile_count) g->tile(b, ad_at(a, i * step, size), ad_at_out(c, i * g->ldc, size));
+    for (; m - i >= SMALL; i += SMALL) g->small(b, ad_at(a, i * step, size), ad_at_out(c, i * g->ldc, size));
+    if (i == m) return;
+    char *pa = scratch, *pc = pa + ad_round_up((size_t)(SMALL * g->k) * size);
+    int64_t rest = m - i;
+    if (g->a_transposed)
+        pad(g, g->k, rest, ad_at(a, i, size), g->lda, g->k, SMALL, pa);
+    else
+        pad(g, rest, g->k, ad_at(a, i * g->lda, size), g->lda, SMALL, g->k, pa);
+    void *rows_left = ad_at_out(c, i * g->ldc, size);
+    if (g->accumulate) pad(g, rest, g->n, rows_left, g->ldc, SMALL, g->n, pc);
+    g->padded(b, pa, pc);
+    g->loops->move(false, rest, g->n, pc, g->n, 1, rows_left, g->ldc, 1);
+}
+
+static void run_sum(const ad_gemm *g, int64_t k, const void *a, const void *b, void *c, void *scratch)
+{
+    size_t size = element(g);
+    int64_t l = 0, step = g->a_transposed ? g->lda : 1;
+    for (; k - l >= g->tile_count; l += g->tile_count) g->tile(ad_at(b, l * g->ldb, size), ad_at(a, l * step, size), c);
+    for (; k - l >= SMALL; l += SMALL) g->small(ad_at(b, l * g->ldb, size), ad_at(a, l * step, size), c);
+    if (l == k) return;
+    char *pa = scratch, *pb = pa + ad_round_up((size_t)(SMALL * g->m) * size);
+    if (g->a_transposed)
+        pad(g, k - l, g->m, ad_at(a, l * step, size), g->lda, SMALL, g->m, pa);
+    else
+        pad(g, g->m, k - l, ad_at(a, l, size), g->lda, g->m, SMALL, pa);
+    pad(g, k - l, g->n, ad_at(b, l * g->ldb, size), g->ldb, SMALL, g->n, pb);
+    g->padded(pb, pa, c);
+}
+
+static void run_blas(const ad_gemm *g, const void *a, const void *b, void *c)
+{
+    enum CBLAS_TRANSPOSE ta = g->a_transposed ? CblasTrans : CblasNoTrans;
+    blasint m = (blasint)g->m, n = (blasint)g->n, k = (blasint)g->k, lda = (blasint)g->lda, ldb = (blasint)g->ldb, ldc = (blasint)g->ldc;
+    if (g->dtype == AD_F32)
+        cblas_sgemm(CblasRowMajor, ta, CblasNoTrans, m, n, k, 1, a, lda, b, ldb, (float)g->accumulate, c, ldc);
+    else
+        cblas_dgemm(CblasRowMajor, ta, CblasNoTrans, m, n, k, 1, a, lda, b, ldb, (double)g->accumulate, c, ldc);
+}
+
+void ad_gemm_run(const ad_gemm *g, int64_t count, const void *a, const void *b, void *c, void *scratch)
+{
+    int64_t m = g->vary == AD_GEMM_VARY_M ? count : g->m, k = g->vary == AD_GEMM_VARY_K ? count : g->k;
+    if (m < 1 || g->n < 1) return;
+    if (g->blas)
+        run_blas(g, a, b, c);
+    else if (g->vary == AD_GEMM_FIXED && g->tile)
+        g->tile(b, a, c);
+    else if (g->vary == AD_GEMM_VARY_M && g->small)
+        run_rows(g, m, a, b, c, scratch);
+    else if (g->vary == AD_GEMM_VARY_K && g->small)
+        run_sum(g, k, a, b, c, scratch);
+    else
+        plain(g, m, k, a, b, c);
+}
