@@ -305,11 +305,13 @@ static bool find_lifetimes(ad_program *p, ad_phase *phase)
     return true;
 }
 
-/* So many rows that a block's intermediates stay in about half of a level 2 cache; few enough for several blocks in an ordinary batch. */
+/* So many rows that a block's intermediates stay in about half of a level 2 cache, and few enough for several blocks in an ordinary
+ * batch; a power of two, so that ordinary batches are shared out evenly. */
 static int64_t choose_block_rows(int64_t row_bytes)
 {
-    int64_t rows = AD_BLOCK_BYTES / (row_bytes > 0 ? row_bytes : 1) / AD_MIN_BLOCK_ROWS * AD_MIN_BLOCK_ROWS;
-    return rows < AD_MIN_BLOCK_ROWS ? AD_MIN_BLOCK_ROWS : rows > AD_MAX_BLOCK_ROWS ? AD_MAX_BLOCK_ROWS : rows;
+    int64_t rows = AD_MAX_BLOCK_ROWS;
+    while (rows > AD_MIN_BLOCK_ROWS && rows * row_bytes > AD_BLOCK_BYTES) rows /= 2;
+    return rows;
 }
 
 /* An operand in the block that dies at step s and has the shape of the pointwise result: the result may take over its memory. */

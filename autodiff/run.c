@@ -53,11 +53,13 @@ static int fail(ad_workspace *w, const char *format, ...)
 
 /* ---- workspaces ---- */
 
-static int default_threads(void)
+/* How many threads to use; 0 asks for OpenMP's default. */
+static int thread_count(int asked)
 {
 #ifdef _OPENMP
-    return omp_get_max_threads();
+    return asked > 0 ? asked : omp_get_max_threads();
 #else
+    (void)asked;
     return 1;
 #endif
 }
@@ -78,7 +80,7 @@ ad_workspace *ad_workspace_new(const ad_program *program, int threads)
     if (!w) return NULL;
     const ad_program *p = w->program = ad_program_retain((ad_program *)program);
     atomic_flag_clear(&w->busy);
-    w->threads = threads > 0 ? threads : default_threads();
+    w->threads = thread_count(threads);
     int64_t fixed = ad_size_add(p->uniform_bytes, ad_size_align(p->uniform_scratch));
     w->thread = calloc((size_t)w->threads, sizeof *w->thread);
     w->fixed = ad_aligned_alloc(fixed);
@@ -343,14 +345,13 @@ static void run_body(ad_workspace *w, const ad_phase *phase, int64_t rows)
     if (phase->body_steps[0] == phase->body_steps[1]) return;
     int64_t units = unit_count(w->program, phase, rows);
     int team = in_team() ? 1 : units < w->nthread ? (int)units : w->nthread;
-    if (team <= 1) {
-        run_share(w, phase, rows, 0, 1);
-    } else {
 #ifdef _OPENMP
+    if (team > 1) {
 #pragma omp parallel num_threads(team)
         run_share(w, phase, rows, omp_get_thread_num(), omp_get_num_threads());
-#endif
     }
+#endif
+    if (team <= 1) run_share(w, phase, rows, 0, 1);
     finish_reductions(w, phase, rows);
 }
 

@@ -692,9 +692,11 @@ START_TEST(test_impossible_memory)
     void *outputs[2] = { f.data[0], f.data[0] };
     ck_assert_int_eq(ad_run(p, w, INT64_MAX / 2, (const void *const *)f.data, outputs), -1);
     ck_assert_ptr_nonnull(strstr(ad_workspace_error(w), "4611686018427387903 rows need more bytes than can be addressed"));
+#ifndef ALLOCATIONS_NOT_COUNTED /* sanitizers end the program at such sizes */
     ck_assert_int_eq(ad_run(p, w, (int64_t)1 << 50, (const void *const *)f.data, outputs), -1);
     ck_assert_ptr_nonnull(strstr(ad_workspace_error(w), "ad_run: out of memory: "));
     ck_assert_ptr_nonnull(strstr(ad_workspace_error(w), " bytes for a program at 1125899906842624 rows"));
+#endif
     results r = run_on(&f, p, w, 4, f.data);
     check_close("standardise", &f, &r);
     discard(&r);
