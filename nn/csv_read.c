@@ -31,7 +31,7 @@ static bool blank(char c) { return c == ' ' || c == '\t'; }
 #define FAIL(r, format, ...) nn_error((r)->error, (r)->error_size, "%s:%lld: " format, (r)->path, (long long)(r)->line, __VA_ARGS__)
 #define FAIL_MEMORY(r) FAIL(r, "%s", "out of memory")
 
-/* ---- lines and fields -------------------------------------------------------------------------------------------------------------- */
+/* ---- lines and fields --------------------------------------------------------------------------------------------------------------- */
 
 /* Cuts off the next line that is neither empty nor a comment; *start is its first character that is not blank. */
 static outcome next_line(reader *r, char **start)
@@ -139,7 +139,7 @@ static int split_line(reader *r, char *line)
     return 0;
 }
 
-/* ---- numbers ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- numbers ------------------------------------------------------------------------------------------------------------------------ */
 
 /* Whether the field is a number that strtod knows (NaN and infinities too), and which. Hexadecimal ones are left to programmers. */
 static bool parse(const reader *r, const char *field, double *value)
@@ -200,7 +200,7 @@ static int add_row(reader *r)
     return 0;
 }
 
-/* ---- the table ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- the table ---------------------------------------------------------------------------------------------------------------------- */
 
 static int set_names(reader *r, bool header)
 {

@@ -129,7 +129,7 @@ ad_var nn_mlp_apply(const nn_mlp *mlp, ad_var theta, ad_var x)
     return x;
 }
 
-/* ---- time ---------------------------------------------------------------------------------------------------------------------------- */
+/* ---- time --------------------------------------------------------------------------------------------------------------------------- */
 
 nn_time_linear nn_time_linear_new(nn_model *model, const char *name, nn_time_kind kind, int64_t in, int64_t out, nn_init init)
 {

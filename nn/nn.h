@@ -12,7 +12,7 @@
 extern "C" {
 #endif
 
-/* ---- theta: the layout of parameters --------------------------------------------------------------------------------------------- */
+/* ---- theta: the layout of parameters ------------------------------------------------------------------------------------------------ */
 
 typedef struct nn_model nn_model; /* names, shapes and offsets of all parameters of a model, and how each is initialised */
 nn_model *nn_model_new(void);     /* NULL when memory is short */
@@ -59,7 +59,7 @@ int64_t nn_model_find(const nn_model *model, const char *name, ad_shape *shape);
 /* One parameter array as a variable: a slice of theta (an [nn_model_size] array) in its shape. */
 ad_var nn_model_get(const nn_model *model, ad_var theta, const char *name);
 
-/* ---- layers ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- layers ------------------------------------------------------------------------------------------------------------------------- */
 
 typedef ad_var (*nn_activation)(ad_var x); /* ad_tanh, ad_softplus, ad_silu, ... ; NULL: identity */
 
@@ -103,7 +103,7 @@ nn_time_mlp nn_time_mlp_new(nn_model *model, const char *name, nn_time_kind kind
                             nn_init init);
 ad_var nn_time_mlp_apply(const nn_time_mlp *mlp, ad_var theta, ad_var t, ad_var x);
 
-/* ---- losses: means over all elements (or rows), scalars ------------------------------------------------------------------------------ */
+/* ---- losses: means over all elements (or rows), scalars ----------------------------------------------------------------------------- */
 
 /* Prediction and target have the same shape: [rows,1] against [rows,D] is an error, not a broadcast. */
 ad_var nn_mse(ad_var prediction, ad_var target);
@@ -114,8 +114,7 @@ ad_var nn_cross_entropy(ad_var logits, ad_var classes);
 /* Mean of (x - mean)^2 / (2 sd^2) + log sd + log(2 pi)/2, given log sd (mean and log_sd broadcast to x). */
 ad_var nn_gaussian_nll(ad_var x, ad_var mean, ad_var log_sd);
 
-/* ---- optimisers ------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- optimisers --------------------------------------------------------------------------------------------------------------------- */
 
 typedef struct nn_optimizer nn_optimizer; /* an algorithm, constant */
 /* In PyTorch's forms. sgd: momentum, Nesterov. adam: Kingma & Ba 2015 (arXiv:1412.6980), with bias correction. adamw: decoupled weight
@@ -149,7 +148,7 @@ void nn_optimizer_free(nn_optimizer_state *state);
 int nn_optimizer_step(nn_optimizer_state *state, void *theta, const void *gradient);
 const char *nn_optimizer_error(const nn_optimizer_state *state); /* of the last step, or of the options; NULL: none */
 
-/* ---- data ---------------------------------------------------------------------------------------------------------------------------- */
+/* ---- data --------------------------------------------------------------------------------------------------------------------------- */
 
 /* A table of numbers [rows, columns], row-major double, and column names ("" where there is no header; NULL allowed when writing). */
 typedef struct {
@@ -174,8 +173,7 @@ int64_t nn_table_column(const nn_table *table, const char *name); /* index, or -
 int nn_save(const char *path, const nn_model *model, ad_dtype dtype, const void *theta, char *error, size_t error_size);
 int nn_load(const char *path, const nn_model *model, ad_dtype dtype, void *theta, char *error, size_t error_size);
 
-/* ---- training --------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- training ----------------------------------------------------------------------------------------------------------------------- */
 
 /* Records the loss (a scalar) of a batch: theta [size], batch[i] the i-th data array's rows (each [rows, ...]). */
 typedef ad_var (*nn_loss)(ad_tape *tape, ad_var theta, const ad_var *batch, void *user);

@@ -31,7 +31,7 @@ struct nn_optimizer_state {
     char error[256];
 };
 
-/* ---- algorithms ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- algorithms --------------------------------------------------------------------------------------------------------------------- */
 
 /* Each is a function of one element: its new value, given its gradient and its two numbers of state, which start as 0. */
 
@@ -100,7 +100,7 @@ const char *nn_optimizer_name(const nn_optimizer *optimizer) { return optimizer 
 double nn_schedule_cosine(int64_t step, int64_t steps) { return 0.5 * (1 + cos(3.14159265358979323846 * (double)step / (double)steps)); }
 double nn_schedule_exponential(int64_t step, int64_t steps) { return pow(0.01, (double)step / (double)steps); }
 
-/* ---- state --------------------------------------------------------------------------------------------------------------------------- */
+/* ---- state -------------------------------------------------------------------------------------------------------------------------- */
 
 static void set_default(double *value, double default_value)
 {
@@ -174,7 +174,7 @@ const char *nn_optimizer_error(const nn_optimizer_state *state)
     return state->error[0] ? state->error : NULL;
 }
 
-/* ---- a step -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- a step ------------------------------------------------------------------------------------------------------------------------- */
 
 /* Sum of (x / unit)^2. Eight partial sums let the compiler use vectors, in the same order on every machine. */
 static double sum_of_squares(ad_dtype dtype, const void *x, int64_t n, double unit)

@@ -27,8 +27,7 @@ static int check_arguments(const char *what, const char *path, const nn_model *m
     return 0;
 }
 
-/* ---- saving ----------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- saving ------------------------------------------------------------------------------------------------------------------------- */
 
 static json_t *describe_array(const nn_parameter *p, ad_dtype dtype, int64_t start)
 {
@@ -98,8 +97,7 @@ int nn_save(const char *path, const nn_model *model, ad_dtype dtype, const void 
     return result;
 }
 
-/* ---- loading ---------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- loading ------------------------------------------------------------------------------------------------------------------------ */
 
 /* One array as the header describes it, once that is known to agree with itself: bytes start..stop of the data hold `size` elements. */
 typedef struct {

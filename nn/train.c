@@ -38,8 +38,7 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* ---- arguments -------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- arguments ---------------------------------------------------------------------------------------------------------------------- */
 
 /* Elements of one row, or -1 for a shape that is none. */
 static int64_t row_size(ad_shape shape)
@@ -92,8 +91,7 @@ static int check_arguments(trainer *t, nn_loss loss)
     return 0;
 }
 
-/* ---- the program -----------------------------------------------------------------------------------------------------------------------
- */
+/* ---- the program -------------------------------------------------------------------------------------------------------------------- */
 
 /* Records loss and gradient with symbolic inputs. vars[0] is theta; outputs are loss and gradient. */
 static int record(trainer *t, ad_tape *tape, nn_loss loss, ad_var *vars, ad_var outputs[2])
@@ -130,8 +128,7 @@ static int compile(trainer *t, nn_loss loss)
     return result;
 }
 
-/* ---- batches ---------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- batches ------------------------------------------------------------------------------------------------------------------------ */
 
 static int make_buffers(trainer *t)
 {
@@ -187,8 +184,7 @@ static int64_t next_batch(trainer *t)
     return rows;
 }
 
-/* ---- steps -----------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- steps -------------------------------------------------------------------------------------------------------------------------- */
 
 static int update_failed(trainer *t, int64_t step)
 {

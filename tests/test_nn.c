@@ -1,0 +1,730 @@
+/* Random numbers, the layout of theta, layers, losses and optimisers. */
+#include "nn/nn.h"
+#include <check.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define COUNT(a) (int)(sizeof(a) / sizeof(a)[0])
+
+/* ---- random numbers ---------------------------------------------------------------------------------------------------------------- */
+
+/* Random123's known answers for philox4x32-10 start with counter 0, key 0: 6627e8d5 e169c58d ...; the others come from an independent
+ * implementation that gives all three of its known answers. */
+START_TEST(philox)
+{
+    nn_rng zero = nn_rng_seed(0), rng = nn_rng_seed(0x0123456789abcdef);
+    ck_assert_uint_eq(nn_rng_next(&zero), 0xe169c58d6627e8d5);
+    ck_assert_uint_eq(nn_rng_next(&rng), 0xc58cb04bb850222e);
+    ck_assert_uint_eq(nn_rng_next(&rng), 0x523e0d85adca1466);
+    rng.counter = 3;
+    ck_assert_uint_eq(nn_rng_split(&rng).key, 0x88d7e3d6d20f49ea);
+    ck_assert_uint_eq(rng.counter, 4);
+    rng.counter = (1ull << 40) + 5;
+    ck_assert_uint_eq(nn_rng_next(&rng), 0x97844de3de902808);
+}
+END_TEST
+
+START_TEST(random_moments)
+{
+    enum { N = 200000 };
+    nn_rng rng = nn_rng_seed(1);
+    double u1 = 0, u2 = 0, n1 = 0, n2 = 0, n3 = 0, n4 = 0, inside = 0;
+    for (int i = 0; i < N; i++) {
+        double u = nn_uniform(&rng), x = nn_normal(&rng);
+        ck_assert(u > 0 && u < 1);
+        u1 += u / N, u2 += u * u / N;
+        n1 += x / N, n2 += x * x / N, n3 += x * x * x / N, n4 += x * x * x * x / N;
+        inside += (fabs(x) < 1) / (double)N;
+    }
+    /* Five standard errors each. */
+    ck_assert_double_eq_tol(u1, 0.5, 5 * sqrt(1.0 / 12 / N));
+    ck_assert_double_eq_tol(u2, 1.0 / 3, 5 * sqrt(4.0 / 45 / N));
+    ck_assert_double_eq_tol(n1, 0, 5 * sqrt(1.0 / N));
+    ck_assert_double_eq_tol(n2, 1, 5 * sqrt(2.0 / N));
+    ck_assert_double_eq_tol(n3, 0, 5 * sqrt(15.0 / N));
+    ck_assert_double_eq_tol(n4, 3, 5 * sqrt(96.0 / N));
+    ck_assert_double_eq_tol(inside, 0.6826894921370859, 5 * sqrt(0.217 / N));
+}
+END_TEST
+
+START_TEST(random_below)
+{
+    nn_rng rng = nn_rng_seed(2);
+    int count[7] = { 0 };
+    for (int i = 0; i < 70000; i++) count[nn_rng_below(&rng, 7)]++;
+    double chi2 = 0;
+    for (int k = 0; k < 7; k++) chi2 += (count[k] - 1e4) * (count[k] - 1e4) / 1e4;
+    ck_assert_double_lt(chi2, 27.9); /* 6 degrees of freedom, p = 1e-4 */
+    ck_assert_uint_eq(nn_rng_below(&rng, 1), 0);
+    ck_assert_uint_eq(nn_rng_below(&rng, 0), 0);
+    for (int i = 0; i < 100; i++) ck_assert_uint_lt(nn_rng_below(&rng, (1ull << 63) + 1), (1ull << 63) + 1);
+}
+END_TEST
+
+/* Parent and children are uncorrelated and do not repeat each other. */
+START_TEST(random_split)
+{
+    enum { N = 20000 };
+    nn_rng parent = nn_rng_seed(3), a = nn_rng_split(&parent), b = nn_rng_split(&parent);
+    ck_assert(a.key != b.key && a.key != parent.key);
+    double ab = 0, pa = 0;
+    for (int i = 0; i < N; i++) {
+        double x = nn_normal(&parent), y = nn_normal(&a), z = nn_normal(&b);
+        ab += y * z / N;
+        pa += x * y / N;
+    }
+    ck_assert_double_eq_tol(ab, 0, 5 / sqrt(N));
+    ck_assert_double_eq_tol(pa, 0, 5 / sqrt(N));
+}
+END_TEST
+
+/* The same seed gives the same numbers on every machine: these bits are part of the interface. */
+START_TEST(random_normal_bits)
+{
+    nn_rng rng = nn_rng_seed(42);
+    static const double expected[] = { -0x1.763ffa9d1bf8dp-2, 0x1.307d499ccfe68p+0,  0x1.a40598ac0a685p-1,
+                                       0x1.835c921269364p+0,  -0x1.01f549629c80bp+0, 0x1.e86115fa54f4ap+0 };
+    for (int i = 0; i < COUNT(expected); i++) ck_assert_double_eq(nn_normal(&rng), expected[i]);
+}
+END_TEST
+
+typedef struct {
+    nn_init init;
+    double variance, limit; /* limit: of uniform ones, else 0 */
+} init_case;
+
+START_TEST(initialisers)
+{
+    enum { IN = 30, OUT = 60, N = 100000 };
+    static const init_case cases[] = {
+        { nn_init_xavier_uniform, 2.0 / (IN + OUT), 0.2581988897471611 },
+        { nn_init_xavier_normal, 2.0 / (IN + OUT), 0 },
+        { nn_init_he_uniform, 2.0 / IN, 0.4472135954999579 },
+        { nn_init_he_normal, 2.0 / IN, 0 },
+        { nn_init_lecun_normal, 1.0 / IN, 0 },
+        { nn_init_uniform_fan_in, 1.0 / IN / 3, 0.18257418583505536 },
+    };
+    static double x[N];
+    for (int c = 0; c < COUNT(cases); c++) {
+        nn_rng rng = nn_rng_seed((uint64_t)c);
+        cases[c].init(&rng, IN, OUT, N, x);
+        double mean = 0, variance = 0, largest = 0;
+        for (int i = 0; i < N; i++) {
+            mean += x[i] / N;
+            variance += x[i] * x[i] / N;
+            largest = fmax(largest, fabs(x[i]));
+        }
+        ck_assert_double_eq_tol(mean, 0, 5 * sqrt(cases[c].variance / N));
+        ck_assert_double_eq_tol(variance / cases[c].variance, 1, 5 * sqrt(2.0 / N));
+        if (cases[c].limit > 0) ck_assert(largest <= cases[c].limit && largest > 0.999 * cases[c].limit);
+    }
+    nn_rng rng = nn_rng_seed(0);
+    nn_init_ones(&rng, 1, 1, 2, x);
+    ck_assert(x[0] == 1 && x[1] == 1);
+    nn_init_zeros(&rng, 1, 1, 2, x);
+    ck_assert(x[0] == 0 && x[1] == 0 && rng.counter == 0);
+}
+END_TEST
+
+/* ---- theta --------------------------------------------------------------------------------------------------------------------------- */
+
+START_TEST(layout)
+{
+    nn_model *m = nn_model_new();
+    ck_assert_int_eq(nn_model_add(m, "a", AD_SHAPE(3, 7), nn_init_ones, 3, 7), 0);
+    ck_assert_int_eq(nn_model_add(m, "b", AD_SCALAR, nn_init_ones, 1, 1), 32);
+    ck_assert_int_eq(nn_model_add(m, "c", AD_SHAPE(16), nn_init_lecun_normal, 4, 1), 48);
+    ck_assert_int_eq(nn_model_size(m), 64);
+    ck_assert_int_eq(nn_model_parameters(m), 38);
+    ad_shape shape;
+    ck_assert_int_eq(nn_model_find(m, "b", &shape), 32);
+    ck_assert_int_eq(shape.rank, 0);
+    ck_assert_int_eq(nn_model_find(m, "d", NULL), -1);
+    double f64[64];
+    float f32[64];
+    nn_rng rng = nn_rng_seed(5), same = rng;
+    memset(f64, 1, sizeof f64);
+    ck_assert_int_eq(nn_model_init(m, &rng, AD_F64, f64), 0);
+    ck_assert_int_eq(nn_model_init(m, &same, AD_F32, f32), 0);
+    for (int i = 0; i < 64; i++) {
+        if (i < 21 || i == 32) ck_assert_double_eq(f64[i], 1);
+        else if (i < 48) ck_assert_double_eq(f64[i], 0);
+        else ck_assert_double_ne(f64[i], 0);
+        ck_assert_float_eq(f32[i], (float)f64[i]);
+    }
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var theta = ad_param(tape, AD_SHAPE(64), f64), c = nn_model_get(m, theta, "c");
+    double got[16];
+    ck_assert_int_eq(ad_get(c, got), 0);
+    ck_assert_mem_eq(got, f64 + 48, sizeof got);
+    nn_model_get(m, theta, "d");
+    ck_assert_str_eq(ad_tape_error(tape), "nn_model_get: the model has no parameter 'd'");
+    ad_tape_clear_error(tape);
+    nn_model_get(m, ad_param(tape, AD_SHAPE(63), NULL), "a");
+    ck_assert_str_eq(ad_tape_error(tape), "nn_model_get: theta is [63]; the model needs [64]");
+    ad_tape_free(tape);
+    nn_model_free(m);
+    nn_model_free(NULL);
+}
+END_TEST
+
+START_TEST(layout_errors)
+{
+    static const struct {
+        const char *name, *message;
+        int64_t size, fan;
+        nn_init init;
+    } cases[] = {
+        { "a", "nn_model_add: parameter 'a': the model has one of this name already", 1, 1, nn_init_ones },
+        { "", "nn_model_add: parameter '': it needs a name", 1, 1, nn_init_ones },
+        { NULL, "nn_model_add: parameter '': it needs a name", 1, 1, nn_init_ones },
+        { "__metadata__", "nn_model_add: parameter '__metadata__': the name is reserved by the safetensors format", 1, 1, nn_init_ones },
+        { "b", "nn_model_add: parameter 'b': every size must be at least 1, and theta fit into memory, but the shape is [0]", 0, 1,
+          nn_init_ones },
+        { "b",
+          "nn_model_add: parameter 'b': every size must be at least 1, and theta fit into memory, but the shape is [9223372036854775807]",
+          INT64_MAX, 1, nn_init_ones },
+        { "b", "nn_model_add: parameter 'b': it needs an initialiser, e.g. nn_init_zeros", 1, 1, NULL },
+        { "b", "nn_model_add: parameter 'b': fan_in and fan_out must be at least 1, but are 0 and 0", 1, 0, nn_init_ones },
+    };
+    for (int i = 0; i < COUNT(cases); i++) {
+        nn_model *m = nn_model_new();
+        nn_rng rng = nn_rng_seed(0);
+        double theta[64];
+        nn_model_add(m, "a", AD_SHAPE(1), nn_init_ones, 1, 1);
+        ck_assert_int_eq(nn_model_add(m, cases[i].name, AD_SHAPE(cases[i].size), cases[i].init, cases[i].fan, cases[i].fan), -1);
+        ck_assert_str_eq(nn_model_error(m), cases[i].message);
+        ck_assert_int_eq(nn_model_add(m, "c", AD_SHAPE(1), nn_init_ones, 1, 1), -1); /* sticky */
+        ck_assert_str_eq(nn_model_error(m), cases[i].message);
+        ck_assert_int_eq(nn_model_init(m, &rng, AD_F64, theta), -1);
+        nn_model_free(m);
+    }
+    ck_assert_ptr_nonnull(nn_model_error(NULL));
+}
+END_TEST
+
+/* ---- layers -------------------------------------------------------------------------------------------------------------------------- */
+
+/* A model and theta with numbers in it, a tape with x [rows,in] and t, and a network on it. */
+typedef struct {
+    nn_model *model;
+    double *theta;
+    ad_tape *tape;
+    ad_var theta_var, x_var, y_var;
+    double x[15], *y;
+} bench;
+
+enum { ROWS = 5, IN = 3, OUT = 2, HIDDEN = 4 };
+
+static void start(bench *b)
+{
+    b->theta = calloc((size_t)nn_model_size(b->model), sizeof *b->theta);
+    nn_rng rng = nn_rng_seed(11);
+    ck_assert_ptr_null(nn_model_error(b->model));
+    ck_assert_int_eq(nn_model_init(b->model, &rng, AD_F64, b->theta), 0);
+    for (int i = 0; i < ROWS * IN; i++) b->x[i] = nn_normal(&rng);
+    b->tape = ad_tape_new(AD_F64);
+    b->theta_var = ad_param(b->tape, AD_SHAPE(nn_model_size(b->model)), b->theta);
+    b->x_var = ad_input_rows(b->tape, AD_SHAPE(AD_ROWS, IN), ROWS, b->x);
+}
+
+static void stop(bench *b)
+{
+    ad_tape_free(b->tape);
+    nn_model_free(b->model);
+    free(b->theta);
+}
+
+/* y = x W + b of one row, in plain C; W at weight, b at bias (or -1). */
+static void naive_linear(const double *theta, int64_t weight, int64_t bias, int in, int out, const double *x, double *y)
+{
+    for (int j = 0; j < out; j++) {
+        y[j] = bias < 0 ? 0 : theta[bias + j];
+        for (int i = 0; i < in; i++) y[j] += x[i] * theta[weight + i * out + j];
+    }
+}
+
+static void compare(bench *b, ad_var y, const double *expected, int n)
+{
+    double got[64];
+    ck_assert_msg(ad_get(y, got) == 0, "%s", ad_tape_error(b->tape));
+    ck_assert_int_eq(ad_size(y), n);
+    for (int i = 0; i < n; i++) ck_assert_double_eq_tol(got[i], expected[i], 1e-14);
+}
+
+/* The gradient of sum(y^2) by theta against central differences of the plain function. */
+static void compare_gradient(bench *b, ad_var y, void (*plain)(const bench *b, double *y), int n)
+{
+    int64_t size = nn_model_size(b->model);
+    double *gradient = calloc((size_t)size, sizeof *gradient), value[64];
+    ad_var g;
+    ad_grad(ad_sum_all(ad_square(y)), 1, &b->theta_var, &g);
+    ck_assert_msg(ad_get(g, gradient) == 0, "%s", ad_tape_error(b->tape));
+    for (int64_t k = 0; k < size; k++) {
+        double kept = b->theta[k], sum[2] = { 0, 0 };
+        const double h = 1e-5;
+        for (int side = 0; side < 2; side++) {
+            b->theta[k] = kept + (side ? h : -h);
+            plain(b, value);
+            for (int i = 0; i < n; i++) sum[side] += value[i] * value[i];
+        }
+        b->theta[k] = kept;
+        ck_assert_double_eq_tol(gradient[k], (sum[1] - sum[0]) / (2 * h), 1e-8);
+    }
+    free(gradient);
+}
+
+static nn_linear linear;
+static void plain_linear(const bench *b, double *y)
+{
+    for (int r = 0; r < ROWS; r++) naive_linear(b->theta, linear.weight, linear.bias, IN, OUT, b->x + r * IN, y + r * OUT);
+}
+
+START_TEST(linear_layer)
+{
+    bench b = { .model = nn_model_new() };
+    double y[ROWS * OUT];
+    linear = _i ? nn_linear_new(b.model, "l", IN, OUT, nn_init_he_normal) : nn_linear_new_unbiased(b.model, "l", IN, OUT, NULL);
+    ck_assert_int_eq(nn_model_parameters(b.model), IN * OUT + (_i ? OUT : 0));
+    start(&b);
+    if (_i) {
+        ck_assert_double_eq(b.theta[linear.bias], 0); /* with an initialiser of one's own */
+        b.theta[linear.bias] = 0.5;
+        ck_assert_int_eq(ad_set(b.theta_var, 0, b.theta), 0);
+    }
+    plain_linear(&b, y);
+    ad_var out = nn_linear_apply(&linear, b.theta_var, b.x_var);
+    compare(&b, out, y, ROWS * OUT);
+    compare_gradient(&b, out, plain_linear, ROWS * OUT);
+    /* One vector, and two leading axes. */
+    ad_var row = nn_linear_apply(&linear, b.theta_var, ad_input(b.tape, AD_SHAPE(IN), b.x));
+    ck_assert_int_eq(ad_shape_of(row).rank, 1);
+    compare(&b, row, y, OUT);
+    compare(&b, nn_linear_apply(&linear, b.theta_var, ad_input(b.tape, AD_SHAPE(2, 2, IN), b.x)), y, 4 * OUT);
+    stop(&b);
+}
+END_TEST
+
+static nn_mlp mlp;
+static void plain_mlp(const bench *b, double *y)
+{
+    for (int r = 0; r < ROWS; r++) {
+        double h[HIDDEN];
+        naive_linear(b->theta, mlp.layer[0].weight, mlp.layer[0].bias, IN, HIDDEN, b->x + r * IN, h);
+        for (int i = 0; i < HIDDEN; i++) h[i] = tanh(h[i]);
+        naive_linear(b->theta, mlp.layer[1].weight, mlp.layer[1].bias, HIDDEN, OUT, h, y + r * OUT);
+    }
+}
+
+START_TEST(mlp_network)
+{
+    bench b = { .model = nn_model_new() };
+    double y[ROWS * OUT];
+    mlp = nn_mlp_new(b.model, "net", 3, (int64_t[]){ IN, HIDDEN, OUT }, ad_tanh, NULL);
+    ck_assert_int_ge(nn_model_find(b.model, "net.1.weight", NULL), 0);
+    start(&b);
+    ck_assert_double_ne(b.theta[mlp.layer[0].bias], 0); /* PyTorch's default */
+    plain_mlp(&b, y);
+    ad_var out = nn_mlp_apply(&mlp, b.theta_var, b.x_var);
+    compare(&b, out, y, ROWS * OUT);
+    compare_gradient(&b, out, plain_mlp, ROWS * OUT);
+    stop(&b);
+}
+END_TEST
+
+static nn_time_mlp time_mlp;
+static double times[ROWS];
+
+static void plain_time_layer(const double *theta, const nn_time_linear *l, int in, int out, double t, const double *x, double *y)
+{
+    if (l->kind == NN_CONCAT) {
+        double extended[HIDDEN + 1];
+        memcpy(extended, x, (size_t)in * sizeof *x);
+        extended[in] = t;
+        naive_linear(theta, l->linear.weight, l->linear.bias, in + 1, out, extended, y);
+        return;
+    }
+    naive_linear(theta, l->linear.weight, l->linear.bias, in, out, x, y);
+    for (int j = 0; j < out; j++) {
+        double gate = t * theta[l->gate.weight + j] + theta[l->gate.bias + j];
+        y[j] = y[j] / (1 + exp(-gate)) + t * theta[l->shift.weight + j];
+    }
+}
+
+static void plain_time_mlp(const bench *b, double *y)
+{
+    for (int r = 0; r < ROWS; r++) {
+        double h[HIDDEN];
+        plain_time_layer(b->theta, &time_mlp.layer[0], IN, HIDDEN, times[r], b->x + r * IN, h);
+        for (int i = 0; i < HIDDEN; i++) h[i] = h[i] / (1 + exp(-h[i]));
+        plain_time_layer(b->theta, &time_mlp.layer[1], HIDDEN, OUT, times[r], h, y + r * OUT);
+    }
+}
+
+/* Both kinds; t as [1,1], as a scalar, and one for each row. */
+START_TEST(time_network)
+{
+    bench b = { .model = nn_model_new() };
+    double y[ROWS * OUT];
+    nn_time_kind kind = _i < 3 ? NN_CONCAT : NN_CONCAT_SQUASH;
+    time_mlp = nn_time_mlp_new(b.model, "net", kind, 3, (int64_t[]){ IN, HIDDEN, OUT }, ad_silu, NULL);
+    start(&b);
+    for (int r = 0; r < ROWS; r++) times[r] = _i % 3 == 2 ? 0.3 * r - 0.2 : 0.7;
+    ad_var t = _i % 3 == 0   ? ad_input(b.tape, AD_SHAPE(1, 1), times)
+               : _i % 3 == 1 ? ad_input(b.tape, AD_SCALAR, times)
+                             : ad_input_rows(b.tape, AD_SHAPE(AD_ROWS, 1), ROWS, times);
+    plain_time_mlp(&b, y);
+    ad_var out = nn_time_mlp_apply(&time_mlp, b.theta_var, t, b.x_var);
+    compare(&b, out, y, ROWS * OUT);
+    compare_gradient(&b, out, plain_time_mlp, ROWS * OUT);
+    stop(&b);
+}
+END_TEST
+
+static void expect_error(ad_tape *tape, ad_var y, const char *message)
+{
+    ck_assert(!ad_valid(y));
+    ck_assert_ptr_nonnull(ad_tape_error(tape));
+    ck_assert_str_eq(ad_tape_error(tape), message);
+    ad_tape_clear_error(tape);
+}
+
+START_TEST(layer_errors)
+{
+    nn_model *m = nn_model_new();
+    ad_tape *tape = ad_tape_new(AD_F32);
+    nn_linear l = nn_linear_new(m, "l", IN, OUT, NULL);
+    nn_time_linear tl = nn_time_linear_new(m, "t", NN_CONCAT_SQUASH, IN, OUT, NULL);
+    ad_var theta = ad_param(tape, AD_SHAPE(nn_model_size(m)), NULL), x = ad_input_rows(tape, AD_SHAPE(AD_ROWS, IN), 0, NULL), none = { 0 };
+    expect_error(tape, nn_linear_apply(&l, theta, ad_input_rows(tape, AD_SHAPE(AD_ROWS, 4), 0, NULL)),
+                 "nn_linear_apply: x is [rows,4], but the layer takes [...,3]");
+    expect_error(tape, nn_linear_apply(&l, ad_slice(theta, 0, 0, 5), x),
+                 "nn_linear_apply: theta is [5], but the layer reaches to element 18; give the whole theta of its model");
+    expect_error(tape, nn_linear_apply(&l, theta, none), "nn_linear_apply: x is not a valid variable");
+    expect_error(tape, nn_linear_apply(&l, none, x), "nn_linear_apply: theta is not a valid variable");
+    ck_assert(!ad_valid(nn_linear_apply(&l, none, none)));
+    expect_error(tape, nn_time_linear_apply(&tl, theta, x, x), "nn_time_linear_apply: t is [rows,3]; it must have sizes 1, or [rows,1]");
+    expect_error(tape, nn_time_linear_apply(&tl, theta, none, x), "nn_time_linear_apply: t is not a valid variable");
+
+    nn_linear twice = nn_linear_new(m, "l", IN, OUT, NULL);
+    ck_assert_str_eq(nn_model_error(m), "nn_model_add: parameter 'l.weight': the model has one of this name already");
+    expect_error(tape, nn_linear_apply(&twice, theta, x), "nn_linear_apply: the layer could not be made; nn_model_error says why");
+    nn_mlp late = nn_mlp_new(m, "net", 3, (int64_t[]){ IN, 4, OUT }, NULL, NULL);
+    expect_error(tape, nn_mlp_apply(&late, theta, x), "nn_linear_apply: the layer could not be made; nn_model_error says why");
+    nn_model_free(m);
+
+    m = nn_model_new();
+    nn_mlp short_one = nn_mlp_new(m, "net", 1, (int64_t[]){ IN }, NULL, NULL);
+    ck_assert_str_eq(nn_model_error(m), "nn: 'net' needs 2 to 17 sizes, from input to output, but got 1");
+    expect_error(tape, nn_mlp_apply(&short_one, theta, x), "nn_mlp_apply: the network could not be made; nn_model_error says why");
+    nn_model_free(m);
+    m = nn_model_new();
+    nn_time_mlp wide = nn_time_mlp_new(m, "net", NN_CONCAT_SQUASH, 2, (int64_t[]){ 0, 3 }, NULL, NULL);
+    ck_assert_ptr_nonnull(strstr(nn_model_error(m), "parameter 'net.0.weight': every size must be at least 1"));
+    expect_error(tape, nn_time_mlp_apply(&wide, theta, none, x),
+                 "nn_time_linear_apply: the layer could not be made; nn_model_error says why");
+    nn_model_free(m);
+    ad_tape_free(tape);
+}
+END_TEST
+
+/* ---- losses -------------------------------------------------------------------------------------------------------------------------- */
+
+static ad_var rows(ad_tape *tape, int64_t n, int64_t columns, const double *data)
+{
+    return ad_input_rows(tape, AD_SHAPE(AD_ROWS, columns), n, data);
+}
+
+START_TEST(losses)
+{
+    const double a[] = { 1, 2, 3, 4 }, b[] = { 0, 4, 3, 1 }, log_sd[] = { 0.5, -0.25 };
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var x = rows(tape, 2, 2, a), y = rows(tape, 2, 2, b), s = ad_input(tape, AD_SHAPE(1, 2), log_sd), g;
+    double gradient[4];
+    ck_assert_double_eq_tol(ad_item(nn_mse(x, y)), (1 + 4 + 0 + 9) / 4.0, 1e-15);
+    ck_assert_double_eq_tol(ad_item(nn_mae(x, y)), (1 + 2 + 0 + 3) / 4.0, 1e-15);
+    ad_grad(nn_mse(x, y), 1, &x, &g);
+    ck_assert_int_eq(ad_get(g, gradient), 0);
+    for (int i = 0; i < 4; i++) ck_assert_double_eq_tol(gradient[i], (a[i] - b[i]) / 2, 1e-15);
+    ad_grad(nn_mae(x, y), 1, &x, &g);
+    ck_assert_int_eq(ad_get(g, gradient), 0);
+    ck_assert(gradient[0] == 0.25 && gradient[1] == -0.25 && gradient[2] == 0 && gradient[3] == 0.25);
+    double expected = 0;
+    for (int i = 0; i < 4; i++) {
+        double sd = exp(log_sd[i % 2]), z = (a[i] - b[i]) / sd;
+        expected += (0.5 * z * z + log_sd[i % 2] + 0.5 * log(2 * acos(-1))) / 4;
+    }
+    ck_assert_double_eq_tol(ad_item(nn_gaussian_nll(x, y, s)), expected, 1e-14);
+    expect_error(tape, nn_mse(x, ad_slice(y, 1, 0, 1)),
+                 "nn_mse: the prediction is [rows,2], the target is [rows,1]; they must be the same");
+    expect_error(tape, nn_gaussian_nll(ad_slice(x, 1, 0, 1), y, s),
+                 "nn_gaussian_nll: x is [rows,1], x with mean and log_sd is [rows,2]; mean and log_sd must broadcast to x");
+    ad_tape_free(tape);
+}
+END_TEST
+
+/* Values of torch.nn.functional.cross_entropy (PyTorch 2.5.1, float64); logits of +-100 would overflow a naive softmax in f32. */
+START_TEST(cross_entropy)
+{
+    const double logits[] = { 1, 2, 0.5, 100, -50, 0, -1, -1, 3 }, classes[] = { 2, 0, 1 }, outside[] = { 2, 3, 1 }, half[] = { 2, 0.5, 1 };
+    const double soft[] = { .2, .3, .5, 0, 1, 0, .25, .25, .5 };
+    const double gradient[] = { 0.07707463254071634,  0.20951057307058746,    -0.28658520561130385,  0,
+                                2.39169865772147e-66, 1.2400253253402787e-44, 0.0058894740046826835, -0.3274438593286506,
+                                0.3215543853239679 };
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var z = rows(tape, 3, 3, logits), loss = nn_cross_entropy(z, rows(tape, 3, 1, classes)), g;
+    double got[9];
+    ck_assert_double_eq_tol(ad_item(loss), 2.0001150279520461, 1e-14);
+    ad_grad(loss, 1, &z, &g);
+    ck_assert_int_eq(ad_get(g, got), 0);
+    for (int i = 0; i < 9; i++) ck_assert_double_eq_tol(got[i], gradient[i], 1e-15);
+    ck_assert_double_eq_tol(ad_item(nn_cross_entropy(z, rows(tape, 3, 3, soft))), 51.150115027952047, 1e-13);
+    ck_assert_double_nan(ad_item(nn_cross_entropy(z, rows(tape, 3, 1, outside))));
+    ck_assert_double_nan(ad_item(nn_cross_entropy(z, rows(tape, 3, 1, half))));
+    expect_error(tape, nn_cross_entropy(z, rows(tape, 3, 2, logits)),
+                 "nn_cross_entropy: logits is [rows,3], classes is [rows,2]; classes must be [rows,1], or probabilities [rows,C]");
+    expect_error(tape, nn_cross_entropy(rows(tape, 3, 1, classes), rows(tape, 3, 1, classes)),
+                 "nn_cross_entropy: logits is [rows,1], classes is [rows,1]; logits must be [rows,C] with C >= 2 classes");
+    ad_tape_free(tape);
+    tape = ad_tape_new(AD_F32);
+    const float big[] = { 100, -100, 0 }, first[] = { 0 };
+    z = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), 1, big);
+    ck_assert_double_eq_tol(ad_item(nn_cross_entropy(z, ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, first))), 0, 1e-30);
+    ad_tape_free(tape);
+}
+END_TEST
+
+/* ---- optimisers ---------------------------------------------------------------------------------------------------------------------- */
+
+/* f = ((x0-3)^2 + 10 (x1-1)^2 + 0.1 (x2+1)^2) / 2 + sin(x0 x1) */
+static void gradient_of(const double *x, double *g)
+{
+    g[0] = x[0] - 3 + x[1] * cos(x[0] * x[1]);
+    g[1] = 10 * (x[1] - 1) + x[0] * cos(x[0] * x[1]);
+    g[2] = 0.1 * (x[2] + 1);
+}
+
+/* Five steps from (1, -2, 0.5), by torch.optim of PyTorch 2.5.1 in float64. */
+static const struct {
+    nn_optimizer_options options;
+    double x[3];
+} pytorch[] = {
+    { { .algorithm = &nn_sgd, .rate = 0.05 }, { 1.3862215856585249, 0.82545508912309018, 0.46287312968281252 } },
+    { { .algorithm = &nn_sgd, .rate = 0.05, .momentum = 0.9 }, { 1.9776351650255073, 2.4707731550498413, 0.40257717180781244 } },
+    { { .algorithm = &nn_sgd, .rate = 0.05, .momentum = 0.9, .nesterov = true, .weight_decay = 0.1 },
+      { 2.7024341304017545, 1.2278976339913252, 0.33844076332050099 } },
+    { { .rate = 0.1 }, { 1.4868746093777603, -1.5015125721021905, 0.0043582026726840389 } },
+    { { .algorithm = &nn_adam, .rate = 0.1, .beta1 = 0.8, .beta2 = 0.95, .epsilon = 1e-3, .weight_decay = 0.2 },
+      { 1.4703017034755774, -1.5023864699242497, 0.016841104622736858 } },
+    { { .algorithm = &nn_adamw, .rate = 0.1 }, { 1.4820506388151196, -1.4925787828081416, 0.0028827064922420931 } },
+    { { .algorithm = &nn_adamw, .rate = 0.1, .weight_decay = 0.3 }, { 1.3313276402477043, -1.2496200877846906, -0.036561360411659499 } },
+    { { .algorithm = &nn_rmsprop, .rate = 0.1 }, { 2.9459828346475732, 0.26186922571218707, -0.99128080176851407 } },
+    { { .algorithm = &nn_rmsprop, .rate = 0.1, .beta2 = 0.9, .momentum = 0.5, .weight_decay = 0.1 },
+      { 2.5171372123105615, -0.37390765062717429, -0.63130948029810963 } },
+};
+
+START_TEST(as_pytorch)
+{
+    double x[3] = { 1, -2, 0.5 }, g[3];
+    float xf[3] = { 1, -2, 0.5f }, gf[3];
+    nn_optimizer_state *f64 = nn_optimizer_new(&pytorch[_i].options, AD_F64, 3, 0),
+                       *f32 = nn_optimizer_new(&pytorch[_i].options, AD_F32, 3, 0);
+    ck_assert_ptr_null(nn_optimizer_error(f64));
+    for (int k = 0; k < 5; k++) {
+        gradient_of(x, g);
+        ck_assert_int_eq(nn_optimizer_step(f64, x, g), 0);
+        gradient_of((double[]){ xf[0], xf[1], xf[2] }, g);
+        for (int i = 0; i < 3; i++) gf[i] = (float)g[i];
+        ck_assert_int_eq(nn_optimizer_step(f32, xf, gf), 0);
+    }
+    for (int i = 0; i < 3; i++) {
+        ck_assert_double_eq_tol(x[i], pytorch[_i].x[i], 1e-14);
+        ck_assert_double_eq_tol(xf[i], pytorch[_i].x[i], 2e-5);
+    }
+    nn_optimizer_free(f64);
+    nn_optimizer_free(f32);
+}
+END_TEST
+
+static double rosenbrock(const double *x, double *g)
+{
+    double a = 1 - x[0], b = x[1] - x[0] * x[0];
+    g[0] = -2 * a - 400 * x[0] * b;
+    g[1] = 200 * b;
+    return a * a + 100 * b * b;
+}
+
+static double quadratic(const double *x, double *g)
+{
+    g[0] = x[0] - 2;
+    g[1] = 20 * (x[1] + 1);
+    return 0.5 * ((x[0] - 2) * (x[0] - 2) + 20 * (x[1] + 1) * (x[1] + 1));
+}
+
+/* From a usual start to a small loss. */
+static const struct {
+    double (*f)(const double *x, double *g);
+    nn_optimizer_options options;
+    int steps;
+    double loss;
+} descents[] = {
+    { quadratic, { .algorithm = &nn_sgd, .rate = 0.05 }, 400, 1e-15 },
+    { quadratic, { .algorithm = &nn_sgd, .rate = 0.02, .momentum = 0.9 }, 400, 1e-12 },
+    { quadratic, { .algorithm = &nn_sgd, .rate = 0.02, .momentum = 0.9, .nesterov = true }, 400, 1e-12 },
+    { quadratic, { .rate = 0.05, .schedule = nn_schedule_cosine }, 1000, 1e-8 },
+    { quadratic, { .algorithm = &nn_adamw, .rate = 0.05, .weight_decay = 1e-9, .schedule = nn_schedule_exponential }, 1000, 1e-8 },
+    { quadratic, { .algorithm = &nn_rmsprop, .rate = 0.05, .schedule = nn_schedule_exponential }, 1000, 1e-4 },
+    { rosenbrock, { .rate = 0.05, .schedule = nn_schedule_cosine }, 5000, 1e-6 },
+    { rosenbrock, { .algorithm = &nn_sgd, .rate = 1e-3, .momentum = 0.9, .clip_norm = 10 }, 20000, 1e-6 },
+    { rosenbrock, { .algorithm = &nn_rmsprop, .rate = 0.005, .schedule = nn_schedule_exponential }, 10000, 1e-4 },
+};
+
+START_TEST(descends)
+{
+    double x[2] = { -1.2, 1 }, g[2], loss = 0;
+    nn_optimizer_state *s = nn_optimizer_new(&descents[_i].options, AD_F64, 2, descents[_i].steps);
+    for (int k = 0; k < descents[_i].steps; k++) {
+        descents[_i].f(x, g);
+        ck_assert_int_eq(nn_optimizer_step(s, x, g), 0);
+    }
+    loss = descents[_i].f(x, g);
+    ck_assert_double_le(loss, descents[_i].loss);
+    nn_optimizer_free(s);
+}
+END_TEST
+
+START_TEST(clipping)
+{
+    nn_optimizer_options o = { .algorithm = &nn_sgd, .rate = 1, .clip_norm = 2 };
+    double x[2] = { 0, 0 };
+    nn_optimizer_state *s = nn_optimizer_new(&o, AD_F64, 2, 0);
+    nn_optimizer_step(s, x, (double[]){ 3, 4 });
+    ck_assert_double_eq_tol(x[0], -1.2, 1e-15);
+    ck_assert_double_eq_tol(x[1], -1.6, 1e-15);
+    nn_optimizer_step(s, x, (double[]){ 0.5, 0 }); /* shorter: as it is */
+    ck_assert_double_eq_tol(x[0], -1.7, 1e-15);
+    x[0] = x[1] = 0;
+    ck_assert_int_eq(nn_optimizer_step(s, x, (double[]){ 3e200, 4e200 }), 0); /* whose square overflows */
+    ck_assert_double_eq_tol(x[0], -1.2, 1e-15);
+    nn_optimizer_free(s);
+    /* Long enough for all eight partial sums and a remainder. */
+    double many[19] = { 0 }, ones[19];
+    for (int i = 0; i < 19; i++) ones[i] = 1;
+    s = nn_optimizer_new(&o, AD_F64, 19, 0);
+    nn_optimizer_step(s, many, ones);
+    for (int i = 0; i < 19; i++) ck_assert_double_eq_tol(many[i], -2 / sqrt(19), 1e-15);
+    nn_optimizer_free(s);
+}
+END_TEST
+
+START_TEST(schedules)
+{
+    ck_assert_double_eq(nn_schedule_cosine(0, 10), 1);
+    ck_assert_double_eq_tol(nn_schedule_cosine(5, 10), 0.5, 1e-15);
+    ck_assert_double_eq_tol(nn_schedule_exponential(5, 10), 0.1, 1e-15);
+    nn_optimizer_options o = { .algorithm = &nn_sgd, .rate = 1, .schedule = nn_schedule_exponential };
+    nn_optimizer_state *s = nn_optimizer_new(&o, AD_F64, 1, 2);
+    double x = 0, expected = 0, one = 1;
+    for (int k = 0; k < 4; k++) {
+        nn_optimizer_step(s, &x, &one);
+        expected -= k == 0 ? 1 : 0.1; /* from the second on that of the last step planned */
+        ck_assert_double_eq_tol(x, expected, 1e-15);
+    }
+    nn_optimizer_free(s);
+}
+END_TEST
+
+START_TEST(bad_gradients)
+{
+    nn_optimizer_options o = { .algorithm = &nn_adam, .rate = 0.1 };
+    nn_optimizer_state *s = nn_optimizer_new(&o, AD_F32, 3, 0), *same = nn_optimizer_new(&o, AD_F32, 3, 0);
+    float x[3] = { 1, 2, 3 }, y[3] = { 1, 2, 3 }, good[3] = { 1, 1, 1 }, bad[3] = { 1, NAN, 1 };
+    ck_assert_int_eq(nn_optimizer_step(s, x, bad), -1);
+    ck_assert_str_eq(nn_optimizer_error(s), "nn_optimizer_step: element 1 of the gradient is nan");
+    ck_assert_mem_eq(x, y, sizeof x);
+    nn_optimizer_step(s, x, good);
+    nn_optimizer_step(same, y, good);
+    ck_assert_ptr_null(nn_optimizer_error(s));
+    ck_assert_mem_eq(x, y, sizeof x); /* the state was untouched too */
+    nn_optimizer_free(s);
+    nn_optimizer_free(same);
+
+    nn_optimizer_options wild = { .algorithm = &nn_sgd, .rate = 1e30 };
+    s = nn_optimizer_new(&wild, AD_F32, 3, 0);
+    memcpy(y, x, sizeof y);
+    ck_assert_int_eq(nn_optimizer_step(s, x, (float[]){ 0, 0, 1e20f }), -1);
+    ck_assert_str_eq(nn_optimizer_error(s), "nn_optimizer_step: element 2 of theta would overflow; the rate (1e+30) is too large");
+    ck_assert_mem_eq(x, y, sizeof x);
+    ck_assert_int_eq(nn_optimizer_step(s, x, good), -1);
+    ck_assert_int_eq(nn_optimizer_step(NULL, x, good), -1);
+    nn_optimizer_free(s);
+    nn_optimizer_free(NULL);
+}
+END_TEST
+
+START_TEST(bad_options)
+{
+    static const struct {
+        nn_optimizer_options options;
+        const char *message;
+    } cases[] = {
+        { { .rate = -1 }, "nn_optimizer_new: adam: the rate must be positive" },
+        { { .rate = NAN }, "nn_optimizer_new: adam: the rate must be positive" },
+        { { .algorithm = &nn_sgd, .momentum = 1 }, "nn_optimizer_new: sgd: momentum must be in [0,1)" },
+        { { .momentum = 0.9 }, "nn_optimizer_new: adam: this algorithm takes no momentum (its beta1 is one)" },
+        { { .algorithm = &nn_sgd, .nesterov = true }, "nn_optimizer_new: sgd: nesterov needs sgd with momentum" },
+        { { .algorithm = &nn_sgd, .beta1 = 0.9 }, "nn_optimizer_new: sgd: this algorithm takes no beta1, beta2, epsilon" },
+        { { .beta2 = 1 }, "nn_optimizer_new: adam: beta1 and beta2 must be in [0,1)" },
+        { { .epsilon = -1 }, "nn_optimizer_new: adam: epsilon must be positive" },
+        { { .weight_decay = -1 }, "nn_optimizer_new: adam: weight_decay must not be negative" },
+        { { .clip_norm = NAN }, "nn_optimizer_new: adam: clip_norm must not be negative" },
+        { { .schedule = nn_schedule_cosine }, "nn_optimizer_new: adam: a schedule needs the number of planned steps" },
+    };
+    double x = 0, g = 0;
+    for (int i = 0; i < COUNT(cases); i++) {
+        nn_optimizer_state *s = nn_optimizer_new(&cases[i].options, AD_F64, 1, 0);
+        ck_assert_str_eq(nn_optimizer_error(s), cases[i].message);
+        ck_assert_int_eq(nn_optimizer_step(s, &x, &g), -1);
+        nn_optimizer_free(s);
+    }
+    nn_optimizer_state *s = nn_optimizer_new(NULL, AD_F64, 0, 0);
+    ck_assert_str_eq(nn_optimizer_error(s), "nn_optimizer_new: adam: theta has no elements");
+    nn_optimizer_free(s);
+    ck_assert_str_eq(nn_optimizer_name(&nn_rmsprop), "rmsprop");
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("nn");
+    TCase *random = tcase_create("random"), *layers = tcase_create("layers"), *optimisers = tcase_create("optimisers");
+    tcase_add_test(random, philox);
+    tcase_add_test(random, random_moments);
+    tcase_add_test(random, random_below);
+    tcase_add_test(random, random_split);
+    tcase_add_test(random, random_normal_bits);
+    tcase_add_test(random, initialisers);
+    tcase_add_test(layers, layout);
+    tcase_add_test(layers, layout_errors);
+    tcase_add_loop_test(layers, linear_layer, 0, 2);
+    tcase_add_test(layers, mlp_network);
+    tcase_add_loop_test(layers, time_network, 0, 6);
+    tcase_add_test(layers, layer_errors);
+    tcase_add_test(layers, losses);
+    tcase_add_test(layers, cross_entropy);
+    tcase_add_loop_test(optimisers, as_pytorch, 0, COUNT(pytorch));
+    tcase_add_loop_test(optimisers, descends, 0, COUNT(descents));
+    tcase_add_test(optimisers, clipping);
+    tcase_add_test(optimisers, schedules);
+    tcase_add_test(optimisers, bad_gradients);
+    tcase_add_test(optimisers, bad_options);
+    suite_add_tcase(s, random);
+    suite_add_tcase(s, layers);
+    suite_add_tcase(s, optimisers);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_NORMAL);
+    int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed != 0;
+}
