@@ -57,6 +57,7 @@ void ad_vjp_cut(int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_va
 bool ad_depends(ad_var y, ad_var x);
 /* Whether the variable is a constant or fill; its elements in double (borrowed; for fill one element), else NULL. */
 const double *ad_constant_data(ad_var x);
+int64_t ad_constant_size(ad_var x); /* how many elements that is; 0: not a constant */
 /* A canonical byte string of out as a function of in: equal strings mean equal functions. Caller frees. NULL when memory is short. */
 void *ad_function_key(int nin, const ad_var *in, int nout, const ad_var *out, size_t *length);
 

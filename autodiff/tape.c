@@ -403,6 +403,11 @@ const double *ad_constant_data(ad_var x)
     return ad_valid(x) ? ad_node_at(x.tape, x.node)->data : NULL;
 }
 
+int64_t ad_constant_size(ad_var x)
+{
+    return ad_valid(x) ? ad_node_at(x.tape, x.node)->ndata : 0;
+}
+
 /* ---- tracing and cache ---- */
 
 void ad_tape_set_traced(ad_tape *t, const char *advice)
