@@ -1,0 +1,242 @@
+/* The continuous adjoint by solving backwards (Chen et al. 2018, arXiv:1806.07366): state x, costate a = dL/dx and the arguments' quadratures
+ * together, from output time to output time; at each the state is reset to the stored solution, after its drift has been measured. */
+#include "solver.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+const ode_adjoint ode_backsolve = { .name = "backsolve", .stores = false };
+
+typedef struct {
+    ode_march march, field; /* field: the system's own right-hand side, for the times' cotangents */
+    ode_shared shared;
+    ode_shared_bar bar;
+    ode_pile states;
+    ode_buffer f, g, times, times_bar;
+    /* of the call in progress */
+    ode_adjoint_data *d;
+    const ad_opaque_call *call;
+    ode_adjoint_call c;
+    void **shared_at, *end; /* end: the latest accepted state */
+    double drift;
+    int64_t steps, rejected, evaluations;
+} backward;
+
+static void *backward_new(void *data)
+{
+    (void)data;
+    return calloc(1, sizeof(backward));
+}
+
+static void backward_free(void *state)
+{
+    backward *b = state;
+    if (!b) return;
+    ode_march_close(&b->march);
+    ode_march_close(&b->field);
+    ode_shared_close(&b->shared);
+    ode_shared_bar_close(&b->bar);
+    ode_pile_free(&b->states);
+    ode_buffer *all[] = { &b->f, &b->g, &b->times, &b->times_bar };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
+    free(b);
+}
+
+static int fail(const backward *b, const char *reason)
+{
+    snprintf(b->call->error, b->call->error_size, "%s: adjoint: %s", b->d->problem->settings.caller, reason);
+    return -1;
+}
+
+/* ---- steps ---- */
+
+static void *slot_of(void *context, int64_t k) { return ode_pile_slot(&((backward *)context)->states, (k + 1) % 2); }
+
+/* Adds the increments of the quadratures of an accepted step. */
+static int accepted(void *context, const ode_march *m, int64_t k, const ode_boundary *from, const ode_boundary *to, const void *y, const void *next)
+{
+    backward *b = context;
+    const ode_system *s = b->d->augmented;
+    const char *increment = m->increment.data;
+    (void)k, (void)from, (void)to, (void)y;
+    for (int q = 0; q < s->nquad; q++) {
+        int64_t n = ode_count(s->quad[q], b->call->rows);
+        void *sum = q < s->nquad_row ? b->c.argbar[s->row[s->quad_of[q]]] : b->shared_at[s->quad_of[q]];
+        if (sum) ode_add(s->dtype, n, increment, sum);
+        increment += (size_t)n * ode_bytes(s->dtype);
+    }
+    b->end = (void *)next;
+    return 0;
+}
+
+/* ---- pieces between output times ---- */
+
+/* Reads the solution at output time j (its only one for final_only; time 0 is y0) into a slot of the system. */
+static void read_solution(const backward *b, int j, void *slot)
+{
+    const ode_problem *p = b->d->problem;
+    const ode_system *s = p->system;
+    int64_t rows = b->call->rows;
+    for (int i = 0; i < s->nstate; i++) {
+        void *part = ode_part(s, rows, slot, i);
+        size_t bytes = (size_t)(rows * s->size[i]) * ode_bytes(s->dtype);
+        memset(part, 0, bytes);
+        if (j == 0) memcpy(part, b->c.y0[i], bytes);
+        else ode_output_add(p, rows, b->c.y[i], i, j, part);
+    }
+}
+
+/* Sum of cotangents times f at output time j. */
+static int rate_of_loss(backward *b, int j, const void *x, const void *bar, double *rate)
+{
+    const double *t = b->times.data;
+    int last = b->d->problem->ntimes - 1, direction = t[last] > t[0] ? 1 : -1;
+    int side = 0;
+    const ode_settings *set = &b->d->problem->settings;
+    for (int i = 0; i < set->njump; i++)
+        if (set->jump[i] == t[j]) side = j ? -direction : direction;
+    *rate = 0;
+    if (ode_march_field(&b->field, t[j], side, x, b->f.data, NULL)) return -1;
+    *rate = ode_dot(b->field.system->dtype, b->field.cells, b->f.data, bar);
+    return 0;
+}
+
+/* From output time j to output time i < j. The state and costate are in b->end. */
+static int piece(backward *b, int j, int i)
+{
+    const ode_problem *p = b->d->problem;
+    const ode_system *s = p->system;
+    int64_t rows = b->call->rows, cells = rows * s->width;
+    size_t half = (size_t)cells * ode_bytes(s->dtype);
+    const double *t = b->times.data;
+    double *times_bar = b->times_bar.data, rate;
+    char *z = ode_pile_slot(&b->states, 0);
+    if (b->end != z) memmove(z, b->end, 2 * half);
+    read_solution(b, j, z);
+    memset(b->g.data, 0, half);
+    for (int k = 0; k < s->nstate; k++)
+        if (b->c.ybar[k]) ode_output_add(p, rows, b->c.ybar[k], k, j, ode_part(s, rows, b->g.data, k));
+    if (b->c.timesbar) {
+        if (rate_of_loss(b, j, z, b->g.data, &rate)) return -1;
+        times_bar[j] += rate;
+    }
+    ode_add(s->dtype, cells, b->g.data, z + half);
+    b->end = z;
+    if (t[i] == t[j]) return 0;
+    ode_sink sink = { b, slot_of, accepted };
+    b->march.steps = b->march.rejected = 0;
+    if (ode_march_run(&b->march, 2, (double[]){ t[j], t[i] }, z, &sink)) return -1;
+    b->steps += b->march.steps;
+    b->rejected += b->march.rejected;
+    read_solution(b, i, b->g.data);
+    b->drift = fmax(b->drift, ode_scaled_distance(s->dtype, cells, b->end, b->g.data, b->march.rtol, b->march.atol));
+    return 0;
+}
+
+/* ---- the operation ---- */
+
+static int prepare(backward *b)
+{
+    const ode_problem *p = b->d->problem;
+    const ode_system *s = p->system;
+    const ad_opaque_call *call = b->call;
+    size_t half = (size_t)(call->rows * s->width) * ode_bytes(s->dtype);
+    double *t = ode_buffer_need(&b->times, (size_t)p->ntimes * sizeof *t);
+    const void *row[ODE_MAX_ARGS];
+    ode_row_arguments(s, b->c.args, row);
+    ode_pile_reset(&b->states, 2 * half);
+    void **values = ode_shared_compute(&b->shared, p, call, b->c.args);
+    if (!values) return -1;
+    b->shared_at = ode_shared_bar_begin(&b->bar, b->d);
+    if (!t || !b->shared_at || !ode_pile_slot(&b->states, 1) || !ode_buffer_need(&b->g, half) || !ode_buffer_need(&b->f, half) ||
+        !ode_buffer_need(&b->times_bar, (size_t)p->ntimes * sizeof *t) || !ode_march_open(&b->march, &b->d->march, call->rows, call->threads, row, values))
+        return fail(b, "out of memory");
+    for (int i = 0; i < p->ntimes; i++) t[i] = p->times ? p->times[i] : ode_load(call->dtype, b->c.times, i);
+    memset(b->times_bar.data, 0, (size_t)p->ntimes * sizeof *t);
+    ode_runner *f = &b->field.field;
+    if (!b->c.timesbar) return 0;
+    if (!ode_runner_open(f, b->d->field, call->threads)) return fail(b, "out of memory");
+    b->field.rows = call->rows;
+    b->field.cells = call->rows * s->width;
+    for (int i = 0; i < s->nrow; i++) f->in[f->unit->at.row + i] = row[i];
+    for (int i = 0; i < s->nshared; i++) f->in[f->unit->at.shared + i] = values[i];
+    f->primed = false;
+    return 0;
+}
+
+static void set_march(backward *b, ode_march *m, ode_system *s)
+{
+    const ode_settings *set = &b->d->problem->settings;
+    m->system = s;
+    m->settings = set;
+    m->method = set->method;
+    m->rtol = set->adjoint_rtol, m->atol = set->adjoint_atol;
+    m->error = b->call->error, m->error_size = b->call->error_size;
+}
+
+static int run(void *data, void *state, const ad_opaque_call *call)
+{
+    backward *b = state;
+    b->d = data;
+    b->call = call;
+    b->c = ode_adjoint_parse(b->d, call);
+    b->steps = b->rejected = 0;
+    b->drift = 0;
+    const ode_problem *p = b->d->problem;
+    const ode_system *s = p->system;
+    set_march(b, &b->march, b->d->augmented);
+    set_march(b, &b->field, p->system);
+    b->march.adaptive = p->settings.adaptive;
+    b->march.quadrature = b->d->augmented->nquad > 0;
+    if (prepare(b)) return -1;
+    size_t half = (size_t)(call->rows * s->width) * ode_bytes(s->dtype);
+    for (int i = 0; i < s->nrow; i++) {
+        void *bar = b->c.argbar[s->row[i]];
+        if (bar) memset(bar, 0, (size_t)ode_count(s->arg[s->row[i]], call->rows) * ode_bytes(s->dtype));
+    }
+    b->end = ode_pile_slot(&b->states, 0);
+    memset(b->end, 0, 2 * half);
+    for (int j = p->ntimes - 1; j > 0; j = p->final_only ? 0 : j - 1)
+        if (piece(b, j, p->final_only ? 0 : j - 1)) return -1;
+    char *a = (char *)b->end + half;
+    double rate, *times_bar = b->times_bar.data;
+    if (b->c.timesbar) {
+        read_solution(b, 0, b->g.data);
+        if (rate_of_loss(b, 0, b->g.data, a, &rate)) return -1;
+        times_bar[0] -= rate;
+    }
+    for (int i = 0; i < s->nstate; i++) {
+        void *part = ode_part(s, call->rows, a, i);
+        if (b->c.ybar[i] && !p->final_only) ode_output_add(p, call->rows, b->c.ybar[i], i, 0, part);
+        if (b->c.y0bar[i]) memcpy(b->c.y0bar[i], part, (size_t)(call->rows * s->size[i]) * ode_bytes(s->dtype));
+    }
+    ode_write_times(p, s->dtype, times_bar, b->c.timesbar);
+    if (p->settings.stats) {
+        ode_stats *stats = p->settings.stats;
+        stats->backward_steps = b->steps;
+        stats->backward_rejected = b->rejected;
+        stats->backward_evaluations = stats->vjps = b->march.evaluations;
+        stats->backward_drift = b->drift;
+    }
+    return ode_shared_bar_finish(&b->bar, b->d, call, &b->c);
+}
+
+static const ad_opaque_class backsolve_class = { .name = "ode_solve_backsolve", .forward = run, .state_new = backward_new, .state_free = backward_free,
+                                                 .retain = ode_adjoint_retain, .release = ode_adjoint_release };
+
+void ode_backsolve_vjp(ode_problem *p, ad_var token, int nin, const ad_var *in, const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar)
+{
+    ad_tape *tape = token.tape;
+    const ode_settings *set = &p->settings;
+    ode_adjoint_data *d = ode_adjoint_new(p, nin, ybar, need, tape);
+    if (!d) return;
+    d->augmented = ode_system_augmented(p->system, d->need);
+    if (!d->augmented) ad_fail(tape, "%s: out of memory", set->caller);
+    else ode_march_compile(&d->march, d->augmented, set, set->adaptive, false, d->augmented->nquad > 0, tape);
+    if (d->need_times) d->field = ode_unit_make(p->system, (ode_unit_key){ .kind = ODE_UNIT_FIELD }, tape, set->caller);
+    if (ad_tape_error(tape)) {
+        ode_adjoint_release(d);
+        return;
+    }
+    ode_adjoint_record(d, &backsolve_class, token, nin, in, out, ybar, need, xbar);
+}

@@ -1,0 +1,115 @@
+/* Joint systems built from the user's field: a running cost, a flow with its log-determinant, continuous normalizing flows. */
+#include "solver.h"
+#include <math.h>
+
+/* ---- running costs ---- */
+
+typedef struct {
+    ode_field field, cost;
+    void *user;
+} cost_fields;
+
+static void with_cost(ad_var t, int nstate, const ad_var *y, const ad_var *args, void *user, ad_var *dy)
+{
+    const cost_fields *f = user;
+    (void)nstate;
+    dy[0] = f->field(t, y[0], args, f->user);
+    dy[1] = f->cost(t, y[0], args, f->user);
+}
+
+/* Zeros [rows,1] beside y. */
+static ad_var zero_column(ad_var y)
+{
+    (void)y;
+    return ad_fill(y.tape, AD_SHAPE(AD_ROWS, 1), 0);
+}
+
+ad_var ode_solve_cost(ode_field field, ode_field cost, void *user, ad_var y0, int nargs, const ad_var *args, ad_var times, const ode_options *options, ad_var *q)
+{
+    cost_fields both = { field, cost, user };
+    ode_right_side right = { .caller = "ode_solve_cost", .fields = with_cost, .user = &both, .user_size = sizeof both };
+    ad_var y[2] = { ad_none(y0.tape), ad_none(y0.tape) };
+    ode_record_solve(&right, 2, (ad_var[]){ y0, zero_column(y0) }, nargs, args, times, options, false, y);
+    *q = y[1];
+    return y[0];
+}
+
+/* ---- flows ---- */
+
+typedef struct {
+    ode_field field;
+    void *user;
+} flow_field;
+
+/* d logdet/dt = tr(dF/dx), the instantaneous change of variables (Chen et al. 2018, arXiv:1806.07366, theorem 1). */
+static void with_trace(ad_var t, int nstate, const ad_var *y, const ad_var *args, void *user, ad_var *dy)
+{
+    const flow_field *f = user;
+    (void)nstate;
+    dy[0] = f->field(t, y[0], args, f->user);
+    if (ad_valid(dy[0]) && ad_shape_of(dy[0]).rank < 2) dy[0] = ad_broadcast(dy[0], ad_shape_of(y[0]));
+    dy[1] = ad_jacobian_trace(dy[0], y[0]);
+}
+
+static bool check_points(const char *caller, ad_var x)
+{
+    ad_shape s = ad_shape_of(x);
+    if (s.rank < 0 || (s.rank == 2 && s.dim[0] == AD_ROWS)) return true; /* invalid variables are reported by the solve */
+    char text[128];
+    ad_format_shape(s, text, sizeof text);
+    ad_fail(x.tape, "%s: points have shape %s; they must be [rows,d]", caller, text);
+    return false;
+}
+
+static ad_var flow(const char *caller, ode_field field, void *user, ad_var x0, int nargs, const ad_var *args, ad_var times, const ode_options *options,
+                   ad_var *logdet)
+{
+    flow_field f = { field, user };
+    ode_right_side right = { .caller = caller, .fields = with_trace, .user = &f, .user_size = sizeof f };
+    ad_var y[2] = { ad_none(x0.tape), ad_none(x0.tape) };
+    if (check_points(caller, x0)) ode_record_solve(&right, 2, (ad_var[]){ x0, zero_column(x0) }, nargs, args, times, options, true, y);
+    *logdet = y[1];
+    return y[0];
+}
+
+ad_var ode_flow(ode_field field, void *user, ad_var x0, int nargs, const ad_var *args, ad_var times, const ode_options *options, ad_var *logdet)
+{
+    return flow("ode_flow", field, user, x0, nargs, args, times, options, logdet);
+}
+
+/* ---- continuous normalizing flows ---- */
+
+ad_var ode_normal_log_density(ad_var z)
+{
+    if (!check_points("ode_normal_log_density", z)) return ad_none(z.tape);
+    double d = (double)ad_shape_of(z).dim[1];
+    return ad_shift(ad_scale(ad_sum_axis(ad_square(z), 1, 1), -0.5), -0.5 * d * log(2 * acos(-1.0)));
+}
+
+static bool check_horizon(const ode_cnf *flow_, const char *caller, ad_var x)
+{
+    if (flow_->horizon > 0 && isfinite(flow_->horizon)) return true;
+    if (x.tape) ad_fail(x.tape, "%s: the horizon is %g; it must be positive and finite", caller, flow_->horizon);
+    return false;
+}
+
+ad_var ode_cnf_log_density(const ode_cnf *c, ad_var x, int nargs, const ad_var *args)
+{
+    const char *caller = "ode_cnf_log_density";
+    if (!check_horizon(c, caller, x)) return ad_none(x.tape);
+    ad_var logdet, z = flow(caller, c->field, c->user, x, nargs, args, ode_interval(x.tape, 0, c->horizon), &c->options, &logdet);
+    if (!ad_valid(z)) return ad_none(x.tape);
+    return ad_add(ode_normal_log_density(z), logdet);
+}
+
+static ad_var transport(const ode_cnf *c, const char *caller, ad_var x, double from, double to, int nargs, const ad_var *args)
+{
+    ode_right_side right = { .caller = caller, .field = c->field, .user = c->user };
+    ad_var y = ad_none(x.tape);
+    if (check_horizon(c, caller, x) && check_points(caller, x))
+        ode_record_solve(&right, 1, &x, nargs, args, ode_interval(x.tape, from, to), &c->options, true, &y);
+    return y;
+}
+
+ad_var ode_cnf_sample(const ode_cnf *c, ad_var z, int nargs, const ad_var *args) { return transport(c, "ode_cnf_sample", z, c->horizon, 0, nargs, args); }
+ad_var ode_cnf_encode(const ode_cnf *c, ad_var x, int nargs, const ad_var *args) { return transport(c, "ode_cnf_encode", x, 0, c->horizon, nargs, args); }

@@ -1,0 +1,206 @@
+/* Internal to ode/: methods, systems (traced fields), units (recorded functions that are compiled or recorded anew at each run) and host
+ * arrays. Sizes: rows x width elements a state slot, where width is the sum of the states' sizes per row. */
+#ifndef ODE_INTERNAL_H
+#define ODE_INTERNAL_H
+#include "../autodiff/extension.h"
+#include "ode.h"
+#include <stdatomic.h>
+
+enum { ODE_MAX_STATES = 8, ODE_MAX_JOINT = 2 * ODE_MAX_STATES, ODE_MAX_STAGES = 16, ODE_MAX_ARGS = 64, ODE_ERROR_SIZE = 1024 };
+
+/* ---- methods ------------------------------------------------------------------------------------------------------------------- */
+
+/* An explicit Runge-Kutta tableau, laid out as methods.def says: `stages` make y_next, one more is f(t + h, y_next), `extra` serve dense output. */
+typedef struct {
+    int stages, extra, dense;
+    const double *c, *a, *e, *e3, *d; /* a: rows of 1, 2, ..., stages + extra coefficients */
+} ode_tableau;
+/* Coefficients of stage i >= 1 (i of them); row `stages` is b. */
+static inline const double *ode_tableau_row(const ode_tableau *t, int i) { return t->a + i * (i - 1) / 2; }
+/* Weights w, and their derivatives, of y(t + theta h) = y + h sum_i w_i k_i; stages + 1 + extra of each. */
+void ode_dense_weights(const ode_tableau *t, double theta, double *w, double *slope);
+
+typedef struct {
+    double tolerance;
+    int iterations;
+} ode_newton;
+
+typedef struct ode_system ode_system;
+
+/* What a step is recorded from and into. Arrays of states have system->nstate variables. */
+typedef struct {
+    ad_tape *tape;
+    ode_system *system;
+    const ad_var *row, *shared; /* per-row arguments and shared values of the system */
+    ode_newton newton;
+    ad_var h;
+    const ad_var *t;            /* stage times, with the rank a field expects */
+    const ad_var *y, *carry;    /* carry: the method's, or the first stage k_1 of a Runge-Kutta step (NULL: to be evaluated) */
+    const ad_var *carry_quad;   /* its quadrature part */
+    bool estimate, dense, quadrature;
+    ad_var rtol, atol;
+    /* Results. */
+    ad_var *next, *carry_next, *carry_quad_next;
+    ad_var *quad;               /* increments of the quadratures */
+    ad_var *k;                  /* stages, [stage][state] */
+    ad_var error, error3, finite, counts; /* sums of squares of scaled errors; a number that is finite when the step is; Newton's counts */
+} ode_step;
+
+struct ode_method {
+    const char *name, *about;
+    int order, error_order, dense_order;
+    const ode_tableau *tableau;      /* explicit Runge-Kutta methods, else NULL */
+    int times, begin_times;          /* stage times t + c_i h of a step and of the bootstrap */
+    const double *c, *begin_c;
+    bool implicit;
+    void (*step)(const ode_method *method, ode_step *s);
+    void (*begin)(const ode_method *method, ode_step *s); /* makes carry_next from y; NULL: nothing is carried */
+};
+
+void ode_runge_kutta_step(const ode_method *method, ode_step *s);
+void ode_implicit_step(const ode_method *method, ode_step *s);
+void ode_nystroem_begin(const ode_method *method, ode_step *s);
+void ode_nystroem_step(const ode_method *method, ode_step *s);
+/* Stage times that a program of the method reads (dense: with those of the dense stages). */
+int ode_method_times(const ode_method *method, bool last, bool dense);
+/* y + weight * sum of c_i k_i[state] over n stages that lie nstate apart, by recorded operations (terms with c_i = 0 are left out). */
+ad_var ode_record_sum(ad_var y, ad_var weight, int n, const double *c, const ad_var *k, int nstate);
+
+/* ---- systems ------------------------------------------------------------------------------------------------------------------- */
+
+typedef struct ode_unit ode_unit;
+
+/* A right-hand side of one or several states: a user's field, traced (or kept to be called anew), or the augmented system of an adjoint.
+ * The field sees per-row arguments as they are, and shared arguments through `shared` values: what of the traced field depends on them
+ * alone (computed once per solve by the prologue); without a trace, the shared arguments themselves. */
+struct ode_system {
+    atomic_int references;
+    ad_dtype dtype;
+    int nstate, rank;                /* rank of t: the smallest rank among the states */
+    ad_shape state[ODE_MAX_JOINT];
+    int64_t size[ODE_MAX_JOINT], width;
+    int nargs, nrow, nshared;
+    ad_shape arg[ODE_MAX_ARGS];
+    int row[ODE_MAX_ARGS];           /* argument number of each per-row argument */
+    ad_shape *shared;
+    ode_field field;
+    ode_fields fields;
+    void *user;
+    bool owns_user, rerecord;
+    ad_tape *trace;
+    ad_var t, y[ODE_MAX_STATES], args[ODE_MAX_ARGS], dy[ODE_MAX_STATES], *frontier;
+    /* Augmented systems: states (x, a), quadratures of the needed per-row arguments, then of the needed shared values. */
+    const ode_system *base;
+    ode_system *next;                /* of the same base */
+    uint64_t need;
+    int nquad, nquad_row;
+    ad_shape *quad;
+    int *quad_of;                    /* which per-row argument, which shared value */
+    ode_system *augmented;
+    ode_unit *units;
+};
+
+/* A field as given to the solver; user_size > 0: *user is copied (it is the library's own and the caller's stack goes away). */
+typedef struct {
+    const char *caller; /* "ode_solve", for messages */
+    ode_field field;
+    ode_fields fields;
+    void *user;
+    size_t user_size;
+} ode_right_side;
+
+/* Traces the field for these states and arguments (or finds it in the tape's cache). A new reference, or NULL with the tape's error set. */
+ode_system *ode_system_make(ad_tape *tape, const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args, bool rerecord);
+ode_system *ode_system_retain(ode_system *system);
+void ode_system_release(void *system);
+/* The augmented system for cotangents of the arguments in the bit set `need` (owned by the base); NULL: out of memory. */
+ode_system *ode_system_augmented(ode_system *base, uint64_t need);
+bool ode_shared_needed(const ode_system *system, int shared, uint64_t need);
+/* Records dy = f(t, y), and the quadratures' rates when quad is not NULL. */
+void ode_system_record(const ode_system *system, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared, ad_var *dy,
+                       ad_var *quad);
+bool ode_is_row(ad_shape shape);
+int64_t ode_count(ad_shape shape, int64_t rows);
+
+/* ---- units --------------------------------------------------------------------------------------------------------------------- */
+
+typedef enum { ODE_UNIT_FIELD, ODE_UNIT_BEGIN, ODE_UNIT_STEP, ODE_UNIT_STEP_VJP, ODE_UNIT_BEGIN_VJP, ODE_UNIT_PROLOGUE, ODE_UNIT_PROLOGUE_VJP, ODE_UNIT_ROOT, ODE_UNIT_KINDS } ode_unit_kind;
+enum { ODE_ESTIMATE = 1, ODE_DENSE = 2, ODE_TIMES = 4, ODE_QUADRATURE = 8 };
+
+typedef struct {
+    ode_unit_kind kind;
+    int flags;
+    const ode_method *method;
+    uint64_t need;   /* arguments whose cotangents are wanted */
+    ode_newton newton;
+} ode_unit_key;
+
+/* Places of the inputs and outputs of a unit in its lists (the first of each group). */
+typedef struct {
+    int h, t, tolerance, y, carry, carry_quad, row, shared, ybar, carry_bar, k_bar; /* inputs */
+    int next, carry_next, carry_quad_next, quad, k, sums, counts;                   /* outputs of a step */
+    int xbar, carry_out, t_out, h_out, row_out, shared_out;                         /* outputs of a VJP */
+    int nt, nk;
+} ode_places;
+
+/* A function of the system that runs on arrays. */
+struct ode_unit {
+    ode_unit *next;
+    ode_unit_key key;
+    ode_system *system;
+    ode_places at;
+    int nin, nout;
+    ad_shape *in;
+    bool *parameter;
+    ad_program *program; /* NULL: recorded at every run */
+};
+
+/* Finds or makes a unit; NULL with the tape's error set (compile errors, memory), preceded by `caller`. */
+ode_unit *ode_unit_make(ode_system *system, ode_unit_key key, ad_tape *tape, const char *caller);
+void ode_unit_free(ode_unit *unit);
+
+/* A unit with the memory to run it. */
+typedef struct {
+    const ode_unit *unit;
+    ad_workspace *workspace;
+    const void **in;
+    void **out;
+    bool *accumulate;
+    bool primed; /* parameters are unchanged since the previous run */
+} ode_runner;
+bool ode_runner_open(ode_runner *runner, const ode_unit *unit, int threads);
+void ode_runner_close(ode_runner *runner);
+/* 0, or -1 with a message. */
+int ode_runner_run(ode_runner *runner, int64_t rows, char *error, size_t error_size);
+
+/* ---- root-finding (implicit methods) -------------------------------------------------------------------------------------------- */
+
+/* z with z = base + g f(t, z); z starts at base. counts [3]: Jacobians, factorisations, iterations. */
+void ode_record_root(const ode_step *s, ad_var t, ad_var g, const ad_var *base, ad_var *z, ad_var *counts);
+
+/* ---- arrays on the host ------------------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    void *data;
+    size_t size;
+} ode_buffer;
+/* At least so many bytes; growing keeps the contents. NULL: out of memory. */
+void *ode_buffer_need(ode_buffer *buffer, size_t bytes);
+void ode_buffer_free(ode_buffer *buffer);
+
+static inline size_t ode_bytes(ad_dtype t) { return t == AD_F32 ? sizeof(float) : sizeof(double); }
+double ode_load(ad_dtype t, const void *x, int64_t i);
+void ode_store(ad_dtype t, void *x, int64_t i, double value);
+void ode_add(ad_dtype t, int64_t n, const void *x, void *y);                /* y += x */
+void ode_add_scaled(ad_dtype t, int64_t n, double w, const void *x, void *y); /* y += w x */
+double ode_dot(ad_dtype t, int64_t n, const void *x, const void *y);
+/* out = base + sum_i w_i x_i, accumulated in double. */
+void ode_combine(ad_dtype t, int64_t n, const void *base, int m, const double *w, const void *const *x, void *out);
+/* Index of the first element that is not finite, or -1. */
+int64_t ode_first_nonfinite(ad_dtype t, int64_t n, const void *x);
+/* Sum of (x_i / (atol + rtol |y_i|))^2. */
+double ode_scaled_squares(ad_dtype t, int64_t n, const void *x, const void *y, double rtol, double atol);
+/* The largest |x - y| / (atol + rtol |y|). */
+double ode_scaled_distance(ad_dtype t, int64_t n, const void *x, const void *y, double rtol, double atol);
+
+#endif

@@ -1,0 +1,70 @@
+/* Exogenous inputs: u(t) from samples at knots, as recorded operations, so that it is differentiable in the samples and in t. */
+#include "internal.h"
+#include <math.h>
+
+/* Slope of the samples at each knot, by the parabola through it and its neighbours (at the ends: through the nearest three): [K,D] or
+ * [rows,K,D] as the samples. It depends on no time, so that a solve computes it once. h: widths [K-1,1]. */
+static ad_var knot_slopes(ad_var samples, ad_var h, int axis, int64_t n)
+{
+    ad_var s = ad_div(ad_sub(ad_slice(samples, axis, 1, n), ad_slice(samples, axis, 0, n - 1)), h); /* [.., K-1, D] */
+    if (n == 2) return ad_concatenate(2, (ad_var[]){ s, s }, axis);
+    ad_var before = ad_slice(s, axis, 0, n - 2), after = ad_slice(s, axis, 1, n - 1);
+    ad_var h0 = ad_slice(h, 0, 0, n - 2), h1 = ad_slice(h, 0, 1, n - 1);
+    ad_var bend = ad_div(ad_sub(after, before), ad_add(h0, h1)); /* half the second derivative */
+    ad_var inner = ad_add(before, ad_mul(bend, h0));
+    ad_var first = ad_sub(ad_slice(s, axis, 0, 1), ad_mul(ad_slice(bend, axis, 0, 1), ad_slice(h, 0, 0, 1)));
+    ad_var last = ad_add(ad_slice(s, axis, n - 2, n - 1), ad_mul(ad_slice(bend, axis, n - 3, n - 2), ad_slice(h, 0, n - 2, n - 1)));
+    return ad_concatenate(3, (ad_var[]){ first, inner, last }, axis);
+}
+
+static bool check(ad_var t, ad_var knots, ad_var samples, int *axis)
+{
+    ad_tape *tape = t.tape;
+    ad_shape ts = ad_shape_of(t), ks = ad_shape_of(knots), us = ad_shape_of(samples);
+    if (!tape || ad_tape_error(tape)) return false;
+    char a[128], b[128], c[128];
+    ad_format_shape(ts, a, sizeof a);
+    ad_format_shape(ks, b, sizeof b);
+    ad_format_shape(us, c, sizeof c);
+    *axis = ode_is_row(us) ? 1 : 0;
+    if (ts.rank < 0 || ode_count(ts, 1) != 1) ad_fail(tape, "ode_interpolate: t has shape %s; it must hold one time, or one for each row", a);
+    else if (ks.rank != 1 || ks.dim[0] < 2) ad_fail(tape, "ode_interpolate: knots have shape %s; they must be [K], K >= 2", b);
+    else if (us.rank != *axis + 2 || us.dim[*axis] != ks.dim[0])
+        ad_fail(tape, "ode_interpolate: samples have shape %s for knots of shape %s; they must be [K,D] or [rows,K,D]", c, b);
+    const double *k = ad_constant_data(knots);
+    if (!ad_tape_error(tape) && k && ad_constant_size(knots) < ks.dim[0]) ad_fail(tape, "ode_interpolate: knots must be strictly increasing; all are %g", k[0]);
+    for (int64_t i = 0; k && !ad_tape_error(tape) && i + 1 < ks.dim[0]; i++)
+        if (!(k[i] < k[i + 1]) || !isfinite(k[i]) || !isfinite(k[i + 1]))
+            ad_fail(tape, "ode_interpolate: knots must be finite and strictly increasing: knots[%lld] = %g, knots[%lld] = %g", (long long)i, k[i], (long long)i + 1, k[i + 1]);
+    return !ad_tape_error(tape);
+}
+
+/* As a column: [1,1] or [rows,1]. */
+static ad_var column(ad_var x)
+{
+    ad_shape s = ad_shape_of(x);
+    return ad_reshape(x, AD_SHAPE(ode_is_row(s) ? AD_ROWS : 1, 1));
+}
+
+ad_var ode_interpolate(ode_interpolation kind, ad_var t, ad_var knots, ad_var samples)
+{
+    int axis;
+    if (!check(t, knots, samples, &axis)) return ad_none(t.tape);
+    int64_t n = ad_shape_of(knots).dim[0];
+    ad_var time = column(t), index = ad_locate(time, knots), following = ad_shift(index, 1);
+    ad_var left = column(ad_take(knots, index)), width = ad_sub(column(ad_take(knots, following)), left);
+    ad_var x = ad_div(ad_sub(time, left), width), u0 = ad_take(samples, index), u1 = ad_take(samples, following);
+    ad_var step = ad_sub(u1, u0);
+    if (kind == ODE_LINEAR) return ad_add(u0, ad_mul(x, step));
+    if (kind != ODE_CUBIC) {
+        ad_fail(t.tape, "ode_interpolate: kind %d is neither ODE_LINEAR nor ODE_CUBIC", (int)kind);
+        return ad_none(t.tape);
+    }
+    ad_var h = ad_reshape(ad_sub(ad_slice(knots, 0, 1, n), ad_slice(knots, 0, 0, n - 1)), AD_SHAPE(n - 1, 1));
+    ad_var slopes = knot_slopes(samples, h, axis, n);
+    ad_var m0 = ad_mul(width, ad_take(slopes, index)), m1 = ad_mul(width, ad_take(slopes, following));
+    /* u0 + x (step + (1 - x) ((1 - x) (m0 - step) - x (m1 - step))): Hermite's cubic. */
+    ad_var y = ad_shift(ad_neg(x), 1);
+    ad_var bend = ad_sub(ad_mul(y, ad_sub(m0, step)), ad_mul(x, ad_sub(m1, step)));
+    return ad_add(u0, ad_mul(x, ad_add(step, ad_mul(y, bend))));
+}

@@ -1,0 +1,477 @@
+/* The march from step to step: fixed, adaptive or replayed, in either direction of time. Joint control: one step size for all rows. */
+#include "solver.h"
+#include <float.h>
+#include <math.h>
+#include <stdarg.h>
+#include <string.h>
+
+int ode_fail(ode_march *m, const char *format, ...)
+{
+    int used = snprintf(m->error, m->error_size, "%s: ", m->settings->caller);
+    va_list args;
+    va_start(args, format);
+    if (used >= 0 && (size_t)used < m->error_size) vsnprintf(m->error + used, m->error_size - (size_t)used, format, args);
+    va_end(args);
+    return -1;
+}
+
+void ode_where(const ode_system *s, int64_t rows, int64_t element, char *text, size_t size)
+{
+    int j = 0;
+    while (j + 1 < s->nstate && element >= rows * s->size[j]) element -= rows * s->size[j++];
+    int used = snprintf(text, size, "row %lld, component %lld", (long long)(element / s->size[j]), (long long)(element % s->size[j]));
+    if (s->nstate > 1 && used >= 0 && (size_t)used < size) snprintf(text + used, size - (size_t)used, " of state %d", j);
+}
+
+/* ---- memory and programs ---- */
+
+bool ode_march_compile(ode_march_units *u, ode_system *s, const ode_settings *set, bool adaptive, bool dense, bool quadrature, ad_tape *tape)
+{
+    int flags = (adaptive ? ODE_ESTIMATE : 0) | (dense ? ODE_DENSE : 0) | (quadrature ? ODE_QUADRATURE : 0);
+    u->step = ode_unit_make(s, (ode_unit_key){ .kind = ODE_UNIT_STEP, .method = set->method, .flags = flags, .newton = set->newton }, tape, set->caller);
+    if (!u->step) return false;
+    if (set->method->begin && !(u->begin = ode_unit_make(s, (ode_unit_key){ .kind = ODE_UNIT_BEGIN, .method = set->method }, tape, set->caller)))
+        return false;
+    ode_unit_key field = { .kind = ODE_UNIT_FIELD, .flags = quadrature ? ODE_QUADRATURE : 0 };
+    return !adaptive || (u->field = ode_unit_make(s, field, tape, set->caller)) != NULL;
+}
+
+void ode_march_close(ode_march *m)
+{
+    ode_runner_close(&m->step);
+    ode_runner_close(&m->begin);
+    ode_runner_close(&m->field);
+    ode_buffer *all[] = { &m->carry[0], &m->carry[1], &m->rate[0], &m->rate[1], &m->k, &m->increment, &m->work };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
+}
+
+static void give_arguments(ode_runner *r, const void *const *row, void *const *shared)
+{
+    if (!r->unit) return;
+    const ode_system *s = r->unit->system;
+    for (int i = 0; i < s->nrow; i++) r->in[r->unit->at.row + i] = row[i];
+    for (int i = 0; i < s->nshared; i++) r->in[r->unit->at.shared + i] = shared[i];
+    r->primed = false;
+}
+
+static size_t quad_bytes(const ode_system *s, int64_t rows)
+{
+    int64_t n = 0;
+    for (int i = 0; i < s->nquad; i++) n += ode_count(s->quad[i], rows);
+    return (size_t)n * ode_bytes(s->dtype);
+}
+
+/* Points a group of inputs (or outputs) at the consecutive parts of a slot. */
+static void point_in(ode_runner *r, const ode_system *s, int64_t rows, int first, const void *slot)
+{
+    for (int j = 0; j < s->nstate; j++) r->in[first + j] = ode_part(s, rows, slot, j);
+}
+
+static void point_out(ode_runner *r, const ode_system *s, int64_t rows, int first, void *slot)
+{
+    for (int j = 0; j < s->nstate; j++) r->out[first + j] = slot ? ode_part(s, rows, slot, j) : NULL;
+}
+
+static void point_quads(const ode_system *s, int64_t rows, void *memory, const void **in, void **out)
+{
+    char *at = memory;
+    for (int q = 0; q < s->nquad; q++) {
+        if (in) in[q] = at;
+        if (out) out[q] = memory ? at : NULL;
+        at += (size_t)ode_count(s->quad[q], rows) * ode_bytes(s->dtype);
+    }
+}
+
+/* Places of scalars in march->number (each an element of the call's type in a slot of 8 bytes). */
+enum { N_H, N_RTOL, N_ATOL, N_SUMS, N_COUNTS = N_SUMS + 3, N_TIMES = N_COUNTS + 3 };
+
+static void set_number(ode_march *m, int i, double value) { ode_store(m->system->dtype, &m->number[i], 0, value); }
+static double get_number(const ode_march *m, int i) { return ode_load(m->system->dtype, &m->number[i], 0); }
+
+bool ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int threads, const void *const *row, void *const *shared)
+{
+    ode_system *s = m->system;
+    if (!ode_runner_open(&m->step, u->step, threads) || (u->begin && !ode_runner_open(&m->begin, u->begin, threads)) ||
+        (u->field && !ode_runner_open(&m->field, u->field, threads)))
+        return false;
+    m->rows = rows;
+    m->cells = rows * s->width;
+    size_t slot = (size_t)m->cells * ode_bytes(s->dtype), quads = m->quadrature ? quad_bytes(s, rows) : 0;
+    bool carries = m->adaptive || m->method->begin;
+    for (int i = 0; i < 2; i++)
+        if ((carries && !ode_buffer_need(&m->carry[i], slot)) || (m->adaptive && !ode_buffer_need(&m->rate[i], quads))) return false;
+    if (!ode_buffer_need(&m->increment, quads) || (m->adaptive && !ode_buffer_need(&m->work, 2 * slot))) return false;
+    ode_runner *r = &m->step;
+    const ode_places *at = &u->step->at;
+    if (m->dense && !ode_buffer_need(&m->k, (size_t)at->nk * slot)) return false;
+    give_arguments(r, row, shared);
+    give_arguments(&m->begin, row, shared);
+    give_arguments(&m->field, row, shared);
+    r->in[at->h] = &m->number[N_H];
+    for (int i = 0; i < at->nt; i++) r->in[at->t + i] = &m->number[N_TIMES + i];
+    int sums = 1;
+    if (m->adaptive) {
+        r->in[at->tolerance] = &m->number[N_RTOL];
+        r->in[at->tolerance + 1] = &m->number[N_ATOL];
+        set_number(m, N_RTOL, m->rtol);
+        set_number(m, N_ATOL, m->atol);
+        sums = 3;
+    }
+    for (int i = 0; i < sums; i++) r->out[at->sums + i] = &m->number[N_SUMS + i];
+    if (m->method->implicit) r->out[at->counts] = (char *)m->number + N_COUNTS * sizeof(double);
+    for (int i = 0; i < at->nk; i++) point_out(r, s, rows, at->k + i * s->nstate, (char *)m->k.data + (size_t)i * slot);
+    if (m->quadrature) point_quads(s, rows, m->increment.data, NULL, r->out + at->quad);
+    m->steps = m->rejected = m->evaluations = 0;
+    memset(m->counts, 0, sizeof m->counts);
+    return true;
+}
+
+/* ---- times ---- */
+
+/* The float or double next to t, towards which. */
+static double next_to(ad_dtype dtype, double t, double which)
+{
+    if (dtype == AD_F64) return nextafter(t, which);
+    return (double)nextafterf((float)t, which > t ? INFINITY : -INFINITY);
+}
+
+static double round_time(ad_dtype dtype, double t) { return dtype == AD_F32 ? (double)(float)t : t; }
+
+double ode_stage_time(ad_dtype dtype, double t, const ode_boundary *a, const ode_boundary *b)
+{
+    double direction = b->t > a->t ? 1 : -1, rounded = round_time(dtype, t);
+    if (a->jump && direction * (rounded - a->t) <= 0) return next_to(dtype, a->t, b->t);
+    if (b->jump && direction * (rounded - b->t) >= 0) return next_to(dtype, b->t, a->t);
+    return rounded;
+}
+
+int ode_march_field(ode_march *m, double t, int side, const void *y, void *dy, void *rate)
+{
+    ode_system *s = m->system;
+    ode_runner *r = &m->field;
+    const ode_places *at = &r->unit->at;
+    double number = 0, tt = side ? next_to(s->dtype, t, side > 0 ? INFINITY : -INFINITY) : round_time(s->dtype, t);
+    ode_store(s->dtype, &number, 0, tt);
+    r->in[at->t] = &number;
+    point_in(r, s, m->rows, at->y, y);
+    point_out(r, s, m->rows, at->next, dy);
+    if (m->quadrature) point_quads(s, m->rows, rate, NULL, r->out + at->quad);
+    char error[ODE_ERROR_SIZE];
+    if (ode_runner_run(r, m->rows, error, sizeof error)) return ode_fail(m, "at t = %.17g: %s", t, error);
+    m->evaluations++;
+    int64_t bad = ode_first_nonfinite(s->dtype, m->cells, dy);
+    if (bad < 0) return 0;
+    char where[96];
+    ode_where(s, m->rows, bad, where, sizeof where);
+    return ode_fail(m, "the field is not finite (%g) at t = %.17g, %s; check the field there and its arguments", ode_load(s->dtype, dy, bad), t, where);
+}
+
+/* ---- one step ---- */
+
+static int64_t evaluations_of_step(const ode_march *m)
+{
+    const ode_tableau *t = m->method->tableau;
+    if (t) return t->stages + (m->dense ? t->extra + !m->adaptive : 0);
+    return m->method->implicit ? (int64_t)get_number(m, N_COUNTS) + m->method->times - 1 : 1;
+}
+
+/* Runs the step program from a to b. */
+static int run_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, const void *y, void *next)
+{
+    ode_system *s = m->system;
+    ode_runner *r = &m->step;
+    const ode_places *at = &r->unit->at;
+    double h = b->t - a->t;
+    set_number(m, N_H, h);
+    for (int i = 0; i < at->nt; i++) {
+        double c = m->method->c[i];
+        set_number(m, N_TIMES + i, ode_stage_time(s->dtype, c == 1 ? b->t : a->t + c * h, a, b));
+    }
+    point_in(r, s, m->rows, at->y, y);
+    point_out(r, s, m->rows, at->next, next);
+    if (m->carry[0].data) {
+        point_in(r, s, m->rows, at->carry, m->carry[0].data);
+        point_out(r, s, m->rows, at->carry_next, m->carry[1].data);
+    }
+    if (m->adaptive && m->quadrature) {
+        point_quads(s, m->rows, m->rate[0].data, r->in + at->carry_quad, NULL);
+        point_quads(s, m->rows, m->rate[1].data, NULL, r->out + at->carry_quad_next);
+    }
+    char error[ODE_ERROR_SIZE];
+    if (ode_runner_run(r, m->rows, error, sizeof error))
+        return ode_fail(m, "step %lld from t = %.17g, size %.3g: %s", (long long)m->steps, a->t, h, error);
+    m->evaluations += evaluations_of_step(m);
+    for (int i = 0; i < 3 && m->method->implicit; i++) m->counts[i] += (int64_t)ode_load(s->dtype, &m->number[N_COUNTS], i);
+    return 0;
+}
+
+/* The first element that is not finite of the attempted step: its state, or the derivative at its end. -1: there is none. */
+static int64_t find_nonfinite(const ode_march *m, const void *next, bool *derivative)
+{
+    int64_t bad = ode_first_nonfinite(m->system->dtype, m->cells, next);
+    *derivative = bad < 0;
+    if (bad < 0 && m->adaptive) bad = ode_first_nonfinite(m->system->dtype, m->cells, m->carry[1].data);
+    return bad;
+}
+
+static void swap(ode_buffer *pair)
+{
+    ode_buffer first = pair[0];
+    pair[0] = pair[1];
+    pair[1] = first;
+}
+
+static int accept(ode_march *m, const ode_sink *sink, const ode_boundary *a, const ode_boundary *b, const void *y, const void *next)
+{
+    if (sink->accepted(sink->context, m, m->steps, a, b, y, next)) return -1;
+    if (m->carry[0].data) swap(m->carry);
+    if (m->adaptive) swap(m->rate);
+    m->steps++;
+    return 0;
+}
+
+/* ---- fixed and replayed steps ---- */
+
+/* Bootstraps a multistep method for steps like the one from a to b. */
+static int bootstrap(ode_march *m, const ode_boundary *a, const ode_boundary *b, const void *y)
+{
+    ode_system *s = m->system;
+    ode_runner *r = &m->begin;
+    const ode_places *at = &r->unit->at;
+    set_number(m, N_H, b->t - a->t);
+    r->in[at->h] = &m->number[N_H];
+    for (int i = 0; i < at->nt; i++) {
+        set_number(m, N_TIMES + i, ode_stage_time(s->dtype, a->t + m->method->begin_c[i] * (b->t - a->t), a, b));
+        r->in[at->t + i] = &m->number[N_TIMES + i];
+    }
+    point_in(r, s, m->rows, at->y, y);
+    point_out(r, s, m->rows, at->carry_next, m->carry[0].data);
+    char error[ODE_ERROR_SIZE];
+    if (ode_runner_run(r, m->rows, error, sizeof error)) return ode_fail(m, "at t = %.17g: %s", a->t, error);
+    m->evaluations += m->method->begin_times;
+    return 0;
+}
+
+/* A step without error control. *y moves on. */
+static int take_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, const ode_boundary *b, void **y)
+{
+    if (m->steps >= m->settings->max_steps)
+        return ode_fail(m, "more than %lld steps (at t = %.17g); take larger steps or raise max_steps", (long long)m->settings->max_steps, a->t);
+    void *next = sink->slot(sink->context, m->steps);
+    if (!next) return ode_fail(m, "out of memory for the state after step %lld", (long long)m->steps);
+    if (a->restart && m->method->begin && bootstrap(m, a, b, *y)) return -1;
+    if (run_step(m, a, b, *y, next)) return -1;
+    bool derivative;
+    int64_t bad = isfinite(get_number(m, N_SUMS)) ? -1 : find_nonfinite(m, next, &derivative);
+    if (bad >= 0) {
+        char where[96];
+        ode_where(m->system, m->rows, bad, where, sizeof where);
+        return ode_fail(m, "step %lld from t = %.17g, size %.3g: the state becomes %g in %s; take smaller steps, an adaptive or an implicit method, or check the field",
+                        (long long)m->steps, a->t, b->t - a->t, ode_load(m->system->dtype, next, bad), where);
+    }
+    if (accept(m, sink, a, b, *y, next)) return -1;
+    *y = next;
+    return 0;
+}
+
+/* Jumps strictly between a and b, the k-th in the direction from a to b; returns b when there are no more. */
+static double next_stop(const ode_settings *set, double a, double b)
+{
+    double stop = b;
+    for (int i = 0; i < set->njump; i++) {
+        double j = set->jump[i];
+        if ((j - a) * (b - a) > 0 && (stop - j) * (b - a) > 0) stop = j;
+    }
+    return stop;
+}
+
+static bool is_jump(const ode_settings *set, double t)
+{
+    for (int i = 0; i < set->njump; i++)
+        if (set->jump[i] == t) return true;
+    return false;
+}
+
+/* Equal steps between neighbouring output times (and jumps). */
+static int run_fixed(ode_march *m, int n, const double *times, void *y, const ode_sink *sink)
+{
+    const ode_settings *set = m->settings;
+    for (int j = 0; j + 1 < n; j++) {
+        double from = times[j];
+        ode_boundary a = { .t = from, .lo = j, .hi = j, .jump = is_jump(set, from), .restart = true };
+        while (from != times[j + 1]) {
+            double to = next_stop(set, from, times[j + 1]), length = to - from;
+            double wanted = set->steps ? (double)set->steps : ceil(fabs(length) / set->step * (1 - 8 * DBL_EPSILON));
+            if (wanted > (double)set->max_steps)
+                return ode_fail(m, "steps of size %g from t = %g to %g are %.3g, more than max_steps = %lld; take larger steps or raise max_steps", set->step,
+                                from, to, wanted, (long long)set->max_steps);
+            int64_t count = wanted < 1 ? 1 : (int64_t)wanted;
+            /* Ends that are output times move with them; a jump is a constant, so pieces beside one are affine in one time only. */
+            bool start = from == times[j], end = to == times[j + 1];
+            for (int64_t i = 1; i <= count; i++) {
+                double w = (double)i / (double)count;
+                ode_boundary b = { .t = i == count ? to : from + w * length, .weight = w, .lo = j, .hi = j + 1, .jump = i == count && is_jump(set, to) };
+                b.restart = b.jump;
+                if (!start || !end) {
+                    b.lo = start ? j : end ? j + 1 : -1;
+                    b.hi = -1;
+                    b.weight = start ? w : 1 - w; /* a part (1 - weight) of the one end that moves */
+                }
+                if (take_step(m, sink, &a, &b, &y)) return -1;
+                a = b;
+            }
+            from = to;
+        }
+    }
+    return 0;
+}
+
+static int run_replay(ode_march *m, int n, const double *times, void *y, const ode_sink *sink)
+{
+    const ode_steps *steps = m->settings->replay;
+    const double *t = ode_steps_times(steps);
+    int64_t count = ode_steps_count(steps);
+    if (count < 1 || t[0] != times[0] || t[count] != times[n - 1])
+        return ode_fail(m, "the steps to replay go from t = %.17g to %.17g, not from %.17g to %.17g as times do", count < 1 ? NAN : t[0],
+                        count < 1 ? NAN : t[count], times[0], times[n - 1]);
+    ode_boundary a = { .t = t[0], .lo = 0, .hi = 0, .jump = is_jump(m->settings, t[0]), .restart = true };
+    for (int64_t i = 1; i <= count; i++) {
+        bool last = i == count, output = false;
+        for (int j = 0; j < n; j++) output = output || times[j] == t[i];
+        ode_boundary b = { .t = t[i], .lo = last ? n - 1 : -1, .hi = last ? n - 1 : -1, .jump = is_jump(m->settings, t[i]) };
+        double h = t[i] - t[i - 1], following = last ? h : t[i + 1] - t[i];
+        b.restart = b.jump || output || fabs(following - h) > 1e-9 * fabs(h);
+        if (take_step(m, sink, &a, &b, &y)) return -1;
+        a = b;
+    }
+    return 0;
+}
+
+/* ---- adaptive steps ---- */
+
+static double rms(const ode_march *m, double squares) { return sqrt(squares / (double)m->cells); }
+
+/* The size of the first step (Hairer, Norsett, Wanner, Solving ODEs I, II.4), from f(t0, y0), which is in carry[0]. */
+static int choose_first_step(ode_march *m, double t0, double t1, const void *y, double *size)
+{
+    ad_dtype dtype = m->system->dtype;
+    const void *f0 = m->carry[0].data;
+    double d0 = rms(m, ode_scaled_squares(dtype, m->cells, y, y, m->rtol, m->atol));
+    double d1 = rms(m, ode_scaled_squares(dtype, m->cells, f0, y, m->rtol, m->atol));
+    double h0 = d0 < 1e-5 || d1 < 1e-5 ? 1e-6 : 0.01 * d0 / d1, length = fabs(t1 - t0), direction = t1 > t0 ? 1 : -1;
+    if (!(h0 <= length)) h0 = length;
+    char *y1 = m->work.data, *f1 = y1 + (size_t)m->cells * ode_bytes(dtype);
+    ode_combine(dtype, m->cells, y, 1, (double[]){ direction * h0 }, (const void *[]){ f0 }, y1);
+    if (ode_first_nonfinite(dtype, m->cells, y1) >= 0 || ode_march_field(m, t0 + direction * h0, 0, y1, f1, NULL)) {
+        *size = 1e-3 * h0; /* an unlucky probe is no failure: the error control finds the way */
+        return 0;
+    }
+    ode_add_scaled(dtype, m->cells, -1, f0, f1);
+    double d2 = rms(m, ode_scaled_squares(dtype, m->cells, f1, y, m->rtol, m->atol)) / h0, steepest = fmax(d1, d2);
+    double h1 = steepest <= 1e-15 ? fmax(1e-6, h0 * 1e-3) : pow(0.01 / steepest, 1.0 / m->method->order);
+    *size = fmin(fmin(100 * h0, h1), length);
+    return isfinite(*size) && *size > 0 ? 0 : ode_fail(m, "no first step can be chosen at t = %g; give first_step", t0);
+}
+
+/* The error of the attempted step in units of the tolerance; infinite when anything is not finite. */
+static double error_ratio(const ode_march *m)
+{
+    double finite = get_number(m, N_SUMS), error = get_number(m, N_SUMS + 1), error3 = get_number(m, N_SUMS + 2);
+    if (!isfinite(finite) || !isfinite(error) || !isfinite(error3)) return INFINITY;
+    /* DOP853's combination of its two estimates (Hairer, Norsett, Wanner, II.10). */
+    if (m->method->tableau->e3) return error == 0 ? 0 : rms(m, error) * sqrt(error / (error + 0.01 * error3));
+    return rms(m, error);
+}
+
+/* Where the derivative changes most over the attempted step, in units of the tolerance. */
+static void worst_component(const ode_march *m, const void *y, char *text, size_t size)
+{
+    const ode_system *s = m->system;
+    int64_t worst = 0;
+    double most = -1;
+    for (int64_t i = 0; i < m->cells; i++) {
+        double change = fabs(ode_load(s->dtype, m->carry[1].data, i) - ode_load(s->dtype, m->carry[0].data, i));
+        change /= m->atol + m->rtol * fabs(ode_load(s->dtype, y, i));
+        if (!(change <= most)) {
+            worst = i;
+            if (!(change >= 0)) break;
+            most = change;
+        }
+    }
+    ode_where(s, m->rows, worst, text, size);
+}
+
+static int fail_underflow(ode_march *m, double t, double h, const void *y, const void *next)
+{
+    char where[96];
+    bool derivative = false;
+    int64_t bad = find_nonfinite(m, next, &derivative);
+    if (bad >= 0) {
+        ode_where(m->system, m->rows, bad, where, sizeof where);
+        return ode_fail(m, "step %lld near t = %.17g: %s is not finite in %s, however small the step (%.3g); check the field there: it may have a singularity",
+                        (long long)m->steps, t, derivative ? "the field" : "the state", where, h);
+    }
+    worst_component(m, y, where, sizeof where);
+    return ode_fail(m, "step %lld at t = %.17g underflows: size %.3g is below what is allowed and the error is still too large, worst in %s; the problem is stiff or "
+                       "singular there: try an implicit method (ode_trapezoidal), looser tolerances or float64",
+                    (long long)m->steps, t, h, where);
+}
+
+static int fail_too_many(ode_march *m, double t, double t1, double h, const void *y)
+{
+    char where[96];
+    worst_component(m, y, where, sizeof where);
+    return ode_fail(m, "max_steps = %lld attempts are used up at t = %.17g of %.17g (step size %.3g, %lld rejected), worst in %s; the problem may be stiff: try an implicit "
+                       "method (ode_trapezoidal), looser tolerances, or raise max_steps",
+                    (long long)m->settings->max_steps, t, t1, h, (long long)m->rejected, where);
+}
+
+/* How much the step may grow or must shrink. */
+static double step_factor(const ode_march *m, double ratio)
+{
+    double least = ratio <= 1 ? 1 : 0.2;
+    if (ratio == 0) return 10;
+    if (!isfinite(ratio)) return least;
+    return fmin(10, fmax(least, 0.9 * pow(ratio, -1.0 / m->method->order)));
+}
+
+static int run_adaptive(ode_march *m, int n, double t0, double t1, void *y, const ode_sink *sink)
+{
+    const ode_settings *set = m->settings;
+    double direction = t1 > t0 ? 1 : -1, h = set->first_step, stop = next_stop(set, t0, t1);
+    ode_boundary a = { .t = t0, .lo = 0, .hi = 0, .jump = is_jump(set, t0) };
+    if (ode_march_field(m, t0, a.jump ? (int)direction : 0, y, m->carry[0].data, m->rate[0].data)) return -1;
+    if (h == 0 && choose_first_step(m, t0, t1, y, &h)) return -1;
+    for (int64_t attempt = 0; a.t != t1; attempt++) {
+        if (attempt >= set->max_steps) return fail_too_many(m, a.t, t1, h, y);
+        if (set->max_step > 0) h = fmin(h, set->max_step);
+        double left = fabs(stop - a.t), least = fmax(set->min_step, 16 * DBL_EPSILON * fabs(a.t)), taken = h;
+        bool landing = left <= 1.01 * h; /* stretch a little rather than leave a sliver */
+        if (landing) taken = left;
+        void *next = sink->slot(sink->context, m->steps);
+        if (!next) return ode_fail(m, "out of memory for the state after step %lld", (long long)m->steps);
+        ode_boundary b = { .t = landing ? stop : a.t + direction * h, .lo = -1, .hi = -1, .jump = landing && is_jump(set, stop) };
+        if (b.t == t1) b.lo = b.hi = n - 1;
+        if (run_step(m, &a, &b, y, next)) return -1;
+        double ratio = error_ratio(m), factor = step_factor(m, ratio);
+        if (ratio <= 1) {
+            if (accept(m, sink, &a, &b, y, next)) return -1;
+            y = next;
+            a = b;
+            h = landing && factor * taken < h ? h : factor * taken;
+            stop = next_stop(set, a.t, t1);
+            if (b.jump && a.t != t1 && ode_march_field(m, a.t, (int)direction, y, m->carry[0].data, m->rate[0].data)) return -1;
+            continue;
+        }
+        m->rejected++;
+        h = factor * taken;
+        if (h < least) return fail_underflow(m, a.t, h, y, next);
+    }
+    return 0;
+}
+
+int ode_march_run(ode_march *m, int n, const double *times, void *y, const ode_sink *sink)
+{
+    if (m->settings->replay) return run_replay(m, n, times, y, sink);
+    return m->adaptive ? run_adaptive(m, n, times[0], times[n - 1], y, sink) : run_fixed(m, n, times, y, sink);
+}

@@ -1,0 +1,208 @@
+/* Internal to ode/: solving. Settings (options resolved and checked), the march from step to step, the forward solve's trajectory, adjoints. */
+#ifndef ODE_SOLVER_H
+#define ODE_SOLVER_H
+#include "internal.h"
+
+struct ode_steps {
+    int64_t count;      /* accepted steps; count + 1 times */
+    ode_buffer times;
+};
+
+struct ode_adjoint {
+    const char *name;
+    bool stores; /* the forward solve keeps the states of accepted steps */
+};
+
+/* ---- settings ------------------------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    const char *caller;
+    const ode_method *method;
+    const ode_adjoint *adjoint;
+    double rtol, atol, adjoint_rtol, adjoint_atol, step, first_step, min_step, max_step;
+    int64_t steps, max_steps;
+    ode_newton newton;
+    const ode_steps *replay;
+    double *jump; /* increasing; owned */
+    int njump;
+    bool rerecord, adaptive;
+    ode_stats *stats;
+} ode_settings;
+
+/* Checks options (NULL: defaults) and resolves defaults. false with the tape's error set. */
+bool ode_settings_make(ode_settings *settings, const ode_options *options, ad_tape *tape, const char *caller);
+void ode_settings_clear(ode_settings *settings);
+/* NULL, or what is wrong with these times (a message in the buffer). */
+const char *ode_check_times(int n, const double *times, char *text, size_t size);
+
+/* ---- the march ----------------------------------------------------------------------------------------------------------------- */
+
+/* The end of a step. It moves with the output times by (1 - weight) dtimes[lo] + weight dtimes[hi]; lo, hi < 0: such a part does not move. */
+typedef struct {
+    double t, weight;
+    int lo, hi;
+    bool jump;    /* the field is not smooth here */
+    bool restart; /* a multistep method begins anew here */
+} ode_boundary;
+
+typedef struct ode_march ode_march;
+
+/* Who receives the steps. slot: memory for the state after step k + 1 (NULL: out of memory); accepted: step k went from a to b, from state y
+ * to state next; 0, or -1 with the march's error written. */
+typedef struct {
+    void *context;
+    void *(*slot)(void *context, int64_t k);
+    int (*accepted)(void *context, const ode_march *march, int64_t k, const ode_boundary *a, const ode_boundary *b, const void *y, const void *next);
+} ode_sink;
+
+struct ode_march {
+    ode_system *system;
+    const ode_settings *settings;
+    const ode_method *method;
+    double rtol, atol;
+    bool adaptive, dense, quadrature;
+    ode_runner step, begin, field;
+    /* carry: the carried state, and the one after the attempted step; rate: quadratures' first rates; k: stages; increment: quadratures'. */
+    ode_buffer carry[2], rate[2], k, increment, work;
+    int64_t rows, cells; /* cells: rows x width */
+    double number[ODE_MAX_STAGES + 16]; /* scalars in the call's type: h, tolerances, times, then results */
+    int64_t steps, rejected, evaluations, counts[3];
+    char *error;
+    size_t error_size;
+};
+
+/* What the march of a system needs is compiled: units for stepping. */
+typedef struct {
+    const ode_unit *step, *begin, *field;
+} ode_march_units;
+bool ode_march_compile(ode_march_units *units, ode_system *system, const ode_settings *settings, bool adaptive, bool dense, bool quadrature, ad_tape *tape);
+
+void ode_march_close(ode_march *march);
+/* Prepares for a solve with so many rows; row: per-row arguments, shared: shared values. false: out of memory. */
+bool ode_march_open(ode_march *march, const ode_march_units *units, int64_t rows, int threads, const void *const *row, void *const *shared);
+/* From times[0] to times[n - 1]: fixed steps end at all of the times, adaptive ones at the last. y: the first state. */
+int ode_march_run(ode_march *march, int n, const double *times, void *y, const ode_sink *sink);
+/* f(t, y) into dy, rates of quadratures into rate (NULL: none). side: -1 the limit from before t in the direction of the march, 1 from after, 0 at t. */
+int ode_march_field(ode_march *march, double t, int side, const void *y, void *dy, void *rate);
+int ode_fail(ode_march *march, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* t rounded to the type; at a jump the nearest number on the side the step lies on. direction: sign of the march. */
+double ode_stage_time(ad_dtype dtype, double t, const ode_boundary *a, const ode_boundary *b);
+/* Offsets of stage i and state j in march->k, of state j in a slot (bytes). */
+static inline void *ode_part(const ode_system *s, int64_t rows, const void *slot, int j)
+{
+    int64_t at = 0;
+    for (int i = 0; i < j; i++) at += s->size[i];
+    return (char *)slot + (size_t)(at * rows) * ode_bytes(s->dtype);
+}
+/* Which state, row and component an element of a slot is. */
+void ode_where(const ode_system *s, int64_t rows, int64_t element, char *text, size_t size);
+
+/* ---- the forward solve ----------------------------------------------------------------------------------------------------------- */
+
+/* Slots of equal size whose addresses stay. */
+typedef struct {
+    char **chunk;
+    int64_t count, capacity;
+    size_t slot; /* bytes */
+} ode_pile;
+/* Forgets chunks whose slots are too small. */
+void ode_pile_reset(ode_pile *pile, size_t slot);
+void *ode_pile_slot(ode_pile *pile, int64_t k); /* NULL: out of memory */
+void ode_pile_free(ode_pile *pile);
+
+/* A recorded solve: what the forward operation and its adjoint share. */
+typedef struct {
+    atomic_int references;
+    ode_settings settings;
+    ode_system *system;
+    int ntimes;
+    double *times;        /* constant times; NULL: they are the last operand */
+    bool final_only, dense;
+    ode_march_units units;
+    const ode_unit *prologue; /* NULL: nothing depends on shared arguments alone, or they are the shared values */
+} ode_problem;
+void ode_problem_retain(void *problem);
+void ode_problem_release(void *problem);
+
+/* Shared values of a system during a solve. */
+typedef struct {
+    ode_runner prologue;
+    ode_buffer memory, pointers;
+} ode_shared;
+/* Computes them from the arguments args[nargs]: pointers, or NULL with the error written. */
+void **ode_shared_compute(ode_shared *shared, const ode_problem *p, const ad_opaque_call *call, const void *const *args);
+void ode_shared_close(ode_shared *shared);
+/* Pointers to the per-row arguments. */
+void ode_row_arguments(const ode_system *s, const void *const *args, const void **row);
+
+/* What the forward solve leaves: kept as the operation's state, where the adjoint finds it. */
+typedef struct {
+    ode_problem *problem;
+    ode_march march;
+    ode_shared shared;
+    void **values;       /* shared values of the latest solve */
+    int64_t count;       /* steps stored */
+    ode_buffer times;
+    ode_buffer bounds;   /* ode_boundary [count + 1] */
+    ode_pile states, carries;
+    ode_buffer scratch;
+    const ad_opaque_call *call; /* in progress */
+    int next_output;
+} ode_solution;
+
+/* Output arrays are [rows, T, size] (final_only: [rows, size]). Copies a state's part of a slot to output time j, and adds back. */
+void ode_output_put(const ode_problem *p, int64_t rows, const void *part, int state, int j, void *to);
+void ode_output_add(const ode_problem *p, int64_t rows, const void *from, int state, int j, void *part);
+/* Weights of the dense output at t inside the step from a to b: h b_i(theta), and derivatives by theta. Returns how many. */
+int ode_output_weights(const ode_method *method, const ode_boundary *a, const ode_boundary *b, double t, double *w, double *slope);
+
+extern const ad_opaque_class ode_solve_class;
+typedef void (*ode_vjp_rule)(ode_problem *p, ad_var token, int nin, const ad_var *in, const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar);
+void ode_discrete_vjp(ode_problem *p, ad_var token, int nin, const ad_var *in, const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar);
+void ode_backsolve_vjp(ode_problem *p, ad_var token, int nin, const ad_var *in, const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar);
+
+/* ---- what adjoints share (adjoint.c) ----------------------------------------------------------------------------------------------- */
+
+/* A recorded adjoint of a solve. Its operands: token, y0 [n], arguments, times (if a variable), solutions [n], cotangents of those that have
+ * one. Its results: cotangents of what is needed, in the order y0, arguments, times. */
+typedef struct {
+    atomic_int references;
+    ode_problem *problem;
+    bool has[ODE_MAX_STATES], need_y0[ODE_MAX_STATES], need_times;
+    uint64_t need; /* arguments */
+    const ode_unit *step, *step_dense, *begin, *prologue; /* VJP units */
+    ode_system *augmented;
+    ode_march_units march;
+    const ode_unit *field;
+} ode_adjoint_data;
+ode_adjoint_data *ode_adjoint_new(ode_problem *p, int nin, const ad_var *ybar, const bool *need, ad_tape *tape);
+/* Records the operation; takes over the data. */
+void ode_adjoint_record(ode_adjoint_data *d, const ad_opaque_class *class_, ad_var token, int nin, const ad_var *in, const ad_var *out,
+                        const ad_var *ybar, const bool *need, ad_var *xbar);
+void ode_adjoint_retain(void *data);
+void ode_adjoint_release(void *data);
+
+/* A call of an adjoint, its operands and results by name. */
+typedef struct {
+    const void *const *y0, *const *args, *const *y;
+    const void *times, *ybar[ODE_MAX_STATES];
+    void *y0bar[ODE_MAX_STATES], *argbar[ODE_MAX_ARGS], *timesbar;
+} ode_adjoint_call;
+ode_adjoint_call ode_adjoint_parse(const ode_adjoint_data *d, const ad_opaque_call *call);
+
+/* Cotangents of the shared values, summed over the backward solve and pulled back to the shared arguments at its end. */
+typedef struct {
+    ode_runner prologue;
+    ode_buffer memory, pointers;
+} ode_shared_bar;
+void **ode_shared_bar_begin(ode_shared_bar *bar, const ode_adjoint_data *d); /* zeros; NULL: out of memory */
+int ode_shared_bar_finish(ode_shared_bar *bar, const ode_adjoint_data *d, const ad_opaque_call *call, const ode_adjoint_call *c);
+void ode_shared_bar_close(ode_shared_bar *bar);
+/* Writes times' cotangents in the call's type. */
+void ode_write_times(const ode_problem *p, ad_dtype dtype, const double *bar, void *out);
+
+/* Records a solve; results out[nstate]. 0, or -1 with the tape's error set. */
+int ode_record_solve(const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times, const ode_options *options,
+                     bool final_only, ad_var *out);
+
+#endif
