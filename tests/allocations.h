@@ -1,5 +1,5 @@
-/* Counts allocations: a test that includes this replaces malloc and its kin by functions that count and pass on. Include it once per
- * program. Under a sanitizer, which brings its own, nothing is counted. */
+/* Counts allocations, and lets them fail: a test that includes this replaces malloc and its kin by functions that count and pass on.
+ * Include it once per program. Under a sanitizer, which brings its own, nothing is counted. */
 #ifndef COSTATE_TESTS_ALLOCATIONS_H
 #define COSTATE_TESTS_ALLOCATIONS_H
 #include <stdatomic.h>
@@ -23,16 +23,27 @@ void *__libc_calloc(size_t n, size_t size);
 void *__libc_realloc(void *old, size_t size);
 void *__libc_memalign(size_t alignment, size_t size);
 
-static inline void allocations_count(void) { atomic_fetch_add(&allocations_so_far, 1); }
-void *malloc(size_t size) { return allocations_count(), __libc_malloc(size); }
-void *calloc(size_t n, size_t size) { return allocations_count(), __libc_calloc(n, size); }
-void *realloc(void *old, size_t size) { return allocations_count(), __libc_realloc(old, size); }
-void *aligned_alloc(size_t alignment, size_t size) { return allocations_count(), __libc_memalign(alignment, size); }
+/* Lets the k-th allocation from now on fail, and all after it; k < 0: none. */
+static atomic_long allocations_left = -1;
+static inline void allocations_fail_at(long k) { atomic_store(&allocations_left, k); }
+
+static inline int allocations_allow(void)
+{
+    atomic_fetch_add(&allocations_so_far, 1);
+    long left = atomic_load(&allocations_left);
+    if (left > 0) atomic_store(&allocations_left, left - 1);
+    return left != 0;
+}
+
+void *malloc(size_t size) { return allocations_allow() ? __libc_malloc(size) : NULL; }
+void *calloc(size_t n, size_t size) { return allocations_allow() ? __libc_calloc(n, size) : NULL; }
+void *realloc(void *old, size_t size) { return allocations_allow() ? __libc_realloc(old, size) : NULL; }
+void *aligned_alloc(size_t alignment, size_t size) { return allocations_allow() ? __libc_memalign(alignment, size) : NULL; }
 void *memalign(size_t alignment, size_t size);
-void *memalign(size_t alignment, size_t size) { return allocations_count(), __libc_memalign(alignment, size); }
+void *memalign(size_t alignment, size_t size) { return allocations_allow() ? __libc_memalign(alignment, size) : NULL; }
 int posix_memalign(void **out, size_t alignment, size_t size)
 {
-    *out = (allocations_count(), __libc_memalign(alignment, size));
+    *out = allocations_allow() ? __libc_memalign(alignment, size) : NULL;
     return *out ? 0 : 12;
 }
 #endif
