@@ -32,11 +32,11 @@ static bool has_v4(void)
 
 static const isa isas[] = { /* best first; the last one runs everywhere */
 #ifdef __x86_64__
-    { "x86-64-v4", has_v4, ad_pointwise_v4, ad_loops_v4 },
-    { "x86-64-v3", has_v3, ad_pointwise_v3, ad_loops_v3 },
-    { "x86-64-v2", has_v2, ad_pointwise_v2, ad_loops_v2 },
+                            { "x86-64-v4", has_v4, ad_pointwise_v4, ad_loops_v4 },
+                            { "x86-64-v3", has_v3, ad_pointwise_v3, ad_loops_v3 },
+                            { "x86-64-v2", has_v2, ad_pointwise_v2, ad_loops_v2 },
 #endif
-    { "generic", always, ad_pointwise_generic, ad_loops_generic }
+                            { "generic", always, ad_pointwise_generic, ad_loops_generic }
 };
 enum { ISAS = sizeof isas / sizeof isas[0] };
 

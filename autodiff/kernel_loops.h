@@ -1,5 +1,5 @@
-/* Internal, a template that kernel_pointwise.c includes once per dtype with T, the type, and M(f), the name of f for that type: the loops of
- * all pointwise operations.
+/* Internal, a template that kernel_pointwise.c includes once per dtype with T, the type, and M(f), the name of f for that type: the loops
+ * of all pointwise operations.
  *
  * Loops run over whole multiples of 64 bytes. What is left over is copied into a vector of that length and goes through the same loop:
  * an element's result does not depend on where it stands. */
@@ -34,60 +34,57 @@ static void M(run)(M(body) body, int arity, int64_t n, const void *const *in, co
 }
 
 /* One loop; n is a multiple of LANES, which the mask tells the compiler; the rest of the arguments declare the operands. */
-#define LOOP(kernel, ...)                                                                                                              \
-    do {                                                                                                                               \
-        VECTORISE                                                                                                                      \
-        for (int64_t i = 0; i < (n & -LANES); i++) {                                                                                   \
-            __VA_ARGS__;                                                                                                                    \
-            out[i] = (T)(kernel);                                                                                                      \
-        }                                                                                                                              \
+#define LOOP(kernel, ...)                                                                                                                  \
+    do {                                                                                                                                   \
+        VECTORISE                                                                                                                          \
+        for (int64_t i = 0; i < (n & -LANES); i++) {                                                                                       \
+            __VA_ARGS__;                                                                                                                   \
+            out[i] = (T)(kernel);                                                                                                          \
+        }                                                                                                                                  \
     } while (0)
 
-#define RUN(name, arity)                                                                                                               \
-    static void M(run_##name)(int64_t n, const void *const *in, const int *stride, void *out)                                          \
-    {                                                                                                                                  \
-        M(run)(M(body_##name), arity, n, in, stride, out);                                                                             \
+#define RUN(name, arity)                                                                                                                   \
+    static void M(run_##name)(int64_t n, const void *const *in, const int *stride, void *out)                                              \
+    {                                                                                                                                      \
+        M(run)(M(body_##name), arity, n, in, stride, out);                                                                                 \
     }
 
-#define AD_UNARY(name, kernel, ...)                                                                                                    \
-    static void M(body_##name)(int64_t n, const void *const *in, const int *stride, void *result)                                      \
-    {                                                                                                                                  \
-        const T *px = in[0];                                                                                                           \
-        T *out = result;                                                                                                               \
-        (void)stride;                                                                                                                  \
-        LOOP(kernel, const T x = px[i]);                                                                                               \
-    }                                                                                                                                  \
+#define AD_UNARY(name, kernel, ...)                                                                                                        \
+    static void M(body_##name)(int64_t n, const void *const *in, const int *stride, void *result)                                          \
+    {                                                                                                                                      \
+        const T *px = in[0];                                                                                                               \
+        T *out = result;                                                                                                                   \
+        (void)stride;                                                                                                                      \
+        LOOP(kernel, const T x = px[i]);                                                                                                   \
+    }                                                                                                                                      \
     RUN(name, 1)
 
-#define AD_BINARY(name, kernel, ...)                                                                                                   \
-    static void M(body_##name)(int64_t n, const void *const *in, const int *stride, void *result)                                      \
-    {                                                                                                                                  \
-        const T *pa = in[0], *pb = in[1], a0 = *pa, b0 = *pb;                                                                          \
-        T *out = result;                                                                                                               \
-        if (!stride[0])                                                                                                                \
-            LOOP(kernel, const T a = a0, b = pb[i]);                                                                                   \
-        else if (!stride[1])                                                                                                           \
-            LOOP(kernel, const T a = pa[i], b = b0);                                                                                   \
-        else                                                                                                                           \
-            LOOP(kernel, const T a = pa[i], b = pb[i]);                                                                                \
-    }                                                                                                                                  \
+#define AD_BINARY(name, kernel, ...)                                                                                                       \
+    static void M(body_##name)(int64_t n, const void *const *in, const int *stride, void *result)                                          \
+    {                                                                                                                                      \
+        const T *pa = in[0], *pb = in[1], a0 = *pa, b0 = *pb;                                                                              \
+        T *out = result;                                                                                                                   \
+        if (!stride[0]) LOOP(kernel, const T a = a0, b = pb[i]);                                                                           \
+        else if (!stride[1]) LOOP(kernel, const T a = pa[i], b = b0);                                                                      \
+        else LOOP(kernel, const T a = pa[i], b = pb[i]);                                                                                   \
+    }                                                                                                                                      \
     RUN(name, 2)
 
-#define AD_TERNARY(name, kernel, ...)                                                                                                  \
-    static void M(body_##name)(int64_t n, const void *const *in, const int *stride, void *result)                                      \
-    {                                                                                                                                  \
-        const T *pa = in[0], *pb = in[1], *pc = in[2], a0 = *pa, b0 = *pb, c0 = *pc;                                                   \
-        T *out = result;                                                                                                               \
-        switch (stride[0] << 2 | stride[1] << 1 | stride[2]) {                                                                         \
-        case 1: LOOP(kernel, const T a = a0, b = b0, c = pc[i]); break;                                                                \
-        case 2: LOOP(kernel, const T a = a0, b = pb[i], c = c0); break;                                                                \
-        case 3: LOOP(kernel, const T a = a0, b = pb[i], c = pc[i]); break;                                                             \
-        case 4: LOOP(kernel, const T a = pa[i], b = b0, c = c0); break;                                                                \
-        case 5: LOOP(kernel, const T a = pa[i], b = b0, c = pc[i]); break;                                                             \
-        case 6: LOOP(kernel, const T a = pa[i], b = pb[i], c = c0); break;                                                             \
-        default: LOOP(kernel, const T a = pa[i], b = pb[i], c = pc[i]);                                                                \
-        }                                                                                                                              \
-    }                                                                                                                                  \
+#define AD_TERNARY(name, kernel, ...)                                                                                                      \
+    static void M(body_##name)(int64_t n, const void *const *in, const int *stride, void *result)                                          \
+    {                                                                                                                                      \
+        const T *pa = in[0], *pb = in[1], *pc = in[2], a0 = *pa, b0 = *pb, c0 = *pc;                                                       \
+        T *out = result;                                                                                                                   \
+        switch (stride[0] << 2 | stride[1] << 1 | stride[2]) {                                                                             \
+        case 1: LOOP(kernel, const T a = a0, b = b0, c = pc[i]); break;                                                                    \
+        case 2: LOOP(kernel, const T a = a0, b = pb[i], c = c0); break;                                                                    \
+        case 3: LOOP(kernel, const T a = a0, b = pb[i], c = pc[i]); break;                                                                 \
+        case 4: LOOP(kernel, const T a = pa[i], b = b0, c = c0); break;                                                                    \
+        case 5: LOOP(kernel, const T a = pa[i], b = b0, c = pc[i]); break;                                                                 \
+        case 6: LOOP(kernel, const T a = pa[i], b = pb[i], c = c0); break;                                                                 \
+        default: LOOP(kernel, const T a = pa[i], b = pb[i], c = pc[i]);                                                                    \
+        }                                                                                                                                  \
+    }                                                                                                                                      \
     RUN(name, 3)
 #include "ops.def"
 
@@ -110,10 +107,10 @@ static void M(run_trig)(ad_pointwise fast, double (*libm)(double), int64_t n, co
     }
 }
 
-#define TRIG(name)                                                                                                                     \
-    static void M(run_any_##name)(int64_t n, const void *const *in, const int *stride, void *out)                                      \
-    {                                                                                                                                  \
-        M(run_trig)(M(run_##name), name, n, in, stride, out);                                                                          \
+#define TRIG(name)                                                                                                                         \
+    static void M(run_any_##name)(int64_t n, const void *const *in, const int *stride, void *out)                                          \
+    {                                                                                                                                      \
+        M(run_trig)(M(run_##name), name, n, in, stride, out);                                                                              \
     }
 TRIG(sin)
 TRIG(cos)

@@ -149,11 +149,11 @@ INLINE float log1p_f32(float x)
 INLINE float erf_f32(float x)
 {
     const float a = fabs_f32(x), w = a * a;
-    const float small = a * POLY6(w, 1.128379166f, -0.3761262583f, 0.1128358514f, -0.02685380939f, 0.005188319651f, -0.0008010099192f,
-                                  7.853480709e-5f);
+    const float small =
+        a * POLY6(w, 1.128379166f, -0.3761262583f, 0.1128358514f, -0.02685380939f, 0.005188319651f, -0.0008010099192f, 7.853480709e-5f);
     const float b = at_least_f32(at_most_f32(a, 3.95f), 1);
     const float u = b - 2.5f;
-    const float r = POLY5(u, 3.122728102f, 0.8919839138f, 0.02072517091f, -0.004094190659f, 0.0005539104243f, -0.000210642328f);
+    const float r = POLY5(u, 3.122728103f, 0.8919839156f, 0.0207251729f, -0.004094190244f, 0.0005539099525f, -0.0002106425279f);
     return __builtin_copysignf(a < 1 ? small : 1 - exp_negative_f32(-b * r), x);
 }
 
@@ -207,9 +207,6 @@ INLINE float tan_f32(float x)
 
 /* ---- power: in double --------------------------------------------------------------------------------------------------------------- */
 
-INLINE float pow_f32(float a, float b)
-{
-    return (float)pow_limits_f64(a, b, exp_f64(pow_exponent_f64(b) * log_f64(fabs_f64(a))));
-}
+INLINE float pow_f32(float a, float b) { return (float)pow_limits_f64(a, b, exp_f64(pow_exponent_f64(b) * log_f64(fabs_f64(a)))); }
 #undef FMA
 #undef SHIFT
