@@ -127,12 +127,13 @@ static void pull_opaque(sweep *s, int32_t node, const ad_node *n)
     int nout = (int)n->attr[0], nin = n->nin;
     ad_var *vars = malloc((size_t)(2 * nin + 2 * nout + 1) * sizeof *vars);
     bool *need = calloc((size_t)nin + 1, sizeof *need);
+    bool any = false; /* without a cotangent the operation is beside the way, and needs no rule */
+    for (int k = 0; k < nout && node + 1 + k < s->act.end; k++) any = any || s->bar[node + 1 + k].node >= 0;
     if (!vars || !need) ad_fail(s->tape, "ad_vjp: out of memory");
-    else if (!n->class_->vjp)
+    else if (any && !n->class_->vjp)
         ad_fail(s->tape, "ad_vjp: %s has no derivative rule (vjp); a derivative of this order is not defined for it", n->class_->name);
-    else {
+    else if (any) {
         ad_var *in = vars, *xbar = in + nin, *out = xbar + nin, *ybar = out + nout;
-        bool any = false;
         for (int i = 0; i < nin; i++) {
             in[i] = ad_var_at(s->tape, n->in[i]);
             xbar[i] = ad_none(s->tape);
@@ -141,10 +142,9 @@ static void pull_opaque(sweep *s, int32_t node, const ad_node *n)
         for (int k = 0; k < nout; k++) {
             out[k] = ad_var_at(s->tape, node + 1 + k);
             ybar[k] = node + 1 + k < s->act.end ? s->bar[node + 1 + k] : ad_none(s->tape);
-            any = any || ybar[k].node >= 0;
         }
-        if (any) n->class_->vjp(n->opaque, ad_var_at(s->tape, node), nin, in, nout, out, ybar, need, xbar);
-        for (int i = 0; i < nin && any; i++)
+        n->class_->vjp(n->opaque, ad_var_at(s->tape, node), nin, in, nout, out, ybar, need, xbar);
+        for (int i = 0; i < nin; i++)
             if (need[i]) add_to(s, n->in[i], xbar[i]);
     }
     free(vars);

@@ -311,7 +311,7 @@ static int run_fixed(ode_march *m, int n, const double *times, void *y, const od
             for (int64_t i = 1; i <= count; i++) {
                 double w = (double)i / (double)count;
                 ode_boundary b = { .t = i == count ? to : from + w * length, .weight = w, .lo = j, .hi = j + 1, .jump = i == count && is_jump(set, to) };
-                b.restart = b.jump;
+                b.restart = i == count;
                 if (!start || !end) {
                     b.lo = start ? j : end ? j + 1 : -1;
                     b.hi = -1;

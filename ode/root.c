@@ -220,12 +220,12 @@ static void root_vjp(void *data, ad_var token, int nin, const ad_var *in, int no
     int n = s->nstate, nx = 0;
     (void)nout;
     places p = operands(s, false);
-    ad_var *op = malloc(((size_t)(nin + n) + 3 * (size_t)nin) * sizeof *op);
+    ad_var *op = malloc(3 * (size_t)(nin + n) * sizeof *op);
     if (!op) {
         ad_fail(tape, "ode_root: out of memory");
         return;
     }
-    ad_var *x = op + nin + n, *bar = x + nin, w[ODE_MAX_JOINT], f[ODE_MAX_JOINT], scaled[ODE_MAX_JOINT];
+    ad_var *x = op + nin + n, *bar = x + nin + n, w[ODE_MAX_JOINT], f[ODE_MAX_JOINT], scaled[ODE_MAX_JOINT];
     for (int i = 0; i < n; i++) {
         op[i] = ybar[i].node >= 0 ? ybar[i] : ad_zeros_like(out[i]);
         op[n + i] = out[i];
@@ -242,10 +242,11 @@ static void root_vjp(void *data, ad_var token, int nin, const ad_var *in, int no
         if (need[i]) xbar[i] = w[i];
     }
     if (need[p.g]) xbar[p.g] = gbar;
+    for (int i = 0; i < n; i++) x[nx++] = out[i]; /* held fixed: its part is in w */
     for (int i = n; i < nin; i++)
         if (need[i] && i != p.g) x[nx++] = in[i];
-    if (nx) ad_vjp_cut(n, f, scaled, nx, x, bar);
-    nx = 0;
+    ad_vjp_cut(n, f, scaled, nx, x, bar);
+    nx = n;
     for (int i = n; i < nin; i++)
         if (need[i] && i != p.g) xbar[i] = bar[nx++];
     free(op);
