@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { A, B, C, LABELS = 2 * AD_MAX_RANK, ROW_TILE = 128, LONG_SUM = 2048 };
+enum { A, B, C, LABELS = 2 * AD_MAX_RANK, ROW_TILE = 128, NARROW = 8 };
 
 /* A label: its size (1 for the row label, which `rows` marks) and its strides in a, b and c; 0 where it does not occur. */
 typedef struct {
@@ -273,11 +273,12 @@ static bool moves_with(const labels *batch, int array)
     return false;
 }
 
-static int innermost(const labels *l)
+/* Whether the result's contiguous label is among these. */
+static bool innermost(const labels *l)
 {
     for (int i = 0; i < l->n; i++)
-        if (l->of[i].stride[C] == 1 && (l->of[i].size > 1)) return i;
-    return -1;
+        if (l->of[i].stride[C] == 1 && l->of[i].size > 1) return true;
+    return false;
 }
 
 static void swap_labels(labels *a, labels *b)
@@ -297,7 +298,8 @@ static void row_to_batch(labels *from, labels *batch)
     *from = rest_of(from);
 }
 
-/* Decides where the row label goes and which operand is A: rows are the leading part of M or of K, or they are looped over. */
+/* Decides where the row label goes and which operand is A: rows are the leading part of M or of K, or they are looped over. Columns
+ * of C fill vectors, so that a narrow sum over rows is better made transposed, although C then goes through scratch. */
 static void assign_roles(contract_plan *p, labels *batch, labels *m, labels *n, labels *k)
 {
     int64_t stride;
@@ -319,7 +321,11 @@ static void assign_roles(contract_plan *p, labels *batch, labels *m, labels *n, 
             row_to_batch(k, batch);
     }
     if (has_row(batch)) p->row = ROW_OUTER;
-    if (p->row != ROW_M && (innermost(m) >= 0 || (n->n == 0 && m->n > 0))) {
+    if (p->row != ROW_M && (innermost(m) || (n->n == 0 && m->n > 0))) {
+        swap_labels(m, n);
+        p->first = p->first == A ? B : A;
+    }
+    if (p->row == ROW_K && size_of(n) < NARROW && size_of(m) >= 4 * size_of(n)) {
         swap_labels(m, n);
         p->first = p->first == A ? B : A;
     }

