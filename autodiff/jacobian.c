@@ -285,6 +285,10 @@ static void through_array(walk *w, int32_t node, const ad_node *n)
     if (ad_tape_error(w->tape)) return;
     const term *from = &tangent_at(w, n->in[0])->t[0];
     ad_shape in = ad_node_at(w->tape, n->in[0])->shape, have = ad_shape_of(from->f[0].x);
+    if (n->shape.rank >= AD_MAX_RANK) {
+        ad_fail(w->tape, "ad_jacobian: an intermediate value has %d axes and needs one more", n->shape.rank);
+        return;
+    }
     bool lacks_rows = ad_has_rows(in) && !ad_has_rows(have);
     int shift = lacks_rows ? 0 : 1, front = ad_has_rows(have) ? 1 : 0;
     int64_t *attr = malloc((size_t)(n->nattr + AD_MAX_RANK) * sizeof *attr);
@@ -313,7 +317,7 @@ static void through_array(walk *w, int32_t node, const ad_node *n)
         int a = k - front - 1 + first;
         int label = k < front ? ROW : k == front ? DIRECTION : t->labels++;
         t->f[0].label[k] = (int8_t)label;
-        if (k > front) t->axis[a] = (int8_t)label;
+        if (a >= first && a < AD_MAX_RANK) t->axis[a] = (int8_t)label;
     }
 }
 
