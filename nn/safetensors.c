@@ -204,9 +204,10 @@ static int read_header(content *c)
     if (length > size - PREFIX || length > HEADER_MAX) {
         return FAIL(c, "the header's length is %" PRIu64 " bytes, the file's %zu; truncated, or not a safetensors file", length, size);
     }
-    json_error_t why;
+    json_error_t why = { .text = "" };
     c->header = json_loadb(c->file + PREFIX, (size_t)length, JSON_REJECT_DUPLICATES, &why);
-    if (!c->header) return FAIL(c, "the header is not JSON, or repeats a name: %s (byte %d)", why.text, why.position + PREFIX);
+    const char *reason = why.text[0] ? why.text : "out of memory";
+    if (!c->header) return FAIL(c, "the header is not JSON, or repeats a name: %s (byte %d)", reason, why.position + PREFIX);
     if (!json_is_object(c->header)) return FAIL(c, "%s", "the header is not a JSON object");
     c->data = c->file + PREFIX + length;
     c->data_size = (int64_t)(size - PREFIX - (size_t)length);

@@ -169,6 +169,21 @@ START_TEST(layout)
 }
 END_TEST
 
+/* Two arrays of one model have no number in common. */
+START_TEST(arrays_differ)
+{
+    nn_model *m = nn_model_new();
+    double theta[32];
+    nn_rng rng = nn_rng_seed(0);
+    nn_model_add(m, "a", AD_SHAPE(16), nn_init_he_uniform, 1, 1);
+    nn_model_add(m, "b", AD_SHAPE(16), nn_init_he_uniform, 1, 1);
+    ck_assert_int_eq(nn_model_init(m, &rng, AD_F64, theta), 0);
+    for (int i = 0; i < 16; i++)
+        for (int k = 16; k < 32; k++) ck_assert_double_ne(theta[i], theta[k]);
+    nn_model_free(m);
+}
+END_TEST
+
 START_TEST(layout_errors)
 {
     static const struct {
@@ -706,6 +721,7 @@ int main(void)
     tcase_add_test(random, random_normal_bits);
     tcase_add_test(random, initialisers);
     tcase_add_test(layers, layout);
+    tcase_add_test(layers, arrays_differ);
     tcase_add_test(layers, layout_errors);
     tcase_add_loop_test(layers, linear_layer, 0, 2);
     tcase_add_test(layers, mlp_network);
