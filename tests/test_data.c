@@ -432,8 +432,10 @@ START_TEST(refuses_arguments)
     ck_assert_int_eq(nn_save(path, m, AD_F32, NULL, error, sizeof error), -1);
     ck_assert_int_eq(nn_save(NULL, m, AD_F32, theta, error, sizeof error), -1);
     ck_assert_int_eq(nn_save(path, NULL, AD_F32, theta, error, sizeof error), -1);
-    ck_assert_int_eq(nn_save("/dev/null", m, AD_F32, theta, error, sizeof error), -1);
-    ck_assert_str_eq(error, "/dev/null: not a regular file");
+    ck_assert_int_eq(mkfifo(path, 0600), 0); /* as a device: not to be replaced by a file */
+    ck_assert_int_eq(nn_save(path, m, AD_F32, theta, error, sizeof error), -1);
+    ck_assert_ptr_nonnull(strstr(error, "not a regular file"));
+    unlink(path);
     ck_assert_int_eq(nn_load(path, m, AD_F32, theta, error, sizeof error), -1);
     ck_assert_ptr_nonnull(strstr(error, "No such file or directory"));
     nn_model_add(empty, "\xff", AD_SHAPE(1), nn_init_zeros, 1, 1);
