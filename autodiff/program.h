@@ -10,7 +10,7 @@
 
 enum { AD_LANES = 8, AD_ALIGN = 64, AD_MIN_BLOCK_ROWS = 16, AD_MAX_BLOCK_ROWS = 128, AD_BLOCK_BYTES = 512 * 1024 };
 
-/* ---- memory that lives as long as its program (ir.c) ------------------------------------------------------------------------------ */
+/* ---- memory that lives as long as its program (ir.c) ------------------------------------------------------------- */
 
 typedef struct {
     struct ad_pool_chunk *chunk;
@@ -37,7 +37,7 @@ static inline int64_t ad_size_align(int64_t a)
 /* bytes (a multiple of AD_ALIGN, or rounded up to one) aligned to AD_ALIGN; free() releases them. NULL when bytes is negative. */
 void *ad_aligned_alloc(int64_t bytes);
 
-/* ---- intermediate representation (ir.c) -------------------------------------------------------------------------------------------- */
+/* ---- intermediate representation (ir.c) -------------------------------------------------------------------------- */
 
 /* One value: as an ad_node, without what belongs to the tape. Operands are numbers of earlier values. Equal values are the same value. */
 typedef struct {
@@ -85,7 +85,7 @@ static inline bool ad_is_constant(const ad_inst *x) { return x->op == AD_OP_cons
 /* Whether x reduces over the row axis. */
 bool ad_inst_reduces(const ad_ir *ir, const ad_inst *x);
 
-/* ---- passes -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- passes ------------------------------------------------------------------------------------------------------ */
 
 bool ad_pass_simplify(ad_ir *ir);
 bool ad_pass_fold(ad_ir *ir);
@@ -99,7 +99,7 @@ int32_t ad_constant_add(ad_ir *ir, ad_shape shape, const void *elements);
 /* NULL, or what is wrong with the representation (a static text); `where` gets the value. */
 const char *ad_verify_ir(const ad_ir *ir, int32_t *where);
 
-/* ---- plan -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- plan -------------------------------------------------------------------------------------------------------- */
 
 typedef enum {
     AD_PLACE_NONE,     /* never read from memory: opaque tokens, unused inputs */

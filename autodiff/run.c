@@ -325,18 +325,20 @@ static void run_share(const ad_workspace *w, const ad_phase *phase, int64_t rows
     }
 }
 
-/* Adds the lanes up in a fixed tree; the sum is then in the first. */
-static void finish_reductions(const ad_workspace *w, const ad_phase *phase, int64_t rows)
+/* Adds a share of the lanes' elements up in a fixed tree; the sum is then in the first lane. */
+static void finish_share(const ad_workspace *w, const ad_phase *phase, int64_t rows, int share, int shares)
 {
     const ad_program *p = w->program;
     int64_t lanes = unit_count(p, phase, rows);
     for (int i = 0; i < phase->nreduction; i++) {
         const ad_step *s = &p->step[phase->reduction[i]];
-        char *first = w->base[s->value];
-        int64_t n = ad_row_size(s->kernel.out);
+        int64_t size = (int64_t)ad_dtype_size(p->ir.dtype), lines = ad_size_align(p->slot[s->value].bytes) / AD_ALIGN;
+        int64_t from = share * lines / shares * AD_ALIGN, to = (share + 1) * lines / shares * AD_ALIGN;
+        if (to > p->slot[s->value].bytes) to = p->slot[s->value].bytes;
+        char *first = w->base[s->value] + from;
         for (int64_t step = 1; step < lanes; step *= 2)
             for (int64_t lane = 0; lane + step < lanes; lane += 2 * step)
-                ad_kernel_combine(&s->kernel, first + lane * p->lane_bytes, first + (lane + step) * p->lane_bytes, n);
+                ad_kernel_combine(&s->kernel, first + lane * p->lane_bytes, first + (lane + step) * p->lane_bytes, (to - from) / size);
     }
 }
 
@@ -348,11 +350,17 @@ static void run_body(ad_workspace *w, const ad_phase *phase, int64_t rows)
 #ifdef _OPENMP
     if (team > 1) {
 #pragma omp parallel num_threads(team)
-        run_share(w, phase, rows, omp_get_thread_num(), omp_get_num_threads());
+        {
+            run_share(w, phase, rows, omp_get_thread_num(), omp_get_num_threads());
+#pragma omp barrier
+            finish_share(w, phase, rows, omp_get_thread_num(), omp_get_num_threads());
+        }
     }
 #endif
-    if (team <= 1) run_share(w, phase, rows, 0, 1);
-    finish_reductions(w, phase, rows);
+    if (team <= 1) {
+        run_share(w, phase, rows, 0, 1);
+        finish_share(w, phase, rows, 0, 1);
+    }
 }
 
 /* ---- runs ---- */

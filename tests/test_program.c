@@ -45,7 +45,7 @@ static int64_t count(ad_shape s, int64_t rows)
 
 static bool has_rows(ad_shape s) { return s.rank > 0 && s.dim[0] == AD_ROWS; }
 
-/* ---- recording the graphs ------------------------------------------------------------------------------------------------------------ */
+/* ---- recording the graphs ---------------------------------------------------------------------------------------- */
 
 typedef enum { PARAMETER, CALL, ROWS } source;
 
@@ -270,6 +270,17 @@ static const ad_opaque_class running_sum_class = {
     .name = "running_sum", .forward = running_sum, .state_new = state_new, .state_free = state_free, .retain = retain, .release = release
 };
 
+/* Equal operands and data, but another class: another operation. */
+static int doubled_sum(void *data, void *state, const ad_opaque_call *call)
+{
+    int code = running_sum(data, state, call);
+    for (int d = 0; d < D && call->out[1]; d++) put(call->dtype, call->out[1], d, 2 * get(call->dtype, call->out[1], d));
+    return code;
+}
+static const ad_opaque_class doubled_sum_class = {
+    .name = "doubled_sum", .forward = doubled_sum, .state_new = state_new, .state_free = state_free
+};
+
 /* Reads the state of the operation whose token it gets: how often that ran. */
 static int count_runs(void *data, void *state, const ad_opaque_call *call)
 {
@@ -290,10 +301,13 @@ static ad_var record_running_sum(function *f, ad_var x, ad_var factor, ad_var re
 
 static void build_opaque(function *f)
 {
-    ad_var x = in(f, ROWS, AD_SHAPE(AD_ROWS, D)), t = in(f, CALL, AD_SCALAR), sum[2], runs, unused[2];
+    ad_var x = in(f, ROWS, AD_SHAPE(AD_ROWS, D)), t = in(f, CALL, AD_SCALAR), sum[2], runs, unused[2], twice[2];
     ad_var y = ad_tanh(x), token = record_running_sum(f, y, ad_exp(t), sum);
     ad_opaque(f->tape, &count_runs_class, NULL, 1, &token, 1, &(ad_shape){ 0, { 0 } }, &runs);
     record_running_sum(f, sum[0], t, unused);
+    ad_opaque(f->tape, &doubled_sum_class, NULL, 2, (ad_var[]){ y, ad_exp(t) }, 2, (ad_shape[]){ AD_SHAPE(AD_ROWS, D), AD_SHAPE(D) },
+              twice);
+    out(f, twice[1]);
     out(f, ad_add(ad_mul(sum[0], y), sum[1]));
     out(f, ad_sum_axis(sum[0], 0, 0));
     out(f, runs);
@@ -350,7 +364,7 @@ static ad_program *compile(const function *f)
     return p;
 }
 
-/* ---- running them -------------------------------------------------------------------------------------------------------------------- */
+/* ---- running them ------------------------------------------------------------------------------------------------ */
 
 typedef struct {
     void *data[MAX_VARS];
@@ -626,8 +640,7 @@ START_TEST(test_workspace_grows)
 }
 END_TEST
 
-/* ---- errors
- * ------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- errors ------------------------------------------------------------------------------------------------------ */
 
 START_TEST(test_compile_errors)
 {
@@ -765,8 +778,7 @@ START_TEST(test_workspace_in_use)
 }
 END_TEST
 
-/* ---- one program, many threads
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- one program, many threads ----------------------------------------------------------------------------------- */
 
 typedef struct {
     const function *f;
@@ -810,8 +822,33 @@ START_TEST(test_program_is_shared_by_threads)
 }
 END_TEST
 
-/* ---- what was compiled
- * ------------------------------------------------------------------------------------------------------------------------ */
+/* Inside a team of the caller, a run is serial and gives the same bits. */
+START_TEST(test_nested_in_a_team)
+{
+    function f = record(&graphs[1], AD_F32, 300);
+    ad_program *p = compile(&f);
+    ad_workspace *w = ad_workspace_new(p, 2);
+    results expected = run_on(&f, p, w, 300, f.data);
+    job jobs[3];
+    ad_shape shapes[MAX_VARS];
+    shapes_of(&f, shapes);
+    for (int k = 0; k < 3; k++) jobs[k] = (job){ &f, p, room(shapes, f.noutput, f.dtype, 300) };
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(3)
+#endif
+    for (int k = 0; k < 3; k++) run_job(&jobs[k]);
+    for (int k = 0; k < 3; k++) {
+        check_same_bits("gradient", "nested", &expected, &jobs[k].got);
+        discard(&jobs[k].got);
+    }
+    discard(&expected);
+    ad_workspace_free(w);
+    ad_program_free(p);
+    forget(&f);
+}
+END_TEST
+
+/* ---- what was compiled ------------------------------------------------------------------------------------------- */
 
 static char *description(const graph *g)
 {
@@ -924,6 +961,7 @@ int main(void)
     tcase_add_test(tc, test_failing_opaque);
     tcase_add_test(tc, test_workspace_in_use);
     tcase_add_test(tc, test_program_is_shared_by_threads);
+    tcase_add_test(tc, test_nested_in_a_team);
     tcase_add_test(tc, test_describe_network);
     tcase_add_test(tc, test_describe_gradient);
     tcase_add_test(tc, test_describe_phases);
