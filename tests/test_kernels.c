@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_IN = 4, SEEDS = 60 };
+enum { MAX_IN = 4, SEEDS = 40 };
 
 /* ---- random numbers, arrays, index arithmetic ---------------------------------------------------------------------------------------- */
 
@@ -508,10 +508,14 @@ START_TEST(pointwise_broadcast)
         for (int n = 1; n <= 3; n++) {
             int rank = (int)pick(rows, 4);
             ad_shape out = random_shape(rank, rows), in[3];
-            if (rank > rows && pick(0, 2) == 0) out.dim[rank - 1] = pick(0, 1) ? pick(30, 70) : pick(500, 3000);
+            bool wide = rank > rows && pick(0, 2) == 0;
+            if (wide) {
+                for (int i = rows; i < rank; i++) out.dim[i] = pick(1, 2);
+                out.dim[rank - 1] = pick(0, 1) ? pick(30, 70) : pick(500, 3000);
+            }
             for (int i = 0; i < n; i++) in[i] = narrower(out);
             in[n - 1] = out;
-            pointwise_trial(dtype, ops[n - 1], n, in, out, pick(0, 4) == 0 ? pick(50, 300) : pick(1, 9));
+            pointwise_trial(dtype, ops[n - 1], n, in, out, !wide && pick(0, 4) == 0 ? pick(50, 300) : pick(1, 9));
         }
     }
 }
@@ -521,7 +525,7 @@ START_TEST(pointwise_common_patterns)
 {
     for (int dtype = AD_F32; dtype <= AD_F64; dtype++)
         for (int64_t d = 1; d <= 3000; d = d * 3 + 1)
-            for (int64_t rows = 1; rows < 400; rows = rows * 4 + 1) {
+            for (int64_t rows = 1; rows < 100; rows = rows * 4 + 1) {
                 ad_shape full = AD_SHAPE(AD_ROWS, d);
                 ad_shape other[] = { AD_SCALAR, AD_SHAPE(1), AD_SHAPE(1, 1), AD_SHAPE(d), AD_SHAPE(1, d), AD_SHAPE(AD_ROWS, 1), full };
                 for (unsigned i = 0; i < sizeof other / sizeof *other; i++) {
