@@ -196,8 +196,8 @@ ad_program *ad_compile(int ninput, const ad_var *inputs, int noutput, const ad_v
     ad_program *p = calloc(1, sizeof *p);
     if (p) {
         atomic_init(&p->references, 1);
-        if (ad_ir_init(&p->ir, &p->pool, ad_tape_dtype(tape), ad_tape_size(tape) / 4) &&
-            collect_all(p, tape, ninput, inputs, noutput, outputs) && transform(tape, p))
+        if (ad_ir_init(&p->ir, &p->pool, ad_tape_dtype(tape), 256) && collect_all(p, tape, ninput, inputs, noutput, outputs) &&
+            transform(tape, p))
             return p;
     }
     ad_fail(tape, "ad_compile: out of memory");
