@@ -48,7 +48,7 @@ static const struct {
     [AD_OP_tanh] = { { 2.8, 2.8 }, OF_RESULT },  [AD_OP_sigmoid] = { { 2.5, 2.8 }, OF_RESULT },
     [AD_OP_softplus] = { { 3, 3 }, OF_RESULT },  [AD_OP_silu] = { { 3.3, 3.3 }, OF_SCALED_UNDERFLOW },
     [AD_OP_gelu] = { { 2, 2 }, OF_OPERAND },     [AD_OP_erf] = { { 2.6, 2 }, OF_RESULT },
-    [AD_OP_pow] = { { 0.6, 4.6 }, OF_RESULT },
+    [AD_OP_pow] = { { 0.6, 1.8 }, OF_RESULT },
 };
 
 static double bound(int op, int dtype) { return bounds[op].ulp[dtype] > 0 ? bounds[op].ulp[dtype] : 0.501; }

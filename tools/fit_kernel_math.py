@@ -82,7 +82,7 @@ def fits():
     show("softplus", *remez(l, weight, 0, mp.mpf(1) / 9, 9), False)
     end = ((mp.sqrt(2) - 1) / (mp.sqrt(2) + 1)) ** 2 * mp.mpf("1.001")
     show("log", *remez(l, weight, 0, end, 6), False)
-    show("pow", *remez(at_zero(0.2, lambda w: (l(w) - mp.mpf(1) / 3) / w), at_zero(tiny, lambda w: w**2), 0, end, 7), False)
+    show("pow", *remez(lambda w: (l(w) - mp.mpf(1) / 3) / w, lambda w: mp.mpf(5), mp.mpf(10) ** -9, end, 7), False)
 
     # log(1 + f) = f - f^2/2 + f^3 g(f)
     g = at_zero(mp.mpf(1) / 3, lambda f: (mp.log1p(f) - f + f * f / 2) / f**3)
