@@ -14,14 +14,17 @@
 #define ALLOCATIONS_NOT_COUNTED
 #endif
 
-static atomic_long allocations_so_far;
+static atomic_long allocations_so_far, allocations_held;
 static inline long allocations(void) { return atomic_load(&allocations_so_far); }
+/* Allocations that have not been freed. */
+static inline long allocations_live(void) { return atomic_load(&allocations_held); }
 
 #ifndef ALLOCATIONS_NOT_COUNTED
 void *__libc_malloc(size_t size);
 void *__libc_calloc(size_t n, size_t size);
 void *__libc_realloc(void *old, size_t size);
 void *__libc_memalign(size_t alignment, size_t size);
+void __libc_free(void *p);
 
 /* Lets the k-th allocation from now on fail, and all after it; k < 0: none. */
 static atomic_long allocations_left = -1;
@@ -35,16 +38,34 @@ static inline int allocations_allow(void)
     return left != 0;
 }
 
-void *malloc(size_t size) { return allocations_allow() ? __libc_malloc(size) : NULL; }
-void *calloc(size_t n, size_t size) { return allocations_allow() ? __libc_calloc(n, size) : NULL; }
-void *realloc(void *old, size_t size) { return allocations_allow() ? __libc_realloc(old, size) : NULL; }
-void *aligned_alloc(size_t alignment, size_t size) { return allocations_allow() ? __libc_memalign(alignment, size) : NULL; }
+static inline void *allocations_hold(void *p)
+{
+    if (p) atomic_fetch_add(&allocations_held, 1);
+    return p;
+}
+
+void *malloc(size_t size) { return allocations_allow() ? allocations_hold(__libc_malloc(size)) : NULL; }
+void *calloc(size_t n, size_t size) { return allocations_allow() ? allocations_hold(__libc_calloc(n, size)) : NULL; }
+void *aligned_alloc(size_t alignment, size_t size)
+{
+    return allocations_allow() ? allocations_hold(__libc_memalign(alignment, size)) : NULL;
+}
 void *memalign(size_t alignment, size_t size);
-void *memalign(size_t alignment, size_t size) { return allocations_allow() ? __libc_memalign(alignment, size) : NULL; }
+void *memalign(size_t alignment, size_t size) { return aligned_alloc(alignment, size); }
+void *realloc(void *old, size_t size)
+{
+    if (!old) return malloc(size);
+    return allocations_allow() ? __libc_realloc(old, size) : NULL;
+}
 int posix_memalign(void **out, size_t alignment, size_t size)
 {
-    *out = allocations_allow() ? __libc_memalign(alignment, size) : NULL;
+    *out = aligned_alloc(alignment, size);
     return *out ? 0 : 12;
+}
+void free(void *p)
+{
+    if (p) atomic_fetch_sub(&allocations_held, 1);
+    __libc_free(p);
 }
 #endif
 
