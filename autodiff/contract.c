@@ -3,7 +3,6 @@
  * Work is on factors: variables whose axes carry labels. A label that is not in the result is summed. Label sizes are those of the
  * axes; the row axis counts as NOMINAL_ROWS, and work that does not depend on rows is discounted, since it is done once per solve. */
 #include "tape.h"
-#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -148,8 +147,8 @@ static void resolve_identities(product *p)
 {
     for (bool again = true; again && !ad_tape_error(p->tape);) {
         again = false;
-        for (int i = 0; i < p->n && !again; i++)
-            if (node_of(p->f[i].x)->op == AD_OP_eye) again = resolve_diagonal(p, i) || resolve_eye(p, i);
+        for (int i = 0; i < p->n && !again; i++) again = node_of(p->f[i].x)->op == AD_OP_eye && resolve_diagonal(p, i);
+        for (int i = 0; i < p->n && !again; i++) again = node_of(p->f[i].x)->op == AD_OP_eye && resolve_eye(p, i);
     }
 }
 
@@ -354,6 +353,8 @@ ad_var ad_contract_factors(ad_tape *tape, int n, const ad_factor *factors, int n
     return ordered(&r, out, nout);
 }
 
+static bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+
 ad_var ad_contract(const char *spec, int n, const ad_var *x)
 {
     ad_tape *t = n > 0 ? ad_common_tape("contract", n, x) : NULL;
@@ -372,7 +373,7 @@ ad_var ad_contract(const char *spec, int n, const ad_var *x)
             if (axis != ad_shape_of(x[operand]).rank) problem = "an operand has another number of axes than letters";
             else if (++operand == n) problem = "more operands are named than given";
             axis = 0;
-        } else if (!isalpha((unsigned char)*s)) problem = "letters, commas and one -> are expected";
+        } else if (!is_letter(*s)) problem = "letters, commas and one -> are expected";
         else if (axis == ad_shape_of(x[operand]).rank) problem = "an operand has another number of axes than letters";
         else {
             int *l = &label_of[(int)*s];
@@ -388,7 +389,7 @@ ad_var ad_contract(const char *spec, int n, const ad_var *x)
     if (!problem && (s[0] != '-' || s[1] != '>')) problem = "-> and the letters of the result are missing";
     for (s += problem ? 0 : 2; !problem && *s; s++) {
         if (*s == ' ') continue;
-        int l = isalpha((unsigned char)*s) ? label_of[(int)*s] : -1;
+        int l = is_letter(*s) ? label_of[(int)*s] : -1;
         if (l < 0) problem = "a letter of the result is in no operand";
         else if (used >> l & 1) problem = "a letter stands twice in the result";
         else if (nout == AD_MAX_RANK) problem = "the result has too many axes";

@@ -122,13 +122,19 @@ static void pull_reduce_max(sweep *s, int32_t node, const ad_node *n, ad_var v)
     add_to(s, n->in[0], ad_select(hit, share, zero));
 }
 
+/* The cotangent of an opaque operation's result; none where propagation stops at it. */
+static ad_var result_bar(const sweep *s, int32_t node)
+{
+    return node < s->act.end && s->act.active[node] & AD_THROUGH ? s->bar[node] : ad_none(s->tape);
+}
+
 static void pull_opaque(sweep *s, int32_t node, const ad_node *n)
 {
     int nout = (int)n->attr[0], nin = n->nin;
     ad_var *vars = malloc((size_t)(2 * nin + 2 * nout + 1) * sizeof *vars);
     bool *need = calloc((size_t)nin + 1, sizeof *need);
     bool any = false; /* without a cotangent the operation is beside the way, and needs no rule */
-    for (int k = 0; k < nout && node + 1 + k < s->act.end; k++) any = any || s->bar[node + 1 + k].node >= 0;
+    for (int k = 0; k < nout; k++) any = any || result_bar(s, node + 1 + k).node >= 0;
     if (!vars || !need) ad_fail(s->tape, "ad_vjp: out of memory");
     else if (any && !n->class_->vjp)
         ad_fail(s->tape, "ad_vjp: %s has no derivative rule (vjp); a derivative of this order is not defined for it", n->class_->name);
@@ -141,7 +147,7 @@ static void pull_opaque(sweep *s, int32_t node, const ad_node *n)
         }
         for (int k = 0; k < nout; k++) {
             out[k] = ad_var_at(s->tape, node + 1 + k);
-            ybar[k] = node + 1 + k < s->act.end ? s->bar[node + 1 + k] : ad_none(s->tape);
+            ybar[k] = result_bar(s, node + 1 + k);
         }
         n->class_->vjp(n->opaque, ad_var_at(s->tape, node), nin, in, nout, out, ybar, need, xbar);
         for (int i = 0; i < nin; i++)
@@ -175,6 +181,7 @@ static bool seed(sweep *s, int ny, const ad_var *y, const ad_var *ybar)
 {
     for (int i = 0; i < ny; i++) {
         if (ybar[i].node < 0 && ybar[i].tape) continue;
+        if (!ad_common_tape("vjp", 2, (ad_var[]){ y[i], ybar[i] })) return false;
         if (!ad_same_shape(ad_shape_of(ybar[i]), ad_shape_of(y[i]))) {
             ad_fail_shapes(s->tape, "vjp", "a cotangent must have the shape of its variable", 2, (ad_var[]){ y[i], ybar[i] });
             return false;
@@ -189,8 +196,6 @@ static void run_vjp(int ny, const ad_var *y, const ad_var *ybar, int nx, const a
     ad_tape *t = ny > 0 ? ad_common_tape("vjp", ny, y) : nx > 0 ? x[0].tape : NULL;
     for (int i = 0; i < nx; i++) xbar[i] = ad_none(t ? t : x[i].tape);
     if (!t || ad_common_tape("vjp", nx, x) != t) return;
-    for (int i = 0; i < ny; i++)
-        if (ybar[i].tape != t || (ybar[i].node >= 0 && !ad_valid(ybar[i]))) ad_common_tape("vjp", 1, &ybar[i]);
     sweep s = { .tape = t };
     if (ad_tape_error(t) || !ad_activity_find(&s.act, t, ny, y, nx, x, cut)) return;
     s.bar = malloc(((size_t)s.act.end + 1) * sizeof *s.bar);
@@ -293,9 +298,9 @@ static void push_opaque(ad_tape *t, int32_t node, const ad_node *n, ad_var *dot,
 static ad_var tangent_of(ad_tape *t, int32_t node, const ad_node *n, const ad_var *dot)
 {
     switch (ad_ops[n->op].kind) {
-    case AD_LINEAR: return push_linear(t, n, dot);
+    case AD_LINEAR: return n->op == AD_OP_assemble || dot[n->in[0]].node >= 0 ? push_linear(t, n, dot) : ad_none(t);
     case AD_CONTRACT: return push_contract(t, n, dot);
-    case AD_OPAQUE: return n->op == AD_OP_reduce_max ? push_reduce_max(t, node, n, dot[n->in[0]]) : dot[node];
+    case AD_OPAQUE: return n->op == AD_OP_reduce_max && dot[n->in[0]].node >= 0 ? push_reduce_max(t, node, n, dot[n->in[0]]) : dot[node];
     case AD_SOURCE: break;
     case AD_POINTWISE: {
         ad_var sum = ad_none(t), y = ad_var_at(t, node);

@@ -19,6 +19,7 @@ static bool allocate(ad_tape *t, ad_node *n)
         ad_fail(t, "ad_value: the number of rows is not known: no row input of this tape has data (ad_input_rows, ad_set)");
         return false;
     }
+    if (ad_has_rows(n->shape) && ad_tape_rows(t) >= ((int64_t)1 << AD_MAX_ELEMENTS_SHIFT) / ad_row_size(n->shape)) return fail_memory(t, n, SIZE_MAX);
     int64_t count = ad_count(n->shape, ad_tape_rows(t));
     size_t bytes = ((size_t)count * ad_dtype_size(ad_tape_dtype(t)) + 63) & ~(size_t)63;
     n->value = aligned_alloc(64, bytes ? bytes : 64);
@@ -159,12 +160,7 @@ const void *ad_value(ad_var x)
 {
     ad_tape *t = ad_common_tape("value", 1, &x);
     if (!t) return NULL;
-    ad_node *n = ad_node_at(t, x.node);
-    if (n->op == AD_OP_opaque) {
-        ad_fail(t, "ad_value: the variable is the token of %s, which has no value", n->class_->name);
-        return NULL;
-    }
-    return evaluate_all(t, x.node) ? n->value : NULL;
+    return evaluate_all(t, x.node) ? ad_node_at(t, x.node)->value : NULL;
 }
 
 double ad_item(ad_var x)

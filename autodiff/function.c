@@ -27,7 +27,8 @@ static char *reach(ad_tape *t, int nin, const ad_var *in, int nout, const ad_var
     return wanted;
 }
 
-static ad_var record_opaque_again(ad_tape *target, const ad_tape *source, int32_t node, const ad_node *n, ad_var *map)
+/* map: by node of the source, what stands for it on the target; results that are wanted otherwise (arguments) are left alone. */
+static ad_var record_opaque_again(ad_tape *target, const ad_tape *source, int32_t node, const ad_node *n, const char *wanted, int32_t last, ad_var *map)
 {
     int nout = (int)n->attr[0];
     ad_var *vars = malloc((size_t)(n->nin + nout + 1) * sizeof *vars);
@@ -39,18 +40,16 @@ static ad_var record_opaque_again(ad_tape *target, const ad_tape *source, int32_
         for (int k = 0; k < nout; k++) shapes[k] = ad_node_at(source, node + 1 + k)->shape;
         if (n->class_->retain) n->class_->retain(n->opaque);
         token = ad_opaque(target, n->class_, n->opaque, n->nin, vars, nout, shapes, vars + n->nin);
-        for (int k = 0; k < nout; k++) map[node + 1 + k] = vars[n->nin + k];
+        for (int k = 0; k < nout && node + 1 + k <= last; k++)
+            if (wanted[node + 1 + k] == 1) map[node + 1 + k] = vars[n->nin + k];
     }
     free(vars);
     free(shapes);
     return token;
 }
 
-
-static ad_var record_again(ad_tape *target, const ad_tape *source, int32_t node, const ad_node *n, ad_var *map)
+static ad_var record_again(ad_tape *target, const ad_node *n, const ad_var *map)
 {
-    if (n->op == AD_OP_opaque) return record_opaque_again(target, source, node, n, map);
-    if (n->op == AD_OP_project) return map[node];
     if (n->op == AD_OP_constant) return ad_constant(target, n->shape, n->data);
     if (n->op == AD_OP_fill) return ad_fill(target, n->shape, n->data[0]);
     int32_t small[8], *in = n->nin <= 8 ? small : malloc((size_t)n->nin * sizeof *in);
@@ -71,9 +70,12 @@ static ad_var record_again(ad_tape *target, const ad_tape *source, int32_t node,
 void ad_inline(int nin, const ad_var *in, int nout, const ad_var *out, ad_tape *target, const ad_var *args, ad_var *result)
 {
     for (int j = 0; j < nout; j++) result[j] = ad_none(target);
-    ad_tape *t = nout > 0 ? ad_common_tape("inline", nout, out) : NULL;
-    if (!t || (nin > 0 && (ad_common_tape("inline", nin, in) != t || ad_common_tape("inline", nin, args) != target))) {
-        if (t && ad_tape_error(t)) ad_fail(target, "%s", ad_tape_error(t));
+    if (nout < 1) return;
+    ad_tape *t = ad_common_tape("inline", nout, out);
+    bool fine = t && (nin < 1 || (ad_common_tape("inline", nin, in) == t && ad_common_tape("inline", nin, args) == target));
+    if (!fine) {
+        const char *why = out[0].tape ? ad_tape_error(out[0].tape) : NULL;
+        ad_fail(target, "%s", why ? why : "ad_inline: the function's variables must be on one tape, its arguments on the target");
         return;
     }
     for (int i = 0; i < nin; i++)
@@ -95,7 +97,8 @@ void ad_inline(int nin, const ad_var *in, int nout, const ad_var *out, ad_tape *
             char shape[128];
             ad_format_shape(n->shape, shape, sizeof shape);
             if (n->op == AD_OP_input) ad_fail(target, "ad_inline: the function depends on an input of shape %s that is not among its arguments", shape);
-            else map[k] = record_again(target, t, k, n, map);
+            else if (n->op == AD_OP_opaque) map[k] = record_opaque_again(target, t, k, n, wanted, last, map);
+            else if (n->op != AD_OP_project) map[k] = record_again(target, n, map);
         }
         for (int j = 0; j < nout && !ad_tape_error(target); j++) result[j] = map[out[j].node];
     }
@@ -175,6 +178,10 @@ void *ad_function_key(int nin, const ad_var *in, int nout, const ad_var *out, si
 {
     ad_tape *t = nout > 0 ? ad_common_tape("function_key", nout, out) : NULL;
     if (!t) return NULL;
+    if (nin > 0 && ad_common_tape("function_key", nin, in) != t) {
+        ad_fail(t, "ad_function_key: the inputs are not on the tape of the outputs");
+        return NULL;
+    }
     int32_t last, next = 0;
     char *wanted = reach(t, nin, in, nout, out, &last);
     int32_t *number = malloc(((size_t)last + 2) * sizeof *number);

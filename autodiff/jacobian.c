@@ -5,7 +5,8 @@
  * trace of a network with one or two hidden layers costs about one more layer whatever its dimension: for two,
  *   tr = sum_gh s1[b,h] Q[h,g] s2[b,g],  Q = W2 o (W1 W3)^T,
  * where Q depends on parameters only. What a product cannot express (a reshape that merges axes, a gather, ...) makes it an array
- * with one more axis, of directions; an opaque operation falls back to one forward derivative for each direction. */
+ * with one more axis, of directions; an opaque operation, a sum over rows or a ninth axis falls back to one forward derivative for
+ * each direction. */
 #include "derive.h"
 #include <stdlib.h>
 #include <string.h>
@@ -29,7 +30,7 @@ typedef struct {
     ad_activity act;
     tangent *of;  /* by node, from act.begin */
     int64_t ndir; /* number of directions */
-    bool opaque;  /* an opaque operation was met: use single directions */
+    bool single;  /* products and arrays cannot express a node's tangent: use single directions */
 } walk;
 
 static const ad_node *node_of(ad_var x) { return ad_node_at(x.tape, x.node); }
@@ -83,7 +84,7 @@ static void multiply_node(walk *w, int32_t node)
     ad_shape s = ad_node_at(w->tape, node)->shape, shape = { 0, { 0 } };
     int axis[AD_MAX_RANK + 1], n = 0;
     if (s.rank == AD_MAX_RANK) {
-        ad_fail(w->tape, "ad_jacobian: an intermediate value has %d axes and needs one more", s.rank);
+        w->single = true;
         return;
     }
     bool rows = false;
@@ -281,14 +282,11 @@ static bool relabel(walk *w, term *t, const ad_node *n)
 /* A linear operation on arrays with the axis of directions behind the rows. */
 static void through_array(walk *w, int32_t node, const ad_node *n)
 {
-    multiply_node(w, n->in[0]);
-    if (ad_tape_error(w->tape)) return;
+    w->single = n->shape.rank == AD_MAX_RANK || (n->op != AD_OP_reshape && n->op != AD_OP_flip && n->op != AD_OP_gather && n->op != AD_OP_scatter_add && n->op != AD_OP_cumsum);
+    if (!w->single) multiply_node(w, n->in[0]);
+    if (w->single || ad_tape_error(w->tape)) return;
     const term *from = &tangent_at(w, n->in[0])->t[0];
     ad_shape in = ad_node_at(w->tape, n->in[0])->shape, have = ad_shape_of(from->f[0].x);
-    if (n->shape.rank >= AD_MAX_RANK) {
-        ad_fail(w->tape, "ad_jacobian: an intermediate value has %d axes and needs one more", n->shape.rank);
-        return;
-    }
     bool lacks_rows = ad_has_rows(in) && !ad_has_rows(have);
     int shift = lacks_rows ? 0 : 1, front = ad_has_rows(have) ? 1 : 0;
     int64_t *attr = malloc((size_t)(n->nattr + AD_MAX_RANK) * sizeof *attr);
@@ -303,8 +301,7 @@ static void through_array(walk *w, int32_t node, const ad_node *n)
     out.dim[out.rank++] = w->ndir;
     for (int k = ad_has_rows(n->shape) ? 1 : 0; k < n->shape.rank; k++) out.dim[out.rank++] = n->shape.dim[k];
     if (n->op == AD_OP_flip) attr[0] = n->attr[0] << shift;
-    else if (n->op == AD_OP_gather || n->op == AD_OP_scatter_add || n->op == AD_OP_cumsum) attr[0] += shift;
-    else if (n->op != AD_OP_reshape) ad_fail(w->tape, "ad_jacobian: no rule for ad_%s", ad_ops[n->op].name);
+    else if (n->op != AD_OP_reshape) attr[0] += shift;
     ad_var x = ad_record(w->tape, n->op, 1, &from->f[0].x.node, nattr, attr, out);
     free(attr);
     term *t = ad_valid(x) ? add_term(w, tangent_at(w, node)) : NULL;
@@ -317,7 +314,7 @@ static void through_array(walk *w, int32_t node, const ad_node *n)
         int a = k - front - 1 + first;
         int label = k < front ? ROW : k == front ? DIRECTION : t->labels++;
         t->f[0].label[k] = (int8_t)label;
-        if (a >= first && a < AD_MAX_RANK) t->axis[a] = (int8_t)label;
+        if (a >= first) t->axis[a] = (int8_t)label;
     }
 }
 
@@ -353,7 +350,15 @@ static bool expressible(const ad_node *n)
     return ad_ops[n->op].kind != AD_OPAQUE && n->op != AD_OP_take && n->op != AD_OP_put_add;
 }
 
-/* Tangents of all nodes between x and y along the unit vectors of x [rows?, n]. false: failed, or an opaque operation is in the way. */
+/* Whether products of factors can express the node's tangent. Sums over rows they cannot: the rows have one label. */
+static bool needs_single_directions(const walk *w, const ad_node *n)
+{
+    for (int i = 0; i < n->nin; i++)
+        if (!ad_has_rows(n->shape) && ad_has_rows(ad_node_at(w->tape, n->in[i])->shape)) return true;
+    return !expressible(n);
+}
+
+/* Tangents of all nodes between x and y along the unit vectors of x [rows?, n]. false: failed, or only single directions will do. */
 static bool walk_from(walk *w, ad_var y, ad_var x)
 {
     w->tape = y.tape;
@@ -366,9 +371,16 @@ static bool walk_from(walk *w, ad_var y, ad_var x)
     ad_shape s = ad_shape_of(x);
     int last = s.rank - 1;
     w->ndir = s.dim[last];
-    for (int32_t k = w->act.begin; k < w->act.end; k++)
-        if (w->act.active[k] & AD_THROUGH && !expressible(ad_node_at(w->tape, k))) w->opaque = true;
-    if (w->opaque) return false;
+    for (int32_t k = w->act.begin; k < w->act.end; k++) {
+        const ad_node *n = ad_node_at(w->tape, k);
+        if (!(w->act.active[k] & AD_THROUGH)) continue;
+        if (ad_has_rows(s) && n->op != AD_OP_opaque && !ad_has_rows(n->shape)) {
+            ad_fail(w->tape, "ad_jacobian: y does not depend on x row by row (ad_%s reduces over rows)", ad_ops[n->op].name);
+            return false;
+        }
+        w->single = w->single || needs_single_directions(w, n);
+    }
+    if (w->single) return false;
     term *seed = x.node < w->act.end ? add_term(w, tangent_at(w, x.node)) : NULL;
     if (seed) {
         *seed = (term){ .n = 1, .labels = FIRST_LABEL + 1 };
@@ -376,19 +388,15 @@ static bool walk_from(walk *w, ad_var y, ad_var x)
         seed->axis[last] = FIRST_LABEL;
         seed->f[0] = (ad_factor){ ad_eye(w->tape, w->ndir, w->ndir, 0), { DIRECTION, FIRST_LABEL } };
     }
-    for (int32_t k = w->act.begin; k < w->act.end && !ad_tape_error(w->tape); k++) {
+    for (int32_t k = w->act.begin; k < w->act.end && !ad_tape_error(w->tape) && !w->single; k++) {
         const ad_node *n = ad_node_at(w->tape, k);
         if (!(w->act.active[k] & AD_THROUGH)) continue;
-        if (ad_has_rows(s) && !ad_has_rows(n->shape)) {
-            ad_fail(w->tape, "ad_jacobian: y does not depend on x row by row (ad_%s reduces over rows)", ad_ops[n->op].name);
-            break;
-        }
         if (ad_ops[n->op].kind == AD_POINTWISE) through_pointwise(w, k, n);
         else if (n->op == AD_OP_contract) through_contract(w, k, n);
         else through_linear(w, k, n);
-        if (!ad_tape_error(w->tape)) limit(w, k);
+        if (!ad_tape_error(w->tape) && !w->single) limit(w, k);
     }
-    return !ad_tape_error(w->tape);
+    return !ad_tape_error(w->tape) && !w->single;
 }
 
 /* [rows?, n] from x of any shape: differentiates by a flat copy that the caller's graph does not have, hence one direction at a time. */
@@ -458,9 +466,9 @@ ad_var ad_jacobian(ad_var y, ad_var x)
     if (sx.rank - first != 1) j = jacobian_by_directions(y, x);
     else {
         if (walk_from(&w, y, x)) j = jacobian_by_products(&w, y);
-        bool opaque = w.opaque;
+        bool single = w.single;
         walk_free(&w);
-        if (opaque) j = jacobian_by_directions(y, x);
+        if (single && !ad_tape_error(y.tape)) j = jacobian_by_directions(y, x);
     }
     return ad_reshape(j, out);
 }
@@ -512,8 +520,8 @@ ad_var ad_jacobian_trace(ad_var y, ad_var x)
         sum = trace_of_products(&w, y);
         if (sum.node < 0 && !ad_tape_error(y.tape)) sum = ad_fill(y.tape, out, 0);
     }
-    bool opaque = w.opaque;
+    bool single = w.single;
     walk_free(&w);
-    if (opaque) sum = trace_by_directions(y, x);
+    if (single && !ad_tape_error(y.tape)) sum = trace_by_directions(y, x);
     return ad_broadcast(sum, out);
 }

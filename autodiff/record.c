@@ -34,7 +34,6 @@ static ad_var pointwise(ad_op op, int n, const ad_var *x)
     int32_t in[3];
     for (int i = 0; i < n; i++) {
         in[i] = x[i].node;
-        if (node_of(x[i])->op == AD_OP_opaque) return ad_fail_shapes(t, name, "an operand is an opaque operation's token, not a value", 0, NULL);
         if (i && !ad_broadcast_shapes(shape, node_of(x[i])->shape, &shape)) {
             bool rows = ad_has_rows(shape) || ad_has_rows(node_of(x[i])->shape);
             return ad_fail_shapes(t, name, rows ? "shapes do not broadcast (the row axis leads in operands of equal rank)" : "shapes do not broadcast", n, x);
@@ -159,14 +158,16 @@ ad_var ad_mean(ad_var x, int naxis, const int *axes, int keep)
     return ad_div(sum, ad_scalar(x.tape, count));
 }
 
-/* Shifted by the maximum, which is constant for the derivative (it cancels exactly); an infinite maximum is not subtracted. */
+/* Shifted by the maximum, which is constant for the derivative (it cancels exactly); an infinite maximum is not subtracted. The sum is 0
+ * only where all are -inf: the result is -inf, the derivative zero. */
 ad_var ad_logsumexp(ad_var x, int naxis, const int *axes, int keep)
 {
     uint32_t mask;
     if (!ad_common_tape("logsumexp", 1, &x) || !axes_mask("logsumexp", x, naxis, axes, &mask)) return ad_none(x.tape);
     ad_var m = ad_stop_gradient(reduce(AD_OP_reduce_max, x, mask)), zero = ad_scalar(x.tape, 0);
     ad_var shift = ad_select(ad_eq(ad_sub(m, m), zero), m, zero);
-    ad_var y = ad_add(ad_log(reduce(AD_OP_sum, ad_exp(ad_sub(x, shift)), mask)), shift);
+    ad_var sum = reduce(AD_OP_sum, ad_exp(ad_sub(x, shift)), mask);
+    ad_var y = ad_add(ad_log(ad_select(ad_eq(sum, zero), ad_scalar(x.tape, 1), sum)), m);
     return keep ? y : drop_axes(y, mask);
 }
 
@@ -177,6 +178,7 @@ ad_var ad_reshape(ad_var x, ad_shape shape)
     ad_tape *t = ad_common_tape("reshape", 1, &x);
     if (!t) return ad_none(x.tape);
     ad_shape s = ad_shape_of(x);
+    if (!ad_check_shape(t, "reshape", shape)) return ad_none(t);
     if (ad_same_shape(s, shape)) return x;
     if (ad_has_rows(s) != ad_has_rows(shape) || ad_row_size(s) != ad_row_size(shape)) {
         char text[128], reason[192];
@@ -216,6 +218,7 @@ ad_var ad_broadcast(ad_var x, ad_shape shape)
     ad_tape *t = ad_common_tape("broadcast", 1, &x);
     if (!t) return ad_none(x.tape);
     ad_shape s = ad_shape_of(x), out, lifted = { shape.rank, { 0 } };
+    if (!ad_check_shape(t, "broadcast", shape)) return ad_none(t);
     if (shape.rank < s.rank || !ad_broadcast_shapes(s, shape, &out) || !ad_same_shape(out, shape)) {
         char text[128], reason[160];
         ad_format_shape(shape, text, sizeof text);
@@ -272,6 +275,9 @@ ad_var ad_assemble(ad_tape *t, int n, const ad_var *x, const int64_t *start, ad_
     return y;
 }
 
+/* Of sizes; a sum that overflows is refused as a shape. */
+static int64_t saturated_sum(int64_t a, int64_t b) { return a > INT64_MAX - b ? INT64_MAX : a + b; }
+
 ad_var ad_pad(ad_var x, int axis, int64_t before, int64_t after)
 {
     ad_tape *t = ad_common_tape("pad", 1, &x);
@@ -282,7 +288,8 @@ ad_var ad_pad(ad_var x, int axis, int64_t before, int64_t after)
     ad_shape s = ad_shape_of(x);
     int64_t start[AD_MAX_RANK] = { 0 };
     start[a] = before;
-    s.dim[a] += before + after;
+    s.dim[a] = saturated_sum(s.dim[a], saturated_sum(before, after));
+    if (!ad_check_shape(t, "pad", s)) return ad_none(t);
     return ad_assemble(t, 1, &x, start, s);
 }
 
@@ -313,10 +320,10 @@ ad_var ad_concatenate(int n, const ad_var *x, int axis)
             break;
         }
         start[i * rank + a] = out.dim[a];
-        out.dim[a] += s.dim[a];
+        out.dim[a] = saturated_sum(out.dim[a], s.dim[a]);
     }
     if (rows) out.dim[0] = AD_ROWS;
-    if (parts && start && !ad_tape_error(t)) y = n == 1 ? x[0] : ad_assemble(t, n, parts, start, out);
+    if (parts && start && !ad_tape_error(t) && ad_check_shape(t, "concatenate", out)) y = n == 1 ? x[0] : ad_assemble(t, n, parts, start, out);
     free(parts);
     free(start);
     return y;
@@ -324,7 +331,7 @@ ad_var ad_concatenate(int n, const ad_var *x, int axis)
 
 ad_var ad_stack(int n, const ad_var *x, int axis)
 {
-    if (n < 1 || n > 65536) return ad_none(NULL);
+    if (n < 1) return ad_none(NULL);
     ad_tape *t = ad_common_tape("stack", n, x);
     if (!t) return ad_none(x[0].tape);
     ad_shape s = ad_shape_of(x[0]);
@@ -455,13 +462,8 @@ ad_var ad_locate(ad_var time, ad_var knots)
 
 static bool opaque_shapes_fit(ad_tape *t, const char *name, int nout, const ad_shape *shapes)
 {
-    for (int i = 0; i < nout; i++) {
-        bool ok = shapes[i].rank >= 0 && shapes[i].rank <= AD_MAX_RANK;
-        for (int k = 0; ok && k < shapes[i].rank; k++) ok = shapes[i].dim[k] > 0 || (k == 0 && shapes[i].dim[k] == AD_ROWS);
-        if (ok) continue;
-        ad_fail(t, "%s: the shape of result %d is not valid", name, i);
-        return false;
-    }
+    for (int i = 0; i < nout; i++)
+        if (!ad_check_shape(t, name, shapes[i])) return false;
     return true;
 }
 
@@ -469,7 +471,7 @@ ad_var ad_opaque(ad_tape *t, const ad_opaque_class *class_, void *data, int nin,
 {
     int32_t *operands = nin ? malloc((size_t)nin * sizeof *operands) : NULL;
     for (int i = 0; i < nout; i++) out[i] = ad_none(t);
-    bool fine = t && (nin == 0 || (operands && ad_common_tape(class_->name, nin, in) == t)) && opaque_shapes_fit(t, class_->name, nout, shapes);
+    bool fine = t && (nin == 0 || (operands && ad_common_tape_tokens(class_->name, nin, in) == t)) && opaque_shapes_fit(t, class_->name, nout, shapes);
     if (nin && !operands) ad_fail(t, "%s: out of memory", class_->name);
     for (int i = 0; i < nin && fine; i++) operands[i] = in[i].node;
     ad_var token = fine ? ad_record(t, AD_OP_opaque, nin, operands, 1, (int64_t[]){ nout }, (ad_shape){ -1, { 0 } }) : ad_none(t);
@@ -485,5 +487,9 @@ ad_var ad_opaque(ad_tape *t, const ad_opaque_class *class_, void *data, int nin,
         if (ad_has_rows(shapes[i])) n->level = AD_LEVEL_ROW;
         out[i] = ad_record(t, AD_OP_project, 1, &token.node, 1, (int64_t[]){ i }, shapes[i]);
     }
-    return ad_valid(token) ? token : ad_none(t);
+    if (ad_valid(token)) return token;
+    /* Short of memory between the results: none of them, as the operation needs all. */
+    ad_tape_rewind(t, token.node);
+    for (int i = 0; i < nout; i++) out[i] = ad_none(t);
+    return ad_none(t);
 }

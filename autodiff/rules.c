@@ -27,14 +27,14 @@ static ad_var push_pow_base(ad_var a, ad_var b, ad_var v)
 {
     ad_var zero = number(a, 0), b_is_zero = ad_eq(b, zero);
     ad_var power = ad_pow(a, ad_select(b_is_zero, number(a, 1), ad_shift(b, -1)));
-    return ad_mul(v, ad_select(b_is_zero, zero, ad_mul(b, power)));
+    return ad_select(b_is_zero, zero, ad_mul(v, ad_mul(b, power)));
 }
 
 /* d a^b / db = a^b log a; at a = 0 it is 0, and the logarithm there is never taken. */
 static ad_var push_pow_exponent(ad_var a, ad_var y, ad_var v)
 {
     ad_var zero = number(a, 0), a_is_zero = ad_eq(a, zero);
-    return ad_mul(v, ad_select(a_is_zero, zero, ad_mul(y, ad_log(ad_select(a_is_zero, number(a, 1), a)))));
+    return ad_select(a_is_zero, zero, ad_mul(v, ad_mul(y, ad_log(ad_select(a_is_zero, number(a, 1), a)))));
 }
 
 /* v where a < b, half of it where they are equal. */

@@ -28,7 +28,7 @@ struct ad_tape {
     int arena_count, arena_capacity;
     arena_chunk *arena;
     size_t arena_used;
-    int64_t rows, rows_node;
+    int64_t rows;
     int64_t inputs;
     cache_entry *cache;
     char *advice;
@@ -43,7 +43,6 @@ ad_tape *ad_tape_new(ad_dtype dtype)
     t->dtype = dtype;
     t->epoch = 1;
     t->rows = -1;
-    t->rows_node = -1;
     return t;
 }
 
@@ -82,6 +81,32 @@ int64_t ad_tape_rows(const ad_tape *t) { return t->rows; }
 int32_t ad_tape_size(const ad_tape *t) { return t->nnode; }
 ad_node *ad_node_at(const ad_tape *t, int32_t i) { return &t->chunks[i / NODES_PER_CHUNK][i % NODES_PER_CHUNK]; }
 
+/* Forgets all computed values. Those with rows are freed: there may be another number of them. */
+static void forget_values(ad_tape *t)
+{
+    for (int32_t i = 0; i < t->nnode; i++) {
+        ad_node *n = ad_node_at(t, i);
+        if (n->op == AD_OP_input) continue;
+        if (ad_has_rows(n->shape)) {
+            free(n->value);
+            n->value = NULL;
+        }
+        n->known = false;
+    }
+}
+
+/* The tape has lost row inputs: the number of rows is that of the first that is left. */
+static void rows_of_first_input(ad_tape *t)
+{
+    int64_t rows = -1;
+    for (int32_t i = 0; i < t->nnode && rows < 0; i++) {
+        const ad_node *n = ad_node_at(t, i);
+        if (n->op == AD_OP_input && n->known && ad_has_rows(n->shape)) rows = n->rows;
+    }
+    if (rows != t->rows) forget_values(t);
+    t->rows = rows;
+}
+
 void ad_tape_rewind(ad_tape *t, int32_t mark)
 {
     if (mark < 0 || mark > t->nnode) {
@@ -89,11 +114,16 @@ void ad_tape_rewind(ad_tape *t, int32_t mark)
         return;
     }
     if (mark == t->nnode) return;
-    for (int32_t i = t->nnode - 1; i >= mark; i--) forget_node(ad_node_at(t, i));
+    bool rows_change = false;
+    for (int32_t i = t->nnode - 1; i >= mark; i--) {
+        const ad_node *n = ad_node_at(t, i);
+        rows_change = rows_change || (n->op == AD_OP_input && n->known && ad_has_rows(n->shape));
+        forget_node(ad_node_at(t, i));
+    }
     t->arena_used = ad_node_at(t, mark)->arena_mark;
     t->nnode = mark;
     t->epoch++;
-    if (t->rows_node >= mark) t->rows = t->rows_node = -1;
+    if (rows_change) rows_of_first_input(t);
 }
 
 void ad_fail(ad_tape *t, const char *format, ...)
@@ -199,7 +229,7 @@ static ad_level level_of(const ad_tape *t, ad_op op, int nin, const int32_t *in,
 
 ad_var ad_record(ad_tape *t, ad_op op, int nin, const int32_t *in, int nattr, const int64_t *attr, ad_shape shape)
 {
-    if (t->failed) return ad_none(t);
+    if (t->failed || (op != AD_OP_opaque && !ad_check_shape(t, ad_ops[op].name, shape))) return ad_none(t);
     size_t mark = t->arena_used;
     int32_t *ins = nin ? ad_arena_alloc(t, (size_t)nin * sizeof *ins) : NULL;
     int64_t *attrs = nattr ? ad_arena_alloc(t, (size_t)nattr * sizeof *attrs) : NULL;
@@ -223,7 +253,7 @@ int ad_valid(ad_var x)
     return x.tape && x.node >= 0 && x.node < x.tape->nnode && ad_node_at(x.tape, x.node)->epoch == x.epoch && !x.tape->failed;
 }
 
-ad_tape *ad_common_tape(const char *what, int n, const ad_var *x)
+ad_tape *ad_common_tape_tokens(const char *what, int n, const ad_var *x)
 {
     ad_tape *t = NULL;
     for (int i = 0; i < n && !t; i++) t = x[i].tape;
@@ -247,6 +277,18 @@ ad_tape *ad_common_tape(const char *what, int n, const ad_var *x)
     return t;
 }
 
+ad_tape *ad_common_tape(const char *what, int n, const ad_var *x)
+{
+    ad_tape *t = ad_common_tape_tokens(what, n, x);
+    for (int i = 0; t && i < n; i++) {
+        const ad_node *node = ad_node_at(t, x[i].node);
+        if (node->op != AD_OP_opaque) continue;
+        ad_fail(t, "ad_%s: operand %d is the token of %s, which has no value", what, i, node->class_->name);
+        return NULL;
+    }
+    return t;
+}
+
 ad_shape ad_shape_of(ad_var x)
 {
     if (!ad_valid(x)) return (ad_shape){ -1, { 0 } };
@@ -263,31 +305,16 @@ int64_t ad_size(ad_var x)
 
 /* ---- sources ---- */
 
-static bool check_shape(ad_tape *t, const char *what, ad_shape s, bool rows)
+/* The shape of a source that has rows, or has none. */
+static bool check_source(ad_tape *t, const char *what, ad_shape s, bool rows)
 {
+    if (!ad_check_shape(t, what, s)) return false;
+    if (ad_has_rows(s) == rows) return true;
     char text[128];
-    if (s.rank < 0 || s.rank > AD_MAX_RANK) {
-        ad_fail(t, "ad_%s: rank %d is not between 0 and %d", what, s.rank, AD_MAX_RANK);
-        return false;
-    }
     ad_format_shape(s, text, sizeof text);
-    if (rows && !ad_has_rows(s)) {
-        ad_fail(t, "ad_%s: the shape must begin with AD_ROWS, it is %s", what, text);
-        return false;
-    }
-    int64_t n = 1;
-    for (int i = rows ? 1 : 0; i < s.rank; i++) {
-        if (s.dim[i] < 1) {
-            ad_fail(t, "ad_%s: size %lld of axis %d is not positive in %s%s", what, (long long)s.dim[i], i, text,
-                    s.dim[i] == AD_ROWS ? " (the row axis is declared by ad_input_rows, first)" : "");
-            return false;
-        }
-        if (__builtin_mul_overflow(n, s.dim[i], &n) || n > INT64_MAX / 16) {
-            ad_fail(t, "ad_%s: %s has too many elements", what, text);
-            return false;
-        }
-    }
-    return true;
+    if (rows) ad_fail(t, "ad_%s: the shape must begin with AD_ROWS, it is %s", what, text);
+    else ad_fail(t, "ad_%s: %s has the row axis, which ad_input_rows declares", what, text);
+    return false;
 }
 
 static int set_input(ad_var x, const char *what, int64_t rows, const void *data)
@@ -299,7 +326,10 @@ static int set_input(ad_var x, const char *what, int64_t rows, const void *data)
             ad_fail(t, "ad_%s: the batch is empty (rows = %lld)", what, (long long)rows);
             return -1;
         }
-        n->rows = rows;
+        if (rows >= ((int64_t)1 << AD_MAX_ELEMENTS_SHIFT) / ad_row_size(n->shape)) {
+            ad_fail(t, "ad_%s: %lld rows are too many", what, (long long)rows);
+            return -1;
+        }
     }
     size_t bytes = (size_t)ad_count(n->shape, rows) * ad_dtype_size(t->dtype);
     void *value = malloc(bytes);
@@ -311,16 +341,13 @@ static int set_input(ad_var x, const char *what, int64_t rows, const void *data)
     free(n->value);
     n->value = value;
     n->known = true;
-    if (ad_has_rows(n->shape) && t->rows != rows) {
-        t->rows = rows;
-        if (t->rows_node < 0) t->rows_node = x.node;
-    }
+    if (ad_has_rows(n->shape)) t->rows = n->rows = rows;
     return 0;
 }
 
 static ad_var new_input(ad_tape *t, const char *what, ad_level level, ad_shape shape, int64_t rows, const void *data)
 {
-    if (!t || t->failed || !check_shape(t, what, shape, level == AD_LEVEL_ROW)) return ad_none(t);
+    if (!t || t->failed || !check_source(t, what, shape, level == AD_LEVEL_ROW)) return ad_none(t);
     if (level == AD_LEVEL_ROW && data && t->rows >= 0 && t->rows != rows) {
         ad_fail(t, "ad_%s: %lld rows, but the other row inputs of this tape have %lld", what, (long long)rows, (long long)t->rows);
         return ad_none(t);
@@ -346,15 +373,7 @@ int ad_set(ad_var x, int64_t rows, const void *data)
         ad_fail(t, n->op != AD_OP_input ? "ad_set: the variable is the result of ad_%s; only inputs can be set" : "ad_set: no data (NULL) for ad_%s", ad_ops[n->op].name);
         return -1;
     }
-    for (int32_t i = 0; i < t->nnode; i++) {
-        ad_node *m = ad_node_at(t, i);
-        if (m->op == AD_OP_input) continue;
-        if (ad_has_rows(m->shape)) {
-            free(m->value);
-            m->value = NULL;
-        }
-        m->known = false;
-    }
+    forget_values(t);
     return set_input(x, "set", rows, data);
 }
 
@@ -373,14 +392,14 @@ static ad_var new_constant(ad_tape *t, ad_op op, ad_shape shape, int64_t n, cons
 
 ad_var ad_constant(ad_tape *t, ad_shape shape, const double *data)
 {
-    if (!t || t->failed || !check_shape(t, "constant", shape, false)) return ad_none(t);
+    if (!t || t->failed || !check_source(t, "constant", shape, false)) return ad_none(t);
     if (!data) ad_fail(t, "ad_constant: no data (NULL)");
     return t->failed ? ad_none(t) : new_constant(t, AD_OP_constant, shape, ad_count(shape, 0), data);
 }
 
 ad_var ad_fill(ad_tape *t, ad_shape shape, double value)
 {
-    if (!t || t->failed || !check_shape(t, "fill", shape, ad_has_rows(shape))) return ad_none(t);
+    if (!t || t->failed || !ad_check_shape(t, "fill", shape)) return ad_none(t);
     return new_constant(t, AD_OP_fill, shape, 1, &value);
 }
 
@@ -388,7 +407,8 @@ ad_var ad_scalar(ad_tape *t, double value) { return ad_fill(t, AD_SCALAR, value)
 
 ad_var ad_eye(ad_tape *t, int64_t n, int64_t m, int64_t offset)
 {
-    if (!t || t->failed || !check_shape(t, "eye", AD_SHAPE(n, m), false)) return ad_none(t);
+    if (!t || t->failed || !check_source(t, "eye", AD_SHAPE(n, m), false)) return ad_none(t);
+    if (offset >= m || offset <= -n) return ad_fill(t, AD_SHAPE(n, m), 0);
     return ad_record(t, AD_OP_eye, 0, NULL, 1, &offset, AD_SHAPE(n, m));
 }
 

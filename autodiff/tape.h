@@ -83,8 +83,13 @@ ad_var ad_record(ad_tape *tape, ad_op op, int nin, const int32_t *in, int nattr,
 ad_var ad_var_at(ad_tape *tape, int32_t node);
 /* Text of an error that names an operation and the shapes of its operands: "ad_add: <reason>: a is [2,3], b is [4]". */
 ad_var ad_fail_shapes(ad_tape *tape, const char *op, const char *reason, int n, const ad_var *x);
-/* The tape all of x are valid on; NULL after reporting (stale, invalid, or mixed tapes; `what` names the operation). */
+/* The tape all of x are valid on; NULL after reporting (stale, invalid, tokens, or mixed tapes; `what` names the operation). */
 ad_tape *ad_common_tape(const char *what, int n, const ad_var *x);
+/* The same for operands of opaque operations, which may be tokens of others. */
+ad_tape *ad_common_tape_tokens(const char *what, int n, const ad_var *x);
+/* Whether s is a shape: rank, positive sizes, the row axis first if at all, a number of elements that can be counted. Else reports. */
+bool ad_check_shape(ad_tape *tape, const char *what, ad_shape s);
+enum { AD_MAX_ELEMENTS_SHIFT = 59 }; /* arrays have fewer than 2^59 elements, so that sizes in bytes can be added */
 static inline size_t ad_dtype_size(ad_dtype t) { return t == AD_F32 ? sizeof(float) : sizeof(double); }
 
 const char *ad_tape_advice(const ad_tape *tape); /* of ad_tape_set_traced, or NULL */
