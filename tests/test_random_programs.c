@@ -288,7 +288,7 @@ END_TEST
 #ifndef ALLOCATIONS_NOT_COUNTED
 START_TEST(test_compiling_without_memory)
 {
-    for (int seed = 0; seed < 6; seed++) {
+    for (int seed = 0; seed < 40; seed++) {
         world w = make_world((uint64_t)seed, AD_F64, 17);
         ad_program *p = ad_compile(w.ninput, w.input, OUTPUTS, w.output);
         ad_program_free(p); /* what the matrix library keeps, it keeps now */
