@@ -115,7 +115,7 @@ int ode_shared_bar_finish(ode_shared_bar *bar, const ode_adjoint_data *d, const 
     ode_runner *r = &bar->prologue;
     int n = 0, nout = 0, nin = 0;
     if (d->prologue && !ode_runner_open(r, d->prologue, call->threads)) {
-        snprintf(call->error, call->error_size, "%s: out of memory", d->problem->settings.caller);
+        snprintf(call->error, call->error_size, "out of memory");
         return -1;
     }
     for (int i = 0; i < s->nargs; i++) {
@@ -137,7 +137,7 @@ int ode_shared_bar_finish(ode_shared_bar *bar, const ode_adjoint_data *d, const 
     r->primed = false;
     char error[ODE_ERROR_SIZE];
     if (!ode_runner_run(r, call->rows, error, sizeof error)) return 0;
-    snprintf(call->error, call->error_size, "%s: adjoint: %s", d->problem->settings.caller, error);
+    snprintf(call->error, call->error_size, "%s", error);
     return -1;
 }
 

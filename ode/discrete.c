@@ -44,7 +44,7 @@ static void backward_free(void *state)
 
 static int fail(const backward *b, const char *reason)
 {
-    snprintf(b->call->error, b->call->error_size, "%s: adjoint: %s", b->d->problem->settings.caller, reason);
+    snprintf(b->call->error, b->call->error_size, "%s", reason);
     return -1;
 }
 

@@ -83,6 +83,7 @@ struct ode_system {
     ad_shape arg[ODE_MAX_ARGS];
     int row[ODE_MAX_ARGS];           /* argument number of each per-row argument */
     ad_shape *shared;
+    uint64_t *shared_from;           /* the arguments each shared value depends on, a bit set */
     ode_field field;
     ode_fields fields;
     void *user;

@@ -7,10 +7,9 @@
 
 int ode_fail(ode_march *m, const char *format, ...)
 {
-    int used = snprintf(m->error, m->error_size, "%s: ", m->settings->caller);
     va_list args;
     va_start(args, format);
-    if (used >= 0 && (size_t)used < m->error_size) vsnprintf(m->error + used, m->error_size - (size_t)used, format, args);
+    vsnprintf(m->error, m->error_size, format, args);
     va_end(args);
     return -1;
 }
@@ -157,13 +156,13 @@ int ode_march_field(ode_march *m, double t, int side, const void *y, void *dy, v
     point_out(r, s, m->rows, at->next, dy);
     if (m->quadrature) point_quads(s, m->rows, rate, NULL, r->out + at->quad);
     char error[ODE_ERROR_SIZE];
-    if (ode_runner_run(r, m->rows, error, sizeof error)) return ode_fail(m, "at t = %.17g: %s", t, error);
+    if (ode_runner_run(r, m->rows, error, sizeof error)) return ode_fail(m, "at t = %.15g: %s", t, error);
     m->evaluations++;
     int64_t bad = ode_first_nonfinite(s->dtype, m->cells, dy);
     if (bad < 0) return 0;
     char where[96];
     ode_where(s, m->rows, bad, where, sizeof where);
-    return ode_fail(m, "the field is not finite (%g) at t = %.17g, %s; check the field there and its arguments", ode_load(s->dtype, dy, bad), t, where);
+    return ode_fail(m, "the field is not finite (%g) at t = %.15g, %s; check the field there and its arguments", ode_load(s->dtype, dy, bad), t, where);
 }
 
 /* ---- one step ---- */
@@ -199,7 +198,7 @@ static int run_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, 
     }
     char error[ODE_ERROR_SIZE];
     if (ode_runner_run(r, m->rows, error, sizeof error))
-        return ode_fail(m, "step %lld from t = %.17g, size %.3g: %s", (long long)m->steps, a->t, h, error);
+        return ode_fail(m, "step %lld from t = %.15g, size %.3g: %s", (long long)m->steps, a->t, h, error);
     m->evaluations += evaluations_of_step(m);
     for (int i = 0; i < 3 && m->method->implicit; i++) m->counts[i] += (int64_t)ode_load(s->dtype, &m->number[N_COUNTS], i);
     return 0;
@@ -247,7 +246,7 @@ static int bootstrap(ode_march *m, const ode_boundary *a, const ode_boundary *b,
     point_in(r, s, m->rows, at->y, y);
     point_out(r, s, m->rows, at->carry_next, m->carry[0].data);
     char error[ODE_ERROR_SIZE];
-    if (ode_runner_run(r, m->rows, error, sizeof error)) return ode_fail(m, "at t = %.17g: %s", a->t, error);
+    if (ode_runner_run(r, m->rows, error, sizeof error)) return ode_fail(m, "at t = %.15g: %s", a->t, error);
     m->evaluations += m->method->begin_times;
     return 0;
 }
@@ -256,7 +255,7 @@ static int bootstrap(ode_march *m, const ode_boundary *a, const ode_boundary *b,
 static int take_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, const ode_boundary *b, void **y)
 {
     if (m->steps >= m->settings->max_steps)
-        return ode_fail(m, "more than %lld steps (at t = %.17g); take larger steps or raise max_steps", (long long)m->settings->max_steps, a->t);
+        return ode_fail(m, "more than %lld steps (at t = %.15g); take larger steps or raise max_steps", (long long)m->settings->max_steps, a->t);
     void *next = sink->slot(sink->context, m->steps);
     if (!next) return ode_fail(m, "out of memory for the state after step %lld", (long long)m->steps);
     if (a->restart && m->method->begin && bootstrap(m, a, b, *y)) return -1;
@@ -266,7 +265,7 @@ static int take_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, 
     if (bad >= 0) {
         char where[96];
         ode_where(m->system, m->rows, bad, where, sizeof where);
-        return ode_fail(m, "step %lld from t = %.17g, size %.3g: the state becomes %g in %s; take smaller steps, an adaptive or an implicit method, or check the field",
+        return ode_fail(m, "step %lld from t = %.15g, size %.3g: the state becomes %g in %s; take smaller steps, an adaptive or an implicit method, or check the field",
                         (long long)m->steps, a->t, b->t - a->t, ode_load(m->system->dtype, next, bad), where);
     }
     if (accept(m, sink, a, b, *y, next)) return -1;
@@ -332,7 +331,7 @@ static int run_replay(ode_march *m, int n, const double *times, void *y, const o
     const double *t = ode_steps_times(steps);
     int64_t count = ode_steps_count(steps);
     if (count < 1 || t[0] != times[0] || t[count] != times[n - 1])
-        return ode_fail(m, "the steps to replay go from t = %.17g to %.17g, not from %.17g to %.17g as times do", count < 1 ? NAN : t[0],
+        return ode_fail(m, "the steps to replay go from t = %.15g to %.15g, not from %.15g to %.15g as times do", count < 1 ? NAN : t[0],
                         count < 1 ? NAN : t[count], times[0], times[n - 1]);
     ode_boundary a = { .t = t[0], .lo = 0, .hi = 0, .jump = is_jump(m->settings, t[0]), .restart = true };
     for (int64_t i = 1; i <= count; i++) {
@@ -408,11 +407,11 @@ static int fail_underflow(ode_march *m, double t, double h, const void *y, const
     int64_t bad = find_nonfinite(m, next, &derivative);
     if (bad >= 0) {
         ode_where(m->system, m->rows, bad, where, sizeof where);
-        return ode_fail(m, "step %lld near t = %.17g: %s is not finite in %s, however small the step (%.3g); check the field there: it may have a singularity",
+        return ode_fail(m, "step %lld near t = %.15g: %s is not finite in %s, however small the step (%.3g); check the field there: it may have a singularity",
                         (long long)m->steps, t, derivative ? "the field" : "the state", where, h);
     }
     worst_component(m, y, where, sizeof where);
-    return ode_fail(m, "step %lld at t = %.17g underflows: size %.3g is below what is allowed and the error is still too large, worst in %s; the problem is stiff or "
+    return ode_fail(m, "step %lld at t = %.15g underflows: size %.3g is below what is allowed and the error is still too large, worst in %s; the problem is stiff or "
                        "singular there: try an implicit method (ode_trapezoidal), looser tolerances or float64",
                     (long long)m->steps, t, h, where);
 }
@@ -421,7 +420,7 @@ static int fail_too_many(ode_march *m, double t, double t1, double h, const void
 {
     char where[96];
     worst_component(m, y, where, sizeof where);
-    return ode_fail(m, "max_steps = %lld attempts are used up at t = %.17g of %.17g (step size %.3g, %lld rejected), worst in %s; the problem may be stiff: try an implicit "
+    return ode_fail(m, "max_steps = %lld attempts are used up at t = %.15g of %.15g (step size %.3g, %lld rejected), worst in %s; the problem may be stiff: try an implicit "
                        "method (ode_trapezoidal), looser tolerances, or raise max_steps",
                     (long long)m->settings->max_steps, t, t1, h, (long long)m->rejected, where);
 }

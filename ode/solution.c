@@ -69,7 +69,7 @@ void **ode_shared_compute(ode_shared *sh, const ode_problem *p, const ad_opaque_
     void **at = ode_buffer_need(&sh->pointers, (size_t)s->nshared * sizeof *at);
     char *memory = p->prologue ? ode_buffer_need(&sh->memory, bytes) : NULL;
     if (!at || (p->prologue && (!memory || !ode_runner_open(&sh->prologue, p->prologue, call->threads)))) {
-        snprintf(call->error, call->error_size, "%s: out of memory", p->settings.caller);
+        snprintf(call->error, call->error_size, "out of memory");
         return NULL;
     }
     for (int i = 0, n = 0; i < s->nargs; i++) {
@@ -85,7 +85,7 @@ void **ode_shared_compute(ode_shared *sh, const ode_problem *p, const ad_opaque_
     sh->prologue.primed = false;
     char error[ODE_ERROR_SIZE];
     if (!ode_runner_run(&sh->prologue, call->rows, error, sizeof error)) return at;
-    snprintf(call->error, call->error_size, "%s: %s", p->settings.caller, error);
+    snprintf(call->error, call->error_size, "%s", error);
     return NULL;
 }
 
@@ -162,7 +162,7 @@ static int put_outputs(ode_solution *s, ode_march *m, const ode_boundary *a, con
         if (p->dense) put_interpolated(s, m, j, t[j], a, b, y);
         else if (t[j] == b->t) put_slot(s, j, next);
         else
-            return ode_fail(m, "time %d (%.17g) lies inside the replayed step from %.17g to %.17g, and %s has no dense output; replay steps that end there", j, t[j],
+            return ode_fail(m, "time %d (%.15g) lies inside the replayed step from %.15g to %.15g, and %s has no dense output; replay steps that end there", j, t[j],
                             a->t, b->t, m->method->name);
     }
     return 0;
@@ -266,14 +266,14 @@ static const double *read_times(ode_solution *s, const ad_opaque_call *call)
     const ode_problem *p = s->problem;
     double *t = ode_buffer_need(&s->times, (size_t)p->ntimes * sizeof *t);
     if (!t) {
-        snprintf(call->error, call->error_size, "%s: out of memory", p->settings.caller);
+        snprintf(call->error, call->error_size, "out of memory");
         return NULL;
     }
     for (int i = 0; i < p->ntimes; i++) t[i] = p->times ? p->times[i] : ode_load(call->dtype, call->in[p->system->nstate + p->system->nargs], i);
     char text[256];
     const char *error = ode_check_times(p->ntimes, t, text, sizeof text);
     if (!error) return t;
-    snprintf(call->error, call->error_size, "%s: %s", p->settings.caller, error);
+    snprintf(call->error, call->error_size, "%s", error);
     return NULL;
 }
 

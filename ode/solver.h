@@ -84,6 +84,7 @@ bool ode_march_open(ode_march *march, const ode_march_units *units, int64_t rows
 int ode_march_run(ode_march *march, int n, const double *times, void *y, const ode_sink *sink);
 /* f(t, y) into dy, rates of quadratures into rate (NULL: none). side: -1 the limit from before t in the direction of the march, 1 from after, 0 at t. */
 int ode_march_field(ode_march *march, double t, int side, const void *y, void *dy, void *rate);
+/* Writes the error of the call in progress (the operation's name comes before it); -1. */
 int ode_fail(ode_march *march, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* t rounded to the type; at a jump the nearest number on the side the step lies on. direction: sign of the march. */
 double ode_stage_time(ad_dtype dtype, double t, const ode_boundary *a, const ode_boundary *b);

@@ -67,6 +67,20 @@ static ad_shape time_shape(int rank)
 static const char *const advice =
     "the field is traced once and replayed; set ode_options.rerecord to call it anew, with values, at every step";
 
+static bool new_shared(ode_system *s, int most)
+{
+    s->shared = calloc((size_t)most + 1, sizeof *s->shared);
+    s->shared_from = calloc((size_t)most + 1, sizeof *s->shared_from);
+    return s->shared && s->shared_from;
+}
+
+static void describe_shared(ode_system *s, int i)
+{
+    s->shared[i] = ad_shape_of(s->frontier[i]);
+    for (int k = 0; k < s->nargs; k++)
+        if (!ode_is_row(s->arg[k]) && ad_depends(s->frontier[i], s->args[k])) s->shared_from[i] |= (uint64_t)1 << k;
+}
+
 /* Traces the field on a new tape and finds the cut. Errors are reported on `tape`. */
 static bool trace_field(ode_system *s, ad_tape *tape, const char *caller)
 {
@@ -85,10 +99,9 @@ static bool trace_field(ode_system *s, ad_tape *tape, const char *caller)
         int count = ad_frontier(s->nstate, s->dy, 0, NULL);
         if (count > 0) s->frontier = malloc((size_t)count * sizeof *s->frontier);
         s->nshared = count > 0 ? ad_frontier(s->nstate, s->dy, count, s->frontier) : 0;
-        s->shared = calloc((size_t)s->nshared + 1, sizeof *s->shared);
-        if ((count > 0 && !s->frontier) || !s->shared) ad_fail(s->trace, "out of memory");
+        if ((count > 0 && !s->frontier) || !new_shared(s, s->nshared)) ad_fail(s->trace, "out of memory");
         else
-            for (int i = 0; i < s->nshared; i++) s->shared[i] = ad_shape_of(s->frontier[i]);
+            for (int i = 0; i < s->nshared; i++) describe_shared(s, i);
     }
     const char *error = ad_tape_error(s->trace);
     if (!error) return true;
@@ -146,6 +159,7 @@ static void free_system(ode_system *s)
     ad_tape_free(s->trace);
     free(s->frontier);
     free(s->shared);
+    free(s->shared_from);
     free(s->quad);
     free(s->quad_of);
     if (s->owns_user) free(s->user);
@@ -191,10 +205,13 @@ static ode_system *describe(ad_tape *tape, const ode_right_side *right, int nsta
 /* Without a trace the shared values are the shared arguments. */
 static bool share_arguments(ode_system *s)
 {
-    s->shared = calloc((size_t)s->nargs + 1, sizeof *s->shared);
-    for (int i = 0; s->shared && i < s->nargs; i++)
-        if (!ode_is_row(s->arg[i])) s->shared[s->nshared++] = s->arg[i];
-    return s->shared != NULL;
+    if (!new_shared(s, s->nargs)) return false;
+    for (int i = 0; i < s->nargs; i++) {
+        if (ode_is_row(s->arg[i])) continue;
+        s->shared_from[s->nshared] = (uint64_t)1 << i;
+        s->shared[s->nshared++] = s->arg[i];
+    }
+    return true;
 }
 
 static int trace_inputs(const ode_system *s, ad_var *in)
@@ -254,18 +271,7 @@ ode_system *ode_system_make(ad_tape *tape, const ode_right_side *right, int nsta
     return NULL;
 }
 
-bool ode_shared_needed(const ode_system *s, int shared, uint64_t need)
-{
-    if (s->base) s = s->base;
-    int seen = 0;
-    for (int i = 0; i < s->nargs; i++) {
-        if (ode_is_row(s->arg[i])) continue;
-        bool wanted = need >> i & 1;
-        if (s->trace ? wanted && ad_depends(s->frontier[shared], s->args[i]) : wanted && seen == shared) return true;
-        seen++;
-    }
-    return false;
-}
+bool ode_shared_needed(const ode_system *s, int shared, uint64_t need) { return s->shared_from[shared] & need; }
 
 ode_system *ode_system_augmented(ode_system *base, uint64_t need)
 {
@@ -284,14 +290,15 @@ ode_system *ode_system_augmented(ode_system *base, uint64_t need)
     memcpy(s->arg, base->arg, sizeof s->arg);
     memcpy(s->row, base->row, sizeof s->row);
     size_t most = (size_t)(base->nrow + base->nshared + 1);
-    s->shared = calloc(most, sizeof *s->shared);
+    bool shared = new_shared(s, base->nshared);
     s->quad = calloc(most, sizeof *s->quad);
     s->quad_of = calloc(most, sizeof *s->quad_of);
-    if (!s->shared || !s->quad || !s->quad_of) {
+    if (!shared || !s->quad || !s->quad_of) {
         free_system(s);
         return NULL;
     }
     memcpy(s->shared, base->shared, (size_t)base->nshared * sizeof *s->shared);
+    memcpy(s->shared_from, base->shared_from, (size_t)base->nshared * sizeof *s->shared_from);
     for (int i = 0; i < base->nrow; i++) {
         if (!(need >> base->row[i] & 1)) continue;
         s->quad[s->nquad] = base->arg[base->row[i]];
