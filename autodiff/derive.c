@@ -3,6 +3,22 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Drops what y does not need: a node beside the way costs nothing and needs no rule. */
+static void keep_needed(ad_activity *a, const ad_tape *t, int ny, const ad_var *y)
+{
+    for (int i = 0; i < ny; i++) a->active[y[i].node] |= AD_NEEDED;
+    for (int32_t k = a->end - 1; k >= a->begin; k--) {
+        if (!(a->active[k] & AD_THROUGH)) continue;
+        if (!(a->active[k] & AD_NEEDED)) {
+            a->active[k] &= (char)~AD_THROUGH;
+            continue;
+        }
+        const ad_node *n = ad_node_at(t, k);
+        for (int i = 0; i < n->nin; i++)
+            if (a->active[n->in[i]] && ad_differentiable(n, i)) a->active[n->in[i]] |= AD_NEEDED;
+    }
+    for (int32_t k = 0; k < a->end; k++) a->active[k] &= (char)~AD_NEEDED;
+}
 
 bool ad_activity_find(ad_activity *a, ad_tape *t, int ny, const ad_var *y, int nx, const ad_var *x, bool cut)
 {
@@ -26,6 +42,7 @@ bool ad_activity_find(ad_activity *a, ad_tape *t, int ny, const ad_var *y, int n
         for (int i = 0; i < n->nin; i++)
             if (a->active[n->in[i]] && ad_differentiable(n, i)) a->active[k] |= AD_THROUGH;
     }
+    keep_needed(a, t, ny, y);
     return true;
 }
 

@@ -3,9 +3,9 @@
 #define COSTATE_DERIVE_H
 #include "tape.h"
 
-enum { AD_SEED = 1, AD_THROUGH = 2 };
+enum { AD_SEED = 1, AD_THROUGH = 2, AD_NEEDED = 4 /* while finding */ };
 typedef struct {
-    char *active;       /* by node: AD_SEED for x, AD_THROUGH for what depends differentiably on x; the caller frees it */
+    char *active;       /* by node: AD_SEED for x, AD_THROUGH for what depends differentiably on x and y on it; the caller frees it */
     int32_t begin, end; /* nodes to visit */
 } ad_activity;
 /* cut: x that depend on other x count as independent. */

