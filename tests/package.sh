@@ -1,10 +1,8 @@
 #!/bin/sh
 # package.sh PREFIX: the installation in PREFIX as its users meet it, found through pkg-config alone. Every installed header compiles by
 # itself as C and as C++, without warnings, with each compiler at hand; every function and object the headers declare is in the shared
-# library, and nothing but the public prefixes; a C and a C++ program link with the shared and with the static library, and run; and so
-# does the program in the README.
+# library, and nothing but the public prefixes; a C and a C++ program link with the shared and with the static library, and run.
 set -u
-top=$(cd "$(dirname "$0")/.." && pwd)
 prefix=$(cd "$1" && pwd) || exit 1
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
@@ -90,11 +88,11 @@ int main(void)
     return !(one < 1e-4);
 }
 PROGRAM
-# program LANGUAGE COMPILER STANDARD KIND LIBRARIES [SOURCE]: builds, runs, and looks at what it was linked with.
+# program LANGUAGE COMPILER STANDARD KIND LIBRARIES: builds, runs, and looks at what it was linked with.
 # shellcheck disable=SC2086
 program() {
     name="$work/program-$1-$4"
-    if ! compile "$2" "$1" "$3" -c -o "$name.o" "${6:-$work/program.txt}" || ! "$2" -o "$name" "$name.o" $5; then
+    if ! compile "$2" "$1" "$3" -c -o "$name.o" "$work/program.txt" || ! "$2" -o "$name" "$name.o" $5; then
         fail "$1 program with the $4 library: build"
         return
     fi
@@ -104,9 +102,6 @@ program() {
 }
 program c gcc c11 shared "$shared"
 program c++ g++ c++11 shared "$shared"
-sed -n '/^```c$/,/^```$/{/^```/!p}' "$top/README.md" >"$work/readme.txt"
-[ -s "$work/readme.txt" ] || fail "no program found in the README"
-program c gcc c11 shared "$shared" "$work/readme.txt"
 rm -f "$libdir"/libcostate.so*
 program c gcc c11 static "$static"
 program c++ g++ c++11 static "$static"
