@@ -279,7 +279,7 @@ static double next_stop(const ode_settings *set, double a, double b)
     double stop = b;
     for (int i = 0; i < set->njump; i++) {
         double j = set->jump[i];
-        if ((j - a) * (b - a) > 0 && (stop - j) * (b - a) > 0) stop = j;
+        if (b > a ? j > a && j < stop : j < a && j > stop) stop = j;
     }
     return stop;
 }
@@ -444,7 +444,7 @@ static int run_adaptive(ode_march *m, int n, double t0, double t1, void *y, cons
     for (int64_t attempt = 0; a.t != t1; attempt++) {
         if (attempt >= set->max_steps) return fail_too_many(m, a.t, t1, h, y);
         if (set->max_step > 0) h = fmin(h, set->max_step);
-        double left = fabs(stop - a.t), least = fmax(set->min_step, 16 * DBL_EPSILON * fabs(a.t)), taken = h;
+        double left = fabs(stop - a.t), least = fmax(fmax(set->min_step, DBL_MIN), 16 * DBL_EPSILON * fabs(a.t)), taken = h;
         bool landing = left <= 1.01 * h; /* stretch a little rather than leave a sliver */
         if (landing) taken = left;
         void *next = sink->slot(sink->context, m->steps);

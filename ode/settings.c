@@ -101,7 +101,7 @@ const char *ode_check_times(int n, const double *t, char *text, size_t size)
     }
     if (n == 2 && t[0] == t[1]) return NULL;
     for (int i = 0; i + 1 < n; i++) {
-        if ((t[i + 1] - t[i]) * (t[1] - t[0]) > 0) continue;
+        if (t[1] > t[0] ? t[i + 1] > t[i] : t[i + 1] < t[i]) continue;
         snprintf(text, size, "times must be strictly increasing or decreasing: times[%d] = %.15g, times[%d] = %.15g", i, t[i], i + 1, t[i + 1]);
         return text;
     }
