@@ -74,16 +74,14 @@ static ad_var push_above(ad_var x, ad_var lo, ad_var hi, ad_var v)
     }
 #include "ops.def"
 
+#define CASE(name, value) case AD_OP_##name: return value;
 ad_var ad_push(ad_var y, int i, ad_var v)
 {
     if (!ad_valid(y) || !ad_valid(v)) return ABSENT;
     switch (node_of(y)->op) {
-#define AD_UNARY(name, ...)                                                                                                            \
-    case AD_OP_##name: return push_unary_##name(operand(y, 0), y, v);
-#define AD_BINARY(name, ...)                                                                                                           \
-    case AD_OP_##name: return push_binary_##name(i, operand(y, 0), operand(y, 1), y, v);
-#define AD_TERNARY(name, ...)                                                                                                          \
-    case AD_OP_##name: return push_ternary_##name(i, operand(y, 0), operand(y, 1), operand(y, 2), y, v);
+#define AD_UNARY(name, ...) CASE(name, push_unary_##name(operand(y, 0), y, v))
+#define AD_BINARY(name, ...) CASE(name, push_binary_##name(i, operand(y, 0), operand(y, 1), y, v))
+#define AD_TERNARY(name, ...) CASE(name, push_ternary_##name(i, operand(y, 0), operand(y, 1), operand(y, 2), y, v))
 #include "ops.def"
     default: return ABSENT;
     }
@@ -96,12 +94,10 @@ static bool push_is_absent(ad_op op, int i)
 #define TEXT(x) STRING(x)
     switch (op) {
 #undef ABSENT
-#define AD_UNARY(name, kernel, push, ...)                                                                                              \
-    case AD_OP_##name: return TEXT(push)[0] == 'A' && TEXT(push)[1] == 'B';
-#define AD_BINARY(name, kernel, push_a, push_b, ...)                                                                                   \
-    case AD_OP_##name: return (i == 0 ? TEXT(push_a) : TEXT(push_b))[0] == 'A';
+#define AD_UNARY(name, kernel, push, ...) CASE(name, TEXT(push)[0] == 'A' && TEXT(push)[1] == 'B')
+#define AD_BINARY(name, kernel, push_a, push_b, ...) CASE(name, (i == 0 ? TEXT(push_a) : TEXT(push_b))[0] == 'A')
 #define AD_TERNARY(name, kernel, push_a, push_b, push_c, ...)                                                                          \
-    case AD_OP_##name: return (i == 0 ? TEXT(push_a) : i == 1 ? TEXT(push_b) : TEXT(push_c))[0] == 'A';
+    CASE(name, (i == 0 ? TEXT(push_a) : i == 1 ? TEXT(push_b) : TEXT(push_c))[0] == 'A')
 #include "ops.def"
     default: return false;
     }
