@@ -1,5 +1,6 @@
-/* The continuous adjoint by solving backwards (Chen et al. 2018, arXiv:1806.07366): state x, costate a = dL/dx and the arguments' quadratures
- * together, from output time to output time; at each the state is reset to the stored solution, after its drift has been measured. */
+/* The continuous adjoint by solving backwards (Chen et al. 2018, arXiv:1806.07366): state x, costate a = dL/dx and the arguments'
+ * quadratures together, from output time to output time; at each the state is reset to the stored solution, after its drift has been
+ * measured. */
 #include "solver.h"
 #include <math.h>
 #include <stdlib.h>
@@ -53,7 +54,8 @@ static int fail(const backward *b, const char *reason)
 static void *slot_of(void *context, int64_t k) { return ode_pile_slot(&((backward *)context)->states, (k + 1) % 2); }
 
 /* Adds the increments of the quadratures of an accepted step. */
-static int accepted(void *context, const ode_march *m, int64_t k, const ode_boundary *from, const ode_boundary *to, const void *y, const void *next)
+static int accepted(void *context, const ode_march *m, int64_t k, const ode_boundary *from, const ode_boundary *to, const void *y,
+                    const void *next)
 {
     backward *b = context;
     const ode_system *s = b->d->augmented;
@@ -149,7 +151,8 @@ static int prepare(backward *b)
     if (!values) return -1;
     b->shared_at = ode_shared_bar_begin(&b->bar, b->d);
     if (!t || !b->shared_at || !ode_pile_slot(&b->states, 1) || !ode_buffer_need(&b->g, half) || !ode_buffer_need(&b->f, half) ||
-        !ode_buffer_need(&b->times_bar, (size_t)p->ntimes * sizeof *t) || !ode_march_open(&b->march, &b->d->march, call->rows, call->threads, row, values))
+        !ode_buffer_need(&b->times_bar, (size_t)p->ntimes * sizeof *t) ||
+        !ode_march_open(&b->march, &b->d->march, call->rows, call->threads, row, values))
         return fail(b, "out of memory");
     for (int i = 0; i < p->ntimes; i++) t[i] = p->times ? p->times[i] : ode_load(call->dtype, b->c.times, i);
     memset(b->times_bar.data, 0, (size_t)p->ntimes * sizeof *t);
@@ -221,10 +224,15 @@ static int run(void *data, void *state, const ad_opaque_call *call)
     return ode_shared_bar_finish(&b->bar, b->d, call, &b->c);
 }
 
-static const ad_opaque_class backsolve_class = { .name = "ode_solve_backsolve", .forward = run, .state_new = backward_new, .state_free = backward_free,
-                                                 .retain = ode_adjoint_retain, .release = ode_adjoint_release };
+static const ad_opaque_class backsolve_class = { .name = "ode_solve_backsolve",
+                                                 .forward = run,
+                                                 .state_new = backward_new,
+                                                 .state_free = backward_free,
+                                                 .retain = ode_adjoint_retain,
+                                                 .release = ode_adjoint_release };
 
-void ode_backsolve_vjp(ode_problem *p, ad_var token, int nin, const ad_var *in, const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar)
+void ode_backsolve_vjp(ode_problem *p, ad_var token, int nin, const ad_var *in, const ad_var *out, const ad_var *ybar, const bool *need,
+                       ad_var *xbar)
 {
     ad_tape *tape = token.tape;
     const ode_settings *set = &p->settings;

@@ -1,6 +1,6 @@
 /* The discrete adjoint: the exact gradient of the discretisation with the accepted steps frozen, as the VJP of each step's program, from
- * the last step to the first. Times that the user gave stay variables: the first and last boundary of an adaptive solve, all boundaries of a
- * fixed one (they are affine in the output times), and the times of interpolated outputs. */
+ * the last step to the first. Times that the user gave stay variables: the first and last boundary of an adaptive solve, all boundaries of
+ * a fixed one (they are affine in the output times), and the times of interpolated outputs. */
 #include "solver.h"
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +18,7 @@ typedef struct {
     ode_adjoint_call c;
     void **shared_at;
     size_t slot;
-    int output;      /* the next output time to be passed, going back */
+    int output; /* the next output time to be passed, going back */
     int64_t vjps;
     double number[2 * ODE_MAX_STAGES + 4];
 } backward;
@@ -115,7 +115,8 @@ static int run_vjp(backward *b, ode_runner *r, const double *c, const ode_bounda
     const ode_places *at = &r->unit->at;
     double h = e->t - a->t;
     ode_store(dtype, &b->number[0], 0, h);
-    for (int i = 0; i < at->nt; i++) ode_store(dtype, &b->number[1 + i], 0, ode_stage_time(dtype, c[i] == 1 ? e->t : a->t + c[i] * h, a, e));
+    for (int i = 0; i < at->nt; i++)
+        ode_store(dtype, &b->number[1 + i], 0, ode_stage_time(dtype, c[i] == 1 ? e->t : a->t + c[i] * h, a, e));
     char error[ODE_ERROR_SIZE];
     if (ode_runner_run(r, b->call->rows, error, sizeof error)) return fail(b, error);
     b->vjps += at->nt;
@@ -168,7 +169,8 @@ static void move_output(backward *b, int j, const ode_boundary *a, const ode_bou
 {
     const ode_problem *p = b->d->problem;
     int64_t cells = b->call->rows * p->system->width;
-    double w[ODE_MAX_STAGES], slope[ODE_MAX_STAGES], by_theta = 0, by_h = 0, h = e->t - a->t, t = ((const double *)b->solution->times.data)[j];
+    double w[ODE_MAX_STAGES], slope[ODE_MAX_STAGES], by_theta = 0, by_h = 0, h = e->t - a->t,
+                                                     t = ((const double *)b->solution->times.data)[j];
     char *one = (char *)b->g.data + b->slot;
     memset(one, 0, b->slot);
     add_output(b, j, one);
@@ -268,7 +270,8 @@ static bool need_memory(backward *b)
     if (stages && (!ode_buffer_need(&b->g, 2 * b->slot) || !ode_buffer_need(&b->k_bar, stages * b->slot))) return false;
     if (stages && b->d->need_times && !ode_buffer_need(&b->k, stages * b->slot)) return false;
     b->shared_at = ode_shared_bar_begin(&b->shared, b->d);
-    return b->shared_at && connect(b, &b->step, b->d->step) && connect(b, &b->step_dense, b->d->step_dense) && connect(b, &b->begin, b->d->begin);
+    return b->shared_at && connect(b, &b->step, b->d->step) && connect(b, &b->step_dense, b->d->step_dense) &&
+           connect(b, &b->begin, b->d->begin);
 }
 
 static int run(void *data, void *state, const ad_opaque_call *call)
@@ -294,7 +297,8 @@ static int run(void *data, void *state, const ad_opaque_call *call)
         if (step_back(b, k)) return -1;
     if (!p->final_only) add_output(b, 0, b->bar[0].data);
     for (int i = 0; i < s->nstate; i++)
-        if (b->c.y0bar[i]) memcpy(b->c.y0bar[i], ode_part(s, call->rows, b->bar[0].data, i), (size_t)(call->rows * s->size[i]) * ode_bytes(s->dtype));
+        if (b->c.y0bar[i])
+            memcpy(b->c.y0bar[i], ode_part(s, call->rows, b->bar[0].data, i), (size_t)(call->rows * s->size[i]) * ode_bytes(s->dtype));
     ode_write_times(p, s->dtype, b->times.data, b->c.timesbar);
     if (p->settings.stats) {
         p->settings.stats->backward_steps = b->solution->count;
@@ -305,16 +309,23 @@ static int run(void *data, void *state, const ad_opaque_call *call)
     return ode_shared_bar_finish(&b->shared, b->d, call, &b->c);
 }
 
-static const ad_opaque_class discrete_class = { .name = "ode_solve_adjoint", .forward = run, .state_new = backward_new, .state_free = backward_free,
-                                                .retain = ode_adjoint_retain, .release = ode_adjoint_release };
+static const ad_opaque_class discrete_class = { .name = "ode_solve_adjoint",
+                                                .forward = run,
+                                                .state_new = backward_new,
+                                                .state_free = backward_free,
+                                                .retain = ode_adjoint_retain,
+                                                .release = ode_adjoint_release };
 
-void ode_discrete_vjp(ode_problem *p, ad_var token, int nin, const ad_var *in, const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar)
+void ode_discrete_vjp(ode_problem *p, ad_var token, int nin, const ad_var *in, const ad_var *out, const ad_var *ybar, const bool *need,
+                      ad_var *xbar)
 {
     ad_tape *tape = token.tape;
     ode_adjoint_data *d = ode_adjoint_new(p, nin, ybar, need, tape);
     if (!d) return;
     int flags = d->need_times ? ODE_TIMES : 0;
-    ode_unit_key key = { .kind = ODE_UNIT_STEP_VJP, .method = p->settings.method, .need = d->need, .flags = flags, .newton = p->settings.newton };
+    ode_unit_key key = {
+        .kind = ODE_UNIT_STEP_VJP, .method = p->settings.method, .need = d->need, .flags = flags, .newton = p->settings.newton
+    };
     d->step = ode_unit_make(p->system, key, tape, p->settings.caller);
     key.flags |= ODE_DENSE;
     if (p->dense) d->step_dense = ode_unit_make(p->system, key, tape, p->settings.caller);

@@ -24,7 +24,8 @@ static ad_var zero_column(ad_var y)
     return ad_fill(y.tape, AD_SHAPE(AD_ROWS, 1), 0);
 }
 
-ad_var ode_solve_cost(ode_field field, ode_field cost, void *user, ad_var y0, int nargs, const ad_var *args, ad_var times, const ode_options *options, ad_var *q)
+ad_var ode_solve_cost(ode_field field, ode_field cost, void *user, ad_var y0, int nargs, const ad_var *args, ad_var times,
+                      const ode_options *options, ad_var *q)
 {
     cost_fields both = { field, cost, user };
     ode_right_side right = { .caller = "ode_solve_cost", .fields = with_cost, .user = &both, .user_size = sizeof both };
@@ -61,8 +62,8 @@ static bool check_points(const char *caller, ad_var x)
     return false;
 }
 
-static ad_var flow(const char *caller, ode_field field, void *user, ad_var x0, int nargs, const ad_var *args, ad_var times, const ode_options *options,
-                   ad_var *logdet)
+static ad_var flow(const char *caller, ode_field field, void *user, ad_var x0, int nargs, const ad_var *args, ad_var times,
+                   const ode_options *options, ad_var *logdet)
 {
     flow_field f = { field, user };
     ode_right_side right = { .caller = caller, .fields = with_trace, .user = &f, .user_size = sizeof f };
@@ -72,7 +73,8 @@ static ad_var flow(const char *caller, ode_field field, void *user, ad_var x0, i
     return y[0];
 }
 
-ad_var ode_flow(ode_field field, void *user, ad_var x0, int nargs, const ad_var *args, ad_var times, const ode_options *options, ad_var *logdet)
+ad_var ode_flow(ode_field field, void *user, ad_var x0, int nargs, const ad_var *args, ad_var times, const ode_options *options,
+                ad_var *logdet)
 {
     return flow("ode_flow", field, user, x0, nargs, args, times, options, logdet);
 }
@@ -111,5 +113,11 @@ static ad_var transport(const ode_cnf *c, const char *caller, ad_var x, double f
     return y;
 }
 
-ad_var ode_cnf_sample(const ode_cnf *c, ad_var z, int nargs, const ad_var *args) { return transport(c, "ode_cnf_sample", z, c->horizon, 0, nargs, args); }
-ad_var ode_cnf_encode(const ode_cnf *c, ad_var x, int nargs, const ad_var *args) { return transport(c, "ode_cnf_encode", x, 0, c->horizon, nargs, args); }
+ad_var ode_cnf_sample(const ode_cnf *c, ad_var z, int nargs, const ad_var *args)
+{
+    return transport(c, "ode_cnf_sample", z, c->horizon, 0, nargs, args);
+}
+ad_var ode_cnf_encode(const ode_cnf *c, ad_var x, int nargs, const ad_var *args)
+{
+    return transport(c, "ode_cnf_encode", x, 0, c->horizon, nargs, args);
+}

@@ -22,6 +22,5 @@ void ode_implicit_step(const ode_method *m, ode_step *s)
     if (!rate || !s->system->nquad) return;
     ad_var *end = s->carry_quad_next;
     ode_system_record(s->system, s->tape, s->t[m->times - 1], s->next, s->row, s->shared, unused, end);
-    for (int q = 0; q < s->system->nquad; q++)
-        s->quad[q] = ad_mul(g, trapezoidal ? ad_add(rate[q], end[q]) : end[q]);
+    for (int q = 0; q < s->system->nquad; q++) s->quad[q] = ad_mul(g, trapezoidal ? ad_add(rate[q], end[q]) : end[q]);
 }

@@ -10,7 +10,8 @@ enum { ODE_MAX_STATES = 8, ODE_MAX_JOINT = 2 * ODE_MAX_STATES, ODE_MAX_STAGES = 
 
 /* ---- methods ------------------------------------------------------------------------------------------------------------------- */
 
-/* An explicit Runge-Kutta tableau, laid out as methods.def says: `stages` make y_next, one more is f(t + h, y_next), `extra` serve dense output. */
+/* An explicit Runge-Kutta tableau, laid out as methods.def says: `stages` make y_next, one more is f(t + h, y_next), `extra` serve dense
+ * output. */
 typedef struct {
     int stages, extra, dense;
     const double *c, *a, *e, *e3, *d; /* a: rows of 1, 2, ..., stages + extra coefficients */
@@ -34,23 +35,23 @@ typedef struct {
     const ad_var *row, *shared; /* per-row arguments and shared values of the system */
     ode_newton newton;
     ad_var h;
-    const ad_var *t;            /* stage times, with the rank a field expects */
-    const ad_var *y, *carry;    /* carry: the method's, or the first stage k_1 of a Runge-Kutta step (NULL: to be evaluated) */
-    const ad_var *carry_quad;   /* its quadrature part */
+    const ad_var *t;          /* stage times, with the rank a field expects */
+    const ad_var *y, *carry;  /* carry: the method's, or the first stage k_1 of a Runge-Kutta step (NULL: to be evaluated) */
+    const ad_var *carry_quad; /* its quadrature part */
     bool estimate, dense, quadrature;
     ad_var rtol, atol;
     /* Results. */
     ad_var *next, *carry_next, *carry_quad_next;
-    ad_var *quad;               /* increments of the quadratures */
-    ad_var *k;                  /* stages, [stage][state] */
+    ad_var *quad;                         /* increments of the quadratures */
+    ad_var *k;                            /* stages, [stage][state] */
     ad_var error, error3, finite, counts; /* sums of squares of scaled errors; a number that is finite when the step is; Newton's counts */
 } ode_step;
 
 struct ode_method {
     const char *name, *about;
     int order, error_order, dense_order;
-    const ode_tableau *tableau;      /* explicit Runge-Kutta methods, else NULL */
-    int times, begin_times;          /* stage times t + c_i h of a step and of the bootstrap */
+    const ode_tableau *tableau; /* explicit Runge-Kutta methods, else NULL */
+    int times, begin_times;     /* stage times t + c_i h of a step and of the bootstrap */
     const double *c, *begin_c;
     bool implicit;
     void (*step)(const ode_method *method, ode_step *s);
@@ -76,14 +77,14 @@ typedef struct ode_unit ode_unit;
 struct ode_system {
     atomic_int references;
     ad_dtype dtype;
-    int nstate, rank;                /* rank of t: the smallest rank among the states */
+    int nstate, rank; /* rank of t: the smallest rank among the states */
     ad_shape state[ODE_MAX_JOINT];
     int64_t size[ODE_MAX_JOINT], width;
     int nargs, nrow, nshared;
     ad_shape arg[ODE_MAX_ARGS];
-    int row[ODE_MAX_ARGS];           /* argument number of each per-row argument */
+    int row[ODE_MAX_ARGS]; /* argument number of each per-row argument */
     ad_shape *shared;
-    uint64_t *shared_from;           /* the arguments each shared value depends on, a bit set */
+    uint64_t *shared_from; /* the arguments each shared value depends on, a bit set */
     ode_field field;
     ode_fields fields;
     void *user;
@@ -92,11 +93,11 @@ struct ode_system {
     ad_var t, y[ODE_MAX_STATES], args[ODE_MAX_ARGS], dy[ODE_MAX_STATES], *frontier;
     /* Augmented systems: states (x, a), quadratures of the needed per-row arguments, then of the needed shared values. */
     const ode_system *base;
-    ode_system *next;                /* of the same base */
+    ode_system *next; /* of the same base */
     uint64_t need;
     int nquad, nquad_row;
     ad_shape *quad;
-    int *quad_of;                    /* which per-row argument, which shared value */
+    int *quad_of; /* which per-row argument, which shared value */
     ode_system *augmented;
     ode_unit *units;
 };
@@ -111,28 +112,39 @@ typedef struct {
 } ode_right_side;
 
 /* Traces the field for these states and arguments (or finds it in the tape's cache). A new reference, or NULL with the tape's error set. */
-ode_system *ode_system_make(ad_tape *tape, const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args, bool rerecord);
+ode_system *ode_system_make(ad_tape *tape, const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args,
+                            bool rerecord);
 ode_system *ode_system_retain(ode_system *system);
 void ode_system_release(void *system);
 /* The augmented system for cotangents of the arguments in the bit set `need` (owned by the base); NULL: out of memory. */
 ode_system *ode_system_augmented(ode_system *base, uint64_t need);
 bool ode_shared_needed(const ode_system *system, int shared, uint64_t need);
 /* Records dy = f(t, y), and the quadratures' rates when quad is not NULL. */
-void ode_system_record(const ode_system *system, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared, ad_var *dy,
-                       ad_var *quad);
+void ode_system_record(const ode_system *system, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared,
+                       ad_var *dy, ad_var *quad);
 bool ode_is_row(ad_shape shape);
 int64_t ode_count(ad_shape shape, int64_t rows);
 
 /* ---- units --------------------------------------------------------------------------------------------------------------------- */
 
-typedef enum { ODE_UNIT_FIELD, ODE_UNIT_BEGIN, ODE_UNIT_STEP, ODE_UNIT_STEP_VJP, ODE_UNIT_BEGIN_VJP, ODE_UNIT_PROLOGUE, ODE_UNIT_PROLOGUE_VJP, ODE_UNIT_ROOT, ODE_UNIT_KINDS } ode_unit_kind;
+typedef enum {
+    ODE_UNIT_FIELD,
+    ODE_UNIT_BEGIN,
+    ODE_UNIT_STEP,
+    ODE_UNIT_STEP_VJP,
+    ODE_UNIT_BEGIN_VJP,
+    ODE_UNIT_PROLOGUE,
+    ODE_UNIT_PROLOGUE_VJP,
+    ODE_UNIT_ROOT,
+    ODE_UNIT_KINDS
+} ode_unit_kind;
 enum { ODE_ESTIMATE = 1, ODE_DENSE = 2, ODE_TIMES = 4, ODE_QUADRATURE = 8 };
 
 typedef struct {
     ode_unit_kind kind;
     int flags;
     const ode_method *method;
-    uint64_t need;   /* arguments whose cotangents are wanted */
+    uint64_t need; /* arguments whose cotangents are wanted */
     ode_newton newton;
 } ode_unit_key;
 
@@ -192,7 +204,7 @@ void ode_buffer_free(ode_buffer *buffer);
 static inline size_t ode_bytes(ad_dtype t) { return t == AD_F32 ? sizeof(float) : sizeof(double); }
 double ode_load(ad_dtype t, const void *x, int64_t i);
 void ode_store(ad_dtype t, void *x, int64_t i, double value);
-void ode_add(ad_dtype t, int64_t n, const void *x, void *y);                /* y += x */
+void ode_add(ad_dtype t, int64_t n, const void *x, void *y);                  /* y += x */
 void ode_add_scaled(ad_dtype t, int64_t n, double w, const void *x, void *y); /* y += w x */
 double ode_dot(ad_dtype t, int64_t n, const void *x, const void *y);
 /* out = base + sum_i w_i x_i, accumulated in double. */

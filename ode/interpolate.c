@@ -27,15 +27,18 @@ static bool check(ad_var t, ad_var knots, ad_var samples, int *axis)
     ad_format_shape(ks, b, sizeof b);
     ad_format_shape(us, c, sizeof c);
     *axis = ode_is_row(us) ? 1 : 0;
-    if (ts.rank < 0 || ode_count(ts, 1) != 1) ad_fail(tape, "ode_interpolate: t has shape %s; it must hold one time, or one for each row", a);
+    if (ts.rank < 0 || ode_count(ts, 1) != 1)
+        ad_fail(tape, "ode_interpolate: t has shape %s; it must hold one time, or one for each row", a);
     else if (ks.rank != 1 || ks.dim[0] < 2) ad_fail(tape, "ode_interpolate: knots have shape %s; they must be [K], K >= 2", b);
     else if (us.rank != *axis + 2 || us.dim[*axis] != ks.dim[0])
         ad_fail(tape, "ode_interpolate: samples have shape %s for knots of shape %s; they must be [K,D] or [rows,K,D]", c, b);
     const double *k = ad_constant_data(knots);
-    if (!ad_tape_error(tape) && k && ad_constant_size(knots) < ks.dim[0]) ad_fail(tape, "ode_interpolate: knots must be strictly increasing; all are %g", k[0]);
+    if (!ad_tape_error(tape) && k && ad_constant_size(knots) < ks.dim[0])
+        ad_fail(tape, "ode_interpolate: knots must be strictly increasing; all are %g", k[0]);
     for (int64_t i = 0; k && !ad_tape_error(tape) && i + 1 < ks.dim[0]; i++)
         if (!(k[i] < k[i + 1]) || !isfinite(k[i]) || !isfinite(k[i + 1]))
-            ad_fail(tape, "ode_interpolate: knots must be finite and strictly increasing: knots[%lld] = %g, knots[%lld] = %g", (long long)i, k[i], (long long)i + 1, k[i + 1]);
+            ad_fail(tape, "ode_interpolate: knots must be finite and strictly increasing: knots[%lld] = %g, knots[%lld] = %g", (long long)i,
+                    k[i], (long long)i + 1, k[i + 1]);
     return !ad_tape_error(tape);
 }
 

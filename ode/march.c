@@ -24,12 +24,15 @@ void ode_where(const ode_system *s, int64_t rows, int64_t element, char *text, s
 
 /* ---- memory and programs ---- */
 
-bool ode_march_compile(ode_march_units *u, ode_system *s, const ode_settings *set, bool adaptive, bool dense, bool quadrature, ad_tape *tape)
+bool ode_march_compile(ode_march_units *u, ode_system *s, const ode_settings *set, bool adaptive, bool dense, bool quadrature,
+                       ad_tape *tape)
 {
     int flags = (adaptive ? ODE_ESTIMATE : 0) | (dense ? ODE_DENSE : 0) | (quadrature ? ODE_QUADRATURE : 0);
-    u->step = ode_unit_make(s, (ode_unit_key){ .kind = ODE_UNIT_STEP, .method = set->method, .flags = flags, .newton = set->newton }, tape, set->caller);
+    u->step = ode_unit_make(s, (ode_unit_key){ .kind = ODE_UNIT_STEP, .method = set->method, .flags = flags, .newton = set->newton }, tape,
+                            set->caller);
     if (!u->step) return false;
-    if (set->method->begin && !(u->begin = ode_unit_make(s, (ode_unit_key){ .kind = ODE_UNIT_BEGIN, .method = set->method }, tape, set->caller)))
+    if (set->method->begin &&
+        !(u->begin = ode_unit_make(s, (ode_unit_key){ .kind = ODE_UNIT_BEGIN, .method = set->method }, tape, set->caller)))
         return false;
     ode_unit_key field = { .kind = ODE_UNIT_FIELD, .flags = quadrature ? ODE_QUADRATURE : 0 };
     return !adaptive || (u->field = ode_unit_make(s, field, tape, set->caller)) != NULL;
@@ -162,7 +165,8 @@ int ode_march_field(ode_march *m, double t, int side, const void *y, void *dy, v
     if (bad < 0) return 0;
     char where[96];
     ode_where(s, m->rows, bad, where, sizeof where);
-    return ode_fail(m, "the field is not finite (%g) at t = %.15g, %s; check the field there and its arguments", ode_load(s->dtype, dy, bad), t, where);
+    return ode_fail(m, "the field is not finite (%g) at t = %.15g, %s; check the field there and its arguments",
+                    ode_load(s->dtype, dy, bad), t, where);
 }
 
 /* ---- one step ---- */
@@ -255,7 +259,8 @@ static int bootstrap(ode_march *m, const ode_boundary *a, const ode_boundary *b,
 static int take_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, const ode_boundary *b, void **y)
 {
     if (m->steps >= m->settings->max_steps)
-        return ode_fail(m, "more than %lld steps (at t = %.15g); take larger steps or raise max_steps", (long long)m->settings->max_steps, a->t);
+        return ode_fail(m, "more than %lld steps (at t = %.15g); take larger steps or raise max_steps", (long long)m->settings->max_steps,
+                        a->t);
     void *next = sink->slot(sink->context, m->steps);
     if (!next) return ode_fail(m, "out of memory for the state after step %lld", (long long)m->steps);
     if (a->restart && m->method->begin && bootstrap(m, a, b, *y)) return -1;
@@ -265,7 +270,9 @@ static int take_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, 
     if (bad >= 0) {
         char where[96];
         ode_where(m->system, m->rows, bad, where, sizeof where);
-        return ode_fail(m, "step %lld from t = %.15g, size %.3g: the state becomes %g in %s; take smaller steps, an adaptive or an implicit method, or check the field",
+        return ode_fail(m,
+                        "step %lld from t = %.15g, size %.3g: the state becomes %g in %s; take smaller steps, an adaptive or an implicit "
+                        "method, or check the field",
                         (long long)m->steps, a->t, b->t - a->t, ode_load(m->system->dtype, next, bad), where);
     }
     if (accept(m, sink, a, b, *y, next)) return -1;
@@ -302,14 +309,17 @@ static int run_fixed(ode_march *m, int n, const double *times, void *y, const od
             double to = next_stop(set, from, times[j + 1]), length = to - from;
             double wanted = set->steps ? (double)set->steps : ceil(fabs(length) / set->step * (1 - 8 * DBL_EPSILON));
             if (wanted > (double)set->max_steps)
-                return ode_fail(m, "steps of size %g from t = %g to %g are %.3g, more than max_steps = %lld; take larger steps or raise max_steps", set->step,
-                                from, to, wanted, (long long)set->max_steps);
+                return ode_fail(
+                    m, "steps of size %g from t = %g to %g are %.3g, more than max_steps = %lld; take larger steps or raise max_steps",
+                    set->step, from, to, wanted, (long long)set->max_steps);
             int64_t count = wanted < 1 ? 1 : (int64_t)wanted;
             /* Ends that are output times move with them; a jump is a constant, so pieces beside one are affine in one time only. */
             bool start = from == times[j], end = to == times[j + 1];
             for (int64_t i = 1; i <= count; i++) {
                 double w = (double)i / (double)count;
-                ode_boundary b = { .t = i == count ? to : from + w * length, .weight = w, .lo = j, .hi = j + 1, .jump = i == count && is_jump(set, to) };
+                ode_boundary b = {
+                    .t = i == count ? to : from + w * length, .weight = w, .lo = j, .hi = j + 1, .jump = i == count && is_jump(set, to)
+                };
                 b.restart = i == count;
                 if (!start || !end) {
                     b.lo = start ? j : end ? j + 1 : -1;
@@ -407,12 +417,16 @@ static int fail_underflow(ode_march *m, double t, double h, const void *y, const
     int64_t bad = find_nonfinite(m, next, &derivative);
     if (bad >= 0) {
         ode_where(m->system, m->rows, bad, where, sizeof where);
-        return ode_fail(m, "step %lld near t = %.15g: %s is not finite in %s, however small the step (%.3g); check the field there: it may have a singularity",
+        return ode_fail(m,
+                        "step %lld near t = %.15g: %s is not finite in %s, however small the step (%.3g); check the field there: it may "
+                        "have a singularity",
                         (long long)m->steps, t, derivative ? "the field" : "the state", where, h);
     }
     worst_component(m, y, where, sizeof where);
-    return ode_fail(m, "step %lld at t = %.15g underflows: size %.3g is below what is allowed and the error is still too large, worst in %s; the problem is stiff or "
-                       "singular there: try an implicit method (ode_trapezoidal), looser tolerances or float64",
+    return ode_fail(m,
+                    "step %lld at t = %.15g underflows: size %.3g is below what is allowed and the error is still too large, worst in %s; "
+                    "the problem is stiff or "
+                    "singular there: try an implicit method (ode_trapezoidal), looser tolerances or float64",
                     (long long)m->steps, t, h, where);
 }
 
@@ -420,8 +434,10 @@ static int fail_too_many(ode_march *m, double t, double t1, double h, const void
 {
     char where[96];
     worst_component(m, y, where, sizeof where);
-    return ode_fail(m, "max_steps = %lld attempts are used up at t = %.15g of %.15g (step size %.3g, %lld rejected), worst in %s; the problem may be stiff: try an implicit "
-                       "method (ode_trapezoidal), looser tolerances, or raise max_steps",
+    return ode_fail(m,
+                    "max_steps = %lld attempts are used up at t = %.15g of %.15g (step size %.3g, %lld rejected), worst in %s; the problem "
+                    "may be stiff: try an implicit "
+                    "method (ode_trapezoidal), looser tolerances, or raise max_steps",
                     (long long)m->settings->max_steps, t, t1, h, (long long)m->rejected, where);
 }
 

@@ -2,17 +2,32 @@
 #include "internal.h"
 #include <string.h>
 
-#define ROWS(...) { __VA_ARGS__ }
+#define ROWS(...)                                                                                                                          \
+    {                                                                                                                                      \
+        __VA_ARGS__                                                                                                                        \
+    }
 #define C ROWS
 #define A ROWS
 #define E ROWS
 #define D ROWS
-#define ODE_RUNGE_KUTTA(name_, about_, order_, error_order_, dense_order_, stages_, extra_, dense_, c_, a_, e_, e3_, d_)                     \
-    static const double name_##_c[] = c_, name_##_a[] = a_, name_##_e[] = e_, name_##_e3[] = e3_, name_##_d[] = d_;                         \
-    static const ode_tableau name_##_tableau = { stages_, extra_, dense_, name_##_c, name_##_a, (error_order_) ? name_##_e : NULL,          \
-                                                 sizeof name_##_e3 > sizeof(double) ? name_##_e3 : NULL, name_##_d };                       \
-    const ode_method ode_##name_ = { .name = #name_, .about = about_, .order = order_, .error_order = error_order_,                         \
-                                     .dense_order = dense_order_, .tableau = &name_##_tableau, .times = stages_, .c = name_##_c,            \
+#define ODE_RUNGE_KUTTA(name_, about_, order_, error_order_, dense_order_, stages_, extra_, dense_, c_, a_, e_, e3_, d_)                   \
+    static const double name_##_c[] = c_, name_##_a[] = a_, name_##_e[] = e_, name_##_e3[] = e3_, name_##_d[] = d_;                        \
+    static const ode_tableau name_##_tableau = { stages_,                                                                                  \
+                                                 extra_,                                                                                   \
+                                                 dense_,                                                                                   \
+                                                 name_##_c,                                                                                \
+                                                 name_##_a,                                                                                \
+                                                 (error_order_) ? name_##_e : NULL,                                                        \
+                                                 sizeof name_##_e3 > sizeof(double) ? name_##_e3 : NULL,                                   \
+                                                 name_##_d };                                                                              \
+    const ode_method ode_##name_ = { .name = #name_,                                                                                       \
+                                     .about = about_,                                                                                      \
+                                     .order = order_,                                                                                      \
+                                     .error_order = error_order_,                                                                          \
+                                     .dense_order = dense_order_,                                                                          \
+                                     .tableau = &name_##_tableau,                                                                          \
+                                     .times = stages_,                                                                                     \
+                                     .c = name_##_c,                                                                                       \
                                      .step = ode_runge_kutta_step };
 #include "methods.def"
 #undef C
@@ -22,14 +37,31 @@
 
 static const double at_end[] = { 1 }, at_both_ends[] = { 0, 1 }, at_start[] = { 0 }, at_start_and_middle[] = { 0, 0.5 };
 
-const ode_method ode_implicit_euler = { .name = "implicit_euler", .about = "implicit Euler, order 1, L-stable; Newton's method row by row",
-                                        .order = 1, .times = 1, .c = at_end, .implicit = true, .step = ode_implicit_step };
-const ode_method ode_trapezoidal = { .name = "trapezoidal", .about = "the implicit trapezoidal rule (Crank and Nicolson 1947), order 2, A-stable",
-                                     .order = 2, .times = 2, .c = at_both_ends, .implicit = true, .step = ode_implicit_step };
-const ode_method ode_nystroem2 = { .name = "nystroem2",
-                                   .about = "the two-step Nystroem method (leapfrog), order 2; for uniform steps and oscillations: unstable where Re lambda < 0",
-                                   .order = 2, .times = 1, .c = at_start, .begin_times = 2, .begin_c = at_start_and_middle,
-                                   .step = ode_nystroem_step, .begin = ode_nystroem_begin };
+const ode_method ode_implicit_euler = { .name = "implicit_euler",
+                                        .about = "implicit Euler, order 1, L-stable; Newton's method row by row",
+                                        .order = 1,
+                                        .times = 1,
+                                        .c = at_end,
+                                        .implicit = true,
+                                        .step = ode_implicit_step };
+const ode_method ode_trapezoidal = { .name = "trapezoidal",
+                                     .about = "the implicit trapezoidal rule (Crank and Nicolson 1947), order 2, A-stable",
+                                     .order = 2,
+                                     .times = 2,
+                                     .c = at_both_ends,
+                                     .implicit = true,
+                                     .step = ode_implicit_step };
+const ode_method ode_nystroem2 = {
+    .name = "nystroem2",
+    .about = "the two-step Nystroem method (leapfrog), order 2; for uniform steps and oscillations: unstable where Re lambda < 0",
+    .order = 2,
+    .times = 1,
+    .c = at_start,
+    .begin_times = 2,
+    .begin_c = at_start_and_middle,
+    .step = ode_nystroem_step,
+    .begin = ode_nystroem_begin
+};
 
 static const ode_method *const all[] = {
 #define ODE_RUNGE_KUTTA(name_, ...) &ode_##name_,

@@ -17,7 +17,8 @@ extern "C" {
 
 /* ---- vector fields ------------------------------------------------------------------------------------------------------------- */
 
-/* The everyday form: one state y [rows, D...]; returns dy/dt of y's shape (it may broadcast to it). t has y's rank with all sizes 1. args as given to the solve. */
+/* The everyday form: one state y [rows, D...]; returns dy/dt of y's shape (it may broadcast to it). t has y's rank with all sizes 1. args
+ * as given to the solve. */
 typedef ad_var (*ode_field)(ad_var t, ad_var y, const ad_var *args, void *user);
 /* Several states: dy[i] has the shape of y[i]. */
 typedef void (*ode_fields)(ad_var t, int nstate, const ad_var *y, const ad_var *args, void *user, ad_var *dy);
@@ -28,20 +29,21 @@ typedef void (*ode_fields)(ad_var t, int nstate, const ad_var *y, const ad_var *
 typedef struct ode_method ode_method;
 extern const ode_method ode_euler, ode_midpoint, ode_heun, ode_ralston, ode_rk4, ode_rk4_38, ode_bosh3, ode_dopri5, ode_tsit5, ode_dopri8;
 extern const ode_method ode_implicit_euler, ode_trapezoidal, ode_nystroem2;
-const ode_method *const *ode_methods(void);           /* all, NULL-terminated */
-const char *ode_method_name(const ode_method *method); /* "dopri5" */
+const ode_method *const *ode_methods(void);             /* all, NULL-terminated */
+const char *ode_method_name(const ode_method *method);  /* "dopri5" */
 const char *ode_method_about(const ode_method *method); /* one line: what it is and the source */
 int ode_method_order(const ode_method *method);
-bool ode_method_adaptive(const ode_method *method);    /* has an error estimate */
-const ode_method *ode_method_find(const char *name);   /* NULL when there is none */
+bool ode_method_adaptive(const ode_method *method);  /* has an error estimate */
+const ode_method *ode_method_find(const char *name); /* NULL when there is none */
 
 /* ---- adjoints ------------------------------------------------------------------------------------------------------------------ */
 
 typedef struct ode_adjoint ode_adjoint;
-/* The exact gradient of the discretisation with the accepted steps frozen (default). States of accepted steps are stored, stages recomputed. */
+/* The exact gradient of the discretisation with the accepted steps frozen (default). States of accepted steps are stored, stages
+ * recomputed. */
 extern const ode_adjoint ode_discrete;
-/* Of the continuous problem: state, adjoint and parameter quadrature integrated backwards together (Chen et al. 2018, arXiv:1806.07366); memory does not grow with the
- * number of steps. The drift of the recomputed state is measured and reported in ode_stats. */
+/* Of the continuous problem: state, adjoint and parameter quadrature integrated backwards together (Chen et al. 2018, arXiv:1806.07366);
+ * memory does not grow with the number of steps. The drift of the recomputed state is measured and reported in ode_stats. */
 extern const ode_adjoint ode_backsolve;
 
 /* ---- options: zero means the default --------------------------------------------------------------------------------------------- */
@@ -55,60 +57,67 @@ const double *ode_steps_times(const ode_steps *steps);
 
 /* What a solve did: filled at every evaluation of the solve that has it in its options (and by its adjoint: the backward_ part). */
 typedef struct {
-    int64_t steps, rejected;            /* accepted and rejected steps */
-    int64_t evaluations;                /* of the field, over the whole batch */
+    int64_t steps, rejected;                              /* accepted and rejected steps */
+    int64_t evaluations;                                  /* of the field, over the whole batch */
     int64_t jacobians, factorisations, newton_iterations; /* implicit methods */
     int64_t backward_steps, backward_rejected, backward_evaluations, vjps;
-    double backward_drift;              /* backsolve: largest |x recomputed - x stored| / (atol + rtol |x|) at output times; else 0 */
-    size_t stored_bytes;                /* kept from the forward solve for the gradient */
-    ode_steps *steps_taken;             /* the accepted steps of the latest forward solve: owned by the caller's ode_stats (ode_stats_clear) */
+    double backward_drift;  /* backsolve: largest |x recomputed - x stored| / (atol + rtol |x|) at output times; else 0 */
+    size_t stored_bytes;    /* kept from the forward solve for the gradient */
+    ode_steps *steps_taken; /* the accepted steps of the latest forward solve: owned by the caller's ode_stats (ode_stats_clear) */
 } ode_stats;
 void ode_stats_clear(ode_stats *stats);
 
 typedef struct {
-    const ode_method *method;    /* default ode_dopri5 */
-    const ode_adjoint *adjoint;  /* default ode_discrete */
-    double rtol, atol;           /* adaptive methods: error per step against atol + rtol max(|y0|, |y1|); defaults 1e-6, 1e-8 (f64); 1e-4, 1e-6 (f32) */
-    double step;                 /* > 0: fixed steps of at most this size, dividing each interval between times evenly */
-    int64_t steps;               /* > 0: so many equal steps in each interval between times (excludes step) */
-    double first_step;           /* adaptive: size of the first step; default: chosen (Hairer, Norsett, Wanner, II.4) */
-    double min_step, max_step;   /* adaptive: limits; defaults: what time's rounding allows, none */
-    int64_t max_steps;           /* attempts in one solve, default 100000 */
+    const ode_method *method;   /* default ode_dopri5 */
+    const ode_adjoint *adjoint; /* default ode_discrete */
+    double rtol,
+        atol;      /* adaptive methods: error per step against atol + rtol max(|y0|, |y1|); defaults 1e-6, 1e-8 (f64); 1e-4, 1e-6 (f32) */
+    double step;   /* > 0: fixed steps of at most this size, dividing each interval between times evenly */
+    int64_t steps; /* > 0: so many equal steps in each interval between times (excludes step) */
+    double first_step;                 /* adaptive: size of the first step; default: chosen (Hairer, Norsett, Wanner, II.4) */
+    double min_step, max_step;         /* adaptive: limits; defaults: what time's rounding allows, none */
+    int64_t max_steps;                 /* attempts in one solve, default 100000 */
     double adjoint_rtol, adjoint_atol; /* backsolve; default: as forward */
-    double newton_tolerance;     /* implicit methods: relative to the state's scale; default: near rounding (1e-12 f64, 1e-6 f32) */
-    int newton_iterations;       /* default 50 */
-    const ode_steps *replay;     /* take exactly these steps, without error control (borrowed: must outlive the solve) */
-    bool rerecord;               /* call the field anew at every step with values at hand: ad_value works inside it; slow, for debugging and data-dependent fields */
-    const double *jump_times;    /* times at which the field is not smooth: steps end there and multistep methods and FSAL restart (borrowed until the solve is recorded) */
+    double newton_tolerance;           /* implicit methods: relative to the state's scale; default: near rounding (1e-12 f64, 1e-6 f32) */
+    int newton_iterations;             /* default 50 */
+    const ode_steps *replay;           /* take exactly these steps, without error control (borrowed: must outlive the solve) */
+    bool rerecord;            /* call the field anew at every step with values at hand: ad_value works inside it; slow, for debugging and
+                                 data-dependent fields */
+    const double *jump_times; /* times at which the field is not smooth: steps end there and multistep methods and FSAL restart (borrowed
+                                 until the solve is recorded) */
     int njump;
-    ode_stats *stats;            /* filled when the solve is evaluated (borrowed: must outlive the tape and programs) */
+    ode_stats *stats; /* filled when the solve is evaluated (borrowed: must outlive the tape and programs) */
 } ode_options;
 
 /* ---- solving --------------------------------------------------------------------------------------------------------------------- */
 
 /* Solution at all of `times` [T] (T >= 2, strictly monotonic, increasing or decreasing; a variable made by ad_constant keeps its double
- * precision): [rows, T, D...], with y0 at times[0]. Zero-length solves ({t0, t0} exactly equal, T == 2) return y0. `options` may be NULL. */
+ * precision): [rows, T, D...], with y0 at times[0]. Zero-length solves ({t0, t0} exactly equal, T == 2) return y0. `options` may be NULL.
+ */
 ad_var ode_solve(ode_field field, void *user, ad_var y0, int nargs, const ad_var *args, ad_var times, const ode_options *options);
 /* The last time only: [rows, D...]. */
 ad_var ode_solve_final(ode_field field, void *user, ad_var y0, int nargs, const ad_var *args, ad_var times, const ode_options *options);
 /* Several states: y[i] [rows, T, D_i...]. 0, or -1 with the tape's error set. */
-int ode_solve_states(ode_fields field, void *user, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times, const ode_options *options, ad_var *y);
+int ode_solve_states(ode_fields field, void *user, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times,
+                     const ode_options *options, ad_var *y);
 /* times as a constant: {t0, t1}, and n equally spaced times from t0 to t1. */
 ad_var ode_interval(ad_tape *tape, double t0, double t1);
 ad_var ode_linspace(ad_tape *tape, double t0, double t1, int n);
 
 /* A cost integrated beside the state: q' = cost(t, y; args) [rows,1], q(t0) = 0. Returns y as ode_solve does and *q [rows, T, 1]. */
-ad_var ode_solve_cost(ode_field field, ode_field cost, void *user, ad_var y0, int nargs, const ad_var *args, ad_var times, const ode_options *options, ad_var *q);
+ad_var ode_solve_cost(ode_field field, ode_field cost, void *user, ad_var y0, int nargs, const ad_var *args, ad_var times,
+                      const ode_options *options, ad_var *q);
 
 /* ---- flows and densities ----------------------------------------------------------------------------------------------------------- */
 
 /* The flow x0 [rows,d] -> x(T) and the log-determinant of its Jacobian, d logdet/dt = tr(dF/dx), exact, solved jointly.
  * Returns x(times[last]) [rows,d]; *logdet [rows,1]. */
-ad_var ode_flow(ode_field field, void *user, ad_var x0, int nargs, const ad_var *args, ad_var times, const ode_options *options, ad_var *logdet);
+ad_var ode_flow(ode_field field, void *user, ad_var x0, int nargs, const ad_var *args, ad_var times, const ode_options *options,
+                ad_var *logdet);
 
 /* Continuous normalizing flow (Chen et al. 2018; Grathwohl et al. 2019, arXiv:1810.01367). The field carries data at time 0 to the standard
- * normal base at time T = `horizon` (> 0). log_density: log p(x) [rows,1] of data x [rows,d]. sample: data from base draws z [rows,d] (solves
- * T -> 0). encode: data to base. decode(encode(x)) reconstructs x. */
+ * normal base at time T = `horizon` (> 0). log_density: log p(x) [rows,1] of data x [rows,d]. sample: data from base draws z [rows,d]
+ * (solves T -> 0). encode: data to base. decode(encode(x)) reconstructs x. */
 typedef struct {
     ode_field field;
     void *user;
@@ -123,9 +132,10 @@ ad_var ode_normal_log_density(ad_var z);
 
 /* ---- exogenous inputs ---------------------------------------------------------------------------------------------------------------- */
 
-/* u(t) from samples u_k at times `knots` [K] (constant, strictly increasing): samples [K,D] shared, or [rows,K,D] per row; t with sizes 1 (or
- * [rows,1]) as a field gets it. Result [1,D] or [rows,D]. Differentiable in samples and t. Outside the knots: the end pieces are
- * continued (linear: straight on; cubic: the end cubic). cubic: Hermite pieces with three-point slopes (second-order slopes from neighbouring knots). */
+/* u(t) from samples u_k at times `knots` [K] (constant, strictly increasing): samples [K,D] shared, or [rows,K,D] per row; t with sizes 1
+ * (or [rows,1]) as a field gets it. Result [1,D] or [rows,D]. Differentiable in samples and t. Outside the knots: the end pieces are
+ * continued (linear: straight on; cubic: the end cubic). cubic: Hermite pieces with three-point slopes (second-order slopes from
+ * neighbouring knots). */
 typedef enum { ODE_LINEAR, ODE_CUBIC } ode_interpolation;
 ad_var ode_interpolate(ode_interpolation kind, ad_var t, ad_var knots, ad_var samples);
 

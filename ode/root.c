@@ -8,8 +8,8 @@
 #include <string.h>
 
 extern void dgetrf_(const int *m, const int *n, double *a, const int *lda, int *ipiv, int *info);
-extern void dgetrs_(const char *trans, const int *n, const int *nrhs, const double *a, const int *lda, const int *ipiv, double *b, const int *ldb,
-                    int *info);
+extern void dgetrs_(const char *trans, const int *n, const int *nrhs, const double *a, const int *lda, const int *ipiv, double *b,
+                    const int *ldb, int *info);
 
 /* The system outlives what is recorded for it: its units own the programs that hold this. */
 typedef struct {
@@ -68,10 +68,10 @@ static bool prepare(root_data *d, root_state *s, const ad_opaque_call *call, pla
     int64_t n = d->system->width, cells = call->rows * n;
     size_t bytes = ode_bytes(call->dtype), count = (size_t)cells;
     if (!ode_runner_open(&s->runner, d->unit, call->threads)) return false;
-    if (!ode_buffer_need(&s->z, count * bytes) || !ode_buffer_need(&s->f, count * bytes) || !ode_buffer_need(&s->jacobian, count * (size_t)n * bytes) ||
-        !ode_buffer_need(&s->matrix, (size_t)(n * n + n) * sizeof(double)) || !ode_buffer_need(&s->pivots, (size_t)n * sizeof(int)) ||
-        !ode_buffer_need(&s->zd, count * sizeof(double)) || !ode_buffer_need(&s->base, count * sizeof(double)) ||
-        !ode_buffer_need(&s->active, (size_t)call->rows))
+    if (!ode_buffer_need(&s->z, count * bytes) || !ode_buffer_need(&s->f, count * bytes) ||
+        !ode_buffer_need(&s->jacobian, count * (size_t)n * bytes) || !ode_buffer_need(&s->matrix, (size_t)(n * n + n) * sizeof(double)) ||
+        !ode_buffer_need(&s->pivots, (size_t)n * sizeof(int)) || !ode_buffer_need(&s->zd, count * sizeof(double)) ||
+        !ode_buffer_need(&s->base, count * sizeof(double)) || !ode_buffer_need(&s->active, (size_t)call->rows))
         return false;
     const ode_places *at = &d->unit->at;
     s->runner.in[at->t] = call->in[p.t];
@@ -166,7 +166,8 @@ static int find_roots(void *data, void *state, const ad_opaque_call *call)
             factorisations++;
             if (!update_row(s, d, call->dtype, r, g, &converged, &residual)) {
                 snprintf(call->error, call->error_size,
-                         "Newton's method: row %lld, iteration %d: the matrix I - %g J is singular or not finite (residual %.3g); take a smaller step",
+                         "Newton's method: row %lld, iteration %d: the matrix I - %g J is singular or not finite (residual %.3g); take a "
+                         "smaller step",
                          (long long)r, iteration, g, residual);
                 return -1;
             }
@@ -176,7 +177,8 @@ static int find_roots(void *data, void *state, const ad_opaque_call *call)
     }
     if (left) {
         snprintf(call->error, call->error_size,
-                 "Newton's method: %lld rows, row %lld among them, do not converge in %d iterations (residual %.3g, tolerance %g); take a smaller "
+                 "Newton's method: %lld rows, row %lld among them, do not converge in %d iterations (residual %.3g, tolerance %g); take a "
+                 "smaller "
                  "step, or raise newton_iterations or newton_tolerance",
                  (long long)left, (long long)failed, d->newton.iterations, residual, d->newton.tolerance);
         return -1;
@@ -201,18 +203,24 @@ static int solve_adjoint(void *data, void *state, const ad_opaque_call *call)
     double g = ode_load(call->dtype, call->in[p.g], 0), *w = s->zd.data;
     for (int64_t r = 0; r < call->rows; r++) {
         if (solve_row(s, d, call->dtype, r, g, "N", w + r * d->system->width)) continue;
-        snprintf(call->error, call->error_size, "adjoint of an implicit step: row %lld: the matrix I - %g J is singular or not finite", (long long)r, g);
+        snprintf(call->error, call->error_size, "adjoint of an implicit step: row %lld: the matrix I - %g J is singular or not finite",
+                 (long long)r, g);
         return -1;
     }
     scatter(d->system, call, w);
     return 0;
 }
 
-static const ad_opaque_class solve_class = { .name = "ode_root_adjoint", .forward = solve_adjoint, .state_new = state_new, .state_free = state_free,
-                                             .retain = retain, .release = release };
+static const ad_opaque_class solve_class = { .name = "ode_root_adjoint",
+                                             .forward = solve_adjoint,
+                                             .state_new = state_new,
+                                             .state_free = state_free,
+                                             .retain = retain,
+                                             .release = release };
 
 /* dz = (I - g J)^{-1} (dbase + dg f + g (df/dt dt + df/dargs dargs)). */
-static void root_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar)
+static void root_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out, const ad_var *ybar, const bool *need,
+                     ad_var *xbar)
 {
     root_data *d = data;
     ode_system *s = d->system;
@@ -252,8 +260,13 @@ static void root_vjp(void *data, ad_var token, int nin, const ad_var *in, int no
     free(op);
 }
 
-static const ad_opaque_class root_class = { .name = "ode_root", .forward = find_roots, .state_new = state_new, .state_free = state_free,
-                                            .retain = retain, .release = release, .vjp = root_vjp };
+static const ad_opaque_class root_class = { .name = "ode_root",
+                                            .forward = find_roots,
+                                            .state_new = state_new,
+                                            .state_free = state_free,
+                                            .retain = retain,
+                                            .release = release,
+                                            .vjp = root_vjp };
 
 void ode_record_root(const ode_step *step, ad_var t, ad_var g, const ad_var *base, ad_var *z, ad_var *counts)
 {

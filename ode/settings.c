@@ -60,11 +60,14 @@ static bool check_stepping(ode_settings *s, ad_tape *tape)
 {
     const char *name = s->method->name;
     if (s->step > 0 && s->steps > 0) ad_fail(tape, "%s: options.step and options.steps are both given; give one", s->caller);
-    else if (s->replay && (s->step > 0 || s->steps > 0)) ad_fail(tape, "%s: options.replay takes given steps; leave options.step and steps zero", s->caller);
+    else if (s->replay && (s->step > 0 || s->steps > 0))
+        ad_fail(tape, "%s: options.replay takes given steps; leave options.step and steps zero", s->caller);
     else if (s->replay && !s->adjoint->stores)
-        ad_fail(tape, "%s: options.replay works with the discrete adjoint; the %s adjoint chooses its own steps", s->caller, s->adjoint->name);
+        ad_fail(tape, "%s: options.replay works with the discrete adjoint; the %s adjoint chooses its own steps", s->caller,
+                s->adjoint->name);
     else if (!s->adaptive && !s->replay && !s->step && !s->steps)
-        ad_fail(tape, "%s: %s has no error estimate: give options.step or options.steps, or choose an adaptive method such as ode_dopri5", s->caller, name);
+        ad_fail(tape, "%s: %s has no error estimate: give options.step or options.steps, or choose an adaptive method such as ode_dopri5",
+                s->caller, name);
     else if (s->min_step > 0 && s->max_step > 0 && s->min_step > s->max_step)
         ad_fail(tape, "%s: options.min_step %g is larger than max_step %g", s->caller, s->min_step, s->max_step);
     else return true;
@@ -75,13 +78,21 @@ bool ode_settings_make(ode_settings *s, const ode_options *options, ad_tape *tap
 {
     ode_options o = options ? *options : (ode_options){ 0 };
     bool f32 = ad_tape_dtype(tape) == AD_F32;
-    *s = (ode_settings){ .caller = caller, .method = o.method ? o.method : &ode_dopri5, .adjoint = o.adjoint ? o.adjoint : &ode_discrete,
-                         .steps = o.steps, .max_steps = o.max_steps ? o.max_steps : 100000, .replay = o.replay, .rerecord = o.rerecord, .stats = o.stats };
+    *s = (ode_settings){ .caller = caller,
+                         .method = o.method ? o.method : &ode_dopri5,
+                         .adjoint = o.adjoint ? o.adjoint : &ode_discrete,
+                         .steps = o.steps,
+                         .max_steps = o.max_steps ? o.max_steps : 100000,
+                         .replay = o.replay,
+                         .rerecord = o.rerecord,
+                         .stats = o.stats };
     s->newton.iterations = o.newton_iterations ? o.newton_iterations : 50;
-    bool ok = check(tape, caller, "rtol", o.rtol, f32 ? 1e-4 : 1e-6, &s->rtol) && check(tape, caller, "atol", o.atol, f32 ? 1e-6 : 1e-8, &s->atol) &&
+    bool ok = check(tape, caller, "rtol", o.rtol, f32 ? 1e-4 : 1e-6, &s->rtol) &&
+              check(tape, caller, "atol", o.atol, f32 ? 1e-6 : 1e-8, &s->atol) &&
               check(tape, caller, "adjoint_rtol", o.adjoint_rtol, s->rtol, &s->adjoint_rtol) &&
-              check(tape, caller, "adjoint_atol", o.adjoint_atol, s->atol, &s->adjoint_atol) && check(tape, caller, "step", o.step, 0, &s->step) &&
-              check(tape, caller, "first_step", o.first_step, 0, &s->first_step) && check(tape, caller, "min_step", o.min_step, 0, &s->min_step) &&
+              check(tape, caller, "adjoint_atol", o.adjoint_atol, s->atol, &s->adjoint_atol) &&
+              check(tape, caller, "step", o.step, 0, &s->step) && check(tape, caller, "first_step", o.first_step, 0, &s->first_step) &&
+              check(tape, caller, "min_step", o.min_step, 0, &s->min_step) &&
               check(tape, caller, "max_step", o.max_step, 0, &s->max_step) &&
               check(tape, caller, "newton_tolerance", o.newton_tolerance, f32 ? 1e-6 : 1e-12, &s->newton.tolerance) &&
               check_count(tape, caller, "steps", o.steps) && check_count(tape, caller, "max_steps", o.max_steps) &&
@@ -102,7 +113,8 @@ const char *ode_check_times(int n, const double *t, char *text, size_t size)
     if (n == 2 && t[0] == t[1]) return NULL;
     for (int i = 0; i + 1 < n; i++) {
         if (t[1] > t[0] ? t[i + 1] > t[i] : t[i + 1] < t[i]) continue;
-        snprintf(text, size, "times must be strictly increasing or decreasing: times[%d] = %.15g, times[%d] = %.15g", i, t[i], i + 1, t[i + 1]);
+        snprintf(text, size, "times must be strictly increasing or decreasing: times[%d] = %.15g, times[%d] = %.15g", i, t[i], i + 1,
+                 t[i + 1]);
         return text;
     }
     return NULL;

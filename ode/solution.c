@@ -138,7 +138,8 @@ static void put_slot(ode_solution *s, int j, const void *slot)
 }
 
 /* The solution inside the step from a to b, from its stages. */
-static void put_interpolated(ode_solution *s, const ode_march *m, int j, double t, const ode_boundary *a, const ode_boundary *b, const void *y)
+static void put_interpolated(ode_solution *s, const ode_march *m, int j, double t, const ode_boundary *a, const ode_boundary *b,
+                             const void *y)
 {
     double w[ODE_MAX_STAGES], slope[ODE_MAX_STAGES];
     const void *k[ODE_MAX_STAGES];
@@ -162,8 +163,10 @@ static int put_outputs(ode_solution *s, ode_march *m, const ode_boundary *a, con
         if (p->dense) put_interpolated(s, m, j, t[j], a, b, y);
         else if (t[j] == b->t) put_slot(s, j, next);
         else
-            return ode_fail(m, "time %d (%.15g) lies inside the replayed step from %.15g to %.15g, and %s has no dense output; replay steps that end there", j, t[j],
-                            a->t, b->t, m->method->name);
+            return ode_fail(m,
+                            "time %d (%.15g) lies inside the replayed step from %.15g to %.15g, and %s has no dense output; replay steps "
+                            "that end there",
+                            j, t[j], a->t, b->t, m->method->name);
     }
     return 0;
 }
@@ -198,7 +201,8 @@ static int note_step(ode_stats *stats, ode_march *m, int64_t k, double t)
     return 0;
 }
 
-static int accepted(void *context, const ode_march *march, int64_t k, const ode_boundary *a, const ode_boundary *b, const void *y, const void *next)
+static int accepted(void *context, const ode_march *march, int64_t k, const ode_boundary *a, const ode_boundary *b, const void *y,
+                    const void *next)
 {
     ode_solution *s = context;
     ode_march *m = &s->march;
@@ -269,7 +273,8 @@ static const double *read_times(ode_solution *s, const ad_opaque_call *call)
         snprintf(call->error, call->error_size, "out of memory");
         return NULL;
     }
-    for (int i = 0; i < p->ntimes; i++) t[i] = p->times ? p->times[i] : ode_load(call->dtype, call->in[p->system->nstate + p->system->nargs], i);
+    for (int i = 0; i < p->ntimes; i++)
+        t[i] = p->times ? p->times[i] : ode_load(call->dtype, call->in[p->system->nstate + p->system->nargs], i);
     char text[256];
     const char *error = ode_check_times(p->ntimes, t, text, sizeof text);
     if (!error) return t;
@@ -294,8 +299,8 @@ static void *read_initial(ode_solution *s, const ad_opaque_call *call)
     for (int i = 0; i < sys->nstate; i++) {
         int64_t n = call->rows * sys->size[i], bad = ode_first_nonfinite(call->dtype, n, call->in[i]);
         if (bad >= 0) {
-            ode_fail(m, "y0 is %g in row %lld, component %lld%s; initial states must be finite", ode_load(call->dtype, call->in[i], bad), (long long)(bad / sys->size[i]),
-                     (long long)(bad % sys->size[i]), i ? " (of a later state)" : "");
+            ode_fail(m, "y0 is %g in row %lld, component %lld%s; initial states must be finite", ode_load(call->dtype, call->in[i], bad),
+                     (long long)(bad / sys->size[i]), (long long)(bad % sys->size[i]), i ? " (of a later state)" : "");
             return NULL;
         }
         memcpy(ode_part(sys, call->rows, y, i), call->in[i], (size_t)n * ode_bytes(call->dtype));
@@ -354,12 +359,18 @@ static int solve(void *data, void *state, const ad_opaque_call *call)
     return failed;
 }
 
-static void solve_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar)
+static void solve_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out, const ad_var *ybar,
+                      const bool *need, ad_var *xbar)
 {
     ode_problem *p = data;
     (void)nout;
     (p->settings.adjoint->stores ? ode_discrete_vjp : ode_backsolve_vjp)(p, token, nin, in, out, ybar, need, xbar);
 }
 
-const ad_opaque_class ode_solve_class = { .name = "ode_solve", .forward = solve, .state_new = solution_new, .state_free = solution_free,
-                                          .retain = ode_problem_retain, .release = ode_problem_release, .vjp = solve_vjp };
+const ad_opaque_class ode_solve_class = { .name = "ode_solve",
+                                          .forward = solve,
+                                          .state_new = solution_new,
+                                          .state_free = solution_free,
+                                          .retain = ode_problem_retain,
+                                          .release = ode_problem_release,
+                                          .vjp = solve_vjp };

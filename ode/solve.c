@@ -12,13 +12,16 @@ static ad_tape *check_arguments(const char *caller, int nstate, const ad_var *y0
     char shape[128];
     ad_shape t = ad_shape_of(times);
     if (nstate < 1 || nstate > ODE_MAX_STATES) ad_fail(tape, "%s: %d states; there may be 1 to %d", caller, nstate, ODE_MAX_STATES);
-    if (nargs < 0 || nargs > ODE_MAX_ARGS) ad_fail(tape, "%s: %d arguments; there may be 0 to %d (concatenate small ones)", caller, nargs, ODE_MAX_ARGS);
+    if (nargs < 0 || nargs > ODE_MAX_ARGS)
+        ad_fail(tape, "%s: %d arguments; there may be 0 to %d (concatenate small ones)", caller, nargs, ODE_MAX_ARGS);
     for (int i = 0; !ad_tape_error(tape) && i < nstate; i++) {
         if (y0[i].tape != tape) ad_fail(tape, "%s: y0 (state %d) is on another tape", caller, i);
         else if (!ad_valid(y0[i])) ad_fail(tape, "%s: y0 (state %d) is not a valid variable", caller, i);
         if (ad_tape_error(tape) || ode_is_row(ad_shape_of(y0[i]))) continue;
         ad_format_shape(ad_shape_of(y0[i]), shape, sizeof shape);
-        ad_fail(tape, "%s: y0 (state %d) of shape %s has no row axis; make it with ad_input_rows (one row for a single trajectory), or add it to zeros that have rows",
+        ad_fail(tape,
+                "%s: y0 (state %d) of shape %s has no row axis; make it with ad_input_rows (one row for a single trajectory), or add it to "
+                "zeros that have rows",
                 caller, i, shape);
     }
     for (int i = 0; !ad_tape_error(tape) && i < nargs; i++) {
@@ -99,15 +102,16 @@ static ad_shape solution_shape(const ode_problem *p, int state)
     return out;
 }
 
-int ode_record_solve(const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times, const ode_options *options,
-                     bool final_only, ad_var *out)
+int ode_record_solve(const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times,
+                     const ode_options *options, bool final_only, ad_var *out)
 {
     ad_tape *tape = check_arguments(right->caller, nstate, y0, nargs, args, times);
     for (int i = 0; i < nstate && i < ODE_MAX_STATES; i++) out[i] = ad_none(y0 ? y0[0].tape : times.tape);
     if (!tape) return -1;
     for (int i = 0; i < nstate; i++) {
         if (ad_shape_of(y0[i]).rank < AD_MAX_RANK || final_only) continue;
-        ad_fail(tape, "%s: y0 (state %d) has the largest rank, %d: there is no room for the time axis; reshape it", right->caller, i, AD_MAX_RANK);
+        ad_fail(tape, "%s: y0 (state %d) has the largest rank, %d: there is no room for the time axis; reshape it", right->caller, i,
+                AD_MAX_RANK);
         return -1;
     }
     ode_problem *p = make_problem(right, nstate, y0, nargs, args, times, options, final_only, tape);
@@ -140,7 +144,8 @@ ad_var ode_solve_final(ode_field field, void *user, ad_var y0, int nargs, const 
     return y;
 }
 
-int ode_solve_states(ode_fields field, void *user, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times, const ode_options *options, ad_var *y)
+int ode_solve_states(ode_fields field, void *user, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times,
+                     const ode_options *options, ad_var *y)
 {
     ode_right_side right = { .caller = "ode_solve_states", .fields = field, .user = user };
     return ode_record_solve(&right, nstate, y0, nargs, args, times, options, false, y);

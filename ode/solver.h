@@ -1,10 +1,11 @@
-/* Internal to ode/: solving. Settings (options resolved and checked), the march from step to step, the forward solve's trajectory, adjoints. */
+/* Internal to ode/: solving. Settings (options resolved and checked), the march from step to step, the forward solve's trajectory,
+ * adjoints. */
 #ifndef ODE_SOLVER_H
 #define ODE_SOLVER_H
 #include "internal.h"
 
 struct ode_steps {
-    int64_t count;      /* accepted steps; count + 1 times */
+    int64_t count; /* accepted steps; count + 1 times */
     ode_buffer times;
 };
 
@@ -37,7 +38,8 @@ const char *ode_check_times(int n, const double *times, char *text, size_t size)
 
 /* ---- the march ----------------------------------------------------------------------------------------------------------------- */
 
-/* The end of a step. It moves with the output times by (1 - weight) dtimes[lo] + weight dtimes[hi]; lo, hi < 0: such a part does not move. */
+/* The end of a step. It moves with the output times by (1 - weight) dtimes[lo] + weight dtimes[hi]; lo, hi < 0: such a part does not move.
+ */
 typedef struct {
     double t, weight;
     int lo, hi;
@@ -47,12 +49,13 @@ typedef struct {
 
 typedef struct ode_march ode_march;
 
-/* Who receives the steps. slot: memory for the state after step k + 1 (NULL: out of memory); accepted: step k went from a to b, from state y
- * to state next; 0, or -1 with the march's error written. */
+/* Who receives the steps. slot: memory for the state after step k + 1 (NULL: out of memory); accepted: step k went from a to b, from state
+ * y to state next; 0, or -1 with the march's error written. */
 typedef struct {
     void *context;
     void *(*slot)(void *context, int64_t k);
-    int (*accepted)(void *context, const ode_march *march, int64_t k, const ode_boundary *a, const ode_boundary *b, const void *y, const void *next);
+    int (*accepted)(void *context, const ode_march *march, int64_t k, const ode_boundary *a, const ode_boundary *b, const void *y,
+                    const void *next);
 } ode_sink;
 
 struct ode_march {
@@ -62,9 +65,10 @@ struct ode_march {
     double rtol, atol;
     bool adaptive, dense, quadrature;
     ode_runner step, begin, field;
-    /* carry: the carried state, and the one after the attempted step; rate: quadratures' first rates; k: stages; increment: quadratures'. */
+    /* carry: the carried state, and the one after the attempted step; rate: quadratures' first rates; k: stages; increment: quadratures'.
+     */
     ode_buffer carry[2], rate[2], k, increment, work;
-    int64_t rows, cells; /* cells: rows x width */
+    int64_t rows, cells;                /* cells: rows x width */
     double number[ODE_MAX_STAGES + 16]; /* scalars in the call's type: h, tolerances, times, then results */
     int64_t steps, rejected, evaluations, counts[3];
     char *error;
@@ -75,14 +79,16 @@ struct ode_march {
 typedef struct {
     const ode_unit *step, *begin, *field;
 } ode_march_units;
-bool ode_march_compile(ode_march_units *units, ode_system *system, const ode_settings *settings, bool adaptive, bool dense, bool quadrature, ad_tape *tape);
+bool ode_march_compile(ode_march_units *units, ode_system *system, const ode_settings *settings, bool adaptive, bool dense, bool quadrature,
+                       ad_tape *tape);
 
 void ode_march_close(ode_march *march);
 /* Prepares for a solve with so many rows; row: per-row arguments, shared: shared values. false: out of memory. */
 bool ode_march_open(ode_march *march, const ode_march_units *units, int64_t rows, int threads, const void *const *row, void *const *shared);
 /* From times[0] to times[n - 1]: fixed steps end at all of the times, adaptive ones at the last. y: the first state. */
 int ode_march_run(ode_march *march, int n, const double *times, void *y, const ode_sink *sink);
-/* f(t, y) into dy, rates of quadratures into rate (NULL: none). side: -1 the limit from before t in the direction of the march, 1 from after, 0 at t. */
+/* f(t, y) into dy, rates of quadratures into rate (NULL: none). side: -1 the limit from before t in the direction of the march, 1 from
+ * after, 0 at t. */
 int ode_march_field(ode_march *march, double t, int side, const void *y, void *dy, void *rate);
 /* Writes the error of the call in progress (the operation's name comes before it); -1. */
 int ode_fail(ode_march *march, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -117,7 +123,7 @@ typedef struct {
     ode_settings settings;
     ode_system *system;
     int ntimes;
-    double *times;        /* constant times; NULL: they are the last operand */
+    double *times; /* constant times; NULL: they are the last operand */
     bool final_only, dense;
     ode_march_units units;
     const ode_unit *prologue; /* NULL: nothing depends on shared arguments alone, or they are the shared values */
@@ -141,10 +147,10 @@ typedef struct {
     ode_problem *problem;
     ode_march march;
     ode_shared shared;
-    void **values;       /* shared values of the latest solve */
-    int64_t count;       /* steps stored */
+    void **values; /* shared values of the latest solve */
+    int64_t count; /* steps stored */
     ode_buffer times;
-    ode_buffer bounds;   /* ode_boundary [count + 1] */
+    ode_buffer bounds; /* ode_boundary [count + 1] */
     ode_pile states, carries;
     ode_buffer scratch;
     const ad_opaque_call *call; /* in progress */
@@ -158,19 +164,22 @@ void ode_output_add(const ode_problem *p, int64_t rows, const void *from, int st
 int ode_output_weights(const ode_method *method, const ode_boundary *a, const ode_boundary *b, double t, double *w, double *slope);
 
 extern const ad_opaque_class ode_solve_class;
-typedef void (*ode_vjp_rule)(ode_problem *p, ad_var token, int nin, const ad_var *in, const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar);
-void ode_discrete_vjp(ode_problem *p, ad_var token, int nin, const ad_var *in, const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar);
-void ode_backsolve_vjp(ode_problem *p, ad_var token, int nin, const ad_var *in, const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar);
+typedef void (*ode_vjp_rule)(ode_problem *p, ad_var token, int nin, const ad_var *in, const ad_var *out, const ad_var *ybar,
+                             const bool *need, ad_var *xbar);
+void ode_discrete_vjp(ode_problem *p, ad_var token, int nin, const ad_var *in, const ad_var *out, const ad_var *ybar, const bool *need,
+                      ad_var *xbar);
+void ode_backsolve_vjp(ode_problem *p, ad_var token, int nin, const ad_var *in, const ad_var *out, const ad_var *ybar, const bool *need,
+                       ad_var *xbar);
 
 /* ---- what adjoints share (adjoint.c) ----------------------------------------------------------------------------------------------- */
 
-/* A recorded adjoint of a solve. Its operands: token, y0 [n], arguments, times (if a variable), solutions [n], cotangents of those that have
- * one. Its results: cotangents of what is needed, in the order y0, arguments, times. */
+/* A recorded adjoint of a solve. Its operands: token, y0 [n], arguments, times (if a variable), solutions [n], cotangents of those that
+ * have one. Its results: cotangents of what is needed, in the order y0, arguments, times. */
 typedef struct {
     atomic_int references;
     ode_problem *problem;
     bool has[ODE_MAX_STATES], need_y0[ODE_MAX_STATES], need_times;
-    uint64_t need; /* arguments */
+    uint64_t need;                                        /* arguments */
     const ode_unit *step, *step_dense, *begin, *prologue; /* VJP units */
     ode_system *augmented;
     ode_march_units march;
@@ -203,7 +212,7 @@ void ode_shared_bar_close(ode_shared_bar *bar);
 void ode_write_times(const ode_problem *p, ad_dtype dtype, const double *bar, void *out);
 
 /* Records a solve; results out[nstate]. 0, or -1 with the tape's error set. */
-int ode_record_solve(const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times, const ode_options *options,
-                     bool final_only, ad_var *out);
+int ode_record_solve(const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times,
+                     const ode_options *options, bool final_only, ad_var *out);
 
 #endif

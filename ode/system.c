@@ -182,7 +182,8 @@ static bool copy_user(ode_system *s, const ode_right_side *right)
     return s->user != NULL;
 }
 
-static ode_system *describe(ad_tape *tape, const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args, bool rerecord)
+static ode_system *describe(ad_tape *tape, const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args,
+                            bool rerecord)
 {
     ode_system *s = new_system(ad_tape_dtype(tape));
     if (!s || !copy_user(s, right)) {
@@ -257,7 +258,8 @@ static ode_system *through_cache(ode_system *s, ad_tape *tape, const char *calle
     return s;
 }
 
-ode_system *ode_system_make(ad_tape *tape, const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args, bool rerecord)
+ode_system *ode_system_make(ad_tape *tape, const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args,
+                            bool rerecord)
 {
     ode_system *s = describe(tape, right, nstate, y0, nargs, args, rerecord);
     if (!s) return NULL;
@@ -317,7 +319,8 @@ ode_system *ode_system_augmented(ode_system *base, uint64_t need)
 
 /* ---- recording ---- */
 
-static void record_traced(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared, ad_var *dy)
+static void record_traced(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared,
+                          ad_var *dy)
 {
     int n = 1 + s->nstate + s->nrow + s->nshared, k = 0;
     ad_var *in = malloc(2 * (size_t)n * sizeof *in);
@@ -335,7 +338,8 @@ static void record_traced(const ode_system *s, ad_tape *tape, ad_var t, const ad
     free(in);
 }
 
-static void record_called(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared, ad_var *dy)
+static void record_called(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared,
+                          ad_var *dy)
 {
     ad_var args[ODE_MAX_ARGS];
     int nrow = 0, nshared = 0;
@@ -344,8 +348,8 @@ static void record_called(const ode_system *s, ad_tape *tape, ad_var t, const ad
 }
 
 /* x' = f, a' = -(df/dx)^T a, q' = -(df/dargs)^T a (Pontryagin's adjoint; Chen et al. 2018, arXiv:1806.07366, appendix B). */
-static void record_augmented(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared, ad_var *dy,
-                             ad_var *quad)
+static void record_augmented(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared,
+                             ad_var *dy, ad_var *quad)
 {
     int n = s->base->nstate, nquad = quad ? s->nquad : 0;
     ode_system_record(s->base, tape, t, y, row, shared, dy, NULL);
@@ -366,7 +370,8 @@ static void record_augmented(const ode_system *s, ad_tape *tape, ad_var t, const
     free(x);
 }
 
-void ode_system_record(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared, ad_var *dy, ad_var *quad)
+void ode_system_record(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared, ad_var *dy,
+                       ad_var *quad)
 {
     if (s->base) record_augmented(s, tape, t, y, row, shared, dy, quad);
     else if (s->trace) record_traced(s, tape, t, y, row, shared, dy);

@@ -158,10 +158,24 @@ static bool record_step(const ode_unit *u, ad_tape *tape, const ad_var *in, ode_
         ad_fail(tape, "out of memory");
         return false;
     }
-    *s = (ode_step){ .tape = tape, .system = u->system, .row = in + at->row, .shared = in + at->shared, .newton = u->key.newton, .h = in[at->h],
-                     .t = in + at->t, .y = in + at->y, .carry = carry ? in + at->carry : NULL, .carry_quad = in + at->carry_quad,
-                     .estimate = flags & ODE_ESTIMATE, .dense = flags & ODE_DENSE, .quadrature = flags & ODE_QUADRATURE, .next = r->next,
-                     .carry_next = r->carry_next, .quad = quads, .carry_quad_next = quads + nquad, .k = r->k };
+    *s = (ode_step){ .tape = tape,
+                     .system = u->system,
+                     .row = in + at->row,
+                     .shared = in + at->shared,
+                     .newton = u->key.newton,
+                     .h = in[at->h],
+                     .t = in + at->t,
+                     .y = in + at->y,
+                     .carry = carry ? in + at->carry : NULL,
+                     .carry_quad = in + at->carry_quad,
+                     .estimate = flags & ODE_ESTIMATE,
+                     .dense = flags & ODE_DENSE,
+                     .quadrature = flags & ODE_QUADRATURE,
+                     .next = r->next,
+                     .carry_next = r->carry_next,
+                     .quad = quads,
+                     .carry_quad_next = quads + nquad,
+                     .k = r->k };
     if (s->estimate) s->rtol = in[at->tolerance], s->atol = in[at->tolerance + 1];
     u->key.method->step(u->key.method, s);
     return true;
@@ -241,8 +255,14 @@ static void begin_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape, ad
 {
     const ode_places *at = &u->at;
     ad_var carry[ODE_MAX_JOINT];
-    ode_step s = { .tape = tape, .system = u->system, .row = in + at->row, .shared = in + at->shared, .h = in[at->h], .t = in + at->t,
-                   .y = in + at->y, .carry_next = carry };
+    ode_step s = { .tape = tape,
+                   .system = u->system,
+                   .row = in + at->row,
+                   .shared = in + at->shared,
+                   .h = in[at->h],
+                   .t = in + at->t,
+                   .y = in + at->y,
+                   .carry_next = carry };
     u->key.method->begin(u->key.method, &s);
     if (u->key.kind == ODE_UNIT_BEGIN_VJP) {
         vjp_outputs(u, tape, in, u->system->nstate, carry, in + at->carry_bar, out);

@@ -1,4 +1,5 @@
-/* Joint systems: running costs, flows with their log-determinants against closed forms and explicit Jacobians, continuous normalizing flows. */
+/* Joint systems: running costs, flows with their log-determinants against closed forms and explicit Jacobians, continuous normalizing
+ * flows. */
 #include "costate.h"
 #include <check.h>
 #include <math.h>

@@ -175,7 +175,8 @@ START_TEST(backsolve_agrees)
         ad_tape_free(q.tape);
     }
     double tolerance = ode_method_order(m) == 1 ? 6e-2 : ode_method_order(m) > 3 ? 1e-6 : 1e-3;
-    for (int k = 0; k < UNKNOWNS + TIMES; k++) ck_assert_msg(fabs(g[k] - e[k]) < tolerance * (1 + fabs(e[k])), "%s: %d: %g, exact %g", ode_method_name(m), k, g[k], e[k]);
+    for (int k = 0; k < UNKNOWNS + TIMES; k++)
+        ck_assert_msg(fabs(g[k] - e[k]) < tolerance * (1 + fabs(e[k])), "%s: %d: %g, exact %g", ode_method_name(m), k, g[k], e[k]);
     ck_assert_int_gt(stats.backward_steps, 0);
     ck_assert_int_gt(stats.backward_evaluations, 0);
     ck_assert_uint_eq(stats.stored_bytes, 0);
@@ -219,7 +220,8 @@ static ad_var lotka(ad_var t, ad_var y, const ad_var *args, void *user)
 START_TEST(lotka_volterra)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var u0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, (double[]){ 1, 1 }), p = ad_param(tape, AD_SHAPE(4), (double[]){ 1.5, 1, 3, 1 });
+    ad_var u0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, (double[]){ 1, 1 }),
+           p = ad_param(tape, AD_SHAPE(4), (double[]){ 1.5, 1, 3, 1 });
     ode_options o = { .method = _i % 2 ? &ode_tsit5 : &ode_dopri8, .rtol = 1e-10, .atol = 1e-14 };
     if (_i / 2) o.adjoint = &ode_backsolve;
     ad_var u = ode_solve_final(lotka, NULL, u0, 1, &p, ode_interval(tape, 0, 10), &o), x[] = { u0, p }, g[2];
@@ -251,7 +253,8 @@ static ad_var cubic(ad_var t, ad_var y, const ad_var *args, void *user)
 START_TEST(unused_parameter)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, (double[]){ 2, 0 }), unused = ad_param(tape, AD_SHAPE(3), (double[]){ 1, 2, 3 });
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, (double[]){ 2, 0 }),
+           unused = ad_param(tape, AD_SHAPE(3), (double[]){ 1, 2, 3 });
     ad_var a = ad_param(tape, AD_SHAPE(2, 2), (double[]){ -0.1, 2, -2, -0.1 });
     ad_var row = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, (double[]){ 5, 6 });
     ode_options o = { .adjoint = _i ? &ode_backsolve : &ode_discrete, .rtol = 1e-9, .atol = 1e-9 };
@@ -295,7 +298,8 @@ START_TEST(zero_length)
 {
     const ode_method *m = ode_methods()[_i / 2];
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, (double[]){ 1, 2, 3, 4 }), times = ad_input(tape, AD_SHAPE(2), (double[]){ 0.5, 0.5 });
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, (double[]){ 1, 2, 3, 4 }),
+           times = ad_input(tape, AD_SHAPE(2), (double[]){ 0.5, 0.5 });
     ode_options o = for_method(m, 1e-6);
     if (_i % 2) o.adjoint = &ode_backsolve;
     ad_var y = ode_solve(identity, NULL, y0, 0, NULL, times, &o), x[] = { y0, times }, g[2];
@@ -346,7 +350,8 @@ START_TEST(jump)
 }
 END_TEST
 
-/* Several states of different shapes, fixed and adaptive, discrete and backsolve: x' = A z, z' = -x summed; checked against one joined state. */
+/* Several states of different shapes, fixed and adaptive, discrete and backsolve: x' = A z, z' = -x summed; checked against one joined
+ * state. */
 static void two_states(ad_var t, int n, const ad_var *y, const ad_var *args, void *user, ad_var *dy)
 {
     (void)t, (void)n, (void)user;

@@ -102,7 +102,8 @@ START_TEST(rows)
 }
 END_TEST
 
-/* y' = -y + u(t), u a parabola given by samples: the cubic is exact, y = c1 + c2 t + c3 t^2 + c exp(-t). Gradient in a sample by differences. */
+/* y' = -y + u(t), u a parabola given by samples: the cubic is exact, y = c1 + c2 t + c3 t^2 + c exp(-t). Gradient in a sample by
+ * differences. */
 static ad_var driven(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     (void)user;
@@ -154,7 +155,8 @@ START_TEST(bad_input)
         { t, ad_constant(tape, AD_SHAPE(1), knots), u, "ode_interpolate: knots have shape [1]" },
         { t, ad_constant(tape, AD_SHAPE(3), knots), u, "ode_interpolate: samples have shape [6,2] for knots of shape [3]" },
         { t, k, k, "ode_interpolate: samples have shape [6]" },
-        { t, ad_constant(tape, AD_SHAPE(K), (double[]){ 0, 1, 1, 2, 3, 4 }), u, "knots must be finite and strictly increasing: knots[1] = 1, knots[2] = 1" },
+        { t, ad_constant(tape, AD_SHAPE(K), (double[]){ 0, 1, 1, 2, 3, 4 }), u,
+          "knots must be finite and strictly increasing: knots[1] = 1, knots[2] = 1" },
         { t, ad_constant(tape, AD_SHAPE(K), (double[]){ 0, 1, NAN, 2, 3, 4 }), u, "knots must be finite" },
         { t, ad_fill(tape, AD_SHAPE(K), 1), u, "knots must be strictly increasing; all are 1" },
     };

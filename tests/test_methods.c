@@ -1,4 +1,5 @@
-/* Methods: order conditions of every tableau by rooted trees (Butcher; Hairer, Norsett, Wanner, Solving ODEs I, II.2), and measured orders. */
+/* Methods: order conditions of every tableau by rooted trees (Butcher; Hairer, Norsett, Wanner, Solving ODEs I, II.2), and measured orders.
+ */
 #include "ode/internal.h"
 #include <check.h>
 #include <math.h>
@@ -100,7 +101,8 @@ START_TEST(order_conditions)
     double r = worst_residual(&f, u, s, b, m->order, 1);
     ck_assert_msg(r < (m == &ode_tsit5 ? 2e-14 : 4e-15), /* Tsitouras's coefficients are published with 16 digits */
                   "%s: order %d: %g", m->name, m->order, r);
-    if (m->order < MAX_ORDER) ck_assert_msg(worst_residual(&f, u, s, b, m->order + 1, 1) > 1e-6, "%s is of a higher order than %d", m->name, m->order);
+    if (m->order < MAX_ORDER)
+        ck_assert_msg(worst_residual(&f, u, s, b, m->order + 1, 1) > 1e-6, "%s is of a higher order than %d", m->name, m->order);
     double w[ODE_MAX_STAGES];
     if (t->e) {
         for (int i = 0; i <= s; i++) w[i] = (i < s ? b[i] : 0) - t->e[i];
@@ -149,7 +151,10 @@ static ad_var smooth(ad_var t, ad_var y, const ad_var *args, void *user)
     (void)args, (void)user;
     ad_var c[4];
     for (int i = 0; i < 4; i++) c[i] = ad_slice(y, 1, i, i + 1);
-    return ad_concatenate(4, (ad_var[]){ ad_mul(ad_square(c[0]), ad_cos(t)), ad_mul(ad_scale(t, -2), ad_square(c[1])), ad_scale(c[3], -3), ad_scale(c[2], 3) }, 1);
+    return ad_concatenate(
+        4,
+        (ad_var[]){ ad_mul(ad_square(c[0]), ad_cos(t)), ad_mul(ad_scale(t, -2), ad_square(c[1])), ad_scale(c[3], -3), ad_scale(c[2], 3) },
+        1);
 }
 
 static void solution(double t, double radius, double *y)

@@ -121,7 +121,8 @@ static double worst_error(const known_problem *p, const ode_options *o, ad_dtype
     return worst;
 }
 
-/* Adaptive methods at rtol 1e-7, atol 1e-9 (f32: 1e-5, 1e-6), fixed ones with steps that suit their order. Bounds: relative to the solution. */
+/* Adaptive methods at rtol 1e-7, atol 1e-9 (f32: 1e-5, 1e-6), fixed ones with steps that suit their order. Bounds: relative to the
+ * solution. */
 START_TEST(known_solutions)
 {
     const ode_method *m = ode_methods()[_i];
@@ -134,7 +135,8 @@ START_TEST(known_solutions)
         double error = worst_error(p, &o, f32 ? AD_F32 : AD_F64, backwards);
         double bound = order == 1 ? 4e-2 : f32 ? 3e-4 : ode_method_adaptive(m) && order > 2 ? 2e-6 : 2e-4;
         if (order == 2 && f32) bound = 2e-3;
-        ck_assert_msg(error < bound, "%s, %s, %s, %s: %g", ode_method_name(m), p->name, f32 ? "f32" : "f64", backwards ? "backwards" : "forwards", error);
+        ck_assert_msg(error < bound, "%s, %s, %s, %s: %g", ode_method_name(m), p->name, f32 ? "f32" : "f64",
+                      backwards ? "backwards" : "forwards", error);
     }
 }
 END_TEST
@@ -200,7 +202,8 @@ START_TEST(statistics)
     o.max_step = 0.25;
     ck_assert(isfinite(ad_item(ad_sum_all(ode_solve_final(lotka, NULL, y0, 1, &p, ode_interval(tape, 0, 10), &o)))));
     ck_assert_int_eq(s.evaluations, 1 + 6 * (s.steps + s.rejected));
-    for (int64_t k = 0; k < s.steps; k++) ck_assert_double_le(ode_steps_times(s.steps_taken)[k + 1] - ode_steps_times(s.steps_taken)[k], 0.2525 + 1e-12);
+    for (int64_t k = 0; k < s.steps; k++)
+        ck_assert_double_le(ode_steps_times(s.steps_taken)[k + 1] - ode_steps_times(s.steps_taken)[k], 0.2525 + 1e-12);
     ode_options fixed = { .method = &ode_rk4, .step = 0.3, .stats = &s };
     ck_assert(isfinite(ad_item(ad_sum_all(ode_solve_final(lotka, NULL, y0, 1, &p, ode_interval(tape, 0, 3), &fixed)))));
     ck_assert_int_eq(s.steps, 10); /* 3 / 0.3 is a little more than 10 in floating point */
@@ -231,7 +234,8 @@ START_TEST(replay)
 }
 END_TEST
 
-/* Stiff: y' = -1e4 (y - cos t) - sin t. Implicit steps stay on the slow solution; row by row, with a nonlinear companion of another stiffness. */
+/* Stiff: y' = -1e4 (y - cos t) - sin t. Implicit steps stay on the slow solution; row by row, with a nonlinear companion of another
+ * stiffness. */
 static ad_var stiff(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     (void)user;
@@ -268,7 +272,8 @@ START_TEST(rows_are_independent)
     get(ode_solve_final(lotka, NULL, ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 3, x), 1, &p, ode_interval(tape, 0, 1), &o), together);
     for (int r = 0; r < 3; r++) {
         ad_tape_rewind(tape, mark);
-        get(ode_solve_final(lotka, NULL, ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, x + 2 * r), 1, &p, ode_interval(tape, 0, 1), &o), alone);
+        get(ode_solve_final(lotka, NULL, ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, x + 2 * r), 1, &p, ode_interval(tape, 0, 1), &o),
+            alone);
         ck_assert(alone[0] == together[2 * r] && alone[1] == together[2 * r + 1]);
     }
     ad_tape_free(tape);
@@ -292,7 +297,8 @@ START_TEST(values_in_the_field)
         ad_tape *tape = ad_tape_new(AD_F64);
         int calls = 0;
         ode_options o = { .method = &ode_rk4, .steps = 100, .rerecord = k };
-        ad_var y = ode_solve_final(peeking, &calls, ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 1 }), 0, NULL, ode_interval(tape, 0, 3), &o);
+        ad_var y = ode_solve_final(peeking, &calls, ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 1 }), 0, NULL,
+                                   ode_interval(tape, 0, 3), &o);
         if (k) {
             ck_assert_double_eq_tol(ad_item(y), 2, 0.05);
             ck_assert_int_eq(calls, 400);
@@ -458,7 +464,8 @@ static ode_steps *steps_of_another(void)
     static ode_stats stats;
     ad_tape *tape = ad_tape_new(AD_F64);
     ode_options o = { .stats = &stats };
-    (void)ad_item(ode_solve_final(decay, NULL, ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 1 }), 0, NULL, ode_interval(tape, 0, 2), &o));
+    (void)ad_item(
+        ode_solve_final(decay, NULL, ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 1 }), 0, NULL, ode_interval(tape, 0, 2), &o));
     ad_tape_free(tape);
     return stats.steps_taken;
 }
@@ -562,7 +569,8 @@ END_TEST
 START_TEST(errors_of_programs)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 0, NULL), y = ode_solve_final(blow_up, NULL, y0, 0, NULL, ode_interval(tape, 0, 1.5), NULL);
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 0, NULL),
+           y = ode_solve_final(blow_up, NULL, y0, 0, NULL, ode_interval(tape, 0, 1.5), NULL);
     ad_program *program = ad_compile(1, &y0, 1, &y);
     ck_assert_msg(program != NULL, "%s", ad_tape_error(tape));
     ad_workspace *w = ad_workspace_new(program, 1);
@@ -587,13 +595,16 @@ START_TEST(nothing_is_allocated)
     const ode_method *m = methods[_i / 2];
     ad_tape *tape = ad_tape_new(AD_F64);
     ode_stats stats = { 0 };
-    ode_options o = { .method = m, .rtol = 1e-5, .atol = 1e-5, .first_step = 3, .adjoint = _i % 2 ? &ode_backsolve : &ode_discrete, .stats = &stats };
+    ode_options o = {
+        .method = m, .rtol = 1e-5, .atol = 1e-5, .first_step = 3, .adjoint = _i % 2 ? &ode_backsolve : &ode_discrete, .stats = &stats
+    };
     if (!ode_method_adaptive(m)) o.first_step = 0, o.steps = 60;
     enum { B = 100 };
     static double x[2 * B], out[3 * 2 * B], gx[2 * B], gp[4], p0[4], t[3] = { 0, 1, 4 }, gt[3];
     for (int i = 0; i < 2 * B; i++) x[i] = 1 + 0.3 * sin(1.7 * i);
     memcpy(p0, lotka_p, sizeof p0);
-    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 0, NULL), p = ad_param(tape, AD_SHAPE(4), NULL), times = ad_input(tape, AD_SHAPE(3), NULL);
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 0, NULL), p = ad_param(tape, AD_SHAPE(4), NULL),
+           times = ad_input(tape, AD_SHAPE(3), NULL);
     ad_var y = ode_solve(lotka, NULL, y0, 1, &p, times, &o), in[] = { y0, p, times }, results[4] = { y };
     ad_grad(ad_sum_all(ad_square(y)), 3, in, results + 1);
     ad_program *program = ad_compile(3, in, 4, results);
@@ -622,7 +633,8 @@ END_TEST
 START_TEST(recording_again_is_cheap)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, (double[]){ 1, 1 }), p = ad_param(tape, AD_SHAPE(4), lotka_p), in[] = { y0, p };
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, (double[]){ 1, 1 }), p = ad_param(tape, AD_SHAPE(4), lotka_p),
+           in[] = { y0, p };
     int32_t mark = ad_tape_mark(tape);
     long count[3];
     for (int k = 0; k < 3; k++) {
