@@ -38,15 +38,15 @@ static int axis_with(const ad_factor *f, int label)
 static double size_of(const product *p, labels s)
 {
     double n = 1;
-    for (int l = 0; l < AD_MAX_LABELS; l++)
-        if (s >> l & 1) n *= p->size[l] == AD_ROWS ? NOMINAL_ROWS : (double)p->size[l];
+    for (int l = 0; s; l++, s >>= 1)
+        if (s & 1) n *= p->size[l] == AD_ROWS ? NOMINAL_ROWS : (double)p->size[l];
     return n;
 }
 
 static bool has_rows(const product *p, labels s)
 {
-    for (int l = 0; l < AD_MAX_LABELS; l++)
-        if (s >> l & 1 && p->size[l] == AD_ROWS) return true;
+    for (int l = 0; s; l++, s >>= 1)
+        if (s & 1 && p->size[l] == AD_ROWS) return true;
     return false;
 }
 
@@ -215,6 +215,14 @@ static ad_factor multiply_pair(const product *p, const ad_factor *a, const ad_fa
     return r;
 }
 
+/* Whether an intermediate result over these labels is an array. */
+static bool fits_rank(labels s)
+{
+    int n = 0;
+    for (; s; s &= s - 1) n++;
+    return n <= AD_MAX_RANK;
+}
+
 static double pair_cost(const product *p, labels a, labels b)
 {
     double c = size_of(p, a | b);
@@ -238,11 +246,14 @@ static void plan_exhaustive(const product *p, order_table *t)
         t->cost[set] = 0;
         t->split[set] = 0;
         if (!(set & (set - 1))) continue;
-        t->cost[set] = -1;
+        t->cost[set] = -1; /* until a way is found */
+        if (!fits_rank(t->kept[set])) continue;
         for (int a = (set - 1) & set; a; a = (a - 1) & set) {
             int b = set & ~a;
-            if (a < b) continue;
-            double c = t->cost[a] + t->cost[b] + pair_cost(p, t->kept[a], t->kept[b]);
+            if (a < b || t->cost[a] < 0 || t->cost[b] < 0) continue;
+            double c = t->cost[a] + t->cost[b];
+            if (t->cost[set] >= 0 && c >= t->cost[set]) continue;
+            c += pair_cost(p, t->kept[a], t->kept[b]);
             if (t->cost[set] >= 0 && c >= t->cost[set]) continue;
             t->cost[set] = c;
             t->split[set] = (uint16_t)a;
@@ -271,6 +282,7 @@ static void reduce_greedily(product *p, int until)
         double best = -1;
         for (int a = 0; a < p->n; a++)
             for (int b = a + 1; b < p->n; b++) {
+                if (!fits_rank((labels_of(&p->f[a]) | labels_of(&p->f[b])) & elsewhere(p, a, b))) continue;
                 double c = pair_cost(p, labels_of(&p->f[a]), labels_of(&p->f[b]));
                 if (best < 0 || c < best) best = c, best_a = a, best_b = b;
             }
@@ -346,7 +358,8 @@ ad_var ad_contract_factors(ad_tape *tape, int n, const ad_factor *factors, int n
             return ad_none(tape);
         }
         plan_exhaustive(&p, t);
-        r = multiply_set(&p, t, (1 << p.n) - 1, nout, out);
+        if (t->cost[(1 << p.n) - 1] < 0) ad_fail(tape, "ad_contract: every order has intermediate results of more than %d axes", AD_MAX_RANK);
+        else r = multiply_set(&p, t, (1 << p.n) - 1, nout, out);
         free(t);
         if (ad_tape_error(tape)) return ad_none(tape);
     }

@@ -660,6 +660,10 @@ START_TEST(contractions_at_the_limits)
     is(ad_sum_all(ad_contract("ax,by,cz,dw,xe,yf,zg,wh->abcdefgh", 8, (ad_var[]){ m, m, m, m, n, n, n, n })), 6561 * pow(50, 4));
     is(ad_sum_all(ad_contract("abcdefgh,ijklmnop,abcdefgh,ijklmnop->ai", 4, (ad_var[]){ eight, eight, eight, eight })), 65536);
     is(ad_contract(" a b , a -> ", 2, (ad_var[]){ matrix(2, 2), param(2) }), 1 + 2 + 2 * (3 + 4));
+    /* not every order has intermediate results of eight axes at most */
+    for (int i = 0; i < 12; i++) chain[i] = ad_fill(t, AD_SHAPE(1, 1, 1, 1, 1), 2);
+    is(ad_contract("abcde,fghij,abcde,fghij->", 4, chain), 16);
+    is(ad_contract("abcde,fghij,klmno,abcde,fghij,klmno,abcde,fghij,klmno,abcde,fghij,klmno->", 12, chain), 4096);
     /* diagonals, of identities too */
     is(ad_contract("ii->", 1, (ad_var[]){ matrix(2, 2) }), 5);
     is(ad_contract("ab,bb->", 2, (ad_var[]){ ad_eye(t, 3, 3, 0), ad_eye(t, 3, 3, 1) }), 0);
