@@ -103,6 +103,19 @@ static int rate_of_loss(backward *b, int j, const void *x, const void *bar, doub
     return 0;
 }
 
+/* The backward solve did not arrive: reverse time is unreliable for chaotic and dissipative problems, and the statistics say so too. */
+static int went_astray(const backward *b)
+{
+    char *error = b->call->error;
+    size_t used = strlen(error);
+    if (used < b->call->error_size)
+        snprintf(error + used, b->call->error_size - used,
+                 " (while backsolve recomputed the state in reverse time, which chaotic and dissipative problems do not allow: use "
+                 "ode_discrete there)");
+    if (b->d->problem->settings.stats) b->d->problem->settings.stats->backward_drift = INFINITY;
+    return -1;
+}
+
 /* From output time j to output time i < j. The state and costate are in b->end. */
 static int piece(backward *b, int j, int i)
 {
@@ -127,7 +140,7 @@ static int piece(backward *b, int j, int i)
     if (t[i] == t[j]) return 0;
     ode_sink sink = { b, slot_of, accepted };
     b->march.steps = b->march.rejected = 0;
-    if (ode_march_run(&b->march, 2, (double[]){ t[j], t[i] }, z, &sink)) return -1;
+    if (ode_march_run(&b->march, 2, (double[]){ t[j], t[i] }, z, &sink)) return went_astray(b);
     b->steps += b->march.steps;
     b->rejected += b->march.rejected;
     read_solution(b, i, b->g.data);

@@ -79,8 +79,8 @@ static void point_quads(const ode_system *s, int64_t rows, void *memory, const v
     char *at = memory;
     for (int q = 0; q < s->nquad; q++) {
         if (in) in[q] = at;
-        if (out) out[q] = memory ? at : NULL;
-        at += (size_t)ode_count(s->quad[q], rows) * ode_bytes(s->dtype);
+        if (out) out[q] = at;
+        if (at) at += (size_t)ode_count(s->quad[q], rows) * ode_bytes(s->dtype);
     }
 }
 

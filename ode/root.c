@@ -117,18 +117,22 @@ static bool solve_row(const root_state *s, const root_data *d, ad_dtype dtype, i
     return !info;
 }
 
-/* One Newton update of a row; *converged says whether it was below the tolerance, *residual what it started from. */
-static bool update_row(const root_state *s, const root_data *d, ad_dtype dtype, int64_t row, double g, bool *converged, double *residual)
+/* One Newton update of a row; *converged says whether it was below the tolerance, *residual what it started from, *bad which component of
+ * that is not finite (-1: none). */
+static bool update_row(const root_state *s, const root_data *d, ad_dtype dtype, int64_t row, double g, bool *converged, double *residual,
+                       int64_t *bad)
 {
     int64_t n = d->system->width;
     double *z = (double *)s->zd.data + row * n, *base = (double *)s->base.data + row * n;
     double *x = (double *)s->matrix.data + n * n, scale = DBL_MIN, change = 0;
     *residual = 0;
-    for (int64_t i = 0; i < n; i++) {
+    *bad = -1;
+    for (int64_t i = n - 1; i >= 0; i--) {
         x[i] = base[i] + g * ode_load(dtype, s->f.data, row * n + i) - z[i];
-        if (!(fabs(x[i]) <= *residual)) *residual = fabs(x[i]);
+        if (!isfinite(x[i])) *bad = i;
+        *residual = fmax(*residual, fabs(x[i]));
     }
-    if (!solve_row(s, d, dtype, row, g, "T", x)) return false;
+    if (*bad >= 0 || !solve_row(s, d, dtype, row, g, "T", x)) return false;
     for (int64_t i = 0; i < n; i++) {
         z[i] += x[i];
         ode_store(dtype, s->z.data, row * n + i, z[i]);
@@ -137,6 +141,25 @@ static bool update_row(const root_state *s, const root_data *d, ad_dtype dtype, 
     }
     *converged = change <= d->newton.tolerance * scale;
     return true;
+}
+
+/* Why a row's update failed. */
+static int fail_update(const root_data *d, const ad_opaque_call *call, int64_t row, int64_t bad, int iteration, double g, double residual)
+{
+    int state = 0;
+    if (bad < 0) {
+        snprintf(
+            call->error, call->error_size,
+            "Newton's method: row %lld, iteration %d: the matrix I - %g J is singular or not finite (residual %.3g); take a smaller step",
+            (long long)row, iteration, g, residual);
+        return -1;
+    }
+    while (bad >= d->system->size[state]) bad -= d->system->size[state++];
+    snprintf(call->error, call->error_size,
+             "Newton's method: iteration %d: the field is not finite in row %lld, component %lld of state %d; take a smaller step, or "
+             "check the field there",
+             iteration, (long long)row, (long long)bad, state);
+    return -1;
 }
 
 static int no_memory(const ad_opaque_call *call)
@@ -156,7 +179,7 @@ static int find_roots(void *data, void *state, const ad_opaque_call *call)
     memset(s->active.data, 1, (size_t)call->rows);
     unsigned char *active = s->active.data;
     double g = ode_load(call->dtype, call->in[p.g], 0), residual = 0;
-    int64_t left = call->rows, factorisations = 0, failed = 0;
+    int64_t left = call->rows, factorisations = 0, failed = 0, bad;
     int iteration = 0;
     for (; left && iteration < d->newton.iterations; iteration++) {
         if (ode_runner_run(&s->runner, call->rows, call->error, call->error_size)) return -1;
@@ -164,13 +187,8 @@ static int find_roots(void *data, void *state, const ad_opaque_call *call)
             bool converged = false;
             if (!active[r]) continue;
             factorisations++;
-            if (!update_row(s, d, call->dtype, r, g, &converged, &residual)) {
-                snprintf(call->error, call->error_size,
-                         "Newton's method: row %lld, iteration %d: the matrix I - %g J is singular or not finite (residual %.3g); take a "
-                         "smaller step",
-                         (long long)r, iteration, g, residual);
-                return -1;
-            }
+            if (!update_row(s, d, call->dtype, r, g, &converged, &residual, &bad))
+                return fail_update(d, call, r, bad, iteration, g, residual);
             if (converged) active[r] = 0, left--;
             else failed = r;
         }
@@ -271,6 +289,8 @@ static const ad_opaque_class root_class = { .name = "ode_root",
 void ode_record_root(const ode_step *step, ad_var t, ad_var g, const ad_var *base, ad_var *z, ad_var *counts)
 {
     ode_system *s = step->system;
+    for (int i = 0; i < s->nstate; i++) z[i] = ad_none(step->tape);
+    *counts = ad_none(step->tape);
     ode_unit_key key = { .kind = ODE_UNIT_ROOT };
     places p = operands(s, false);
     const ode_unit *unit = ode_unit_make(s, key, step->tape, "Newton's method");
