@@ -629,6 +629,58 @@ START_TEST(nothing_is_allocated)
 }
 END_TEST
 
+#ifndef ALLOCATIONS_NOT_COUNTED
+/* Records, differentiates, compiles and runs a solve; true when all went well. *left: allocations still allowed. After a failure in the run
+ * the program works again. */
+static bool attempt(const ode_method *m, const ode_adjoint *adjoint, long *left)
+{
+    ad_tape *tape = ad_tape_new(AD_F64);
+    *left = 0;
+    if (!tape) return false;
+    double x[4] = { 1, 1, 2, 0.5 }, t[3] = { 0, 0.5, 1 }, out[12], gx[4], gp[4], gt[3];
+    ode_stats stats = { 0 };
+    ode_options o = {
+        .method = m, .adjoint = adjoint, .rtol = 1e-3, .atol = 1e-3, .steps = ode_method_adaptive(m) ? 0 : 3, .stats = &stats
+    };
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 0, NULL), p = ad_param(tape, AD_SHAPE(4), NULL),
+           times = ad_input(tape, AD_SHAPE(3), NULL);
+    ad_var y = ode_solve(lotka, NULL, y0, 1, &p, times, &o), in[] = { y0, p, times }, r[4] = { y };
+    ad_grad(ad_sum_all(ad_square(y)), 3, in, r + 1);
+    ad_program *program = ad_compile(3, in, 4, r);
+    ad_workspace *w = program ? ad_workspace_new(program, 1) : NULL;
+    const void *inputs[] = { x, lotka_p, t };
+    void *outputs[] = { out, gx, gp, gt };
+    bool good = w && !ad_run(program, w, 2, inputs, outputs);
+    *left = atomic_load(&allocations_left);
+    allocations_fail_at(-1); /* the checks allocate */
+    if (w && !good) {
+        ck_assert_ptr_nonnull(ad_workspace_error(w));
+        ck_assert_msg(!ad_run(program, w, 2, inputs, outputs), "%s", ad_workspace_error(w));
+        ck_assert(isfinite(gp[0]));
+    } else if (!program) {
+        ck_assert_ptr_nonnull(ad_tape_error(tape));
+    }
+    ad_workspace_free(w);
+    ad_program_free(program);
+    ad_tape_free(tape);
+    ode_stats_clear(&stats);
+    return good;
+}
+
+/* Wherever memory runs out, there is an error and no crash, and nothing stays broken. */
+START_TEST(every_allocation_may_fail)
+{
+    static const ode_method *const methods[] = { &ode_dopri5, &ode_rk4, &ode_trapezoidal, &ode_nystroem2 };
+    for (long k = 0, left = 0; left <= 0; k += k < 40 ? 1 : 3) {
+        allocations_fail_at(k);
+        bool good = attempt(methods[_i / 2], _i % 2 ? &ode_backsolve : &ode_discrete, &left);
+        allocations_fail_at(-1);
+        ck_assert(good || left <= 0);
+    }
+}
+END_TEST
+#endif
+
 /* Recording the same solve again compiles nothing anew. */
 START_TEST(recording_again_is_cheap)
 {
@@ -659,6 +711,7 @@ int main(void)
     TCase *c = tcase_create("solutions"), *e = tcase_create("errors"), *a = tcase_create("allocations");
     tcase_set_timeout(c, 120);
     tcase_set_timeout(e, 60);
+    tcase_set_timeout(a, 60);
     tcase_add_loop_test(c, known_solutions, 0, 13);
     tcase_add_loop_test(c, tolerance_is_kept, 0, 13);
     tcase_add_test(c, statistics);
@@ -669,6 +722,9 @@ int main(void)
     tcase_add_loop_test(e, bad_inputs, 0, COUNT(bad));
     tcase_add_test(e, errors_of_programs);
     tcase_add_loop_test(a, nothing_is_allocated, 0, 10);
+#ifndef ALLOCATIONS_NOT_COUNTED
+    tcase_add_loop_test(a, every_allocation_may_fail, 0, 8);
+#endif
     tcase_add_test(a, recording_again_is_cheap);
     suite_add_tcase(s, c);
     suite_add_tcase(s, e);
