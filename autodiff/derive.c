@@ -139,6 +139,23 @@ static void pull_reduce_max(sweep *s, int32_t node, const ad_node *n, ad_var v)
     add_to(s, n->in[0], ad_select(hit, share, zero));
 }
 
+/* What a rule of an opaque operation gave for a variable of this shape: of that shape, after broadcasting or (cotangents) summing what
+ * was broadcast; anything else is the rule's error. */
+static ad_var checked_result(ad_tape *t, const ad_node *n, const char *rule, ad_var v, ad_shape shape)
+{
+    ad_shape s = ad_shape_of(v), common;
+    if (v.node < 0 || ad_tape_error(t)) return ad_none(t);
+    if (v.tape == t && s.rank >= 0 && ad_broadcast_shapes(s, shape, &common)) {
+        if (ad_same_shape(common, shape)) return ad_broadcast(v, shape);
+        if (rule[0] == 'v' && ad_same_shape(common, s)) return ad_sum_to(v, shape);
+    }
+    char got[128], want[128];
+    ad_format_shape(s, got, sizeof got);
+    ad_format_shape(shape, want, sizeof want);
+    ad_fail(t, "%s: its rule %s gave a variable %s where %s is due", n->class_->name, rule, v.tape == t ? got : "of another tape", want);
+    return ad_none(t);
+}
+
 /* The cotangent of an opaque operation's result; none where propagation stops at it. */
 static ad_var result_bar(const sweep *s, int32_t node)
 {
@@ -168,7 +185,7 @@ static void pull_opaque(sweep *s, int32_t node, const ad_node *n)
         }
         n->class_->vjp(n->opaque, ad_var_at(s->tape, node), nin, in, nout, out, ybar, need, xbar);
         for (int i = 0; i < nin; i++)
-            if (need[i]) add_to(s, n->in[i], xbar[i]);
+            if (need[i]) add_to(s, n->in[i], checked_result(s->tape, n, "vjp", xbar[i], ad_node_at(s->tape, n->in[i])->shape));
     }
     free(vars);
     free(need);
@@ -308,7 +325,7 @@ static void push_opaque(ad_tape *t, int32_t node, const ad_node *n, ad_var *dot,
     for (int i = 0; i < nin; i++) in[i] = ad_var_at(t, n->in[i]), xdot[i] = dot[n->in[i]];
     for (int k = 0; k < nout; k++) out[k] = ad_var_at(t, node + 1 + k), ydot[k] = ad_none(t);
     n->class_->jvp(n->opaque, ad_var_at(t, node), nin, in, xdot, nout, out, ydot);
-    for (int k = 0; k < nout && node + 1 + k < end; k++) dot[node + 1 + k] = ydot[k];
+    for (int k = 0; k < nout && node + 1 + k < end; k++) dot[node + 1 + k] = checked_result(t, n, "jvp", ydot[k], ad_node_at(t, node + 1 + k)->shape);
     free(vars);
 }
 

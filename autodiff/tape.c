@@ -432,9 +432,9 @@ int64_t ad_constant_size(ad_var x)
 
 void ad_tape_set_traced(ad_tape *t, const char *advice)
 {
-    size_t n = strlen(advice) + 1;
+    size_t n = advice ? strlen(advice) + 1 : 0;
     free(t->advice);
-    t->advice = malloc(n);
+    t->advice = n ? malloc(n) : NULL;
     if (t->advice) memcpy(t->advice, advice, n);
 }
 

@@ -865,6 +865,46 @@ START_TEST(opaque_derivatives)
 }
 END_TEST
 
+/* Rules that give what they should not. */
+static ad_var rule_result;
+static void bad_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out, const ad_var *ybar, const bool *need,
+                    ad_var *xbar)
+{
+    (void)data, (void)token, (void)nin, (void)in, (void)nout, (void)out, (void)ybar, (void)need;
+    xbar[0] = rule_result;
+}
+static void bad_jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot, int nout, const ad_var *out, ad_var *ydot)
+{
+    (void)data, (void)token, (void)nin, (void)in, (void)xdot, (void)nout, (void)out;
+    ydot[0] = rule_result;
+}
+START_TEST(opaque_rules_misused)
+{
+    static const ad_opaque_class class_ = { .name = "bad", .forward = triple_forward, .vjp = bad_vjp, .jvp = bad_jvp };
+    ad_tape *other = ad_tape_new(AD_F64);
+    ad_var x = rows(2), v = ad_ones_like(x), o[3], dot;
+    opaque(&book, &class_, x, o);
+    ad_var y = ad_cumsum(o[0], 1, 0), loss = ad_sum_all(y);
+    rule_result = ad_fill(t, AD_SHAPE(3), 1);
+    gradient(loss, x);
+    fails("bad: its rule vjp gave a variable [3] where [rows,2] is due");
+    ad_jvp(1, &x, &v, 1, &y, &dot);
+    fails("bad: its rule jvp gave a variable [3] where [rows,2] is due");
+    rule_result = ad_fill(other, AD_SHAPE(AD_ROWS, 2), 1);
+    gradient(loss, x);
+    fails("bad: its rule vjp gave a variable of another tape");
+    ad_jvp(1, &x, &v, 1, &y, &dot);
+    fails("bad: its rule jvp gave a variable of another tape");
+    rule_result = ad_fill(t, AD_SHAPE(2), 1); /* the same for all rows */
+    is(ad_sum_all(gradient(loss, x)), 4);
+    ad_jvp(1, &x, &v, 1, &y, &dot);
+    is(ad_sum_all(dot), 6);
+    rule_result = ad_none(NULL);
+    is(ad_sum_all(gradient(loss, x)), 0);
+    ad_tape_free(other);
+}
+END_TEST
+
 /* In programs: one state a workspace, references held by the program beyond the tape. */
 START_TEST(opaque_in_programs)
 {
@@ -1208,6 +1248,7 @@ int main(void)
                              opaque_bookkeeping,
                              tokens_have_no_value,
                              opaque_derivatives,
+                             opaque_rules_misused,
                              opaque_in_programs,
                              inlining,
                              captured_variables,
