@@ -196,7 +196,7 @@ static int run(void *data, void *state, const ad_opaque_call *call)
     b->d = data;
     b->call = call;
     b->c = ode_adjoint_parse(b->d, call);
-    b->steps = b->rejected = 0;
+    b->steps = b->rejected = b->field.evaluations = 0;
     b->drift = 0;
     const ode_problem *p = b->d->problem;
     const ode_system *s = p->system;
@@ -231,7 +231,8 @@ static int run(void *data, void *state, const ad_opaque_call *call)
         ode_stats *stats = p->settings.stats;
         stats->backward_steps = b->steps;
         stats->backward_rejected = b->rejected;
-        stats->backward_evaluations = stats->vjps = b->march.evaluations;
+        stats->vjps = b->march.evaluations;
+        stats->backward_evaluations = b->march.evaluations + b->field.evaluations;
         stats->backward_drift = b->drift;
     }
     return ode_shared_bar_finish(&b->bar, b->d, call, &b->c);
