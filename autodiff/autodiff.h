@@ -42,8 +42,7 @@ typedef struct {
 } ad_shape;
 
 /* Shape literals: AD_SHAPE(3, 4), AD_SHAPE(AD_ROWS, 2); AD_SCALAR. (C only: C++ fills an ad_shape.) */
-#define AD_SHAPE(...)                                                                                                                  \
-    ((ad_shape){ (int)(sizeof((int64_t[]){ __VA_ARGS__ }) / sizeof(int64_t)), { __VA_ARGS__ } })
+#define AD_SHAPE(...) ((ad_shape){ (int)(sizeof((int64_t[]){ __VA_ARGS__ }) / sizeof(int64_t)), { __VA_ARGS__ } })
 #define AD_SCALAR ((ad_shape){ 0, { 0 } })
 
 /* ---- tapes ------------------------------------------------------------------------------------------------------------------- */
@@ -70,7 +69,8 @@ int64_t ad_tape_rows(const ad_tape *tape);
 ad_var ad_param(ad_tape *tape, ad_shape shape, const void *data);
 ad_var ad_input(ad_tape *tape, ad_shape shape, const void *data);
 ad_var ad_input_rows(ad_tape *tape, ad_shape shape, int64_t rows, const void *data);
-/* New data for an input (rows is ignored unless it is a row input). Values computed from it are forgotten. 0, or -1 with the tape's error set. */
+/* New data for an input (rows is ignored unless it is a row input). Values computed from it are forgotten. 0, or -1 with the tape's error
+ * set. */
 int ad_set(ad_var input, int64_t rows, const void *data);
 /* Constants, given in double whatever the dtype and kept so. */
 ad_var ad_constant(ad_tape *tape, ad_shape shape, const double *data);
@@ -83,14 +83,14 @@ ad_var ad_row_count(ad_tape *tape);
 
 /* ---- values ------------------------------------------------------------------------------------------------------------------ */
 
-int ad_valid(ad_var x);                /* on a tape, not stale, not the result of a failed operation */
-ad_shape ad_shape_of(ad_var x);        /* with AD_ROWS where rows are declared; rank -1 when invalid */
-int64_t ad_size(ad_var x);             /* number of elements, with the tape's rows; -1 when unknown */
+int ad_valid(ad_var x);         /* on a tape, not stale, not the result of a failed operation */
+ad_shape ad_shape_of(ad_var x); /* with AD_ROWS where rows are declared; rank -1 when invalid */
+int64_t ad_size(ad_var x);      /* number of elements, with the tape's rows; -1 when unknown */
 /* Computes what x needs and returns its elements (row-major, the tape's dtype), or NULL with the tape's error set.
  * Valid until the tape is rewound below x, freed, or an input is set. */
 const void *ad_value(ad_var x);
-double ad_item(ad_var x);              /* the only element of x; NaN with the tape's error set when there are more or none */
-int ad_get(ad_var x, double *out);     /* copies all elements as double; 0, or -1 with the tape's error set */
+double ad_item(ad_var x);          /* the only element of x; NaN with the tape's error set when there are more or none */
+int ad_get(ad_var x, double *out); /* copies all elements as double; 0, or -1 with the tape's error set */
 void ad_print(FILE *file, const char *name, ad_var x);
 void ad_format_shape(ad_shape shape, char *text, size_t size); /* "[rows,64]" */
 
@@ -127,8 +127,9 @@ ad_var ad_concatenate(int n, const ad_var *x, int axis);
 ad_var ad_stack(int n, const ad_var *x, int axis);
 ad_var ad_pad(ad_var x, int axis, int64_t before, int64_t after); /* with zeros */
 ad_var ad_flip(ad_var x, int axis);
-ad_var ad_gather(ad_var x, int axis, int64_t n, const int64_t *indices);             /* constant indices; result axis has size n */
-ad_var ad_scatter_add(ad_var x, int axis, int64_t size, const int64_t *indices);     /* transpose of gather: x's axis has one element per index */
+ad_var ad_gather(ad_var x, int axis, int64_t n, const int64_t *indices); /* constant indices; result axis has size n */
+ad_var ad_scatter_add(ad_var x, int axis, int64_t size,
+                      const int64_t *indices); /* transpose of gather: x's axis has one element per index */
 ad_var ad_cumsum(ad_var x, int axis, int reverse);
 /* Indices that are computed. table [K,...] or [rows,K,...], index [1] / [R,1] (R = 1 or rows) holding whole numbers, clamped to 0..K-1;
  * result [R,...]. ad_locate(t, knots [K]): largest k in 0..K-2 with knots[k] <= t (0 below, K-2 above); derivative zero. */
@@ -144,7 +145,8 @@ ad_var ad_outer(ad_var a, ad_var b); /* [n] x [m] -> [n,m]; [rows,n] x [rows,m] 
 
 /* ---- derivatives, recorded on the tape and differentiable again --------------------------------------------------------------- */
 
-/* xbar[i] = sum_j ybar[j] . dy[j]/dx[i]. ybar[j] has the shape of y[j]; xbar[i] gets that of x[i] (zeros where y does not depend on x[i]). */
+/* xbar[i] = sum_j ybar[j] . dy[j]/dx[i]. ybar[j] has the shape of y[j]; xbar[i] gets that of x[i] (zeros where y does not depend on x[i]).
+ */
 void ad_vjp(int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_var *x, ad_var *xbar);
 /* ydot[j] = sum_i dy[j]/dx[i] . xdot[i]. */
 void ad_jvp(int nx, const ad_var *x, const ad_var *xdot, int ny, const ad_var *y, ad_var *ydot);

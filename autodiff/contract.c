@@ -101,7 +101,8 @@ static void substitute(ad_factor *f, int label, int fresh, int64_t n, int64_t of
         f->x = ad_fill(f->x.tape, s, 0);
     } else if (node_of(f->x)->op == AD_OP_eye && lo == offset && hi == n + offset) { /* a window of an identity is one */
         const ad_node *e = node_of(f->x);
-        f->x = a == 0 ? ad_eye(f->x.tape, n, e->shape.dim[1], e->attr[0] + offset) : ad_eye(f->x.tape, e->shape.dim[0], n, e->attr[0] - offset);
+        f->x = a == 0 ? ad_eye(f->x.tape, n, e->shape.dim[1], e->attr[0] + offset)
+                      : ad_eye(f->x.tape, e->shape.dim[0], n, e->attr[0] - offset);
     } else f->x = ad_pad(ad_slice(f->x, a, lo, hi), a, lo - offset, n - (hi - offset));
     f->label[a] = (int8_t)fresh;
 }
@@ -121,7 +122,8 @@ static bool resolve_eye(product *p, int e)
             if (i != e && axis_with(&p->f[i], gone) >= 0 && axis_with(&p->f[i], stays) >= 0) clash = true;
         if (clash) continue;
         for (int i = 0; i < p->n; i++)
-            if (i != e && axis_with(&p->f[i], gone) >= 0) substitute(&p->f[i], gone, stays, n->shape.dim[side], side == 0 ? offset : -offset);
+            if (i != e && axis_with(&p->f[i], gone) >= 0)
+                substitute(&p->f[i], gone, stays, n->shape.dim[side], side == 0 ? offset : -offset);
         remove_factor(p, e);
         return true;
     }
@@ -303,7 +305,8 @@ static bool load_factors(product *p, int n, const ad_factor *factors)
         for (int k = 0; k < s.rank; k++) {
             int l = factors[i].label[k];
             if (seen >> l & 1 && p->size[l] != s.dim[k]) {
-                ad_fail(p->tape, "ad_contract: an index has size %lld in one operand and %lld in another", (long long)p->size[l], (long long)s.dim[k]);
+                ad_fail(p->tape, "ad_contract: an index has size %lld in one operand and %lld in another", (long long)p->size[l],
+                        (long long)s.dim[k]);
                 return false;
             }
             seen |= (labels)1 << l;
@@ -358,7 +361,8 @@ ad_var ad_contract_factors(ad_tape *tape, int n, const ad_factor *factors, int n
             return ad_none(tape);
         }
         plan_exhaustive(&p, t);
-        if (t->cost[(1 << p.n) - 1] < 0) ad_fail(tape, "ad_contract: every order has intermediate results of more than %d axes", AD_MAX_RANK);
+        if (t->cost[(1 << p.n) - 1] < 0)
+            ad_fail(tape, "ad_contract: every order has intermediate results of more than %d axes", AD_MAX_RANK);
         else r = multiply_set(&p, t, (1 << p.n) - 1, nout, out);
         free(t);
         if (ad_tape_error(tape)) return ad_none(tape);
@@ -393,7 +397,7 @@ ad_var ad_contract(const char *spec, int n, const ad_var *x)
             int64_t d = ad_shape_of(x[operand]).dim[axis];
             if (*l < 0) {
                 if (nlabel == AD_MAX_LABELS) problem = "too many different letters";
-                else size[*l = nlabel++] = d;
+                else size[ *l = nlabel++] = d;
             } else if (size[*l] != d) problem = "a letter stands for axes of different sizes";
             if (!problem) f[operand].label[axis++] = (int8_t)*l;
         }
@@ -451,7 +455,8 @@ ad_var ad_dot(ad_var a, ad_var b)
     ad_tape *t = ad_common_tape("dot", 2, x);
     if (!t) return ad_none(a.tape);
     ad_shape s = ad_shape_of(a);
-    if (s.rank < 1 || !ad_same_shape(s, ad_shape_of(b))) return ad_fail_shapes(t, "dot", "the operands need the same shape with at least one axis", 2, x);
+    if (s.rank < 1 || !ad_same_shape(s, ad_shape_of(b)))
+        return ad_fail_shapes(t, "dot", "the operands need the same shape with at least one axis", 2, x);
     if (s.rank == 1 && ad_has_rows(s)) return ad_mul(a, b);
     ad_factor f[2] = { { .x = a }, { .x = b } };
     int8_t out[AD_MAX_RANK];

@@ -249,8 +249,14 @@ static void run_vjp(int ny, const ad_var *y, const ad_var *ybar, int nx, const a
     free(s.act.active);
 }
 
-void ad_vjp(int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_var *x, ad_var *xbar) { run_vjp(ny, y, ybar, nx, x, xbar, false); }
-void ad_vjp_cut(int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_var *x, ad_var *xbar) { run_vjp(ny, y, ybar, nx, x, xbar, true); }
+void ad_vjp(int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_var *x, ad_var *xbar)
+{
+    run_vjp(ny, y, ybar, nx, x, xbar, false);
+}
+void ad_vjp_cut(int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_var *x, ad_var *xbar)
+{
+    run_vjp(ny, y, ybar, nx, x, xbar, true);
+}
 
 void ad_grad(ad_var loss, int nx, const ad_var *x, ad_var *gradient)
 {
@@ -325,7 +331,8 @@ static void push_opaque(ad_tape *t, int32_t node, const ad_node *n, ad_var *dot,
     for (int i = 0; i < nin; i++) in[i] = ad_var_at(t, n->in[i]), xdot[i] = dot[n->in[i]];
     for (int k = 0; k < nout; k++) out[k] = ad_var_at(t, node + 1 + k), ydot[k] = ad_none(t);
     n->class_->jvp(n->opaque, ad_var_at(t, node), nin, in, xdot, nout, out, ydot);
-    for (int k = 0; k < nout && node + 1 + k < end; k++) dot[node + 1 + k] = checked_result(t, n, "jvp", ydot[k], ad_node_at(t, node + 1 + k)->shape);
+    for (int k = 0; k < nout && node + 1 + k < end; k++)
+        dot[node + 1 + k] = checked_result(t, n, "jvp", ydot[k], ad_node_at(t, node + 1 + k)->shape);
     free(vars);
 }
 
@@ -375,7 +382,8 @@ void ad_jvp(int nx, const ad_var *x, const ad_var *xdot, int ny, const ad_var *y
             dot[k] = dot[k].node < 0 ? v : v.node < 0 ? dot[k] : ad_add(dot[k], v);
         }
     }
-    for (int j = 0; dot && j < ny && !ad_tape_error(t); j++) ydot[j] = dot[y[j].node].node >= 0 ? dot[y[j].node] : ad_fill(t, ad_shape_of(y[j]), 0);
+    for (int j = 0; dot && j < ny && !ad_tape_error(t); j++)
+        ydot[j] = dot[y[j].node].node >= 0 ? dot[y[j].node] : ad_fill(t, ad_shape_of(y[j]), 0);
     free(dot);
     free(act.active);
 }

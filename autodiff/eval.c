@@ -19,7 +19,8 @@ static bool allocate(ad_tape *t, ad_node *n)
         ad_fail(t, "ad_value: the number of rows is not known: no row input of this tape has data (ad_input_rows, ad_set)");
         return false;
     }
-    if (ad_has_rows(n->shape) && ad_tape_rows(t) >= ((int64_t)1 << AD_MAX_ELEMENTS_SHIFT) / ad_row_size(n->shape)) return fail_memory(t, n, SIZE_MAX);
+    if (ad_has_rows(n->shape) && ad_tape_rows(t) >= ((int64_t)1 << AD_MAX_ELEMENTS_SHIFT) / ad_row_size(n->shape))
+        return fail_memory(t, n, SIZE_MAX);
     int64_t count = ad_count(n->shape, ad_tape_rows(t));
     size_t bytes = ((size_t)count * ad_dtype_size(ad_tape_dtype(t)) + 63) & ~(size_t)63;
     n->value = aligned_alloc(64, bytes ? bytes : 64);
@@ -38,7 +39,9 @@ static bool evaluate_source(ad_tape *t, ad_node *n)
     if (n->op == AD_OP_input) {
         const char *advice = ad_tape_advice(t);
         if (n->known && (!ad_has_rows(n->shape) || n->rows == ad_tape_rows(t))) return true;
-        if (n->known) ad_fail(t, "ad_value: a row input has %lld rows, the latest data %lld: set it too (ad_set)", (long long)n->rows, (long long)ad_tape_rows(t));
+        if (n->known)
+            ad_fail(t, "ad_value: a row input has %lld rows, the latest data %lld: set it too (ad_set)", (long long)n->rows,
+                    (long long)ad_tape_rows(t));
         else if (advice) ad_fail(t, "ad_value: an input has no value here, since this function is traced once and replayed; %s", advice);
         else ad_fail(t, "ad_value: an input has no value: it was recorded without data (ad_set gives it some)");
         return false;
@@ -72,8 +75,14 @@ static bool evaluate_kernel(ad_tape *t, ad_node *n)
         rows_in = rows_in || ad_has_rows(m->shape);
     }
     int64_t rows = ad_tape_rows(t) > 0 ? ad_tape_rows(t) : 1;
-    ad_kernel k = { .op = n->op, .dtype = ad_tape_dtype(t), .nin = n->nin, .in_shapes = shapes, .out = n->shape, .nattr = n->nattr,
-                    .attr = n->attr, .reduces_rows = rows_in && !ad_has_rows(n->shape) };
+    ad_kernel k = { .op = n->op,
+                    .dtype = ad_tape_dtype(t),
+                    .nin = n->nin,
+                    .in_shapes = shapes,
+                    .out = n->shape,
+                    .nattr = n->nattr,
+                    .attr = n->attr,
+                    .reduces_rows = rows_in && !ad_has_rows(n->shape) };
     bool fine = allocate(t, n) && ad_kernel_prepare(&k, rows);
     if (fine) {
         size_t bytes = (ad_kernel_scratch(&k, rows) + 127) & ~(size_t)63;
@@ -106,8 +115,14 @@ static bool evaluate_opaque(ad_tape *t, int32_t node, ad_node *n)
         fine = allocate(t, ad_node_at(t, node + 1 + k));
         out[k] = ad_node_at(t, node + 1 + k)->value;
     }
-    ad_opaque_call call = { .dtype = ad_tape_dtype(t), .rows = ad_tape_rows(t) > 0 ? ad_tape_rows(t) : 0, .threads = 0,
-                            .in = (const void *const *)pointers, .in_state = state, .out = out, .error = error, .error_size = sizeof error };
+    ad_opaque_call call = { .dtype = ad_tape_dtype(t),
+                            .rows = ad_tape_rows(t) > 0 ? ad_tape_rows(t) : 0,
+                            .threads = 0,
+                            .in = (const void *const *)pointers,
+                            .in_state = state,
+                            .out = out,
+                            .error = error,
+                            .error_size = sizeof error };
     if (fine && n->class_->forward(n->opaque, n->state, &call)) {
         ad_fail(t, "%s: %s", n->class_->name, error);
         fine = false;
@@ -202,7 +217,11 @@ void ad_print(FILE *file, const char *name, ad_var x)
             fprintf(file, "\n  ... (%lld elements in all)", (long long)n);
             break;
         }
-        fprintf(file, "%s%.9g", i % (row > 0 ? row : 1) ? " " : n > row ? "\n  " : " ", ad_tape_dtype(x.tape) == AD_F32 ? (double)((const float *)v)[i] : ((const double *)v)[i]);
+        fprintf(file, "%s%.9g",
+                i % (row > 0 ? row : 1) ? " "
+                : n > row               ? "\n  "
+                                        : " ",
+                ad_tape_dtype(x.tape) == AD_F32 ? (double)((const float *)v)[i] : ((const double *)v)[i]);
     }
     fprintf(file, "\n");
 }

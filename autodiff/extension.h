@@ -14,39 +14,43 @@ extern "C" {
 /* One evaluation of an opaque operation. Arrays are row-major, complete (all rows), of the call's dtype. */
 typedef struct {
     ad_dtype dtype;
-    int64_t rows;            /* number of rows of the run; 0 when the program has no row axis */
-    int threads;             /* how many threads the operation may use */
-    const void *const *in;   /* in[i]: the i-th operand's elements; NULL for an operand that is an opaque operation's token */
-    void *const *in_state;   /* in_state[i]: the state of the opaque operation whose token is operand i; else NULL */
-    void *const *out;        /* out[j]: to be filled; NULL where nobody needs output j */
-    char *error;             /* on failure: a message of at most error_size bytes */
+    int64_t rows;          /* number of rows of the run; 0 when the program has no row axis */
+    int threads;           /* how many threads the operation may use */
+    const void *const *in; /* in[i]: the i-th operand's elements; NULL for an operand that is an opaque operation's token */
+    void *const *in_state; /* in_state[i]: the state of the opaque operation whose token is operand i; else NULL */
+    void *const *out;      /* out[j]: to be filled; NULL where nobody needs output j */
+    char *error;           /* on failure: a message of at most error_size bytes */
     size_t error_size;
 } ad_opaque_call;
 
 /* A class of opaque operations; `data` belongs to one recorded operation and is shared by tapes and programs through retain/release. */
 typedef struct {
     const char *name;
-    /* 0, or -1 with call->error written. `state` persists from call to call within one tape or workspace, and is where an operation keeps its memory. */
+    /* 0, or -1 with call->error written. `state` persists from call to call within one tape or workspace, and is where an operation keeps
+     * its memory. */
     int (*forward)(void *data, void *state, const ad_opaque_call *call);
     void *(*state_new)(void *data); /* may be NULL: no state. Returning NULL is an error (out of memory). */
     void (*state_free)(void *state);
-    void (*retain)(void *data);     /* may be NULL, as release */
+    void (*retain)(void *data); /* may be NULL, as release */
     void (*release)(void *data);
     /* Derivative rules record operations. token: this operation as an operand (its state reaches the rule's operation through in_state).
      * Absent cotangents and tangents are invalid variables. vjp fills xbar[i] where need[i]; jvp fills ydot[j]. Either may be NULL: then
      * differentiating is an error that names the operation. */
-    void (*vjp)(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar);
+    void (*vjp)(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out, const ad_var *ybar, const bool *need,
+                ad_var *xbar);
     void (*jvp)(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot, int nout, const ad_var *out, ad_var *ydot);
 } ad_opaque_class;
 
 /* Records an opaque operation: operands in[0..nin), results of the given shapes in out[0..nout). Takes over one reference of `data`
  * (also on failure). Returns its token; invalid with the tape's error set on failure. */
-ad_var ad_opaque(ad_tape *tape, const ad_opaque_class *class_, void *data, int nin, const ad_var *in, int nout, const ad_shape *shapes, ad_var *out);
+ad_var ad_opaque(ad_tape *tape, const ad_opaque_class *class_, void *data, int nin, const ad_var *in, int nout, const ad_shape *shapes,
+                 ad_var *out);
 
 /* ---- functions: inputs and outputs on one tape ----------------------------------------------------------------------------------- */
 
 /* Records out (functions of in, on another tape or this one) again on `target`, with args[i] in the place of in[i] (any variables, not only
- * inputs: what in[i] itself depends on is not visited). An input reached that is not in `in` is an error on target. result[j] for out[j]. */
+ * inputs: what in[i] itself depends on is not visited). An input reached that is not in `in` is an error on target. result[j] for out[j].
+ */
 void ad_inline(int nin, const ad_var *in, int nout, const ad_var *out, ad_tape *target, const ad_var *args, ad_var *result);
 /* The cut under out: variables that depend on parameters (ad_param) and constants only and are used by operations that depend on more
  * (or are in out). Writes at most max and returns how many there are; -1 with the error set. Constants are not listed. */
@@ -61,7 +65,8 @@ int64_t ad_constant_size(ad_var x); /* how many elements that is; 0: not a const
 /* A canonical byte string of out as a function of in: equal strings mean equal functions. Caller frees. NULL when memory is short. */
 void *ad_function_key(int nin, const ad_var *in, int nout, const ad_var *out, size_t *length);
 
-/* Says that the tape is being traced to be replayed: ad_value on what depends on a symbolic input fails, and the message ends with `advice`. */
+/* Says that the tape is being traced to be replayed: ad_value on what depends on a symbolic input fails, and the message ends with
+ * `advice`. */
 void ad_tape_set_traced(ad_tape *tape, const char *advice);
 /* Sets the tape's error if it has none (printf form). */
 void ad_fail(ad_tape *tape, const char *format, ...)
@@ -78,16 +83,16 @@ void ad_cache_add(ad_tape *tape, const void *key, size_t length, void *object, v
 
 /* ---- programs ---------------------------------------------------------------------------------------------------------------------- */
 
-ad_program *ad_program_retain(ad_program *program); /* ad_program_free drops one reference */
+ad_program *ad_program_retain(ad_program *program);          /* ad_program_free drops one reference */
 int64_t ad_program_bytes_per_row(const ad_program *program); /* for accounts of memory */
 size_t ad_workspace_bytes(const ad_workspace *workspace);
 
 typedef struct {
     int64_t rows;
     const void *const *inputs;
-    void *const *outputs;        /* an output that is NULL is not delivered */
-    const bool *accumulate;      /* NULL, or per output: add to what is there (only outputs without rows) instead of overwriting */
-    bool same_parameters;        /* inputs made by ad_param are unchanged since this workspace's previous run: skip what depends on them alone */
+    void *const *outputs;   /* an output that is NULL is not delivered */
+    const bool *accumulate; /* NULL, or per output: add to what is there (only outputs without rows) instead of overwriting */
+    bool same_parameters;   /* inputs made by ad_param are unchanged since this workspace's previous run: skip what depends on them alone */
 } ad_run_args;
 int ad_run_with(const ad_program *program, ad_workspace *workspace, const ad_run_args *args);
 

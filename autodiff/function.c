@@ -28,7 +28,8 @@ static char *reach(ad_tape *t, int nin, const ad_var *in, int nout, const ad_var
 }
 
 /* map: by node of the source, what stands for it on the target; results that are wanted otherwise (arguments) are left alone. */
-static ad_var record_opaque_again(ad_tape *target, const ad_tape *source, int32_t node, const ad_node *n, const char *wanted, int32_t last, ad_var *map)
+static ad_var record_opaque_again(ad_tape *target, const ad_tape *source, int32_t node, const ad_node *n, const char *wanted, int32_t last,
+                                  ad_var *map)
 {
     int nout = (int)n->attr[0];
     ad_var *vars = malloc((size_t)(n->nin + nout + 1) * sizeof *vars);
@@ -96,7 +97,8 @@ void ad_inline(int nin, const ad_var *in, int nout, const ad_var *out, ad_tape *
             const ad_node *n = ad_node_at(t, k);
             char shape[128];
             ad_format_shape(n->shape, shape, sizeof shape);
-            if (n->op == AD_OP_input) ad_fail(target, "ad_inline: the function depends on an input of shape %s that is not among its arguments", shape);
+            if (n->op == AD_OP_input)
+                ad_fail(target, "ad_inline: the function depends on an input of shape %s that is not among its arguments", shape);
             else if (n->op == AD_OP_opaque) map[k] = record_opaque_again(target, t, k, n, wanted, last, map);
             else if (n->op != AD_OP_project) map[k] = record_again(target, n, map);
         }

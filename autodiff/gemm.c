@@ -52,10 +52,8 @@ static void probe_fill(const ad_gemm *g, uint64_t *state, void *array, int64_t n
     for (int64_t i = 0; i < n; i++) {
         *state = *state * 6364136223846793005u + 1442695040888963407u;
         double x = (double)(int64_t)*state * 0x1p-63;
-        if (g->dtype == AD_F32)
-            ((float *)array)[i] = (float)x;
-        else
-            ((double *)array)[i] = x;
+        if (g->dtype == AD_F32) ((float *)array)[i] = (float)x;
+        else ((double *)array)[i] = x;
     }
 }
 
@@ -79,8 +77,7 @@ static bool same_bits(const ad_gemm *g, ad_gemm_jit jit, int64_t m)
         jit(b, a, c);
         for (int64_t i = 0; i < m; i += SMALL)
             g->small(b, ad_at(a, g->a_transposed ? i : i * g->lda, size), ad_at_out(d, i * g->ldc, size));
-        for (int64_t i = 0; i < m && same; i++)
-            same = !memcmp(ad_at(c, i * g->ldc, size), ad_at(d, i * g->ldc, size), (size_t)g->n * size);
+        for (int64_t i = 0; i < m && same; i++) same = !memcmp(ad_at(c, i * g->ldc, size), ad_at(d, i * g->ldc, size), (size_t)g->n * size);
     }
     free(a);
     free(b);
@@ -142,7 +139,8 @@ size_t ad_gemm_scratch(const ad_gemm *g)
 }
 
 /* Copies rows x columns with leading dimensions to dense zero-padded [to_rows, to_columns]. */
-static void pad(const ad_gemm *g, int64_t rows, int64_t columns, const void *from, int64_t ld, int64_t to_rows, int64_t to_columns, void *to)
+static void pad(const ad_gemm *g, int64_t rows, int64_t columns, const void *from, int64_t ld, int64_t to_rows, int64_t to_columns,
+                void *to)
 {
     memset(to, 0, (size_t)(to_rows * to_columns) * element(g));
     g->loops->move(false, rows, columns, from, ld, 1, to, to_columns, 1);
@@ -157,10 +155,8 @@ static void run_rows(const ad_gemm *g, int64_t m, const void *a, const void *b, 
     if (i == m) return;
     char *pa = scratch, *pc = pa + ad_round_up((size_t)(SMALL * g->k) * size);
     int64_t rest = m - i;
-    if (g->a_transposed)
-        pad(g, g->k, rest, ad_at(a, i, size), g->lda, g->k, SMALL, pa);
-    else
-        pad(g, rest, g->k, ad_at(a, i * g->lda, size), g->lda, SMALL, g->k, pa);
+    if (g->a_transposed) pad(g, g->k, rest, ad_at(a, i, size), g->lda, g->k, SMALL, pa);
+    else pad(g, rest, g->k, ad_at(a, i * g->lda, size), g->lda, SMALL, g->k, pa);
     void *rows_left = ad_at_out(c, i * g->ldc, size);
     if (g->accumulate) pad(g, rest, g->n, rows_left, g->ldc, SMALL, g->n, pc);
     g->padded(b, pa, pc);
@@ -175,10 +171,8 @@ static void run_sum(const ad_gemm *g, int64_t k, const void *a, const void *b, v
     for (; k - l >= SMALL; l += SMALL) g->small(ad_at(b, l * g->ldb, size), ad_at(a, l * step, size), c);
     if (l == k) return;
     char *pa = scratch, *pb = pa + ad_round_up((size_t)(SMALL * g->m) * size);
-    if (g->a_transposed)
-        pad(g, k - l, g->m, ad_at(a, l * step, size), g->lda, SMALL, g->m, pa);
-    else
-        pad(g, g->m, k - l, ad_at(a, l, size), g->lda, g->m, SMALL, pa);
+    if (g->a_transposed) pad(g, k - l, g->m, ad_at(a, l * step, size), g->lda, SMALL, g->m, pa);
+    else pad(g, g->m, k - l, ad_at(a, l, size), g->lda, g->m, SMALL, pa);
     pad(g, k - l, g->n, ad_at(b, l * g->ldb, size), g->ldb, SMALL, g->n, pb);
     g->padded(pb, pa, c);
 }
@@ -187,24 +181,17 @@ static void run_blas(const ad_gemm *g, const void *a, const void *b, void *c)
 {
     enum CBLAS_TRANSPOSE ta = g->a_transposed ? CblasTrans : CblasNoTrans;
     blasint m = (blasint)g->m, n = (blasint)g->n, k = (blasint)g->k, lda = (blasint)g->lda, ldb = (blasint)g->ldb, ldc = (blasint)g->ldc;
-    if (g->dtype == AD_F32)
-        cblas_sgemm(CblasRowMajor, ta, CblasNoTrans, m, n, k, 1, a, lda, b, ldb, (float)g->accumulate, c, ldc);
-    else
-        cblas_dgemm(CblasRowMajor, ta, CblasNoTrans, m, n, k, 1, a, lda, b, ldb, (double)g->accumulate, c, ldc);
+    if (g->dtype == AD_F32) cblas_sgemm(CblasRowMajor, ta, CblasNoTrans, m, n, k, 1, a, lda, b, ldb, (float)g->accumulate, c, ldc);
+    else cblas_dgemm(CblasRowMajor, ta, CblasNoTrans, m, n, k, 1, a, lda, b, ldb, (double)g->accumulate, c, ldc);
 }
 
 void ad_gemm_run(const ad_gemm *g, int64_t count, const void *a, const void *b, void *c, void *scratch)
 {
     int64_t m = g->vary == AD_GEMM_VARY_M ? count : g->m, k = g->vary == AD_GEMM_VARY_K ? count : g->k;
     if (m < 1 || g->n < 1) return;
-    if (g->blas)
-        run_blas(g, a, b, c);
-    else if (g->vary == AD_GEMM_FIXED && g->tile)
-        g->tile(b, a, c);
-    else if (g->vary == AD_GEMM_VARY_M && g->small)
-        run_rows(g, m, a, b, c, scratch);
-    else if (g->vary == AD_GEMM_VARY_K && g->small)
-        run_sum(g, k, a, b, c, scratch);
-    else
-        plain(g, m, k, a, b, c);
+    if (g->blas) run_blas(g, a, b, c);
+    else if (g->vary == AD_GEMM_FIXED && g->tile) g->tile(b, a, c);
+    else if (g->vary == AD_GEMM_VARY_M && g->small) run_rows(g, m, a, b, c, scratch);
+    else if (g->vary == AD_GEMM_VARY_K && g->small) run_sum(g, k, a, b, c, scratch);
+    else plain(g, m, k, a, b, c);
 }

@@ -282,7 +282,8 @@ static bool relabel(walk *w, term *t, const ad_node *n)
 /* A linear operation on arrays with the axis of directions behind the rows. */
 static void through_array(walk *w, int32_t node, const ad_node *n)
 {
-    w->single = n->shape.rank == AD_MAX_RANK || (n->op != AD_OP_reshape && n->op != AD_OP_flip && n->op != AD_OP_gather && n->op != AD_OP_scatter_add && n->op != AD_OP_cumsum);
+    w->single = n->shape.rank == AD_MAX_RANK || (n->op != AD_OP_reshape && n->op != AD_OP_flip && n->op != AD_OP_gather &&
+                                                 n->op != AD_OP_scatter_add && n->op != AD_OP_cumsum);
     if (!w->single) multiply_node(w, n->in[0]);
     if (w->single || ad_tape_error(w->tape)) return;
     const term *from = &tangent_at(w, n->in[0])->t[0];
@@ -345,10 +346,7 @@ static void walk_free(walk *w)
     free(w->act.active);
 }
 
-static bool expressible(const ad_node *n)
-{
-    return ad_ops[n->op].kind != AD_OPAQUE && n->op != AD_OP_take && n->op != AD_OP_put_add;
-}
+static bool expressible(const ad_node *n) { return ad_ops[n->op].kind != AD_OPAQUE && n->op != AD_OP_take && n->op != AD_OP_put_add; }
 
 /* Whether products of factors can express the node's tangent. Sums over rows they cannot: the rows have one label. */
 static bool needs_single_directions(const walk *w, const ad_node *n)
@@ -458,7 +456,8 @@ ad_var ad_jacobian(ad_var y, ad_var x)
     if (!fits_row_by_row("jacobian", y, x)) return ad_none(y.tape);
     ad_shape sx = ad_shape_of(x), sy = ad_shape_of(y), out = sy;
     int first = ad_has_rows(sx) ? 1 : 0;
-    if (sy.rank + sx.rank - first > AD_MAX_RANK) return ad_fail_shapes(y.tape, "jacobian", "the result would have too many axes", 2, (ad_var[]){ y, x });
+    if (sy.rank + sx.rank - first > AD_MAX_RANK)
+        return ad_fail_shapes(y.tape, "jacobian", "the result would have too many axes", 2, (ad_var[]){ y, x });
     for (int k = first; k < sx.rank; k++) out.dim[out.rank++] = sx.dim[k];
     if (y.node < x.node) return ad_fill(y.tape, out, 0);
     walk w = { 0 };

@@ -50,10 +50,8 @@ void ad_nest_simplify(ad_nest *nest)
     for (int i = 0; i < nest->rank; i++) {
         bool row_axis = nest->rows && i == 0;
         if (nest->dim[i] == 1 && !row_axis) continue;
-        if (rank > 0 && mergeable(nest, rank - 1, i))
-            set_dim(nest, rank - 1, i, nest->dim[rank - 1] * nest->dim[i]);
-        else
-            set_dim(nest, rank++, i, nest->dim[i]);
+        if (rank > 0 && mergeable(nest, rank - 1, i)) set_dim(nest, rank - 1, i, nest->dim[rank - 1] * nest->dim[i]);
+        else set_dim(nest, rank++, i, nest->dim[i]);
     }
     if (rank == 0) {
         nest->dim[0] = 1;
@@ -130,7 +128,8 @@ static void expand(const pointwise_plan *p, int operand, int64_t count, const vo
     ad_nest_move(&nest, p->head.loops, p->head.size, false, 0, in, to);
 }
 
-static void pointwise_chunk(const ad_kernel *k, int64_t count, const int64_t *offset, const void *const *in, void *out, char *scratch, bool first)
+static void pointwise_chunk(const ad_kernel *k, int64_t count, const int64_t *offset, const void *const *in, void *out, char *scratch,
+                            bool first)
 {
     const pointwise_plan *p = k->plan;
     const void *operand[OPERANDS];

@@ -9,16 +9,16 @@ struct ad_kernel {
     ad_op op;
     ad_dtype dtype;
     int nin;
-    const ad_shape *in_shapes;     /* nin shapes; the caller keeps them alive */
+    const ad_shape *in_shapes; /* nin shapes; the caller keeps them alive */
     ad_shape out;
     int nattr;
-    const int64_t *attr;           /* the caller keeps it alive */
+    const int64_t *attr; /* the caller keeps it alive */
     /* Reduces over the row axis: the kernel adds to `out` (reduce_max: takes the maximum with it) instead of overwriting, and the
      * caller initialises `out` with ad_kernel_identity. */
     bool reduces_rows;
     /* Filled by ad_kernel_prepare. */
     void (*run)(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *scratch);
-    void *plan;                    /* kernel's own, freed by ad_kernel_clear */
+    void *plan; /* kernel's own, freed by ad_kernel_clear */
 };
 
 /* Prepares a kernel whose op, dtype, nin, in_shapes, out, nattr, attr are set. max_rows: the largest number of rows per call

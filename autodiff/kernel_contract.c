@@ -24,8 +24,8 @@ typedef enum { ROW_NONE, ROW_OUTER, ROW_M, ROW_K } row_role;
 
 /* An operand of the matrix product: direct, or packed with `pack` (array 0: packed, array 1: the operand; for C the other way round). */
 typedef struct {
-    bool packed, moves;  /* moves: its place changes with the batch index or the row tile */
-    int64_t row_step;    /* elements from row to row, along the row axis (0: it has none) */
+    bool packed, moves; /* moves: its place changes with the batch index or the row tile */
+    int64_t row_step;   /* elements from row to row, along the row axis (0: it has none) */
     ad_nest pack;
     int64_t packed_size; /* elements, of a row where the row axis is packed */
     bool pack_rows;
@@ -39,13 +39,13 @@ typedef struct {
     bool summed[2];
     form form;
     bool accumulate;
-    int first, second;     /* which operand is the matrix A, and B */
-    ad_nest nest;          /* product, dot: c, a, b over the result; matrix: over the batch */
+    int first, second; /* which operand is the matrix A, and B */
+    ad_nest nest;      /* product, dot: c, a, b over the result; matrix: over the batch */
     int64_t dot_size;
     bool dot_rows;
     row_role row;
-    int64_t row_count;     /* M or K per row */
-    int64_t tile;          /* rows a time */
+    int64_t row_count; /* M or K per row */
+    int64_t tile;      /* rows a time */
     side side[3];
     ad_gemm gemm;
 } contract_plan;
@@ -148,7 +148,9 @@ static bool prepare_presum(const ad_kernel *k, contract_plan *p, int which, int6
     p->presum_out[which] = out;
     if (!*mask) return true;
     ad_kernel *sum = &p->presum[which];
-    *sum = (ad_kernel){ .op = AD_OP_sum, .dtype = k->dtype, .nin = 1, .in_shapes = &p->presum_in[which], .out = out, .nattr = 1, .attr = mask };
+    *sum = (ad_kernel){
+        .op = AD_OP_sum, .dtype = k->dtype, .nin = 1, .in_shapes = &p->presum_in[which], .out = out, .nattr = 1, .attr = mask
+    };
     p->summed[which] = ad_kernel_prepare(sum, max_rows);
     return p->summed[which];
 }
@@ -202,10 +204,8 @@ static void run_nest(const contract_plan *p, int64_t rows, const void *const *op
     do {
         const void *a = ad_at(operand[0], offset[1], size), *b = ad_at(operand[1], offset[2], size);
         void *c = ad_at_out(out, offset[0], size);
-        if (p->form == PRODUCT)
-            loops->product(p->accumulate, n, a, sa, b, sb, c, so);
-        else
-            loops->dot(p->accumulate, n, dot, a, sa, b, sb, c, so);
+        if (p->form == PRODUCT) loops->product(p->accumulate, n, a, sa, b, sb, c, so);
+        else loops->dot(p->accumulate, n, dot, a, sa, b, sb, c, so);
     } while (ad_nest_step(nest, d, outer, index, offset));
 }
 
@@ -310,15 +310,11 @@ static void assign_roles(contract_plan *p, labels *batch, labels *m, labels *n, 
     p->row = ROW_NONE;
     if (has_row(m)) {
         labels rest = rest_of(m);
-        if (size_of(n) == 1 && size_of(&rest) > 1)
-            row_to_batch(m, batch);
-        else
-            p->row = ROW_M;
+        if (size_of(n) == 1 && size_of(&rest) > 1) row_to_batch(m, batch);
+        else p->row = ROW_M;
     } else if (has_row(k)) {
-        if (one_axis(k, A, &stride) && one_axis(k, B, &stride))
-            p->row = ROW_K;
-        else
-            row_to_batch(k, batch);
+        if (one_axis(k, A, &stride) && one_axis(k, B, &stride)) p->row = ROW_K;
+        else row_to_batch(k, batch);
     }
     if (has_row(batch)) p->row = ROW_OUTER;
     if (p->row != ROW_M && (innermost(m) || (n->n == 0 && m->n > 0))) {
@@ -420,17 +416,16 @@ static void run_matrix(const contract_plan *p, int64_t rows, const void *const *
     while (ad_nest_step(&p->nest, p->nest.rank, outer, index, offset));
 }
 
-/* ---- the kernel ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- the kernel -----------------------------------------------------------------------------------------------------------------------
+ */
 
 static void contract_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *scratch)
 {
     const contract_plan *p = k->plan;
     const void *operand[2] = { in[0], in[1] };
     char *rest = run_presums(p, rows, operand, scratch);
-    if (p->form == MATRIX)
-        run_matrix(p, rows, operand, out, rest);
-    else
-        run_nest(p, rows, operand, out);
+    if (p->form == MATRIX) run_matrix(p, rows, operand, out, rest);
+    else run_nest(p, rows, operand, out);
 }
 
 static size_t contract_scratch(const ad_kernel *k, int64_t rows)
@@ -477,10 +472,8 @@ bool ad_prepare_contract(ad_kernel *k, int64_t max_rows)
     labels sum = choose(&all, true, true, false), result = { 0 };
     for (int i = 0; i < all.n; i++)
         if (all.of[i].in[C]) result.of[result.n++] = all.of[i];
-    if (sum.n == 0)
-        p->form = PRODUCT;
-    else
-        p->form = is_dot(p, &m, &n, &sum) ? DOT : MATRIX;
+    if (sum.n == 0) p->form = PRODUCT;
+    else p->form = is_dot(p, &m, &n, &sum) ? DOT : MATRIX;
     if (p->form != MATRIX) prepare_nest(p, &result);
     return p->form != MATRIX || prepare_matrix(k, p, &all, &batch, &m, &n, &sum, max_rows);
 }

@@ -8,7 +8,8 @@ static inline size_t ad_round_up(size_t bytes) { return (bytes + AD_ALIGN - 1) /
 static inline const char *ad_at(const void *array, int64_t element, size_t size) { return (const char *)array + element * (int64_t)size; }
 static inline char *ad_at_out(void *array, int64_t element, size_t size) { return (char *)array + element * (int64_t)size; }
 
-/* Inner loops of one dtype (kernel_strided.c, built once per instruction set). Sizes and strides count elements. Sums run in an order that depends on the sizes alone. */
+/* Inner loops of one dtype (kernel_strided.c, built once per instruction set). Sizes and strides count elements. Sums run in an order that
+ * depends on the sizes alone. */
 typedef struct {
     /* out[i,j] (+)= in[i,j], i < n0, j < n1, strides for i and j. */
     void (*move)(bool add, int64_t n0, int64_t n1, const void *in, int64_t in0, int64_t in1, void *out, int64_t out0, int64_t out1);
@@ -25,8 +26,8 @@ typedef struct {
     /* out[i*so] (+)= sum over j < n of a[i*sa + j] * b[i*sb + j], i < outer. */
     void (*dot)(bool accumulate, int64_t outer, int64_t n, const void *a, int64_t sa, const void *b, int64_t sb, void *out, int64_t so);
     /* c[i*ldc + j] (+)= sum over l of a[i*am + l*ak] * b[l*ldb + j], i < m, j < n, l < k: every element is summed in the order of l. */
-    void (*gemm)(bool accumulate, int64_t m, int64_t n, int64_t k, const void *a, int64_t am, int64_t ak, const void *b, int64_t ldb, void *c,
-                 int64_t ldc);
+    void (*gemm)(bool accumulate, int64_t m, int64_t n, int64_t k, const void *a, int64_t am, int64_t ak, const void *b, int64_t ldb,
+                 void *c, int64_t ldc);
 } ad_loops;
 /* Those for the instruction set chosen at run time. */
 const ad_loops *ad_loops_of(ad_dtype dtype);
@@ -59,7 +60,7 @@ bool ad_nest_step(const ad_nest *nest, int rank, int64_t outer, int64_t *index, 
 /* Every plan begins with this. */
 typedef struct {
     const ad_loops *loops;
-    size_t size; /* of an element */
+    size_t size;                                         /* of an element */
     size_t (*scratch)(const ad_kernel *k, int64_t rows); /* NULL: none */
     void (*clear)(void *plan);                           /* NULL: free is enough */
 } ad_plan;
@@ -75,8 +76,8 @@ static inline int64_t ad_dense_size(ad_shape s, int from)
     return n;
 }
 
-bool ad_prepare_layout(ad_kernel *k);   /* reshape, transpose, broadcast, slice, assemble, flip, gather, scatter_add, take, put_add, locate */
-bool ad_prepare_reduce(ad_kernel *k);   /* sum, reduce_max, cumsum */
+bool ad_prepare_layout(ad_kernel *k); /* reshape, transpose, broadcast, slice, assemble, flip, gather, scatter_add, take, put_add, locate */
+bool ad_prepare_reduce(ad_kernel *k); /* sum, reduce_max, cumsum */
 bool ad_prepare_contract(ad_kernel *k, int64_t max_rows);
 
 #endif

@@ -190,10 +190,8 @@ static void take_run(const ad_kernel *k, int64_t rows, const void *const *in, vo
     for (int64_t r = 0; r < (p->rows ? rows : 1); r++) {
         int64_t i = p->head.loops->index(ad_at(in[1], r * p->index_row, size), p->n);
         int64_t place = r * p->table_row + i * p->inner, item = r * p->item_row;
-        if (put)
-            p->head.loops->move(true, 1, p->inner, ad_at(in[0], item, size), 0, 1, ad_at_out(out, place, size), 0, 1);
-        else
-            p->head.loops->move(false, 1, p->inner, ad_at(in[0], place, size), 0, 1, ad_at_out(out, item, size), 0, 1);
+        if (put) p->head.loops->move(true, 1, p->inner, ad_at(in[0], item, size), 0, 1, ad_at_out(out, place, size), 0, 1);
+        else p->head.loops->move(false, 1, p->inner, ad_at(in[0], place, size), 0, 1, ad_at_out(out, item, size), 0, 1);
     }
 }
 

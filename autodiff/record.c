@@ -36,7 +36,8 @@ static ad_var pointwise(ad_op op, int n, const ad_var *x)
         in[i] = x[i].node;
         if (i && !ad_broadcast_shapes(shape, node_of(x[i])->shape, &shape)) {
             bool rows = ad_has_rows(shape) || ad_has_rows(node_of(x[i])->shape);
-            return ad_fail_shapes(t, name, rows ? "shapes do not broadcast (the row axis leads in operands of equal rank)" : "shapes do not broadcast", n, x);
+            return ad_fail_shapes(
+                t, name, rows ? "shapes do not broadcast (the row axis leads in operands of equal rank)" : "shapes do not broadcast", n, x);
         }
     }
     if (n == 2) {
@@ -46,19 +47,16 @@ static ad_var pointwise(ad_op op, int n, const ad_var *x)
     return ad_record(t, op, n, in, 0, NULL, shape);
 }
 
-#define AD_UNARY(name, ...) ad_var ad_##name(ad_var x) { return pointwise(AD_OP_##name, 1, &x); }
-#define AD_BINARY(name, ...) ad_var ad_##name(ad_var a, ad_var b) { return pointwise(AD_OP_##name, 2, (ad_var[]){ a, b }); }
-#define AD_TERNARY(name, ...) ad_var ad_##name(ad_var a, ad_var b, ad_var c) { return pointwise(AD_OP_##name, 3, (ad_var[]){ a, b, c }); }
+#define AD_UNARY(name, ...)                                                                                                                \
+    ad_var ad_##name(ad_var x) { return pointwise(AD_OP_##name, 1, &x); }
+#define AD_BINARY(name, ...)                                                                                                               \
+    ad_var ad_##name(ad_var a, ad_var b) { return pointwise(AD_OP_##name, 2, (ad_var[]){ a, b }); }
+#define AD_TERNARY(name, ...)                                                                                                              \
+    ad_var ad_##name(ad_var a, ad_var b, ad_var c) { return pointwise(AD_OP_##name, 3, (ad_var[]){ a, b, c }); }
 #include "ops.def"
 
-ad_var ad_scale(ad_var x, double factor)
-{
-    return ad_common_tape("scale", 1, &x) ? ad_mul(x, ad_scalar(x.tape, factor)) : ad_none(x.tape);
-}
-ad_var ad_shift(ad_var x, double term)
-{
-    return ad_common_tape("shift", 1, &x) ? ad_add(x, ad_scalar(x.tape, term)) : ad_none(x.tape);
-}
+ad_var ad_scale(ad_var x, double factor) { return ad_common_tape("scale", 1, &x) ? ad_mul(x, ad_scalar(x.tape, factor)) : ad_none(x.tape); }
+ad_var ad_shift(ad_var x, double term) { return ad_common_tape("shift", 1, &x) ? ad_add(x, ad_scalar(x.tape, term)) : ad_none(x.tape); }
 ad_var ad_zeros_like(ad_var x) { return ad_common_tape("zeros_like", 1, &x) ? ad_fill(x.tape, ad_shape_of(x), 0) : ad_none(x.tape); }
 ad_var ad_ones_like(ad_var x) { return ad_common_tape("ones_like", 1, &x) ? ad_fill(x.tape, ad_shape_of(x), 1) : ad_none(x.tape); }
 
@@ -140,7 +138,10 @@ static ad_var reduce_axes(const char *name, ad_op op, ad_var x, int naxis, const
 }
 
 ad_var ad_sum(ad_var x, int naxis, const int *axes, int keep) { return reduce_axes("sum", AD_OP_sum, x, naxis, axes, keep); }
-ad_var ad_reduce_max(ad_var x, int naxis, const int *axes, int keep) { return reduce_axes("reduce_max", AD_OP_reduce_max, x, naxis, axes, keep); }
+ad_var ad_reduce_max(ad_var x, int naxis, const int *axes, int keep)
+{
+    return reduce_axes("reduce_max", AD_OP_reduce_max, x, naxis, axes, keep);
+}
 ad_var ad_sum_all(ad_var x) { return ad_sum(x, 0, NULL, 0); }
 ad_var ad_mean_all(ad_var x) { return ad_mean(x, 0, NULL, 0); }
 ad_var ad_sum_axis(ad_var x, int axis, int keep) { return ad_sum(x, 1, &axis, keep); }
@@ -183,7 +184,8 @@ ad_var ad_reshape(ad_var x, ad_shape shape)
     if (ad_has_rows(s) != ad_has_rows(shape) || ad_row_size(s) != ad_row_size(shape)) {
         char text[128], reason[192];
         ad_format_shape(shape, text, sizeof text);
-        snprintf(reason, sizeof reason, "%s has another %s", text, ad_has_rows(s) != ad_has_rows(shape) ? "row axis (it must stay first)" : "number of elements");
+        snprintf(reason, sizeof reason, "%s has another %s", text,
+                 ad_has_rows(s) != ad_has_rows(shape) ? "row axis (it must stay first)" : "number of elements");
         return ad_fail_shapes(t, "reshape", reason, 1, &x);
     }
     const ad_node *n = node_of(x);
@@ -203,7 +205,8 @@ ad_var ad_transpose(ad_var x, const int *permutation)
     bool identity = true;
     for (int i = 0; i < s.rank; i++) {
         int p = permutation[i];
-        if (p < 0 || p >= s.rank || seen >> p & 1) return ad_fail_shapes(t, "transpose", "the permutation does not name each axis once", 1, &x);
+        if (p < 0 || p >= s.rank || seen >> p & 1)
+            return ad_fail_shapes(t, "transpose", "the permutation does not name each axis once", 1, &x);
         if (ad_has_rows(s) && (i == 0) != (p == 0)) return ad_fail_shapes(t, "transpose", "the row axis must stay first", 1, &x);
         seen |= 1u << p;
         identity = identity && p == i;
@@ -304,7 +307,8 @@ ad_var ad_concatenate(int n, const ad_var *x, int axis)
     out.dim[a] = 0;
     bool rows = false;
     for (int i = 0; i < n; i++) rows = rows || ad_has_rows(ad_shape_of(x[i]));
-    if (rows && a == 0) return ad_fail_shapes(t, "concatenate", "axis 0 is the row axis, whose length is known only when the program runs", n, x);
+    if (rows && a == 0)
+        return ad_fail_shapes(t, "concatenate", "axis 0 is the row axis, whose length is known only when the program runs", n, x);
     ad_var *parts = malloc((size_t)n * sizeof *parts);
     int64_t *start = calloc((size_t)n * AD_MAX_RANK, sizeof *start);
     ad_var y = ad_none(t);
@@ -323,7 +327,8 @@ ad_var ad_concatenate(int n, const ad_var *x, int axis)
         out.dim[a] = saturated_sum(out.dim[a], s.dim[a]);
     }
     if (rows) out.dim[0] = AD_ROWS;
-    if (parts && start && !ad_tape_error(t) && ad_check_shape(t, "concatenate", out)) y = n == 1 ? x[0] : ad_assemble(t, n, parts, start, out);
+    if (parts && start && !ad_tape_error(t) && ad_check_shape(t, "concatenate", out))
+        y = n == 1 ? x[0] : ad_assemble(t, n, parts, start, out);
     free(parts);
     free(start);
     return y;
@@ -336,7 +341,8 @@ ad_var ad_stack(int n, const ad_var *x, int axis)
     if (!t) return ad_none(x[0].tape);
     ad_shape s = ad_shape_of(x[0]);
     int a = axis < 0 ? axis + s.rank + 1 : axis;
-    if (a < 0 || a > s.rank || s.rank == AD_MAX_RANK || (a == 0 && ad_has_rows(s))) return ad_fail_shapes(t, "stack", "the new axis is out of range, or before the row axis", n, x);
+    if (a < 0 || a > s.rank || s.rank == AD_MAX_RANK || (a == 0 && ad_has_rows(s)))
+        return ad_fail_shapes(t, "stack", "the new axis is out of range, or before the row axis", n, x);
     ad_var *lifted = malloc((size_t)n * sizeof *lifted);
     if (!lifted) {
         ad_fail(t, "ad_stack: out of memory");
@@ -377,7 +383,8 @@ static int64_t *index_attributes(const char *name, ad_var x, int axis, int64_t n
         attr[i + 1] = indices[i];
         if (indices[i] >= 0 && indices[i] < size) continue;
         char reason[128];
-        snprintf(reason, sizeof reason, "index %lld at place %lld is not in 0..%lld", (long long)indices[i], (long long)i, (long long)size - 1);
+        snprintf(reason, sizeof reason, "index %lld at place %lld is not in 0..%lld", (long long)indices[i], (long long)i,
+                 (long long)size - 1);
         ad_fail_shapes(x.tape, name, reason, 1, &x);
         free(attr);
         return NULL;
@@ -436,7 +443,8 @@ ad_var ad_take(ad_var table, ad_var index)
     ad_tape *t = ad_common_tape("take", 2, x);
     ad_shape out;
     if (!t) return ad_none(table.tape);
-    if (!take_shape(ad_shape_of(table), ad_shape_of(index), &out)) return ad_fail_shapes(t, "take", "the table must be [K,...] or [rows,K,...] and the index [1] or [R,1]", 2, x);
+    if (!take_shape(ad_shape_of(table), ad_shape_of(index), &out))
+        return ad_fail_shapes(t, "take", "the table must be [K,...] or [rows,K,...] and the index [1] or [R,1]", 2, x);
     return ad_record(t, AD_OP_take, 2, (int32_t[]){ table.node, index.node }, 0, NULL, out);
 }
 
@@ -467,11 +475,13 @@ static bool opaque_shapes_fit(ad_tape *t, const char *name, int nout, const ad_s
     return true;
 }
 
-ad_var ad_opaque(ad_tape *t, const ad_opaque_class *class_, void *data, int nin, const ad_var *in, int nout, const ad_shape *shapes, ad_var *out)
+ad_var ad_opaque(ad_tape *t, const ad_opaque_class *class_, void *data, int nin, const ad_var *in, int nout, const ad_shape *shapes,
+                 ad_var *out)
 {
     int32_t *operands = nin ? malloc((size_t)nin * sizeof *operands) : NULL;
     for (int i = 0; i < nout; i++) out[i] = ad_none(t);
-    bool fine = t && (nin == 0 || (operands && ad_common_tape_tokens(class_->name, nin, in) == t)) && opaque_shapes_fit(t, class_->name, nout, shapes);
+    bool fine = t && (nin == 0 || (operands && ad_common_tape_tokens(class_->name, nin, in) == t)) &&
+                opaque_shapes_fit(t, class_->name, nout, shapes);
     if (nin && !operands) ad_fail(t, "%s: out of memory", class_->name);
     for (int i = 0; i < nin && fine; i++) operands[i] = in[i].node;
     ad_var token = fine ? ad_record(t, AD_OP_opaque, nin, operands, 1, (int64_t[]){ nout }, (ad_shape){ -1, { 0 } }) : ad_none(t);

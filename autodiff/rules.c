@@ -54,27 +54,28 @@ static ad_var push_above(ad_var x, ad_var lo, ad_var hi, ad_var v)
 }
 
 #define ABSENT ad_none(y.tape)
-#define AD_UNARY(name, kernel, push, ...)                                                                                              \
-    static ad_var push_unary_##name(ad_var x, ad_var y, ad_var v)                                                                      \
-    {                                                                                                                                  \
-        (void)x, (void)y, (void)v;                                                                                                     \
-        return push;                                                                                                                   \
+#define AD_UNARY(name, kernel, push, ...)                                                                                                  \
+    static ad_var push_unary_##name(ad_var x, ad_var y, ad_var v)                                                                          \
+    {                                                                                                                                      \
+        (void)x, (void)y, (void)v;                                                                                                         \
+        return push;                                                                                                                       \
     }
-#define AD_BINARY(name, kernel, push_a, push_b, ...)                                                                                   \
-    static ad_var push_binary_##name(int i, ad_var a, ad_var b, ad_var y, ad_var v)                                                    \
-    {                                                                                                                                  \
-        (void)a, (void)b, (void)y, (void)v;                                                                                            \
-        return i == 0 ? push_a : push_b;                                                                                               \
+#define AD_BINARY(name, kernel, push_a, push_b, ...)                                                                                       \
+    static ad_var push_binary_##name(int i, ad_var a, ad_var b, ad_var y, ad_var v)                                                        \
+    {                                                                                                                                      \
+        (void)a, (void)b, (void)y, (void)v;                                                                                                \
+        return i == 0 ? push_a : push_b;                                                                                                   \
     }
-#define AD_TERNARY(name, kernel, push_a, push_b, push_c, ...)                                                                          \
-    static ad_var push_ternary_##name(int i, ad_var a, ad_var b, ad_var c, ad_var y, ad_var v)                                         \
-    {                                                                                                                                  \
-        (void)a, (void)b, (void)c, (void)y, (void)v;                                                                                   \
-        return i == 0 ? push_a : i == 1 ? push_b : push_c;                                                                             \
+#define AD_TERNARY(name, kernel, push_a, push_b, push_c, ...)                                                                              \
+    static ad_var push_ternary_##name(int i, ad_var a, ad_var b, ad_var c, ad_var y, ad_var v)                                             \
+    {                                                                                                                                      \
+        (void)a, (void)b, (void)c, (void)y, (void)v;                                                                                       \
+        return i == 0 ? push_a : i == 1 ? push_b : push_c;                                                                                 \
     }
 #include "ops.def"
 
-#define CASE(name, value) case AD_OP_##name: return value;
+#define CASE(name, value)                                                                                                                  \
+    case AD_OP_##name: return value;
 ad_var ad_push(ad_var y, int i, ad_var v)
 {
     if (!ad_valid(y) || !ad_valid(v)) return ABSENT;
@@ -96,7 +97,7 @@ static bool push_is_absent(ad_op op, int i)
 #undef ABSENT
 #define AD_UNARY(name, kernel, push, ...) CASE(name, TEXT(push)[0] == 'A' && TEXT(push)[1] == 'B')
 #define AD_BINARY(name, kernel, push_a, push_b, ...) CASE(name, (i == 0 ? TEXT(push_a) : TEXT(push_b))[0] == 'A')
-#define AD_TERNARY(name, kernel, push_a, push_b, push_c, ...)                                                                          \
+#define AD_TERNARY(name, kernel, push_a, push_b, push_c, ...)                                                                              \
     CASE(name, (i == 0 ? TEXT(push_a) : i == 1 ? TEXT(push_b) : TEXT(push_c))[0] == 'A')
 #include "ops.def"
     default: return false;
@@ -130,7 +131,10 @@ static ad_var transpose_transpose(ad_var y, int i, ad_var v)
     return ad_transpose(v, inverse);
 }
 
-static ad_var transpose_slice(ad_var y, int i, ad_var v) { return ad_assemble(y.tape, 1, &v, node_of(y)->attr, ad_shape_of(operand(y, i))); }
+static ad_var transpose_slice(ad_var y, int i, ad_var v)
+{
+    return ad_assemble(y.tape, 1, &v, node_of(y)->attr, ad_shape_of(operand(y, i)));
+}
 
 static ad_var transpose_assemble(ad_var y, int i, ad_var v)
 {
@@ -179,8 +183,9 @@ static ad_var transpose_put_add(ad_var y, int i, ad_var v) { return ad_sum_to(ad
 ad_var ad_transpose_rule(ad_var y, int i, ad_var v)
 {
     switch (node_of(y)->op) {
-#define RULE_LINEAR(name)                                                                                                              \
-    case AD_OP_##name: return transpose_##name(y, i, v);
+#define RULE_LINEAR(name)                                                                                                                  \
+    case AD_OP_##name:                                                                                                                     \
+        return transpose_##name(y, i, v);
 #define RULE_SOURCE(name)
 #define RULE_OPAQUE(name)
 #define RULE_CONTRACT(name)

@@ -241,8 +241,15 @@ ad_var ad_record(ad_tape *t, ad_op op, int nin, const int32_t *in, int nattr, co
     }
     if (nin) memcpy(ins, in, (size_t)nin * sizeof *ins);
     if (nattr) memcpy(attrs, attr, (size_t)nattr * sizeof *attrs);
-    *n = (ad_node){ .op = op, .epoch = t->epoch, .nin = nin, .nattr = nattr, .in = ins, .attr = attrs, .shape = shape,
-                    .level = level_of(t, op, nin, in, attr, shape), .arena_mark = mark };
+    *n = (ad_node){ .op = op,
+                    .epoch = t->epoch,
+                    .nin = nin,
+                    .nattr = nattr,
+                    .in = ins,
+                    .attr = attrs,
+                    .shape = shape,
+                    .level = level_of(t, op, nin, in, attr, shape),
+                    .arena_mark = mark };
     return ad_var_at(t, t->nnode++);
 }
 
@@ -261,8 +268,13 @@ ad_tape *ad_common_tape_tokens(const char *what, int n, const ad_var *x)
     for (int i = 0; i < n; i++) {
         if (x[i].tape != t) {
             if (!x[i].tape) ad_fail(t, "ad_%s: operand %d is not a variable", what, i);
-            else ad_fail(t, "ad_%s: operand %d is on another tape; a function that is traced on a tape of its own must get outside variables as arguments (args)", what, i);
-            if (x[i].tape) ad_fail(x[i].tape, "ad_%s: mixes variables of this tape with those of another; pass them as arguments (args)", what);
+            else
+                ad_fail(t,
+                        "ad_%s: operand %d is on another tape; a function that is traced on a tape of its own must get outside variables "
+                        "as arguments (args)",
+                        what, i);
+            if (x[i].tape)
+                ad_fail(x[i].tape, "ad_%s: mixes variables of this tape with those of another; pass them as arguments (args)", what);
             return NULL;
         }
         if (x[i].node < 0) {
@@ -370,7 +382,10 @@ int ad_set(ad_var x, int64_t rows, const void *data)
     if (!t) return -1;
     ad_node *n = ad_node_at(t, x.node);
     if (n->op != AD_OP_input || !data) {
-        ad_fail(t, n->op != AD_OP_input ? "ad_set: the variable is the result of ad_%s; only inputs can be set" : "ad_set: no data (NULL) for ad_%s", ad_ops[n->op].name);
+        ad_fail(t,
+                n->op != AD_OP_input ? "ad_set: the variable is the result of ad_%s; only inputs can be set"
+                                     : "ad_set: no data (NULL) for ad_%s",
+                ad_ops[n->op].name);
         return -1;
     }
     forget_values(t);
@@ -418,15 +433,9 @@ ad_var ad_row_count(ad_tape *t)
     return ad_record(t, AD_OP_row_count, 0, NULL, 0, NULL, AD_SCALAR);
 }
 
-const double *ad_constant_data(ad_var x)
-{
-    return ad_valid(x) ? ad_node_at(x.tape, x.node)->data : NULL;
-}
+const double *ad_constant_data(ad_var x) { return ad_valid(x) ? ad_node_at(x.tape, x.node)->data : NULL; }
 
-int64_t ad_constant_size(ad_var x)
-{
-    return ad_valid(x) ? ad_node_at(x.tape, x.node)->ndata : 0;
-}
+int64_t ad_constant_size(ad_var x) { return ad_valid(x) ? ad_node_at(x.tape, x.node)->ndata : 0; }
 
 /* ---- tracing and cache ---- */
 

@@ -18,7 +18,7 @@ typedef enum { AD_POINTWISE, AD_LINEAR, AD_CONTRACT, AD_OPAQUE, AD_SOURCE } ad_k
 typedef struct {
     const char *name; /* "tanh" */
     ad_kind kind;
-    int arity;        /* of pointwise operations; -1 otherwise */
+    int arity; /* of pointwise operations; -1 otherwise */
 } ad_op_info;
 extern const ad_op_info ad_ops[AD_OP_COUNT];
 
@@ -48,18 +48,18 @@ typedef struct {
     ad_level level;
     uint32_t epoch;
     int nin, nattr;
-    const int32_t *in;    /* operands: node numbers, smaller than this node's */
+    const int32_t *in; /* operands: node numbers, smaller than this node's */
     const int64_t *attr;
-    ad_shape shape;       /* opaque: rank -1 */
-    const double *data;   /* constant, fill */
+    ad_shape shape;     /* opaque: rank -1 */
+    const double *data; /* constant, fill */
     int64_t ndata;
     const ad_opaque_class *class_; /* opaque */
     void *opaque;                  /* its data */
-    void *state;          /* opaque, lazy evaluation: its state */
-    void *value;          /* lazy evaluation: elements, NULL before */
-    bool known;           /* input: it has data; computed nodes: value is up to date */
-    int64_t rows;         /* row input: rows of its data */
-    size_t arena_mark;    /* where the arena stood before this node */
+    void *state;                   /* opaque, lazy evaluation: its state */
+    void *value;                   /* lazy evaluation: elements, NULL before */
+    bool known;                    /* input: it has data; computed nodes: value is up to date */
+    int64_t rows;                  /* row input: rows of its data */
+    size_t arena_mark;             /* where the arena stood before this node */
 } ad_node;
 
 /* ---- shapes (shape.c) ------------------------------------------------------------------------------------------------------------ */
@@ -75,9 +75,9 @@ bool ad_broadcast_shapes(ad_shape a, ad_shape b, ad_shape *out);
 
 /* ---- tape (tape.c) --------------------------------------------------------------------------------------------------------------- */
 
-ad_node *ad_node_at(const ad_tape *tape, int32_t node);   /* no checks */
+ad_node *ad_node_at(const ad_tape *tape, int32_t node); /* no checks */
 int32_t ad_tape_size(const ad_tape *tape);
-void *ad_arena_alloc(ad_tape *tape, size_t bytes);        /* 16-byte aligned; NULL with the error set */
+void *ad_arena_alloc(ad_tape *tape, size_t bytes); /* 16-byte aligned; NULL with the error set */
 /* Appends a node; copies in and attr into the arena. The level comes from the operands (sources: from op and attr) and the shape. */
 ad_var ad_record(ad_tape *tape, ad_op op, int nin, const int32_t *in, int nattr, const int64_t *attr, ad_shape shape);
 ad_var ad_var_at(ad_tape *tape, int32_t node);
@@ -105,7 +105,8 @@ ad_var ad_sum_to(ad_var v, ad_shape shape);
 /* Removes or adds axes of size 1 and reshapes in general. */
 ad_var ad_sum_mask(ad_var x, uint32_t mask); /* axes of the mask, kept with size 1 */
 
-/* Many-operand contraction by labels (contract.c): operand i has labels[i][0..rank); the result those of out. Labels are 0..AD_MAX_LABELS-1. */
+/* Many-operand contraction by labels (contract.c): operand i has labels[i][0..rank); the result those of out. Labels are
+ * 0..AD_MAX_LABELS-1. */
 enum { AD_MAX_LABELS = 48, AD_MAX_FACTORS = 16 };
 typedef struct {
     ad_var x;
@@ -113,8 +114,8 @@ typedef struct {
 } ad_factor;
 ad_var ad_contract_factors(ad_tape *tape, int n, const ad_factor *factors, int nout, const int8_t *out);
 
-/* Derivative rules (rules.c). push: the action of the partial derivative of pointwise node y by its operand i on v; invalid (ad_none) when zero.
- * transpose: the cotangent of operand i of a linear node. */
+/* Derivative rules (rules.c). push: the action of the partial derivative of pointwise node y by its operand i on v; invalid (ad_none) when
+ * zero. transpose: the cotangent of operand i of a linear node. */
 ad_var ad_push(ad_var y, int i, ad_var v);
 ad_var ad_transpose_rule(ad_var y, int i, ad_var ybar);
 /* Whether node's result depends differentiably on its operand i. */

@@ -95,7 +95,8 @@ static bool sample(problem *p, const void *theta, int64_t n, double *out, double
     if (fine) {
         draw(n, (void *const[]){ x }, p);
         ad_var w = ad_param(tape, AD_SHAPE(nn_model_size(p->model)), theta);
-        ad_var data = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), n, x), back = ode_cnf_sample(&flow, ode_cnf_encode(&flow, data, 1, &w), 1, &w);
+        ad_var data = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), n, x),
+               back = ode_cnf_sample(&flow, ode_cnf_encode(&flow, data, 1, &w), 1, &w);
         fine = ad_get(ode_cnf_sample(&flow, ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), n, z), 1, &w), out) == 0;
         *reconstruction = ad_item(ad_reduce_max(ad_abs(ad_sub(back, data)), 0, NULL, 0));
     }
@@ -119,7 +120,8 @@ static double gaussian_baseline(int64_t n, const float *train, const float *test
     double det = c[0] * c[2] - c[1] * c[1];
     for (int64_t i = 0; i < n; i++) {
         double u = test[2 * i] - m[0], v = test[2 * i + 1] - m[1];
-        nll += (0.5 * (c[2] * u * u - 2 * c[1] * u * v + c[0] * v * v) / det + 0.5 * log(det) + log(2 * 3.14159265358979323846)) / (double)n;
+        nll +=
+            (0.5 * (c[2] * u * u - 2 * c[1] * u * v + c[0] * v * v) / det + 0.5 * log(det) + log(2 * 3.14159265358979323846)) / (double)n;
     }
     return nll;
 }
@@ -198,7 +200,8 @@ int main(int argc, char **argv)
     double rate = 1e-2, tolerance = 1e-4, horizon = 1;
     const char *data = "8gaussians", *directory = "out", *weights = NULL;
     const example_option options[] = {
-        { "data", EXAMPLE_TEXT, &data, "8gaussians, 2spirals, checkerboard, pinwheel, rings, moons, circles, swissroll or a two-column .csv" },
+        { "data", EXAMPLE_TEXT, &data,
+          "8gaussians, 2spirals, checkerboard, pinwheel, rings, moons, circles, swissroll or a two-column .csv" },
         { "steps", EXAMPLE_INTEGER, &steps, "updates by Adam" },
         { "batch", EXAMPLE_INTEGER, &batch, "fresh points an update" },
         { "rate", EXAMPLE_NUMBER, &rate, "learning rate at the start; it falls along a cosine" },
@@ -213,7 +216,9 @@ int main(int argc, char **argv)
     };
     int done = example_options(argc, argv, "Learns a density in the plane with a continuous normalizing flow.", options);
     if (done) return done - 1;
-    problem p = { .model = nn_model_new(), .rng = nn_rng_seed((uint64_t)seed), .density = density_find(data), .centre = { 0 }, .scale = { 1, 1 } };
+    problem p = {
+        .model = nn_model_new(), .rng = nn_rng_seed((uint64_t)seed), .density = density_find(data), .centre = { 0 }, .scale = { 1, 1 }
+    };
     char error[512];
     if (!p.density && !strchr(data, '.')) return example_failed(data, "is neither a known density nor a .csv file; --help lists them");
     if (!p.density && !read_table(&p, data)) return 1;
@@ -222,7 +227,8 @@ int main(int argc, char **argv)
     p.network = nn_time_mlp_new(p.model, "field", NN_CONCAT, 4, (int64_t[]){ 2, width, width, 2 }, ad_tanh, NULL);
     p.flow = (ode_cnf){ field, &p, horizon, { .method = &ode_dopri5, .rtol = tolerance, .atol = tolerance } };
     if (nn_model_error(p.model)) return example_failed("model", nn_model_error(p.model));
-    float *theta = malloc((size_t)nn_model_size(p.model) * sizeof *theta), *train = malloc(HELD_OUT * 2 * sizeof *train), *test = malloc(HELD_OUT * 2 * sizeof *test);
+    float *theta = malloc((size_t)nn_model_size(p.model) * sizeof *theta), *train = malloc(HELD_OUT * 2 * sizeof *train),
+          *test = malloc(HELD_OUT * 2 * sizeof *test);
     double *log_p = malloc(HELD_OUT * sizeof *log_p), *samples = malloc(SAMPLES * 2 * sizeof *samples);
     if (!theta || !train || !test || !log_p || !samples) return example_failed("memory", NULL);
     nn_model_init(p.model, &p.rng, AD_F32, theta);
@@ -230,12 +236,19 @@ int main(int argc, char **argv)
     const nn_linear *last = &p.network.layer[p.network.nlayer - 1].linear;
     for (int64_t i = 0; i < last->in * last->out; i++) theta[last->weight + i] *= 0.1f;
 
-    nn_train_options train_options = { .optimizer = { .rate = rate, .schedule = nn_schedule_cosine }, .steps = steps, .batch = batch,
-                                       .seed = (uint64_t)seed, .threads = (int)threads, .label = "training", .draw = draw };
+    nn_train_options train_options = { .optimizer = { .rate = rate, .schedule = nn_schedule_cosine },
+                                       .steps = steps,
+                                       .batch = batch,
+                                       .seed = (uint64_t)seed,
+                                       .threads = (int)threads,
+                                       .label = "training",
+                                       .draw = draw };
     nn_train_report report;
-    printf("%s: %lld parameters, %lld updates of %lld points\n", data, (long long)nn_model_parameters(p.model), (long long)steps, (long long)batch);
+    printf("%s: %lld parameters, %lld updates of %lld points\n", data, (long long)nn_model_parameters(p.model), (long long)steps,
+           (long long)batch);
     fflush(stdout);
-    if (nn_train(p.model, AD_F32, theta, loss, &p, 1, &(nn_array){ AD_SHAPE(AD_ROWS, 2), NULL }, 0, &train_options, &report, error, sizeof error))
+    if (nn_train(p.model, AD_F32, theta, loss, &p, 1, &(nn_array){ AD_SHAPE(AD_ROWS, 2), NULL }, 0, &train_options, &report, error,
+                 sizeof error))
         return example_failed("training", error);
     if (weights && nn_save(weights, p.model, AD_F32, theta, error, sizeof error)) return example_failed("weights", error);
 
@@ -257,7 +270,8 @@ int main(int argc, char **argv)
     printf("  the flow                %8.4f\n", nll);
     printf("  the best Gaussian       %8.4f\n", gaussian_baseline(HELD_OUT, train, test));
     if (exact) printf("  the true density        %8.4f\n", exact);
-    printf("the flow's density integrates to %.4f over the square drawn; encoding and decoding return to the data within %.1e\n", integral, reconstruction);
+    printf("the flow's density integrates to %.4f over the square drawn; encoding and decoding return to the data within %.1e\n", integral,
+           reconstruction);
     write_picture(directory, data, radius);
     free(theta), free(train), free(test), free(log_p), free(samples);
     nn_table_clear(&p.table);

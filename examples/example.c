@@ -102,6 +102,7 @@ void example_picture(const char *directory, const char *name)
     if (child < 0 || waitpid(child, &status, 0) < 0) fprintf(stderr, "gnuplot could not be started: %s\n", strerror(errno));
     else if (WIFEXITED(status) && WEXITSTATUS(status) == 0) printf("picture: %s/%s.png\n", directory, name);
     else if (WIFEXITED(status) && WEXITSTATUS(status) == 127)
-        printf("no picture: gnuplot is not installed (apt-get install gnuplot-nox); its script is %s/%s, the numbers are beside it\n", directory, script);
+        printf("no picture: gnuplot is not installed (apt-get install gnuplot-nox); its script is %s/%s, the numbers are beside it\n",
+               directory, script);
     else printf("no picture: gnuplot failed on %s/%s\n", directory, script);
 }

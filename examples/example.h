@@ -9,7 +9,7 @@ typedef enum { EXAMPLE_FLAG, EXAMPLE_INTEGER, EXAMPLE_NUMBER, EXAMPLE_TEXT } exa
 typedef struct {
     const char *name; /* "steps" for --steps N */
     example_kind kind;
-    void *value;      /* bool *, int64_t *, double *, const char ** with the default in it */
+    void *value; /* bool *, int64_t *, double *, const char ** with the default in it */
     const char *help;
 } example_option;
 

@@ -149,7 +149,8 @@ static double rmse(const double *curve, int curve_from, int from, int to)
 static double constant_rmse(int64_t years, double hare, double lynx)
 {
     double s = 0;
-    for (int64_t i = years; i < PELT_YEARS; i++) s += (pow(hare - observed((int)i, 0), 2) + pow(lynx - observed((int)i, 1), 2)) / (2.0 * (double)(PELT_YEARS - years));
+    for (int64_t i = years; i < PELT_YEARS; i++)
+        s += (pow(hare - observed((int)i, 0), 2) + pow(lynx - observed((int)i, 1), 2)) / (2.0 * (double)(PELT_YEARS - years));
     return sqrt(s);
 }
 
@@ -162,7 +163,12 @@ static bool train(problem *p, uint64_t seed, double rate, const char *label, out
     nn_model_init(p->model, &rng, AD_F64, theta);
     for (int k = 0; k < 2; k++) theta[k] = standardised(p, 0, k); /* "start" is the first array of theta */
     nn_array arrays[2] = { { AD_SHAPE(AD_ROWS, p->years, 2), NULL }, { AD_SHAPE(AD_ROWS, p->years, 1), NULL } };
-    nn_train_options options = { .optimizer = { .rate = rate, .clip_norm = 1, .schedule = schedule }, .steps = p->steps, .batch = 1, .threads = 1, .label = label, .draw = draw };
+    nn_train_options options = { .optimizer = { .rate = rate, .clip_norm = 1, .schedule = schedule },
+                                 .steps = p->steps,
+                                 .batch = 1,
+                                 .threads = 1,
+                                 .label = label,
+                                 .draw = draw };
     nn_train_report report = { 0 };
     p->step = 0;
     bool fine = nn_train(p->model, AD_F64, theta, loss, p, 2, arrays, 0, &options, &report, error, sizeof error) == 0;
@@ -184,7 +190,8 @@ static void write_picture(const char *directory, const problem *p, const outcome
     FILE *f = example_file(directory, "hare_lynx.dat");
     if (!f) return;
     fprintf(f, "# year hare lynx: the neural ODE, from its fitted start\n");
-    for (int i = 0; i < CURVE; i++) fprintf(f, "%.3f %.5f %.5f\n", PELT_FIRST_YEAR + (double)i / POINTS_A_YEAR, o->curve[2 * i], o->curve[2 * i + 1]);
+    for (int i = 0; i < CURVE; i++)
+        fprintf(f, "%.3f %.5f %.5f\n", PELT_FIRST_YEAR + (double)i / POINTS_A_YEAR, o->curve[2 * i], o->curve[2 * i + 1]);
     fprintf(f, "\n\n# year hare lynx: pelts, thousands\n");
     for (int i = 0; i < PELT_YEARS; i++) fprintf(f, "%d %g %g\n", PELT_FIRST_YEAR + i, pelts_hare[i], pelts_lynx[i]);
     fclose(f);
@@ -211,7 +218,8 @@ int main(int argc, char **argv)
     double rate = 0.01;
     const char *directory = "out", *kind = "cross";
     static problem p = { .years = 15, .steps = 2000 };
-    const example_option options[] = { { "field", EXAMPLE_TEXT, &kind, "cross (each species sees the other) or full (one network sees both)" },
+    const example_option options[] = { { "field", EXAMPLE_TEXT, &kind,
+                                         "cross (each species sees the other) or full (one network sees both)" },
                                        { "years", EXAMPLE_INTEGER, &p.years, "fit the first N years (5 to 20), forecast the rest" },
                                        { "seeds", EXAMPLE_INTEGER, &seeds, "train N times, from seeds 1 to N" },
                                        { "steps", EXAMPLE_INTEGER, &p.steps, "updates by Adam" },
@@ -219,7 +227,8 @@ int main(int argc, char **argv)
                                        { "rate", EXAMPLE_NUMBER, &rate, "learning rate at the start" },
                                        { "out", EXAMPLE_TEXT, &directory, "directory of the picture and the numbers" },
                                        { 0 } };
-    int done = example_options(argc, argv, "Fits a neural ODE to the Hudson Bay pelts and forecasts the years that it has not seen.", options);
+    int done =
+        example_options(argc, argv, "Fits a neural ODE to the Hudson Bay pelts and forecasts the years that it has not seen.", options);
     if (done) return done - 1;
     if (p.years < 5 || p.years > 20) return example_failed("--years", "must be between 5 and 20");
     if (seeds < 1 || p.steps < 1) return example_failed("--seeds, --steps", "must be at least 1");
@@ -231,8 +240,8 @@ int main(int argc, char **argv)
     double hare = 0, lynx = 0;
     for (int i = 0; i < p.years; i++) hare += pelts_hare[i] / (double)p.years, lynx += pelts_lynx[i] / (double)p.years;
     double persistence = constant_rmse(p.years, observed((int)p.years - 1, 0), observed((int)p.years - 1, 1));
-    printf("neural ODE (%s field, %lld parameters), fitted to %d-%d, forecast to %d\n", kind, (long long)nn_model_parameters(p.model), PELT_FIRST_YEAR,
-           PELT_FIRST_YEAR + (int)p.years - 1, PELT_FIRST_YEAR + PELT_YEARS - 1);
+    printf("neural ODE (%s field, %lld parameters), fitted to %d-%d, forecast to %d\n", kind, (long long)nn_model_parameters(p.model),
+           PELT_FIRST_YEAR, PELT_FIRST_YEAR + (int)p.years - 1, PELT_FIRST_YEAR + PELT_YEARS - 1);
     printf("root mean square errors of both species, in thousands of pelts:\n");
     printf("%-34s %8s %10s %16s\n", "", "fit", "forecast", "of persistence");
     int better = 0;
@@ -243,7 +252,8 @@ int main(int argc, char **argv)
         if (!train(&p, (uint64_t)seed, rate, label, &o)) return 1;
         snprintf(name, sizeof name, "neural ODE, seed %lld (%.1f s)", (long long)seed, o.seconds);
         printf("%-34s %8.2f %10.2f %16.3f\n", name, o.fit, o.forecast, o.forecast / persistence);
-        printf("%-34s %8s %10.2f %16.3f\n", "  restarted at the last observation", "", o.forecast_restart, o.forecast_restart / persistence);
+        printf("%-34s %8s %10.2f %16.3f\n", "  restarted at the last observation", "", o.forecast_restart,
+               o.forecast_restart / persistence);
         better += o.forecast <= 0.8 * persistence;
         if (seed == 1) first = o;
     }

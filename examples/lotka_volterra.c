@@ -54,7 +54,8 @@ static void write_results(const char *directory, const double *fit, int64_t poin
     FILE *f = example_file(directory, "lotka_volterra.dat");
     if (!f) return;
     fprintf(f, "# year hare lynx (model)\n");
-    for (int64_t i = 0; i < points; i++) fprintf(f, "%.4f %.6f %.6f\n", PELT_FIRST_YEAR + 20.0 * (double)i / (double)(points - 1), fit[2 * i], fit[2 * i + 1]);
+    for (int64_t i = 0; i < points; i++)
+        fprintf(f, "%.4f %.6f %.6f\n", PELT_FIRST_YEAR + 20.0 * (double)i / (double)(points - 1), fit[2 * i], fit[2 * i + 1]);
     fprintf(f, "\n\n# year hare lynx (pelts, thousands)\n");
     for (int i = 0; i < PELT_YEARS; i++) fprintf(f, "%d %g %g\n", PELT_FIRST_YEAR + i, pelts_hare[i], pelts_lynx[i]);
     fclose(f);
@@ -112,13 +113,18 @@ int main(int argc, char **argv)
         char label[64];
         snprintf(label, sizeof label, "%lld years", (long long)p.years);
         nn_array pelts = { AD_SHAPE(AD_ROWS, p.years, 2), data };
-        nn_train_options train = { .optimizer = { .rate = rate, .schedule = schedule }, .steps = stage < 2 ? (steps + 3) / 4 : (steps + 1) / 2, .threads = 1, .label = label };
-        if (nn_train(p.model, AD_F64, theta, loss, &p, 1, &pelts, 1, &train, &report, error, sizeof error)) return example_failed("training", error);
+        nn_train_options train = { .optimizer = { .rate = rate, .schedule = schedule },
+                                   .steps = stage < 2 ? (steps + 3) / 4 : (steps + 1) / 2,
+                                   .threads = 1,
+                                   .label = label };
+        if (nn_train(p.model, AD_F64, theta, loss, &p, 1, &pelts, 1, &train, &report, error, sizeof error))
+            return example_failed("training", error);
         seconds += report.seconds;
     }
 
     printf("%-26s %8s %8s %8s %8s %8s %8s\n", "", "a", "b", "c", "d", "u(1900)", "v(1900)");
-    printf("%-26s %8.4f %8.5f %8.4f %8.5f %8.3f %8.3f\n", "this fit", exp(log_rates[0]), exp(log_rates[1]), exp(log_rates[2]), exp(log_rates[3]), exp(log_start[0]), exp(log_start[1]));
+    printf("%-26s %8.4f %8.5f %8.4f %8.5f %8.3f %8.3f\n", "this fit", exp(log_rates[0]), exp(log_rates[1]), exp(log_rates[2]),
+           exp(log_rates[3]), exp(log_start[0]), exp(log_start[1]));
     printf("%-26s %8.4f %8.5f %8.4f %8.5f %8.3f %8.3f\n", "published posterior means", 0.547, 0.0277, 0.800, 0.0241, 34.03, 5.936);
 
     /* The fitted model once more, finely, without training: the same function of theta evaluated lazily. */

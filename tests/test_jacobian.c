@@ -50,7 +50,8 @@ static ad_var f_time_last(net *n) { return mlp(n, ad_concatenate(3, (ad_var[]){ 
 static ad_var f_squash(net *n)
 {
     ad_var gate = ad_sigmoid(ad_add(ad_matmul(n->time, weight(n, 2, 1, 5)), bias(n, 3, 5)));
-    ad_var h = ad_tanh(ad_add(ad_mul(ad_add(ad_matmul(n->x, weight(n, 0, n->d, 5)), bias(n, 1, 5)), gate), ad_matmul(n->time, weight(n, 4, 1, 5))));
+    ad_var h = ad_tanh(
+        ad_add(ad_mul(ad_add(ad_matmul(n->x, weight(n, 0, n->d, 5)), bias(n, 1, 5)), gate), ad_matmul(n->time, weight(n, 4, 1, 5))));
     return ad_mul(ad_matmul(h, weight(n, 5, 5, n->d)), ad_sigmoid(ad_matmul(n->time, weight(n, 6, 1, n->d))));
 }
 static ad_var f_sum_of_networks(net *n)
@@ -93,7 +94,8 @@ static ad_var f_deep_residual(net *n)
 }
 static ad_var f_bilinear(net *n)
 {
-    ad_var p = ad_contract("bi,bj,ijk->bk", 3, (ad_var[]){ n->x, ad_tanh(n->x), ad_reshape(weight(n, 0, n->d * n->d, n->d), AD_SHAPE(n->d, n->d, n->d)) });
+    ad_var p = ad_contract("bi,bj,ijk->bk", 3,
+                           (ad_var[]){ n->x, ad_tanh(n->x), ad_reshape(weight(n, 0, n->d * n->d, n->d), AD_SHAPE(n->d, n->d, n->d)) });
     return ad_add(p, ad_mul(n->x, ad_reshape(ad_dot(n->x, n->x), AD_SHAPE(AD_ROWS, 1))));
 }
 
@@ -101,12 +103,28 @@ static const struct {
     const char *name;
     ad_var (*f)(net *);
     int64_t d;
-} fields[] = { { "one hidden layer", f_one, 3 }, { "two hidden layers", f_two, 4 }, { "three hidden layers", f_three, 3 }, { "residual", f_residual, 3 },
-               { "time as input", f_time_input, 3 }, { "time and squares as inputs", f_time_last, 2 }, { "concat-squash", f_squash, 3 },
-               { "sum of networks", f_sum_of_networks, 3 }, { "slices", f_slice_of_wider, 4 }, { "pointwise", f_pointwise, 5 }, { "layer norm", f_norm, 4 },
-               { "softmax", f_softmax, 4 }, { "gather, cumsum, flip", f_gather, 5 }, { "reshaped", f_reshaped, 4 }, { "maximum", f_max, 4 }, { "linear", f_linear, 6 },
-               { "constant", f_constant, 3 }, { "identity", f_identity, 5 }, { "deep residual", f_deep_residual, 4 }, { "bilinear", f_bilinear, 3 },
-               { "one dimension", f_one, 1 }, { "two hidden layers, one dimension", f_two, 1 } };
+} fields[] = { { "one hidden layer", f_one, 3 },
+               { "two hidden layers", f_two, 4 },
+               { "three hidden layers", f_three, 3 },
+               { "residual", f_residual, 3 },
+               { "time as input", f_time_input, 3 },
+               { "time and squares as inputs", f_time_last, 2 },
+               { "concat-squash", f_squash, 3 },
+               { "sum of networks", f_sum_of_networks, 3 },
+               { "slices", f_slice_of_wider, 4 },
+               { "pointwise", f_pointwise, 5 },
+               { "layer norm", f_norm, 4 },
+               { "softmax", f_softmax, 4 },
+               { "gather, cumsum, flip", f_gather, 5 },
+               { "reshaped", f_reshaped, 4 },
+               { "maximum", f_max, 4 },
+               { "linear", f_linear, 6 },
+               { "constant", f_constant, 3 },
+               { "identity", f_identity, 5 },
+               { "deep residual", f_deep_residual, 4 },
+               { "bilinear", f_bilinear, 3 },
+               { "one dimension", f_one, 1 },
+               { "two hidden layers, one dimension", f_two, 1 } };
 enum { NFIELD = (int)(sizeof fields / sizeof *fields) };
 
 static void make(net *n, int i, double *x)
@@ -143,7 +161,8 @@ START_TEST(against_differences)
         for (int b = 0; b < B; b++)
             for (int64_t i = 0; i < d; i++) {
                 double want = (up[b * d + i] - down[b * d + i]) / (2 * e);
-                ck_assert_msg(fabs(j[(b * d + i) * d + k] - want) < 1e-7 * (1 + fabs(want)), "%s: J[%d,%d,%d] = %.12g, differences %.12g", fields[_i].name, b, (int)i, (int)k, j[(b * d + i) * d + k], want);
+                ck_assert_msg(fabs(j[(b * d + i) * d + k] - want) < 1e-7 * (1 + fabs(want)), "%s: J[%d,%d,%d] = %.12g, differences %.12g",
+                              fields[_i].name, b, (int)i, (int)k, j[(b * d + i) * d + k], want);
             }
     }
     for (int b = 0; b < B; b++) {
@@ -163,7 +182,8 @@ START_TEST(derivatives_of_the_trace)
     make(&n, _i, x);
     int64_t size = B * n.d;
     for (int64_t k = 0; k < size; k++) v[k] = entry(k, 5);
-    ad_var y = fields[_i].f(&n), loss = ad_sum_all(ad_jacobian_trace(y, n.x)), grad, direction = ad_input_rows(n.t, AD_SHAPE(AD_ROWS, n.d), B, v);
+    ad_var y = fields[_i].f(&n), loss = ad_sum_all(ad_jacobian_trace(y, n.x)), grad,
+           direction = ad_input_rows(n.t, AD_SHAPE(AD_ROWS, n.d), B, v);
     ad_grad(loss, 1, &n.x, &grad);
     ad_var hvp = ad_hvp(loss, n.x, direction);
     get(grad, g);
@@ -262,12 +282,16 @@ START_TEST(errors)
     ad_tape *t = ad_tape_new(AD_F64);
     ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 3), 2, (double[6]){ 0 });
     int32_t mark = ad_tape_mark(t);
-    static const struct { int which; const char *message; } expected[] = { { 0, "row by row" }, { 1, "[rows,d]" }, { 2, "both variables need the row axis" } };
+    static const struct {
+        int which;
+        const char *message;
+    } expected[] = { { 0, "row by row" }, { 1, "[rows,d]" }, { 2, "both variables need the row axis" } };
     for (int i = 0; i < 3; i++) {
         ad_var y = i == 0 ? ad_mul(x, ad_sum_axis(x, 0, 1)) : i == 1 ? ad_slice(x, 1, 0, 2) : ad_sum_axis(x, 0, 0);
         ad_var tr = ad_jacobian_trace(y, x);
         ck_assert(!ad_valid(tr));
-        ck_assert_msg(ad_tape_error(t) && strstr(ad_tape_error(t), expected[i].message), "%s", ad_tape_error(t) ? ad_tape_error(t) : "no error");
+        ck_assert_msg(ad_tape_error(t) && strstr(ad_tape_error(t), expected[i].message), "%s",
+                      ad_tape_error(t) ? ad_tape_error(t) : "no error");
         ad_tape_clear_error(t);
         ad_tape_rewind(t, mark);
     }

@@ -24,10 +24,8 @@ static double at(ad_dtype t, const void *p, int64_t i) { return t == AD_F32 ? ((
 
 static void put(ad_dtype t, void *p, int64_t i, double x)
 {
-    if (t == AD_F32)
-        ((float *)p)[i] = (float)x;
-    else
-        ((double *)p)[i] = x;
+    if (t == AD_F32) ((float *)p)[i] = (float)x;
+    else ((double *)p)[i] = x;
 }
 
 static ad_shape with_rows(ad_shape s, int64_t rows)
@@ -82,7 +80,8 @@ static ad_shape random_shape(int rank, bool rows)
     return s;
 }
 
-/* ---- one kernel under test ------------------------------------------------------------------------------------------------------------ */
+/* ---- one kernel under test ------------------------------------------------------------------------------------------------------------
+ */
 
 typedef struct {
     ad_kernel k;
@@ -155,8 +154,8 @@ static void compare(const trial *t, double tolerance, const char *what)
     int64_t n = count(with_rows(t->k.out, t->rows));
     for (int64_t i = 0; i < n; i++) {
         double got = at(t->k.dtype, t->out, i), want = t->expected[i];
-        ck_assert_msg(fabs(got - want) <= tolerance * (1 + fabs(want)), "%s: element %d of %d is %.9g, should be %.9g", what, (int)i, (int)n, got,
-                      want);
+        ck_assert_msg(fabs(got - want) <= tolerance * (1 + fabs(want)), "%s: element %d of %d is %.9g, should be %.9g", what, (int)i,
+                      (int)n, got, want);
     }
 }
 
@@ -172,11 +171,13 @@ static void finish(trial *t, const char *what)
 }
 
 /* Calls body(dtype, rows) for many seeds. */
-#define FOR_TRIALS(dtype, rows)                                                                                                        \
-    for (int seed = 0; seed < SEEDS; seed++)                                                                                           \
-        for (int rows = 0, dtype = (state = (uint64_t)seed * 7919 + 1, AD_F32); rows < 2; dtype == AD_F64 ? (rows++, dtype = AD_F32) : dtype++)
+#define FOR_TRIALS(dtype, rows)                                                                                                            \
+    for (int seed = 0; seed < SEEDS; seed++)                                                                                               \
+        for (int rows = 0, dtype = (state = (uint64_t)seed * 7919 + 1, AD_F32); rows < 2;                                                  \
+             dtype == AD_F64 ? (rows++, dtype = AD_F32) : dtype++)
 
-/* ---- layout --------------------------------------------------------------------------------------------------------------------------- */
+/* ---- layout ---------------------------------------------------------------------------------------------------------------------------
+ */
 
 START_TEST(layout_reshape_transpose)
 {
@@ -302,10 +303,8 @@ START_TEST(layout_gather_scatter)
                 unflat(p, n, index);
                 index[axis] = t->attr[1 + index[axis]];
                 int64_t far = flat(w, index);
-                if (scatter)
-                    t->expected[far] += at(dtype, t->in[0], n);
-                else
-                    t->expected[n] = at(dtype, t->in[0], far);
+                if (scatter) t->expected[far] += at(dtype, t->in[0], n);
+                else t->expected[n] = at(dtype, t->in[0], far);
             }
             finish(t, scatter ? "scatter_add" : "gather");
         }
@@ -336,10 +335,8 @@ START_TEST(layout_take_put)
                 for (int64_t r = 0; r < (rows ? t->rows : 1); r++)
                     for (int64_t j = 0; j < d; j++) {
                         int64_t i = clamped(at(dtype, t->in[1], index_rows ? r : 0), n), far = ((table_rows ? r * n : 0) + i) * d + j;
-                        if (put_back)
-                            t->expected[far] += at(dtype, t->in[0], r * d + j);
-                        else
-                            t->expected[r * d + j] = at(dtype, t->in[0], far);
+                        if (put_back) t->expected[far] += at(dtype, t->in[0], r * d + j);
+                        else t->expected[r * d + j] = at(dtype, t->in[0], far);
                     }
                 finish(t, put_back ? "put_add" : "take");
             }
@@ -369,7 +366,8 @@ START_TEST(layout_locate)
 }
 END_TEST
 
-/* ---- reductions ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- reductions -------------------------------------------------------------------------------------------------------------------------
+ */
 
 START_TEST(reduce_sum_max)
 {
@@ -464,7 +462,8 @@ START_TEST(reduce_max_keeps_nan)
 }
 END_TEST
 
-/* ---- pointwise -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- pointwise --------------------------------------------------------------------------------------------------------------------------
+ */
 
 /* An operand that broadcasts against s. */
 static ad_shape narrower(ad_shape s)
@@ -539,7 +538,8 @@ START_TEST(pointwise_common_patterns)
 }
 END_TEST
 
-/* ---- contract --------------------------------------------------------------------------------------------------------------------------- */
+/* ---- contract ---------------------------------------------------------------------------------------------------------------------------
+ */
 
 /* sizes[label]: AD_ROWS or a size. */
 static trial *contract_trial(ad_dtype dtype, const char *a, const char *b, const char *c, const int64_t *sizes, int64_t rows)
@@ -600,10 +600,8 @@ static void order(unsigned set, int which, bool row_first, char *text)
     int n = 0, m = 0;
     for (int i = 0; i < 4; i++)
         if (set >> i & 1) {
-            if (row_first && i == 0)
-                text[m++] = 'a';
-            else
-                left[n++] = (char)('a' + i);
+            if (row_first && i == 0) text[m++] = 'a';
+            else left[n++] = (char)('a' + i);
         }
     for (; n > 0; n--) {
         int i = which % n;
@@ -639,10 +637,11 @@ END_TEST
 START_TEST(contract_larger)
 {
     static const char *spec[][3] = {
-        { "ab", "bc", "ac" },   { "ab", "cb", "ac" },   { "bc", "ab", "ac" },   { "ab", "ac", "bc" },  { "ab", "ac", "cb" }, { "ab", "ab", "a" },
-        { "ab", "ab", "" },     { "ab", "ac", "abc" },  { "abc", "cd", "abd" }, { "abc", "ac", "ab" }, { "abc", "bd", "acd" }, { "ab", "b", "a" },
-        { "abc", "abd", "cd" }, { "abc", "adc", "bd" }, { "abc", "dc", "adb" }, { "ab", "bc", "abc" }, { "ab", "cd", "cd" },  { "a", "ab", "b" },
-        { "abc", "bc", "ab" },  { "abc", "b", "ac" },   { "ab", "abc", "ac" },  { "abc", "acd", "abd" }, { "bc", "cd", "bd" }, { "cb", "cd", "bd" },
+        { "ab", "bc", "ac" },   { "ab", "cb", "ac" },    { "bc", "ab", "ac" },   { "ab", "ac", "bc" },   { "ab", "ac", "cb" },
+        { "ab", "ab", "a" },    { "ab", "ab", "" },      { "ab", "ac", "abc" },  { "abc", "cd", "abd" }, { "abc", "ac", "ab" },
+        { "abc", "bd", "acd" }, { "ab", "b", "a" },      { "abc", "abd", "cd" }, { "abc", "adc", "bd" }, { "abc", "dc", "adb" },
+        { "ab", "bc", "abc" },  { "ab", "cd", "cd" },    { "a", "ab", "b" },     { "abc", "bc", "ab" },  { "abc", "b", "ac" },
+        { "ab", "abc", "ac" },  { "abc", "acd", "abd" }, { "bc", "cd", "bd" },   { "cb", "cd", "bd" },
     };
     static const int64_t size[] = { 1, 2, 3, 17, 33 }, rows[] = { 1, 3, 20, 129, 300 };
     state = 5 + (uint64_t)_i;
@@ -664,7 +663,8 @@ START_TEST(contract_without_rows_large)
 }
 END_TEST
 
-/* ---- rows ------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- rows -------------------------------------------------------------------------------------------------------------------------------
+ */
 
 /* out of every number of rows, at every place in a block, equals the same rows of one large call, bit for bit. */
 static void check_independence(trial *t, int64_t row_bytes, const int64_t *in_row_bytes, const char *what)
@@ -739,7 +739,9 @@ END_TEST
 /* Accumulating rows in two calls, or in two places that are combined, is the same as in one call, to rounding. */
 START_TEST(rows_accumulate)
 {
-    static const char *spec[][3] = { { "ab", "ac", "bc" }, { "ab", "ab", "" }, { "ab", "ac", "cb" }, { "ab", "bc", "bc" }, { "a", "ab", "b" } };
+    static const char *spec[][3] = {
+        { "ab", "ac", "bc" }, { "ab", "ab", "" }, { "ab", "ac", "cb" }, { "ab", "bc", "bc" }, { "a", "ab", "b" }
+    };
     state = 11;
     for (int dtype = AD_F32; dtype <= AD_F64; dtype++)
         for (unsigned s = 0; s < sizeof spec / sizeof *spec; s++)

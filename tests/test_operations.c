@@ -16,19 +16,39 @@ typedef struct {
     ad_shape shape[MAX_IN];
     double lo[MAX_IN], hi[MAX_IN];
     double (*reference)(double a, double b, double c); /* pointwise */
-    bool flat; /* derivative is zero by definition */
+    bool flat;                                         /* derivative is zero by definition */
 } op_case;
 
 /* ---- cases of the pointwise rows ---- */
 
-#define AD_UNARY(name, kernel, push, ref, lo, hi)                                                                                      \
-    static ad_var build_##name(ad_tape *t, const ad_var *x) { (void)t; return ad_##name(x[0]); }                                       \
-    static double reference_##name(double x, double b, double c) { (void)b, (void)c; return ref; }
-#define AD_BINARY(name, kernel, pa, pb, ref, ...)                                                                                      \
-    static ad_var build_##name(ad_tape *t, const ad_var *x) { (void)t; return ad_##name(x[0], x[1]); }                                 \
-    static double reference_##name(double a, double b, double c) { (void)c; return ref; }
-#define AD_TERNARY(name, kernel, pa, pb, pc, ref)                                                                                      \
-    static ad_var build_##name(ad_tape *t, const ad_var *x) { (void)t; return ad_##name(x[0], x[1], x[2]); }                           \
+#define AD_UNARY(name, kernel, push, ref, lo, hi)                                                                                          \
+    static ad_var build_##name(ad_tape *t, const ad_var *x)                                                                                \
+    {                                                                                                                                      \
+        (void)t;                                                                                                                           \
+        return ad_##name(x[0]);                                                                                                            \
+    }                                                                                                                                      \
+    static double reference_##name(double x, double b, double c)                                                                           \
+    {                                                                                                                                      \
+        (void)b, (void)c;                                                                                                                  \
+        return ref;                                                                                                                        \
+    }
+#define AD_BINARY(name, kernel, pa, pb, ref, ...)                                                                                          \
+    static ad_var build_##name(ad_tape *t, const ad_var *x)                                                                                \
+    {                                                                                                                                      \
+        (void)t;                                                                                                                           \
+        return ad_##name(x[0], x[1]);                                                                                                      \
+    }                                                                                                                                      \
+    static double reference_##name(double a, double b, double c)                                                                           \
+    {                                                                                                                                      \
+        (void)c;                                                                                                                           \
+        return ref;                                                                                                                        \
+    }
+#define AD_TERNARY(name, kernel, pa, pb, pc, ref)                                                                                          \
+    static ad_var build_##name(ad_tape *t, const ad_var *x)                                                                                \
+    {                                                                                                                                      \
+        (void)t;                                                                                                                           \
+        return ad_##name(x[0], x[1], x[2]);                                                                                                \
+    }                                                                                                                                      \
     static double reference_##name(double a, double b, double c) { return ref; }
 #include "autodiff/ops.def"
 
@@ -38,30 +58,91 @@ static const int64_t indices[] = { 2, 0, 2, 1, 2 };
 static const int permutation[] = { 0, 2, 1 };
 
 static ad_var curved(ad_var x) { return ad_mul(x, ad_square(x)); }
-static ad_var case_input(ad_tape *t, const ad_var *x) { (void)t; return curved(x[0]); }
-static ad_var case_constant(ad_tape *t, const ad_var *x) { return ad_mul(curved(x[0]), ad_constant(t, AD_SHAPE(4), (double[]){ 1, -2, 3, 0.5 })); }
+static ad_var case_input(ad_tape *t, const ad_var *x)
+{
+    (void)t;
+    return curved(x[0]);
+}
+static ad_var case_constant(ad_tape *t, const ad_var *x)
+{
+    return ad_mul(curved(x[0]), ad_constant(t, AD_SHAPE(4), (double[]){ 1, -2, 3, 0.5 }));
+}
 static ad_var case_fill(ad_tape *t, const ad_var *x) { return ad_mul(curved(x[0]), ad_fill(t, AD_SHAPE(1, 4), 2.5)); }
-static ad_var case_eye(ad_tape *t, const ad_var *x) { return ad_add(ad_matmul(curved(x[0]), ad_eye(t, 4, 5, 1)), ad_slice(ad_add(x[0], ad_eye(t, 1, 4, 2)), 1, 0, 1)); }
+static ad_var case_eye(ad_tape *t, const ad_var *x)
+{
+    return ad_add(ad_matmul(curved(x[0]), ad_eye(t, 4, 5, 1)), ad_slice(ad_add(x[0], ad_eye(t, 1, 4, 2)), 1, 0, 1));
+}
 static ad_var case_row_count(ad_tape *t, const ad_var *x) { return ad_div(curved(x[0]), ad_row_count(t)); }
-static ad_var case_sum(ad_tape *t, const ad_var *x) { (void)t; return ad_add(ad_sum_axis(curved(x[0]), 1, 1), ad_sum(curved(x[0]), 0, NULL, 0)); }
-static ad_var case_reshape(ad_tape *t, const ad_var *x) { (void)t; return ad_reshape(curved(x[0]), AD_SHAPE(AD_ROWS, 3, 2)); }
-static ad_var case_transpose(ad_tape *t, const ad_var *x) { (void)t; return ad_transpose(curved(x[0]), permutation); }
-static ad_var case_broadcast(ad_tape *t, const ad_var *x) { (void)t; return ad_broadcast(curved(x[0]), AD_SHAPE(AD_ROWS, 3, 4)); }
-static ad_var case_slice(ad_tape *t, const ad_var *x) { (void)t; return ad_add(ad_slice(curved(x[0]), 1, 0, 2), ad_slice(curved(x[0]), 1, 1, 3)); }
+static ad_var case_sum(ad_tape *t, const ad_var *x)
+{
+    (void)t;
+    return ad_add(ad_sum_axis(curved(x[0]), 1, 1), ad_sum(curved(x[0]), 0, NULL, 0));
+}
+static ad_var case_reshape(ad_tape *t, const ad_var *x)
+{
+    (void)t;
+    return ad_reshape(curved(x[0]), AD_SHAPE(AD_ROWS, 3, 2));
+}
+static ad_var case_transpose(ad_tape *t, const ad_var *x)
+{
+    (void)t;
+    return ad_transpose(curved(x[0]), permutation);
+}
+static ad_var case_broadcast(ad_tape *t, const ad_var *x)
+{
+    (void)t;
+    return ad_broadcast(curved(x[0]), AD_SHAPE(AD_ROWS, 3, 4));
+}
+static ad_var case_slice(ad_tape *t, const ad_var *x)
+{
+    (void)t;
+    return ad_add(ad_slice(curved(x[0]), 1, 0, 2), ad_slice(curved(x[0]), 1, 1, 3));
+}
 static ad_var case_assemble(ad_tape *t, const ad_var *x)
 {
     (void)t;
     return ad_add(ad_concatenate(2, (ad_var[]){ curved(x[0]), ad_pad(x[1], 1, 0, 2) }, 1), ad_pad(curved(x[0]), 1, 3, 1));
 }
-static ad_var case_flip(ad_tape *t, const ad_var *x) { (void)t; return ad_flip(curved(x[0]), 1); }
-static ad_var case_gather(ad_tape *t, const ad_var *x) { (void)t; return ad_gather(curved(x[0]), 1, 5, indices); }
-static ad_var case_scatter_add(ad_tape *t, const ad_var *x) { (void)t; return ad_scatter_add(curved(x[0]), -1, 3, indices); }
-static ad_var case_cumsum(ad_tape *t, const ad_var *x) { (void)t; return ad_add(ad_cumsum(curved(x[0]), 1, 0), ad_cumsum(x[0], 1, 1)); }
-static ad_var case_take(ad_tape *t, const ad_var *x) { return ad_mul(ad_take(curved(x[0]), ad_floor(x[1])), ad_take(x[0], ad_constant(t, AD_SHAPE(1), (double[]){ 1 }))); }
-static ad_var case_put_add(ad_tape *t, const ad_var *x) { (void)t; return ad_put_add(curved(x[0]), ad_floor(x[1]), AD_SHAPE(4, 2)); }
+static ad_var case_flip(ad_tape *t, const ad_var *x)
+{
+    (void)t;
+    return ad_flip(curved(x[0]), 1);
+}
+static ad_var case_gather(ad_tape *t, const ad_var *x)
+{
+    (void)t;
+    return ad_gather(curved(x[0]), 1, 5, indices);
+}
+static ad_var case_scatter_add(ad_tape *t, const ad_var *x)
+{
+    (void)t;
+    return ad_scatter_add(curved(x[0]), -1, 3, indices);
+}
+static ad_var case_cumsum(ad_tape *t, const ad_var *x)
+{
+    (void)t;
+    return ad_add(ad_cumsum(curved(x[0]), 1, 0), ad_cumsum(x[0], 1, 1));
+}
+static ad_var case_take(ad_tape *t, const ad_var *x)
+{
+    return ad_mul(ad_take(curved(x[0]), ad_floor(x[1])), ad_take(x[0], ad_constant(t, AD_SHAPE(1), (double[]){ 1 })));
+}
+static ad_var case_put_add(ad_tape *t, const ad_var *x)
+{
+    (void)t;
+    return ad_put_add(curved(x[0]), ad_floor(x[1]), AD_SHAPE(4, 2));
+}
 static ad_var case_locate(ad_tape *t, const ad_var *x) { return ad_locate(x[0], ad_constant(t, AD_SHAPE(4), (double[]){ -1, 0, 0.5, 2 })); }
-static ad_var case_reduce_max(ad_tape *t, const ad_var *x) { (void)t; return ad_add(ad_reduce_max(curved(x[0]), 1, (int[]){ 1 }, 1), ad_reduce_max(curved(x[0]), 1, (int[]){ 0 }, 1)); }
-static ad_var case_contract(ad_tape *t, const ad_var *x) { (void)t; return ad_matmul(ad_tanh(ad_matmul(x[0], x[1])), x[2]); }
+static ad_var case_reduce_max(ad_tape *t, const ad_var *x)
+{
+    (void)t;
+    return ad_add(ad_reduce_max(curved(x[0]), 1, (int[]){ 1 }, 1), ad_reduce_max(curved(x[0]), 1, (int[]){ 0 }, 1));
+}
+static ad_var case_contract(ad_tape *t, const ad_var *x)
+{
+    (void)t;
+    return ad_matmul(ad_tanh(ad_matmul(x[0], x[1])), x[2]);
+}
 static ad_var case_opaque(ad_tape *t, const ad_var *x);
 #define case_project case_opaque
 
@@ -81,13 +162,15 @@ static int cube_forward(void *data, void *state, const ad_opaque_call *call)
     }
     for (int k = 0; k < 4 && call->out[1]; k++) {
         double s = 0;
-        for (int64_t b = 0; b < call->rows; b++) s += call->dtype == AD_F32 ? ((const float *)call->in[0])[b * 4 + k] : ((const double *)call->in[0])[b * 4 + k];
+        for (int64_t b = 0; b < call->rows; b++)
+            s += call->dtype == AD_F32 ? ((const float *)call->in[0])[b * 4 + k] : ((const double *)call->in[0])[b * 4 + k];
         if (call->dtype == AD_F32) ((float *)call->out[1])[k] = (float)s;
         else ((double *)call->out[1])[k] = s;
     }
     return 0;
 }
-static void cube_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar)
+static void cube_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out, const ad_var *ybar, const bool *need,
+                     ad_var *xbar)
 {
     (void)data, (void)token, (void)nin, (void)nout, (void)out, (void)need;
     ad_var a = ybar[0].node >= 0 ? ad_mul(ybar[0], ad_scale(ad_square(in[0]), 3)) : ad_zeros_like(in[0]);
@@ -113,21 +196,34 @@ typedef struct {
     double lo[MAX_IN], hi[MAX_IN];
     bool flat;
 } domain;
-#define R(...) { (int)(sizeof((int64_t[]){ AD_ROWS, __VA_ARGS__ }) / 8), { AD_ROWS, __VA_ARGS__ } }
-#define S(...) { (int)(sizeof((int64_t[]){ __VA_ARGS__ }) / 8), { __VA_ARGS__ } }
-#define ONE(shape) { 1, { shape }, { -1.5 }, { 1.5 }, false }
-static const domain domain_input = ONE(R(4)), domain_constant = ONE(R(4)), domain_fill = ONE(R(4)), domain_eye = ONE(R(4)), domain_row_count = ONE(R(4)),
-                    domain_sum = ONE(R(4, 2)), domain_reshape = ONE(R(6)), domain_transpose = ONE(R(2, 3)), domain_broadcast = ONE(S(3, 1)), domain_slice = ONE(R(3)),
-                    domain_flip = ONE(R(4)), domain_gather = ONE(R(3)), domain_scatter_add = ONE(R(5)), domain_cumsum = ONE(R(5, 2)), domain_reduce_max = ONE(R(5)),
-                    domain_opaque = ONE(R(4)), domain_project = ONE(R(4)), domain_locate = { 1, { R(1) }, { -1.5 }, { 2.5 }, true },
-                    domain_assemble = { 2, { R(3), R(2) }, { -1.5, -1.5 }, { 1.5, 1.5 }, false }, domain_take = { 2, { S(4, 2), R(1) }, { -1, 0.01 }, { 1, 3.99 }, false },
+#define R(...)                                                                                                                             \
+    {                                                                                                                                      \
+        (int)(sizeof((int64_t[]){ AD_ROWS, __VA_ARGS__ }) / 8), { AD_ROWS, __VA_ARGS__ }                                                   \
+    }
+#define S(...)                                                                                                                             \
+    {                                                                                                                                      \
+        (int)(sizeof((int64_t[]){ __VA_ARGS__ }) / 8), { __VA_ARGS__ }                                                                     \
+    }
+#define ONE(shape)                                                                                                                         \
+    {                                                                                                                                      \
+        1, { shape }, { -1.5 }, { 1.5 }, false                                                                                             \
+    }
+static const domain domain_input = ONE(R(4)), domain_constant = ONE(R(4)), domain_fill = ONE(R(4)), domain_eye = ONE(R(4)),
+                    domain_row_count = ONE(R(4)), domain_sum = ONE(R(4, 2)), domain_reshape = ONE(R(6)), domain_transpose = ONE(R(2, 3)),
+                    domain_broadcast = ONE(S(3, 1)), domain_slice = ONE(R(3)), domain_flip = ONE(R(4)), domain_gather = ONE(R(3)),
+                    domain_scatter_add = ONE(R(5)), domain_cumsum = ONE(R(5, 2)), domain_reduce_max = ONE(R(5)), domain_opaque = ONE(R(4)),
+                    domain_project = ONE(R(4)), domain_locate = { 1, { R(1) }, { -1.5 }, { 2.5 }, true },
+                    domain_assemble = { 2, { R(3), R(2) }, { -1.5, -1.5 }, { 1.5, 1.5 }, false },
+                    domain_take = { 2, { S(4, 2), R(1) }, { -1, 0.01 }, { 1, 3.99 }, false },
                     domain_put_add = { 2, { R(2), R(1) }, { -1, 0.01 }, { 1, 3.99 }, false },
                     domain_contract = { 3, { R(3), S(3, 5), S(5, 2) }, { -1, -1, -1 }, { 1, 1, 1 }, false };
 
 static const op_case cases[] = {
 #define AD_UNARY(name, kernel, push, ref, lo, hi) { #name, build_##name, 1, { R(4) }, { lo }, { hi }, reference_##name, #push[0] == 'A' },
-#define AD_BINARY(name, kernel, pa, pb, ref, la, ha, lb, hb) { #name, build_##name, 2, { R(4), R(4) }, { la, lb }, { ha, hb }, reference_##name, #pa[0] == 'A' },
-#define AD_TERNARY(name, kernel, pa, pb, pc, ref) { #name, build_##name, 3, { R(4), R(4), R(4) }, { -2, -3, 0.5 }, { 2, -0.1, 3 }, reference_##name, false },
+#define AD_BINARY(name, kernel, pa, pb, ref, la, ha, lb, hb)                                                                               \
+    { #name, build_##name, 2, { R(4), R(4) }, { la, lb }, { ha, hb }, reference_##name, #pa[0] == 'A' },
+#define AD_TERNARY(name, kernel, pa, pb, pc, ref)                                                                                          \
+    { #name, build_##name, 3, { R(4), R(4), R(4) }, { -2, -3, 0.5 }, { 2, -0.1, 3 }, reference_##name, false },
 #define AD_STRUCTURAL(name, kind) { #name, case_##name, 0, { { 0, { 0 } } }, { 0 }, { 0 }, NULL, false },
 #include "autodiff/ops.def"
 };
@@ -219,17 +315,15 @@ static void close_to(const op_case *c, const char *what, double got, double want
     ck_assert_msg(fabs(got - want) <= tolerance * (1 + fabs(scale)), "%s: %s: got %.17g, want %.17g", c->name, what, got, want);
 }
 
-static void values_of(ad_var x, double *out)
-{
-    ck_assert_msg(ad_get(x, out) == 0, "%s", ad_tape_error(x.tape));
-}
+static void values_of(ad_var x, double *out) { ck_assert_msg(ad_get(x, out) == 0, "%s", ad_tape_error(x.tape)); }
 
 static void check_values(const trial *r)
 {
     double y[MAX_ELEMENTS];
     values_of(r->y, y);
     for (int64_t k = 0; r->c.reference && k < elements(ad_shape_of(r->y)); k++)
-        close_to(&r->c, "value", y[k], r->c.reference(r->value[0][k], r->value[1][k], r->value[2][k]), y[k], r->dtype == AD_F32 ? 2e-6 : 2e-15);
+        close_to(&r->c, "value", y[k], r->c.reference(r->value[0][k], r->value[1][k], r->value[2][k]), y[k],
+                 r->dtype == AD_F32 ? 2e-6 : 2e-15);
 }
 
 /* Sets x[i][k] and reads the loss and s again. */
@@ -318,7 +412,8 @@ static void check_f32(const op_case *c, const trial *wide)
     static trial narrow;
     narrow = *wide;
     for (int i = 0; i < c->nin; i++) /* the same numbers in both types */
-        for (int64_t k = 0; k < elements(c->shape[i]); k++) narrow.value[i][k] = (float)wide->value[i][k], narrow.direction[i][k] = (float)wide->direction[i][k];
+        for (int64_t k = 0; k < elements(c->shape[i]); k++)
+            narrow.value[i][k] = (float)wide->value[i][k], narrow.direction[i][k] = (float)wide->direction[i][k];
     record(&narrow, c, AD_F32);
     for (int i = 0; i < c->nin; i++) {
         double a[MAX_ELEMENTS], b[MAX_ELEMENTS];

@@ -70,8 +70,11 @@ START_TEST(density_of_a_trained_flow)
     draw(SAMPLES, (void *const[]){ test }, NULL);
     double before = nll(model, theta, SAMPLES, test);
     nn_train_options options = { .optimizer = { .rate = 2e-2, .schedule = nn_schedule_cosine }, .steps = 150, .batch = 128, .draw = draw };
-    ck_assert_msg(nn_train(model, AD_F64, theta, loss, NULL, 1, &(nn_array){ AD_SHAPE(AD_ROWS, 2), NULL }, 0, &options, NULL, error, sizeof error) == 0, "%s", error);
-    double after = nll(model, theta, SAMPLES, test), gaussian = log(2 * M_PI * M_E) + 0.5 * log((2.25 + 0.16) * (0.0625 + 0.16) - 0.375 * 0.375);
+    ck_assert_msg(nn_train(model, AD_F64, theta, loss, NULL, 1, &(nn_array){ AD_SHAPE(AD_ROWS, 2), NULL }, 0, &options, NULL, error,
+                           sizeof error) == 0,
+                  "%s", error);
+    double after = nll(model, theta, SAMPLES, test),
+           gaussian = log(2 * M_PI * M_E) + 0.5 * log((2.25 + 0.16) * (0.0625 + 0.16) - 0.375 * 0.375);
     ck_assert_msg(after < before - 0.5 && after < gaussian - 0.2, "nll %g before, %g after, Gaussian %g", before, after, gaussian);
 
     /* Trapezoidal sums of a smooth density that has decayed at the edges are as exact as its values. */
@@ -94,7 +97,8 @@ START_TEST(density_of_a_trained_flow)
     ck_assert_msg(worst < 1e-5, "decoding misses by %g: %s", worst, ad_tape_error(t) ? ad_tape_error(t) : "");
     ck_assert(ad_get(ode_cnf_sample(&f, ad_input_rows(t, AD_SHAPE(AD_ROWS, 2), SAMPLES, z), 1, &w), s) == 0);
     for (int i = 0; i < 2 * SAMPLES; i++) mean[i % 2] += s[i] / SAMPLES, second[i % 2] += s[i] * s[i] / SAMPLES;
-    ck_assert_msg(fabs(mean[0]) < 0.25 && fabs(mean[1] - 0.25) < 0.1 && fabs(second[0] - 2.41) < 0.5, "moments %g %g %g", mean[0], mean[1], second[0]);
+    ck_assert_msg(fabs(mean[0]) < 0.25 && fabs(mean[1] - 0.25) < 0.1 && fabs(second[0] - 2.41) < 0.5, "moments %g %g %g", mean[0], mean[1],
+                  second[0]);
     ad_tape_free(t);
     free(z), free(s), free(theta), free(test);
     nn_model_free(model);
