@@ -105,7 +105,7 @@ ad_workspace *ad_workspace_new(const ad_program *program, int threads)
 void ad_workspace_free(ad_workspace *w)
 {
     if (!w) return;
-    for (int i = 0; i < w->nstate; i++) {
+    for (int i = 0; w->state && i < w->nstate; i++) {
         const ad_inst *x = &w->program->ir.inst[w->program->opaque[i]];
         if (w->state[i] && x->class_->state_free) x->class_->state_free(w->state[i]);
     }
