@@ -74,9 +74,12 @@ bool example_directory(const char *path)
         if (at != '/' && at) continue;
         *p = 0;
         if (mkdir(part, 0777) && errno != EEXIST) return example_failed(part, strerror(errno)), false;
-        if (!at) return true;
+        if (!at) break;
         *p = at;
     }
+    char inside[4096 + 2];
+    snprintf(inside, sizeof inside, "%s/.", path);
+    return !access(inside, W_OK | X_OK) || (example_failed(path, strerror(errno)), false);
 }
 
 FILE *example_file(const char *directory, const char *name)
