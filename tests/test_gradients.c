@@ -111,7 +111,8 @@ END_TEST
 START_TEST(times_fixed_steps)
 {
     const ode_method *m = ode_methods()[_i / 2];
-    ode_options o = { .method = m, .steps = 5 };
+    double jump_at[] = { _i % 2 ? -0.5 : 0.5 }; /* inside an interval: pieces beside it move with one time only */
+    ode_options o = { .method = m, .steps = 5, .jump_times = jump_at, .njump = 1 };
     inputs at = centre;
     if (_i % 2)
         for (int j = 0; j < TIMES; j++) at.times[j] = -centre.times[j];
@@ -150,6 +151,24 @@ START_TEST(times_adaptive)
     for (int j = 0; j < TIMES; j++) relative(ode_method_name(m), g[j], difference(&at, UNKNOWNS + j, &exact), 5e-3);
     ad_tape_free(q.tape);
     ode_stats_clear(&stats);
+}
+END_TEST
+
+/* One adaptive step over everything, at a tolerance that nothing fails: its ends and its interior outputs all move with the times. */
+START_TEST(times_in_one_step)
+{
+    const ode_method *m = ode_methods()[_i];
+    if (!ode_method_adaptive(m)) return;
+    ode_options o = { .method = m, .rtol = 1e6, .atol = 1e6, .first_step = 10 };
+    inputs at = centre;
+    for (int j = 0; j < TIMES; j++) at.times[j] = 0.1 + 0.4 * centre.times[j];
+    problem q = record(&at, &o, true);
+    double g[TIMES];
+    ad_var grad;
+    ad_grad(q.loss, 1, &q.times, &grad);
+    get(grad, g);
+    for (int j = 0; j < TIMES; j++) relative(ode_method_name(m), g[j], difference(&at, UNKNOWNS + j, &o), 1e-8);
+    ad_tape_free(q.tape);
 }
 END_TEST
 
@@ -321,21 +340,23 @@ END_TEST
 /* x' = -x/2 before t = 1/2, x^2 after: naming the jump saves evaluations on both ways. */
 static ad_var jumping(ad_var t, ad_var y, const ad_var *args, void *user)
 {
-    (void)args, (void)user;
-    return ad_select(ad_broadcast(ad_lt(t, ad_scalar(t.tape, 0.5)), ad_shape_of(y)), ad_scale(y, -0.5), ad_square(y));
+    (void)args;
+    ad_var at = ad_scalar(t.tape, 0.5), before = *(int *)user ? ad_le(t, at) : ad_lt(t, at);
+    return ad_select(ad_broadcast(before, ad_shape_of(y)), ad_scale(y, -0.5), ad_square(y));
 }
 
 START_TEST(jump)
 {
     int64_t forward[2], backward[2];
+    int closed = _i / 2; /* whether the time of the jump itself is before or after it */
     double jump_at[] = { 0.5 };
     for (int k = 0; k < 2; k++) {
         ad_tape *tape = ad_tape_new(AD_F64);
         ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 1 }), g;
         ode_stats stats = { 0 };
-        ode_options o = { .rtol = 1e-8, .atol = 1e-8, .adjoint = _i ? &ode_backsolve : &ode_discrete, .stats = &stats };
+        ode_options o = { .rtol = 1e-8, .atol = 1e-8, .adjoint = _i % 2 ? &ode_backsolve : &ode_discrete, .stats = &stats };
         if (k) o.jump_times = jump_at, o.njump = 1;
-        ad_var y = ode_solve_final(jumping, NULL, y0, 0, NULL, ode_interval(tape, 0, 1), &o);
+        ad_var y = ode_solve_final(jumping, &closed, y0, 0, NULL, ode_interval(tape, 0, 1), &o);
         ad_grad(ad_sum_all(y), 1, &y0, &g);
         double mid = exp(-0.25), value = ad_item(y), slope = ad_item(g); /* 1 / (1/mid - 1/2) */
         ck_assert_double_eq_tol(value, 1 / (1 / mid - 0.5), k ? 1e-7 : 1e-5);
@@ -447,13 +468,14 @@ int main(void)
     tcase_add_loop_test(frozen, frozen_steps, 0, 26);
     tcase_add_loop_test(frozen, times_fixed_steps, 0, 26);
     tcase_add_loop_test(frozen, times_adaptive, 0, 13);
+    tcase_add_loop_test(frozen, times_in_one_step, 0, 13);
     tcase_add_loop_test(frozen, backsolve_agrees, 0, 13);
     tcase_add_loop_test(frozen, recording_anew, 0, 8);
     tcase_add_loop_test(known, lotka_volterra, 0, 4);
     tcase_add_loop_test(known, unused_parameter, 0, 2);
     tcase_add_loop_test(known, euler_powers, 0, 2);
     tcase_add_loop_test(known, zero_length, 0, 26);
-    tcase_add_loop_test(known, jump, 0, 2);
+    tcase_add_loop_test(known, jump, 0, 4);
     tcase_add_loop_test(known, several_states, 0, 10);
     tcase_add_loop_test(known, programs, 0, 2);
     tcase_add_test(known, second_derivative);

@@ -214,6 +214,14 @@ START_TEST(measured_order)
 }
 END_TEST
 
+/* The two-step method bootstraps such that its first step is the midpoint rule's. */
+START_TEST(two_step_start)
+{
+    double two_step = error_with_steps(&ode_nystroem2, 1, 0, 0.5), midpoint = error_with_steps(&ode_midpoint, 1, 0, 0.5);
+    ck_assert_double_eq_tol(two_step, midpoint, 1e-14);
+}
+END_TEST
+
 START_TEST(listing)
 {
     int n = 0;
@@ -235,6 +243,7 @@ int main(void)
     TCase *c = tcase_create("methods");
     tcase_set_timeout(c, 60);
     tcase_add_test(c, listing);
+    tcase_add_test(c, two_step_start);
     tcase_add_test(c, number_of_trees);
     tcase_add_loop_test(c, order_conditions, 0, 13);
     tcase_add_loop_test(c, dense_order_conditions, 0, 13);

@@ -220,7 +220,7 @@ START_TEST(replay)
     const ode_method *m = ode_methods()[_i];
     ad_tape *tape = ad_tape_new(AD_F64);
     ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, (double[]){ 1, 1, 2, 0.5 }), p = ad_constant(tape, AD_SHAPE(4), lotka_p);
-    ad_var times = ad_constant(tape, AD_SHAPE(4), (double[]){ 3, 2.2, 1, 0 });
+    ad_var times = ad_constant(tape, AD_SHAPE(4), (double[]){ 3, 2, 1, 0 });
     ode_stats s = { 0 };
     ode_options o = { .method = m, .rtol = 1e-4, .atol = 1e-4, .stats = &s }, again = { .method = m };
     if (!ode_method_adaptive(m)) o.steps = 20;
@@ -622,6 +622,15 @@ START_TEST(nothing_is_allocated)
     }
     if (ode_method_adaptive(m)) ck_assert_int_gt(stats.rejected, 0);
     ck_assert(isfinite(gp[0]) && gp[0] != 0);
+    /* With the new values of the parameters: as a fresh workspace has it. */
+    static double fresh[3 * 2 * B], fresh_x[2 * B], fresh_p[4], fresh_t[3];
+    ad_workspace *other = ad_workspace_new(program, 1);
+    ck_assert_int_eq(ad_run(program, other, B, inputs, (void *[]){ fresh, fresh_x, fresh_p, fresh_t }), 0);
+    ck_assert_mem_eq(out, fresh, sizeof out);
+    ck_assert_mem_eq(gx, fresh_x, sizeof gx);
+    ck_assert_mem_eq(gp, fresh_p, sizeof gp);
+    ck_assert_mem_eq(gt, fresh_t, sizeof gt);
+    ad_workspace_free(other);
     ad_workspace_free(w);
     ad_program_free(program);
     ad_tape_free(tape);
