@@ -588,6 +588,14 @@ END_TEST
 
 /* ---- allocations ---- */
 
+/* A network with work that depends on parameters alone, in the prologue (exp) and in the steps (products and their transposes). */
+static ad_var trained(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)t, (void)user;
+    ad_var w = ad_reshape(args[0], AD_SHAPE(2, 2)), h = ad_tanh(ad_matmul(y, ad_exp(w)));
+    return ad_sub(ad_matmul(h, ad_mul(w, ad_sin(w))), ad_scale(y, 2));
+}
+
 /* A second solve and gradient of the same size, with rejected steps, allocates nothing. */
 START_TEST(nothing_is_allocated)
 {
@@ -605,7 +613,7 @@ START_TEST(nothing_is_allocated)
     memcpy(p0, lotka_p, sizeof p0);
     ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 0, NULL), p = ad_param(tape, AD_SHAPE(4), NULL),
            times = ad_input(tape, AD_SHAPE(3), NULL);
-    ad_var y = ode_solve(lotka, NULL, y0, 1, &p, times, &o), in[] = { y0, p, times }, results[4] = { y };
+    ad_var y = ode_solve(trained, NULL, y0, 1, &p, times, &o), in[] = { y0, p, times }, results[4] = { y };
     ad_grad(ad_sum_all(ad_square(y)), 3, in, results + 1);
     ad_program *program = ad_compile(3, in, 4, results);
     ck_assert_msg(program != NULL, "%s", ad_tape_error(tape));
