@@ -192,10 +192,11 @@ static double trace_flops(int layers, int64_t d)
     return 2 * fmin((layers - 1) * (double)d * h * h + (double)d * h, (layers - 2) * h * h * h + h * h);
 }
 
+/* Of the VJP: that of three joint evaluations. */
 static double floor_of(const problem *p, kind kind, double peak)
 {
     double flops = bench_field_flops(&p->net) + (kind == FIELD ? 0 : trace_flops(p->layers, p->d));
-    return bench_floor(ROWS * flops * (kind == VJP ? 3 : 1), ROWS * bench_field_tanhs(&p->net), p->net.dtype, peak);
+    return (kind == VJP ? 3 : 1) * bench_floor(ROWS * flops, ROWS * bench_field_tanhs(&p->net), p->net.dtype, peak);
 }
 
 static void print(const bench_options *options, problem *p, kind kind, const bench_job *jobs, double peak)
