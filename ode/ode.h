@@ -6,7 +6,12 @@
  *
  * Shapes: states have a row axis, [rows, D...]; arguments either have none (shared by all rows: parameters) or one (given per row).
  * Errors: recording errors stick to the tape (ad_tape_error); errors while solving too, or to the workspace of the program that runs
- * the solve (ad_workspace_error), with what failed: time, step, sample, component and advice. */
+ * the solve (ad_workspace_error), with what failed: time, step, sample, component and advice.
+ *
+ * Memory: a recorded solve keeps its memory between evaluations; a second one of the same size allocates nothing. Compiled programs are
+ * kept by the tape, also when it is rewound: recording an equal solve again compiles nothing.
+ * Threads: recording belongs to the tape's thread; compiled programs that hold a solve may be run by many threads (without ode_stats).
+ * Limits: up to 8 states and 64 arguments. Gradients are first derivatives: differentiating an adjoint is an error that names it. */
 #ifndef COSTATE_ODE_H
 #define COSTATE_ODE_H
 #include "../autodiff/autodiff.h"
@@ -17,8 +22,9 @@ extern "C" {
 
 /* ---- vector fields ------------------------------------------------------------------------------------------------------------- */
 
-/* The everyday form: one state y [rows, D...]; returns dy/dt of y's shape (it may broadcast to it). t has y's rank with all sizes 1. args
- * as given to the solve. */
+/* The everyday form: one state y [rows, D...]; returns dy/dt of y's shape (it may broadcast to it). t has y's rank (of several states: the
+ * smallest rank) with all sizes 1. args as given to the solve; a variable from outside must come through them (using one is an error).
+ * `user` is read while the solve is recorded only; with options.rerecord at every evaluation. */
 typedef ad_var (*ode_field)(ad_var t, ad_var y, const ad_var *args, void *user);
 /* Several states: dy[i] has the shape of y[i]. */
 typedef void (*ode_fields)(ad_var t, int nstate, const ad_var *y, const ad_var *args, void *user, ad_var *dy);
@@ -28,6 +34,7 @@ typedef void (*ode_fields)(ad_var t, int nstate, const ad_var *y, const ad_var *
 /* Algorithms are constant objects, listed with their properties in docs and by ode_methods(). */
 typedef struct ode_method ode_method;
 extern const ode_method ode_euler, ode_midpoint, ode_heun, ode_ralston, ode_rk4, ode_rk4_38, ode_bosh3, ode_dopri5, ode_tsit5, ode_dopri8;
+/* Fixed steps. Implicit steps solve for each row by Newton's method. The two-step method starts afresh at each output time and jump. */
 extern const ode_method ode_implicit_euler, ode_trapezoidal, ode_nystroem2;
 const ode_method *const *ode_methods(void);             /* all, NULL-terminated */
 const char *ode_method_name(const ode_method *method);  /* "dopri5" */
@@ -70,21 +77,23 @@ void ode_stats_clear(ode_stats *stats);
 typedef struct {
     const ode_method *method;   /* default ode_dopri5 */
     const ode_adjoint *adjoint; /* default ode_discrete */
-    double rtol,
-        atol;      /* adaptive methods: error per step against atol + rtol max(|y0|, |y1|); defaults 1e-6, 1e-8 (f64); 1e-4, 1e-6 (f32) */
-    double step;   /* > 0: fixed steps of at most this size, dividing each interval between times evenly */
-    int64_t steps; /* > 0: so many equal steps in each interval between times (excludes step) */
+    /* Adaptive methods: the error of a step, a root mean square over all states, rows and components, is held below
+     * atol + rtol max(|y0|, |y1|). Defaults 1e-6, 1e-8 (f64); 1e-4, 1e-6 (f32). */
+    double rtol, atol;
+    double step;                       /* > 0: fixed steps of at most this size, dividing each interval between times evenly */
+    int64_t steps;                     /* > 0: so many equal steps in each interval between times (excludes step) */
     double first_step;                 /* adaptive: size of the first step; default: chosen (Hairer, Norsett, Wanner, II.4) */
     double min_step, max_step;         /* adaptive: limits; defaults: what time's rounding allows, none */
     int64_t max_steps;                 /* attempts in one solve, default 100000 */
     double adjoint_rtol, adjoint_atol; /* backsolve; default: as forward */
     double newton_tolerance;           /* implicit methods: relative to the state's scale; default: near rounding (1e-12 f64, 1e-6 f32) */
     int newton_iterations;             /* default 50 */
-    const ode_steps *replay;           /* take exactly these steps, without error control (borrowed: must outlive the solve) */
+    const ode_steps *replay;           /* take exactly these steps, without error control (borrowed: must outlive the tape and programs);
+                                          with ode_discrete only */
     bool rerecord;            /* call the field anew at every step with values at hand: ad_value works inside it; slow, for debugging and
                                  data-dependent fields */
-    const double *jump_times; /* times at which the field is not smooth: steps end there and multistep methods and FSAL restart (borrowed
-                                 until the solve is recorded) */
+    const double *jump_times; /* times at which the field is not smooth: steps end there, and the field is evaluated at the next number of
+                                 the tape's type on the step's own side (borrowed until the solve is recorded) */
     int njump;
     ode_stats *stats; /* filled when the solve is evaluated (borrowed: must outlive the tape and programs) */
 } ode_options;
@@ -93,7 +102,8 @@ typedef struct {
 
 /* Solution at all of `times` [T] (T >= 2, strictly monotonic, increasing or decreasing; a variable made by ad_constant keeps its double
  * precision): [rows, T, D...], with y0 at times[0]. Zero-length solves ({t0, t0} exactly equal, T == 2) return y0. `options` may be NULL.
- */
+ * Adaptive steps land on the last time and interpolate the others (dense output); fixed steps land on all. y0 needs the row axis. The
+ * gradient with respect to times: those of a variable made by ad_input or ad_param, or computed. */
 ad_var ode_solve(ode_field field, void *user, ad_var y0, int nargs, const ad_var *args, ad_var times, const ode_options *options);
 /* The last time only: [rows, D...]. */
 ad_var ode_solve_final(ode_field field, void *user, ad_var y0, int nargs, const ad_var *args, ad_var times, const ode_options *options);

@@ -475,6 +475,11 @@ static void set_replay_backsolve(setting *s)
     s->options.replay = steps_of_another();
     s->options.adjoint = &ode_backsolve;
 }
+static void set_replay_own(setting *s)
+{
+    s->options.replay = s->stats.steps_taken = steps_of_another();
+    s->options.stats = &s->stats;
+}
 static void set_replay_step(setting *s)
 {
     s->options.replay = steps_of_another();
@@ -532,6 +537,7 @@ static const bad_input bad[] = {
     { "too many arguments", set_too_many_arguments, "ode_solve: 65 arguments" },
     { "replay of other steps", set_replay, "the steps to replay go from t = 0 to 2, not from 0 to 1" },
     { "replay with backsolve", set_replay_backsolve, "options.replay works with the discrete adjoint" },
+    { "replay of its own statistics", set_replay_own, "options.replay is the steps_taken of options.stats" },
     { "replay with steps", set_replay_step, "options.replay takes given steps" },
     { "replay past an output", set_replay_inside, "time 1 (1.2345) lies inside the replayed step|trapezoidal has no dense output" },
 };
