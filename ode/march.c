@@ -310,8 +310,8 @@ static int run_fixed(ode_march *m, int n, const double *times, void *y, const od
             double wanted = set->steps ? (double)set->steps : ceil(fabs(length) / set->step * (1 - 8 * DBL_EPSILON));
             if (wanted > (double)set->max_steps)
                 return ode_fail(
-                    m, "steps of size %g from t = %g to %g are %.3g, more than max_steps = %lld; take larger steps or raise max_steps",
-                    set->step, from, to, wanted, (long long)set->max_steps);
+                    m, "%.3g steps are asked for from t = %g to %g, more than max_steps = %lld; take larger steps or raise max_steps",
+                    wanted, from, to, (long long)set->max_steps);
             int64_t count = wanted < 1 ? 1 : (int64_t)wanted;
             /* Ends that are output times move with them; a jump is a constant, so pieces beside one are affine in one time only. */
             bool start = from == times[j], end = to == times[j + 1];

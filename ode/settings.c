@@ -62,6 +62,9 @@ static bool check_stepping(ode_settings *s, ad_tape *tape)
     if (s->step > 0 && s->steps > 0) ad_fail(tape, "%s: options.step and options.steps are both given; give one", s->caller);
     else if (s->replay && (s->step > 0 || s->steps > 0))
         ad_fail(tape, "%s: options.replay takes given steps; leave options.step and steps zero", s->caller);
+    else if (s->replay && s->stats && s->replay == s->stats->steps_taken)
+        ad_fail(tape, "%s: options.replay is the steps_taken of options.stats, which this solve overwrites; give it other statistics",
+                s->caller);
     else if (s->replay && !s->adjoint->stores)
         ad_fail(tape, "%s: options.replay works with the discrete adjoint; the %s adjoint chooses its own steps", s->caller,
                 s->adjoint->name);
