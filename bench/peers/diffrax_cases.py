@@ -108,7 +108,7 @@ def time_one(case, name, variant, loss, adjoint, data, update):
     first = (time.perf_counter() - start) * 1e3
     norms = [] if gradient is None else [jnp.linalg.norm(array) for layer in gradient for array in layer]
     ms = problems.milliseconds(lambda: jax.block_until_ready(function(layers, state, data)), options.repeats)
-    problems.report("diffrax", options, name, "%s; first call %.0f ms" % (variant, first), ms, problems.error(case, value, norms), None)
+    problems.report("diffrax", options, name, variant, ms, problems.error(case, value, norms), first_ms=first)
 
 
 def run_case(case):

@@ -122,6 +122,7 @@ def forward(case, field, x, compiled):
 
 
 def run_case(case, compiled):
+    torch.compiler.reset()
     field = (Flow if case[0] == "c" else Field)(case, compiled)
     if case == "a":
         data = tuple(torch.tensor(array, dtype=DTYPE) for array in problems.spiral())

@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""report.py RESULTS DOCUMENT: writes the tables of docs/performance.md from the lines that tools/bench has gathered."""
+import collections
+import datetime
+import importlib.metadata
+import json
+import platform
+import re
+import statistics
+import subprocess
+import sys
+
+BEGIN, END = "<!-- from here on by tools/bench -->", "<!-- to here -->"
+
+
+def read(path):
+    """{(peer, case, dtype, threads): {variant: line}}, times being medians over the rounds."""
+    found = collections.defaultdict(lambda: collections.defaultdict(list))
+    rounds = 0
+    for text in open(path):
+        line = json.loads(text)
+        rounds = max(rounds, line["round"])
+        found[line.get("peer", "costate"), line["case"], line["dtype"], line["threads"]][line.get("variant", "")].append(line)
+    results = {}
+    for key, variants in found.items():
+        results[key] = {}
+        for variant, lines in variants.items():
+            line = dict(lines[0])
+            for name in ("ms", "first_ms", "floor_ms", "ratio", "over_field", "peak_gflops"):
+                if name in line:
+                    line[name] = statistics.median(each[name] for each in lines)
+            line["counts"] = all(each["counts"] for each in lines)
+            results[key][variant] = line
+    return results, rounds
+
+
+def best(results, peer, case, dtype, threads):
+    """(line, variant) of the fastest variant whose answer is right, or None."""
+    right = [(line["ms"], variant, line) for variant, line in results.get((peer, case, dtype, threads), {}).items() if line["counts"]]
+    return (min(right)[2], min(right)[1]) if right else None
+
+
+def number(value, digits=3):
+    return "%.*g" % (digits, value) if value < 1000 else "%.0f" % value
+
+
+def table(head, rows):
+    return "\n".join(["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head)] + rows]) + "\n"
+
+
+def verdict(value, allowed):
+    return "" if not allowed else "%s %s" % (number(allowed), "held" if value <= allowed else "**missed**")
+
+
+def costate_lines(results, pattern):
+    return [variants[""] for (peer, case, _, _), variants in results.items() if peer == "costate" and re.fullmatch(pattern, case)]
+
+
+def floor_table(results):
+    rows = []
+    for line in costate_lines(results, r"[abcd]\d*(\..*)?"):
+        twice = results.get(("costate", line["case"], line["dtype"], 2), {}).get("")
+        if line["threads"] != 1:
+            continue
+        judged = line["dtype"] == ("f64" if line["case"] == "a" else "f32")
+        rows.append([line["case"], line["dtype"], number(line["ms"]), number(line["floor_ms"]), "%.2f" % line["ratio"],
+                     verdict(line["ratio"], line.get("must") if judged else None), "%d + %d" % (line["evaluations"], line["vjps"]),
+                     "%d + %d" % (line["floor_evaluations"], line["floor_vjps"]), "%.1e" % line["error"] + ("" if line["counts"] else ", wrong"),
+                     "%.2f" % (line["ms"] / twice["ms"]) if twice else ""])
+    return table(["case", "type", "ms", "floor", "ratio", "at most", "evaluations", "of the floor", "error", "faster on two threads"], rows)
+
+
+def peer_table(results):
+    rows = []
+    for line in costate_lines(results, r"[abcd]\d*(\..*)?"):
+        name = re.sub(r"\.(discrete|backsolve)", ".gradient", line["case"])
+        row = [line["case"], line["dtype"], str(line["threads"]), number(line["ms"])]
+        for peer in ("torchdiffeq", "diffrax"):
+            other = best(results, peer, name, line["dtype"], line["threads"])
+            row += [number(other[0]["ms"]), other[1], "%.1f x" % (other[0]["ms"] / line["ms"])] if other else ["", "", ""]
+        rows.append(row)
+    return table(["case", "type", "threads", "costate ms", "torchdiffeq ms", "its fastest", "costate is faster", "JAX, diffrax ms", "its fastest",
+                  "costate is faster"], rows)
+
+
+def trace_table(results):
+    rows = []
+    for line in costate_lines(results, r"trace\d\.d\d+\.joint"):
+        if line["threads"] != 1:
+            continue
+        field, vjp = (results["costate", line["case"].replace("joint", kind), line["dtype"], 1][""] for kind in ("field", "vjp"))
+        layers, d = re.match(r"trace(\d)\.d(\d+)", line["case"]).groups()
+        rows.append([layers, d, number(field["ms"] * 1e3), number(line["ms"] * 1e3), "%.2f" % line["over_field"],
+                     verdict(line["over_field"], line.get("must_over_field")), "%.2f" % line["ratio"], verdict(line["ratio"], line["must"]),
+                     number(vjp["ms"] * 1e3), "%.2f" % vjp["ratio"], verdict(vjp["ratio"], vjp["must"])])
+    return table(["hidden layers", "d", "field µs", "joint µs", "joint over field", "at most", "joint over its floor", "at most", "VJP µs",
+                  "VJP over its floor", "at most"], rows)
+
+
+def program_table(results):
+    rows = []
+    for line in costate_lines(results, r"compile\..*|overhead"):
+        rows.append([line["case"], number(line["ms"] * 1e3), number(line["first_ms"] * 1e3) if "first_ms" in line else "",
+                     verdict(line["ms"] * 1e3, line["limit_ms"] * 1e3 if "limit_ms" in line else None)])
+    return table(["", "µs", "the first in the process", "at most"], rows)
+
+
+def first_calls(results):
+    ms = [line["first_ms"] for (peer, case, _, _), variants in results.items() for line in variants.values() if peer == "diffrax" and case[0] == "c"]
+    return "Compiling and running a step of case c for the first time takes JAX %.1f to %.1f s." % (min(ms) / 1e3, max(ms) / 1e3) if ms else ""
+
+
+def output(*command):
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def machine(results, rounds):
+    cpu = dict(re.findall(r"^([^:\n]+?)\s*:\s*(.*)$", output("lscpu"), re.M))
+    peaks = {dtype: max(line["peak_gflops"] for line in costate_lines(results, ".*") if line["dtype"] == dtype) for dtype in ("f32", "f64")}
+    lines = ["%s, %s cores, L1d %s, L2 %s, L3 %s." % (cpu.get("Model name", platform.processor()), cpu.get("CPU(s)", "?"), cpu.get("L1d cache", "?"),
+                                                    cpu.get("L2 cache", "?"), cpu.get("L3 cache", "?")),
+             "FMA peak of one thread: %.0f GFLOP/s in single precision, %.0f in double." % (peaks["f32"], peaks["f64"])]
+    compiler = output("cc", "--version").split("\n")[0]
+    debian = re.findall(r"^(\S+?)(?::\S+)? (\S+)$", output("dpkg-query", "-W", "libxsmm-dev", "libopenblas-dev").replace("\t", " "), re.M)
+    lines.append("; ".join([compiler] + [" ".join(pair) for pair in debian]) + ".")
+    names = ("torch", "torchdiffeq", "jax", "jaxlib", "diffrax", "numpy")
+    lines.append("Python %s; " % platform.python_version() + ", ".join("%s %s" % (name, importlib.metadata.version(name)) for name in names) + ".")
+    lines.append("%s, %d rounds." % (datetime.date.today().isoformat(), rounds))
+    return "\n".join("* " + line for line in lines) + "\n"
+
+
+def main():
+    results, rounds = read(sys.argv[1])
+    text = "\n".join(["", "### Machine and versions\n", machine(results, rounds), "### Against the floor\n", floor_table(results),
+                      "### Against torchdiffeq and diffrax\n", peer_table(results), first_calls(results) + "\n",
+                      "### The exact trace\n", trace_table(results), "### Making programs, and starting one\n", program_table(results)])
+    document = open(sys.argv[2]).read()
+    before, rest = document.split(BEGIN)
+    with open(sys.argv[2], "w") as file:
+        file.write(before + BEGIN + "\n" + text + END + rest.split(END)[1])
+
+
+main()
