@@ -265,7 +265,8 @@ START_TEST(test_workspace_grows)
     function f = record(&graphs[7], AD_F64, 1);
     ad_program *p = compile(&f);
     long live = 0;
-    for (int pass = 0; pass < 2; pass++) { /* OpenMP keeps teams of its own from the first pass on */
+    enum { PASSES = 6 };
+    for (int pass = 0; pass < PASSES; pass++) {
         ad_workspace *w = ad_workspace_new(p, 3);
         for (int64_t rows = 1; rows <= MAX_ROWS; rows += 71) {
             ad_workspace *fresh = ad_workspace_new(p, 1);
@@ -278,7 +279,8 @@ START_TEST(test_workspace_grows)
         ad_workspace_free(w);
         if (pass == 0) live = allocations_live();
     }
-    ck_assert_int_eq(allocations_live(), live);
+    /* A loss of ours would come once a pass; OpenMP's threads keep something of their own, once a thread and when they come to it. */
+    ck_assert_int_lt(allocations_live() - live, PASSES - 1);
     ad_program_free(p);
     forget(&f);
 }
