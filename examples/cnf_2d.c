@@ -225,7 +225,7 @@ int main(int argc, char **argv)
     if (!example_directory(directory)) return 1;
 
     p.network = nn_time_mlp_new(p.model, "field", NN_CONCAT, 4, (int64_t[]){ 2, width, width, 2 }, ad_tanh, NULL);
-    p.flow = (ode_cnf){ field, &p, horizon, { .method = &ode_dopri5, .rtol = tolerance, .atol = tolerance } };
+    p.flow = (ode_cnf){ field, &p, horizon, { .method = &ode_dopri5, .rtol = tolerance, .atol = tolerance, .max_steps = 1000 } };
     if (nn_model_error(p.model)) return example_failed("model", nn_model_error(p.model));
     float *theta = malloc((size_t)nn_model_size(p.model) * sizeof *theta), *train = malloc(HELD_OUT * 2 * sizeof *train),
           *test = malloc(HELD_OUT * 2 * sizeof *test);

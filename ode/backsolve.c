@@ -116,6 +116,21 @@ static int went_astray(const backward *b)
     return -1;
 }
 
+/* The recomputed state in b->end against the stored one in b->g (which is spent): where they have nothing to do with each other, neither
+ * has the gradient with the right one, so that is an error and not a number. */
+static int came_back(backward *b, int64_t cells, double t)
+{
+    ad_dtype dtype = b->d->problem->system->dtype;
+    double stored = sqrt(ode_dot(dtype, cells, b->g.data, b->g.data));
+    ode_add_scaled(dtype, cells, -1, b->end, b->g.data);
+    double off = sqrt(ode_dot(dtype, cells, b->g.data, b->g.data));
+    double most = b->d->problem->settings.adaptive ? 0.1 : 0.5; /* given steps may be coarse on purpose */
+    if (off <= most * stored + 10 * b->march.atol * sqrt((double)cells)) return 0;
+    snprintf(b->call->error, b->call->error_size, "%s: adjoint: at t = %g the recomputed state is off by %.2g of its size",
+             b->d->problem->settings.caller, t, off / stored);
+    return went_astray(b);
+}
+
 /* From output time j to output time i < j. The state and costate are in b->end. */
 static int piece(backward *b, int j, int i)
 {
@@ -145,7 +160,7 @@ static int piece(backward *b, int j, int i)
     b->rejected += b->march.rejected;
     read_solution(b, i, b->g.data);
     b->drift = fmax(b->drift, ode_scaled_distance(s->dtype, cells, b->end, b->g.data, b->march.rtol, b->march.atol));
-    return 0;
+    return came_back(b, cells, t[i]);
 }
 
 /* ---- the operation ---- */

@@ -24,7 +24,8 @@ extern "C" {
 
 /* The everyday form: one state y [rows, D...]; returns dy/dt of y's shape (it may broadcast to it). t has y's rank (of several states: the
  * smallest rank) with all sizes 1. args as given to the solve; a variable from outside must come through them (using one is an error).
- * `user` is read while the solve is recorded only; with options.rerecord at every evaluation. */
+ * `user` is read while the solve is recorded only; with options.rerecord at every evaluation. t is computed in double and rounded
+ * to the tape's dtype: in f32 a field that depends on time wants times of moderate size. */
 typedef ad_var (*ode_field)(ad_var t, ad_var y, const ad_var *args, void *user);
 /* Several states: dy[i] has the shape of y[i]. */
 typedef void (*ode_fields)(ad_var t, int nstate, const ad_var *y, const ad_var *args, void *user, ad_var *dy);
@@ -50,7 +51,9 @@ typedef struct ode_adjoint ode_adjoint;
  * recomputed. */
 extern const ode_adjoint ode_discrete;
 /* Of the continuous problem: state, adjoint and parameter quadrature integrated backwards together (Chen et al. 2018, arXiv:1806.07366);
- * memory does not grow with the number of steps. The drift of the recomputed state is measured and reported in ode_stats. */
+ * memory does not grow with the number of steps. The drift of the recomputed state is measured and reported in ode_stats; where the
+ * state is lost (off by more than a tenth of its size, half of it with given steps: chaotic and dissipative problems), the gradient is an
+ * error, not a number. */
 extern const ode_adjoint ode_backsolve;
 
 /* ---- options: zero means the default --------------------------------------------------------------------------------------------- */

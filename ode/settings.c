@@ -71,6 +71,11 @@ static bool check_stepping(ode_settings *s, ad_tape *tape)
     else if (!s->adaptive && !s->replay && !s->step && !s->steps)
         ad_fail(tape, "%s: %s has no error estimate: give options.step or options.steps, or choose an adaptive method such as ode_dopri5",
                 s->caller, name);
+    else if (!s->adaptive && (s->first_step > 0 || s->min_step > 0 || s->max_step > 0))
+        ad_fail(
+            tape,
+            "%s: options.first_step, min_step and max_step are for steps that the error chooses; these are given (step, steps or replay)",
+            s->caller);
     else if (s->min_step > 0 && s->max_step > 0 && s->min_step > s->max_step)
         ad_fail(tape, "%s: options.min_step %g is larger than max_step %g", s->caller, s->min_step, s->max_step);
     else return true;

@@ -133,7 +133,7 @@ static ad_var lorenz(ad_var t, ad_var y, const ad_var *args, void *user)
         1);
 }
 
-/* Reverse time is hopeless on a strange attractor: the drift says so while the backward solve arrives, an error does when not. */
+/* Reverse time is hopeless on a strange attractor: an error whether the backward solve arrives elsewhere or does not arrive. */
 START_TEST(test_reverse_time_is_distrusted)
 {
     const double span[] = { 2, 15 };
@@ -145,12 +145,10 @@ START_TEST(test_reverse_time_is_distrusted)
         ad_grad(ad_sum_all(y), 1, &y0, &g);
         ck_assert_ptr_nonnull(ad_value(y));
         const void *value = ad_value(g);
-        ck_assert(stats.backward_drift > 1e6);
-        if (!value) {
-            expect(ad_tape_error(tape), "use ode_discrete there");
-            ck_assert(isinf(stats.backward_drift));
-        }
-        ck_assert(i == 0 || !value);
+        ck_assert_ptr_null(value);
+        expect(ad_tape_error(tape), "use ode_discrete there");
+        if (i == 0) expect(ad_tape_error(tape), "at t = 0 the recomputed state is off by");
+        ck_assert(isinf(stats.backward_drift));
         ode_stats_clear(&stats);
         ad_tape_free(tape);
     }

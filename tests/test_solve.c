@@ -447,6 +447,11 @@ static void set_max_steps_fixed(setting *s)
     s->options.method = &ode_rk4;
     s->options.step = 1e-9;
 }
+static void set_limit_of_fixed(setting *s)
+{
+    s->options.steps = 3;
+    s->options.max_step = 0.01;
+}
 static void set_no_root(setting *s)
 {
     s->field = no_root;
@@ -532,6 +537,7 @@ static const bad_input bad[] = {
     { "least step", set_min_step, "underflows|implicit" },
     { "too many steps", set_max_steps, "ode_solve: max_steps = 100 attempts are used up at t = |implicit" },
     { "too many fixed steps", set_max_steps_fixed, "more than max_steps = 100000" },
+    { "limit of fixed steps", set_limit_of_fixed, "options.first_step, min_step and max_step are for steps that the error chooses" },
     { "no root", set_no_root, "ode_solve: step 0 from t = 0|Newton's method|row" },
     { "bad argument", set_bad_argument, "ode_solve: argument 0 is not a valid variable" },
     { "too many arguments", set_too_many_arguments, "ode_solve: 65 arguments" },
