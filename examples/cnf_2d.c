@@ -143,8 +143,9 @@ static double write_density(const problem *p, const void *theta, const char *dir
     float *x = malloc((size_t)n * 2 * sizeof *x);
     double *log_p = malloc((size_t)n * sizeof *log_p), h = 2 * radius / (GRID - 1), integral = NAN;
     for (int64_t i = 0; x && i < n; i++) {
-        x[2 * i] = (float)(-radius + h * (double)(i % GRID));
-        x[2 * i + 1] = (float)(-radius + h * (double)(i / GRID));
+        const int64_t row = i / GRID, column = i % GRID;
+        x[2 * i] = (float)(-radius + h * (double)column);
+        x[2 * i + 1] = (float)(-radius + h * (double)row);
     }
     FILE *file = x && log_p && log_density(p, theta, n, x, log_p) ? example_file(directory, "cnf_2d_density.dat") : NULL;
     if (file) {

@@ -291,7 +291,7 @@ ode_system *ode_system_augmented(ode_system *base, uint64_t need)
     s->nargs = base->nargs;
     memcpy(s->arg, base->arg, sizeof s->arg);
     memcpy(s->row, base->row, sizeof s->row);
-    size_t most = (size_t)(base->nrow + base->nshared + 1);
+    size_t most = (size_t)base->nrow + (size_t)base->nshared + 1;
     bool shared = new_shared(s, base->nshared);
     s->quad = calloc(most, sizeof *s->quad);
     s->quad_of = calloc(most, sizeof *s->quad_of);

@@ -309,7 +309,7 @@ static void put_tensors(const char *header, size_t size, int64_t lie)
     char file[2000] = { 0 };
     uint64_t length = strlen(header) + (uint64_t)lie;
     memcpy(file, &length, 8);
-    memcpy(file + 8, header, strlen(header));
+    snprintf(file + 8, sizeof file - 8, "%s", header);
     put(file, 8 + strlen(header) + size);
 }
 

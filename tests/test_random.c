@@ -280,10 +280,12 @@ static void run(graph *g, replay *r, int64_t rows, int threads)
     for (int i = 0; i < 2 * NIN; i++) {
         const double *v = i < NIN ? g->value[i] : g->direction[i - NIN];
         int64_t n = ad_count(g->shape[i % NIN], rows);
-        float *narrow = malloc((size_t)n * sizeof(double));
+        double *wide = malloc((size_t)n * sizeof *wide);
+        float *narrow = (void *)wide; /* one of the two is written */
         for (int64_t k = 0; k < n; k++)
-            ad_tape_dtype(g->t) == AD_F32 ? (void)(narrow[k] = (float)v[k]) : (void)(((double *)(void *)narrow)[k] = v[k]);
-        inputs[i] = narrow;
+            if (ad_tape_dtype(g->t) == AD_F32) narrow[k] = (float)v[k];
+            else wide[k] = v[k];
+        inputs[i] = wide;
     }
     ck_assert_msg(ws && !ad_run(r->p, ws, rows, inputs, r->got), "seed %llu, %lld rows: %s", (unsigned long long)g->seed, (long long)rows,
                   ws ? ad_workspace_error(ws) : "no workspace");

@@ -80,7 +80,12 @@ START_TEST(density_of_a_trained_flow)
     /* Trapezoidal sums of a smooth density that has decayed at the edges are as exact as its values. */
     static double x[2 * GRID * GRID], log_p[GRID * GRID];
     const double radius = 9, h = 2 * radius / (GRID - 1);
-    for (int i = 0; i < GRID * GRID; i++) x[2 * i] = -radius + h * (i % GRID), x[2 * i + 1] = -radius + h * (double)(i / GRID);
+    for (int row = 0; row < GRID; row++)
+        for (int column = 0; column < GRID; column++) {
+            double *point = &x[2 * (row * GRID + column)];
+            point[0] = -radius + h * column;
+            point[1] = -radius + h * row;
+        }
     evaluate(model, theta, GRID * GRID, x, log_p);
     double integral = 0;
     for (int i = 0; i < GRID * GRID; i++) integral += exp(log_p[i]) * h * h;
