@@ -125,7 +125,7 @@ int main(int argc, char **argv)
     printf("%-26s %8s %8s %8s %8s %8s %8s\n", "", "a", "b", "c", "d", "u(1900)", "v(1900)");
     printf("%-26s %8.4f %8.5f %8.4f %8.5f %8.3f %8.3f\n", "this fit", exp(log_rates[0]), exp(log_rates[1]), exp(log_rates[2]),
            exp(log_rates[3]), exp(log_start[0]), exp(log_start[1]));
-    printf("%-26s %8.4f %8.5f %8.4f %8.5f %8.3f %8.3f\n", "published posterior means", 0.547, 0.0277, 0.800, 0.0241, 34.03, 5.936);
+    printf("%-26s %8.4f %8.5f %8.4f %8.5f %8.3f %8.3f\n", "published posterior means", 0.547, 0.0277, 0.800, 0.0241, 34.035, 5.936);
 
     /* The fitted model once more, finely, without training: the same function of theta evaluated lazily. */
     ad_tape *tape = ad_tape_new(AD_F64);
