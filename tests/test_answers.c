@@ -2,7 +2,7 @@
  * neural ODE, continuous normalizing flows in 2 and 8 dimensions, a wide network. Weights W_l[i][j] = s sin(1.7 i + 0.9 j + 0.37 i j + l),
  * biases 0, points x[b][i] = sin(0.37 b + 1.3 i). Solved here in f64 at tolerance 1e-10; answers to 1e-7. */
 #include "costate.h"
-#include <check.h>
+#include "suite.h"
 #include <math.h>
 #include <stdlib.h>
 
@@ -246,9 +246,5 @@ int main(void)
     tcase_add_loop_test(c, case_c, 0, 4);
     tcase_add_test(c, case_d);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return suite_run(s);
 }

@@ -1,7 +1,7 @@
 /* Files of nn/: tables of numbers as text, and theta in safetensors files; above all, what is wrong with them and what is said about it. */
 #define _GNU_SOURCE
 #include "nn/nn.h"
-#include <check.h>
+#include "suite.h"
 #include <dirent.h>
 #include <locale.h>
 #include <math.h>
@@ -546,9 +546,5 @@ int main(void)
     tcase_add_test(st, links_and_modes);
     suite_add_tcase(s, csv);
     suite_add_tcase(s, st);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return suite_run(s);
 }

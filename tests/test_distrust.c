@@ -3,7 +3,7 @@
 #include "allocations.h"
 #include "autodiff/extension.h"
 #include "costate.h"
-#include <check.h>
+#include "suite.h"
 #include <math.h>
 #include <pthread.h>
 #include <string.h>
@@ -400,9 +400,5 @@ int main(void)
 #ifndef ALLOCATIONS_NOT_COUNTED
     tcase_add_test(tests, test_constant_memory);
 #endif
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return suite_run(suite);
 }

@@ -1,7 +1,7 @@
 /* Joint systems: running costs, flows with their log-determinants against closed forms and explicit Jacobians, continuous normalizing
  * flows. */
 #include "costate.h"
-#include <check.h>
+#include "suite.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -277,9 +277,5 @@ int main(void)
     tcase_add_loop_test(c, running_cost, 0, 2);
     tcase_add_test(c, bad_input);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return suite_run(s);
 }

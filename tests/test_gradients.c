@@ -1,6 +1,6 @@
 /* Gradients of solves: against finite differences that replay the accepted steps, closed forms, published numbers, and between adjoints. */
 #include "costate.h"
-#include <check.h>
+#include "suite.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -481,9 +481,5 @@ int main(void)
     tcase_add_test(known, second_derivative);
     suite_add_tcase(s, frozen);
     suite_add_tcase(s, known);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return suite_run(s);
 }

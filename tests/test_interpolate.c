@@ -1,6 +1,6 @@
 /* Exogenous inputs: values and gradients of interpolation, alone and inside a field. */
 #include "costate.h"
-#include <check.h>
+#include "suite.h"
 #include <math.h>
 #include <string.h>
 
@@ -183,9 +183,5 @@ int main(void)
     tcase_add_loop_test(c, inside_a_field, 0, 2);
     tcase_add_test(c, bad_input);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return suite_run(s);
 }

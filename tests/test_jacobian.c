@@ -1,7 +1,7 @@
 /* Jacobians and exact traces: against central differences, against each other, through what people write in vector fields; the trace's own
  * derivatives; and what its program holds. */
 #include "autodiff/tape.h"
-#include <check.h>
+#include "suite.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -310,9 +310,5 @@ int main(void)
     tcase_add_test(t, trace_stays_cheap);
     tcase_add_test(t, errors);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return suite_run(s);
 }

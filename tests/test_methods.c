@@ -1,7 +1,7 @@
 /* Methods: order conditions of every tableau by rooted trees (Butcher; Hairer, Norsett, Wanner, Solving ODEs I, II.2), and measured orders.
  */
 #include "ode/internal.h"
-#include <check.h>
+#include "suite.h"
 #include <math.h>
 #include <stdlib.h>
 
@@ -249,9 +249,5 @@ int main(void)
     tcase_add_loop_test(c, dense_order_conditions, 0, 13);
     tcase_add_loop_test(c, measured_order, 0, 13);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return suite_run(s);
 }

@@ -1,6 +1,6 @@
 /* Random numbers, the layout of theta, layers, losses and optimisers. */
 #include "nn/nn.h"
-#include <check.h>
+#include "suite.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -738,9 +738,5 @@ int main(void)
     suite_add_tcase(s, random);
     suite_add_tcase(s, layers);
     suite_add_tcase(s, optimisers);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return suite_run(s);
 }

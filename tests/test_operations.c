@@ -2,7 +2,7 @@
  * For each: values against libm (pointwise), gradients and second derivatives against central differences, JVP against VJP by the
  * dot-product identity, forward-over-reverse against reverse-over-reverse, lazy values against replayed programs, f32 against f64. */
 #include "autodiff/tape.h"
-#include <check.h>
+#include "suite.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -491,9 +491,5 @@ int main(void)
     tcase_add_loop_test(t, operation, 0, NCASE);
     tcase_add_loop_test(t, broadcasting, 0, FIRST_STRUCTURAL);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return suite_run(s);
 }

@@ -2,7 +2,7 @@
 #include "allocations.h"
 #include "autodiff/extension.h"
 #include "costate.h"
-#include <check.h>
+#include "suite.h"
 #include <math.h>
 #include <string.h>
 
@@ -758,9 +758,5 @@ int main(void)
     suite_add_tcase(s, c);
     suite_add_tcase(s, e);
     suite_add_tcase(s, a);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return suite_run(s);
 }

@@ -1,7 +1,7 @@
 /* The tape and what surrounds it: lazy values, marks, errors and their texts, misuse of every operation, opaque operations, functions
  * recorded again elsewhere, derivatives at special points, and the limits of shapes. */
 #include "autodiff/tape.h"
-#include <check.h>
+#include "suite.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -1264,9 +1264,5 @@ int main(void)
                              deep_traces };
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) tcase_add_test(c, tests[i]);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return suite_run(s);
 }

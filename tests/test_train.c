@@ -1,7 +1,7 @@
 /* Training: what it reaches, that it repeats itself to the bit, and what it says when it cannot go on. */
 #define _GNU_SOURCE
 #include "nn/nn.h"
-#include <check.h>
+#include "suite.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -502,9 +502,5 @@ int main(void)
     tcase_add_test(c, bad_arguments);
     tcase_add_test(c, progress_lines);
     suite_add_tcase(s, c);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return suite_run(s);
 }

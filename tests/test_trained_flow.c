@@ -2,7 +2,7 @@
  * best Gaussian, its samples have the moments of the data, and decoding undoes encoding. ode/ and nn/ together, through the public
  * headers only. */
 #include "costate.h"
-#include <check.h>
+#include "suite.h"
 #include <math.h>
 #include <stdlib.h>
 
@@ -117,9 +117,5 @@ int main(void)
     tcase_set_timeout(t, 240);
     tcase_add_test(t, density_of_a_trained_flow);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return suite_run(s);
 }
