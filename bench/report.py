@@ -45,7 +45,9 @@ def number(value, digits=3):
 
 
 def table(head, rows):
-    return "\n".join(["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head)] + rows]) + "\n"
+    if not rows:
+        return ""
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head)] + rows) + "\n"
 
 
 def verdict(value, allowed):
@@ -107,7 +109,7 @@ def program_table(results):
 
 def first_calls(results):
     ms = [line["first_ms"] for (peer, case, _, _), variants in results.items() for line in variants.values() if peer == "diffrax" and case[0] == "c"]
-    return "Compiling and running a step of case c for the first time takes JAX %.1f to %.1f s." % (min(ms) / 1e3, max(ms) / 1e3) if ms else ""
+    return "\nCompiling and running a step of case c for the first time takes JAX %.1f to %.1f s.\n" % (min(ms) / 1e3, max(ms) / 1e3) if ms else ""
 
 
 def output(*command):
@@ -119,7 +121,7 @@ def output(*command):
 
 def machine(results, rounds):
     cpu = dict(re.findall(r"^([^:\n]+?)\s*:\s*(.*)$", output("lscpu"), re.M))
-    peaks = {dtype: max(line["peak_gflops"] for line in costate_lines(results, ".*") if line["dtype"] == dtype) for dtype in ("f32", "f64")}
+    peaks = {dtype: max([line["peak_gflops"] for line in costate_lines(results, ".*") if line["dtype"] == dtype] or [0]) for dtype in ("f32", "f64")}
     lines = ["%s, %s cores, L1d %s, L2 %s, L3 %s." % (cpu.get("Model name", platform.processor()), cpu.get("CPU(s)", "?"), cpu.get("L1d cache", "?"),
                                                     cpu.get("L2 cache", "?"), cpu.get("L3 cache", "?")),
              "FMA peak of one thread: %.0f GFLOP/s in single precision, %.0f in double." % (peaks["f32"], peaks["f64"])]
@@ -128,15 +130,16 @@ def machine(results, rounds):
     lines.append("; ".join([compiler] + [" ".join(pair) for pair in debian]) + ".")
     names = ("torch", "torchdiffeq", "jax", "jaxlib", "diffrax", "numpy")
     lines.append("Python %s; " % platform.python_version() + ", ".join("%s %s" % (name, importlib.metadata.version(name)) for name in names) + ".")
-    lines.append("%s, %d rounds." % (datetime.date.today().isoformat(), rounds))
+    lines.append("%s, %d round(s)." % (datetime.date.today().isoformat(), rounds))
     return "\n".join("* " + line for line in lines) + "\n"
 
 
 def main():
     results, rounds = read(sys.argv[1])
-    text = "\n".join(["", "### Machine and versions\n", machine(results, rounds), "### Against the floor\n", floor_table(results),
-                      "### Against torchdiffeq and diffrax\n", peer_table(results), first_calls(results) + "\n",
-                      "### The exact trace\n", trace_table(results), "### Making programs, and starting one\n", program_table(results)])
+    parts = [("Machine and versions", machine(results, rounds)), ("Against the floor", floor_table(results)),
+             ("Against torchdiffeq and diffrax", peer_table(results) + first_calls(results)), ("The exact trace", trace_table(results)),
+             ("Making programs, and starting one", program_table(results))]
+    text = "".join("\n### %s\n\n%s" % part for part in parts if part[1])
     document = open(sys.argv[2]).read()
     before, rest = document.split(BEGIN)
     with open(sys.argv[2], "w") as file:
