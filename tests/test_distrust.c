@@ -363,13 +363,13 @@ START_TEST(test_two_threads)
 END_TEST
 
 #ifndef ALLOCATIONS_NOT_COUNTED
-/* Backsolve's memory does not grow with the number of steps. */
+/* Backsolve's memory does not grow with the number of steps. (The first solve is not counted: it starts OpenMP's threads.) */
 START_TEST(test_constant_memory)
 {
-    long live[2];
-    for (int i = 0; i < 2; i++) {
+    long live[3];
+    for (int i = 0; i < 3; i++) {
         ad_tape *tape = ad_tape_new(AD_F64);
-        ode_options options = { .method = &ode_rk4, .steps = i ? 5000 : 50, .adjoint = &ode_backsolve };
+        ode_options options = { .method = &ode_rk4, .steps = i == 2 ? 5000 : 50, .adjoint = &ode_backsolve };
         ad_var y0 = ones(tape, 10, 2), g;
         ad_grad(ad_sum_all(ode_solve_final(decay, NULL, y0, 0, NULL, ode_interval(tape, 0, 1), &options)), 1, &y0, &g);
         long before = allocations_live();
@@ -377,7 +377,7 @@ START_TEST(test_constant_memory)
         live[i] = allocations_live() - before;
         ad_tape_free(tape);
     }
-    ck_assert_int_eq(live[0], live[1]);
+    ck_assert_int_eq(live[1], live[2]);
 }
 END_TEST
 #endif
