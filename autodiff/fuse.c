@@ -1,12 +1,13 @@
 /* Fusion: consecutive pointwise steps of a body form a group, which runs through a block chunk by chunk. A chunk is so many rows that its
  * values stay in a level 1 cache; values that only their group reads are kept for one chunk at a time and need no block memory. */
 #include "program.h"
+#include <string.h>
 
 enum { CHUNK_BYTES = 4096 };
 
-static bool fusable(const ad_program *p, int32_t s)
+static bool fusable(const ad_program *p, const ad_step *s)
 {
-    const ad_inst *x = &p->ir.inst[p->step[s].value];
+    const ad_inst *x = &p->ir.inst[s->value];
     return ad_ops[x->op].kind == AD_POINTWISE && ad_has_rows(x->shape);
 }
 
@@ -91,6 +92,38 @@ static bool make_group(ad_program *p, ad_phase *phase, int32_t begin, int32_t en
     return true;
 }
 
+/* Steps that reduce over the rows come as soon as what they read is there, so that block memory can be used again; but they do not tear
+ * runs of pointwise steps. */
+static bool hasten_reductions(ad_program *p, const ad_phase *phase, int32_t *made)
+{
+    int32_t from = phase->body_steps[0], n = phase->body_steps[1] - from, flushed = 0, count = 0;
+    ad_step *old = ad_pool_alloc(&p->pool, ((size_t)n + 1) * sizeof *old), *step = p->step + from;
+    int32_t *first = ad_pool_alloc(&p->pool, ((size_t)n + 1) * sizeof *first),
+            *next = ad_pool_alloc(&p->pool, ((size_t)n + 1) * sizeof *next);
+    if (!old || !first || !next) return false;
+    for (int32_t s = 0; s < n; s++) {
+        old[s] = step[s];
+        made[old[s].value] = s;
+    }
+    for (int32_t s = n - 1; s >= 0; s--) { /* first, next: the reductions that can follow a step; numbers + 1 */
+        if (p->slot[old[s].value].place != AD_PLACE_LANES) continue;
+        int32_t after = 0;
+        for (int k = 0; k < p->ir.inst[old[s].value].nin; k++) {
+            int32_t root = old[s].operand[k].root;
+            if (made[root] < n && old[made[root]].value == root && made[root] > after) after = made[root];
+        }
+        next[s] = first[after];
+        first[after] = s + 1;
+    }
+    for (int32_t s = 0; s <= n; s++) {
+        bool run = s > 0 && s < n && fusable(p, &old[s]) && fusable(p, &old[s - 1]);
+        for (; flushed < s && !run; flushed++)
+            for (int32_t r = first[flushed]; r > 0; r = next[r - 1]) step[count++] = old[r - 1];
+        if (s < n && p->slot[old[s].value].place != AD_PLACE_LANES) step[count++] = old[s];
+    }
+    return true;
+}
+
 static bool fuse_body(ad_program *p, ad_phase *phase, const int32_t *last, int32_t *free_from)
 {
     int32_t from = phase->body_steps[0], to = phase->body_steps[1], operands = 0;
@@ -99,8 +132,8 @@ static bool fuse_body(ad_program *p, ad_phase *phase, const int32_t *last, int32
     if (!phase->repeat) return false;
     for (int32_t begin = from, end; begin < to; begin = end) {
         end = begin + 1;
-        if (!fusable(p, begin)) continue;
-        while (end < to && fusable(p, end) && p->slot[p->step[end].value].bytes == p->slot[p->step[begin].value].bytes) end++;
+        if (!fusable(p, &p->step[begin])) continue;
+        while (end < to && fusable(p, &p->step[end]) && p->slot[p->step[end].value].bytes == p->slot[p->step[begin].value].bytes) end++;
         if (end - begin > 1 && !make_group(p, phase, begin, end, last, free_from)) return false;
     }
     return true;
@@ -111,6 +144,9 @@ bool ad_fuse(ad_program *p)
     int32_t *last = ad_pool_alloc(&p->pool, ((size_t)p->ir.n + 1) * sizeof *last);
     int32_t *free_from = ad_pool_alloc(&p->pool, ((size_t)p->nstep + 1) * sizeof *free_from);
     if (!last || !free_from) return false;
+    for (int f = 0; f < p->nphase; f++)
+        if (!hasten_reductions(p, &p->phase[f], last)) return false;
+    memset(last, 0, (size_t)p->ir.n * sizeof *last);
     for (int32_t s = 0; s < p->nstep; s++) {
         p->step[s].begin = s;
         p->step[s].end = s + 1;

@@ -402,8 +402,7 @@ bool ad_plan(ad_program *p)
     assign_phases(p);
     assign_places(p);
     p->phase = ad_pool_alloc(&p->pool, (size_t)p->nphase * sizeof *p->phase);
-    if (!p->phase || !assign_positions(p) || !write_constants(p) || !make_steps(p) || !list_opaques(p) || !ad_fuse(p))
-        return false;
+    if (!p->phase || !assign_positions(p) || !write_constants(p) || !make_steps(p) || !list_opaques(p) || !ad_fuse(p)) return false;
     for (int f = 0; f < p->nphase; f++)
         if (!list_roots(p, f, seen) || !find_lifetimes(p, &p->phase[f])) return false;
     p->block_rows = choose_block_rows(p->block_row_bytes);

@@ -187,7 +187,8 @@ static int reserve_threads(ad_workspace *w, int64_t rows)
     int64_t pointers = ad_size_align((int64_t)(((size_t)p->ir.n + (size_t)p->nrepeat + 1) * sizeof(char *)));
     int64_t operands = ad_size_align((int64_t)(((size_t)p->max_operands + 1) * sizeof(void *)));
     int64_t chunks = ad_size_add(p->chunk_bytes, p->repeat_bytes);
-    int64_t bytes = ad_size_add(ad_size_add(pointers, operands), ad_size_add(ad_size_align(p->block_bytes), ad_size_align(p->block_scratch)));
+    int64_t bytes =
+        ad_size_add(ad_size_add(pointers, operands), ad_size_add(ad_size_align(p->block_bytes), ad_size_align(p->block_scratch)));
     bytes = ad_size_add(bytes, chunks);
     for (; w->nthread < want; w->nthread++) {
         thread_memory *t = &w->thread[w->nthread];
@@ -332,7 +333,8 @@ static void write_repeats(const ad_phase *phase, thread_memory *t, int64_t rows)
     for (int i = 0; i < phase->nrepeat; i++) {
         const ad_repeat *r = &phase->repeat[i];
         char *to = t->pointer[r->pointer] = t->repeat + r->position;
-        for (int64_t k = 0; k < r->rows && k < rows; k++) memcpy(to + k * r->row_bytes, t->pointer[r->root] + r->offset, (size_t)r->row_bytes);
+        for (int64_t k = 0; k < r->rows && k < rows; k++)
+            memcpy(to + k * r->row_bytes, t->pointer[r->root] + r->offset, (size_t)r->row_bytes);
     }
 }
 
