@@ -3,7 +3,7 @@
 #include "program.h"
 #include <string.h>
 
-enum { CHUNK_BYTES = 4096 };
+enum { CHUNK_BYTES = 4096, SMALL_SUM = 64 * 1024 };
 
 static bool fusable(const ad_program *p, const ad_step *s)
 {
@@ -92,7 +92,13 @@ static bool make_group(ad_program *p, ad_phase *phase, int32_t begin, int32_t en
     return true;
 }
 
-/* Steps that reduce over the rows come as soon as what they read is there, so that block memory can be used again; but they do not tear
+/* Large sums stay where they are: adding to them would sweep the block's values out of the caches halfway. */
+static bool hastened(const ad_program *p, const ad_step *s)
+{
+    return p->slot[s->value].place == AD_PLACE_LANES && p->slot[s->value].bytes <= SMALL_SUM;
+}
+
+/* Steps that sum over the rows come as soon as what they read is there, so that block memory can be used again; but they do not tear
  * runs of pointwise steps. */
 static bool hasten_reductions(ad_program *p, const ad_phase *phase, int32_t *made)
 {
@@ -106,7 +112,7 @@ static bool hasten_reductions(ad_program *p, const ad_phase *phase, int32_t *mad
         made[old[s].value] = s;
     }
     for (int32_t s = n - 1; s >= 0; s--) { /* first, next: the reductions that can follow a step; numbers + 1 */
-        if (p->slot[old[s].value].place != AD_PLACE_LANES) continue;
+        if (!hastened(p, &old[s])) continue;
         int32_t after = 0;
         for (int k = 0; k < p->ir.inst[old[s].value].nin; k++) {
             int32_t root = old[s].operand[k].root;
@@ -119,7 +125,7 @@ static bool hasten_reductions(ad_program *p, const ad_phase *phase, int32_t *mad
         bool run = s > 0 && s < n && fusable(p, &old[s]) && fusable(p, &old[s - 1]);
         for (; flushed < s && !run; flushed++)
             for (int32_t r = first[flushed]; r > 0; r = next[r - 1]) step[count++] = old[r - 1];
-        if (s < n && p->slot[old[s].value].place != AD_PLACE_LANES) step[count++] = old[s];
+        if (s < n && !hastened(p, &old[s])) step[count++] = old[s];
     }
     return true;
 }
