@@ -63,7 +63,7 @@ static void put_contraction(writer *w, const ad_program *p, const ad_inst *x)
     put(w, " %s, %.0f flop%s", text, flop, rows ? " a row" : "");
 }
 
-static void put_value(writer *w, const ad_program *p, int32_t i)
+static void put_value(writer *w, const ad_program *p, int32_t i, const char *note)
 {
     const ad_inst *x = &p->ir.inst[i];
     char shape[160] = "token";
@@ -76,7 +76,7 @@ static void put_value(writer *w, const ad_program *p, int32_t i)
     if (x->op == AD_OP_fill) put(w, " %.9g", x->data[0]);
     if (x->op == AD_OP_contract) put_contraction(w, p, x);
     if (p->slot[i].place == AD_PLACE_COMPLETE) put(w, " complete");
-    put(w, "\n");
+    put(w, "%s\n", note);
 }
 
 /* ---- levels ---- */
@@ -148,7 +148,7 @@ static void put_steps(writer *w, const ad_program *p, int phase, const char *nam
 {
     if (range[0] == range[1]) return;
     put(w, "phase %d %s\n", phase, name);
-    for (int32_t i = range[0]; i < range[1]; i++) put_value(w, p, p->step[i].value);
+    for (int32_t i = range[0]; i < range[1]; i++) put_value(w, p, p->step[i].value, p->step[i].end - p->step[i].begin > 1 ? " fused" : "");
 }
 
 char *ad_program_describe(const ad_program *p)
@@ -165,10 +165,10 @@ char *ad_program_describe(const ad_program *p)
             (long long)p->block_row_bytes, (long long)p->complete_row_bytes);
     put(&w, "constants\n");
     for (int32_t i = 0; i < p->ir.n; i++)
-        if (group_of(p, i) == GROUP_CONSTANT) put_value(&w, p, i);
+        if (group_of(p, i) == GROUP_CONSTANT) put_value(&w, p, i, "");
     put(&w, "views\n");
     for (int32_t i = 0; i < p->ir.n; i++)
-        if (p->slot[i].root != i) put_value(&w, p, i);
+        if (p->slot[i].root != i) put_value(&w, p, i, "");
     for (int f = 0; f < p->nphase; f++) {
         put_steps(&w, p, f, "parameters", p->phase[f].parameter_steps);
         put_steps(&w, p, f, "call", p->phase[f].call_steps);

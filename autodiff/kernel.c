@@ -104,6 +104,7 @@ typedef struct {
     ad_nest nest; /* array 0: out; then the operands */
     int split;
     int64_t step, inner;
+    int stride[OPERANDS];
     access how[OPERANDS];
     size_t where[OPERANDS], scratch;
 } pointwise_plan;
@@ -133,14 +134,12 @@ static void pointwise_chunk(const ad_kernel *k, int64_t count, const int64_t *of
 {
     const pointwise_plan *p = k->plan;
     const void *operand[OPERANDS];
-    int stride[OPERANDS];
     for (int i = 0; i < k->nin; i++) {
         const void *at = ad_at(in[i], offset[i + 1], p->head.size);
-        stride[i] = p->how[i] != SINGLE;
         operand[i] = p->how[i] >= EXPANDED ? scratch + p->where[i] : at;
         if (p->how[i] == EXPANDED || (p->how[i] == EXPANDED_ONCE && first)) expand(p, i, count, at, scratch + p->where[i]);
     }
-    p->kernel(count * p->inner, operand, stride, ad_at_out(out, offset[0], p->head.size));
+    p->kernel(count * p->inner, operand, p->stride, ad_at_out(out, offset[0], p->head.size));
 }
 
 static void pointwise_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *scratch)
@@ -158,6 +157,14 @@ static void pointwise_run(const ad_kernel *k, int64_t rows, const void *const *i
             first = false;
         }
     while (ad_nest_step(&p->nest, p->split, outer, index, start));
+}
+
+/* Operands and result are contiguous, or one number. */
+static void pointwise_run_straight(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *scratch)
+{
+    const pointwise_plan *p = k->plan;
+    (void)scratch;
+    p->kernel(ad_nest_outer(&p->nest, rows), in, p->stride, out);
 }
 
 static size_t pointwise_scratch(const ad_kernel *k, int64_t rows)
@@ -184,11 +191,11 @@ static bool prepare_pointwise(ad_kernel *k)
     for (int i = 0; i < k->nin; i++) {
         p->how[i] = classify(&p->nest, i + 1, p->split);
         straight &= p->how[i] < EXPANDED;
+        p->stride[i] = p->how[i] != SINGLE;
         p->where[i] = p->scratch;
         if (p->how[i] >= EXPANDED) p->scratch += ad_round_up((size_t)(p->step * p->inner) * p->head.size);
     }
-    if (straight) p->step = INT64_MAX / 2;
-    k->run = pointwise_run;
+    k->run = straight ? pointwise_run_straight : pointwise_run;
     return p->kernel != NULL;
 }
 

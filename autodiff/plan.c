@@ -169,10 +169,12 @@ static bool make_step(ad_program *p, ad_step *s, int32_t i)
     ad_shape *shapes = ad_pool_alloc(&p->pool, (size_t)(x->nin ? x->nin : 1) * sizeof *shapes);
     if (!operand || !shapes) return false;
     for (int k = 0; k < x->nin; k++) {
-        operand[k] = (ad_ref){ p->slot[x->in[k]].root, p->slot[x->in[k]].offset };
+        int32_t root = p->slot[x->in[k]].root;
+        operand[k] = (ad_ref){ .root = root, .pointer = root, .offset = p->slot[x->in[k]].offset };
         shapes[k] = p->ir.inst[x->in[k]].shape;
     }
     s->operand = operand;
+    s->shapes = shapes;
     s->kernel = (ad_kernel){ .op = x->op,
                              .dtype = p->ir.dtype,
                              .nin = x->nin,
@@ -256,8 +258,9 @@ static bool list_roots(ad_program *p, int f, int32_t *seen)
     for (int32_t s = from; s < to; s++) count += p->ir.inst[p->step[s].value].nin;
     root_list moving = { ad_pool_alloc(&p->pool, (size_t)(count + 1) * sizeof(int32_t)), 0 };
     int32_t *block = ad_pool_alloc(&p->pool, (size_t)(to - from + 1) * sizeof *block);
+    int32_t *chunk = ad_pool_alloc(&p->pool, (size_t)(to - from + 1) * sizeof *chunk);
     int32_t *reduction = ad_pool_alloc(&p->pool, (size_t)(to - from + 1) * sizeof *reduction);
-    if (!moving.list || !block || !reduction) return false;
+    if (!moving.list || !block || !chunk || !reduction) return false;
     for (int32_t s = from; s < to; s++) {
         int32_t v = p->step[s].value;
         ad_place place = p->slot[v].place;
@@ -265,10 +268,12 @@ static bool list_roots(ad_program *p, int f, int32_t *seen)
         note(p, f, v, &moving, seen);
         if (place == AD_PLACE_LANES) reduction[phase->nreduction++] = s;
         if (place == AD_PLACE_BLOCK || place == AD_PLACE_OUTPUT) block[phase->nblock++] = v;
+        if (place == AD_PLACE_CHUNK) chunk[phase->nchunk++] = v;
     }
     phase->moving = moving.list;
     phase->nmoving = moving.n;
     phase->block = block;
+    phase->chunk = chunk;
     phase->reduction = reduction;
     return true;
 }
@@ -280,7 +285,7 @@ static bool in_block(const ad_program *p, int32_t root)
     return p->slot[root].place == AD_PLACE_BLOCK || p->slot[root].place == AD_PLACE_OUTPUT;
 }
 
-/* First and last steps of the body's values, and the largest sum of live bytes of a row. */
+/* First and last steps of the body's values, and the largest sum of live bytes of a row. A group's steps go through the block together. */
 static bool find_lifetimes(ad_program *p, ad_phase *phase)
 {
     int32_t from = phase->body_steps[0], n = phase->body_steps[1] - from;
@@ -290,12 +295,13 @@ static bool find_lifetimes(ad_program *p, ad_phase *phase)
         const ad_step *step = &p->step[from + s];
         p->slot[step->value].first = p->slot[step->value].last = s;
         for (int k = 0; k < p->ir.inst[step->value].nin; k++)
-            if (in_block(p, step->operand[k].root)) p->slot[step->operand[k].root].last = s;
+            if (in_block(p, step->operand[k].root) || p->slot[step->operand[k].root].place == AD_PLACE_CHUNK)
+                p->slot[step->operand[k].root].last = s;
     }
     for (int i = 0; i < phase->nblock; i++) {
         const ad_slot *slot = &p->slot[phase->block[i]];
-        change[slot->first] += slot->bytes;
-        change[slot->last + 1] -= slot->bytes;
+        change[p->step[from + slot->first].begin - from] += slot->bytes;
+        change[p->step[from + slot->last].end - from] -= slot->bytes;
     }
     for (int32_t s = 0; s < n; s++) {
         live += change[s];
@@ -314,17 +320,16 @@ static int64_t choose_block_rows(int64_t row_bytes)
     return rows;
 }
 
-/* An operand in the block that dies at step s and has the shape of the pointwise result: the result may take over its memory. */
-static int32_t dying_operand(const ad_program *p, const ad_step *step, int32_t s)
+/* A live value as large as the result of the pointwise step s that is not used after it, and not before its group: chunk by chunk, the
+ * result may take over its memory. Being as large as the result it has its extent, whatever its shape is. -1: there is none. */
+static int dying(const ad_program *p, const ad_phase *phase, const int32_t *live, int nlive, int32_t s)
 {
-    const ad_inst *x = &p->ir.inst[step->value];
-    if (ad_ops[x->op].kind != AD_POINTWISE) return -1;
-    for (int k = 0; k < x->nin; k++) {
-        int32_t root = step->operand[k].root;
-        bool fits = in_block(p, root) && p->slot[root].last == s && p->slot[root].phase == p->slot[step->value].phase &&
-                    ad_same_shape(step->kernel.in_shapes[k], x->shape);
-        for (int j = 0; j < x->nin && fits; j++) fits = step->operand[j].root != root || ad_same_shape(step->kernel.in_shapes[j], x->shape);
-        if (fits) return root;
+    const ad_step *step = &p->step[phase->body_steps[0] + s];
+    int32_t begin = step->begin - phase->body_steps[0];
+    if (ad_ops[p->ir.inst[step->value].op].kind != AD_POINTWISE) return -1;
+    for (int k = 0; k < nlive; k++) {
+        const ad_slot *slot = &p->slot[live[k]];
+        if (slot->last >= begin && slot->last <= s && slot->bytes == p->slot[step->value].bytes) return k;
     }
     return -1;
 }
@@ -358,14 +363,13 @@ static bool plan_block(ad_program *p, const ad_phase *phase)
         const ad_step *step = &p->step[from + s];
         int kept = 0;
         for (int k = 0; k < nlive; k++)
-            if (p->slot[live[k]].last >= s) live[kept++] = live[k];
+            if (p->step[from + p->slot[live[k]].last].end > step->begin) live[kept++] = live[k];
         nlive = kept;
         if (!in_block(p, step->value)) continue;
-        int32_t dying = dying_operand(p, step, s);
-        if (dying >= 0) {
-            p->slot[step->value].position = p->slot[dying].position;
-            for (int k = 0; k < nlive; k++)
-                if (live[k] == dying) live[k] = step->value;
+        int taken = dying(p, phase, live, nlive, s);
+        if (taken >= 0) {
+            p->slot[step->value].position = p->slot[live[taken]].position;
+            live[taken] = step->value;
         } else if (!place_in_block(p, live, &nlive, step->value)) {
             return false;
         }
@@ -398,7 +402,7 @@ bool ad_plan(ad_program *p)
     assign_phases(p);
     assign_places(p);
     p->phase = ad_pool_alloc(&p->pool, (size_t)p->nphase * sizeof *p->phase);
-    if (!p->phase || !assign_positions(p) || !write_constants(p) || !make_steps(p) || !list_opaques(p)) return false;
+    if (!p->phase || !assign_positions(p) || !write_constants(p) || !make_steps(p) || !list_opaques(p) || !ad_fuse(p)) return false;
     for (int f = 0; f < p->nphase; f++)
         if (!list_roots(p, f, seen) || !find_lifetimes(p, &p->phase[f])) return false;
     p->block_rows = choose_block_rows(p->block_row_bytes);

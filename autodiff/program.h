@@ -1,5 +1,5 @@
 /* Internal: compiled programs. ad_compile copies what the outputs reach into an intermediate representation (ir.c), passes rewrite it
- * (simplify.c, fold.c, layout.c), plan.c decides when and where every value is computed, and run.c replays the plan.
+ * (simplify.c, fold.c, layout.c), plan.c and fuse.c decide when and where every value is computed, and run.c replays the plan.
  *
  * A program is a sequence of phases U_0 B_0 U_1 B_1 ...: U_p works on whole arrays (operations without rows, finished reductions, opaque
  * operations), B_p is a body that runs block by block over the rows. */
@@ -8,7 +8,7 @@
 #include "kernel.h"
 #include <stdatomic.h>
 
-enum { AD_LANES = 8, AD_ALIGN = 64, AD_MIN_BLOCK_ROWS = 16, AD_MAX_BLOCK_ROWS = 128, AD_BLOCK_BYTES = 512 * 1024 };
+enum { AD_LANES = 8, AD_ALIGN = 64, AD_MIN_BLOCK_ROWS = 16, AD_MAX_BLOCK_ROWS = 128, AD_BLOCK_BYTES = 544 * 1024 };
 
 /* ---- memory that lives as long as its program (ir.c) ------------------------------------------------------------- */
 
@@ -109,6 +109,7 @@ typedef enum {
     AD_PLACE_LANES,    /* workspace, one array a lane; the first holds the finished reduction */
     AD_PLACE_COMPLETE, /* workspace, all rows */
     AD_PLACE_BLOCK,    /* the thread's block memory */
+    AD_PLACE_CHUNK,    /* the thread's memory for the chunk at hand of a fused group */
     AD_PLACE_OUTPUT    /* rows of the caller's array, or block memory when the output is not wanted */
 } ad_place;
 
@@ -120,13 +121,20 @@ typedef struct {
     int phase;
     int64_t position;    /* root: bytes from the start of its region; opaque token: index of its state in a workspace */
     int64_t bytes;       /* root: of one row, or of the whole when it has no rows */
-    int32_t first, last; /* root in a block: body steps that write it first and use it last */
+    int32_t first, last; /* root in a block or chunk: body steps that write it first and use it last */
 } ad_slot;
 
 typedef struct {
-    int32_t root;
+    int32_t root, pointer; /* pointer: the number of its pointer, the root's or an ad_repeat's */
     int64_t offset;
+    int64_t row_bytes; /* in a group: bytes from row to row; 0: the same in every chunk */
 } ad_ref;
+
+/* Copies of an array without rows, one for each row of a chunk: a group's kernels see it as large as their results. */
+typedef struct {
+    int32_t root, pointer;
+    int64_t offset, row_bytes, rows, position;
+} ad_repeat;
 
 typedef enum { AD_STEP_KERNEL, AD_STEP_FILL, AD_STEP_ROW_COUNT, AD_STEP_OPAQUE } ad_step_kind;
 
@@ -134,19 +142,25 @@ typedef struct {
     ad_step_kind kind;
     int32_t value;
     ad_kernel kernel;      /* AD_STEP_KERNEL */
-    const ad_ref *operand; /* one for each operand of the value */
+    ad_ref *operand;       /* one for each operand of the value */
+    ad_shape *shapes;      /* of the operands, as the kernel sees them */
     const int32_t *result; /* AD_STEP_OPAQUE: the values of its results, -1 where nobody needs one */
+    int32_t begin, end;    /* the steps of its group; of its own alone when it is not fused */
+    int64_t chunk_rows;    /* in a group: rows of a chunk */
+    int64_t row_bytes;     /* in a group: bytes of the result from row to row; 0: the same memory for every chunk */
 } ad_step;
 
 typedef struct {
     int32_t parameter_steps[2]; /* range of steps; only U_0 has some */
     int32_t call_steps[2];
     int32_t body_steps[2];
-    int nmoving, nblock, nreduction;
+    int nmoving, nblock, nchunk, nreduction, nrepeat;
     int64_t row_bytes;        /* the most intermediates of one row that are live at a time */
     const int32_t *moving;    /* roots with rows that the body reads or writes in complete arrays: their pointers go from block to block */
     const int32_t *block;     /* roots in block memory */
+    const int32_t *chunk;     /* roots in chunk memory */
     const int32_t *reduction; /* steps of the body that reduce over its rows */
+    ad_repeat *repeat;
 } ad_phase;
 
 /* Data of an opaque operation that the program holds a reference of. */
@@ -172,7 +186,8 @@ struct ad_program {
     int max_operands, max_results;
     int64_t block_rows;
     void *constants;
-    int64_t constant_bytes, uniform_bytes, lane_bytes, block_bytes;
+    int64_t constant_bytes, uniform_bytes, lane_bytes, block_bytes, chunk_bytes, repeat_bytes;
+    int32_t nrepeat;
     int64_t block_row_bytes;    /* the largest row_bytes of the phases */
     int64_t complete_row_bytes; /* of complete arrays */
     int ncomplete;
@@ -182,6 +197,8 @@ struct ad_program {
 
 /* Makes the plan; false when memory is short. */
 bool ad_plan(ad_program *program);
+/* Groups the steps of bodies: part of the plan (fuse.c). */
+bool ad_fuse(ad_program *program);
 /* NULL, or what is wrong with the plan. */
 const char *ad_verify_plan(const ad_program *program, int32_t *where);
 static inline int64_t ad_block_count(const ad_program *p, int64_t rows) { return (rows + p->block_rows - 1) / p->block_rows; }

@@ -12,7 +12,7 @@ typedef struct {
     char *memory;
     char **pointer;
     const void **in;
-    char *block, *scratch;
+    char *block, *chunk, *repeat, *scratch;
 } thread_memory;
 
 struct ad_workspace {
@@ -184,17 +184,21 @@ static int reserve_threads(ad_workspace *w, int64_t rows)
 {
     const ad_program *p = w->program;
     int64_t blocks = ad_block_count(p, rows), want = blocks < w->threads ? blocks : w->threads;
-    int64_t pointers = ad_size_align((int64_t)(((size_t)p->ir.n + 1) * sizeof(char *)));
+    int64_t pointers = ad_size_align((int64_t)(((size_t)p->ir.n + (size_t)p->nrepeat + 1) * sizeof(char *)));
     int64_t operands = ad_size_align((int64_t)(((size_t)p->max_operands + 1) * sizeof(void *)));
+    int64_t chunks = ad_size_add(p->chunk_bytes, p->repeat_bytes);
     int64_t bytes =
         ad_size_add(ad_size_add(pointers, operands), ad_size_add(ad_size_align(p->block_bytes), ad_size_align(p->block_scratch)));
+    bytes = ad_size_add(bytes, chunks);
     for (; w->nthread < want; w->nthread++) {
         thread_memory *t = &w->thread[w->nthread];
         if (renew(w, &t->memory, 0, bytes, rows)) return -1;
         t->pointer = (char **)(void *)t->memory;
         t->in = (const void **)(void *)(t->memory + pointers);
         t->block = t->memory + pointers + operands;
-        t->scratch = t->block + ad_size_align(p->block_bytes);
+        t->chunk = t->block + ad_size_align(p->block_bytes);
+        t->repeat = t->chunk + p->chunk_bytes;
+        t->scratch = t->repeat + p->repeat_bytes;
     }
     return 0;
 }
@@ -279,6 +283,20 @@ static int run_uniform(ad_workspace *w, const int32_t *range, int64_t rows)
 
 /* ---- bodies ---- */
 
+/* A group of steps, chunk by chunk. */
+static void run_group(const ad_step *begin, const ad_step *end, thread_memory *t, int64_t rows)
+{
+    int64_t chunk = begin->chunk_rows;
+    for (int64_t first = 0; first < rows; first += chunk) {
+        int64_t count = rows - first < chunk ? rows - first : chunk;
+        for (const ad_step *s = begin; s < end; s++) {
+            const ad_ref *r = s->operand;
+            for (int k = 0; k < s->kernel.nin; k++) t->in[k] = t->pointer[r[k].pointer] + r[k].offset + first * r[k].row_bytes;
+            s->kernel.run(&s->kernel, count, t->in, t->pointer[s->value] + first * s->row_bytes, t->scratch);
+        }
+    }
+}
+
 static void run_block(const ad_workspace *w, const ad_phase *phase, thread_memory *t, int64_t first, int64_t rows)
 {
     const ad_program *p = w->program;
@@ -286,8 +304,12 @@ static void run_block(const ad_workspace *w, const ad_phase *phase, thread_memor
         int32_t root = phase->moving[i];
         if (w->base[root]) t->pointer[root] = w->base[root] + first * p->slot[root].bytes;
     }
-    for (int32_t i = phase->body_steps[0]; i < phase->body_steps[1]; i++) {
+    for (int32_t i = phase->body_steps[0]; i < phase->body_steps[1]; i = p->step[i].end) {
         const ad_step *s = &p->step[i];
+        if (s->end > i + 1) {
+            run_group(s, p->step + s->end, t, rows);
+            continue;
+        }
         if (s->kind == AD_STEP_FILL) {
             fill(p, s->value, rows, t->pointer[s->value]);
             continue;
@@ -305,6 +327,17 @@ static int64_t unit_count(const ad_program *p, const ad_phase *phase, int64_t ro
     return phase->nreduction && blocks > AD_LANES ? AD_LANES : blocks;
 }
 
+/* The arrays without rows that groups see as large as their results. */
+static void write_repeats(const ad_phase *phase, thread_memory *t, int64_t rows)
+{
+    for (int i = 0; i < phase->nrepeat; i++) {
+        const ad_repeat *r = &phase->repeat[i];
+        char *to = t->pointer[r->pointer] = t->repeat + r->position;
+        for (int64_t k = 0; k < r->rows && k < rows; k++)
+            memcpy(to + k * r->row_bytes, t->pointer[r->root] + r->offset, (size_t)r->row_bytes);
+    }
+}
+
 static void run_share(const ad_workspace *w, const ad_phase *phase, int64_t rows, int share, int shares)
 {
     const ad_program *p = w->program;
@@ -312,6 +345,8 @@ static void run_share(const ad_workspace *w, const ad_phase *phase, int64_t rows
     int64_t blocks = ad_block_count(p, rows), units = unit_count(p, phase, rows);
     memcpy(t->pointer, w->base, (size_t)p->ir.n * sizeof *t->pointer);
     for (int i = 0; i < phase->nblock; i++) t->pointer[phase->block[i]] = t->block + p->slot[phase->block[i]].position;
+    for (int i = 0; i < phase->nchunk; i++) t->pointer[phase->chunk[i]] = t->chunk + p->slot[phase->chunk[i]].position;
+    write_repeats(phase, t, rows < p->block_rows ? rows : p->block_rows);
     for (int64_t unit = share * units / shares; unit < (share + 1) * units / shares; unit++) {
         for (int i = 0; i < phase->nreduction; i++) {
             const ad_step *s = &p->step[phase->reduction[i]];

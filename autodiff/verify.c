@@ -72,7 +72,14 @@ const char *ad_verify_ir(const ad_ir *ir, int32_t *where)
     return NULL;
 }
 
-/* Values that are in block memory at the same time must not overlap, but for a pointwise result that takes over a dying operand. */
+/* The first step of the group of a body's step, counted as in slots. */
+static int32_t group_begin(const ad_program *p, const ad_phase *phase, int32_t step)
+{
+    return p->step[phase->body_steps[0] + step].begin - phase->body_steps[0];
+}
+
+/* Values that are in block memory at the same time must not overlap, but for a pointwise result that takes over what dies in its group. A
+ * group's steps are at the same time. */
 static const char *verify_block(const ad_program *p, const ad_phase *phase, int32_t *where)
 {
     for (int i = 0; i < phase->nblock; i++) {
@@ -83,8 +90,27 @@ static const char *verify_block(const ad_program *p, const ad_phase *phase, int3
         for (int k = 0; k < i; k++) {
             const ad_slot *b = &p->slot[phase->block[k]];
             bool apart = a->position + a->bytes * p->block_rows <= b->position || b->position + b->bytes * p->block_rows <= a->position;
-            bool takes_over = a->position == b->position && a->bytes == b->bytes && (a->first == b->last || b->first == a->last);
-            if (!apart && !takes_over && a->first <= b->last && b->first <= a->last) return "block memory: live values overlap";
+            bool takes_over = a->position == b->position && a->bytes == b->bytes && (b->last <= a->first || a->last <= b->first);
+            if (!apart && !takes_over && group_begin(p, phase, a->first) <= b->last && group_begin(p, phase, b->first) <= a->last)
+                return "block memory: live values overlap";
+        }
+    }
+    return NULL;
+}
+
+/* Values in chunk memory belong to one group, and do not share memory while they are in use. */
+static const char *verify_chunks(const ad_program *p, const ad_phase *phase, int32_t *where)
+{
+    for (int i = 0; i < phase->nchunk; i++) {
+        const ad_slot *a = &p->slot[phase->chunk[i]];
+        int64_t begin = group_begin(p, phase, a->first), rows = p->step[phase->body_steps[0] + a->first].chunk_rows;
+        *where = phase->chunk[i];
+        if (a->position < 0 || a->position % AD_ALIGN || a->position + a->bytes * rows > p->chunk_bytes) return "chunk: out of range";
+        if (group_begin(p, phase, a->last) != begin) return "chunk: used outside of the group";
+        for (int k = 0; k < i; k++) {
+            const ad_slot *b = &p->slot[phase->chunk[k]];
+            bool apart = a->position + a->bytes * rows <= b->position || b->position + b->bytes * rows <= a->position;
+            if (!apart && group_begin(p, phase, b->first) == begin && b->last > a->first) return "chunk: live values overlap";
         }
     }
     return NULL;
@@ -112,6 +138,7 @@ const char *ad_verify_plan(const ad_program *p, int32_t *where)
     for (int f = 0; f < p->nphase; f++) {
         const ad_phase *phase = &p->phase[f];
         const char *wrong = verify_block(p, phase, where);
+        if (!wrong) wrong = verify_chunks(p, phase, where);
         if (wrong) return wrong;
         const int32_t *ranges[3] = { phase->parameter_steps, phase->call_steps, phase->body_steps };
         for (int r = 0; r < 3; r++)

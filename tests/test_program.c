@@ -601,6 +601,52 @@ START_TEST(test_verifier)
 }
 END_TEST
 
+/* A group's values are the lazy ones to the last bit, in whole chunks and in the rest: operands of every extent, a value that is read again
+ * after the group, and an output in the middle of it. */
+START_TEST(test_fused_bits)
+{
+    for (int which = 0; which < 6; which++) {
+        ad_dtype dtype = which % 2 ? AD_F64 : AD_F32;
+        int64_t rows = 37 + 150 * (which / 4), d = which / 2 % 2 ? 200 : 64;
+        double *x = malloc((size_t)(rows * d) * 8), bias[200], scale[187];
+        for (int64_t i = 0; i < rows * d; i++) x[i] = sin(0.37 * (double)i);
+        for (int64_t i = 0; i < 200; i++) bias[i] = cos(0.71 * (double)i);
+        for (int64_t i = 0; i < 187; i++) scale[i] = 1 + 0.01 * (double)i;
+        results in = room((ad_shape[]){ AD_SHAPE(AD_ROWS, d), AD_SHAPE(d), AD_SHAPE(AD_ROWS, 1) }, 3, dtype, rows);
+        for (int64_t i = 0; i < rows * d; i++) put(dtype, in.data[0], i, x[i]);
+        for (int64_t i = 0; i < d; i++) put(dtype, in.data[1], i, bias[i]);
+        for (int64_t i = 0; i < rows; i++) put(dtype, in.data[2], i, scale[i]);
+        ad_tape *t = ad_tape_new(dtype);
+        ad_var v[3] = { ad_input_rows(t, AD_SHAPE(AD_ROWS, d), rows, in.data[0]), ad_param(t, AD_SHAPE(d), in.data[1]),
+                        ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), rows, in.data[2]) };
+        ad_var a = ad_tanh(ad_add(v[0], v[1])), b = ad_mul(ad_mul(a, v[2]), ad_add(v[1], v[0])), c = ad_sub(ad_exp(b), ad_square(v[0]));
+        ad_var out[3] = { ad_mul(c, b), b, ad_add(ad_cumsum(c, 1, 0), ad_mul(a, v[1])) };
+        ad_program *p = ad_compile(3, v, 3, out);
+        ck_assert_msg(p != NULL, "%s", ad_tape_error(t));
+        int32_t where = 0;
+        ck_assert_ptr_null(ad_verify_plan(p, &where));
+        char *text = ad_program_describe(p);
+        expect(text, " fused\n");
+        free(text);
+        ad_workspace *w = ad_workspace_new(p, 1);
+        ad_shape shape = AD_SHAPE(AD_ROWS, d);
+        results r = room((ad_shape[]){ shape, shape, shape }, 3, dtype, rows);
+        ck_assert_int_eq(ad_run(p, w, rows, (const void *const *)in.data, r.data), 0);
+        for (int j = 0; j < 3; j++) ck_assert_mem_eq(r.data[j], ad_value(out[j]), r.bytes[j]);
+        int chunks = p->phase[0].nchunk;
+        ck_assert_int_gt(chunks, 0);
+        p->slot[p->phase[0].chunk[0]].position = p->chunk_bytes;
+        ck_assert_str_eq(ad_verify_plan(p, &where), "chunk: out of range");
+        discard(&r);
+        discard(&in);
+        ad_workspace_free(w);
+        ad_program_free(p);
+        ad_tape_free(t);
+        free(x);
+    }
+}
+END_TEST
+
 /* Networks of any width run 512 rows in at least four blocks, and wide ones in smaller blocks. */
 START_TEST(test_block_sizes)
 {
@@ -644,6 +690,7 @@ int main(void)
     tcase_add_test(tc, test_describe_gradient);
     tcase_add_test(tc, test_describe_phases);
     tcase_add_test(tc, test_describe_simplified);
+    tcase_add_test(tc, test_fused_bits);
     tcase_add_test(tc, test_verifier);
     tcase_add_test(tc, test_block_sizes);
     suite_add_tcase(suite, tc);

@@ -1,0 +1,165 @@
+/* Fusion: consecutive pointwise steps of a body form a group, which runs through a block chunk by chunk. A chunk is so many rows that its
+ * values stay in a level 1 cache; values that only their group reads are kept for one chunk at a time and need no block memory. */
+#include "program.h"
+#include <string.h>
+
+enum { CHUNK_BYTES = 4096, SMALL_SUM = 64 * 1024 };
+
+static bool fusable(const ad_program *p, const ad_step *s)
+{
+    const ad_inst *x = &p->ir.inst[s->value];
+    return ad_ops[x->op].kind == AD_POINTWISE && ad_has_rows(x->shape);
+}
+
+/* Rows of a chunk: all pieces but the last are whole multiples of AD_ALIGN bytes where rows are that short. */
+static int64_t chunk_rows(int64_t row_bytes)
+{
+    int64_t rows = row_bytes > 0 ? CHUNK_BYTES / row_bytes : AD_MAX_BLOCK_ROWS;
+    if (rows >= AD_MAX_BLOCK_ROWS) return AD_MAX_BLOCK_ROWS;
+    if (rows >= AD_MIN_BLOCK_ROWS) return rows / AD_MIN_BLOCK_ROWS * AD_MIN_BLOCK_ROWS;
+    return rows >= 8 ? 8 : rows >= 4 ? 4 : rows >= 2 ? 2 : 1;
+}
+
+/* Memory for the values that live in the group: as many pieces of equal size as are in use at a time. A piece is free for the result of
+ * the step that reads it last. free_from[k] is that step. */
+static bool place_values(ad_program *p, int32_t begin, int32_t end, const int32_t *last, int32_t *free_from)
+{
+    int pieces = 0;
+    for (int32_t s = begin; s < end; s++) {
+        int32_t v = p->step[s].value;
+        ad_slot *slot = &p->slot[v];
+        if (slot->place != AD_PLACE_BLOCK || last[v] >= end) continue;
+        int64_t size = ad_size_align(ad_size_mul(slot->bytes, p->step[s].chunk_rows));
+        int k = 0;
+        while (k < pieces && free_from[k] > s) k++;
+        if (k == pieces) pieces++;
+        free_from[k] = last[v];
+        slot->place = AD_PLACE_CHUNK;
+        slot->position = ad_size_mul(size, k);
+        int64_t need = ad_size_add(slot->position, size);
+        if (need < 0 || slot->position < 0) return false;
+        if (need > p->chunk_bytes) p->chunk_bytes = need;
+    }
+    return true;
+}
+
+/* The number of the pointer to copies of an operand without rows, one for each row of a chunk; -1 when memory is short. */
+static int32_t repeated(ad_program *p, ad_phase *phase, const ad_ref *r, int64_t row_bytes, int64_t rows)
+{
+    for (int i = 0; i < phase->nrepeat; i++) {
+        const ad_repeat *known = &phase->repeat[i];
+        if (known->root == r->root && known->offset == r->offset && known->row_bytes == row_bytes) return known->pointer;
+    }
+    int64_t end = ad_size_add(p->repeat_bytes, ad_size_align(ad_size_mul(row_bytes, rows)));
+    if (end < 0) return -1;
+    phase->repeat[phase->nrepeat++] =
+        (ad_repeat){ r->root, p->ir.n + p->nrepeat++, r->offset, row_bytes, rows, .position = p->repeat_bytes };
+    p->repeat_bytes = end;
+    return phase->repeat[phase->nrepeat - 1].pointer;
+}
+
+/* How the operands of a group's step go from chunk to chunk. */
+static bool place_operands(ad_program *p, ad_phase *phase, ad_step *s)
+{
+    const ad_inst *x = &p->ir.inst[s->value];
+    for (int k = 0; k < x->nin; k++) {
+        ad_ref *r = &s->operand[k];
+        const ad_inst *in = &p->ir.inst[x->in[k]];
+        if (ad_has_rows(in->shape)) {
+            r->row_bytes = p->slot[r->root].place == AD_PLACE_CHUNK ? 0 : p->slot[r->root].bytes;
+        } else if (ad_row_size(in->shape) > 1 && ad_row_size(in->shape) == ad_row_size(x->shape)) {
+            r->pointer = repeated(p, phase, r, p->slot[s->value].bytes, s->chunk_rows);
+            if (r->pointer < 0) return false;
+            r->offset = 0;
+            s->shapes[k] = x->shape;
+        }
+    }
+    s->row_bytes = p->slot[s->value].place == AD_PLACE_CHUNK ? 0 : p->slot[s->value].bytes;
+    return true;
+}
+
+static bool make_group(ad_program *p, ad_phase *phase, int32_t begin, int32_t end, const int32_t *last, int32_t *free_from)
+{
+    int64_t rows = chunk_rows(p->slot[p->step[begin].value].bytes);
+    for (int32_t s = begin; s < end; s++) {
+        p->step[s].begin = begin;
+        p->step[s].end = end;
+        p->step[s].chunk_rows = rows;
+    }
+    if (!place_values(p, begin, end, last, free_from)) return false;
+    for (int32_t s = begin; s < end; s++)
+        if (!place_operands(p, phase, &p->step[s])) return false;
+    return true;
+}
+
+/* Large sums stay where they are: adding to them would sweep the block's values out of the caches halfway. */
+static bool hastened(const ad_program *p, const ad_step *s)
+{
+    return p->slot[s->value].place == AD_PLACE_LANES && p->slot[s->value].bytes <= SMALL_SUM;
+}
+
+/* Steps that sum over the rows come as soon as what they read is there, so that block memory can be used again; but they do not tear
+ * runs of pointwise steps. */
+static bool hasten_reductions(ad_program *p, const ad_phase *phase, int32_t *made)
+{
+    int32_t from = phase->body_steps[0], n = phase->body_steps[1] - from, flushed = 0, count = 0;
+    ad_step *old = ad_pool_alloc(&p->pool, ((size_t)n + 1) * sizeof *old), *step = p->step + from;
+    int32_t *first = ad_pool_alloc(&p->pool, ((size_t)n + 1) * sizeof *first),
+            *next = ad_pool_alloc(&p->pool, ((size_t)n + 1) * sizeof *next);
+    if (!old || !first || !next) return false;
+    for (int32_t s = 0; s < n; s++) {
+        old[s] = step[s];
+        made[old[s].value] = s;
+    }
+    for (int32_t s = n - 1; s >= 0; s--) { /* first, next: the reductions that can follow a step; numbers + 1 */
+        if (!hastened(p, &old[s])) continue;
+        int32_t after = 0;
+        for (int k = 0; k < p->ir.inst[old[s].value].nin; k++) {
+            int32_t root = old[s].operand[k].root;
+            if (made[root] < n && old[made[root]].value == root && made[root] > after) after = made[root];
+        }
+        next[s] = first[after];
+        first[after] = s + 1;
+    }
+    for (int32_t s = 0; s <= n; s++) {
+        bool run = s > 0 && s < n && fusable(p, &old[s]) && fusable(p, &old[s - 1]);
+        for (; flushed < s && !run; flushed++)
+            for (int32_t r = first[flushed]; r > 0; r = next[r - 1]) step[count++] = old[r - 1];
+        if (s < n && !hastened(p, &old[s])) step[count++] = old[s];
+    }
+    return true;
+}
+
+static bool fuse_body(ad_program *p, ad_phase *phase, const int32_t *last, int32_t *free_from)
+{
+    int32_t from = phase->body_steps[0], to = phase->body_steps[1], operands = 0;
+    for (int32_t s = from; s < to; s++) operands += p->ir.inst[p->step[s].value].nin;
+    phase->repeat = ad_pool_alloc(&p->pool, ((size_t)operands + 1) * sizeof *phase->repeat);
+    if (!phase->repeat) return false;
+    for (int32_t begin = from, end; begin < to; begin = end) {
+        end = begin + 1;
+        if (!fusable(p, &p->step[begin])) continue;
+        while (end < to && fusable(p, &p->step[end]) && p->slot[p->step[end].value].bytes == p->slot[p->step[begin].value].bytes) end++;
+        if (end - begin > 1 && !make_group(p, phase, begin, end, last, free_from)) return false;
+    }
+    return true;
+}
+
+bool ad_fuse(ad_program *p)
+{
+    int32_t *last = ad_pool_alloc(&p->pool, ((size_t)p->ir.n + 1) * sizeof *last);
+    int32_t *free_from = ad_pool_alloc(&p->pool, ((size_t)p->nstep + 1) * sizeof *free_from);
+    if (!last || !free_from) return false;
+    for (int f = 0; f < p->nphase; f++)
+        if (!hasten_reductions(p, &p->phase[f], last)) return false;
+    memset(last, 0, (size_t)p->ir.n * sizeof *last);
+    for (int32_t s = 0; s < p->nstep; s++) {
+        p->step[s].begin = s;
+        p->step[s].end = s + 1;
+        for (int k = 0; k < p->ir.inst[p->step[s].value].nin; k++) last[p->step[s].operand[k].root] = s;
+    }
+    for (int f = 0; f < p->nphase; f++)
+        if (!fuse_body(p, &p->phase[f], last, free_from)) return false;
+    for (int32_t i = 0; i < p->ir.n; i++) p->slot[i].place = p->slot[p->slot[i].root].place;
+    return true;
+}
