@@ -142,7 +142,8 @@ static bool write_constants(ad_program *p)
         return false;
     }
     for (int32_t i = 0; i < p->ir.n; i++)
-        if (p->slot[i].place == AD_PLACE_CONSTANT) ad_constant_write(&p->ir, &p->ir.inst[i], (char *)p->constants + p->slot[i].position);
+        if (p->slot[i].place == AD_PLACE_CONSTANT && p->slot[i].root == i)
+            ad_constant_write(&p->ir, &p->ir.inst[i], (char *)p->constants + p->slot[i].position);
     return true;
 }
 

@@ -7,7 +7,7 @@
 #include <check.h>
 #include <stdarg.h>
 
-enum { SEEDS = 3000, BATCHES = 12, MAX_OUTPUTS = OUTPUTS + 2 + 2 * INPUTS, MAX_THREADS = 4 };
+enum { SEEDS = 1000, BATCHES = 12, MAX_OUTPUTS = OUTPUTS + 2 + 2 * INPUTS, MAX_THREADS = 4 };
 
 /* A tape under test: what is compiled, and for smooth ones the loss, its gradient g, s = <g, u> and the gradient h of s. */
 typedef struct {
