@@ -170,7 +170,8 @@ void ad_program_free(ad_program *program);
 /* What was compiled, for people: levels, blocks, values, contractions with sizes, bytes. Caller frees with free(). */
 char *ad_program_describe(const ad_program *program);
 
-/* Memory for running one program from one thread at a time; grows when rows do, never otherwise. threads: 0 = as OpenMP has it. */
+/* Memory for running one program from one thread at a time; grows when rows do, never otherwise. threads: 0 = as OpenMP has it (a
+ * negative number is an error, which ad_run reports). */
 ad_workspace *ad_workspace_new(const ad_program *program, int threads);
 void ad_workspace_free(ad_workspace *workspace);
 const char *ad_workspace_error(const ad_workspace *workspace);

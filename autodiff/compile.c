@@ -11,6 +11,9 @@ static const struct {
     { "simplify", ad_pass_simplify }, { "fold", ad_pass_fold },         { "simplify again", ad_pass_simplify },
     { "layout", ad_pass_layout },     { "fold layouts", ad_pass_fold },
 };
+enum { PASSES = sizeof passes / sizeof *passes };
+
+const char *ad_pass_name(int pass) { return pass >= 0 && pass < PASSES ? passes[pass].name : NULL; }
 
 /* ---- collecting ---- */
 
@@ -171,18 +174,32 @@ static bool verified(ad_tape *tape, const ad_program *p, const char *pass, bool 
 }
 #endif
 
-static bool transform(ad_tape *tape, ad_program *p)
+static bool transform(ad_tape *tape, ad_program *p, uint32_t without)
 {
     if (!verified(tape, p, "collect", false)) return false;
-    for (size_t k = 0; k < sizeof passes / sizeof *passes; k++)
-        if (!passes[k].run(&p->ir) || !verified(tape, p, passes[k].name, false)) return false;
+    for (int k = 0; k < PASSES; k++)
+        if (!(without >> k & 1) && (!passes[k].run(&p->ir) || !verified(tape, p, passes[k].name, false))) return false;
     ad_ir_count_uses(&p->ir);
     for (int32_t i = 0; i < p->ir.n; i++)
         p->has_rows = p->has_rows || ad_has_rows(p->ir.inst[i].shape) || p->ir.inst[i].op == AD_OP_row_count;
     return ad_plan(p) && verified(tape, p, "plan", true);
 }
 
+static void fail_memory(ad_tape *tape, const ad_program *p)
+{
+    if (p && p->refused > 0)
+        ad_fail(tape, "ad_compile: out of memory: the program needs %lld bytes whatever its rows; this machine has %lld",
+                (long long)p->refused, (long long)ad_machine_bytes());
+    else if (p && p->refused < 0) ad_fail(tape, "ad_compile: out of memory: the program needs more bytes than can be addressed");
+    else ad_fail(tape, "ad_compile: out of memory");
+}
+
 ad_program *ad_compile(int ninput, const ad_var *inputs, int noutput, const ad_var *outputs)
+{
+    return ad_compile_with(&(ad_compile_options){ 0 }, ninput, inputs, noutput, outputs);
+}
+
+ad_program *ad_compile_with(const ad_compile_options *options, int ninput, const ad_var *inputs, int noutput, const ad_var *outputs)
 {
     if (noutput < 1) {
         if (ninput > 0 && ad_common_tape("compile", ninput, inputs)) ad_fail(inputs[0].tape, "ad_compile: there are no outputs");
@@ -196,11 +213,13 @@ ad_program *ad_compile(int ninput, const ad_var *inputs, int noutput, const ad_v
     ad_program *p = calloc(1, sizeof *p);
     if (p) {
         atomic_init(&p->references, 1);
+        p->isa = ad_isa(&p->isa_error);
+        p->block_rows = options->block_rows;
         if (ad_ir_init(&p->ir, &p->pool, ad_tape_dtype(tape), 256) && collect_all(p, tape, ninput, inputs, noutput, outputs) &&
-            transform(tape, p))
+            transform(tape, p, options->without))
             return p;
     }
-    ad_fail(tape, "ad_compile: out of memory");
+    fail_memory(tape, p);
     ad_program_free(p);
     return NULL;
 }

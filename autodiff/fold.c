@@ -54,12 +54,16 @@ static bool run_kernel(ad_ir *ir, const ad_inst *x, const ad_shape *shapes, cons
     return scratch != NULL;
 }
 
+/* More than so many bytes are not worth keeping as elements: the program computes them. */
+enum { MAX_BYTES = 64 * 1024 * 1024 };
+
 /* The value of x, whose operands are constants. */
 static int32_t evaluate(ad_ir *ir, const ad_inst *x)
 {
     int64_t size = (int64_t)ad_dtype_size(ir->dtype), bytes = ad_size_align(ad_size_mul(ad_row_size(x->shape), size));
     int64_t out_bytes = bytes;
     for (int i = 0; i < x->nin; i++) bytes = ad_size_add(bytes, ad_size_align(ad_size_mul(ad_row_size(ir->inst[x->in[i]].shape), size)));
+    if (bytes < 0 || bytes > MAX_BYTES) return ad_ir_add(ir, x);
     char *memory = ad_aligned_alloc(bytes);
     const void **in = ad_pool_alloc(ir->pool, (size_t)x->nin * sizeof *in);
     ad_shape *shapes = ad_pool_alloc(ir->pool, (size_t)x->nin * sizeof *shapes);

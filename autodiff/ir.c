@@ -2,6 +2,7 @@
 #include "program.h"
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- pool ---- */
 
@@ -38,10 +39,19 @@ void ad_pool_clear(ad_pool *pool)
     }
 }
 
+int64_t ad_machine_bytes(void)
+{
+#if defined _SC_PHYS_PAGES && defined _SC_PAGESIZE
+    int64_t bytes = ad_size_mul(sysconf(_SC_PHYS_PAGES), sysconf(_SC_PAGESIZE));
+    if (bytes > 0) return bytes;
+#endif
+    return INT64_MAX;
+}
+
 void *ad_aligned_alloc(int64_t bytes)
 {
     bytes = ad_size_align(bytes == 0 ? 1 : bytes);
-    if (bytes < 0 || (uint64_t)bytes > SIZE_MAX / 2) return NULL;
+    if (bytes < 0 || (uint64_t)bytes > SIZE_MAX / 2 || bytes > ad_machine_bytes()) return NULL;
     return aligned_alloc(AD_ALIGN, (size_t)bytes);
 }
 

@@ -127,16 +127,23 @@ static bool assign_positions(ad_program *p)
             *end[s->place] = ad_size_add(s->position, ad_size_align(s->bytes));
         }
     }
-    return p->constant_bytes >= 0 && p->uniform_bytes >= 0 && p->lane_bytes >= 0 && p->complete_row_bytes >= 0;
+    int64_t fixed = ad_size_add(p->constant_bytes, p->uniform_bytes);
+    if (fixed < 0 || p->lane_bytes < 0 || p->complete_row_bytes < 0) p->refused = -1;
+    else if (fixed > ad_machine_bytes()) p->refused = fixed;
+    return p->refused == 0;
 }
 
 static bool write_constants(ad_program *p)
 {
     if (p->constant_bytes == 0) return true;
     p->constants = ad_aligned_alloc(p->constant_bytes);
-    if (!p->constants) return false;
+    if (!p->constants) {
+        p->refused = p->constant_bytes;
+        return false;
+    }
     for (int32_t i = 0; i < p->ir.n; i++)
-        if (p->slot[i].place == AD_PLACE_CONSTANT) ad_constant_write(&p->ir, &p->ir.inst[i], (char *)p->constants + p->slot[i].position);
+        if (p->slot[i].place == AD_PLACE_CONSTANT && p->slot[i].root == i)
+            ad_constant_write(&p->ir, &p->ir.inst[i], (char *)p->constants + p->slot[i].position);
     return true;
 }
 
@@ -289,8 +296,13 @@ static bool in_block(const ad_program *p, int32_t root)
 static bool find_lifetimes(ad_program *p, ad_phase *phase)
 {
     int32_t from = phase->body_steps[0], n = phase->body_steps[1] - from;
-    int64_t *change = ad_pool_alloc(&p->pool, ((size_t)n + 2) * sizeof *change), live = 0;
+    int64_t *change = ad_pool_alloc(&p->pool, ((size_t)n + 2) * sizeof *change), live = 0, sum = 0;
     if (!change) return false;
+    for (int i = 0; i < phase->nblock && sum >= 0; i++) sum = ad_size_add(sum, p->slot[phase->block[i]].bytes);
+    if (sum < 0) {
+        p->refused = -1;
+        return false;
+    }
     for (int32_t s = 0; s < n; s++) {
         const ad_step *step = &p->step[from + s];
         p->slot[step->value].first = p->slot[step->value].last = s;
@@ -316,7 +328,7 @@ static bool find_lifetimes(ad_program *p, ad_phase *phase)
 static int64_t choose_block_rows(int64_t row_bytes)
 {
     int64_t rows = AD_MAX_BLOCK_ROWS;
-    while (rows > AD_MIN_BLOCK_ROWS && rows * row_bytes > AD_BLOCK_BYTES) rows /= 2;
+    while (rows > AD_MIN_BLOCK_ROWS && row_bytes > AD_BLOCK_BYTES / rows) rows /= 2;
     return rows;
 }
 
@@ -339,18 +351,19 @@ static bool place_in_block(ad_program *p, int32_t *live, int *nlive, int32_t v)
 {
     int64_t need = ad_size_align(ad_size_mul(p->slot[v].bytes, p->block_rows)), at = 0;
     int k = 0;
-    if (need < 0) return false;
     for (; k < *nlive; k++) {
         const ad_slot *other = &p->slot[live[k]];
-        if (at + need <= other->position) break;
+        if (need < 0 || ad_size_add(at, need) < 0 || at + need <= other->position) break;
         at = other->position + ad_size_align(other->bytes * p->block_rows);
     }
     memmove(live + k + 1, live + k, (size_t)(*nlive - k) * sizeof *live);
     live[k] = v;
     ++*nlive;
     p->slot[v].position = at;
-    if (ad_size_add(at, need) > p->block_bytes) p->block_bytes = ad_size_add(at, need);
-    return ad_size_add(at, need) >= 0;
+    int64_t end = ad_size_add(at, need);
+    if (end > p->block_bytes) p->block_bytes = end;
+    if (end < 0) p->refused = -1;
+    return end >= 0;
 }
 
 static bool plan_block(ad_program *p, const ad_phase *phase)
@@ -405,7 +418,7 @@ bool ad_plan(ad_program *p)
     if (!p->phase || !assign_positions(p) || !write_constants(p) || !make_steps(p) || !list_opaques(p) || !ad_fuse(p)) return false;
     for (int f = 0; f < p->nphase; f++)
         if (!list_roots(p, f, seen) || !find_lifetimes(p, &p->phase[f])) return false;
-    p->block_rows = choose_block_rows(p->block_row_bytes);
+    if (!p->block_rows) p->block_rows = choose_block_rows(p->block_row_bytes);
     for (int f = 0; f < p->nphase; f++)
         if (!plan_block(p, &p->phase[f])) return false;
     return prepare_kernels(p);

@@ -34,7 +34,10 @@ static inline int64_t ad_size_align(int64_t a)
     a = ad_size_add(a, AD_ALIGN - 1);
     return a < 0 ? -1 : a / AD_ALIGN * AD_ALIGN;
 }
-/* bytes (a multiple of AD_ALIGN, or rounded up to one) aligned to AD_ALIGN; free() releases them. NULL when bytes is negative. */
+/* The machine's memory in bytes; INT64_MAX where it cannot be asked for. */
+int64_t ad_machine_bytes(void);
+/* bytes (a multiple of AD_ALIGN, or rounded up to one) aligned to AD_ALIGN; free() releases them. NULL when bytes is negative or more
+ * than the machine has, which an operating system that promises more would only notice when they are touched. */
 void *ad_aligned_alloc(int64_t bytes);
 
 /* ---- intermediate representation (ir.c) -------------------------------------------------------------------------- */
@@ -176,6 +179,7 @@ struct ad_program {
     ad_held *held;
     ad_ir ir;
     bool has_rows;
+    const char *isa, *isa_error; /* as ad_isa gave them when the kernels were chosen */
     ad_slot *slot; /* one a value */
     int32_t nstep;
     ad_step *step;
@@ -193,14 +197,23 @@ struct ad_program {
     int ncomplete;
     int32_t *complete; /* roots in complete arrays */
     int64_t uniform_scratch, block_scratch;
+    int64_t refused; /* bytes that the plan asked for in vain; -1: more than can be addressed */
 };
 
-/* Makes the plan; false when memory is short. */
+/* What tests vary: every choice gives the same values to rounding. */
+typedef struct {
+    uint32_t without;   /* bit k: pass k is left out */
+    int64_t block_rows; /* 0: as planned */
+} ad_compile_options;
+ad_program *ad_compile_with(const ad_compile_options *options, int ninput, const ad_var *inputs, int noutput, const ad_var *outputs);
+const char *ad_pass_name(int pass); /* NULL from their number on */
+
+/* Makes the plan, with p->block_rows unless that is 0; false when memory is short. */
 bool ad_plan(ad_program *program);
 /* Groups the steps of bodies: part of the plan (fuse.c). */
 bool ad_fuse(ad_program *program);
 /* NULL, or what is wrong with the plan. */
 const char *ad_verify_plan(const ad_program *program, int32_t *where);
-static inline int64_t ad_block_count(const ad_program *p, int64_t rows) { return (rows + p->block_rows - 1) / p->block_rows; }
+static inline int64_t ad_block_count(const ad_program *p, int64_t rows) { return rows / p->block_rows + (rows % p->block_rows != 0); }
 
 #endif

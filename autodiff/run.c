@@ -19,7 +19,7 @@ struct ad_workspace {
     ad_program *program;
     atomic_flag busy;
     atomic_bool refused;  /* a run was turned away because another one was under way */
-    int threads, nthread; /* threads: as asked for; nthread: those that have memory */
+    int threads, nthread; /* threads: as asked for, negative ones too; nthread: those that have memory */
     thread_memory *thread;
     char *fixed; /* values without rows, and the scratch memory of their kernels */
     char *scratch;
@@ -53,14 +53,13 @@ static int fail(ad_workspace *w, const char *format, ...)
 
 /* ---- workspaces ---- */
 
-/* How many threads to use; 0 asks for OpenMP's default. */
+/* How many threads to use; 0 asks for OpenMP's default, and a negative number is left to ad_run to report. */
 static int thread_count(int asked)
 {
 #ifdef _OPENMP
-    return asked > 0 ? asked : omp_get_max_threads();
+    return asked ? asked : omp_get_max_threads();
 #else
-    (void)asked;
-    return 1;
+    return asked < 0 ? asked : 1;
 #endif
 }
 
@@ -82,7 +81,7 @@ ad_workspace *ad_workspace_new(const ad_program *program, int threads)
     atomic_flag_clear(&w->busy);
     w->threads = thread_count(threads);
     int64_t fixed = ad_size_add(p->uniform_bytes, ad_size_align(p->uniform_scratch));
-    w->thread = calloc((size_t)w->threads, sizeof *w->thread);
+    w->thread = calloc(w->threads > 0 ? (size_t)w->threads : 1, sizeof *w->thread);
     w->fixed = ad_aligned_alloc(fixed);
     w->base = calloc((size_t)p->ir.n + 1, sizeof *w->base);
     w->in = calloc((size_t)p->max_operands + 1, sizeof *w->in);
@@ -109,7 +108,7 @@ void ad_workspace_free(ad_workspace *w)
         const ad_inst *x = &w->program->ir.inst[w->program->opaque[i]];
         if (w->state[i] && x->class_->state_free) x->class_->state_free(w->state[i]);
     }
-    for (int i = 0; w->thread && i < w->threads; i++) free(w->thread[i].memory);
+    for (int i = 0; w->thread && i < w->nthread; i++) free(w->thread[i].memory);
     free(w->thread);
     free(w->fixed);
     free(w->lanes);
@@ -180,16 +179,22 @@ static int reserve_lanes(ad_workspace *w, int64_t rows)
     return 0;
 }
 
+/* What a thread works with, in bytes; -1: too many. */
+static int64_t thread_bytes(const ad_program *p)
+{
+    int64_t lists = ad_size_align((int64_t)(((size_t)p->ir.n + (size_t)p->nrepeat + 1) * sizeof(char *)));
+    lists += ad_size_align((int64_t)(((size_t)p->max_operands + 1) * sizeof(void *)));
+    int64_t chunks = ad_size_add(p->chunk_bytes, p->repeat_bytes);
+    return ad_size_add(ad_size_add(lists, chunks), ad_size_add(ad_size_align(p->block_bytes), ad_size_align(p->block_scratch)));
+}
+
 static int reserve_threads(ad_workspace *w, int64_t rows)
 {
     const ad_program *p = w->program;
     int64_t blocks = ad_block_count(p, rows), want = blocks < w->threads ? blocks : w->threads;
     int64_t pointers = ad_size_align((int64_t)(((size_t)p->ir.n + (size_t)p->nrepeat + 1) * sizeof(char *)));
     int64_t operands = ad_size_align((int64_t)(((size_t)p->max_operands + 1) * sizeof(void *)));
-    int64_t chunks = ad_size_add(p->chunk_bytes, p->repeat_bytes);
-    int64_t bytes =
-        ad_size_add(ad_size_add(pointers, operands), ad_size_add(ad_size_align(p->block_bytes), ad_size_align(p->block_scratch)));
-    bytes = ad_size_add(bytes, chunks);
+    int64_t bytes = thread_bytes(p);
     for (; w->nthread < want; w->nthread++) {
         thread_memory *t = &w->thread[w->nthread];
         if (renew(w, &t->memory, 0, bytes, rows)) return -1;
@@ -205,7 +210,14 @@ static int reserve_threads(ad_workspace *w, int64_t rows)
 
 static int reserve(ad_workspace *w, int64_t rows)
 {
-    if (!w->program->has_rows) return 0;
+    const ad_program *p = w->program;
+    if (!p->has_rows) return 0;
+    int64_t blocks = ad_block_count(p, rows), threads = blocks < w->threads ? blocks : w->threads;
+    int64_t lanes = ad_size_mul(p->lane_bytes, blocks < AD_LANES ? blocks : AD_LANES);
+    int64_t bytes = ad_size_add(complete_bytes(p, rows), ad_size_add(lanes, ad_size_mul(thread_bytes(p), threads)));
+    if (bytes > ad_machine_bytes())
+        return fail(w, "ad_run: out of memory: %lld bytes for a program at %lld rows; this machine has %lld", (long long)bytes,
+                    (long long)rows, (long long)ad_machine_bytes());
     return reserve_complete(w, rows) || reserve_lanes(w, rows) || reserve_threads(w, rows) ? -1 : 0;
 }
 
@@ -412,6 +424,8 @@ static int check_arguments(ad_workspace *w, const ad_run_args *a)
 {
     const ad_program *p = w->program;
     char text[128];
+    if (w->threads < 0)
+        return fail(w, "ad_run: the workspace was made for a negative number of threads (%d); 0 leaves the number to OpenMP", w->threads);
     if (p->has_rows && a->rows < 1)
         return fail(w, a->rows == 0 ? "ad_run: the batch is empty (rows = %lld)" : "ad_run: the number of rows is negative (rows = %lld)",
                     (long long)a->rows);

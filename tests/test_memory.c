@@ -1,0 +1,206 @@
+/* Compiling and running random tapes (random_tapes.h) when memory fails at any point: an error, nothing lost. And errors of programs that
+ * are too large for the machine, which name the bytes before anything is touched. */
+#include "autodiff/program.h"
+#include "allocations.h"
+#include "random_tapes.h"
+#include <check.h>
+
+static ad_program *compile(const world *w) { return ad_compile(INPUTS, w->input, OUTPUTS, w->output); }
+
+static int run(const world *w, const ad_program *p, ad_workspace *s, int64_t rows)
+{
+    const void *data[INPUTS];
+    void *out[OUTPUTS] = { NULL };
+    for (int k = 0; k < INPUTS; k++) data[k] = w->value[k];
+    return ad_run(p, s, rows, data, out);
+}
+
+static world tape_of(uint64_t seed)
+{
+    world w = make_world((recipe){ .seed = seed, .dtype = AD_F64, .steps = MAX_STEPS });
+    ck_assert_msg(!ad_tape_error(w.tape), "seed %llu: %s", (unsigned long long)seed, ad_tape_error(w.tape));
+    return w;
+}
+
+/* ---- memory that fails ---- */
+
+#ifndef ALLOCATIONS_NOT_COUNTED
+START_TEST(test_compiling_without_memory)
+{
+    for (uint64_t seed = 0; seed < 40; seed++) {
+        world w = tape_of(seed);
+        ad_program_free(compile(&w)); /* what the matrix library keeps, it keeps now */
+        ad_program *p = NULL;
+        long k = 0, live = allocations_live();
+        for (; !p && k < 5000; k++) {
+            allocations_fail_at(k);
+            p = compile(&w);
+            allocations_fail_at(-1);
+            if (p) break;
+            ck_assert_msg(ad_tape_error(w.tape) && strstr(ad_tape_error(w.tape), "out of memory"), "%s",
+                          ad_tape_error(w.tape) ? ad_tape_error(w.tape) : "no error");
+            ad_tape_clear_error(w.tape);
+            ck_assert_int_eq(allocations_live(), live);
+        }
+        ck_assert_ptr_nonnull(p);
+        ck_assert_int_gt(k, 5);
+        ad_workspace *s = ad_workspace_new(p, 2);
+        ck_assert_int_eq(run(&w, p, s, 17), 0);
+        ad_workspace_free(s);
+        ad_program_free(p);
+        end_world(&w);
+    }
+}
+END_TEST
+
+START_TEST(test_running_without_memory)
+{
+    for (uint64_t seed = 0; seed < 20; seed++) {
+        world w = tape_of(seed);
+        ad_program *p = compile(&w);
+        int ran = -1;
+        for (long k = 0; ran && k < 200; k++) {
+            allocations_fail_at(k);
+            ad_workspace *s = ad_workspace_new(p, 2);
+            ran = s ? run(&w, p, s, MAX_ROWS) : -1;
+            allocations_fail_at(-1);
+            if (s && ran) {
+                ck_assert_ptr_nonnull(strstr(ad_workspace_error(s), "out of memory: "));
+                ck_assert_int_eq(run(&w, p, s, MAX_ROWS), 0);
+            }
+            ad_workspace_free(s);
+        }
+        ck_assert_int_eq(ran, 0);
+        ad_program_free(p);
+        end_world(&w);
+    }
+}
+END_TEST
+#endif
+
+/* ---- programs that are too large ---- */
+
+static void check_too_large(ad_tape *t, ad_var x, ad_var y, const char *want)
+{
+    ad_program *p = ad_compile(1, &x, 1, &y);
+    ck_assert_ptr_null(p);
+    ck_assert_msg(ad_tape_error(t) && strstr(ad_tape_error(t), want), "%s", ad_tape_error(t) ? ad_tape_error(t) : "no error");
+    ad_tape_free(t);
+}
+
+START_TEST(test_values_too_large)
+{
+    const int64_t n = (int64_t)1 << 22; /* squared: 2^44 elements of 8 bytes */
+    ad_tape *t = ad_tape_new(AD_F64);
+    ad_var x = ad_input(t, AD_SHAPE(n, 1), NULL);
+    check_too_large(t, x, ad_mul(ad_exp(x), ad_reshape(x, AD_SHAPE(1, n))), "out of memory: the program needs 1407");
+    t = ad_tape_new(AD_F64);
+    x = ad_input(t, AD_SCALAR, NULL);
+    check_too_large(t, x, ad_mul(x, ad_exp(ad_eye(t, n, n, 0))), "out of memory: the program needs ");
+}
+END_TEST
+
+/* Rows of nearly as many bytes as can be counted. */
+START_TEST(test_rows_too_large)
+{
+    for (int shift = 50; shift <= 58; shift++) {
+        ad_tape *t = ad_tape_new(AD_F64);
+        ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), 1, NULL), y = ad_broadcast(ad_exp(x), AD_SHAPE(AD_ROWS, (int64_t)1 << shift));
+        y = ad_sum_all(ad_mul(ad_sin(y), ad_cos(y)));
+        ad_program *p = ad_compile(1, &x, 1, &y);
+        double in = 1, out;
+        if (p) { /* the size of a block can be counted */
+            ad_workspace *w = ad_workspace_new(p, 1);
+            ck_assert_int_eq(ad_run(p, w, 1, (const void *[]){ &in }, (void *[]){ &out }), -1);
+            ck_assert_msg(strstr(ad_workspace_error(w), "out of memory: ") != NULL, "%s", ad_workspace_error(w));
+            ad_workspace_free(w);
+        } else {
+            ck_assert_msg(strstr(ad_tape_error(t), "the program needs more bytes than can be addressed") != NULL, "%s", ad_tape_error(t));
+        }
+        ad_program_free(p);
+        ad_tape_free(t);
+    }
+}
+END_TEST
+
+/* All rows are kept, for the second body. */
+START_TEST(test_too_many_rows)
+{
+    ad_tape *t = ad_tape_new(AD_F32);
+    ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 4), 1, NULL), y = ad_exp(x);
+    y = ad_sub(y, ad_mean(y, 1, (int[]){ 0 }, 1));
+    ad_program *p = ad_compile(1, &x, 1, &y);
+    ad_workspace *w = ad_workspace_new(p, 2);
+    float in[4] = { 0 }, out[4];
+    static const int64_t rows[] = { (int64_t)1 << 42, (int64_t)1 << 57, (int64_t)1 << 60, INT64_MAX };
+    for (int k = 0; k < 4; k++) {
+        ck_assert_int_eq(ad_run(p, w, rows[k], (const void *[]){ in }, (void *[]){ out }), -1);
+        const char *want = k == 0 ? "ad_run: out of memory: 7036" : k == 1 ? "ad_run: out of memory: 230584300" : "more bytes than can be addressed";
+        ck_assert_msg(strstr(ad_workspace_error(w), want) != NULL, "%s", ad_workspace_error(w));
+    }
+    ck_assert_int_eq(ad_run(p, w, 1, (const void *[]){ in }, (void *[]){ out }), 0);
+    ck_assert(out[0] == 0);
+    ad_workspace_free(w);
+    ad_program_free(p);
+    ad_tape_free(t);
+}
+END_TEST
+
+/* ---- what else is asked for ---- */
+
+START_TEST(test_negative_threads)
+{
+    world w = tape_of(1);
+    ad_program *p = compile(&w);
+    ad_workspace *s = ad_workspace_new(p, -3);
+    ck_assert_int_eq(run(&w, p, s, 3), -1);
+    ck_assert_msg(strstr(ad_workspace_error(s), "negative number of threads (-3)") != NULL, "%s", ad_workspace_error(s));
+    ad_workspace_free(s);
+    ad_program_free(p);
+    end_world(&w);
+}
+END_TEST
+
+static void check_isa(const char *name, const char *want)
+{
+    setenv("COSTATE_ISA", name, 1);
+    world w = tape_of(1);
+    ad_program *p = compile(&w);
+    ad_workspace *s = ad_workspace_new(p, 1);
+    char *text = ad_program_describe(p);
+    ck_assert_msg(strstr(text, want) != NULL, "%s", text);
+    ck_assert_int_eq(run(&w, p, s, 3), 0);
+    free(text);
+    ad_workspace_free(s);
+    ad_program_free(p);
+    end_world(&w);
+}
+
+START_TEST(test_unknown_instruction_set)
+{
+    check_isa("generic", "instruction set generic\n");
+    check_isa("x86-64-v9", ": COSTATE_ISA: unknown instruction set (choices: ");
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("memory");
+    TCase *tc = tcase_create("memory");
+    tcase_set_timeout(tc, 0);
+#ifndef ALLOCATIONS_NOT_COUNTED
+    tcase_add_test(tc, test_compiling_without_memory);
+    tcase_add_test(tc, test_running_without_memory);
+#endif
+    tcase_add_test(tc, test_values_too_large);
+    tcase_add_test(tc, test_rows_too_large);
+    tcase_add_test(tc, test_too_many_rows);
+    tcase_add_test(tc, test_negative_threads);
+    tcase_add_test(tc, test_unknown_instruction_set);
+    suite_add_tcase(suite, tc);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed != 0;
+}
