@@ -118,7 +118,10 @@ void ad_gemm_prepare(ad_gemm *g)
     g->tile_count = 0;
     g->small_count = SMALL;
     g->blas = false;
+    g->narrow = NULL;
     if (g->m < 1 || g->n < 1 || g->k < 1) return;
+    if (g->vary == AD_GEMM_VARY_M && !g->a_transposed) g->narrow = ad_narrow_of(g->dtype, g->n, g->k);
+    if (g->narrow) return;
     if (g->vary == AD_GEMM_FIXED) {
         g->blas = g->m * g->n * g->k >= LARGE && g->m < INT32_MAX && g->n < INT32_MAX && g->k < INT32_MAX;
         if (!g->blas) g->tile = generate(g, g->m, g->k, g->lda, g->ldb, g->ldc);
@@ -133,8 +136,10 @@ void ad_gemm_prepare(ad_gemm *g)
 
 size_t ad_gemm_scratch(const ad_gemm *g)
 {
+    size_t size = element(g);
+    if (g->narrow) return ad_round_up((size_t)(AD_NARROW_COLUMNS * (g->k + AD_NARROW_WIDTH)) * size);
     if (!g->small) return 0;
-    size_t size = element(g), a = (size_t)(SMALL * (g->vary == AD_GEMM_VARY_M ? g->k : g->m)), bc = (size_t)(SMALL * g->n);
+    size_t a = (size_t)(SMALL * (g->vary == AD_GEMM_VARY_M ? g->k : g->m)), bc = (size_t)(SMALL * g->n);
     return ad_round_up(a * size) + ad_round_up(bc * size);
 }
 
@@ -189,7 +194,8 @@ void ad_gemm_run(const ad_gemm *g, int64_t count, const void *a, const void *b, 
 {
     int64_t m = g->vary == AD_GEMM_VARY_M ? count : g->m, k = g->vary == AD_GEMM_VARY_K ? count : g->k;
     if (m < 1 || g->n < 1) return;
-    if (g->blas) run_blas(g, a, b, c);
+    if (g->narrow) g->narrow(g->accumulate, m, g->n, k, a, g->lda, b, g->ldb, c, g->ldc, scratch);
+    else if (g->blas) run_blas(g, a, b, c);
     else if (g->vary == AD_GEMM_FIXED && g->tile) g->tile(b, a, c);
     else if (g->vary == AD_GEMM_VARY_M && g->small) run_rows(g, m, a, b, c, scratch);
     else if (g->vary == AD_GEMM_VARY_K && g->small) run_sum(g, k, a, b, c, scratch);

@@ -18,6 +18,7 @@ typedef struct {
     const ad_loops *loops;
     ad_gemm_jit tile, small, padded; /* NULL: plain C. `padded`: small on operands that were copied to scratch */
     int64_t tile_count, small_count;
+    ad_narrow narrow; /* NULL: not narrow */
     bool blas;
 } ad_gemm;
 

@@ -9,6 +9,7 @@ typedef struct {
     bool (*supported)(void);
     ad_pointwise (*pointwise)(ad_op op, ad_dtype dtype);
     const ad_loops *(*loops)(ad_dtype dtype);
+    ad_narrow (*narrow)(ad_dtype dtype, int64_t n, int64_t k);
 } isa;
 
 static bool always(void) { return true; }
@@ -32,11 +33,11 @@ static bool has_v4(void)
 
 static const isa isas[] = { /* best first; the last one runs everywhere */
 #ifdef __x86_64__
-                            { "x86-64-v4", has_v4, ad_pointwise_v4, ad_loops_v4 },
-                            { "x86-64-v3", has_v3, ad_pointwise_v3, ad_loops_v3 },
-                            { "x86-64-v2", has_v2, ad_pointwise_v2, ad_loops_v2 },
+                            { "x86-64-v4", has_v4, ad_pointwise_v4, ad_loops_v4, ad_narrow_v4 },
+                            { "x86-64-v3", has_v3, ad_pointwise_v3, ad_loops_v3, ad_narrow_v3 },
+                            { "x86-64-v2", has_v2, ad_pointwise_v2, ad_loops_v2, ad_narrow_v2 },
 #endif
-                            { "generic", always, ad_pointwise_generic, ad_loops_generic }
+                            { "generic", always, ad_pointwise_generic, ad_loops_generic, ad_narrow_generic }
 };
 enum { ISAS = sizeof isas / sizeof isas[0] };
 
@@ -91,4 +92,10 @@ const ad_loops *ad_loops_of(ad_dtype dtype)
 {
     const char *ignored;
     return chosen(&ignored)->loops(dtype);
+}
+
+ad_narrow ad_narrow_of(ad_dtype dtype, int64_t n, int64_t k)
+{
+    const char *ignored;
+    return chosen(&ignored)->narrow(dtype, n, k);
 }

@@ -32,6 +32,14 @@ typedef struct {
 /* Those for the instruction set chosen at run time. */
 const ad_loops *ad_loops_of(ad_dtype dtype);
 
+/* c[i*ldc + j] (+)= sum over l of a[i*lda + l] * b[l*ldb + j], i < m, j < n, l < k; an element's bits depend on its row of a and its column
+ * of b alone. scratch: AD_NARROW_COLUMNS * (k + AD_NARROW_WIDTH) elements. */
+enum { AD_NARROW_COLUMNS = 8, AD_NARROW_WIDTH = 16 };
+typedef void (*ad_narrow)(bool accumulate, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *b, int64_t ldb, void *c,
+                          int64_t ldc, void *scratch);
+/* That of the instruction set chosen at run time; NULL where there are too many columns for it to pay, or too little to sum. */
+ad_narrow ad_narrow_of(ad_dtype dtype, int64_t n, int64_t k);
+
 /* A loop nest over arrays with strides: dim[0] is the outermost. With `rows`, the outermost size is multiplied by the number of rows. */
 enum { AD_NEST_ARRAYS = 4 };
 typedef struct {

@@ -653,6 +653,44 @@ START_TEST(contract_larger)
 }
 END_TEST
 
+/* Few columns, in every number that has a loop of its own. */
+START_TEST(contract_narrow)
+{
+    static const int64_t sums[] = { 16, 40, 64, 100 }, rows[] = { 1, 5, 37 };
+    state = 11 + (uint64_t)_i;
+    for (int64_t n = 1; n <= 9; n++)
+        for (int i = 0; i < 12; i++) {
+            int64_t sizes[3] = { AD_ROWS, sums[i % 4], n };
+            contract_case(_i, "ab", "bc", "ac", sizes, rows[i / 4]);
+        }
+}
+END_TEST
+
+/* Trailing axes of so many elements have loops of their own: elements repeated, pieces copied, sequences taken apart, sums. */
+START_TEST(short_trailing_axes)
+{
+    static const int64_t sizes[] = { 2, 3, 4, 7, 8, 16, 32 };
+    int64_t n = sizes[_i / 2], m = 37;
+    for (int which = 0; which < 4; which++) {
+        static const ad_op ops[] = { AD_OP_broadcast, AD_OP_slice, AD_OP_transpose, AD_OP_sum };
+        trial *t = trial_new(ops[which], _i % 2);
+        ad_shape whole = AD_SHAPE(m, n), out = which == 2 ? AD_SHAPE(n, m) : which == 3 ? AD_SHAPE(m, 1) : whole;
+        add_operand(t, which == 0 ? AD_SHAPE(m, 1) : which == 1 ? AD_SHAPE(m, n + 3) : whole);
+        t->k.nattr = which == 0 ? 0 : which == 3 ? 1 : 2;
+        if (which == 1 || which == 2) t->attr[1] = which == 1 ? 2 : 0, t->attr[0] = which == 1 ? 0 : 1;
+        if (which == 3) t->attr[0] = 2;
+        make_data(t, out);
+        for (int64_t i = 0; i < m; i++)
+            for (int64_t j = 0; j < n; j++) {
+                double x = at(t->k.dtype, t->in[0], which == 0 ? i : which == 1 ? i * (n + 3) + j + 2 : i * n + j);
+                if (which == 3) t->expected[i] += x;
+                else t->expected[which == 2 ? j * m + i : i * n + j] = x;
+            }
+        finish(t, "short trailing axes");
+    }
+}
+END_TEST
+
 START_TEST(contract_without_rows_large)
 {
     int64_t sizes[3] = { 200, 170, 150 };
@@ -692,12 +730,12 @@ static void check_independence(trial *t, int64_t row_bytes, const int64_t *in_ro
     trial_free(t);
 }
 
-static const int64_t widths[] = { 1, 2, 3, 17, 50, 64 };
+static const int64_t widths[] = { 1, 2, 3, 8, 17, 50, 64 };
 
 START_TEST(rows_are_independent_in_products)
 {
     for (int dtype = AD_F32; dtype <= AD_F64; dtype++)
-        for (int i = 0; i < 6; i++) {
+        for (int i = 0; i < 7; i++) {
             int64_t sizes[3] = { AD_ROWS, widths[_i], widths[i] }, size = (int64_t)size_of(dtype);
             static const char *spec[][3] = { { "ab", "bc", "ac" }, { "ab", "cb", "ac" }, { "ab", "abc", "ac" } };
             for (int s = 0; s < 3; s++) {
@@ -825,8 +863,10 @@ int main(void)
     tcase_add_test(c, pointwise_common_patterns);
     tcase_add_loop_test(c, contract_all_patterns, 0, 4);
     tcase_add_loop_test(c, contract_larger, 0, 2);
+    tcase_add_loop_test(c, contract_narrow, 0, 2);
+    tcase_add_loop_test(c, short_trailing_axes, 0, 14);
     tcase_add_loop_test(c, contract_without_rows_large, 0, 2);
-    tcase_add_loop_test(c, rows_are_independent_in_products, 0, 6);
+    tcase_add_loop_test(c, rows_are_independent_in_products, 0, 7);
     tcase_add_test(c, rows_are_independent_elsewhere);
     tcase_add_test(c, rows_accumulate);
     tcase_add_test(c, max_combines);
