@@ -180,7 +180,7 @@ struct ad_program {
     ad_ir ir;
     bool has_rows;
     const char *isa, *isa_error; /* as ad_isa gave them when the kernels were chosen */
-    ad_slot *slot; /* one a value */
+    ad_slot *slot;               /* one a value */
     int32_t nstep;
     ad_step *step;
     int nphase;

@@ -64,9 +64,8 @@ static void make_inputs(world *w)
 {
     int64_t d = 2 + pick(4), e = 1 + pick(5);
     bool fit = chance(50);
-    const ad_shape fitting[INPUTS] = {
-        { 2, { AD_ROWS, d } }, { 2, { d, e } }, { 1, { d } }, { 2, { d, d } }, { 0, { 0 } }, { 3, { AD_ROWS, e, d } }
-    };
+    const ad_shape fitting[INPUTS] = { { 2, { AD_ROWS, d } }, { 2, { d, e } }, { 1, { d } },
+                                       { 2, { d, d } },       { 0, { 0 } },    { 3, { AD_ROWS, e, d } } };
     for (int k = 0; k < INPUTS; k++) {
         ad_shape s = { .rank = pick(4) };
         if (k == 0 && s.rank == 0) s.rank = 1;

@@ -135,7 +135,9 @@ START_TEST(test_too_many_rows)
     static const int64_t rows[] = { (int64_t)1 << 42, (int64_t)1 << 57, (int64_t)1 << 60, INT64_MAX };
     for (int k = 0; k < 4; k++) {
         ck_assert_int_eq(ad_run(p, w, rows[k], (const void *[]){ in }, (void *[]){ out }), -1);
-        const char *want = k == 0 ? "ad_run: out of memory: 7036" : k == 1 ? "ad_run: out of memory: 230584300" : "more bytes than can be addressed";
+        const char *want = k == 0   ? "ad_run: out of memory: 7036"
+                           : k == 1 ? "ad_run: out of memory: 230584300"
+                                    : "more bytes than can be addressed";
         ck_assert_msg(strstr(ad_workspace_error(w), want) != NULL, "%s", ad_workspace_error(w));
     }
     ck_assert_int_eq(ad_run(p, w, 1, (const void *[]){ in }, (void *[]){ out }), 0);

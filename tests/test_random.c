@@ -173,8 +173,8 @@ static bool agree(const trial *t, const char *what, int64_t rows, const results 
         for (int64_t i = 0; i < n; i++) {
             double a = narrow ? (double)f[i] : d[i], b = narrow ? (double)fw[i] : dw[i];
             if (!(fabs(a - b) <= scale * (narrow ? 2e-3 : 1e-10)))
-                return failed("%s, %lld rows: output %d, element %lld: replayed %.12g, lazy %.12g", what, (long long)rows, j, (long long)i, a,
-                              b);
+                return failed("%s, %lld rows: output %d, element %lld: replayed %.12g, lazy %.12g", what, (long long)rows, j, (long long)i,
+                              a, b);
         }
     }
     return true;
