@@ -215,7 +215,8 @@ static int reserve(ad_workspace *w, int64_t rows)
     int64_t blocks = ad_block_count(p, rows), threads = blocks < w->threads ? blocks : w->threads;
     int64_t lanes = ad_size_mul(p->lane_bytes, blocks < AD_LANES ? blocks : AD_LANES);
     int64_t bytes = ad_size_add(complete_bytes(p, rows), ad_size_add(lanes, ad_size_mul(thread_bytes(p), threads)));
-    if (bytes > ad_machine_bytes())
+    /* The machine is asked only where memory has to grow: that takes longer than replaying a small program. */
+    if (bytes > (int64_t)w->bytes && bytes > ad_machine_bytes())
         return fail(w, "ad_run: out of memory: %lld bytes for a program at %lld rows; this machine has %lld", (long long)bytes,
                     (long long)rows, (long long)ad_machine_bytes());
     return reserve_complete(w, rows) || reserve_lanes(w, rows) || reserve_threads(w, rows) ? -1 : 0;
