@@ -55,6 +55,12 @@ void ad_inline(int nin, const ad_var *in, int nout, const ad_var *out, ad_tape *
 /* The cut under out: variables that depend on parameters (ad_param) and constants only and are used by operations that depend on more
  * (or are in out). Writes at most max and returns how many there are; -1 with the error set. Constants are not listed. */
 int ad_frontier(int nout, const ad_var *out, int max, ad_var *frontier);
+/* What out needs of what was recorded before the seeds (of a VJP: its cotangents), to be kept so that nothing costly is computed again:
+ * variables with rows that hold all that is needed, together with `available` ones and cheap operations (additions, products, layout).
+ * Writes at most max and returns how many there are: 0 when keeping is not worth it (no contraction would be saved) or not possible
+ * (opaque operations); -1 with the error set. */
+int ad_residuals(int nseed, const ad_var *seed, int navailable, const ad_var *available, int nout, const ad_var *out, int max,
+                 ad_var *residual);
 /* As ad_vjp, but x are treated as independent of each other: propagation stops at them. */
 void ad_vjp_cut(int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_var *x, ad_var *xbar);
 /* Whether y depends on x (differentiably or not). */

@@ -134,6 +134,108 @@ int ad_frontier(int nout, const ad_var *out, int max, ad_var *frontier)
     return count;
 }
 
+/* ---- residuals ---- */
+
+/* Whether an operation is better done again than its result kept. */
+static bool is_cheap(const ad_node *n)
+{
+    switch (n->op) {
+    case AD_OP_neg:
+    case AD_OP_reciprocal:
+    case AD_OP_square:
+    case AD_OP_relu:
+    case AD_OP_abs:
+    case AD_OP_sign:
+    case AD_OP_floor:
+    case AD_OP_stop_gradient:
+    case AD_OP_add:
+    case AD_OP_sub:
+    case AD_OP_mul:
+    case AD_OP_div:
+    case AD_OP_min:
+    case AD_OP_max:
+    case AD_OP_lt:
+    case AD_OP_le:
+    case AD_OP_gt:
+    case AD_OP_ge:
+    case AD_OP_eq:
+    case AD_OP_ne:
+    case AD_OP_select:
+    case AD_OP_clamp:
+    case AD_OP_reshape:
+    case AD_OP_transpose:
+    case AD_OP_broadcast:
+    case AD_OP_slice:
+    case AD_OP_assemble:
+    case AD_OP_flip: return true;
+    default: return false;
+    }
+}
+
+enum { WANTED = 1, KEPT = 2, AVAILABLE = 4 };
+
+/* Whether node k follows from the other kept and the available ones by cheap operations. */
+static bool follows(ad_tape *t, char *mark, int32_t k, char *known)
+{
+    for (int32_t j = 0; j <= k; j++) {
+        const ad_node *n = ad_node_at(t, j);
+        known[j] = n->level != AD_LEVEL_ROW || mark[j] & AVAILABLE || (mark[j] & KEPT && j != k);
+        if (known[j] || !is_cheap(n)) continue;
+        known[j] = 1;
+        for (int i = 0; i < n->nin; i++) known[j] = known[j] && known[n->in[i]];
+    }
+    return known[k];
+}
+
+/* Marks what is wanted below the nodes marked so (the last first), and of it before `first` what has rows as to be kept; what is kept or
+ * available ends the search. Returns whether all of it can be kept and spares a contraction. */
+static bool mark_kept(ad_tape *t, char *mark, int32_t last, int32_t first)
+{
+    bool spares = false;
+    for (int32_t k = last; k >= 0; k--) {
+        const ad_node *n = ad_node_at(t, k);
+        if (!(mark[k] & WANTED)) continue;
+        if (n->op == AD_OP_opaque || n->op == AD_OP_project) return false;
+        if (k < first && n->level == AD_LEVEL_ROW && !(mark[k] & AVAILABLE)) mark[k] |= KEPT;
+        if (mark[k] & (KEPT | AVAILABLE)) continue;
+        for (int i = 0; i < n->nin; i++) mark[n->in[i]] |= WANTED;
+    }
+    for (int32_t k = 0; k < first && !spares; k++)
+        spares = ad_node_at(t, k)->op == AD_OP_contract && ad_node_at(t, k)->level == AD_LEVEL_ROW;
+    return spares;
+}
+
+int ad_residuals(int nseed, const ad_var *seed, int navailable, const ad_var *available, int nout, const ad_var *out, int max,
+                 ad_var *residual)
+{
+    ad_tape *t = nout > 0 && nseed > 0 ? ad_common_tape("residuals", nout, out) : NULL;
+    if (!t || ad_common_tape("residuals", nseed, seed) != t || (navailable && ad_common_tape("residuals", navailable, available) != t))
+        return -1;
+    int32_t last = 0, first = seed[0].node;
+    for (int j = 0; j < nout; j++) last = out[j].node > last ? out[j].node : last;
+    for (int i = 0; i < nseed; i++) first = seed[i].node < first ? seed[i].node : first;
+    char *mark = calloc(2 * ((size_t)last + 1), 1);
+    if (!mark) {
+        ad_fail(t, "out of memory (%d nodes)", (int)last + 1);
+        return -1;
+    }
+    for (int i = 0; i < navailable; i++)
+        if (available[i].node <= last) mark[available[i].node] |= AVAILABLE;
+    for (int j = 0; j < nout; j++) mark[out[j].node] |= WANTED;
+    int count = 0;
+    if (mark_kept(t, mark, last, first)) {
+        for (int32_t k = first - 1; k >= 0; k--)
+            if (mark[k] & KEPT && follows(t, mark, k, mark + last + 1)) mark[k] &= ~KEPT;
+        for (int32_t k = 0; k < first && k <= last; k++) {
+            if (!(mark[k] & KEPT)) continue;
+            if (count < max) residual[count] = ad_var_at(t, k);
+            count++;
+        }
+    }
+    free(mark);
+    return count;
+}
+
 /* ---- keys ---- */
 
 typedef struct {

@@ -98,7 +98,7 @@ static int rate_of_loss(backward *b, int j, const void *x, const void *bar, doub
     for (int i = 0; i < set->njump; i++)
         if (set->jump[i] == t[j]) side = j ? -direction : direction;
     *rate = 0;
-    if (ode_march_field(&b->field, t[j], side, x, b->f.data, NULL)) return -1;
+    if (ode_march_field(&b->field, t[j], side, x, b->f.data, NULL, NULL)) return -1;
     *rate = ode_dot(b->field.system->dtype, b->field.cells, b->f.data, bar);
     return 0;
 }
@@ -153,7 +153,7 @@ static int piece(backward *b, int j, int i)
     ode_add(s->dtype, cells, b->g.data, z + half);
     b->end = z;
     if (t[i] == t[j]) return 0;
-    ode_sink sink = { b, slot_of, accepted };
+    ode_sink sink = { .context = b, .slot = slot_of, .accepted = accepted };
     b->march.steps = b->march.rejected = 0;
     if (ode_march_run(&b->march, 2, (double[]){ t[j], t[i] }, z, &sink)) return went_astray(b);
     b->steps += b->march.steps;
@@ -269,7 +269,7 @@ void ode_backsolve_vjp(ode_problem *p, ad_var token, int nin, const ad_var *in, 
     if (!d) return;
     d->augmented = ode_system_augmented(p->system, d->need);
     if (!d->augmented) ad_fail(tape, "%s: out of memory", set->caller);
-    else ode_march_compile(&d->march, d->augmented, set, set->adaptive, false, d->augmented->nquad > 0, tape);
+    else ode_march_compile(&d->march, d->augmented, set, set->adaptive, false, d->augmented->nquad > 0, NULL, tape);
     if (d->need_times) d->field = ode_unit_make(p->system, (ode_unit_key){ .kind = ODE_UNIT_FIELD }, tape, set->caller);
     if (ad_tape_error(tape)) {
         ode_adjoint_release(d);

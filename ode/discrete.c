@@ -8,7 +8,7 @@
 const ode_adjoint ode_discrete = { .name = "discrete", .stores = true };
 
 typedef struct {
-    ode_runner step, step_dense, begin;
+    ode_runner step, step_dense, step_kept, step_dense_kept, begin;
     ode_shared_bar shared;
     ode_buffer bar[2], carry[2], k_bar, k, g, rows, times;
     /* of the call in progress */
@@ -19,7 +19,7 @@ typedef struct {
     void **shared_at;
     size_t slot;
     int output; /* the next output time to be passed, going back */
-    int64_t vjps;
+    int64_t vjps, evaluations;
     double number[2 * ODE_MAX_STAGES + 4];
 } backward;
 
@@ -35,6 +35,8 @@ static void backward_free(void *state)
     if (!b) return;
     ode_runner_close(&b->step);
     ode_runner_close(&b->step_dense);
+    ode_runner_close(&b->step_kept);
+    ode_runner_close(&b->step_dense_kept);
     ode_runner_close(&b->begin);
     ode_shared_bar_close(&b->shared);
     ode_buffer *all[] = { &b->bar[0], &b->bar[1], &b->carry[0], &b->carry[1], &b->k_bar, &b->k, &b->g, &b->rows, &b->times };
@@ -120,6 +122,7 @@ static int run_vjp(backward *b, ode_runner *r, const double *c, const ode_bounda
     char error[ODE_ERROR_SIZE];
     if (ode_runner_run(r, b->call->rows, error, sizeof error)) return fail(b, error);
     b->vjps += at->nt;
+    if (!r->unit->key.residuals) b->evaluations += at->nt;
     for (int i = 0, o = at->row_out; i < s->nrow; i++) {
         if (!(b->d->need >> s->row[i] & 1)) continue;
         void *bar = b->c.argbar[s->row[i]];
@@ -213,6 +216,21 @@ static int gather_outputs(backward *b, int64_t k, const ode_boundary *a, const o
     return inside;
 }
 
+/* The program for step k: given the residuals that the forward solve kept, or evaluating the field again. A jump at the end has the next
+ * step's first stage on its other side. */
+static ode_runner *choose(backward *b, int64_t k, bool dense)
+{
+    ode_solution *s = b->solution;
+    const ode_residuals *residuals = b->d->residuals;
+    const ode_boundary *e = (const ode_boundary *)s->bounds.data + k + 1;
+    if (!residuals || s->residuals != residuals || k + dense >= s->kept_limit || (dense && e->jump)) return dense ? &b->step_dense : &b->step;
+    ode_runner *r = dense ? &b->step_dense_kept : &b->step_kept;
+    for (int i = 0; i < r->unit->at.nkept; i++)
+        ode_residuals_point(b->d->problem->system, residuals, b->call->rows, ode_solution_kept(s, k, i),
+                            r->in + r->unit->at.kept + i * residuals->n, NULL);
+    return r;
+}
+
 static int step_back(backward *b, int64_t k)
 {
     const ode_problem *p = b->d->problem;
@@ -221,7 +239,7 @@ static int step_back(backward *b, int64_t k)
     const ode_boundary *a = (const ode_boundary *)b->solution->bounds.data + k, *e = a + 1;
     int64_t cells = b->call->rows * s->width;
     int inside = gather_outputs(b, k, a, e);
-    ode_runner *r = inside ? &b->step_dense : &b->step;
+    ode_runner *r = choose(b, k, inside);
     const ode_places *at = &r->unit->at;
     const void *y = ode_pile_slot(&b->solution->states, k);
     point(b, r->in, at->y, y);
@@ -271,6 +289,7 @@ static bool need_memory(backward *b)
     if (stages && b->d->need_times && !ode_buffer_need(&b->k, stages * b->slot)) return false;
     b->shared_at = ode_shared_bar_begin(&b->shared, b->d);
     return b->shared_at && connect(b, &b->step, b->d->step) && connect(b, &b->step_dense, b->d->step_dense) &&
+           connect(b, &b->step_kept, b->d->step_kept) && connect(b, &b->step_dense_kept, b->d->step_dense_kept) &&
            connect(b, &b->begin, b->d->begin);
 }
 
@@ -285,7 +304,7 @@ static int run(void *data, void *state, const ad_opaque_call *call)
     const ode_system *s = p->system;
     b->slot = (size_t)(call->rows * s->width) * ode_bytes(s->dtype);
     b->output = p->ntimes - 2;
-    b->vjps = 0;
+    b->vjps = b->evaluations = 0;
     if (!need_memory(b)) return fail(b, "out of memory");
     memset(b->bar[0].data, 0, b->slot);
     memset(b->times.data, 0, (size_t)p->ntimes * sizeof(double));
@@ -304,7 +323,8 @@ static int run(void *data, void *state, const ad_opaque_call *call)
         p->settings.stats->backward_steps = b->solution->count;
         p->settings.stats->backward_rejected = 0;
         p->settings.stats->backward_drift = 0;
-        p->settings.stats->backward_evaluations = p->settings.stats->vjps = b->vjps;
+        p->settings.stats->backward_evaluations = b->evaluations;
+        p->settings.stats->vjps = b->vjps;
     }
     return ode_shared_bar_finish(&b->shared, b->d, call, &b->c);
 }
@@ -315,6 +335,23 @@ static const ad_opaque_class discrete_class = { .name = "ode_solve_adjoint",
                                                 .state_free = backward_free,
                                                 .retain = ode_adjoint_retain,
                                                 .release = ode_adjoint_release };
+
+/* Has the forward solve keep what the VJPs of its steps need (the first adjoint of a solve decides what that is). Implicit steps keep
+ * nothing: their evaluations are inside the root-finding. */
+static void plan_keeping(ode_problem *p, ode_adjoint_data *d, int flags, ad_tape *tape)
+{
+    const ode_settings *set = &p->settings;
+    if (!set->method->tableau) return;
+    const ode_residuals *r = ode_system_residuals(p->system, d->need, d->need_times, tape, set->caller), *first = atomic_load(&p->residuals);
+    if (!r || !r->n || (first && first != r)) return;
+    ode_unit_key key = { .kind = ODE_UNIT_STEP_VJP, .method = set->method, .need = d->need, .flags = flags, .residuals = r };
+    d->step_kept = ode_unit_make(p->system, key, tape, set->caller);
+    key.flags |= ODE_DENSE;
+    if (p->dense) d->step_dense_kept = ode_unit_make(p->system, key, tape, set->caller);
+    if (!first && !ode_march_compile(&p->keeping, p->system, set, set->adaptive, p->dense, false, r, tape)) return;
+    d->residuals = r;
+    atomic_store(&p->residuals, r);
+}
 
 void ode_discrete_vjp(ode_problem *p, ad_var token, int nin, const ad_var *in, const ad_var *out, const ad_var *ybar, const bool *need,
                       ad_var *xbar)
@@ -331,6 +368,7 @@ void ode_discrete_vjp(ode_problem *p, ad_var token, int nin, const ad_var *in, c
     if (p->dense) d->step_dense = ode_unit_make(p->system, key, tape, p->settings.caller);
     key = (ode_unit_key){ .kind = ODE_UNIT_BEGIN_VJP, .method = p->settings.method, .need = d->need, .flags = flags };
     if (p->settings.method->begin) d->begin = ode_unit_make(p->system, key, tape, p->settings.caller);
+    plan_keeping(p, d, flags, tape);
     if (ad_tape_error(tape)) {
         ode_adjoint_release(d);
         return;

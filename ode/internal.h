@@ -28,6 +28,17 @@ typedef struct {
 
 typedef struct ode_system ode_system;
 
+/* What evaluations of a traced field leave for their VJPs (by the arguments in `need`, and by time); owned by the system. */
+typedef struct ode_residuals ode_residuals;
+struct ode_residuals {
+    ode_residuals *next;
+    uint64_t need;
+    bool times;
+    int n;       /* 0: nothing worth keeping */
+    ad_var *var; /* on the trace */
+    ad_shape *shape;
+};
+
 /* What a step is recorded from and into. Arrays of states have system->nstate variables. */
 typedef struct {
     ad_tape *tape;
@@ -40,6 +51,8 @@ typedef struct {
     const ad_var *carry_quad; /* its quadrature part */
     bool estimate, dense, quadrature;
     ad_var rtol, atol;
+    const ode_residuals *residuals; /* NULL, or what of every evaluation is wanted, of stage i from kept[i * residuals->n] */
+    ad_var *kept;
     /* Results. */
     ad_var *next, *carry_next, *carry_quad_next;
     ad_var *quad;                         /* increments of the quadratures */
@@ -100,6 +113,7 @@ struct ode_system {
     int *quad_of; /* which per-row argument, which shared value */
     ode_system *augmented;
     ode_unit *units;
+    ode_residuals *residuals;
 };
 
 /* A field as given to the solver; user_size > 0: *user is copied (it is the library's own and the caller's stack goes away). */
@@ -119,9 +133,18 @@ void ode_system_release(void *system);
 /* The augmented system for cotangents of the arguments in the bit set `need` (owned by the base); NULL: out of memory. */
 ode_system *ode_system_augmented(ode_system *base, uint64_t need);
 bool ode_shared_needed(const ode_system *system, int shared, uint64_t need);
+/* The residuals of the field (found once); n = 0 without a trace. NULL with the tape's error set. */
+const ode_residuals *ode_system_residuals(ode_system *system, uint64_t need, bool times, ad_tape *tape, const char *caller);
+void ode_residuals_free(ode_residuals *list);
+/* Memory for those of one evaluation, and the arrays in it as inputs or outputs of a program (NULL: not those; no memory: NULLs). */
+size_t ode_residuals_bytes(const ode_system *system, const ode_residuals *residuals, int64_t rows);
+void ode_residuals_point(const ode_system *system, const ode_residuals *residuals, int64_t rows, void *memory, const void **in, void **out);
 /* Records dy = f(t, y), and the quadratures' rates when quad is not NULL. */
 void ode_system_record(const ode_system *system, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared,
                        ad_var *dy, ad_var *quad);
+/* As above, with residuals; kept: n variables. */
+void ode_system_record_kept(const ode_system *system, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared,
+                            ad_var *dy, const ode_residuals *residuals, ad_var *kept);
 bool ode_is_row(ad_shape shape);
 int64_t ode_count(ad_shape shape, int64_t rows);
 
@@ -146,6 +169,7 @@ typedef struct {
     const ode_method *method;
     uint64_t need; /* arguments whose cotangents are wanted */
     ode_newton newton;
+    const ode_residuals *residuals; /* NULL, or a step or field that delivers them, a VJP of a step that is given them */
 } ode_unit_key;
 
 /* Places of the inputs and outputs of a unit in its lists (the first of each group). */
@@ -154,6 +178,7 @@ typedef struct {
     int next, carry_next, carry_quad_next, quad, k, sums, counts;                   /* outputs of a step */
     int xbar, carry_out, t_out, h_out, row_out, shared_out;                         /* outputs of a VJP */
     int nt, nk;
+    int kept, first_kept, nkept; /* residuals of stages first_kept .. nkept - 1: outputs of a step or field, inputs of a VJP */
 } ode_places;
 
 /* A function of the system that runs on arrays. */

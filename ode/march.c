@@ -25,16 +25,18 @@ void ode_where(const ode_system *s, int64_t rows, int64_t element, char *text, s
 /* ---- memory and programs ---- */
 
 bool ode_march_compile(ode_march_units *u, ode_system *s, const ode_settings *set, bool adaptive, bool dense, bool quadrature,
-                       ad_tape *tape)
+                       const ode_residuals *residuals, ad_tape *tape)
 {
     int flags = (adaptive ? ODE_ESTIMATE : 0) | (dense ? ODE_DENSE : 0) | (quadrature ? ODE_QUADRATURE : 0);
-    u->step = ode_unit_make(s, (ode_unit_key){ .kind = ODE_UNIT_STEP, .method = set->method, .flags = flags, .newton = set->newton }, tape,
-                            set->caller);
+    ode_unit_key step = {
+        .kind = ODE_UNIT_STEP, .method = set->method, .flags = flags, .newton = set->newton, .residuals = residuals
+    };
+    u->step = ode_unit_make(s, step, tape, set->caller);
     if (!u->step) return false;
     if (set->method->begin &&
         !(u->begin = ode_unit_make(s, (ode_unit_key){ .kind = ODE_UNIT_BEGIN, .method = set->method }, tape, set->caller)))
         return false;
-    ode_unit_key field = { .kind = ODE_UNIT_FIELD, .flags = quadrature ? ODE_QUADRATURE : 0 };
+    ode_unit_key field = { .kind = ODE_UNIT_FIELD, .flags = quadrature ? ODE_QUADRATURE : 0, .residuals = residuals };
     return !adaptive || (u->field = ode_unit_make(s, field, tape, set->caller)) != NULL;
 }
 
@@ -147,7 +149,7 @@ double ode_stage_time(ad_dtype dtype, double t, const ode_boundary *a, const ode
     return rounded;
 }
 
-int ode_march_field(ode_march *m, double t, int side, const void *y, void *dy, void *rate)
+int ode_march_field(ode_march *m, double t, int side, const void *y, void *dy, void *rate, void *kept)
 {
     ode_system *s = m->system;
     ode_runner *r = &m->field;
@@ -158,6 +160,7 @@ int ode_march_field(ode_march *m, double t, int side, const void *y, void *dy, v
     point_in(r, s, m->rows, at->y, y);
     point_out(r, s, m->rows, at->next, dy);
     if (m->quadrature) point_quads(s, m->rows, rate, NULL, r->out + at->quad);
+    if (r->unit->key.residuals) ode_residuals_point(s, r->unit->key.residuals, m->rows, kept, NULL, r->out + at->kept);
     char error[ODE_ERROR_SIZE];
     if (ode_runner_run(r, m->rows, error, sizeof error)) return ode_fail(m, "at t = %.15g: %s", t, error);
     m->evaluations++;
@@ -178,8 +181,14 @@ static int64_t evaluations_of_step(const ode_march *m)
     return m->method->implicit ? (int64_t)get_number(m, N_COUNTS) + m->method->times - 1 : 1;
 }
 
+/* Memory for the residuals of evaluation i of the step to be taken, or NULL. */
+static void *keep(const ode_march *m, const ode_sink *sink, int i)
+{
+    return sink->keep ? sink->keep(sink->context, m->steps, i) : NULL;
+}
+
 /* Runs the step program from a to b. */
-static int run_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, const void *y, void *next)
+static int run_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, const ode_boundary *b, const void *y, void *next)
 {
     ode_system *s = m->system;
     ode_runner *r = &m->step;
@@ -200,6 +209,9 @@ static int run_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, 
         point_quads(s, m->rows, m->rate[0].data, r->in + at->carry_quad, NULL);
         point_quads(s, m->rows, m->rate[1].data, NULL, r->out + at->carry_quad_next);
     }
+    const ode_residuals *residuals = r->unit->key.residuals;
+    for (int i = at->first_kept; residuals && i < at->nkept; i++)
+        ode_residuals_point(s, residuals, m->rows, keep(m, sink, i), NULL, r->out + at->kept + (i - at->first_kept) * residuals->n);
     char error[ODE_ERROR_SIZE];
     if (ode_runner_run(r, m->rows, error, sizeof error))
         return ode_fail(m, "step %lld from t = %.15g, size %.3g: %s", (long long)m->steps, a->t, h, error);
@@ -264,7 +276,7 @@ static int take_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, 
     void *next = sink->slot(sink->context, m->steps);
     if (!next) return ode_fail(m, "out of memory for the state after step %lld", (long long)m->steps);
     if (a->restart && m->method->begin && bootstrap(m, a, b, *y)) return -1;
-    if (run_step(m, a, b, *y, next)) return -1;
+    if (run_step(m, sink, a, b, *y, next)) return -1;
     bool derivative;
     int64_t bad = isfinite(get_number(m, N_SUMS)) ? -1 : find_nonfinite(m, next, &derivative);
     if (bad >= 0) {
@@ -371,7 +383,7 @@ static int choose_first_step(ode_march *m, double t0, double t1, const void *y, 
     if (!(h0 <= length)) h0 = length;
     char *y1 = m->work.data, *f1 = y1 + (size_t)m->cells * ode_bytes(dtype);
     ode_combine(dtype, m->cells, y, 1, (double[]){ direction * h0 }, (const void *[]){ f0 }, y1);
-    if (ode_first_nonfinite(dtype, m->cells, y1) >= 0 || ode_march_field(m, t0 + direction * h0, 0, y1, f1, NULL)) {
+    if (ode_first_nonfinite(dtype, m->cells, y1) >= 0 || ode_march_field(m, t0 + direction * h0, 0, y1, f1, NULL, NULL)) {
         *size = 1e-3 * h0; /* an unlucky probe is no failure: the error control finds the way */
         return 0;
     }
@@ -455,7 +467,7 @@ static int run_adaptive(ode_march *m, int n, double t0, double t1, void *y, cons
     const ode_settings *set = m->settings;
     double direction = t1 > t0 ? 1 : -1, h = set->first_step, stop = next_stop(set, t0, t1);
     ode_boundary a = { .t = t0, .lo = 0, .hi = 0, .jump = is_jump(set, t0) };
-    if (ode_march_field(m, t0, a.jump ? (int)direction : 0, y, m->carry[0].data, m->rate[0].data)) return -1;
+    if (ode_march_field(m, t0, a.jump ? (int)direction : 0, y, m->carry[0].data, m->rate[0].data, keep(m, sink, 0))) return -1;
     if (h == 0 && choose_first_step(m, t0, t1, y, &h)) return -1;
     for (int64_t attempt = 0; a.t != t1; attempt++) {
         if (attempt >= set->max_steps) return fail_too_many(m, a.t, t1, h, y);
@@ -467,7 +479,7 @@ static int run_adaptive(ode_march *m, int n, double t0, double t1, void *y, cons
         if (!next) return ode_fail(m, "out of memory for the state after step %lld", (long long)m->steps);
         ode_boundary b = { .t = landing ? stop : a.t + direction * h, .lo = -1, .hi = -1, .jump = landing && is_jump(set, stop) };
         if (b.t == t1) b.lo = b.hi = n - 1;
-        if (run_step(m, &a, &b, y, next)) return -1;
+        if (run_step(m, sink, &a, &b, y, next)) return -1;
         double ratio = error_ratio(m), factor = step_factor(m, ratio);
         if (ratio <= 1) {
             if (accept(m, sink, &a, &b, y, next)) return -1;
@@ -475,7 +487,9 @@ static int run_adaptive(ode_march *m, int n, double t0, double t1, void *y, cons
             a = b;
             h = landing && factor * taken < h ? h : factor * taken;
             stop = next_stop(set, a.t, t1);
-            if (b.jump && a.t != t1 && ode_march_field(m, a.t, (int)direction, y, m->carry[0].data, m->rate[0].data)) return -1;
+            if (b.jump && a.t != t1 &&
+                ode_march_field(m, a.t, (int)direction, y, m->carry[0].data, m->rate[0].data, keep(m, sink, 0)))
+                return -1;
             continue;
         }
         m->rejected++;

@@ -47,8 +47,8 @@ const ode_method *ode_method_find(const char *name); /* NULL when there is none 
 /* ---- adjoints ------------------------------------------------------------------------------------------------------------------ */
 
 typedef struct ode_adjoint ode_adjoint;
-/* The exact gradient of the discretisation with the accepted steps frozen (default). States of accepted steps are stored, stages
- * recomputed. */
+/* The exact gradient of the discretisation with the accepted steps frozen (default). States of accepted steps are stored, and what the
+ * field's evaluations leave for their derivatives (activations) while options.keep_bytes suffice; the rest is computed again. */
 extern const ode_adjoint ode_discrete;
 /* Of the continuous problem: state, adjoint and parameter quadrature integrated backwards together (Chen et al. 2018, arXiv:1806.07366);
  * memory does not grow with the number of steps. The drift of the recomputed state is measured and reported in ode_stats; where the
@@ -72,7 +72,7 @@ typedef struct {
     int64_t jacobians, factorisations, newton_iterations; /* implicit methods */
     int64_t backward_steps, backward_rejected, backward_evaluations, vjps;
     double backward_drift;  /* backsolve: largest |x recomputed - x stored| / (atol + rtol |x|) at output times; else 0 */
-    size_t stored_bytes;    /* kept from the forward solve for the gradient */
+    size_t stored_bytes;    /* kept from the forward solve for the gradient: states and activations */
     ode_steps *steps_taken; /* the accepted steps of the latest forward solve: owned by the caller's ode_stats (ode_stats_clear) */
 } ode_stats;
 void ode_stats_clear(ode_stats *stats);
@@ -88,6 +88,8 @@ typedef struct {
     double first_step;                 /* adaptive: size of the first step; default: chosen (Hairer, Norsett, Wanner, II.4) */
     double min_step, max_step;         /* adaptive: limits; defaults: what time's rounding allows, none */
     int64_t max_steps;                 /* attempts in one solve, default 100000 */
+    int64_t keep_bytes; /* discrete: for activations of a solve that has a gradient, default 256 MiB (1: keep none). Of explicit
+                           methods' steps, the first ones; those that found no room are evaluated again on the way back */
     double adjoint_rtol, adjoint_atol; /* backsolve; default: as forward */
     double newton_tolerance;           /* implicit methods: relative to the state's scale; default: near rounding (1e-12 f64, 1e-6 f32) */
     int newton_iterations;             /* default 50 */

@@ -70,6 +70,9 @@ void ode_runge_kutta_step(const ode_method *m, ode_step *s)
         bool rates = s->quadrature && (i == last ? s->estimate : i < last && b[i] != 0);
         if (i == 0 && s->carry)
             for (int j = 0; j < n; j++) s->k[j] = s->carry[j];
+        else if (s->residuals)
+            ode_system_record_kept(s->system, s->tape, s->t[i], stage, s->row, s->shared, s->k + i * n, s->residuals,
+                                   s->kept + i * s->residuals->n);
         else ode_system_record(s->system, s->tape, s->t[i], stage, s->row, s->shared, s->k + i * n, rates ? rate : NULL);
         if (rates && i < last) {
             add_quadratures(s, b[i], !any, i == 0 && s->carry ? s->carry_quad : rate);

@@ -6,19 +6,18 @@
 
 /* ---- slots ---- */
 
-enum { SLOTS_PER_CHUNK = 8 };
-
 void ode_pile_reset(ode_pile *p, size_t slot)
 {
     if (slot <= p->slot) return;
     for (int64_t i = 0; i < p->count; i++) free(p->chunk[i]);
     p->count = 0;
     p->slot = slot;
+    p->per_chunk = slot < (size_t)1 << 17 ? 8 : 1;
 }
 
 void *ode_pile_slot(ode_pile *p, int64_t k)
 {
-    while (k / SLOTS_PER_CHUNK >= p->count) {
+    while (k / p->per_chunk >= p->count) {
         if (p->count == p->capacity) {
             int64_t capacity = p->capacity ? 2 * p->capacity : 16;
             char **more = realloc(p->chunk, (size_t)capacity * sizeof *more);
@@ -26,11 +25,11 @@ void *ode_pile_slot(ode_pile *p, int64_t k)
             p->chunk = more;
             p->capacity = capacity;
         }
-        p->chunk[p->count] = malloc(SLOTS_PER_CHUNK * p->slot);
+        p->chunk[p->count] = malloc((size_t)p->per_chunk * p->slot);
         if (!p->chunk[p->count]) return NULL;
         p->count++;
     }
-    return p->chunk[k / SLOTS_PER_CHUNK] + (size_t)(k % SLOTS_PER_CHUNK) * p->slot;
+    return p->chunk[k / p->per_chunk] + (size_t)(k % p->per_chunk) * p->slot;
 }
 
 void ode_pile_free(ode_pile *p)
@@ -179,6 +178,40 @@ static void *slot_of(void *context, int64_t k)
     return ode_pile_slot(&s->states, s->problem->settings.adjoint->stores ? k + 1 : (k + 1) % 2);
 }
 
+/* Stages of a step whose residuals lie in its slot: not the one after the last. */
+static int kept_stages(const ode_problem *p)
+{
+    const ode_tableau *t = p->settings.method->tableau;
+    return t->stages + (p->dense ? t->extra : 0);
+}
+
+void *ode_solution_kept(ode_solution *s, int64_t k, int i)
+{
+    const ode_problem *p = s->problem;
+    int last = p->settings.method->tableau->stages;
+    if (i == last) k++, i = 0;
+    else if (i > last) i--;
+    if (k >= s->kept_limit) return NULL;
+    char *slot = ode_pile_slot(&s->kept, k);
+    if (slot) return slot + (size_t)i * (s->kept.slot / (size_t)kept_stages(p));
+    s->kept_limit = k; /* no memory: from here on nothing is kept */
+    return NULL;
+}
+
+static void *keep(void *context, int64_t k, int i) { return ode_solution_kept(context, k, i); }
+
+static void prepare_keeping(ode_solution *s)
+{
+    ode_problem *p = s->problem;
+    s->residuals = atomic_load(&p->residuals);
+    s->kept_limit = 0;
+    if (!s->residuals) return;
+    size_t slot = (size_t)kept_stages(p) * ode_residuals_bytes(p->system, s->residuals, s->call->rows);
+    ode_pile_reset(&s->kept, slot);
+    s->kept_limit = p->settings.keep_bytes / (int64_t)s->kept.slot;
+    if (!s->kept_limit) s->residuals = NULL;
+}
+
 static int store_step(ode_solution *s, ode_march *m, int64_t k, const ode_boundary *b)
 {
     ode_boundary *all = ode_buffer_need(&s->bounds, (size_t)(k + 2) * sizeof *all);
@@ -232,6 +265,7 @@ static void solution_free(void *state)
     ode_shared_close(&s->shared);
     ode_pile_free(&s->states);
     ode_pile_free(&s->carries);
+    ode_pile_free(&s->kept);
     ode_buffer_free(&s->times);
     ode_buffer_free(&s->bounds);
     ode_buffer_free(&s->scratch);
@@ -260,8 +294,10 @@ static void fill_stats(const ode_solution *s, ode_stats *stats)
     stats->factorisations = m->counts[1];
     stats->newton_iterations = m->counts[2];
     stats->stored_bytes = 0;
-    if (s->problem->settings.adjoint->stores)
-        stats->stored_bytes = (size_t)(s->count + 1) * (slot + sizeof(ode_boundary)) + (m->method->begin ? (size_t)s->count * slot : 0);
+    if (!s->problem->settings.adjoint->stores) return;
+    int64_t kept = s->count + 1 < s->kept_limit ? s->count + 1 : s->kept_limit;
+    stats->stored_bytes = (size_t)(s->count + 1) * (slot + sizeof(ode_boundary)) + (m->method->begin ? (size_t)s->count * slot : 0) +
+                          (size_t)kept * s->kept.slot;
 }
 
 /* Times as doubles, checked. */
@@ -317,6 +353,7 @@ static int solve_identity(ode_solution *s, ode_march *m, const void *y)
     ode_boundary end = { .t = t[0], .lo = s->problem->ntimes - 1, .hi = s->problem->ntimes - 1 };
     size_t slot = (size_t)m->cells * ode_bytes(m->system->dtype);
     memcpy(ode_pile_slot(&s->states, 1), y, slot);
+    s->kept_limit = 0;
     put_slot(s, 1, y);
     if (m->method->begin) memcpy(m->carry[0].data, y, slot);
     return s->problem->settings.adjoint->stores ? store_step(s, m, 0, &end) : 0;
@@ -347,13 +384,15 @@ static int solve(void *data, void *state, const ad_opaque_call *call)
     ode_row_arguments(p->system, call->in + p->system->nstate, row);
     s->values = ode_shared_compute(&s->shared, p, call, call->in + p->system->nstate);
     if (!s->values) return -1;
-    if (!ode_march_open(m, &p->units, call->rows, call->threads, row, s->values)) return ode_fail(m, "out of memory");
+    prepare_keeping(s);
+    const ode_march_units *units = s->residuals ? &p->keeping : &p->units;
+    if (!ode_march_open(m, units, call->rows, call->threads, row, s->values)) return ode_fail(m, "out of memory");
     if (set->stats && !begin_stats(set->stats, t[0])) return ode_fail(m, "out of memory");
     if (!p->final_only) put_slot(s, 0, y);
     ((ode_boundary *)s->bounds.data)[0].jump = false;
     for (int i = 0; i < set->njump; i++)
         if (set->jump[i] == t[0]) ((ode_boundary *)s->bounds.data)[0].jump = true;
-    ode_sink sink = { s, slot_of, accepted };
+    ode_sink sink = { s, slot_of, accepted, s->residuals ? keep : NULL };
     int failed = t[0] == t[p->ntimes - 1] ? solve_identity(s, m, y) : ode_march_run(m, p->ntimes, t, y, &sink);
     if (set->stats) fill_stats(s, set->stats);
     return failed;

@@ -21,7 +21,7 @@ typedef struct {
     const ode_method *method;
     const ode_adjoint *adjoint;
     double rtol, atol, adjoint_rtol, adjoint_atol, step, first_step, min_step, max_step;
-    int64_t steps, max_steps;
+    int64_t steps, max_steps, keep_bytes;
     ode_newton newton;
     const ode_steps *replay;
     double *jump; /* increasing; owned */
@@ -56,6 +56,7 @@ typedef struct {
     void *(*slot)(void *context, int64_t k);
     int (*accepted)(void *context, const ode_march *march, int64_t k, const ode_boundary *a, const ode_boundary *b, const void *y,
                     const void *next);
+    void *(*keep)(void *context, int64_t k, int i); /* memory for the residuals of stage i of step k, NULL: drop them; itself may be NULL */
 } ode_sink;
 
 struct ode_march {
@@ -80,16 +81,16 @@ typedef struct {
     const ode_unit *step, *begin, *field;
 } ode_march_units;
 bool ode_march_compile(ode_march_units *units, ode_system *system, const ode_settings *settings, bool adaptive, bool dense, bool quadrature,
-                       ad_tape *tape);
+                       const ode_residuals *residuals, ad_tape *tape);
 
 void ode_march_close(ode_march *march);
 /* Prepares for a solve with so many rows; row: per-row arguments, shared: shared values. false: out of memory. */
 bool ode_march_open(ode_march *march, const ode_march_units *units, int64_t rows, int threads, const void *const *row, void *const *shared);
 /* From times[0] to times[n - 1]: fixed steps end at all of the times, adaptive ones at the last. y: the first state. */
 int ode_march_run(ode_march *march, int n, const double *times, void *y, const ode_sink *sink);
-/* f(t, y) into dy, rates of quadratures into rate (NULL: none). side: -1 the limit from before t in the direction of the march, 1 from
- * after, 0 at t. */
-int ode_march_field(ode_march *march, double t, int side, const void *y, void *dy, void *rate);
+/* f(t, y) into dy, rates of quadratures into rate, residuals into kept (NULL: none). side: -1 the limit from before t in the direction of
+ * the march, 1 from after, 0 at t. */
+int ode_march_field(ode_march *march, double t, int side, const void *y, void *dy, void *rate, void *kept);
 /* Writes the error of the call in progress (the operation's name comes before it); -1. */
 int ode_fail(ode_march *march, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* t rounded to the type; at a jump the nearest number on the side the step lies on. direction: sign of the march. */
@@ -110,7 +111,8 @@ void ode_where(const ode_system *s, int64_t rows, int64_t element, char *text, s
 typedef struct {
     char **chunk;
     int64_t count, capacity;
-    size_t slot; /* bytes */
+    size_t slot;       /* bytes */
+    int64_t per_chunk; /* slots */
 } ode_pile;
 /* Forgets chunks whose slots are too small. */
 void ode_pile_reset(ode_pile *pile, size_t slot);
@@ -127,6 +129,9 @@ typedef struct {
     bool final_only, dense;
     ode_march_units units;
     const ode_unit *prologue; /* NULL: nothing depends on shared arguments alone, or they are the shared values */
+    /* What a discrete adjoint of the solve wants to be kept (NULL: nothing, or there is none), and the units that deliver it. */
+    _Atomic(const ode_residuals *) residuals;
+    ode_march_units keeping;
 } ode_problem;
 void ode_problem_retain(void *problem);
 void ode_problem_release(void *problem);
@@ -152,6 +157,9 @@ typedef struct {
     ode_buffer times;
     ode_buffer bounds; /* ode_boundary [count + 1] */
     ode_pile states, carries;
+    const ode_residuals *residuals; /* of the latest solve, in `kept`: steps 0 .. kept_limit - 1; NULL: none */
+    ode_pile kept;
+    int64_t kept_limit;
     ode_buffer scratch;
     const ad_opaque_call *call; /* in progress */
     int next_output;
@@ -162,6 +170,9 @@ void ode_output_put(const ode_problem *p, int64_t rows, const void *part, int st
 void ode_output_add(const ode_problem *p, int64_t rows, const void *from, int state, int j, void *part);
 /* Weights of the dense output at t inside the step from a to b: h b_i(theta), and derivatives by theta. Returns how many. */
 int ode_output_weights(const ode_method *method, const ode_boundary *a, const ode_boundary *b, double t, double *w, double *slope);
+
+/* Residuals of stage i of step k as the latest solve kept them. The stage after the last is the first of the next step. */
+void *ode_solution_kept(ode_solution *s, int64_t k, int i);
 
 extern const ad_opaque_class ode_solve_class;
 typedef void (*ode_vjp_rule)(ode_problem *p, ad_var token, int nin, const ad_var *in, const ad_var *out, const ad_var *ybar,
@@ -181,6 +192,8 @@ typedef struct {
     bool has[ODE_MAX_STATES], need_y0[ODE_MAX_STATES], need_times;
     uint64_t need;                                        /* arguments */
     const ode_unit *step, *step_dense, *begin, *prologue; /* VJP units */
+    const ode_residuals *residuals;                       /* NULL, or what these two are given: */
+    const ode_unit *step_kept, *step_dense_kept;
     ode_system *augmented;
     ode_march_units march;
     const ode_unit *field;

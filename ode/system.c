@@ -162,6 +162,7 @@ static void free_system(ode_system *s)
     free(s->shared_from);
     free(s->quad);
     free(s->quad_of);
+    ode_residuals_free(s->residuals);
     if (s->owns_user) free(s->user);
     free(s);
 }
@@ -319,22 +320,27 @@ ode_system *ode_system_augmented(ode_system *base, uint64_t need)
 
 /* ---- recording ---- */
 
-static void record_traced(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared,
-                          ad_var *dy)
+void ode_system_record_kept(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared,
+                            ad_var *dy, const ode_residuals *residuals, ad_var *kept)
 {
-    int n = 1 + s->nstate + s->nrow + s->nshared, k = 0;
-    ad_var *in = malloc(2 * (size_t)n * sizeof *in);
+    int n = 1 + s->nstate + s->nrow + s->nshared, k = 0, nkept = residuals ? residuals->n : 0, nout = s->nstate + nkept;
+    ad_var *in = malloc(2 * (size_t)(n + nout) * sizeof *in);
     if (!in) {
         ad_fail(tape, "out of memory");
         for (int i = 0; i < s->nstate; i++) dy[i] = ad_none(tape);
+        for (int j = 0; j < nkept; j++) kept[j] = ad_none(tape);
         return;
     }
-    ad_var *to = in + n;
+    ad_var *to = in + n, *out = to + n, *result = out + nout;
     in[k] = s->t, to[k++] = t;
     for (int i = 0; i < s->nstate; i++) in[k] = s->y[i], to[k++] = y[i];
     for (int i = 0; i < s->nrow; i++) in[k] = s->args[s->row[i]], to[k++] = row[i];
     for (int i = 0; i < s->nshared; i++) in[k] = s->frontier[i], to[k++] = shared[i];
-    ad_inline(n, in, s->nstate, s->dy, tape, to, dy);
+    memcpy(out, s->dy, (size_t)s->nstate * sizeof *out);
+    if (nkept) memcpy(out + s->nstate, residuals->var, (size_t)nkept * sizeof *out);
+    ad_inline(n, in, nout, out, tape, to, result);
+    memcpy(dy, result, (size_t)s->nstate * sizeof *dy);
+    if (nkept) memcpy(kept, result + s->nstate, (size_t)nkept * sizeof *kept);
     free(in);
 }
 
@@ -374,6 +380,6 @@ void ode_system_record(const ode_system *s, ad_tape *tape, ad_var t, const ad_va
                        ad_var *quad)
 {
     if (s->base) record_augmented(s, tape, t, y, row, shared, dy, quad);
-    else if (s->trace) record_traced(s, tape, t, y, row, shared, dy);
+    else if (s->trace) ode_system_record_kept(s, tape, t, y, row, shared, dy, NULL, NULL);
     else record_called(s, tape, t, y, row, shared, dy);
 }

@@ -45,6 +45,20 @@ static void place_arguments(ode_unit *u)
     for (int i = 0; i < s->nshared; i++) add_input(u, s->shared[i], true);
 }
 
+/* Residuals of evaluations first .. n - 1: outputs, or (of a VJP) inputs. */
+static void place_kept(ode_unit *u, int first, int n)
+{
+    const ode_residuals *r = u->key.residuals;
+    bool given = u->key.kind == ODE_UNIT_STEP_VJP;
+    u->at.first_kept = first;
+    u->at.nkept = n;
+    u->at.kept = given ? u->nin : u->nout;
+    if (!r) return;
+    if (!given) u->nout += (n - first) * r->n;
+    for (int i = first; given && i < n; i++)
+        for (int j = 0; j < r->n; j++) add_input(u, r->shape[j], false);
+}
+
 static void place_vjp_outputs(ode_unit *u)
 {
     const ode_system *s = u->system;
@@ -77,6 +91,7 @@ static void place_step(ode_unit *u)
         for (int i = 0; i < u->at.nk; i++) add_states(u);
         place_vjp_outputs(u);
         u->at.k = add_outputs(u, dense && u->key.flags & ODE_TIMES ? u->at.nk * n : 0);
+        if (u->key.residuals) place_kept(u, 0, dense ? u->at.nk : m->tableau->stages);
         return;
     }
     if (estimate) u->at.tolerance = add_input(u, AD_SCALAR, false), add_input(u, AD_SCALAR, false);
@@ -89,6 +104,7 @@ static void place_step(ode_unit *u)
     u->at.k = add_outputs(u, u->at.nk * n);
     u->at.sums = add_outputs(u, estimate ? 3 : 1);
     u->at.counts = add_outputs(u, m->implicit);
+    if (u->key.residuals) place_kept(u, estimate, dense ? u->at.nk : m->tableau->stages + estimate);
 }
 
 static void place(ode_unit *u)
@@ -101,6 +117,7 @@ static void place(ode_unit *u)
         place_arguments(u);
         u->at.next = add_outputs(u, s->nstate);
         u->at.quad = add_outputs(u, u->key.flags & ODE_QUADRATURE ? s->nquad : 0);
+        place_kept(u, 0, 1);
         break;
     case ODE_UNIT_STEP:
     case ODE_UNIT_STEP_VJP: place_step(u); break;
@@ -143,17 +160,24 @@ static void place(ode_unit *u)
 
 /* ---- recording ---- */
 
+static ad_var unit_input(const ode_unit *u, ad_tape *tape, int i, int64_t rows, const void *data)
+{
+    if (ode_is_row(u->in[i])) return ad_input_rows(tape, u->in[i], rows, data);
+    return u->parameter[i] ? ad_param(tape, u->in[i], data) : ad_input(tape, u->in[i], data);
+}
+
 typedef struct {
     ad_var next[ODE_MAX_JOINT], carry_next[ODE_MAX_JOINT], k[ODE_MAX_STAGES * ODE_MAX_JOINT];
 } results;
 
+/* s->quad holds memory for the variables; kept: residuals of all stages (not of a first one that is carried). */
 static bool record_step(const ode_unit *u, ad_tape *tape, const ad_var *in, ode_step *s, results *r)
 {
     const ode_places *at = &u->at;
     int flags = u->key.flags;
     bool carry = flags & ODE_ESTIMATE || u->key.method->begin;
-    int nquad = u->system->nquad;
-    ad_var *quads = malloc((2 * (size_t)nquad + 1) * sizeof *quads);
+    int nquad = u->system->nquad, nkept = u->key.residuals ? at->nkept * u->key.residuals->n : 0;
+    ad_var *quads = malloc((2 * (size_t)nquad + (size_t)nkept + 1) * sizeof *quads);
     if (!quads) {
         ad_fail(tape, "out of memory");
         return false;
@@ -175,6 +199,8 @@ static bool record_step(const ode_unit *u, ad_tape *tape, const ad_var *in, ode_
                      .carry_next = r->carry_next,
                      .quad = quads,
                      .carry_quad_next = quads + nquad,
+                     .residuals = u->key.residuals,
+                     .kept = quads + 2 * nquad,
                      .k = r->k };
     if (s->estimate) s->rtol = in[at->tolerance], s->atol = in[at->tolerance + 1];
     u->key.method->step(u->key.method, s);
@@ -200,6 +226,8 @@ static void step_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape, ad_
     out[at->sums] = s.finite;
     if (s.estimate) out[at->sums + 1] = s.error, out[at->sums + 2] = s.error3;
     if (u->key.method->implicit) out[at->counts] = s.counts;
+    int nres = u->key.residuals ? u->key.residuals->n : 0;
+    for (int i = at->first_kept * nres; i < at->nkept * nres; i++) out[at->kept + i - at->first_kept * nres] = s.kept[i];
     free(s.quad);
 }
 
@@ -229,13 +257,15 @@ static void vjp_outputs(const ode_unit *u, ad_tape *tape, const ad_var *in, int 
     free(x);
 }
 
-static void step_vjp_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape, ad_var *out)
+/* kept: NULL, or where the variables go that residuals can stand for. */
+static void step_vjp_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape, ad_var *out, ad_var *kept)
 {
     ode_step s;
     results r;
     if (!record_step(u, tape, in, &s, &r)) return;
-    free(s.quad);
     const ode_places *at = &u->at;
+    if (kept) memcpy(kept, s.kept, (size_t)(at->nkept * s.residuals->n) * sizeof *kept);
+    free(s.quad);
     int n = u->system->nstate, ny = 0;
     ad_var *y = malloc(2 * (size_t)(2 + at->nk) * (size_t)n * sizeof *y);
     if (!y) {
@@ -249,6 +279,23 @@ static void step_vjp_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape,
     vjp_outputs(u, tape, in, ny, y, ybar, out);
     for (int i = 0; u->key.flags & ODE_TIMES && i < at->nk * n; i++) out[at->k + i] = r.k[i];
     free(y);
+}
+
+/* The VJP of a step with the residuals of its evaluations given: recorded on a tape of its own, and from there the part above them. */
+static void kept_vjp_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape, ad_var *out)
+{
+    ad_tape *whole = ad_tape_new(u->system->dtype);
+    ad_var *v = whole ? malloc((size_t)(u->nin + u->nout) * sizeof *v) : NULL, *y = v + u->nin;
+    if (!v) ad_fail(tape, "out of memory");
+    else {
+        for (int i = 0; i < u->at.kept; i++) v[i] = unit_input(u, whole, i, 0, NULL);
+        for (int i = 0; i < u->nout; i++) y[i] = ad_none(whole);
+        step_vjp_outputs(u, v, whole, y, v + u->at.kept);
+        if (ad_tape_error(whole)) ad_fail(tape, "%s", ad_tape_error(whole));
+        else ad_inline(u->nin, v, u->nout, y, tape, in, out);
+    }
+    free(v);
+    ad_tape_free(whole);
 }
 
 static void begin_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape, ad_var *out)
@@ -319,11 +366,18 @@ static void record(const ode_unit *u, const ad_var *in, ad_tape *tape, ad_var *o
     for (int i = 0; i < u->nout; i++) out[i] = ad_none(tape);
     switch (u->key.kind) {
     case ODE_UNIT_FIELD:
-        ode_system_record(u->system, tape, in[u->at.t], in + u->at.y, in + u->at.row, in + u->at.shared, out + u->at.next,
-                          u->key.flags & ODE_QUADRATURE ? out + u->at.quad : NULL);
+        if (u->key.residuals)
+            ode_system_record_kept(u->system, tape, in[u->at.t], in + u->at.y, in + u->at.row, in + u->at.shared, out + u->at.next,
+                                   u->key.residuals, out + u->at.kept);
+        else
+            ode_system_record(u->system, tape, in[u->at.t], in + u->at.y, in + u->at.row, in + u->at.shared, out + u->at.next,
+                              u->key.flags & ODE_QUADRATURE ? out + u->at.quad : NULL);
         break;
     case ODE_UNIT_STEP: step_outputs(u, in, tape, out); break;
-    case ODE_UNIT_STEP_VJP: step_vjp_outputs(u, in, tape, out); break;
+    case ODE_UNIT_STEP_VJP:
+        if (u->key.residuals) kept_vjp_outputs(u, in, tape, out);
+        else step_vjp_outputs(u, in, tape, out, NULL);
+        break;
     case ODE_UNIT_BEGIN:
     case ODE_UNIT_BEGIN_VJP: begin_outputs(u, in, tape, out); break;
     case ODE_UNIT_PROLOGUE:
@@ -342,12 +396,6 @@ void ode_unit_free(ode_unit *u)
     free(u->in);
     free(u->parameter);
     free(u);
-}
-
-static ad_var unit_input(const ode_unit *u, ad_tape *tape, int i, int64_t rows, const void *data)
-{
-    if (ode_is_row(u->in[i])) return ad_input_rows(tape, u->in[i], rows, data);
-    return u->parameter[i] ? ad_param(tape, u->in[i], data) : ad_input(tape, u->in[i], data);
 }
 
 /* Records the unit on the tape; variables in a new array: inputs, then outputs. */
@@ -379,10 +427,12 @@ ode_unit *ode_unit_make(ode_system *s, ode_unit_key key, ad_tape *tape, const ch
     ode_unit_key clean;
     memset(&clean, 0, sizeof clean);
     clean.kind = key.kind, clean.flags = key.flags, clean.method = key.method, clean.need = key.need;
+    clean.residuals = key.residuals;
     clean.newton.tolerance = key.newton.tolerance, clean.newton.iterations = key.newton.iterations;
     for (ode_unit *u = s->units; u; u = u->next)
         if (!memcmp(&u->key, &clean, sizeof clean)) return u;
-    size_t most = 8 + (ODE_MAX_STAGES + 8) * (1 + ODE_MAX_JOINT) + (size_t)(s->nquad + s->nrow + 2 * s->nshared + s->nargs);
+    size_t most = 8 + (ODE_MAX_STAGES + 8) * (1 + ODE_MAX_JOINT) + (size_t)(key.residuals ? ODE_MAX_STAGES * key.residuals->n : 0) +
+                  (size_t)(s->nquad + s->nrow + 2 * s->nshared + s->nargs);
     ode_unit *u = calloc(1, sizeof *u);
     if (u) {
         memcpy(&u->key, &clean, sizeof clean);
@@ -407,7 +457,8 @@ ode_unit *ode_unit_make(ode_system *s, ode_unit_key key, ad_tape *tape, const ch
 
 bool ode_runner_open(ode_runner *r, const ode_unit *u, int threads)
 {
-    if (r->unit) return true;
+    if (r->unit == u) return true;
+    ode_runner_close(r);
     r->in = calloc((size_t)u->nin + 1, sizeof *r->in);
     r->out = calloc((size_t)u->nout + 1, sizeof *r->out);
     r->accumulate = calloc((size_t)u->nout + 1, sizeof *r->accumulate);
