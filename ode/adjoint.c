@@ -114,10 +114,7 @@ int ode_shared_bar_finish(ode_shared_bar *bar, const ode_adjoint_data *d, const 
     void **at = bar->pointers.data;
     ode_runner *r = &bar->prologue;
     int n = 0, nout = 0, nin = 0;
-    if (d->prologue && !ode_runner_open(r, d->prologue, call->threads)) {
-        snprintf(call->error, call->error_size, "out of memory");
-        return -1;
-    }
+    if (d->prologue && ode_runner_open(r, d->prologue, call->threads, call->error, call->error_size)) return -1;
     for (int i = 0; i < s->nargs; i++) {
         if (ode_is_row(s->arg[i])) continue;
         size_t bytes = (size_t)ode_count(s->arg[i], 1) * ode_bytes(s->dtype);

@@ -179,14 +179,14 @@ static int prepare(backward *b)
     if (!values) return -1;
     b->shared_at = ode_shared_bar_begin(&b->bar, b->d);
     if (!t || !b->shared_at || !ode_pile_slot(&b->states, 1) || !ode_buffer_need(&b->g, half) || !ode_buffer_need(&b->f, half) ||
-        !ode_buffer_need(&b->times_bar, (size_t)p->ntimes * sizeof *t) ||
-        !ode_march_open(&b->march, &b->d->march, call->rows, call->threads, row, values))
+        !ode_buffer_need(&b->times_bar, (size_t)p->ntimes * sizeof *t))
         return fail(b, "out of memory");
+    if (ode_march_open(&b->march, &b->d->march, call->rows, call->threads, row, values)) return -1;
     for (int i = 0; i < p->ntimes; i++) t[i] = p->times ? p->times[i] : ode_load(call->dtype, b->c.times, i);
     memset(b->times_bar.data, 0, (size_t)p->ntimes * sizeof *t);
     ode_runner *f = &b->field.field;
     if (!b->c.timesbar) return 0;
-    if (!ode_runner_open(f, b->d->field, call->threads)) return fail(b, "out of memory");
+    if (ode_runner_open(f, b->d->field, call->threads, call->error, call->error_size)) return -1;
     b->field.rows = call->rows;
     b->field.cells = call->rows * s->width;
     for (int i = 0; i < s->nrow; i++) f->in[f->unit->at.row + i] = row[i];

@@ -8,7 +8,7 @@
 const ode_adjoint ode_discrete = { .name = "discrete", .stores = true };
 
 typedef struct {
-    ode_runner step, step_dense, step_kept, step_dense_kept, begin;
+    ode_runner step[2][2], begin; /* as in ode_adjoint_data */
     ode_shared_bar shared;
     ode_buffer bar[2], carry[2], k_bar, k, g, rows, times;
     /* of the call in progress */
@@ -33,10 +33,7 @@ static void backward_free(void *state)
 {
     backward *b = state;
     if (!b) return;
-    ode_runner_close(&b->step);
-    ode_runner_close(&b->step_dense);
-    ode_runner_close(&b->step_kept);
-    ode_runner_close(&b->step_dense_kept);
+    for (int i = 0; i < 4; i++) ode_runner_close(&b->step[i / 2][i % 2]);
     ode_runner_close(&b->begin);
     ode_shared_bar_close(&b->shared);
     ode_buffer *all[] = { &b->bar[0], &b->bar[1], &b->carry[0], &b->carry[1], &b->k_bar, &b->k, &b->g, &b->rows, &b->times };
@@ -59,12 +56,13 @@ static void swap(ode_buffer *pair)
 
 /* ---- running a VJP program ---- */
 
-/* Connects what stays the same over the whole solve. */
-static bool connect(backward *b, ode_runner *r, const ode_unit *unit)
+/* Connects what stays the same over the whole solve, when the runner is first used in it. */
+static int connect(backward *b, ode_runner *r, const ode_unit *unit)
 {
     const ode_system *s = b->d->problem->system;
-    if (!unit) return true;
-    if (!ode_runner_open(r, unit, b->call->threads)) return false;
+    if (r->connected) return 0;
+    if (ode_runner_open(r, unit, b->call->threads, b->call->error, b->call->error_size)) return -1;
+    r->connected = true;
     const ode_places *at = &unit->at;
     for (int i = 0; i < s->nrow; i++) r->in[at->row + i] = b->c.args[s->row[i]];
     for (int i = 0; i < s->nshared; i++) r->in[at->shared + i] = b->solution->values[i];
@@ -86,7 +84,7 @@ static bool connect(backward *b, ode_runner *r, const ode_unit *unit)
         r->out[at->h_out] = &b->number[1 + ODE_MAX_STAGES];
     }
     r->primed = false;
-    return true;
+    return 0;
 }
 
 static void point(const backward *b, const void **list, int first, const void *slot)
@@ -208,7 +206,7 @@ static int gather_outputs(backward *b, int64_t k, const ode_boundary *a, const o
             continue;
         }
         if (!inside++) {
-            memset(b->k_bar.data, 0, (size_t)b->d->step_dense->at.nk * b->slot);
+            memset(b->k_bar.data, 0, (size_t)b->d->step[1][0]->at.nk * b->slot);
             memset(b->g.data, 0, b->slot);
         }
         spread_output(b, j, a, e);
@@ -217,15 +215,16 @@ static int gather_outputs(backward *b, int64_t k, const ode_boundary *a, const o
 }
 
 /* The program for step k: given the residuals that the forward solve kept, or evaluating the field again. A jump at the end has the next
- * step's first stage on its other side. */
+ * step's first stage on its other side. NULL with the error written. */
 static ode_runner *choose(backward *b, int64_t k, bool dense)
 {
     ode_solution *s = b->solution;
     const ode_residuals *residuals = b->d->residuals;
     const ode_boundary *e = (const ode_boundary *)s->bounds.data + k + 1;
-    if (!residuals || s->residuals != residuals || k + dense >= s->kept_limit || (dense && e->jump)) return dense ? &b->step_dense : &b->step;
-    ode_runner *r = dense ? &b->step_dense_kept : &b->step_kept;
-    for (int i = 0; i < r->unit->at.nkept; i++)
+    bool kept = residuals && s->residuals == residuals && k + dense < s->kept_limit && !(dense && e->jump);
+    ode_runner *r = &b->step[dense][kept];
+    if (connect(b, r, b->d->step[dense][kept])) return NULL;
+    for (int i = 0; kept && i < r->unit->at.nkept; i++)
         ode_residuals_point(b->d->problem->system, residuals, b->call->rows, ode_solution_kept(s, k, i),
                             r->in + r->unit->at.kept + i * residuals->n, NULL);
     return r;
@@ -240,6 +239,7 @@ static int step_back(backward *b, int64_t k)
     int64_t cells = b->call->rows * s->width;
     int inside = gather_outputs(b, k, a, e);
     ode_runner *r = choose(b, k, inside);
+    if (!r) return -1;
     const ode_places *at = &r->unit->at;
     const void *y = ode_pile_slot(&b->solution->states, k);
     point(b, r->in, at->y, y);
@@ -261,6 +261,7 @@ static int step_back(backward *b, int64_t k)
     if (!m->begin) return 0;
     swap(b->carry);
     if (!a->restart) return 0;
+    if (connect(b, &b->begin, b->d->begin)) return -1;
     point(b, b->begin.in, b->begin.unit->at.y, y);
     point(b, b->begin.in, b->begin.unit->at.carry_bar, b->carry[0].data);
     point_out(b, b->begin.out, b->begin.unit->at.xbar, b->bar[1].data);
@@ -276,7 +277,7 @@ static bool need_memory(backward *b)
 {
     const ode_problem *p = b->d->problem;
     const ode_system *s = p->system;
-    size_t rows = 0, stages = b->d->step_dense ? (size_t)b->d->step_dense->at.nk : 0;
+    size_t rows = 0, stages = b->d->step[1][0] ? (size_t)b->d->step[1][0]->at.nk : 0;
     for (int i = 0; i < s->nrow; i++)
         if (b->d->need >> s->row[i] & 1) rows += (size_t)ode_count(s->arg[s->row[i]], b->call->rows) * ode_bytes(s->dtype);
     for (int i = 0; i < 2; i++) {
@@ -288,9 +289,9 @@ static bool need_memory(backward *b)
     if (stages && (!ode_buffer_need(&b->g, 2 * b->slot) || !ode_buffer_need(&b->k_bar, stages * b->slot))) return false;
     if (stages && b->d->need_times && !ode_buffer_need(&b->k, stages * b->slot)) return false;
     b->shared_at = ode_shared_bar_begin(&b->shared, b->d);
-    return b->shared_at && connect(b, &b->step, b->d->step) && connect(b, &b->step_dense, b->d->step_dense) &&
-           connect(b, &b->step_kept, b->d->step_kept) && connect(b, &b->step_dense_kept, b->d->step_dense_kept) &&
-           connect(b, &b->begin, b->d->begin);
+    for (int i = 0; i < 4; i++) b->step[i / 2][i % 2].connected = false;
+    b->begin.connected = false;
+    return b->shared_at;
 }
 
 static int run(void *data, void *state, const ad_opaque_call *call)
@@ -342,12 +343,13 @@ static void plan_keeping(ode_problem *p, ode_adjoint_data *d, int flags, ad_tape
 {
     const ode_settings *set = &p->settings;
     if (!set->method->tableau) return;
-    const ode_residuals *r = ode_system_residuals(p->system, d->need, d->need_times, tape, set->caller), *first = atomic_load(&p->residuals);
-    if (!r || !r->n || (first && first != r)) return;
+    const ode_residuals *r = ode_system_residuals(p->system, d->need, d->need_times, tape, set->caller),
+                        *first = atomic_load(&p->residuals);
+    if (!r || !r->n || (first && first != r) || (size_t)set->keep_bytes < ode_residuals_bytes(p->system, r, 1)) return;
     ode_unit_key key = { .kind = ODE_UNIT_STEP_VJP, .method = set->method, .need = d->need, .flags = flags, .residuals = r };
-    d->step_kept = ode_unit_make(p->system, key, tape, set->caller);
+    d->step[0][1] = ode_unit_make(p->system, key, tape, set->caller);
     key.flags |= ODE_DENSE;
-    if (p->dense) d->step_dense_kept = ode_unit_make(p->system, key, tape, set->caller);
+    if (p->dense) d->step[1][1] = ode_unit_make(p->system, key, tape, set->caller);
     if (!first && !ode_march_compile(&p->keeping, p->system, set, set->adaptive, p->dense, false, r, tape)) return;
     d->residuals = r;
     atomic_store(&p->residuals, r);
@@ -363,12 +365,13 @@ void ode_discrete_vjp(ode_problem *p, ad_var token, int nin, const ad_var *in, c
     ode_unit_key key = {
         .kind = ODE_UNIT_STEP_VJP, .method = p->settings.method, .need = d->need, .flags = flags, .newton = p->settings.newton
     };
-    d->step = ode_unit_make(p->system, key, tape, p->settings.caller);
+    plan_keeping(p, d, flags, tape);
+    ode_unit *(*make)(ode_system *, ode_unit_key, ad_tape *, const char *) = d->residuals ? ode_unit_plan : ode_unit_make;
+    d->step[0][0] = make(p->system, key, tape, p->settings.caller);
     key.flags |= ODE_DENSE;
-    if (p->dense) d->step_dense = ode_unit_make(p->system, key, tape, p->settings.caller);
+    if (p->dense) d->step[1][0] = make(p->system, key, tape, p->settings.caller);
     key = (ode_unit_key){ .kind = ODE_UNIT_BEGIN_VJP, .method = p->settings.method, .need = d->need, .flags = flags };
     if (p->settings.method->begin) d->begin = ode_unit_make(p->system, key, tape, p->settings.caller);
-    plan_keeping(p, d, flags, tape);
     if (ad_tape_error(tape)) {
         ode_adjoint_release(d);
         return;

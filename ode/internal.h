@@ -28,6 +28,10 @@ typedef struct {
 
 typedef struct ode_system ode_system;
 
+/* Around all that reads or changes a system's trace and units: a unit may be compiled when it is first run, in whatever thread. */
+void ode_systems_lock(void);
+void ode_systems_unlock(void);
+
 /* What evaluations of a traced field leave for their VJPs (by the arguments in `need`, and by time); owned by the system. */
 typedef struct ode_residuals ode_residuals;
 struct ode_residuals {
@@ -190,23 +194,28 @@ struct ode_unit {
     int nin, nout;
     ad_shape *in;
     bool *parameter;
-    ad_program *program; /* NULL: recorded at every run */
+    ad_program *program; /* NULL: not compiled yet, or recorded at every run */
 };
 
-/* Finds or makes a unit; NULL with the tape's error set (compile errors, memory), preceded by `caller`. */
+/* Finds or makes a unit and compiles it; NULL with the tape's error set, preceded by `caller`. */
 ode_unit *ode_unit_make(ode_system *system, ode_unit_key key, ad_tape *tape, const char *caller);
+/* As above, but it is only compiled when it is first run (it may never be). */
+ode_unit *ode_unit_plan(ode_system *system, ode_unit_key key, ad_tape *tape, const char *caller);
 void ode_unit_free(ode_unit *unit);
 
 /* A unit with the memory to run it. */
 typedef struct {
     const ode_unit *unit;
+    const ad_program *program; /* NULL: recorded at every run */
     ad_workspace *workspace;
     const void **in;
     void **out;
     bool *accumulate;
-    bool primed; /* parameters are unchanged since the previous run */
+    bool primed;    /* parameters are unchanged since the previous run */
+    bool connected; /* for the user of the runner: what stays the same over a solve is in place */
 } ode_runner;
-bool ode_runner_open(ode_runner *runner, const ode_unit *unit, int threads);
+/* Compiles the unit if this has not been done (by whatever thread). 0, or -1 with a message. */
+int ode_runner_open(ode_runner *runner, const ode_unit *unit, int threads, char *error, size_t error_size);
 void ode_runner_close(ode_runner *runner);
 /* 0, or -1 with a message. */
 int ode_runner_run(ode_runner *runner, int64_t rows, char *error, size_t error_size);

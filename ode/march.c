@@ -28,16 +28,17 @@ bool ode_march_compile(ode_march_units *u, ode_system *s, const ode_settings *se
                        const ode_residuals *residuals, ad_tape *tape)
 {
     int flags = (adaptive ? ODE_ESTIMATE : 0) | (dense ? ODE_DENSE : 0) | (quadrature ? ODE_QUADRATURE : 0);
-    ode_unit_key step = {
-        .kind = ODE_UNIT_STEP, .method = set->method, .flags = flags, .newton = set->newton, .residuals = residuals
-    };
-    u->step = ode_unit_make(s, step, tape, set->caller);
+    ode_unit_key step = { .kind = ODE_UNIT_STEP, .method = set->method, .flags = flags, .newton = set->newton, .residuals = residuals };
+    /* Of a traced field nothing can be wrong with an explicit step, and its adjoint may want another: it is compiled when first run. */
+    bool later = s->trace && set->method->tableau;
+    ode_unit *(*make)(ode_system *, ode_unit_key, ad_tape *, const char *) = later ? ode_unit_plan : ode_unit_make;
+    u->step = make(s, step, tape, set->caller);
     if (!u->step) return false;
     if (set->method->begin &&
         !(u->begin = ode_unit_make(s, (ode_unit_key){ .kind = ODE_UNIT_BEGIN, .method = set->method }, tape, set->caller)))
         return false;
     ode_unit_key field = { .kind = ODE_UNIT_FIELD, .flags = quadrature ? ODE_QUADRATURE : 0, .residuals = residuals };
-    return !adaptive || (u->field = ode_unit_make(s, field, tape, set->caller)) != NULL;
+    return !adaptive || (u->field = make(s, field, tape, set->caller)) != NULL;
 }
 
 void ode_march_close(ode_march *m)
@@ -92,22 +93,25 @@ enum { N_H, N_RTOL, N_ATOL, N_SUMS, N_COUNTS = N_SUMS + 3, N_TIMES = N_COUNTS + 
 static void set_number(ode_march *m, int i, double value) { ode_store(m->system->dtype, &m->number[i], 0, value); }
 static double get_number(const ode_march *m, int i) { return ode_load(m->system->dtype, &m->number[i], 0); }
 
-bool ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int threads, const void *const *row, void *const *shared)
+int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int threads, const void *const *row, void *const *shared)
 {
     ode_system *s = m->system;
-    if (!ode_runner_open(&m->step, u->step, threads) || (u->begin && !ode_runner_open(&m->begin, u->begin, threads)) ||
-        (u->field && !ode_runner_open(&m->field, u->field, threads)))
-        return false;
+    if (ode_runner_open(&m->step, u->step, threads, m->error, m->error_size) ||
+        (u->begin && ode_runner_open(&m->begin, u->begin, threads, m->error, m->error_size)) ||
+        (u->field && ode_runner_open(&m->field, u->field, threads, m->error, m->error_size)))
+        return -1;
     m->rows = rows;
     m->cells = rows * s->width;
     size_t slot = (size_t)m->cells * ode_bytes(s->dtype), quads = m->quadrature ? quad_bytes(s, rows) : 0;
     bool carries = m->adaptive || m->method->begin;
     for (int i = 0; i < 2; i++)
-        if ((carries && !ode_buffer_need(&m->carry[i], slot)) || (m->adaptive && !ode_buffer_need(&m->rate[i], quads))) return false;
-    if (!ode_buffer_need(&m->increment, quads) || (m->adaptive && !ode_buffer_need(&m->work, 2 * slot))) return false;
+        if ((carries && !ode_buffer_need(&m->carry[i], slot)) || (m->adaptive && !ode_buffer_need(&m->rate[i], quads)))
+            return ode_fail(m, "out of memory");
+    if (!ode_buffer_need(&m->increment, quads) || (m->adaptive && !ode_buffer_need(&m->work, 2 * slot)))
+        return ode_fail(m, "out of memory");
     ode_runner *r = &m->step;
     const ode_places *at = &u->step->at;
-    if (m->dense && !ode_buffer_need(&m->k, (size_t)at->nk * slot)) return false;
+    if (m->dense && !ode_buffer_need(&m->k, (size_t)at->nk * slot)) return ode_fail(m, "out of memory");
     give_arguments(r, row, shared);
     give_arguments(&m->begin, row, shared);
     give_arguments(&m->field, row, shared);
@@ -127,7 +131,7 @@ bool ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int th
     if (m->quadrature) point_quads(s, rows, m->increment.data, NULL, r->out + at->quad);
     m->steps = m->rejected = m->evaluations = 0;
     memset(m->counts, 0, sizeof m->counts);
-    return true;
+    return 0;
 }
 
 /* ---- times ---- */
@@ -182,10 +186,7 @@ static int64_t evaluations_of_step(const ode_march *m)
 }
 
 /* Memory for the residuals of evaluation i of the step to be taken, or NULL. */
-static void *keep(const ode_march *m, const ode_sink *sink, int i)
-{
-    return sink->keep ? sink->keep(sink->context, m->steps, i) : NULL;
-}
+static void *keep(const ode_march *m, const ode_sink *sink, int i) { return sink->keep ? sink->keep(sink->context, m->steps, i) : NULL; }
 
 /* Runs the step program from a to b. */
 static int run_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, const ode_boundary *b, const void *y, void *next)
@@ -487,8 +488,7 @@ static int run_adaptive(ode_march *m, int n, double t0, double t1, void *y, cons
             a = b;
             h = landing && factor * taken < h ? h : factor * taken;
             stop = next_stop(set, a.t, t1);
-            if (b.jump && a.t != t1 &&
-                ode_march_field(m, a.t, (int)direction, y, m->carry[0].data, m->rate[0].data, keep(m, sink, 0)))
+            if (b.jump && a.t != t1 && ode_march_field(m, a.t, (int)direction, y, m->carry[0].data, m->rate[0].data, keep(m, sink, 0)))
                 return -1;
             continue;
         }

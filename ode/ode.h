@@ -83,13 +83,13 @@ typedef struct {
     /* Adaptive methods: the error of a step, a root mean square over all states, rows and components, is held below
      * atol + rtol max(|y0|, |y1|). Defaults 1e-6, 1e-8 (f64); 1e-4, 1e-6 (f32). */
     double rtol, atol;
-    double step;                       /* > 0: fixed steps of at most this size, dividing each interval between times evenly */
-    int64_t steps;                     /* > 0: so many equal steps in each interval between times (excludes step) */
-    double first_step;                 /* adaptive: size of the first step; default: chosen (Hairer, Norsett, Wanner, II.4) */
-    double min_step, max_step;         /* adaptive: limits; defaults: what time's rounding allows, none */
-    int64_t max_steps;                 /* attempts in one solve, default 100000 */
-    int64_t keep_bytes; /* discrete: for activations of a solve that has a gradient, default 256 MiB (1: keep none). Of explicit
-                           methods' steps, the first ones; those that found no room are evaluated again on the way back */
+    double step;               /* > 0: fixed steps of at most this size, dividing each interval between times evenly */
+    int64_t steps;             /* > 0: so many equal steps in each interval between times (excludes step) */
+    double first_step;         /* adaptive: size of the first step; default: chosen (Hairer, Norsett, Wanner, II.4) */
+    double min_step, max_step; /* adaptive: limits; defaults: what time's rounding allows, none */
+    int64_t max_steps;         /* attempts in one solve, default 100000 */
+    int64_t keep_bytes;        /* discrete: for activations of a solve that has a gradient, default 256 MiB (1: keep none). Of explicit
+                                  methods' steps, the first ones; those that found no room are evaluated again on the way back */
     double adjoint_rtol, adjoint_atol; /* backsolve; default: as forward */
     double newton_tolerance;           /* implicit methods: relative to the state's scale; default: near rounding (1e-12 f64, 1e-6 f32) */
     int newton_iterations;             /* default 50 */

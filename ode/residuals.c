@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Records the VJP that an adjoint will take of the field, behind the trace, and finds the cut. Returns how many (-1: error on the trace). */
+/* Records the VJP that an adjoint will take of the field, behind the trace, and finds the cut. Returns how many (-1: error on the trace).
+ */
 static int find(ode_system *s, uint64_t need, bool times, int max, ad_var *residual)
 {
     ad_tape *tape = s->trace;
@@ -36,12 +37,14 @@ const ode_residuals *ode_system_residuals(ode_system *s, uint64_t need, bool tim
     for (const ode_residuals *r = s->residuals; r; r = r->next)
         if (r->need == need && r->times == times) return r;
     ode_residuals *r = calloc(1, sizeof *r);
+    ode_systems_lock();
     int n = r && s->trace ? find(s, need, times, 0, NULL) : 0;
     if (n > 0) {
         r->var = calloc((size_t)n, sizeof *r->var);
         r->shape = calloc((size_t)n, sizeof *r->shape);
         r->n = r->var && r->shape ? find(s, need, times, n, r->var) : 0;
     }
+    ode_systems_unlock();
     if (!r || n < 0 || r->n != n) {
         const char *why = s->trace ? ad_tape_error(s->trace) : NULL;
         ad_fail(tape, "%s: %s", caller, why ? why : "out of memory");

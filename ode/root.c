@@ -63,16 +63,22 @@ static void state_free(void *state)
     free(s);
 }
 
-static bool prepare(root_data *d, root_state *s, const ad_opaque_call *call, places p)
+static int no_memory(const ad_opaque_call *call)
+{
+    snprintf(call->error, call->error_size, "Newton's method: out of memory");
+    return -1;
+}
+
+static int prepare(root_data *d, root_state *s, const ad_opaque_call *call, places p)
 {
     int64_t n = d->system->width, cells = call->rows * n;
     size_t bytes = ode_bytes(call->dtype), count = (size_t)cells;
-    if (!ode_runner_open(&s->runner, d->unit, call->threads)) return false;
+    if (ode_runner_open(&s->runner, d->unit, call->threads, call->error, call->error_size)) return -1;
     if (!ode_buffer_need(&s->z, count * bytes) || !ode_buffer_need(&s->f, count * bytes) ||
         !ode_buffer_need(&s->jacobian, count * (size_t)n * bytes) || !ode_buffer_need(&s->matrix, (size_t)(n * n + n) * sizeof(double)) ||
         !ode_buffer_need(&s->pivots, (size_t)n * sizeof(int)) || !ode_buffer_need(&s->zd, count * sizeof(double)) ||
         !ode_buffer_need(&s->base, count * sizeof(double)) || !ode_buffer_need(&s->active, (size_t)call->rows))
-        return false;
+        return no_memory(call);
     const ode_places *at = &d->unit->at;
     s->runner.in[at->t] = call->in[p.t];
     s->runner.in[at->y] = s->z.data;
@@ -81,7 +87,7 @@ static bool prepare(root_data *d, root_state *s, const ad_opaque_call *call, pla
     s->runner.out[0] = s->f.data;
     s->runner.out[1] = s->jacobian.data;
     s->runner.primed = false; /* other shared values may be at the same place */
-    return true;
+    return 0;
 }
 
 /* States in arrays of their own, side by side in rows: in double and in the call's type. */
@@ -162,18 +168,12 @@ static int fail_update(const root_data *d, const ad_opaque_call *call, int64_t r
     return -1;
 }
 
-static int no_memory(const ad_opaque_call *call)
-{
-    snprintf(call->error, call->error_size, "Newton's method: out of memory");
-    return -1;
-}
-
 static int find_roots(void *data, void *state, const ad_opaque_call *call)
 {
     root_data *d = data;
     root_state *s = state;
     places p = operands(d->system, false);
-    if (!prepare(d, s, call, p)) return no_memory(call);
+    if (prepare(d, s, call, p)) return -1;
     gather(d->system, call, 0, s->zd.data, s->z.data);
     gather(d->system, call, 0, s->base.data, NULL);
     memset(s->active.data, 1, (size_t)call->rows);
@@ -214,7 +214,7 @@ static int solve_adjoint(void *data, void *state, const ad_opaque_call *call)
     root_data *d = data;
     root_state *s = state;
     places p = operands(d->system, true);
-    if (!prepare(d, s, call, p)) return no_memory(call);
+    if (prepare(d, s, call, p)) return -1;
     gather(d->system, call, d->system->nstate, NULL, s->z.data);
     gather(d->system, call, 0, s->zd.data, NULL);
     if (ode_runner_run(&s->runner, call->rows, call->error, call->error_size)) return -1;

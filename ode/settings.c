@@ -105,8 +105,7 @@ bool ode_settings_make(ode_settings *s, const ode_options *options, ad_tape *tap
               check(tape, caller, "max_step", o.max_step, 0, &s->max_step) &&
               check(tape, caller, "newton_tolerance", o.newton_tolerance, f32 ? 1e-6 : 1e-12, &s->newton.tolerance) &&
               check_count(tape, caller, "steps", o.steps) && check_count(tape, caller, "max_steps", o.max_steps) &&
-              check_count(tape, caller, "keep_bytes", o.keep_bytes) &&
-              check_count(tape, caller, "newton_iterations", o.newton_iterations);
+              check_count(tape, caller, "keep_bytes", o.keep_bytes) && check_count(tape, caller, "newton_iterations", o.newton_iterations);
     s->adaptive = s->method->error_order > 0 && !s->step && !s->steps && !s->replay;
     if (ok && check_stepping(s, tape) && copy_jumps(s, &o, tape)) return true;
     ode_settings_clear(s);

@@ -67,10 +67,11 @@ void **ode_shared_compute(ode_shared *sh, const ode_problem *p, const ad_opaque_
     for (int i = 0; i < s->nshared; i++) bytes += ((size_t)ode_count(s->shared[i], 1) * ode_bytes(s->dtype) + align) & ~align;
     void **at = ode_buffer_need(&sh->pointers, (size_t)s->nshared * sizeof *at);
     char *memory = p->prologue ? ode_buffer_need(&sh->memory, bytes) : NULL;
-    if (!at || (p->prologue && (!memory || !ode_runner_open(&sh->prologue, p->prologue, call->threads)))) {
+    if (!at || (p->prologue && !memory)) {
         snprintf(call->error, call->error_size, "out of memory");
         return NULL;
     }
+    if (p->prologue && ode_runner_open(&sh->prologue, p->prologue, call->threads, call->error, call->error_size)) return NULL;
     for (int i = 0, n = 0; i < s->nargs; i++) {
         if (ode_is_row(s->arg[i])) continue;
         if (p->prologue) sh->prologue.in[n++] = args[i];
@@ -386,7 +387,7 @@ static int solve(void *data, void *state, const ad_opaque_call *call)
     if (!s->values) return -1;
     prepare_keeping(s);
     const ode_march_units *units = s->residuals ? &p->keeping : &p->units;
-    if (!ode_march_open(m, units, call->rows, call->threads, row, s->values)) return ode_fail(m, "out of memory");
+    if (ode_march_open(m, units, call->rows, call->threads, row, s->values)) return -1;
     if (set->stats && !begin_stats(set->stats, t[0])) return ode_fail(m, "out of memory");
     if (!p->final_only) put_slot(s, 0, y);
     ((ode_boundary *)s->bounds.data)[0].jump = false;

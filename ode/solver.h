@@ -84,8 +84,8 @@ bool ode_march_compile(ode_march_units *units, ode_system *system, const ode_set
                        const ode_residuals *residuals, ad_tape *tape);
 
 void ode_march_close(ode_march *march);
-/* Prepares for a solve with so many rows; row: per-row arguments, shared: shared values. false: out of memory. */
-bool ode_march_open(ode_march *march, const ode_march_units *units, int64_t rows, int threads, const void *const *row, void *const *shared);
+/* Prepares for a solve with so many rows; row: per-row arguments, shared: shared values. 0, or -1 with the march's error written. */
+int ode_march_open(ode_march *march, const ode_march_units *units, int64_t rows, int threads, const void *const *row, void *const *shared);
 /* From times[0] to times[n - 1]: fixed steps end at all of the times, adaptive ones at the last. y: the first state. */
 int ode_march_run(ode_march *march, int n, const double *times, void *y, const ode_sink *sink);
 /* f(t, y) into dy, rates of quadratures into rate, residuals into kept (NULL: none). side: -1 the limit from before t in the direction of
@@ -190,10 +190,12 @@ typedef struct {
     atomic_int references;
     ode_problem *problem;
     bool has[ODE_MAX_STATES], need_y0[ODE_MAX_STATES], need_times;
-    uint64_t need;                                        /* arguments */
-    const ode_unit *step, *step_dense, *begin, *prologue; /* VJP units */
-    const ode_residuals *residuals;                       /* NULL, or what these two are given: */
-    const ode_unit *step_kept, *step_dense_kept;
+    uint64_t need;            /* arguments */
+    const ode_unit *prologue; /* its VJP */
+    /* discrete: VJPs of a step (dense: with interpolated outputs in it; kept: given the residuals) and of the bootstrap. */
+    const ode_unit *step[2][2], *begin; /* [dense][kept] */
+    const ode_residuals *residuals;     /* NULL: none are kept */
+    /* backsolve */
     ode_system *augmented;
     ode_march_units march;
     const ode_unit *field;

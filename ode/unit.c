@@ -1,6 +1,7 @@
 /* Units: functions of a system (a step, its VJP, ...) that run on arrays, compiled once, or recorded anew at every run with values at
  * hand (ode_options.rerecord). */
 #include "internal.h"
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -411,18 +412,46 @@ static ad_var *record_unit(const ode_unit *u, ad_tape *tape, int64_t rows, const
     return v;
 }
 
-static ad_program *compile(const ode_unit *u, ad_tape *tape, const char *caller)
+/* Recursive: a step that finds a root makes a unit while it is recorded. */
+static pthread_mutex_t lock;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void make_lock(void)
 {
-    ad_tape *own = ad_tape_new(u->system->dtype);
-    ad_var *v = own ? record_unit(u, own, 0, NULL) : NULL;
-    ad_program *program = v ? ad_compile(u->nin, v, u->nout, v + u->nin) : NULL;
-    if (!program) ad_fail(tape, "%s: %s", caller, own && ad_tape_error(own) ? ad_tape_error(own) : "out of memory");
-    free(v);
-    ad_tape_free(own);
+    pthread_mutexattr_t kind;
+    pthread_mutexattr_init(&kind);
+    pthread_mutexattr_settype(&kind, PTHREAD_MUTEX_RECURSIVE);
+    pthread_mutex_init(&lock, &kind);
+    pthread_mutexattr_destroy(&kind);
+}
+
+void ode_systems_lock(void)
+{
+    pthread_once(&once, make_lock);
+    pthread_mutex_lock(&lock);
+}
+
+void ode_systems_unlock(void) { pthread_mutex_unlock(&lock); }
+
+/* The unit's program; NULL with a message. */
+static const ad_program *compile(ode_unit *u, char *error, size_t error_size)
+{
+    ode_systems_lock();
+    if (!u->program) {
+        ad_tape *tape = ad_tape_new(u->system->dtype);
+        ad_var *v = tape ? record_unit(u, tape, 0, NULL) : NULL;
+        u->program = v ? ad_compile(u->nin, v, u->nout, v + u->nin) : NULL;
+        if (!u->program) snprintf(error, error_size, "%s", tape && ad_tape_error(tape) ? ad_tape_error(tape) : "out of memory");
+        if (u->system->trace) ad_tape_clear_error(u->system->trace); /* of memory: the next attempt may have more */
+        free(v);
+        ad_tape_free(tape);
+    }
+    const ad_program *program = u->program;
+    ode_systems_unlock();
     return program;
 }
 
-ode_unit *ode_unit_make(ode_system *s, ode_unit_key key, ad_tape *tape, const char *caller)
+static ode_unit *find_or_make(ode_system *s, ode_unit_key key, ad_tape *tape, const char *caller)
 {
     ode_unit_key clean;
     memset(&clean, 0, sizeof clean);
@@ -446,29 +475,45 @@ ode_unit *ode_unit_make(ode_system *s, ode_unit_key key, ad_tape *tape, const ch
         return NULL;
     }
     place(u);
-    if (!s->rerecord && !(u->program = compile(u, tape, caller))) {
-        ode_unit_free(u);
-        return NULL;
-    }
     u->next = s->units;
     s->units = u;
     return u;
 }
 
-bool ode_runner_open(ode_runner *r, const ode_unit *u, int threads)
+ode_unit *ode_unit_plan(ode_system *s, ode_unit_key key, ad_tape *tape, const char *caller)
 {
-    if (r->unit == u) return true;
+    ode_systems_lock();
+    ode_unit *u = find_or_make(s, key, tape, caller);
+    ode_systems_unlock();
+    return u;
+}
+
+ode_unit *ode_unit_make(ode_system *s, ode_unit_key key, ad_tape *tape, const char *caller)
+{
+    char error[ODE_ERROR_SIZE];
+    ode_unit *u = ode_unit_plan(s, key, tape, caller);
+    if (!u || s->rerecord || compile(u, error, sizeof error)) return u;
+    ad_fail(tape, "%s: %s", caller, error);
+    return NULL;
+}
+
+int ode_runner_open(ode_runner *r, const ode_unit *u, int threads, char *error, size_t error_size)
+{
+    if (r->unit == u) return 0;
     ode_runner_close(r);
+    /* The unit is the system's, which everybody holds; only its program is still to come. */
+    if (!u->system->rerecord && !(r->program = compile((ode_unit *)u, error, error_size))) return -1;
     r->in = calloc((size_t)u->nin + 1, sizeof *r->in);
     r->out = calloc((size_t)u->nout + 1, sizeof *r->out);
     r->accumulate = calloc((size_t)u->nout + 1, sizeof *r->accumulate);
-    if (u->program) r->workspace = ad_workspace_new(u->program, threads);
-    if (!r->in || !r->out || !r->accumulate || (u->program && !r->workspace)) {
+    if (r->program) r->workspace = ad_workspace_new(r->program, threads);
+    if (!r->in || !r->out || !r->accumulate || (r->program && !r->workspace)) {
         ode_runner_close(r);
-        return false;
+        snprintf(error, error_size, "out of memory");
+        return -1;
     }
     r->unit = u;
-    return true;
+    return 0;
 }
 
 void ode_runner_close(ode_runner *r)
@@ -504,9 +549,9 @@ static int run_recorded(ode_runner *r, int64_t rows, char *error, size_t error_s
 
 int ode_runner_run(ode_runner *r, int64_t rows, char *error, size_t error_size)
 {
-    if (!r->unit->program) return run_recorded(r, rows, error, error_size);
+    if (!r->program) return run_recorded(r, rows, error, error_size);
     ad_run_args args = { .rows = rows, .inputs = r->in, .outputs = r->out, .accumulate = r->accumulate, .same_parameters = r->primed };
-    if (ad_run_with(r->unit->program, r->workspace, &args)) {
+    if (ad_run_with(r->program, r->workspace, &args)) {
         snprintf(error, error_size, "%s", ad_workspace_error(r->workspace));
         return -1;
     }

@@ -710,7 +710,7 @@ START_TEST(every_allocation_may_fail)
 END_TEST
 #endif
 
-/* Recording the same solve again compiles nothing anew. */
+/* Recording and evaluating the same solve again compiles nothing anew. */
 START_TEST(recording_again_is_cheap)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
@@ -720,8 +720,9 @@ START_TEST(recording_again_is_cheap)
     long count[3];
     for (int k = 0; k < 3; k++) {
         long before = allocations();
-        ad_var g[2], y = ode_solve_final(lotka, NULL, y0, 1, &p, ode_interval(tape, 0, 1 + k), NULL);
+        ad_var g[2], y = ode_solve_final(lotka, NULL, y0, 1, &p, ode_interval(tape, 0, 1 - 0.1 * k), NULL);
         ad_grad(ad_sum_all(y), 2, in, g);
+        ad_value(g[1]);
         ck_assert_msg(!ad_tape_error(tape), "%s", ad_tape_error(tape));
         count[k] = allocations() - before;
         ad_tape_rewind(tape, mark);
