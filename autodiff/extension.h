@@ -16,6 +16,7 @@ typedef struct {
     ad_dtype dtype;
     int64_t rows;          /* number of rows of the run; 0 when the program has no row axis */
     int threads;           /* how many threads the operation may use */
+    bool state_used;       /* another operation may look at this one's state: it takes the token (a lazy evaluation: might take it) */
     const void *const *in; /* in[i]: the i-th operand's elements; NULL for an operand that is an opaque operation's token */
     void *const *in_state; /* in_state[i]: the state of the opaque operation whose token is operand i; else NULL */
     void *const *out;      /* out[j]: to be filled; NULL where nobody needs output j */

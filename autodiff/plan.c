@@ -225,7 +225,8 @@ static bool list_opaques(ad_program *p)
 {
     p->opaque = ad_pool_alloc(&p->pool, (size_t)(p->nstep + 1) * sizeof *p->opaque);
     int32_t **result = ad_pool_alloc(&p->pool, (size_t)p->ir.n * sizeof *result + 1);
-    if (!p->opaque || !result) return false;
+    ad_step **made = ad_pool_alloc(&p->pool, (size_t)p->ir.n * sizeof *made + 1);
+    if (!p->opaque || !result || !made) return false;
     for (int32_t s = 0; s < p->nstep; s++) {
         ad_step *step = &p->step[s];
         if (step->kind != AD_STEP_OPAQUE) continue;
@@ -233,12 +234,17 @@ static bool list_opaques(ad_program *p)
         int32_t *list = ad_pool_alloc(&p->pool, (size_t)(nout + 1) * sizeof *list);
         if (!list) return false;
         for (int j = 0; j < nout; j++) list[j] = -1;
+        made[step->value] = step;
         step->result = result[step->value] = list;
         p->slot[step->value].position = p->nopaque;
         p->opaque[p->nopaque++] = step->value;
     }
-    for (int32_t i = 0; i < p->ir.n; i++)
-        if (p->ir.inst[i].op == AD_OP_project) result[p->ir.inst[i].in[0]][p->ir.inst[i].attr[0]] = i;
+    for (int32_t i = 0; i < p->ir.n; i++) {
+        const ad_inst *x = &p->ir.inst[i];
+        if (x->op == AD_OP_project) result[x->in[0]][x->attr[0]] = i;
+        for (int k = 0; x->op == AD_OP_opaque && k < x->nin; k++)
+            if (p->ir.inst[x->in[k]].op == AD_OP_opaque) made[x->in[k]]->state_used = true;
+    }
     return true;
 }
 

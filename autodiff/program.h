@@ -148,6 +148,7 @@ typedef struct {
     ad_ref *operand;       /* one for each operand of the value */
     ad_shape *shapes;      /* of the operands, as the kernel sees them */
     const int32_t *result; /* AD_STEP_OPAQUE: the values of its results, -1 where nobody needs one */
+    bool state_used;       /* AD_STEP_OPAQUE: another one takes its token */
     int32_t begin, end;    /* the steps of its group; of its own alone when it is not fused */
     int64_t chunk_rows;    /* in a group: rows of a chunk */
     int64_t row_bytes;     /* in a group: bytes of the result from row to row; 0: the same memory for every chunk */

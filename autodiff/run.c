@@ -267,6 +267,7 @@ static int run_opaque(ad_workspace *w, const ad_step *s, int64_t rows)
     ad_opaque_call call = { .dtype = p->ir.dtype,
                             .rows = p->has_rows ? rows : 0,
                             .threads = in_team() ? 1 : w->threads,
+                            .state_used = s->state_used,
                             .in = w->in,
                             .in_state = w->in_state,
                             .out = w->out,

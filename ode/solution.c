@@ -176,7 +176,7 @@ static int put_outputs(ode_solution *s, ode_march *m, const ode_boundary *a, con
 static void *slot_of(void *context, int64_t k)
 {
     ode_solution *s = context;
-    return ode_pile_slot(&s->states, s->problem->settings.adjoint->stores ? k + 1 : (k + 1) % 2);
+    return ode_pile_slot(&s->states, s->stores ? k + 1 : (k + 1) % 2);
 }
 
 /* Stages of a step whose residuals lie in its slot: not the one after the last. */
@@ -204,7 +204,7 @@ static void *keep(void *context, int64_t k, int i) { return ode_solution_kept(co
 static void prepare_keeping(ode_solution *s)
 {
     ode_problem *p = s->problem;
-    s->residuals = atomic_load(&p->residuals);
+    s->residuals = s->stores ? atomic_load(&p->residuals) : NULL;
     s->kept_limit = 0;
     if (!s->residuals) return;
     size_t slot = (size_t)kept_stages(p) * ode_residuals_bytes(p->system, s->residuals, s->call->rows);
@@ -242,7 +242,7 @@ static int accepted(void *context, const ode_march *march, int64_t k, const ode_
     ode_march *m = &s->march;
     (void)march;
     const ode_settings *set = &s->problem->settings;
-    if (set->adjoint->stores && store_step(s, m, k, b)) return -1;
+    if (s->stores && store_step(s, m, k, b)) return -1;
     if (set->stats && note_step(set->stats, m, k, b->t)) return -1;
     return put_outputs(s, m, a, b, y, next);
 }
@@ -295,7 +295,7 @@ static void fill_stats(const ode_solution *s, ode_stats *stats)
     stats->factorisations = m->counts[1];
     stats->newton_iterations = m->counts[2];
     stats->stored_bytes = 0;
-    if (!s->problem->settings.adjoint->stores) return;
+    if (!s->stores) return;
     int64_t kept = s->count + 1 < s->kept_limit ? s->count + 1 : s->kept_limit;
     stats->stored_bytes = (size_t)(s->count + 1) * (slot + sizeof(ode_boundary)) + (m->method->begin ? (size_t)s->count * slot : 0) +
                           (size_t)kept * s->kept.slot;
@@ -357,7 +357,7 @@ static int solve_identity(ode_solution *s, ode_march *m, const void *y)
     s->kept_limit = 0;
     put_slot(s, 1, y);
     if (m->method->begin) memcpy(m->carry[0].data, y, slot);
-    return s->problem->settings.adjoint->stores ? store_step(s, m, 0, &end) : 0;
+    return s->stores ? store_step(s, m, 0, &end) : 0;
 }
 
 static int solve(void *data, void *state, const ad_opaque_call *call)
@@ -376,6 +376,7 @@ static int solve(void *data, void *state, const ad_opaque_call *call)
     m->rtol = set->rtol, m->atol = set->atol;
     m->error = call->error, m->error_size = call->error_size;
     s->call = call;
+    s->stores = set->adjoint->stores && call->state_used;
     s->count = 0;
     s->next_output = 1;
     if (call->rows < 1) return ode_fail(m, "the batch is empty (no rows)");

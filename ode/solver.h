@@ -153,6 +153,7 @@ typedef struct {
     ode_march march;
     ode_shared shared;
     void **values; /* shared values of the latest solve */
+    bool stores;   /* in the latest solve: for an adjoint that may want the steps */
     int64_t count; /* steps stored */
     ode_buffer times;
     ode_buffer bounds; /* ode_boundary [count + 1] */

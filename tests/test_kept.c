@@ -260,6 +260,34 @@ START_TEST(programs)
 }
 END_TEST
 
+/* A program of the value alone keeps nothing, though the solve has a gradient elsewhere. */
+START_TEST(value_alone)
+{
+    ode_stats stats = { 0 };
+    ode_options o = { .method = &ode_rk4, .steps = 3, .stats = &stats };
+    draw();
+    problem q = record(END, start, &o);
+    ad_var in[] = { q.y0, q.theta, q.gate }, results[2] = { q.loss };
+    ad_grad(q.loss, 1, &q.theta, results + 1);
+    double loss[2], g[WEIGHTS];
+    size_t kept[2];
+    for (int k = 0; k < 2; k++) {
+        ad_program *program = ad_compile(3, in, 1 + k, results);
+        ad_workspace *w = ad_workspace_new(program, 1);
+        const void *values[] = { start, start + ROWS * D, start + ROWS * D + WEIGHTS };
+        ck_assert(!ad_run(program, w, ROWS, values, (void *[]){ loss + k, g }));
+        kept[k] = stats.stored_bytes;
+        ad_workspace_free(w);
+        ad_program_free(program);
+    }
+    ck_assert_uint_eq(kept[0], 0);
+    ck_assert_uint_gt(kept[1], 0);
+    ck_assert(fabs(loss[0] - loss[1]) <= 1e-14 * fabs(loss[0]));
+    ad_tape_free(q.tape);
+    ode_stats_clear(&stats);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("kept");
@@ -271,6 +299,7 @@ int main(void)
     tcase_add_test(tests, nothing_to_keep);
     tcase_add_test(tests, one_after_the_other);
     tcase_add_loop_test(tests, programs, 0, 2);
+    tcase_add_test(tests, value_alone);
     suite_add_tcase(s, tests);
     return suite_run(s);
 }
