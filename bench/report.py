@@ -75,7 +75,7 @@ def floor_table(results):
 def peer_table(results):
     rows = []
     for line in costate_lines(results, r"[abcd]\d*(\..*)?"):
-        name = re.sub(r"\.(discrete|backsolve)", ".gradient", line["case"])
+        name = re.sub(r"\.(discrete|backsolve|recomputed)", ".gradient", line["case"])
         row = [line["case"], line["dtype"], str(line["threads"]), number(line["ms"])]
         for peer in ("torchdiffeq", "diffrax"):
             other = best(results, peer, name, line["dtype"], line["threads"])
