@@ -221,7 +221,7 @@ static ode_runner *choose(backward *b, int64_t k, bool dense)
     ode_solution *s = b->solution;
     const ode_residuals *residuals = b->d->residuals;
     const ode_boundary *e = (const ode_boundary *)s->bounds.data + k + 1;
-    bool kept = residuals && s->residuals == residuals && k + dense < s->kept_limit && !(dense && e->jump);
+    bool kept = residuals && k + dense < s->kept_limit && !(dense && e->jump);
     ode_runner *r = &b->step[dense][kept];
     if (connect(b, r, b->d->step[dense][kept])) return NULL;
     for (int i = 0; kept && i < r->unit->at.nkept; i++)

@@ -8,14 +8,15 @@
 
 enum { D = 3, H = 7, ROWS = 5, WEIGHTS = D * H + H + H * D, ALL = ROWS * D + WEIGHTS + ROWS };
 
-/* dy/dt = g tanh([y W1 + b] (1 + t/2)) W2 - y^3/8 with a gate g per row. */
+/* dy/dt = g tanh([y W1 + b] (1 + t/2)) W2 - y^3/8 with a gate g per row, or half of that until the time in *user. */
 static ad_var network(ad_var t, ad_var y, const ad_var *args, void *user)
 {
-    (void)user;
+    double *until = user;
     ad_var w1 = ad_reshape(ad_slice(args[0], 0, 0, D * H), AD_SHAPE(D, H)), b = ad_slice(args[0], 0, D * H, D * H + H),
            w2 = ad_reshape(ad_slice(args[0], 0, D * H + H, WEIGHTS), AD_SHAPE(H, D));
     ad_var h = ad_tanh(ad_mul(ad_add(ad_matmul(y, w1), b), ad_shift(ad_scale(t, 0.5), 1)));
-    return ad_sub(ad_mul(args[1], ad_matmul(h, w2)), ad_scale(ad_mul(y, ad_square(y)), 0.125));
+    ad_var dy = ad_sub(ad_mul(args[1], ad_matmul(h, w2)), ad_scale(ad_mul(y, ad_square(y)), 0.125));
+    return until ? ad_mul(dy, ad_shift(ad_scale(ad_lt(t, ad_fill(t.tape, AD_SCALAR, *until)), -0.5), 1)) : dy;
 }
 
 /* What is solved for: the end, several times (interpolated by adaptive methods), several times that are a variable, several with jumps. */
@@ -35,7 +36,8 @@ static void draw(void)
 
 static problem record(int kind, const double *at, const ode_options *options)
 {
-    static const double times[] = { 0, 0.3, 0.9, 1.2 }, jumps[] = { 0.5, 0.9 };
+    static const double times[] = { 0, 0.45, 0.9, 1.2 };
+    static double jumps[] = { 0.5, 0.9 };
     ode_options o = *options;
     problem q = { .tape = ad_tape_new(AD_F64) };
     q.y0 = ad_input_rows(q.tape, AD_SHAPE(AD_ROWS, D), ROWS, at);
@@ -48,7 +50,7 @@ static problem record(int kind, const double *at, const ode_options *options)
         ad_var y = ode_flow(network, NULL, q.y0, 2, args, q.times, &o, &logdet);
         q.loss = ad_add(ad_sum_all(ad_sin(y)), ad_sum_all(ad_square(logdet)));
     } else {
-        ad_var y = (kind == END ? ode_solve_final : ode_solve)(network, NULL, q.y0, 2, args, q.times, &o);
+        ad_var y = (kind == END ? ode_solve_final : ode_solve)(network, kind == JUMPS ? jumps : NULL, q.y0, 2, args, q.times, &o);
         q.loss = ad_sum_all(ad_sin(y));
     }
     return q;
