@@ -8,15 +8,16 @@
 
 enum { D = 3, H = 7, ROWS = 5, WEIGHTS = D * H + H + H * D, ALL = ROWS * D + WEIGHTS + ROWS };
 
-/* dy/dt = g tanh([y W1 + b] (1 + t/2)) W2 - y^3/8 with a gate g per row, or half of that until the time in *user. */
+/* dy/dt = g tanh([y W1 + b] s(t)) W2 - y^3/8 with a gate g per row and s(t) = 1 + t/2, until the time *user half of that. */
 static ad_var network(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     double *until = user;
     ad_var w1 = ad_reshape(ad_slice(args[0], 0, 0, D * H), AD_SHAPE(D, H)), b = ad_slice(args[0], 0, D * H, D * H + H),
            w2 = ad_reshape(ad_slice(args[0], 0, D * H + H, WEIGHTS), AD_SHAPE(H, D));
-    ad_var h = ad_tanh(ad_mul(ad_add(ad_matmul(y, w1), b), ad_shift(ad_scale(t, 0.5), 1)));
-    ad_var dy = ad_sub(ad_mul(args[1], ad_matmul(h, w2)), ad_scale(ad_mul(y, ad_square(y)), 0.125));
-    return until ? ad_mul(dy, ad_shift(ad_scale(ad_lt(t, ad_fill(t.tape, AD_SCALAR, *until)), -0.5), 1)) : dy;
+    ad_var s = ad_shift(ad_scale(t, 0.5), 1);
+    if (until) s = ad_mul(s, ad_shift(ad_scale(ad_lt(t, ad_fill(t.tape, AD_SCALAR, *until)), -0.5), 1));
+    ad_var h = ad_tanh(ad_mul(ad_add(ad_matmul(y, w1), b), s));
+    return ad_sub(ad_mul(args[1], ad_matmul(h, w2)), ad_scale(ad_mul(y, ad_square(y)), 0.125));
 }
 
 /* What is solved for: the end, several times (interpolated by adaptive methods), several times that are a variable, several with jumps. */
