@@ -1,5 +1,6 @@
 /* Simplifying rules of programs. A rule sees one value whose operands are simplified already, and gives the number of an equal value, or
- * NO_RULE. It may improve the value it sees. Rules are exact but for signs of zeros that meet zeros in sums. */
+ * NO_RULE. It may improve the value it sees. Rules are exact but for signs of zeros that meet zeros in sums, and the ends of the range of
+ * numbers, where powers of two move. */
 #include "program.h"
 #include <string.h>
 
@@ -136,6 +137,7 @@ static int32_t simplify_pointwise(ad_ir *ir, ad_inst *x)
     int32_t y = identity(ir, x);
     if (y == NO_RULE) y = fold_numbers(ir, x);
     if (y == NO_RULE) y = absorb_signs(ir, x);
+    if (y == NO_RULE) y = ad_move_scales(ir, x);
     if (y == NO_RULE) y = merge_assembles(ir, x);
     if (y == NO_RULE) y = ad_ir_add(ir, x);
     return broadcast_to(ir, y, shape);

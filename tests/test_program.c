@@ -557,6 +557,32 @@ START_TEST(test_describe_phases)
 }
 END_TEST
 
+/* Signs and powers of two of a product become one, at its smallest factor; what others need stays. */
+START_TEST(test_describe_scales)
+{
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var in[] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), 0, NULL), ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 0, NULL) }, y[2];
+    ad_var a = in[0], b = in[1], twice = ad_scale(a, 2);
+    y[0] = ad_mul(ad_neg(ad_mul(ad_sin(a), ad_cos(b))), ad_scale(ad_exp(a), 2)); /* sin(a) (cos(b) -2) exp(a) */
+    y[1] = ad_mul(ad_neg(ad_mul(twice, ad_scale(ad_neg(b), 0.5))), twice);       /* (2a) (b/2) (2a) */
+    ad_program *p = ad_compile(2, in, 2, y);
+    char *text = ad_program_describe(p);
+    expect(text, "  rows 10: exp 1, sin 1, cos 1, mul 7\n");
+    ck_assert_int_eq(occurrences(text, "[rows,1] mul"), 2);
+    double va[] = { 0.3, -1.2, 0.7 }, vb = 0.4, out[2][3];
+    ad_workspace *w = ad_workspace_new(p, 1);
+    ck_assert(!ad_run(p, w, 1, (const void *[]){ va, &vb }, (void *[]){ out[0], out[1] }));
+    for (int i = 0; i < 3; i++) {
+        ck_assert_double_eq_tol(out[0][i], -2 * sin(va[i]) * cos(vb) * exp(va[i]), 1e-14);
+        ck_assert_double_eq_tol(out[1][i], 2 * va[i] * va[i] * vb, 1e-15);
+    }
+    free(text);
+    ad_workspace_free(w);
+    ad_program_free(p);
+    ad_tape_free(tape);
+}
+END_TEST
+
 START_TEST(test_describe_simplified)
 {
     char *text = description(&graphs[12]);
@@ -688,6 +714,7 @@ int main(void)
     tcase_add_test(tc, test_nested_in_a_team);
     tcase_add_test(tc, test_describe_network);
     tcase_add_test(tc, test_describe_gradient);
+    tcase_add_test(tc, test_describe_scales);
     tcase_add_test(tc, test_describe_phases);
     tcase_add_test(tc, test_describe_simplified);
     tcase_add_test(tc, test_fused_bits);
