@@ -76,6 +76,7 @@ static void put_value(writer *w, const ad_program *p, int32_t i, const char *not
     if (x->op == AD_OP_fill) put(w, " %.9g", x->data[0]);
     if (x->op == AD_OP_contract) put_contraction(w, p, x);
     if (p->slot[i].place == AD_PLACE_COMPLETE) put(w, " complete");
+    if (ad_inst_reduces(&p->ir, x) && p->slot[i].root != i) put(w, " added to v%d", (int)p->slot[i].root);
     put(w, "%s\n", note);
 }
 

@@ -95,7 +95,7 @@ static bool make_group(ad_program *p, ad_phase *phase, int32_t begin, int32_t en
 /* Large sums stay where they are: adding to them would sweep the block's values out of the caches halfway. */
 static bool hastened(const ad_program *p, const ad_step *s)
 {
-    return p->slot[s->value].place == AD_PLACE_LANES && p->slot[s->value].bytes <= SMALL_SUM;
+    return p->slot[s->value].place == AD_PLACE_LANES && p->slot[p->slot[s->value].root].bytes <= SMALL_SUM;
 }
 
 /* Steps that sum over the rows come as soon as what they read is there, so that block memory can be used again; but they do not tear

@@ -9,12 +9,12 @@ typedef enum { KIND_SOURCE, KIND_VIEW, KIND_UNIFORM, KIND_ROWS, KIND_REDUCTION, 
 static kind kind_of(const ad_program *p, int32_t i)
 {
     const ad_inst *x = &p->ir.inst[i];
+    if (ad_inst_reduces(&p->ir, x)) return KIND_REDUCTION;
     if (p->slot[i].root != i) return KIND_VIEW;
     if (x->op == AD_OP_opaque) return KIND_OPAQUE;
     if (x->op == AD_OP_project) return KIND_RESULT;
     if (x->op == AD_OP_input || (ad_is_constant(x) && !ad_has_rows(x->shape))) return KIND_SOURCE;
-    if (ad_has_rows(x->shape)) return KIND_ROWS;
-    return ad_inst_reduces(&p->ir, x) ? KIND_REDUCTION : KIND_UNIFORM;
+    return ad_has_rows(x->shape) ? KIND_ROWS : KIND_UNIFORM;
 }
 
 /* ---- views ---- */
@@ -419,6 +419,7 @@ bool ad_plan(ad_program *p)
     if (!p->slot || !seen) return false;
     find_views(p);
     assign_phases(p);
+    ad_join_reductions(p);
     assign_places(p);
     p->phase = ad_pool_alloc(&p->pool, (size_t)p->nphase * sizeof *p->phase);
     if (!p->phase || !assign_positions(p) || !write_constants(p) || !make_steps(p) || !list_opaques(p) || !ad_fuse(p)) return false;

@@ -118,7 +118,8 @@ typedef enum {
     AD_PLACE_OUTPUT    /* rows of the caller's array, or block memory when the output is not wanted */
 } ad_place;
 
-/* Where and when a value is. Values that are views (reshapes; slices of consecutive elements without rows) share their root's memory. */
+/* Where and when a value is. Values that are views (reshapes; slices of consecutive elements without rows) share their root's memory;
+ * so do reductions that are accumulated in the root's lanes, and their sum. */
 typedef struct {
     ad_place place; /* of the root */
     int32_t root;
@@ -213,7 +214,9 @@ const char *ad_pass_name(int pass); /* NULL from their number on */
 
 /* Makes the plan, with p->block_rows unless that is 0; false when memory is short. */
 bool ad_plan(ad_program *program);
-/* Groups the steps of bodies: part of the plan (fuse.c). */
+/* Parts of the plan. Makes reductions that are added up share lanes (lanes.c). */
+void ad_join_reductions(ad_program *program);
+/* Groups the steps of bodies (fuse.c). */
 bool ad_fuse(ad_program *program);
 /* NULL, or what is wrong with the plan. */
 const char *ad_verify_plan(const ad_program *program, int32_t *where);

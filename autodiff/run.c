@@ -364,8 +364,9 @@ static void run_share(const ad_workspace *w, const ad_phase *phase, int64_t rows
     for (int64_t unit = share * units / shares; unit < (share + 1) * units / shares; unit++) {
         for (int i = 0; i < phase->nreduction; i++) {
             const ad_step *s = &p->step[phase->reduction[i]];
-            t->pointer[s->value] = w->base[s->value] + unit * p->lane_bytes;
-            ad_kernel_identity(&s->kernel, t->pointer[s->value], ad_row_size(s->kernel.out));
+            int32_t root = p->slot[s->value].root;
+            t->pointer[s->value] = w->base[root] + unit * p->lane_bytes;
+            if (root == s->value) ad_kernel_identity(&s->kernel, t->pointer[s->value], ad_row_size(s->kernel.out));
         }
         for (int64_t b = unit * blocks / units; b < (unit + 1) * blocks / units; b++) {
             int64_t first = b * p->block_rows, left = rows - first;
@@ -381,6 +382,7 @@ static void finish_share(const ad_workspace *w, const ad_phase *phase, int64_t r
     int64_t lanes = unit_count(p, phase, rows);
     for (int i = 0; i < phase->nreduction; i++) {
         const ad_step *s = &p->step[phase->reduction[i]];
+        if (p->slot[s->value].root != s->value) continue;
         int64_t size = (int64_t)ad_dtype_size(p->ir.dtype), lines = ad_size_align(p->slot[s->value].bytes) / AD_ALIGN;
         int64_t from = share * lines / shares * AD_ALIGN, to = (share + 1) * lines / shares * AD_ALIGN;
         if (to > p->slot[s->value].bytes) to = p->slot[s->value].bytes;
