@@ -63,6 +63,8 @@ static void put_contraction(writer *w, const ad_program *p, const ad_inst *x)
     put(w, " %s, %.0f flop%s", text, flop, rows ? " a row" : "");
 }
 
+static bool is_view(const ad_program *p, int32_t i) { return p->slot[i].root != i && !ad_inst_reduces(&p->ir, &p->ir.inst[i]); }
+
 static void put_value(writer *w, const ad_program *p, int32_t i, const char *note)
 {
     const ad_inst *x = &p->ir.inst[i];
@@ -76,7 +78,7 @@ static void put_value(writer *w, const ad_program *p, int32_t i, const char *not
     if (x->op == AD_OP_fill) put(w, " %.9g", x->data[0]);
     if (x->op == AD_OP_contract) put_contraction(w, p, x);
     if (p->slot[i].place == AD_PLACE_COMPLETE) put(w, " complete");
-    if (ad_inst_reduces(&p->ir, x) && p->slot[i].root != i) put(w, " added to v%d", (int)p->slot[i].root);
+    if (p->slot[i].root != i && !is_view(p, i)) put(w, ", added to v%d", (int)p->slot[i].root);
     put(w, "%s\n", note);
 }
 
@@ -98,7 +100,7 @@ static group group_of(const ad_program *p, int32_t i)
 {
     const ad_inst *x = &p->ir.inst[i];
     if (x->op == AD_OP_opaque) return GROUP_OPAQUE;
-    if (x->op == AD_OP_input || x->op == AD_OP_project || p->slot[i].root != i) return GROUP_NONE;
+    if (x->op == AD_OP_input || x->op == AD_OP_project || is_view(p, i)) return GROUP_NONE;
     if (p->slot[i].place == AD_PLACE_CONSTANT) return GROUP_CONSTANT;
     if (ad_has_rows(x->shape)) return GROUP_ROWS;
     if (p->slot[i].place == AD_PLACE_LANES) return GROUP_REDUCTION;
@@ -170,7 +172,7 @@ char *ad_program_describe(const ad_program *p)
         if (group_of(p, i) == GROUP_CONSTANT) put_value(&w, p, i, "");
     put(&w, "views\n");
     for (int32_t i = 0; i < p->ir.n; i++)
-        if (p->slot[i].root != i) put_value(&w, p, i, "");
+        if (is_view(p, i)) put_value(&w, p, i, "");
     for (int f = 0; f < p->nphase; f++) {
         put_steps(&w, p, f, "parameters", p->phase[f].parameter_steps);
         put_steps(&w, p, f, "call", p->phase[f].call_steps);

@@ -1,7 +1,5 @@
-/* Reductions over the rows in a plan: which of them share lanes, and when a body makes them. */
+/* Reductions over the rows that are added up: they share lanes. */
 #include "program.h"
-
-/* ---- shared lanes ---- */
 
 static int32_t find(const ad_program *p, int32_t i)
 {
@@ -10,12 +8,13 @@ static int32_t find(const ad_program *p, int32_t i)
 }
 
 /* The reduction that value i is, whole and under whatever shape, or the first of those that it is the sum of, when nobody needs i but for
- * its sum with another; else -1. */
-static int32_t summand(const ad_program *p, int32_t i)
+ * its sum with another value; else -1. */
+static int32_t summand(const ad_program *p, int32_t i, int64_t size)
 {
     int32_t root = find(p, i);
     const ad_inst *r = &p->ir.inst[root];
-    if (!ad_inst_reduces(&p->ir, r) || r->op == AD_OP_reduce_max || ad_row_size(p->ir.inst[i].shape) != ad_row_size(r->shape)) return -1;
+    if (!ad_inst_reduces(&p->ir, r) || r->op == AD_OP_reduce_max) return -1;
+    if (ad_row_size(p->ir.inst[i].shape) != size || ad_row_size(r->shape) != size) return -1;
     for (; p->ir.inst[i].uses == 1; i = p->ir.inst[i].in[0])
         if (p->ir.inst[i].op == AD_OP_add || ad_inst_reduces(&p->ir, &p->ir.inst[i])) return root;
     return -1;
@@ -28,11 +27,9 @@ void ad_join_reductions(ad_program *p)
     for (int32_t i = 0; i < p->ir.n; i++) {
         const ad_inst *x = &p->ir.inst[i];
         if (x->op != AD_OP_add || ad_has_rows(x->shape)) continue;
-        int32_t a = summand(p, x->in[0]), b = summand(p, x->in[1]);
-        if (a < 0 || b < 0 || a == b || p->slot[a].phase != p->slot[b].phase) continue;
         int64_t size = ad_row_size(x->shape);
-        if (size != ad_row_size(p->ir.inst[a].shape) || size != ad_row_size(p->ir.inst[b].shape)) continue;
-        p->slot[a].root = p->slot[b].root = p->slot[i].root = a < b ? a : b;
+        int32_t a = summand(p, x->in[0], size), b = summand(p, x->in[1], size);
+        if (a >= 0 && b >= 0 && p->slot[a].phase == p->slot[b].phase) p->slot[a].root = p->slot[b].root = p->slot[i].root = a < b ? a : b;
     }
     for (int32_t i = 0; i < p->ir.n; i++) p->slot[i].root = find(p, i);
 }

@@ -1,5 +1,6 @@
 /* Checks of programs between passes and after planning, for debug builds and tests. */
 #include "program.h"
+#include <stdlib.h>
 
 static const char *verify_contract(const ad_ir *ir, const ad_inst *x)
 {
@@ -116,6 +117,54 @@ static const char *verify_chunks(const ad_program *p, const ad_phase *phase, int
     return NULL;
 }
 
+/* Checks value i, which is in lanes, and counts the reductions that it is the sum of: parts[i]. */
+static const char *verify_lanes(const ad_program *p, int32_t i, int32_t *parts)
+{
+    const ad_inst *x = &p->ir.inst[i];
+    int32_t root = p->slot[i].root;
+    if (ad_inst_reduces(&p->ir, x)) {
+        const ad_inst *r = &p->ir.inst[root];
+        parts[i] = 1;
+        if (root == i) return NULL;
+        if (p->slot[root].root != root || !ad_inst_reduces(&p->ir, r)) return "lanes: no reduction's";
+        if (x->op == AD_OP_reduce_max || r->op == AD_OP_reduce_max) return "lanes: a maximum is no sum";
+        if (p->slot[i].phase != p->slot[root].phase || ad_row_size(x->shape) != ad_row_size(r->shape))
+            return "lanes: shared by reductions of different phases or sizes";
+        return NULL;
+    }
+    for (int k = 0; k < x->nin; k++) {
+        if (p->slot[x->in[k]].root != root) return "lanes: hold a sum, but not all of its parts";
+        parts[i] += parts[x->in[k]];
+    }
+    return x->op == AD_OP_add || x->nin == 1 ? NULL : "lanes: neither a sum nor a view";
+}
+
+/* Whether a value may be read by another one, or by the caller (-1): lanes that are shared hold the sum of all that is accumulated in them,
+ * so that a part of it is there for nobody but, once, for the sum. */
+static bool readable(const ad_program *p, int32_t i, int32_t reader, const int32_t *parts, const int32_t *total)
+{
+    int32_t root = p->slot[i].root;
+    if (parts[i] == total[root]) return true;
+    return reader >= 0 && p->slot[reader].root == root && p->ir.inst[i].uses == 1;
+}
+
+static const char *verify_sums(const ad_program *p, int32_t *where, int32_t *parts, int32_t *total)
+{
+    for (int32_t i = 0; i < p->ir.n; i++) {
+        int32_t root = p->slot[i].root;
+        if (!ad_inst_reduces(&p->ir, &p->ir.inst[i]) && !ad_inst_reduces(&p->ir, &p->ir.inst[root])) continue;
+        const char *wrong = verify_lanes(p, *where = i, parts);
+        if (wrong) return wrong;
+        total[root] += ad_inst_reduces(&p->ir, &p->ir.inst[i]);
+    }
+    for (int32_t i = 0; i < p->ir.n; i++)
+        for (int k = 0; k < p->ir.inst[i].nin; k++)
+            if (!readable(p, *where = p->ir.inst[i].in[k], i, parts, total)) return "lanes: a part of a sum is read";
+    for (int j = 0; j < p->ir.noutput; j++)
+        if (!readable(p, *where = p->ir.output[j], -1, parts, total)) return "lanes: a part of a sum is read";
+    return NULL;
+}
+
 static const char *verify_step(const ad_program *p, int phase, bool body, const ad_step *s)
 {
     const ad_inst *x = &p->ir.inst[s->value];
@@ -135,6 +184,10 @@ static const char *verify_step(const ad_program *p, int phase, bool body, const 
 
 const char *ad_verify_plan(const ad_program *p, int32_t *where)
 {
+    int32_t *parts = calloc(2 * (size_t)p->ir.n + 1, sizeof *parts);
+    const char *sums = parts ? verify_sums(p, where, parts, parts + p->ir.n) : "out of memory";
+    free(parts);
+    if (sums) return sums;
     for (int f = 0; f < p->nphase; f++) {
         const ad_phase *phase = &p->phase[f];
         const char *wrong = verify_block(p, phase, where);

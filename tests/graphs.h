@@ -323,6 +323,27 @@ static void build_uniform(function *f)
     out(f, ad_sum_all(ad_square(t)));
 }
 
+/* Sums of reductions: what may share lanes (a parameter used several times, under several shapes), and what looks like it. */
+static void build_sums(function *f)
+{
+    ad_var w = in(f, PARAMETER, AD_SHAPE(D, D)), b = in(f, PARAMETER, AD_SHAPE(D)), x = in(f, ROWS, AD_SHAPE(AD_ROWS, D)), y = x, bar[2];
+    for (int k = 0; k < 3; k++) y = ad_tanh(ad_add(ad_matmul(y, w), b));
+    ad_grad(ad_sum_all(y), 2, (ad_var[]){ w, b }, bar);
+    out(f, bar[0]);
+    out(f, ad_square(bar[1]));
+    ad_var r[6];
+    for (int k = 0; k < 6; k++) r[k] = ad_sum_axis(ad_shift(ad_square(y), 0.1 * k), 0, 0);
+    ad_var part = ad_add(r[0], r[1]);
+    out(f, part);
+    out(f, ad_add(ad_reshape(part, AD_SHAPE(1, D)), ad_sum_axis(x, 0, 1))); /* the sum's part is an output */
+    out(f, ad_add(r[2], r[2]));
+    out(f, ad_add(r[3], ad_sum_all(x))); /* broadcast */
+    out(f, ad_add(ad_reduce_max(x, 1, (int[]){ 0 }, 0), ad_reduce_max(y, 1, (int[]){ 0 }, 0)));
+    ad_var centred = ad_sub(x, ad_mean(x, 1, (int[]){ 0 }, 1));
+    out(f, ad_add(r[4], ad_sum_axis(ad_square(centred), 0, 0))); /* made in different bodies */
+    out(f, ad_mul(ad_add(ad_add(b, r[5]), ad_sum_axis(ad_mul(x, y), 0, 0)), b));
+}
+
 static const graph graphs[] = {
     { "mlp", build_mlp, true, 1 },
     { "gradient", build_gradient, false, 1 },
@@ -340,6 +361,7 @@ static const graph graphs[] = {
     { "chain", build_chain, true, 1 },
     { "opaque", build_opaque, false, 2 },
     { "uniform", build_uniform, false, 0 },
+    { "sums", build_sums, false, 2 },
 };
 enum { GRAPHS = sizeof graphs / sizeof *graphs };
 

@@ -544,6 +544,15 @@ START_TEST(test_describe_gradient)
 }
 END_TEST
 
+/* Gradients of a matrix and a bias that are used three times have lanes for one of them each, and so has a sum that an output is. */
+START_TEST(test_describe_sums)
+{
+    char *text = description(&graphs[16]);
+    ck_assert_int_eq(occurrences(text, ", added to v"), 5);
+    free(text);
+}
+END_TEST
+
 START_TEST(test_describe_phases)
 {
     for (int k = 0; k < GRAPHS; k++) {
@@ -622,6 +631,46 @@ START_TEST(test_verifier)
     ck_assert_str_eq(ad_verify_plan(p, &where), "block memory: live values overlap");
     p->slot[body->block[0]].position = p->block_bytes;
     ck_assert_str_eq(ad_verify_plan(p, &where), "block memory: out of range");
+    ad_program_free(p);
+    forget(&f);
+}
+END_TEST
+
+/* The first value of the operation that is, or is not, in the lanes of another one; -1: there is none. */
+static int32_t in_lanes(const ad_program *p, ad_op op, bool shared)
+{
+    for (int32_t i = 0; i < p->ir.n; i++)
+        if (p->ir.inst[i].op == op && p->slot[i].place == AD_PLACE_LANES && (p->slot[i].root != i) == shared) return i;
+    return -1;
+}
+
+/* Lanes that reductions share hold their sum, which must be all that is read. */
+START_TEST(test_verifier_of_sums)
+{
+    function f = record(&graphs[16], AD_F32, 4);
+    ad_program *p = compile(&f);
+    int32_t where = 0, part = in_lanes(p, AD_OP_contract, true), root = p->slot[part].root, largest = in_lanes(p, AD_OP_reduce_max, false);
+    ck_assert_ptr_null(ad_verify_plan(p, &where));
+    int32_t *output = &p->ir.output[0], sum = *output;
+    *output = part;
+    ck_assert_str_eq(ad_verify_plan(p, &where), "lanes: a part of a sum is read");
+    ck_assert_int_eq(where, part);
+    *output = sum;
+    p->ir.inst[part].uses = 2;
+    ck_assert_str_eq(ad_verify_plan(p, &where), "lanes: a part of a sum is read");
+    p->ir.inst[part].uses = 1;
+    p->slot[part].root = part;
+    ck_assert_str_eq(ad_verify_plan(p, &where), "lanes: hold a sum, but not all of its parts");
+    p->slot[part].root = largest;
+    ck_assert_str_eq(ad_verify_plan(p, &where), "lanes: a maximum is no sum");
+    p->slot[part].root = in_lanes(p, AD_OP_sum, false);
+    ck_assert_str_eq(ad_verify_plan(p, &where), "lanes: shared by reductions of different phases or sizes");
+    p->slot[part].root = root;
+    p->slot[part].phase++;
+    ck_assert_str_eq(ad_verify_plan(p, &where), "lanes: shared by reductions of different phases or sizes");
+    p->slot[part].phase--;
+    p->slot[part].root = p->ir.output[0];
+    ck_assert_str_eq(ad_verify_plan(p, &where), "lanes: no reduction's");
     ad_program_free(p);
     forget(&f);
 }
@@ -715,10 +764,12 @@ int main(void)
     tcase_add_test(tc, test_describe_network);
     tcase_add_test(tc, test_describe_gradient);
     tcase_add_test(tc, test_describe_scales);
+    tcase_add_test(tc, test_describe_sums);
     tcase_add_test(tc, test_describe_phases);
     tcase_add_test(tc, test_describe_simplified);
     tcase_add_test(tc, test_fused_bits);
     tcase_add_test(tc, test_verifier);
+    tcase_add_test(tc, test_verifier_of_sums);
     tcase_add_test(tc, test_block_sizes);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
