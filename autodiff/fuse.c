@@ -3,7 +3,7 @@
 #include "program.h"
 #include <string.h>
 
-enum { CHUNK_BYTES = 4096, SMALL_SUM = 64 * 1024 };
+enum { CHUNK_BYTES = 4096 };
 
 static bool fusable(const ad_program *p, const ad_step *s)
 {
@@ -92,10 +92,10 @@ static bool make_group(ad_program *p, ad_phase *phase, int32_t begin, int32_t en
     return true;
 }
 
-/* Large sums stay where they are: adding to them would sweep the block's values out of the caches halfway. */
+/* Sums as large as a block may be stay where they are: adding to them would sweep the block's values out of the caches halfway. */
 static bool hastened(const ad_program *p, const ad_step *s)
 {
-    return p->slot[s->value].place == AD_PLACE_LANES && p->slot[p->slot[s->value].root].bytes <= SMALL_SUM;
+    return p->slot[s->value].place == AD_PLACE_LANES && p->slot[p->slot[s->value].root].bytes <= AD_BLOCK_BYTES;
 }
 
 /* Steps that sum over the rows come as soon as what they read is there, so that block memory can be used again; but they do not tear
