@@ -4,6 +4,8 @@
 #include "autodiff/program.h"
 #include "autodiff/threads.h"
 #include "suite.h"
+#include <cblas.h>
+#include <dlfcn.h>
 #include <fenv.h>
 #include <math.h>
 #include <pthread.h>
@@ -12,6 +14,15 @@
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#if defined __has_feature
+#if __has_feature(thread_sanitizer)
+#define __SANITIZE_THREAD__ 1
+#endif
+#endif
+#ifndef __SANITIZE_THREAD__ /* which has no threads after a fork */
+#define FORK
+#endif
 
 static const double MUCH = 1e12; /* work, worth any number of threads */
 
@@ -106,11 +117,11 @@ static void note_thread(void *data, int thread, int64_t part)
 
 START_TEST(test_little_work)
 {
-    check_meeting(4);
-    for (int k = 0; k < 1000; k++) {
+    for (int k = 0; k < 200; k++) {
         meeting m = { 0 };
-        ad_threads_share(4, 1000, 50, note_thread, &m);
-        ck_assert_int_eq(m.first_only, 50);
+        check_meeting(2); /* the worker is awake */
+        ad_threads_share(2, 1000, 10000, note_thread, &m);
+        ck_assert_int_eq(m.first_only, 10000);
         ck_assert_int_eq(m.begun, 0);
     }
 }
@@ -210,6 +221,65 @@ START_TEST(test_bits_of_rounding)
 }
 END_TEST
 
+/* ---- beside a threaded BLAS ---- */
+
+static atomic_int blas_calls;
+typedef void sgemm(CBLAS_LAYOUT, CBLAS_TRANSPOSE, CBLAS_TRANSPOSE, blasint, blasint, blasint, float, const float *, blasint, const float *,
+                   blasint, float, float *, blasint);
+
+/* In the place of the library's, to be counted. */
+void cblas_sgemm(CBLAS_LAYOUT layout, CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, blasint m, blasint n, blasint k, float alpha, const float *a,
+                 blasint lda, const float *b, blasint ldb, float beta, float *c, blasint ldc)
+{
+    void *real = dlsym(RTLD_NEXT, "cblas_sgemm");
+    sgemm *call;
+    memcpy(&call, &real, sizeof call);
+    atomic_fetch_add(&blas_calls, 1);
+    call(layout, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+
+enum { LARGE = 170, LARGE_ROWS = 5 }; /* more multiplications than gemm.c leaves to its own kernels */
+
+static float large[LARGE_ROWS][LARGE][LARGE];
+
+/* One product of large matrices, or one for each row: only the former goes to BLAS. */
+static void check_large_product(bool rows, int threads)
+{
+    static float product[2][LARGE_ROWS][LARGE][LARGE];
+    ad_shape shape = rows ? AD_SHAPE(AD_ROWS, LARGE, LARGE) : AD_SHAPE(LARGE, LARGE);
+    ad_tape *t = ad_tape_new(AD_F32);
+    ad_var x = rows ? ad_input_rows(t, shape, 0, NULL) : ad_input(t, shape, NULL), y = ad_matmul(x, x);
+    ad_program *p = ad_compile_with(&(ad_compile_options){ .block_rows = 1 }, 1, &x, 1, &y);
+    ck_assert_msg(p != NULL, "%s", ad_tape_error(t));
+    atomic_store(&blas_calls, 0);
+    for (int k = 0; k < 2; k++) {
+        ad_workspace *s = ad_workspace_new(p, k ? threads : 1);
+        ck_assert_int_eq(ad_run(p, s, LARGE_ROWS, (const void *[]){ large }, (void *[]){ product[k] }), 0);
+        ad_workspace_free(s);
+    }
+    ck_assert_int_eq(atomic_load(&blas_calls), rows ? 0 : 2);
+    for (int r = 0; r < (rows ? LARGE_ROWS : 1); r++)
+        for (int i = 0; i < LARGE; i++)
+            for (int j = 0; j < LARGE; j++) {
+                double sum = 0;
+                for (int l = 0; l < LARGE; l++) sum += (double)large[r][i][l] * (double)large[r][l][j];
+                ck_assert_double_eq_tol((double)product[0][r][i][j], sum, 1e-4);
+            }
+    ck_assert_mem_eq(product[0], product[1], sizeof product[0]);
+    ad_program_free(p);
+    ad_tape_free(t);
+}
+
+START_TEST(test_large_products)
+{
+    for (int r = 0; r < LARGE_ROWS; r++)
+        for (int i = 0; i < LARGE; i++)
+            for (int j = 0; j < LARGE; j++) large[r][i][j] = sinf((float)(31 * r + 17 * i * (j + 3)));
+    check_large_product(false, 3);
+    check_large_product(true, 3);
+}
+END_TEST
+
 /* ---- several callers ---- */
 
 typedef struct {
@@ -257,6 +327,7 @@ static int status_of(pid_t child)
     return status;
 }
 
+#ifdef FORK
 /* The child has none of its parent's threads; it makes its own, and so does its child. */
 START_TEST(test_fork)
 {
@@ -305,6 +376,8 @@ START_TEST(test_fork_meanwhile)
     ad_program_free(p);
 }
 END_TEST
+
+#endif
 
 static atomic_int shared;
 static void *share_for_ever(void *data)
@@ -362,9 +435,12 @@ int main(void)
     tcase_add_test(tc, test_default_number);
     tcase_add_test(tc, test_bits);
     tcase_add_test(tc, test_bits_of_rounding);
+    tcase_add_test(tc, test_large_products);
     tcase_add_test(tc, test_several_callers);
+#ifdef FORK
     tcase_add_test(tc, test_fork);
     tcase_add_test(tc, test_fork_meanwhile);
+#endif
     tcase_add_test(tc, test_exit_meanwhile);
 #ifdef __GLIBC__
     tcase_add_test(tc, test_no_threads);
