@@ -170,8 +170,10 @@ void ad_program_free(ad_program *program);
 /* What was compiled, for people: levels, blocks, values, contractions with sizes, bytes. Caller frees with free(). */
 char *ad_program_describe(const ad_program *program);
 
-/* Memory for running one program from one thread at a time; grows when rows do, never otherwise. threads: 0 = as OpenMP has it (a
- * negative number is an error, which ad_run reports). */
+/* Memory for running one program from one thread at a time; grows when rows do, never otherwise. threads: 0 = one for each processor
+ * that the process may use, or as OMP_NUM_THREADS says; at most 256; a negative number is an error, which ad_run reports. The threads are
+ * the library's own and serve the whole process; they sleep when there is nothing to do, and what is too small to be shared out does not
+ * wake them. Inside a parallel region of OpenMP a run keeps to the thread that calls it. */
 ad_workspace *ad_workspace_new(const ad_program *program, int threads);
 void ad_workspace_free(ad_workspace *workspace);
 const char *ad_workspace_error(const ad_workspace *workspace);

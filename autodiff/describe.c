@@ -42,25 +42,20 @@ static void put(writer *w, const char *format, ...)
 /* " ij,jk->ik, 256 flop a row" */
 static void put_contraction(writer *w, const ad_program *p, const ad_inst *x)
 {
-    const int64_t *label = x->attr + 3, *n = x->attr;
+    const int64_t *label = x->attr + 3;
     char text[3 * AD_MAX_RANK + 4];
     size_t used = 0;
-    double flop = 2;
-    bool rows = false, seen[3 * AD_MAX_RANK] = { false };
+    bool rows = false;
     for (int k = 0; k < 3; k++) {
-        for (int64_t i = 0; i < n[k]; i++, label++) {
-            int64_t size = k < 2 ? p->ir.inst[x->in[k]].shape.dim[i] : 1;
-            text[used++] = (char)('i' + *label);
-            if (k == 2 || seen[*label]) continue;
-            seen[*label] = true;
-            if (size == AD_ROWS) rows = true;
-            else flop *= (double)size;
+        for (int64_t i = 0; i < x->attr[k]; i++) {
+            text[used++] = (char)('i' + *label++);
+            rows |= k < 2 && p->ir.inst[x->in[k]].shape.dim[i] == AD_ROWS;
         }
         if (k == 0) text[used++] = ',';
         if (k == 1) text[used++] = '-', text[used++] = '>';
     }
     text[used] = 0;
-    put(w, " %s, %.0f flop%s", text, flop, rows ? " a row" : "");
+    put(w, " %s, %.0f flop%s", text, ad_contract_flop(&p->ir, x), rows ? " a row" : "");
 }
 
 static bool is_view(const ad_program *p, int32_t i) { return p->slot[i].root != i && !ad_inst_reduces(&p->ir, &p->ir.inst[i]); }

@@ -11,7 +11,7 @@
  * Generated code sums in an order that may depend on the number of rows (libxsmm 1.17 uses several accumulators at some small
  * counts), hence tiles are used only where they are found to give the bits of SMALL. */
 enum { TILE = 128, SMALL = 4 };
-static const int64_t LARGE = (int64_t)1 << 22; /* multiplications; products without rows that are larger go to BLAS */
+static const int64_t LARGE = (int64_t)1 << 22; /* multiplications; larger products go to BLAS, and its threads, when they are alone */
 
 static size_t element(const ad_gemm *g) { return g->dtype == AD_F32 ? sizeof(float) : sizeof(double); }
 
@@ -123,8 +123,11 @@ void ad_gemm_prepare(ad_gemm *g)
     if (g->vary == AD_GEMM_VARY_M && !g->a_transposed) g->narrow = ad_narrow_of(g->dtype, g->n, g->k);
     if (g->narrow) return;
     if (g->vary == AD_GEMM_FIXED) {
-        g->blas = g->m * g->n * g->k >= LARGE && g->m < INT32_MAX && g->n < INT32_MAX && g->k < INT32_MAX;
-        if (!g->blas) g->tile = generate(g, g->m, g->k, g->lda, g->ldb, g->ldc);
+        bool large = g->m * g->n * g->k >= LARGE;
+        g->blas = large && g->alone && g->m < INT32_MAX && g->n < INT32_MAX && g->k < INT32_MAX;
+        if (g->blas) return;
+        if (large) prepare_rows(g);
+        else g->tile = generate(g, g->m, g->k, g->lda, g->ldb, g->ldc);
     } else if (g->vary == AD_GEMM_VARY_M) {
         prepare_rows(g);
     } else {
@@ -139,7 +142,7 @@ size_t ad_gemm_scratch(const ad_gemm *g)
     size_t size = element(g);
     if (g->narrow) return ad_round_up((size_t)(AD_NARROW_COLUMNS * (g->k + AD_NARROW_WIDTH)) * size);
     if (!g->small) return 0;
-    size_t a = (size_t)(SMALL * (g->vary == AD_GEMM_VARY_M ? g->k : g->m)), bc = (size_t)(SMALL * g->n);
+    size_t a = (size_t)(SMALL * (g->vary == AD_GEMM_VARY_K ? g->m : g->k)), bc = (size_t)(SMALL * g->n);
     return ad_round_up(a * size) + ad_round_up(bc * size);
 }
 
@@ -196,8 +199,8 @@ void ad_gemm_run(const ad_gemm *g, int64_t count, const void *a, const void *b, 
     if (m < 1 || g->n < 1) return;
     if (g->narrow) g->narrow(g->accumulate, m, g->n, k, a, g->lda, b, g->ldb, c, g->ldc, scratch);
     else if (g->blas) run_blas(g, a, b, c);
+    else if (g->small && g->vary == AD_GEMM_VARY_K) run_sum(g, k, a, b, c, scratch);
+    else if (g->small) run_rows(g, m, a, b, c, scratch);
     else if (g->vary == AD_GEMM_FIXED && g->tile) g->tile(b, a, c);
-    else if (g->vary == AD_GEMM_VARY_M && g->small) run_rows(g, m, a, b, c, scratch);
-    else if (g->vary == AD_GEMM_VARY_K && g->small) run_sum(g, k, a, b, c, scratch);
     else plain(g, m, k, a, b, c);
 }

@@ -14,6 +14,7 @@ typedef struct {
     int64_t m, n, k, lda, ldb, ldc; /* m or k is the largest that occurs when it varies */
     bool a_transposed, accumulate;
     ad_gemm_vary vary;
+    bool alone; /* no other thread of ours computes meanwhile: the product may use all processors */
     /* Its own. */
     const ad_loops *loops;
     ad_gemm_jit tile, small, padded; /* NULL: plain C. `padded`: small on operands that were copied to scratch */

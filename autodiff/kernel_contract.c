@@ -339,6 +339,7 @@ static bool prepare_matrix(const ad_kernel *kernel, contract_plan *p, const labe
     p->gemm.ldb = prepare_side(b, p->second, k, n, NULL);
     p->gemm.ldc = prepare_side(c, C, m, n, NULL);
     p->gemm.a_transposed = transposed;
+    p->gemm.alone = !ad_has_rows(kernel->in_shapes[0]) && !ad_has_rows(kernel->in_shapes[1]);
     int arrays[3] = { C, p->first, p->second };
     p->nest = (ad_nest){ .arrays = 3 };
     nest_add(&p->nest, batch, 3, arrays);

@@ -426,7 +426,9 @@ bool ad_plan(ad_program *p)
     for (int f = 0; f < p->nphase; f++)
         if (!list_roots(p, f, seen) || !find_lifetimes(p, &p->phase[f])) return false;
     if (!p->block_rows) p->block_rows = choose_block_rows(p->block_row_bytes);
-    for (int f = 0; f < p->nphase; f++)
+    for (int f = 0; f < p->nphase; f++) {
         if (!plan_block(p, &p->phase[f])) return false;
+        p->phase[f].row_work = ad_row_work(p, &p->phase[f]);
+    }
     return prepare_kernels(p);
 }

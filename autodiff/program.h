@@ -168,6 +168,7 @@ typedef struct {
     const int32_t *chunk;     /* roots in chunk memory */
     const int32_t *reduction; /* steps of the body that reduce over its rows */
     ad_repeat *repeat;
+    double row_work; /* the body's, as ad_row_work has it */
 } ad_phase;
 
 /* Data of an opaque operation that the program holds a reference of. */
@@ -218,6 +219,10 @@ bool ad_plan(ad_program *program);
 void ad_join_reductions(ad_program *program);
 /* Groups the steps of bodies (fuse.c). */
 bool ad_fuse(ad_program *program);
+/* The body's work on one row in bytes that are written, or what takes as long (work.c). */
+double ad_row_work(const ad_program *program, const ad_phase *phase);
+/* Floating-point operations of a contraction, for each row where it has rows. */
+double ad_contract_flop(const ad_ir *ir, const ad_inst *x);
 /* NULL, or what is wrong with the plan. */
 const char *ad_verify_plan(const ad_program *program, int32_t *where);
 static inline int64_t ad_block_count(const ad_program *p, int64_t rows) { return rows / p->block_rows + (rows % p->block_rows != 0); }

@@ -1,11 +1,9 @@
 /* Workspaces, and the replay of programs in them. */
 #include "program.h"
+#include "threads.h"
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 /* What one thread works with. The pointers are those of the roots, for the block at hand. */
 typedef struct {
@@ -13,6 +11,7 @@ typedef struct {
     char **pointer;
     const void **in;
     char *block, *chunk, *repeat, *scratch;
+    bool entered; /* the pointers are those of the body at hand */
 } thread_memory;
 
 struct ad_workspace {
@@ -53,23 +52,11 @@ static int fail(ad_workspace *w, const char *format, ...)
 
 /* ---- workspaces ---- */
 
-/* How many threads to use; 0 asks for OpenMP's default, and a negative number is left to ad_run to report. */
+/* A negative number is left to ad_run to report. */
 static int thread_count(int asked)
 {
-#ifdef _OPENMP
-    return asked ? asked : omp_get_max_threads();
-#else
-    return asked < 0 ? asked : 1;
-#endif
-}
-
-static bool in_team(void)
-{
-#ifdef _OPENMP
-    return omp_in_parallel();
-#else
-    return false;
-#endif
+    if (asked == 0) asked = ad_threads_default();
+    return asked < AD_MAX_THREADS ? asked : AD_MAX_THREADS;
 }
 
 ad_workspace *ad_workspace_new(const ad_program *program, int threads)
@@ -266,7 +253,7 @@ static int run_opaque(ad_workspace *w, const ad_step *s, int64_t rows)
     char message[512] = "";
     ad_opaque_call call = { .dtype = p->ir.dtype,
                             .rows = p->has_rows ? rows : 0,
-                            .threads = in_team() ? 1 : w->threads,
+                            .threads = ad_threads_in_team() ? 1 : w->threads,
                             .state_used = s->state_used,
                             .in = w->in,
                             .in_state = w->in_state,
@@ -352,34 +339,52 @@ static void write_repeats(const ad_phase *phase, thread_memory *t, int64_t rows)
     }
 }
 
-static void run_share(const ad_workspace *w, const ad_phase *phase, int64_t rows, int share, int shares)
+static void enter_body(const ad_workspace *w, const ad_phase *phase, thread_memory *t, int64_t rows)
 {
     const ad_program *p = w->program;
-    thread_memory *t = &w->thread[share];
-    int64_t blocks = ad_block_count(p, rows), units = unit_count(p, phase, rows);
     memcpy(t->pointer, w->base, (size_t)p->ir.n * sizeof *t->pointer);
     for (int i = 0; i < phase->nblock; i++) t->pointer[phase->block[i]] = t->block + p->slot[phase->block[i]].position;
     for (int i = 0; i < phase->nchunk; i++) t->pointer[phase->chunk[i]] = t->chunk + p->slot[phase->chunk[i]].position;
     write_repeats(phase, t, rows < p->block_rows ? rows : p->block_rows);
-    for (int64_t unit = share * units / shares; unit < (share + 1) * units / shares; unit++) {
-        for (int i = 0; i < phase->nreduction; i++) {
-            const ad_step *s = &p->step[phase->reduction[i]];
-            int32_t root = p->slot[s->value].root;
-            t->pointer[s->value] = w->base[root] + unit * p->lane_bytes;
-            if (root == s->value) ad_kernel_identity(&s->kernel, t->pointer[s->value], ad_row_size(s->kernel.out));
-        }
-        for (int64_t b = unit * blocks / units; b < (unit + 1) * blocks / units; b++) {
-            int64_t first = b * p->block_rows, left = rows - first;
-            run_block(w, phase, t, first, left < p->block_rows ? left : p->block_rows);
-        }
+    t->entered = true;
+}
+
+typedef struct {
+    ad_workspace *workspace;
+    const ad_phase *phase;
+    int64_t rows, units, finishers;
+} body;
+
+static void run_unit(void *data, int thread, int64_t unit)
+{
+    const body *b = data;
+    const ad_workspace *w = b->workspace;
+    const ad_phase *phase = b->phase;
+    const ad_program *p = w->program;
+    thread_memory *t = &w->thread[thread];
+    int64_t blocks = ad_block_count(p, b->rows);
+    if (!t->entered) enter_body(w, phase, t, b->rows);
+    for (int i = 0; i < phase->nreduction; i++) {
+        const ad_step *s = &p->step[phase->reduction[i]];
+        int32_t root = p->slot[s->value].root;
+        t->pointer[s->value] = w->base[root] + unit * p->lane_bytes;
+        if (root == s->value) ad_kernel_identity(&s->kernel, t->pointer[s->value], ad_row_size(s->kernel.out));
+    }
+    for (int64_t k = unit * blocks / b->units; k < (unit + 1) * blocks / b->units; k++) {
+        int64_t first = k * p->block_rows, left = b->rows - first;
+        run_block(w, phase, t, first, left < p->block_rows ? left : p->block_rows);
     }
 }
 
 /* Adds a share of the lanes' elements up in a fixed tree; the sum is then in the first lane. */
-static void finish_share(const ad_workspace *w, const ad_phase *phase, int64_t rows, int share, int shares)
+static void finish_share(void *data, int thread, int64_t share)
 {
+    const body *b = data;
+    const ad_workspace *w = b->workspace;
+    const ad_phase *phase = b->phase;
     const ad_program *p = w->program;
-    int64_t lanes = unit_count(p, phase, rows);
+    int64_t lanes = b->units, shares = b->finishers;
+    (void)thread;
     for (int i = 0; i < phase->nreduction; i++) {
         const ad_step *s = &p->step[phase->reduction[i]];
         if (p->slot[s->value].root != s->value) continue;
@@ -396,22 +401,15 @@ static void finish_share(const ad_workspace *w, const ad_phase *phase, int64_t r
 static void run_body(ad_workspace *w, const ad_phase *phase, int64_t rows)
 {
     if (phase->body_steps[0] == phase->body_steps[1]) return;
-    int64_t units = unit_count(w->program, phase, rows);
-    int team = in_team() ? 1 : units < w->nthread ? (int)units : w->nthread;
-#ifdef _OPENMP
-    if (team > 1) {
-#pragma omp parallel num_threads(team)
-        {
-            run_share(w, phase, rows, omp_get_thread_num(), omp_get_num_threads());
-#pragma omp barrier
-            finish_share(w, phase, rows, omp_get_thread_num(), omp_get_num_threads());
-        }
-    }
-#endif
-    if (team <= 1) {
-        run_share(w, phase, rows, 0, 1);
-        finish_share(w, phase, rows, 0, 1);
-    }
+    const ad_program *p = w->program;
+    body b = { w, phase, rows, unit_count(p, phase, rows), 1 };
+    int threads = ad_threads_in_team() ? 1 : w->nthread;
+    for (int i = 0; i < threads; i++) w->thread[i].entered = false;
+    ad_threads_share(threads, phase->row_work * (double)rows, b.units, run_unit, &b);
+    if (!phase->nreduction) return;
+    double work = (double)p->lane_bytes * (double)b.units;
+    b.finishers = ad_threads_worth(threads, work);
+    ad_threads_share(b.finishers, work, b.finishers, finish_share, &b);
 }
 
 /* ---- runs ---- */
@@ -429,7 +427,8 @@ static int check_arguments(ad_workspace *w, const ad_run_args *a)
     const ad_program *p = w->program;
     char text[128];
     if (w->threads < 0)
-        return fail(w, "ad_run: the workspace was made for a negative number of threads (%d); 0 leaves the number to OpenMP", w->threads);
+        return fail(w, "ad_run: the workspace was made for a negative number of threads (%d); 0 leaves the number to the library",
+                    w->threads);
     if (p->has_rows && a->rows < 1)
         return fail(w, a->rows == 0 ? "ad_run: the batch is empty (rows = %lld)" : "ad_run: the number of rows is negative (rows = %lld)",
                     (long long)a->rows);

@@ -189,7 +189,7 @@ typedef struct {
     int64_t batch; /* rows per update; default, and where it is larger: all. Without replacement, reshuffled every epoch; the last batch of
                       an epoch may be smaller */
     uint64_t seed; /* of the shuffling */
-    int threads;   /* 0: as OpenMP has it; the result is the same for any number */
+    int threads;   /* 0: one for each processor; the result is the same for any number */
     const char *label; /* progress: "training"; NULL: no output */
     /* Called after every update (step counts from 1) with the loss before it and theta; non-zero stops the training. */
     int (*on_step)(int64_t step, double loss, const void *theta, void *user);

@@ -2,6 +2,7 @@
 #ifndef COSTATE_TESTS_GRAPHS_H
 #define COSTATE_TESTS_GRAPHS_H
 #include "autodiff/extension.h"
+#include "share_always.h"
 #include <check.h>
 #include <math.h>
 #include <stdatomic.h>
@@ -383,6 +384,7 @@ static ad_program *compile(const function *f)
 {
     ad_program *p = ad_compile(f->ninput, f->input, f->noutput, f->output);
     ck_assert_msg(p != NULL, "%s", ad_tape_error(f->tape));
+    share_always(p);
     return p;
 }
 

@@ -363,7 +363,7 @@ START_TEST(test_two_threads)
 END_TEST
 
 #ifndef ALLOCATIONS_NOT_COUNTED
-/* Backsolve's memory does not grow with the number of steps. (The first solve is not counted: it starts OpenMP's threads.) */
+/* Backsolve's memory does not grow with the number of steps. (The first solve is not counted: it starts threads.) */
 START_TEST(test_constant_memory)
 {
     long live[3];

@@ -4,6 +4,7 @@
  * COSTATE_RANDOM_SEEDS=first:count runs other seeds, and as many as wanted. */
 #include "autodiff/program.h"
 #include "random_tapes.h"
+#include "share_always.h"
 #include <check.h>
 #include <stdarg.h>
 
@@ -199,6 +200,7 @@ static bool check_way(const trial *t, const ad_compile_options *way, const char 
 {
     ad_program *p = ad_compile_with(way, t->ninput, t->in, t->noutput, t->out);
     if (!p) return failed("%s: %s", what, ad_tape_error(t->w.tape));
+    if (threads) share_always(p);
     results got = room(t);
     bool ok = replay(t, p, rows, 1, &got) && agree(t, what, rows, &got, want) && (!threads || same_bits(t, p, what, rows, &got));
     free_results(&got);

@@ -1,0 +1,450 @@
+/* The library's own threads: every part is done once, by threads that work side by side with the caller's arithmetic; forks, exits,
+ * several callers, more threads than the system has or the work needs. */
+#define _GNU_SOURCE
+#include "autodiff/program.h"
+#include "autodiff/threads.h"
+#include "suite.h"
+#include <cblas.h>
+#include <dlfcn.h>
+#include <fenv.h>
+#include <math.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#if defined __has_feature
+#if __has_feature(thread_sanitizer)
+#define __SANITIZE_THREAD__ 1
+#endif
+#endif
+#ifndef __SANITIZE_THREAD__ /* which has no threads after a fork */
+#define FORK
+#endif
+
+static const double MUCH = 1e12; /* work, worth any number of threads */
+
+/* ---- parts ---- */
+
+enum { MAX_PARTS = 100 };
+typedef struct {
+    int threads;
+    atomic_int done[MAX_PARTS], busy[AD_MAX_THREADS];
+    atomic_bool wrong;
+} census;
+
+static void count_part(void *data, int thread, int64_t part)
+{
+    census *c = data;
+    if (thread < 0 || thread >= c->threads || part < 0 || part >= MAX_PARTS) {
+        atomic_store(&c->wrong, true);
+        return;
+    }
+    if (atomic_exchange(&c->busy[thread], 1)) atomic_store(&c->wrong, true);
+    atomic_fetch_add(&c->done[part], 1);
+    atomic_store(&c->busy[thread], 0);
+}
+
+static void check_parts(int threads, double work, int64_t parts)
+{
+    census c = { .threads = threads };
+    ad_threads_share(threads, work, parts, count_part, &c);
+    for (int64_t k = 0; k < MAX_PARTS; k++) ck_assert_int_eq(c.done[k], k < parts);
+    ck_assert(!c.wrong);
+}
+
+START_TEST(test_every_part_once)
+{
+    static const int threads[] = { 1, 2, 3, 4, 7, 40 };
+    for (int round = 0; round < 20; round++)
+        for (size_t i = 0; i < sizeof threads / sizeof *threads; i++)
+            for (int64_t parts = 0; parts <= MAX_PARTS; parts = parts < 5 ? parts + 1 : parts * 2) {
+                check_parts(threads[i], MUCH, parts);
+                check_parts(threads[i], 3e5, parts);
+            }
+}
+END_TEST
+
+typedef struct {
+    atomic_int begun, first_only;
+    int64_t parts;
+    int rounding[AD_MAX_THREADS];
+} meeting;
+
+/* Ends only when all parts have begun. */
+static void meet(void *data, int thread, int64_t part)
+{
+    meeting *m = data;
+    m->rounding[thread] = fegetround();
+    (void)part;
+    atomic_fetch_add(&m->begun, 1);
+    while (atomic_load(&m->begun) < m->parts) sched_yield();
+}
+
+static void check_meeting(int threads)
+{
+    meeting m = { .parts = threads };
+    ad_threads_share(threads, MUCH, threads, meet, &m);
+    for (int k = 0; k < threads; k++) ck_assert_int_eq(m.rounding[k], fegetround());
+}
+
+START_TEST(test_side_by_side)
+{
+    for (int round = 0; round < 100; round++)
+        for (int threads = 2; threads <= 4; threads++) check_meeting(threads);
+}
+END_TEST
+
+/* The rounding mode is the caller's, whatever it was when the threads were made. */
+START_TEST(test_rounding)
+{
+    check_meeting(3);
+    fesetround(FE_UPWARD);
+    check_meeting(3);
+    fesetround(FE_TONEAREST);
+    check_meeting(3);
+}
+END_TEST
+
+static void note_thread(void *data, int thread, int64_t part)
+{
+    (void)part;
+    if (thread) atomic_store(&((meeting *)data)->begun, 1);
+    else atomic_fetch_add(&((meeting *)data)->first_only, 1);
+}
+
+START_TEST(test_little_work)
+{
+    for (int k = 0; k < 200; k++) {
+        meeting m = { 0 };
+        check_meeting(2); /* the worker is awake */
+        ad_threads_share(2, 1000, 10000, note_thread, &m);
+        ck_assert_int_eq(m.first_only, 10000);
+        ck_assert_int_eq(m.begun, 0);
+    }
+}
+END_TEST
+
+START_TEST(test_default_number)
+{
+    setenv("OMP_NUM_THREADS", "3,2", 1);
+    ck_assert_int_eq(ad_threads_default(), 3);
+    setenv("OMP_NUM_THREADS", "100000", 1);
+    ck_assert_int_eq(ad_threads_default(), AD_MAX_THREADS);
+    static const char *none[] = { "", "0", "-2", "many" };
+    unsetenv("OMP_NUM_THREADS");
+    int processors = ad_threads_default();
+    ck_assert_int_ge(processors, 1);
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++) {
+        setenv("OMP_NUM_THREADS", none[i], 1);
+        ck_assert_int_eq(ad_threads_default(), processors);
+    }
+}
+END_TEST
+
+/* ---- programs ---- */
+
+enum { IN = 8, HIDDEN = 96, ROWS_MOST = 700, SIZE = 2 * IN * HIDDEN + HIDDEN * HIDDEN };
+static float theta[SIZE], rows_of_x[ROWS_MOST * IN];
+
+typedef struct {
+    float loss, gradient[SIZE], y[ROWS_MOST * IN];
+} answer;
+
+/* A network's values, a loss and its gradient: blocks and sums of lanes that are worth several threads. */
+static ad_program *network(void)
+{
+    for (int i = 0; i < SIZE; i++) theta[i] = 0.1f * sinf(1.7f * (float)i);
+    for (int i = 0; i < ROWS_MOST * IN; i++) rows_of_x[i] = cosf(0.3f * (float)i);
+    ad_tape *t = ad_tape_new(AD_F32);
+    ad_var w = ad_param(t, AD_SHAPE(SIZE), NULL), x = ad_input_rows(t, AD_SHAPE(AD_ROWS, IN), 0, NULL), out[3];
+    ad_var w1 = ad_reshape(ad_slice(w, 0, 0, IN * HIDDEN), AD_SHAPE(IN, HIDDEN));
+    ad_var w2 = ad_reshape(ad_slice(w, 0, IN * HIDDEN, IN * HIDDEN + HIDDEN * HIDDEN), AD_SHAPE(HIDDEN, HIDDEN));
+    ad_var w3 = ad_reshape(ad_slice(w, 0, IN * HIDDEN + HIDDEN * HIDDEN, SIZE), AD_SHAPE(HIDDEN, IN));
+    out[2] = ad_matmul(ad_tanh(ad_matmul(ad_tanh(ad_matmul(x, w1)), w2)), w3);
+    out[0] = ad_mean_all(ad_square(out[2]));
+    ad_grad(out[0], 1, &w, &out[1]);
+    ad_program *p = ad_compile(2, (ad_var[]){ w, x }, 3, out);
+    ck_assert_msg(p != NULL, "%s", ad_tape_error(t));
+    ad_tape_free(t);
+    return p;
+}
+
+static void replay(const ad_program *p, ad_workspace *s, int64_t rows, answer *a)
+{
+    memset(a, 0, sizeof *a);
+    int code = ad_run(p, s, rows, (const void *[]){ theta, rows_of_x }, (void *[]){ &a->loss, a->gradient, a->y });
+    ck_assert_msg(code == 0, "%s", ad_workspace_error(s));
+}
+
+/* Whether `runs` runs on so many threads give the bits of one thread. */
+static bool agrees(const ad_program *p, int threads, int64_t rows, int runs)
+{
+    ad_workspace *one = ad_workspace_new(p, 1), *many = ad_workspace_new(p, threads);
+    answer *a = malloc(sizeof *a), *b = malloc(sizeof *b);
+    replay(p, one, rows, a);
+    bool same = true;
+    for (int k = 0; k < runs && same; k++) {
+        replay(p, many, rows, b);
+        same = !memcmp(a, b, sizeof *a);
+    }
+    free(a);
+    free(b);
+    ad_workspace_free(one);
+    ad_workspace_free(many);
+    return same;
+}
+
+/* Fewer blocks than threads; more threads than the library makes. */
+START_TEST(test_bits)
+{
+    static const int threads[] = { 2, 3, 4, 9, 64, 1000 };
+    static const int64_t rows[] = { 1, 64, 130, ROWS_MOST };
+    ad_program *p = network();
+    for (size_t i = 0; i < sizeof threads / sizeof *threads; i++)
+        for (size_t k = 0; k < sizeof rows / sizeof *rows; k++)
+            ck_assert_msg(agrees(p, threads[i], rows[k], 50), "%d threads, %d rows", threads[i], (int)rows[k]);
+    ad_program_free(p);
+}
+END_TEST
+
+START_TEST(test_bits_of_rounding)
+{
+    ad_program *p = network();
+    ck_assert(agrees(p, 4, ROWS_MOST, 2));
+    fesetround(FE_UPWARD);
+    ck_assert(agrees(p, 4, ROWS_MOST, 20));
+    fesetround(FE_TONEAREST);
+    ad_program_free(p);
+}
+END_TEST
+
+/* ---- beside a threaded BLAS ---- */
+
+static atomic_int blas_calls;
+typedef void sgemm(CBLAS_LAYOUT, CBLAS_TRANSPOSE, CBLAS_TRANSPOSE, blasint, blasint, blasint, float, const float *, blasint, const float *,
+                   blasint, float, float *, blasint);
+
+/* In the place of the library's, to be counted. */
+void cblas_sgemm(CBLAS_LAYOUT layout, CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, blasint m, blasint n, blasint k, float alpha, const float *a,
+                 blasint lda, const float *b, blasint ldb, float beta, float *c, blasint ldc)
+{
+    void *real = dlsym(RTLD_NEXT, "cblas_sgemm");
+    sgemm *call;
+    memcpy(&call, &real, sizeof call);
+    atomic_fetch_add(&blas_calls, 1);
+    call(layout, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+
+enum { LARGE = 170, LARGE_ROWS = 5 }; /* more multiplications than gemm.c leaves to its own kernels */
+
+static float large[LARGE_ROWS][LARGE][LARGE];
+
+/* One product of large matrices, or one for each row: only the former goes to BLAS. */
+static void check_large_product(bool rows, int threads)
+{
+    static float product[2][LARGE_ROWS][LARGE][LARGE];
+    ad_shape shape = rows ? AD_SHAPE(AD_ROWS, LARGE, LARGE) : AD_SHAPE(LARGE, LARGE);
+    ad_tape *t = ad_tape_new(AD_F32);
+    ad_var x = rows ? ad_input_rows(t, shape, 0, NULL) : ad_input(t, shape, NULL), y = ad_matmul(x, x);
+    ad_program *p = ad_compile_with(&(ad_compile_options){ .block_rows = 1 }, 1, &x, 1, &y);
+    ck_assert_msg(p != NULL, "%s", ad_tape_error(t));
+    atomic_store(&blas_calls, 0);
+    for (int k = 0; k < 2; k++) {
+        ad_workspace *s = ad_workspace_new(p, k ? threads : 1);
+        ck_assert_int_eq(ad_run(p, s, LARGE_ROWS, (const void *[]){ large }, (void *[]){ product[k] }), 0);
+        ad_workspace_free(s);
+    }
+    ck_assert_int_eq(atomic_load(&blas_calls), rows ? 0 : 2);
+    for (int r = 0; r < (rows ? LARGE_ROWS : 1); r++)
+        for (int i = 0; i < LARGE; i++)
+            for (int j = 0; j < LARGE; j++) {
+                double sum = 0;
+                for (int l = 0; l < LARGE; l++) sum += (double)large[r][i][l] * (double)large[r][l][j];
+                ck_assert_double_eq_tol((double)product[0][r][i][j], sum, 1e-4);
+            }
+    ck_assert_mem_eq(product[0], product[1], sizeof product[0]);
+    ad_program_free(p);
+    ad_tape_free(t);
+}
+
+START_TEST(test_large_products)
+{
+    for (int r = 0; r < LARGE_ROWS; r++)
+        for (int i = 0; i < LARGE; i++)
+            for (int j = 0; j < LARGE; j++) large[r][i][j] = sinf((float)(31 * r + 17 * i * (j + 3)));
+    check_large_product(false, 3);
+    check_large_product(true, 3);
+}
+END_TEST
+
+/* ---- several callers ---- */
+
+typedef struct {
+    const ad_program *p;
+    atomic_bool *stop;
+    atomic_int rounds;
+    bool wrong;
+} caller;
+
+static void *call(void *data)
+{
+    caller *c = data;
+    do {
+        c->wrong |= !agrees(c->p, 3, ROWS_MOST, 10);
+        atomic_fetch_add(&c->rounds, 1);
+    } while (!atomic_load(c->stop));
+    return NULL;
+}
+
+START_TEST(test_several_callers)
+{
+    enum { CALLERS = 3 };
+    ad_program *p = network();
+    atomic_bool stop = true;
+    pthread_t thread[CALLERS];
+    caller c[CALLERS];
+    for (int k = 0; k < CALLERS; k++) {
+        c[k] = (caller){ .p = p, .stop = &stop };
+        ck_assert_int_eq(pthread_create(&thread[k], NULL, call, &c[k]), 0);
+    }
+    for (int k = 0; k < CALLERS; k++) {
+        pthread_join(thread[k], NULL);
+        ck_assert(!c[k].wrong);
+    }
+    ad_program_free(p);
+}
+END_TEST
+
+/* ---- processes ---- */
+
+static int status_of(pid_t child)
+{
+    int status = -1;
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+    return status;
+}
+
+#ifdef FORK
+/* The child has none of its parent's threads; it makes its own, and so does its child. */
+START_TEST(test_fork)
+{
+    ad_program *p = network();
+    check_meeting(4);
+    for (int k = 0; k < 5; k++) {
+        pid_t child = fork();
+        if (child == 0) {
+            check_meeting(3);
+            bool fine = agrees(p, 3, ROWS_MOST, 5);
+            pid_t grandchild = fork();
+            if (grandchild == 0) {
+                check_meeting(4);
+                _exit(0);
+            }
+            exit(fine && status_of(grandchild) == 0 ? 0 : 1);
+        }
+        ck_assert_int_gt(child, 0);
+        ck_assert(agrees(p, 4, ROWS_MOST, 5));
+        ck_assert_int_eq(status_of(child), 0);
+    }
+    ad_program_free(p);
+}
+END_TEST
+
+/* While another thread's program is under way. */
+START_TEST(test_fork_meanwhile)
+{
+    ad_program *p = network();
+    atomic_bool stop = false;
+    caller c = { .p = p, .stop = &stop };
+    pthread_t thread;
+    ck_assert_int_eq(pthread_create(&thread, NULL, call, &c), 0);
+    for (int k = 0; k < 20; k++) {
+        pid_t child = fork();
+        if (child == 0) {
+            check_meeting(3);
+            _exit(0);
+        }
+        ck_assert_int_gt(child, 0);
+        ck_assert_int_eq(status_of(child), 0);
+    }
+    atomic_store(&stop, true);
+    pthread_join(thread, NULL);
+    ck_assert(!c.wrong);
+    ad_program_free(p);
+}
+END_TEST
+
+#endif
+
+static atomic_int shared;
+static void *share_for_ever(void *data)
+{
+    for (;; atomic_fetch_add(&shared, 1)) check_parts(3, MUCH, MAX_PARTS);
+    return data;
+}
+
+/* Not a program: libxsmm takes its code away at exit. */
+START_TEST(test_exit_meanwhile)
+{
+    for (int k = 0; k < 10; k++) {
+        pid_t child = fork();
+        if (child == 0) {
+            pthread_t thread;
+            if (pthread_create(&thread, NULL, share_for_ever, NULL)) _exit(1);
+            while (atomic_load(&shared) < 100) sched_yield();
+            check_parts(3, MUCH, MAX_PARTS);
+            exit(0);
+        }
+        ck_assert_int_gt(child, 0);
+        ck_assert_int_eq(status_of(child), 0);
+    }
+}
+END_TEST
+
+#ifdef __GLIBC__
+/* The system has no threads to give: their stacks would be too large. */
+START_TEST(test_no_threads)
+{
+    pthread_attr_t huge;
+    pthread_attr_init(&huge);
+    ck_assert_int_eq(pthread_attr_setstacksize(&huge, (size_t)1 << 46), 0);
+    ck_assert_int_eq(pthread_setattr_default_np(&huge), 0);
+    pthread_attr_destroy(&huge);
+    meeting m = { 0 };
+    ad_threads_share(4, MUCH, 50, note_thread, &m);
+    ck_assert_int_eq(m.first_only, 50);
+    ck_assert_int_eq(m.begun, 0);
+    ad_program *p = network();
+    ck_assert(agrees(p, 4, ROWS_MOST, 3));
+    ad_program_free(p);
+}
+END_TEST
+#endif
+
+int main(void)
+{
+    Suite *suite = suite_create("threads");
+    TCase *tc = tcase_create("threads");
+    tcase_add_test(tc, test_every_part_once);
+    tcase_add_test(tc, test_side_by_side);
+    tcase_add_test(tc, test_rounding);
+    tcase_add_test(tc, test_little_work);
+    tcase_add_test(tc, test_default_number);
+    tcase_add_test(tc, test_bits);
+    tcase_add_test(tc, test_bits_of_rounding);
+    tcase_add_test(tc, test_large_products);
+    tcase_add_test(tc, test_several_callers);
+#ifdef FORK
+    tcase_add_test(tc, test_fork);
+    tcase_add_test(tc, test_fork_meanwhile);
+#endif
+    tcase_add_test(tc, test_exit_meanwhile);
+#ifdef __GLIBC__
+    tcase_add_test(tc, test_no_threads);
+#endif
+    suite_add_tcase(suite, tc);
+    return suite_run(suite);
+}
