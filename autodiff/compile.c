@@ -9,7 +9,7 @@ static const struct {
     bool (*run)(ad_ir *ir);
 } passes[] = {
     { "simplify", ad_pass_simplify }, { "fold", ad_pass_fold },         { "simplify again", ad_pass_simplify },
-    { "layout", ad_pass_layout },     { "fold layouts", ad_pass_fold },
+    { "layout", ad_pass_layout },     { "fold layouts", ad_pass_fold }, { "combine", ad_pass_combine },
 };
 enum { PASSES = sizeof passes / sizeof *passes };
 

@@ -66,10 +66,12 @@ static void put_value(writer *w, const ad_program *p, int32_t i, const char *not
     char shape[160] = "token";
     if (x->op != AD_OP_opaque) ad_format_shape(x->shape, shape, sizeof shape);
     put(w, "  v%d %s %s", (int)i, shape, x->op == AD_OP_opaque ? x->class_->name : ad_ops[x->op].name);
-    if (x->nin) {
-        for (int k = 0; k < x->nin; k++) put(w, "%sv%d", k ? ", " : "(", (int)x->in[k]);
-        put(w, ")");
+    bool composite = ad_ops[x->op].kind == AD_POINTWISE && x->nin > ad_ops[x->op].arity;
+    for (int k = 0; k < x->nin; k++) {
+        const char *with = composite && k == x->nin - 1 ? (x->nin == 2 ? " + " : " * ") : ", ";
+        put(w, "%sv%d", k ? with : "(", (int)x->in[k]);
     }
+    if (x->nin) put(w, ")");
     if (x->op == AD_OP_fill) put(w, " %.9g", x->data[0]);
     if (x->op == AD_OP_contract) put_contraction(w, p, x);
     if (p->slot[i].place == AD_PLACE_COMPLETE) put(w, " complete");

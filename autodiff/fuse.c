@@ -1,5 +1,6 @@
-/* Fusion: consecutive pointwise steps of a body form a group, which runs through a block chunk by chunk. A chunk is so many rows that its
- * values stay in a level 1 cache; values that only their group reads are kept for one chunk at a time and need no block memory. */
+/* Fusion: consecutive pointwise steps of a body (or one alone) form a group, which runs through a block chunk by chunk. A chunk is so many
+ * rows that its values stay in a level 1 cache; values that only their group reads are kept for one chunk at a time and need no block
+ * memory. */
 #include "program.h"
 #include <string.h>
 
@@ -140,7 +141,7 @@ static bool fuse_body(ad_program *p, ad_phase *phase, const int32_t *last, int32
         end = begin + 1;
         if (!fusable(p, &p->step[begin])) continue;
         while (end < to && fusable(p, &p->step[end]) && p->slot[p->step[end].value].bytes == p->slot[p->step[begin].value].bytes) end++;
-        if (end - begin > 1 && !make_group(p, phase, begin, end, last, free_from)) return false;
+        if (!make_group(p, phase, begin, end, last, free_from)) return false;
     }
     return true;
 }

@@ -7,10 +7,10 @@
 #include <libxsmm.h>
 #endif
 
-/* The varying dimension is cut into tiles of at most TILE, then into SMALL; what is left is copied to scratch and padded with zeros.
+/* The varying dimension is cut into tiles of at most TILE, MEDIUM and SMALL; what is left is copied to scratch and padded with zeros.
  * Generated code sums in an order that may depend on the number of rows (libxsmm 1.17 uses several accumulators at some small
- * counts), hence tiles are used only where they are found to give the bits of SMALL. */
-enum { TILE = 128, SMALL = 4 };
+ * counts), hence larger tiles are used only where they are found to give the bits of SMALL. */
+enum { TILE = 128, MEDIUM = 16, SMALL = 4 };
 static const int64_t LARGE = (int64_t)1 << 22; /* multiplications; larger products go to BLAS, and its threads, when they are alone */
 
 static size_t element(const ad_gemm *g) { return g->dtype == AD_F32 ? sizeof(float) : sizeof(double); }
@@ -61,7 +61,7 @@ static int64_t a_extent(const ad_gemm *g, int64_t m) { return g->a_transposed ? 
 
 /* Whether `m` rows at once give the bits of SMALL rows at a time, tried on so many numbers that a difference cannot hide; false too when
  * memory is short. */
-static bool same_bits(const ad_gemm *g, ad_gemm_jit jit, int64_t m)
+static bool same_bits(const ad_gemm *g, ad_gemm_jit small, ad_gemm_jit jit, int64_t m)
 {
     enum { TRIED = 32 }; /* results a row */
     int64_t whole = (m + SMALL - 1) / SMALL * SMALL, na = a_extent(g, whole), nb = (g->k - 1) * g->ldb + g->n, nc = whole * g->ldc;
@@ -75,8 +75,7 @@ static bool same_bits(const ad_gemm *g, ad_gemm_jit jit, int64_t m)
         memset(c, 0, (size_t)(2 * nc) * size);
         probe_fill(g, &state, b, nb);
         jit(b, a, c);
-        for (int64_t i = 0; i < m; i += SMALL)
-            g->small(b, ad_at(a, g->a_transposed ? i : i * g->lda, size), ad_at_out(d, i * g->ldc, size));
+        for (int64_t i = 0; i < m; i += SMALL) small(b, ad_at(a, g->a_transposed ? i : i * g->lda, size), ad_at_out(d, i * g->ldc, size));
         for (int64_t i = 0; i < m && same; i++) same = !memcmp(ad_at(c, i * g->ldc, size), ad_at(d, i * g->ldc, size), (size_t)g->n * size);
     }
     free(a);
@@ -85,38 +84,43 @@ static bool same_bits(const ad_gemm *g, ad_gemm_jit jit, int64_t m)
     return same;
 }
 
+static void add_tile(ad_gemm *g, int64_t count, ad_gemm_jit run)
+{
+    g->tile[g->ntile].count = count;
+    g->tile[g->ntile++].run = run;
+}
+
 static void prepare_rows(ad_gemm *g)
 {
-    g->small = generate(g, SMALL, g->k, g->lda, g->ldb, g->ldc);
+    ad_gemm_jit small = generate(g, SMALL, g->k, g->lda, g->ldb, g->ldc);
     g->padded = generate(g, SMALL, g->k, g->a_transposed ? SMALL : g->k, g->ldb, g->n);
-    if (!g->small || !g->padded) {
-        g->small = NULL;
-        return;
+    if (!small || !g->padded) return;
+    for (int64_t count = g->m < TILE ? g->m : TILE; count != SMALL;) {
+        ad_gemm_jit run = generate(g, count, g->k, g->lda, g->ldb, g->ldc);
+        bool fits = run && same_bits(g, small, run, count);
+        if (fits) add_tile(g, count, run);
+        count = count <= MEDIUM ? SMALL : fits ? MEDIUM : (count - 1) / MEDIUM * MEDIUM;
     }
-    for (int64_t count = g->m < TILE ? g->m : TILE; count != SMALL; count = count > 16 ? (count - 1) / 16 * 16 : SMALL) {
-        ad_gemm_jit jit = generate(g, count, g->k, g->lda, g->ldb, g->ldc);
-        if (!jit || !same_bits(g, jit, count)) continue;
-        g->tile = jit;
-        g->tile_count = count;
-        return;
-    }
+    add_tile(g, SMALL, small);
 }
 
 static void prepare_sum(ad_gemm *g)
 {
-    g->tile_count = g->k < TILE ? g->k : TILE;
-    g->tile = generate(g, g->m, g->tile_count, g->lda, g->ldb, g->ldc);
-    g->small = generate(g, g->m, SMALL, g->lda, g->ldb, g->ldc);
     g->padded = generate(g, g->m, SMALL, g->a_transposed ? g->m : SMALL, g->n, g->ldc);
-    if (!g->tile || !g->small || !g->padded) g->tile = g->small = NULL;
+    for (int64_t count = g->k < TILE ? g->k : TILE; g->padded; count = count > MEDIUM ? MEDIUM : SMALL) {
+        ad_gemm_jit run = generate(g, g->m, count, g->lda, g->ldb, g->ldc);
+        if (!run) g->padded = NULL;
+        else add_tile(g, count, run);
+        if (count <= SMALL) break;
+    }
+    if (!g->padded) g->ntile = 0;
 }
 
 void ad_gemm_prepare(ad_gemm *g)
 {
     g->loops = ad_loops_of(g->dtype);
-    g->tile = g->small = g->padded = NULL;
-    g->tile_count = 0;
-    g->small_count = SMALL;
+    g->ntile = 0;
+    g->padded = NULL;
     g->blas = false;
     g->narrow = NULL;
     if (g->m < 1 || g->n < 1 || g->k < 1) return;
@@ -126,8 +130,9 @@ void ad_gemm_prepare(ad_gemm *g)
         bool large = g->m * g->n * g->k >= LARGE;
         g->blas = large && g->alone && g->m < INT32_MAX && g->n < INT32_MAX && g->k < INT32_MAX;
         if (g->blas) return;
+        ad_gemm_jit run = large ? NULL : generate(g, g->m, g->k, g->lda, g->ldb, g->ldc);
         if (large) prepare_rows(g);
-        else g->tile = generate(g, g->m, g->k, g->lda, g->ldb, g->ldc);
+        else if (run) add_tile(g, 0, run);
     } else if (g->vary == AD_GEMM_VARY_M) {
         prepare_rows(g);
     } else {
@@ -141,7 +146,7 @@ size_t ad_gemm_scratch(const ad_gemm *g)
 {
     size_t size = element(g);
     if (g->narrow) return ad_round_up((size_t)(AD_NARROW_COLUMNS * (g->k + AD_NARROW_WIDTH)) * size);
-    if (!g->small) return 0;
+    if (!g->padded) return 0;
     size_t a = (size_t)(SMALL * (g->vary == AD_GEMM_VARY_K ? g->m : g->k)), bc = (size_t)(SMALL * g->n);
     return ad_round_up(a * size) + ad_round_up(bc * size);
 }
@@ -158,8 +163,9 @@ static void run_rows(const ad_gemm *g, int64_t m, const void *a, const void *b, 
 {
     size_t size = element(g);
     int64_t i = 0, step = g->a_transposed ? 1 : g->lda;
-    for (; g->tile && m - i >= g->tile_count; i += g->tile_count) g->tile(b, ad_at(a, i * step, size), ad_at_out(c, i * g->ldc, size));
-    for (; m - i >= SMALL; i += SMALL) g->small(b, ad_at(a, i * step, size), ad_at_out(c, i * g->ldc, size));
+    for (int t = 0; t < g->ntile; t++)
+        for (; m - i >= g->tile[t].count; i += g->tile[t].count)
+            g->tile[t].run(b, ad_at(a, i * step, size), ad_at_out(c, i * g->ldc, size));
     if (i == m) return;
     char *pa = scratch, *pc = pa + ad_round_up((size_t)(SMALL * g->k) * size);
     int64_t rest = m - i;
@@ -175,8 +181,8 @@ static void run_sum(const ad_gemm *g, int64_t k, const void *a, const void *b, v
 {
     size_t size = element(g);
     int64_t l = 0, step = g->a_transposed ? g->lda : 1;
-    for (; k - l >= g->tile_count; l += g->tile_count) g->tile(ad_at(b, l * g->ldb, size), ad_at(a, l * step, size), c);
-    for (; k - l >= SMALL; l += SMALL) g->small(ad_at(b, l * g->ldb, size), ad_at(a, l * step, size), c);
+    for (int t = 0; t < g->ntile; t++)
+        for (; k - l >= g->tile[t].count; l += g->tile[t].count) g->tile[t].run(ad_at(b, l * g->ldb, size), ad_at(a, l * step, size), c);
     if (l == k) return;
     char *pa = scratch, *pb = pa + ad_round_up((size_t)(SMALL * g->m) * size);
     if (g->a_transposed) pad(g, k - l, g->m, ad_at(a, l * step, size), g->lda, SMALL, g->m, pa);
@@ -199,8 +205,8 @@ void ad_gemm_run(const ad_gemm *g, int64_t count, const void *a, const void *b, 
     if (m < 1 || g->n < 1) return;
     if (g->narrow) g->narrow(g->accumulate, m, g->n, k, a, g->lda, b, g->ldb, c, g->ldc, scratch);
     else if (g->blas) run_blas(g, a, b, c);
-    else if (g->small && g->vary == AD_GEMM_VARY_K) run_sum(g, k, a, b, c, scratch);
-    else if (g->small) run_rows(g, m, a, b, c, scratch);
-    else if (g->vary == AD_GEMM_FIXED && g->tile) g->tile(b, a, c);
-    else plain(g, m, k, a, b, c);
+    else if (g->ntile == 0) plain(g, m, k, a, b, c);
+    else if (g->vary == AD_GEMM_VARY_K) run_sum(g, k, a, b, c, scratch);
+    else if (g->padded) run_rows(g, m, a, b, c, scratch);
+    else g->tile[0].run(b, a, c);
 }

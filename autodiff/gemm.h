@@ -8,6 +8,7 @@
 typedef enum { AD_GEMM_FIXED, AD_GEMM_VARY_M, AD_GEMM_VARY_K } ad_gemm_vary;
 typedef void (*ad_gemm_jit)(const void *b, const void *a, void *c); /* generated code, in its own (column-major) order of operands */
 
+enum { AD_GEMM_TILES = 3 };
 typedef struct {
     /* Given to ad_gemm_prepare. */
     ad_dtype dtype;
@@ -17,9 +18,13 @@ typedef struct {
     bool alone; /* no other thread of ours computes meanwhile: the product may use all processors */
     /* Its own. */
     const ad_loops *loops;
-    ad_gemm_jit tile, small, padded; /* NULL: plain C. `padded`: small on operands that were copied to scratch */
-    int64_t tile_count, small_count;
-    ad_narrow narrow; /* NULL: not narrow */
+    struct {
+        int64_t count; /* of the varying dimension */
+        ad_gemm_jit run;
+    } tile[AD_GEMM_TILES]; /* the largest first */
+    int ntile;             /* 0: plain C */
+    ad_gemm_jit padded;    /* the smallest tile, on operands that were copied to scratch */
+    ad_narrow narrow;      /* NULL: not narrow */
     bool blas;
 } ad_gemm;
 

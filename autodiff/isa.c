@@ -7,7 +7,7 @@
 typedef struct {
     const char *name;
     bool (*supported)(void);
-    ad_pointwise (*pointwise)(ad_op op, ad_dtype dtype);
+    ad_pointwise (*pointwise)(ad_op op, ad_dtype dtype, int nin);
     const ad_loops *(*loops)(ad_dtype dtype);
     ad_narrow (*narrow)(ad_dtype dtype, int64_t n, int64_t k);
 } isa;
@@ -82,10 +82,10 @@ const char *ad_isa_available(int index)
     return NULL;
 }
 
-ad_pointwise ad_pointwise_kernel(ad_op op, ad_dtype dtype)
+ad_pointwise ad_pointwise_kernel(ad_op op, ad_dtype dtype, int nin)
 {
     const char *ignored;
-    return chosen(&ignored)->pointwise(op, dtype);
+    return chosen(&ignored)->pointwise(op, dtype, nin);
 }
 
 const ad_loops *ad_loops_of(ad_dtype dtype)

@@ -178,7 +178,7 @@ static bool prepare_pointwise(ad_kernel *k)
     pointwise_plan *p = ad_plan_new(k, sizeof *p);
     if (!p) return false;
     p->head.scratch = pointwise_scratch;
-    p->kernel = ad_pointwise_kernel(k->op, k->dtype);
+    p->kernel = ad_pointwise_kernel(k->op, k->dtype, k->nin);
     p->nest = ad_nest_over(k->out);
     for (int i = 0; i < k->nin; i++) ad_nest_broadcast(&p->nest, k->out, k->in_shapes[i]);
     ad_nest_simplify(&p->nest);

@@ -36,8 +36,10 @@ void ad_kernel_combine(const ad_kernel *k, void *into, const void *from, int64_t
 
 /* out[i] = f(in0[i * s0], in1[i * s1], ...), s = 1, or 0 for an operand that is one number; out may be the same array as an operand. */
 typedef void (*ad_pointwise)(int64_t n, const void *const *in, const int *stride, void *out);
-/* The pointwise kernel of an operation for the instruction set chosen at run time. */
-ad_pointwise ad_pointwise_kernel(ad_op op, ad_dtype dtype);
+/* The pointwise kernel of an operation for the instruction set chosen at run time; NULL: there is none for so many operands. With one
+ * operand more than it has, an operation is a composite, with the bits of its parts: a unary one is that of the sum in0 + in1, an addition,
+ * subtraction or multiplication is that of in0 and the product in1 * in2. */
+ad_pointwise ad_pointwise_kernel(ad_op op, ad_dtype dtype, int nin);
 /* "x86-64-v4", "x86-64-v3", "x86-64-v2" or "generic": what is in use (environment COSTATE_ISA overrides; an unknown name falls back with
  * a message in *error, a static text, else NULL). */
 const char *ad_isa(const char **error);

@@ -49,7 +49,7 @@ static void M(run)(M(body) body, int arity, int64_t n, const void *const *in, co
         M(run)(M(body_##name), arity, n, in, stride, out);                                                                                 \
     }
 
-#define AD_UNARY(name, kernel, ...)                                                                                                        \
+#define ONE(name, kernel)                                                                                                                  \
     static void M(body_##name)(int64_t n, const void *const *in, const int *stride, void *result)                                          \
     {                                                                                                                                      \
         const T *px = in[0];                                                                                                               \
@@ -59,7 +59,7 @@ static void M(run)(M(body) body, int arity, int64_t n, const void *const *in, co
     }                                                                                                                                      \
     RUN(name, 1)
 
-#define AD_BINARY(name, kernel, ...)                                                                                                       \
+#define TWO(name, kernel)                                                                                                                  \
     static void M(body_##name)(int64_t n, const void *const *in, const int *stride, void *result)                                          \
     {                                                                                                                                      \
         const T *pa = in[0], *pb = in[1], a0 = *pa, b0 = *pb;                                                                              \
@@ -70,7 +70,7 @@ static void M(run)(M(body) body, int arity, int64_t n, const void *const *in, co
     }                                                                                                                                      \
     RUN(name, 2)
 
-#define AD_TERNARY(name, kernel, ...)                                                                                                      \
+#define THREE(name, kernel)                                                                                                                \
     static void M(body_##name)(int64_t n, const void *const *in, const int *stride, void *result)                                          \
     {                                                                                                                                      \
         const T *pa = in[0], *pb = in[1], *pc = in[2], a0 = *pa, b0 = *pb, c0 = *pc;                                                       \
@@ -86,7 +86,20 @@ static void M(run)(M(body) body, int arity, int64_t n, const void *const *in, co
         }                                                                                                                                  \
     }                                                                                                                                      \
     RUN(name, 3)
+
+#define AD_UNARY(name, kernel, ...) ONE(name, kernel)
+#define AD_BINARY(name, kernel, ...) TWO(name, kernel)
+#define AD_TERNARY(name, kernel, ...) THREE(name, kernel)
 #include "ops.def"
+
+/* Composites (see kernel.h). */
+#define AD_UNARY(name, kernel, ...)                                                                                                        \
+    INLINE T M(of_##name)(T x) { return (T)(kernel); }                                                                                     \
+    TWO(sum_##name, M(of_##name)(a + b))
+#include "ops.def"
+THREE(add_product, a + b * c)
+THREE(sub_product, a - b * c)
+THREE(mul_product, (b * c) * a)
 
 /* sin, cos and tan of arguments beyond the limit of their reduction: rare, and libm's. Looked for before the fast loop runs, since that may
  * overwrite its operand. */
@@ -116,22 +129,35 @@ TRIG(sin)
 TRIG(cos)
 TRIG(tan)
 
-static ad_pointwise M(lookup)(ad_op op)
+static ad_pointwise M(lookup)(ad_op op, int nin)
 {
-    static const ad_pointwise run[AD_OP_COUNT] = {
+    static const ad_pointwise one[AD_OP_COUNT] = {
 #define AD_UNARY(name, ...) [AD_OP_##name] = M(run_##name),
-#define AD_BINARY(name, ...) [AD_OP_##name] = M(run_##name),
-#define AD_TERNARY(name, ...) [AD_OP_##name] = M(run_##name),
 #include "ops.def"
     };
+    static const ad_pointwise two[AD_OP_COUNT] = {
+#define AD_UNARY(name, ...) [AD_OP_##name] = M(run_sum_##name),
+#define AD_BINARY(name, ...) [AD_OP_##name] = M(run_##name),
+#include "ops.def"
+    };
+    static const ad_pointwise three[AD_OP_COUNT] = {
+#define AD_TERNARY(name, ...) [AD_OP_##name] = M(run_##name),
+#include "ops.def"
+        [AD_OP_add] = M(run_add_product),
+        [AD_OP_sub] = M(run_sub_product),
+        [AD_OP_mul] = M(run_mul_product),
+    };
     switch (op) {
-    case AD_OP_sin: return M(run_any_sin);
-    case AD_OP_cos: return M(run_any_cos);
-    case AD_OP_tan: return M(run_any_tan);
-    default: return run[op];
+    case AD_OP_sin: return nin == 1 ? M(run_any_sin) : NULL;
+    case AD_OP_cos: return nin == 1 ? M(run_any_cos) : NULL;
+    case AD_OP_tan: return nin == 1 ? M(run_any_tan) : NULL;
+    default: return nin == 1 ? one[op] : nin == 2 ? two[op] : nin == 3 ? three[op] : NULL;
     }
 }
 #undef LANES
 #undef LOOP
 #undef RUN
+#undef ONE
+#undef TWO
+#undef THREE
 #undef TRIG

@@ -32,6 +32,7 @@ INLINE float at_least_f32(float x, float bound) { return x < bound ? bound : x; 
 /* 2^k for k in -126..127. */
 INLINE float pow2_of_bits_f32(uint32_t k) { return from_bits_f32((k << 23) + 0x3f800000u); }
 INLINE float pow2_f32(float shifted) { return pow2_of_bits_f32(bits_f32(shifted)); }
+INLINE float half_pow2_f32(float shifted) { return from_bits_f32((bits_f32(shifted) << 23) + 0x3f000000u); }
 
 INLINE float scale_f32(float v, float shifted)
 {
@@ -80,12 +81,12 @@ INLINE float expm1_f32(float x)
 
 INLINE float tanh_f32(float x)
 {
-    float k;
     const float a = at_most_f32(fabs_f32(x), 9.02f); /* tanh is 1 from there on */
-    const float p = expm1_reduced_f32(reduced_f32(a + a, &k));
-    const float s = pow2_f32(k);
-    const float e = FMA(p, s, s - 1);
-    return __builtin_copysignf(e / (e + 2), x);
+    const float shifted = FMA(a, 0x1.715476p1f, SHIFT), k = shifted - SHIFT;
+    const float r = FMA(k, -0x1.62e43p-2f, a), w = r * r;
+    const float t = POLY2(w, 1, 0.3333325135f, -0.02213395613f);
+    const float half = half_pow2_f32(shifted), up = FMA(half + 0.5f, r, (half - 0.5f) * t);
+    return __builtin_copysignf(up / (up + (t - r)), x);
 }
 
 INLINE float sigmoid_f32(float x)

@@ -33,6 +33,7 @@ INLINE double at_least_f64(double x, double bound) { return x < bound ? bound : 
 /* 2^k for k in -1022..1023, given an integer with the lowest 12 bits of k, or k + SHIFT. */
 INLINE double pow2_of_bits_f64(uint64_t k) { return from_bits_f64((k << 52) + 0x3ff0000000000000u); }
 INLINE double pow2_f64(double shifted) { return pow2_of_bits_f64(bits_f64(shifted)); }
+INLINE double half_pow2_f64(double shifted) { return from_bits_f64((bits_f64(shifted) << 52) + 0x3fe0000000000000u); }
 
 /* v 2^k for |k| < 2000, given k + SHIFT, rounded once: each half of k is in range. (The bits of SHIFT itself vanish on the left.) */
 INLINE double scale_f64(double v, double shifted)
@@ -94,14 +95,17 @@ INLINE double expm1_f64(double x)
     return __builtin_copysign(FMA(p, s, s - 1) * (1 + top), x);
 }
 
+/* With |x| = k ln 2 / 2 + r and t = r coth r, exp(2 |x|) = 2^k (t + r) / (t - r), and tanh is the quotient of its distances to 1 and -1.
+ * Both are halved here, so that for k = 0 the dividend is r. One part of ln 2 / 2 suffices: tanh flattens as k grows. */
 INLINE double tanh_f64(double x)
 {
-    double k, a = fabs_f64(x);
-    a = at_most_f64(a, 19.1); /* tanh is 1 from there on */
-    const double p = expm1_reduced_f64(reduced_f64(a + a, &k));
-    const double s = pow2_f64(k);
-    const double e = FMA(p, s, s - 1);
-    return __builtin_copysign(e / (e + 2), x);
+    const double a = at_most_f64(fabs_f64(x), 19.1); /* tanh is 1 from there on */
+    const double shifted = FMA(a, 0x1.71547652b82fep1, SHIFT), k = shifted - SHIFT;
+    const double r = FMA(k, -0x1.62e42fefa39efp-2, a), w = r * r;
+    const double t = POLY5(w, 1, 0.333333333333332038, -0.0222222222216106311, 0.00211640202265262136, -0.000211633938814878033,
+                           0.0000211871140802354924);
+    const double half = half_pow2_f64(shifted), up = FMA(half + 0.5, r, (half - 0.5) * t);
+    return __builtin_copysign(up / (up + (t - r)), x);
 }
 
 INLINE double sigmoid_f64(double x)

@@ -25,4 +25,4 @@
 #undef T
 #undef M
 
-ad_pointwise AD_POINTWISE_ISA(ad_op op, ad_dtype dtype) { return dtype == AD_F32 ? lookup_f32(op) : lookup_f64(op); }
+ad_pointwise AD_POINTWISE_ISA(ad_op op, ad_dtype dtype, int nin) { return dtype == AD_F32 ? lookup_f32(op, nin) : lookup_f64(op, nin); }

@@ -93,6 +93,7 @@ bool ad_inst_reduces(const ad_ir *ir, const ad_inst *x);
 bool ad_pass_simplify(ad_ir *ir);
 bool ad_pass_fold(ad_ir *ir);
 bool ad_pass_layout(ad_ir *ir);
+bool ad_pass_combine(ad_ir *ir);
 /* The value that the simplifying rules make of x (rules use it for what they make in turn). */
 int32_t ad_simplified(ad_ir *ir, ad_inst *x);
 /* Signs and powers of two in a product or negation, moved to where they cost least (scale.c): the number of the equal value, or -1. */

@@ -307,7 +307,7 @@ static void run_block(const ad_workspace *w, const ad_phase *phase, thread_memor
     }
     for (int32_t i = phase->body_steps[0]; i < phase->body_steps[1]; i = p->step[i].end) {
         const ad_step *s = &p->step[i];
-        if (s->end > i + 1) {
+        if (s->chunk_rows > 0) {
             run_group(s, p->step + s->end, t, rows);
             continue;
         }

@@ -92,7 +92,7 @@ static int32_t fold_numbers(ad_ir *ir, const ad_inst *x)
         else in[k].d = a->data[0];
         pointer[k] = &in[k];
     }
-    ad_pointwise_kernel(x->op, ir->dtype)(1, pointer, stride, &out);
+    ad_pointwise_kernel(x->op, ir->dtype, x->nin)(1, pointer, stride, &out);
     return make_fill(ir, x->shape, ir->dtype == AD_F32 ? (double)out.f : out.d);
 }
 

@@ -666,6 +666,26 @@ START_TEST(contract_narrow)
 }
 END_TEST
 
+/* An infinity gives an infinity wherever it stands along the sum: what a short vector at the end has in common with the one before it is
+ * left out, not multiplied by 0. */
+START_TEST(contract_narrow_infinite)
+{
+    enum { SUM = 41 };
+    state = 12 + (uint64_t)_i;
+    for (int64_t n = 1; n <= 4; n++)
+        for (int64_t l = 0; l < SUM; l++) {
+            int64_t sizes[3] = { AD_ROWS, SUM, n };
+            trial *t = contract_trial(_i, "ab", "bc", "ac", sizes, 3);
+            for (int64_t j = 0; j < n; j++) put(t->k.dtype, t->in[1], l * n + j, 1);
+            put(t->k.dtype, t->in[0], SUM + l, INFINITY);
+            ck_assert(ad_kernel_prepare(&t->k, t->rows));
+            run_rows(&t->k, t->rows, t->in, t->out);
+            for (int64_t i = 0; i < 3 * n; i++) ck_assert((at(t->k.dtype, t->out, i) == INFINITY) == (i / n == 1));
+            trial_free(t);
+        }
+}
+END_TEST
+
 /* Trailing axes of so many elements have loops of their own: elements repeated, pieces copied, sequences taken apart, sums. */
 START_TEST(short_trailing_axes)
 {
@@ -864,6 +884,7 @@ int main(void)
     tcase_add_loop_test(c, contract_all_patterns, 0, 4);
     tcase_add_loop_test(c, contract_larger, 0, 2);
     tcase_add_loop_test(c, contract_narrow, 0, 2);
+    tcase_add_loop_test(c, contract_narrow_infinite, 0, 2);
     tcase_add_loop_test(c, short_trailing_axes, 0, 14);
     tcase_add_loop_test(c, contract_without_rows_large, 0, 2);
     tcase_add_loop_test(c, rows_are_independent_in_products, 0, 7);

@@ -151,7 +151,7 @@ static const int ones[3] = { 1, 1, 1 };
 static ad_pointwise kernel_of(int op, int dtype, const char *isa)
 {
     setenv("COSTATE_ISA", isa, 1);
-    ad_pointwise kernel = ad_pointwise_kernel((ad_op)op, dtypes[dtype]);
+    ad_pointwise kernel = ad_pointwise_kernel((ad_op)op, dtypes[dtype], operations[op].arity);
     unsetenv("COSTATE_ISA");
     if (!kernel) ck_abort_msg("%s has no kernel", operations[op].name);
     return kernel;
@@ -306,6 +306,52 @@ static void check_strides(int op, int dtype, const char *isa, ad_pointwise kerne
 START_TEST(strides) { for_each_kernel(check_strides); }
 END_TEST
 
+/* An operation with one operand more than it has, against its parts one after the other: the same bits from any operands, also in place. */
+static void check_composite(int op, int dtype, const char *isa, ad_pointwise kernel)
+{
+    const int nin = operations[op].arity + 1, first = nin - 2; /* the part within reads operands first and first + 1 */
+    setenv("COSTATE_ISA", isa, 1);
+    ad_pointwise composite = ad_pointwise_kernel((ad_op)op, dtypes[dtype], nin);
+    ad_pointwise part = ad_pointwise_kernel(nin == 2 ? AD_OP_add : AD_OP_mul, dtypes[dtype], 2);
+    unsetenv("COSTATE_ISA");
+    if (!composite) return;
+    arrays v;
+    fill(&v, dtype);
+    for (int mask = 0; mask < 1 << nin; mask++)
+        for (int n = 0; n <= 100; n += n < 70 ? 1 : 30) {
+            int stride[3] = { mask & 1, mask >> 1 & 1, mask >> 2 & 1 };
+            double inner[N], out[N];
+            const void *whole[] = { at(v.in[0], dtype, 1), at(v.in[1], dtype, 2), at(v.in[2], dtype, 3) }, *outer[2] = { whole[0], inner };
+            part(n, whole + first, stride + first, inner);
+            if (nin == 2) outer[0] = inner;
+            kernel(n, outer, (const int[]){ nin == 2 ? 1 : stride[0], 1 }, v.out);
+            memset(out, 0x55, sizeof out);
+            composite(n, whole, stride, out);
+            bool right = same_bits(out, 0, v.out, 0, dtype, n) && *((unsigned char *)out + (size_t)n * sizes[dtype]) == 0x55;
+            for (int k = 0; k < nin && n > 0; k++) {
+                double work[N];
+                memcpy(work, v.in[k], sizeof work);
+                const void *in[] = { whole[0], whole[1], whole[2] };
+                in[k] = at(work, dtype, k + 1);
+                if (stride[k]) composite(n, in, stride, (void *)(uintptr_t)in[k]);
+                right = right && (!stride[k] || same_bits(in[k], 0, v.out, 0, dtype, n));
+            }
+            if (!right)
+                ck_abort_msg("%s, %s: a composite of %d operands differs, strides %d, n = %d", operations[op].name, isa, nin, mask, n);
+        }
+}
+
+START_TEST(composites)
+{
+    for_each_kernel(check_composite);
+    for (int dtype = 0; dtype < 2; dtype++) {
+        ck_assert_ptr_nonnull(ad_pointwise_kernel(AD_OP_tanh, dtypes[dtype], 2));
+        ck_assert_ptr_nonnull(ad_pointwise_kernel(AD_OP_add, dtypes[dtype], 3));
+        ck_assert_ptr_null(ad_pointwise_kernel(AD_OP_sin, dtypes[dtype], 2));
+    }
+}
+END_TEST
+
 START_TEST(choice)
 {
     const char *error, *best = ad_isa_available(0);
@@ -321,8 +367,8 @@ START_TEST(choice)
     ck_assert_str_eq(ad_isa(&error), best);
     ck_assert_ptr_nonnull(error);
     ck_assert_ptr_nonnull(strstr(error, "generic"));
-    ck_assert_ptr_nonnull(ad_pointwise_kernel(AD_OP_exp, AD_F32));
-    ck_assert_ptr_null(ad_pointwise_kernel(AD_OP_sum, AD_F32));
+    ck_assert_ptr_nonnull(ad_pointwise_kernel(AD_OP_exp, AD_F32, 1));
+    ck_assert_ptr_null(ad_pointwise_kernel(AD_OP_sum, AD_F32, 1));
     unsetenv("COSTATE_ISA");
 }
 END_TEST
@@ -338,6 +384,7 @@ int main(void)
     tcase_add_test(tests, position);
     tcase_add_test(tests, in_place);
     tcase_add_test(tests, strides);
+    tcase_add_test(tests, composites);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

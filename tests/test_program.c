@@ -533,8 +533,9 @@ START_TEST(test_describe_network)
     expect(text, "program f32: 2 inputs, 1 outputs");
     expect(text, "  v1 [rows,5] rows\n");
     expect(text, "512 rows in 4 blocks");
-    expect(text, "  parameters 0\n"); /* weights lie right, their slices are views */
-    expect(text, "  rows 7: tanh 2, add 2, contract 3\n");
+    expect(text, "  parameters 0\n");               /* weights lie right, their slices are views */
+    expect(text, "  rows 5: tanh 2, contract 3\n"); /* biases are added within tanh */
+    ck_assert_int_eq(occurrences(text, " + "), 2);
     expect(text, "[rows,16] contract(v1, v7) ij,jk->ik, 160 flop a row\n");
     free(text);
 }
@@ -563,6 +564,38 @@ START_TEST(test_describe_sums)
 }
 END_TEST
 
+/* Of composites: what is read elsewhere, of another extent, an output, or known earlier stays a value of its own. */
+START_TEST(test_describe_composites)
+{
+    ad_tape *tape = ad_tape_new(AD_F32);
+    ad_var x = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), 0, NULL), column = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 0, NULL);
+    ad_var p = ad_param(tape, AD_SHAPE(3), NULL), t = ad_input(tape, AD_SHAPE(3), NULL), in[] = { x, column, p, t };
+    ad_var shared = ad_mul(x, p), out = ad_square(x);
+    struct {
+        ad_var y;
+        const char *sign;
+        int count;
+    } cases[] = { { ad_exp(ad_add(x, p)), " + ", 1 },
+                  { ad_sub(p, ad_square(shared)), " * ", 1 },
+                  { ad_add(ad_mul(x, p), column), " * ", 1 },
+                  { ad_sub(ad_mul(x, p), column), " * ", 0 },
+                  { ad_mul(ad_add(shared, p), ad_exp(shared)), " * ", 0 },
+                  { ad_sub(x, ad_mul(column, column)), " * ", 0 },
+                  { ad_add(out, x), " * ", 0 },
+                  { ad_add(t, ad_square(p)), " * ", 0 },
+                  { ad_sin(ad_add(x, p)), " + ", 0 } };
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        ad_program *program = ad_compile(4, in, 2, (ad_var[]){ cases[k].y, out });
+        ck_assert_msg(program != NULL, "%s", ad_tape_error(tape));
+        char *text = ad_program_describe(program);
+        ck_assert_msg(occurrences(text, cases[k].sign) == cases[k].count, "case %d: %s", (int)k, text);
+        free(text);
+        ad_program_free(program);
+    }
+    ad_tape_free(tape);
+}
+END_TEST
+
 START_TEST(test_describe_phases)
 {
     for (int k = 0; k < GRAPHS; k++) {
@@ -586,7 +619,8 @@ START_TEST(test_describe_scales)
     y[1] = ad_mul(ad_neg(ad_mul(twice, ad_scale(ad_neg(b), 0.5))), twice);       /* (2a) (b/2) (2a) */
     ad_program *p = ad_compile(2, in, 2, y);
     char *text = ad_program_describe(p);
-    expect(text, "  rows 10: exp 1, sin 1, cos 1, mul 7\n");
+    expect(text, "  rows 8: exp 1, sin 1, cos 1, mul 5\n");
+    ck_assert_int_eq(occurrences(text, " * "), 2); /* two of them multiply twice */
     ck_assert_int_eq(occurrences(text, "[rows,1] mul"), 2);
     double va[] = { 0.3, -1.2, 0.7 }, vb = 0.4, out[2][3];
     ad_workspace *w = ad_workspace_new(p, 1);
@@ -775,6 +809,7 @@ int main(void)
     tcase_add_test(tc, test_describe_gradient);
     tcase_add_test(tc, test_describe_scales);
     tcase_add_test(tc, test_describe_sums);
+    tcase_add_test(tc, test_describe_composites);
     tcase_add_test(tc, test_describe_phases);
     tcase_add_test(tc, test_describe_simplified);
     tcase_add_test(tc, test_fused_bits);

@@ -75,6 +75,13 @@ def fits():
     show("exp", *remez(q, weight, -h, h, 4), True)
     show("exp", *remez(q, weight, -h, h, 10), False)
 
+    # tanh: r coth(r) = 1 + w t(w), w = r^2
+    end = (mp.log(2) / 4 * mp.mpf("1.0005")) ** 2
+    t = at_zero(mp.mpf(1) / 3, lambda w: (mp.sqrt(w) * mp.coth(mp.sqrt(w)) - 1) / w)
+    weight = at_zero(tiny, lambda w: w)
+    show("tanh", *remez(t, weight, 0, end, 1), True)
+    show("tanh", *remez(t, weight, 0, end, 4), False)
+
     # atanh(s) = s + s w l(w), w = s^2, for softplus and log; l(w) = 1/3 + w q(w) for pow
     l = at_zero(mp.mpf(1) / 3, lambda w: (mp.atanh(mp.sqrt(w)) / mp.sqrt(w) - 1) / w)
     weight = at_zero(tiny, lambda w: w)

@@ -1,0 +1,36 @@
+/* Composites: two pointwise operations in one pass over memory, where a kernel for both together exists. A value that only one operation
+ * reads becomes part of that: the bias of a layer is added by its activation, sums of weighted terms take each in one step. */
+#include "program.h"
+
+/* Whether x may compute its operand i, an operation `op`, by itself: it is used nowhere else and known no earlier than x. */
+static bool absorbable(const ad_ir *ir, const ad_inst *x, int32_t i, ad_op op)
+{
+    const ad_inst *a = &ir->inst[i];
+    return a->op == op && a->nin == ad_ops[op].arity && a->uses == 1 && ad_same_shape(a->shape, x->shape) &&
+           (ad_has_rows(x->shape) || x->level == a->level);
+}
+
+/* Gives x one operand more, if there is a kernel for that. */
+static int32_t composite(ad_ir *ir, ad_inst *x, int nin, const int32_t *in)
+{
+    if (ad_pointwise_kernel(x->op, ir->dtype, nin)) {
+        x->nin = nin;
+        x->in = ad_ir_ints(ir, nin, in);
+    }
+    return ad_ir_add(ir, x);
+}
+
+static int32_t combine(ad_ir *ir, ad_inst *x)
+{
+    int32_t a = x->nin > 0 ? x->in[0] : 0, b = x->nin > 1 ? x->in[1] : 0;
+    if (ad_ops[x->op].kind != AD_POINTWISE) return ad_ir_add(ir, x);
+    if (x->nin == 1 && absorbable(ir, x, a, AD_OP_add)) return composite(ir, x, 2, ir->inst[a].in);
+    for (int k = 1; x->nin == 2 && k >= (x->op == AD_OP_sub); k--) {
+        const ad_inst *p = &ir->inst[x->in[k]];
+        if (absorbable(ir, x, x->in[k], AD_OP_mul)) return composite(ir, x, 3, (int32_t[]){ k ? a : b, p->in[0], p->in[1] });
+        if (absorbable(ir, x, x->in[k], AD_OP_square)) return composite(ir, x, 3, (int32_t[]){ k ? a : b, p->in[0], p->in[0] });
+    }
+    return ad_ir_add(ir, x);
+}
+
+bool ad_pass_combine(ad_ir *ir) { return ad_ir_rewrite(ir, combine); }
