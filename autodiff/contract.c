@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NOMINAL_ROWS = 256, ROWLESS_DISCOUNT = 16, BATCH_SURCHARGE = 64 /* a 64th more */, EXHAUSTIVE = 10 };
+enum { NOMINAL_ROWS = 256, ROWLESS_DISCOUNT = 16, BATCH_SURCHARGE = 32 /* a 32nd more */, STRETCH_SURCHARGE = 64, EXHAUSTIVE = 10 };
 
 typedef uint64_t labels; /* a set of labels, one bit each */
 
@@ -246,13 +246,14 @@ static ad_factor multiply_pair(const product *p, const ad_factor *a, const ad_fa
 /* Whether an intermediate result over these labels is an array. */
 static bool fits_rank(labels s) { return count(s) <= AD_MAX_RANK; }
 
-/* Of two ways with equally many multiplications, the one without matrix products for each index of a label is faster. */
+/* Of ways with equally many multiplications, those are slower that need a matrix product for each index of a label, and a little those
+ * that stretch an operand: what it is stretched by is summed again in the VJP. */
 static double pair_cost(const product *p, labels a, labels b, labels keep)
 {
-    double c = size_of(p, a | b), batch = size_of(p, a & b & keep);
-    bool rows = has_rows(p, a | b), summed = (a | b) & ~keep;
-    if (summed && batch > (has_rows(p, a & b & keep) ? NOMINAL_ROWS : 1)) c += c / BATCH_SURCHARGE;
-    return rows ? c : c / ROWLESS_DISCOUNT;
+    double c = size_of(p, a | b), batch = size_of(p, a & b & keep) / (has_rows(p, a & b & keep) ? NOMINAL_ROWS : 1);
+    if ((a | b) & ~keep) c += batch > 1 ? c / BATCH_SURCHARGE : 0;
+    else if (a != b) c += c / STRETCH_SURCHARGE;
+    return has_rows(p, a | b) ? c : c / ROWLESS_DISCOUNT;
 }
 
 /* Exhaustive: best[set] over all ways to split a set of factors in two (dynamic programming over subsets). */
