@@ -296,7 +296,20 @@ static int after(const places *want)
 }
 
 /* Matrix products read and write their operands as they lie if these are A [..., summed] and B [summed, ...], and C is [those of A, those of
- * B]. Since cotangents have the order of what they belong to, the products of the VJP then do so too. */
+ * B]; where B alone has no rows, a program lays it out for this product, and [..., summed] is the order for the cotangents of A and B.
+ * Cotangents have the order of what they belong to, so that their products then need no packing either. */
+static places places_of_second(const product *p, const ad_factor *first, labels second, labels summed, const places *want)
+{
+    places place = *want;
+    bool program_lays_out = has_rows(p, labels_of(first)) && !has_rows(p, second);
+    for (int l = 0; l < AD_MAX_LABELS; l++) {
+        int axis = axis_with(first, l);
+        bool last = program_lays_out && summed >> l & 1;
+        place.of[l] = axis < 0 ? AD_MAX_RANK + want->of[l] : last ? AD_MAX_RANK + after(want) + axis : axis;
+    }
+    return place;
+}
+
 static ad_factor multiply_set(const product *p, const order_table *t, int set, const places *want)
 {
     if (!(set & (set - 1))) {
@@ -310,12 +323,12 @@ static ad_factor multiply_set(const product *p, const order_table *t, int set, c
         a = set & ~b;
     }
     labels summed = (t->kept[a] | t->kept[b]) & ~t->kept[set];
-    places of_a = *want, of_b = *want;
+    places of_a = *want;
     for (int l = 0, last = after(want); l < AD_MAX_LABELS; l++)
         if (summed >> l & 1) of_a.of[l] = last;
     ad_factor x = multiply_set(p, t, a, &of_a);
     if (ad_tape_error(p->tape)) return x;
-    for (int l = 0; l < AD_MAX_LABELS && summed; l++) of_b.of[l] = axis_with(&x, l) >= 0 ? axis_with(&x, l) : AD_MAX_RANK + want->of[l];
+    places of_b = summed ? places_of_second(p, &x, t->kept[b], summed, want) : *want;
     ad_factor y = multiply_set(p, t, b, &of_b);
     if (ad_tape_error(p->tape)) return y;
     return multiply_pair(p, &x, &y, t->kept[set], want);

@@ -2,6 +2,8 @@
  * out of the body, for weights to the parameter level, where it happens once per change of the parameters. */
 #include "program.h"
 
+enum { WIDTH = 32, DISTANT = 2048 /* elements of a row of b: with so many, rows share few sets of a cache */ };
+
 static bool has(const int64_t *labels, int64_t n, int64_t label)
 {
     for (int64_t i = 0; i < n; i++)
@@ -10,18 +12,30 @@ static bool has(const int64_t *labels, int64_t n, int64_t label)
 }
 
 /* The labels of b in the order that the kernel reads best: those kept of both, then those summed in a's order, then those of b in the
- * result's order. Returns how many; fewer than b has when some are summed in b alone. */
-static int wanted_order(const int64_t *attr, int64_t *want)
+ * result's order; of the last, leading ones stand before the summed ones where rows of b would lie pages apart. Returns how many; fewer
+ * than b has when some are summed in b alone. */
+static int wanted_order(const int64_t *attr, ad_shape shape, int64_t *want)
 {
-    int64_t na = attr[0], nb = attr[1], nout = attr[2];
+    int64_t na = attr[0], nb = attr[1], nout = attr[2], own[AD_MAX_RANK];
     const int64_t *a = attr + 3, *b = a + na, *out = b + nb;
-    int n = 0;
-    for (int64_t i = 0; i < nout; i++)
-        if (has(b, nb, out[i]) && has(a, na, out[i])) want[n++] = out[i];
+    int n = 0, nown = 0, trailing = 0;
+    for (int64_t i = 0; i < nout; i++) {
+        if (!has(b, nb, out[i])) continue;
+        if (has(a, na, out[i])) want[n++] = out[i];
+        else own[nown++] = out[i];
+    }
+    int64_t width = 1, row = 1;
+    for (int i = nown - 1; i >= 0; i--)
+        for (int d = 0; d < nb; d++) {
+            if (b[d] != own[i]) continue;
+            row *= shape.dim[d];
+            if (width < WIDTH) width *= shape.dim[d], trailing = i;
+        }
+    if (row < DISTANT) trailing = 0;
+    for (int i = 0; i < trailing; i++) want[n++] = own[i];
     for (int64_t i = 0; i < na; i++)
         if (has(b, nb, a[i]) && !has(out, nout, a[i])) want[n++] = a[i];
-    for (int64_t i = 0; i < nout; i++)
-        if (has(b, nb, out[i]) && !has(a, na, out[i])) want[n++] = out[i];
+    for (int i = trailing; i < nown; i++) want[n++] = own[i];
     return n;
 }
 
@@ -64,7 +78,7 @@ static int32_t lay_out(ad_ir *ir, ad_inst *x)
     if (x->op != AD_OP_contract || !ad_has_rows(x->shape) || ad_has_rows(ir->inst[x->in[1]].shape)) return ad_ir_add(ir, x);
     int64_t want[AD_MAX_RANK], permutation[AD_MAX_RANK], *attr = ad_ir_longs(ir, x->nattr, x->attr);
     ad_shape from = ir->inst[x->in[1]].shape;
-    if (!attr || wanted_order(attr, want) != attr[1]) return ad_ir_add(ir, x);
+    if (!attr || wanted_order(attr, from, want) != attr[1]) return ad_ir_add(ir, x);
     bool moved = false;
     int64_t *b = attr + 3 + attr[0];
     int64_t last = -1;
