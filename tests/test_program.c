@@ -525,7 +525,7 @@ START_TEST(test_describe_network)
     expect(text, "512 rows in 4 blocks");
     expect(text, "  parameters 0\n"); /* weights lie right, their slices are views */
     expect(text, "  rows 7: tanh 2, add 2, contract 3\n");
-    expect(text, "[rows,16] contract(v1, v7) ij,jk->ik, 160 flop a row\n");
+    expect(text, "[rows,16] contract(v1, v3) ij,jk->ik, 160 flop a row\n");
     free(text);
 }
 END_TEST
