@@ -295,8 +295,8 @@ static int after(const places *want)
     return last;
 }
 
-/* Matrix products read and write their operands as they lie if these are A [..., summed] and B [summed, ...], and C is [those of A, those of
- * B]; where B alone has no rows, a program lays it out for this product, and [..., summed] is the order for the cotangents of A and B.
+/* Matrix products read and write their operands as they lie if these are A [..., summed] and B [summed, ...], and C is [those of A, those
+ * of B]; where B alone has no rows, a program lays it out for this product, and [..., summed] is the order for the cotangents of A and B.
  * Cotangents have the order of what they belong to, so that their products then need no packing either. */
 static places places_of_second(const product *p, const ad_factor *first, labels second, labels summed, const places *want)
 {

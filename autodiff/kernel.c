@@ -187,7 +187,9 @@ static void pointwise_run_lines(const ad_kernel *k, int64_t rows, const void *co
 static bool goes_by_lines(const ad_kernel *k, const ad_nest *nest)
 {
     int last = nest->rank - 1;
-    return k->op == AD_OP_mul && last > 0 && nest->dim[last] >= LINE && nest->stride[1][last] <= 1 && nest->stride[2][last] <= 1;
+    if (k->op != AD_OP_mul || last == 0 || nest->dim[last] < LINE) return false;
+    int64_t sa = nest->stride[1][last], sb = nest->stride[2][last];
+    return sa <= 1 && sb <= 1 && sa + sb > 0;
 }
 
 static size_t pointwise_scratch(const ad_kernel *k, int64_t rows)

@@ -1,5 +1,5 @@
-/* Internal to the kernels: vectors of the instruction set that a file is built for. VECTORS is defined where the compiler has them, BYTES is
- * their size. */
+/* Internal to the kernels: vectors of the instruction set that a file is built for. VECTORS is defined where the compiler has them, BYTES
+ * is their size. */
 #ifndef COSTATE_KERNEL_VECTORS_H
 #define COSTATE_KERNEL_VECTORS_H
 
