@@ -527,7 +527,8 @@ START_TEST(pointwise_scaled_lines)
         for (int64_t d = 31; d <= 70; d += 13)
             for (int64_t rows = 1; rows < 20; rows += 6) {
                 ad_shape full = AD_SHAPE(AD_ROWS, 5, d);
-                ad_shape other[] = { AD_SHAPE(AD_ROWS, 5, 1), AD_SHAPE(AD_ROWS, 1, d), AD_SHAPE(5, 1), AD_SHAPE(5, d), AD_SHAPE(AD_ROWS, 1, 1) };
+                ad_shape other[] = { AD_SHAPE(AD_ROWS, 5, 1), AD_SHAPE(AD_ROWS, 1, d), AD_SHAPE(5, 1), AD_SHAPE(5, d),
+                                     AD_SHAPE(AD_ROWS, 1, 1) };
                 for (unsigned i = 0; i < sizeof other / sizeof *other; i++) {
                     ad_shape one[2] = { full, other[i] }, two[2] = { other[i], full };
                     pointwise_trial(dtype, AD_OP_mul, 2, one, full, rows);
@@ -660,8 +661,8 @@ START_TEST(contract_larger)
         { "ab", "ab", "a" },    { "ab", "ab", "" },      { "ab", "ac", "abc" },  { "abc", "cd", "abd" }, { "abc", "ac", "ab" },
         { "abc", "bd", "acd" }, { "ab", "b", "a" },      { "abc", "abd", "cd" }, { "abc", "adc", "bd" }, { "abc", "dc", "adb" },
         { "ab", "bc", "abc" },  { "ab", "cd", "cd" },    { "a", "ab", "b" },     { "abc", "bc", "ab" },  { "abc", "b", "ac" },
-        { "ab", "abc", "ac" },  { "abc", "acd", "abd" }, { "bc", "cd", "bd" },   { "cb", "cd", "bd" },
-        { "ab", "acd", "cbd" }, { "ab", "cbd", "acd" },  { "abc", "ad", "bdc" },
+        { "ab", "abc", "ac" },  { "abc", "acd", "abd" }, { "bc", "cd", "bd" },   { "cb", "cd", "bd" },   { "ab", "acd", "cbd" },
+        { "ab", "cbd", "acd" }, { "abc", "ad", "bdc" },
     };
     static const int64_t size[] = { 1, 2, 3, 17, 33 }, rows[] = { 1, 3, 20, 129, 300 };
     state = 5 + (uint64_t)_i;
