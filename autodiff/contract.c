@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NOMINAL_ROWS = 256, ROWLESS_DISCOUNT = 16, EXHAUSTIVE = 10 };
+enum { NOMINAL_ROWS = 256, ROWLESS_DISCOUNT = 16, BATCH_SURCHARGE = 32 /* a 32nd more */, STRETCH_SURCHARGE = 64, EXHAUSTIVE = 10 };
 
 typedef uint64_t labels; /* a set of labels, one bit each */
 
@@ -40,6 +40,13 @@ static double size_of(const product *p, labels s)
     double n = 1;
     for (int l = 0; s; l++, s >>= 1)
         if (s & 1) n *= p->size[l] == AD_ROWS ? NOMINAL_ROWS : (double)p->size[l];
+    return n;
+}
+
+static int count(labels s)
+{
+    int n = 0;
+    for (; s; s &= s - 1) n++;
     return n;
 }
 
@@ -170,36 +177,55 @@ static ad_var aligned(const product *p, const ad_factor *f, const int8_t *want, 
     return ad_reshape(x, s);
 }
 
-/* Labels of a pair's result: rows first, then a's in order, then b's. */
-static int result_labels(const product *p, const ad_factor *a, const ad_factor *b, labels keep, int8_t *out)
+/* Where the reader of a result wants its labels: those of lower place first, those of equal place in the order that comes about. */
+typedef struct {
+    int of[AD_MAX_LABELS];
+} places;
+
+/* Whether a is the operand that gives the order: the one with rows, else the one with more axes. */
+static bool leads(const product *p, labels a, labels b)
+{
+    if (has_rows(p, a) != has_rows(p, b)) return has_rows(p, a);
+    return count(a) >= count(b);
+}
+
+/* Labels of a pair's result: the row label, then a's in order, then b's, as far as `want` leaves the choice. */
+static int result_labels(const product *p, const ad_factor *a, const ad_factor *b, labels keep, const places *want, int8_t *out)
 {
     int n = 0;
-    labels seen = 0;
-    for (int pass = 0; pass < 2; pass++)
-        for (int which = 0; which < 2; which++) {
-            const ad_factor *f = which ? b : a;
-            for (int i = 0; i < rank_of(f); i++) {
-                int l = f->label[i];
-                if (!(keep >> l & 1) || seen >> l & 1 || (pass == 0) != (p->size[l] == AD_ROWS)) continue;
-                seen |= (labels)1 << l;
-                if (n == AD_MAX_RANK) return -1;
-                out[n++] = (int8_t)l;
+    for (int which = 0; which < 2; which++) {
+        const ad_factor *f = which ? b : a;
+        for (int i = 0; i < rank_of(f); i++) {
+            int8_t l = f->label[i];
+            if (!(keep >> l & 1)) continue;
+            if (n == AD_MAX_RANK) return -1;
+            keep &= ~((labels)1 << l);
+            int at = n++;
+            for (; at > 0; at--) {
+                bool row = p->size[(int)l] == AD_ROWS, before = p->size[(int)out[at - 1]] == AD_ROWS;
+                if (!row && (before || want->of[(int)out[at - 1]] <= want->of[(int)l])) break;
+                out[at] = out[at - 1];
             }
+            out[at] = l;
         }
+    }
     return n;
 }
 
-/* The last product takes the order of the result, which then needs no transposition. */
-static ad_factor multiply_pair(const product *p, const ad_factor *a, const ad_factor *b, labels keep, int nlast, const int8_t *last)
+static ad_factor multiply_pair(const product *p, const ad_factor *a, const ad_factor *b, labels keep, const places *want)
 {
     ad_factor r = { ad_none(p->tape), { 0 } };
     labels both = labels_of(a) | labels_of(b);
-    int n = result_labels(p, a, b, keep, r.label);
+    if (!leads(p, labels_of(a), labels_of(b))) {
+        const ad_factor *first = b;
+        b = a;
+        a = first;
+    }
+    int n = result_labels(p, a, b, keep, want, r.label);
     if (n < 0) {
         ad_fail(p->tape, "ad_contract: an intermediate result has more than %d axes", AD_MAX_RANK);
         return r;
     }
-    if (nlast == n) memcpy(r.label, last, (size_t)n);
     if ((both & ~keep) == 0) {
         r.x = ad_mul(aligned(p, a, r.label, n), aligned(p, b, r.label, n));
         return r;
@@ -218,16 +244,15 @@ static ad_factor multiply_pair(const product *p, const ad_factor *a, const ad_fa
 }
 
 /* Whether an intermediate result over these labels is an array. */
-static bool fits_rank(labels s)
-{
-    int n = 0;
-    for (; s; s &= s - 1) n++;
-    return n <= AD_MAX_RANK;
-}
+static bool fits_rank(labels s) { return count(s) <= AD_MAX_RANK; }
 
-static double pair_cost(const product *p, labels a, labels b)
+/* Of ways with equally many multiplications, those are slower that need a matrix product for each index of a label, and a little those
+ * that stretch an operand: what it is stretched by is summed again in the VJP. */
+static double pair_cost(const product *p, labels a, labels b, labels keep)
 {
-    double c = size_of(p, a | b);
+    double c = size_of(p, a | b), batch = size_of(p, a & b & keep) / (has_rows(p, a & b & keep) ? NOMINAL_ROWS : 1);
+    if ((a | b) & ~keep) c += batch > 1 ? c / BATCH_SURCHARGE : 0;
+    else if (a != b) c += c / STRETCH_SURCHARGE;
     return has_rows(p, a | b) ? c : c / ROWLESS_DISCOUNT;
 }
 
@@ -255,7 +280,7 @@ static void plan_exhaustive(const product *p, order_table *t)
             if (a < b || t->cost[a] < 0 || t->cost[b] < 0) continue;
             double c = t->cost[a] + t->cost[b];
             if (t->cost[set] >= 0 && c >= t->cost[set]) continue;
-            c += pair_cost(p, t->kept[a], t->kept[b]);
+            c += pair_cost(p, t->kept[a], t->kept[b], t->kept[set]);
             if (t->cost[set] >= 0 && c >= t->cost[set]) continue;
             t->cost[set] = c;
             t->split[set] = (uint16_t)a;
@@ -263,32 +288,67 @@ static void plan_exhaustive(const product *p, order_table *t)
     }
 }
 
-static ad_factor multiply_set(const product *p, const order_table *t, int set, int nout, const int8_t *out)
+static int after(const places *want)
+{
+    int last = 0;
+    for (int l = 0; l < AD_MAX_LABELS; l++) last = want->of[l] >= last ? want->of[l] + 1 : last;
+    return last;
+}
+
+/* Matrix products read and write their operands as they lie if these are A [..., summed] and B [summed, ...], and C is [those of A, those
+ * of B]; where B alone has no rows, a program lays it out for this product, and [..., summed] is the order for the cotangents of A and B.
+ * Cotangents have the order of what they belong to, so that their products then need no packing either. */
+static places places_of_second(const product *p, const ad_factor *first, labels second, labels summed, const places *want)
+{
+    places place = *want;
+    bool program_lays_out = has_rows(p, labels_of(first)) && !has_rows(p, second);
+    for (int l = 0; l < AD_MAX_LABELS; l++) {
+        int axis = axis_with(first, l);
+        bool last = program_lays_out && summed >> l & 1;
+        place.of[l] = axis < 0 ? AD_MAX_RANK + want->of[l] : last ? AD_MAX_RANK + after(want) + axis : axis;
+    }
+    return place;
+}
+
+static ad_factor multiply_set(const product *p, const order_table *t, int set, const places *want)
 {
     if (!(set & (set - 1))) {
         int i = 0;
         while (!(set >> i & 1)) i++;
         return p->f[i];
     }
-    int a = t->split[set];
-    ad_factor x = multiply_set(p, t, a, -1, NULL), y = multiply_set(p, t, set & ~a, -1, NULL);
+    int a = t->split[set], b = set & ~a;
+    if (!leads(p, t->kept[a], t->kept[b])) {
+        b = a;
+        a = set & ~b;
+    }
+    labels summed = (t->kept[a] | t->kept[b]) & ~t->kept[set];
+    places of_a = *want;
+    for (int l = 0, last = after(want); l < AD_MAX_LABELS; l++)
+        if (summed >> l & 1) of_a.of[l] = last;
+    ad_factor x = multiply_set(p, t, a, &of_a);
     if (ad_tape_error(p->tape)) return x;
-    return multiply_pair(p, &x, &y, t->kept[set], nout, out);
+    places of_b = summed ? places_of_second(p, &x, t->kept[b], summed, want) : *want;
+    ad_factor y = multiply_set(p, t, b, &of_b);
+    if (ad_tape_error(p->tape)) return y;
+    return multiply_pair(p, &x, &y, t->kept[set], want);
 }
 
 /* Greedy, for long products: the pair of least cost first. */
 static void reduce_greedily(product *p, int until)
 {
+    const places any = { { 0 } };
     while (p->n > until && !ad_tape_error(p->tape)) {
         int best_a = 0, best_b = 1;
         double best = -1;
         for (int a = 0; a < p->n; a++)
             for (int b = a + 1; b < p->n; b++) {
-                if (!fits_rank((labels_of(&p->f[a]) | labels_of(&p->f[b])) & elsewhere(p, a, b))) continue;
-                double c = pair_cost(p, labels_of(&p->f[a]), labels_of(&p->f[b]));
+                labels keep = (labels_of(&p->f[a]) | labels_of(&p->f[b])) & elsewhere(p, a, b);
+                if (!fits_rank(keep)) continue;
+                double c = pair_cost(p, labels_of(&p->f[a]), labels_of(&p->f[b]), keep);
                 if (best < 0 || c < best) best = c, best_a = a, best_b = b;
             }
-        p->f[best_a] = multiply_pair(p, &p->f[best_a], &p->f[best_b], elsewhere(p, best_a, best_b), -1, NULL);
+        p->f[best_a] = multiply_pair(p, &p->f[best_a], &p->f[best_b], elsewhere(p, best_a, best_b), &any);
         remove_factor(p, best_b);
     }
 }
@@ -346,8 +406,9 @@ static bool split_diagonals(product *p)
 ad_var ad_contract_factors(ad_tape *tape, int n, const ad_factor *factors, int nout, const int8_t *out)
 {
     product p = { .tape = tape };
+    places want = { { 0 } };
     if (ad_tape_error(tape) || !load_factors(&p, n, factors)) return ad_none(tape);
-    for (int i = 0; i < nout; i++) p.out |= (labels)1 << out[i];
+    for (int i = 0; i < nout; i++) p.out |= (labels)1 << out[i], want.of[(int)out[i]] = i;
     if (!split_diagonals(&p)) return ad_none(tape);
     resolve_identities(&p);
     for (int i = 0; i < p.n && !ad_tape_error(tape); i++) sum_private(&p, i);
@@ -363,7 +424,7 @@ ad_var ad_contract_factors(ad_tape *tape, int n, const ad_factor *factors, int n
         plan_exhaustive(&p, t);
         if (t->cost[(1 << p.n) - 1] < 0)
             ad_fail(tape, "ad_contract: every order has intermediate results of more than %d axes", AD_MAX_RANK);
-        else r = multiply_set(&p, t, (1 << p.n) - 1, nout, out);
+        else r = multiply_set(&p, t, (1 << p.n) - 1, &want);
         free(t);
         if (ad_tape_error(tape)) return ad_none(tape);
     }

@@ -95,7 +95,7 @@ void ad_nest_move(const ad_nest *nest, const ad_loops *loops, size_t size, bool 
 /* The operands and the result are walked together in chunks that stay in L1. A chunk is `step` indices of dimension `split` with all of
  * the inner dimensions. Within it an operand is contiguous, one number, or it is expanded into scratch first; an operand that is the
  * same in every chunk (a bias [D] against [rows,D]) is expanded once. */
-enum { CHUNK = 1024, OPERANDS = AD_NEST_ARRAYS - 1 };
+enum { CHUNK = 1024, LINE = 32, OPERANDS = AD_NEST_ARRAYS - 1 };
 typedef enum { DIRECT, SINGLE, EXPANDED, EXPANDED_ONCE } access;
 
 typedef struct {
@@ -167,6 +167,31 @@ static void pointwise_run_straight(const ad_kernel *k, int64_t rows, const void 
     p->kernel(ad_nest_outer(&p->nest, rows), in, p->stride, out);
 }
 
+/* Products in which lines of one operand are one number each, or the same line (outer products, scaled matrices): nothing is expanded. */
+static void pointwise_run_lines(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *scratch)
+{
+    const pointwise_plan *p = k->plan;
+    const ad_nest *nest = &p->nest;
+    const int64_t *so = nest->stride[0], *sa = nest->stride[1], *sb = nest->stride[2];
+    int64_t outer = ad_nest_outer(nest, rows), index[AD_MAX_RANK] = { 0 }, offset[AD_NEST_ARRAYS] = { 0 };
+    int d = nest->rank - 2;
+    size_t size = p->head.size;
+    (void)scratch;
+    if (outer == 0 || p->inner == 0) return;
+    do
+        p->head.loops->product_lines(d == 0 ? outer : nest->dim[d], nest->dim[d + 1], ad_at(in[0], offset[1], size), sa[d], sa[d + 1],
+                                     ad_at(in[1], offset[2], size), sb[d], sb[d + 1], ad_at_out(out, offset[0], size), so[d]);
+    while (ad_nest_step(nest, d, outer, index, offset));
+}
+
+static bool goes_by_lines(const ad_kernel *k, const ad_nest *nest)
+{
+    int last = nest->rank - 1;
+    if (k->op != AD_OP_mul || last == 0 || nest->dim[last] < LINE) return false;
+    int64_t sa = nest->stride[1][last], sb = nest->stride[2][last];
+    return sa <= 1 && sb <= 1 && sa + sb > 0;
+}
+
 static size_t pointwise_scratch(const ad_kernel *k, int64_t rows)
 {
     (void)rows;
@@ -196,6 +221,10 @@ static bool prepare_pointwise(ad_kernel *k)
         if (p->how[i] >= EXPANDED) p->scratch += ad_round_up((size_t)(p->step * p->inner) * p->head.size);
     }
     k->run = straight ? pointwise_run_straight : pointwise_run;
+    if (!straight && goes_by_lines(k, &p->nest)) {
+        k->run = pointwise_run_lines;
+        p->scratch = 0;
+    }
     return p->kernel != NULL;
 }
 

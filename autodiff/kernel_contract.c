@@ -237,26 +237,48 @@ static void prepare_pack(side *s, int array, const labels *row, const labels *co
     ad_nest_simplify(&s->pack);
 }
 
-/* Fixes the leading dimension of an operand used as it lies, or packs it. `transposed` (A only): rows may be contiguous instead. */
+/* The leading dimension of array s seen as a matrix with rows of adjacent columns; 0 when it cannot be seen so. */
+static int64_t leading(int s, const labels *row, const labels *column)
+{
+    int64_t rs, cs, nrow = size_of(row), ncolumn = size_of(column);
+    if (has_row(column) || !one_axis(row, s, &rs) || !one_axis(column, s, &cs)) return 0;
+    bool row_one = nrow == 1 && !has_row(row), column_one = ncolumn == 1;
+    if ((cs != 1 && !column_one) || (!row_one && rs < ncolumn)) return 0;
+    return row_one ? (ncolumn > cs ? ncolumn : cs) : rs;
+}
+
+/* The same of A stored transposed: rows are contiguous instead. */
+static int64_t leading_transposed(int s, const labels *row, const labels *column)
+{
+    int64_t rs, cs, nrow = size_of(row), ncolumn = size_of(column);
+    if (!one_axis(row, s, &rs) || !one_axis(column, s, &cs)) return 0;
+    bool row_one = nrow == 1 && !has_row(row), column_one = ncolumn == 1 && !has_row(column);
+    if ((rs != 1 && !row_one) || (!column_one && cs < nrow)) return 0;
+    return column_one ? nrow : cs;
+}
+
+/* Fixes the leading dimension of an operand used as it lies, or packs it. `transposed`: A only. */
 static int64_t prepare_side(side *s, int array, const labels *row, const labels *column, bool *transposed)
 {
-    int64_t rs, cs;
-    bool rows_ok = one_axis(row, array, &rs), columns_ok = one_axis(column, array, &cs);
-    int64_t nrow = size_of(row), ncolumn = size_of(column);
-    bool row_one = nrow == 1 && !has_row(row), column_one = ncolumn == 1 && !has_row(column);
-    if (!has_row(column) && rows_ok && columns_ok && (cs == 1 || column_one) && (row_one || rs >= ncolumn))
-        return row_one ? (ncolumn > cs ? ncolumn : cs) : rs;
-    if (transposed && rows_ok && columns_ok && (rs == 1 || row_one) && (column_one || cs >= nrow)) {
+    int64_t ld = leading(array, row, column);
+    if (ld) return ld;
+    if (transposed && (ld = leading_transposed(array, row, column))) {
         *transposed = true;
-        return column_one ? nrow : cs;
+        return ld;
     }
     if (transposed && has_row(column)) { /* the row axis stays outermost: pack as [K,M] */
         *transposed = true;
         prepare_pack(s, array, column, row);
-        return nrow;
+        return size_of(row);
     }
     prepare_pack(s, array, row, column);
-    return ncolumn;
+    return size_of(column);
+}
+
+/* How many arrays need packing. */
+static int packs(const contract_plan *p, const labels *m, const labels *n, const labels *k)
+{
+    return (!leading(p->first, m, k) && !leading_transposed(p->first, m, k)) + !leading(p->second, k, n) + !leading(C, m, n);
 }
 
 static int64_t row_stride(const labels *all, int array)
@@ -328,10 +350,26 @@ static void assign_roles(contract_plan *p, labels *batch, labels *m, labels *n, 
     p->second = p->first == A ? B : A;
 }
 
+/* Moves the leading label of m or n to the batch: many smaller products, without packing. */
+static bool split(const contract_plan *p, labels *batch, labels *m, labels *n, labels *k)
+{
+    labels *from[2] = { n, m };
+    for (int i = 0; i < 2; i++) {
+        labels all = *from[i], rest = rest_of(&all);
+        if (all.n < 2 || has_row(&all) || batch->n == LABELS || size_of(&rest) < NARROW) continue;
+        if (packs(p, i ? &rest : m, i ? n : &rest, k) >= packs(p, m, n, k)) continue;
+        batch->of[batch->n++] = all.of[0];
+        *from[i] = rest;
+        return true;
+    }
+    return false;
+}
+
 static bool prepare_matrix(const ad_kernel *kernel, contract_plan *p, const labels *all, labels *batch, labels *m, labels *n, labels *k,
                            int64_t max_rows)
 {
     assign_roles(p, batch, m, n, k);
+    while (split(p, batch, m, n, k)) continue;
     side *a = &p->side[A], *b = &p->side[B], *c = &p->side[C];
     bool transposed = false;
     p->gemm = (ad_gemm){ .dtype = kernel->dtype, .accumulate = p->accumulate, .m = size_of(m), .n = size_of(n), .k = size_of(k) };

@@ -23,6 +23,9 @@ typedef struct {
     void (*locate)(int64_t n, const void *t, int64_t nknots, const void *knots, void *out);
     /* out[i*so] (+)= a[i*sa] * b[i*sb]. */
     void (*product)(bool accumulate, int64_t n, const void *a, int64_t sa, const void *b, int64_t sb, void *out, int64_t so);
+    /* out[i*so + j] = a[i*sa0 + j*sa1] * b[i*sb0 + j*sb1], i < n0, j < n1; sa1 and sb1 are 0 or 1, not both 0. */
+    void (*product_lines)(int64_t n0, int64_t n1, const void *a, int64_t sa0, int64_t sa1, const void *b, int64_t sb0, int64_t sb1,
+                          void *out, int64_t so);
     /* out[i*so] (+)= sum over j < n of a[i*sa + j] * b[i*sb + j], i < outer. */
     void (*dot)(bool accumulate, int64_t outer, int64_t n, const void *a, int64_t sa, const void *b, int64_t sb, void *out, int64_t so);
     /* c[i*ldc + j] (+)= sum over l of a[i*am + l*ak] * b[l*ldb + j], i < m, j < n, l < k: every element is summed in the order of l. */

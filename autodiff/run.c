@@ -284,6 +284,8 @@ static int run_uniform(ad_workspace *w, const int32_t *range, int64_t rows)
 
 /* ---- bodies ---- */
 
+enum { PIECE_BYTES = 2048 };
+
 /* A group of steps, chunk by chunk. */
 static void run_group(const ad_step *begin, const ad_step *end, thread_memory *t, int64_t rows)
 {
@@ -376,7 +378,8 @@ static void run_unit(void *data, int thread, int64_t unit)
     }
 }
 
-/* Adds a share of the lanes' elements up in a fixed tree; the sum is then in the first lane. */
+/* Adds a share of the lanes' elements up in a fixed tree, a piece at a time that stays in a level 1 cache meanwhile; the sum is then in
+ * the first lane. */
 static void finish_share(void *data, int thread, int64_t share)
 {
     const body *b = data;
@@ -391,10 +394,13 @@ static void finish_share(void *data, int thread, int64_t share)
         int64_t size = (int64_t)ad_dtype_size(p->ir.dtype), lines = ad_size_align(p->slot[s->value].bytes) / AD_ALIGN;
         int64_t from = share * lines / shares * AD_ALIGN, to = (share + 1) * lines / shares * AD_ALIGN;
         if (to > p->slot[s->value].bytes) to = p->slot[s->value].bytes;
-        char *first = w->base[s->value] + from;
-        for (int64_t step = 1; step < lanes; step *= 2)
-            for (int64_t lane = 0; lane + step < lanes; lane += 2 * step)
-                ad_kernel_combine(&s->kernel, first + lane * p->lane_bytes, first + (lane + step) * p->lane_bytes, (to - from) / size);
+        for (int64_t bytes; from < to; from += bytes) {
+            char *first = w->base[s->value] + from;
+            bytes = to - from < PIECE_BYTES ? to - from : PIECE_BYTES;
+            for (int64_t step = 1; step < lanes; step *= 2)
+                for (int64_t lane = 0; lane + step < lanes; lane += 2 * step)
+                    ad_kernel_combine(&s->kernel, first + lane * p->lane_bytes, first + (lane + step) * p->lane_bytes, bytes / size);
+        }
     }
 }
 

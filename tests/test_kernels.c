@@ -494,7 +494,7 @@ static void pointwise_trial(ad_dtype dtype, ad_op op, int n, const ad_shape *in,
         unflat(s, l, index);
         double x[3] = { 0 };
         for (int i = 0; i < n; i++) x[i] = value_at(t, i, index, s.rank);
-        t->expected[l] = n == 1 ? x[0] * x[0] : n == 2 ? x[0] - x[1] : x[0] != 0 ? x[1] : x[2];
+        t->expected[l] = n == 1 ? x[0] * x[0] : op == AD_OP_mul ? x[0] * x[1] : n == 2 ? x[0] - x[1] : x[0] != 0 ? x[1] : x[2];
     }
     finish(t, "pointwise");
 }
@@ -517,6 +517,26 @@ START_TEST(pointwise_broadcast)
             pointwise_trial(dtype, ops[n - 1], n, in, out, !wide && pick(0, 4) == 0 ? pick(50, 300) : pick(1, 9));
         }
     }
+}
+END_TEST
+
+/* Outer products, and matrices whose rows or columns are scaled. */
+START_TEST(pointwise_scaled_lines)
+{
+    for (int dtype = AD_F32; dtype <= AD_F64; dtype++)
+        for (int64_t d = 31; d <= 70; d += 13)
+            for (int64_t rows = 1; rows < 20; rows += 6) {
+                ad_shape full = AD_SHAPE(AD_ROWS, 5, d);
+                ad_shape other[] = { AD_SHAPE(AD_ROWS, 5, 1), AD_SHAPE(AD_ROWS, 1, d), AD_SHAPE(5, 1), AD_SHAPE(5, d),
+                                     AD_SHAPE(AD_ROWS, 1, 1) };
+                for (unsigned i = 0; i < sizeof other / sizeof *other; i++) {
+                    ad_shape one[2] = { full, other[i] }, two[2] = { other[i], full };
+                    pointwise_trial(dtype, AD_OP_mul, 2, one, full, rows);
+                    pointwise_trial(dtype, AD_OP_mul, 2, two, full, rows);
+                }
+                pointwise_trial(dtype, AD_OP_mul, 2, other, full, rows);
+                pointwise_trial(dtype, AD_OP_mul, 2, other + 1, full, rows);
+            }
 }
 END_TEST
 
@@ -641,7 +661,8 @@ START_TEST(contract_larger)
         { "ab", "ab", "a" },    { "ab", "ab", "" },      { "ab", "ac", "abc" },  { "abc", "cd", "abd" }, { "abc", "ac", "ab" },
         { "abc", "bd", "acd" }, { "ab", "b", "a" },      { "abc", "abd", "cd" }, { "abc", "adc", "bd" }, { "abc", "dc", "adb" },
         { "ab", "bc", "abc" },  { "ab", "cd", "cd" },    { "a", "ab", "b" },     { "abc", "bc", "ab" },  { "abc", "b", "ac" },
-        { "ab", "abc", "ac" },  { "abc", "acd", "abd" }, { "bc", "cd", "bd" },   { "cb", "cd", "bd" },
+        { "ab", "abc", "ac" },  { "abc", "acd", "abd" }, { "bc", "cd", "bd" },   { "cb", "cd", "bd" },   { "ab", "acd", "cbd" },
+        { "ab", "cbd", "acd" }, { "abc", "ad", "bdc" },
     };
     static const int64_t size[] = { 1, 2, 3, 17, 33 }, rows[] = { 1, 3, 20, 129, 300 };
     state = 5 + (uint64_t)_i;
@@ -689,7 +710,7 @@ END_TEST
 /* Trailing axes of so many elements have loops of their own: elements repeated, pieces copied, sequences taken apart, sums. */
 START_TEST(short_trailing_axes)
 {
-    static const int64_t sizes[] = { 2, 3, 4, 7, 8, 16, 32 };
+    static const int64_t sizes[] = { 2, 3, 4, 7, 8, 16, 32, 64 };
     int64_t n = sizes[_i / 2], m = 37;
     for (int which = 0; which < 4; which++) {
         static const ad_op ops[] = { AD_OP_broadcast, AD_OP_slice, AD_OP_transpose, AD_OP_sum };
@@ -770,8 +791,8 @@ END_TEST
 START_TEST(rows_are_independent_elsewhere)
 {
     for (int dtype = AD_F32; dtype <= AD_F64; dtype++)
-        for (int i = 0; i < 6; i++) {
-            int64_t d = widths[i], size = (int64_t)size_of(dtype), steps[2] = { d * size, 0 };
+        for (int i = 0; i < 7; i++) {
+            int64_t d = widths[i], size = (int64_t)size_of(dtype), steps[2] = { d * size, 0 }, both[2] = { d * size, d * size };
             trial *t = trial_new(AD_OP_sum, dtype);
             t->rows = 70;
             t->attr[0] = 2;
@@ -779,6 +800,8 @@ START_TEST(rows_are_independent_elsewhere)
             add_operand(t, AD_SHAPE(AD_ROWS, d));
             make_data(t, AD_SHAPE(AD_ROWS, 1));
             check_independence(t, size, steps, "sum");
+            t = contract_trial(dtype, "ab", "ab", "a", (int64_t[]){ AD_ROWS, d }, 70);
+            check_independence(t, size, both, "dot");
             t = trial_new(AD_OP_tanh, dtype);
             t->rows = 70;
             add_operand(t, AD_SHAPE(AD_ROWS, d));
@@ -881,11 +904,12 @@ int main(void)
     tcase_add_test(c, reduce_max_keeps_nan);
     tcase_add_test(c, pointwise_broadcast);
     tcase_add_test(c, pointwise_common_patterns);
+    tcase_add_test(c, pointwise_scaled_lines);
     tcase_add_loop_test(c, contract_all_patterns, 0, 4);
     tcase_add_loop_test(c, contract_larger, 0, 2);
     tcase_add_loop_test(c, contract_narrow, 0, 2);
     tcase_add_loop_test(c, contract_narrow_infinite, 0, 2);
-    tcase_add_loop_test(c, short_trailing_axes, 0, 14);
+    tcase_add_loop_test(c, short_trailing_axes, 0, 16);
     tcase_add_loop_test(c, contract_without_rows_large, 0, 2);
     tcase_add_loop_test(c, rows_are_independent_in_products, 0, 7);
     tcase_add_test(c, rows_are_independent_elsewhere);

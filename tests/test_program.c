@@ -527,6 +527,42 @@ static int occurrences(const char *text, const char *part)
     return n;
 }
 
+/* The VJP of the exact trace of a network with `hidden` hidden layers of 64. */
+static char *description_of_trace(int hidden, int64_t d)
+{
+    ad_tape *t = ad_tape_new(AD_F32);
+    ad_var in[8], out, bar[8], seed = ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), 0, NULL);
+    ad_var y = in[0] = ad_input_rows(t, AD_SHAPE(AD_ROWS, d), 0, NULL);
+    for (int l = 1; l <= hidden + 1; l++) {
+        in[l] = ad_param(t, AD_SHAPE(l == 1 ? d : 64, l > hidden ? d : 64), NULL);
+        y = ad_matmul(y, in[l]);
+        if (l <= hidden) y = ad_tanh(y);
+    }
+    out = ad_jacobian_trace(y, in[0]);
+    ad_vjp(1, &out, &seed, hidden + 2, in, bar);
+    in[hidden + 2] = seed;
+    ad_program *p = ad_compile(hidden + 3, in, hidden + 2, bar);
+    char *text = ad_program_describe(p);
+    ck_assert_ptr_nonnull(text);
+    ad_program_free(p);
+    ad_tape_free(t);
+    return text;
+}
+
+/* Every product with rows reads and writes its operands as they lie: no result in another order than its operands', and large products of
+ * weights are multiplied out in both orders instead of being transposed. */
+START_TEST(test_describe_trace)
+{
+    static const char *packing[] = { "->kjl", "->lkj", "->ilj", "[64,64,64] transpose", "[64,32,64] transpose", "[64,64,32] transpose" };
+    static const int64_t dims[] = { 8, 32, 128 };
+    char *text = description_of_trace(3 + _i / 3, dims[_i % 3]);
+    for (size_t k = 0; k < sizeof packing / sizeof *packing; k++) expect_not(text, packing[k]);
+    if (dims[_i % 3] == 32) expect(text, "ij,kjl->ikl"); /* rows of weights that would lie pages apart */
+    expect(text, "ijk,jkl->il");
+    free(text);
+}
+END_TEST
+
 START_TEST(test_describe_network)
 {
     char *text = description(&graphs[0]);
@@ -536,7 +572,7 @@ START_TEST(test_describe_network)
     expect(text, "  parameters 0\n");               /* weights lie right, their slices are views */
     expect(text, "  rows 5: tanh 2, contract 3\n"); /* biases are added within tanh */
     ck_assert_int_eq(occurrences(text, " + "), 2);
-    expect(text, "[rows,16] contract(v1, v7) ij,jk->ik, 160 flop a row\n");
+    expect(text, "[rows,16] contract(v1, v3) ij,jk->ik, 160 flop a row\n");
     free(text);
 }
 END_TEST
@@ -806,6 +842,7 @@ int main(void)
     tcase_add_test(tc, test_program_is_shared_by_threads);
     tcase_add_test(tc, test_nested_in_a_team);
     tcase_add_test(tc, test_describe_network);
+    tcase_add_loop_test(tc, test_describe_trace, 0, 6);
     tcase_add_test(tc, test_describe_gradient);
     tcase_add_test(tc, test_describe_scales);
     tcase_add_test(tc, test_describe_sums);

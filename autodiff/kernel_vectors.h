@@ -1,0 +1,40 @@
+/* Internal to the kernels: vectors of the instruction set that a file is built for. VECTORS is defined where the compiler has them, BYTES
+ * is their size. */
+#ifndef COSTATE_KERNEL_VECTORS_H
+#define COSTATE_KERNEL_VECTORS_H
+
+#if defined __GNUC__ && defined __has_builtin
+#if __has_builtin(__builtin_shufflevector)
+#define VECTORS 1
+#endif
+#endif
+
+#ifdef VECTORS
+#if defined __AVX512F__
+#define BYTES 64
+#elif defined __AVX__
+#define BYTES 32
+#else
+#define BYTES 16
+#endif
+/* Every other element of x followed by y, from `first` on. */
+#define EVERY_OTHER_2(x, y, first) __builtin_shufflevector(x, y, first, first + 2)
+#define EVERY_OTHER_4(x, y, first) __builtin_shufflevector(x, y, first, first + 2, first + 4, first + 6)
+#define EVERY_OTHER_8(x, y, first)                                                                                                         \
+    __builtin_shufflevector(x, y, first, first + 2, first + 4, first + 6, first + 8, first + 10, first + 12, first + 14)
+#define EVERY_OTHER_16(x, y, first)                                                                                                        \
+    __builtin_shufflevector(x, y, first, first + 2, first + 4, first + 6, first + 8, first + 10, first + 12, first + 14, first + 16,       \
+                            first + 18, first + 20, first + 22, first + 24, first + 26, first + 28, first + 30)
+#if BYTES == 64
+#define EVERY_OTHER_F32 EVERY_OTHER_16
+#define EVERY_OTHER_F64 EVERY_OTHER_8
+#elif BYTES == 32
+#define EVERY_OTHER_F32 EVERY_OTHER_8
+#define EVERY_OTHER_F64 EVERY_OTHER_4
+#else
+#define EVERY_OTHER_F32 EVERY_OTHER_4
+#define EVERY_OTHER_F64 EVERY_OTHER_2
+#endif
+#endif
+
+#endif
