@@ -13,8 +13,9 @@ static void M(run_tail)(M(body) body, int arity, int64_t start, int64_t n, const
     T padded[3][64 / sizeof(T)], result[64 / sizeof(T)];
     const void *operand[3];
     for (int k = 0; k < arity; k++) {
-        const T *from = (const T *)in[k] + start * stride[k];
-        for (int64_t i = 0; i < LANES; i++) padded[k][i] = from[stride[k] * (start + i < n ? i : n - 1 - start)];
+        const T *from = (const T *)in[k] + start * stride[k], last = from[stride[k] * (n - 1 - start)];
+        for (int64_t i = 0; i < LANES; i++) padded[k][i] = last;
+        if (stride[k]) memcpy(padded[k], from, (size_t)(n - start) * sizeof(T));
         operand[k] = padded[k];
     }
     body(LANES, operand, (const int[]){ 1, 1, 1 }, result);
