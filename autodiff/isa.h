@@ -18,7 +18,4 @@ const ad_loops *ad_loops_v4(ad_dtype dtype);
 ad_narrow ad_narrow_v4(ad_dtype dtype, int64_t n, int64_t k);
 #endif
 
-/* Names of the instruction sets this processor can run, best first; NULL from index = their number on. */
-const char *ad_isa_available(int index);
-
 #endif

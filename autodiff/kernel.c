@@ -187,7 +187,7 @@ static void pointwise_run_lines(const ad_kernel *k, int64_t rows, const void *co
 static bool goes_by_lines(const ad_kernel *k, const ad_nest *nest)
 {
     int last = nest->rank - 1;
-    if (k->op != AD_OP_mul || last == 0 || nest->dim[last] < LINE) return false;
+    if (k->op != AD_OP_mul || k->nin != 2 || last == 0 || nest->dim[last] < LINE) return false;
     int64_t sa = nest->stride[1][last], sb = nest->stride[2][last];
     return sa <= 1 && sb <= 1 && sa + sb > 0;
 }

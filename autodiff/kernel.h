@@ -44,4 +44,7 @@ ad_pointwise ad_pointwise_kernel(ad_op op, ad_dtype dtype, int nin);
  * a message in *error, a static text, else NULL). */
 const char *ad_isa(const char **error);
 
+/* Names of the instruction sets this processor can run, best first; NULL from index = their number on. */
+const char *ad_isa_available(int index);
+
 #endif

@@ -1,6 +1,9 @@
 /* Reductions over the rows that are added up: they share lanes. */
 #include "program.h"
 
+/* A sum of two; a composite adds a product. */
+static bool is_sum(const ad_inst *x) { return x->op == AD_OP_add && x->nin == 2; }
+
 static int32_t find(const ad_program *p, int32_t i)
 {
     while (p->slot[i].root != i) i = p->slot[i].root;
@@ -16,7 +19,7 @@ static int32_t summand(const ad_program *p, int32_t i, int64_t size)
     if (!ad_inst_reduces(&p->ir, r) || r->op == AD_OP_reduce_max) return -1;
     if (ad_row_size(p->ir.inst[i].shape) != size || ad_row_size(r->shape) != size) return -1;
     for (; p->ir.inst[i].uses == 1; i = p->ir.inst[i].in[0])
-        if (p->ir.inst[i].op == AD_OP_add || ad_inst_reduces(&p->ir, &p->ir.inst[i])) return root;
+        if (is_sum(&p->ir.inst[i]) || ad_inst_reduces(&p->ir, &p->ir.inst[i])) return root;
     return -1;
 }
 
@@ -26,7 +29,7 @@ void ad_join_reductions(ad_program *p)
 {
     for (int32_t i = 0; i < p->ir.n; i++) {
         const ad_inst *x = &p->ir.inst[i];
-        if (x->op != AD_OP_add || ad_has_rows(x->shape)) continue;
+        if (!is_sum(x) || ad_has_rows(x->shape)) continue;
         int64_t size = ad_row_size(x->shape);
         int32_t a = summand(p, x->in[0], size), b = summand(p, x->in[1], size);
         if (a >= 0 && b >= 0 && p->slot[a].phase == p->slot[b].phase) p->slot[a].root = p->slot[b].root = p->slot[i].root = a < b ? a : b;

@@ -136,7 +136,7 @@ static const char *verify_lanes(const ad_program *p, int32_t i, int32_t *parts)
         if (p->slot[x->in[k]].root != root) return "lanes: hold a sum, but not all of its parts";
         parts[i] += parts[x->in[k]];
     }
-    return x->op == AD_OP_add || x->nin == 1 ? NULL : "lanes: neither a sum nor a view";
+    return (x->op == AD_OP_add && x->nin == 2) || x->nin == 1 ? NULL : "lanes: neither a sum nor a view";
 }
 
 /* Whether a value may be read by another one, or by the caller (-1): lanes that are shared hold the sum of all that is accumulated in them,

@@ -1,6 +1,5 @@
 /* Bits: a network with its exact trace and the VJP of both gives the same ones for any number of threads, and to every row whatever its
  * batch mates and its place among them; for many batch sizes, for pairs of widths, in both types, with every instruction set. */
-#include "autodiff/isa.h"
 #include "share_always.h"
 #include "suite.h"
 #include <math.h>
