@@ -22,12 +22,18 @@ static ad_var push_gelu(ad_var x, ad_var v)
     return ad_mul(v, ad_add(cdf, ad_mul(x, pdf)));
 }
 
-/* d a^b / da = b a^(b-1); for b = 0 it is 0 also where a^(b-1) is not finite. */
+/* d a^b / da = b a^(b-1); for b = 0 it is 0 also where a^(b-1) is not finite. A constant b = 0 selects that 0 whatever a and v are; where b
+ * varies, b a^(b-1) has the derivative 1/a by b there. */
 static ad_var push_pow_base(ad_var a, ad_var b, ad_var v)
 {
-    ad_var zero = number(a, 0), b_is_zero = ad_eq(b, zero);
-    ad_var power = ad_pow(a, ad_select(b_is_zero, number(a, 1), ad_shift(b, -1)));
-    return ad_select(b_is_zero, zero, ad_mul(v, ad_mul(b, power)));
+    ad_var zero = number(a, 0), one = number(a, 1), is_zero = ad_eq(b, zero);
+    if (node_of(b)->level == AD_LEVEL_CONSTANT) {
+        ad_var power = ad_pow(a, ad_select(is_zero, one, ad_shift(b, -1)));
+        return ad_select(is_zero, zero, ad_mul(v, ad_mul(b, power)));
+    }
+    is_zero = ad_mul(is_zero, ad_le(ad_abs(a), number(a, 1e-38)));
+    ad_var power = ad_pow(ad_select(is_zero, one, a), ad_shift(b, -1));
+    return ad_select(is_zero, zero, ad_mul(v, ad_mul(b, power)));
 }
 
 /* d a^b / db = a^b log a; at a = 0 it is 0, and the logarithm there is never taken. */

@@ -1100,6 +1100,12 @@ START_TEST(powers_at_zero)
     is(gradient(g, x), -12);
     is(ad_pow(x, ad_scalar(t, -1)), -0.5);
     is(ad_pow(x, ad_scalar(t, 0.5)), NAN);
+    /* an exponent that happens to be 0: d2 a^b / da db = a^(b-1) (1 + b log a) */
+    ad_var two = number(2), none = number(0);
+    y = ad_pow(two, none);
+    is(gradient(y, two), 0);
+    is(gradient(gradient(y, two), none), 0.5);
+    is(gradient(gradient(y, none), two), 0.5);
     /* an infinite cotangent times a zero derivative, by selecting */
     is(gradient(ad_log(ad_sub(ad_pow(x, ad_scalar(t, 0)), ad_scalar(t, 1))), x), 0);
 }
