@@ -151,20 +151,23 @@ static ad_var draw_stretch(ad_var a, ad_shape s)
     return ad_broadcast(a, s);
 }
 
-static ad_var draw_layout(world *w)
+static ad_var layout_of(ad_var a)
 {
-    ad_var a = any(w);
     ad_shape s = ad_shape_of(a), flat = { 1, { ad_row_size(s) } };
     int first = ad_has_rows(s);
-    if (s.rank == first) return ad_none(w->tape);
+    if (s.rank == first) return a;
     int axis = first + pick(s.rank - first);
     int64_t n = s.dim[axis], from = pick((int)n), to = from + 1 + pick((int)(n - from)), list[5];
     for (int i = 0; i < 5; i++) list[i] = pick((int)n);
     if (first) flat = (ad_shape){ 2, { AD_ROWS, ad_row_size(s) } };
-    switch (pick(13)) {
-    case 0: return ad_reshape(a, flat);
-    case 1: return draw_transpose(a, s);
-    case 2: return ad_slice(a, axis, from, to);
+    if (ad_row_size(s) % 2 == 0 && chance(50)) flat.dim[first] /= 2, flat.dim[flat.rank++] = 2;
+    switch (pick(16)) {
+    case 0:
+    case 12: return ad_reshape(a, flat);
+    case 1:
+    case 13: return draw_transpose(a, s);
+    case 2:
+    case 14: return ad_slice(a, axis, from, to);
     case 3: return ad_pad(a, axis, pick(2), pick(3));
     case 4: return ad_concatenate(3, (ad_var[]){ a, ad_sin(a), a }, axis);
     case 5: return s.rank < 4 ? ad_stack(2, (ad_var[]){ a, ad_neg(a) }, axis) : a;
@@ -176,6 +179,24 @@ static ad_var draw_layout(world *w)
     case 10: return ad_concatenate(2, (ad_var[]){ ad_slice(a, axis, from, to), ad_sin(a) }, axis);
     default: return ad_cumsum(a, axis, pick(2));
     }
+}
+
+/* A matrix of constants, an identity among them. */
+static ad_var draw_constant(world *w)
+{
+    double c[64];
+    int64_t n = 1 + pick(5), m = 1 + pick(5);
+    if (chance(50)) return ad_eye(w->tape, n, m, pick(7) - 3);
+    for (int64_t i = 0; i < n * m; i++) c[i] = (pick(9) - 4) / 4.0;
+    return ad_constant(w->tape, AD_SHAPE(n, m), c);
+}
+
+/* One change of layout after another, of values and of constants. */
+static ad_var draw_layout(world *w)
+{
+    ad_var a = chance(15) ? draw_constant(w) : any(w);
+    for (int k = chance(40) ? 2 + pick(3) : 1; k > 0; k--) a = layout_of(a);
+    return a;
 }
 
 static ad_var draw_reduction(world *w)
@@ -275,7 +296,8 @@ static ad_var draw_einsum(world *w)
     int n = chance(8) ? 1 : chance(50) ? 2 : 3 + pick(3);
     for (int k = 0; k < n; k++) {
         x[k] = k && chance(15) ? x[k - 1] : any(w);
-        if (chance(12)) x[k] = ad_eye(w->tape, 1 + pick(5), 1 + pick(5), pick(5) - 2);
+        if (chance(15)) x[k] = draw_constant(w);
+        if (chance(15)) x[k] = layout_of(x[k]);
         if (k) e.spec[e.at++] = ',';
         if (!name_axes(&e, ad_shape_of(x[k]))) return ad_none(w->tape);
     }

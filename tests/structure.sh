@@ -35,7 +35,7 @@ trespassing() {
 }
 
 # Lines of the project's own files that match.
-ours() { grep -rnIE --exclude-dir=.git --exclude-dir='build*' --exclude-dir=out --exclude-dir=subprojects -e "$1" .; }
+ours() { grep -rnIE --exclude=.git --exclude-dir=.git --exclude-dir='build*' --exclude-dir=out --exclude-dir=subprojects -e "$1" .; }
 
 includes=$(includes)
 [ -n "$includes" ] || fail "no include found at all: this test is looking in the wrong place ($PWD)"
