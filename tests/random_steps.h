@@ -164,8 +164,8 @@ static ad_var layout_of(ad_var a)
     switch (pick(16)) {
     case 0:
     case 12: return ad_reshape(a, flat);
-    case 1:
-    case 13: return draw_transpose(a, s);
+    case 1: return draw_transpose(a, s);
+    case 13: a = draw_transpose(a, s); return draw_transpose(a, ad_shape_of(a));
     case 2:
     case 14: return ad_slice(a, axis, from, to);
     case 3: return ad_pad(a, axis, pick(2), pick(3));
@@ -181,14 +181,14 @@ static ad_var layout_of(ad_var a)
     }
 }
 
-/* A matrix of constants, an identity among them. */
+/* An array of constants, or an identity. */
 static ad_var draw_constant(world *w)
 {
     double c[64];
     int64_t n = 1 + pick(5), m = 1 + pick(5);
     if (chance(50)) return ad_eye(w->tape, n, m, pick(7) - 3);
-    for (int64_t i = 0; i < n * m; i++) c[i] = (pick(9) - 4) / 4.0;
-    return ad_constant(w->tape, AD_SHAPE(n, m), c);
+    for (int64_t i = 0; i < 2 * n * m; i++) c[i] = (pick(9) - 4) / 4.0;
+    return ad_constant(w->tape, chance(50) ? AD_SHAPE(n, m) : AD_SHAPE(n, 2, m), c);
 }
 
 /* One change of layout after another, of values and of constants. */

@@ -293,6 +293,31 @@ START_TEST(unused_parameter)
 }
 END_TEST
 
+/* One tape, one field, an argument that it does not use, of another shape each time: gradients have the argument's. */
+START_TEST(unused_of_any_shape)
+{
+    const ad_shape shapes[] = { AD_SHAPE(3), AD_SHAPE(200), AD_SHAPE(2, 5), AD_SHAPE(AD_ROWS, 4), AD_SHAPE(AD_ROWS, 50), AD_SHAPE(3) };
+    ad_tape *tape = ad_tape_new(AD_F64);
+    double data[200] = { 1, 2, 3 }, v[200];
+    ode_options o = { .adjoint = _i ? &ode_backsolve : &ode_discrete, .rtol = 1e-6, .atol = 1e-6 };
+    for (int k = 0; k < 6; k++) {
+        ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, (double[]){ 2, 0 });
+        ad_var unused = shapes[k].dim[0] == AD_ROWS ? ad_input_rows(tape, shapes[k], 1, data) : ad_param(tape, shapes[k], data), g[2];
+        ad_var a = ad_param(tape, AD_SHAPE(2, 2), (double[]){ -0.1, 2, -2, -0.1 });
+        ad_var y = ode_solve_final(cubic, NULL, y0, 2, (ad_var[]){ unused, a }, ode_interval(tape, 0, 1), &o);
+        ad_grad(ad_sum_all(y), 2, (ad_var[]){ unused, a }, g);
+        ad_shape shape = ad_shape_of(g[0]);
+        ck_assert_int_eq(shape.rank, shapes[k].rank);
+        for (int i = 0; i < shape.rank; i++) ck_assert_int_eq(shape.dim[i], shapes[k].dim[i]);
+        get(g[0], v);
+        for (int64_t i = 0; i < ad_size(g[0]); i++) ck_assert_double_eq(v[i], 0);
+        get(g[1], v);
+        ck_assert(isfinite(v[0]) && v[0] != 0);
+    }
+    ad_tape_free(tape);
+}
+END_TEST
+
 static ad_var identity(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     (void)t, (void)args, (void)user;
@@ -473,6 +498,7 @@ int main(void)
     tcase_add_loop_test(frozen, recording_anew, 0, 8);
     tcase_add_loop_test(known, lotka_volterra, 0, 4);
     tcase_add_loop_test(known, unused_parameter, 0, 2);
+    tcase_add_loop_test(known, unused_of_any_shape, 0, 2);
     tcase_add_loop_test(known, euler_powers, 0, 2);
     tcase_add_loop_test(known, zero_length, 0, 26);
     tcase_add_loop_test(known, jump, 0, 4);
