@@ -424,6 +424,68 @@ START_TEST(test_workspace_in_use)
 }
 END_TEST
 
+/* Two threads: the second comes while the first is inside. */
+typedef struct {
+    const ad_program *program;
+    ad_workspace *workspace;
+    pthread_barrier_t inside, turned_away;
+    double result;
+    int code;
+} meeting;
+
+static int meet(void *data, void *state, const ad_opaque_call *call)
+{
+    (void)state;
+    meeting *m = data;
+    put(call->dtype, call->out[0], 0, 2 * get(call->dtype, call->in[0], 0));
+    if (!m->workspace) return 0;
+    pthread_barrier_wait(&m->inside);
+    pthread_barrier_wait(&m->turned_away);
+    return 0;
+}
+static const ad_opaque_class meet_class = { .name = "meet", .forward = meet };
+
+static void *first_run(void *data)
+{
+    meeting *m = data;
+    double value = 3;
+    m->code = ad_run(m->program, m->workspace, 0, (const void *[]){ &value }, (void *[]){ &m->result });
+    return NULL;
+}
+
+START_TEST(test_workspace_of_two_threads)
+{
+    meeting m = { .workspace = NULL };
+    ad_tape *t = ad_tape_new(AD_F64);
+    ad_var x = ad_input(t, AD_SCALAR, NULL), y;
+    ad_opaque(t, &meet_class, &m, 1, &x, 1, &(ad_shape){ 0, { 0 } }, &y);
+    ad_program *p = ad_compile(1, &x, 1, &y);
+    ck_assert_ptr_nonnull(p);
+    m.program = p;
+    m.workspace = ad_workspace_new(p, 1);
+    pthread_barrier_init(&m.inside, NULL, 2);
+    pthread_barrier_init(&m.turned_away, NULL, 2);
+    pthread_t thread;
+    ck_assert_int_eq(pthread_create(&thread, NULL, first_run, &m), 0);
+    double value = 5, result = 7;
+    pthread_barrier_wait(&m.inside);
+    int code = ad_run(p, m.workspace, 0, (const void *[]){ &value }, (void *[]){ &result });
+    const char *error = ad_workspace_error(m.workspace);
+    pthread_barrier_wait(&m.turned_away);
+    pthread_join(thread, NULL);
+    ck_assert_int_eq(code, -1);
+    ck_assert_str_eq(error, "ad_run: the workspace is in use by another run; every thread needs its own");
+    ck_assert_double_eq(result, 7);
+    ck_assert_int_eq(m.code, 0);
+    ck_assert_double_eq(m.result, 6);
+    ad_workspace_free(m.workspace);
+    pthread_barrier_destroy(&m.inside);
+    pthread_barrier_destroy(&m.turned_away);
+    ad_program_free(p);
+    ad_tape_free(t);
+}
+END_TEST
+
 /* ---- one program, many threads ----------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -710,6 +772,7 @@ int main(void)
     tcase_add_test(tc, test_impossible_memory);
     tcase_add_test(tc, test_failing_opaque);
     tcase_add_test(tc, test_workspace_in_use);
+    tcase_add_test(tc, test_workspace_of_two_threads);
     tcase_add_test(tc, test_program_is_shared_by_threads);
     tcase_add_test(tc, test_nested_in_a_team);
     tcase_add_test(tc, test_describe_network);
