@@ -230,10 +230,10 @@ static ode_system *through_cache(ode_system *s, ad_tape *tape, const char *calle
 {
     static const char tag[] = "ode_system";
     ad_var in[1 + ODE_MAX_STATES + ODE_MAX_ARGS];
-    /* The shapes too: an argument that the field does not use is no part of the function. */
-    size_t length = 0, shapes = (size_t)(s->nstate + s->nargs) * sizeof(ad_shape), counts = 2 * sizeof(int);
+    /* The function's key has the shapes of all inputs, also of an argument that the field does not use. */
+    size_t length = 0, counts = 2 * sizeof(int);
     void *function = ad_function_key(trace_inputs(s, in), in, s->nstate, s->dy, &length);
-    char *key = function ? malloc(sizeof tag + counts + shapes + length) : NULL;
+    char *key = function ? malloc(sizeof tag + counts + length) : NULL;
     if (!key) {
         free(function);
         ode_system_release(s);
@@ -243,8 +243,6 @@ static ode_system *through_cache(ode_system *s, ad_tape *tape, const char *calle
     char *end = key;
     memcpy(end, tag, sizeof tag), end += sizeof tag;
     memcpy(end, (int[]){ s->nstate, s->nargs }, counts), end += counts;
-    memcpy(end, s->state, (size_t)s->nstate * sizeof(ad_shape)), end += (size_t)s->nstate * sizeof(ad_shape);
-    memcpy(end, s->arg, (size_t)s->nargs * sizeof(ad_shape)), end += (size_t)s->nargs * sizeof(ad_shape);
     memcpy(end, function, length), end += length;
     length = (size_t)(end - key);
     ode_system *found = ad_cache_find(tape, key, length);

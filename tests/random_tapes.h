@@ -142,6 +142,7 @@ static world make_world(recipe r)
     for (int k = 0; k < r.steps; k++) {
         start_stream(r.seed, (uint64_t)k + 1);
         if (!(r.without >> k & 1)) step(&w);
+        if (w.n == DIFFERENTIATED + k) w.pool[w.n++] = w.pool[k % DIFFERENTIATED]; /* later steps find the others at their places */
     }
     for (int j = 0; j < OUTPUTS; j++) w.output[j] = w.pool[w.n - 1 - j];
     set_rows(&w, FIRST_ROWS);

@@ -156,7 +156,8 @@ static bool check_differences(const trial *t, double first, double second)
         if (l.error < 1e-9 * (1 + fabs(l.value)) && s.error < 1e-8 * (1 + fabs(s.value))) break;
     }
     move(t, 0);
-    return check_one("gradient against differences", first, &l, 1e-7) && check_one("second derivative against differences", second, &s, 1e-6);
+    return check_one("gradient against differences", first, &l, 1e-7) &&
+           check_one("second derivative against differences", second, &s, 1e-6);
 }
 
 /* Every order of modes: forward; forward over reverse, reverse over forward, forward over forward. */

@@ -8,8 +8,9 @@
 #include <string.h>
 
 static const int64_t widths[] = { 1, 2, 3, 17, 50, 64 };
-static const int64_t batches[] = { 1,  2,  3,  5,  6,  7,  8,  9,  10, 11, 12, 16,  31,  32,
-                                   33, 34, 35, 36, 37, 38, 39, 40, 41, 63, 64, 65, 511, 512 };
+static const int64_t batches[] = {
+    1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 16, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 63, 64, 65, 511, 512
+};
 enum { WIDTHS = sizeof widths / sizeof *widths, BATCHES = sizeof batches / sizeof *batches, MOST = 512, THREADS = 4 };
 
 /* Inputs: the parameters, x [rows,D], and the cotangents of y [rows,D] and the trace [rows,1]. Outputs: what has rows first. */

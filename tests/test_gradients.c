@@ -296,11 +296,12 @@ END_TEST
 /* One tape, one field, an argument that it does not use, of another shape each time: gradients have the argument's. */
 START_TEST(unused_of_any_shape)
 {
-    const ad_shape shapes[] = { AD_SHAPE(3), AD_SHAPE(200), AD_SHAPE(2, 5), AD_SHAPE(AD_ROWS, 4), AD_SHAPE(AD_ROWS, 50), AD_SHAPE(3) };
+    const ad_shape shapes[] = { AD_SHAPE(200),        AD_SHAPE(3),           AD_SHAPE(200), AD_SHAPE(2, 5),
+                                AD_SHAPE(AD_ROWS, 4), AD_SHAPE(AD_ROWS, 50), AD_SHAPE(3) };
     ad_tape *tape = ad_tape_new(AD_F64);
     double data[200] = { 1, 2, 3 }, v[200];
     ode_options o = { .adjoint = _i ? &ode_backsolve : &ode_discrete, .rtol = 1e-6, .atol = 1e-6 };
-    for (int k = 0; k < 6; k++) {
+    for (int k = 0; k < 7; k++) {
         ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, (double[]){ 2, 0 });
         ad_var unused = shapes[k].dim[0] == AD_ROWS ? ad_input_rows(tape, shapes[k], 1, data) : ad_param(tape, shapes[k], data), g[2];
         ad_var a = ad_param(tape, AD_SHAPE(2, 2), (double[]){ -0.1, 2, -2, -0.1 });

@@ -8,7 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { PART = 100, SECONDS = 60, FAILED = 3 };
+enum { PART = 100, SECONDS = 30, SECONDS_SHRINKING = 5, FAILED = 3 };
 
 /* What processes share. */
 typedef struct {
@@ -40,15 +40,15 @@ static bool in_process(bool (*action)(const void *), const void *argument, bool 
 }
 
 /* An endless loop ends with SIGALRM. */
-static bool timed(recipe r)
+static bool timed(recipe r, unsigned seconds)
 {
-    alarm(SECONDS);
+    alarm(seconds);
     bool ok = passes(r);
     alarm(0);
     return ok;
 }
 
-static bool one_recipe(const void *r) { return timed(*(const recipe *)r); }
+static bool one_recipe(const void *r) { return timed(*(const recipe *)r, SECONDS_SHRINKING); }
 static bool passes_alone(recipe r) { return in_process(one_recipe, &r, true); }
 
 typedef struct {
@@ -60,7 +60,7 @@ static bool all_seeds(const void *argument)
     const range *seeds = argument;
     for (uint64_t k = seeds->first; k < seeds->end; k++) {
         shared->seed = k;
-        if (!timed(recipe_of(k))) return false;
+        if (!timed(recipe_of(k), SECONDS)) return false;
         shared->trials++;
     }
     return true;
@@ -84,10 +84,9 @@ static recipe shrunk(recipe r)
 static bool print_tape(const void *r)
 {
     trial t;
-    alarm(SECONDS);
-    ad_program *p = begin(&t, *(const recipe *)r)
-                        ? ad_compile_with(&(ad_compile_options){ .without = ~0u }, t.ninput, t.in, t.noutput, t.out)
-                        : NULL;
+    alarm(SECONDS_SHRINKING);
+    ad_program *p =
+        begin(&t, *(const recipe *)r) ? ad_compile_with(&(ad_compile_options){ .without = ~0u }, t.ninput, t.in, t.noutput, t.out) : NULL;
     char *text = ad_program_describe(p);
     if (text) fputs(text, stdout);
     free(text);
@@ -101,11 +100,12 @@ static void report(uint64_t seed)
     char first[sizeof found->failure];
     recipe r = recipe_of(seed);
     memcpy(first, found->failure, sizeof first);
+    printf("seed %llu: %s\n", (unsigned long long)seed, first);
     recipe small = shrunk(r);
     passes_alone(small);
     int left = 0;
     for (int k = 0; k < small.steps; k++) left += !(small.without >> k & 1);
-    printf("seed %llu: %s\nwith %d of %d steps: %s\n", (unsigned long long)seed, first, left, r.steps, found->failure);
+    printf("with %d of %d steps: %s\n", left, r.steps, found->failure);
     in_process(print_tape, &small, true);
     ck_abort_msg("seed %llu: %s (COSTATE_RANDOM_SEEDS=%llu:1)", (unsigned long long)seed, first, (unsigned long long)seed);
 }
@@ -133,8 +133,8 @@ START_TEST(test_random_tapes)
 }
 END_TEST
 
-/* Every operation is in one tape of forty at least, and in one of a hundred where derivatives are compared with differences; and differences
- * decide nearly always. */
+/* Every operation is in one tape of forty at least, and in one of a hundred where derivatives are compared with differences; and
+ * differences decide nearly always. */
 START_TEST(test_coverage)
 {
     int rarest = 0, rarest_smooth = 0;
@@ -143,8 +143,8 @@ START_TEST(test_coverage)
         if (found->tapes[op] < found->tapes[rarest]) rarest = op;
         if (found->smooth[op] < found->smooth[rarest_smooth]) rarest_smooth = op;
     }
-    printf("%lld tapes, %s in %lld of them, %s in %lld that are compared with differences\n", (long long)shared->trials, ad_ops[rarest].name,
-           (long long)found->tapes[rarest], ad_ops[rarest_smooth].name, (long long)found->smooth[rarest_smooth]);
+    printf("%lld tapes, %s in %lld of them, %s in %lld that are compared with differences\n", (long long)shared->trials,
+           ad_ops[rarest].name, (long long)found->tapes[rarest], ad_ops[rarest_smooth].name, (long long)found->smooth[rarest_smooth]);
     printf("%lld derivatives compared, %lld of them undecided\n", (long long)found->differences, (long long)found->unresolved);
     ck_assert_int_ge(found->tapes[rarest] * 40, shared->trials);
     ck_assert_int_ge(found->smooth[rarest_smooth] * 100, shared->trials);
