@@ -4,6 +4,7 @@
  * runs the SHARE-th part of these seeds; COSTATE_RANDOM_SEEDS=FIRST:COUNT in the environment asks for others. */
 #include "random_trials.h"
 #include "suite.h"
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -30,6 +31,7 @@ static bool in_process(bool (*action)(const void *), const void *argument, bool 
     pid_t child = fork();
     if (child < 0) return failed("fork: no process");
     if (child == 0) {
+        signal(SIGALRM, SIG_DFL); /* check's own handler would end check's process too */
         if (quiet && !freopen("/dev/null", "w", stderr)) _exit(FAILED);
         exit(action(argument) ? 0 : FAILED);
     }
