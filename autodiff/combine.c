@@ -2,12 +2,12 @@
  * reads becomes part of that: the bias of a layer is added by its activation, sums of weighted terms take each in one step. */
 #include "program.h"
 
-/* Whether x may compute its operand i, an operation `op`, by itself: it is used nowhere else and known no earlier than x. */
+/* Whether x may compute its operand i, an operation `op`, by itself: it is used nowhere else and has the same rows. (Without rows there is
+ * little to gain, and sums of reductions must stay sums: lanes.c.) */
 static bool absorbable(const ad_ir *ir, const ad_inst *x, int32_t i, ad_op op)
 {
     const ad_inst *a = &ir->inst[i];
-    return a->op == op && a->nin == ad_ops[op].arity && a->uses == 1 && ad_same_shape(a->shape, x->shape) &&
-           (ad_has_rows(x->shape) || x->level == a->level);
+    return a->op == op && a->nin == ad_ops[op].arity && a->uses == 1 && ad_same_shape(a->shape, x->shape) && ad_has_rows(x->shape);
 }
 
 /* Gives x one operand more, if there is a kernel for that. */
