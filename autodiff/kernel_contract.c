@@ -355,8 +355,10 @@ static bool split(const contract_plan *p, labels *batch, labels *m, labels *n, l
 {
     labels *from[2] = { n, m };
     for (int i = 0; i < 2; i++) {
-        labels all = *from[i], rest = rest_of(&all);
-        if (all.n < 2 || has_row(&all) || batch->n == LABELS || size_of(&rest) < NARROW) continue;
+        labels all = *from[i];
+        if (all.n < 2 || has_row(&all) || batch->n == LABELS) continue;
+        labels rest = rest_of(&all);
+        if (size_of(&rest) < NARROW) continue;
         if (packs(p, i ? &rest : m, i ? n : &rest, k) >= packs(p, m, n, k)) continue;
         batch->of[batch->n++] = all.of[0];
         *from[i] = rest;

@@ -2,16 +2,9 @@
  * with its own AD_POINTWISE_ISA, the name of the one function it exports. */
 #include "isa.h"
 #include "kernel_math.h"
+#include "kernel_vectors.h"
 #include <math.h>
 #include <string.h>
-
-/* In-place operation reads and writes the same element only, so iterations are independent. Clang would interleave vectors beyond the
- * 64 bytes by which the loops go, and leave the rest to scalar code. */
-#ifdef __clang__
-#define VECTORISE _Pragma("clang loop vectorize(assume_safety) interleave_count(1)")
-#else
-#define VECTORISE _Pragma("GCC ivdep")
-#endif
 
 #define T float
 #define M(f) f##_f32

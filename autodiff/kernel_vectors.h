@@ -1,7 +1,15 @@
-/* Internal to the kernels: vectors of the instruction set that a file is built for. VECTORS is defined where the compiler has them, BYTES
- * is their size. */
+/* Internal to the kernels: loops that are vectorised, and vectors of the instruction set that a file is built for: VECTORS is defined where
+ * the compiler has them, BYTES is their size. */
 #ifndef COSTATE_KERNEL_VECTORS_H
 #define COSTATE_KERNEL_VECTORS_H
+
+/* In-place operation reads and writes the same element only, so iterations are independent. Clang would interleave vectors beyond the
+ * 64 bytes by which the loops go, and leave the rest to scalar code. */
+#ifdef __clang__
+#define VECTORISE _Pragma("clang loop vectorize(assume_safety) interleave_count(1)")
+#else
+#define VECTORISE _Pragma("GCC ivdep")
+#endif
 
 #if defined __GNUC__ && defined __has_builtin
 #if __has_builtin(__builtin_shufflevector)
