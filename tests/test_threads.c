@@ -19,9 +19,15 @@
 #if __has_feature(thread_sanitizer)
 #define __SANITIZE_THREAD__ 1
 #endif
+#if __has_feature(address_sanitizer)
+#define __SANITIZE_ADDRESS__ 1
+#endif
 #endif
 #ifndef __SANITIZE_THREAD__ /* which has no threads after a fork */
 #define FORK
+#ifndef __SANITIZE_ADDRESS__ /* whose allocator may be locked for ever in the child when threads are at work */
+#define FORK_MEANWHILE
+#endif
 #endif
 
 static const double MUCH = 1e12; /* work, worth any number of threads */
@@ -439,6 +445,8 @@ int main(void)
     tcase_add_test(tc, test_several_callers);
 #ifdef FORK
     tcase_add_test(tc, test_fork);
+#endif
+#ifdef FORK_MEANWHILE
     tcase_add_test(tc, test_fork_meanwhile);
 #endif
     tcase_add_test(tc, test_exit_meanwhile);
