@@ -214,6 +214,7 @@ int ad_residuals(int nseed, const ad_var *seed, int navailable, const ad_var *av
     int32_t last = 0, first = seed[0].node;
     for (int j = 0; j < nout; j++) last = out[j].node > last ? out[j].node : last;
     for (int i = 0; i < nseed; i++) first = seed[i].node < first ? seed[i].node : first;
+    if (first > last + 1) first = last + 1; /* out may be older */
     char *mark = calloc(2 * ((size_t)last + 1), 1);
     if (!mark) {
         ad_fail(t, "out of memory (%d nodes)", (int)last + 1);
@@ -226,7 +227,7 @@ int ad_residuals(int nseed, const ad_var *seed, int navailable, const ad_var *av
     if (mark_kept(t, mark, last, first)) {
         for (int32_t k = first - 1; k >= 0; k--)
             if (mark[k] & KEPT && follows(t, mark, k, mark + last + 1)) mark[k] &= ~KEPT;
-        for (int32_t k = 0; k < first && k <= last; k++) {
+        for (int32_t k = 0; k < first; k++) {
             if (!(mark[k] & KEPT)) continue;
             if (count < max) residual[count] = ad_var_at(t, k);
             count++;

@@ -3,6 +3,8 @@
 #include "program.h"
 #include <math.h>
 
+enum { DEPTH = 8 /* of the products that are looked into: a chain of thousands must not be walked for each of its factors */ };
+
 /* How value i is `rest` times a sign or power of two that may move: the factor (1: it is not), when nobody else needs i. */
 static double movable(const ad_ir *ir, int32_t i, int32_t *rest)
 {
@@ -29,13 +31,13 @@ static int64_t cells(const ad_inst *x)
     return n;
 }
 
-/* The fewest elements among the factors of value i: where multiplying costs least. */
-static int64_t least(const ad_ir *ir, int32_t i)
+/* The fewest elements among the factors of value i, as deep as they are looked for: where multiplying costs least. */
+static int64_t least(const ad_ir *ir, int32_t i, int depth)
 {
     const ad_inst *x = &ir->inst[i];
     if (x->op == AD_OP_fill) return 0;
-    if (x->op != AD_OP_mul || x->uses > 1) return cells(x);
-    int64_t a = least(ir, x->in[0]), b = least(ir, x->in[1]);
+    if (x->op != AD_OP_mul || x->uses > 1 || depth == 0) return cells(x);
+    int64_t a = least(ir, x->in[0], depth - 1), b = least(ir, x->in[1], depth - 1);
     return a < b ? a : b;
 }
 
@@ -54,15 +56,15 @@ static int32_t number(ad_ir *ir, double c)
     return ir->failed ? 0 : ad_ir_add(ir, &y);
 }
 
-/* Value i times c. */
-static int32_t times(ad_ir *ir, int32_t i, double c)
+/* Value i times c, which goes to the factor that `least` finds. */
+static int32_t times(ad_ir *ir, int32_t i, double c, int depth)
 {
     ad_inst x = ir->inst[i];
     if (c == 1 || ir->failed) return i;
     if (x.op == AD_OP_fill && !x.shape.rank) return number(ir, x.data[0] * c);
-    if (x.op == AD_OP_mul && x.uses <= 1) {
-        bool first = least(ir, x.in[0]) < least(ir, x.in[1]);
-        int32_t a = first ? times(ir, x.in[0], c) : x.in[0], b = first ? x.in[1] : times(ir, x.in[1], c);
+    if (x.op == AD_OP_mul && x.uses <= 1 && depth > 0) {
+        bool first = least(ir, x.in[0], depth - 1) < least(ir, x.in[1], depth - 1);
+        int32_t a = first ? times(ir, x.in[0], c, depth - 1) : x.in[0], b = first ? x.in[1] : times(ir, x.in[1], c, depth - 1);
         return product(ir, x.shape, a, b);
     }
     if (c != -1) return product(ir, x.shape, i, number(ir, c));
@@ -72,15 +74,18 @@ static int32_t times(ad_ir *ir, int32_t i, double c)
 
 int32_t ad_move_scales(ad_ir *ir, const ad_inst *x)
 {
-    if (x->op == AD_OP_neg) return least(ir, x->in[0]) == 0 && ir->inst[x->in[0]].uses <= 1 ? times(ir, x->in[0], -1) : -1;
+    if (x->op == AD_OP_neg) {
+        bool takes = least(ir, x->in[0], DEPTH) == 0 && ir->inst[x->in[0]].uses <= 1;
+        return takes ? times(ir, x->in[0], -1, DEPTH) : -1;
+    }
     if (x->op != AD_OP_mul) return -1;
     int32_t rest[2];
     double a = movable(ir, x->in[0], &rest[0]), b = movable(ir, x->in[1], &rest[1]);
     if (a == 1 && b == 1) return -1;
-    bool first = least(ir, rest[0]) < least(ir, rest[1]);
+    bool first = least(ir, rest[0], DEPTH) < least(ir, rest[1], DEPTH);
     const ad_inst *target = &ir->inst[rest[!first]];
     bool stays = (first ? b : a) == 1 && (target->op != AD_OP_mul || target->uses > 1) && target->op != AD_OP_fill;
     if (stays) return -1;
-    int32_t to = times(ir, rest[!first], a * b);
+    int32_t to = times(ir, rest[!first], a * b, DEPTH);
     return first ? product(ir, x->shape, to, rest[1]) : product(ir, x->shape, rest[0], to);
 }

@@ -216,8 +216,8 @@ static bool create(void)
 /* Makes pool[i], if one caller alone would need it or the processors are not all provided for. */
 static bool grow(int i, int wanted)
 {
-    if (i >= (wanted > processors - 1 ? wanted : processors - 1) || i >= most || pthread_mutex_trylock(&growing)) return false;
-    bool fine = i < created || create();
+    if (i >= (wanted > processors - 1 ? wanted : processors - 1) || pthread_mutex_trylock(&growing)) return false;
+    bool fine = i < created || (i < most && create());
     if (!fine) most = created; /* the system has no more; asking again and again would take time */
     pthread_mutex_unlock(&growing);
     return fine;

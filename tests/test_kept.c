@@ -1,5 +1,6 @@
 /* The discrete adjoint with activations kept from the forward solve: against the same gradients with everything computed again, against
  * finite differences that replay the steps, and what is kept for how many bytes. */
+#include "autodiff/extension.h"
 #include "costate.h"
 #include "suite.h"
 #include <math.h>
@@ -291,6 +292,20 @@ START_TEST(value_alone)
 }
 END_TEST
 
+/* What no seed reaches may be much older than the seeds. */
+START_TEST(older_than_the_seeds)
+{
+    enum { BETWEEN = 1 << 18 };
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var x = ad_input_rows(tape, AD_SHAPE(AD_ROWS, D), 0, NULL), w = ad_param(tape, AD_SHAPE(D, D), NULL), kept;
+    ad_var y = ad_tanh(ad_matmul(x, w)), seed = x;
+    for (int k = 0; k < BETWEEN; k++) seed = ad_sin(seed);
+    ck_assert_int_eq(ad_residuals(1, &seed, 1, &x, 1, &y, 1, &kept), 1);
+    ck_assert_int_eq(kept.node, y.node);
+    ad_tape_free(tape);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("kept");
@@ -303,6 +318,7 @@ int main(void)
     tcase_add_test(tests, one_after_the_other);
     tcase_add_loop_test(tests, programs, 0, 2);
     tcase_add_test(tests, value_alone);
+    tcase_add_test(tests, older_than_the_seeds);
     suite_add_tcase(s, tests);
     return suite_run(s);
 }

@@ -736,6 +736,28 @@ START_TEST(test_describe_scales)
 }
 END_TEST
 
+/* The factor that takes a sign or power of two is not looked for in all of a long product: that would take half an hour here. */
+START_TEST(test_long_products)
+{
+    enum { FACTORS = 8000 };
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var in[] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 0, NULL), ad_param(tape, AD_SHAPE(FACTORS), NULL) }, y = in[0];
+    for (int k = 0; k < FACTORS; k++) {
+        ad_var factor = ad_tanh(ad_slice(in[1], 0, k, k + 1));
+        y = k % 2 ? ad_mul(y, ad_scale(factor, 2)) : ad_mul(ad_scale(factor, -2), ad_neg(y));
+    }
+    ad_program *p = ad_compile(2, in, 1, &y);
+    ad_workspace *w = ad_workspace_new(p, 1);
+    double factors[FACTORS], start = 0.3, end;
+    for (int k = 0; k < FACTORS; k++) factors[k] = atanh(0.5);
+    ck_assert(!ad_run(p, w, 1, (const void *[]){ &start, factors }, (void *[]){ &end }));
+    ck_assert_double_eq_tol(end, start, 1e-12);
+    ad_workspace_free(w);
+    ad_program_free(p);
+    ad_tape_free(tape);
+}
+END_TEST
+
 START_TEST(test_describe_simplified)
 {
     char *text = description(&graphs[12]);
@@ -910,6 +932,7 @@ int main(void)
     tcase_add_loop_test(tc, test_describe_trace, 0, 6);
     tcase_add_test(tc, test_describe_gradient);
     tcase_add_test(tc, test_describe_scales);
+    tcase_add_test(tc, test_long_products);
     tcase_add_test(tc, test_describe_sums);
     tcase_add_test(tc, test_describe_composites);
     tcase_add_test(tc, test_describe_phases);
