@@ -210,9 +210,8 @@ static void prepare_keeping(ode_solution *s)
     s->kept_limit = 0;
     if (!s->residuals) return;
     size_t slot = (size_t)kept_stages(p) * ode_residuals_bytes(p->system, s->residuals, s->call->rows);
-    ode_pile_reset(&s->kept, slot);
     s->kept_limit = p->settings.keep_bytes / (int64_t)slot;
-    if (!s->kept_limit) s->residuals = NULL;
+    if (s->kept_limit) ode_pile_reset(&s->kept, slot);
 }
 
 static int store_step(ode_solution *s, ode_march *m, int64_t k, const ode_boundary *b)

@@ -158,7 +158,7 @@ typedef struct {
     ode_buffer times;
     ode_buffer bounds; /* ode_boundary [count + 1] */
     ode_pile states, carries;
-    const ode_residuals *residuals; /* of the latest solve, in `kept`: steps 0 .. kept_limit - 1; NULL: none */
+    const ode_residuals *residuals; /* of the latest solve, in `kept`: steps 0 .. kept_limit - 1; NULL: none wanted */
     ode_pile kept;
     int64_t kept_limit;
     ode_buffer scratch;

@@ -1,5 +1,6 @@
 /* The discrete adjoint with activations kept from the forward solve: against the same gradients with everything computed again, against
  * finite differences that replay the steps, and what is kept for how many bytes. */
+#include "allocations.h"
 #include "costate.h"
 #include "suite.h"
 #include <math.h>
@@ -263,14 +264,15 @@ START_TEST(programs)
 }
 END_TEST
 
-/* How much is kept does not depend on what the workspace ran before. */
+/* How much is kept does not depend on what the workspace ran before, and batches that fit the budget in turn with ones too large for it
+ * allocate nothing. */
 START_TEST(after_a_larger_batch)
 {
     enum { LARGE = 20, SMALL = 2 };
     static double y0[LARGE * D], gate[LARGE], g[2][WEIGHTS];
     size_t kept[2];
     ode_stats stats = { 0 };
-    ode_options o = { .method = &ode_rk4, .steps = 30, .stats = &stats, .keep_bytes = 19000 };
+    ode_options o = { .method = &ode_rk4, .steps = 30, .stats = &stats, .keep_bytes = _i ? 3000 : 19000 };
     draw();
     for (int i = 0; i < LARGE * D; i++) y0[i] = sin(i);
     for (int i = 0; i < LARGE; i++) gate[i] = 1 + 0.5 * cos(i);
@@ -284,6 +286,12 @@ START_TEST(after_a_larger_batch)
         if (k) ck_assert(!ad_run(program, w, LARGE, values, (void *[]){ g[k] }));
         ck_assert(!ad_run(program, w, SMALL, values, (void *[]){ g[k] }));
         kept[k] = stats.stored_bytes;
+        long before = allocations();
+        int failed = 0;
+        for (int i = 0; k && i < 4; i++) failed |= ad_run(program, w, i % 2 ? SMALL : LARGE, values, (void *[]){ g[k] });
+        long made = allocations() - before;
+        ck_assert_int_eq(made, 0);
+        ck_assert_int_eq(failed, 0);
         ad_workspace_free(w);
     }
     ck_assert_uint_eq(kept[0], kept[1]);
@@ -333,7 +341,7 @@ int main(void)
     tcase_add_test(tests, nothing_to_keep);
     tcase_add_test(tests, one_after_the_other);
     tcase_add_loop_test(tests, programs, 0, 2);
-    tcase_add_test(tests, after_a_larger_batch);
+    tcase_add_loop_test(tests, after_a_larger_batch, 0, 2);
     tcase_add_test(tests, value_alone);
     suite_add_tcase(s, tests);
     return suite_run(s);
