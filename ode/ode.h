@@ -89,7 +89,9 @@ typedef struct {
     double min_step, max_step; /* adaptive: limits; defaults: what time's rounding allows, none */
     int64_t max_steps;         /* attempts in one solve, default 100000 */
     int64_t keep_bytes;        /* discrete: for activations of a solve that has a gradient, default 256 MiB (1: keep none). Of explicit
-                                  methods' steps, the first ones; those that found no room are evaluated again on the way back */
+                                  methods' steps, the first ones; those that found no room are evaluated again on the way back,
+                                  with equal gradients but for rounding: a row's gradient is bitwise independent of how many
+                                  rows there are as long as all steps find room, or none does */
     double adjoint_rtol, adjoint_atol; /* backsolve; default: as forward */
     double newton_tolerance;           /* implicit methods: relative to the state's scale; default: near rounding (1e-12 f64, 1e-6 f32) */
     int newton_iterations;             /* default 50 */

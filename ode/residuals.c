@@ -12,7 +12,7 @@ static int find(ode_system *s, uint64_t need, bool times, int max, ad_var *resid
     int32_t mark = ad_tape_mark(tape);
     int n = 0, nrow = 0;
     size_t most = 1 + (size_t)(s->nstate + s->nrow + s->nshared);
-    ad_var *x = malloc(2 * most * sizeof *x), *bar = x + most, seed[ODE_MAX_STATES], row[ODE_MAX_ARGS];
+    ad_var *x = malloc(2 * most * sizeof *x), seed[ODE_MAX_STATES], row[ODE_MAX_ARGS];
     if (!x) {
         ad_fail(tape, "out of memory");
         return -1;
@@ -25,6 +25,7 @@ static int find(ode_system *s, uint64_t need, bool times, int max, ad_var *resid
     for (int i = 0; i < s->nshared; i++)
         if (ode_shared_needed(s, i, need)) x[n++] = s->frontier[i];
     if (times) x[n++] = s->t;
+    ad_var *bar = x + most;
     ad_vjp_cut(s->nstate, s->dy, seed, n, x, bar);
     int count = ad_residuals(s->nstate, seed, nrow, row, n, bar, max, residual);
     ad_tape_rewind(tape, mark);
@@ -44,10 +45,14 @@ const ode_residuals *ode_system_residuals(ode_system *s, uint64_t need, bool tim
         r->shape = calloc((size_t)n, sizeof *r->shape);
         r->n = r->var && r->shape ? find(s, need, times, n, r->var) : 0;
     }
-    ode_systems_unlock();
-    if (!r || n < 0 || r->n != n) {
+    bool failed = !r || n < 0 || r->n != n;
+    if (failed) {
         const char *why = s->trace ? ad_tape_error(s->trace) : NULL;
         ad_fail(tape, "%s: %s", caller, why ? why : "out of memory");
+        if (s->trace) ad_tape_clear_error(s->trace); /* of memory: the next attempt may have more */
+    }
+    ode_systems_unlock();
+    if (failed) {
         ode_residuals_free(r);
         return NULL;
     }

@@ -8,11 +8,13 @@
 
 void ode_pile_reset(ode_pile *p, size_t slot)
 {
-    if (slot <= p->slot) return;
-    for (int64_t i = 0; i < p->count; i++) free(p->chunk[i]);
-    p->count = 0;
+    if (slot > p->bytes) {
+        for (int64_t i = 0; i < p->count; i++) free(p->chunk[i]);
+        p->count = 0;
+        p->bytes = slot < (size_t)1 << 17 ? 8 * slot : slot;
+    }
     p->slot = slot;
-    p->per_chunk = slot < (size_t)1 << 17 ? 8 : 1;
+    p->per_chunk = (int64_t)(p->bytes / slot);
 }
 
 void *ode_pile_slot(ode_pile *p, int64_t k)
@@ -25,7 +27,7 @@ void *ode_pile_slot(ode_pile *p, int64_t k)
             p->chunk = more;
             p->capacity = capacity;
         }
-        p->chunk[p->count] = malloc((size_t)p->per_chunk * p->slot);
+        p->chunk[p->count] = malloc(p->bytes);
         if (!p->chunk[p->count]) return NULL;
         p->count++;
     }
@@ -208,9 +210,8 @@ static void prepare_keeping(ode_solution *s)
     s->kept_limit = 0;
     if (!s->residuals) return;
     size_t slot = (size_t)kept_stages(p) * ode_residuals_bytes(p->system, s->residuals, s->call->rows);
-    ode_pile_reset(&s->kept, slot);
-    s->kept_limit = p->settings.keep_bytes / (int64_t)s->kept.slot;
-    if (!s->kept_limit) s->residuals = NULL;
+    s->kept_limit = p->settings.keep_bytes / (int64_t)slot;
+    if (s->kept_limit) ode_pile_reset(&s->kept, slot);
 }
 
 static int store_step(ode_solution *s, ode_march *m, int64_t k, const ode_boundary *b)

@@ -111,10 +111,10 @@ void ode_where(const ode_system *s, int64_t rows, int64_t element, char *text, s
 typedef struct {
     char **chunk;
     int64_t count, capacity;
-    size_t slot;       /* bytes */
-    int64_t per_chunk; /* slots */
+    size_t bytes, slot; /* of a chunk, of a slot */
+    int64_t per_chunk;  /* slots */
 } ode_pile;
-/* Forgets chunks whose slots are too small. */
+/* Divides the chunks into slots of another size; forgets them when they are too small for one. */
 void ode_pile_reset(ode_pile *pile, size_t slot);
 void *ode_pile_slot(ode_pile *pile, int64_t k); /* NULL: out of memory */
 void ode_pile_free(ode_pile *pile);
@@ -158,7 +158,7 @@ typedef struct {
     ode_buffer times;
     ode_buffer bounds; /* ode_boundary [count + 1] */
     ode_pile states, carries;
-    const ode_residuals *residuals; /* of the latest solve, in `kept`: steps 0 .. kept_limit - 1; NULL: none */
+    const ode_residuals *residuals; /* of the latest solve, in `kept`: steps 0 .. kept_limit - 1; NULL: none wanted */
     ode_pile kept;
     int64_t kept_limit;
     ode_buffer scratch;

@@ -286,9 +286,10 @@ static void step_vjp_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape,
 static void kept_vjp_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape, ad_var *out)
 {
     ad_tape *whole = ad_tape_new(u->system->dtype);
-    ad_var *v = whole ? malloc((size_t)(u->nin + u->nout) * sizeof *v) : NULL, *y = v + u->nin;
+    ad_var *v = whole ? malloc((size_t)(u->nin + u->nout) * sizeof *v) : NULL;
     if (!v) ad_fail(tape, "out of memory");
     else {
+        ad_var *y = v + u->nin;
         for (int i = 0; i < u->at.kept; i++) v[i] = unit_input(u, whole, i, 0, NULL);
         for (int i = 0; i < u->nout; i++) y[i] = ad_none(whole);
         step_vjp_outputs(u, v, whole, y, v + u->at.kept);
@@ -442,7 +443,8 @@ static const ad_program *compile(ode_unit *u, char *error, size_t error_size)
         ad_var *v = tape ? record_unit(u, tape, 0, NULL) : NULL;
         u->program = v ? ad_compile(u->nin, v, u->nout, v + u->nin) : NULL;
         if (!u->program) snprintf(error, error_size, "%s", tape && ad_tape_error(tape) ? ad_tape_error(tape) : "out of memory");
-        if (u->system->trace) ad_tape_clear_error(u->system->trace); /* of memory: the next attempt may have more */
+        const ode_system *traced = u->system->base ? u->system->base : u->system;
+        if (traced->trace) ad_tape_clear_error(traced->trace); /* of memory: the next attempt may have more */
         free(v);
         ad_tape_free(tape);
     }

@@ -1,6 +1,7 @@
 /* The discrete adjoint with activations kept from the forward solve: against the same gradients with everything computed again, against
  * finite differences that replay the steps, and what is kept for how many bytes. */
 #include "autodiff/extension.h"
+#include "allocations.h"
 #include "costate.h"
 #include "suite.h"
 #include <math.h>
@@ -264,6 +265,44 @@ START_TEST(programs)
 }
 END_TEST
 
+/* How much is kept does not depend on what the workspace ran before, and batches that fit the budget in turn with ones too large for it
+ * allocate nothing. */
+START_TEST(after_a_larger_batch)
+{
+    enum { LARGE = 20, SMALL = 2 };
+    static double y0[LARGE * D], gate[LARGE], g[2][WEIGHTS];
+    size_t kept[2];
+    ode_stats stats = { 0 };
+    ode_options o = { .method = &ode_rk4, .steps = 30, .stats = &stats, .keep_bytes = _i ? 3000 : 19000 };
+    draw();
+    for (int i = 0; i < LARGE * D; i++) y0[i] = sin(i);
+    for (int i = 0; i < LARGE; i++) gate[i] = 1 + 0.5 * cos(i);
+    problem q = record(END, start, &o);
+    ad_var in[] = { q.y0, q.theta, q.gate }, grad;
+    ad_grad(q.loss, 1, &q.theta, &grad);
+    ad_program *program = ad_compile(3, in, 1, &grad);
+    const void *values[] = { y0, start + ROWS * D, gate };
+    for (int k = 0; k < 2; k++) {
+        ad_workspace *w = ad_workspace_new(program, 1);
+        if (k) ck_assert(!ad_run(program, w, LARGE, values, (void *[]){ g[k] }));
+        ck_assert(!ad_run(program, w, SMALL, values, (void *[]){ g[k] }));
+        kept[k] = stats.stored_bytes;
+        long before = allocations();
+        int failed = 0;
+        for (int i = 0; k && i < 4; i++) failed |= ad_run(program, w, i % 2 ? SMALL : LARGE, values, (void *[]){ g[k] });
+        long made = allocations() - before;
+        ck_assert_int_eq(made, 0);
+        ck_assert_int_eq(failed, 0);
+        ad_workspace_free(w);
+    }
+    ck_assert_uint_eq(kept[0], kept[1]);
+    ck_assert_mem_eq(g[0], g[1], sizeof g[0]);
+    ad_program_free(program);
+    ad_tape_free(q.tape);
+    ode_stats_clear(&stats);
+}
+END_TEST
+
 /* A program of the value alone keeps nothing, though the solve has a gradient elsewhere. */
 START_TEST(value_alone)
 {
@@ -317,6 +356,7 @@ int main(void)
     tcase_add_test(tests, nothing_to_keep);
     tcase_add_test(tests, one_after_the_other);
     tcase_add_loop_test(tests, programs, 0, 2);
+    tcase_add_loop_test(tests, after_a_larger_batch, 0, 2);
     tcase_add_test(tests, value_alone);
     tcase_add_test(tests, older_than_the_seeds);
     suite_add_tcase(s, tests);
