@@ -76,7 +76,7 @@ static int32_t transposed(ad_ir *ir, int32_t i, int rank, const int64_t *permuta
 static int32_t lay_out(ad_ir *ir, ad_inst *x)
 {
     if (x->op != AD_OP_contract || !ad_has_rows(x->shape) || ad_has_rows(ir->inst[x->in[1]].shape)) return ad_ir_add(ir, x);
-    int64_t want[AD_MAX_RANK], permutation[AD_MAX_RANK], *attr = ad_ir_longs(ir, x->nattr, x->attr);
+    int64_t want[AD_MAX_RANK], permutation[AD_MAX_RANK] = { 0 }, *attr = ad_ir_longs(ir, x->nattr, x->attr);
     ad_shape from = ir->inst[x->in[1]].shape;
     if (!attr || wanted_order(attr, from, want) != attr[1]) return ad_ir_add(ir, x);
     bool moved = false;

@@ -144,7 +144,8 @@ START_TEST(differences)
         double h = 2e-3, sum = 0;
         for (int i = 0; i < 6; i++) {
             memcpy(at, start, sizeof at);
-            at[k] += (i % 2 ? -1 : 1) * (i / 2 + 1) * h;
+            const int distance = i / 2 + 1;
+            at[k] += (i % 2 ? -1 : 1) * distance * h;
             q = record(TIMES, at, &replay);
             sum += (i % 2 ? -1 : 1) * weight[i / 2] * ad_item(q.loss);
             ck_assert_msg(!ad_tape_error(q.tape), "%s", ad_tape_error(q.tape));
