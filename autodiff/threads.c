@@ -170,11 +170,31 @@ static void work_on(const job *j, share *own, int thread)
     } while (s != own);
 }
 
+/* Leaves the processor that the caller is on: schedulers wake a thread where its waker is, and then leave it there, while another processor
+ * has nothing to do. Where it may run afterwards is as before. At most once a millisecond, since it may be sent back for a reason. */
+static void leave_to(const worker *w, int64_t *last)
+{
+#ifdef CPU_COUNT
+    int processor = this_processor();
+    if (processor < 0 || processor != atomic_load_explicit(&w->callers_processor, memory_order_relaxed)) return;
+    cpu_set_t all, others;
+    int64_t time = now();
+    if (time - *last < 1000000 || sched_getaffinity(0, sizeof all, &all) || CPU_COUNT(&all) < 2) return;
+    *last = time;
+    others = all;
+    CPU_CLR(processor, &others);
+    if (sched_setaffinity(0, sizeof others, &others) == 0) sched_setaffinity(0, sizeof all, &all);
+#else
+    (void)w, (void)last;
+#endif
+}
+
 static void *serve(void *data)
 {
     worker *w = data;
-    int64_t spin = SPIN_NS;
+    int64_t spin = SPIN_NS, left = 0;
     while (await(w, OFFERED | QUIT, spin, &w->callers_processor) != QUIT) {
+        leave_to(w, &left);
         if (!change(w, OFFERED, RUNNING)) continue; /* taken back */
         const job *j = w->job;
         atomic_store_explicit(&w->own_processor, this_processor(), memory_order_relaxed);
