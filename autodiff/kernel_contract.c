@@ -457,8 +457,7 @@ static void run_matrix(const contract_plan *p, int64_t rows, const void *const *
     while (ad_nest_step(&p->nest, p->nest.rank, outer, index, offset));
 }
 
-/* ---- the kernel -----------------------------------------------------------------------------------------------------------------------
- */
+/* ---- the kernel ------------------------------------------------------------------------------------------------------------------- */
 
 static void contract_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *scratch)
 {

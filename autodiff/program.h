@@ -96,6 +96,7 @@ bool ad_pass_layout(ad_ir *ir);
 bool ad_pass_combine(ad_ir *ir);
 /* The value that the simplifying rules make of x (rules use it for what they make in turn). */
 int32_t ad_simplified(ad_ir *ir, ad_inst *x);
+int32_t ad_make_fill(ad_ir *ir, ad_shape shape, double value);
 /* Signs and powers of two in a product or negation, moved to where they cost least (scale.c): the number of the equal value, or -1. */
 int32_t ad_move_scales(ad_ir *ir, const ad_inst *x);
 /* Writes the elements of a constant, fill or eye (without rows) in the program's dtype. */

@@ -47,27 +47,18 @@ static int32_t product(ad_ir *ir, ad_shape shape, int32_t a, int32_t b)
     return ir->failed ? 0 : ad_ir_add(ir, &y);
 }
 
-static int32_t number(ad_ir *ir, double c)
-{
-    double *data = ad_pool_alloc(ir->pool, sizeof *data);
-    ad_inst y = { .op = AD_OP_fill, .shape = AD_SCALAR, .ndata = 1, .data = data };
-    if (!data) ir->failed = true;
-    else *data = c;
-    return ir->failed ? 0 : ad_ir_add(ir, &y);
-}
-
 /* Value i times c, which goes to the factor that `least` finds. */
 static int32_t times(ad_ir *ir, int32_t i, double c, int depth)
 {
     ad_inst x = ir->inst[i];
     if (c == 1 || ir->failed) return i;
-    if (x.op == AD_OP_fill && !x.shape.rank) return number(ir, x.data[0] * c);
+    if (x.op == AD_OP_fill && !x.shape.rank) return ad_make_fill(ir, AD_SCALAR, x.data[0] * c);
     if (x.op == AD_OP_mul && x.uses <= 1 && depth > 0) {
         bool first = least(ir, x.in[0], depth - 1) < least(ir, x.in[1], depth - 1);
         int32_t a = first ? times(ir, x.in[0], c, depth - 1) : x.in[0], b = first ? x.in[1] : times(ir, x.in[1], c, depth - 1);
         return product(ir, x.shape, a, b);
     }
-    if (c != -1) return product(ir, x.shape, i, number(ir, c));
+    if (c != -1) return product(ir, x.shape, i, ad_make_fill(ir, AD_SCALAR, c));
     ad_inst y = { .op = AD_OP_neg, .shape = x.shape, .nin = 1, .in = ad_ir_ints(ir, 1, &i) };
     return ir->failed ? 0 : ad_ir_add(ir, &y);
 }

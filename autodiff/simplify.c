@@ -16,7 +16,7 @@ static int32_t make(ad_ir *ir, ad_op op, ad_shape shape, int nin, const int32_t 
 
 static int32_t make_unary(ad_ir *ir, ad_op op, ad_shape shape, int32_t in) { return make(ir, op, shape, 1, &in, 0, NULL); }
 
-static int32_t make_fill(ad_ir *ir, ad_shape shape, double value)
+int32_t ad_make_fill(ad_ir *ir, ad_shape shape, double value)
 {
     ad_inst x = { .op = AD_OP_fill, .shape = shape, .ndata = 1 };
     double *data = ad_pool_alloc(ir->pool, sizeof *data);
@@ -55,7 +55,7 @@ static ad_shape absorb_broadcasts(ad_ir *ir, ad_inst *x)
     for (int k = 0; k < x->nin; k++) {
         in[k] = x->in[k];
         if (ir->inst[in[k]].op == AD_OP_broadcast) in[k] = ir->inst[in[k]].in[0];
-        if (ir->inst[in[k]].op == AD_OP_fill && ir->inst[in[k]].shape.rank) in[k] = make_fill(ir, AD_SCALAR, ir->inst[in[k]].data[0]);
+        if (ir->inst[in[k]].op == AD_OP_fill && ir->inst[in[k]].shape.rank) in[k] = ad_make_fill(ir, AD_SCALAR, ir->inst[in[k]].data[0]);
         ad_broadcast_shapes(span, ir->inst[in[k]].shape, &span);
     }
     x->in = ad_ir_ints(ir, x->nin, in);
@@ -93,7 +93,7 @@ static int32_t fold_numbers(ad_ir *ir, const ad_inst *x)
         pointer[k] = &in[k];
     }
     ad_pointwise_kernel(x->op, ir->dtype, x->nin)(1, pointer, stride, &out);
-    return make_fill(ir, x->shape, ir->dtype == AD_F32 ? (double)out.f : out.d);
+    return ad_make_fill(ir, x->shape, ir->dtype == AD_F32 ? (double)out.f : out.d);
 }
 
 static bool inside_assemble(const ad_ir *ir, int32_t i) { return ir->inst[i].op == AD_OP_assemble; }
@@ -149,7 +149,7 @@ static int32_t simplify_broadcast(ad_ir *ir, ad_inst *x)
 {
     const ad_inst *a = &ir->inst[x->in[0]];
     if (ad_same_shape(a->shape, x->shape)) return x->in[0];
-    if (a->op == AD_OP_fill) return make_fill(ir, x->shape, a->data[0]);
+    if (a->op == AD_OP_fill) return ad_make_fill(ir, x->shape, a->data[0]);
     if (a->op == AD_OP_broadcast) return make_unary(ir, AD_OP_broadcast, x->shape, a->in[0]);
     return NO_RULE;
 }
@@ -158,7 +158,7 @@ static int32_t simplify_reshape(ad_ir *ir, ad_inst *x)
 {
     const ad_inst *a = &ir->inst[x->in[0]];
     if (ad_same_shape(a->shape, x->shape)) return x->in[0];
-    if (a->op == AD_OP_fill) return make_fill(ir, x->shape, a->data[0]);
+    if (a->op == AD_OP_fill) return ad_make_fill(ir, x->shape, a->data[0]);
     if (a->op == AD_OP_reshape) return make_unary(ir, AD_OP_reshape, x->shape, a->in[0]);
     if (a->op == AD_OP_constant) {
         ad_inst y = *a;
@@ -194,7 +194,7 @@ static int32_t simplify_transpose(ad_ir *ir, ad_inst *x)
 {
     const ad_inst *a = &ir->inst[x->in[0]];
     int rank = x->shape.rank;
-    if (a->op == AD_OP_fill) return make_fill(ir, x->shape, a->data[0]);
+    if (a->op == AD_OP_fill) return ad_make_fill(ir, x->shape, a->data[0]);
     if (keeps_order(a->shape, x->attr)) return make_unary(ir, AD_OP_reshape, x->shape, x->in[0]);
     if (a->op == AD_OP_eye) return make(ir, AD_OP_eye, x->shape, 0, NULL, 1, (int64_t[]){ -a->attr[0] });
     if (a->op == AD_OP_contract && a->uses <= 1) return permute_contraction(ir, x, a);
@@ -238,7 +238,7 @@ static int32_t slice_assemble(ad_ir *ir, const ad_inst *x, const ad_inst *a)
         if (o == ACROSS || only >= 0) return NO_RULE;
         only = k;
     }
-    if (only < 0) return make_fill(ir, x->shape, 0);
+    if (only < 0) return ad_make_fill(ir, x->shape, 0);
     int64_t start[AD_MAX_RANK];
     for (int i = 0; i < rank; i++) start[i] = x->attr[i] - a->attr[only * rank + i];
     return make(ir, AD_OP_slice, x->shape, 1, &a->in[only], rank, start);
@@ -250,7 +250,7 @@ static int32_t simplify_slice(ad_ir *ir, ad_inst *x)
     int rank = x->shape.rank;
     int64_t start[AD_MAX_RANK];
     if (ad_same_shape(a->shape, x->shape)) return x->in[0];
-    if (a->op == AD_OP_fill) return make_fill(ir, x->shape, a->data[0]);
+    if (a->op == AD_OP_fill) return ad_make_fill(ir, x->shape, a->data[0]);
     if (a->op == AD_OP_eye) return make(ir, AD_OP_eye, x->shape, 0, NULL, 1, (int64_t[]){ a->attr[0] + x->attr[0] - x->attr[1] });
     if (a->op == AD_OP_assemble) return slice_assemble(ir, x, a);
     if (a->op == AD_OP_slice) {
@@ -283,7 +283,7 @@ static int32_t simplify_assemble(ad_ir *ir, ad_inst *x)
         memmove(start + n * rank, start + k * rank, (size_t)rank * sizeof *start);
         n++;
     }
-    if (n == 0) return make_fill(ir, x->shape, 0);
+    if (n == 0) return ad_make_fill(ir, x->shape, 0);
     if (n == 1 && ad_same_shape(ir->inst[in[0]].shape, x->shape)) return in[0];
     x->nin = n;
     x->in = in;
@@ -355,7 +355,7 @@ static int32_t shift_axis(ad_ir *ir, int32_t x, int axis, int64_t size, int64_t 
     ad_shape s = ir->inst[x].shape, whole = s;
     int64_t low = shift < 0 ? -shift : 0, high = s.dim[axis] - shift < size ? s.dim[axis] - shift : size;
     whole.dim[axis] = size;
-    if (high <= low) return make_fill(ir, whole, 0);
+    if (high <= low) return ad_make_fill(ir, whole, 0);
     int64_t start[AD_MAX_RANK] = { 0 }, at[AD_MAX_RANK] = { 0 };
     start[axis] = low + shift;
     at[axis] = low;
