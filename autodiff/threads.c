@@ -36,17 +36,18 @@ extern int omp_in_parallel(void) __attribute__((weak));
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static int processors;
 
-static int count_processors(void)
+static void count_processors(void)
 {
 #ifdef CPU_COUNT
     cpu_set_t set; /* too small on machines with more than 1024: an error */
-    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+    if (sched_getaffinity(0, sizeof set, &set) == 0) {
+        processors = CPU_COUNT(&set);
+        return;
+    }
 #endif
     long n = sysconf(_SC_NPROCESSORS_ONLN);
-    return n < 1 ? 1 : n > AD_MAX_THREADS ? AD_MAX_THREADS : (int)n;
+    processors = n < 1 ? 1 : n > AD_MAX_THREADS ? AD_MAX_THREADS : (int)n;
 }
-
-static void begin(void);
 
 int ad_threads_default(void)
 {
@@ -54,7 +55,7 @@ int ad_threads_default(void)
     const char *asked = getenv("OMP_NUM_THREADS");
     long n = asked ? strtol(asked, NULL, 10) : 0;
     if (n > 0) return n > AD_MAX_THREADS ? AD_MAX_THREADS : (int)n;
-    pthread_once(&once, begin);
+    pthread_once(&once, count_processors);
     return processors;
 }
 
@@ -251,11 +252,8 @@ static void forget(void)
     most = AD_MAX_THREADS - 1;
 }
 
-static void begin(void)
-{
-    processors = count_processors();
-    pthread_atfork(NULL, NULL, forget);
-}
+/* Before there can be a second thread: a fork under way does not call what is registered meanwhile. */
+__attribute__((constructor)) static void forget_after_forks(void) { pthread_atfork(NULL, NULL, forget); }
 
 /* When the program ends or unloads the library. A worker that somebody still has is left alone, and none are made any more. */
 __attribute__((destructor)) static void end(void)
@@ -302,7 +300,7 @@ void ad_threads_share(int threads, double work, int64_t parts, ad_part part, voi
         for (int64_t k = 0; k < parts; k++) part(data, 0, k);
         return;
     }
-    pthread_once(&once, begin);
+    pthread_once(&once, count_processors);
     share own, *s;
     int n = take(threads - 1, work, &own), k = 0, here = this_processor();
     job j = { .part = part, .data = data, .spin = n <= processors ? SPIN_NS : 0 };
