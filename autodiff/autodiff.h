@@ -47,7 +47,9 @@ typedef struct {
 
 /* ---- tapes ------------------------------------------------------------------------------------------------------------------- */
 
-/* A new empty tape; every variable on it has this dtype. NULL when memory is short. */
+/* A new empty tape; every variable on it has this dtype. NULL when memory is short. It bears an error from the beginning when the
+ * environment variable COSTATE_ISA, which chooses the kernels' instruction set (generic, x86-64-v2, -v3, -v4), asks for one that is not to
+ * be had. */
 ad_tape *ad_tape_new(ad_dtype dtype);
 /* Frees the tape, its values and cached programs. NULL is allowed. Programs compiled from it stay valid. */
 void ad_tape_free(ad_tape *tape);

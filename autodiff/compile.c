@@ -213,7 +213,7 @@ ad_program *ad_compile_with(const ad_compile_options *options, int ninput, const
     ad_program *p = calloc(1, sizeof *p);
     if (p) {
         atomic_init(&p->references, 1);
-        p->isa = ad_isa(&p->isa_error);
+        p->isa = ad_isa(NULL);
         p->block_rows = options->block_rows;
         if (ad_ir_init(&p->ir, &p->pool, ad_tape_dtype(tape), 256) && collect_all(p, tape, ninput, inputs, noutput, outputs) &&
             transform(tape, p, options->without))

@@ -133,7 +133,7 @@ static void put_signature(writer *w, const ad_program *p)
     char shape[160];
     put(w, "program %s: %d inputs, %d outputs, %d values\n", p->ir.dtype == AD_F32 ? "f32" : "f64", p->ir.ninput, p->ir.noutput,
         (int)p->ir.n);
-    put(w, "instruction set %s%s%s\ninputs\n", p->isa, p->isa_error ? ": " : "", p->isa_error ? p->isa_error : "");
+    put(w, "instruction set %s\ninputs\n", p->isa);
     for (int i = 0; i < p->ir.ninput; i++) {
         ad_format_shape(p->ir.inst[i].shape, shape, sizeof shape);
         put(w, "  v%d %s %s%s\n", i, shape, levels[p->ir.inst[i].attr[0]], p->ir.inst[i].uses ? "" : " unused");

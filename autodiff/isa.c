@@ -62,10 +62,10 @@ static const isa *chosen(const char **error)
     for (int i = 0; i < ISAS; i++) {
         if (strcmp(name, isas[i].name)) continue;
         if (isas[i].supported()) return &isas[i];
-        *error = "COSTATE_ISA: this processor cannot run the instruction set that is asked for; the best one it can run is used";
+        *error = "this processor does not have that instruction set; unset the variable to use the best it has";
         return best();
     }
-    *error = "COSTATE_ISA: unknown instruction set (choices: " CHOICES "); the best one this processor can run is used";
+    *error = "no such instruction set (choices: " CHOICES "); unset the variable to use the best that this processor has";
     return best();
 }
 

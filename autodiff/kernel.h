@@ -40,8 +40,8 @@ typedef void (*ad_pointwise)(int64_t n, const void *const *in, const int *stride
  * operand more than it has, an operation is a composite, with the bits of its parts: a unary one is that of the sum in0 + in1, an addition,
  * subtraction or multiplication is that of in0 and the product in1 * in2. */
 ad_pointwise ad_pointwise_kernel(ad_op op, ad_dtype dtype, int nin);
-/* "x86-64-v4", "x86-64-v3", "x86-64-v2" or "generic": what is in use (environment COSTATE_ISA overrides; an unknown name falls back with
- * a message in *error, a static text, else NULL). */
+/* "x86-64-v4", "x86-64-v3", "x86-64-v2" or "generic": what is in use, the best that the processor has unless the environment variable
+ * COSTATE_ISA names another. error: NULL, or gets what is wrong with that name (a static text), which new tapes report, or NULL. */
 const char *ad_isa(const char **error);
 
 /* Names of the instruction sets this processor can run, best first; NULL from index = their number on. */

@@ -186,8 +186,8 @@ struct ad_program {
     ad_held *held;
     ad_ir ir;
     bool has_rows;
-    const char *isa, *isa_error; /* as ad_isa gave them when the kernels were chosen */
-    ad_slot *slot;               /* one a value */
+    const char *isa; /* as ad_isa gave it when the kernels were chosen */
+    ad_slot *slot;   /* one a value */
     int32_t nstep;
     ad_step *step;
     int nphase;

@@ -1,5 +1,5 @@
 /* The tape: nodes in chunks (their addresses stay), an arena for operand lists and attributes, sticky errors, the program cache. */
-#include "tape.h"
+#include "kernel.h"
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,6 +43,9 @@ ad_tape *ad_tape_new(ad_dtype dtype)
     t->dtype = dtype;
     t->epoch = 1;
     t->rows = -1;
+    const char *error;
+    ad_isa(&error);
+    if (error) ad_fail(t, "COSTATE_ISA=%s: %s", getenv("COSTATE_ISA"), error);
     return t;
 }
 

@@ -428,6 +428,35 @@ START_TEST(reduce_cumsum)
 }
 END_TEST
 
+/* Sums over rows of whole numbers, which are exact in any order, for widths that have loops of their own and widths that have none. */
+START_TEST(reduce_columns)
+{
+    static const int64_t widths[] = { 1, 2, 3, 4, 7, 8, 9, 31, 32, 33, 64, 65, 72, 96, 128, 130 },
+                         counts[] = { 1, 31, 32, 33, 100, 1024, 1057 };
+    for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
+        for (size_t j = 0; j < sizeof counts / sizeof *counts; j++)
+            for (int dtype = AD_F32; dtype <= AD_F64; dtype++) {
+                int64_t w = widths[i], n = counts[j];
+                trial *t = trial_new(AD_OP_sum, (ad_dtype)dtype);
+                t->rows = n;
+                t->attr[0] = 1;
+                t->k.nattr = 1;
+                add_operand(t, AD_SHAPE(AD_ROWS, w));
+                make_data(t, AD_SHAPE(1, w));
+                for (int64_t e = 0; e < n * w; e++) {
+                    double x = (double)pick(-500, 500);
+                    put(t->k.dtype, t->in[0], e, x);
+                    t->expected[e % w] += x;
+                }
+                ck_assert(ad_kernel_prepare(&t->k, n));
+                ad_kernel_identity(&t->k, t->out, w);
+                run_rows(&t->k, n, t->in, t->out);
+                compare(t, 0, "sum of columns");
+                trial_free(t);
+            }
+}
+END_TEST
+
 /* A million equal numbers that no float sums well one after the other. */
 START_TEST(reduce_is_accurate)
 {
@@ -900,6 +929,7 @@ int main(void)
     tcase_add_test(c, layout_locate);
     tcase_add_test(c, reduce_sum_max);
     tcase_add_test(c, reduce_cumsum);
+    tcase_add_test(c, reduce_columns);
     tcase_add_test(c, reduce_is_accurate);
     tcase_add_test(c, reduce_max_keeps_nan);
     tcase_add_test(c, pointwise_broadcast);

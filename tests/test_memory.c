@@ -163,25 +163,33 @@ START_TEST(test_negative_threads)
 }
 END_TEST
 
-static void check_isa(const char *name, const char *want)
+START_TEST(test_instruction_set)
 {
-    setenv("COSTATE_ISA", name, 1);
+    setenv("COSTATE_ISA", "generic", 1);
     world w = tape_of(1);
     ad_program *p = compile(&w);
     ad_workspace *s = ad_workspace_new(p, 1);
     char *text = ad_program_describe(p);
-    ck_assert_msg(strstr(text, want) != NULL, "%s", text);
+    ck_assert_msg(strstr(text, "instruction set generic\n") != NULL, "%s", text);
     ck_assert_int_eq(run(&w, p, s, 3), 0);
     free(text);
     ad_workspace_free(s);
     ad_program_free(p);
     end_world(&w);
 }
+END_TEST
 
 START_TEST(test_unknown_instruction_set)
 {
-    check_isa("generic", "instruction set generic\n");
-    check_isa("x86-64-v9", ": COSTATE_ISA: unknown instruction set (choices: ");
+    setenv("COSTATE_ISA", "x86-64-v9", 1);
+    ad_tape *t = ad_tape_new(AD_F32);
+    ad_var x = ad_scalar(t, 1), y = ad_exp(x);
+    ck_assert(isnan(ad_item(y)));
+    ck_assert_ptr_null(ad_compile(0, NULL, 1, &y));
+    const char *error = ad_tape_error(t);
+    ck_assert_ptr_nonnull(error);
+    ck_assert_msg(strstr(error, "COSTATE_ISA=x86-64-v9: no such instruction set (choices: ") == error, "%s", error);
+    ad_tape_free(t);
 }
 END_TEST
 
@@ -198,6 +206,7 @@ int main(void)
     tcase_add_test(tc, test_rows_too_large);
     tcase_add_test(tc, test_too_many_rows);
     tcase_add_test(tc, test_negative_threads);
+    tcase_add_test(tc, test_instruction_set);
     tcase_add_test(tc, test_unknown_instruction_set);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
