@@ -114,13 +114,15 @@ static void substitute(ad_factor *f, int label, int fresh, int64_t n, int64_t of
     f->label[a] = (int8_t)fresh;
 }
 
-/* The two labels of an identity are one index (shifted). Where one of them is summed, the other takes its place in all other factors. */
+/* The two labels of an identity are one index (shifted). Where one of them is summed, the other takes its place in all other factors:
+ * rather the shorter one, since that cuts them, and the longer one stretches them by zeros. */
 static bool resolve_eye(product *p, int e)
 {
     ad_factor eye = p->f[e];
     const ad_node *n = node_of(eye.x);
     int64_t offset = n->attr[0];
-    for (int side = 0; side < 2; side++) {
+    for (int k = 0; k < 2; k++) {
+        int side = n->shape.dim[1] < n->shape.dim[0] ? 1 - k : k;
         int gone = eye.label[1 - side], stays = eye.label[side];
         bool used = elsewhere(p, e, -1) >> gone & 1;
         if (gone == stays || p->out >> gone & 1 || !used) continue;

@@ -277,6 +277,42 @@ START_TEST(trace_stays_cheap)
 }
 END_TEST
 
+static int64_t flop_a_row(const char *text)
+{
+    int64_t sum = 0;
+    for (const char *at = text; (at = strstr(at, " flop a row")); at++) {
+        const char *number = at;
+        while (number[-1] >= '0' && number[-1] <= '9') number--;
+        sum += strtoll(number, NULL, 10);
+    }
+    return sum;
+}
+
+/* Inputs of every layer beside the one before: the trace is that of the layers alone, nothing is stretched to the width of the inputs. */
+START_TEST(trace_through_concatenations)
+{
+    enum { X = 24, H = 40, EXTRA = 16 };
+    ad_tape *t = ad_tape_new(AD_F64);
+    ad_var in[5] = { ad_input_rows(t, AD_SHAPE(AD_ROWS, X), 0, NULL), ad_input_rows(t, AD_SHAPE(AD_ROWS, EXTRA), 0, NULL) };
+    const int64_t width[] = { X, H, H, X };
+    ad_var h = in[0];
+    for (int k = 0; k < 3; k++) {
+        in[2 + k] = ad_param(t, AD_SHAPE(width[k] + EXTRA, width[k + 1]), NULL);
+        h = ad_matmul(ad_concatenate(2, (ad_var[]){ in[1], h }, 1), in[2 + k]);
+        if (k < 2) h = ad_tanh(h);
+    }
+    ad_var trace = ad_jacobian_trace(h, in[0]);
+    ad_program *p = ad_compile(5, in, 1, &trace);
+    ck_assert_msg(p != NULL, "%s", ad_tape_error(t));
+    char *text = ad_program_describe(p);
+    int64_t layers = 2 * (X + EXTRA) * H + 2 * (H + EXTRA) * H, most = layers + 2 * H * H + 2 * H; /* and s1 Q s2 */
+    ck_assert_msg(flop_a_row(text) <= most, "%lld flop a row, not %lld:\n%s", (long long)flop_a_row(text), (long long)most, text);
+    free(text);
+    ad_program_free(p);
+    ad_tape_free(t);
+}
+END_TEST
+
 START_TEST(errors)
 {
     ad_tape *t = ad_tape_new(AD_F64);
@@ -308,6 +344,7 @@ int main(void)
     tcase_add_loop_test(t, derivatives_of_the_trace, 0, NFIELD);
     tcase_add_test(t, other_shapes);
     tcase_add_test(t, trace_stays_cheap);
+    tcase_add_test(t, trace_through_concatenations);
     tcase_add_test(t, errors);
     suite_add_tcase(s, t);
     return suite_run(s);
