@@ -143,6 +143,39 @@ static void append_partial(term *t, ad_var x, ad_shape node)
     f->x = ad_reshape(x, kept);
 }
 
+/* Operations whose derivative selects: where something else is selected, it is zero whatever the operand's derivative is, also no number.
+ */
+static bool selects(ad_op op) { return op == AD_OP_select || op == AD_OP_relu || op == AD_OP_min || op == AD_OP_max || op == AD_OP_clamp; }
+
+/* A factor as an array that broadcasts against the node; invalid when it has other labels than the node's axes. */
+static ad_var over_node(const term *t, const ad_factor *f, ad_shape node)
+{
+    ad_shape s = node_of(f->x)->shape, over = { node.rank, { 0 } };
+    int permutation[AD_MAX_RANK], n = 0;
+    for (int k = 0; k < node.rank; k++) {
+        over.dim[k] = 1;
+        for (int a = 0; a < s.rank; a++)
+            if (f->label[a] == t->axis[k]) permutation[n++] = a, over.dim[k] = s.dim[a];
+    }
+    return n == s.rank ? ad_reshape(ad_transpose(f->x, permutation), over) : ad_none(f->x.tape);
+}
+
+/* Selects in every factor that has all axes of the node's partial derivative by its operand i. Returns whether there are any. */
+static bool select_factors(term *t, ad_var y, int i, ad_shape node)
+{
+    const term old = *t;
+    bool any = false;
+    t->n = 0;
+    for (int k = 0; k < old.n; k++) {
+        ad_var v = over_node(&old, &old.f[k], node), selected = ad_valid(v) ? ad_push(y, i, v) : v;
+        bool fits = ad_valid(selected) && ad_same_shape(ad_shape_of(selected), ad_shape_of(v));
+        if (fits) append_partial(t, selected, node);
+        else t->f[t->n++] = old.f[k];
+        any = any || fits;
+    }
+    return any;
+}
+
 /* Axes of an operand [..] aligned at the right with those of the result; stretched ones get fresh labels (ones). */
 static void align_axes(term *t, ad_shape from, ad_shape to)
 {
@@ -166,6 +199,7 @@ static void through_pointwise(walk *w, int32_t node, const ad_node *n)
             term *t = copy_term(w, g, &from->t[k]);
             if (!t) return;
             align_axes(t, ad_node_at(w->tape, n->in[i])->shape, n->shape);
+            if (selects(n->op) && select_factors(t, ad_var_at(w->tape, node), i, n->shape)) continue;
             append_partial(t, partial, n->shape);
         }
     }

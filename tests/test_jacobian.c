@@ -92,6 +92,12 @@ static ad_var f_deep_residual(net *n)
     for (int k = 0; k < 5; k++) x = ad_add(x, ad_scale(ad_tanh(ad_matmul(x, weight(n, k, n->d, n->d))), 0.3));
     return x;
 }
+/* What is not selected is no number at half of the points. */
+static ad_var f_guarded(net *n)
+{
+    ad_var zero = ad_scalar(n->t, 0), safe = ad_select(ad_gt(n->x, zero), ad_mul(n->x, ad_log(n->x)), ad_scale(n->x, 2));
+    return ad_add(safe, ad_matmul(ad_tanh(n->x), weight(n, 0, n->d, n->d)));
+}
 static ad_var f_bilinear(net *n)
 {
     ad_var p = ad_contract("bi,bj,ijk->bk", 3,
@@ -123,6 +129,7 @@ static const struct {
                { "identity", f_identity, 5 },
                { "deep residual", f_deep_residual, 4 },
                { "bilinear", f_bilinear, 3 },
+               { "guarded", f_guarded, 4 },
                { "one dimension", f_one, 1 },
                { "two hidden layers, one dimension", f_two, 1 } };
 enum { NFIELD = (int)(sizeof fields / sizeof *fields) };
@@ -242,6 +249,19 @@ START_TEST(other_shapes)
 }
 END_TEST
 
+/* Where something else is selected, a derivative that is not finite does not matter: the trace is what forward mode gives. */
+START_TEST(what_is_not_selected)
+{
+    ad_tape *t = ad_tape_new(AD_F64);
+    ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 3), 1, (double[]){ -1, 0, 4 }), root = ad_sqrt(ad_relu(x)), low = ad_scalar(t, 0.3);
+    ad_var y[] = { ad_max(root, low), ad_neg(ad_min(ad_neg(root), ad_neg(low))), ad_clamp(root, low, ad_scalar(t, 5)),
+                   ad_relu(ad_sub(root, low)), ad_select(ad_gt(x, low), ad_scale(root, 1), ad_exp(ad_neg(x))) };
+    const double want[] = { 0.25, 0.25, 0.25, 0.25, 0.25 - exp(1) - 1 };
+    for (int i = 0; i < 5; i++) ck_assert_double_eq_tol(ad_item(ad_jacobian_trace(y[i], x)), want[i], 1e-14);
+    ad_tape_free(t);
+}
+END_TEST
+
 static char *describe_trace(int layers, int64_t d)
 {
     ad_tape *t = ad_tape_new(AD_F64);
@@ -343,6 +363,7 @@ int main(void)
     tcase_add_loop_test(t, against_differences, 0, NFIELD);
     tcase_add_loop_test(t, derivatives_of_the_trace, 0, NFIELD);
     tcase_add_test(t, other_shapes);
+    tcase_add_test(t, what_is_not_selected);
     tcase_add_test(t, trace_stays_cheap);
     tcase_add_test(t, trace_through_concatenations);
     tcase_add_test(t, errors);
