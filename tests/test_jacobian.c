@@ -249,6 +249,39 @@ START_TEST(other_shapes)
 }
 END_TEST
 
+/* Products that are too long for the best order and whose factors have many axes: single directions where no order is found. */
+START_TEST(many_axes)
+{
+    enum { AXES = 6, N = 64, LAYERS = 2 };
+    ad_tape *t = ad_tape_new(AD_F64);
+    double start[N], j[N * N], tr, sum = 0;
+    for (int i = 0; i < N; i++) start[i] = entry(i, 2);
+    ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, N), 1, start), m = ad_reshape(x, AD_SHAPE(AD_ROWS, 2, 2, 2, 2, 2, 2));
+    ad_var w = ad_param(t, AD_SHAPE(2, 2), (double[]){ 0.3, -0.7, 0.5, 0.9 });
+    for (int k = 0; k < LAYERS * AXES; k++) {
+        char spec[] = "nabcdef,?z->nabcdef";
+        spec[8] = (char)('a' + k % AXES);
+        spec[13 + k % AXES] = 'z';
+        m = ad_contract(spec, 2, (ad_var[]){ m, w });
+        if (k % 2) m = ad_tanh(m);
+    }
+    ad_var y = ad_reshape(m, AD_SHAPE(AD_ROWS, N)), jacobian = ad_jacobian(y, x);
+    get(ad_jacobian_trace(y, x), &tr);
+    get(jacobian, j);
+    for (int i = 0; i < N; i++) sum += j[i * (N + 1)];
+    ck_assert_double_eq_tol(tr, sum, 1e-14);
+    const double e = 1e-6;
+    for (int k = 0; k < N; k += 21) {
+        double up[N], down[N], at = start[k];
+        start[k] = at + e, ad_set(x, 1, start), get(y, up);
+        start[k] = at - e, ad_set(x, 1, start), get(y, down);
+        start[k] = at;
+        for (int i = 0; i < N; i++) ck_assert_double_eq_tol(j[i * N + k], (up[i] - down[i]) / (2 * e), 1e-9);
+    }
+    ad_tape_free(t);
+}
+END_TEST
+
 /* Where something else is selected, a derivative that is not finite does not matter: the trace is what forward mode gives. */
 START_TEST(what_is_not_selected)
 {
@@ -363,6 +396,7 @@ int main(void)
     tcase_add_loop_test(t, against_differences, 0, NFIELD);
     tcase_add_loop_test(t, derivatives_of_the_trace, 0, NFIELD);
     tcase_add_test(t, other_shapes);
+    tcase_add_test(t, many_axes);
     tcase_add_test(t, what_is_not_selected);
     tcase_add_test(t, trace_stays_cheap);
     tcase_add_test(t, trace_through_concatenations);
