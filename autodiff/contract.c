@@ -114,13 +114,15 @@ static void substitute(ad_factor *f, int label, int fresh, int64_t n, int64_t of
     f->label[a] = (int8_t)fresh;
 }
 
-/* The two labels of an identity are one index (shifted). Where one of them is summed, the other takes its place in all other factors. */
+/* The two labels of an identity are one index (shifted). Where one of them is summed, the other takes its place in all other factors:
+ * rather the shorter one, since that cuts them, and the longer one stretches them by zeros. */
 static bool resolve_eye(product *p, int e)
 {
     ad_factor eye = p->f[e];
     const ad_node *n = node_of(eye.x);
     int64_t offset = n->attr[0];
-    for (int side = 0; side < 2; side++) {
+    for (int k = 0; k < 2; k++) {
+        int side = n->shape.dim[1] < n->shape.dim[0] ? 1 - k : k;
         int gone = eye.label[1 - side], stays = eye.label[side];
         bool used = elsewhere(p, e, -1) >> gone & 1;
         if (gone == stays || p->out >> gone & 1 || !used) continue;
@@ -198,7 +200,6 @@ static int result_labels(const product *p, const ad_factor *a, const ad_factor *
         for (int i = 0; i < rank_of(f); i++) {
             int8_t l = f->label[i];
             if (!(keep >> l & 1)) continue;
-            if (n == AD_MAX_RANK) return -1;
             keep &= ~((labels)1 << l);
             int at = n++;
             for (; at > 0; at--) {
@@ -222,10 +223,6 @@ static ad_factor multiply_pair(const product *p, const ad_factor *a, const ad_fa
         a = first;
     }
     int n = result_labels(p, a, b, keep, want, r.label);
-    if (n < 0) {
-        ad_fail(p->tape, "ad_contract: an intermediate result has more than %d axes", AD_MAX_RANK);
-        return r;
-    }
     if ((both & ~keep) == 0) {
         r.x = ad_mul(aligned(p, a, r.label, n), aligned(p, b, r.label, n));
         return r;
@@ -334,8 +331,8 @@ static ad_factor multiply_set(const product *p, const order_table *t, int set, c
     return multiply_pair(p, &x, &y, t->kept[set], want);
 }
 
-/* Greedy, for long products: the pair of least cost first. */
-static void reduce_greedily(product *p, int until)
+/* Greedy, for long products: the pair of least cost first. false: no pair's result is an array. */
+static bool reduce_greedily(product *p, int until)
 {
     const places any = { { 0 } };
     while (p->n > until && !ad_tape_error(p->tape)) {
@@ -348,9 +345,11 @@ static void reduce_greedily(product *p, int until)
                 double c = pair_cost(p, labels_of(&p->f[a]), labels_of(&p->f[b]), keep);
                 if (best < 0 || c < best) best = c, best_a = a, best_b = b;
             }
+        if (best < 0) return false;
         p->f[best_a] = multiply_pair(p, &p->f[best_a], &p->f[best_b], elsewhere(p, best_a, best_b), &any);
         remove_factor(p, best_b);
     }
+    return true;
 }
 
 /* ---- entry points ---- */
@@ -412,7 +411,7 @@ ad_var ad_contract_factors(ad_tape *tape, int n, const ad_factor *factors, int n
     if (!split_diagonals(&p)) return ad_none(tape);
     resolve_identities(&p);
     for (int i = 0; i < p.n && !ad_tape_error(tape); i++) sum_private(&p, i);
-    if (p.n > EXHAUSTIVE) reduce_greedily(&p, EXHAUSTIVE);
+    if (p.n > EXHAUSTIVE && !reduce_greedily(&p, EXHAUSTIVE)) return ad_none(tape);
     if (ad_tape_error(tape)) return ad_none(tape);
     ad_factor r = p.f[0];
     if (p.n > 1) {
@@ -422,11 +421,10 @@ ad_var ad_contract_factors(ad_tape *tape, int n, const ad_factor *factors, int n
             return ad_none(tape);
         }
         plan_exhaustive(&p, t);
-        if (t->cost[(1 << p.n) - 1] < 0)
-            ad_fail(tape, "ad_contract: every order has intermediate results of more than %d axes", AD_MAX_RANK);
-        else r = multiply_set(&p, t, (1 << p.n) - 1, &want);
+        bool fits = t->cost[(1 << p.n) - 1] >= 0;
+        if (fits) r = multiply_set(&p, t, (1 << p.n) - 1, &want);
         free(t);
-        if (ad_tape_error(tape)) return ad_none(tape);
+        if (!fits || ad_tape_error(tape)) return ad_none(tape);
     }
     return ordered(&r, out, nout);
 }
@@ -479,7 +477,10 @@ ad_var ad_contract(const char *spec, int n, const ad_var *x)
         snprintf(reason, sizeof reason, "\"%s\": %s", spec, problem);
         return ad_fail_shapes(t, "contract", reason, n, x);
     }
-    return ad_contract_factors(t, n, f, nout, out);
+    ad_var y = ad_contract_factors(t, n, f, nout, out);
+    if (!ad_valid(y))
+        ad_fail(t, "ad_contract: \"%s\": no order was found whose intermediate results have at most %d axes", spec, AD_MAX_RANK);
+    return y;
 }
 
 ad_var ad_matmul(ad_var a, ad_var b)

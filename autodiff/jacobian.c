@@ -57,7 +57,17 @@ static term *add_term(walk *w, tangent *g)
 
 /* ---- multiplying out ---- */
 
-/* The sum of g's products as one array over the labels out (axes of the node, DIRECTION), whose sizes are those of shape. */
+/* The product as an array over the labels out; invalid, so that single directions are what is left, when it has too many axes on the way.
+ */
+static ad_var contracted(walk *w, const term *t, int n, const int8_t *out)
+{
+    ad_var x = ad_contract_factors(w->tape, t->n, t->f, n, out);
+    w->single = w->single || !ad_valid(x);
+    return x;
+}
+
+/* The sum of g's products as one array over the labels out (axes of the node, DIRECTION), whose sizes are those of shape; invalid when
+ * there is no room. */
 static ad_var multiply_out(walk *w, const tangent *g, int nout, const int *axis, ad_shape shape)
 {
     ad_var sum = ad_none(w->tape);
@@ -71,7 +81,9 @@ static ad_var multiply_out(walk *w, const tangent *g, int nout, const int *axis,
             partial.dim[k] = carried(t, label) ? shape.dim[k] : 1;
             if (carried(t, label)) out[n++] = (int8_t)label;
         }
-        ad_var x = ad_reshape(ad_contract_factors(w->tape, t->n, t->f, n, out), partial);
+        ad_var x = contracted(w, t, n, out);
+        if (!ad_valid(x)) return x;
+        x = ad_reshape(x, partial);
         sum = sum.node < 0 ? x : ad_add(sum, x);
     }
     return sum;
@@ -94,7 +106,7 @@ static void multiply_node(walk *w, int32_t node)
     shape.dim[n] = w->ndir, axis[n++] = -1;
     for (int k = first; k < s.rank; k++) shape.dim[n] = s.dim[k], axis[n++] = k;
     shape.rank = n;
-    ad_var x = ad_broadcast(multiply_out(w, g, n, axis, shape), shape);
+    ad_var sum = multiply_out(w, g, n, axis, shape), x = ad_valid(sum) ? ad_broadcast(sum, shape) : sum;
     if (!ad_valid(x)) return;
     term t = { .n = 1, .labels = FIRST_LABEL };
     t.f[0].x = x;
@@ -143,6 +155,39 @@ static void append_partial(term *t, ad_var x, ad_shape node)
     f->x = ad_reshape(x, kept);
 }
 
+/* Operations whose derivative selects: where something else is selected, it is zero whatever the operand's derivative is, also no number.
+ */
+static bool selects(ad_op op) { return op == AD_OP_select || op == AD_OP_relu || op == AD_OP_min || op == AD_OP_max || op == AD_OP_clamp; }
+
+/* A factor as an array that broadcasts against the node; invalid when it has other labels than the node's axes. */
+static ad_var over_node(const term *t, const ad_factor *f, ad_shape node)
+{
+    ad_shape s = node_of(f->x)->shape, over = { node.rank, { 0 } };
+    int permutation[AD_MAX_RANK], n = 0;
+    for (int k = 0; k < node.rank; k++) {
+        over.dim[k] = 1;
+        for (int a = 0; a < s.rank; a++)
+            if (f->label[a] == t->axis[k]) permutation[n++] = a, over.dim[k] = s.dim[a];
+    }
+    return n == s.rank ? ad_reshape(ad_transpose(f->x, permutation), over) : ad_none(f->x.tape);
+}
+
+/* Selects in every factor that has all axes of the node's partial derivative by its operand i. Returns whether there are any. */
+static bool select_factors(term *t, ad_var y, int i, ad_shape node)
+{
+    const term old = *t;
+    bool any = false;
+    t->n = 0;
+    for (int k = 0; k < old.n; k++) {
+        ad_var v = over_node(&old, &old.f[k], node), selected = ad_valid(v) ? ad_push(y, i, v) : v;
+        bool fits = ad_valid(selected) && ad_same_shape(ad_shape_of(selected), ad_shape_of(v));
+        if (fits) append_partial(t, selected, node);
+        else t->f[t->n++] = old.f[k];
+        any = any || fits;
+    }
+    return any;
+}
+
 /* Axes of an operand [..] aligned at the right with those of the result; stretched ones get fresh labels (ones). */
 static void align_axes(term *t, ad_shape from, ad_shape to)
 {
@@ -166,6 +211,7 @@ static void through_pointwise(walk *w, int32_t node, const ad_node *n)
             term *t = copy_term(w, g, &from->t[k]);
             if (!t) return;
             align_axes(t, ad_node_at(w->tape, n->in[i])->shape, n->shape);
+            if (selects(n->op) && select_factors(t, ad_var_at(w->tape, node), i, n->shape)) continue;
             append_partial(t, partial, n->shape);
         }
     }
@@ -448,7 +494,9 @@ static ad_var jacobian_by_products(walk *w, ad_var y)
     axis[n++] = -1;
     shape.rank = n;
     tangent *g = tangent_at(w, y.node);
-    return g->n ? ad_broadcast(multiply_out(w, g, n, axis, shape), shape) : ad_fill(w->tape, shape, 0);
+    if (!g->n) return ad_fill(w->tape, shape, 0);
+    ad_var sum = multiply_out(w, g, n, axis, shape);
+    return ad_valid(sum) ? ad_broadcast(sum, shape) : sum;
 }
 
 ad_var ad_jacobian(ad_var y, ad_var x)
@@ -497,7 +545,8 @@ static ad_var trace_of_products(walk *w, ad_var y)
         for (int f = 0; f < t->n; f++)
             for (int k = 0; k < node_of(t->f[f].x)->shape.rank; k++)
                 if (t->f[f].label[k] == t->axis[last]) t->f[f].label[k] = DIRECTION;
-        ad_var x = ad_contract_factors(w->tape, t->n, t->f, rows, (int8_t[]){ ROW });
+        ad_var x = contracted(w, t, rows, (int8_t[]){ ROW });
+        if (!ad_valid(x)) return x;
         x = ad_reshape(x, rows ? AD_SHAPE(AD_ROWS, 1) : AD_SHAPE(1));
         sum = sum.node < 0 ? x : ad_add(sum, x);
     }
@@ -517,7 +566,7 @@ ad_var ad_jacobian_trace(ad_var y, ad_var x)
     ad_var sum = ad_none(y.tape);
     if (walk_from(&w, y, x)) {
         sum = trace_of_products(&w, y);
-        if (sum.node < 0 && !ad_tape_error(y.tape)) sum = ad_fill(y.tape, out, 0);
+        if (sum.node < 0 && !w.single) sum = ad_fill(y.tape, out, 0);
     }
     bool single = w.single;
     walk_free(&w);

@@ -106,7 +106,8 @@ ad_var ad_sum_to(ad_var v, ad_shape shape);
 ad_var ad_sum_mask(ad_var x, uint32_t mask); /* axes of the mask, kept with size 1 */
 
 /* Many-operand contraction by labels (contract.c): operand i has labels[i][0..rank); the result those of out. Labels are
- * 0..AD_MAX_LABELS-1. */
+ * 0..AD_MAX_LABELS-1. Invalid without an error: no order was found in which all intermediate results are arrays of at most AD_MAX_RANK
+ * axes. */
 enum { AD_MAX_LABELS = 48, AD_MAX_FACTORS = 16 };
 typedef struct {
     ad_var x;

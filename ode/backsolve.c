@@ -155,7 +155,8 @@ static int piece(backward *b, int j, int i)
     if (t[i] == t[j]) return 0;
     ode_sink sink = { .context = b, .slot = slot_of, .accepted = accepted };
     b->march.steps = b->march.rejected = 0;
-    if (ode_march_run(&b->march, 2, (double[]){ t[j], t[i] }, z, &sink)) return went_astray(b);
+    const double *back = t + 2 * p->ntimes - 1; /* back[-k] is t[k] */
+    if (ode_march_run(&b->march, j - i + 1, back - j, z, &sink)) return went_astray(b);
     b->steps += b->march.steps;
     b->rejected += b->march.rejected;
     read_solution(b, i, b->g.data);
@@ -171,7 +172,7 @@ static int prepare(backward *b)
     const ode_system *s = p->system;
     const ad_opaque_call *call = b->call;
     size_t half = (size_t)(call->rows * s->width) * ode_bytes(s->dtype);
-    double *t = ode_buffer_need(&b->times, (size_t)p->ntimes * sizeof *t);
+    double *t = ode_buffer_need(&b->times, 2 * (size_t)p->ntimes * sizeof *t); /* forwards, then backwards */
     const void *row[ODE_MAX_ARGS];
     ode_row_arguments(s, b->c.args, row);
     ode_pile_reset(&b->states, 2 * half);
@@ -182,7 +183,7 @@ static int prepare(backward *b)
         !ode_buffer_need(&b->times_bar, (size_t)p->ntimes * sizeof *t))
         return fail(b, "out of memory");
     if (ode_march_open(&b->march, &b->d->march, call->rows, call->threads, row, values)) return -1;
-    for (int i = 0; i < p->ntimes; i++) t[i] = p->times ? p->times[i] : ode_load(call->dtype, b->c.times, i);
+    for (int i = 0; i < p->ntimes; i++) t[i] = t[2 * p->ntimes - 1 - i] = p->times ? p->times[i] : ode_load(call->dtype, b->c.times, i);
     memset(b->times_bar.data, 0, (size_t)p->ntimes * sizeof *t);
     ode_runner *f = &b->field.field;
     if (!b->c.timesbar) return 0;

@@ -149,6 +149,8 @@ void ode_system_record(const ode_system *system, ad_tape *tape, ad_var t, const 
 /* As above, with residuals; kept: n variables. */
 void ode_system_record_kept(const ode_system *system, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared,
                             ad_var *dy, const ode_residuals *residuals, ad_var *kept);
+/* What a field returned for state i, of shape `state` after broadcasting; invalid with the tape's error set if it is not that. */
+ad_var ode_checked_derivative(ad_tape *tape, ad_var dy, int i, ad_shape state);
 bool ode_is_row(ad_shape shape);
 int64_t ode_count(ad_shape shape, int64_t rows);
 

@@ -472,6 +472,7 @@ static int run_adaptive(ode_march *m, int n, double t0, double t1, void *y, cons
     if (h == 0 && choose_first_step(m, t0, t1, y, &h)) return -1;
     for (int64_t attempt = 0; a.t != t1; attempt++) {
         if (attempt >= set->max_steps) return fail_too_many(m, a.t, t1, h, y);
+        h = fmax(h, set->min_step);
         if (set->max_step > 0) h = fmin(h, set->max_step);
         double left = fabs(stop - a.t), least = fmax(fmax(set->min_step, DBL_MIN), 16 * DBL_EPSILON * fabs(a.t)), taken = h;
         bool landing = left <= 1.01 * h; /* stretch a little rather than leave a sliver */

@@ -13,14 +13,6 @@ int64_t ode_count(ad_shape s, int64_t rows)
     return n;
 }
 
-static bool same_shape(ad_shape a, ad_shape b)
-{
-    if (a.rank != b.rank) return false;
-    for (int i = 0; i < a.rank; i++)
-        if (a.dim[i] != b.dim[i]) return false;
-    return true;
-}
-
 static bool broadcasts_to(ad_shape from, ad_shape to)
 {
     if (from.rank < 0 || from.rank > to.rank || (ode_is_row(from) && from.rank != to.rank)) return false;
@@ -33,6 +25,24 @@ static bool broadcasts_to(ad_shape from, ad_shape to)
 
 /* ---- calling the user's field ---- */
 
+ad_var ode_checked_derivative(ad_tape *tape, ad_var dy, int i, ad_shape state)
+{
+    char got[128], want[128];
+    if (ad_tape_error(tape)) return ad_none(tape);
+    if (dy.tape != tape) {
+        ad_fail(tape, "it returned a variable of another tape for state %d: outside variables must be passed in args", i);
+    } else if (!ad_valid(dy)) {
+        ad_fail(tape, "it returned no valid variable for state %d", i);
+    } else if (broadcasts_to(ad_shape_of(dy), state)) {
+        return ad_broadcast(dy, state);
+    } else {
+        ad_format_shape(ad_shape_of(dy), got, sizeof got);
+        ad_format_shape(state, want, sizeof want);
+        ad_fail(tape, "it returned %s for a state of shape %s; the derivative must have the state's shape", got, want);
+    }
+    return ad_none(tape);
+}
+
 /* Calls the field on `tape`, checks what it returns and gives it the states' shapes. */
 static void call_field(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *args, ad_var *dy)
 {
@@ -40,20 +50,7 @@ static void call_field(const ode_system *s, ad_tape *tape, ad_var t, const ad_va
     if (ad_tape_error(tape)) return;
     if (s->field) dy[0] = s->field(t, y[0], args, s->user);
     else s->fields(t, s->nstate, y, args, s->user, dy);
-    for (int i = 0; i < s->nstate && !ad_tape_error(tape); i++) {
-        if (dy[i].tape != tape) {
-            ad_fail(tape, "it returned a variable of another tape for state %d: outside variables must be passed in args", i);
-        } else if (!ad_valid(dy[i])) {
-            ad_fail(tape, "it returned no valid variable for state %d", i);
-        } else if (!same_shape(ad_shape_of(dy[i]), s->state[i])) {
-            char got[128], want[128];
-            ad_format_shape(ad_shape_of(dy[i]), got, sizeof got);
-            ad_format_shape(s->state[i], want, sizeof want);
-            if (!broadcasts_to(ad_shape_of(dy[i]), s->state[i]))
-                ad_fail(tape, "it returned %s for a state of shape %s; the derivative must have the state's shape", got, want);
-            else dy[i] = ad_broadcast(dy[i], s->state[i]);
-        }
-    }
+    for (int i = 0; i < s->nstate; i++) dy[i] = ode_checked_derivative(tape, dy[i], i, s->state[i]);
     for (int i = 0; i < s->nstate && ad_tape_error(tape); i++) dy[i] = ad_none(tape);
 }
 

@@ -81,6 +81,45 @@ START_TEST(linear_flow)
 }
 END_TEST
 
+/* [1,D]: the same for all rows. [rows,1]: the same in all components. */
+static ad_var drift(ad_var t, ad_var x, const ad_var *args, void *user)
+{
+    (void)x, (void)user;
+    return ad_matmul(t, ad_slice(args[0], 0, 0, 1));
+}
+static ad_var together(ad_var t, ad_var x, const ad_var *args, void *user)
+{
+    (void)t, (void)user;
+    return ad_mul(ad_sum_axis(x, 1, 1), ad_slice(ad_slice(args[0], 0, 0, 1), 1, 0, 1));
+}
+static ad_var twice(ad_var t, ad_var x, const ad_var *args, void *user)
+{
+    (void)t, (void)args, (void)user;
+    return ad_concatenate(2, (ad_var[]){ x, x }, 1);
+}
+
+START_TEST(fields_that_broadcast)
+{
+    ad_tape *tape = ad_tape_new(AD_F64);
+    double x0[B * D], x[B * D], l[B], end = 0.8;
+    points(x0);
+    ad_var p = ad_param(tape, AD_SHAPE(D, D), a), start = ad_input_rows(tape, AD_SHAPE(AD_ROWS, D), B, x0), logdet;
+    ode_options o = { .rtol = 1e-10, .atol = 1e-10 };
+    get(ode_flow(drift, NULL, start, 1, &p, ode_interval(tape, 0, end), &o, &logdet), x);
+    get(logdet, l);
+    for (int i = 0; i < B * D; i++) ck_assert_double_eq_tol(x[i], x0[i] + a[i % D] * end * end / 2, 1e-9);
+    for (int r = 0; r < B; r++) ck_assert_double_eq(l[r], 0);
+    get(ode_flow(together, NULL, start, 1, &p, ode_interval(tape, 0, end), &o, &logdet), x);
+    get(logdet, l);
+    for (int r = 0; r < B; r++) {
+        double moved = (x0[r * D] + x0[r * D + 1] + x0[r * D + 2]) * (exp(D * a[0] * end) - 1) / D;
+        for (int i = 0; i < D; i++) ck_assert_double_eq_tol(x[r * D + i], x0[r * D + i] + moved, 1e-8);
+        ck_assert_double_eq_tol(l[r], D * a[0] * end, 1e-12);
+    }
+    ad_tape_free(tape);
+}
+END_TEST
+
 /* A Gaussian: the base N(0, I) at time T pulled back by expm(A T): density of covariance expm(-A T) expm(-A T)^T at time 0. */
 START_TEST(linear_density)
 {
@@ -254,6 +293,8 @@ START_TEST(bad_input)
     fails(tape, "ode_cnf_log_density: points have shape [rows,1,3]");
     ode_flow(linear, NULL, wide, 1, &p, ode_interval(tape, 0, 1), NULL, &logdet);
     fails(tape, "ode_flow: points have shape [rows,3,1]");
+    ode_flow(twice, NULL, data, 1, &p, ode_interval(tape, 0, 1), NULL, &logdet);
+    fails(tape, "ode_flow: in the field: it returned [rows,6] for a state of shape [rows,3]");
     ode_normal_log_density(p);
     fails(tape, "ode_normal_log_density: points have shape [3,3]");
     ode_linspace(tape, 0, 1, 1);
@@ -271,6 +312,7 @@ int main(void)
     TCase *c = tcase_create("flow");
     tcase_set_timeout(c, 60);
     tcase_add_loop_test(c, linear_flow, 0, 26);
+    tcase_add_test(c, fields_that_broadcast);
     tcase_add_test(c, linear_density);
     tcase_add_test(c, determinant_of_the_flow);
     tcase_add_test(c, density_gradient);

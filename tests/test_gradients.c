@@ -204,6 +204,28 @@ START_TEST(backsolve_agrees)
 }
 END_TEST
 
+/* Of a solve for the last time only, backsolve takes as many fixed steps between the times as the solve did. */
+START_TEST(backsolve_of_the_end)
+{
+    double g[2][2];
+    for (int k = 0; k < 2; k++) {
+        ode_stats stats = { 0 };
+        ode_options o = { .method = &ode_rk4, .steps = 6, .adjoint = k ? &ode_backsolve : &ode_discrete, .stats = &stats };
+        ad_tape *tape = ad_tape_new(AD_F64);
+        ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, (double[]){ 1, 1 }), p = ad_param(tape, AD_SHAPE(4), centre.x + 4);
+        ad_var strength = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 0.3 }), grad;
+        ad_var y = ode_solve_final(forced, NULL, y0, 2, (ad_var[]){ p, strength }, ode_linspace(tape, 3, 0, 9), &o);
+        ad_grad(ad_sum_all(ad_square(y)), 1, &y0, &grad);
+        get(grad, g[k]);
+        ck_assert_int_eq(stats.steps, 48);
+        ck_assert_int_eq(stats.backward_steps, 48);
+        ode_stats_clear(&stats);
+        ad_tape_free(tape);
+    }
+    for (int i = 0; i < 2; i++) relative("backsolve", g[1][i], g[0][i], 1e-3);
+}
+END_TEST
+
 /* Calling the field anew at every step gives what the trace gives. */
 START_TEST(recording_anew)
 {
@@ -496,6 +518,7 @@ int main(void)
     tcase_add_loop_test(frozen, times_adaptive, 0, 13);
     tcase_add_loop_test(frozen, times_in_one_step, 0, 13);
     tcase_add_loop_test(frozen, backsolve_agrees, 0, 13);
+    tcase_add_test(frozen, backsolve_of_the_end);
     tcase_add_loop_test(frozen, recording_anew, 0, 8);
     tcase_add_loop_test(known, lotka_volterra, 0, 4);
     tcase_add_loop_test(known, unused_parameter, 0, 2);

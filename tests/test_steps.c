@@ -52,6 +52,22 @@ START_TEST(sizes_by_the_estimate)
 }
 END_TEST
 
+/* All steps but the last, which lands, are within the limits: also the first, which would be smaller by itself. */
+START_TEST(sizes_within_limits)
+{
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ode_stats stats = { 0 };
+    ode_options o = { .rtol = 1e-3, .atol = 1e-3, .min_step = 0.2, .max_step = 0.25, .stats = &stats };
+    if (_i) o.first_step = _i == 1 ? 0.01 : 2;
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 1 });
+    ck_assert(isfinite(ad_item(ode_solve_final(decay, NULL, y0, 0, NULL, ode_interval(tape, 0, 3), &o))));
+    const double *t = ode_steps_times(stats.steps_taken);
+    for (int64_t k = 0; k + 1 < stats.steps; k++) ck_assert(t[k + 1] - t[k] > 0.2 - 1e-12 && t[k + 1] - t[k] < 0.25 + 1e-12);
+    ode_stats_clear(&stats);
+    ad_tape_free(tape);
+}
+END_TEST
+
 static ode_stats steps_with_jump(double jump, int njump)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
@@ -156,6 +172,7 @@ int main(void)
     TCase *c = tcase_create("steps");
     tcase_set_timeout(c, 0);
     tcase_add_loop_test(c, sizes_by_the_estimate, 0, methods);
+    tcase_add_loop_test(c, sizes_within_limits, 0, 3);
     tcase_add_test(c, sizes_after_a_landing);
     tcase_add_loop_test(c, newton_iterations, 0, 2);
     suite_add_tcase(s, c);

@@ -664,6 +664,8 @@ START_TEST(contractions_at_the_limits)
     for (int i = 0; i < 12; i++) chain[i] = ad_fill(t, AD_SHAPE(1, 1, 1, 1, 1), 2);
     is(ad_contract("abcde,fghij,abcde,fghij->", 4, chain), 16);
     is(ad_contract("abcde,fghij,klmno,abcde,fghij,klmno,abcde,fghij,klmno,abcde,fghij,klmno->", 12, chain), 4096);
+    ck_assert(!ad_valid(ad_contract("abcghimn,abcjklop,defghiop,defjklmn->", 4, (ad_var[]){ eight, eight, eight, eight })));
+    fails("no order was found whose intermediate results have at most 8 axes");
     /* diagonals, of identities too */
     is(ad_contract("ii->", 1, (ad_var[]){ matrix(2, 2) }), 5);
     is(ad_contract("ab,bb->", 2, (ad_var[]){ ad_eye(t, 3, 3, 0), ad_eye(t, 3, 3, 1) }), 0);
