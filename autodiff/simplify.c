@@ -231,10 +231,13 @@ static overlap place_in_piece(const ad_ir *ir, const ad_inst *a, int k, const in
     return result;
 }
 
-/* A slice of an assemble that touches one piece only is a slice of that piece. */
+/* A slice of an assemble that touches one piece only is a slice of that piece. (Thousands are not looked through for each of their slices.)
+ */
 static int32_t slice_assemble(ad_ir *ir, const ad_inst *x, const ad_inst *a)
 {
+    enum { PIECES = 1024 };
     int only = -1, rank = x->shape.rank;
+    if (a->nin > PIECES) return NO_RULE;
     for (int k = 0; k < a->nin; k++) {
         overlap o = place_in_piece(ir, a, k, x->attr, x->shape);
         if (o == APART) continue;

@@ -785,6 +785,31 @@ START_TEST(test_long_sums)
 }
 END_TEST
 
+/* Pieces are not compared each with each, nor looked through for each slice of the whole: that would take minutes here. */
+START_TEST(test_long_concatenations)
+{
+    enum { PIECES = 100000 };
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var x = ad_param(tape, AD_SHAPE(PIECES), NULL), y = x, *piece = malloc(PIECES * sizeof *piece);
+    for (int round = 0; round < 2; round++) {
+        for (int k = 0; k < PIECES; k++) piece[k] = ad_square(ad_slice(y, 0, k, k + 1));
+        y = ad_concatenate(PIECES, piece, 0);
+    }
+    ad_program *p = ad_compile(1, &x, 1, &y);
+    ad_workspace *w = ad_workspace_new(p, 1);
+    double *in = malloc(PIECES * sizeof *in), *out = malloc(PIECES * sizeof *out);
+    for (int k = 0; k < PIECES; k++) in[k] = k % 10;
+    ck_assert(!ad_run(p, w, 0, (const void *[]){ in }, (void *[]){ out }));
+    for (int k = 0; k < PIECES; k++) ck_assert_double_eq(out[k], pow(in[k], 4));
+    free(in);
+    free(out);
+    free(piece);
+    ad_workspace_free(w);
+    ad_program_free(p);
+    ad_tape_free(tape);
+}
+END_TEST
+
 START_TEST(test_describe_simplified)
 {
     char *text = description(&graphs[12]);
@@ -961,6 +986,7 @@ int main(void)
     tcase_add_test(tc, test_describe_scales);
     tcase_add_test(tc, test_long_products);
     tcase_add_test(tc, test_long_sums);
+    tcase_add_test(tc, test_long_concatenations);
     tcase_add_test(tc, test_describe_sums);
     tcase_add_test(tc, test_describe_composites);
     tcase_add_test(tc, test_describe_phases);
