@@ -50,12 +50,14 @@ static int count(labels s)
     return n;
 }
 
-static bool has_rows(const product *p, labels s)
+static int rows_among(const product *p, labels s)
 {
-    for (int l = 0; s; l++, s >>= 1)
-        if (s & 1 && p->size[l] == AD_ROWS) return true;
-    return false;
+    int n = 0;
+    for (int l = 0; s; l++, s >>= 1) n += s & 1 && p->size[l] == AD_ROWS;
+    return n;
 }
+
+static bool has_rows(const product *p, labels s) { return rows_among(p, s) > 0; }
 
 static labels elsewhere(const product *p, int except_a, int except_b)
 {
@@ -106,10 +108,6 @@ static void substitute(ad_factor *f, int label, int fresh, int64_t n, int64_t of
         ad_shape s = node_of(f->x)->shape;
         s.dim[a] = n;
         f->x = ad_fill(f->x.tape, s, 0);
-    } else if (node_of(f->x)->op == AD_OP_eye && lo == offset && hi == n + offset) { /* a window of an identity is one */
-        const ad_node *e = node_of(f->x);
-        f->x = a == 0 ? ad_eye(f->x.tape, n, e->shape.dim[1], e->attr[0] + offset)
-                      : ad_eye(f->x.tape, e->shape.dim[0], n, e->attr[0] - offset);
     } else f->x = ad_pad(ad_slice(f->x, a, lo, hi), a, lo - offset, n - (hi - offset));
     f->label[a] = (int8_t)fresh;
 }
@@ -240,8 +238,8 @@ static ad_factor multiply_pair(const product *p, const ad_factor *a, const ad_fa
     return r;
 }
 
-/* Whether an intermediate result over these labels is an array. */
-static bool fits_rank(labels s) { return count(s) <= AD_MAX_RANK; }
+/* Whether an intermediate result over these labels is an array: rows by rows is none. */
+static bool is_array(const product *p, labels s) { return count(s) <= AD_MAX_RANK && rows_among(p, s) <= 1; }
 
 /* Of ways with equally many multiplications, those are slower that need a matrix product for each index of a label, and a little those
  * that stretch an operand: what it is stretched by is summed again in the VJP. */
@@ -271,7 +269,7 @@ static void plan_exhaustive(const product *p, order_table *t)
         t->split[set] = 0;
         if (!(set & (set - 1))) continue;
         t->cost[set] = -1; /* until a way is found */
-        if (!fits_rank(t->kept[set])) continue;
+        if (!is_array(p, t->kept[set])) continue;
         for (int a = (set - 1) & set; a; a = (a - 1) & set) {
             int b = set & ~a;
             if (a < b || t->cost[a] < 0 || t->cost[b] < 0) continue;
@@ -341,7 +339,7 @@ static bool reduce_greedily(product *p, int until)
         for (int a = 0; a < p->n; a++)
             for (int b = a + 1; b < p->n; b++) {
                 labels keep = (labels_of(&p->f[a]) | labels_of(&p->f[b])) & elsewhere(p, a, b);
-                if (!fits_rank(keep)) continue;
+                if (!is_array(p, keep)) continue;
                 double c = pair_cost(p, labels_of(&p->f[a]), labels_of(&p->f[b]), keep);
                 if (best < 0 || c < best) best = c, best_a = a, best_b = b;
             }

@@ -371,8 +371,11 @@ void ad_jvp(int nx, const ad_var *x, const ad_var *xdot, int ny, const ad_var *y
     ad_var *dot = malloc(((size_t)act.end + 1) * sizeof *dot);
     if (!dot) ad_fail(t, "ad_jvp: out of memory");
     for (int32_t k = 0; dot && k < act.end; k++) dot[k] = ad_none(t);
-    for (int i = 0; dot && i < nx; i++)
-        if (x[i].node < act.end) dot[x[i].node] = xdot[i];
+    for (int i = 0; dot && i < nx; i++) {
+        if (x[i].node >= act.end) continue;
+        ad_var *d = &dot[x[i].node]; /* x may be listed more than once */
+        *d = d->node < 0 ? xdot[i] : ad_add(*d, xdot[i]);
+    }
     for (int32_t k = act.begin; dot && k < act.end && !ad_tape_error(t); k++) {
         const ad_node *n = ad_node_at(t, k);
         if (!(act.active[k] & AD_THROUGH)) continue;

@@ -11,7 +11,7 @@
  * Generated code sums in an order that may depend on the number of rows (libxsmm 1.17 uses several accumulators at some small
  * counts), hence larger tiles are used only where they are found to give the bits of SMALL. */
 enum { TILE = 128, MEDIUM = 16, SMALL = 4 };
-static const int64_t LARGE = (int64_t)1 << 22; /* multiplications; larger products go to BLAS, and its threads, when they are alone */
+enum { LARGE = 1 << 22 }; /* multiplications; larger products go to BLAS, and its threads, when they are alone */
 
 static size_t element(const ad_gemm *g) { return g->dtype == AD_F32 ? sizeof(float) : sizeof(double); }
 
@@ -60,11 +60,12 @@ static void probe_fill(const ad_gemm *g, uint64_t *state, void *array, int64_t n
 static int64_t a_extent(const ad_gemm *g, int64_t m) { return g->a_transposed ? (g->k - 1) * g->lda + m : (m - 1) * g->lda + g->k; }
 
 /* Whether `m` rows at once give the bits of SMALL rows at a time, tried on so many numbers that a difference cannot hide; false too when
- * memory is short. */
+ * memory is short, or so much of it would be needed as only the program's data may take. */
 static bool same_bits(const ad_gemm *g, ad_gemm_jit small, ad_gemm_jit jit, int64_t m)
 {
-    enum { TRIED = 32 }; /* results a row */
+    enum { TRIED = 32 /* results a row */, MOST = 1 << 27 /* elements */ };
     int64_t whole = (m + SMALL - 1) / SMALL * SMALL, na = a_extent(g, whole), nb = (g->k - 1) * g->ldb + g->n, nc = whole * g->ldc;
+    if (na + nb + 2 * nc > MOST) return false;
     size_t size = element(g);
     char *a = malloc((size_t)na * size), *b = malloc((size_t)nb * size), *c = calloc((size_t)(2 * nc), size);
     uint64_t state = 1;
@@ -127,7 +128,7 @@ void ad_gemm_prepare(ad_gemm *g)
     if (g->vary == AD_GEMM_VARY_M && !g->a_transposed) g->narrow = ad_narrow_of(g->dtype, g->n, g->k);
     if (g->narrow) return;
     if (g->vary == AD_GEMM_FIXED) {
-        bool large = g->m * g->n * g->k >= LARGE;
+        bool large = (double)g->m * (double)g->n * (double)g->k >= LARGE;
         g->blas = large && g->alone && g->m < INT32_MAX && g->n < INT32_MAX && g->k < INT32_MAX;
         if (g->blas) return;
         ad_gemm_jit run = large ? NULL : generate(g, g->m, g->k, g->lda, g->ldb, g->ldc);

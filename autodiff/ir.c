@@ -171,7 +171,8 @@ int32_t ad_ir_add(ad_ir *ir, const ad_inst *x)
 
 bool ad_inst_reduces(const ad_ir *ir, const ad_inst *x)
 {
-    if (ad_has_rows(x->shape) || x->op == AD_OP_opaque || x->op == AD_OP_project) return false;
+    /* An assemble has rows if one of its operands, of which it may have thousands, does. */
+    if (ad_has_rows(x->shape) || x->op == AD_OP_opaque || x->op == AD_OP_project || x->op == AD_OP_assemble) return false;
     for (int i = 0; i < x->nin; i++)
         if (ad_has_rows(ir->inst[x->in[i]].shape)) return true;
     return false;

@@ -108,12 +108,34 @@ static bool boxes_overlap(const ad_kernel *k, int i, int j)
     return true;
 }
 
+/* The box that holds those of the operands so far. */
+typedef struct {
+    int64_t low[AD_MAX_RANK], high[AD_MAX_RANK];
+} extent;
+
+/* Whether the box of operand i overlaps that of an earlier one; extends e by it. One beside all of them, as in a concatenation, from
+ * whichever end it is made, need not be compared with each. */
+static bool overlaps_earlier(const ad_kernel *k, int i, extent *e)
+{
+    const int64_t *start = k->attr + (ptrdiff_t)i * k->out.rank;
+    bool beside = i == 0, overlaps = false;
+    for (int d = 0; d < k->out.rank; d++) {
+        int64_t n = k->in_shapes[i].dim[d], end = start[d] + (n == AD_ROWS ? 1 : n);
+        beside |= start[d] >= e->high[d] || end <= e->low[d];
+        if (i == 0 || start[d] < e->low[d]) e->low[d] = start[d];
+        if (i == 0 || end > e->high[d]) e->high[d] = end;
+    }
+    for (int j = 0; j < i && !beside && !overlaps; j++) overlaps = boxes_overlap(k, i, j);
+    return overlaps;
+}
+
 /* Operands that do not overlap are copied, and where they leave no gap nothing need be cleared. */
 static bool prepare_assemble(ad_kernel *k)
 {
     move_plan *p = new_moves(k, k->nin);
     if (!p) return false;
     int64_t covered = 0, dense[AD_MAX_RANK];
+    extent before = { { 0 }, { 0 } };
     ad_dense_strides(k->out, dense);
     for (int i = 0; i < k->nin; i++) {
         move *m = &p->moves[i];
@@ -124,7 +146,7 @@ static bool prepare_assemble(ad_kernel *k)
         for (int d = 0; d < k->out.rank; d++) m->out0 += k->attr[i * k->out.rank + d] * dense[d];
         ad_nest_simplify(&m->nest);
         covered += ad_dense_size(k->in_shapes[i], 0);
-        for (int j = 0; j < i; j++) p->add |= boxes_overlap(k, i, j);
+        if (!p->add) p->add = overlaps_earlier(k, i, &before);
     }
     p->clear = p->add || covered < p->row_size;
     return true;

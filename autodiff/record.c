@@ -213,7 +213,9 @@ ad_var ad_transpose(ad_var x, const int *permutation)
         attr[i] = p;
         out.dim[i] = s.dim[p];
     }
-    return identity ? x : ad_record(t, AD_OP_transpose, 1, &x.node, s.rank, attr, out);
+    if (identity) return x;
+    if (node_of(x)->op == AD_OP_eye) return ad_eye(t, out.dim[0], out.dim[1], -node_of(x)->attr[0]);
+    return ad_record(t, AD_OP_transpose, 1, &x.node, s.rank, attr, out);
 }
 
 ad_var ad_broadcast(ad_var x, ad_shape shape)
@@ -262,6 +264,7 @@ ad_var ad_slice(ad_var x, int axis, int64_t start, int64_t stop)
     if (node_of(x)->op == AD_OP_fill) return ad_fill(t, out, node_of(x)->data[0]);
     int64_t attr[AD_MAX_RANK] = { 0 };
     attr[a] = start;
+    if (node_of(x)->op == AD_OP_eye) return ad_eye(t, out.dim[0], out.dim[1], node_of(x)->attr[0] + attr[0] - attr[1]);
     return ad_record(t, AD_OP_slice, 1, &x.node, s.rank, attr, out);
 }
 

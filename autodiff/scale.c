@@ -23,21 +23,15 @@ static double movable(const ad_ir *ir, int32_t i, int32_t *rest)
     return c;
 }
 
-static int64_t cells(const ad_inst *x)
-{
-    int64_t n = ad_has_rows(x->shape) ? 1 << 20 : 1;
-    for (int i = 0; i < x->shape.rank; i++)
-        if (x->shape.dim[i] > 0) n *= x->shape.dim[i];
-    return n;
-}
+static double cells(const ad_inst *x) { return (double)ad_row_size(x->shape) * (ad_has_rows(x->shape) ? 1 << 20 : 1); }
 
 /* The fewest elements among the factors of value i, as deep as they are looked for: where multiplying costs least. */
-static int64_t least(const ad_ir *ir, int32_t i, int depth)
+static double least(const ad_ir *ir, int32_t i, int depth)
 {
     const ad_inst *x = &ir->inst[i];
     if (x->op == AD_OP_fill) return 0;
     if (x->op != AD_OP_mul || x->uses > 1 || depth == 0) return cells(x);
-    int64_t a = least(ir, x->in[0], depth - 1), b = least(ir, x->in[1], depth - 1);
+    double a = least(ir, x->in[0], depth - 1), b = least(ir, x->in[1], depth - 1);
     return a < b ? a : b;
 }
 

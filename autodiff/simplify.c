@@ -99,14 +99,17 @@ static int32_t fold_numbers(ad_ir *ir, const ad_inst *x)
 static bool inside_assemble(const ad_ir *ir, int32_t i) { return ir->inst[i].op == AD_OP_assemble; }
 
 /* a + b as one assemble, where at least one is an assemble used nowhere else, or both are: pieces are then added into their places
- * without making the whole for each (the gradient of a vector that many slices are taken of). */
+ * without making the whole for each (the gradient of a vector that many slices are taken of). In a sum of thousands, not all become one:
+ * every term would copy those before it. */
 static int32_t merge_assembles(ad_ir *ir, const ad_inst *x)
 {
+    enum { PIECES = 512 };
     int32_t a = x->in[0], b = x->in[1];
     if (x->op != AD_OP_add || !ad_same_shape(ir->inst[a].shape, x->shape) || !ad_same_shape(ir->inst[b].shape, x->shape)) return NO_RULE;
     bool pa = inside_assemble(ir, a), pb = inside_assemble(ir, b);
     if (!(pa && pb) && !(pa && ir->inst[a].uses <= 1) && !(pb && ir->inst[b].uses <= 1)) return NO_RULE;
     int rank = x->shape.rank, na = pa ? ir->inst[a].nin : 1, nb = pb ? ir->inst[b].nin : 1;
+    if (na + nb > PIECES) return NO_RULE;
     int32_t *in = ad_ir_ints(ir, na + nb, NULL);
     int64_t *start = ad_ir_longs(ir, (na + nb) * rank, NULL);
     if (ir->failed) return 0;
@@ -228,10 +231,13 @@ static overlap place_in_piece(const ad_ir *ir, const ad_inst *a, int k, const in
     return result;
 }
 
-/* A slice of an assemble that touches one piece only is a slice of that piece. */
+/* A slice of an assemble that touches one piece only is a slice of that piece. (Thousands are not looked through for each of their slices.)
+ */
 static int32_t slice_assemble(ad_ir *ir, const ad_inst *x, const ad_inst *a)
 {
+    enum { PIECES = 1024 };
     int only = -1, rank = x->shape.rank;
+    if (a->nin > PIECES) return NO_RULE;
     for (int k = 0; k < a->nin; k++) {
         overlap o = place_in_piece(ir, a, k, x->attr, x->shape);
         if (o == APART) continue;

@@ -4,6 +4,7 @@
 #include "allocations.h"
 #include "random_tapes.h"
 #include <check.h>
+#include <sys/resource.h>
 
 static ad_program *compile(const world *w) { return ad_compile(INPUTS, w->input, OUTPUTS, w->output); }
 
@@ -106,7 +107,8 @@ START_TEST(test_rows_too_large)
     for (int shift = 50; shift <= 58; shift++) {
         ad_tape *t = ad_tape_new(AD_F64);
         ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), 1, NULL), y = ad_broadcast(ad_exp(x), AD_SHAPE(AD_ROWS, (int64_t)1 << shift));
-        y = ad_sum_all(ad_mul(ad_sin(y), ad_cos(y)));
+        y = ad_cumsum(y, 1, 0);
+        y = ad_sum_all(ad_mul(ad_neg(ad_sin(y)), ad_scale(ad_cos(y), 2)));
         ad_program *p = ad_compile(1, &x, 1, &y);
         double in = 1, out;
         if (p) { /* the size of a block can be counted */
@@ -120,6 +122,28 @@ START_TEST(test_rows_too_large)
         ad_program_free(p);
         ad_tape_free(t);
     }
+}
+END_TEST
+
+/* Compiling takes no memory to speak of however long the sums of a product are: here the matrices for a trial would have 10 GB. */
+START_TEST(test_long_sums)
+{
+    const int64_t n = (int64_t)1 << 23;
+    ad_tape *t = ad_tape_new(AD_F64);
+    ad_var in[] = { ad_input_rows(t, AD_SHAPE(AD_ROWS, n), 1, NULL), ad_param(t, AD_SHAPE(n, 16), NULL) }, y = ad_matmul(in[0], in[1]);
+    ad_program *p = ad_compile(2, in, 1, &y);
+    struct rusage usage;
+    ck_assert_ptr_nonnull(p);
+    getrusage(RUSAGE_SELF, &usage);
+    ck_assert_int_lt(usage.ru_maxrss, 1 << 20); /* KiB */
+    ad_program_free(p);
+    in[0] = ad_param(t, AD_SHAPE(4096, (int64_t)1 << 45), NULL); /* more multiplications than can be counted */
+    in[1] = ad_param(t, AD_SHAPE((int64_t)1 << 45, 4096), NULL);
+    y = ad_matmul(in[0], in[1]);
+    p = ad_compile(2, in, 1, &y);
+    ck_assert_ptr_nonnull(p);
+    ad_program_free(p);
+    ad_tape_free(t);
 }
 END_TEST
 
@@ -204,6 +228,7 @@ int main(void)
 #endif
     tcase_add_test(tc, test_values_too_large);
     tcase_add_test(tc, test_rows_too_large);
+    tcase_add_test(tc, test_long_sums);
     tcase_add_test(tc, test_too_many_rows);
     tcase_add_test(tc, test_negative_threads);
     tcase_add_test(tc, test_instruction_set);

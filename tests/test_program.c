@@ -3,6 +3,7 @@
 #include "autodiff/threads.h"
 #include "allocations.h"
 #include "graphs.h"
+#include <malloc.h>
 #include <pthread.h>
 
 /* ---- running them ------------------------------------------------------------------------------------------------ */
@@ -758,6 +759,57 @@ START_TEST(test_long_products)
 }
 END_TEST
 
+/* Sums of thousands of padded pieces are added up in some steps: each piece copied into one list with those before it took 700 MB here. */
+START_TEST(test_long_sums)
+{
+    enum { TERMS = 10000 };
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var x = ad_param(tape, AD_SHAPE(TERMS), NULL), y = x;
+    for (int k = 0; k < TERMS; k++) y = ad_add(y, ad_pad(ad_square(ad_slice(x, 0, k, k + 1)), 0, k, TERMS - k - 1));
+#ifndef ALLOCATIONS_NOT_COUNTED
+    struct mallinfo2 before = mallinfo2();
+#endif
+    ad_program *p = ad_compile(1, &x, 1, &y);
+#ifndef ALLOCATIONS_NOT_COUNTED
+    struct mallinfo2 after = mallinfo2();
+    ck_assert_uint_lt(after.uordblks + after.hblkhd - before.uordblks - before.hblkhd, 200000000);
+#endif
+    ad_workspace *w = ad_workspace_new(p, 1);
+    double in[TERMS], out[TERMS];
+    for (int k = 0; k < TERMS; k++) in[k] = k % 10;
+    ck_assert(!ad_run(p, w, 0, (const void *[]){ in }, (void *[]){ out }));
+    for (int k = 0; k < TERMS; k++) ck_assert_double_eq(out[k], in[k] + in[k] * in[k]);
+    ad_workspace_free(w);
+    ad_program_free(p);
+    ad_tape_free(tape);
+}
+END_TEST
+
+/* Pieces are not compared each with each, nor looked through for each slice of the whole: that would take minutes here. */
+START_TEST(test_long_concatenations)
+{
+    enum { PIECES = 100000 };
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var x = ad_param(tape, AD_SHAPE(PIECES), NULL), y = x, *piece = malloc(PIECES * sizeof *piece);
+    for (int round = 0; round < 2; round++) {
+        for (int k = 0; k < PIECES; k++) piece[k] = ad_square(ad_slice(y, 0, k, k + 1));
+        y = ad_concatenate(PIECES, piece, 0);
+    }
+    ad_program *p = ad_compile(1, &x, 1, &y);
+    ad_workspace *w = ad_workspace_new(p, 1);
+    double *in = malloc(PIECES * sizeof *in), *out = malloc(PIECES * sizeof *out);
+    for (int k = 0; k < PIECES; k++) in[k] = k % 10;
+    ck_assert(!ad_run(p, w, 0, (const void *[]){ in }, (void *[]){ out }));
+    for (int k = 0; k < PIECES; k++) ck_assert_double_eq(out[k], pow(in[k], 4));
+    free(in);
+    free(out);
+    free(piece);
+    ad_workspace_free(w);
+    ad_program_free(p);
+    ad_tape_free(tape);
+}
+END_TEST
+
 START_TEST(test_describe_simplified)
 {
     char *text = description(&graphs[12]);
@@ -933,6 +985,8 @@ int main(void)
     tcase_add_test(tc, test_describe_gradient);
     tcase_add_test(tc, test_describe_scales);
     tcase_add_test(tc, test_long_products);
+    tcase_add_test(tc, test_long_sums);
+    tcase_add_test(tc, test_long_concatenations);
     tcase_add_test(tc, test_describe_sums);
     tcase_add_test(tc, test_describe_composites);
     tcase_add_test(tc, test_describe_phases);

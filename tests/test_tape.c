@@ -666,6 +666,10 @@ START_TEST(contractions_at_the_limits)
     is(ad_contract("abcde,fghij,klmno,abcde,fghij,klmno,abcde,fghij,klmno,abcde,fghij,klmno->", 12, chain), 4096);
     ck_assert(!ad_valid(ad_contract("abcghimn,abcjklop,defghiop,defjklmn->", 4, (ad_var[]){ eight, eight, eight, eight })));
     fails("no order was found whose intermediate results have at most 8 axes");
+    /* rows by rows are no array, however cheap they would be */
+    rows(1);
+    ad_var wide = ad_fill(t, AD_SHAPE(AD_ROWS, 400), 1);
+    is(ad_sum_all(ad_contract("bi,ci,cj->bj", 3, (ad_var[]){ wide, wide, wide })), 2. * 2 * 400 * 400);
     /* diagonals, of identities too */
     is(ad_contract("ii->", 1, (ad_var[]){ matrix(2, 2) }), 5);
     is(ad_contract("ab,bb->", 2, (ad_var[]){ ad_eye(t, 3, 3, 0), ad_eye(t, 3, 3, 1) }), 0);
@@ -749,6 +753,18 @@ START_TEST(beside_the_way)
     is(ad_sum_all(trace), 2 * (cos(1) + 2 * cos(4) + 3 * cos(9) + 4 * cos(16)));
     is(ad_sum_all(dot), 2 * (cos(1) + 2 * cos(4) + 3 * cos(9) + 4 * cos(16)));
     ck_assert_int_lt(ad_tape_mark(t) - before, 60);
+}
+END_TEST
+
+/* A variable that is listed twice has the sum of its tangents, and its cotangent twice. */
+START_TEST(listed_twice)
+{
+    ad_var x = number(3), xs[] = { x, x }, y = ad_square(x), dot, bar[2];
+    ad_jvp(2, xs, (ad_var[]){ number(1), number(10) }, 1, &y, &dot);
+    is(dot, 66);
+    ad_grad(y, 2, xs, bar);
+    is(bar[0], 6);
+    is(bar[1], 6);
 }
 END_TEST
 
@@ -1144,6 +1160,15 @@ START_TEST(selections)
 }
 END_TEST
 
+/* Parts of identities, transposed or not, are identities: no infinity is multiplied with their zeros, which a program does not do either.
+ */
+START_TEST(identities_select)
+{
+    ad_var x = ad_param(t, AD_SHAPE(1, 3), (double[]){ INFINITY, 1, 2 }), part = ad_slice(ad_eye(t, 3, 4, 0), 0, 1, 3);
+    is(ad_sum_all(ad_matmul(x, ad_transpose(ad_slice(part, 1, 0, 3), (int[]){ 1, 0 }))), 3);
+}
+END_TEST
+
 START_TEST(flat_operations)
 {
     ad_var x = number(1.5), v = number(1), dot, y[] = { ad_sign(x), ad_floor(x), ad_stop_gradient(x), ad_gt(x, v), ad_locate(x, param(3)) };
@@ -1253,6 +1278,7 @@ int main(void)
                              derivatives_misused,
                              jacobians_by_directions,
                              beside_the_way,
+                             listed_twice,
                              opaque_bookkeeping,
                              tokens_have_no_value,
                              opaque_derivatives,
@@ -1265,6 +1291,7 @@ int main(void)
                              caches,
                              powers_at_zero,
                              selections,
+                             identities_select,
                              flat_operations,
                              logsumexp_of_infinities,
                              ties_of_the_maximum,
