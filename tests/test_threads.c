@@ -359,7 +359,7 @@ START_TEST(test_fork)
 END_TEST
 
 /* While another thread's program is under way. */
-START_TEST(test_fork_meanwhile)
+START_TEST(test_fork_while_programs_run)
 {
     ad_program *p = network();
     atomic_bool stop = false;
@@ -379,6 +379,39 @@ START_TEST(test_fork_meanwhile)
 }
 END_TEST
 
+/* A product of a size of its own, for which code has to be generated. */
+static bool compiles(int size)
+{
+    ad_tape *t = ad_tape_new(AD_F64);
+    ad_var w = ad_input(t, AD_SHAPE(size, 40), NULL), x = ad_input_rows(t, AD_SHAPE(AD_ROWS, size), 0, NULL), y = ad_matmul(x, w);
+    ad_program *p = ad_compile(2, (ad_var[]){ w, x }, 1, &y);
+    ad_program_free(p);
+    ad_tape_free(t);
+    return p != NULL;
+}
+
+static void *compile_for_long(void *stop)
+{
+    for (int size = 10; !atomic_load((atomic_bool *)stop); size++)
+        if (!compiles(size)) abort();
+    return NULL;
+}
+
+START_TEST(test_fork_while_programs_are_compiled)
+{
+    atomic_bool stop = false;
+    pthread_t thread;
+    ck_assert_int_eq(pthread_create(&thread, NULL, compile_for_long, &stop), 0);
+    for (int k = 0; k < 50; k++) {
+        pid_t child = fork();
+        if (child == 0) _exit(compiles(5) ? 0 : 1);
+        ck_assert_int_gt(child, 0);
+        ck_assert_int_eq(status_of(child), 0);
+    }
+    atomic_store(&stop, true);
+    pthread_join(thread, NULL);
+}
+END_TEST
 #endif
 
 static atomic_int shared;
@@ -389,7 +422,7 @@ static void *share_for_ever(void *data)
     return data;
 }
 
-/* Not a program: libxsmm takes its code away at exit. */
+/* Neither the pool nor the code of the products is taken from a thread that is still at work at the end. */
 START_TEST(test_exit_meanwhile)
 {
     for (int k = 0; k < 10; k++) {
@@ -399,6 +432,24 @@ START_TEST(test_exit_meanwhile)
             if (pthread_create(&thread, NULL, share_for_ever, NULL)) _exit(1);
             while (atomic_load(&shared) < 100) sched_yield();
             exit(every_part_once(3, MUCH, MAX_PARTS) ? 0 : 1);
+        }
+        ck_assert_int_gt(child, 0);
+        ck_assert_int_eq(status_of(child), 0);
+    }
+}
+END_TEST
+
+START_TEST(test_exit_while_programs_run)
+{
+    for (int k = 0; k < 50; k++) {
+        pid_t child = fork();
+        if (child == 0) {
+            atomic_bool stop = false;
+            caller c = { .p = network(), .stop = &stop };
+            pthread_t thread;
+            if (pthread_create(&thread, NULL, call, &c)) _exit(1);
+            while (atomic_load(&c.rounds) < 1) sched_yield();
+            exit(0);
         }
         ck_assert_int_gt(child, 0);
         ck_assert_int_eq(status_of(child), 0);
@@ -443,9 +494,11 @@ int main(void)
     tcase_add_test(tc, test_fork);
 #endif
 #ifdef FORK_MEANWHILE
-    tcase_add_test(tc, test_fork_meanwhile);
+    tcase_add_test(tc, test_fork_while_programs_run);
+    tcase_add_test(tc, test_fork_while_programs_are_compiled);
 #endif
     tcase_add_test(tc, test_exit_meanwhile);
+    tcase_add_test(tc, test_exit_while_programs_run);
 #ifdef __GLIBC__
     tcase_add_test(tc, test_no_threads);
 #endif
