@@ -492,6 +492,7 @@ START_TEST(test_exit_meanwhile)
 }
 END_TEST
 
+#ifndef __SANITIZE_ADDRESS__ /* whose leak checker may take for lost what a thread at work holds */
 START_TEST(test_exit_while_programs_run)
 {
     ad_program *p = network();
@@ -511,6 +512,7 @@ START_TEST(test_exit_while_programs_run)
     ad_program_free(p);
 }
 END_TEST
+#endif
 
 #ifdef __GLIBC__
 /* The system has no threads to give: their stacks would be too large. */
@@ -555,7 +557,9 @@ int main(void)
     tcase_add_test(tc, test_fork_while_programs_are_compiled);
 #endif
     tcase_add_test(tc, test_exit_meanwhile);
+#ifndef __SANITIZE_ADDRESS__
     tcase_add_test(tc, test_exit_while_programs_run);
+#endif
 #ifdef __GLIBC__
     tcase_add_test(tc, test_no_threads);
 #endif
