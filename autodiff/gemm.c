@@ -5,6 +5,7 @@
 #include <string.h>
 #ifdef COSTATE_LIBXSMM
 #include <libxsmm.h>
+#include <pthread.h>
 #endif
 
 /* The varying dimension is cut into tiles of at most TILE, MEDIUM and SMALL; what is left is copied to scratch and padded with zeros.
@@ -23,20 +24,78 @@ static void plain(const ad_gemm *g, int64_t m, int64_t k, const void *a, const v
 /* ---- generated code --------------------------------------------------------------------------------------------------------------- */
 
 #ifdef COSTATE_LIBXSMM
+/* Where libxsmm 1.17 keeps what it has generated; in none of its headers. At exit it unmaps all that is listed there. */
+#if LIBXSMM_VERSION_MAJOR == 1 && LIBXSMM_VERSION_MINOR == 17
+extern void *internal_registry __attribute__((weak));
+#define REGISTRY (&internal_registry)
+#else
+#define REGISTRY ((void **)NULL)
+#endif
+
+static pthread_mutex_t generating = PTHREAD_MUTEX_INITIALIZER; /* around all that libxsmm does, code that it has generated excepted */
+static bool begun, ended, unloading;
+static void *volatile kept; /* for leak checkers to see */
+
+static void lock(void) { pthread_mutex_lock(&generating); }
+static void unlock(void) { pthread_mutex_unlock(&generating); }
+
+/* libxsmm's own locks are free in the child of a fork. */
+__attribute__((constructor)) static void hold_during_forks(void) { pthread_atfork(lock, unlock, unlock); }
+
+/* Comes before what is registered with atexit when the library is unloaded, after it when the program ends. */
+__attribute__((destructor)) static void unload(void) { unloading = true; }
+
+/* Threads may still be running generated code when the program exits, so libxsmm finds none to unmap then. */
+static void end(void)
+{
+    lock();
+    ended = true;
+    if (REGISTRY && !unloading) {
+        kept = *REGISTRY;
+        *REGISTRY = NULL;
+    }
+    unlock();
+}
+
+/* libxsmm puts settings for OpenMP and MPI into the environment, for all that the program starts later, and as pointers into this
+ * library, which may be unloaded before the program ends. */
+static void begin(void)
+{
+    static const char *const setting[] = { "OMP_PROC_BIND", "I_MPI_SHM_HEAP" };
+    bool there[2];
+    for (int k = 0; k < 2; k++) there[k] = getenv(setting[k]) != NULL;
+    libxsmm_init();
+    for (int k = 0; k < 2; k++)
+        if (!there[k]) unsetenv(setting[k]);
+    atexit(end); /* runs before libxsmm's */
+    begun = true;
+}
+
 /* Column-major, the product reads C^T = B^T A^T. */
+static ad_gemm_jit dispatch(const ad_gemm *g, libxsmm_blasint m, libxsmm_blasint n, libxsmm_blasint k, libxsmm_blasint lda,
+                            libxsmm_blasint ldb, libxsmm_blasint ldc)
+{
+    int flags = g->a_transposed ? LIBXSMM_GEMM_FLAG_TRANS_B : LIBXSMM_GEMM_FLAG_NONE, prefetch = LIBXSMM_PREFETCH_NONE;
+    if (g->dtype == AD_F32) {
+        float alpha = 1, beta = g->accumulate;
+        return (ad_gemm_jit)libxsmm_smmdispatch(n, m, k, &ldb, &lda, &ldc, &alpha, &beta, &flags, &prefetch);
+    }
+    double alpha = 1, beta = g->accumulate;
+    return (ad_gemm_jit)libxsmm_dmmdispatch(n, m, k, &ldb, &lda, &ldc, &alpha, &beta, &flags, &prefetch);
+}
+
 static ad_gemm_jit generate(const ad_gemm *g, int64_t m, int64_t k, int64_t lda, int64_t ldb, int64_t ldc)
 {
     int64_t big = INT32_MAX;
     if (g->n > big || m > big || k > big || lda > big || ldb > big || ldc > big) return NULL;
-    libxsmm_blasint xm = (libxsmm_blasint)g->n, xn = (libxsmm_blasint)m, xk = (libxsmm_blasint)k;
-    libxsmm_blasint xa = (libxsmm_blasint)ldb, xb = (libxsmm_blasint)lda, xc = (libxsmm_blasint)ldc;
-    int flags = g->a_transposed ? LIBXSMM_GEMM_FLAG_TRANS_B : LIBXSMM_GEMM_FLAG_NONE, prefetch = LIBXSMM_PREFETCH_NONE;
-    if (g->dtype == AD_F32) {
-        float alpha = 1, beta = g->accumulate;
-        return (ad_gemm_jit)libxsmm_smmdispatch(xm, xn, xk, &xa, &xb, &xc, &alpha, &beta, &flags, &prefetch);
-    }
-    double alpha = 1, beta = g->accumulate;
-    return (ad_gemm_jit)libxsmm_dmmdispatch(xm, xn, xk, &xa, &xb, &xc, &alpha, &beta, &flags, &prefetch);
+    ad_gemm_jit run = NULL;
+    lock();
+    if (!begun) begin();
+    if (!ended)
+        run = dispatch(g, (libxsmm_blasint)m, (libxsmm_blasint)g->n, (libxsmm_blasint)k, (libxsmm_blasint)lda, (libxsmm_blasint)ldb,
+                       (libxsmm_blasint)ldc);
+    unlock();
+    return run;
 }
 #else
 static ad_gemm_jit generate(const ad_gemm *g, int64_t m, int64_t k, int64_t lda, int64_t ldb, int64_t ldc)

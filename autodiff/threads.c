@@ -109,13 +109,13 @@ static int64_t now(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-/* -2: not known. */
+/* Negative: not known. */
 static int this_processor(void)
 {
 #ifdef __linux__
     return sched_getcpu();
 #else
-    return -2;
+    return -1;
 #endif
 }
 
@@ -130,19 +130,30 @@ static int spin_for(const worker *w, int wanted, int64_t ns)
     return state;
 }
 
+/* Until woken, unless the state is one of those wanted. A caller whose thread is cancelled meanwhile has to wait all the same: others work
+ * with what is on its stack. */
+static void sleep_on(worker *w, int wanted)
+{
+    int cancelable;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancelable);
+    pthread_mutex_lock(&w->mutex);
+    atomic_fetch_add(&w->sleepers, 1);
+    if (!(atomic_load(&w->state) & wanted)) pthread_cond_wait(&w->changed, &w->mutex);
+    atomic_fetch_sub(&w->sleepers, 1);
+    pthread_mutex_unlock(&w->mutex);
+    pthread_setcancelstate(cancelable, NULL);
+}
+
 /* Waits until the state is one of those wanted, and returns it. Does not spin on the processor that the other side needs to get on, and
  * less and less when woken in vain: by a caller who was done before. */
 static int await(worker *w, int wanted, int64_t spin, const atomic_int *other)
 {
     for (;; spin /= 2) {
-        bool spins = spin && this_processor() != atomic_load_explicit(other, memory_order_relaxed);
+        int here = this_processor();
+        bool spins = spin && (here < 0 || here != atomic_load_explicit(other, memory_order_relaxed));
         int state = spins ? spin_for(w, wanted, spin) : atomic_load(&w->state);
         if (state & wanted) return state;
-        pthread_mutex_lock(&w->mutex);
-        atomic_fetch_add(&w->sleepers, 1);
-        if (!(atomic_load(&w->state) & wanted)) pthread_cond_wait(&w->changed, &w->mutex);
-        atomic_fetch_sub(&w->sleepers, 1);
-        pthread_mutex_unlock(&w->mutex);
+        sleep_on(w, wanted);
     }
 }
 
@@ -217,7 +228,7 @@ static pthread_mutex_t growing = PTHREAD_MUTEX_INITIALIZER;
 /* A thread for pool[created]. The program's signals are not for it; those of its own faults, and of profilers, are. */
 static bool create(void)
 {
-    static const int its_own[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGPROF };
+    static const int its_own[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGPROF };
     worker *w = &pool[created];
     sigset_t blocked, before;
     sigfillset(&blocked);

@@ -10,10 +10,12 @@
 #include <math.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #if defined __has_feature
@@ -328,6 +330,57 @@ START_TEST(test_several_callers)
 }
 END_TEST
 
+/* A thread that is cancelled while its worker is at work waits for it. */
+static void cancel_caller(void *data, int thread, int64_t part)
+{
+    meet(data, thread, part);
+    if (thread) nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+    else pthread_cancel(pthread_self());
+}
+
+static void *share_and_end(void *returned)
+{
+    meeting m = { .parts = 2 };
+    ad_threads_share(2, MUCH, 2, cancel_caller, &m);
+    atomic_store((atomic_bool *)returned, true);
+    pthread_testcancel();
+    return NULL;
+}
+
+START_TEST(test_cancelled_caller)
+{
+    for (int k = 0; k < 5; k++) {
+        atomic_bool returned = false;
+        pthread_t thread;
+        void *result;
+        ck_assert_int_eq(pthread_create(&thread, NULL, share_and_end, &returned), 0);
+        pthread_join(thread, &result);
+        ck_assert_ptr_eq(result, PTHREAD_CANCELED);
+        ck_assert(returned);
+        ck_assert(all_meet(2));
+    }
+}
+END_TEST
+
+/* The signals that the program gets go to its own threads, those that a thread brings upon itself to that thread. */
+static void note_signals(void *data, int thread, int64_t part)
+{
+    sigset_t blocked;
+    meet(data, thread, part);
+    pthread_sigmask(SIG_BLOCK, NULL, &blocked);
+    if (thread && sigismember(&blocked, SIGINT) && sigismember(&blocked, SIGALRM) && sigismember(&blocked, SIGCHLD) &&
+        !sigismember(&blocked, SIGSEGV) && !sigismember(&blocked, SIGSYS))
+        atomic_fetch_add(&((meeting *)data)->first_only, 1);
+}
+
+START_TEST(test_signals)
+{
+    meeting m = { .parts = 3 };
+    ad_threads_share(3, MUCH, 3, note_signals, &m);
+    ck_assert_int_eq(m.first_only, 2);
+}
+END_TEST
+
 /* ---- processes ---- */
 
 static int status_of(pid_t child)
@@ -359,7 +412,7 @@ START_TEST(test_fork)
 END_TEST
 
 /* While another thread's program is under way. */
-START_TEST(test_fork_meanwhile)
+START_TEST(test_fork_while_programs_run)
 {
     ad_program *p = network();
     atomic_bool stop = false;
@@ -379,6 +432,39 @@ START_TEST(test_fork_meanwhile)
 }
 END_TEST
 
+/* A product of a size of its own, for which code has to be generated. */
+static bool compiles(int size)
+{
+    ad_tape *t = ad_tape_new(AD_F64);
+    ad_var w = ad_input(t, AD_SHAPE(size, 40), NULL), x = ad_input_rows(t, AD_SHAPE(AD_ROWS, size), 0, NULL), y = ad_matmul(x, w);
+    ad_program *p = ad_compile(2, (ad_var[]){ w, x }, 1, &y);
+    ad_program_free(p);
+    ad_tape_free(t);
+    return p != NULL;
+}
+
+static void *compile_for_long(void *stop)
+{
+    for (int size = 10; !atomic_load((atomic_bool *)stop); size++)
+        if (!compiles(size)) abort();
+    return NULL;
+}
+
+START_TEST(test_fork_while_programs_are_compiled)
+{
+    atomic_bool stop = false;
+    pthread_t thread;
+    ck_assert_int_eq(pthread_create(&thread, NULL, compile_for_long, &stop), 0);
+    for (int k = 0; k < 50; k++) {
+        pid_t child = fork();
+        if (child == 0) _exit(compiles(5) ? 0 : 1);
+        ck_assert_int_gt(child, 0);
+        ck_assert_int_eq(status_of(child), 0);
+    }
+    atomic_store(&stop, true);
+    pthread_join(thread, NULL);
+}
+END_TEST
 #endif
 
 static atomic_int shared;
@@ -389,7 +475,7 @@ static void *share_for_ever(void *data)
     return data;
 }
 
-/* Not a program: libxsmm takes its code away at exit. */
+/* Neither the pool nor the code of the products is taken from a thread that is still at work at the end. */
 START_TEST(test_exit_meanwhile)
 {
     for (int k = 0; k < 10; k++) {
@@ -406,13 +492,35 @@ START_TEST(test_exit_meanwhile)
 }
 END_TEST
 
+#ifndef __SANITIZE_ADDRESS__ /* whose leak checker may take for lost what a thread at work holds */
+START_TEST(test_exit_while_programs_run)
+{
+    ad_program *p = network();
+    for (int k = 0; k < 50; k++) {
+        pid_t child = fork();
+        if (child == 0) {
+            atomic_bool stop = false;
+            caller c = { .p = p, .stop = &stop };
+            pthread_t thread;
+            if (pthread_create(&thread, NULL, call, &c)) _exit(1);
+            while (atomic_load(&c.rounds) < 1) sched_yield();
+            exit(0);
+        }
+        ck_assert_int_gt(child, 0);
+        ck_assert_int_eq(status_of(child), 0);
+    }
+    ad_program_free(p);
+}
+END_TEST
+#endif
+
 #ifdef __GLIBC__
 /* The system has no threads to give: their stacks would be too large. */
 START_TEST(test_no_threads)
 {
     pthread_attr_t huge;
     pthread_attr_init(&huge);
-    ck_assert_int_eq(pthread_attr_setstacksize(&huge, (size_t)1 << 46), 0);
+    ck_assert_int_eq(pthread_attr_setstacksize(&huge, (size_t)1 << 60), 0);
     ck_assert_int_eq(pthread_setattr_default_np(&huge), 0);
     pthread_attr_destroy(&huge);
     meeting m = { 0 };
@@ -439,13 +547,19 @@ int main(void)
     tcase_add_test(tc, test_bits_of_rounding);
     tcase_add_test(tc, test_large_products);
     tcase_add_test(tc, test_several_callers);
+    tcase_add_test(tc, test_cancelled_caller);
+    tcase_add_test(tc, test_signals);
 #ifdef FORK
     tcase_add_test(tc, test_fork);
 #endif
 #ifdef FORK_MEANWHILE
-    tcase_add_test(tc, test_fork_meanwhile);
+    tcase_add_test(tc, test_fork_while_programs_run);
+    tcase_add_test(tc, test_fork_while_programs_are_compiled);
 #endif
     tcase_add_test(tc, test_exit_meanwhile);
+#ifndef __SANITIZE_ADDRESS__
+    tcase_add_test(tc, test_exit_while_programs_run);
+#endif
 #ifdef __GLIBC__
     tcase_add_test(tc, test_no_threads);
 #endif
