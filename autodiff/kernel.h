@@ -13,10 +13,9 @@ struct ad_kernel {
     ad_shape out;
     int nattr;
     const int64_t *attr; /* the caller keeps it alive */
-    /* Reduces over the row axis: the kernel adds to `out` (reduce_max: takes the maximum with it) instead of overwriting, and the
-     * caller initialises `out` with ad_kernel_identity. */
+    /* Filled by ad_kernel_prepare. reduces_rows: reduces over the row axis; the kernel adds to `out` (reduce_max: takes the maximum with it)
+     * instead of overwriting, and the caller initialises `out` with ad_kernel_identity. */
     bool reduces_rows;
-    /* Filled by ad_kernel_prepare. */
     void (*run)(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *scratch);
     void *plan; /* kernel's own, freed by ad_kernel_clear */
 };

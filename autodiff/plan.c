@@ -188,8 +188,7 @@ static bool make_step(ad_program *p, ad_step *s, int32_t i)
                              .in_shapes = shapes,
                              .out = x->shape,
                              .nattr = x->nattr,
-                             .attr = x->attr,
-                             .reduces_rows = ad_inst_reduces(&p->ir, x) };
+                             .attr = x->attr };
     if (x->nin > p->max_operands) p->max_operands = x->nin;
     if (x->nout > p->max_results) p->max_results = x->nout;
     return true;
