@@ -73,13 +73,9 @@ static bool evaluate_kernel(ad_tape *t, ad_node *n)
         in[i] = m->value;
     }
     int64_t rows = ad_tape_rows(t) > 0 ? ad_tape_rows(t) : 1;
-    ad_kernel k = { .op = n->op,
-                    .dtype = ad_tape_dtype(t),
-                    .nin = n->nin,
-                    .in_shapes = shapes,
-                    .out = n->shape,
-                    .nattr = n->nattr,
-                    .attr = n->attr };
+    ad_kernel k = {
+        .op = n->op, .dtype = ad_tape_dtype(t), .nin = n->nin, .in_shapes = shapes, .out = n->shape, .nattr = n->nattr, .attr = n->attr
+    };
     bool fine = allocate(t, n) && ad_kernel_prepare(&k, rows);
     if (fine) {
         size_t bytes = (ad_kernel_scratch(&k, rows) + 127) & ~(size_t)63;

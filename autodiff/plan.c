@@ -182,13 +182,9 @@ static bool make_step(ad_program *p, ad_step *s, int32_t i)
     }
     s->operand = operand;
     s->shapes = shapes;
-    s->kernel = (ad_kernel){ .op = x->op,
-                             .dtype = p->ir.dtype,
-                             .nin = x->nin,
-                             .in_shapes = shapes,
-                             .out = x->shape,
-                             .nattr = x->nattr,
-                             .attr = x->attr };
+    s->kernel = (ad_kernel){
+        .op = x->op, .dtype = p->ir.dtype, .nin = x->nin, .in_shapes = shapes, .out = x->shape, .nattr = x->nattr, .attr = x->attr
+    };
     if (x->nin > p->max_operands) p->max_operands = x->nin;
     if (x->nout > p->max_results) p->max_results = x->nout;
     return true;

@@ -8,7 +8,7 @@
 #include "kernel.h"
 #include <stdatomic.h>
 
-enum { AD_LANES = 8, AD_ALIGN = 64, AD_MIN_BLOCK_ROWS = 16, AD_MAX_BLOCK_ROWS = 128, AD_BLOCK_BYTES = 544 * 1024 };
+enum { AD_LANES = 8, AD_MIN_BLOCK_ROWS = 16, AD_MAX_BLOCK_ROWS = 128, AD_BLOCK_BYTES = 544 * 1024 };
 
 /* ---- memory that lives as long as its program (ir.c) ------------------------------------------------------------- */
 
