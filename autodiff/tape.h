@@ -27,7 +27,7 @@ extern const ad_op_info ad_ops[AD_OP_COUNT];
 typedef enum { AD_LEVEL_CONSTANT, AD_LEVEL_PARAMETER, AD_LEVEL_CALL, AD_LEVEL_ROW } ad_level;
 
 /* Integer attributes, by operation:
- *   input       level, serial number
+ *   input       level
  *   constant    - (data: elements)        fill  - (data: one element)        eye  offset        row_count  -
  *   sum, reduce_max   bit mask of the reduced axes, which stay with size 1 (removing them is a reshape)
  *   reshape, broadcast   - (the node's shape says it; broadcast: same rank as its operand, sizes 1 are stretched)
