@@ -189,7 +189,7 @@ static void through_contract(walk *w, int32_t node, const ad_node *n)
             f->x = ad_var_at(w->tape, n->in[1 - i]);
             for (int a = 0; a < rank[1 - i]; a++) {
                 int8_t *l = &name[label[1 - i][a]];
-                if (*l < 0) *l = f->x.tape && ad_shape_of(f->x).dim[a] == AD_ROWS ? ROW : (int8_t)t->labels++;
+                if (*l < 0) *l = ad_shape_of(f->x).dim[a] == AD_ROWS ? ROW : (int8_t)t->labels++;
                 f->label[a] = *l;
             }
             for (int a = 0; a < rank[2]; a++) t->axis[a] = name[label[2][a]];
@@ -397,7 +397,7 @@ static bool walk_from(walk *w, ad_var y, ad_var x)
     return !ad_tape_error(w->tape) && !w->single;
 }
 
-/* [rows?, n] from x of any shape: differentiates by a flat copy that the caller's graph does not have, hence one direction at a time. */
+/* The i-th unit vector, counted over the elements of a row, in x's shape. */
 static ad_var unit_tangent(ad_var x, int64_t i)
 {
     ad_shape s = ad_shape_of(x), flat = ad_has_rows(s) ? AD_SHAPE(1, ad_row_size(s)) : AD_SHAPE(ad_row_size(s));

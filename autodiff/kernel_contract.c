@@ -366,7 +366,7 @@ static bool split(const contract_plan *p, labels *batch, labels *m, labels *n, l
     return false;
 }
 
-static bool prepare_matrix(const ad_kernel *kernel, contract_plan *p, const labels *all, labels *batch, labels *m, labels *n, labels *k,
+static void prepare_matrix(const ad_kernel *kernel, contract_plan *p, const labels *all, labels *batch, labels *m, labels *n, labels *k,
                            int64_t max_rows)
 {
     assign_roles(p, batch, m, n, k);
@@ -395,7 +395,6 @@ static bool prepare_matrix(const ad_kernel *kernel, contract_plan *p, const labe
     if (p->row == ROW_M) p->gemm.vary = AD_GEMM_VARY_M, p->gemm.m *= most;
     if (p->row == ROW_K) p->gemm.vary = AD_GEMM_VARY_K, p->gemm.k *= most;
     ad_gemm_prepare(&p->gemm);
-    return true;
 }
 
 static size_t pack_bytes(const contract_plan *p, int which)
@@ -513,6 +512,7 @@ bool ad_prepare_contract(ad_kernel *k, int64_t max_rows)
         if (all.of[i].in[C]) result.of[result.n++] = all.of[i];
     if (sum.n == 0) p->form = PRODUCT;
     else p->form = is_dot(p, &m, &n, &sum) ? DOT : MATRIX;
-    if (p->form != MATRIX) prepare_nest(p, &result);
-    return p->form != MATRIX || prepare_matrix(k, p, &all, &batch, &m, &n, &sum, max_rows);
+    if (p->form == MATRIX) prepare_matrix(k, p, &all, &batch, &m, &n, &sum, max_rows);
+    else prepare_nest(p, &result);
+    return true;
 }

@@ -294,7 +294,7 @@ static bool in_block(const ad_program *p, int32_t root)
 }
 
 /* First and last steps of the body's values, and the largest sum of live bytes of a row. A group's steps go through the block together. */
-static bool find_lifetimes(ad_program *p, ad_phase *phase)
+static bool find_lifetimes(ad_program *p, const ad_phase *phase)
 {
     int32_t from = phase->body_steps[0], n = phase->body_steps[1] - from;
     int64_t *change = ad_pool_alloc(&p->pool, ((size_t)n + 2) * sizeof *change), live = 0, sum = 0;
@@ -318,9 +318,8 @@ static bool find_lifetimes(ad_program *p, ad_phase *phase)
     }
     for (int32_t s = 0; s < n; s++) {
         live += change[s];
-        if (live > phase->row_bytes) phase->row_bytes = live;
+        if (live > p->block_row_bytes) p->block_row_bytes = live;
     }
-    if (phase->row_bytes > p->block_row_bytes) p->block_row_bytes = phase->row_bytes;
     return true;
 }
 

@@ -164,7 +164,6 @@ typedef struct {
     int32_t call_steps[2];
     int32_t body_steps[2];
     int nmoving, nblock, nchunk, nreduction, nrepeat;
-    int64_t row_bytes;        /* the most intermediates of one row that are live at a time */
     const int32_t *moving;    /* roots with rows that the body reads or writes in complete arrays: their pointers go from block to block */
     const int32_t *block;     /* roots in block memory */
     const int32_t *chunk;     /* roots in chunk memory */
@@ -199,7 +198,7 @@ struct ad_program {
     void *constants;
     int64_t constant_bytes, uniform_bytes, lane_bytes, block_bytes, chunk_bytes, repeat_bytes;
     int32_t nrepeat;
-    int64_t block_row_bytes;    /* the largest row_bytes of the phases */
+    int64_t block_row_bytes;    /* the most intermediates of one row that are live at a time, in any body */
     int64_t complete_row_bytes; /* of complete arrays */
     int ncomplete;
     int32_t *complete; /* roots in complete arrays */
