@@ -92,11 +92,8 @@ static void read_solution(const backward *b, int j, void *slot)
 static int rate_of_loss(backward *b, int j, const void *x, const void *bar, double *rate)
 {
     const double *t = b->times.data;
-    int last = b->d->problem->ntimes - 1, direction = t[last] > t[0] ? 1 : -1;
-    int side = 0;
-    const ode_settings *set = &b->d->problem->settings;
-    for (int i = 0; i < set->njump; i++)
-        if (set->jump[i] == t[j]) side = j ? -direction : direction;
+    int last = b->d->problem->ntimes - 1, direction = t[last] > t[0] ? 1 : -1, side = 0;
+    if (ode_is_jump(&b->d->problem->settings, t[j])) side = j ? -direction : direction;
     *rate = 0;
     if (ode_march_field(&b->field, t[j], side, x, b->f.data, NULL, NULL)) return -1;
     *rate = ode_dot(b->field.system->dtype, b->field.cells, b->f.data, bar);

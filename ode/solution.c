@@ -344,7 +344,7 @@ static void *read_initial(ode_solution *s, const ad_opaque_call *call)
         memcpy(ode_part(sys, call->rows, y, i), call->in[i], (size_t)n * ode_bytes(call->dtype));
     }
     const double *t = s->times.data;
-    bounds[0] = (ode_boundary){ .t = t[0], .jump = false, .restart = true };
+    bounds[0] = (ode_boundary){ .t = t[0], .jump = ode_is_jump(&s->problem->settings, t[0]), .restart = true };
     return y;
 }
 
@@ -392,9 +392,6 @@ static int solve(void *data, void *state, const ad_opaque_call *call)
     if (ode_march_open(m, units, call->rows, call->threads, row, s->values)) return -1;
     if (set->stats && !begin_stats(set->stats, t[0])) return ode_fail(m, "out of memory");
     if (!p->final_only) put_slot(s, 0, y);
-    ((ode_boundary *)s->bounds.data)[0].jump = false;
-    for (int i = 0; i < set->njump; i++)
-        if (set->jump[i] == t[0]) ((ode_boundary *)s->bounds.data)[0].jump = true;
     ode_sink sink = { s, slot_of, accepted, s->residuals ? keep : NULL };
     int failed = t[0] == t[p->ntimes - 1] ? solve_identity(s, m, y) : ode_march_run(m, p->ntimes, t, y, &sink);
     if (set->stats) fill_stats(s, set->stats);
