@@ -92,9 +92,9 @@ void ode_write_times(const ode_problem *p, ad_dtype dtype, const double *bar, vo
 void **ode_shared_bar_begin(ode_shared_bar *bar, const ode_adjoint_data *d)
 {
     const ode_system *s = d->problem->system;
-    size_t align = 63, bytes = 0;
+    size_t bytes = 0;
     for (int i = 0; i < s->nshared; i++)
-        if (ode_shared_needed(s, i, d->need)) bytes += ((size_t)ode_count(s->shared[i], 1) * ode_bytes(s->dtype) + align) & ~align;
+        if (ode_shared_needed(s, i, d->need)) bytes += ode_array_bytes(s->dtype, s->shared[i], 1);
     char *memory = ode_buffer_need(&bar->memory, bytes);
     void **at = ode_buffer_need(&bar->pointers, (size_t)s->nshared * sizeof *at);
     if (!memory || !at) return NULL;
@@ -103,7 +103,7 @@ void **ode_shared_bar_begin(ode_shared_bar *bar, const ode_adjoint_data *d)
         at[i] = NULL;
         if (!ode_shared_needed(s, i, d->need)) continue;
         at[i] = memory;
-        memory += ((size_t)ode_count(s->shared[i], 1) * ode_bytes(s->dtype) + align) & ~align;
+        memory += ode_array_bytes(s->dtype, s->shared[i], 1);
     }
     return at;
 }

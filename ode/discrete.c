@@ -47,13 +47,6 @@ static int fail(const backward *b, const char *reason)
     return -1;
 }
 
-static void swap(ode_buffer *pair)
-{
-    ode_buffer first = pair[0];
-    pair[0] = pair[1];
-    pair[1] = first;
-}
-
 /* ---- running a VJP program ---- */
 
 /* Connects what stays the same over the whole solve, when the runner is first used in it. */
@@ -255,11 +248,11 @@ static int step_back(backward *b, int64_t k)
         if (b->d->need_times) point_out(b, r->out, at->k + i * s->nstate, (char *)b->k.data + (size_t)i * b->slot);
     }
     if (run_vjp(b, r, m->c, a, e)) return -1;
-    swap(b->bar);
+    ode_buffer_swap(b->bar);
     if (inside) ode_add(s->dtype, cells, b->g.data, b->bar[0].data);
     for (int j = b->output + 1; b->d->need_times && j <= b->output + inside; j++) move_output(b, j, a, e);
     if (!m->begin) return 0;
-    swap(b->carry);
+    ode_buffer_swap(b->carry);
     if (!a->restart) return 0;
     if (connect(b, &b->begin, b->d->begin)) return -1;
     point(b, b->begin.in, b->begin.unit->at.y, y);

@@ -151,6 +151,8 @@ void ode_system_record_kept(const ode_system *system, ad_tape *tape, ad_var t, c
                             ad_var *dy, const ode_residuals *residuals, ad_var *kept);
 bool ode_is_row(ad_shape shape);
 int64_t ode_count(ad_shape shape, int64_t rows);
+size_t ode_array_bytes(ad_dtype dtype, ad_shape shape, int64_t rows); /* of arrays laid one after the other, each aligned to 64 bytes */
+ad_shape ode_time_shape(int rank);                                    /* sizes 1 */
 
 /* ---- units --------------------------------------------------------------------------------------------------------------------- */
 
@@ -234,6 +236,7 @@ typedef struct {
 /* At least so many bytes; growing keeps the contents. NULL: out of memory. */
 void *ode_buffer_need(ode_buffer *buffer, size_t bytes);
 void ode_buffer_free(ode_buffer *buffer);
+void ode_buffer_swap(ode_buffer pair[2]);
 
 static inline size_t ode_bytes(ad_dtype t) { return t == AD_F32 ? sizeof(float) : sizeof(double); }
 double ode_load(ad_dtype t, const void *x, int64_t i);

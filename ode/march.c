@@ -230,18 +230,11 @@ static int64_t find_nonfinite(const ode_march *m, const void *next, bool *deriva
     return bad;
 }
 
-static void swap(ode_buffer *pair)
-{
-    ode_buffer first = pair[0];
-    pair[0] = pair[1];
-    pair[1] = first;
-}
-
 static int accept(ode_march *m, const ode_sink *sink, const ode_boundary *a, const ode_boundary *b, const void *y, const void *next)
 {
     if (sink->accepted(sink->context, m, m->steps, a, b, y, next)) return -1;
-    if (m->carry[0].data) swap(m->carry);
-    if (m->adaptive) swap(m->rate);
+    if (m->carry[0].data) ode_buffer_swap(m->carry);
+    if (m->adaptive) ode_buffer_swap(m->rate);
     m->steps++;
     return 0;
 }

@@ -65,8 +65,8 @@ void ode_row_arguments(const ode_system *s, const void *const *args, const void 
 void **ode_shared_compute(ode_shared *sh, const ode_problem *p, const ad_opaque_call *call, const void *const *args)
 {
     const ode_system *s = p->system;
-    size_t bytes = 0, align = 63;
-    for (int i = 0; i < s->nshared; i++) bytes += ((size_t)ode_count(s->shared[i], 1) * ode_bytes(s->dtype) + align) & ~align;
+    size_t bytes = 0;
+    for (int i = 0; i < s->nshared; i++) bytes += ode_array_bytes(s->dtype, s->shared[i], 1);
     void **at = ode_buffer_need(&sh->pointers, (size_t)s->nshared * sizeof *at);
     char *memory = p->prologue ? ode_buffer_need(&sh->memory, bytes) : NULL;
     if (!at || (p->prologue && !memory)) {
@@ -82,7 +82,7 @@ void **ode_shared_compute(ode_shared *sh, const ode_problem *p, const ad_opaque_
     if (!p->prologue) return at;
     for (int i = 0; i < s->nshared; i++) {
         sh->prologue.out[i] = at[i] = memory;
-        memory += ((size_t)ode_count(s->shared[i], 1) * ode_bytes(s->dtype) + align) & ~align;
+        memory += ode_array_bytes(s->dtype, s->shared[i], 1);
     }
     sh->prologue.primed = false;
     char error[ODE_ERROR_SIZE];

@@ -13,6 +13,11 @@ int64_t ode_count(ad_shape s, int64_t rows)
     return n;
 }
 
+size_t ode_array_bytes(ad_dtype dtype, ad_shape shape, int64_t rows)
+{
+    return ((size_t)ode_count(shape, rows) * ode_bytes(dtype) + 63) & ~(size_t)63;
+}
+
 static bool same_shape(ad_shape a, ad_shape b)
 {
     if (a.rank != b.rank) return false;
@@ -57,7 +62,7 @@ static void call_field(const ode_system *s, ad_tape *tape, ad_var t, const ad_va
     for (int i = 0; i < s->nstate && ad_tape_error(tape); i++) dy[i] = ad_none(tape);
 }
 
-static ad_shape time_shape(int rank)
+ad_shape ode_time_shape(int rank)
 {
     ad_shape t = { rank, { 0 } };
     for (int i = 0; i < rank; i++) t.dim[i] = 1;
@@ -90,7 +95,7 @@ static bool trace_field(ode_system *s, ad_tape *tape, const char *caller)
         return false;
     }
     ad_tape_set_traced(s->trace, advice);
-    s->t = ad_input(s->trace, time_shape(s->rank), NULL);
+    s->t = ad_input(s->trace, ode_time_shape(s->rank), NULL);
     for (int i = 0; i < s->nstate; i++) s->y[i] = ad_input_rows(s->trace, s->state[i], 0, NULL);
     for (int i = 0; i < s->nargs; i++)
         s->args[i] = ode_is_row(s->arg[i]) ? ad_input_rows(s->trace, s->arg[i], 0, NULL) : ad_param(s->trace, s->arg[i], NULL);

@@ -30,11 +30,9 @@ static int add_outputs(ode_unit *u, int n)
 
 static void place_times(ode_unit *u, int n)
 {
-    ad_shape t = { u->system->rank, { 0 } };
-    for (int i = 0; i < t.rank; i++) t.dim[i] = 1;
     u->at.nt = n;
     u->at.t = u->nin;
-    for (int i = 0; i < n; i++) add_input(u, t, false);
+    for (int i = 0; i < n; i++) add_input(u, ode_time_shape(u->system->rank), false);
 }
 
 static void place_arguments(ode_unit *u)
