@@ -2,7 +2,6 @@
 #ifndef COSTATE_TAPE_H
 #define COSTATE_TAPE_H
 #include "extension.h"
-#include <stdbool.h>
 
 typedef enum {
 #define AD_UNARY(name, ...) AD_OP_##name,
@@ -102,10 +101,10 @@ ad_var ad_assemble(ad_tape *tape, int n, const ad_var *x, const int64_t *start, 
 ad_var ad_put_add(ad_var values, ad_var index, ad_shape table);
 /* Sums v over what broadcasting from `shape` stretched. */
 ad_var ad_sum_to(ad_var v, ad_shape shape);
-/* Removes or adds axes of size 1 and reshapes in general. */
-ad_var ad_sum_mask(ad_var x, uint32_t mask); /* axes of the mask, kept with size 1 */
+/* Sums over the axes of the mask, which stay with size 1. */
+ad_var ad_sum_mask(ad_var x, uint32_t mask);
 
-/* Many-operand contraction by labels (contract.c): operand i has labels[i][0..rank); the result those of out. Labels are
+/* Many-operand contraction by labels (contract.c): each factor's axes have its labels; the result those of out. Labels are
  * 0..AD_MAX_LABELS-1. */
 enum { AD_MAX_LABELS = 48, AD_MAX_FACTORS = 16 };
 typedef struct {
