@@ -204,6 +204,10 @@ ode_unit *ode_unit_make(ode_system *system, ode_unit_key key, ad_tape *tape, con
 /* As above, but it is only compiled when it is first run (it may never be). */
 ode_unit *ode_unit_plan(ode_system *system, ode_unit_key key, ad_tape *tape, const char *caller);
 void ode_unit_free(ode_unit *unit);
+/* What it computes (unit_record.c), as its system and key say: finds the places of inputs and outputs; records it, with data (NULL:
+ * symbolic) in inputs. The variables in a new array, inputs first; NULL with the tape's error set. */
+void ode_unit_place(ode_unit *unit);
+ad_var *ode_unit_record(const ode_unit *unit, ad_tape *tape, int64_t rows, const void *const *data);
 
 /* A unit with the memory to run it. */
 typedef struct {
