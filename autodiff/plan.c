@@ -332,16 +332,16 @@ static int64_t choose_block_rows(int64_t row_bytes)
     return rows;
 }
 
-/* A live value as large as the result of the pointwise step s that is not used after it, and not before its group: chunk by chunk, the
- * result may take over its memory. Being as large as the result it has its extent, whatever its shape is. -1: there is none. */
+/* A live value as large as the result of the pointwise step s that is not used after it: chunk by chunk, the result may take over its
+ * memory (what has its last use before the step's group is not live any more). Being as large as the result it has its extent, whatever its
+ * shape is. -1: there is none. */
 static int dying(const ad_program *p, const ad_phase *phase, const int32_t *live, int nlive, int32_t s)
 {
     const ad_step *step = &p->step[phase->body_steps[0] + s];
-    int32_t begin = step->begin - phase->body_steps[0];
     if (ad_ops[p->ir.inst[step->value].op].kind != AD_POINTWISE) return -1;
     for (int k = 0; k < nlive; k++) {
         const ad_slot *slot = &p->slot[live[k]];
-        if (slot->last >= begin && slot->last <= s && slot->bytes == p->slot[step->value].bytes) return k;
+        if (slot->last <= s && slot->bytes == p->slot[step->value].bytes) return k;
     }
     return -1;
 }

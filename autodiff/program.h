@@ -1,6 +1,6 @@
 /* Internal: compiled programs. ad_compile copies what the outputs reach into an intermediate representation (ir.c), passes rewrite it
  * (simplify.c with scale.c, fold.c, layout.c, combine.c), plan.c, lanes.c and fuse.c decide when and where every value is computed, and
- * run.c replays the plan.
+ * run.c replays the plan in the memory of workspace.c.
  *
  * A program is a sequence of phases U_0 B_0 U_1 B_1 ...: U_p works on whole arrays (operations without rows, finished reductions, opaque
  * operations), B_p is a body that runs block by block over the rows. */
