@@ -228,7 +228,7 @@ static void build_chain(function *f)
     out(f, y);
 }
 
-/* An opaque operation: the running sum of the rows of a, its total, and a copy of b scaled by the number of runs its state counts modulo 1.
+/* An opaque operation: the running sum over the rows of its first operand times its second, and the sum of all rows. Its state counts runs.
  */
 static atomic_int live_states, live_data;
 static void *state_new(void *data)

@@ -3,6 +3,7 @@
 #include "autodiff/threads.h"
 #include "allocations.h"
 #include "graphs.h"
+#include "suite.h"
 #include <pthread.h>
 
 /* ---- running them ------------------------------------------------------------------------------------------------ */
@@ -942,9 +943,5 @@ int main(void)
     tcase_add_test(tc, test_verifier_of_sums);
     tcase_add_test(tc, test_block_sizes);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return suite_run(suite);
 }
