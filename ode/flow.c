@@ -44,7 +44,7 @@ static void with_trace(ad_var t, int nstate, const ad_var *y, const ad_var *args
     const flow_field *f = user;
     (void)nstate;
     dy[0] = f->field(t, y[0], args, f->user);
-    if (ad_valid(dy[0]) && ad_shape_of(dy[0]).rank < 2) dy[0] = ad_broadcast(dy[0], ad_shape_of(y[0]));
+    if (ad_valid(dy[0])) dy[0] = ad_broadcast(dy[0], ad_shape_of(y[0]));
     dy[1] = ad_jacobian_trace(dy[0], y[0]);
 }
 

@@ -153,6 +153,38 @@ START_TEST(determinant_of_the_flow)
 }
 END_TEST
 
+/* dx/dt of one row for all, [1,D], or of one component, [rows,1], broadcasts as in any solve: x_i' = |x|^2 has the trace 2 sum x. */
+static ad_var drift(ad_var t, ad_var x, const ad_var *args, void *user)
+{
+    (void)t, (void)x, (void)user;
+    return args[0];
+}
+static ad_var norm(ad_var t, ad_var x, const ad_var *args, void *user)
+{
+    (void)t, (void)args, (void)user;
+    return ad_sum_axis(ad_square(x), 1, 1);
+}
+
+START_TEST(fields_that_broadcast)
+{
+    double x0[B * D], x[B * D], alone[B * D], l[B], h = 1e-3;
+    points(x0);
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var start = ad_input_rows(tape, AD_SHAPE(AD_ROWS, D), B, x0), p = ad_param(tape, AD_SHAPE(1, D), a), logdet;
+    get(ode_flow(drift, NULL, start, 1, &p, ode_interval(tape, 0, 1), NULL, &logdet), x);
+    get(logdet, l);
+    for (int i = 0; i < B * D; i++) ck_assert_double_eq_tol(x[i], x0[i] + a[i % D], 1e-12);
+    for (int r = 0; r < B; r++) ck_assert_double_eq(l[r], 0);
+    ode_options o = { .method = &ode_euler, .steps = 1 };
+    get(ode_flow(norm, NULL, start, 0, NULL, ode_interval(tape, 0, h), &o, &logdet), x);
+    get(ode_solve_final(norm, NULL, start, 0, NULL, ode_interval(tape, 0, h), &o), alone);
+    get(logdet, l);
+    for (int i = 0; i < B * D; i++) ck_assert_double_eq_tol(x[i], alone[i], 1e-15);
+    for (int r = 0; r < B; r++) ck_assert_double_eq_tol(l[r], 2 * h * (x0[r * D] + x0[r * D + 1] + x0[r * D + 2]), 1e-15);
+    ad_tape_free(tape);
+}
+END_TEST
+
 /* The gradient of a density with respect to weights and points, against differences; both adjoints. */
 START_TEST(density_gradient)
 {
@@ -274,6 +306,7 @@ int main(void)
     tcase_add_loop_test(c, linear_flow, 0, 2 * method_count());
     tcase_add_test(c, linear_density);
     tcase_add_test(c, determinant_of_the_flow);
+    tcase_add_test(c, fields_that_broadcast);
     tcase_add_test(c, density_gradient);
     tcase_add_loop_test(c, running_cost, 0, 2);
     tcase_add_test(c, bad_input);
