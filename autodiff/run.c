@@ -269,10 +269,10 @@ static void deliver(const ad_workspace *w, const ad_run_args *a)
 static int run(ad_workspace *w, const ad_run_args *a)
 {
     const ad_program *p = w->program;
+    bool skip = a->same_parameters && w->parameters_done;
+    w->parameters_done = false; /* a run that fails may have had other ones */
     if (check_arguments(w, a) || ad_workspace_reserve(w, a->rows)) return -1;
     bind(w, a);
-    bool skip = a->same_parameters && w->parameters_done;
-    w->parameters_done = false;
     for (int f = 0; f < p->nphase; f++) {
         const ad_phase *phase = &p->phase[f];
         if (!skip && run_uniform(w, phase->parameter_steps, a->rows)) return -1;

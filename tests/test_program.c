@@ -235,6 +235,13 @@ START_TEST(test_same_parameters)
     args.same_parameters = false;
     ck_assert_int_eq(ad_run_with(p, s, &args), 0);
     ck_assert_double_eq_tol(result[1], 2 * exp(1), 1e-15);
+    weights[1] = 0; /* seen by a run that fails, and not changed since */
+    args.rows = 0;
+    ck_assert_int_eq(ad_run_with(p, s, &args), -1);
+    args.rows = 1;
+    args.same_parameters = true;
+    ck_assert_int_eq(ad_run_with(p, s, &args), 0);
+    ck_assert_double_eq(result[1], 2);
     ad_workspace_free(s);
     ad_program_free(p);
     ad_tape_free(t);
@@ -737,6 +744,22 @@ START_TEST(test_describe_scales)
 }
 END_TEST
 
+/* Large powers of two stay: moved together they would leave the range of numbers, though the product does not. */
+START_TEST(test_large_scales)
+{
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var x = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 0, NULL), y = ad_mul(ad_scale(x, 0x1p600), ad_scale(ad_sin(x), 0x1p600));
+    ad_program *p = ad_compile(1, &x, 1, &y);
+    ad_workspace *w = ad_workspace_new(p, 1);
+    double small = 0x1p-590, result;
+    ck_assert(!ad_run(p, w, 1, (const void *[]){ &small }, (void *[]){ &result }));
+    ck_assert_double_eq(result, 0x1p20);
+    ad_workspace_free(w);
+    ad_program_free(p);
+    ad_tape_free(tape);
+}
+END_TEST
+
 /* The factor that takes a sign or power of two is not looked for in all of a long product: that would take half an hour here. */
 START_TEST(test_long_products)
 {
@@ -933,6 +956,7 @@ int main(void)
     tcase_add_loop_test(tc, test_describe_trace, 0, 6);
     tcase_add_test(tc, test_describe_gradient);
     tcase_add_test(tc, test_describe_scales);
+    tcase_add_test(tc, test_large_scales);
     tcase_add_test(tc, test_long_products);
     tcase_add_test(tc, test_describe_sums);
     tcase_add_test(tc, test_describe_composites);
