@@ -135,7 +135,7 @@ START_TEST(dense_order_conditions)
         ck_assert_msg(r < 2e-13, "%s: dense order %d at %g: %g", m->name, m->dense_order, theta, r);
         ode_dense_weights(t, theta + 1e-5, above, unused);
         ode_dense_weights(t, theta - 1e-5, below, unused);
-        for (int i = 0; i < n; i++) ck_assert_double_eq_tol(slope[i], (above[i] - below[i]) / 2e-5, 1e-4);
+        for (int i = 0; i < n; i++) ck_assert_double_eq_tol(slope[i], (above[i] - below[i]) / 2e-5, 1e-6);
     }
     ode_dense_weights(t, 1, w, slope);
     for (int i = 0; i < n; i++) {
