@@ -1,5 +1,5 @@
-/* costate: what modules built on the tape (ode/, nn/, a user's own) need beyond autodiff.h: opaque operations, functions recorded on
- * one tape and inlined on another, the cut between what depends on parameters only and the rest, program caches, and runs that
+/* costate: what modules built on the tape (ode/, nn/, a user's own) need beyond autodiff.h: shapes, opaque operations, functions recorded
+ * on one tape and inlined on another, the cut between what depends on parameters only and the rest, program caches, and runs that
  * accumulate. */
 #ifndef COSTATE_AUTODIFF_EXTENSION_H
 #define COSTATE_AUTODIFF_EXTENSION_H
@@ -8,6 +8,16 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* ---- shapes -------------------------------------------------------------------------------------------------------------------- */
+
+static inline bool ad_has_rows(ad_shape s) { return s.rank > 0 && s.dim[0] == AD_ROWS; }
+/* Elements of s with so many rows; without the row axis they do not matter. */
+int64_t ad_count(ad_shape s, int64_t rows);
+int64_t ad_row_size(ad_shape s); /* elements of one row; of all of s when it has no row axis */
+bool ad_same_shape(ad_shape a, ad_shape b);
+/* NumPy broadcasting; the row axis must lead in both of equal rank, or one operand has no row axis and broadcasts. false: incompatible. */
+bool ad_broadcast_shapes(ad_shape a, ad_shape b, ad_shape *out);
 
 /* ---- opaque operations --------------------------------------------------------------------------------------------------------- */
 

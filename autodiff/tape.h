@@ -61,17 +61,6 @@ typedef struct {
     size_t arena_mark;             /* where the arena stood before this node */
 } ad_node;
 
-/* ---- shapes (shape.c) ------------------------------------------------------------------------------------------------------------ */
-
-static inline bool ad_has_rows(ad_shape s) { return s.rank > 0 && s.dim[0] == AD_ROWS; }
-/* Elements of s with n rows; without the row axis, the second argument does not matter. */
-int64_t ad_count(ad_shape s, int64_t rows);
-/* Elements of one row (of all of s when it has no row axis). */
-int64_t ad_row_size(ad_shape s);
-bool ad_same_shape(ad_shape a, ad_shape b);
-/* NumPy broadcasting; the row axis must lead in both of equal rank, or one operand has no row axis and broadcasts. false: incompatible. */
-bool ad_broadcast_shapes(ad_shape a, ad_shape b, ad_shape *out);
-
 /* ---- tape (tape.c) --------------------------------------------------------------------------------------------------------------- */
 
 ad_node *ad_node_at(const ad_tape *tape, int32_t node); /* no checks */

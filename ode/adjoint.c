@@ -32,7 +32,7 @@ ode_adjoint_data *ode_adjoint_new(ode_problem *p, int nin, const ad_var *ybar, c
     for (int i = 0; i < s->nargs; i++) {
         if (!need[s->nstate + i]) continue;
         d->need |= (uint64_t)1 << i;
-        shared = shared || !ode_is_row(s->arg[i]);
+        shared = shared || !ad_has_rows(s->arg[i]);
     }
     d->need_times = nin > s->nstate + s->nargs && need[s->nstate + s->nargs];
     if (!shared || s->rerecord) return d;
@@ -116,8 +116,8 @@ int ode_shared_bar_finish(ode_shared_bar *bar, const ode_adjoint_data *d, const 
     int n = 0, nout = 0, nin = 0;
     if (d->prologue && ode_runner_open(r, d->prologue, call->threads, call->error, call->error_size)) return -1;
     for (int i = 0; i < s->nargs; i++) {
-        if (ode_is_row(s->arg[i])) continue;
-        size_t bytes = (size_t)ode_count(s->arg[i], 1) * ode_bytes(s->dtype);
+        if (ad_has_rows(s->arg[i])) continue;
+        size_t bytes = (size_t)ad_count(s->arg[i], 1) * ode_bytes(s->dtype);
         bool wanted = d->need >> i & 1;
         if (d->prologue) {
             r->in[nin++] = c->args[i];

@@ -62,7 +62,7 @@ static int accepted(void *context, const ode_march *m, int64_t k, const ode_boun
     const char *increment = m->increment.data;
     (void)k, (void)from, (void)to, (void)y;
     for (int q = 0; q < s->nquad; q++) {
-        int64_t n = ode_count(s->quad[q], b->call->rows);
+        int64_t n = ad_count(s->quad[q], b->call->rows);
         void *sum = q < s->nquad_row ? b->c.argbar[s->row[s->quad_of[q]]] : b->shared_at[s->quad_of[q]];
         if (sum) ode_add(s->dtype, n, increment, sum);
         increment += (size_t)n * ode_bytes(s->dtype);
@@ -220,7 +220,7 @@ static int run(void *data, void *state, const ad_opaque_call *call)
     size_t half = (size_t)(call->rows * s->width) * ode_bytes(s->dtype);
     for (int i = 0; i < s->nrow; i++) {
         void *bar = b->c.argbar[s->row[i]];
-        if (bar) memset(bar, 0, (size_t)ode_count(s->arg[s->row[i]], call->rows) * ode_bytes(s->dtype));
+        if (bar) memset(bar, 0, (size_t)ad_count(s->arg[s->row[i]], call->rows) * ode_bytes(s->dtype));
     }
     b->end = ode_pile_slot(&b->states, 0);
     memset(b->end, 0, 2 * half);

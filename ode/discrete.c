@@ -65,7 +65,7 @@ static int connect(backward *b, ode_runner *r, const ode_unit *unit)
     for (int i = 0, o = at->row_out; i < s->nrow; i++) {
         if (!(b->d->need >> s->row[i] & 1)) continue;
         r->out[o++] = rows;
-        rows += (size_t)ode_count(s->arg[s->row[i]], b->call->rows) * ode_bytes(s->dtype);
+        rows += (size_t)ad_count(s->arg[s->row[i]], b->call->rows) * ode_bytes(s->dtype);
     }
     for (int i = 0, o = at->shared_out; i < s->nshared; i++) {
         if (!b->shared_at[i]) continue;
@@ -117,7 +117,7 @@ static int run_vjp(backward *b, ode_runner *r, const double *c, const ode_bounda
     for (int i = 0, o = at->row_out; i < s->nrow; i++) {
         if (!(b->d->need >> s->row[i] & 1)) continue;
         void *bar = b->c.argbar[s->row[i]];
-        if (bar) ode_add(dtype, ode_count(s->arg[s->row[i]], b->call->rows), r->out[o], bar);
+        if (bar) ode_add(dtype, ad_count(s->arg[s->row[i]], b->call->rows), r->out[o], bar);
         o++;
     }
     if (!(r->unit->key.flags & ODE_TIMES)) return 0;
@@ -272,7 +272,7 @@ static bool need_memory(backward *b)
     const ode_system *s = p->system;
     size_t rows = 0, stages = b->d->step[1][0] ? (size_t)b->d->step[1][0]->at.nk : 0;
     for (int i = 0; i < s->nrow; i++)
-        if (b->d->need >> s->row[i] & 1) rows += (size_t)ode_count(s->arg[s->row[i]], b->call->rows) * ode_bytes(s->dtype);
+        if (b->d->need >> s->row[i] & 1) rows += (size_t)ad_count(s->arg[s->row[i]], b->call->rows) * ode_bytes(s->dtype);
     for (int i = 0; i < 2; i++) {
         if (!ode_buffer_need(&b->bar[i], b->slot)) return false;
         if (p->settings.method->begin && !ode_buffer_need(&b->carry[i], b->slot)) return false;
@@ -304,7 +304,7 @@ static int run(void *data, void *state, const ad_opaque_call *call)
     memset(b->times.data, 0, (size_t)p->ntimes * sizeof(double));
     for (int i = 0; i < s->nrow; i++) {
         void *bar = b->c.argbar[s->row[i]];
-        if (bar) memset(bar, 0, (size_t)ode_count(s->arg[s->row[i]], call->rows) * ode_bytes(s->dtype));
+        if (bar) memset(bar, 0, (size_t)ad_count(s->arg[s->row[i]], call->rows) * ode_bytes(s->dtype));
     }
     for (int64_t k = b->solution->count - 1; k >= 0; k--)
         if (step_back(b, k)) return -1;

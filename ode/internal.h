@@ -149,8 +149,6 @@ void ode_system_record(const ode_system *system, ad_tape *tape, ad_var t, const 
 /* As above, with residuals; kept: n variables. */
 void ode_system_record_kept(const ode_system *system, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared,
                             ad_var *dy, const ode_residuals *residuals, ad_var *kept);
-bool ode_is_row(ad_shape shape);
-int64_t ode_count(ad_shape shape, int64_t rows);
 size_t ode_array_bytes(ad_dtype dtype, ad_shape shape, int64_t rows); /* of arrays laid one after the other, each aligned to 64 bytes */
 ad_shape ode_time_shape(int rank);                                    /* sizes 1 */
 

@@ -62,7 +62,7 @@ static void give_arguments(ode_runner *r, const void *const *row, void *const *s
 static size_t quad_bytes(const ode_system *s, int64_t rows)
 {
     int64_t n = 0;
-    for (int i = 0; i < s->nquad; i++) n += ode_count(s->quad[i], rows);
+    for (int i = 0; i < s->nquad; i++) n += ad_count(s->quad[i], rows);
     return (size_t)n * ode_bytes(s->dtype);
 }
 
@@ -83,7 +83,7 @@ static void point_quads(const ode_system *s, int64_t rows, void *memory, const v
     for (int q = 0; q < s->nquad; q++) {
         if (in) in[q] = at;
         if (out) out[q] = at;
-        if (at) at += (size_t)ode_count(s->quad[q], rows) * ode_bytes(s->dtype);
+        if (at) at += (size_t)ad_count(s->quad[q], rows) * ode_bytes(s->dtype);
     }
 }
 

@@ -75,7 +75,7 @@ void **ode_shared_compute(ode_shared *sh, const ode_problem *p, const ad_opaque_
     }
     if (p->prologue && ode_runner_open(&sh->prologue, p->prologue, call->threads, call->error, call->error_size)) return NULL;
     for (int i = 0, n = 0; i < s->nargs; i++) {
-        if (ode_is_row(s->arg[i])) continue;
+        if (ad_has_rows(s->arg[i])) continue;
         if (p->prologue) sh->prologue.in[n++] = args[i];
         else if (s->rerecord) at[n++] = (void *)args[i];
     }

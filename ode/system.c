@@ -4,36 +4,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-bool ode_is_row(ad_shape s) { return s.rank > 0 && s.dim[0] == AD_ROWS; }
-
-int64_t ode_count(ad_shape s, int64_t rows)
-{
-    int64_t n = 1;
-    for (int i = 0; i < s.rank; i++) n *= s.dim[i] == AD_ROWS ? rows : s.dim[i];
-    return n;
-}
-
 size_t ode_array_bytes(ad_dtype dtype, ad_shape shape, int64_t rows)
 {
-    return ((size_t)ode_count(shape, rows) * ode_bytes(dtype) + 63) & ~(size_t)63;
-}
-
-static bool same_shape(ad_shape a, ad_shape b)
-{
-    if (a.rank != b.rank) return false;
-    for (int i = 0; i < a.rank; i++)
-        if (a.dim[i] != b.dim[i]) return false;
-    return true;
+    return ((size_t)ad_count(shape, rows) * ode_bytes(dtype) + 63) & ~(size_t)63;
 }
 
 static bool broadcasts_to(ad_shape from, ad_shape to)
 {
-    if (from.rank < 0 || from.rank > to.rank || (ode_is_row(from) && from.rank != to.rank)) return false;
-    for (int i = 1; i <= from.rank; i++) {
-        int64_t a = from.dim[from.rank - i], b = to.dim[to.rank - i];
-        if (a != b && a != 1) return false;
-    }
-    return true;
+    ad_shape both;
+    return ad_broadcast_shapes(from, to, &both) && ad_same_shape(both, to);
 }
 
 /* ---- calling the user's field ---- */
@@ -50,7 +29,7 @@ static void call_field(const ode_system *s, ad_tape *tape, ad_var t, const ad_va
             ad_fail(tape, "it returned a variable of another tape for state %d: outside variables must be passed in args", i);
         } else if (!ad_valid(dy[i])) {
             ad_fail(tape, "it returned no valid variable for state %d", i);
-        } else if (!same_shape(ad_shape_of(dy[i]), s->state[i])) {
+        } else if (!ad_same_shape(ad_shape_of(dy[i]), s->state[i])) {
             char got[128], want[128];
             ad_format_shape(ad_shape_of(dy[i]), got, sizeof got);
             ad_format_shape(s->state[i], want, sizeof want);
@@ -83,7 +62,7 @@ static void describe_shared(ode_system *s, int i)
 {
     s->shared[i] = ad_shape_of(s->frontier[i]);
     for (int k = 0; k < s->nargs; k++)
-        if (!ode_is_row(s->arg[k]) && ad_depends(s->frontier[i], s->args[k])) s->shared_from[i] |= (uint64_t)1 << k;
+        if (!ad_has_rows(s->arg[k]) && ad_depends(s->frontier[i], s->args[k])) s->shared_from[i] |= (uint64_t)1 << k;
 }
 
 /* Traces the field on a new tape and finds the cut. Errors are reported on `tape`. */
@@ -98,7 +77,7 @@ static bool trace_field(ode_system *s, ad_tape *tape, const char *caller)
     s->t = ad_input(s->trace, ode_time_shape(s->rank), NULL);
     for (int i = 0; i < s->nstate; i++) s->y[i] = ad_input_rows(s->trace, s->state[i], 0, NULL);
     for (int i = 0; i < s->nargs; i++)
-        s->args[i] = ode_is_row(s->arg[i]) ? ad_input_rows(s->trace, s->arg[i], 0, NULL) : ad_param(s->trace, s->arg[i], NULL);
+        s->args[i] = ad_has_rows(s->arg[i]) ? ad_input_rows(s->trace, s->arg[i], 0, NULL) : ad_param(s->trace, s->arg[i], NULL);
     call_field(s, s->trace, s->t, s->y, s->args, s->dy);
     if (!ad_tape_error(s->trace)) {
         int count = ad_frontier(s->nstate, s->dy, 0, NULL);
@@ -136,7 +115,7 @@ static ad_shape clean(ad_shape shape)
 
 static void add_state(ode_system *s, ad_shape shape)
 {
-    int64_t n = ode_count(shape, 1);
+    int64_t n = ad_count(shape, 1);
     s->state[s->nstate] = clean(shape);
     s->size[s->nstate++] = n;
     s->width += n;
@@ -204,7 +183,7 @@ static ode_system *describe(ad_tape *tape, const ode_right_side *right, int nsta
     s->nargs = nargs;
     for (int i = 0; i < nargs; i++) {
         s->arg[i] = clean(ad_shape_of(args[i]));
-        if (ode_is_row(s->arg[i])) s->row[s->nrow++] = i;
+        if (ad_has_rows(s->arg[i])) s->row[s->nrow++] = i;
     }
     return s;
 }
@@ -214,7 +193,7 @@ static bool share_arguments(ode_system *s)
 {
     if (!new_shared(s, s->nargs)) return false;
     for (int i = 0; i < s->nargs; i++) {
-        if (ode_is_row(s->arg[i])) continue;
+        if (ad_has_rows(s->arg[i])) continue;
         s->shared_from[s->nshared] = (uint64_t)1 << i;
         s->shared[s->nshared++] = s->arg[i];
     }
@@ -352,7 +331,7 @@ static void record_called(const ode_system *s, ad_tape *tape, ad_var t, const ad
 {
     ad_var args[ODE_MAX_ARGS];
     int nrow = 0, nshared = 0;
-    for (int i = 0; i < s->nargs; i++) args[i] = ode_is_row(s->arg[i]) ? row[nrow++] : shared[nshared++];
+    for (int i = 0; i < s->nargs; i++) args[i] = ad_has_rows(s->arg[i]) ? row[nrow++] : shared[nshared++];
     call_field(s, tape, t, y, args, dy);
 }
 

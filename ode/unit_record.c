@@ -135,7 +135,7 @@ void ode_unit_place(ode_unit *u)
     case ODE_UNIT_PROLOGUE_VJP:
         u->at.shared = u->nin;
         for (int i = 0; i < s->nargs; i++)
-            if (!ode_is_row(s->arg[i])) add_input(u, s->arg[i], true);
+            if (!ad_has_rows(s->arg[i])) add_input(u, s->arg[i], true);
         u->at.ybar = u->nin;
         if (u->key.kind == ODE_UNIT_PROLOGUE) {
             u->nout = s->nshared;
@@ -143,7 +143,7 @@ void ode_unit_place(ode_unit *u)
         }
         for (int i = 0; i < s->nshared; i++)
             if (ode_shared_needed(s, i, u->key.need)) add_input(u, s->shared[i], false);
-        for (int i = 0; i < s->nargs; i++) u->nout += !ode_is_row(s->arg[i]) && u->key.need >> i & 1;
+        for (int i = 0; i < s->nargs; i++) u->nout += !ad_has_rows(s->arg[i]) && u->key.need >> i & 1;
         break;
     case ODE_UNIT_ROOT:
         place_times(u, 1);
@@ -159,7 +159,7 @@ void ode_unit_place(ode_unit *u)
 
 static ad_var unit_input(const ode_unit *u, ad_tape *tape, int i, int64_t rows, const void *data)
 {
-    if (ode_is_row(u->in[i])) return ad_input_rows(tape, u->in[i], rows, data);
+    if (ad_has_rows(u->in[i])) return ad_input_rows(tape, u->in[i], rows, data);
     return u->parameter[i] ? ad_param(tape, u->in[i], data) : ad_input(tape, u->in[i], data);
 }
 
@@ -323,7 +323,7 @@ static void prologue_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape,
     ad_var args[ODE_MAX_ARGS], x[ODE_MAX_ARGS];
     int n = 0, ny = 0, nx = 0;
     for (int i = 0; i < s->nargs; i++)
-        if (!ode_is_row(s->arg[i])) args[n++] = s->args[i];
+        if (!ad_has_rows(s->arg[i])) args[n++] = s->args[i];
     if (u->key.kind == ODE_UNIT_PROLOGUE) {
         ad_inline(n, args, s->nshared, s->frontier, tape, in + u->at.shared, out);
         return;
@@ -338,7 +338,7 @@ static void prologue_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape,
     ad_inline(n, args, ny, y, tape, in + u->at.shared, y + ny);
     n = 0;
     for (int i = 0; i < s->nargs; i++) {
-        if (ode_is_row(s->arg[i])) continue;
+        if (ad_has_rows(s->arg[i])) continue;
         if (u->key.need >> i & 1) x[nx++] = in[u->at.shared + n];
         n++;
     }
