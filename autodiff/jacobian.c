@@ -159,7 +159,7 @@ static void through_pointwise(walk *w, int32_t node, const ad_node *n)
 {
     tangent *g = tangent_at(w, node);
     for (int i = 0; i < n->nin; i++) {
-        if (n->in[i] < w->act.begin || !w->act.active[n->in[i]] || !ad_differentiable(n, i)) continue;
+        if (!w->act.active[n->in[i]] || !ad_differentiable(n, i)) continue;
         const tangent *from = tangent_at(w, n->in[i]);
         ad_var partial = ad_push(ad_var_at(w->tape, node), i, ad_scalar(w->tape, 1));
         for (int k = 0; k < from->n && !ad_tape_error(w->tape); k++) {
@@ -177,7 +177,7 @@ static void through_contract(walk *w, int32_t node, const ad_node *n)
     int rank[3] = { (int)n->attr[0], (int)n->attr[1], (int)n->attr[2] };
     const int64_t *label[3] = { n->attr + 3, n->attr + 3 + rank[0], n->attr + 3 + rank[0] + rank[1] };
     for (int i = 0; i < 2; i++) {
-        if (n->in[i] < w->act.begin || !w->act.active[n->in[i]]) continue;
+        if (!w->act.active[n->in[i]]) continue;
         const tangent *from = tangent_at(w, n->in[i]);
         for (int k = 0; k < from->n; k++) {
             term *t = copy_term(w, g, &from->t[k]);
@@ -209,7 +209,7 @@ static void through_windows(walk *w, int32_t node, const ad_node *n)
 {
     tangent *g = tangent_at(w, node);
     for (int i = 0; i < n->nin; i++) {
-        if (n->in[i] < w->act.begin || !w->act.active[n->in[i]]) continue;
+        if (!w->act.active[n->in[i]]) continue;
         const tangent *from = tangent_at(w, n->in[i]);
         ad_shape s = ad_node_at(w->tape, n->in[i])->shape;
         for (int k = 0; k < from->n; k++) {
