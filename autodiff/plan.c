@@ -93,13 +93,13 @@ static void assign_places(ad_program *p)
         ad_slot *r = &p->slot[p->slot[ir->output[j]].root];
         if (r->place == AD_PLACE_BLOCK) r->place = AD_PLACE_OUTPUT;
     }
-    /* Rows that a later phase reads, or an opaque operation, are kept complete. */
+    /* Rows that a later phase reads, as opaque operations do, are kept complete. */
     for (int32_t i = 0; i < ir->n; i++) {
         kind k = kind_of(p, i);
         for (int j = 0; j < ir->inst[i].nin && k != KIND_VIEW; j++) {
             ad_slot *r = &p->slot[p->slot[ir->inst[i].in[j]].root];
             bool block = r->place == AD_PLACE_BLOCK || r->place == AD_PLACE_OUTPUT;
-            if (block && (k == KIND_OPAQUE || p->slot[i].phase > r->phase)) r->place = AD_PLACE_COMPLETE;
+            if (block && p->slot[i].phase > r->phase) r->place = AD_PLACE_COMPLETE;
         }
     }
     for (int32_t i = 0; i < ir->n; i++)
