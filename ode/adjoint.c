@@ -82,6 +82,21 @@ ode_adjoint_call ode_adjoint_parse(const ode_adjoint_data *d, const ad_opaque_ca
     return c;
 }
 
+void ode_clear_row_bars(const ode_adjoint_data *d, const ad_opaque_call *call, const ode_adjoint_call *c)
+{
+    const ode_system *s = d->problem->system;
+    for (int i = 0; i < s->nrow; i++) {
+        void *bar = c->argbar[s->row[i]];
+        if (bar) memset(bar, 0, (size_t)ad_count(s->arg[s->row[i]], call->rows) * ode_bytes(s->dtype));
+    }
+}
+
+int ode_call_fail(const ad_opaque_call *call, const char *reason)
+{
+    snprintf(call->error, call->error_size, "%s", reason);
+    return -1;
+}
+
 void ode_write_times(const ode_problem *p, ad_dtype dtype, const double *bar, void *out)
 {
     for (int j = 0; out && j < p->ntimes; j++) ode_store(dtype, out, j, bar[j]);
@@ -133,9 +148,7 @@ int ode_shared_bar_finish(ode_shared_bar *bar, const ode_adjoint_data *d, const 
         if (at[i]) r->in[nin++] = at[i];
     r->primed = false;
     char error[ODE_ERROR_SIZE];
-    if (!ode_runner_run(r, call->rows, error, sizeof error)) return 0;
-    snprintf(call->error, call->error_size, "%s", error);
-    return -1;
+    return ode_runner_run(r, call->rows, error, sizeof error) ? ode_call_fail(call, error) : 0;
 }
 
 void ode_shared_bar_close(ode_shared_bar *bar)

@@ -43,12 +43,6 @@ static void backward_free(void *state)
     free(b);
 }
 
-static int fail(const backward *b, const char *reason)
-{
-    snprintf(b->call->error, b->call->error_size, "%s", reason);
-    return -1;
-}
-
 /* ---- steps ---- */
 
 static void *slot_of(void *context, int64_t k) { return ode_pile_slot(&((backward *)context)->states, (k + 1) % 2); }
@@ -177,7 +171,7 @@ static int prepare(backward *b)
     b->shared_at = ode_shared_bar_begin(&b->bar, b->d);
     if (!t || !b->shared_at || !ode_pile_slot(&b->states, 1) || !ode_buffer_need(&b->g, half) || !ode_buffer_need(&b->f, half) ||
         !ode_buffer_need(&b->times_bar, (size_t)p->ntimes * sizeof *t))
-        return fail(b, "out of memory");
+        return ode_call_fail(b->call, "out of memory");
     if (ode_march_open(&b->march, &b->d->march, call->rows, call->threads, row, values)) return -1;
     for (int i = 0; i < p->ntimes; i++) t[i] = p->times ? p->times[i] : ode_load(call->dtype, b->c.times, i);
     memset(b->times_bar.data, 0, (size_t)p->ntimes * sizeof *t);
@@ -218,10 +212,7 @@ static int run(void *data, void *state, const ad_opaque_call *call)
     b->march.quadrature = b->d->augmented->nquad > 0;
     if (prepare(b)) return -1;
     size_t half = (size_t)(call->rows * s->width) * ode_bytes(s->dtype);
-    for (int i = 0; i < s->nrow; i++) {
-        void *bar = b->c.argbar[s->row[i]];
-        if (bar) memset(bar, 0, (size_t)ad_count(s->arg[s->row[i]], call->rows) * ode_bytes(s->dtype));
-    }
+    ode_clear_row_bars(b->d, call, &b->c);
     b->end = ode_pile_slot(&b->states, 0);
     memset(b->end, 0, 2 * half);
     for (int j = p->ntimes - 1; j > 0; j = p->final_only ? 0 : j - 1)

@@ -41,12 +41,6 @@ static void backward_free(void *state)
     free(b);
 }
 
-static int fail(const backward *b, const char *reason)
-{
-    snprintf(b->call->error, b->call->error_size, "%s", reason);
-    return -1;
-}
-
 /* ---- running a VJP program ---- */
 
 /* Connects what stays the same over the whole solve, when the runner is first used in it. */
@@ -111,7 +105,7 @@ static int run_vjp(backward *b, ode_runner *r, const double *c, const ode_bounda
     for (int i = 0; i < at->nt; i++)
         ode_store(dtype, &b->number[1 + i], 0, ode_stage_time(dtype, c[i] == 1 ? e->t : a->t + c[i] * h, a, e));
     char error[ODE_ERROR_SIZE];
-    if (ode_runner_run(r, b->call->rows, error, sizeof error)) return fail(b, error);
+    if (ode_runner_run(r, b->call->rows, error, sizeof error)) return ode_call_fail(b->call, error);
     b->vjps += at->nt;
     if (!r->unit->key.residuals) b->evaluations += at->nt;
     for (int i = 0, o = at->row_out; i < s->nrow; i++) {
@@ -299,13 +293,10 @@ static int run(void *data, void *state, const ad_opaque_call *call)
     b->slot = (size_t)(call->rows * s->width) * ode_bytes(s->dtype);
     b->output = p->ntimes - 2;
     b->vjps = b->evaluations = 0;
-    if (!need_memory(b)) return fail(b, "out of memory");
+    if (!need_memory(b)) return ode_call_fail(b->call, "out of memory");
     memset(b->bar[0].data, 0, b->slot);
     memset(b->times.data, 0, (size_t)p->ntimes * sizeof(double));
-    for (int i = 0; i < s->nrow; i++) {
-        void *bar = b->c.argbar[s->row[i]];
-        if (bar) memset(bar, 0, (size_t)ad_count(s->arg[s->row[i]], call->rows) * ode_bytes(s->dtype));
-    }
+    ode_clear_row_bars(b->d, call, &b->c);
     for (int64_t k = b->solution->count - 1; k >= 0; k--)
         if (step_back(b, k)) return -1;
     if (!p->final_only) add_output(b, 0, b->bar[0].data);

@@ -225,6 +225,9 @@ typedef struct {
 void **ode_shared_bar_begin(ode_shared_bar *bar, const ode_adjoint_data *d); /* zeros; NULL: out of memory */
 int ode_shared_bar_finish(ode_shared_bar *bar, const ode_adjoint_data *d, const ad_opaque_call *call, const ode_adjoint_call *c);
 void ode_shared_bar_close(ode_shared_bar *bar);
+/* Zeros for the cotangents of per-row arguments, to which steps add theirs. */
+void ode_clear_row_bars(const ode_adjoint_data *d, const ad_opaque_call *call, const ode_adjoint_call *c);
+int ode_call_fail(const ad_opaque_call *call, const char *reason); /* writes the call's error; -1 */
 /* Writes times' cotangents in the call's type. */
 void ode_write_times(const ode_problem *p, ad_dtype dtype, const double *bar, void *out);
 
