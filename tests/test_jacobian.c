@@ -83,6 +83,12 @@ static ad_var f_reshaped(net *n)
     return ad_reshape(ad_matmul(ad_transpose(ad_tanh(m), (int[]){ 0, 2, 1 }), m), AD_SHAPE(AD_ROWS, 4));
 }
 static ad_var f_max(net *n) { return ad_mul(n->x, ad_reduce_max(n->x, 1, (int[]){ 1 }, 1)); }
+/* A part, across its seams, of what is put together. */
+static ad_var f_window(net *n)
+{
+    ad_var all = ad_concatenate(3, (ad_var[]){ ad_square(n->x), n->x, ad_sin(n->x) }, 1);
+    return ad_tanh(ad_slice(all, 1, n->d - 1, 2 * n->d - 1));
+}
 /* A sum along an axis along which one term is the same. */
 static ad_var f_repeated(net *n) { return ad_mul(n->x, ad_sum_axis(ad_add(n->x, ad_slice(n->x, 1, 0, 1)), 1, 1)); }
 static ad_var f_linear(net *n) { return ad_matmul(n->x, weight(n, 0, n->d, n->d)); }
@@ -121,6 +127,7 @@ static const struct {
                { "reshaped", f_reshaped, 4 },
                { "maximum", f_max, 4 },
                { "sum of what is repeated", f_repeated, 4 },
+               { "window", f_window, 3 },
                { "linear", f_linear, 6 },
                { "constant", f_constant, 3 },
                { "identity", f_identity, 5 },

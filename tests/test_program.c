@@ -636,6 +636,24 @@ START_TEST(test_describe_trace)
 }
 END_TEST
 
+/* Weights are multiplied with each other first, though that takes more multiplications than with the rows of a batch: it is done once. */
+START_TEST(test_describe_order)
+{
+    enum { WIDE = 512 };
+    ad_tape *tape = ad_tape_new(AD_F32);
+    ad_shape square = AD_SHAPE(WIDE, WIDE);
+    ad_var in[] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, WIDE), 0, NULL), ad_param(tape, square, NULL), ad_param(tape, square, NULL) };
+    ad_var y = ad_contract("bi,ij,jk->bk", 3, in);
+    ad_program *p = ad_compile(3, in, 1, &y);
+    char *text = ad_program_describe(p);
+    expect(text, "  parameters 1: contract 1\n");
+    expect(text, "  rows 1: contract 1\n");
+    free(text);
+    ad_program_free(p);
+    ad_tape_free(tape);
+}
+END_TEST
+
 START_TEST(test_describe_network)
 {
     char *text = description(&graphs[0]);
@@ -954,6 +972,7 @@ int main(void)
     tcase_add_test(tc, test_program_is_shared_by_threads);
     tcase_add_test(tc, test_nested_in_a_team);
     tcase_add_test(tc, test_describe_network);
+    tcase_add_test(tc, test_describe_order);
     tcase_add_loop_test(tc, test_describe_trace, 0, 6);
     tcase_add_test(tc, test_describe_gradient);
     tcase_add_test(tc, test_describe_scales);
