@@ -236,6 +236,11 @@ START_TEST(other_shapes)
     double want[4] = { 2 * 0.5 - 3, 1.5, -2, 1 - 8 };
     for (int i = 0; i < 4; i++) ck_assert_double_eq_tol(j[i], want[i], 1e-14);
     ck_assert_double_eq_tol(tr, want[0] + want[3], 1e-14);
+    ad_var later = ad_input(t, AD_SHAPE(2), (double[]){ 1, 2 }); /* than y, which cannot depend on it */
+    get(ad_jacobian(y, later), j);
+    get(ad_jacobian_trace(y, later), &tr);
+    for (int i = 0; i < 4; i++) ck_assert_double_eq(j[i], 0);
+    ck_assert_double_eq(tr, 0);
     ad_var m = ad_input_rows(t, AD_SHAPE(AD_ROWS, 2, 2), 1, (double[]){ 1, 2, 3, 4 });
     ad_var q = ad_matmul(m, m);
     double full[16];
