@@ -654,6 +654,21 @@ START_TEST(test_describe_order)
 }
 END_TEST
 
+/* A matrix for each index that both operands keep is read as it lies. */
+START_TEST(test_describe_batch)
+{
+    ad_tape *tape = ad_tape_new(AD_F32);
+    ad_var in[] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, 4, 8), 0, NULL), ad_param(tape, AD_SHAPE(4, 8, 16), NULL) };
+    ad_var y = ad_contract("bij,ijk->bik", 2, in);
+    ad_program *p = ad_compile(2, in, 1, &y);
+    char *text = ad_program_describe(p);
+    expect(text, "  parameters 0\n");
+    free(text);
+    ad_program_free(p);
+    ad_tape_free(tape);
+}
+END_TEST
+
 START_TEST(test_describe_network)
 {
     char *text = description(&graphs[0]);
@@ -973,6 +988,7 @@ int main(void)
     tcase_add_test(tc, test_nested_in_a_team);
     tcase_add_test(tc, test_describe_network);
     tcase_add_test(tc, test_describe_order);
+    tcase_add_test(tc, test_describe_batch);
     tcase_add_loop_test(tc, test_describe_trace, 0, 6);
     tcase_add_test(tc, test_describe_gradient);
     tcase_add_test(tc, test_describe_scales);
