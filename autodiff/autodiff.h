@@ -9,7 +9,8 @@
  * Everything else broadcasts as in NumPy.
  *
  * Errors are sticky: the first failure stays on the tape (ad_tape_error) with the operation, the shapes and what to do; operations
- * on a failed tape, or on invalid variables, are harmless and return an invalid variable.
+ * on a failed tape, or on invalid variables, are harmless and return an invalid variable. Lists that are handed over (operands, axes,
+ * indices, data) are copied.
  *
  * Threads: a tape belongs to one thread at a time. A program is immutable and may be run by many threads, each with a workspace. */
 #ifndef COSTATE_AUTODIFF_H
@@ -51,7 +52,7 @@ typedef struct {
  * environment variable COSTATE_ISA, which chooses the kernels' instruction set (generic, x86-64-v2, -v3, -v4), asks for one that is not to
  * be had. */
 ad_tape *ad_tape_new(ad_dtype dtype);
-/* Frees the tape, its values and cached programs. NULL is allowed. Programs compiled from it stay valid. */
+/* Frees the tape, its values and cached programs. NULL is allowed. Programs that the caller compiled from it stay valid. */
 void ad_tape_free(ad_tape *tape);
 ad_dtype ad_tape_dtype(const ad_tape *tape);
 /* The first error, or NULL. The text lives as long as the tape, or until ad_tape_clear_error. */
@@ -71,8 +72,8 @@ int64_t ad_tape_rows(const ad_tape *tape);
 ad_var ad_param(ad_tape *tape, ad_shape shape, const void *data);
 ad_var ad_input(ad_tape *tape, ad_shape shape, const void *data);
 ad_var ad_input_rows(ad_tape *tape, ad_shape shape, int64_t rows, const void *data);
-/* New data for an input (rows is ignored unless it is a row input). Values computed from it are forgotten. 0, or -1 with the tape's error
- * set. */
+/* New data for an input (rows is ignored unless it is a row input; with another number of rows, set all row inputs). All computed values
+ * are forgotten. 0, or -1 with the tape's error set. */
 int ad_set(ad_var input, int64_t rows, const void *data);
 /* Constants, given in double whatever the dtype and kept so. */
 ad_var ad_constant(ad_tape *tape, ad_shape shape, const double *data);
@@ -92,9 +93,11 @@ int64_t ad_size(ad_var x);      /* number of elements, with the tape's rows; -1 
  * Valid until the tape is rewound below x, freed, or an input is set. */
 const void *ad_value(ad_var x);
 double ad_item(ad_var x);          /* the only element of x; NaN with the tape's error set when there are more or none */
-int ad_get(ad_var x, double *out); /* copies all elements as double; 0, or -1 with the tape's error set */
+int ad_get(ad_var x, double *out); /* copies all elements (ad_size(x) of them) as double; 0, or -1 with the tape's error set */
+/* Name, shape and elements (the first thousand), a row to a line; or the tape's error. */
 void ad_print(FILE *file, const char *name, ad_var x);
-void ad_format_shape(ad_shape shape, char *text, size_t size); /* "[rows,64]" */
+/* "[rows,64]"; of at most size bytes, cut off where it is longer. */
+void ad_format_shape(ad_shape shape, char *text, size_t size);
 
 /* ---- operations: one prototype per row of ops.def ----------------------------------------------------------------------------- */
 
@@ -102,9 +105,11 @@ void ad_format_shape(ad_shape shape, char *text, size_t size); /* "[rows,64]" */
 #define AD_BINARY(name, ...) ad_var ad_##name(ad_var a, ad_var b);
 #define AD_TERNARY(name, ...) ad_var ad_##name(ad_var a, ad_var b, ad_var c);
 #include "ops.def"
-/* ad_select(c, a, b): a where c is not zero, else b. ad_clamp(x, lo, hi). Comparisons give 1 or 0. */
+/* Element by element; operands broadcast. ad_select(c, a, b): a where c is not zero, else b. ad_clamp(x, lo, hi). Comparisons give 1 or 0.
+ * ad_stop_gradient(x): x with derivative zero. Where a derivative jumps (ad_abs, ad_relu, ad_max, ...) it is one of its limits, or their
+ * mean. */
 
-/* Convenience forms with a number. */
+/* With a number: x * factor, x + term, x to the power of exponent; zeros and ones of x's shape. */
 ad_var ad_scale(ad_var x, double factor);
 ad_var ad_shift(ad_var x, double term);
 ad_var ad_pow_scalar(ad_var x, double exponent);
@@ -120,26 +125,30 @@ ad_var ad_sum_all(ad_var x);
 ad_var ad_mean_all(ad_var x);
 ad_var ad_sum_axis(ad_var x, int axis, int keep);
 
-/* Layout. The row axis stays first: it cannot be reshaped away, moved, sliced, padded, flipped or gathered. */
+/* Layout. A negative axis counts from the end. The row axis stays first: it cannot be reshaped away, moved, sliced, padded, flipped or
+ * gathered. */
 ad_var ad_reshape(ad_var x, ad_shape shape);
-ad_var ad_transpose(ad_var x, const int *permutation); /* result axis i is x's axis permutation[i] */
-ad_var ad_broadcast(ad_var x, ad_shape shape);         /* NumPy rules */
-ad_var ad_slice(ad_var x, int axis, int64_t start, int64_t stop);
+ad_var ad_transpose(ad_var x, const int *permutation);            /* result axis i is x's axis permutation[i] */
+ad_var ad_broadcast(ad_var x, ad_shape shape);                    /* NumPy rules */
+ad_var ad_slice(ad_var x, int axis, int64_t start, int64_t stop); /* start included, stop not */
+/* Shapes differ along the axis only; where some operand has rows, [1,...] is repeated for each. */
 ad_var ad_concatenate(int n, const ad_var *x, int axis);
-ad_var ad_stack(int n, const ad_var *x, int axis);
+ad_var ad_stack(int n, const ad_var *x, int axis);                /* of one shape; the result's axis `axis` is new, of size n */
 ad_var ad_pad(ad_var x, int axis, int64_t before, int64_t after); /* with zeros */
 ad_var ad_flip(ad_var x, int axis);
-ad_var ad_gather(ad_var x, int axis, int64_t n, const int64_t *indices); /* constant indices; result axis has size n */
-ad_var ad_scatter_add(ad_var x, int axis, int64_t size,
-                      const int64_t *indices); /* transpose of gather: x's axis has one element per index */
-ad_var ad_cumsum(ad_var x, int axis, int reverse);
+/* Constant indices, which may repeat; the result's axis has size n. Its transpose adds x, whose axis has one element an index, into zeros
+ * of the given size. */
+ad_var ad_gather(ad_var x, int axis, int64_t n, const int64_t *indices);
+ad_var ad_scatter_add(ad_var x, int axis, int64_t size, const int64_t *indices);
+ad_var ad_cumsum(ad_var x, int axis, int reverse); /* running sums; reverse: from the end */
 /* Indices that are computed. table [K,...] or [rows,K,...], index [1] / [R,1] (R = 1 or rows) holding whole numbers, clamped to 0..K-1;
  * result [R,...]. ad_locate(t, knots [K]): largest k in 0..K-2 with knots[k] <= t (0 below, K-2 above); derivative zero. */
 ad_var ad_take(ad_var table, ad_var index);
 ad_var ad_locate(ad_var t, ad_var knots);
 
-/* Contractions in einsum notation over any number of operands: "bi,ij->bj", "bi,bi->b", "i,j->ij". One letter an axis. The order of
- * multiplication is chosen by cost. ad_matmul: [...,n,k] x [k,m], or [b...,n,k] x [b...,k,m] (batched). */
+/* Contractions in einsum notation of up to 16 operands: "bi,ij->bj", "bi,bi->b", "i,j->ij", "ii->". One letter an axis; a letter that is
+ * not in the result is summed over. The order of multiplication is chosen by cost. ad_matmul: [...,n,k] x [k,m], or [b...,n,k] x [b...,k,m]
+ * (batched). */
 ad_var ad_contract(const char *spec, int n, const ad_var *x);
 ad_var ad_matmul(ad_var a, ad_var b);
 ad_var ad_dot(ad_var a, ad_var b);   /* over the last axis */
@@ -148,11 +157,11 @@ ad_var ad_outer(ad_var a, ad_var b); /* [n] x [m] -> [n,m]; [rows,n] x [rows,m] 
 /* ---- derivatives, recorded on the tape and differentiable again --------------------------------------------------------------- */
 
 /* xbar[i] = sum_j ybar[j] . dy[j]/dx[i]. ybar[j] has the shape of y[j]; xbar[i] gets that of x[i] (zeros where y does not depend on x[i]).
- */
+ * On failure the results of all of these are invalid variables, and the tape has the error. */
 void ad_vjp(int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_var *x, ad_var *xbar);
-/* ydot[j] = sum_i dy[j]/dx[i] . xdot[i]. */
+/* ydot[j] = sum_i dy[j]/dx[i] . xdot[i]; xdot[i] has the shape of x[i]. */
 void ad_jvp(int nx, const ad_var *x, const ad_var *xdot, int ny, const ad_var *y, ad_var *ydot);
-/* Gradient of a scalar. */
+/* Gradient of a loss of one element. */
 void ad_grad(ad_var loss, int nx, const ad_var *x, ad_var *gradient);
 /* y [rows,m...], x [rows,n...] computed row by row: [rows,m...,n...]. Without rows: y [m...], x [n...]: [m...,n...].
  * y without rows and x with rows is the caller's ad_grad. */
@@ -166,18 +175,21 @@ ad_var ad_jacobian_trace(ad_var y, ad_var x);
 /* ---- programs ---------------------------------------------------------------------------------------------------------------- */
 
 /* Compiles `outputs` as a function of `inputs` (variables made by ad_param, ad_input, ad_input_rows). NULL with the tape's error set on
- * failure: an output depends on an input that is not listed, memory is short. The program is independent of the tape. */
+ * failure: an output depends on an input that is not listed, memory is short. The program is independent of the tape. Its instruction set
+ * is the best of this processor, or the one that the environment's COSTATE_ISA names. */
 ad_program *ad_compile(int ninput, const ad_var *inputs, int noutput, const ad_var *outputs);
+/* NULL is allowed, for workspaces too. Workspaces of the program keep it until they are freed themselves. */
 void ad_program_free(ad_program *program);
 /* What was compiled, for people: levels, blocks, values, contractions with sizes, bytes. Caller frees with free(). */
 char *ad_program_describe(const ad_program *program);
 
-/* Memory for running one program from one thread at a time; grows when rows do, never otherwise. threads: 0 = one for each processor
- * that the process may use, or as OMP_NUM_THREADS says; at most 256; a negative number is an error, which ad_run reports. The threads are
- * the library's own and serve the whole process; they sleep when there is nothing to do, and what is too small to be shared out does not
- * wake them. Inside a parallel region of OpenMP a run keeps to the thread that calls it. */
+/* Memory for running one program from one thread at a time; grows when rows do, never otherwise. NULL when memory is short. threads: 0 =
+ * one for each processor that the process may use, or as OMP_NUM_THREADS says; at most 256; a negative number is an error, which ad_run
+ * reports. The threads are the library's own and serve the whole process; they sleep when there is nothing to do, and what is too small to
+ * be shared out does not wake them. Inside a parallel region of OpenMP a run keeps to the thread that calls it. */
 ad_workspace *ad_workspace_new(const ad_program *program, int threads);
 void ad_workspace_free(ad_workspace *workspace);
+/* Of the latest run, or NULL; valid until the next run. */
 const char *ad_workspace_error(const ad_workspace *workspace);
 
 /* Runs the program: inputs[i] and outputs[j] point to row-major arrays of the tape's dtype, with `rows` rows where rows are declared.

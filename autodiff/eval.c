@@ -67,22 +67,15 @@ static bool evaluate_kernel(ad_tape *t, ad_node *n)
     ad_shape *shapes = malloc((size_t)n->nin * (sizeof *shapes + sizeof(void *)) + 1);
     if (!shapes) return fail_memory(t, n, (size_t)n->nin * sizeof *shapes);
     const void **in = (const void **)(shapes + n->nin);
-    bool rows_in = false;
     for (int i = 0; i < n->nin; i++) {
         const ad_node *m = ad_node_at(t, n->in[i]);
         shapes[i] = m->shape;
         in[i] = m->value;
-        rows_in = rows_in || ad_has_rows(m->shape);
     }
     int64_t rows = ad_tape_rows(t) > 0 ? ad_tape_rows(t) : 1;
-    ad_kernel k = { .op = n->op,
-                    .dtype = ad_tape_dtype(t),
-                    .nin = n->nin,
-                    .in_shapes = shapes,
-                    .out = n->shape,
-                    .nattr = n->nattr,
-                    .attr = n->attr,
-                    .reduces_rows = rows_in && !ad_has_rows(n->shape) };
+    ad_kernel k = {
+        .op = n->op, .dtype = ad_tape_dtype(t), .nin = n->nin, .in_shapes = shapes, .out = n->shape, .nattr = n->nattr, .attr = n->attr
+    };
     bool fine = allocate(t, n) && ad_kernel_prepare(&k, rows);
     if (fine) {
         size_t bytes = (ad_kernel_scratch(&k, rows) + 127) & ~(size_t)63;

@@ -1,5 +1,5 @@
-/* costate: what modules built on the tape (ode/, nn/, a user's own) need beyond autodiff.h: opaque operations, functions recorded on
- * one tape and inlined on another, the cut between what depends on parameters only and the rest, program caches, and runs that
+/* costate: what modules built on the tape (ode/, nn/, a user's own) need beyond autodiff.h: shapes, opaque operations, functions recorded
+ * on one tape and inlined on another, the cut between what depends on parameters only and the rest, program caches, and runs that
  * accumulate. */
 #ifndef COSTATE_AUTODIFF_EXTENSION_H
 #define COSTATE_AUTODIFF_EXTENSION_H
@@ -9,13 +9,23 @@
 extern "C" {
 #endif
 
+/* ---- shapes -------------------------------------------------------------------------------------------------------------------- */
+
+static inline bool ad_has_rows(ad_shape s) { return s.rank > 0 && s.dim[0] == AD_ROWS; }
+/* Elements of s with so many rows; without the row axis they do not matter. */
+int64_t ad_count(ad_shape s, int64_t rows);
+int64_t ad_row_size(ad_shape s); /* elements of one row; of all of s when it has no row axis */
+bool ad_same_shape(ad_shape a, ad_shape b);
+/* NumPy broadcasting; the row axis must lead in both of equal rank, or one operand has no row axis and broadcasts. false: incompatible. */
+bool ad_broadcast_shapes(ad_shape a, ad_shape b, ad_shape *out);
+
 /* ---- opaque operations --------------------------------------------------------------------------------------------------------- */
 
 /* One evaluation of an opaque operation. Arrays are row-major, complete (all rows), of the call's dtype. */
 typedef struct {
     ad_dtype dtype;
     int64_t rows;          /* number of rows of the run; 0 when the program has no row axis */
-    int threads;           /* how many threads the operation may use */
+    int threads;           /* how many threads the operation may use; 0: as ad_workspace_new has it */
     bool state_used;       /* another operation may look at this one's state: it takes the token (a lazy evaluation: might take it) */
     const void *const *in; /* in[i]: the i-th operand's elements; NULL for an operand that is an opaque operation's token */
     void *const *in_state; /* in_state[i]: the state of the opaque operation whose token is operand i; else NULL */
@@ -24,7 +34,9 @@ typedef struct {
     size_t error_size;
 } ad_opaque_call;
 
-/* A class of opaque operations; `data` belongs to one recorded operation and is shared by tapes and programs through retain/release. */
+/* A class of opaque operations, constant for as long as tapes and programs hold one; `data` belongs to one recorded operation and is shared
+ * by tapes and programs through retain/release. All but the derivative rules may be called from several threads at a time, though never
+ * with the same state. */
 typedef struct {
     const char *name;
     /* 0, or -1 with call->error written. `state` persists from call to call within one tape or workspace, and is where an operation keeps
@@ -50,8 +62,8 @@ ad_var ad_opaque(ad_tape *tape, const ad_opaque_class *class_, void *data, int n
 /* ---- functions: inputs and outputs on one tape ----------------------------------------------------------------------------------- */
 
 /* Records out (functions of in, on another tape or this one) again on `target`, with args[i] in the place of in[i] (any variables, not only
- * inputs: what in[i] itself depends on is not visited). An input reached that is not in `in` is an error on target. result[j] for out[j].
- */
+ * inputs: what in[i] itself depends on is not visited), whose shape it has. An input reached that is not in `in` is an error on target.
+ * result[j] for out[j]; invalid on failure. */
 void ad_inline(int nin, const ad_var *in, int nout, const ad_var *out, ad_tape *target, const ad_var *args, ad_var *result);
 /* The cut under out: variables that depend on parameters (ad_param) and constants only and are used by operations that depend on more
  * (or are in out). Writes at most max and returns how many there are; -1 with the error set. Constants are not listed. */
@@ -64,16 +76,17 @@ int ad_residuals(int nseed, const ad_var *seed, int navailable, const ad_var *av
                  ad_var *residual);
 /* As ad_vjp, but x are treated as independent of each other: propagation stops at them. */
 void ad_vjp_cut(int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_var *x, ad_var *xbar);
-/* Whether y depends on x (differentiably or not). */
+/* Whether y depends on x (differentiably or not); false with the tape's error set when memory is short. */
 bool ad_depends(ad_var y, ad_var x);
 /* Whether the variable is a constant or fill; its elements in double (borrowed; for fill one element), else NULL. */
 const double *ad_constant_data(ad_var x);
 int64_t ad_constant_size(ad_var x); /* how many elements that is; 0: not a constant */
-/* A canonical byte string of out as a function of in: equal strings mean equal functions. Caller frees. NULL when memory is short. */
+/* A canonical byte string of out as a function of in, *length bytes: equal strings mean equal functions, for as long as the data of opaque
+ * operations in them live. Caller frees. NULL with the tape's error set. */
 void *ad_function_key(int nin, const ad_var *in, int nout, const ad_var *out, size_t *length);
 
 /* Says that the tape is being traced to be replayed: ad_value on what depends on a symbolic input fails, and the message ends with
- * `advice`. */
+ * `advice`, which is copied. */
 void ad_tape_set_traced(ad_tape *tape, const char *advice);
 /* Sets the tape's error if it has none (printf form). */
 void ad_fail(ad_tape *tape, const char *format, ...)
@@ -84,14 +97,16 @@ void ad_fail(ad_tape *tape, const char *format, ...)
 /* An invalid variable of the tape. */
 ad_var ad_none(ad_tape *tape);
 
-/* A cache that lives as long as the tape and survives rewinding. The key is copied; the tape owns object and calls release(object). */
+/* A cache that lives as long as the tape and survives rewinding. The key is copied; the tape owns object and calls release(object), at once
+ * and with its error set when memory is short. find: the object, still the tape's, or NULL. */
 void *ad_cache_find(ad_tape *tape, const void *key, size_t length);
 void ad_cache_add(ad_tape *tape, const void *key, size_t length, void *object, void (*release)(void *));
 
 /* ---- programs ---------------------------------------------------------------------------------------------------------------------- */
 
-ad_program *ad_program_retain(ad_program *program);          /* ad_program_free drops one reference */
-int64_t ad_program_bytes_per_row(const ad_program *program); /* for accounts of memory */
+ad_program *ad_program_retain(ad_program *program); /* from any thread; ad_program_free drops one reference */
+/* For accounts of memory: what a run takes for a row of a block and in complete arrays, and what a workspace holds. */
+int64_t ad_program_bytes_per_row(const ad_program *program);
 size_t ad_workspace_bytes(const ad_workspace *workspace);
 
 typedef struct {
@@ -101,6 +116,7 @@ typedef struct {
     const bool *accumulate; /* NULL, or per output: add to what is there (only outputs without rows) instead of overwriting */
     bool same_parameters;   /* inputs made by ad_param are unchanged since this workspace's previous run: skip what depends on them alone */
 } ad_run_args;
+/* ad_run, which is this with the other fields zero. */
 int ad_run_with(const ad_program *program, ad_workspace *workspace, const ad_run_args *args);
 
 #ifdef __cplusplus

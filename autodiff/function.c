@@ -272,7 +272,7 @@ static void put_node(buffer *b, const ad_node *n, const int32_t *number)
     put_number(b, n->nin);
     for (int i = 0; i < n->nin; i++) put_number(b, number[n->in[i]]);
     put_number(b, n->nattr);
-    for (int i = 0; i < n->nattr; i++) put_number(b, n->op == AD_OP_input && i == 1 ? 0 : n->attr[i]);
+    for (int i = 0; i < n->nattr; i++) put_number(b, n->attr[i]);
     put_number(b, n->ndata);
     put(b, n->data, (size_t)n->ndata * sizeof(double));
     put(b, &n->class_, sizeof n->class_);

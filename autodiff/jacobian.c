@@ -204,7 +204,7 @@ static void through_pointwise(walk *w, int32_t node, const ad_node *n)
 {
     tangent *g = tangent_at(w, node);
     for (int i = 0; i < n->nin; i++) {
-        if (n->in[i] < w->act.begin || !w->act.active[n->in[i]] || !ad_differentiable(n, i)) continue;
+        if (!w->act.active[n->in[i]] || !ad_differentiable(n, i)) continue;
         const tangent *from = tangent_at(w, n->in[i]);
         ad_var partial = ad_push(ad_var_at(w->tape, node), i, ad_scalar(w->tape, 1));
         for (int k = 0; k < from->n && !ad_tape_error(w->tape); k++) {
@@ -223,7 +223,7 @@ static void through_contract(walk *w, int32_t node, const ad_node *n)
     int rank[3] = { (int)n->attr[0], (int)n->attr[1], (int)n->attr[2] };
     const int64_t *label[3] = { n->attr + 3, n->attr + 3 + rank[0], n->attr + 3 + rank[0] + rank[1] };
     for (int i = 0; i < 2; i++) {
-        if (n->in[i] < w->act.begin || !w->act.active[n->in[i]]) continue;
+        if (!w->act.active[n->in[i]]) continue;
         const tangent *from = tangent_at(w, n->in[i]);
         for (int k = 0; k < from->n; k++) {
             term *t = copy_term(w, g, &from->t[k]);
@@ -235,7 +235,7 @@ static void through_contract(walk *w, int32_t node, const ad_node *n)
             f->x = ad_var_at(w->tape, n->in[1 - i]);
             for (int a = 0; a < rank[1 - i]; a++) {
                 int8_t *l = &name[label[1 - i][a]];
-                if (*l < 0) *l = f->x.tape && ad_shape_of(f->x).dim[a] == AD_ROWS ? ROW : (int8_t)t->labels++;
+                if (*l < 0) *l = ad_shape_of(f->x).dim[a] == AD_ROWS ? ROW : (int8_t)t->labels++;
                 f->label[a] = *l;
             }
             for (int a = 0; a < rank[2]; a++) t->axis[a] = name[label[2][a]];
@@ -255,7 +255,7 @@ static void through_windows(walk *w, int32_t node, const ad_node *n)
 {
     tangent *g = tangent_at(w, node);
     for (int i = 0; i < n->nin; i++) {
-        if (n->in[i] < w->act.begin || !w->act.active[n->in[i]]) continue;
+        if (!w->act.active[n->in[i]]) continue;
         const tangent *from = tangent_at(w, n->in[i]);
         ad_shape s = ad_node_at(w->tape, n->in[i])->shape;
         for (int k = 0; k < from->n; k++) {
@@ -443,7 +443,7 @@ static bool walk_from(walk *w, ad_var y, ad_var x)
     return !ad_tape_error(w->tape) && !w->single;
 }
 
-/* [rows?, n] from x of any shape: differentiates by a flat copy that the caller's graph does not have, hence one direction at a time. */
+/* The i-th unit vector, counted over the elements of a row, in x's shape. */
 static ad_var unit_tangent(ad_var x, int64_t i)
 {
     ad_shape s = ad_shape_of(x), flat = ad_has_rows(s) ? AD_SHAPE(1, ad_row_size(s)) : AD_SHAPE(ad_row_size(s));

@@ -4,6 +4,8 @@
 #define COSTATE_KERNEL_H
 #include "tape.h"
 
+enum { AD_ALIGN = 64 }; /* bytes: of arrays and scratch memory */
+
 typedef struct ad_kernel ad_kernel;
 struct ad_kernel {
     ad_op op;
@@ -13,10 +15,9 @@ struct ad_kernel {
     ad_shape out;
     int nattr;
     const int64_t *attr; /* the caller keeps it alive */
-    /* Reduces over the row axis: the kernel adds to `out` (reduce_max: takes the maximum with it) instead of overwriting, and the
-     * caller initialises `out` with ad_kernel_identity. */
+    /* Filled by ad_kernel_prepare. reduces_rows: reduces over the row axis; the kernel adds to `out` (reduce_max: takes the maximum with
+     * it) instead of overwriting, and the caller initialises `out` with ad_kernel_identity. */
     bool reduces_rows;
-    /* Filled by ad_kernel_prepare. */
     void (*run)(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *scratch);
     void *plan; /* kernel's own, freed by ad_kernel_clear */
 };
@@ -26,7 +27,7 @@ struct ad_kernel {
  * project, constant, fill, eye, row_count are the caller's). Pointwise operands broadcast against out (ranks may be smaller). */
 bool ad_kernel_prepare(ad_kernel *k, int64_t max_rows);
 void ad_kernel_clear(ad_kernel *k);
-/* Bytes of scratch that run needs for so many rows (64-byte aligned by the caller). */
+/* Bytes of scratch, aligned to AD_ALIGN by the caller, that run needs for so many rows. */
 size_t ad_kernel_scratch(const ad_kernel *k, int64_t rows);
 /* Fills n elements of out with the identity of the kernel's reduction (0, or -inf). Combines: into += (max=) from. */
 void ad_kernel_identity(const ad_kernel *k, void *out, int64_t n);

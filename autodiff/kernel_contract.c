@@ -158,8 +158,7 @@ static bool prepare_presum(const ad_kernel *k, contract_plan *p, int which, int6
 static size_t presum_bytes(const contract_plan *p, int which, int64_t rows)
 {
     if (!p->summed[which]) return 0;
-    int64_t n = ad_dense_size(p->presum_out[which], 0) * (ad_has_rows(p->presum_out[which]) ? rows : 1);
-    return ad_round_up((size_t)n * p->head.size);
+    return ad_round_up((size_t)ad_count(p->presum_out[which], rows) * p->head.size);
 }
 
 static size_t presum_scratch(const contract_plan *p, int64_t rows)
@@ -180,7 +179,7 @@ static char *run_presums(const contract_plan *p, int64_t rows, const void **oper
     for (int i = 0; i < 2; i++) {
         if (!p->summed[i]) continue;
         const ad_kernel *sum = &p->presum[i];
-        if (sum->reduces_rows) ad_kernel_identity(sum, scratch, ad_dense_size(p->presum_out[i], 0));
+        if (sum->reduces_rows) ad_kernel_identity(sum, scratch, ad_row_size(p->presum_out[i]));
         sum->run(sum, rows, &operand[i], scratch, rest);
         operand[i] = scratch;
         scratch += presum_bytes(p, i, rows);
@@ -232,7 +231,7 @@ static void prepare_pack(side *s, int array, const labels *row, const labels *co
     s->pack = ad_nest_over(dense);
     s->pack.arrays = 2;
     memcpy(s->pack.stride[1], strides.stride[0], sizeof strides.stride[0]);
-    s->packed_size = ad_dense_size(dense, 0);
+    s->packed_size = ad_row_size(dense);
     s->pack_rows = strides.rows;
     ad_nest_simplify(&s->pack);
 }
@@ -367,7 +366,7 @@ static bool split(const contract_plan *p, labels *batch, labels *m, labels *n, l
     return false;
 }
 
-static bool prepare_matrix(const ad_kernel *kernel, contract_plan *p, const labels *all, labels *batch, labels *m, labels *n, labels *k,
+static void prepare_matrix(const ad_kernel *kernel, contract_plan *p, const labels *all, labels *batch, labels *m, labels *n, labels *k,
                            int64_t max_rows)
 {
     assign_roles(p, batch, m, n, k);
@@ -396,7 +395,6 @@ static bool prepare_matrix(const ad_kernel *kernel, contract_plan *p, const labe
     if (p->row == ROW_M) p->gemm.vary = AD_GEMM_VARY_M, p->gemm.m *= most;
     if (p->row == ROW_K) p->gemm.vary = AD_GEMM_VARY_K, p->gemm.k *= most;
     ad_gemm_prepare(&p->gemm);
-    return true;
 }
 
 static size_t pack_bytes(const contract_plan *p, int which)
@@ -514,6 +512,7 @@ bool ad_prepare_contract(ad_kernel *k, int64_t max_rows)
         if (all.of[i].in[C]) result.of[result.n++] = all.of[i];
     if (sum.n == 0) p->form = PRODUCT;
     else p->form = is_dot(p, &m, &n, &sum) ? DOT : MATRIX;
-    if (p->form != MATRIX) prepare_nest(p, &result);
-    return p->form != MATRIX || prepare_matrix(k, p, &all, &batch, &m, &n, &sum, max_rows);
+    if (p->form == MATRIX) prepare_matrix(k, p, &all, &batch, &m, &n, &sum, max_rows);
+    else prepare_nest(p, &result);
+    return true;
 }

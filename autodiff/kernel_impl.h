@@ -3,7 +3,6 @@
 #define COSTATE_KERNEL_IMPL_H
 #include "kernel.h"
 
-enum { AD_ALIGN = 64 };
 static inline size_t ad_round_up(size_t bytes) { return (bytes + AD_ALIGN - 1) / AD_ALIGN * AD_ALIGN; }
 static inline const char *ad_at(const void *array, int64_t element, size_t size) { return (const char *)array + element * (int64_t)size; }
 static inline char *ad_at_out(void *array, int64_t element, size_t size) { return (char *)array + element * (int64_t)size; }
@@ -79,11 +78,11 @@ typedef struct {
 /* Allocates a zeroed plan of the given size and fills its head; NULL when memory is short. */
 void *ad_plan_new(ad_kernel *k, size_t bytes);
 
-/* Elements of one row, or of all of a shape without rows. */
-static inline int64_t ad_dense_size(ad_shape s, int from)
+/* Elements of the axes behind this one. */
+static inline int64_t ad_size_behind(ad_shape s, int axis)
 {
     int64_t n = 1;
-    for (int i = from; i < s.rank; i++) n *= s.dim[i] == AD_ROWS ? 1 : s.dim[i];
+    for (int i = axis + 1; i < s.rank; i++) n *= s.dim[i];
     return n;
 }
 

@@ -36,7 +36,7 @@ static move_plan *new_moves(ad_kernel *k, int n)
     move_plan *p = ad_plan_new(k, sizeof *p + (size_t)n * sizeof p->moves[0]);
     if (!p) return NULL;
     p->n = n;
-    p->row_size = ad_dense_size(k->out, 0);
+    p->row_size = ad_row_size(k->out);
     k->run = move_run;
     return p;
 }
@@ -145,7 +145,7 @@ static bool prepare_assemble(ad_kernel *k)
         m->nest.arrays = 2;
         for (int d = 0; d < k->out.rank; d++) m->out0 += k->attr[i * k->out.rank + d] * dense[d];
         ad_nest_simplify(&m->nest);
-        covered += ad_dense_size(k->in_shapes[i], 0);
+        covered += ad_row_size(k->in_shapes[i]);
         if (!p->add) p->add = overlaps_earlier(k, i, &before);
     }
     p->clear = p->add || covered < p->row_size;
@@ -185,10 +185,10 @@ static bool prepare_gather(ad_kernel *k)
     ad_shape s = k->op == AD_OP_gather ? k->in_shapes[0] : k->out, lead = s;
     lead.rank = axis;
     p->rows = ad_has_rows(s);
-    p->outer = ad_dense_size(lead, 0);
+    p->outer = ad_row_size(lead);
     p->whole = s.dim[axis];
     p->n = k->nattr - 1;
-    p->inner = ad_dense_size(s, axis + 1);
+    p->inner = ad_size_behind(s, axis);
     k->run = gather_run;
     return true;
 }
@@ -225,7 +225,7 @@ static bool prepare_take(ad_kernel *k)
     bool table_rows = ad_has_rows(table), index_rows = ad_has_rows(k->in_shapes[1]);
     p->rows = table_rows || index_rows || ad_has_rows(item);
     p->n = table.dim[table_rows];
-    p->inner = ad_dense_size(table, table_rows + 1);
+    p->inner = ad_size_behind(table, table_rows);
     p->table_row = table_rows ? p->n * p->inner : 0;
     p->index_row = index_rows;
     p->item_row = ad_has_rows(item) ? p->inner : 0;
@@ -237,8 +237,8 @@ static void locate_run(const ad_kernel *k, int64_t rows, const void *const *in, 
 {
     const ad_plan *p = k->plan;
     (void)scratch;
-    int64_t n = ad_dense_size(k->out, 0) * (ad_has_rows(k->out) ? rows : 1);
-    p->loops->locate(n, in[0], ad_dense_size(k->in_shapes[1], 0), in[1], out);
+    int64_t n = ad_count(k->out, rows);
+    p->loops->locate(n, in[0], ad_row_size(k->in_shapes[1]), in[1], out);
 }
 
 static bool prepare_locate(ad_kernel *k)

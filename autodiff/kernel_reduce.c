@@ -69,7 +69,7 @@ static bool prepare_reduce(ad_kernel *k)
             q->rows_outer |= s.dim[j] == AD_ROWS;
         }
     }
-    if (p->n == 0) p->passes[p->n++] = (pass){ .outer = ad_dense_size(s, 0), .n = 1, .inner = 1, .rows_outer = ad_has_rows(s) };
+    if (p->n == 0) p->passes[p->n++] = (pass){ .outer = ad_row_size(s), .n = 1, .inner = 1, .rows_outer = ad_has_rows(s) };
     return true;
 }
 
@@ -94,9 +94,9 @@ static bool prepare_cumsum(ad_kernel *k)
     ad_shape lead = k->out;
     lead.rank = axis;
     p->rows = ad_has_rows(k->out);
-    p->outer = ad_dense_size(lead, 0);
+    p->outer = ad_row_size(lead);
     p->n = k->out.dim[axis];
-    p->inner = ad_dense_size(k->out, axis + 1);
+    p->inner = ad_size_behind(k->out, axis);
     k->run = cumsum_run;
     return true;
 }

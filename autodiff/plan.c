@@ -93,13 +93,13 @@ static void assign_places(ad_program *p)
         ad_slot *r = &p->slot[p->slot[ir->output[j]].root];
         if (r->place == AD_PLACE_BLOCK) r->place = AD_PLACE_OUTPUT;
     }
-    /* Rows that a later phase reads, or an opaque operation, are kept complete. */
+    /* Rows that a later phase reads, as opaque operations do, are kept complete. */
     for (int32_t i = 0; i < ir->n; i++) {
         kind k = kind_of(p, i);
         for (int j = 0; j < ir->inst[i].nin && k != KIND_VIEW; j++) {
             ad_slot *r = &p->slot[p->slot[ir->inst[i].in[j]].root];
             bool block = r->place == AD_PLACE_BLOCK || r->place == AD_PLACE_OUTPUT;
-            if (block && (k == KIND_OPAQUE || p->slot[i].phase > r->phase)) r->place = AD_PLACE_COMPLETE;
+            if (block && p->slot[i].phase > r->phase) r->place = AD_PLACE_COMPLETE;
         }
     }
     for (int32_t i = 0; i < ir->n; i++)
@@ -182,14 +182,9 @@ static bool make_step(ad_program *p, ad_step *s, int32_t i)
     }
     s->operand = operand;
     s->shapes = shapes;
-    s->kernel = (ad_kernel){ .op = x->op,
-                             .dtype = p->ir.dtype,
-                             .nin = x->nin,
-                             .in_shapes = shapes,
-                             .out = x->shape,
-                             .nattr = x->nattr,
-                             .attr = x->attr,
-                             .reduces_rows = ad_inst_reduces(&p->ir, x) };
+    s->kernel = (ad_kernel){
+        .op = x->op, .dtype = p->ir.dtype, .nin = x->nin, .in_shapes = shapes, .out = x->shape, .nattr = x->nattr, .attr = x->attr
+    };
     if (x->nin > p->max_operands) p->max_operands = x->nin;
     if (x->nout > p->max_results) p->max_results = x->nout;
     return true;
@@ -299,7 +294,7 @@ static bool in_block(const ad_program *p, int32_t root)
 }
 
 /* First and last steps of the body's values, and the largest sum of live bytes of a row. A group's steps go through the block together. */
-static bool find_lifetimes(ad_program *p, ad_phase *phase)
+static bool find_lifetimes(ad_program *p, const ad_phase *phase)
 {
     int32_t from = phase->body_steps[0], n = phase->body_steps[1] - from;
     int64_t *change = ad_pool_alloc(&p->pool, ((size_t)n + 2) * sizeof *change), live = 0, sum = 0;
@@ -323,9 +318,8 @@ static bool find_lifetimes(ad_program *p, ad_phase *phase)
     }
     for (int32_t s = 0; s < n; s++) {
         live += change[s];
-        if (live > phase->row_bytes) phase->row_bytes = live;
+        if (live > p->block_row_bytes) p->block_row_bytes = live;
     }
-    if (phase->row_bytes > p->block_row_bytes) p->block_row_bytes = phase->row_bytes;
     return true;
 }
 
@@ -338,16 +332,16 @@ static int64_t choose_block_rows(int64_t row_bytes)
     return rows;
 }
 
-/* A live value as large as the result of the pointwise step s that is not used after it, and not before its group: chunk by chunk, the
- * result may take over its memory. Being as large as the result it has its extent, whatever its shape is. -1: there is none. */
+/* A live value as large as the result of the pointwise step s that is not used after it: chunk by chunk, the result may take over its
+ * memory (what has its last use before the step's group is not live any more). Being as large as the result it has its extent, whatever its
+ * shape is. -1: there is none. */
 static int dying(const ad_program *p, const ad_phase *phase, const int32_t *live, int nlive, int32_t s)
 {
     const ad_step *step = &p->step[phase->body_steps[0] + s];
-    int32_t begin = step->begin - phase->body_steps[0];
     if (ad_ops[p->ir.inst[step->value].op].kind != AD_POINTWISE) return -1;
     for (int k = 0; k < nlive; k++) {
         const ad_slot *slot = &p->slot[live[k]];
-        if (slot->last >= begin && slot->last <= s && slot->bytes == p->slot[step->value].bytes) return k;
+        if (slot->last <= s && slot->bytes == p->slot[step->value].bytes) return k;
     }
     return -1;
 }

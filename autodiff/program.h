@@ -1,5 +1,6 @@
 /* Internal: compiled programs. ad_compile copies what the outputs reach into an intermediate representation (ir.c), passes rewrite it
- * (simplify.c, fold.c, layout.c), plan.c and fuse.c decide when and where every value is computed, and run.c replays the plan.
+ * (simplify.c with scale.c, fold.c, layout.c, combine.c), plan.c, lanes.c and fuse.c decide when and where every value is computed, and
+ * run.c replays the plan in the memory of workspace.c.
  *
  * A program is a sequence of phases U_0 B_0 U_1 B_1 ...: U_p works on whole arrays (operations without rows, finished reductions, opaque
  * operations), B_p is a body that runs block by block over the rows. */
@@ -8,7 +9,7 @@
 #include "kernel.h"
 #include <stdatomic.h>
 
-enum { AD_LANES = 8, AD_ALIGN = 64, AD_MIN_BLOCK_ROWS = 16, AD_MAX_BLOCK_ROWS = 128, AD_BLOCK_BYTES = 544 * 1024 };
+enum { AD_LANES = 8, AD_MIN_BLOCK_ROWS = 16, AD_MAX_BLOCK_ROWS = 128, AD_BLOCK_BYTES = 544 * 1024 };
 
 /* ---- memory that lives as long as its program (ir.c) ------------------------------------------------------------- */
 
@@ -164,7 +165,6 @@ typedef struct {
     int32_t call_steps[2];
     int32_t body_steps[2];
     int nmoving, nblock, nchunk, nreduction, nrepeat;
-    int64_t row_bytes;        /* the most intermediates of one row that are live at a time */
     const int32_t *moving;    /* roots with rows that the body reads or writes in complete arrays: their pointers go from block to block */
     const int32_t *block;     /* roots in block memory */
     const int32_t *chunk;     /* roots in chunk memory */
@@ -199,7 +199,7 @@ struct ad_program {
     void *constants;
     int64_t constant_bytes, uniform_bytes, lane_bytes, block_bytes, chunk_bytes, repeat_bytes;
     int32_t nrepeat;
-    int64_t block_row_bytes;    /* the largest row_bytes of the phases */
+    int64_t block_row_bytes;    /* the most intermediates of one row that are live at a time, in any body */
     int64_t complete_row_bytes; /* of complete arrays */
     int ncomplete;
     int32_t *complete; /* roots in complete arrays */

@@ -98,13 +98,13 @@ ad_var ad_push(ad_var y, int i, ad_var v)
 static bool push_is_absent(ad_op op, int i)
 {
 #define STRING(...) #__VA_ARGS__
-#define TEXT(x) STRING(x)
+#define IS_ABSENT(rule) (STRING(rule)[0] == 'A') /* no other rule begins with a capital */
     switch (op) {
 #undef ABSENT
-#define AD_UNARY(name, kernel, push, ...) CASE(name, TEXT(push)[0] == 'A' && TEXT(push)[1] == 'B')
-#define AD_BINARY(name, kernel, push_a, push_b, ...) CASE(name, (i == 0 ? TEXT(push_a) : TEXT(push_b))[0] == 'A')
+#define AD_UNARY(name, kernel, push, ...) CASE(name, IS_ABSENT(push))
+#define AD_BINARY(name, kernel, push_a, push_b, ...) CASE(name, i == 0 ? IS_ABSENT(push_a) : IS_ABSENT(push_b))
 #define AD_TERNARY(name, kernel, push_a, push_b, push_c, ...)                                                                              \
-    CASE(name, (i == 0 ? TEXT(push_a) : i == 1 ? TEXT(push_b) : TEXT(push_c))[0] == 'A')
+    CASE(name, i == 0 ? IS_ABSENT(push_a) : i == 1 ? IS_ABSENT(push_b) : IS_ABSENT(push_c))
 #include "ops.def"
     default: return false;
     }

@@ -1,224 +1,7 @@
-/* Workspaces, and the replay of programs in them. */
-#include "program.h"
+/* The replay of programs in workspaces. */
 #include "threads.h"
-#include <stdarg.h>
-#include <stdlib.h>
+#include "workspace.h"
 #include <string.h>
-
-/* What one thread works with. The pointers are those of the roots, for the block at hand. */
-typedef struct {
-    char *memory;
-    char **pointer;
-    const void **in;
-    char *block, *chunk, *repeat, *scratch;
-    bool entered; /* the pointers are those of the body at hand */
-} thread_memory;
-
-struct ad_workspace {
-    ad_program *program;
-    atomic_flag busy;
-    atomic_bool refused;  /* a run was turned away because another one was under way */
-    int threads, nthread; /* threads: as asked for, negative ones too; nthread: those that have memory */
-    thread_memory *thread;
-    char *fixed; /* values without rows, and the scratch memory of their kernels */
-    char *scratch;
-    char *lanes;
-    int nlane;
-    char *complete;
-    int64_t rows; /* rows that the complete arrays hold */
-    size_t bytes;
-    char **base; /* of every root: its array as a whole; NULL: block memory, or not there */
-    const void **in;
-    void **in_state, **out;
-    void **state; /* of the opaque operations */
-    int nstate;   /* states made so far */
-    bool parameters_done;
-    char error[640];
-};
-
-static int fail(ad_workspace *w, const char *format, ...)
-#ifdef __GNUC__
-    __attribute__((format(printf, 2, 3)))
-#endif
-    ;
-static int fail(ad_workspace *w, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    vsnprintf(w->error, sizeof w->error, format, args);
-    va_end(args);
-    return -1;
-}
-
-/* ---- workspaces ---- */
-
-/* A negative number is left to ad_run to report. */
-static int thread_count(int asked)
-{
-    if (asked == 0) asked = ad_threads_default();
-    return asked < AD_MAX_THREADS ? asked : AD_MAX_THREADS;
-}
-
-ad_workspace *ad_workspace_new(const ad_program *program, int threads)
-{
-    if (!program) return NULL;
-    ad_workspace *w = calloc(1, sizeof *w);
-    if (!w) return NULL;
-    const ad_program *p = w->program = ad_program_retain((ad_program *)program);
-    atomic_flag_clear(&w->busy);
-    w->threads = thread_count(threads);
-    int64_t fixed = ad_size_add(p->uniform_bytes, ad_size_align(p->uniform_scratch));
-    w->thread = calloc(w->threads > 0 ? (size_t)w->threads : 1, sizeof *w->thread);
-    w->fixed = ad_aligned_alloc(fixed);
-    w->base = calloc((size_t)p->ir.n + 1, sizeof *w->base);
-    w->in = calloc((size_t)p->max_operands + 1, sizeof *w->in);
-    w->in_state = calloc((size_t)p->max_operands + 1, sizeof *w->in_state);
-    w->out = calloc((size_t)p->max_results + 1, sizeof *w->out);
-    w->state = calloc((size_t)p->nopaque + 1, sizeof *w->state);
-    if (!w->thread || !w->fixed || !w->base || !w->in || !w->in_state || !w->out || !w->state) {
-        ad_workspace_free(w);
-        return NULL;
-    }
-    w->scratch = w->fixed + p->uniform_bytes;
-    w->bytes = sizeof *w + (size_t)fixed + (size_t)p->ir.n * sizeof *w->base;
-    for (int32_t i = 0; i < p->ir.n; i++) {
-        if (p->slot[i].place == AD_PLACE_CONSTANT) w->base[i] = (char *)p->constants + p->slot[i].position;
-        if (p->slot[i].place == AD_PLACE_UNIFORM) w->base[i] = w->fixed + p->slot[i].position;
-    }
-    return w;
-}
-
-void ad_workspace_free(ad_workspace *w)
-{
-    if (!w) return;
-    for (int i = 0; w->state && i < w->nstate; i++) {
-        const ad_inst *x = &w->program->ir.inst[w->program->opaque[i]];
-        if (w->state[i] && x->class_->state_free) x->class_->state_free(w->state[i]);
-    }
-    for (int i = 0; w->thread && i < w->nthread; i++) free(w->thread[i].memory);
-    free(w->thread);
-    free(w->fixed);
-    free(w->lanes);
-    free(w->complete);
-    free(w->base);
-    free(w->in);
-    free(w->in_state);
-    free(w->out);
-    free(w->state);
-    ad_program_free(w->program);
-    free(w);
-}
-
-const char *ad_workspace_error(const ad_workspace *w)
-{
-    if (!w) return "no workspace (out of memory?)";
-    if (atomic_load(&w->refused)) return "ad_run: the workspace is in use by another run; every thread needs its own";
-    return w->error[0] ? w->error : NULL;
-}
-
-size_t ad_workspace_bytes(const ad_workspace *w) { return w ? w->bytes : 0; }
-
-/* Memory that grows with the rows: old contents are not needed. */
-static int renew(ad_workspace *w, char **memory, int64_t old_bytes, int64_t bytes, int64_t rows)
-{
-    free(*memory);
-    *memory = ad_aligned_alloc(bytes);
-    w->bytes -= (size_t)old_bytes;
-    if (!*memory && bytes >= 0)
-        return fail(w, "ad_run: out of memory: %lld bytes for a program at %lld rows", (long long)bytes, (long long)rows);
-    if (!*memory) return fail(w, "ad_run: %lld rows need more bytes than can be addressed", (long long)rows);
-    w->bytes += (size_t)bytes;
-    return 0;
-}
-
-static int64_t complete_bytes(const ad_program *p, int64_t rows)
-{
-    return p->ncomplete == 0 || rows == 0 ? 0 : ad_size_add(ad_size_mul(p->complete_row_bytes, rows), (int64_t)p->ncomplete * AD_ALIGN);
-}
-
-static int reserve_complete(ad_workspace *w, int64_t rows)
-{
-    const ad_program *p = w->program;
-    if (rows <= w->rows || p->ncomplete == 0) return 0;
-    int64_t old = complete_bytes(p, w->rows);
-    w->rows = 0;
-    if (renew(w, &w->complete, old, complete_bytes(p, rows), rows)) return -1;
-    w->rows = rows;
-    int64_t at = 0;
-    for (int i = 0; i < p->ncomplete; i++) {
-        w->base[p->complete[i]] = w->complete + at;
-        at += ad_size_align(p->slot[p->complete[i]].bytes * rows);
-    }
-    return 0;
-}
-
-static int reserve_lanes(ad_workspace *w, int64_t rows)
-{
-    const ad_program *p = w->program;
-    int64_t blocks = ad_block_count(p, rows);
-    int lanes = blocks < AD_LANES ? (int)blocks : AD_LANES, old = w->nlane;
-    if (lanes <= w->nlane || p->lane_bytes == 0) return 0;
-    w->nlane = 0;
-    if (renew(w, &w->lanes, p->lane_bytes * old, ad_size_mul(p->lane_bytes, lanes), rows)) return -1;
-    w->nlane = lanes;
-    for (int32_t i = 0; i < p->ir.n; i++)
-        if (p->slot[i].place == AD_PLACE_LANES && p->slot[i].root == i) w->base[i] = w->lanes + p->slot[i].position;
-    return 0;
-}
-
-/* What a thread works with, in bytes; -1: too many. */
-static int64_t thread_bytes(const ad_program *p)
-{
-    int64_t lists = ad_size_align((int64_t)(((size_t)p->ir.n + (size_t)p->nrepeat + 1) * sizeof(char *)));
-    lists += ad_size_align((int64_t)(((size_t)p->max_operands + 1) * sizeof(void *)));
-    int64_t chunks = ad_size_add(p->chunk_bytes, p->repeat_bytes);
-    return ad_size_add(ad_size_add(lists, chunks), ad_size_add(ad_size_align(p->block_bytes), ad_size_align(p->block_scratch)));
-}
-
-static int reserve_threads(ad_workspace *w, int64_t rows)
-{
-    const ad_program *p = w->program;
-    int64_t blocks = ad_block_count(p, rows), want = blocks < w->threads ? blocks : w->threads;
-    int64_t pointers = ad_size_align((int64_t)(((size_t)p->ir.n + (size_t)p->nrepeat + 1) * sizeof(char *)));
-    int64_t operands = ad_size_align((int64_t)(((size_t)p->max_operands + 1) * sizeof(void *)));
-    int64_t bytes = thread_bytes(p);
-    for (; w->nthread < want; w->nthread++) {
-        thread_memory *t = &w->thread[w->nthread];
-        if (renew(w, &t->memory, 0, bytes, rows)) return -1;
-        t->pointer = (char **)(void *)t->memory;
-        t->in = (const void **)(void *)(t->memory + pointers);
-        t->block = t->memory + pointers + operands;
-        t->chunk = t->block + ad_size_align(p->block_bytes);
-        t->repeat = t->chunk + p->chunk_bytes;
-        t->scratch = t->repeat + p->repeat_bytes;
-    }
-    return 0;
-}
-
-static int reserve(ad_workspace *w, int64_t rows)
-{
-    const ad_program *p = w->program;
-    if (!p->has_rows) return 0;
-    int64_t blocks = ad_block_count(p, rows), threads = blocks < w->threads ? blocks : w->threads;
-    int64_t lanes = ad_size_mul(p->lane_bytes, blocks < AD_LANES ? blocks : AD_LANES);
-    int64_t bytes = ad_size_add(complete_bytes(p, rows), ad_size_add(lanes, ad_size_mul(thread_bytes(p), threads)));
-    /* The machine is asked only where memory has to grow: that takes longer than replaying a small program. */
-    if (bytes > (int64_t)w->bytes && bytes > ad_machine_bytes())
-        return fail(w, "ad_run: out of memory: %lld bytes for a program at %lld rows; this machine has %lld", (long long)bytes,
-                    (long long)rows, (long long)ad_machine_bytes());
-    return reserve_complete(w, rows) || reserve_lanes(w, rows) || reserve_threads(w, rows) ? -1 : 0;
-}
-
-static int make_states(ad_workspace *w)
-{
-    for (; w->nstate < w->program->nopaque; w->nstate++) {
-        const ad_inst *x = &w->program->ir.inst[w->program->opaque[w->nstate]];
-        if (!x->class_->state_new) continue;
-        w->state[w->nstate] = x->class_->state_new(x->opaque);
-        if (!w->state[w->nstate]) return fail(w, "ad_run: %s: out of memory for the operation's state", x->class_->name);
-    }
-    return 0;
-}
 
 /* ---- whole arrays ---- */
 
@@ -262,7 +45,7 @@ static int run_opaque(ad_workspace *w, const ad_step *s, int64_t rows)
                             .error_size = sizeof message };
     if (x->class_->forward(x->opaque, w->state[p->slot[s->value].position], &call) == 0) return 0;
     message[sizeof message - 1] = 0;
-    return fail(w, "ad_run: %s: %s", x->class_->name, message[0] ? message : "the operation failed without a message");
+    return ad_workspace_fail(w, "ad_run: %s: %s", x->class_->name, message[0] ? message : "the operation failed without a message");
 }
 
 static int run_uniform(ad_workspace *w, const int32_t *range, int64_t rows)
@@ -287,7 +70,7 @@ static int run_uniform(ad_workspace *w, const int32_t *range, int64_t rows)
 enum { PIECE_BYTES = 2048 };
 
 /* A group of steps, chunk by chunk. */
-static void run_group(const ad_step *begin, const ad_step *end, thread_memory *t, int64_t rows)
+static void run_group(const ad_step *begin, const ad_step *end, ad_thread_memory *t, int64_t rows)
 {
     int64_t chunk = begin->chunk_rows;
     for (int64_t first = 0; first < rows; first += chunk) {
@@ -300,7 +83,7 @@ static void run_group(const ad_step *begin, const ad_step *end, thread_memory *t
     }
 }
 
-static void run_block(const ad_workspace *w, const ad_phase *phase, thread_memory *t, int64_t first, int64_t rows)
+static void run_block(const ad_workspace *w, const ad_phase *phase, ad_thread_memory *t, int64_t first, int64_t rows)
 {
     const ad_program *p = w->program;
     for (int i = 0; i < phase->nmoving; i++) {
@@ -331,7 +114,7 @@ static int64_t unit_count(const ad_program *p, const ad_phase *phase, int64_t ro
 }
 
 /* The arrays without rows that groups see as large as their results. */
-static void write_repeats(const ad_phase *phase, thread_memory *t, int64_t rows)
+static void write_repeats(const ad_phase *phase, ad_thread_memory *t, int64_t rows)
 {
     for (int i = 0; i < phase->nrepeat; i++) {
         const ad_repeat *r = &phase->repeat[i];
@@ -341,7 +124,7 @@ static void write_repeats(const ad_phase *phase, thread_memory *t, int64_t rows)
     }
 }
 
-static void enter_body(const ad_workspace *w, const ad_phase *phase, thread_memory *t, int64_t rows)
+static void enter_body(const ad_workspace *w, const ad_phase *phase, ad_thread_memory *t, int64_t rows)
 {
     const ad_program *p = w->program;
     memcpy(t->pointer, w->base, (size_t)p->ir.n * sizeof *t->pointer);
@@ -363,7 +146,7 @@ static void run_unit(void *data, int thread, int64_t unit)
     const ad_workspace *w = b->workspace;
     const ad_phase *phase = b->phase;
     const ad_program *p = w->program;
-    thread_memory *t = &w->thread[thread];
+    ad_thread_memory *t = &w->thread[thread];
     int64_t blocks = ad_block_count(p, b->rows);
     if (!t->entered) enter_body(w, phase, t, b->rows);
     for (int i = 0; i < phase->nreduction; i++) {
@@ -433,20 +216,21 @@ static int check_arguments(ad_workspace *w, const ad_run_args *a)
     const ad_program *p = w->program;
     char text[128];
     if (w->threads < 0)
-        return fail(w, "ad_run: the workspace was made for a negative number of threads (%d); 0 leaves the number to the library",
-                    w->threads);
+        return ad_workspace_fail(
+            w, "ad_run: the workspace was made for a negative number of threads (%d); 0 leaves the number to the library", w->threads);
     if (p->has_rows && a->rows < 1)
-        return fail(w, a->rows == 0 ? "ad_run: the batch is empty (rows = %lld)" : "ad_run: the number of rows is negative (rows = %lld)",
-                    (long long)a->rows);
+        return ad_workspace_fail(
+            w, a->rows == 0 ? "ad_run: the batch is empty (rows = %lld)" : "ad_run: the number of rows is negative (rows = %lld)",
+            (long long)a->rows);
     if ((p->ir.ninput && !a->inputs) || (p->ir.noutput && !a->outputs))
-        return fail(w, "ad_run: the list of %s is NULL", p->ir.ninput && !a->inputs ? "inputs" : "outputs");
+        return ad_workspace_fail(w, "ad_run: the list of %s is NULL", p->ir.ninput && !a->inputs ? "inputs" : "outputs");
     for (int i = 0; i < p->ir.ninput; i++)
         if (!a->inputs[i] && input_is_used(p, i))
-            return fail(w, "ad_run: input %d of shape %s is NULL", i, shape_text(p, i, text, sizeof text));
+            return ad_workspace_fail(w, "ad_run: input %d of shape %s is NULL", i, shape_text(p, i, text, sizeof text));
     for (int j = 0; j < p->ir.noutput && a->accumulate; j++)
         if (a->accumulate[j] && ad_has_rows(p->ir.inst[p->ir.output[j]].shape))
-            return fail(w, "ad_run: output %d of shape %s has rows: only outputs without rows can be accumulated", j,
-                        shape_text(p, p->ir.output[j], text, sizeof text));
+            return ad_workspace_fail(w, "ad_run: output %d of shape %s has rows: only outputs without rows can be accumulated", j,
+                                     shape_text(p, p->ir.output[j], text, sizeof text));
     return 0;
 }
 
@@ -485,10 +269,10 @@ static void deliver(const ad_workspace *w, const ad_run_args *a)
 static int run(ad_workspace *w, const ad_run_args *a)
 {
     const ad_program *p = w->program;
-    if (check_arguments(w, a) || make_states(w) || reserve(w, a->rows)) return -1;
-    bind(w, a);
     bool skip = a->same_parameters && w->parameters_done;
-    w->parameters_done = false;
+    w->parameters_done = false; /* a run that fails may have had other ones */
+    if (check_arguments(w, a) || ad_workspace_reserve(w, a->rows)) return -1;
+    bind(w, a);
     for (int f = 0; f < p->nphase; f++) {
         const ad_phase *phase = &p->phase[f];
         if (!skip && run_uniform(w, phase->parameter_steps, a->rows)) return -1;
@@ -509,7 +293,7 @@ int ad_run_with(const ad_program *program, ad_workspace *w, const ad_run_args *a
     }
     atomic_store(&w->refused, false);
     w->error[0] = 0;
-    int result = w->program == program ? run(w, args) : fail(w, "ad_run: the workspace was made for another program");
+    int result = w->program == program ? run(w, args) : ad_workspace_fail(w, "ad_run: the workspace was made for another program");
     atomic_flag_clear(&w->busy);
     return result;
 }

@@ -29,7 +29,6 @@ struct ad_tape {
     arena_chunk *arena;
     size_t arena_used;
     int64_t rows;
-    int64_t inputs;
     cache_entry *cache;
     char *advice;
     bool failed;
@@ -367,7 +366,7 @@ static ad_var new_input(ad_tape *t, const char *what, ad_level level, ad_shape s
         ad_fail(t, "ad_%s: %lld rows, but the other row inputs of this tape have %lld", what, (long long)rows, (long long)t->rows);
         return ad_none(t);
     }
-    ad_var x = ad_record(t, AD_OP_input, 0, NULL, 2, (int64_t[]){ level, t->inputs++ }, shape);
+    ad_var x = ad_record(t, AD_OP_input, 0, NULL, 1, (int64_t[]){ level }, shape);
     if (ad_valid(x) && data && set_input(x, what, rows, data)) return ad_none(t);
     return x;
 }

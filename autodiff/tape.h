@@ -2,7 +2,6 @@
 #ifndef COSTATE_TAPE_H
 #define COSTATE_TAPE_H
 #include "extension.h"
-#include <stdbool.h>
 
 typedef enum {
 #define AD_UNARY(name, ...) AD_OP_##name,
@@ -27,7 +26,7 @@ extern const ad_op_info ad_ops[AD_OP_COUNT];
 typedef enum { AD_LEVEL_CONSTANT, AD_LEVEL_PARAMETER, AD_LEVEL_CALL, AD_LEVEL_ROW } ad_level;
 
 /* Integer attributes, by operation:
- *   input       level, serial number
+ *   input       level
  *   constant    - (data: elements)        fill  - (data: one element)        eye  offset        row_count  -
  *   sum, reduce_max   bit mask of the reduced axes, which stay with size 1 (removing them is a reshape)
  *   reshape, broadcast   - (the node's shape says it; broadcast: same rank as its operand, sizes 1 are stretched)
@@ -62,17 +61,6 @@ typedef struct {
     size_t arena_mark;             /* where the arena stood before this node */
 } ad_node;
 
-/* ---- shapes (shape.c) ------------------------------------------------------------------------------------------------------------ */
-
-static inline bool ad_has_rows(ad_shape s) { return s.rank > 0 && s.dim[0] == AD_ROWS; }
-/* Elements of s with n rows; without the row axis, the second argument does not matter. */
-int64_t ad_count(ad_shape s, int64_t rows);
-/* Elements of one row (of all of s when it has no row axis). */
-int64_t ad_row_size(ad_shape s);
-bool ad_same_shape(ad_shape a, ad_shape b);
-/* NumPy broadcasting; the row axis must lead in both of equal rank, or one operand has no row axis and broadcasts. false: incompatible. */
-bool ad_broadcast_shapes(ad_shape a, ad_shape b, ad_shape *out);
-
 /* ---- tape (tape.c) --------------------------------------------------------------------------------------------------------------- */
 
 ad_node *ad_node_at(const ad_tape *tape, int32_t node); /* no checks */
@@ -102,8 +90,8 @@ ad_var ad_assemble(ad_tape *tape, int n, const ad_var *x, const int64_t *start, 
 ad_var ad_put_add(ad_var values, ad_var index, ad_shape table);
 /* Sums v over what broadcasting from `shape` stretched. */
 ad_var ad_sum_to(ad_var v, ad_shape shape);
-/* Removes or adds axes of size 1 and reshapes in general. */
-ad_var ad_sum_mask(ad_var x, uint32_t mask); /* axes of the mask, kept with size 1 */
+/* Sums over the axes of the mask, which stay with size 1. */
+ad_var ad_sum_mask(ad_var x, uint32_t mask);
 
 /* Many-operand contraction by labels (contract.c): operand i has labels[i][0..rank); the result those of out. Labels are
  * 0..AD_MAX_LABELS-1. Invalid without an error: no order was found in which all intermediate results are arrays of at most AD_MAX_RANK

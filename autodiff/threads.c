@@ -8,7 +8,6 @@
 #define _GNU_SOURCE /* sched_getaffinity */
 #endif
 #include "threads.h"
-#include <errno.h>
 #include <fenv.h>
 #include <pthread.h>
 #include <sched.h>

@@ -2,14 +2,6 @@
 #include "internal.h"
 #include "../autodiff/extension.h"
 
-static bool same_shape(ad_shape a, ad_shape b)
-{
-    if (a.rank != b.rank) return false;
-    for (int i = 0; i < a.rank; i++)
-        if (a.dim[i] != b.dim[i]) return false;
-    return true;
-}
-
 static ad_var shapes_differ(const char *what, ad_var a, const char *a_name, ad_var b, const char *b_name, const char *advice)
 {
     char a_text[128], b_text[128];
@@ -22,7 +14,7 @@ static ad_var shapes_differ(const char *what, ad_var a, const char *a_name, ad_v
 /* Their difference, or an invalid variable with the tape's error set: broadcasting here would hide a mistake. */
 static ad_var difference(const char *what, ad_var prediction, ad_var target)
 {
-    if (ad_valid(prediction) && ad_valid(target) && !same_shape(ad_shape_of(prediction), ad_shape_of(target))) {
+    if (ad_valid(prediction) && ad_valid(target) && !ad_same_shape(ad_shape_of(prediction), ad_shape_of(target))) {
         return shapes_differ(what, prediction, "the prediction", target, "the target", "they must be the same");
     }
     return ad_sub(prediction, target);
@@ -54,8 +46,8 @@ ad_var nn_cross_entropy(ad_var logits, ad_var classes)
     }
     ad_var normaliser = ad_logsumexp(logits, 1, (int[]){ -1 }, 1); /* [...,1] */
     single.dim[shape.rank - 1] = 1;
-    if (same_shape(ad_shape_of(classes), single)) return ad_mean_all(ad_sub(normaliser, pick(logits, classes, n)));
-    if (!same_shape(ad_shape_of(classes), shape)) {
+    if (ad_same_shape(ad_shape_of(classes), single)) return ad_mean_all(ad_sub(normaliser, pick(logits, classes, n)));
+    if (!ad_same_shape(ad_shape_of(classes), shape)) {
         return shapes_differ("nn_cross_entropy", logits, "logits", classes, "classes",
                              "classes must be [rows,1], or probabilities [rows,C]");
     }
@@ -67,7 +59,7 @@ ad_var nn_gaussian_nll(ad_var x, ad_var mean, ad_var log_sd)
     const double half_log_2pi = 0.91893853320467274178;
     ad_var z = ad_mul(ad_sub(x, mean), ad_exp(ad_neg(log_sd)));
     ad_var nll = ad_shift(ad_add(ad_scale(ad_square(z), 0.5), log_sd), half_log_2pi);
-    if (ad_valid(nll) && !same_shape(ad_shape_of(nll), ad_shape_of(x))) {
+    if (ad_valid(nll) && !ad_same_shape(ad_shape_of(nll), ad_shape_of(x))) {
         return shapes_differ("nn_gaussian_nll", x, "x", nll, "x with mean and log_sd", "mean and log_sd must broadcast to x");
     }
     return ad_mean_all(nll);

@@ -3,7 +3,9 @@
  *
  * All parameters of a model are one flat array, theta, of the tape's dtype. A layer is a name, a slice of theta (offset, sizes, aligned to
  * 64 bytes) and a function from variables to variables. Optimisers, checkpoints and clipping act on the one array. Layers are plain values:
- * copy them freely; they own nothing. */
+ * copy them freely; they own nothing.
+ *
+ * Errors of variables stick to their tape (ad_tape_error), as for all operations. Threads: a model that is built may be read by many. */
 #ifndef COSTATE_NN_H
 #define COSTATE_NN_H
 #include "../autodiff/autodiff.h"
@@ -14,10 +16,10 @@ extern "C" {
 
 /* ---- theta: the layout of parameters ------------------------------------------------------------------------------------------------ */
 
-typedef struct nn_model nn_model; /* names, shapes and offsets of all parameters of a model, and how each is initialised */
-nn_model *nn_model_new(void);     /* NULL when memory is short */
-void nn_model_free(nn_model *model);
-/* First error of building the model (a name twice, a size < 1, memory), or NULL. Sticky. */
+typedef struct nn_model nn_model;    /* names, shapes and offsets of all parameters of a model, and how each is initialised */
+nn_model *nn_model_new(void);        /* NULL when memory is short */
+void nn_model_free(nn_model *model); /* NULL is allowed */
+/* First error of building the model (a name twice, a size < 1, memory), or NULL. Sticky; the text is the model's. */
 const char *nn_model_error(const nn_model *model);
 int64_t nn_model_size(const nn_model *model);       /* elements of theta, padding (always zero) included */
 int64_t nn_model_parameters(const nn_model *model); /* without padding */

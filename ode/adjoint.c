@@ -32,7 +32,7 @@ ode_adjoint_data *ode_adjoint_new(ode_problem *p, int nin, const ad_var *ybar, c
     for (int i = 0; i < s->nargs; i++) {
         if (!need[s->nstate + i]) continue;
         d->need |= (uint64_t)1 << i;
-        shared = shared || !ode_is_row(s->arg[i]);
+        shared = shared || !ad_has_rows(s->arg[i]);
     }
     d->need_times = nin > s->nstate + s->nargs && need[s->nstate + s->nargs];
     if (!shared || s->rerecord) return d;
@@ -82,6 +82,21 @@ ode_adjoint_call ode_adjoint_parse(const ode_adjoint_data *d, const ad_opaque_ca
     return c;
 }
 
+void ode_clear_row_bars(const ode_adjoint_data *d, const ad_opaque_call *call, const ode_adjoint_call *c)
+{
+    const ode_system *s = d->problem->system;
+    for (int i = 0; i < s->nrow; i++) {
+        void *bar = c->argbar[s->row[i]];
+        if (bar) memset(bar, 0, (size_t)ad_count(s->arg[s->row[i]], call->rows) * ode_bytes(s->dtype));
+    }
+}
+
+int ode_call_fail(const ad_opaque_call *call, const char *reason)
+{
+    snprintf(call->error, call->error_size, "%s", reason);
+    return -1;
+}
+
 void ode_write_times(const ode_problem *p, ad_dtype dtype, const double *bar, void *out)
 {
     for (int j = 0; out && j < p->ntimes; j++) ode_store(dtype, out, j, bar[j]);
@@ -92,9 +107,9 @@ void ode_write_times(const ode_problem *p, ad_dtype dtype, const double *bar, vo
 void **ode_shared_bar_begin(ode_shared_bar *bar, const ode_adjoint_data *d)
 {
     const ode_system *s = d->problem->system;
-    size_t align = 63, bytes = 0;
+    size_t bytes = 0;
     for (int i = 0; i < s->nshared; i++)
-        if (ode_shared_needed(s, i, d->need)) bytes += ((size_t)ode_count(s->shared[i], 1) * ode_bytes(s->dtype) + align) & ~align;
+        if (ode_shared_needed(s, i, d->need)) bytes += ode_array_bytes(s->dtype, s->shared[i], 1);
     char *memory = ode_buffer_need(&bar->memory, bytes);
     void **at = ode_buffer_need(&bar->pointers, (size_t)s->nshared * sizeof *at);
     if (!memory || !at) return NULL;
@@ -103,7 +118,7 @@ void **ode_shared_bar_begin(ode_shared_bar *bar, const ode_adjoint_data *d)
         at[i] = NULL;
         if (!ode_shared_needed(s, i, d->need)) continue;
         at[i] = memory;
-        memory += ((size_t)ode_count(s->shared[i], 1) * ode_bytes(s->dtype) + align) & ~align;
+        memory += ode_array_bytes(s->dtype, s->shared[i], 1);
     }
     return at;
 }
@@ -116,8 +131,8 @@ int ode_shared_bar_finish(ode_shared_bar *bar, const ode_adjoint_data *d, const 
     int n = 0, nout = 0, nin = 0;
     if (d->prologue && ode_runner_open(r, d->prologue, call->threads, call->error, call->error_size)) return -1;
     for (int i = 0; i < s->nargs; i++) {
-        if (ode_is_row(s->arg[i])) continue;
-        size_t bytes = (size_t)ode_count(s->arg[i], 1) * ode_bytes(s->dtype);
+        if (ad_has_rows(s->arg[i])) continue;
+        size_t bytes = (size_t)ad_count(s->arg[i], 1) * ode_bytes(s->dtype);
         bool wanted = d->need >> i & 1;
         if (d->prologue) {
             r->in[nin++] = c->args[i];
@@ -133,9 +148,7 @@ int ode_shared_bar_finish(ode_shared_bar *bar, const ode_adjoint_data *d, const 
         if (at[i]) r->in[nin++] = at[i];
     r->primed = false;
     char error[ODE_ERROR_SIZE];
-    if (!ode_runner_run(r, call->rows, error, sizeof error)) return 0;
-    snprintf(call->error, call->error_size, "%s", error);
-    return -1;
+    return ode_runner_run(r, call->rows, error, sizeof error) ? ode_call_fail(call, error) : 0;
 }
 
 void ode_shared_bar_close(ode_shared_bar *bar)

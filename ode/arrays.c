@@ -22,6 +22,13 @@ void ode_buffer_free(ode_buffer *b)
     *b = (ode_buffer){ 0 };
 }
 
+void ode_buffer_swap(ode_buffer pair[2])
+{
+    ode_buffer first = pair[0];
+    pair[0] = pair[1];
+    pair[1] = first;
+}
+
 double ode_load(ad_dtype t, const void *x, int64_t i) { return t == AD_F32 ? (double)((const float *)x)[i] : ((const double *)x)[i]; }
 
 void ode_store(ad_dtype t, void *x, int64_t i, double value)

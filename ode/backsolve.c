@@ -43,12 +43,6 @@ static void backward_free(void *state)
     free(b);
 }
 
-static int fail(const backward *b, const char *reason)
-{
-    snprintf(b->call->error, b->call->error_size, "%s", reason);
-    return -1;
-}
-
 /* ---- steps ---- */
 
 static void *slot_of(void *context, int64_t k) { return ode_pile_slot(&((backward *)context)->states, (k + 1) % 2); }
@@ -62,7 +56,7 @@ static int accepted(void *context, const ode_march *m, int64_t k, const ode_boun
     const char *increment = m->increment.data;
     (void)k, (void)from, (void)to, (void)y;
     for (int q = 0; q < s->nquad; q++) {
-        int64_t n = ode_count(s->quad[q], b->call->rows);
+        int64_t n = ad_count(s->quad[q], b->call->rows);
         void *sum = q < s->nquad_row ? b->c.argbar[s->row[s->quad_of[q]]] : b->shared_at[s->quad_of[q]];
         if (sum) ode_add(s->dtype, n, increment, sum);
         increment += (size_t)n * ode_bytes(s->dtype);
@@ -92,11 +86,8 @@ static void read_solution(const backward *b, int j, void *slot)
 static int rate_of_loss(backward *b, int j, const void *x, const void *bar, double *rate)
 {
     const double *t = b->times.data;
-    int last = b->d->problem->ntimes - 1, direction = t[last] > t[0] ? 1 : -1;
-    int side = 0;
-    const ode_settings *set = &b->d->problem->settings;
-    for (int i = 0; i < set->njump; i++)
-        if (set->jump[i] == t[j]) side = j ? -direction : direction;
+    int last = b->d->problem->ntimes - 1, direction = t[last] > t[0] ? 1 : -1, side = 0;
+    if (ode_is_jump(&b->d->problem->settings, t[j])) side = j ? -direction : direction;
     *rate = 0;
     if (ode_march_field(&b->field, t[j], side, x, b->f.data, NULL, NULL)) return -1;
     *rate = ode_dot(b->field.system->dtype, b->field.cells, b->f.data, bar);
@@ -181,7 +172,7 @@ static int prepare(backward *b)
     b->shared_at = ode_shared_bar_begin(&b->bar, b->d);
     if (!t || !b->shared_at || !ode_pile_slot(&b->states, 1) || !ode_buffer_need(&b->g, half) || !ode_buffer_need(&b->f, half) ||
         !ode_buffer_need(&b->times_bar, (size_t)p->ntimes * sizeof *t))
-        return fail(b, "out of memory");
+        return ode_call_fail(b->call, "out of memory");
     if (ode_march_open(&b->march, &b->d->march, call->rows, call->threads, row, values)) return -1;
     for (int i = 0; i < p->ntimes; i++) t[i] = t[2 * p->ntimes - 1 - i] = p->times ? p->times[i] : ode_load(call->dtype, b->c.times, i);
     memset(b->times_bar.data, 0, (size_t)p->ntimes * sizeof *t);
@@ -222,10 +213,7 @@ static int run(void *data, void *state, const ad_opaque_call *call)
     b->march.quadrature = b->d->augmented->nquad > 0;
     if (prepare(b)) return -1;
     size_t half = (size_t)(call->rows * s->width) * ode_bytes(s->dtype);
-    for (int i = 0; i < s->nrow; i++) {
-        void *bar = b->c.argbar[s->row[i]];
-        if (bar) memset(bar, 0, (size_t)ode_count(s->arg[s->row[i]], call->rows) * ode_bytes(s->dtype));
-    }
+    ode_clear_row_bars(b->d, call, &b->c);
     b->end = ode_pile_slot(&b->states, 0);
     memset(b->end, 0, 2 * half);
     for (int j = p->ntimes - 1; j > 0; j = p->final_only ? 0 : j - 1)

@@ -41,19 +41,6 @@ static void backward_free(void *state)
     free(b);
 }
 
-static int fail(const backward *b, const char *reason)
-{
-    snprintf(b->call->error, b->call->error_size, "%s", reason);
-    return -1;
-}
-
-static void swap(ode_buffer *pair)
-{
-    ode_buffer first = pair[0];
-    pair[0] = pair[1];
-    pair[1] = first;
-}
-
 /* ---- running a VJP program ---- */
 
 /* Connects what stays the same over the whole solve, when the runner is first used in it. */
@@ -72,7 +59,7 @@ static int connect(backward *b, ode_runner *r, const ode_unit *unit)
     for (int i = 0, o = at->row_out; i < s->nrow; i++) {
         if (!(b->d->need >> s->row[i] & 1)) continue;
         r->out[o++] = rows;
-        rows += (size_t)ode_count(s->arg[s->row[i]], b->call->rows) * ode_bytes(s->dtype);
+        rows += (size_t)ad_count(s->arg[s->row[i]], b->call->rows) * ode_bytes(s->dtype);
     }
     for (int i = 0, o = at->shared_out; i < s->nshared; i++) {
         if (!b->shared_at[i]) continue;
@@ -118,13 +105,13 @@ static int run_vjp(backward *b, ode_runner *r, const double *c, const ode_bounda
     for (int i = 0; i < at->nt; i++)
         ode_store(dtype, &b->number[1 + i], 0, ode_stage_time(dtype, c[i] == 1 ? e->t : a->t + c[i] * h, a, e));
     char error[ODE_ERROR_SIZE];
-    if (ode_runner_run(r, b->call->rows, error, sizeof error)) return fail(b, error);
+    if (ode_runner_run(r, b->call->rows, error, sizeof error)) return ode_call_fail(b->call, error);
     b->vjps += at->nt;
     if (!r->unit->key.residuals) b->evaluations += at->nt;
     for (int i = 0, o = at->row_out; i < s->nrow; i++) {
         if (!(b->d->need >> s->row[i] & 1)) continue;
         void *bar = b->c.argbar[s->row[i]];
-        if (bar) ode_add(dtype, ode_count(s->arg[s->row[i]], b->call->rows), r->out[o], bar);
+        if (bar) ode_add(dtype, ad_count(s->arg[s->row[i]], b->call->rows), r->out[o], bar);
         o++;
     }
     if (!(r->unit->key.flags & ODE_TIMES)) return 0;
@@ -255,11 +242,11 @@ static int step_back(backward *b, int64_t k)
         if (b->d->need_times) point_out(b, r->out, at->k + i * s->nstate, (char *)b->k.data + (size_t)i * b->slot);
     }
     if (run_vjp(b, r, m->c, a, e)) return -1;
-    swap(b->bar);
+    ode_buffer_swap(b->bar);
     if (inside) ode_add(s->dtype, cells, b->g.data, b->bar[0].data);
     for (int j = b->output + 1; b->d->need_times && j <= b->output + inside; j++) move_output(b, j, a, e);
     if (!m->begin) return 0;
-    swap(b->carry);
+    ode_buffer_swap(b->carry);
     if (!a->restart) return 0;
     if (connect(b, &b->begin, b->d->begin)) return -1;
     point(b, b->begin.in, b->begin.unit->at.y, y);
@@ -279,7 +266,7 @@ static bool need_memory(backward *b)
     const ode_system *s = p->system;
     size_t rows = 0, stages = b->d->step[1][0] ? (size_t)b->d->step[1][0]->at.nk : 0;
     for (int i = 0; i < s->nrow; i++)
-        if (b->d->need >> s->row[i] & 1) rows += (size_t)ode_count(s->arg[s->row[i]], b->call->rows) * ode_bytes(s->dtype);
+        if (b->d->need >> s->row[i] & 1) rows += (size_t)ad_count(s->arg[s->row[i]], b->call->rows) * ode_bytes(s->dtype);
     for (int i = 0; i < 2; i++) {
         if (!ode_buffer_need(&b->bar[i], b->slot)) return false;
         if (p->settings.method->begin && !ode_buffer_need(&b->carry[i], b->slot)) return false;
@@ -306,13 +293,10 @@ static int run(void *data, void *state, const ad_opaque_call *call)
     b->slot = (size_t)(call->rows * s->width) * ode_bytes(s->dtype);
     b->output = p->ntimes - 2;
     b->vjps = b->evaluations = 0;
-    if (!need_memory(b)) return fail(b, "out of memory");
+    if (!need_memory(b)) return ode_call_fail(b->call, "out of memory");
     memset(b->bar[0].data, 0, b->slot);
     memset(b->times.data, 0, (size_t)p->ntimes * sizeof(double));
-    for (int i = 0; i < s->nrow; i++) {
-        void *bar = b->c.argbar[s->row[i]];
-        if (bar) memset(bar, 0, (size_t)ode_count(s->arg[s->row[i]], call->rows) * ode_bytes(s->dtype));
-    }
+    ode_clear_row_bars(b->d, call, &b->c);
     for (int64_t k = b->solution->count - 1; k >= 0; k--)
         if (step_back(b, k)) return -1;
     if (!p->final_only) add_output(b, 0, b->bar[0].data);

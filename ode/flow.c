@@ -18,11 +18,7 @@ static void with_cost(ad_var t, int nstate, const ad_var *y, const ad_var *args,
 }
 
 /* Zeros [rows,1] beside y. */
-static ad_var zero_column(ad_var y)
-{
-    (void)y;
-    return ad_fill(y.tape, AD_SHAPE(AD_ROWS, 1), 0);
-}
+static ad_var zero_column(ad_var y) { return ad_fill(y.tape, AD_SHAPE(AD_ROWS, 1), 0); }
 
 ad_var ode_solve_cost(ode_field field, ode_field cost, void *user, ad_var y0, int nargs, const ad_var *args, ad_var times,
                       const ode_options *options, ad_var *q)

@@ -151,8 +151,8 @@ void ode_system_record_kept(const ode_system *system, ad_tape *tape, ad_var t, c
                             ad_var *dy, const ode_residuals *residuals, ad_var *kept);
 /* What a field returned for state i, of shape `state` after broadcasting; invalid with the tape's error set if it is not that. */
 ad_var ode_checked_derivative(ad_tape *tape, ad_var dy, int i, ad_shape state);
-bool ode_is_row(ad_shape shape);
-int64_t ode_count(ad_shape shape, int64_t rows);
+size_t ode_array_bytes(ad_dtype dtype, ad_shape shape, int64_t rows); /* of arrays laid one after the other, each aligned to 64 bytes */
+ad_shape ode_time_shape(int rank);                                    /* sizes 1 */
 
 /* ---- units --------------------------------------------------------------------------------------------------------------------- */
 
@@ -204,6 +204,10 @@ ode_unit *ode_unit_make(ode_system *system, ode_unit_key key, ad_tape *tape, con
 /* As above, but it is only compiled when it is first run (it may never be). */
 ode_unit *ode_unit_plan(ode_system *system, ode_unit_key key, ad_tape *tape, const char *caller);
 void ode_unit_free(ode_unit *unit);
+/* What it computes (unit_record.c), as its system and key say: finds the places of inputs and outputs; records it, with data (NULL:
+ * symbolic) in inputs. The variables in a new array, inputs first; NULL with the tape's error set. */
+void ode_unit_place(ode_unit *unit);
+ad_var *ode_unit_record(const ode_unit *unit, ad_tape *tape, int64_t rows, const void *const *data);
 
 /* A unit with the memory to run it. */
 typedef struct {
@@ -236,6 +240,7 @@ typedef struct {
 /* At least so many bytes; growing keeps the contents. NULL: out of memory. */
 void *ode_buffer_need(ode_buffer *buffer, size_t bytes);
 void ode_buffer_free(ode_buffer *buffer);
+void ode_buffer_swap(ode_buffer pair[2]);
 
 static inline size_t ode_bytes(ad_dtype t) { return t == AD_F32 ? sizeof(float) : sizeof(double); }
 double ode_load(ad_dtype t, const void *x, int64_t i);

@@ -26,8 +26,8 @@ static bool check(ad_var t, ad_var knots, ad_var samples, int *axis)
     ad_format_shape(ts, a, sizeof a);
     ad_format_shape(ks, b, sizeof b);
     ad_format_shape(us, c, sizeof c);
-    *axis = ode_is_row(us) ? 1 : 0;
-    if (ts.rank < 0 || ode_count(ts, 1) != 1)
+    *axis = ad_has_rows(us) ? 1 : 0;
+    if (ts.rank < 0 || ad_count(ts, 1) != 1)
         ad_fail(tape, "ode_interpolate: t has shape %s; it must hold one time, or one for each row", a);
     else if (ks.rank != 1 || ks.dim[0] < 2) ad_fail(tape, "ode_interpolate: knots have shape %s; they must be [K], K >= 2", b);
     else if (us.rank != *axis + 2 || us.dim[*axis] != ks.dim[0])
@@ -46,7 +46,7 @@ static bool check(ad_var t, ad_var knots, ad_var samples, int *axis)
 static ad_var column(ad_var x)
 {
     ad_shape s = ad_shape_of(x);
-    return ad_reshape(x, AD_SHAPE(ode_is_row(s) ? AD_ROWS : 1, 1));
+    return ad_reshape(x, AD_SHAPE(ad_has_rows(s) ? AD_ROWS : 1, 1));
 }
 
 ad_var ode_interpolate(ode_interpolation kind, ad_var t, ad_var knots, ad_var samples)

@@ -62,7 +62,7 @@ static void give_arguments(ode_runner *r, const void *const *row, void *const *s
 static size_t quad_bytes(const ode_system *s, int64_t rows)
 {
     int64_t n = 0;
-    for (int i = 0; i < s->nquad; i++) n += ode_count(s->quad[i], rows);
+    for (int i = 0; i < s->nquad; i++) n += ad_count(s->quad[i], rows);
     return (size_t)n * ode_bytes(s->dtype);
 }
 
@@ -83,7 +83,7 @@ static void point_quads(const ode_system *s, int64_t rows, void *memory, const v
     for (int q = 0; q < s->nquad; q++) {
         if (in) in[q] = at;
         if (out) out[q] = at;
-        if (at) at += (size_t)ode_count(s->quad[q], rows) * ode_bytes(s->dtype);
+        if (at) at += (size_t)ad_count(s->quad[q], rows) * ode_bytes(s->dtype);
     }
 }
 
@@ -230,18 +230,11 @@ static int64_t find_nonfinite(const ode_march *m, const void *next, bool *deriva
     return bad;
 }
 
-static void swap(ode_buffer *pair)
-{
-    ode_buffer first = pair[0];
-    pair[0] = pair[1];
-    pair[1] = first;
-}
-
 static int accept(ode_march *m, const ode_sink *sink, const ode_boundary *a, const ode_boundary *b, const void *y, const void *next)
 {
     if (sink->accepted(sink->context, m, m->steps, a, b, y, next)) return -1;
-    if (m->carry[0].data) swap(m->carry);
-    if (m->adaptive) swap(m->rate);
+    if (m->carry[0].data) ode_buffer_swap(m->carry);
+    if (m->adaptive) ode_buffer_swap(m->rate);
     m->steps++;
     return 0;
 }
@@ -293,7 +286,7 @@ static int take_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, 
     return 0;
 }
 
-/* Jumps strictly between a and b, the k-th in the direction from a to b; returns b when there are no more. */
+/* The first jump strictly between a and b, going from a to b; b when there is none. */
 static double next_stop(const ode_settings *set, double a, double b)
 {
     double stop = b;
@@ -304,20 +297,13 @@ static double next_stop(const ode_settings *set, double a, double b)
     return stop;
 }
 
-static bool is_jump(const ode_settings *set, double t)
-{
-    for (int i = 0; i < set->njump; i++)
-        if (set->jump[i] == t) return true;
-    return false;
-}
-
 /* Equal steps between neighbouring output times (and jumps). */
 static int run_fixed(ode_march *m, int n, const double *times, void *y, const ode_sink *sink)
 {
     const ode_settings *set = m->settings;
     for (int j = 0; j + 1 < n; j++) {
         double from = times[j];
-        ode_boundary a = { .t = from, .lo = j, .hi = j, .jump = is_jump(set, from), .restart = true };
+        ode_boundary a = { .t = from, .lo = j, .hi = j, .jump = ode_is_jump(set, from), .restart = true };
         while (from != times[j + 1]) {
             double to = next_stop(set, from, times[j + 1]), length = to - from;
             double wanted = set->steps ? (double)set->steps : ceil(fabs(length) / set->step * (1 - 8 * DBL_EPSILON));
@@ -331,7 +317,7 @@ static int run_fixed(ode_march *m, int n, const double *times, void *y, const od
             for (int64_t i = 1; i <= count; i++) {
                 double w = (double)i / (double)count;
                 ode_boundary b = {
-                    .t = i == count ? to : from + w * length, .weight = w, .lo = j, .hi = j + 1, .jump = i == count && is_jump(set, to)
+                    .t = i == count ? to : from + w * length, .weight = w, .lo = j, .hi = j + 1, .jump = i == count && ode_is_jump(set, to)
                 };
                 b.restart = i == count;
                 if (!start || !end) {
@@ -356,11 +342,11 @@ static int run_replay(ode_march *m, int n, const double *times, void *y, const o
     if (count < 1 || t[0] != times[0] || t[count] != times[n - 1])
         return ode_fail(m, "the steps to replay go from t = %.15g to %.15g, not from %.15g to %.15g as times do", count < 1 ? NAN : t[0],
                         count < 1 ? NAN : t[count], times[0], times[n - 1]);
-    ode_boundary a = { .t = t[0], .lo = 0, .hi = 0, .jump = is_jump(m->settings, t[0]), .restart = true };
+    ode_boundary a = { .t = t[0], .lo = 0, .hi = 0, .jump = ode_is_jump(m->settings, t[0]), .restart = true };
     for (int64_t i = 1; i <= count; i++) {
         bool last = i == count, output = false;
         for (int j = 0; j < n; j++) output = output || times[j] == t[i];
-        ode_boundary b = { .t = t[i], .lo = last ? n - 1 : -1, .hi = last ? n - 1 : -1, .jump = is_jump(m->settings, t[i]) };
+        ode_boundary b = { .t = t[i], .lo = last ? n - 1 : -1, .hi = last ? n - 1 : -1, .jump = ode_is_jump(m->settings, t[i]) };
         double h = t[i] - t[i - 1], following = last ? h : t[i + 1] - t[i];
         b.restart = b.jump || output || fabs(following - h) > 1e-9 * fabs(h);
         if (take_step(m, sink, &a, &b, &y)) return -1;
@@ -467,7 +453,7 @@ static int run_adaptive(ode_march *m, int n, double t0, double t1, void *y, cons
 {
     const ode_settings *set = m->settings;
     double direction = t1 > t0 ? 1 : -1, h = set->first_step, stop = next_stop(set, t0, t1);
-    ode_boundary a = { .t = t0, .lo = 0, .hi = 0, .jump = is_jump(set, t0) };
+    ode_boundary a = { .t = t0, .lo = 0, .hi = 0, .jump = ode_is_jump(set, t0) };
     if (ode_march_field(m, t0, a.jump ? (int)direction : 0, y, m->carry[0].data, m->rate[0].data, keep(m, sink, 0))) return -1;
     if (h == 0 && choose_first_step(m, t0, t1, y, &h)) return -1;
     for (int64_t attempt = 0; a.t != t1; attempt++) {
@@ -479,7 +465,7 @@ static int run_adaptive(ode_march *m, int n, double t0, double t1, void *y, cons
         if (landing) taken = left;
         void *next = sink->slot(sink->context, m->steps);
         if (!next) return ode_fail(m, "out of memory for the state after step %lld", (long long)m->steps);
-        ode_boundary b = { .t = landing ? stop : a.t + direction * h, .lo = -1, .hi = -1, .jump = landing && is_jump(set, stop) };
+        ode_boundary b = { .t = landing ? stop : a.t + direction * h, .lo = -1, .hi = -1, .jump = landing && ode_is_jump(set, stop) };
         if (b.t == t1) b.lo = b.hi = n - 1;
         if (run_step(m, sink, &a, &b, y, next)) return -1;
         double ratio = error_ratio(m), factor = step_factor(m, ratio);

@@ -32,7 +32,8 @@ typedef void (*ode_fields)(ad_var t, int nstate, const ad_var *y, const ad_var *
 
 /* ---- methods ------------------------------------------------------------------------------------------------------------------- */
 
-/* Algorithms are constant objects, listed with their properties in docs and by ode_methods(). */
+/* Algorithms are constant objects; ode_methods() lists them, ode_method_about says where each comes from. All of this may be called from
+ * any thread. */
 typedef struct ode_method ode_method;
 extern const ode_method ode_euler, ode_midpoint, ode_heun, ode_ralston, ode_rk4, ode_rk4_38, ode_bosh3, ode_dopri5, ode_tsit5, ode_dopri8;
 /* Fixed steps. Implicit steps solve for each row by Newton's method. The two-step method starts afresh at each output time and jump. */
@@ -58,9 +59,9 @@ extern const ode_adjoint ode_backsolve;
 
 /* ---- options: zero means the default --------------------------------------------------------------------------------------------- */
 
-/* The accepted steps of a solve, an object that can be replayed. */
+/* The accepted steps of a solve, an object that can be replayed. NULL: no steps. */
 typedef struct ode_steps ode_steps;
-void ode_steps_free(ode_steps *steps);
+void ode_steps_free(ode_steps *steps); /* of steps that were taken out of an ode_stats, with NULL left there */
 int64_t ode_steps_count(const ode_steps *steps);
 /* Boundaries t_0, t_1, ..., t_n of the accepted steps (n + 1 numbers, owned by steps). */
 const double *ode_steps_times(const ode_steps *steps);
@@ -75,7 +76,7 @@ typedef struct {
     size_t stored_bytes;    /* kept from the forward solve for the gradient: states and activations */
     ode_steps *steps_taken; /* the accepted steps of the latest forward solve: owned by the caller's ode_stats (ode_stats_clear) */
 } ode_stats;
-void ode_stats_clear(ode_stats *stats);
+void ode_stats_clear(ode_stats *stats); /* frees the steps and makes all of it zero, as it must be before the first solve */
 
 typedef struct {
     const ode_method *method;   /* default ode_dopri5 */
@@ -112,29 +113,30 @@ typedef struct {
  * Adaptive steps land on the last time and interpolate the others (dense output); fixed steps land on all. y0 needs the row axis. The
  * gradient with respect to times: those of a variable made by ad_input or ad_param, or computed. */
 ad_var ode_solve(ode_field field, void *user, ad_var y0, int nargs, const ad_var *args, ad_var times, const ode_options *options);
-/* The last time only: [rows, D...]. */
+/* The last time only: [rows, D...]. An invalid variable, here and below, with the tape's error set on failure. */
 ad_var ode_solve_final(ode_field field, void *user, ad_var y0, int nargs, const ad_var *args, ad_var times, const ode_options *options);
 /* Several states: y[i] [rows, T, D_i...]. 0, or -1 with the tape's error set. */
 int ode_solve_states(ode_fields field, void *user, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times,
                      const ode_options *options, ad_var *y);
-/* times as a constant: {t0, t1}, and n equally spaced times from t0 to t1. */
+/* times as a constant: [2] {t0, t1}, and [n] equally spaced times from t0 to t1, n >= 2. */
 ad_var ode_interval(ad_tape *tape, double t0, double t1);
 ad_var ode_linspace(ad_tape *tape, double t0, double t1, int n);
 
-/* A cost integrated beside the state: q' = cost(t, y; args) [rows,1], q(t0) = 0. Returns y as ode_solve does and *q [rows, T, 1]. */
+/* A cost integrated beside the state: q' = cost(t, y; args) [rows,1], q(t0) = 0. Field and cost get the same `user`. Returns y as ode_solve
+ * does and *q [rows, T, 1]. */
 ad_var ode_solve_cost(ode_field field, ode_field cost, void *user, ad_var y0, int nargs, const ad_var *args, ad_var times,
                       const ode_options *options, ad_var *q);
 
 /* ---- flows and densities ----------------------------------------------------------------------------------------------------------- */
 
 /* The flow x0 [rows,d] -> x(T) and the log-determinant of its Jacobian, d logdet/dt = tr(dF/dx), exact, solved jointly.
- * Returns x(times[last]) [rows,d]; *logdet [rows,1]. */
+ * Returns x(times[last]) [rows,d]; *logdet [rows,1] (Chen et al. 2018, arXiv:1806.07366, theorem 1). */
 ad_var ode_flow(ode_field field, void *user, ad_var x0, int nargs, const ad_var *args, ad_var times, const ode_options *options,
                 ad_var *logdet);
 
 /* Continuous normalizing flow (Chen et al. 2018; Grathwohl et al. 2019, arXiv:1810.01367). The field carries data at time 0 to the standard
  * normal base at time T = `horizon` (> 0). log_density: log p(x) [rows,1] of data x [rows,d]. sample: data from base draws z [rows,d]
- * (solves T -> 0). encode: data to base. decode(encode(x)) reconstructs x. */
+ * (solves T -> 0). encode: data to base, which sample reverses up to the tolerance. */
 typedef struct {
     ode_field field;
     void *user;
@@ -151,8 +153,8 @@ ad_var ode_normal_log_density(ad_var z);
 
 /* u(t) from samples u_k at times `knots` [K] (constant, strictly increasing): samples [K,D] shared, or [rows,K,D] per row; t with sizes 1
  * (or [rows,1]) as a field gets it. Result [1,D] or [rows,D]. Differentiable in samples and t. Outside the knots: the end pieces are
- * continued (linear: straight on; cubic: the end cubic). cubic: Hermite pieces with three-point slopes (second-order slopes from
- * neighbouring knots). */
+ * continued (linear: straight on; cubic: the end cubic). cubic: Hermite pieces whose slopes at the knots are those of the parabolas through
+ * three neighbouring samples. */
 typedef enum { ODE_LINEAR, ODE_CUBIC } ode_interpolation;
 ad_var ode_interpolate(ode_interpolation kind, ad_var t, ad_var knots, ad_var samples);
 

@@ -75,16 +75,10 @@ void ode_residuals_free(ode_residuals *r)
     }
 }
 
-/* Arrays start at multiples of 64 bytes. */
-static size_t array_bytes(const ode_system *s, ad_shape shape, int64_t rows)
-{
-    return ((size_t)ode_count(shape, rows) * ode_bytes(s->dtype) + 63) & ~(size_t)63;
-}
-
 size_t ode_residuals_bytes(const ode_system *s, const ode_residuals *r, int64_t rows)
 {
     size_t bytes = 0;
-    for (int j = 0; j < r->n; j++) bytes += array_bytes(s, r->shape[j], rows);
+    for (int j = 0; j < r->n; j++) bytes += ode_array_bytes(s->dtype, r->shape[j], rows);
     return bytes;
 }
 
@@ -94,6 +88,6 @@ void ode_residuals_point(const ode_system *s, const ode_residuals *r, int64_t ro
     for (int j = 0; j < r->n; j++) {
         if (in) in[j] = at;
         if (out) out[j] = at;
-        if (at) at += array_bytes(s, r->shape[j], rows);
+        if (at) at += ode_array_bytes(s->dtype, r->shape[j], rows);
     }
 }

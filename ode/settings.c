@@ -10,6 +10,13 @@ void ode_settings_clear(ode_settings *s)
     s->jump = NULL;
 }
 
+bool ode_is_jump(const ode_settings *s, double t)
+{
+    for (int i = 0; i < s->njump; i++)
+        if (s->jump[i] == t) return true;
+    return false;
+}
+
 /* A number that must be finite and not negative; zero means the default. */
 static bool check(ad_tape *tape, const char *caller, const char *name, double value, double fallback, double *out)
 {

@@ -65,8 +65,8 @@ void ode_row_arguments(const ode_system *s, const void *const *args, const void 
 void **ode_shared_compute(ode_shared *sh, const ode_problem *p, const ad_opaque_call *call, const void *const *args)
 {
     const ode_system *s = p->system;
-    size_t bytes = 0, align = 63;
-    for (int i = 0; i < s->nshared; i++) bytes += ((size_t)ode_count(s->shared[i], 1) * ode_bytes(s->dtype) + align) & ~align;
+    size_t bytes = 0;
+    for (int i = 0; i < s->nshared; i++) bytes += ode_array_bytes(s->dtype, s->shared[i], 1);
     void **at = ode_buffer_need(&sh->pointers, (size_t)s->nshared * sizeof *at);
     char *memory = p->prologue ? ode_buffer_need(&sh->memory, bytes) : NULL;
     if (!at || (p->prologue && !memory)) {
@@ -75,14 +75,14 @@ void **ode_shared_compute(ode_shared *sh, const ode_problem *p, const ad_opaque_
     }
     if (p->prologue && ode_runner_open(&sh->prologue, p->prologue, call->threads, call->error, call->error_size)) return NULL;
     for (int i = 0, n = 0; i < s->nargs; i++) {
-        if (ode_is_row(s->arg[i])) continue;
+        if (ad_has_rows(s->arg[i])) continue;
         if (p->prologue) sh->prologue.in[n++] = args[i];
         else if (s->rerecord) at[n++] = (void *)args[i];
     }
     if (!p->prologue) return at;
     for (int i = 0; i < s->nshared; i++) {
         sh->prologue.out[i] = at[i] = memory;
-        memory += ((size_t)ode_count(s->shared[i], 1) * ode_bytes(s->dtype) + align) & ~align;
+        memory += ode_array_bytes(s->dtype, s->shared[i], 1);
     }
     sh->prologue.primed = false;
     char error[ODE_ERROR_SIZE];
@@ -344,7 +344,7 @@ static void *read_initial(ode_solution *s, const ad_opaque_call *call)
         memcpy(ode_part(sys, call->rows, y, i), call->in[i], (size_t)n * ode_bytes(call->dtype));
     }
     const double *t = s->times.data;
-    bounds[0] = (ode_boundary){ .t = t[0], .jump = false, .restart = true };
+    bounds[0] = (ode_boundary){ .t = t[0], .jump = ode_is_jump(&s->problem->settings, t[0]), .restart = true };
     return y;
 }
 
@@ -392,9 +392,6 @@ static int solve(void *data, void *state, const ad_opaque_call *call)
     if (ode_march_open(m, units, call->rows, call->threads, row, s->values)) return -1;
     if (set->stats && !begin_stats(set->stats, t[0])) return ode_fail(m, "out of memory");
     if (!p->final_only) put_slot(s, 0, y);
-    ((ode_boundary *)s->bounds.data)[0].jump = false;
-    for (int i = 0; i < set->njump; i++)
-        if (set->jump[i] == t[0]) ((ode_boundary *)s->bounds.data)[0].jump = true;
     ode_sink sink = { s, slot_of, accepted, s->residuals ? keep : NULL };
     int failed = t[0] == t[p->ntimes - 1] ? solve_identity(s, m, y) : ode_march_run(m, p->ntimes, t, y, &sink);
     if (set->stats) fill_stats(s, set->stats);

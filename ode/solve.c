@@ -17,7 +17,7 @@ static ad_tape *check_arguments(const char *caller, int nstate, const ad_var *y0
     for (int i = 0; !ad_tape_error(tape) && i < nstate; i++) {
         if (y0[i].tape != tape) ad_fail(tape, "%s: y0 (state %d) is on another tape", caller, i);
         else if (!ad_valid(y0[i])) ad_fail(tape, "%s: y0 (state %d) is not a valid variable", caller, i);
-        if (ad_tape_error(tape) || ode_is_row(ad_shape_of(y0[i]))) continue;
+        if (ad_tape_error(tape) || ad_has_rows(ad_shape_of(y0[i]))) continue;
         ad_format_shape(ad_shape_of(y0[i]), shape, sizeof shape);
         ad_fail(tape,
                 "%s: y0 (state %d) of shape %s has no row axis; make it with ad_input_rows (one row for a single trajectory), or add it to "

@@ -33,6 +33,7 @@ typedef struct {
 /* Checks options (NULL: defaults) and resolves defaults. false with the tape's error set. */
 bool ode_settings_make(ode_settings *settings, const ode_options *options, ad_tape *tape, const char *caller);
 void ode_settings_clear(ode_settings *settings);
+bool ode_is_jump(const ode_settings *settings, double t); /* whether the field is not smooth at t */
 /* NULL, or what is wrong with these times (a message in the buffer). */
 const char *ode_check_times(int n, const double *times, char *text, size_t size);
 
@@ -93,9 +94,9 @@ int ode_march_run(ode_march *march, int n, const double *times, void *y, const o
 int ode_march_field(ode_march *march, double t, int side, const void *y, void *dy, void *rate, void *kept);
 /* Writes the error of the call in progress (the operation's name comes before it); -1. */
 int ode_fail(ode_march *march, const char *format, ...) __attribute__((format(printf, 2, 3)));
-/* t rounded to the type; at a jump the nearest number on the side the step lies on. direction: sign of the march. */
+/* t in the step from a to b, rounded to the type; at a jump the nearest number on the step's own side. */
 double ode_stage_time(ad_dtype dtype, double t, const ode_boundary *a, const ode_boundary *b);
-/* Offsets of stage i and state j in march->k, of state j in a slot (bytes). */
+/* Where state j lies in a slot. */
 static inline void *ode_part(const ode_system *s, int64_t rows, const void *slot, int j)
 {
     int64_t at = 0;
@@ -224,6 +225,9 @@ typedef struct {
 void **ode_shared_bar_begin(ode_shared_bar *bar, const ode_adjoint_data *d); /* zeros; NULL: out of memory */
 int ode_shared_bar_finish(ode_shared_bar *bar, const ode_adjoint_data *d, const ad_opaque_call *call, const ode_adjoint_call *c);
 void ode_shared_bar_close(ode_shared_bar *bar);
+/* Zeros for the cotangents of per-row arguments, to which steps add theirs. */
+void ode_clear_row_bars(const ode_adjoint_data *d, const ad_opaque_call *call, const ode_adjoint_call *c);
+int ode_call_fail(const ad_opaque_call *call, const char *reason); /* writes the call's error; -1 */
 /* Writes times' cotangents in the call's type. */
 void ode_write_times(const ode_problem *p, ad_dtype dtype, const double *bar, void *out);
 

@@ -4,23 +4,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-bool ode_is_row(ad_shape s) { return s.rank > 0 && s.dim[0] == AD_ROWS; }
-
-int64_t ode_count(ad_shape s, int64_t rows)
+size_t ode_array_bytes(ad_dtype dtype, ad_shape shape, int64_t rows)
 {
-    int64_t n = 1;
-    for (int i = 0; i < s.rank; i++) n *= s.dim[i] == AD_ROWS ? rows : s.dim[i];
-    return n;
+    return ((size_t)ad_count(shape, rows) * ode_bytes(dtype) + 63) & ~(size_t)63;
 }
 
 static bool broadcasts_to(ad_shape from, ad_shape to)
 {
-    if (from.rank < 0 || from.rank > to.rank || (ode_is_row(from) && from.rank != to.rank)) return false;
-    for (int i = 1; i <= from.rank; i++) {
-        int64_t a = from.dim[from.rank - i], b = to.dim[to.rank - i];
-        if (a != b && a != 1) return false;
-    }
-    return true;
+    ad_shape both;
+    return ad_broadcast_shapes(from, to, &both) && ad_same_shape(both, to);
 }
 
 /* ---- calling the user's field ---- */
@@ -54,7 +46,7 @@ static void call_field(const ode_system *s, ad_tape *tape, ad_var t, const ad_va
     for (int i = 0; i < s->nstate && ad_tape_error(tape); i++) dy[i] = ad_none(tape);
 }
 
-static ad_shape time_shape(int rank)
+ad_shape ode_time_shape(int rank)
 {
     ad_shape t = { rank, { 0 } };
     for (int i = 0; i < rank; i++) t.dim[i] = 1;
@@ -75,7 +67,7 @@ static void describe_shared(ode_system *s, int i)
 {
     s->shared[i] = ad_shape_of(s->frontier[i]);
     for (int k = 0; k < s->nargs; k++)
-        if (!ode_is_row(s->arg[k]) && ad_depends(s->frontier[i], s->args[k])) s->shared_from[i] |= (uint64_t)1 << k;
+        if (!ad_has_rows(s->arg[k]) && ad_depends(s->frontier[i], s->args[k])) s->shared_from[i] |= (uint64_t)1 << k;
 }
 
 /* Traces the field on a new tape and finds the cut. Errors are reported on `tape`. */
@@ -87,10 +79,10 @@ static bool trace_field(ode_system *s, ad_tape *tape, const char *caller)
         return false;
     }
     ad_tape_set_traced(s->trace, advice);
-    s->t = ad_input(s->trace, time_shape(s->rank), NULL);
+    s->t = ad_input(s->trace, ode_time_shape(s->rank), NULL);
     for (int i = 0; i < s->nstate; i++) s->y[i] = ad_input_rows(s->trace, s->state[i], 0, NULL);
     for (int i = 0; i < s->nargs; i++)
-        s->args[i] = ode_is_row(s->arg[i]) ? ad_input_rows(s->trace, s->arg[i], 0, NULL) : ad_param(s->trace, s->arg[i], NULL);
+        s->args[i] = ad_has_rows(s->arg[i]) ? ad_input_rows(s->trace, s->arg[i], 0, NULL) : ad_param(s->trace, s->arg[i], NULL);
     call_field(s, s->trace, s->t, s->y, s->args, s->dy);
     if (!ad_tape_error(s->trace)) {
         int count = ad_frontier(s->nstate, s->dy, 0, NULL);
@@ -128,7 +120,7 @@ static ad_shape clean(ad_shape shape)
 
 static void add_state(ode_system *s, ad_shape shape)
 {
-    int64_t n = ode_count(shape, 1);
+    int64_t n = ad_count(shape, 1);
     s->state[s->nstate] = clean(shape);
     s->size[s->nstate++] = n;
     s->width += n;
@@ -196,7 +188,7 @@ static ode_system *describe(ad_tape *tape, const ode_right_side *right, int nsta
     s->nargs = nargs;
     for (int i = 0; i < nargs; i++) {
         s->arg[i] = clean(ad_shape_of(args[i]));
-        if (ode_is_row(s->arg[i])) s->row[s->nrow++] = i;
+        if (ad_has_rows(s->arg[i])) s->row[s->nrow++] = i;
     }
     return s;
 }
@@ -206,7 +198,7 @@ static bool share_arguments(ode_system *s)
 {
     if (!new_shared(s, s->nargs)) return false;
     for (int i = 0; i < s->nargs; i++) {
-        if (ode_is_row(s->arg[i])) continue;
+        if (ad_has_rows(s->arg[i])) continue;
         s->shared_from[s->nshared] = (uint64_t)1 << i;
         s->shared[s->nshared++] = s->arg[i];
     }
@@ -344,7 +336,7 @@ static void record_called(const ode_system *s, ad_tape *tape, ad_var t, const ad
 {
     ad_var args[ODE_MAX_ARGS];
     int nrow = 0, nshared = 0;
-    for (int i = 0; i < s->nargs; i++) args[i] = ode_is_row(s->arg[i]) ? row[nrow++] : shared[nshared++];
+    for (int i = 0; i < s->nargs; i++) args[i] = ad_has_rows(s->arg[i]) ? row[nrow++] : shared[nshared++];
     call_field(s, tape, t, y, args, dy);
 }
 

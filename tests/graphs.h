@@ -228,7 +228,7 @@ static void build_chain(function *f)
     out(f, y);
 }
 
-/* An opaque operation: the running sum of the rows of a, its total, and a copy of b scaled by the number of runs its state counts modulo 1.
+/* An opaque operation: the running sum over the rows of its first operand times its second, and the sum of all rows. Its state counts runs.
  */
 static atomic_int live_states, live_data;
 static void *state_new(void *data)
@@ -345,6 +345,14 @@ static void build_sums(function *f)
     out(f, ad_mul(ad_add(ad_add(b, r[5]), ad_sum_axis(ad_mul(x, y), 0, 0)), b));
 }
 
+/* Two stretches of one vector that begin at the same place, each added to every row of an array as wide as itself. */
+static void build_stretches(function *f)
+{
+    ad_var theta = in(f, PARAMETER, AD_SHAPE(2 * D)), x = in(f, ROWS, AD_SHAPE(AD_ROWS, D)), z = in(f, ROWS, AD_SHAPE(AD_ROWS, 2 * D));
+    out(f, ad_tanh(ad_add(x, ad_slice(theta, 0, 0, D))));
+    out(f, ad_tanh(ad_add(z, theta)));
+}
+
 static const graph graphs[] = {
     { "mlp", build_mlp, true, 1 },
     { "gradient", build_gradient, false, 1 },
@@ -363,6 +371,7 @@ static const graph graphs[] = {
     { "opaque", build_opaque, false, 2 },
     { "uniform", build_uniform, false, 0 },
     { "sums", build_sums, false, 2 },
+    { "stretches", build_stretches, true, 1 },
 };
 enum { GRAPHS = sizeof graphs / sizeof *graphs };
 

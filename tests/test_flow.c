@@ -1,6 +1,7 @@
 /* Joint systems: running costs, flows with their log-determinants against closed forms and explicit Jacobians, continuous normalizing
  * flows. */
 #include "costate.h"
+#include "methods.h"
 #include "suite.h"
 #include <math.h>
 #include <stdlib.h>
@@ -311,10 +312,10 @@ int main(void)
     Suite *s = suite_create("flow");
     TCase *c = tcase_create("flow");
     tcase_set_timeout(c, 60);
-    tcase_add_loop_test(c, linear_flow, 0, 26);
-    tcase_add_test(c, fields_that_broadcast);
+    tcase_add_loop_test(c, linear_flow, 0, 2 * method_count());
     tcase_add_test(c, linear_density);
     tcase_add_test(c, determinant_of_the_flow);
+    tcase_add_test(c, fields_that_broadcast);
     tcase_add_test(c, density_gradient);
     tcase_add_loop_test(c, running_cost, 0, 2);
     tcase_add_test(c, bad_input);

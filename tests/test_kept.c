@@ -3,6 +3,7 @@
 #include "autodiff/extension.h"
 #include "allocations.h"
 #include "costate.h"
+#include "methods.h"
 #include "suite.h"
 #include <math.h>
 #include <stdlib.h>
@@ -174,6 +175,31 @@ START_TEST(what_is_kept)
     ad_tape_free(q.tape);
     size_t one = 2 * ((ROWS * D * sizeof(double) + 63) / 64 * 64) + (ROWS * H * sizeof(double) + 63) / 64 * 64;
     ck_assert_uint_eq(stats.stored_bytes - states, (3 * 4 + 1) * 4 * one); /* three intervals of four steps, and one slot over */
+    ode_stats_clear(&stats);
+}
+END_TEST
+
+/* The gradient by times wants more of an evaluation (the first product), whether or not the field has been differentiated without. */
+START_TEST(what_times_want)
+{
+    ode_stats stats = { 0 };
+    ode_options o = { .method = &ode_rk4, .steps = 4, .stats = &stats };
+    size_t bytes[3];
+    draw();
+    for (int k = 0; k < 3; k++) { /* without times, with, with after without */
+        problem q = record(VARIABLE_TIMES, start, &o);
+        ad_var x[] = { q.theta, q.times }, grad[2];
+        if (k == 2) {
+            ad_grad(q.loss, 1, x, grad);
+            q.loss = ad_sum_all(ode_solve(network, NULL, q.y0, 2, (ad_var[]){ q.theta, q.gate }, q.times, &o));
+        }
+        ad_grad(q.loss, k ? 2 : 1, x, grad);
+        ck_assert_msg(ad_value(grad[k > 0]) != NULL, "%s", ad_tape_error(q.tape));
+        bytes[k] = stats.stored_bytes;
+        ad_tape_free(q.tape);
+    }
+    ck_assert_uint_gt(bytes[1], bytes[0]);
+    ck_assert_uint_eq(bytes[2], bytes[1]);
     ode_stats_clear(&stats);
 }
 END_TEST
@@ -351,9 +377,10 @@ int main(void)
     Suite *s = suite_create("kept");
     TCase *tests = tcase_create("kept");
     tcase_set_timeout(tests, 120);
-    tcase_add_loop_test(tests, as_computed_again, 0, 13 * KINDS);
-    tcase_add_loop_test(tests, differences, 0, 13);
+    tcase_add_loop_test(tests, as_computed_again, 0, method_count() * KINDS);
+    tcase_add_loop_test(tests, differences, 0, method_count());
     tcase_add_test(tests, what_is_kept);
+    tcase_add_test(tests, what_times_want);
     tcase_add_test(tests, nothing_to_keep);
     tcase_add_test(tests, one_after_the_other);
     tcase_add_loop_test(tests, programs, 0, 2);

@@ -1,6 +1,6 @@
 /* Structural kernels against loops by index arithmetic, in double. */
 #include "autodiff/kernel.h"
-#include <check.h>
+#include "suite.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -946,9 +946,5 @@ int main(void)
     tcase_add_test(c, rows_accumulate);
     tcase_add_test(c, max_combines);
     tcase_add_test(c, sources_have_no_kernel);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return suite_run(suite);
 }

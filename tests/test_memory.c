@@ -3,7 +3,7 @@
 #include "autodiff/program.h"
 #include "allocations.h"
 #include "random_tapes.h"
-#include <check.h>
+#include "suite.h"
 #include <sys/resource.h>
 
 static ad_program *compile(const world *w) { return ad_compile(INPUTS, w->input, OUTPUTS, w->output); }
@@ -234,9 +234,5 @@ int main(void)
     tcase_add_test(tc, test_instruction_set);
     tcase_add_test(tc, test_unknown_instruction_set);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return suite_run(suite);
 }

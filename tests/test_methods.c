@@ -1,6 +1,7 @@
 /* Methods: order conditions of every tableau by rooted trees (Butcher; Hairer, Norsett, Wanner, Solving ODEs I, II.2), and measured orders.
  */
 #include "ode/internal.h"
+#include "methods.h"
 #include "suite.h"
 #include <math.h>
 #include <stdlib.h>
@@ -134,7 +135,7 @@ START_TEST(dense_order_conditions)
         ck_assert_msg(r < 2e-13, "%s: dense order %d at %g: %g", m->name, m->dense_order, theta, r);
         ode_dense_weights(t, theta + 1e-5, above, unused);
         ode_dense_weights(t, theta - 1e-5, below, unused);
-        for (int i = 0; i < n; i++) ck_assert_double_eq_tol(slope[i], (above[i] - below[i]) / 2e-5, 1e-4);
+        for (int i = 0; i < n; i++) ck_assert_double_eq_tol(slope[i], (above[i] - below[i]) / 2e-5, 1e-6);
     }
     ode_dense_weights(t, 1, w, slope);
     for (int i = 0; i < n; i++) {
@@ -231,7 +232,7 @@ START_TEST(listing)
         ck_assert_ptr_nonnull(ode_method_about(*m));
         ck_assert_int_eq(ode_method_adaptive(*m), (*m)->error_order > 0);
     }
-    ck_assert_int_eq(n, 13);
+    ck_assert_int_ge(n, 13); /* those of ode.h */
     ck_assert_ptr_null(ode_method_find("no such method"));
     ck_assert_ptr_null(ode_method_find(NULL));
 }
@@ -245,9 +246,9 @@ int main(void)
     tcase_add_test(c, listing);
     tcase_add_test(c, two_step_start);
     tcase_add_test(c, number_of_trees);
-    tcase_add_loop_test(c, order_conditions, 0, 13);
-    tcase_add_loop_test(c, dense_order_conditions, 0, 13);
-    tcase_add_loop_test(c, measured_order, 0, 13);
+    tcase_add_loop_test(c, order_conditions, 0, method_count());
+    tcase_add_loop_test(c, dense_order_conditions, 0, method_count());
+    tcase_add_loop_test(c, measured_order, 0, method_count());
     suite_add_tcase(s, c);
     return suite_run(s);
 }

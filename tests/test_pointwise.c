@@ -2,7 +2,7 @@
  * bounds over the whole range, special values; and that an element's bits do not depend on its place, on strides, or on working in place.
  */
 #include "autodiff/isa.h"
-#include <check.h>
+#include "suite.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -396,9 +396,5 @@ int main(void)
     tcase_add_test(tests, strides);
     tcase_add_test(tests, composites);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return suite_run(suite);
 }

@@ -2,6 +2,7 @@
 #include "allocations.h"
 #include "autodiff/extension.h"
 #include "costate.h"
+#include "methods.h"
 #include "suite.h"
 #include <math.h>
 #include <string.h>
@@ -748,12 +749,12 @@ int main(void)
     tcase_set_timeout(c, 120);
     tcase_set_timeout(e, 60);
     tcase_set_timeout(a, 60);
-    tcase_add_loop_test(c, known_solutions, 0, 13);
-    tcase_add_loop_test(c, tolerance_is_kept, 0, 13);
+    tcase_add_loop_test(c, known_solutions, 0, method_count());
+    tcase_add_loop_test(c, tolerance_is_kept, 0, method_count());
     tcase_add_test(c, statistics);
-    tcase_add_loop_test(c, replay, 0, 13);
+    tcase_add_loop_test(c, replay, 0, method_count());
     tcase_add_loop_test(c, stiff_rows, 0, 4);
-    tcase_add_loop_test(c, rows_are_independent, 0, 13);
+    tcase_add_loop_test(c, rows_are_independent, 0, method_count());
     tcase_add_test(c, values_in_the_field);
     tcase_add_loop_test(e, bad_inputs, 0, COUNT(bad));
     tcase_add_test(e, errors_of_programs);

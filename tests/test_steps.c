@@ -1,6 +1,7 @@
 /* The steps that solves take, against what the test works out by itself: sizes from the error estimates of every tableau, sizes after a
  * landing, iterations of Newton's method. */
 #include "ode/internal.h"
+#include "methods.h"
 #include "suite.h"
 #include <math.h>
 #include <stdlib.h>
@@ -166,12 +167,10 @@ END_TEST
 
 int main(void)
 {
-    int methods = 0;
-    while (ode_methods()[methods]) methods++;
     Suite *s = suite_create("steps");
     TCase *c = tcase_create("steps");
     tcase_set_timeout(c, 0);
-    tcase_add_loop_test(c, sizes_by_the_estimate, 0, methods);
+    tcase_add_loop_test(c, sizes_by_the_estimate, 0, method_count());
     tcase_add_loop_test(c, sizes_within_limits, 0, 3);
     tcase_add_test(c, sizes_after_a_landing);
     tcase_add_loop_test(c, newton_iterations, 0, 2);
