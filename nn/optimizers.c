@@ -201,7 +201,10 @@ static double gradient_norm(ad_dtype dtype, const void *gradient, int64_t n, int
     *bad = nn_find_nonfinite(dtype, gradient, n);
     if (*bad >= 0) return -1;
     double largest = 0;
-    for (int64_t i = 0; i < n; i++) largest = fmax(largest, fabs(nn_element(dtype, gradient, i)));
+    for (int64_t i = 0; i < n; i++) { /* not fmax: a loop of it GCC 12 cannot compile for AArch64 */
+        double element = fabs(nn_element(dtype, gradient, i));
+        if (element > largest) largest = element;
+    }
     return largest * sqrt(sum_of_squares(dtype, gradient, n, largest));
 }
 

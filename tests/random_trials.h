@@ -246,7 +246,10 @@ static bool agree(const trial *t, const char *what, int64_t rows, const results 
         const double *d = got->value[j], *dw = want->value[j];
         int64_t n = ad_count(ad_shape_of(t->out[j]), rows);
         double scale = 1;
-        for (int64_t i = 0; i < n; i++) scale = fmax(scale, fabs(narrow ? (double)fw[i] : dw[i]));
+        for (int64_t i = 0; i < n; i++) {
+            double element = fabs(narrow ? (double)fw[i] : dw[i]);
+            if (element > scale) scale = element;
+        }
         for (int64_t i = 0; i < n; i++) {
             double a = narrow ? (double)f[i] : d[i], b = narrow ? (double)fw[i] : dw[i];
             if (!(fabs(a - b) <= scale * (narrow ? 2e-3 : 1e-10)))
