@@ -98,12 +98,13 @@ static bool axes_mask(const char *name, ad_var x, int naxis, const int *axes, ui
 {
     int rank = ad_shape_of(x).rank;
     *mask = naxis ? 0 : (1u << rank) - 1;
+    if (naxis < 0) ad_fail_shapes(x.tape, name, "the number of axes is negative", 1, &x);
     for (int i = 0; i < naxis; i++) {
         int a = axis_of(name, x, axes[i]);
         if (a < 0) return false;
         *mask |= 1u << a;
     }
-    return true;
+    return naxis >= 0;
 }
 
 static ad_var reduce(ad_op op, ad_var x, uint32_t mask)
@@ -337,6 +338,14 @@ ad_var ad_concatenate(int n, const ad_var *x, int axis)
     return y;
 }
 
+/* Whether a and b can be put side by side; what stands for all rows ([1,D]) can beside rows. */
+static bool stackable(ad_shape a, ad_shape b)
+{
+    if (ad_has_rows(a) && b.rank > 0 && b.dim[0] == 1) b.dim[0] = AD_ROWS;
+    if (ad_has_rows(b) && a.rank > 0 && a.dim[0] == 1) a.dim[0] = AD_ROWS;
+    return ad_same_shape(a, b);
+}
+
 ad_var ad_stack(int n, const ad_var *x, int axis)
 {
     if (n < 1) return ad_none(NULL);
@@ -344,7 +353,12 @@ ad_var ad_stack(int n, const ad_var *x, int axis)
     if (!t) return ad_none(x[0].tape);
     ad_shape s = ad_shape_of(x[0]);
     int a = axis < 0 ? axis + s.rank + 1 : axis;
-    if (a < 0 || a > s.rank || s.rank == AD_MAX_RANK || (a == 0 && ad_has_rows(s)))
+    bool rows = false;
+    for (int i = 0; i < n; i++) {
+        if (!stackable(s, ad_shape_of(x[i]))) return ad_fail_shapes(t, "stack", "the shapes differ", n, x);
+        rows |= ad_has_rows(ad_shape_of(x[i]));
+    }
+    if (a < 0 || a > s.rank || s.rank == AD_MAX_RANK || (a == 0 && rows))
         return ad_fail_shapes(t, "stack", "the new axis is out of range, or before the row axis", n, x);
     ad_var *lifted = malloc((size_t)n * sizeof *lifted);
     if (!lifted) {
@@ -353,8 +367,8 @@ ad_var ad_stack(int n, const ad_var *x, int axis)
     }
     for (int i = 0; i < n; i++) {
         ad_shape p = ad_shape_of(x[i]), q = { p.rank + 1, { 0 } };
-        for (int k = 0; k < q.rank && p.rank < AD_MAX_RANK; k++) q.dim[k] = k < a ? p.dim[k] : k == a ? 1 : p.dim[k - 1];
-        lifted[i] = p.rank == s.rank ? ad_reshape(x[i], q) : x[i];
+        for (int k = 0; k < q.rank; k++) q.dim[k] = k < a ? p.dim[k] : k == a ? 1 : p.dim[k - 1];
+        lifted[i] = ad_reshape(x[i], q);
     }
     ad_var y = ad_concatenate(n, lifted, a);
     free(lifted);

@@ -567,7 +567,12 @@ START_TEST(layout_misused)
     ad_concatenate(2, (ad_var[]){ a, ad_transpose(a, (int[]){ 1, 0 }) }, 0);
     fails("ad_concatenate: shapes differ beside the axis: a is [2,3], b is [3,2]");
     ad_stack(2, (ad_var[]){ a, b }, 0);
-    fails("ad_concatenate");
+    fails("ad_stack: the shapes differ: a is [2,3], b is [2]");
+    ad_stack(2, (ad_var[]){ ad_fill(t, AD_SHAPE(1, 3), 1), r }, 0);
+    fails("ad_stack: the new axis is out of range, or before the row axis");
+    is(ad_sum_all(ad_stack(2, (ad_var[]){ ad_fill(t, AD_SHAPE(1, 3), 0), ad_mul(r, ad_scalar(t, 0)) }, 1)), 0);
+    ad_sum(a, -1, (int[]){ 0 }, 0);
+    fails("ad_sum: the number of axes is negative: the operand is [2,3]");
     ad_stack(2, (ad_var[]){ a, a }, 3);
     fails("ad_stack: the new axis is out of range");
     ad_stack(2, (ad_var[]){ r, r }, 0);
