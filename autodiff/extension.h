@@ -11,7 +11,7 @@ extern "C" {
 
 /* ---- shapes -------------------------------------------------------------------------------------------------------------------- */
 
-static inline bool ad_has_rows(ad_shape s) { return s.rank > 0 && s.dim[0] == AD_ROWS; }
+bool ad_has_rows(ad_shape s); /* whether its first axis is the row axis */
 /* Elements of s with so many rows; without the row axis they do not matter. */
 int64_t ad_count(ad_shape s, int64_t rows);
 int64_t ad_row_size(ad_shape s); /* elements of one row; of all of s when it has no row axis */

@@ -7,6 +7,8 @@ int64_t ad_row_size(ad_shape s)
     return n;
 }
 
+bool ad_has_rows(ad_shape s) { return s.rank > 0 && s.dim[0] == AD_ROWS; }
+
 int64_t ad_count(ad_shape s, int64_t rows) { return ad_row_size(s) * (ad_has_rows(s) ? rows : 1); }
 
 bool ad_same_shape(ad_shape a, ad_shape b)
