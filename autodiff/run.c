@@ -258,11 +258,11 @@ static void deliver(const ad_workspace *w, const ad_run_args *a)
     const ad_program *p = w->program;
     for (int j = 0; j < p->ir.noutput; j++) {
         int32_t v = p->ir.output[j];
-        if (!a->outputs[j]) continue;
-        int64_t n = ad_count(p->ir.inst[v].shape, a->rows);
         const char *from = w->base[p->slot[v].root] + p->slot[v].offset;
+        if (!a->outputs[j] || from == a->outputs[j]) continue;
+        int64_t n = ad_count(p->ir.inst[v].shape, a->rows);
         if (a->accumulate && a->accumulate[j]) accumulate(p->ir.dtype, n, from, a->outputs[j]);
-        else if (from != a->outputs[j]) memcpy(a->outputs[j], from, (size_t)n * ad_dtype_size(p->ir.dtype));
+        else memcpy(a->outputs[j], from, (size_t)n * ad_dtype_size(p->ir.dtype));
     }
 }
 
