@@ -70,7 +70,7 @@ ode_adjoint_call ode_adjoint_parse(const ode_adjoint_data *d, const ad_opaque_ca
     ode_adjoint_call c = { 0 };
     c.y0 = call->in + k, k += n;
     c.args = call->in + k, k += nargs;
-    if (!p->times) c.times = call->in[k++];
+    c.times = call->in[k++];
     c.y = call->in + k, k += n;
     for (int i = 0; i < n; i++)
         if (d->has[i]) c.ybar[i] = call->in[k++];

@@ -87,7 +87,7 @@ static int rate_of_loss(backward *b, int j, const void *x, const void *bar, doub
 {
     const double *t = b->times.data;
     int last = b->d->problem->ntimes - 1, direction = t[last] > t[0] ? 1 : -1, side = 0;
-    if (ode_is_jump(&b->d->problem->settings, t[j])) side = j ? -direction : direction;
+    if (ode_stops_jump(&b->march.stops, t[j])) side = j ? -direction : direction;
     *rate = 0;
     if (ode_march_field(&b->field, t[j], side, x, b->f.data, NULL, NULL)) return -1;
     *rate = ode_dot(b->field.system->dtype, b->field.cells, b->f.data, bar);

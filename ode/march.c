@@ -48,6 +48,7 @@ void ode_march_close(ode_march *m)
     ode_runner_close(&m->field);
     ode_buffer *all[] = { &m->carry[0], &m->carry[1], &m->rate[0], &m->rate[1], &m->k, &m->increment, &m->work };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
+    ode_stops_free(&m->stops);
 }
 
 static void give_arguments(ode_runner *r, const void *const *row, void *const *shared)
@@ -96,6 +97,7 @@ static double get_number(const ode_march *m, int i) { return ode_load(m->system-
 int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int threads, const void *const *row, void *const *shared)
 {
     ode_system *s = m->system;
+    if (!ode_stops_gather(&m->stops, m->settings, s->dtype)) return ode_fail(m, "out of memory");
     if (ode_runner_open(&m->step, u->step, threads, m->error, m->error_size) ||
         (u->begin && ode_runner_open(&m->begin, u->begin, threads, m->error, m->error_size)) ||
         (u->field && ode_runner_open(&m->field, u->field, threads, m->error, m->error_size)))
@@ -136,20 +138,18 @@ int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int thr
 
 /* ---- times ---- */
 
-/* The float or double next to t, towards which. */
-static double next_to(ad_dtype dtype, double t, double which)
+/* The float or double after t (direction > 0) or before it. */
+static double next_to(ad_dtype dtype, double t, double direction)
 {
-    if (dtype == AD_F64) return nextafter(t, which);
-    return (double)nextafterf((float)t, which > t ? INFINITY : -INFINITY);
+    double end = direction > 0 ? INFINITY : -INFINITY;
+    return dtype == AD_F64 ? nextafter(t, end) : (double)nextafterf((float)t, (float)end);
 }
-
-static double round_time(ad_dtype dtype, double t) { return dtype == AD_F32 ? (double)(float)t : t; }
 
 double ode_stage_time(ad_dtype dtype, double t, const ode_boundary *a, const ode_boundary *b)
 {
-    double direction = b->t > a->t ? 1 : -1, rounded = round_time(dtype, t);
-    if (a->jump && direction * (rounded - a->t) <= 0) return next_to(dtype, a->t, b->t);
-    if (b->jump && direction * (rounded - b->t) >= 0) return next_to(dtype, b->t, a->t);
+    double direction = b->t > a->t ? 1 : -1, rounded = ode_round_time(dtype, t);
+    if (a->jump && direction * (rounded - ode_round_time(dtype, a->t)) <= 0) return next_to(dtype, a->t, direction);
+    if (b->jump && direction * (rounded - ode_round_time(dtype, b->t)) >= 0) return next_to(dtype, b->t, -direction);
     return rounded;
 }
 
@@ -158,7 +158,7 @@ int ode_march_field(ode_march *m, double t, int side, const void *y, void *dy, v
     ode_system *s = m->system;
     ode_runner *r = &m->field;
     const ode_places *at = &r->unit->at;
-    double number = 0, tt = side ? next_to(s->dtype, t, side > 0 ? INFINITY : -INFINITY) : round_time(s->dtype, t);
+    double number = 0, tt = side ? next_to(s->dtype, t, side) : ode_round_time(s->dtype, t);
     ode_store(s->dtype, &number, 0, tt);
     r->in[at->t] = &number;
     point_in(r, s, m->rows, at->y, y);
@@ -286,26 +286,15 @@ static int take_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, 
     return 0;
 }
 
-/* The first jump strictly between a and b, going from a to b; b when there is none. */
-static double next_stop(const ode_settings *set, double a, double b)
-{
-    double stop = b;
-    for (int i = 0; i < set->njump; i++) {
-        double j = set->jump[i];
-        if (b > a ? j > a && j < stop : j < a && j > stop) stop = j;
-    }
-    return stop;
-}
-
 /* Equal steps between neighbouring output times (and jumps). */
 static int run_fixed(ode_march *m, int n, const double *times, void *y, const ode_sink *sink)
 {
     const ode_settings *set = m->settings;
     for (int j = 0; j + 1 < n; j++) {
         double from = times[j];
-        ode_boundary a = { .t = from, .lo = j, .hi = j, .jump = ode_is_jump(set, from), .restart = true };
+        ode_boundary a = { .t = from, .lo = j, .hi = j, .jump = ode_stops_jump(&m->stops, from), .restart = true };
         while (from != times[j + 1]) {
-            double to = next_stop(set, from, times[j + 1]), length = to - from;
+            double to = ode_stops_next(&m->stops, from, times[j + 1]), length = to - from;
             double wanted = set->steps ? (double)set->steps : ceil(fabs(length) / set->step * (1 - 8 * DBL_EPSILON));
             if (wanted > (double)set->max_steps)
                 return ode_fail(
@@ -316,9 +305,11 @@ static int run_fixed(ode_march *m, int n, const double *times, void *y, const od
             bool start = from == times[j], end = to == times[j + 1];
             for (int64_t i = 1; i <= count; i++) {
                 double w = (double)i / (double)count;
-                ode_boundary b = {
-                    .t = i == count ? to : from + w * length, .weight = w, .lo = j, .hi = j + 1, .jump = i == count && ode_is_jump(set, to)
-                };
+                ode_boundary b = { .t = i == count ? to : from + w * length,
+                                   .weight = w,
+                                   .lo = j,
+                                   .hi = j + 1,
+                                   .jump = i == count && ode_stops_jump(&m->stops, to) };
                 b.restart = i == count;
                 if (!start || !end) {
                     b.lo = start ? j : end ? j + 1 : -1;
@@ -342,11 +333,11 @@ static int run_replay(ode_march *m, int n, const double *times, void *y, const o
     if (count < 1 || t[0] != times[0] || t[count] != times[n - 1])
         return ode_fail(m, "the steps to replay go from t = %.15g to %.15g, not from %.15g to %.15g as times do", count < 1 ? NAN : t[0],
                         count < 1 ? NAN : t[count], times[0], times[n - 1]);
-    ode_boundary a = { .t = t[0], .lo = 0, .hi = 0, .jump = ode_is_jump(m->settings, t[0]), .restart = true };
+    ode_boundary a = { .t = t[0], .lo = 0, .hi = 0, .jump = ode_stops_jump(&m->stops, t[0]), .restart = true };
     for (int64_t i = 1; i <= count; i++) {
         bool last = i == count, output = false;
         for (int j = 0; j < n; j++) output = output || times[j] == t[i];
-        ode_boundary b = { .t = t[i], .lo = last ? n - 1 : -1, .hi = last ? n - 1 : -1, .jump = ode_is_jump(m->settings, t[i]) };
+        ode_boundary b = { .t = t[i], .lo = last ? n - 1 : -1, .hi = last ? n - 1 : -1, .jump = ode_stops_jump(&m->stops, t[i]) };
         double h = t[i] - t[i - 1], following = last ? h : t[i + 1] - t[i];
         b.restart = b.jump || output || fabs(following - h) > 1e-9 * fabs(h);
         if (take_step(m, sink, &a, &b, &y)) return -1;
@@ -452,8 +443,8 @@ static double step_factor(const ode_march *m, double ratio)
 static int run_adaptive(ode_march *m, int n, double t0, double t1, void *y, const ode_sink *sink)
 {
     const ode_settings *set = m->settings;
-    double direction = t1 > t0 ? 1 : -1, h = set->first_step, stop = next_stop(set, t0, t1);
-    ode_boundary a = { .t = t0, .lo = 0, .hi = 0, .jump = ode_is_jump(set, t0) };
+    double direction = t1 > t0 ? 1 : -1, h = set->first_step, stop = ode_stops_next(&m->stops, t0, t1);
+    ode_boundary a = { .t = t0, .lo = 0, .hi = 0, .jump = ode_stops_jump(&m->stops, t0) };
     if (ode_march_field(m, t0, a.jump ? (int)direction : 0, y, m->carry[0].data, m->rate[0].data, keep(m, sink, 0))) return -1;
     if (h == 0 && choose_first_step(m, t0, t1, y, &h)) return -1;
     for (int64_t attempt = 0; a.t != t1; attempt++) {
@@ -465,7 +456,9 @@ static int run_adaptive(ode_march *m, int n, double t0, double t1, void *y, cons
         if (landing) taken = left;
         void *next = sink->slot(sink->context, m->steps);
         if (!next) return ode_fail(m, "out of memory for the state after step %lld", (long long)m->steps);
-        ode_boundary b = { .t = landing ? stop : a.t + direction * h, .lo = -1, .hi = -1, .jump = landing && ode_is_jump(set, stop) };
+        ode_boundary b = {
+            .t = landing ? stop : a.t + direction * h, .lo = -1, .hi = -1, .jump = landing && ode_stops_jump(&m->stops, stop)
+        };
         if (b.t == t1) b.lo = b.hi = n - 1;
         if (run_step(m, sink, &a, &b, y, next)) return -1;
         double ratio = error_ratio(m), factor = step_factor(m, ratio);
@@ -474,7 +467,7 @@ static int run_adaptive(ode_march *m, int n, double t0, double t1, void *y, cons
             y = next;
             a = b;
             h = landing && factor * taken < h ? h : factor * taken;
-            stop = next_stop(set, a.t, t1);
+            stop = ode_stops_next(&m->stops, a.t, t1);
             if (b.jump && a.t != t1 && ode_march_field(m, a.t, (int)direction, y, m->carry[0].data, m->rate[0].data, keep(m, sink, 0)))
                 return -1;
             continue;

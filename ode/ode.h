@@ -101,7 +101,8 @@ typedef struct {
     bool rerecord;            /* call the field anew at every step with values at hand: ad_value works inside it; slow, for debugging and
                                  data-dependent fields */
     const double *jump_times; /* times at which the field is not smooth: steps end there, and the field is evaluated at the next number of
-                                 the tape's type on the step's own side (borrowed until the solve is recorded) */
+                                 the tape's type on the step's own side. They need not be numbers of that type: what the field sees is
+                                 what they round to (borrowed until the solve is recorded) */
     int njump;
     ode_stats *stats; /* filled when the solve is evaluated (borrowed: must outlive the tape and programs) */
 } ode_options;
@@ -110,8 +111,8 @@ typedef struct {
 
 /* Solution at all of `times` [T] (T >= 2, strictly monotonic, increasing or decreasing; a variable made by ad_constant keeps its double
  * precision): [rows, T, D...], with y0 at times[0]. Zero-length solves ({t0, t0} exactly equal, T == 2) return y0. `options` may be NULL.
- * Adaptive steps land on the last time and interpolate the others (dense output); fixed steps land on all. y0 needs the row axis. The
- * gradient with respect to times: those of a variable made by ad_input or ad_param, or computed. */
+ * Adaptive steps land on the last time and interpolate the others (dense output); fixed steps land on all. y0 needs the row axis.
+ * There is a gradient with respect to times too, whatever made them. */
 ad_var ode_solve(ode_field field, void *user, ad_var y0, int nargs, const ad_var *args, ad_var times, const ode_options *options);
 /* The last time only: [rows, D...]. An invalid variable, here and below, with the tape's error set on failure. */
 ad_var ode_solve_final(ode_field field, void *user, ad_var y0, int nargs, const ad_var *args, ad_var times, const ode_options *options);

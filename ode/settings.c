@@ -10,13 +10,6 @@ void ode_settings_clear(ode_settings *s)
     s->jump = NULL;
 }
 
-bool ode_is_jump(const ode_settings *s, double t)
-{
-    for (int i = 0; i < s->njump; i++)
-        if (s->jump[i] == t) return true;
-    return false;
-}
-
 /* A number that must be finite and not negative; zero means the default. */
 static bool check(ad_tape *tape, const char *caller, const char *name, double value, double fallback, double *out)
 {
@@ -31,12 +24,6 @@ static bool check_count(ad_tape *tape, const char *caller, const char *name, int
     if (value >= 0) return true;
     ad_fail(tape, "%s: options.%s is %lld; it must be positive (0: the default)", caller, name, (long long)value);
     return false;
-}
-
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
 }
 
 static bool copy_jumps(ode_settings *s, const ode_options *o, ad_tape *tape)
@@ -58,7 +45,6 @@ static bool copy_jumps(ode_settings *s, const ode_options *o, ad_tape *tape)
         ad_fail(tape, "%s: options.jump_times[%d] is %g; jump times must be finite", s->caller, i, s->jump[i]);
         return false;
     }
-    qsort(s->jump, (size_t)s->njump, sizeof *s->jump, compare);
     return true;
 }
 

@@ -1,4 +1,4 @@
-/* The forward solve as an opaque operation: operands y0 [n], arguments, times if they are a variable; results the solutions. */
+/* The forward solve as an opaque operation: operands y0 [n], arguments, times; results the solutions. */
 #include "solver.h"
 #include <math.h>
 #include <stdlib.h>
@@ -343,8 +343,6 @@ static void *read_initial(ode_solution *s, const ad_opaque_call *call)
         }
         memcpy(ode_part(sys, call->rows, y, i), call->in[i], (size_t)n * ode_bytes(call->dtype));
     }
-    const double *t = s->times.data;
-    bounds[0] = (ode_boundary){ .t = t[0], .jump = ode_is_jump(&s->problem->settings, t[0]), .restart = true };
     return y;
 }
 
@@ -390,6 +388,7 @@ static int solve(void *data, void *state, const ad_opaque_call *call)
     prepare_keeping(s);
     const ode_march_units *units = s->residuals ? &p->keeping : &p->units;
     if (ode_march_open(m, units, call->rows, call->threads, row, s->values)) return -1;
+    *(ode_boundary *)s->bounds.data = (ode_boundary){ .t = t[0], .jump = ode_stops_jump(&m->stops, t[0]), .restart = true };
     if (set->stats && !begin_stats(set->stats, t[0])) return ode_fail(m, "out of memory");
     if (!p->final_only) put_slot(s, 0, y);
     ode_sink sink = { s, slot_of, accepted, s->residuals ? keep : NULL };

@@ -121,7 +121,7 @@ int ode_record_solve(const ode_right_side *right, int nstate, const ad_var *y0, 
     int n = 0;
     for (int i = 0; i < nstate; i++) in[n++] = y0[i];
     for (int i = 0; i < nargs; i++) in[n++] = args[i];
-    if (!p->times) in[n++] = times;
+    in[n++] = times;
     for (int i = 0; i < nstate; i++) shapes[i] = solution_shape(p, i);
     return ad_valid(ad_opaque(tape, &ode_solve_class, p, n, in, nstate, shapes, out)) ? 0 : -1;
 }

@@ -24,7 +24,7 @@ typedef struct {
     int64_t steps, max_steps, keep_bytes;
     ode_newton newton;
     const ode_steps *replay;
-    double *jump; /* increasing; owned */
+    double *jump; /* owned */
     int njump;
     bool rerecord, adaptive;
     ode_stats *stats;
@@ -33,9 +33,28 @@ typedef struct {
 /* Checks options (NULL: defaults) and resolves defaults. false with the tape's error set. */
 bool ode_settings_make(ode_settings *settings, const ode_options *options, ad_tape *tape, const char *caller);
 void ode_settings_clear(ode_settings *settings);
-bool ode_is_jump(const ode_settings *settings, double t); /* whether the field is not smooth at t */
 /* NULL, or what is wrong with these times (a message in the buffer). */
 const char *ode_check_times(int n, const double *times, char *text, size_t size);
+
+/* ---- stops --------------------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    double t;
+    bool jump; /* of the field itself: it is evaluated on the step's own side; else of a derivative */
+} ode_stop;
+
+typedef struct {
+    ode_stop *at; /* increasing; in memory */
+    int64_t n;
+    ad_dtype dtype;
+    ode_buffer memory;
+} ode_stops;
+bool ode_stops_gather(ode_stops *stops, const ode_settings *settings, ad_dtype dtype); /* false: out of memory */
+void ode_stops_free(ode_stops *stops);
+bool ode_stops_jump(const ode_stops *stops, double t); /* whether the field jumps at t */
+/* The first stop strictly between a and b, going from a to b; b when there is none. */
+double ode_stops_next(const ode_stops *stops, double a, double b);
+double ode_round_time(ad_dtype dtype, double t); /* as a field of this type sees it */
 
 /* ---- the march ----------------------------------------------------------------------------------------------------------------- */
 
@@ -64,6 +83,7 @@ struct ode_march {
     ode_system *system;
     const ode_settings *settings;
     const ode_method *method;
+    ode_stops stops;
     double rtol, atol;
     bool adaptive, dense, quadrature;
     ode_runner step, begin, field;
@@ -126,7 +146,7 @@ typedef struct {
     ode_settings settings;
     ode_system *system;
     int ntimes;
-    double *times; /* constant times; NULL: they are the last operand */
+    double *times; /* constant times in double; NULL: as the last operand has them */
     bool final_only, dense;
     ode_march_units units;
     const ode_unit *prologue; /* NULL: nothing depends on shared arguments alone, or they are the shared values */
@@ -186,7 +206,7 @@ void ode_backsolve_vjp(ode_problem *p, ad_var token, int nin, const ad_var *in, 
 
 /* ---- what adjoints share (adjoint.c) ----------------------------------------------------------------------------------------------- */
 
-/* A recorded adjoint of a solve. Its operands: token, y0 [n], arguments, times (if a variable), solutions [n], cotangents of those that
+/* A recorded adjoint of a solve. Its operands: token, y0 [n], arguments, times, solutions [n], cotangents of those that
  * have one. Its results: cotangents of what is needed, in the order y0, arguments, times. */
 typedef struct {
     atomic_int references;
