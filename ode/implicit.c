@@ -13,12 +13,8 @@ void ode_implicit_step(const ode_method *m, ode_step *s)
         for (int j = 0; j < n; j++) base[j] = ad_add(s->y[j], ad_mul(g, s->k[j]));
     }
     ode_record_root(s, s->t[m->times - 1], g, base, s->next, &s->counts);
-    ad_var sum = ad_none(s->tape), unused[ODE_MAX_JOINT];
-    for (int j = 0; j < n; j++) {
-        ad_var size = ad_sum_all(ad_abs(s->next[j]));
-        sum = j ? ad_add(sum, size) : size;
-    }
-    s->finite = sum;
+    ad_var unused[ODE_MAX_JOINT];
+    s->finite = ode_record_largest(n, s->next);
     if (!rate || !s->system->nquad) return;
     ad_var *end = s->carry_quad_next;
     ode_system_record(s->system, s->tape, s->t[m->times - 1], s->next, s->row, s->shared, unused, end);

@@ -84,6 +84,9 @@ int ode_method_times(const ode_method *method, bool last, bool dense);
 /* y + weight * sum of c_i k_i[state] over n stages that lie nstate apart, by recorded operations (terms with c_i = 0 are left out). */
 ad_var ode_record_sum(ad_var y, ad_var weight, int n, const double *c, const ad_var *k, int nstate);
 
+/* The largest absolute value of n arrays: finite if and only if all their elements are. */
+ad_var ode_record_largest(int n, const ad_var *x);
+
 /* ---- systems ------------------------------------------------------------------------------------------------------------------- */
 
 typedef struct ode_unit ode_unit;

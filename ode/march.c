@@ -416,7 +416,7 @@ static int fail_underflow(ode_march *m, double t, double h, const void *y, const
     return ode_fail(m,
                     "step %lld at t = %.15g underflows: size %.3g is below what is allowed and the error is still too large, worst in %s; "
                     "the problem is stiff or "
-                    "singular there: try an implicit method (ode_trapezoidal), looser tolerances or float64",
+                    "singular there: try an L-stable method (ode_implicit_euler), looser tolerances or float64",
                     (long long)m->steps, t, h, where);
 }
 
@@ -426,8 +426,8 @@ static int fail_too_many(ode_march *m, double t, double t1, double h, const void
     worst_component(m, y, where, sizeof where);
     return ode_fail(m,
                     "max_steps = %lld attempts are used up at t = %.15g of %.15g (step size %.3g, %lld rejected), worst in %s; the problem "
-                    "may be stiff: try an implicit "
-                    "method (ode_trapezoidal), looser tolerances, or raise max_steps",
+                    "may be stiff: try an L-stable "
+                    "method (ode_implicit_euler), looser tolerances, or raise max_steps",
                     (long long)m->settings->max_steps, t, t1, h, (long long)m->rejected, where);
 }
 

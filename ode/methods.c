@@ -38,19 +38,21 @@
 static const double at_end[] = { 1 }, at_both_ends[] = { 0, 1 }, at_start[] = { 0 }, at_start_and_middle[] = { 0, 0.5 };
 
 const ode_method ode_implicit_euler = { .name = "implicit_euler",
-                                        .about = "implicit Euler, order 1, L-stable; Newton's method row by row",
+                                        .about = "implicit Euler, order 1, L-stable: for stiff problems; Newton's method row by row",
                                         .order = 1,
                                         .times = 1,
                                         .c = at_end,
                                         .implicit = true,
                                         .step = ode_implicit_step };
-const ode_method ode_trapezoidal = { .name = "trapezoidal",
-                                     .about = "the implicit trapezoidal rule (Crank and Nicolson 1947), order 2, A-stable",
-                                     .order = 2,
-                                     .times = 2,
-                                     .c = at_both_ends,
-                                     .implicit = true,
-                                     .step = ode_implicit_step };
+const ode_method ode_trapezoidal = {
+    .name = "trapezoidal",
+    .about = "the implicit trapezoidal rule (Crank and Nicolson 1947), order 2, A-stable but not L-stable: rings on very stiff problems",
+    .order = 2,
+    .times = 2,
+    .c = at_both_ends,
+    .implicit = true,
+    .step = ode_implicit_step
+};
 const ode_method ode_nystroem2 = {
     .name = "nystroem2",
     .about = "the two-step Nystroem method (leapfrog), order 2; for uniform steps and oscillations: unstable where Re lambda < 0",

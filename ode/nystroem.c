@@ -20,15 +20,13 @@ void ode_nystroem_step(const ode_method *m, ode_step *s)
 {
     (void)m;
     int n = s->system->nstate;
-    ad_var two = ad_scale(s->h, 2), sum = ad_none(s->tape);
+    ad_var two = ad_scale(s->h, 2);
     ode_system_record(s->system, s->tape, s->t[0], s->y, s->row, s->shared, s->k, NULL);
     for (int j = 0; j < n; j++) {
         s->next[j] = ad_add(s->carry[j], ad_mul(two, s->k[j]));
         s->carry_next[j] = s->y[j];
-        ad_var size = ad_sum_all(ad_abs(s->next[j]));
-        sum = j ? ad_add(sum, size) : size;
     }
-    s->finite = sum;
+    s->finite = ode_record_largest(n, s->next);
     if (!s->quadrature || !s->system->nquad) return;
     /* Quadratures carry nothing: the midpoint rule at the mean of the ends, of the same order. */
     ad_var mean[ODE_MAX_JOINT], rate[ODE_MAX_JOINT];

@@ -13,6 +13,16 @@ ad_var ode_record_sum(ad_var y, ad_var weight, int n, const double *c, const ad_
     return terms ? ad_add(y, ad_mul(weight, sum)) : y;
 }
 
+ad_var ode_record_largest(int n, const ad_var *x)
+{
+    ad_var all = ad_none(x[0].tape);
+    for (int j = 0; j < n; j++) {
+        ad_var one = ad_reduce_max(ad_abs(x[j]), 0, NULL, 0);
+        all = j ? ad_max(all, one) : one;
+    }
+    return all;
+}
+
 /* Sum of squares of (h sum_i e_i k_i) / (atol + rtol max(|y|, |next|)) over all states, rows and components. */
 static ad_var scaled_squares(const ode_step *s, int nstage, const double *e)
 {
@@ -42,17 +52,6 @@ static void add_quadratures(ode_step *s, double b, bool first, const ad_var *rat
     }
 }
 
-/* Sum of absolute values: finite when all values are. */
-static ad_var magnitude(const ode_step *s, const ad_var *x)
-{
-    ad_var total = ad_none(s->tape);
-    for (int j = 0; j < s->system->nstate; j++) {
-        ad_var sum = ad_sum_all(ad_abs(x[j]));
-        total = j ? ad_add(total, sum) : sum;
-    }
-    return total;
-}
-
 void ode_runge_kutta_step(const ode_method *m, ode_step *s)
 {
     const ode_tableau *t = m->tableau;
@@ -80,10 +79,10 @@ void ode_runge_kutta_step(const ode_method *m, ode_step *s)
         }
     }
     for (int q = 0; s->quadrature && q < s->system->nquad; q++) s->quad[q] = ad_mul(s->h, s->quad[q]);
-    s->finite = magnitude(s, s->next);
+    s->finite = ode_record_largest(s->system->nstate, s->next);
     if (!s->estimate) return;
     for (int j = 0; j < n; j++) s->carry_next[j] = s->k[last * n + j];
-    s->finite = ad_add(s->finite, magnitude(s, s->carry_next));
+    s->finite = ad_max(s->finite, ode_record_largest(n, s->carry_next));
     s->error = scaled_squares(s, last + 1, t->e);
     s->error3 = t->e3 ? scaled_squares(s, last + 1, t->e3) : ad_zeros_like(s->error);
 }
