@@ -160,16 +160,18 @@ ad_var ad_mean(ad_var x, int naxis, const int *axes, int keep)
     return ad_div(sum, ad_scalar(x.tape, count));
 }
 
-/* Shifted by the maximum, which is constant for the derivative (it cancels exactly); an infinite maximum is not subtracted. The sum is 0
- * only where all are -inf: the result is -inf, the derivative zero. */
+/* m + log sum exp(x - m) with the maximum m, which takes part in the derivative although it cancels: all derivatives of the sum are then
+ * in differences from that of the maximum, so that those of the dominant term do not cancel. Where m is infinite, terms that attain it
+ * count 1 and others nothing; where it is -inf, the derivative is zero. */
 ad_var ad_logsumexp(ad_var x, int naxis, const int *axes, int keep)
 {
     uint32_t mask;
     if (!ad_common_tape("logsumexp", 1, &x) || !axes_mask("logsumexp", x, naxis, axes, &mask)) return ad_none(x.tape);
-    ad_var m = ad_stop_gradient(reduce(AD_OP_reduce_max, x, mask)), zero = ad_scalar(x.tape, 0);
-    ad_var shift = ad_select(ad_eq(ad_sub(m, m), zero), m, zero);
-    ad_var sum = reduce(AD_OP_sum, ad_exp(ad_sub(x, shift)), mask);
-    ad_var y = ad_add(ad_log(ad_select(ad_eq(sum, zero), ad_scalar(x.tape, 1), sum)), m);
+    ad_var zero = ad_scalar(x.tape, 0), nothing = ad_scalar(x.tape, -INFINITY), m = reduce(AD_OP_reduce_max, x, mask);
+    ad_var infinite = ad_eq(ad_abs(m), ad_scalar(x.tape, INFINITY));
+    ad_var difference = ad_select(infinite, ad_select(ad_eq(x, m), zero, nothing), ad_sub(x, m));
+    ad_var sum = reduce(AD_OP_sum, ad_exp(difference), mask);
+    ad_var y = ad_add(ad_log(sum), ad_select(ad_eq(m, nothing), nothing, m));
     return keep ? y : drop_axes(y, mask);
 }
 

@@ -28,12 +28,14 @@ enum { MAX_CLASSES = 1 << 24 }; /* beyond it, f32 does not have every whole numb
 /* 0, 1, ..., n-1 as a constant [n], made by the tape. */
 static ad_var range(ad_tape *tape, int64_t n) { return ad_shift(ad_cumsum(ad_fill(tape, AD_SHAPE(n), 1), 0, 0), -1); }
 
-/* The logit of each row's class, [...,1]. Selected, not multiplied: a logit of -inf elsewhere must not make NaN. A class that is no column
- * has no hit, and 0/0 is the NaN that says so. */
-static ad_var pick(ad_var logits, ad_var classes, int64_t n)
+/* -log softmax at each row's class, [...,1], as the logsumexp of the logits' distances from that of the class. The class's own distance is
+ * the constant 0, so that the gradient by its logit is a sum over the others and does not cancel. Logits are selected, not multiplied: one
+ * of -inf elsewhere must not make NaN. A class that is no column has no hit; 0/0 makes its loss and gradient NaN. */
+static ad_var surprise(ad_var logits, ad_var classes, int64_t n)
 {
-    ad_var hit = ad_eq(classes, range(logits.tape, n));
-    return ad_div(ad_sum_axis(ad_select(hit, logits, ad_zeros_like(logits)), -1, 1), ad_sum_axis(hit, -1, 1));
+    ad_var hit = ad_eq(classes, range(logits.tape, n)), zero = ad_scalar(logits.tape, 0);
+    ad_var chosen = ad_div(ad_sum_axis(ad_select(hit, logits, zero), -1, 1), ad_sum_axis(hit, -1, 1));
+    return ad_logsumexp(ad_select(hit, zero, ad_sub(logits, chosen)), 1, (int[]){ -1 }, 1);
 }
 
 ad_var nn_cross_entropy(ad_var logits, ad_var classes)
@@ -44,13 +46,13 @@ ad_var nn_cross_entropy(ad_var logits, ad_var classes)
     if (n < 2 || n > MAX_CLASSES) {
         return shapes_differ("nn_cross_entropy", logits, "logits", classes, "classes", "logits must be [rows,C] with C >= 2 classes");
     }
-    ad_var normaliser = ad_logsumexp(logits, 1, (int[]){ -1 }, 1); /* [...,1] */
     single.dim[shape.rank - 1] = 1;
-    if (ad_same_shape(ad_shape_of(classes), single)) return ad_mean_all(ad_sub(normaliser, pick(logits, classes, n)));
+    if (ad_same_shape(ad_shape_of(classes), single)) return ad_mean_all(surprise(logits, classes, n));
     if (!ad_same_shape(ad_shape_of(classes), shape)) {
         return shapes_differ("nn_cross_entropy", logits, "logits", classes, "classes",
                              "classes must be [rows,1], or probabilities [rows,C]");
     }
+    ad_var normaliser = ad_logsumexp(logits, 1, (int[]){ -1 }, 1); /* [...,1] */
     return ad_mean_all(ad_sum_axis(ad_mul(classes, ad_sub(normaliser, logits)), -1, 1));
 }
 

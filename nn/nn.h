@@ -111,7 +111,7 @@ ad_var nn_time_mlp_apply(const nn_time_mlp *mlp, ad_var theta, ad_var t, ad_var 
 ad_var nn_mse(ad_var prediction, ad_var target);
 ad_var nn_mae(ad_var prediction, ad_var target);
 /* logits [rows,C], C >= 2; classes [rows,1] holding whole numbers 0..C-1, or probabilities [rows,C]. Mean over rows of -log softmax.
- * A class that is none of 0..C-1 makes the loss NaN. Without rows, [...,C] likewise. */
+ * A class that is none of 0..C-1 makes the loss NaN, and the gradient by its row's logits. Without rows, [...,C] likewise. */
 ad_var nn_cross_entropy(ad_var logits, ad_var classes);
 /* Mean of (x - mean)^2 / (2 sd^2) + log sd + log(2 pi)/2, given log sd (mean and log_sd broadcast to x). */
 ad_var nn_gaussian_nll(ad_var x, ad_var mean, ad_var log_sd);

@@ -42,12 +42,22 @@ static inline double sgd(const update *u, double theta, double gradient, double 
     return theta - u->rate * (u->nesterov ? gradient + u->momentum * *first : *first);
 }
 
+/* sqrt(beta root^2 + (1 - beta) x^2). The state keeps this root of the mean square, not the mean square: that would overflow, or vanish,
+ * for gradients far inside the range of numbers. The squares are taken of scaled numbers for the same reason. */
+static inline double root_mean_square(double beta, double root, double x)
+{
+    const double size = fabs(x), largest = size > root ? size : root;
+    const double scale = largest > 0x1p400 ? 0x1p-600 : largest < 0x1p-400 ? 0x1p600 : 1;
+    const double a = root * scale, b = x * scale;
+    return sqrt(beta * (a * a) + (1 - beta) * (b * b)) / scale;
+}
+
 static inline double adam(const update *u, double theta, double gradient, double *first, double *second)
 {
     gradient += u->decay * theta;
     *first = u->beta1 * *first + (1 - u->beta1) * gradient;
-    *second = u->beta2 * *second + (1 - u->beta2) * gradient * gradient;
-    return theta - u->rate / u->correct1 * *first / (sqrt(*second) / u->root_correct2 + u->epsilon);
+    *second = root_mean_square(u->beta2, *second, gradient);
+    return theta - u->rate / u->correct1 * (*first / (*second / u->root_correct2 + u->epsilon));
 }
 
 static inline double adamw(const update *u, double theta, double gradient, double *first, double *second)
@@ -60,8 +70,8 @@ static inline double adamw(const update *u, double theta, double gradient, doubl
 static inline double rmsprop(const update *u, double theta, double gradient, double *first, double *second)
 {
     gradient += u->decay * theta;
-    *second = u->beta2 * *second + (1 - u->beta2) * gradient * gradient;
-    *first = u->momentum * *first + gradient / (sqrt(*second) + u->epsilon);
+    *second = root_mean_square(u->beta2, *second, gradient);
+    *first = u->momentum * *first + gradient / (*second + u->epsilon);
     return theta - u->rate * *first;
 }
 

@@ -497,6 +497,10 @@ START_TEST(cross_entropy)
     ck_assert_double_eq_tol(ad_item(nn_cross_entropy(z, rows(tape, 3, 3, soft))), 51.150115027952047, 1e-13);
     ck_assert_double_nan(ad_item(nn_cross_entropy(z, rows(tape, 3, 1, outside))));
     ck_assert_double_nan(ad_item(nn_cross_entropy(z, rows(tape, 3, 1, half))));
+    ad_var lost = nn_cross_entropy(z, rows(tape, 3, 1, outside));
+    ad_grad(lost, 1, &z, &g);
+    ck_assert_int_eq(ad_get(g, got), 0);
+    for (int i = 0; i < 9; i++) ck_assert(isnan(got[i]) == (i / 3 == 1));
     expect_error(tape, nn_cross_entropy(z, rows(tape, 3, 2, logits)),
                  "nn_cross_entropy: logits is [rows,3], classes is [rows,2]; classes must be [rows,1], or probabilities [rows,C]");
     expect_error(tape, nn_cross_entropy(rows(tape, 3, 1, classes), rows(tape, 3, 1, classes)),
@@ -506,6 +510,30 @@ START_TEST(cross_entropy)
     const float big[] = { 100, -100, 0 }, first[] = { 0 };
     z = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), 1, big);
     ck_assert_double_eq_tol(ad_item(nn_cross_entropy(z, ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, first))), 0, 1e-30);
+    ad_tape_free(tape);
+}
+END_TEST
+
+/* Two classes, logits (0, -40): the gradient is (-p, p), p = 1 / (1 + exp(40)), and the Hessian p (1 - p) times (1, -1; -1, 1). */
+START_TEST(cross_entropy_of_the_sure)
+{
+    const double logits[] = { 0, -40 }, zero[] = { 0 }, one[] = { 1 }, p = 4.248354255291589e-18;
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var z = rows(tape, 1, 2, logits), g;
+    double got[2];
+    for (int class_ = 0; class_ < 2; class_++) {
+        ad_var loss = nn_cross_entropy(z, rows(tape, 1, 1, class_ ? one : zero));
+        ad_grad(loss, 1, &z, &g);
+        ck_assert_int_eq(ad_get(g, got), 0);
+        ck_assert_double_eq_tol(got[0] / (class_ ? 1 : -p), 1, 1e-14);
+        ck_assert_double_eq_tol(got[1] / (class_ ? -1 : p), 1, 1e-14);
+        for (int i = 0; i < 2; i++) {
+            const double v[] = { i == 0, i == 1 };
+            ck_assert_int_eq(ad_get(ad_hvp(loss, z, rows(tape, 1, 2, v)), got), 0);
+            ck_assert_double_eq_tol(got[0] / (i ? -p : p), 1, 1e-14);
+            ck_assert_double_eq_tol(got[1] / (i ? p : -p), 1, 1e-14);
+        }
+    }
     ad_tape_free(tape);
 }
 END_TEST
@@ -559,6 +587,31 @@ START_TEST(as_pytorch)
     }
     nn_optimizer_free(f64);
     nn_optimizer_free(f32);
+}
+END_TEST
+
+/* Each step of Adam, whose gradient stays the same, is the rate, however large or small that gradient is; of RMSprop the rate over
+ * sqrt(1 - alpha^k). The squares of these gradients are beyond the type's range. */
+START_TEST(gradients_of_any_size)
+{
+    static const double sizes[] = { 1e30, -1e30, 1e-30, 1e200, 1e-200, 1.7e308 };
+    const nn_optimizer *algorithm[] = { &nn_adam, &nn_adamw, &nn_rmsprop };
+    for (int k = 0; k < 18; k++) {
+        const double size = sizes[k % 6], sign = size < 0 ? -1 : 1;
+        const nn_optimizer_options o = { .algorithm = algorithm[k / 6], .rate = 0.1, .epsilon = 1e-300, .weight_decay = 1e-300 };
+        nn_optimizer_state *f64 = nn_optimizer_new(&o, AD_F64, 1, 0), *f32 = nn_optimizer_new(&o, AD_F32, 1, 0);
+        double x = 1, y = 1;
+        float xf = 1, gf = (float)size;
+        for (int n = 1; n <= 3; n++) {
+            ck_assert_int_eq(nn_optimizer_step(f64, &x, &size), 0);
+            if (k % 6 < 3) ck_assert_int_eq(nn_optimizer_step(f32, &xf, &gf), 0);
+            y -= sign * (k < 12 ? 0.1 : 0.1 / sqrt(1 - pow(0.99, n)));
+        }
+        ck_assert_double_eq_tol(x, y, 1e-14);
+        if (k % 6 < 3) ck_assert_double_eq_tol(xf, y, 1e-6);
+        nn_optimizer_free(f64);
+        nn_optimizer_free(f32);
+    }
 }
 END_TEST
 
@@ -729,7 +782,9 @@ int main(void)
     tcase_add_test(layers, layer_errors);
     tcase_add_test(layers, losses);
     tcase_add_test(layers, cross_entropy);
+    tcase_add_test(layers, cross_entropy_of_the_sure);
     tcase_add_loop_test(optimisers, as_pytorch, 0, COUNT(pytorch));
+    tcase_add_test(optimisers, gradients_of_any_size);
     tcase_add_loop_test(optimisers, descends, 0, COUNT(descents));
     tcase_add_test(optimisers, clipping);
     tcase_add_test(optimisers, schedules);

@@ -1199,6 +1199,45 @@ START_TEST(logsumexp_of_infinities)
     ck_assert_double_eq_tol(got[6], 0.5, 1e-15);
     is(ad_logsumexp(ad_param(t, AD_SHAPE(2), (double[]){ NAN, 1 }), 0, NULL, 0), NAN);
     is(ad_logsumexp(ad_fill(t, AD_SHAPE(3), -INFINITY), 0, NULL, 0), -INFINITY);
+    x = ad_param(t, AD_SHAPE(2), (double[]){ INFINITY, 1 });
+    ad_get(gradient(ad_logsumexp(x, 0, NULL, 0), x), got);
+    ck_assert(got[0] == 1 && got[1] == 0);
+}
+END_TEST
+
+/* The Hessian of two terms is p (1 - p) times (1, -1; -1, 1); with x = (0, -40), p (1 - p) = 1 / (2 + exp(40) + exp(-40)). */
+START_TEST(logsumexp_of_the_dominant)
+{
+    const double p = 4.248354255291589e-18;
+    ad_var x = ad_param(t, AD_SHAPE(2), (double[]){ 0, -40 }), y = ad_logsumexp(x, 0, NULL, 0);
+    double got[2];
+    for (int i = 0; i < 2; i++) {
+        ad_get(ad_hvp(y, x, ad_constant(t, AD_SHAPE(2), (double[]){ i == 0, i == 1 })), got);
+        ck_assert_double_eq_tol(got[i] / p, 1, 1e-14);
+        ck_assert_double_eq_tol(got[1 - i] / -p, 1, 1e-14);
+    }
+    x = ad_param(t, AD_SHAPE(3), (double[]){ 2, 1, 2 }); /* a tie; p = (1, 1/e, 1) / (2 + 1/e) */
+    double h[3];
+    ad_get(ad_hvp(ad_logsumexp(x, 0, NULL, 0), x, ad_constant(t, AD_SHAPE(3), (double[]){ 1, 0, 0 })), h);
+    ck_assert_double_eq_tol(h[0], 0.24396563089491166, 1e-15);
+    ck_assert_double_eq_tol(h[1], -0.06561246353830515, 1e-15);
+    ck_assert_double_eq_tol(h[2], -0.17835316735660653, 1e-15);
+}
+END_TEST
+
+/* Ten million tenths: what is added, whatever comes before. */
+START_TEST(long_running_sums)
+{
+    enum { MANY = 10000000 };
+    ad_tape *f32 = ad_tape_new(AD_F32);
+    ad_var tenths = ad_fill(f32, AD_SHAPE(MANY), 0.1f), end = ad_slice(ad_cumsum(tenths, 0, 0), 0, MANY - 1, MANY);
+    ck_assert_double_eq_tol(ad_item(end), 1000000.015, 0.06);
+    ck_assert_double_eq_tol(ad_item(ad_slice(ad_cumsum(tenths, 0, 1), 0, 0, 1)), 1000000.015, 0.06);
+    ad_var x = ad_param(f32, AD_SHAPE(3), (float[]){ 1, INFINITY, 2 });
+    double got[3];
+    ad_get(ad_cumsum(x, 0, 0), got);
+    ck_assert(got[0] == 1 && got[1] == INFINITY && got[2] == INFINITY);
+    ad_tape_free(f32);
 }
 END_TEST
 
@@ -1299,6 +1338,8 @@ int main(void)
                              identities_select,
                              flat_operations,
                              logsumexp_of_infinities,
+                             logsumexp_of_the_dominant,
+                             long_running_sums,
                              ties_of_the_maximum,
                              long_tapes,
                              deep_traces };
