@@ -172,6 +172,33 @@ ad_var ad_hvp(ad_var loss, ad_var x, ad_var v);
  * cheapest contraction order, so its cost does not grow with d for networks with one or two hidden layers. */
 ad_var ad_jacobian_trace(ad_var y, ad_var x);
 
+/* ---- how good a gradient is --------------------------------------------------------------------------------------------------- */
+
+/* A gradient beside the same one with all steps halved. Differences are relative. */
+typedef struct {
+    double norm, refined_norm; /* Euclidean */
+    double difference;         /* norm of the difference / the larger norm; 0 when both are 0, infinite when an element is not finite */
+    double worst;              /* largest |g - r| / max(|g|, |r|, a tenth of the largest element) of an element. In both, what rounding
+                                  may have done counts as no difference: 100 epsilon |loss| / |x| */
+    int64_t worst_element;     /* its number (row-major) */
+} ad_gradient_difference;
+
+typedef struct {
+    double loss, refined_loss;
+    int worst_variable; /* the number in x of the variable that differs most */
+    int agrees;         /* the verdict: 1 when every variable's difference is at most the threshold */
+    char text[2048];    /* for people: a line a variable, the verdict, what to do */
+} ad_gradient_report;
+
+/* Checks the gradient of a loss of one element by x[0 .. nx): evaluates both as they are, and again with every step halved that a solve on
+ * the way to the loss has taken. The gradient of a solve is exact for its steps; where halving them changes it, the steps are too large for
+ * it, however small the error of the solution: the difference estimates the error of the gradient. threshold: 0 for the default, 0.1, which
+ * finds gradients that are wrong; a smaller one asks for accuracy. difference: [nx], or NULL. Uses the data of the tape's inputs and leaves
+ * the tape as it was, with the values of the unrefined evaluation. Costs three to four gradients, and the memory of one with twice as many
+ * steps. Losses without a solve agree, without being evaluated twice. 0, or -1 with the tape's error set. */
+int ad_check_gradient(ad_var loss, int nx, const ad_var *x, double threshold, ad_gradient_report *report,
+                      ad_gradient_difference *difference);
+
 /* ---- programs ---------------------------------------------------------------------------------------------------------------- */
 
 /* Compiles `outputs` as a function of `inputs` (variables made by ad_param, ad_input, ad_input_rows). NULL with the tape's error set on

@@ -111,6 +111,7 @@ static bool evaluate_opaque(ad_tape *t, int32_t node, ad_node *n)
     ad_opaque_call call = { .dtype = ad_tape_dtype(t),
                             .rows = ad_tape_rows(t) > 0 ? ad_tape_rows(t) : 0,
                             .threads = 0,
+                            .refine = ad_tape_refine(t),
                             .state_used = true,
                             .in = (const void *const *)pointers,
                             .in_state = state,

@@ -26,6 +26,7 @@ typedef struct {
     ad_dtype dtype;
     int64_t rows;          /* number of rows of the run; 0 when the program has no row axis */
     int threads;           /* how many threads the operation may use; 0: as ad_workspace_new has it */
+    int refine;            /* 0: as usual; k: of what a `discretises` class chose as usual, each step is divided into 2^k */
     bool state_used;       /* another operation may look at this one's state: it takes the token (a lazy evaluation: might take it) */
     const void *const *in; /* in[i]: the i-th operand's elements; NULL for an operand that is an opaque operation's token */
     void *const *in_state; /* in_state[i]: the state of the opaque operation whose token is operand i; else NULL */
@@ -52,6 +53,7 @@ typedef struct {
     void (*vjp)(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out, const ad_var *ybar, const bool *need,
                 ad_var *xbar);
     void (*jvp)(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot, int nout, const ad_var *out, ad_var *ydot);
+    bool discretises; /* it approximates something continuous by steps, and heeds call->refine */
 } ad_opaque_class;
 
 /* Records an opaque operation: operands in[0..nin), results of the given shapes in out[0..nout). Takes over one reference of `data`
@@ -114,10 +116,18 @@ typedef struct {
     const void *const *inputs;
     void *const *outputs;   /* an output that is NULL is not delivered */
     const bool *accumulate; /* NULL, or per output: add to what is there (only outputs without rows) instead of overwriting */
+    int refine;             /* handed to opaque operations: 0 as usual, k: steps divided into 2^k. More work and memory, which stays */
     bool same_parameters;   /* inputs made by ad_param are unchanged since this workspace's previous run: skip what depends on them alone */
 } ad_run_args;
 /* ad_run, which is this with the other fields zero. */
 int ad_run_with(const ad_program *program, ad_workspace *workspace, const ad_run_args *args);
+/* Whether ad_run_args.refine changes anything: some operation of the program discretises. */
+bool ad_program_discretises(const ad_program *program);
+/* The gradient of a loss by x, of n elements, beside the refined one, as ad_check_gradient does it. */
+ad_gradient_difference ad_compare_gradients(ad_dtype dtype, int64_t n, const void *x, double loss, const void *gradient,
+                                            const void *refined);
+/* Whether that is within the threshold (0: the default). */
+bool ad_gradients_agree(const ad_gradient_difference *difference, double threshold);
 
 #ifdef __cplusplus
 }

@@ -23,7 +23,7 @@ static void write_row_count(const ad_program *p, int64_t rows, void *out)
     else *(double *)out = (double)rows;
 }
 
-static int run_opaque(ad_workspace *w, const ad_step *s, int64_t rows)
+static int run_opaque(ad_workspace *w, const ad_step *s, const ad_run_args *a)
 {
     const ad_program *p = w->program;
     const ad_inst *x = &p->ir.inst[s->value];
@@ -35,8 +35,9 @@ static int run_opaque(ad_workspace *w, const ad_step *s, int64_t rows)
     for (int j = 0; j < x->nout; j++) w->out[j] = s->result[j] < 0 ? NULL : w->base[s->result[j]];
     char message[512] = "";
     ad_opaque_call call = { .dtype = p->ir.dtype,
-                            .rows = p->has_rows ? rows : 0,
+                            .rows = p->has_rows ? a->rows : 0,
                             .threads = ad_threads_in_team() ? 1 : w->threads,
+                            .refine = a->refine,
                             .state_used = s->state_used,
                             .in = w->in,
                             .in_state = w->in_state,
@@ -48,15 +49,15 @@ static int run_opaque(ad_workspace *w, const ad_step *s, int64_t rows)
     return ad_workspace_fail(w, "ad_run: %s: %s", x->class_->name, message[0] ? message : "the operation failed without a message");
 }
 
-static int run_uniform(ad_workspace *w, const int32_t *range, int64_t rows)
+static int run_uniform(ad_workspace *w, const int32_t *range, const ad_run_args *a)
 {
     const ad_program *p = w->program;
     for (int32_t i = range[0]; i < range[1]; i++) {
         const ad_step *s = &p->step[i];
         if (s->kind == AD_STEP_OPAQUE) {
-            if (run_opaque(w, s, rows)) return -1;
+            if (run_opaque(w, s, a)) return -1;
         } else if (s->kind == AD_STEP_ROW_COUNT) {
-            write_row_count(p, rows, w->base[s->value]);
+            write_row_count(p, a->rows, w->base[s->value]);
         } else {
             for (int k = 0; k < s->kernel.nin; k++) w->in[k] = w->base[s->operand[k].root] + s->operand[k].offset;
             s->kernel.run(&s->kernel, 1, w->in, w->base[s->value], w->scratch);
@@ -275,8 +276,8 @@ static int run(ad_workspace *w, const ad_run_args *a)
     bind(w, a);
     for (int f = 0; f < p->nphase; f++) {
         const ad_phase *phase = &p->phase[f];
-        if (!skip && run_uniform(w, phase->parameter_steps, a->rows)) return -1;
-        if (run_uniform(w, phase->call_steps, a->rows)) return -1;
+        if (!skip && run_uniform(w, phase->parameter_steps, a)) return -1;
+        if (run_uniform(w, phase->call_steps, a)) return -1;
         run_body(w, phase, a->rows);
     }
     deliver(w, a);
@@ -296,6 +297,13 @@ int ad_run_with(const ad_program *program, ad_workspace *w, const ad_run_args *a
     int result = w->program == program ? run(w, args) : ad_workspace_fail(w, "ad_run: the workspace was made for another program");
     atomic_flag_clear(&w->busy);
     return result;
+}
+
+bool ad_program_discretises(const ad_program *p)
+{
+    bool any = false;
+    for (int i = 0; p && i < p->nopaque; i++) any = any || p->ir.inst[p->opaque[i]].class_->discretises;
+    return any;
 }
 
 int ad_run(const ad_program *program, ad_workspace *w, int64_t rows, const void *const *inputs, void *const *outputs)

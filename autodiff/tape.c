@@ -29,6 +29,7 @@ struct ad_tape {
     arena_chunk *arena;
     size_t arena_used;
     int64_t rows;
+    int refine;
     cache_entry *cache;
     char *advice;
     bool failed;
@@ -440,6 +441,17 @@ const double *ad_constant_data(ad_var x) { return ad_valid(x) ? ad_node_at(x.tap
 int64_t ad_constant_size(ad_var x) { return ad_valid(x) ? ad_node_at(x.tape, x.node)->ndata : 0; }
 
 /* ---- tracing and cache ---- */
+
+void ad_tape_set_refine(ad_tape *t, int refine)
+{
+    for (int32_t i = 0; i < t->nnode; i++) {
+        ad_node *n = ad_node_at(t, i);
+        n->known = n->known && n->op == AD_OP_input;
+    }
+    t->refine = refine;
+}
+
+int ad_tape_refine(const ad_tape *t) { return t->refine; }
 
 void ad_tape_set_traced(ad_tape *t, const char *advice)
 {

@@ -80,6 +80,10 @@ bool ad_check_shape(ad_tape *tape, const char *what, ad_shape s);
 enum { AD_MAX_ELEMENTS_SHIFT = 59 }; /* arrays have fewer than 2^59 elements, so that sizes in bytes can be added */
 static inline size_t ad_dtype_size(ad_dtype t) { return t == AD_F32 ? sizeof(float) : sizeof(double); }
 
+/* How opaque operations are evaluated from now on (ad_opaque_call.refine). Values have to be computed again; the arrays in
+ * which they lie stay. */
+void ad_tape_set_refine(ad_tape *tape, int refine);
+int ad_tape_refine(const ad_tape *tape);
 const char *ad_tape_advice(const ad_tape *tape); /* of ad_tape_set_traced, or NULL */
 
 /* ---- recording for the other files of this room ---------------------------------------------------------------------------------- */

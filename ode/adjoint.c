@@ -147,6 +147,7 @@ int ode_shared_bar_finish(ode_shared_bar *bar, const ode_adjoint_data *d, const 
     for (int i = 0; i < s->nshared; i++)
         if (at[i]) r->in[nin++] = at[i];
     r->primed = false;
+    r->refine = call->refine;
     char error[ODE_ERROR_SIZE];
     return ode_runner_run(r, call->rows, error, sizeof error) ? ode_call_fail(call, error) : 0;
 }

@@ -14,6 +14,7 @@ typedef struct {
     ode_shared_bar bar;
     ode_pile states;
     ode_buffer f, g, times, times_bar;
+    ode_refinement refinement;
     /* of the call in progress */
     ode_adjoint_data *d;
     const ad_opaque_call *call;
@@ -38,6 +39,7 @@ static void backward_free(void *state)
     ode_shared_close(&b->shared);
     ode_shared_bar_close(&b->bar);
     ode_pile_free(&b->states);
+    ode_refinement_free(&b->refinement);
     ode_buffer *all[] = { &b->f, &b->g, &b->times, &b->times_bar };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
     free(b);
@@ -147,7 +149,7 @@ static int piece(backward *b, int j, int i)
     ode_sink sink = { .context = b, .slot = slot_of, .accepted = accepted };
     b->march.steps = b->march.rejected = 0;
     const double *back = t + 2 * p->ntimes - 1; /* back[-k] is t[k] */
-    if (ode_march_run(&b->march, j - i + 1, back - j, z, &sink)) return went_astray(b);
+    if (ode_march_run_refined(&b->march, j - i + 1, back - j, z, &sink, b->call->refine, &b->refinement)) return went_astray(b);
     b->steps += b->march.steps;
     b->rejected += b->march.rejected;
     read_solution(b, i, b->g.data);
@@ -247,7 +249,8 @@ static const ad_opaque_class backsolve_class = { .name = "ode_solve_backsolve",
                                                  .state_new = backward_new,
                                                  .state_free = backward_free,
                                                  .retain = ode_adjoint_retain,
-                                                 .release = ode_adjoint_release };
+                                                 .release = ode_adjoint_release,
+                                                 .discretises = true };
 
 void ode_backsolve_vjp(ode_problem *p, ad_var token, int nin, const ad_var *in, const ad_var *out, const ad_var *ybar, const bool *need,
                        ad_var *xbar)

@@ -50,6 +50,7 @@ static int connect(backward *b, ode_runner *r, const ode_unit *unit)
     if (r->connected) return 0;
     if (ode_runner_open(r, unit, b->call->threads, b->call->error, b->call->error_size)) return -1;
     r->connected = true;
+    r->refine = b->call->refine;
     const ode_places *at = &unit->at;
     for (int i = 0; i < s->nrow; i++) r->in[at->row + i] = b->c.args[s->row[i]];
     for (int i = 0; i < s->nshared; i++) r->in[at->shared + i] = b->solution->values[i];
@@ -319,7 +320,8 @@ static const ad_opaque_class discrete_class = { .name = "ode_solve_adjoint",
                                                 .state_new = backward_new,
                                                 .state_free = backward_free,
                                                 .retain = ode_adjoint_retain,
-                                                .release = ode_adjoint_release };
+                                                .release = ode_adjoint_release,
+                                                .discretises = true };
 
 /* Has the forward solve keep what the VJPs of its steps need (the first adjoint of a solve decides what that is). Implicit steps keep
  * nothing: their evaluations are inside the root-finding. */

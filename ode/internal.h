@@ -220,6 +220,7 @@ typedef struct {
     const void **in;
     void **out;
     bool *accumulate;
+    int refine;     /* for solves inside the field, as ad_run_args.refine */
     bool primed;    /* parameters are unchanged since the previous run */
     bool connected; /* for the user of the runner: what stays the same over a solve is in place */
 } ode_runner;

@@ -261,12 +261,8 @@ static int bootstrap(ode_march *m, const ode_boundary *a, const ode_boundary *b,
     return 0;
 }
 
-/* A step without error control. *y moves on. */
-static int take_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, const ode_boundary *b, void **y)
+int ode_march_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, const ode_boundary *b, void **y)
 {
-    if (m->steps >= m->settings->max_steps)
-        return ode_fail(m, "more than %lld steps (at t = %.15g); take larger steps or raise max_steps", (long long)m->settings->max_steps,
-                        a->t);
     void *next = sink->slot(sink->context, m->steps);
     if (!next) return ode_fail(m, "out of memory for the state after step %lld", (long long)m->steps);
     if (a->restart && m->method->begin && bootstrap(m, a, b, *y)) return -1;
@@ -284,6 +280,13 @@ static int take_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, 
     if (accept(m, sink, a, b, *y, next)) return -1;
     *y = next;
     return 0;
+}
+
+static int take_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, const ode_boundary *b, void **y)
+{
+    if (m->steps < m->settings->max_steps) return ode_march_step(m, sink, a, b, y);
+    return ode_fail(m, "more than %lld steps (at t = %.15g); take larger steps or raise max_steps", (long long)m->settings->max_steps,
+                    a->t);
 }
 
 /* Equal steps between neighbouring output times (and jumps). */

@@ -85,6 +85,7 @@ void **ode_shared_compute(ode_shared *sh, const ode_problem *p, const ad_opaque_
         memory += ode_array_bytes(s->dtype, s->shared[i], 1);
     }
     sh->prologue.primed = false;
+    sh->prologue.refine = call->refine;
     char error[ODE_ERROR_SIZE];
     if (!ode_runner_run(&sh->prologue, call->rows, error, sizeof error)) return at;
     snprintf(call->error, call->error_size, "%s", error);
@@ -271,6 +272,7 @@ static void solution_free(void *state)
     ode_buffer_free(&s->times);
     ode_buffer_free(&s->bounds);
     ode_buffer_free(&s->scratch);
+    ode_refinement_free(&s->refinement);
     ode_problem_release(s->problem);
     free(s);
 }
@@ -392,7 +394,8 @@ static int solve(void *data, void *state, const ad_opaque_call *call)
     if (set->stats && !begin_stats(set->stats, t[0])) return ode_fail(m, "out of memory");
     if (!p->final_only) put_slot(s, 0, y);
     ode_sink sink = { s, slot_of, accepted, s->residuals ? keep : NULL };
-    int failed = t[0] == t[p->ntimes - 1] ? solve_identity(s, m, y) : ode_march_run(m, p->ntimes, t, y, &sink);
+    int failed =
+        t[0] == t[p->ntimes - 1] ? solve_identity(s, m, y) : ode_march_run_refined(m, p->ntimes, t, y, &sink, call->refine, &s->refinement);
     if (set->stats) fill_stats(s, set->stats);
     return failed;
 }
@@ -411,4 +414,5 @@ const ad_opaque_class ode_solve_class = { .name = "ode_solve",
                                           .state_free = solution_free,
                                           .retain = ode_problem_retain,
                                           .release = ode_problem_release,
-                                          .vjp = solve_vjp };
+                                          .vjp = solve_vjp,
+                                          .discretises = true };

@@ -109,6 +109,14 @@ void ode_march_close(ode_march *march);
 int ode_march_open(ode_march *march, const ode_march_units *units, int64_t rows, int threads, const void *const *row, void *const *shared);
 /* From times[0] to times[n - 1]: fixed steps end at all of the times, adaptive ones at the last. y: the first state. */
 int ode_march_run(ode_march *march, int n, const double *times, void *y, const ode_sink *sink);
+/* One step without error control (of an adaptive march: with the first stage in carry[0]). *y moves on. */
+int ode_march_step(ode_march *march, const ode_sink *sink, const ode_boundary *a, const ode_boundary *b, void **y);
+/* As ode_march_run, and for refine > 0 once more, with each step that it took divided into 2^refine; the sink receives only the latter. */
+typedef struct {
+    ode_buffer bounds, states;
+} ode_refinement; /* memory for that */
+void ode_refinement_free(ode_refinement *memory);
+int ode_march_run_refined(ode_march *march, int n, const double *times, void *y, const ode_sink *sink, int refine, ode_refinement *memory);
 /* f(t, y) into dy, rates of quadratures into rate, residuals into kept (NULL: none). side: -1 the limit from before t in the direction of
  * the march, 1 from after, 0 at t. */
 int ode_march_field(ode_march *march, double t, int side, const void *y, void *dy, void *rate, void *kept);
@@ -183,6 +191,7 @@ typedef struct {
     ode_pile kept;
     int64_t kept_limit;
     ode_buffer scratch;
+    ode_refinement refinement;
     const ad_opaque_call *call; /* in progress */
     int next_output;
 } ode_solution;

@@ -153,7 +153,9 @@ static int run_recorded(ode_runner *r, int64_t rows, char *error, size_t error_s
 int ode_runner_run(ode_runner *r, int64_t rows, char *error, size_t error_size)
 {
     if (!r->program) return run_recorded(r, rows, error, error_size);
-    ad_run_args args = { .rows = rows, .inputs = r->in, .outputs = r->out, .accumulate = r->accumulate, .same_parameters = r->primed };
+    ad_run_args args = {
+        .rows = rows, .inputs = r->in, .outputs = r->out, .accumulate = r->accumulate, .refine = r->refine, .same_parameters = r->primed
+    };
     if (ad_run_with(r->program, r->workspace, &args)) {
         snprintf(error, error_size, "%s", ad_workspace_error(r->workspace));
         return -1;
