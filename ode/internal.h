@@ -54,7 +54,7 @@ typedef struct {
     const ad_var *y, *carry;  /* carry: the method's, or the first stage k_1 of a Runge-Kutta step (NULL: to be evaluated) */
     const ad_var *carry_quad; /* its quadrature part */
     bool estimate, dense, quadrature;
-    ad_var rtol, atol;
+    ad_var rtol, atol, rounding;    /* rounding: ode_guard_rounding */
     const ode_residuals *residuals; /* NULL, or what of every evaluation is wanted, of stage i from kept[i * residuals->n] */
     ad_var *kept;
     /* Results. */
@@ -62,6 +62,7 @@ typedef struct {
     ad_var *quad;                         /* increments of the quadratures */
     ad_var *k;                            /* stages, [stage][state] */
     ad_var error, error3, finite, counts; /* sums of squares of scaled errors; a number that is finite when the step is; Newton's counts */
+    ad_var stiffness;                     /* |lambda|^2, the largest of all rows */
 } ode_step;
 
 struct ode_method {
@@ -79,6 +80,12 @@ void ode_runge_kutta_step(const ode_method *method, ode_step *s);
 void ode_implicit_step(const ode_method *method, ode_step *s);
 void ode_nystroem_begin(const ode_method *method, ode_step *s);
 void ode_nystroem_step(const ode_method *method, ode_step *s);
+/* Records what a step with an estimate shows of its stability: s->stiffness, from the state g of the stage before the last one at c = 1
+ * (unused where the tableau has none). Of an error estimate there is a limit to h |lambda|: of explicit Runge-Kutta methods that of decay.
+ */
+void ode_record_stiffness(const ode_method *method, ode_step *s, const ad_var *g);
+int ode_stage_before_last(const ode_tableau *t); /* a stage at c = 1 whose state differs from the step's result; 0: none */
+double ode_stability_limit(const ode_tableau *t);
 /* Stage times that a program of the method reads (dense: with those of the dense stages). */
 int ode_method_times(const ode_method *method, bool last, bool dense);
 /* y + weight * sum of c_i k_i[state] over n stages that lie nstate apart, by recorded operations (terms with c_i = 0 are left out). */
@@ -180,6 +187,9 @@ typedef struct {
     ode_newton newton;
     const ode_residuals *residuals; /* NULL, or a step or field that delivers them, a VJP of a step that is given them */
 } ode_unit_key;
+
+/* Numbers that a step with an error estimate gives beside its arrays (without one: the first). */
+enum { ODE_SUM_FINITE, ODE_SUM_ERROR, ODE_SUM_ERROR3, ODE_SUM_STIFFNESS, ODE_SUMS };
 
 /* Places of the inputs and outputs of a unit in its lists (the first of each group). */
 typedef struct {

@@ -89,7 +89,7 @@ static void point_quads(const ode_system *s, int64_t rows, void *memory, const v
 }
 
 /* Places of scalars in march->number (each an element of the call's type in a slot of 8 bytes). */
-enum { N_H, N_RTOL, N_ATOL, N_SUMS, N_COUNTS = N_SUMS + 3, N_TIMES = N_COUNTS + 3 };
+enum { N_H, N_RTOL, N_ATOL, N_ROUNDING, N_SUMS, N_COUNTS = N_SUMS + ODE_SUMS, N_TIMES = N_COUNTS + 3 };
 
 static void set_number(ode_march *m, int i, double value) { ode_store(m->system->dtype, &m->number[i], 0, value); }
 static double get_number(const ode_march *m, int i) { return ode_load(m->system->dtype, &m->number[i], 0); }
@@ -125,13 +125,16 @@ int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int thr
         r->in[at->tolerance + 1] = &m->number[N_ATOL];
         set_number(m, N_RTOL, m->rtol);
         set_number(m, N_ATOL, m->atol);
-        sums = 3;
+        r->in[at->tolerance + 2] = &m->number[N_ROUNDING];
+        set_number(m, N_ROUNDING, ode_guard_rounding(s, m->rtol));
+        sums = ODE_SUMS;
     }
     for (int i = 0; i < sums; i++) r->out[at->sums + i] = &m->number[N_SUMS + i];
     if (m->method->implicit) r->out[at->counts] = (char *)m->number + N_COUNTS * sizeof(double);
     for (int i = 0; i < at->nk; i++) point_out(r, s, rows, at->k + i * s->nstate, (char *)m->k.data + (size_t)i * slot);
     if (m->quadrature) point_quads(s, rows, m->increment.data, NULL, r->out + at->quad);
     m->steps = m->rejected = m->evaluations = 0;
+    m->guard = (ode_guard){ .limit = m->settings->stability };
     memset(m->counts, 0, sizeof m->counts);
     return 0;
 }
@@ -465,11 +468,14 @@ static int run_adaptive(ode_march *m, int n, double t0, double t1, void *y, cons
         if (b.t == t1) b.lo = b.hi = n - 1;
         if (run_step(m, sink, &a, &b, y, next)) return -1;
         double ratio = error_ratio(m), factor = step_factor(m, ratio);
-        if (ratio <= 1) {
+        bool stable = ode_guard_allows(&m->guard, taken, get_number(m, N_SUMS + ODE_SUM_STIFFNESS));
+        factor = fmin(factor, fmax(0.2, ode_guard_factor(&m->guard)));
+        if (ratio <= 1 && stable) {
+            ode_guard_accept(&m->guard);
             if (accept(m, sink, &a, &b, y, next)) return -1;
             y = next;
             a = b;
-            h = landing && factor * taken < h ? h : factor * taken;
+            h = landing && factor * taken < h ? fmin(h, ode_guard_factor(&m->guard) * taken) : factor * taken;
             stop = ode_stops_next(&m->stops, a.t, t1);
             if (b.jump && a.t != t1 && ode_march_field(m, a.t, (int)direction, y, m->carry[0].data, m->rate[0].data, keep(m, sink, 0)))
                 return -1;

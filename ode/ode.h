@@ -71,8 +71,11 @@ const double *ode_steps_times(const ode_steps *steps);
 
 /* What a solve did: filled at every evaluation of the solve that has it in its options (and by its adjoint: the backward_ part). */
 typedef struct {
-    int64_t steps, rejected;                              /* accepted and rejected steps */
-    int64_t evaluations;                                  /* of the field, over the whole batch */
+    int64_t steps, rejected;   /* accepted and rejected steps */
+    int64_t stability_limited; /* accepted steps whose size was set by the method's stability limit and not by the error: many of them,
+                                  and the problem is stiff for this method */
+    double stability;    /* largest h |lambda| of the accepted steps, as far as they show it (lambda: the field's steepest eigenvalue) */
+    int64_t evaluations; /* of the field, over the whole batch */
     int64_t jacobians, factorisations, newton_iterations; /* implicit methods */
     int64_t backward_steps, backward_rejected, backward_evaluations, vjps;
     double backward_drift;  /* backsolve: largest |x recomputed - x stored| / (atol + rtol |x|) at output times; else 0 */

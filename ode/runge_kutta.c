@@ -58,13 +58,16 @@ void ode_runge_kutta_step(const ode_method *m, ode_step *s)
     int n = s->system->nstate, last = t->stages;
     int count = s->dense ? last + 1 + t->extra : s->estimate ? last + 1 : last;
     const double *b = ode_tableau_row(t, last);
-    ad_var *y = s->next, *rate = s->carry_quad_next;
+    ad_var *y = s->next, *rate = s->carry_quad_next, before[ODE_MAX_JOINT] = { 0 };
+    int twin = ode_stage_before_last(t);
     bool any = false;
     for (int i = 0; i < (count > last ? count : last + 1); i++) {
         ad_var stage[ODE_MAX_JOINT];
         for (int j = 0; j < n; j++) stage[j] = i ? ode_record_sum(s->y[j], s->h, i, ode_tableau_row(t, i), s->k + j, n) : s->y[j];
         if (i == last)
             for (int j = 0; j < n; j++) y[j] = stage[j];
+        if (i && i == twin)
+            for (int j = 0; j < n; j++) before[j] = stage[j];
         if (i >= count) break;
         bool rates = s->quadrature && (i == last ? s->estimate : i < last && b[i] != 0);
         if (i == 0 && s->carry)
@@ -85,4 +88,5 @@ void ode_runge_kutta_step(const ode_method *m, ode_step *s)
     s->finite = ad_max(s->finite, ode_record_largest(n, s->carry_next));
     s->error = scaled_squares(s, last + 1, t->e);
     s->error3 = t->e3 ? scaled_squares(s, last + 1, t->e3) : ad_zeros_like(s->error);
+    ode_record_stiffness(m, s, before);
 }

@@ -100,6 +100,7 @@ bool ode_settings_make(ode_settings *s, const ode_options *options, ad_tape *tap
               check_count(tape, caller, "steps", o.steps) && check_count(tape, caller, "max_steps", o.max_steps) &&
               check_count(tape, caller, "keep_bytes", o.keep_bytes) && check_count(tape, caller, "newton_iterations", o.newton_iterations);
     s->adaptive = s->method->error_order > 0 && !s->step && !s->steps && !s->replay;
+    if (s->adaptive) s->stability = ode_stability_limit(s->method->tableau);
     if (ok && check_stepping(s, tape) && copy_jumps(s, &o, tape)) return true;
     ode_settings_clear(s);
     return false;

@@ -293,6 +293,8 @@ static void fill_stats(const ode_solution *s, ode_stats *stats)
     size_t slot = (size_t)m->cells * ode_bytes(m->system->dtype);
     stats->steps = m->steps;
     stats->rejected = m->rejected;
+    stats->stability_limited = m->guard.limited;
+    stats->stability = m->guard.most;
     stats->evaluations = m->evaluations;
     stats->jacobians = m->counts[0];
     stats->factorisations = m->counts[1];

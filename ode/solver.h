@@ -22,6 +22,7 @@ typedef struct {
     const ode_adjoint *adjoint;
     double rtol, atol, adjoint_rtol, adjoint_atol, step, first_step, min_step, max_step;
     int64_t steps, max_steps, keep_bytes;
+    double stability; /* adaptive: the limit to h |lambda| */
     ode_newton newton;
     const ode_steps *replay;
     double *jump; /* owned */
@@ -79,6 +80,20 @@ typedef struct {
     void *(*keep)(void *context, int64_t k, int i); /* memory for the residuals of stage i of step k, NULL: drop them; itself may be NULL */
 } ode_sink;
 
+/* Holds the steps of a march within the stability limit (stability.c). */
+typedef struct {
+    double limit;             /* to h |lambda| */
+    double z;                 /* h |lambda| of the attempted step, 0: nothing shows it */
+    double most;              /* of the accepted ones */
+    int64_t limited, refused; /* accepted steps close to the limit, attempts beyond it */
+} ode_guard;
+/* Whether the attempted step, which gave this ODE_SUM_STIFFNESS, is within the limit. */
+bool ode_guard_allows(ode_guard *guard, double h, double stiffness);
+/* What rounding alone can make of the square of two stages' difference, in units of the tolerance: that is no estimate. */
+double ode_guard_rounding(const ode_system *system, double rtol);
+double ode_guard_factor(const ode_guard *guard); /* how much the next step may be larger */
+void ode_guard_accept(ode_guard *guard);
+
 struct ode_march {
     ode_system *system;
     const ode_settings *settings;
@@ -93,6 +108,7 @@ struct ode_march {
     int64_t rows, cells;                /* cells: rows x width */
     double number[ODE_MAX_STAGES + 16]; /* scalars in the call's type: h, tolerances, times, then results */
     int64_t steps, rejected, evaluations, counts[3];
+    ode_guard guard;
     char *error;
     size_t error_size;
 };

@@ -91,7 +91,11 @@ static void place_step(ode_unit *u)
         if (u->key.residuals) place_kept(u, 0, dense ? u->at.nk : m->tableau->stages);
         return;
     }
-    if (estimate) u->at.tolerance = add_input(u, AD_SCALAR, false), add_input(u, AD_SCALAR, false);
+    if (estimate) {
+        u->at.tolerance = add_input(u, AD_SCALAR, false);
+        add_input(u, AD_SCALAR, false);
+        add_input(u, AD_SCALAR, false);
+    }
     u->at.carry_quad = u->nin;
     for (int i = 0; estimate && quadrature && i < u->system->nquad; i++) add_input(u, u->system->quad[i], false);
     u->at.next = add_outputs(u, n);
@@ -99,7 +103,7 @@ static void place_step(ode_unit *u)
     u->at.carry_quad_next = add_outputs(u, estimate && quadrature ? u->system->nquad : 0);
     u->at.quad = add_outputs(u, quadrature ? u->system->nquad : 0);
     u->at.k = add_outputs(u, u->at.nk * n);
-    u->at.sums = add_outputs(u, estimate ? 3 : 1);
+    u->at.sums = add_outputs(u, estimate ? ODE_SUMS : 1);
     u->at.counts = add_outputs(u, m->implicit);
     if (u->key.residuals) place_kept(u, estimate, dense ? u->at.nk : m->tableau->stages + estimate);
 }
@@ -199,7 +203,11 @@ static bool record_step(const ode_unit *u, ad_tape *tape, const ad_var *in, ode_
                      .residuals = u->key.residuals,
                      .kept = quads + 2 * nquad,
                      .k = r->k };
-    if (s->estimate) s->rtol = in[at->tolerance], s->atol = in[at->tolerance + 1];
+    if (s->estimate) {
+        s->rtol = in[at->tolerance];
+        s->atol = in[at->tolerance + 1];
+        s->rounding = in[at->tolerance + 2];
+    }
     u->key.method->step(u->key.method, s);
     return true;
 }
@@ -220,8 +228,12 @@ static void step_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape, ad_
         if (s.estimate) out[at->carry_quad_next + i] = s.carry_quad_next[i];
     }
     for (int i = 0; i < at->nk * n; i++) out[at->k + i] = r.k[i];
-    out[at->sums] = s.finite;
-    if (s.estimate) out[at->sums + 1] = s.error, out[at->sums + 2] = s.error3;
+    out[at->sums + ODE_SUM_FINITE] = s.finite;
+    if (s.estimate) {
+        out[at->sums + ODE_SUM_ERROR] = s.error;
+        out[at->sums + ODE_SUM_ERROR3] = s.error3;
+        out[at->sums + ODE_SUM_STIFFNESS] = s.stiffness;
+    }
     if (u->key.method->implicit) out[at->counts] = s.counts;
     int nres = u->key.residuals ? u->key.residuals->n : 0;
     for (int i = at->first_kept * nres; i < at->nkept * nres; i++) out[at->kept + i - at->first_kept * nres] = s.kept[i];
