@@ -42,9 +42,10 @@ typedef struct {
     int64_t dim[AD_MAX_RANK];
 } ad_shape;
 
-/* Shape literals: AD_SHAPE(3, 4), AD_SHAPE(AD_ROWS, 2); AD_SCALAR. (C only: C++ fills an ad_shape.) */
-#define AD_SHAPE(...) ((ad_shape){ (int)(sizeof((int64_t[]){ __VA_ARGS__ }) / sizeof(int64_t)), { __VA_ARGS__ } })
-#define AD_SCALAR ((ad_shape){ 0, { 0 } })
+/* In C and in C++ (typed.h defines them):
+ * AD_SHAPE(3, 4), AD_SHAPE(AD_ROWS, 2), AD_SCALAR: shapes.
+ * AD_VARS(a, b, c): two arguments, the number of the variables and the list of them: ad_concatenate(AD_VARS(a, b), 1). The list lives
+ * as long as the statement in C++, as long as the block in C. */
 
 /* ---- tapes ------------------------------------------------------------------------------------------------------------------- */
 
@@ -66,17 +67,25 @@ int64_t ad_tape_rows(const ad_tape *tape);
 
 /* ---- sources ----------------------------------------------------------------------------------------------------------------- */
 
-/* Inputs. `data` is copied (elements of the tape's dtype, row-major), or NULL: then the variable is symbolic, without a value.
- * ad_param: a parameter (weights): constant during a solve. ad_input: changes from call to call (times, step sizes).
- * ad_input_rows: shape.dim[0] must be AD_ROWS; `data` holds `rows` rows (rows is ignored when data is NULL). */
-ad_var ad_param(ad_tape *tape, ad_shape shape, const void *data);
-ad_var ad_input(ad_tape *tape, ad_shape shape, const void *data);
-ad_var ad_input_rows(ad_tape *tape, ad_shape shape, int64_t rows, const void *data);
+/* What is written is the name without _data, and without the dtype, which the pointer has:
+ *
+ *     ad_param(tape, shape, data)       ad_input_rows(tape, shape, rows, data)       ad_constant(tape, shape, data)
+ *     ad_input(tape, shape, data)       ad_set(input, rows, data)
+ *
+ * `data` is a pointer to float or double, or NULL. Anything else does not compile, a pointer to void neither: code that knows the dtype
+ * when it runs calls the functions below. Data are row-major; they are copied, and converted where the tape has the other dtype.
+ *
+ * Inputs. data NULL: the variable is symbolic, without a value. ad_param: a parameter (weights): constant during a solve. ad_input:
+ * changes from call to call (times, step sizes). ad_input_rows: shape.dim[0] must be AD_ROWS; `data` holds `rows` rows (rows is ignored
+ * when data is NULL). */
+ad_var ad_param_data(ad_tape *tape, ad_shape shape, ad_dtype dtype, const void *data);
+ad_var ad_input_data(ad_tape *tape, ad_shape shape, ad_dtype dtype, const void *data);
+ad_var ad_input_rows_data(ad_tape *tape, ad_shape shape, int64_t rows, ad_dtype dtype, const void *data);
 /* New data for an input (rows is ignored unless it is a row input; with another number of rows, set all row inputs). All computed values
  * are forgotten. 0, or -1 with the tape's error set. */
-int ad_set(ad_var input, int64_t rows, const void *data);
-/* Constants, given in double whatever the dtype and kept so. */
-ad_var ad_constant(ad_tape *tape, ad_shape shape, const double *data);
+int ad_set_data(ad_var input, int64_t rows, ad_dtype dtype, const void *data);
+/* Constants, kept in double whatever the tape's dtype. */
+ad_var ad_constant_data(ad_tape *tape, ad_shape shape, ad_dtype dtype, const void *data);
 ad_var ad_fill(ad_tape *tape, ad_shape shape, double value);
 ad_var ad_scalar(ad_tape *tape, double value);
 /* [n,m] matrix with ones where column == row + offset. Never stored when it is only contracted. */
@@ -223,8 +232,14 @@ const char *ad_workspace_error(const ad_workspace *workspace);
  * Output arrays must overlap neither inputs nor each other; an input that no output needs may be NULL, and so may an output (it is not
  * delivered). 0, or -1 with ad_workspace_error set. The number of threads does not change a bit of the results. */
 int ad_run(const ad_program *program, ad_workspace *workspace, int64_t rows, const void *const *inputs, void *const *outputs);
+/* The same with pointers that carry their type; in C++ both are called ad_run too. It is an error when the program computes in the other
+ * one. */
+int ad_run_f32(const ad_program *program, ad_workspace *workspace, int64_t rows, const float *const *inputs, float *const *outputs);
+int ad_run_f64(const ad_program *program, ad_workspace *workspace, int64_t rows, const double *const *inputs, double *const *outputs);
 
 #ifdef __cplusplus
 }
 #endif
+
+#include "typed.h"
 #endif

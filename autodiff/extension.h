@@ -81,7 +81,7 @@ void ad_vjp_cut(int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_va
 /* Whether y depends on x (differentiably or not); false with the tape's error set when memory is short. */
 bool ad_depends(ad_var y, ad_var x);
 /* Whether the variable is a constant or fill; its elements in double (borrowed; for fill one element), else NULL. */
-const double *ad_constant_data(ad_var x);
+const double *ad_constant_elements(ad_var x);
 int64_t ad_constant_size(ad_var x); /* how many elements that is; 0: not a constant */
 /* A canonical byte string of out as a function of in, *length bytes: equal strings mean equal functions, for as long as the data of opaque
  * operations in them live. Caller frees. NULL with the tape's error set. */

@@ -285,7 +285,8 @@ static int run(ad_workspace *w, const ad_run_args *a)
     return 0;
 }
 
-int ad_run_with(const ad_program *program, ad_workspace *w, const ad_run_args *args)
+/* dtype: of the caller's arrays, or NULL when they are the program's. */
+static int run_alone(const ad_program *program, ad_workspace *w, const ad_run_args *args, const ad_dtype *dtype)
 {
     if (!program || !w) return -1;
     if (atomic_flag_test_and_set(&w->busy)) {
@@ -294,10 +295,18 @@ int ad_run_with(const ad_program *program, ad_workspace *w, const ad_run_args *a
     }
     atomic_store(&w->refused, false);
     w->error[0] = 0;
-    int result = w->program == program ? run(w, args) : ad_workspace_fail(w, "ad_run: the workspace was made for another program");
+    int result;
+    if (w->program != program) result = ad_workspace_fail(w, "ad_run: the workspace was made for another program");
+    else if (dtype && *dtype != program->ir.dtype)
+        result =
+            ad_workspace_fail(w, "ad_run: the program computes in %s, the arrays are %s",
+                              program->ir.dtype == AD_F32 ? "float (AD_F32)" : "double (AD_F64)", *dtype == AD_F32 ? "float" : "double");
+    else result = run(w, args);
     atomic_flag_clear(&w->busy);
     return result;
 }
+
+int ad_run_with(const ad_program *program, ad_workspace *w, const ad_run_args *args) { return run_alone(program, w, args, NULL); }
 
 bool ad_program_discretises(const ad_program *p)
 {
@@ -308,5 +317,17 @@ bool ad_program_discretises(const ad_program *p)
 
 int ad_run(const ad_program *program, ad_workspace *w, int64_t rows, const void *const *inputs, void *const *outputs)
 {
-    return ad_run_with(program, w, &(ad_run_args){ .rows = rows, .inputs = inputs, .outputs = outputs });
+    return run_alone(program, w, &(ad_run_args){ .rows = rows, .inputs = inputs, .outputs = outputs }, NULL);
+}
+
+int ad_run_f32(const ad_program *program, ad_workspace *w, int64_t rows, const float *const *inputs, float *const *outputs)
+{
+    ad_run_args args = { .rows = rows, .inputs = (const void *const *)inputs, .outputs = (void *const *)outputs };
+    return run_alone(program, w, &args, &(ad_dtype){ AD_F32 });
+}
+
+int ad_run_f64(const ad_program *program, ad_workspace *w, int64_t rows, const double *const *inputs, double *const *outputs)
+{
+    ad_run_args args = { .rows = rows, .inputs = (const void *const *)inputs, .outputs = (void *const *)outputs };
+    return run_alone(program, w, &args, &(ad_dtype){ AD_F64 });
 }

@@ -332,7 +332,17 @@ static bool check_source(ad_tape *t, const char *what, ad_shape s, bool rows)
     return false;
 }
 
-static int set_input(ad_var x, const char *what, int64_t rows, const void *data)
+/* Copies n numbers of one dtype as those of another. */
+static void convert(int64_t n, ad_dtype from, const void *data, ad_dtype to, void *out)
+{
+    if (from == to) memcpy(out, data, (size_t)n * ad_dtype_size(to));
+    else if (to == AD_F32)
+        for (int64_t i = 0; i < n; i++) ((float *)out)[i] = (float)((const double *)data)[i];
+    else
+        for (int64_t i = 0; i < n; i++) ((double *)out)[i] = ((const float *)data)[i];
+}
+
+static int set_input(ad_var x, const char *what, int64_t rows, ad_dtype dtype, const void *data)
 {
     ad_tape *t = x.tape;
     ad_node *n = ad_node_at(t, x.node);
@@ -346,13 +356,14 @@ static int set_input(ad_var x, const char *what, int64_t rows, const void *data)
             return -1;
         }
     }
-    size_t bytes = (size_t)ad_count(n->shape, rows) * ad_dtype_size(t->dtype);
+    int64_t count = ad_count(n->shape, rows);
+    size_t bytes = (size_t)count * ad_dtype_size(t->dtype);
     void *value = malloc(bytes);
     if (!value) {
         ad_fail(t, "ad_%s: out of memory (%zu bytes)", what, bytes);
         return -1;
     }
-    memcpy(value, data, bytes);
+    convert(count, dtype, data, t->dtype, value);
     free(n->value);
     n->value = value;
     n->known = true;
@@ -360,7 +371,7 @@ static int set_input(ad_var x, const char *what, int64_t rows, const void *data)
     return 0;
 }
 
-static ad_var new_input(ad_tape *t, const char *what, ad_level level, ad_shape shape, int64_t rows, const void *data)
+static ad_var new_input(ad_tape *t, const char *what, ad_level level, ad_shape shape, int64_t rows, ad_dtype dtype, const void *data)
 {
     if (!t || t->failed || !check_source(t, what, shape, level == AD_LEVEL_ROW)) return ad_none(t);
     if (level == AD_LEVEL_ROW && data && t->rows >= 0 && t->rows != rows) {
@@ -368,18 +379,26 @@ static ad_var new_input(ad_tape *t, const char *what, ad_level level, ad_shape s
         return ad_none(t);
     }
     ad_var x = ad_record(t, AD_OP_input, 0, NULL, 1, (int64_t[]){ level }, shape);
-    if (ad_valid(x) && data && set_input(x, what, rows, data)) return ad_none(t);
+    if (ad_valid(x) && data && set_input(x, what, rows, dtype, data)) return ad_none(t);
     return x;
 }
 
-ad_var ad_param(ad_tape *t, ad_shape shape, const void *data) { return new_input(t, "param", AD_LEVEL_PARAMETER, shape, 0, data); }
-ad_var ad_input(ad_tape *t, ad_shape shape, const void *data) { return new_input(t, "input", AD_LEVEL_CALL, shape, 0, data); }
-ad_var ad_input_rows(ad_tape *t, ad_shape shape, int64_t rows, const void *data)
+ad_var ad_param_data(ad_tape *t, ad_shape shape, ad_dtype dtype, const void *data)
 {
-    return new_input(t, "input_rows", AD_LEVEL_ROW, shape, rows, data);
+    return new_input(t, "param", AD_LEVEL_PARAMETER, shape, 0, dtype, data);
 }
 
-int ad_set(ad_var x, int64_t rows, const void *data)
+ad_var ad_input_data(ad_tape *t, ad_shape shape, ad_dtype dtype, const void *data)
+{
+    return new_input(t, "input", AD_LEVEL_CALL, shape, 0, dtype, data);
+}
+
+ad_var ad_input_rows_data(ad_tape *t, ad_shape shape, int64_t rows, ad_dtype dtype, const void *data)
+{
+    return new_input(t, "input_rows", AD_LEVEL_ROW, shape, rows, dtype, data);
+}
+
+int ad_set_data(ad_var x, int64_t rows, ad_dtype dtype, const void *data)
 {
     ad_tape *t = ad_common_tape("set", 1, &x);
     if (!t) return -1;
@@ -392,33 +411,33 @@ int ad_set(ad_var x, int64_t rows, const void *data)
         return -1;
     }
     forget_values(t);
-    return set_input(x, "set", rows, data);
+    return set_input(x, "set", rows, dtype, data);
 }
 
-static ad_var new_constant(ad_tape *t, ad_op op, ad_shape shape, int64_t n, const double *data)
+static ad_var new_constant(ad_tape *t, ad_op op, ad_shape shape, int64_t n, ad_dtype dtype, const void *data)
 {
     ad_var x = ad_record(t, op, 0, NULL, 0, NULL, shape);
     if (!ad_valid(x)) return x;
     double *copy = ad_arena_alloc(t, (size_t)n * sizeof *copy);
     if (!copy) return ad_none(t);
-    memcpy(copy, data, (size_t)n * sizeof *copy);
+    convert(n, dtype, data, AD_F64, copy);
     ad_node *node = ad_node_at(t, x.node);
     node->data = copy;
     node->ndata = n;
     return x;
 }
 
-ad_var ad_constant(ad_tape *t, ad_shape shape, const double *data)
+ad_var ad_constant_data(ad_tape *t, ad_shape shape, ad_dtype dtype, const void *data)
 {
     if (!t || t->failed || !check_source(t, "constant", shape, false)) return ad_none(t);
     if (!data) ad_fail(t, "ad_constant: no data (NULL)");
-    return t->failed ? ad_none(t) : new_constant(t, AD_OP_constant, shape, ad_count(shape, 0), data);
+    return t->failed ? ad_none(t) : new_constant(t, AD_OP_constant, shape, ad_count(shape, 0), dtype, data);
 }
 
 ad_var ad_fill(ad_tape *t, ad_shape shape, double value)
 {
     if (!t || t->failed || !ad_check_shape(t, "fill", shape)) return ad_none(t);
-    return new_constant(t, AD_OP_fill, shape, 1, &value);
+    return new_constant(t, AD_OP_fill, shape, 1, AD_F64, &value);
 }
 
 ad_var ad_scalar(ad_tape *t, double value) { return ad_fill(t, AD_SCALAR, value); }
@@ -436,7 +455,7 @@ ad_var ad_row_count(ad_tape *t)
     return ad_record(t, AD_OP_row_count, 0, NULL, 0, NULL, AD_SCALAR);
 }
 
-const double *ad_constant_data(ad_var x) { return ad_valid(x) ? ad_node_at(x.tape, x.node)->data : NULL; }
+const double *ad_constant_elements(ad_var x) { return ad_valid(x) ? ad_node_at(x.tape, x.node)->data : NULL; }
 
 int64_t ad_constant_size(ad_var x) { return ad_valid(x) ? ad_node_at(x.tape, x.node)->ndata : 0; }
 

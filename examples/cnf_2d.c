@@ -77,7 +77,7 @@ static bool log_density(const problem *p, const void *theta, int64_t n, const fl
 {
     ad_tape *tape = ad_tape_new(AD_F32);
     ode_cnf flow = tight(p);
-    ad_var w = ad_param(tape, AD_SHAPE(nn_model_size(p->model)), theta), in = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), n, x);
+    ad_var w = ad_param_data(tape, AD_SHAPE(nn_model_size(p->model)), AD_F32, theta), in = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), n, x);
     bool fine = tape && ad_get(ode_cnf_log_density(&flow, in, 1, &w), out) == 0;
     if (!fine) example_failed("log density", ad_tape_error(tape));
     ad_tape_free(tape);
@@ -94,7 +94,7 @@ static bool sample(problem *p, const void *theta, int64_t n, double *out, double
     for (int64_t i = 0; fine && i < 2 * n; i++) z[i] = (float)nn_normal(&p->rng);
     if (fine) {
         draw(n, (void *const[]){ x }, p);
-        ad_var w = ad_param(tape, AD_SHAPE(nn_model_size(p->model)), theta);
+        ad_var w = ad_param_data(tape, AD_SHAPE(nn_model_size(p->model)), AD_F32, theta);
         ad_var data = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), n, x),
                back = ode_cnf_sample(&flow, ode_cnf_encode(&flow, data, 1, &w), 1, &w);
         fine = ad_get(ode_cnf_sample(&flow, ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), n, z), 1, &w), out) == 0;

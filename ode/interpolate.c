@@ -32,7 +32,7 @@ static bool check(ad_var t, ad_var knots, ad_var samples, int *axis)
     else if (ks.rank != 1 || ks.dim[0] < 2) ad_fail(tape, "ode_interpolate: knots have shape %s; they must be [K], K >= 2", b);
     else if (us.rank != *axis + 2 || us.dim[*axis] != ks.dim[0])
         ad_fail(tape, "ode_interpolate: samples have shape %s for knots of shape %s; they must be [K,D] or [rows,K,D]", c, b);
-    const double *k = ad_constant_data(knots);
+    const double *k = ad_constant_elements(knots);
     if (!ad_tape_error(tape) && k && ad_constant_size(knots) < ks.dim[0])
         ad_fail(tape, "ode_interpolate: knots must be strictly increasing; all are %g", k[0]);
     for (int64_t i = 0; k && !ad_tape_error(tape) && i + 1 < ks.dim[0]; i++)

@@ -42,7 +42,7 @@ static ad_tape *check_arguments(const char *caller, int nstate, const ad_var *y0
 /* Constant times keep their double precision. */
 static bool copy_times(ode_problem *p, ad_var times, ad_tape *tape)
 {
-    const double *t = ad_constant_data(times);
+    const double *t = ad_constant_elements(times);
     p->ntimes = (int)ad_shape_of(times).dim[0];
     if (!t) return true;
     p->times = malloc((size_t)p->ntimes * sizeof *p->times);

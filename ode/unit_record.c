@@ -163,8 +163,9 @@ void ode_unit_place(ode_unit *u)
 
 static ad_var unit_input(const ode_unit *u, ad_tape *tape, int i, int64_t rows, const void *data)
 {
-    if (ad_has_rows(u->in[i])) return ad_input_rows(tape, u->in[i], rows, data);
-    return u->parameter[i] ? ad_param(tape, u->in[i], data) : ad_input(tape, u->in[i], data);
+    ad_dtype dtype = ad_tape_dtype(tape);
+    if (ad_has_rows(u->in[i])) return ad_input_rows_data(tape, u->in[i], rows, dtype, data);
+    return u->parameter[i] ? ad_param_data(tape, u->in[i], dtype, data) : ad_input_data(tape, u->in[i], dtype, data);
 }
 
 typedef struct {

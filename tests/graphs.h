@@ -56,9 +56,9 @@ static ad_var in(function *f, source s, ad_shape shape)
     int64_t n = count(shape, MAX_ROWS);
     f->data[k] = malloc((size_t)n * size_of(f->dtype));
     for (int64_t i = 0; i < n; i++) put(f->dtype, f->data[k], i, sin(1.7 * (double)i + 0.9 * k + 0.37 * (double)(i % 7)) * 0.8);
-    if (s == PARAMETER) f->input[k] = ad_param(f->tape, shape, f->data[k]);
-    if (s == CALL) f->input[k] = ad_input(f->tape, shape, f->data[k]);
-    if (s == ROWS) f->input[k] = ad_input_rows(f->tape, shape, f->rows, f->data[k]);
+    if (s == PARAMETER) f->input[k] = ad_param_data(f->tape, shape, f->dtype, f->data[k]);
+    if (s == CALL) f->input[k] = ad_input_data(f->tape, shape, f->dtype, f->data[k]);
+    if (s == ROWS) f->input[k] = ad_input_rows_data(f->tape, shape, f->rows, f->dtype, f->data[k]);
     return f->input[k];
 }
 

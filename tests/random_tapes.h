@@ -92,7 +92,7 @@ static void make_inputs(world *w)
 static void set_input(const world *w, ad_var x, int k, int64_t rows, const double *values)
 {
     void *data = elements_of(w, k, rows, values);
-    ad_set(x, rows, data);
+    ad_set_data(x, rows, ad_tape_dtype(x.tape), data);
     free(data);
 }
 

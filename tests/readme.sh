@@ -1,5 +1,6 @@
 #!/bin/sh
-# The program in README.md compiles without warnings, runs, and prints a gradient. usage: readme.sh SOURCE_ROOT BUILD_ROOT COMPILER...
+# The program in README.md compiles without warnings as C and as C++, runs, and prints a gradient; every other compiler at hand takes it too.
+# usage: readme.sh SOURCE_ROOT BUILD_ROOT COMPILER...
 set -eu
 source=$1 build=$2
 shift 2
@@ -7,8 +8,19 @@ dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 # shellcheck disable=SC2016 # literal fences
 sed -n '/^```c$/,/^```$/p' "$source/README.md" | sed '/^```/d' >"$dir/readme.c"
-"$@" -Wall -Wextra -Wno-unused-parameter "-I$source" "$dir/readme.c" -o "$dir/readme" "-L$build" -lcostate "-Wl,-rpath,$build" 2>"$dir/warnings"
-cat "$dir/warnings"
-test ! -s "$dir/warnings"
-"$dir/readme" | tee "$dir/output"
-grep -q '^dloss/dstiffness \[1\] -\{0,1\}[0-9.]*[1-9]' "$dir/output"
+cp "$dir/readme.c" "$dir/readme.cpp"
+# compiles FILE COMPILER...: without a warning, and the program prints a gradient.
+compiles() {
+    file=$1
+    shift
+    "$@" -Wall -Wextra -pedantic -Werror "-I$source" "$dir/$file" -o "$dir/readme" "-L$build" -lcostate "-Wl,-rpath,$build"
+    "$dir/readme" | tee "$dir/output"
+    grep -q '^dloss/dstiffness \[1\] -\{0,1\}[0-9.]*[1-9]' "$dir/output"
+}
+compiles readme.c "$@"
+for compiler in gcc clang; do
+    if command -v $compiler; then compiles readme.c $compiler -std=c11; fi
+done
+for compiler in g++ clang++; do
+    if command -v $compiler; then compiles readme.cpp $compiler -std=c++11; fi
+done

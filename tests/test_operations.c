@@ -265,14 +265,7 @@ typedef struct {
 
 static int64_t elements(ad_shape s) { return ad_count(s, ROWS); }
 
-static ad_var give(ad_tape *t, ad_shape s, const double *v)
-{
-    float f[MAX_ELEMENTS];
-    int64_t n = elements(s);
-    for (int64_t i = 0; i < n; i++) f[i] = (float)v[i];
-    const void *data = ad_tape_dtype(t) == AD_F32 ? (const void *)f : v;
-    return ad_has_rows(s) ? ad_input_rows(t, s, ROWS, data) : ad_param(t, s, data);
-}
+static ad_var give(ad_tape *t, ad_shape s, const double *v) { return ad_has_rows(s) ? ad_input_rows(t, s, ROWS, v) : ad_param(t, s, v); }
 
 /* loss = <w, y>; g its gradient; s = <g, u>; h the gradient of s: the Hessian times u. */
 static void record(trial *r, const op_case *c, ad_dtype dtype)

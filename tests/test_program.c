@@ -971,8 +971,8 @@ START_TEST(test_fused_bits)
         for (int64_t i = 0; i < d; i++) put(dtype, in.data[1], i, bias[i]);
         for (int64_t i = 0; i < rows; i++) put(dtype, in.data[2], i, scale[i]);
         ad_tape *t = ad_tape_new(dtype);
-        ad_var v[3] = { ad_input_rows(t, AD_SHAPE(AD_ROWS, d), rows, in.data[0]), ad_param(t, AD_SHAPE(d), in.data[1]),
-                        ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), rows, in.data[2]) };
+        ad_var v[3] = { ad_input_rows(t, AD_SHAPE(AD_ROWS, d), rows, x), ad_param(t, AD_SHAPE(d), bias),
+                        ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), rows, scale) };
         ad_var a = ad_tanh(ad_add(v[0], v[1])), b = ad_mul(ad_mul(a, v[2]), ad_add(v[1], v[0])), c = ad_sub(ad_exp(b), ad_square(v[0]));
         ad_var out[3] = { ad_mul(c, b), b, ad_add(ad_cumsum(c, 1, 0), ad_mul(a, v[1])) };
         ad_program *p = ad_compile(3, v, 3, out);

@@ -11,13 +11,9 @@
 
 static void get(ad_var x, double *v) { ck_assert_msg(!ad_get(x, v), "%s", ad_tape_error(x.tape)); }
 
-/* Row data given in double, in the tape's type. */
 static ad_var rows_of(ad_tape *tape, int64_t rows, int64_t d, const double *x)
 {
-    float narrow[64];
-    ck_assert_int_le(rows * d, COUNT(narrow));
-    for (int64_t i = 0; i < rows * d; i++) narrow[i] = (float)x[i];
-    return ad_input_rows(tape, AD_SHAPE(AD_ROWS, d), rows, ad_tape_dtype(tape) == AD_F32 ? (const void *)narrow : x);
+    return ad_input_rows(tape, AD_SHAPE(AD_ROWS, d), rows, x);
 }
 
 /* ---- problems with known solutions: ten points from 1 to 8 ---- */

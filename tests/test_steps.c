@@ -140,12 +140,12 @@ START_TEST(newton_iterations)
     enum { ROWS = 12 };
     ad_dtype dtype = _i ? AD_F32 : AD_F64;
     double tolerance = _i ? 1e-6 : 1e-12, wide[ROWS], ones[ROWS], last;
-    float narrow[ROWS], narrow_ones[ROWS];
     int rows = 0, sum = 0, most = 0;
     for (double k = 0.001; rows < ROWS && k < 8; k *= 1.003) {
         int n = iterations(k, tolerance, &last);
         if (last < 10 * tolerance || last > 100 * tolerance) continue;
-        wide[rows] = k, narrow[rows] = (float)k, ones[rows] = narrow_ones[rows] = 1;
+        wide[rows] = k;
+        ones[rows] = 1;
         rows++;
         sum += n;
         most = n > most ? n : most;
@@ -153,8 +153,8 @@ START_TEST(newton_iterations)
     ck_assert_int_gt(rows, 3);
     ad_tape *tape = ad_tape_new(dtype);
     ad_shape shape = AD_SHAPE(AD_ROWS, 1);
-    ad_var y0 = ad_input_rows(tape, shape, rows, _i ? (const void *)narrow_ones : ones);
-    ad_var k = ad_input_rows(tape, shape, rows, _i ? (const void *)narrow : wide);
+    ad_var y0 = ad_input_rows(tape, shape, rows, ones);
+    ad_var k = ad_input_rows(tape, shape, rows, wide);
     ode_stats stats = { 0 };
     ode_options o = { .method = &ode_implicit_euler, .steps = 1, .stats = &stats };
     ck_assert_ptr_nonnull(ad_value(ode_solve_final(cubic, NULL, y0, 1, &k, ode_interval(tape, 0, 1), &o)));

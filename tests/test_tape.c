@@ -360,8 +360,8 @@ START_TEST(sources_misused)
     is(ad_sum_all(ad_eye(t, 2, 3, INT64_MAX)), 0);
     is(ad_sum_all(ad_eye(t, 2, 3, INT64_MIN)), 0);
     is(ad_sum_all(ad_contract("ij,jk->ik", 2, (ad_var[]){ ad_eye(t, 2, 3, 3), ad_eye(t, 3, 2, -3) })), 0);
-    ck_assert_ptr_null(ad_constant_data(param(2)));
-    ck_assert_double_eq(ad_constant_data(ad_scalar(t, 3))[0], 3);
+    ck_assert_ptr_null(ad_constant_elements(param(2)));
+    ck_assert_double_eq(ad_constant_elements(ad_scalar(t, 3))[0], 3);
     ck_assert(!ad_valid(ad_param(NULL, AD_SHAPE(1), numbers)) && !ad_valid(ad_scalar(NULL, 1)) && !ad_valid(ad_row_count(NULL)));
     ck_assert_ptr_nonnull(ad_tape_error(NULL));
     ad_tape_free(NULL);
@@ -414,7 +414,7 @@ START_TEST(errors_stick)
     ck_assert_int_eq(ad_frontier(1, &bad, 0, NULL), -1);
     size_t length;
     ck_assert_ptr_null(ad_function_key(1, &a, 1, &bad, &length));
-    ck_assert(!ad_depends(bad, a) && !ad_constant_data(bad));
+    ck_assert(!ad_depends(bad, a) && !ad_constant_elements(bad));
     ck_assert_str_eq(ad_tape_error(t), "ad_add: shapes do not broadcast: a is [2,3], b is [4]");
     ad_tape_clear_error(t);
     fine();

@@ -50,8 +50,8 @@ static void use(void *library)
     enum { SIZE = 64, ROWS = 1000 };
     static float weights[SIZE * SIZE], rows[ROWS * SIZE], result[ROWS * SIZE];
     FUNCTION(ad_tape_new);
-    FUNCTION(ad_input);
-    FUNCTION(ad_input_rows);
+    FUNCTION(ad_input_data);
+    FUNCTION(ad_input_rows_data);
     FUNCTION(ad_matmul);
     FUNCTION(ad_compile);
     FUNCTION(ad_workspace_new);
@@ -60,7 +60,8 @@ static void use(void *library)
     FUNCTION(ad_program_free);
     FUNCTION(ad_tape_free);
     ad_tape *t = ad_tape_new_(AD_F32);
-    ad_var w = ad_input_(t, AD_SHAPE(SIZE, SIZE), NULL), x = ad_input_rows_(t, AD_SHAPE(AD_ROWS, SIZE), 1, NULL), y = ad_matmul_(x, w);
+    ad_var w = ad_input_data_(t, AD_SHAPE(SIZE, SIZE), AD_F32, NULL), x = ad_input_rows_data_(t, AD_SHAPE(AD_ROWS, SIZE), 1, AD_F32, NULL),
+           y = ad_matmul_(x, w);
     ad_program *p = ad_compile_(2, (ad_var[]){ w, x }, 1, &y);
     ad_workspace *s = ad_workspace_new_(p, 2);
     ck_assert_int_eq(ad_run_(p, s, ROWS, (const void *[]){ weights, rows }, (void *[]){ result }), 0);
