@@ -67,13 +67,14 @@ int64_t ad_tape_rows(const ad_tape *tape);
 
 /* ---- sources ----------------------------------------------------------------------------------------------------------------- */
 
-/* What is written is the name without _data, and without the dtype, which the pointer has:
+/* Programs leave out _data and the dtype, which the pointer has:
  *
  *     ad_param(tape, shape, data)       ad_input_rows(tape, shape, rows, data)       ad_constant(tape, shape, data)
  *     ad_input(tape, shape, data)       ad_set(input, rows, data)
  *
- * `data` is a pointer to float or double, or NULL. Anything else does not compile, a pointer to void neither: code that knows the dtype
- * when it runs calls the functions below. Data are row-major; they are copied, and converted where the tape has the other dtype.
+ * `data` is a pointer to float or double, or NULL. Anything else does not compile, pointers to void included: code that knows
+ * the dtype only when it runs calls the functions below. Data are row-major; they are copied, and converted where the tape has the other
+ * dtype.
  *
  * Inputs. data NULL: the variable is symbolic, without a value. ad_param: a parameter (weights): constant during a solve. ad_input:
  * changes from call to call (times, step sizes). ad_input_rows: shape.dim[0] must be AD_ROWS; `data` holds `rows` rows (rows is ignored

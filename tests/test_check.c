@@ -102,10 +102,8 @@ typedef struct {
 static checked make(ad_dtype dtype, const problem *q, const ode_options *options)
 {
     checked c = { .tape = ad_tape_new(dtype) };
-    float start[4], rate = (float)q->p;
-    for (int i = 0; i < 4; i++) start[i] = (float)q->y0[i];
-    c.x[0] = ad_input_rows(c.tape, AD_SHAPE(AD_ROWS, q->width), 1, dtype == AD_F32 ? (const void *)start : q->y0);
-    c.x[1] = ad_param(c.tape, AD_SHAPE(1), dtype == AD_F32 ? (const void *)&rate : &q->p);
+    c.x[0] = ad_input_rows(c.tape, AD_SHAPE(AD_ROWS, q->width), 1, q->y0);
+    c.x[1] = ad_param(c.tape, AD_SHAPE(1), &q->p);
     ad_var y = ode_solve_final(q->field, NULL, c.x[0], 1, &c.x[1], ode_interval(c.tape, 0, q->end), options);
     c.loss = ad_sum_all(column(y, q->component));
     return c;

@@ -7,12 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static ad_var column(ad_tape *tape, int64_t rows, const double *wide)
-{
-    float narrow[64];
-    for (int64_t i = 0; i < rows && i < 64; i++) narrow[i] = (float)wide[i];
-    return ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), rows, ad_tape_dtype(tape) == AD_F32 ? (const void *)narrow : wide);
-}
+static ad_var column(ad_tape *tape, int64_t rows, const double *wide) { return ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), rows, wide); }
 
 /* The last value of the solution of one row and component from y0; NaN after an error. */
 static double solve(ad_tape *tape, ode_field field, const void *user, double y0, double t0, double t1, const ode_options *o)

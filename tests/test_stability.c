@@ -22,16 +22,10 @@ static double get(ad_dtype dtype, const void *x, int i) { return dtype == AD_F32
 static answer solve(const problem *q, ad_dtype dtype, ode_options o)
 {
     answer a = { 0 };
-    float y32[MOST], p32[MOST];
-    bool f32 = dtype == AD_F32;
-    for (int i = 0; i < MOST; i++) {
-        y32[i] = (float)q->y0[i];
-        p32[i] = (float)q->p[i];
-    }
     o.stats = &a.stats;
     ad_tape *tape = ad_tape_new(dtype);
-    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, q->n), 1, f32 ? (const void *)y32 : q->y0);
-    ad_var p = ad_param(tape, AD_SHAPE(1, q->np), f32 ? (const void *)p32 : q->p), bar[2];
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, q->n), 1, q->y0);
+    ad_var p = ad_param(tape, AD_SHAPE(1, q->np), q->p), bar[2];
     ad_var y = ode_solve_final(q->field, NULL, y0, 1, &p, ode_interval(tape, 0, q->horizon), &o);
     ad_var loss = ad_sum_all(ad_slice(y, 1, 0, 1));
     ad_grad(loss, 2, (ad_var[]){ y0, p }, bar);

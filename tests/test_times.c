@@ -37,8 +37,7 @@ static void turn(ad_dtype dtype, jump j, const ode_options *given, double from, 
     o.jump_times = &j.at;
     o.njump = 1;
     double p = 1.3;
-    float single = 1.3f;
-    ad_var rate = ad_param(tape, AD_SCALAR, dtype == AD_F32 ? (const void *)&single : &p), y0 = one_row(tape, 2);
+    ad_var rate = ad_param(tape, AD_SCALAR, &p), y0 = one_row(tape, 2);
     ad_var times = ode_interval(tape, from, to), y = ode_solve_final(turning, &j, y0, 1, &rate, times, &o), g[3];
     ad_grad(ad_sum_all(y), 3, (ad_var[]){ rate, y0, times }, g);
     get(y, v);
@@ -135,7 +134,7 @@ START_TEST(constant_times)
         ad_var times = kind == 0   ? ode_interval(tape, 0, 1)
                        : kind == 1 ? ode_linspace(tape, 0, 1, 4)
                                    : ad_constant(tape, AD_SHAPE(3), middle);
-        ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, dtype == AD_F32 ? (void *)&single_one : &one), g;
+        ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, &one), g;
         ad_var loss = ad_sum_all(end_of(form, y0, times, &o));
         int64_t n = ad_shape_of(times).dim[0];
         double v[4];
