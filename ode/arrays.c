@@ -77,14 +77,26 @@ double ode_dot(ad_dtype t, int64_t n, const void *x, const void *y)
     return sum;
 }
 
-void ode_combine(ad_dtype t, int64_t n, const void *base, int m, const double *w, const void *const *x, void *out){ EITHER_TYPE({
-    const T *a = base;
-    T *o = out;
+void ode_combine(ad_dtype t, int64_t n, const void *base, int m, const double *w, const void *const *x, void *out)
+{
+    EITHER_TYPE({
+        const T *a = base;
+        T *o = out;
+        for (int64_t i = 0; i < n; i++) {
+            double sum = 0;
+            for (int j = 0; j < m; j++)
+                if (w[j] != 0) sum += w[j] * (double)((const T *)x[j])[i];
+            o[i] = (T)((double)a[i] + sum);
+        }
+    })
+}
+
+void ode_grow(ad_dtype t, int64_t n, const void *x, void *most){ EITHER_TYPE({
+    const T *a = x;
+    T *m = most;
     for (int64_t i = 0; i < n; i++) {
-        double sum = 0;
-        for (int j = 0; j < m; j++)
-            if (w[j] != 0) sum += w[j] * (double)((const T *)x[j])[i];
-        o[i] = (T)((double)a[i] + sum);
+        T size = a[i] < 0 ? -a[i] : a[i];
+        m[i] = size > m[i] ? size : m[i];
     }
 }) }
 

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-const ode_adjoint ode_backsolve = { .name = "backsolve", .stores = false };
+const ode_adjoint ode_backsolve = { .name = "backsolve", .measures = true };
 
 typedef struct {
     ode_march march, field; /* field: the system's own right-hand side, for the times' cotangents */
@@ -109,18 +109,34 @@ static int went_astray(const backward *b)
     return -1;
 }
 
-/* The recomputed state in b->end against the stored one in b->g (which is spent): where they have nothing to do with each other, neither
- * has the gradient with the right one, so that is an error and not a number. */
+/* The recomputed state in b->end against the stored one in b->g: where they have nothing to do with each other, neither has the gradient
+ * with the right one, so that is an error and not a number. Each element is measured by its largest magnitude over the forward solve, so
+ * that none hides behind a larger one, and none is blamed for being near zero at this time. */
 static int came_back(backward *b, int64_t cells, double t)
 {
-    ad_dtype dtype = b->d->problem->system->dtype;
-    double stored = sqrt(ode_dot(dtype, cells, b->g.data, b->g.data));
-    ode_add_scaled(dtype, cells, -1, b->end, b->g.data);
-    double off = sqrt(ode_dot(dtype, cells, b->g.data, b->g.data));
-    double most = b->d->problem->settings.adaptive ? 0.1 : 0.5; /* given steps may be coarse on purpose */
-    if (off <= most * stored + 10 * b->march.atol * sqrt((double)cells)) return 0;
-    snprintf(b->call->error, b->call->error_size, "%s: adjoint: at t = %g the recomputed state is off by %.2g of its size",
-             b->d->problem->settings.caller, t, off / stored);
+    const ode_problem *p = b->d->problem;
+    const ode_settings *set = &p->settings;
+    const ode_solution *forward = b->call->in_state[0];
+    ad_dtype dtype = p->system->dtype;
+    double most = set->adaptive ? 0.1 : 0.5; /* given steps may be coarse on purpose */
+    double atol = fmax(set->atol, set->adjoint_atol), rtol = fmax(set->rtol, set->adjoint_rtol), worst = 1;
+    int64_t where = -1;
+    for (int64_t i = 0; i < cells; i++) {
+        double size = ode_load(dtype, forward->largest.data, i);
+        double off = fabs(ode_load(dtype, b->end, i) - ode_load(dtype, b->g.data, i)) / (most * size + 10 * (atol + rtol * size));
+        if (off <= worst) continue;
+        where = i;
+        worst = off;
+        if (!(off > 0)) break; /* not a number */
+    }
+    if (where < 0) return 0;
+    char place[96];
+    ode_where(p->system, b->call->rows, where, place, sizeof place);
+    double stored = ode_load(dtype, b->g.data, where), found = ode_load(dtype, b->end, where);
+    snprintf(
+        b->call->error, b->call->error_size,
+        "%s: adjoint: at t = %g the recomputed state is off by %.2g in %s: %.6g, where the solution is %.6g (and never larger than %.3g)",
+        set->caller, t, fabs(found - stored), place, found, stored, ode_load(dtype, forward->largest.data, where));
     return went_astray(b);
 }
 
@@ -213,6 +229,7 @@ static int run(void *data, void *state, const ad_opaque_call *call)
     set_march(b, &b->field, p->system);
     b->march.adaptive = p->settings.adaptive;
     b->march.quadrature = b->d->augmented->nquad > 0;
+    b->march.norm = b->march.quadrature && b->march.adaptive && !p->settings.seminorm;
     if (prepare(b)) return -1;
     size_t half = (size_t)(call->rows * s->width) * ode_bytes(s->dtype);
     ode_clear_row_bars(b->d, call, &b->c);
@@ -261,7 +278,10 @@ void ode_backsolve_vjp(ode_problem *p, ad_var token, int nin, const ad_var *in, 
     if (!d) return;
     d->augmented = ode_system_augmented(p->system, d->need);
     if (!d->augmented) ad_fail(tape, "%s: out of memory", set->caller);
-    else ode_march_compile(&d->march, d->augmented, set, set->adaptive, false, d->augmented->nquad > 0, NULL, tape);
+    else {
+        int quadrature = !d->augmented->nquad ? 0 : ODE_QUADRATURE | (set->adaptive && !set->seminorm ? ODE_QUADRATURE_NORM : 0);
+        ode_march_compile(&d->march, d->augmented, set, set->adaptive, false, quadrature, NULL, tape);
+    }
     if (d->need_times) d->field = ode_unit_make(p->system, (ode_unit_key){ .kind = ODE_UNIT_FIELD }, tape, set->caller);
     if (ad_tape_error(tape)) {
         ode_adjoint_release(d);

@@ -336,7 +336,7 @@ static void plan_keeping(ode_problem *p, ode_adjoint_data *d, int flags, ad_tape
     d->step[0][1] = ode_unit_make(p->system, key, tape, set->caller);
     key.flags |= ODE_DENSE;
     if (p->dense) d->step[1][1] = ode_unit_make(p->system, key, tape, set->caller);
-    if (!first && !ode_march_compile(&p->keeping, p->system, set, set->adaptive, p->dense, false, r, tape)) return;
+    if (!first && !ode_march_compile(&p->keeping, p->system, set, set->adaptive, p->dense, 0, r, tape)) return;
     d->residuals = r;
     atomic_store(&p->residuals, r);
 }

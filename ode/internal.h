@@ -53,6 +53,7 @@ typedef struct {
     const ad_var *t;          /* stage times, with the rank a field expects */
     const ad_var *y, *carry;  /* carry: the method's, or the first stage k_1 of a Runge-Kutta step (NULL: to be evaluated) */
     const ad_var *carry_quad; /* its quadrature part */
+    const ad_var *size;       /* quadratures in the error norm: the sum of their increments' magnitudes so far (NULL: they are not in it) */
     bool estimate, dense, quadrature;
     ad_var rtol, atol, rounding;    /* rounding: ode_guard_rounding */
     const ode_residuals *residuals; /* NULL, or what of every evaluation is wanted, of stage i from kept[i * residuals->n] */
@@ -60,6 +61,8 @@ typedef struct {
     /* Results. */
     ad_var *next, *carry_next, *carry_quad_next;
     ad_var *quad;                         /* increments of the quadratures */
+    ad_var *rates;                        /* memory for the quadratures' rates at the stages, [stage][quadrature] */
+    ad_var *size_next, quad_error;        /* the largest mean square of a quadrature's scaled errors */
     ad_var *k;                            /* stages, [stage][state] */
     ad_var error, error3, finite, counts; /* sums of squares of scaled errors; a number that is finite when the step is; Newton's counts */
     ad_var stiffness;                     /* |lambda|^2, the largest of all rows */
@@ -177,7 +180,7 @@ typedef enum {
     ODE_UNIT_ROOT,
     ODE_UNIT_KINDS
 } ode_unit_kind;
-enum { ODE_ESTIMATE = 1, ODE_DENSE = 2, ODE_TIMES = 4, ODE_QUADRATURE = 8 };
+enum { ODE_ESTIMATE = 1, ODE_DENSE = 2, ODE_TIMES = 4, ODE_QUADRATURE = 8, ODE_QUADRATURE_NORM = 16 };
 
 typedef struct {
     ode_unit_kind kind;
@@ -193,9 +196,9 @@ enum { ODE_SUM_FINITE, ODE_SUM_ERROR, ODE_SUM_ERROR3, ODE_SUM_STIFFNESS, ODE_SUM
 
 /* Places of the inputs and outputs of a unit in its lists (the first of each group). */
 typedef struct {
-    int h, t, tolerance, y, carry, carry_quad, row, shared, ybar, carry_bar, k_bar; /* inputs */
-    int next, carry_next, carry_quad_next, quad, k, sums, counts;                   /* outputs of a step */
-    int xbar, carry_out, t_out, h_out, row_out, shared_out;                         /* outputs of a VJP */
+    int h, t, tolerance, y, carry, carry_quad, size, row, shared, ybar, carry_bar, k_bar; /* inputs */
+    int next, carry_next, carry_quad_next, size_next, quad_error, quad, k, sums, counts;  /* outputs of a step */
+    int xbar, carry_out, t_out, h_out, row_out, shared_out;                               /* outputs of a VJP */
     int nt, nk;
     int kept, first_kept, nkept; /* residuals of stages first_kept .. nkept - 1: outputs of a step or field, inputs of a VJP */
 } ode_places;
@@ -264,6 +267,7 @@ void ode_add_scaled(ad_dtype t, int64_t n, double w, const void *x, void *y); /*
 double ode_dot(ad_dtype t, int64_t n, const void *x, const void *y);
 /* out = base + sum_i w_i x_i, accumulated in double. */
 void ode_combine(ad_dtype t, int64_t n, const void *base, int m, const double *w, const void *const *x, void *out);
+void ode_grow(ad_dtype t, int64_t n, const void *x, void *most); /* most = max(most, |x|) */
 /* Index of the first element that is not finite, or -1. */
 int64_t ode_first_nonfinite(ad_dtype t, int64_t n, const void *x);
 /* Sum of (x_i / (atol + rtol |y_i|))^2. */

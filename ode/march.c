@@ -24,10 +24,10 @@ void ode_where(const ode_system *s, int64_t rows, int64_t element, char *text, s
 
 /* ---- memory and programs ---- */
 
-bool ode_march_compile(ode_march_units *u, ode_system *s, const ode_settings *set, bool adaptive, bool dense, bool quadrature,
+bool ode_march_compile(ode_march_units *u, ode_system *s, const ode_settings *set, bool adaptive, bool dense, int quadrature,
                        const ode_residuals *residuals, ad_tape *tape)
 {
-    int flags = (adaptive ? ODE_ESTIMATE : 0) | (dense ? ODE_DENSE : 0) | (quadrature ? ODE_QUADRATURE : 0);
+    int flags = (adaptive ? ODE_ESTIMATE : 0) | (dense ? ODE_DENSE : 0) | quadrature;
     ode_unit_key step = { .kind = ODE_UNIT_STEP, .method = set->method, .flags = flags, .newton = set->newton, .residuals = residuals };
     /* Of a traced field nothing can be wrong with an explicit step, and its adjoint may want another: it is compiled when first run. */
     bool later = s->trace && set->method->tableau;
@@ -37,7 +37,7 @@ bool ode_march_compile(ode_march_units *u, ode_system *s, const ode_settings *se
     if (set->method->begin &&
         !(u->begin = ode_unit_make(s, (ode_unit_key){ .kind = ODE_UNIT_BEGIN, .method = set->method }, tape, set->caller)))
         return false;
-    ode_unit_key field = { .kind = ODE_UNIT_FIELD, .flags = quadrature ? ODE_QUADRATURE : 0, .residuals = residuals };
+    ode_unit_key field = { .kind = ODE_UNIT_FIELD, .flags = quadrature & ODE_QUADRATURE, .residuals = residuals };
     return !adaptive || (u->field = make(s, field, tape, set->caller)) != NULL;
 }
 
@@ -46,7 +46,7 @@ void ode_march_close(ode_march *m)
     ode_runner_close(&m->step);
     ode_runner_close(&m->begin);
     ode_runner_close(&m->field);
-    ode_buffer *all[] = { &m->carry[0], &m->carry[1], &m->rate[0], &m->rate[1], &m->k, &m->increment, &m->work };
+    ode_buffer *all[] = { &m->carry[0], &m->carry[1], &m->rate[0], &m->rate[1], &m->size[0], &m->size[1], &m->k, &m->increment, &m->work };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
     ode_stops_free(&m->stops);
 }
@@ -89,7 +89,7 @@ static void point_quads(const ode_system *s, int64_t rows, void *memory, const v
 }
 
 /* Places of scalars in march->number (each an element of the call's type in a slot of 8 bytes). */
-enum { N_H, N_RTOL, N_ATOL, N_ROUNDING, N_SUMS, N_COUNTS = N_SUMS + ODE_SUMS, N_TIMES = N_COUNTS + 3 };
+enum { N_H, N_RTOL, N_ATOL, N_ROUNDING, N_QUADS, N_SUMS, N_COUNTS = N_SUMS + ODE_SUMS, N_TIMES = N_COUNTS + 3 };
 
 static void set_number(ode_march *m, int i, double value) { ode_store(m->system->dtype, &m->number[i], 0, value); }
 static double get_number(const ode_march *m, int i) { return ode_load(m->system->dtype, &m->number[i], 0); }
@@ -107,8 +107,10 @@ int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int thr
     size_t slot = (size_t)m->cells * ode_bytes(s->dtype), quads = m->quadrature ? quad_bytes(s, rows) : 0;
     bool carries = m->adaptive || m->method->begin;
     for (int i = 0; i < 2; i++)
-        if ((carries && !ode_buffer_need(&m->carry[i], slot)) || (m->adaptive && !ode_buffer_need(&m->rate[i], quads)))
+        if ((carries && !ode_buffer_need(&m->carry[i], slot)) || (m->adaptive && !ode_buffer_need(&m->rate[i], quads)) ||
+            (m->norm && !ode_buffer_need(&m->size[i], quads)))
             return ode_fail(m, "out of memory");
+    if (m->norm) memset(m->size[0].data, 0, quads);
     if (!ode_buffer_need(&m->increment, quads) || (m->adaptive && !ode_buffer_need(&m->work, 2 * slot)))
         return ode_fail(m, "out of memory");
     ode_runner *r = &m->step;
@@ -129,6 +131,7 @@ int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int thr
         set_number(m, N_ROUNDING, ode_guard_rounding(s, m->rtol));
         sums = ODE_SUMS;
     }
+    if (m->norm) r->out[at->quad_error] = &m->number[N_QUADS];
     for (int i = 0; i < sums; i++) r->out[at->sums + i] = &m->number[N_SUMS + i];
     if (m->method->implicit) r->out[at->counts] = (char *)m->number + N_COUNTS * sizeof(double);
     for (int i = 0; i < at->nk; i++) point_out(r, s, rows, at->k + i * s->nstate, (char *)m->k.data + (size_t)i * slot);
@@ -213,6 +216,10 @@ static int run_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, c
         point_quads(s, m->rows, m->rate[0].data, r->in + at->carry_quad, NULL);
         point_quads(s, m->rows, m->rate[1].data, NULL, r->out + at->carry_quad_next);
     }
+    if (m->norm) {
+        point_quads(s, m->rows, m->size[0].data, r->in + at->size, NULL);
+        point_quads(s, m->rows, m->size[1].data, NULL, r->out + at->size_next);
+    }
     const ode_residuals *residuals = r->unit->key.residuals;
     for (int i = at->first_kept; residuals && i < at->nkept; i++)
         ode_residuals_point(s, residuals, m->rows, keep(m, sink, i), NULL, r->out + at->kept + (i - at->first_kept) * residuals->n);
@@ -238,6 +245,7 @@ static int accept(ode_march *m, const ode_sink *sink, const ode_boundary *a, con
     if (sink->accepted(sink->context, m, m->steps, a, b, y, next)) return -1;
     if (m->carry[0].data) ode_buffer_swap(m->carry);
     if (m->adaptive) ode_buffer_swap(m->rate);
+    if (m->norm) ode_buffer_swap(m->size);
     m->steps++;
     return 0;
 }
@@ -382,10 +390,11 @@ static int choose_first_step(ode_march *m, double t0, double t1, const void *y, 
 static double error_ratio(const ode_march *m)
 {
     double finite = get_number(m, N_SUMS), error = get_number(m, N_SUMS + 1), error3 = get_number(m, N_SUMS + 2);
-    if (!isfinite(finite) || !isfinite(error) || !isfinite(error3)) return INFINITY;
+    double quadratures = m->norm ? sqrt(get_number(m, N_QUADS)) : 0, state = rms(m, error);
+    if (!isfinite(finite) || !isfinite(error) || !isfinite(error3) || !isfinite(quadratures)) return INFINITY;
     /* DOP853's combination of its two estimates (Hairer, Norsett, Wanner, II.10). */
-    if (m->method->tableau->e3) return error == 0 ? 0 : rms(m, error) * sqrt(error / (error + 0.01 * error3));
-    return rms(m, error);
+    if (m->method->tableau->e3) state = error == 0 ? 0 : state * sqrt(error / (error + 0.01 * error3));
+    return fmax(state, quadratures);
 }
 
 /* Where the derivative changes most over the attempted step, in units of the tolerance. */

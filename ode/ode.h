@@ -54,10 +54,13 @@ typedef struct ode_adjoint ode_adjoint;
 /* The exact gradient of the discretisation with the accepted steps frozen (default). States of accepted steps are stored, and what the
  * field's evaluations leave for their derivatives (activations) while options.keep_bytes suffice; the rest is computed again. */
 extern const ode_adjoint ode_discrete;
-/* Of the continuous problem: state, adjoint and parameter quadrature integrated backwards together (Chen et al. 2018, arXiv:1806.07366);
- * memory does not grow with the number of steps. The drift of the recomputed state is measured and reported in ode_stats; where the
- * state is lost (off by more than a tenth of its size, half of it with given steps: chaotic and dissipative problems), the gradient is an
- * error, not a number. */
+/* Of the continuous problem: state, adjoint and parameter quadratures integrated backwards together (Chen et al. 2018, arXiv:1806.07366);
+ * memory does not grow with the number of steps. Adaptive steps bound the errors of the quadratures too, each by itself: the mean square
+ * over its elements of error / (atol + rtol s), with s the sum of its increments' magnitudes so far, and atol sqrt(rows) times where it is
+ * a sum over the rows (options.adjoint_seminorm leaves them out). The drift of the recomputed state is measured at output times and
+ * reported in ode_stats. Where any component of any row is lost, the gradient is an error that names it, not a number: off by more than a
+ * tenth (half with given steps) of the largest magnitude that it had over the forward solve, and ten times the tolerance at that; chaotic
+ * and dissipative problems lose it. */
 extern const ode_adjoint ode_backsolve;
 
 /* ---- options: zero means the default --------------------------------------------------------------------------------------------- */
@@ -100,6 +103,9 @@ typedef struct {
                                   with equal gradients but for rounding: a row's gradient is bitwise independent of how many
                                   rows there are as long as all steps find room, or none does */
     double adjoint_rtol, adjoint_atol; /* backsolve; default: as forward */
+    bool adjoint_seminorm;             /* backsolve: only state and costate bound the steps, not the parameters' quadratures (Kidger, Chen,
+                                          Lyons 2021, arXiv:2009.09457): fewer steps where nothing else needs them, and gradients by
+                                          parameters that nobody watches. Default: each quadrature's error is bounded as a state's */
     double newton_tolerance;           /* implicit methods: relative to the state's scale; default: near rounding (1e-12 f64, 1e-6 f32) */
     int newton_iterations;             /* default 50 */
     const ode_steps *replay;           /* take exactly these steps, without error control (borrowed: must outlive the tape and programs);

@@ -1,16 +1,23 @@
 /* One recorder for all explicit Runge-Kutta tableaux. */
 #include "internal.h"
 
-ad_var ode_record_sum(ad_var y, ad_var weight, int n, const double *c, const ad_var *k, int nstate)
+/* Sum of c_i x_i over n of them that lie stride apart (terms with c_i = 0 are left out); invalid when there is none. */
+static ad_var weighted(int n, const double *c, const ad_var *x, int stride)
 {
-    ad_var sum = ad_none(y.tape);
+    ad_var sum = { 0 };
     int terms = 0;
     for (int i = 0; i < n; i++) {
         if (c[i] == 0) continue;
-        ad_var term = c[i] == 1 ? k[i * nstate] : ad_scale(k[i * nstate], c[i]);
+        ad_var term = c[i] == 1 ? x[i * stride] : ad_scale(x[i * stride], c[i]);
         sum = terms++ ? ad_add(sum, term) : term;
     }
-    return terms ? ad_add(y, ad_mul(weight, sum)) : y;
+    return sum;
+}
+
+ad_var ode_record_sum(ad_var y, ad_var weight, int n, const double *c, const ad_var *k, int nstate)
+{
+    ad_var sum = weighted(n, c, k, nstate);
+    return sum.tape ? ad_add(y, ad_mul(weight, sum)) : y;
 }
 
 ad_var ode_record_largest(int n, const ad_var *x)
@@ -29,13 +36,7 @@ static ad_var scaled_squares(const ode_step *s, int nstage, const double *e)
     int n = s->system->nstate;
     ad_var total = ad_none(s->tape);
     for (int j = 0; j < n; j++) {
-        ad_var error = ad_none(s->tape);
-        int terms = 0;
-        for (int i = 0; i < nstage; i++) {
-            if (e[i] == 0) continue;
-            ad_var term = ad_scale(s->k[i * n + j], e[i]);
-            error = terms++ ? ad_add(error, term) : term;
-        }
+        ad_var error = weighted(nstage, e, s->k + j, n);
         ad_var scale = ad_add(s->atol, ad_mul(s->rtol, ad_max(ad_abs(s->y[j]), ad_abs(s->next[j]))));
         ad_var sum = ad_sum_all(ad_square(ad_div(ad_mul(s->h, error), scale)));
         total = j ? ad_add(total, sum) : sum;
@@ -43,13 +44,37 @@ static ad_var scaled_squares(const ode_step *s, int nstage, const double *e)
     return total;
 }
 
-/* Adds the quadratures' rates at a stage, weighted by b_i. */
-static void add_quadratures(ode_step *s, double b, bool first, const ad_var *rate)
+/* Increments of the quadratures, and their errors. A quadrature is measured by itself: the mean square over its elements of the error
+ * divided by atol + rtol times the sum of the increments' magnitudes so far. What it has come to would be too strict a measure where it
+ * passes through zero. A sum over the rows has independent errors in each, so atol counts sqrt(rows) times; this also keeps the tolerance
+ * above the rounding of a sum whose terms cancel. */
+static void finish_quadratures(const ode_tableau *t, ode_step *s)
 {
-    for (int q = 0; q < s->system->nquad; q++) {
-        ad_var term = b == 1 ? rate[q] : ad_scale(rate[q], b);
-        s->quad[q] = first ? term : ad_add(s->quad[q], term);
+    int nquad = s->system->nquad, n = t->stages + 1;
+    for (int q = 0; q < nquad; q++) {
+        s->quad[q] = ad_mul(s->h, weighted(t->stages, ode_tableau_row(t, t->stages), s->rates + q, nquad));
+        if (s->estimate) s->carry_quad_next[q] = s->rates[t->stages * nquad + q];
+        if (!s->size) continue;
+        s->size_next[q] = ad_add(s->size[q], ad_abs(s->quad[q]));
+        bool sum = !ad_has_rows(s->system->quad[q]);
+        ad_var atol = sum ? ad_mul(s->atol, ad_sqrt(ad_row_count(s->tape))) : s->atol;
+        ad_var scale = ad_add(atol, ad_mul(s->rtol, s->size_next[q]));
+        ad_var error = ad_mean_all(ad_square(ad_div(ad_mul(s->h, weighted(n, t->e, s->rates + q, nquad)), scale)));
+        if (t->e3) { /* as the march combines the estimates of the state */
+            ad_var error3 = ad_mean_all(ad_square(ad_div(ad_mul(s->h, weighted(n, t->e3, s->rates + q, nquad)), scale)));
+            ad_var both = ad_div(ad_square(error), ad_add(error, ad_scale(error3, 0.01)));
+            error = ad_select(ad_eq(error, ad_scalar(s->tape, 0)), error, both);
+        }
+        s->quad_error = q ? ad_max(s->quad_error, error) : error;
     }
+}
+
+/* Whether the quadratures' rates at stage i are wanted: the last one begins the next step. */
+static bool wants_rates(const ode_tableau *t, const ode_step *s, int i)
+{
+    if (!s->quadrature || i > t->stages) return false;
+    if (i == t->stages) return s->estimate;
+    return ode_tableau_row(t, t->stages)[i] != 0 || (s->size && (t->e[i] != 0 || (t->e3 && t->e3[i] != 0)));
 }
 
 void ode_runge_kutta_step(const ode_method *m, ode_step *s)
@@ -57,10 +82,8 @@ void ode_runge_kutta_step(const ode_method *m, ode_step *s)
     const ode_tableau *t = m->tableau;
     int n = s->system->nstate, last = t->stages;
     int count = s->dense ? last + 1 + t->extra : s->estimate ? last + 1 : last;
-    const double *b = ode_tableau_row(t, last);
-    ad_var *y = s->next, *rate = s->carry_quad_next, before[ODE_MAX_JOINT] = { 0 };
-    int twin = ode_stage_before_last(t);
-    bool any = false;
+    int nquad = s->quadrature ? s->system->nquad : 0, twin = ode_stage_before_last(t);
+    ad_var *y = s->next, before[ODE_MAX_JOINT] = { 0 };
     for (int i = 0; i < (count > last ? count : last + 1); i++) {
         ad_var stage[ODE_MAX_JOINT];
         for (int j = 0; j < n; j++) stage[j] = i ? ode_record_sum(s->y[j], s->h, i, ode_tableau_row(t, i), s->k + j, n) : s->y[j];
@@ -69,19 +92,16 @@ void ode_runge_kutta_step(const ode_method *m, ode_step *s)
         if (i && i == twin)
             for (int j = 0; j < n; j++) before[j] = stage[j];
         if (i >= count) break;
-        bool rates = s->quadrature && (i == last ? s->estimate : i < last && b[i] != 0);
-        if (i == 0 && s->carry)
+        ad_var *rate = wants_rates(t, s, i) ? s->rates + i * nquad : NULL;
+        if (i == 0 && s->carry) {
             for (int j = 0; j < n; j++) s->k[j] = s->carry[j];
-        else if (s->residuals)
+            for (int q = 0; q < nquad; q++) rate[q] = s->carry_quad[q];
+        } else if (s->residuals)
             ode_system_record_kept(s->system, s->tape, s->t[i], stage, s->row, s->shared, s->k + i * n, s->residuals,
                                    s->kept + i * s->residuals->n);
-        else ode_system_record(s->system, s->tape, s->t[i], stage, s->row, s->shared, s->k + i * n, rates ? rate : NULL);
-        if (rates && i < last) {
-            add_quadratures(s, b[i], !any, i == 0 && s->carry ? s->carry_quad : rate);
-            any = true;
-        }
+        else ode_system_record(s->system, s->tape, s->t[i], stage, s->row, s->shared, s->k + i * n, rate);
     }
-    for (int q = 0; s->quadrature && q < s->system->nquad; q++) s->quad[q] = ad_mul(s->h, s->quad[q]);
+    if (s->quadrature) finish_quadratures(t, s);
     s->finite = ode_record_largest(s->system->nstate, s->next);
     if (!s->estimate) return;
     for (int j = 0; j < n; j++) s->carry_next[j] = s->k[last * n + j];

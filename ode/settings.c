@@ -87,6 +87,7 @@ bool ode_settings_make(ode_settings *s, const ode_options *options, ad_tape *tap
                          .keep_bytes = o.keep_bytes ? o.keep_bytes : (int64_t)256 << 20,
                          .replay = o.replay,
                          .rerecord = o.rerecord,
+                         .seminorm = o.adjoint_seminorm,
                          .stats = o.stats };
     s->newton.iterations = o.newton_iterations ? o.newton_iterations : 50;
     bool ok = check(tape, caller, "rtol", o.rtol, f32 ? 1e-4 : 1e-6, &s->rtol) &&

@@ -245,6 +245,7 @@ static int accepted(void *context, const ode_march *march, int64_t k, const ode_
     (void)march;
     const ode_settings *set = &s->problem->settings;
     if (s->stores && store_step(s, m, k, b)) return -1;
+    if (s->measures) ode_grow(m->system->dtype, m->cells, next, s->largest.data);
     if (set->stats && note_step(set->stats, m, k, b->t)) return -1;
     return put_outputs(s, m, a, b, y, next);
 }
@@ -271,6 +272,7 @@ static void solution_free(void *state)
     ode_pile_free(&s->kept);
     ode_buffer_free(&s->times);
     ode_buffer_free(&s->bounds);
+    ode_buffer_free(&s->largest);
     ode_buffer_free(&s->scratch);
     ode_refinement_free(&s->refinement);
     ode_problem_release(s->problem);
@@ -347,6 +349,13 @@ static void *read_initial(ode_solution *s, const ad_opaque_call *call)
         }
         memcpy(ode_part(sys, call->rows, y, i), call->in[i], (size_t)n * ode_bytes(call->dtype));
     }
+    if (!s->measures) return y;
+    if (!ode_buffer_need(&s->largest, slot)) {
+        ode_fail(m, "out of memory");
+        return NULL;
+    }
+    memset(s->largest.data, 0, slot);
+    ode_grow(call->dtype, call->rows * sys->width, y, s->largest.data);
     return y;
 }
 
@@ -380,6 +389,7 @@ static int solve(void *data, void *state, const ad_opaque_call *call)
     m->error = call->error, m->error_size = call->error_size;
     s->call = call;
     s->stores = set->adjoint->stores && call->state_used;
+    s->measures = set->adjoint->measures && call->state_used;
     s->count = 0;
     s->next_output = 1;
     if (call->rows < 1) return ode_fail(m, "the batch is empty (no rows)");

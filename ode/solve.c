@@ -71,7 +71,7 @@ static bool compile(ode_problem *p, ad_tape *tape)
         p->prologue = ode_unit_make(p->system, (ode_unit_key){ .kind = ODE_UNIT_PROLOGUE }, tape, set->caller);
         if (!p->prologue) return false;
     }
-    return ode_march_compile(&p->units, p->system, set, set->adaptive, p->dense, false, NULL, tape);
+    return ode_march_compile(&p->units, p->system, set, set->adaptive, p->dense, 0, NULL, tape);
 }
 
 static ode_problem *make_problem(const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times,

@@ -11,7 +11,8 @@ struct ode_steps {
 
 struct ode_adjoint {
     const char *name;
-    bool stores; /* the forward solve keeps the states of accepted steps */
+    bool stores;   /* the forward solve keeps the states of accepted steps */
+    bool measures; /* it keeps the largest magnitude of each component */
 };
 
 /* ---- settings ------------------------------------------------------------------------------------------------------------------ */
@@ -27,7 +28,7 @@ typedef struct {
     const ode_steps *replay;
     double *jump; /* owned */
     int njump;
-    bool rerecord, adaptive;
+    bool rerecord, adaptive, seminorm;
     ode_stats *stats;
 } ode_settings;
 
@@ -100,11 +101,12 @@ struct ode_march {
     const ode_method *method;
     ode_stops stops;
     double rtol, atol;
-    bool adaptive, dense, quadrature;
+    bool adaptive, dense, quadrature, norm; /* norm: quadratures are in the error norm */
     ode_runner step, begin, field;
-    /* carry: the carried state, and the one after the attempted step; rate: quadratures' first rates; k: stages; increment: quadratures'.
+    /* carry: the carried state, and the one after the attempted step; rate, size: quadratures' first rates, and their sizes so far; k:
+     * stages; increment: quadratures'.
      */
-    ode_buffer carry[2], rate[2], k, increment, work;
+    ode_buffer carry[2], rate[2], size[2], k, increment, work;
     int64_t rows, cells;                /* cells: rows x width */
     double number[ODE_MAX_STAGES + 16]; /* scalars in the call's type: h, tolerances, times, then results */
     int64_t steps, rejected, evaluations, counts[3];
@@ -117,7 +119,8 @@ struct ode_march {
 typedef struct {
     const ode_unit *step, *begin, *field;
 } ode_march_units;
-bool ode_march_compile(ode_march_units *units, ode_system *system, const ode_settings *settings, bool adaptive, bool dense, bool quadrature,
+/* quadrature: 0, or ODE_QUADRATURE, and ODE_QUADRATURE_NORM with it for adaptive steps that their errors bound too. */
+bool ode_march_compile(ode_march_units *units, ode_system *system, const ode_settings *settings, bool adaptive, bool dense, int quadrature,
                        const ode_residuals *residuals, ad_tape *tape);
 
 void ode_march_close(ode_march *march);
@@ -197,15 +200,16 @@ typedef struct {
     ode_problem *problem;
     ode_march march;
     ode_shared shared;
-    void **values; /* shared values of the latest solve */
-    bool stores;   /* in the latest solve: for an adjoint that may want the steps */
-    int64_t count; /* steps stored */
+    void **values;         /* shared values of the latest solve */
+    bool stores, measures; /* in the latest solve: for an adjoint that may want it */
+    int64_t count;         /* steps stored */
     ode_buffer times;
     ode_buffer bounds; /* ode_boundary [count + 1] */
     ode_pile states, carries;
     const ode_residuals *residuals; /* of the latest solve, in `kept`: steps 0 .. kept_limit - 1; NULL: none wanted */
     ode_pile kept;
     int64_t kept_limit;
+    ode_buffer largest; /* of each element of the state over the latest solve, for an adjoint that measures; in the call's type */
     ode_buffer scratch;
     ode_refinement refinement;
     const ad_opaque_call *call; /* in progress */

@@ -64,7 +64,7 @@ static ode_unit *find_or_make(ode_system *s, ode_unit_key key, ad_tape *tape, co
     for (ode_unit *u = s->units; u; u = u->next)
         if (!memcmp(&u->key, &clean, sizeof clean)) return u;
     size_t most = 8 + (ODE_MAX_STAGES + 8) * (1 + ODE_MAX_JOINT) + (size_t)(key.residuals ? ODE_MAX_STAGES * key.residuals->n : 0) +
-                  (size_t)(s->nquad + s->nrow + 2 * s->nshared + s->nargs);
+                  (size_t)(2 * s->nquad + s->nrow + 2 * s->nshared + s->nargs);
     ode_unit *u = calloc(1, sizeof *u);
     if (u) {
         memcpy(&u->key, &clean, sizeof clean);

@@ -75,6 +75,7 @@ static void place_step(ode_unit *u)
     const ode_method *m = u->key.method;
     int n = u->system->nstate;
     bool estimate = u->key.flags & ODE_ESTIMATE, dense = u->key.flags & ODE_DENSE, quadrature = u->key.flags & ODE_QUADRATURE;
+    bool norm = u->key.flags & ODE_QUADRATURE_NORM;
     u->at.h = add_input(u, AD_SCALAR, false);
     place_times(u, ode_method_times(m, estimate, dense));
     u->at.y = add_states(u);
@@ -98,9 +99,13 @@ static void place_step(ode_unit *u)
     }
     u->at.carry_quad = u->nin;
     for (int i = 0; estimate && quadrature && i < u->system->nquad; i++) add_input(u, u->system->quad[i], false);
+    u->at.size = u->nin;
+    for (int i = 0; norm && i < u->system->nquad; i++) add_input(u, u->system->quad[i], false);
     u->at.next = add_outputs(u, n);
     u->at.carry_next = add_outputs(u, estimate || m->begin ? n : 0);
     u->at.carry_quad_next = add_outputs(u, estimate && quadrature ? u->system->nquad : 0);
+    u->at.size_next = add_outputs(u, norm ? u->system->nquad : 0);
+    u->at.quad_error = add_outputs(u, norm);
     u->at.quad = add_outputs(u, quadrature ? u->system->nquad : 0);
     u->at.k = add_outputs(u, u->at.nk * n);
     u->at.sums = add_outputs(u, estimate ? ODE_SUMS : 1);
@@ -179,7 +184,7 @@ static bool record_step(const ode_unit *u, ad_tape *tape, const ad_var *in, ode_
     int flags = u->key.flags;
     bool carry = flags & ODE_ESTIMATE || u->key.method->begin;
     int nquad = u->system->nquad, nkept = u->key.residuals ? at->nkept * u->key.residuals->n : 0;
-    ad_var *quads = malloc((2 * (size_t)nquad + (size_t)nkept + 1) * sizeof *quads);
+    ad_var *quads = malloc(((size_t)(3 + ODE_MAX_STAGES) * (size_t)nquad + (size_t)nkept + 1) * sizeof *quads);
     if (!quads) {
         ad_fail(tape, "out of memory");
         return false;
@@ -194,6 +199,7 @@ static bool record_step(const ode_unit *u, ad_tape *tape, const ad_var *in, ode_
                      .y = in + at->y,
                      .carry = carry ? in + at->carry : NULL,
                      .carry_quad = in + at->carry_quad,
+                     .size = flags & ODE_QUADRATURE_NORM ? in + at->size : NULL,
                      .estimate = flags & ODE_ESTIMATE,
                      .dense = flags & ODE_DENSE,
                      .quadrature = flags & ODE_QUADRATURE,
@@ -201,8 +207,10 @@ static bool record_step(const ode_unit *u, ad_tape *tape, const ad_var *in, ode_
                      .carry_next = r->carry_next,
                      .quad = quads,
                      .carry_quad_next = quads + nquad,
+                     .size_next = quads + 2 * nquad,
+                     .rates = quads + 3 * nquad,
                      .residuals = u->key.residuals,
-                     .kept = quads + 2 * nquad,
+                     .kept = quads + (3 + ODE_MAX_STAGES) * nquad,
                      .k = r->k };
     if (s->estimate) {
         s->rtol = in[at->tolerance];
@@ -227,6 +235,7 @@ static void step_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape, ad_
     for (int i = 0; i < nquad; i++) {
         out[at->quad + i] = s.quad[i];
         if (s.estimate) out[at->carry_quad_next + i] = s.carry_quad_next[i];
+        if (s.size) out[at->size_next + i] = s.size_next[i];
     }
     for (int i = 0; i < at->nk * n; i++) out[at->k + i] = r.k[i];
     out[at->sums + ODE_SUM_FINITE] = s.finite;
@@ -235,6 +244,7 @@ static void step_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape, ad_
         out[at->sums + ODE_SUM_ERROR3] = s.error3;
         out[at->sums + ODE_SUM_STIFFNESS] = s.stiffness;
     }
+    if (s.size) out[at->quad_error] = s.quad_error;
     if (u->key.method->implicit) out[at->counts] = s.counts;
     int nres = u->key.residuals ? u->key.residuals->n : 0;
     for (int i = at->first_kept * nres; i < at->nkept * nres; i++) out[at->kept + i - at->first_kept * nres] = s.kept[i];
