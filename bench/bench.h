@@ -51,7 +51,8 @@ typedef struct {
     nn_model *model;
     nn_mlp mlp;
     int64_t size; /* of theta */
-    void *theta;  /* of dtype */
+    nn_theta *numbers;
+    void *theta; /* those of numbers, of dtype */
     ad_dtype dtype;
     bool cube; /* of y^3 instead of y */
 } bench_network;

@@ -39,7 +39,8 @@ bool bench_network_make(bench_network *n, int nsize, const int64_t *sizes, doubl
     n->mlp = nn_mlp_new(n->model, "field", nsize, sizes, ad_tanh, nn_init_zeros);
     if (!n->model || nn_model_error(n->model)) return false;
     n->size = nn_model_size(n->model);
-    n->theta = bench_alloc(n->size, dtype);
+    n->numbers = nn_theta_new(n->model, dtype, NULL);
+    n->theta = nn_theta_data(n->numbers);
     for (int l = 0; n->theta && l < n->mlp.nlayer; l++) {
         const nn_linear *layer = &n->mlp.layer[l];
         double s = scale > 0 ? scale : sqrt(1 / (double)layer->in);
@@ -55,7 +56,7 @@ bool bench_network_make(bench_network *n, int nsize, const int64_t *sizes, doubl
 void bench_network_free(bench_network *n)
 {
     nn_model_free(n->model);
-    free(n->theta);
+    nn_theta_free(n->numbers);
     *n = (bench_network){ 0 };
 }
 

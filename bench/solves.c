@@ -63,6 +63,7 @@ typedef struct {
     const solve_case *c;
     ad_dtype dtype;
     bench_network net;
+    nn_theta *slope;                   /* what gradient is in */
     void *x, *target, *gradient, *out; /* out: the final states, or the loss */
     ad_tape *tape;
     ad_program *program;
@@ -131,7 +132,7 @@ static void release(solve *s)
     bench_network_free(&s->net);
     free(s->x);
     free(s->target);
-    free(s->gradient);
+    nn_theta_free(s->slope);
     free(s->out);
 }
 
@@ -142,7 +143,8 @@ static bool prepare(solve *s, double tolerance, int threads)
     bool fine = bench_network_make(&s->net, c->nsize, c->sizes, c->scale, s->dtype);
     s->net.cube = c->loss == SPIRAL;
     s->out = bench_alloc(c->rows * d, s->dtype);
-    s->gradient = fine ? bench_alloc(s->net.size, s->dtype) : NULL;
+    s->slope = fine ? nn_theta_new(s->net.model, s->dtype, NULL) : NULL;
+    s->gradient = nn_theta_data(s->slope);
     s->x = c->loss == SPIRAL ? bench_alloc(c->rows * d, s->dtype) : bench_inputs(c->rows, d, s->dtype);
     if (c->loss == SPIRAL) s->target = bench_alloc(c->rows * 10 * d, s->dtype);
     if (!s->out || !s->gradient || !s->x || (c->loss == SPIRAL && !s->target)) return bench_failed(c->name, "out of memory");
@@ -151,7 +153,7 @@ static bool prepare(solve *s, double tolerance, int threads)
     s->workspace = ad_workspace_new(s->program, threads);
     /* All the work of an update, and nothing of its effect. */
     if (c->optimizer)
-        s->optimizer = nn_optimizer_new(&(nn_optimizer_options){ .algorithm = c->optimizer, .rate = 1e-30 }, s->dtype, s->net.size, 1);
+        s->optimizer = nn_optimizer_new(&(nn_optimizer_options){ .algorithm = c->optimizer, .rate = 1e-30 }, s->net.numbers, 1);
     return (s->workspace && (!c->optimizer || s->optimizer)) || bench_failed(c->name, "out of memory");
 }
 
@@ -161,7 +163,7 @@ static void run(void *user)
     const void *in[] = { s->net.theta, s->x, s->target };
     void *out[] = { s->out, s->gradient };
     if (ad_run(s->program, s->workspace, s->c->rows, in, out)) s->failed = true;
-    if (s->optimizer && nn_optimizer_step(s->optimizer, s->net.theta, s->gradient)) s->failed = true;
+    if (s->optimizer && nn_optimizer_step(s->optimizer, s->net.numbers, s->slope)) s->failed = true;
 }
 
 /* ---- answers ---- */

@@ -43,21 +43,28 @@ static ad_var loss(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
     return ad_neg(ad_mean_all(ode_cnf_log_density(&p->flow, batch[0], 1, &theta)));
 }
 
-static void draw_point(problem *p, double *x)
+static void draw_point(const problem *p, nn_rng *rng, double *x)
 {
-    if (p->density) p->density->draw(&p->rng, &x[0], &x[1]);
+    if (p->density) p->density->draw(rng, &x[0], &x[1]);
     else {
-        const double *row = p->table.data + 2 * (int64_t)(nn_uniform(&p->rng) * (double)p->table.rows);
+        const double *row = p->table.data + 2 * nn_rng_below(rng, (uint64_t)p->table.rows);
         for (int k = 0; k < 2; k++) x[k] = (row[k] - p->centre[k]) / p->scale[k];
     }
 }
 
-static void draw(int64_t rows, void *const *data, void *user)
+/* Fresh points for an update. */
+static int draw(const nn_step *step, double *const *out, void *user)
 {
-    float *out = data[0];
-    for (int64_t i = 0; i < rows; i++) {
+    for (int64_t i = 0; i < step->rows; i++) draw_point(user, step->rng, &out[0][2 * i]);
+    return 0;
+}
+
+/* Fresh points for looking at the result. */
+static void draw_points(problem *p, int64_t n, float *out)
+{
+    for (int64_t i = 0; i < n; i++) {
         double x[2];
-        draw_point(user, x);
+        draw_point(p, &p->rng, x);
         out[2 * i] = (float)x[0];
         out[2 * i + 1] = (float)x[1];
     }
@@ -73,11 +80,11 @@ static ode_cnf tight(const problem *p)
 }
 
 /* log p of n points; false after explaining. */
-static bool log_density(const problem *p, const void *theta, int64_t n, const float *x, double *out)
+static bool log_density(const problem *p, const nn_theta *theta, int64_t n, const float *x, double *out)
 {
     ad_tape *tape = ad_tape_new(AD_F32);
     ode_cnf flow = tight(p);
-    ad_var w = ad_param_data(tape, AD_SHAPE(nn_model_size(p->model)), AD_F32, theta), in = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), n, x);
+    ad_var w = nn_theta_param(tape, theta), in = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), n, x);
     bool fine = tape && ad_get(ode_cnf_log_density(&flow, in, 1, &w), out) == 0;
     if (!fine) example_failed("log density", ad_tape_error(tape));
     ad_tape_free(tape);
@@ -85,7 +92,7 @@ static bool log_density(const problem *p, const void *theta, int64_t n, const fl
 }
 
 /* n samples; and how far encoding and decoding some of the data comes back to them. */
-static bool sample(problem *p, const void *theta, int64_t n, double *out, double *reconstruction)
+static bool sample(problem *p, const nn_theta *theta, int64_t n, double *out, double *reconstruction)
 {
     ad_tape *tape = ad_tape_new(AD_F32);
     ode_cnf flow = tight(p);
@@ -93,8 +100,8 @@ static bool sample(problem *p, const void *theta, int64_t n, double *out, double
     bool fine = tape && z && x;
     for (int64_t i = 0; fine && i < 2 * n; i++) z[i] = (float)nn_normal(&p->rng);
     if (fine) {
-        draw(n, (void *const[]){ x }, p);
-        ad_var w = ad_param_data(tape, AD_SHAPE(nn_model_size(p->model)), AD_F32, theta);
+        draw_points(p, n, x);
+        ad_var w = nn_theta_param(tape, theta);
         ad_var data = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), n, x),
                back = ode_cnf_sample(&flow, ode_cnf_encode(&flow, data, 1, &w), 1, &w);
         fine = ad_get(ode_cnf_sample(&flow, ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), n, z), 1, &w), out) == 0;
@@ -137,7 +144,7 @@ static bool write_points(const char *directory, const char *name, int64_t n, con
 }
 
 /* The density on a grid, written for the picture; returns its integral over the square, which should be 1. */
-static double write_density(const problem *p, const void *theta, const char *directory, double radius)
+static double write_density(const problem *p, const nn_theta *theta, const char *directory, double radius)
 {
     int64_t n = GRID * GRID;
     float *x = malloc((size_t)n * 2 * sizeof *x);
@@ -228,34 +235,38 @@ int main(int argc, char **argv)
     p.network = nn_time_mlp_new(p.model, "field", NN_CONCAT, 4, (int64_t[]){ 2, width, width, 2 }, ad_tanh, NULL);
     p.flow = (ode_cnf){ field, &p, horizon, { .method = &ode_dopri5, .rtol = tolerance, .atol = tolerance, .max_steps = 1000 } };
     if (nn_model_error(p.model)) return example_failed("model", nn_model_error(p.model));
-    float *theta = malloc((size_t)nn_model_size(p.model) * sizeof *theta), *train = malloc(HELD_OUT * 2 * sizeof *train),
-          *test = malloc(HELD_OUT * 2 * sizeof *test);
+    float *train = malloc(HELD_OUT * 2 * sizeof *train), *test = malloc(HELD_OUT * 2 * sizeof *test);
     double *log_p = malloc(HELD_OUT * sizeof *log_p), *samples = malloc(SAMPLES * 2 * sizeof *samples);
-    if (!theta || !train || !test || !log_p || !samples) return example_failed("memory", NULL);
-    nn_model_init(p.model, &p.rng, AD_F32, theta);
+    if (!train || !test || !log_p || !samples) return example_failed("memory", NULL);
+    nn_theta *theta = nn_theta_new(p.model, AD_F32, &p.rng);
+    if (nn_theta_error(theta)) return example_failed("theta", nn_theta_error(theta));
     /* A small last layer: the flow begins near the identity. */
     const nn_linear *last = &p.network.layer[p.network.nlayer - 1].linear;
-    for (int64_t i = 0; i < last->in * last->out; i++) theta[last->weight + i] *= 0.1f;
+    float *weight = nn_theta_f32(theta, NULL) + last->weight;
+    for (int64_t i = 0; i < last->in * last->out; i++) weight[i] *= 0.1f;
 
-    nn_train_options train_options = { .optimizer = { .rate = rate, .schedule = nn_schedule_cosine },
-                                       .steps = steps,
+    nn_array points = nn_array_drawn(AD_SHAPE(AD_ROWS, 2));
+    nn_train_options train_options = { .loss = loss,
+                                       .user = &p,
+                                       .narray = 1,
+                                       .arrays = &points,
+                                       .draw = draw,
                                        .batch = batch,
+                                       .steps = steps,
+                                       .optimizer = { .rate = rate, .schedule = nn_schedule_cosine },
                                        .seed = (uint64_t)seed,
                                        .threads = (int)threads,
-                                       .label = "training",
-                                       .draw = draw };
+                                       .label = "training" };
     nn_train_report report;
     printf("%s: %lld parameters, %lld updates of %lld points\n", data, (long long)nn_model_parameters(p.model), (long long)steps,
            (long long)batch);
     fflush(stdout);
-    if (nn_train(p.model, AD_F32, theta, loss, &p, 1, &(nn_array){ AD_SHAPE(AD_ROWS, 2), NULL }, 0, &train_options, &report, error,
-                 sizeof error))
-        return example_failed("training", error);
-    if (weights && nn_save(weights, p.model, AD_F32, theta, error, sizeof error)) return example_failed("weights", error);
+    if (nn_train(theta, &train_options, &report, error, sizeof error)) return example_failed("training", error);
+    if (weights && nn_save(weights, theta, error, sizeof error)) return example_failed("weights", error);
 
     /* Fresh points that the training has not seen (draws from a file come from its rows). */
-    draw(HELD_OUT, (void *const[]){ train }, &p);
-    draw(HELD_OUT, (void *const[]){ test }, &p);
+    draw_points(&p, HELD_OUT, train);
+    draw_points(&p, HELD_OUT, test);
     double nll = 0, exact = 0, radius = p.density ? p.density->radius : 3.5, reconstruction = NAN;
     if (!log_density(&p, theta, HELD_OUT, test, log_p) || !sample(&p, theta, SAMPLES, samples, &reconstruction)) return 1;
     for (int i = 0; i < HELD_OUT; i++) {
@@ -274,7 +285,8 @@ int main(int argc, char **argv)
     printf("the flow's density integrates to %.4f over the square drawn; encoding and decoding return to the data within %.1e\n", integral,
            reconstruction);
     write_picture(directory, data, radius);
-    free(theta), free(train), free(test), free(log_p), free(samples);
+    free(train), free(test), free(log_p), free(samples);
+    nn_theta_free(theta);
     nn_table_clear(&p.table);
     nn_model_free(p.model);
     return 0;

@@ -23,8 +23,8 @@ typedef struct {
     nn_model *model;
     nn_mlp both, hare, lynx;
     bool cross;
-    int64_t years, steps, step; /* fitted years; updates planned and made */
-    double mean[2], sd[2];      /* of the logarithms of the fitted years */
+    int64_t years, steps;  /* fitted years; updates */
+    double mean[2], sd[2]; /* of the logarithms of the fitted years */
 } problem;
 
 /* dx/dt for x [rows,2]; args[0] is theta. The equation is autonomous. */
@@ -60,7 +60,7 @@ static ad_var squared_weights(const problem *p, ad_var theta)
     return sum;
 }
 
-/* batch[0]: observations [rows,T,2]; batch[1]: how much each year counts [rows,T,1]. */
+/* batch[0]: observations [rows,T,2]; batch[1]: how much each year counts in this update [T,1]. */
 static ad_var loss(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
 {
     problem *p = user;
@@ -74,21 +74,17 @@ static double standardised(const problem *p, int year, int species)
     return (log(species ? pelts_lynx[year] : pelts_hare[year]) - p->mean[species]) / p->sd[species];
 }
 
-/* The observations, and the weights of this update: the growing horizon. */
-static void draw(int64_t rows, void *const *data, void *user)
+/* The weights of the years in this update: the growing horizon. */
+static int weigh(const nn_step *step, double *const *out, void *user)
 {
-    problem *p = user;
-    double *x = data[0], *weight = data[1];
-    double grown = ceil((double)p->years * (double)++p->step / (0.6 * (double)p->steps));
+    const problem *p = user;
+    double grown = ceil((double)p->years * (double)step->step / (0.6 * (double)step->steps));
     int64_t horizon = (int64_t)fmin((double)p->years, fmax(3, grown));
-    (void)rows; /* one trajectory */
-    for (int year = 0; year < p->years; year++) {
-        for (int k = 0; k < 2; k++) x[2 * year + k] = standardised(p, year, k);
-        weight[year] = year < horizon ? 1 / (double)horizon : 0;
-    }
+    for (int64_t year = 0; year < p->years; year++) out[1][year] = year < horizon ? 1 / (double)horizon : 0;
+    return 0;
 }
 
-static double schedule(int64_t step, int64_t steps) { return 0.01 + 0.99 * nn_schedule_cosine(step, steps); }
+static double schedule(int64_t step, int64_t steps, void *user) { return 0.01 + 0.99 * nn_schedule_cosine(step, steps, user); }
 
 static void standardise(problem *p)
 {
@@ -106,7 +102,7 @@ static bool build(problem *p, bool cross, int64_t width)
     p->cross = cross;
     p->model = nn_model_new();
     if (!p->model) return false;
-    nn_model_add(p->model, "start", AD_SHAPE(1, 2), nn_init_zeros, 1, 1);
+    nn_model_add(p->model, "start", AD_SHAPE(2), nn_init_zeros, 1, 1);
     if (cross) {
         p->hare = nn_mlp_new(p->model, "hare", 3, (int64_t[]){ 1, width, 1 }, ad_tanh, nn_init_xavier_uniform);
         p->lynx = nn_mlp_new(p->model, "lynx", 3, (int64_t[]){ 1, width, 1 }, ad_tanh, nn_init_xavier_uniform);
@@ -115,12 +111,12 @@ static bool build(problem *p, bool cross, int64_t width)
 }
 
 /* Populations on the fine grid from x at year `from` on: out[2 * i]. false after explaining. */
-static bool solve(problem *p, const double *theta, bool from_observation, int from, double *out)
+static bool solve(problem *p, const nn_theta *theta, bool from_observation, int from, double *out)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
     double x0[2] = { standardised(p, from, 0), standardised(p, from, 1) };
     int points = (PELT_YEARS - 1 - from) * POINTS_A_YEAR + 1;
-    ad_var w = ad_param(tape, AD_SHAPE(nn_model_size(p->model)), theta), start = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, x0);
+    ad_var w = nn_theta_param(tape, theta), start = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, x0);
     ad_var x = trajectory(p, w, from_observation ? start : start_of(p, w), ode_linspace(tape, from, PELT_YEARS - 1, points));
     bool fine = tape && ad_get(x, out) == 0;
     if (!fine) example_failed("solution", ad_tape_error(tape));
@@ -157,21 +153,24 @@ static double constant_rmse(int64_t years, double hare, double lynx)
 static bool train(problem *p, uint64_t seed, double rate, const char *label, outcome *o)
 {
     char error[512];
-    double *theta = calloc((size_t)nn_model_size(p->model), sizeof *theta);
-    if (!theta) return example_failed("theta", NULL), false;
     nn_rng rng = nn_rng_seed(seed);
-    nn_model_init(p->model, &rng, AD_F64, theta);
-    for (int k = 0; k < 2; k++) theta[k] = standardised(p, 0, k); /* "start" is the first array of theta */
-    nn_array arrays[2] = { { AD_SHAPE(AD_ROWS, p->years, 2), NULL }, { AD_SHAPE(AD_ROWS, p->years, 1), NULL } };
-    nn_train_options options = { .optimizer = { .rate = rate, .clip_norm = 1, .schedule = schedule },
+    nn_theta *theta = nn_theta_new(p->model, AD_F64, &rng);
+    double start[2] = { standardised(p, 0, 0), standardised(p, 0, 1) }, x[2 * PELT_YEARS];
+    nn_theta_set(theta, "start", 2, start);
+    for (int i = 0; i < 2 * p->years; i++) x[i] = standardised(p, i / 2, i % 2);
+    nn_array arrays[2] = { nn_array_of(AD_SHAPE(AD_ROWS, p->years, 2), x), nn_array_drawn(AD_SHAPE(p->years, 1)) };
+    nn_train_options options = { .loss = loss,
+                                 .user = p,
+                                 .narray = 2,
+                                 .arrays = arrays,
+                                 .examples = 1, /* one trajectory */
+                                 .draw = weigh,
+                                 .optimizer = { .rate = rate, .clip_norm = 1, .schedule = schedule },
                                  .steps = p->steps,
-                                 .batch = 1,
                                  .threads = 1,
-                                 .label = label,
-                                 .draw = draw };
+                                 .label = label };
     nn_train_report report = { 0 };
-    p->step = 0;
-    bool fine = nn_train(p->model, AD_F64, theta, loss, p, 2, arrays, 0, &options, &report, error, sizeof error) == 0;
+    bool fine = nn_train(theta, &options, &report, error, sizeof error) == 0;
     if (!fine) example_failed("training", error);
     int last = (int)p->years - 1;
     fine = fine && solve(p, theta, false, 0, o->curve) && solve(p, theta, true, last, o->restart);
@@ -181,7 +180,7 @@ static bool train(problem *p, uint64_t seed, double rate, const char *label, out
         o->forecast_restart = rmse(o->restart, last, last + 1, PELT_YEARS);
         o->seconds = report.seconds;
     }
-    free(theta);
+    nn_theta_free(theta);
     return fine;
 }
 

@@ -13,7 +13,6 @@
 #include "example.h"
 #include "pelts.h"
 #include <math.h>
-#include <stdlib.h>
 
 /* The vector field: y [rows,2] holds u and v, args[0] the logarithms of a, b, c, d [4]. */
 static ad_var field(ad_var t, ad_var y, const ad_var *args, void *user)
@@ -40,7 +39,7 @@ static ad_var trajectory(const problem *p, ad_tape *tape, ad_var theta, ad_var t
     return ode_solve(field, NULL, y0, 1, &rates, times, &(ode_options){ .method = &ode_tsit5, .rtol = 1e-8, .atol = 1e-8 });
 }
 
-static double schedule(int64_t step, int64_t n) { return 0.01 + 0.99 * nn_schedule_cosine(step, n); }
+static double schedule(int64_t step, int64_t n, void *user) { return 0.01 + 0.99 * nn_schedule_cosine(step, n, user); }
 
 static ad_var loss(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
 {
@@ -91,16 +90,16 @@ int main(int argc, char **argv)
 
     problem p = { nn_model_new(), years };
     if (!p.model) return example_failed("model", NULL);
-    int64_t rates_at = nn_model_add(p.model, "log_rates", AD_SHAPE(4), nn_init_zeros, 1, 1);
-    int64_t start_at = nn_model_add(p.model, "log_start", AD_SHAPE(2), nn_init_zeros, 1, 1);
-    if (nn_model_error(p.model)) return example_failed("model", nn_model_error(p.model));
-    double *theta = calloc((size_t)nn_model_size(p.model), sizeof *theta), data[2 * PELT_YEARS], fit[2 * 401], mse = 0;
+    nn_model_add(p.model, "log_rates", AD_SHAPE(4), nn_init_zeros, 1, 1);
+    nn_model_add(p.model, "log_start", AD_SHAPE(2), nn_init_zeros, 1, 1);
+    nn_theta *theta = nn_theta_new(p.model, AD_F64, NULL);
+    double *log_rates = nn_theta_f64(theta, "log_rates"), *log_start = nn_theta_f64(theta, "log_start");
+    if (nn_theta_error(theta)) return example_failed("theta", nn_theta_error(theta));
+    double data[2 * PELT_YEARS], fit[2 * 401], mse = 0;
     char error[512];
-    if (!theta) return example_failed("theta", NULL);
 
     /* A plain start; the first counts. */
     const double start[4] = { 0.5, 0.02, 0.5, 0.02 };
-    double *log_rates = theta + rates_at, *log_start = theta + start_at;
     for (int i = 0; i < 4; i++) log_rates[i] = log(start[i]);
     log_start[0] = log(pelts_hare[0]);
     log_start[1] = log(pelts_lynx[0]);
@@ -112,13 +111,17 @@ int main(int argc, char **argv)
         p.years = horizons[stage] < years && stage < 2 ? horizons[stage] : years;
         char label[64];
         snprintf(label, sizeof label, "%lld years", (long long)p.years);
-        nn_array pelts = { AD_SHAPE(AD_ROWS, p.years, 2), data };
-        nn_train_options train = { .optimizer = { .rate = rate, .schedule = schedule },
+        nn_array pelts = nn_array_of(AD_SHAPE(AD_ROWS, p.years, 2), data);
+        nn_train_options train = { .loss = loss,
+                                   .user = &p,
+                                   .narray = 1,
+                                   .arrays = &pelts,
+                                   .examples = 1,
+                                   .optimizer = { .rate = rate, .schedule = schedule },
                                    .steps = stage < 2 ? (steps + 3) / 4 : (steps + 1) / 2,
                                    .threads = 1,
                                    .label = label };
-        if (nn_train(p.model, AD_F64, theta, loss, &p, 1, &pelts, 1, &train, &report, error, sizeof error))
-            return example_failed("training", error);
+        if (nn_train(theta, &train, &report, error, sizeof error)) return example_failed("training", error);
         seconds += report.seconds;
     }
 
@@ -130,7 +133,7 @@ int main(int argc, char **argv)
     /* The fitted model once more, finely, without training: the same function of theta evaluated lazily. */
     ad_tape *tape = ad_tape_new(AD_F64);
     if (!tape) return example_failed("tape", NULL);
-    ad_var w = ad_param(tape, AD_SHAPE(nn_model_size(p.model)), theta);
+    ad_var w = nn_theta_param(tape, theta);
     ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 0 }); /* one trajectory */
     if (ad_get(trajectory(&p, tape, w, ode_linspace(tape, 0, 20, 401)), fit)) return example_failed("solution", ad_tape_error(tape));
     for (int i = 0; i < years; i++)
@@ -138,7 +141,7 @@ int main(int argc, char **argv)
     printf("root mean square error of the logarithms: %.4f (%.1f s)\n", sqrt(mse), seconds);
     write_results(directory, fit, 401);
     ad_tape_free(tape);
-    free(theta);
+    nn_theta_free(theta);
     nn_model_free(p.model);
     return 0;
 }

@@ -4,17 +4,17 @@
 
 static void fill(double value, int64_t n, double *out)
 {
-    for (int64_t i = 0; i < n; i++) out[i] = value;
+    for (int64_t i = 0; out && i < n; i++) out[i] = value;
 }
 
 static void uniform(nn_rng *rng, double limit, int64_t n, double *out)
 {
-    for (int64_t i = 0; i < n; i++) out[i] = limit * (2 * nn_uniform(rng) - 1);
+    for (int64_t i = 0; out && i < n; i++) out[i] = limit * (2 * nn_uniform(rng) - 1);
 }
 
 static void normal(nn_rng *rng, double sd, int64_t n, double *out)
 {
-    for (int64_t i = 0; i < n; i++) out[i] = sd * nn_normal(rng);
+    for (int64_t i = 0; out && i < n; i++) out[i] = sd * nn_normal(rng);
 }
 
 #define INIT(name) void nn_init_##name(nn_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out)

@@ -13,7 +13,7 @@ static int64_t add_parameter(nn_model *model, const char *name, const char *suff
 
 static nn_linear new_linear(nn_model *model, const char *name, int64_t in, int64_t out, nn_init init, bool biased)
 {
-    nn_linear layer = { in, out, -1, -1 };
+    nn_linear layer = { model, in, out, -1, -1 };
     layer.weight = add_parameter(model, name, "weight", AD_SHAPE(in, out), init ? init : nn_init_uniform_fan_in, in, out);
     if (biased) layer.bias = add_parameter(model, name, "bias", AD_SHAPE(out), init ? nn_init_zeros : nn_init_uniform_fan_in, in, out);
     if (biased && layer.bias < 0) layer.weight = -1;
@@ -51,18 +51,10 @@ static bool check(const nn_linear *layer, ad_var theta, ad_var x, int64_t in, co
         ad_fail(x.tape, "%s: the layer could not be made; nn_model_error says why", what);
         return false;
     }
-    char text[128];
-    ad_shape shape = ad_shape_of(theta);
-    int64_t end = layer->weight + layer->in * layer->out;
-    if (layer->bias + layer->out > end) end = layer->bias + layer->out;
-    if (shape.rank != 1 || shape.dim[0] < end) {
-        ad_format_shape(shape, text, sizeof text);
-        ad_fail(x.tape, "%s: theta is %s, but the layer reaches to element %lld; give the whole theta of its model", what, text,
-                (long long)end);
-        return false;
-    }
-    shape = ad_shape_of(x);
+    if (!nn_theta_fits(what, layer->model, theta)) return false;
+    ad_shape shape = ad_shape_of(x);
     if (shape.rank < 1 || shape.dim[shape.rank - 1] != in) {
+        char text[128];
         ad_format_shape(shape, text, sizeof text);
         ad_fail(x.tape, "%s: x is %s, but the layer takes [...,%lld]", what, text, (long long)in);
         return false;
@@ -111,7 +103,7 @@ static const char *layer_name(char *text, size_t size, const char *name, int i)
 
 nn_mlp nn_mlp_new(nn_model *model, const char *name, int nsize, const int64_t *sizes, nn_activation activation, nn_init init)
 {
-    nn_mlp mlp = { count_layers(model, name, nsize, sizes), { { 0, 0, -1, -1 } }, activation };
+    nn_mlp mlp = { count_layers(model, name, nsize, sizes), { { NULL, 0, 0, -1, -1 } }, activation };
     char text[240];
     for (int i = 0; i < mlp.nlayer; i++) {
         mlp.layer[i] = nn_linear_new(model, layer_name(text, sizeof text, name, i), sizes[i], sizes[i + 1], init);
@@ -133,8 +125,11 @@ ad_var nn_mlp_apply(const nn_mlp *mlp, ad_var theta, ad_var x)
 
 nn_time_linear nn_time_linear_new(nn_model *model, const char *name, nn_time_kind kind, int64_t in, int64_t out, nn_init init)
 {
-    nn_linear none = { 0, 0, -1, -1 };
-    if (kind == NN_CONCAT) return (nn_time_linear){ kind, nn_linear_new(model, name, in + 1, out, init), none, none };
+    nn_linear none = { NULL, 0, 0, -1, -1 };
+    if (kind == NN_CONCAT) {
+        int64_t with_time = in < INT64_MAX ? in + 1 : in; /* that many is refused */
+        return (nn_time_linear){ kind, nn_linear_new(model, name, with_time, out, init), none, none };
+    }
     char gate[240], shift[240];
     bool fits = name && *name && snprintf(gate, sizeof gate, "%s.gate", name) < (int)sizeof gate &&
                 snprintf(shift, sizeof shift, "%s.shift", name) < (int)sizeof shift;
@@ -182,7 +177,7 @@ nn_time_mlp nn_time_mlp_new(nn_model *model, const char *name, nn_time_kind kind
                             nn_init init)
 {
     nn_time_mlp mlp = { count_layers(model, name, nsize, sizes),
-                        { { kind, { 0, 0, -1, -1 }, { 0, 0, -1, -1 }, { 0, 0, -1, -1 } } },
+                        { { kind, { NULL, 0, 0, -1, -1 }, { NULL, 0, 0, -1, -1 }, { NULL, 0, 0, -1, -1 } } },
                         activation };
     char text[240];
     for (int i = 0; i < mlp.nlayer; i++) {

@@ -1,5 +1,5 @@
 /* Losses: scalars recorded on the tape. */
-#include "internal.h"
+#include "checks.h"
 #include "../autodiff/extension.h"
 
 static ad_var shapes_differ(const char *what, ad_var a, const char *a_name, ad_var b, const char *b_name, const char *advice)
@@ -30,11 +30,11 @@ static ad_var range(ad_tape *tape, int64_t n) { return ad_shift(ad_cumsum(ad_fil
 
 /* -log softmax at each row's class, [...,1], as the logsumexp of the logits' distances from that of the class. The class's own distance is
  * the constant 0, so that the gradient by its logit is a sum over the others and does not cancel. Logits are selected, not multiplied: one
- * of -inf elsewhere must not make NaN. A class that is no column has no hit; 0/0 makes its loss and gradient NaN. */
+ * of -inf elsewhere must not make NaN. */
 static ad_var surprise(ad_var logits, ad_var classes, int64_t n)
 {
-    ad_var hit = ad_eq(classes, range(logits.tape, n)), zero = ad_scalar(logits.tape, 0);
-    ad_var chosen = ad_div(ad_sum_axis(ad_select(hit, logits, zero), -1, 1), ad_sum_axis(hit, -1, 1));
+    ad_var hit = ad_eq(nn_check_classes(classes, n), range(logits.tape, n)), zero = ad_scalar(logits.tape, 0);
+    ad_var chosen = ad_sum_axis(ad_select(hit, logits, zero), -1, 1);
     return ad_logsumexp(ad_select(hit, zero, ad_sub(logits, chosen)), 1, (int[]){ -1 }, 1);
 }
 

@@ -1,8 +1,6 @@
-/* The layout of theta: which parameter array lies where. */
+/* The layout of theta: which parameter array lies where, and under which name. */
 #include "internal.h"
 #include "../autodiff/extension.h"
-#include <limits.h>
-#include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,13 +8,26 @@
 /* Sixteen elements are 64 bytes in f32 and 128 in f64: one layout serves both. */
 enum { ALIGN = 16 };
 
-nn_model *nn_model_new(void) { return calloc(1, sizeof(nn_model)); }
+nn_model *nn_model_new(void)
+{
+    nn_model *model = calloc(1, sizeof *model);
+    if (model) atomic_init(&model->references, 1);
+    return model;
+}
+
+nn_model *nn_model_retain(const nn_model *model)
+{
+    nn_model *shared = (nn_model *)model; /* counting does not change what a model is */
+    atomic_fetch_add(&shared->references, 1);
+    return shared;
+}
 
 void nn_model_free(nn_model *model)
 {
-    if (!model) return;
+    if (!model || atomic_fetch_sub(&model->references, 1) > 1) return;
     for (int64_t i = 0; i < model->count; i++) free(model->parameter[i].name);
     free(model->parameter);
+    free(model->place);
     free(model);
 }
 
@@ -35,16 +46,54 @@ int64_t nn_model_parameters(const nn_model *model)
     return n;
 }
 
-static const nn_parameter *find(const nn_model *model, const char *name)
+/* ---- names ----------------------------------------------------------------------------------------- */
+
+/* FNV-1a (Fowler, Noll, Vo). */
+static uint64_t hash_of(const char *name)
 {
-    for (int64_t i = 0; model && name && i < model->count; i++)
-        if (strcmp(model->parameter[i].name, name) == 0) return &model->parameter[i];
-    return NULL;
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (; *name; name++) hash = (hash ^ (unsigned char)*name) * 0x100000001b3u;
+    return hash;
+}
+
+/* The place of a name in the table: its own, or the free one where it belongs. */
+static int64_t *place_of(const nn_model *model, const char *name)
+{
+    uint64_t mask = (uint64_t)model->places - 1;
+    for (uint64_t k = hash_of(name) & mask;; k = (k + 1) & mask) {
+        int64_t *place = &model->place[k];
+        if (*place == 0 || strcmp(model->parameter[*place - 1].name, name) == 0) return place;
+    }
+}
+
+const nn_parameter *nn_parameter_find(const nn_model *model, const char *name)
+{
+    if (!model || !name || model->places == 0) return NULL;
+    int64_t index = *place_of(model, name);
+    return index ? &model->parameter[index - 1] : NULL;
+}
+
+/* Room for one more parameter, in the list and in the table; -1 when memory is short. */
+static int reserve(nn_model *model)
+{
+    if (model->count < model->capacity) return 0;
+    int64_t capacity = model->capacity ? 2 * model->capacity : 16;
+    nn_parameter *grown = realloc(model->parameter, (size_t)capacity * sizeof *grown);
+    if (!grown) return -1;
+    model->parameter = grown;
+    int64_t *place = calloc((size_t)(2 * capacity), sizeof *place);
+    if (!place) return -1;
+    free(model->place);
+    model->place = place;
+    model->places = 2 * capacity;
+    model->capacity = capacity;
+    for (int64_t i = 0; i < model->count; i++) *place_of(model, grown[i].name) = i + 1;
+    return 0;
 }
 
 int64_t nn_model_find(const nn_model *model, const char *name, ad_shape *shape)
 {
-    const nn_parameter *p = find(model, name);
+    const nn_parameter *p = nn_parameter_find(model, name);
     if (!p) return -1;
     if (shape) *shape = p->shape;
     return p->offset;
@@ -82,15 +131,29 @@ static int model_fail(nn_model *model, const char *name, const char *format, ...
     return -1;
 }
 
+/* "[-1,3]": here -1 is a wrong size and does not stand for rows. */
+static void format_sizes(ad_shape shape, char *text, size_t size)
+{
+    if (shape.rank < 0 || shape.rank > AD_MAX_RANK) {
+        snprintf(text, size, "of rank %d (at most %d)", shape.rank, AD_MAX_RANK);
+        return;
+    }
+    size_t used = 0;
+    for (int i = 0; i < shape.rank; i++) {
+        used += (size_t)snprintf(text + used, size - used, "%s%lld", i ? "," : "[", (long long)shape.dim[i]);
+    }
+    snprintf(text + used, size - used, "%s", shape.rank ? "]" : "[]");
+}
+
 static int check_parameter(nn_model *model, const char *name, ad_shape shape, nn_init init, int64_t fan_in, int64_t fan_out)
 {
     if (!name || !*name) return model_fail(model, name, "it needs a name");
     if (strcmp(name, "__metadata__") == 0) return model_fail(model, name, "the name is reserved by the safetensors format");
-    if (find(model, name)) return model_fail(model, name, "the model has one of this name already");
+    if (nn_parameter_find(model, name)) return model_fail(model, name, "the model has one of this name already");
     int64_t n = count_elements(shape);
     if (n < 0 || n > (INT64_MAX >> 8) - model->size) {
-        char text[128];
-        ad_format_shape(shape, text, sizeof text);
+        char text[256];
+        format_sizes(shape, text, sizeof text);
         return model_fail(model, name, "every size must be at least 1, and theta fit into memory, but the shape is %s", text);
     }
     if (!init) return model_fail(model, name, "it needs an initialiser, e.g. nn_init_zeros");
@@ -109,17 +172,6 @@ static char *copy_text(const char *text)
     return copy;
 }
 
-static int reserve(nn_model *model)
-{
-    if (model->count < model->capacity) return 0;
-    int64_t capacity = model->capacity ? 2 * model->capacity : 16;
-    nn_parameter *grown = realloc(model->parameter, (size_t)capacity * sizeof *grown);
-    if (!grown) return -1;
-    model->parameter = grown;
-    model->capacity = capacity;
-    return 0;
-}
-
 int64_t nn_model_add(nn_model *model, const char *name, ad_shape shape, nn_init init, int64_t fan_in, int64_t fan_out)
 {
     if (!model || model->error[0] || check_parameter(model, name, shape, init, fan_in, fan_out)) return -1;
@@ -129,47 +181,34 @@ int64_t nn_model_add(nn_model *model, const char *name, ad_shape shape, nn_init 
         return model_fail(model, name, "out of memory");
     }
     int64_t n = count_elements(shape), offset = model->size;
+    int64_t *place = place_of(model, name);
     model->parameter[model->count++] = (nn_parameter){ copy, shape, offset, n, fan_in, fan_out, init };
+    *place = model->count;
     model->size = offset + (n + ALIGN - 1) / ALIGN * ALIGN;
     return offset;
 }
 
-int nn_model_init(const nn_model *model, nn_rng *rng, ad_dtype dtype, void *theta)
+bool nn_theta_fits(const char *what, const nn_model *model, ad_var theta)
 {
-    if (nn_model_error(model) || !rng || !theta) return -1;
-    int64_t longest = 0;
-    for (int64_t i = 0; i < model->count; i++)
-        if (model->parameter[i].size > longest) longest = model->parameter[i].size;
-    double *values = malloc((size_t)(longest + 1) * sizeof *values);
-    if (!values) return -1;
-    memset(theta, 0, (size_t)model->size * nn_bytes(dtype));
-    for (int64_t i = 0; i < model->count; i++) {
-        const nn_parameter *p = &model->parameter[i];
-        nn_rng own = nn_rng_split(rng);
-        p->init(&own, p->fan_in, p->fan_out, p->size, values);
-        for (int64_t k = 0; k < p->size; k++) {
-            if (dtype == AD_F32) ((float *)theta)[p->offset + k] = (float)values[k];
-            else ((double *)theta)[p->offset + k] = values[k];
-        }
-    }
-    free(values);
-    return 0;
+    ad_shape shape = ad_shape_of(theta);
+    if (shape.rank == 1 && shape.dim[0] == nn_model_size(model)) return true;
+    char text[128];
+    ad_format_shape(shape, text, sizeof text);
+    ad_fail(theta.tape, "%s: theta is %s; the model needs [%lld]", what, text, (long long)nn_model_size(model));
+    return false;
 }
 
 ad_var nn_model_get(const nn_model *model, ad_var theta, const char *name)
 {
-    if (!ad_valid(theta)) return theta;
-    const nn_parameter *p = find(model, name);
-    ad_shape shape = ad_shape_of(theta);
+    if (!ad_valid(theta)) {
+        if (theta.tape) ad_fail(theta.tape, "nn_model_get: theta is not a valid variable");
+        return theta;
+    }
+    const nn_parameter *p = nn_parameter_find(model, name);
     if (!p) {
         ad_fail(theta.tape, "nn_model_get: the model has no parameter '%s'", name ? name : "(NULL)");
         return ad_none(theta.tape);
     }
-    if (shape.rank != 1 || shape.dim[0] != model->size) {
-        char text[128];
-        ad_format_shape(shape, text, sizeof text);
-        ad_fail(theta.tape, "nn_model_get: theta is %s; the model needs [%lld]", text, (long long)model->size);
-        return ad_none(theta.tape);
-    }
+    if (!nn_theta_fits("nn_model_get", model, theta)) return ad_none(theta.tape);
     return ad_reshape(ad_slice(theta, 0, p->offset, p->offset + p->size), p->shape);
 }

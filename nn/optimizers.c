@@ -1,6 +1,7 @@
-/* Optimisers: one update of theta. The forms are PyTorch's, so that results can be compared number by number. */
+/* Optimisers: one update of theta. The forms are PyTorch's, so that results can be compared number by
+ * number. Parameters that weight decay acts on, and those it does not, are stretches of theta, each updated
+ * by one loop. */
 #include "internal.h"
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,23 +12,32 @@ typedef struct {
     bool nesterov;
 } update;
 
+/* A part of theta whose parameters are all decayed, or none of them. */
+typedef struct {
+    int64_t start, stop;
+    bool decays;
+} stretch;
+
 struct nn_optimizer {
     const char *name;
     double beta1, beta2, epsilon, decay; /* defaults */
     bool takes_momentum, takes_betas;
-    /* Updates theta and the state; returns whether all of theta is finite. */
-    bool (*update_f32)(nn_optimizer_state *s, const update *u, float *theta, const float *gradient);
-    bool (*update_f64)(nn_optimizer_state *s, const update *u, double *theta, const double *gradient);
+    /* Updates a part of theta and the state; returns whether all of it is finite. */
+    bool (*update_f32)(nn_optimizer_state *s, const update *u, stretch part, void *theta, const void *gradient);
+    bool (*update_f64)(nn_optimizer_state *s, const update *u, stretch part, void *theta, const void *gradient);
 };
 
 struct nn_optimizer_state {
     nn_optimizer_options options; /* defaults filled in */
+    const nn_model *model;        /* to be compared with only */
     ad_dtype dtype;
     int64_t size, steps, taken;
+    int64_t nstretch;
+    stretch *stretches;
     double power1, power2;        /* beta1^taken, beta2^taken */
-    void *first, *second, *saved; /* [size] of dtype */
+    void *first, *second, *saved; /* [size] of dtype; second: roots of second moments */
     bool unusable;
-    char error[256];
+    char error[400];
 };
 
 /* ---- algorithms --------------------------------------------------------------------------------------------------------------------- */
@@ -75,21 +85,24 @@ static inline double rmsprop(const update *u, double theta, double gradient, dou
     return theta - u->rate * *first;
 }
 
-/* The loops over all elements, one for each algorithm and type, so that the compiler sees what it can turn into vectors. */
+/* The loops over the elements, one for each algorithm and type, so that the compiler sees what it can turn into vectors. */
 #define LOOP(algorithm, suffix, T)                                                                                                         \
-    static bool algorithm##_##suffix(nn_optimizer_state *s, const update *shared, T *restrict theta, const T *restrict gradient)           \
+    static bool algorithm##_##suffix(nn_optimizer_state *s, const update *shared, stretch part, void *values, const void *gradients)       \
     {                                                                                                                                      \
-        T *restrict first = s->first, *restrict second = s->second;                                                                        \
-        const update u = *shared;                                                                                                          \
-        int64_t n = s->size;                                                                                                               \
+        T *restrict theta = values, *restrict first = s->first, *restrict second = s->second;                                              \
+        const T *restrict gradient = gradients;                                                                                            \
+        update u = *shared;                                                                                                                \
         int overflows = 0;                                                                                                                 \
-        for (int64_t i = 0; i < n; i++) {                                                                                                  \
-            double m = first[i], v = second[i];                                                                                            \
-            T value = (T)algorithm(&u, theta[i], u.scale * gradient[i], &m, &v);                                                           \
+        if (!part.decays) u.decay = 0;                                                                                                     \
+        for (int64_t i = part.start; i < part.stop; i++) {                                                                                 \
+            double m = first[i], r = second[i];                                                                                            \
+            T value = (T)algorithm(&u, theta[i], u.scale * gradient[i], &m, &r);                                                           \
+            T root = (T)r;                                                                                                                 \
             theta[i] = value;                                                                                                              \
             first[i] = (T)m;                                                                                                               \
-            second[i] = (T)v;                                                                                                              \
+            second[i] = root;                                                                                                              \
             overflows |= value - value != 0; /* infinite, or NaN */                                                                        \
+            overflows |= root - root != 0;                                                                                                 \
         }                                                                                                                                  \
         return !overflows;                                                                                                                 \
     }
@@ -106,8 +119,29 @@ OPTIMIZER(rmsprop, 0, 0.99, 1e-8, 0, true, true)
 
 const char *nn_optimizer_name(const nn_optimizer *optimizer) { return optimizer ? optimizer->name : "none"; }
 
-double nn_schedule_cosine(int64_t step, int64_t steps) { return 0.5 * (1 + cos(3.14159265358979323846 * (double)step / (double)steps)); }
-double nn_schedule_exponential(int64_t step, int64_t steps) { return pow(0.01, (double)step / (double)steps); }
+double nn_schedule_cosine(int64_t step, int64_t steps, void *user)
+{
+    (void)user;
+    return 0.5 * (1 + cos(3.14159265358979323846 * (double)step / (double)steps));
+}
+
+double nn_schedule_exponential(int64_t step, int64_t steps, void *user)
+{
+    (void)user;
+    return pow(0.01, (double)step / (double)steps);
+}
+
+bool nn_decay_matrices(const char *name, ad_shape shape, void *user)
+{
+    (void)name, (void)user;
+    return shape.rank >= 2;
+}
+
+bool nn_decay_all(const char *name, ad_shape shape, void *user)
+{
+    (void)name, (void)shape, (void)user;
+    return true;
+}
 
 /* ---- state -------------------------------------------------------------------------------------------------------------------------- */
 
@@ -140,30 +174,62 @@ static void fill_defaults(nn_optimizer_options *o)
     set_default(&o->beta2, o->algorithm->beta2);
     set_default(&o->epsilon, o->algorithm->epsilon);
     set_default(&o->weight_decay, o->algorithm->decay);
+    if (!o->decays) o->decays = nn_decay_matrices;
 }
 
-nn_optimizer_state *nn_optimizer_new(const nn_optimizer_options *options, ad_dtype dtype, int64_t size, int64_t steps)
+bool nn_optimizer_given(const nn_optimizer_options *o)
+{
+    return o->algorithm || o->rate != 0 || o->momentum != 0 || o->nesterov || o->beta1 != 0 || o->beta2 != 0 || o->epsilon != 0 ||
+           o->weight_decay != 0 || o->decays || o->clip_norm != 0 || o->schedule || o->user;
+}
+
+/* Neighbours that are treated alike are one stretch. Padding goes with the array before it: it is zero, and
+ * decay leaves it so. */
+static void divide(nn_optimizer_state *s, const nn_model *model)
+{
+    for (int64_t i = 0; i < model->count; i++) {
+        const nn_parameter *p = &model->parameter[i];
+        int64_t stop = i + 1 < model->count ? model->parameter[i + 1].offset : model->size;
+        bool decays = s->options.decays(p->name, p->shape, s->options.user);
+        stretch *last = s->nstretch ? &s->stretches[s->nstretch - 1] : NULL;
+        if (last && last->decays == decays) last->stop = stop;
+        else s->stretches[s->nstretch++] = (stretch){ p->offset, stop, decays };
+    }
+}
+
+static int set_up(nn_optimizer_state *s, const nn_theta *theta)
+{
+    size_t bytes = nn_bytes(theta->dtype);
+    s->model = theta->model;
+    s->dtype = theta->dtype;
+    s->size = theta->size;
+    s->first = calloc((size_t)s->size, bytes);
+    s->second = calloc((size_t)s->size, bytes);
+    s->saved = calloc((size_t)s->size, bytes);
+    s->stretches = calloc((size_t)theta->model->count, sizeof *s->stretches);
+    if (!s->first || !s->second || !s->saved || !s->stretches) return -1;
+    divide(s, theta->model);
+    return 0;
+}
+
+nn_optimizer_state *nn_optimizer_new(const nn_optimizer_options *options, const nn_theta *theta, int64_t steps)
 {
     nn_optimizer_state *s = calloc(1, sizeof *s);
     if (!s) return NULL;
     if (options) s->options = *options;
     fill_defaults(&s->options);
-    s->dtype = dtype;
     s->steps = steps;
     s->power1 = s->power2 = 1;
+    s->unusable = true;
+    if (nn_theta_check("nn_optimizer_new", theta, s->error, sizeof s->error)) return s;
     const char *wrong = check_options(&s->options);
-    if (!wrong && size < 1) wrong = "theta has no elements";
     if (!wrong && s->options.schedule && steps < 1) wrong = "a schedule needs the number of planned steps";
     if (wrong) {
-        s->unusable = true;
-        snprintf(s->error, sizeof s->error, "nn_optimizer_new: %s: %s", s->options.algorithm->name, wrong);
+        nn_error(s->error, sizeof s->error, "nn_optimizer_new: %s: %s", s->options.algorithm->name, wrong);
         return s;
     }
-    s->size = size;
-    s->first = calloc((size_t)size, nn_bytes(dtype));
-    s->second = calloc((size_t)size, nn_bytes(dtype));
-    s->saved = calloc((size_t)size, nn_bytes(dtype));
-    if (s->first && s->second && s->saved) return s;
+    s->unusable = false;
+    if (set_up(s, theta) == 0) return s;
     nn_optimizer_free(s);
     return NULL;
 }
@@ -174,8 +240,11 @@ void nn_optimizer_free(nn_optimizer_state *state)
     free(state->first);
     free(state->second);
     free(state->saved);
+    free(state->stretches);
     free(state);
 }
+
+int64_t nn_optimizer_steps(const nn_optimizer_state *state) { return state ? state->taken : 0; }
 
 const char *nn_optimizer_error(const nn_optimizer_state *state)
 {
@@ -221,8 +290,15 @@ static double gradient_norm(ad_dtype dtype, const void *gradient, int64_t n, int
 static update prepare(nn_optimizer_state *s, double norm)
 {
     const nn_optimizer_options *o = &s->options;
-    update u = { o->rate, o->momentum, o->beta1, o->beta2, o->epsilon, o->weight_decay, 1, 1, 1, o->nesterov };
-    if (o->schedule) u.rate *= o->schedule(s->taken < s->steps ? s->taken : s->steps - 1, s->steps);
+    update u = { .rate = o->rate,
+                 .momentum = o->momentum,
+                 .beta1 = o->beta1,
+                 .beta2 = o->beta2,
+                 .epsilon = o->epsilon,
+                 .decay = o->weight_decay,
+                 .scale = 1,
+                 .nesterov = o->nesterov };
+    if (o->schedule) u.rate *= o->schedule(s->taken < s->steps ? s->taken : s->steps - 1, s->steps, o->user);
     if (o->clip_norm > 0 && norm > o->clip_norm) u.scale = o->clip_norm / norm;
     s->taken++;
     s->power1 *= o->beta1;
@@ -232,26 +308,50 @@ static update prepare(nn_optimizer_state *s, double norm)
     return u;
 }
 
-int nn_optimizer_step(nn_optimizer_state *state, void *theta, const void *gradient)
+/* Whether theta and gradient are what the state was made for. */
+static int check_step(nn_optimizer_state *s, const nn_theta *theta, const nn_theta *gradient)
+{
+    const nn_theta *both[] = { theta, gradient };
+    for (int i = 0; i < 2; i++) {
+        const nn_theta *x = both[i];
+        const char *what = i ? "nn_optimizer_step: gradient" : "nn_optimizer_step";
+        if (nn_theta_check(what, x, s->error, sizeof s->error)) return -1;
+        if (x->model == s->model && x->size == s->size && x->dtype == s->dtype) continue;
+        return nn_error(s->error, sizeof s->error, "%s: %s [%lld]%s, but the optimiser was made for %s [%lld]", what,
+                        nn_dtype_name(x->dtype), (long long)x->size, x->model == s->model ? "" : " of another model",
+                        nn_dtype_name(s->dtype), (long long)s->size);
+    }
+    if (theta != gradient) return 0;
+    return nn_error(s->error, sizeof s->error, "nn_optimizer_step: theta and gradient are the same object");
+}
+
+int nn_optimizer_step(nn_optimizer_state *state, nn_theta *theta, const nn_theta *gradient)
 {
     nn_optimizer_state *s = state;
     if (!s || s->unusable) return -1;
     s->error[0] = 0;
-    if (!theta || !gradient) return nn_error(s->error, sizeof s->error, "nn_optimizer_step: theta or gradient is NULL");
+    if (check_step(s, theta, gradient)) return -1;
     int64_t bad = -1;
-    double norm = gradient_norm(s->dtype, gradient, s->size, &bad);
+    double norm = gradient_norm(s->dtype, gradient->data, s->size, &bad);
     if (bad >= 0) {
         return nn_error(s->error, sizeof s->error, "nn_optimizer_step: element %lld of the gradient is %g", (long long)bad,
-                        nn_element(s->dtype, gradient, bad));
+                        nn_shown(nn_element(s->dtype, gradient->data, bad)));
     }
     update u = prepare(s, norm);
     size_t bytes = (size_t)s->size * nn_bytes(s->dtype);
-    memcpy(s->saved, theta, bytes);
+    memcpy(s->saved, theta->data, bytes);
     const nn_optimizer *algorithm = s->options.algorithm;
-    if (s->dtype == AD_F32 ? algorithm->update_f32(s, &u, theta, gradient) : algorithm->update_f64(s, &u, theta, gradient)) return 0;
-    bad = nn_find_nonfinite(s->dtype, theta, s->size);
-    memcpy(theta, s->saved, bytes);
+    bool fine = true;
+    for (int64_t i = 0; i < s->nstretch; i++) {
+        stretch part = s->stretches[i];
+        fine &= s->dtype == AD_F32 ? algorithm->update_f32(s, &u, part, theta->data, gradient->data)
+                                   : algorithm->update_f64(s, &u, part, theta->data, gradient->data);
+    }
+    if (fine) return 0;
+    bad = nn_find_nonfinite(s->dtype, theta->data, s->size);
+    memcpy(theta->data, s->saved, bytes);
     s->unusable = true;
+    if (bad < 0) return nn_error(s->error, sizeof s->error, "nn_optimizer_step: a second moment would overflow");
     return nn_error(s->error, sizeof s->error, "nn_optimizer_step: element %lld of theta would overflow; the rate (%g) is too large",
                     (long long)bad, u.rate);
 }

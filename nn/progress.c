@@ -44,7 +44,7 @@ void nn_progress_free(nn_progress *progress)
 /* On a terminal ten times a second; elsewhere for every tenth of the work, and every half minute while a tenth takes long. */
 static bool is_due(nn_progress *p, int64_t done, double now)
 {
-    int tenth = (int)(10.0 * (double)done / (double)p->total);
+    int tenth = (int)(10 * fmin(fmax((double)done / (double)p->total, 0), 1));
     bool due = p->terminal ? now - p->shown > 0.1 || done >= p->total : tenth > p->tenth || now - p->shown > 30;
     if (!due) return false;
     p->tenth = tenth;

@@ -27,12 +27,12 @@ static uint64_t draw(nn_rng *rng, uint64_t purpose)
 }
 
 nn_rng nn_rng_seed(uint64_t seed) { return (nn_rng){ seed, 0 }; }
-nn_rng nn_rng_split(nn_rng *rng) { return (nn_rng){ draw(rng, 1), 0 }; }
-uint64_t nn_rng_next(nn_rng *rng) { return draw(rng, 0); }
+nn_rng nn_rng_split(nn_rng *rng) { return (nn_rng){ rng ? draw(rng, 1) : 0, 0 }; }
+uint64_t nn_rng_next(nn_rng *rng) { return rng ? draw(rng, 0) : 0; }
 
 uint64_t nn_rng_below(nn_rng *rng, uint64_t n)
 {
-    if (n == 0) return 0;
+    if (!rng || n == 0) return 0;
     uint64_t short_by = -n % n; /* 2^64 mod n: as many of the smallest draws would make some results likelier than others */
     uint64_t bits;
     do bits = nn_rng_next(rng);
@@ -41,7 +41,7 @@ uint64_t nn_rng_below(nn_rng *rng, uint64_t n)
 }
 
 /* 52 bits and a half: the ends cannot be reached by rounding. */
-double nn_uniform(nn_rng *rng) { return ((double)(nn_rng_next(rng) >> 12) + 0.5) * 0x1p-52; }
+double nn_uniform(nn_rng *rng) { return rng ? ((double)(nn_rng_next(rng) >> 12) + 0.5) * 0x1p-52 : NAN; }
 
 /* log x for 0 < x < 1 to about 1e-16, by operations that IEEE 754 fixes to the last bit; libms differ in theirs. x = m 2^e with m in
  * [sqrt(1/2), sqrt 2), and log m = 2 artanh s with s = (m - 1) / (m + 1), |s| < 0.1716. */
@@ -62,6 +62,7 @@ static double portable_log(double x)
 double nn_normal(nn_rng *rng)
 {
     double u, v, s;
+    if (!rng) return NAN;
     do {
         u = 2 * nn_uniform(rng) - 1;
         v = 2 * nn_uniform(rng) - 1;

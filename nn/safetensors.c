@@ -2,10 +2,10 @@
  * shape and range of bytes), the arrays one after the other without gaps (little-endian).
  * Files come from anywhere: nothing in the header is believed before it is checked against the file's length and the model. */
 #include "internal.h"
+#include "../autodiff/extension.h"
 #include <float.h>
 #include <inttypes.h>
 #include <jansson.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,16 +15,11 @@
 
 enum { PREFIX = 8, HEADER_MAX = 100000000 }; /* the limit of the format's reference implementation */
 
-/* The reason why a model and a theta cannot be saved or loaded, if there is one. */
-static int check_arguments(const char *what, const char *path, const nn_model *model, ad_dtype dtype, const void *theta, char *error,
-                           size_t size)
+/* The reason why a theta cannot be saved or loaded, if there is one. */
+static int check_arguments(const char *what, const char *path, const nn_theta *theta, char *error, size_t size)
 {
     if (!path || !*path) return nn_error(error, size, "%s: a file name is missing", what);
-    if (nn_model_error(model)) return nn_error(error, size, "%s: %s", what, nn_model_error(model));
-    if (model->count == 0) return nn_error(error, size, "%s: the model has no parameters", what);
-    if (!theta) return nn_error(error, size, "%s: theta is NULL", what);
-    if (dtype != AD_F32 && dtype != AD_F64) return nn_error(error, size, "%s: dtype is neither AD_F32 nor AD_F64", what);
-    return 0;
+    return nn_theta_check(what, theta, error, size);
 }
 
 /* ---- saving ------------------------------------------------------------------------------------------------------------------------- */
@@ -59,38 +54,42 @@ static char *make_header(const nn_model *model, ad_dtype dtype)
     return text;
 }
 
-static void write_tensors(FILE *stream, const nn_model *model, ad_dtype dtype, const void *theta, const char *header)
+static void write_tensors(FILE *stream, const nn_theta *theta, const char *header)
 {
+    const nn_model *model = theta->model;
     size_t length = strlen(header), padded = (length + 7) / 8 * 8; /* blanks behind the header put the numbers at a multiple of 8 */
     unsigned char prefix[PREFIX];
     for (int i = 0; i < PREFIX; i++) prefix[i] = (unsigned char)((uint64_t)padded >> (8 * i));
     fwrite(prefix, 1, PREFIX, stream);
     fprintf(stream, "%-*s", (int)padded, header);
-    size_t bytes = nn_bytes(dtype);
+    size_t bytes = nn_bytes(theta->dtype);
     for (int64_t i = 0; i < model->count && !ferror(stream); i++) {
         const nn_parameter *p = &model->parameter[i];
-        fwrite((const char *)theta + (size_t)p->offset * bytes, bytes, (size_t)p->size, stream);
+        fwrite((const char *)theta->data + (size_t)p->offset * bytes, bytes, (size_t)p->size, stream);
     }
 }
 
-int nn_save(const char *path, const nn_model *model, ad_dtype dtype, const void *theta, char *error, size_t error_size)
+int nn_save(const char *path, const nn_theta *theta, char *error, size_t error_size)
 {
-    if (check_arguments("nn_save", path, model, dtype, theta, error, error_size)) return -1;
-    int64_t bad = nn_find_nonfinite(dtype, theta, model->size);
+    if (check_arguments("nn_save", path, theta, error, error_size)) return -1;
+    int64_t bad = nn_find_nonfinite(theta->dtype, theta->data, theta->size);
     if (bad >= 0) {
-        const nn_parameter *p = nn_parameter_at(model, bad);
+        const nn_parameter *p = nn_parameter_at(theta->model, bad);
         return nn_error(error, error_size, "nn_save: '%s' holds %g (element %" PRId64 " of theta); %s is left as it was",
-                        p ? p->name : "padding", nn_element(dtype, theta, bad), bad, path);
+                        p ? p->name : "padding", nn_shown(nn_element(theta->dtype, theta->data, bad)), bad, path);
     }
-    char *header = make_header(model, dtype);
+    char *header = make_header(theta->model, theta->dtype);
     if (!header || strlen(header) > HEADER_MAX) {
+        const char *why =
+            header ? "the names are longer than the format's limit of 100 MB" : "out of memory, or a parameter's name is not UTF-8";
+        nn_error(error, error_size, "nn_save: %s", why);
         free(header);
-        return nn_error(error, error_size, "nn_save: out of memory, or a parameter's name is not UTF-8");
+        return -1;
     }
     nn_file file;
     int result = nn_file_open(&file, path, error, error_size);
     if (result == 0) {
-        write_tensors(file.stream, model, dtype, theta, header);
+        write_tensors(file.stream, theta, header);
         result = nn_file_commit(&file, error, error_size);
     }
     free(header);
@@ -117,6 +116,7 @@ typedef struct {
     int64_t data_size;
     tensor *tensors; /* in the order of their data */
     int64_t count;
+    const tensor **match; /* for each parameter of the model */
 } content;
 
 #define FAIL(c, format, ...) nn_error((c)->error, (c)->error_size, "%s: " format, (c)->path, __VA_ARGS__)
@@ -193,6 +193,20 @@ static int read_tensors(content *c)
     return 0;
 }
 
+/* Jansson reports some failed allocations as bad tokens. Parsing again, and asking for as much memory, tells
+ * them apart. */
+static int parse_header(content *c, const char *text, size_t length)
+{
+    json_error_t why = { .text = "" };
+    for (int attempt = 0; attempt < 2 && !c->header; attempt++) { c->header = json_loadb(text, length, JSON_REJECT_DUPLICATES, &why); }
+    if (c->header) return 0;
+    void *probe = malloc(length + 1);
+    bool memory = probe && why.text[0];
+    free(probe);
+    if (!memory) return FAIL(c, "%s", "out of memory");
+    return FAIL(c, "the header is not JSON, or repeats a name: %s (byte %d)", why.text, why.position + PREFIX);
+}
+
 static int read_header(content *c)
 {
     size_t size;
@@ -201,46 +215,46 @@ static int read_header(content *c)
     uint64_t length = 0;
     if (size < PREFIX) return FAIL(c, "%zu bytes are too short for a safetensors file", size);
     for (int i = 0; i < PREFIX; i++) length |= (uint64_t)(unsigned char)c->file[i] << (8 * i);
-    if (length > size - PREFIX || length > HEADER_MAX) {
+    if (length > size - PREFIX) {
         return FAIL(c, "the header's length is %" PRIu64 " bytes, the file's %zu; truncated, or not a safetensors file", length, size);
     }
-    json_error_t why = { .text = "" };
-    c->header = json_loadb(c->file + PREFIX, (size_t)length, JSON_REJECT_DUPLICATES, &why);
-    const char *reason = why.text[0] ? why.text : "out of memory";
-    if (!c->header) return FAIL(c, "the header is not JSON, or repeats a name: %s (byte %d)", reason, why.position + PREFIX);
+    if (length > HEADER_MAX) {
+        return FAIL(c, "the header's length is %" PRIu64 " bytes; the format allows at most %d (100 MB)", length, HEADER_MAX);
+    }
+    const char *text = c->file + PREFIX;
+    const char *nul = memchr(text, 0, (size_t)length);
+    if (nul) {
+        return FAIL(c, "there is a zero byte in the header (byte %zu); the format pads headers with blanks", (size_t)(nul - text) + PREFIX);
+    }
+    if (parse_header(c, text, (size_t)length)) return -1;
     if (!json_is_object(c->header)) return FAIL(c, "%s", "the header is not a JSON object");
     c->data = c->file + PREFIX + length;
     c->data_size = (int64_t)(size - PREFIX - (size_t)length);
     return read_tensors(c);
 }
 
-static const tensor *find_tensor(const content *c, const char *name)
+/* Whether the file has exactly the model's arrays; match[i] is the tensor of parameter i. */
+static int match_tensors(content *c, const nn_model *model)
 {
-    for (int64_t i = 0; i < c->count; i++)
-        if (strcmp(c->tensors[i].name, name) == 0) return &c->tensors[i];
-    return NULL;
-}
-
-/* Whether the file has exactly the model's arrays. */
-static int match(content *c, const nn_model *model)
-{
+    c->match = calloc((size_t)model->count, sizeof *c->match);
+    if (!c->match) return FAIL(c, "%s", "out of memory");
+    const tensor *stranger = NULL;
+    for (int64_t i = 0; i < c->count; i++) {
+        const nn_parameter *p = nn_parameter_find(model, c->tensors[i].name);
+        if (p) c->match[p - model->parameter] = &c->tensors[i];
+        else if (!stranger) stranger = &c->tensors[i];
+    }
     for (int64_t i = 0; i < model->count; i++) {
         const nn_parameter *p = &model->parameter[i];
-        const tensor *t = find_tensor(c, p->name);
+        const tensor *t = c->match[i];
         if (!t) return FAIL(c, "the model's parameter '%.60s' is not in the file", p->name);
-        bool same = t->shape.rank == p->shape.rank;
-        for (int k = 0; same && k < p->shape.rank; k++) same = t->shape.dim[k] == p->shape.dim[k];
-        if (same) continue;
+        if (ad_same_shape(t->shape, p->shape)) continue;
         char in_file[128], in_model[128];
         ad_format_shape(t->shape, in_file, sizeof in_file);
         ad_format_shape(p->shape, in_model, sizeof in_model);
         return FAIL(c, "'%.60s' is %s in the file, but %s in the model", p->name, in_file, in_model);
     }
-    for (int64_t i = 0; i < c->count; i++) {
-        if (nn_model_find(model, c->tensors[i].name, NULL) < 0)
-            return FAIL(c, "'%.60s' is in the file, but not in the model", c->tensors[i].name);
-    }
-    return 0;
+    return stranger ? FAIL(c, "'%.60s' is in the file, but not in the model", stranger->name) : 0;
 }
 
 /* Element i of the data at `from`, which is aligned to nothing. */
@@ -256,37 +270,40 @@ static double read_element(ad_dtype dtype, const char *from, int64_t i)
     return (double)single;
 }
 
-static int copy_tensor(content *c, const nn_parameter *p, ad_dtype dtype, void *theta)
+static int copy_tensor(content *c, const nn_parameter *p, const tensor *t, ad_dtype dtype, void *data)
 {
-    const tensor *t = find_tensor(c, p->name);
     double largest = dtype == AD_F32 ? FLT_MAX : DBL_MAX;
     for (int64_t i = 0; i < p->size; i++) {
         double value = read_element(t->dtype, c->data + t->start, i);
-        if (!(fabs(value) <= largest))
-            return FAIL(c, "element %" PRId64 " of '%.60s' is %g, which is no finite number of theta's type", i, p->name, value);
-        if (dtype == AD_F32) ((float *)theta)[p->offset + i] = (float)value;
-        else ((double *)theta)[p->offset + i] = value;
+        if (!(fabs(value) <= largest)) {
+            return FAIL(c, "element %" PRId64 " of '%.60s' is %g, which is no finite number of theta's type", i, p->name, nn_shown(value));
+        }
+        nn_put(dtype, data, p->offset + i, value);
     }
     return 0;
 }
 
 /* Into a copy first: theta changes only when all is right. */
-static int copy_tensors(content *c, const nn_model *model, ad_dtype dtype, void *theta)
+static int copy_tensors(content *c, nn_theta *theta)
 {
-    void *copy = calloc((size_t)model->size, nn_bytes(dtype));
+    const nn_model *model = theta->model;
+    void *copy = calloc((size_t)theta->size, nn_bytes(theta->dtype));
     if (!copy) return FAIL(c, "%s", "out of memory");
     int result = 0;
-    for (int64_t i = 0; result == 0 && i < model->count; i++) result = copy_tensor(c, &model->parameter[i], dtype, copy);
-    if (result == 0) memcpy(theta, copy, (size_t)model->size * nn_bytes(dtype));
+    for (int64_t i = 0; result == 0 && i < model->count; i++) {
+        result = copy_tensor(c, &model->parameter[i], c->match[i], theta->dtype, copy);
+    }
+    if (result == 0) memcpy(theta->data, copy, (size_t)theta->size * nn_bytes(theta->dtype));
     free(copy);
     return result;
 }
 
-int nn_load(const char *path, const nn_model *model, ad_dtype dtype, void *theta, char *error, size_t error_size)
+int nn_load(const char *path, nn_theta *theta, char *error, size_t error_size)
 {
-    if (check_arguments("nn_load", path, model, dtype, theta, error, error_size)) return -1;
+    if (check_arguments("nn_load", path, theta, error, error_size)) return -1;
     content c = { .path = path, .error = error, .error_size = error_size };
-    int result = read_header(&c) || match(&c, model) || copy_tensors(&c, model, dtype, theta) ? -1 : 0;
+    int result = read_header(&c) || match_tensors(&c, theta->model) || copy_tensors(&c, theta) ? -1 : 0;
+    free(c.match);
     free(c.tensors);
     json_decref(c.header);
     free(c.file);

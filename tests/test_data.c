@@ -252,33 +252,43 @@ static nn_model *make_model(void)
 
 enum { SIZE = 32 }; /* of make_model's theta: 6 padded to 16, 3 padded to 16 */
 
-static void fill(double *f64, float *f32)
+/* A theta of this model with different numbers in it. */
+static nn_theta *make_theta(const nn_model *m, ad_dtype dtype)
 {
+    nn_theta *theta = nn_theta_new(m, dtype, NULL);
+    double values[SIZE];
     for (int i = 0; i < SIZE; i++) {
         bool padding = (i >= 6 && i < 16) || i >= 19;
-        f64[i] = padding ? 0 : 1.0 / (i + 3);
-        f32[i] = (float)f64[i];
+        values[i] = padding ? 0 : 1.0 / (i + 3);
     }
+    ck_assert_int_eq(nn_theta_set(theta, NULL, SIZE, values), 0);
+    return theta;
 }
 
+static void expect_same(nn_theta *a, nn_theta *b, bool rounded)
+{
+    double x[SIZE], y[SIZE];
+    ck_assert_int_eq(nn_theta_get(a, NULL, SIZE, x), 0);
+    ck_assert_int_eq(nn_theta_get(b, NULL, SIZE, y), 0);
+    for (int i = 0; i < SIZE; i++) ck_assert_double_eq(rounded ? (float)x[i] : x[i], y[i]);
+}
+
+/* Each type is saved and loaded into both. */
 START_TEST(round_trip)
 {
+    static const ad_dtype types[] = { AD_F32, AD_F64 };
     nn_model *m = make_model();
-    double f64[SIZE], f64_back[SIZE];
-    float f32[SIZE], f32_back[SIZE];
     ck_assert_int_eq(nn_model_size(m), SIZE);
-    fill(f64, f32);
-    ck_assert_msg(nn_save(path, m, AD_F64, f64, error, sizeof error) == 0, "%s", error);
-    ck_assert_msg(nn_load(path, m, AD_F64, f64_back, error, sizeof error) == 0, "%s", error);
-    ck_assert_mem_eq(f64, f64_back, sizeof f64);
-    ck_assert_int_eq(nn_load(path, m, AD_F32, f32_back, error, sizeof error), 0);
-    ck_assert_mem_eq(f32, f32_back, sizeof f32);
-    ck_assert_msg(nn_save(path, m, AD_F32, f32, error, sizeof error) == 0, "%s", error);
-    memset(f32_back, 1, sizeof f32_back);
-    ck_assert_int_eq(nn_load(path, m, AD_F32, f32_back, error, sizeof error), 0);
-    ck_assert_mem_eq(f32, f32_back, sizeof f32);
-    ck_assert_int_eq(nn_load(path, m, AD_F64, f64_back, error, sizeof error), 0);
-    for (int i = 0; i < SIZE; i++) ck_assert_double_eq(f64_back[i], f32[i]);
+    for (int from = 0; from < 2; from++) {
+        for (int to = 0; to < 2; to++) {
+            nn_theta *theta = make_theta(m, types[from]), *back = nn_theta_new(m, types[to], NULL);
+            ck_assert_msg(nn_save(path, theta, error, sizeof error) == 0, "%s", error);
+            ck_assert_msg(nn_load(path, back, error, sizeof error) == 0, "%s", error);
+            expect_same(theta, back, from > to);
+            nn_theta_free(theta);
+            nn_theta_free(back);
+        }
+    }
     ck_assert_int_eq(count_files(), 1);
     nn_model_free(m);
 }
@@ -290,15 +300,17 @@ START_TEST(bytes)
     static const char header[] = "{\"w\":{\"dtype\":\"F32\",\"shape\":[1,2],\"data_offsets\":[0,8]}}";
     nn_model *m = nn_model_new();
     nn_model_add(m, "w", AD_SHAPE(1, 2), nn_init_zeros, 1, 2);
-    float theta[16] = { 1, -2 };
+    nn_theta *theta = nn_theta_new(m, AD_F32, NULL);
     char text[200];
-    ck_assert_int_eq(nn_save(path, m, AD_F32, theta, error, sizeof error), 0);
+    ck_assert_int_eq(nn_theta_set(theta, "w", 2, (double[]){ 1, -2 }), 0);
+    ck_assert_int_eq(nn_save(path, theta, error, sizeof error), 0);
     size_t n = strlen(header), padded = (n + 7) / 8 * 8;
     ck_assert_uint_eq(get(text, sizeof text), 8 + padded + 8);
     ck_assert_mem_eq(text, ((char[]){ (char)padded, 0, 0, 0, 0, 0, 0, 0 }), 8);
     ck_assert_mem_eq(text + 8, header, n);
     for (size_t i = n; i < padded; i++) ck_assert_int_eq(text[8 + i], ' ');
     ck_assert_mem_eq(text + 8 + padded, "\0\0\x80\x3f\0\0\0\xc0", 8);
+    nn_theta_free(theta);
     nn_model_free(m);
 }
 END_TEST
@@ -331,7 +343,7 @@ static const tensors hostile[] = {
     { "{" W "," B "}", 36, INT64_MAX, "truncated, or not a safetensors file" },
     { "{" W "," B "}", 36, -1000, "truncated, or not a safetensors file" },
     { "{" W "," B "}", 36, -1, "the header is not JSON" },
-    { "{" W "," B "}", 36, 5, "the header is not JSON" },
+    { "{" W "," B "}", 36, 5, "there is a zero byte in the header" },
     { "{" W "," B "}", 35, 0, "the data_offsets of 'b' are not two places, in order, in the 35 bytes of data" },
     { "{" W "," B "}", 40, 0, "4 bytes at the end belong to no array" },
     { "{" W "}", 24, 0, "the model's parameter 'b' is not in the file" },
@@ -365,19 +377,20 @@ START_TEST(refuses_tensors)
 {
     const tensors *h = &hostile[_i];
     nn_model *m = make_model();
-    float theta[SIZE], before[SIZE];
-    memset(before, 0x11, sizeof before);
-    memcpy(theta, before, sizeof theta);
+    nn_theta *theta = make_theta(m, AD_F32), *before = nn_theta_copy(theta), *zero = nn_theta_new(m, AD_F32, NULL);
     put_tensors(h->header, h->size, h->lie);
-    int result = nn_load(path, m, AD_F32, theta, error, sizeof error);
+    int result = nn_load(path, theta, error, sizeof error);
     if (!h->message) {
         ck_assert_msg(result == 0, "%s", error);
-        for (int i = 0; i < SIZE; i++) ck_assert_float_eq(theta[i], 0);
+        expect_same(theta, zero, false);
     } else {
         ck_assert_int_eq(result, -1);
         ck_assert_msg(strstr(error, h->message) && strncmp(error, path, strlen(path)) == 0, "%s", error);
-        ck_assert_mem_eq(theta, before, sizeof theta);
+        expect_same(theta, before, false);
     }
+    nn_theta_free(theta);
+    nn_theta_free(before);
+    nn_theta_free(zero);
     nn_model_free(m);
 }
 END_TEST
@@ -386,18 +399,17 @@ END_TEST
 START_TEST(refuses_truncated)
 {
     nn_model *m = make_model();
-    double f64[SIZE];
-    float f32[SIZE];
+    nn_theta *theta = make_theta(m, AD_F32);
     char file[500];
-    fill(f64, f32);
-    ck_assert_int_eq(nn_save(path, m, AD_F32, f32, error, sizeof error), 0);
+    ck_assert_int_eq(nn_save(path, theta, error, sizeof error), 0);
     size_t n = get(file, sizeof file);
     for (size_t i = 0; i < n; i++) {
         put(file, i);
-        ck_assert_int_eq(nn_load(path, m, AD_F32, f32, error, sizeof error), -1);
+        ck_assert_int_eq(nn_load(path, theta, error, sizeof error), -1);
     }
     put(file, n);
-    ck_assert_int_eq(nn_load(path, m, AD_F32, f32, error, sizeof error), 0);
+    ck_assert_int_eq(nn_load(path, theta, error, sizeof error), 0);
+    nn_theta_free(theta);
     nn_model_free(m);
 }
 END_TEST
@@ -405,45 +417,96 @@ END_TEST
 START_TEST(refuses_numbers)
 {
     nn_model *m = make_model();
-    double f64[SIZE];
-    float f32[SIZE];
-    fill(f64, f32);
-    f64[17] = 1e300; /* a good double, no float */
-    ck_assert_int_eq(nn_save(path, m, AD_F64, f64, error, sizeof error), 0);
-    ck_assert_int_eq(nn_load(path, m, AD_F32, f32, error, sizeof error), -1);
+    nn_theta *f64 = make_theta(m, AD_F64), *f32 = make_theta(m, AD_F32);
+    double *b = nn_theta_f64(f64, "b");
+    b[1] = 1e300; /* a good double, no float */
+    ck_assert_int_eq(nn_save(path, f64, error, sizeof error), 0);
+    ck_assert_int_eq(nn_load(path, f32, error, sizeof error), -1);
     ck_assert_ptr_nonnull(strstr(error, "element 1 of 'b' is 1e+300"));
-    f64[17] = INFINITY;
-    ck_assert_int_eq(nn_save(path, m, AD_F64, f64, error, sizeof error), -1);
+    b[1] = INFINITY;
+    ck_assert_int_eq(nn_save(path, f64, error, sizeof error), -1);
     ck_assert_ptr_nonnull(strstr(error, "nn_save: 'b' holds inf"));
-    f64[17] = 0;
-    ck_assert_int_eq(nn_load(path, m, AD_F64, f64, error, sizeof error), 0); /* the file from before */
-    ck_assert_double_eq(f64[17], 1e300);
+    b[1] = 0;
+    ck_assert_int_eq(nn_load(path, f64, error, sizeof error), 0); /* the file from before */
+    ck_assert_double_eq(b[1], 1e300);
+    nn_theta_free(f64);
+    nn_theta_free(f32);
+    nn_model_free(m);
+}
+END_TEST
+
+/* Headers that other readers refuse too, but with a reason. */
+START_TEST(odd_headers)
+{
+    nn_model *m = make_model();
+    nn_theta *theta = make_theta(m, AD_F32);
+    static const char header[] = "{" W "," B "}\0\0\0";
+    char file[200] = { 0 };
+    uint64_t length = sizeof header - 1, many = 126000000;
+    memcpy(file, &length, 8);
+    memcpy(file + 8, header, length);
+    put(file, 8 + length + 36);
+    ck_assert_int_eq(nn_load(path, theta, error, sizeof error), -1);
+    ck_assert_msg(strstr(error, "there is a zero byte in the header (byte "), "%s", error);
+    ck_assert_msg(strstr(error, "; the format pads headers with blanks"), "%s", error);
+    put((const char *)&many, 8);
+    ck_assert_int_eq(truncate(path, 8 + (off_t)many), 0);
+    ck_assert_int_eq(nn_load(path, theta, error, sizeof error), -1);
+    ck_assert_msg(strstr(error, "the header's length is 126000000 bytes; the format allows at most 100000000 (100 MB)"), "%s", error);
+    nn_theta_free(theta);
+    nn_model_free(m);
+}
+END_TEST
+
+/* Sixteen thousand arrays are found by their names, not by looking through all of them. */
+START_TEST(many_arrays)
+{
+    enum { ARRAYS = 16000 };
+    nn_model *m = nn_model_new();
+    char name[40];
+    for (int i = 0; i < ARRAYS; i++) {
+        snprintf(name, sizeof name, "blocks.%d.weight", (i * 7919) % ARRAYS);
+        nn_model_add(m, name, AD_SHAPE(1), nn_init_zeros, 1, 1);
+    }
+    ck_assert_ptr_null(nn_model_error(m));
+    nn_theta *theta = nn_theta_new(m, AD_F32, NULL), *back = nn_theta_new(m, AD_F32, NULL);
+    for (int i = 0; i < ARRAYS; i++) nn_theta_f32(theta, NULL)[16 * i] = (float)i;
+    ck_assert_int_eq(nn_save(path, theta, error, sizeof error), 0);
+    ck_assert_msg(nn_load(path, back, error, sizeof error) == 0, "%s", error);
+    ck_assert_int_eq(memcmp(nn_theta_data(theta), nn_theta_data(back), ARRAYS * 16 * sizeof(float)), 0);
+    ck_assert_int_eq(nn_model_find(m, "blocks.7919.weight", NULL), 16);
+    ck_assert_int_eq(nn_model_find(m, "blocks.16000.weight", NULL), -1);
+    nn_theta_free(theta);
+    nn_theta_free(back);
     nn_model_free(m);
 }
 END_TEST
 
 START_TEST(refuses_arguments)
 {
-    nn_model *m = make_model(), *empty = nn_model_new(), *broken = nn_model_new();
-    float theta[SIZE] = { 0 };
+    nn_model *m = make_model(), *odd = nn_model_new(), *broken = nn_model_new();
     nn_model_add(broken, "", AD_SHAPE(1), nn_init_zeros, 1, 1);
-    ck_assert_int_eq(nn_save(path, empty, AD_F32, theta, error, sizeof error), -1);
-    ck_assert_int_eq(nn_save(path, broken, AD_F32, theta, error, sizeof error), -1);
-    ck_assert_int_eq(nn_save(path, m, AD_F32, NULL, error, sizeof error), -1);
-    ck_assert_int_eq(nn_save(NULL, m, AD_F32, theta, error, sizeof error), -1);
-    ck_assert_int_eq(nn_save(path, NULL, AD_F32, theta, error, sizeof error), -1);
+    nn_model_add(odd, "\xff", AD_SHAPE(1), nn_init_zeros, 1, 1);
+    nn_theta *theta = make_theta(m, AD_F32), *bad = nn_theta_new(broken, AD_F32, NULL), *odd_theta = nn_theta_new(odd, AD_F32, NULL);
+    ck_assert_int_eq(nn_save(path, bad, error, sizeof error), -1);
+    ck_assert_int_eq(nn_save(path, NULL, error, sizeof error), -1);
+    ck_assert_int_eq(nn_save(NULL, theta, error, sizeof error), -1);
+    ck_assert_int_eq(nn_load(path, NULL, error, sizeof error), -1);
+    ck_assert_int_eq(nn_load(NULL, theta, error, sizeof error), -1);
     ck_assert_int_eq(mkfifo(path, 0600), 0); /* as a device: not to be replaced by a file */
-    ck_assert_int_eq(nn_save(path, m, AD_F32, theta, error, sizeof error), -1);
+    ck_assert_int_eq(nn_save(path, theta, error, sizeof error), -1);
     ck_assert_ptr_nonnull(strstr(error, "not a regular file"));
     unlink(path);
-    ck_assert_int_eq(nn_load(path, m, AD_F32, theta, error, sizeof error), -1);
+    ck_assert_int_eq(nn_load(path, theta, error, sizeof error), -1);
     ck_assert_ptr_nonnull(strstr(error, "No such file or directory"));
-    nn_model_add(empty, "\xff", AD_SHAPE(1), nn_init_zeros, 1, 1);
-    ck_assert_int_eq(nn_save(path, empty, AD_F32, theta, error, sizeof error), -1);
+    ck_assert_int_eq(nn_save(path, odd_theta, error, sizeof error), -1);
     ck_assert_ptr_nonnull(strstr(error, "not UTF-8"));
     ck_assert_int_eq(count_files(), 0);
+    nn_theta_free(theta);
+    nn_theta_free(bad);
+    nn_theta_free(odd_theta);
     nn_model_free(m);
-    nn_model_free(empty);
+    nn_model_free(odd);
     nn_model_free(broken);
 }
 END_TEST
@@ -456,14 +519,14 @@ START_TEST(full_disk)
 {
     nn_model *m = nn_model_new();
     nn_model_add(m, "w", AD_SHAPE(4096), nn_init_zeros, 1, 1);
-    float *theta = calloc(4096, sizeof *theta);
+    nn_theta *theta = nn_theta_new(m, AD_F32, NULL);
     double cell[1] = { 0 };
     nn_table t = { 1, 1, cell, NULL };
     char text[16];
     put("old", 3);
     signal(SIGXFSZ, SIG_IGN);
     setrlimit(RLIMIT_FSIZE, &(struct rlimit){ 4096, 4096 });
-    ck_assert_int_eq(nn_save(path, m, AD_F32, theta, error, sizeof error), -1);
+    ck_assert_int_eq(nn_save(path, theta, error, sizeof error), -1);
     ck_assert_ptr_nonnull(strstr(error, "cannot be written: File too large"));
     t.data = calloc(4096, sizeof *t.data);
     t.rows = 4096;
@@ -473,7 +536,7 @@ START_TEST(full_disk)
     ck_assert_mem_eq(text, "old", 3);
     ck_assert_int_eq(count_files(), 1);
     free(t.data);
-    free(theta);
+    nn_theta_free(theta);
     nn_model_free(m);
 }
 END_TEST
@@ -482,20 +545,21 @@ END_TEST
 START_TEST(unwritable)
 {
     nn_model *m = make_model();
-    float theta[SIZE] = { 0 };
+    nn_theta *theta = make_theta(m, AD_F32);
     char missing[200], text[16];
     snprintf(missing, sizeof missing, "%s/none/file", directory);
-    ck_assert_int_eq(nn_save(missing, m, AD_F32, theta, error, sizeof error), -1);
+    ck_assert_int_eq(nn_save(missing, theta, error, sizeof error), -1);
     ck_assert_ptr_nonnull(strstr(error, "cannot be written: No such file or directory"));
     put("old", 3);
     chmod(directory, 0500);
     if (access(directory, W_OK) != 0) {
-        ck_assert_int_eq(nn_save(path, m, AD_F32, theta, error, sizeof error), -1);
+        ck_assert_int_eq(nn_save(path, theta, error, sizeof error), -1);
         ck_assert_ptr_nonnull(strstr(error, "cannot be written: Permission denied"));
         ck_assert_uint_eq(get(text, sizeof text), 3);
     }
     chmod(directory, 0700);
     ck_assert_int_eq(count_files(), 1);
+    nn_theta_free(theta);
     nn_model_free(m);
 }
 END_TEST
@@ -504,18 +568,19 @@ END_TEST
 START_TEST(links_and_modes)
 {
     nn_model *m = make_model();
-    float theta[SIZE] = { 0 };
+    nn_theta *theta = make_theta(m, AD_F32);
     char link[200];
     struct stat status;
     snprintf(link, sizeof link, "%s/link", directory);
     put("old", 3);
     ck_assert_int_eq(symlink(path, link), 0);
     umask(027);
-    ck_assert_int_eq(nn_save(link, m, AD_F32, theta, error, sizeof error), 0);
+    ck_assert_int_eq(nn_save(link, theta, error, sizeof error), 0);
     ck_assert(lstat(link, &status) == 0 && S_ISLNK(status.st_mode));
     ck_assert(stat(path, &status) == 0 && status.st_size > 3);
     ck_assert_int_eq(status.st_mode & 0777, 0640);
     unlink(link);
+    nn_theta_free(theta);
     nn_model_free(m);
 }
 END_TEST
@@ -540,6 +605,8 @@ int main(void)
     tcase_add_loop_test(st, refuses_tensors, 0, COUNT(hostile));
     tcase_add_test(st, refuses_truncated);
     tcase_add_test(st, refuses_numbers);
+    tcase_add_test(st, odd_headers);
+    tcase_add_test(st, many_arrays);
     tcase_add_test(st, refuses_arguments);
     tcase_add_test(st, full_disk);
     tcase_add_test(st, unwritable);

@@ -16,8 +16,9 @@ typedef struct {
     nn_model *model;
     nn_linear layer;
     nn_mlp mlp;
-    double x[EXAMPLES * IN], y[EXAMPLES], theta[MAX_SIZE];
-    float xf[EXAMPLES * IN], yf[EXAMPLES], thetaf[MAX_SIZE];
+    nn_theta *numbers, *numbersf;
+    double x[EXAMPLES * IN], y[EXAMPLES], *theta; /* theta, thetaf: of numbers, numbersf */
+    float xf[EXAMPLES * IN], yf[EXAMPLES], *thetaf;
     int steps, stop_at, drawn;
     double losses[4000];
     nn_rng rng;
@@ -41,8 +42,11 @@ static problem *make_problem(bool network)
     else p->layer = nn_linear_new(p->model, "l", IN, 1, nn_init_zeros);
     ck_assert_ptr_null(nn_model_error(p->model));
     ck_assert_int_le(nn_model_size(p->model), MAX_SIZE);
-    ck_assert_int_eq(nn_model_init(p->model, &rng, AD_F64, p->theta), 0);
-    for (int i = 0; i < MAX_SIZE; i++) p->thetaf[i] = (float)p->theta[i];
+    nn_rng same = rng;
+    p->numbers = nn_theta_new(p->model, AD_F64, &rng);
+    p->numbersf = nn_theta_new(p->model, AD_F32, &same);
+    p->theta = nn_theta_f64(p->numbers, NULL);
+    p->thetaf = nn_theta_f32(p->numbersf, NULL);
     error[0] = 0;
     return p;
 }
@@ -50,6 +54,8 @@ static problem *make_problem(bool network)
 static void free_problem(problem *p)
 {
     nn_model_free(p->model);
+    nn_theta_free(p->numbers);
+    nn_theta_free(p->numbersf);
     free(p);
 }
 
@@ -60,10 +66,10 @@ static ad_var loss(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
     return nn_mse(p->mlp.nlayer ? nn_mlp_apply(&p->mlp, theta, batch[0]) : nn_linear_apply(&p->layer, theta, batch[0]), batch[1]);
 }
 
-static int note(int64_t step, double value, const void *theta, void *user)
+static int note(int64_t step, double value, nn_theta *theta, void *user)
 {
     problem *p = user;
-    ck_assert_ptr_nonnull(theta);
+    ck_assert_ptr_null(nn_theta_error(theta));
     ck_assert_int_eq(step, ++p->steps);
     if (step <= COUNT(p->losses)) p->losses[step - 1] = value;
     return step == p->stop_at;
@@ -71,11 +77,15 @@ static int note(int64_t step, double value, const void *theta, void *user)
 
 static int train(problem *p, ad_dtype dtype, nn_train_options options, nn_train_report *report)
 {
-    nn_array arrays[] = { { AD_SHAPE(AD_ROWS, IN), p->x }, { AD_SHAPE(AD_ROWS, 1), p->y } };
-    if (dtype == AD_F32) arrays[0].data = p->xf, arrays[1].data = p->yf;
+    nn_array f64[] = { nn_array_of(AD_SHAPE(AD_ROWS, IN), p->x), nn_array_of(AD_SHAPE(AD_ROWS, 1), p->y) };
+    nn_array f32[] = { nn_array_of(AD_SHAPE(AD_ROWS, IN), p->xf), nn_array_of(AD_SHAPE(AD_ROWS, 1), p->yf) };
+    options.loss = loss;
+    options.user = p;
+    options.narray = 2;
+    options.arrays = dtype == AD_F32 ? f32 : f64;
+    options.examples = EXAMPLES;
     if (!options.on_step) options.on_step = note;
-    void *theta = dtype == AD_F32 ? (void *)p->thetaf : p->theta;
-    return nn_train(p->model, dtype, theta, loss, p, 2, arrays, EXAMPLES, &options, report, error, sizeof error);
+    return nn_train(dtype == AD_F32 ? p->numbersf : p->numbers, &options, report, error, sizeof error);
 }
 
 /* Least squares by the normal equations and Gauss's elimination: weights, then bias. */
@@ -163,8 +173,9 @@ START_TEST(repeats_itself)
         nn_train_options o = { .optimizer = { .rate = 0.01 }, .steps = 60, .batch = _i ? 0 : 64, .seed = 5, .threads = threads[run] };
         ck_assert_msg(train(p, AD_F32, o, NULL) == 0, "%s", error);
         ck_assert_double_lt(p->losses[59], p->losses[0]);
-        if (run == 0) memcpy(first, p->thetaf, sizeof first);
-        ck_assert_mem_eq(first, p->thetaf, sizeof first);
+        size_t size = (size_t)nn_theta_size(p->numbersf) * sizeof *first;
+        if (run == 0) memcpy(first, p->thetaf, size);
+        ck_assert_mem_eq(first, p->thetaf, size);
         free_problem(p);
     }
 }
@@ -194,7 +205,7 @@ static long allocations;
 #endif
 
 static long before_second_epoch, after_last;
-static int count_allocations(int64_t step, double value, const void *theta, void *user)
+static int count_allocations(int64_t step, double value, nn_theta *theta, void *user)
 {
     (void)value, (void)theta, (void)user;
     if (step == 4) before_second_epoch = allocations;
@@ -226,27 +237,41 @@ START_TEST(stops_when_told)
 }
 END_TEST
 
-static void draw(int64_t rows, void *const *data, void *user)
+static int draw(const nn_step *step, double *const *out, void *user)
 {
     problem *p = user;
-    double *x = data[0], *y = data[1];
-    p->drawn += (int)rows;
-    for (int64_t i = 0; i < rows; i++) {
-        for (int k = 0; k < IN; k++) x[i * IN + k] = nn_normal(&p->rng);
-        y[i] = x[i * IN] - 3;
+    p->drawn += (int)step->rows;
+    ck_assert_ptr_null(step->examples);
+    for (int64_t i = 0; i < step->rows; i++) {
+        for (int k = 0; k < IN; k++) out[0][i * IN + k] = nn_normal(step->rng);
+        out[1][i] = out[0][i * IN] - 3;
     }
+    return 0;
 }
 
 START_TEST(draws)
 {
-    problem *p = make_problem(false);
-    nn_train_options o = { .optimizer = { .algorithm = &nn_sgd, .rate = 0.2 }, .steps = 300, .batch = 20, .draw = draw };
-    nn_array arrays[] = { { AD_SHAPE(AD_ROWS, IN), NULL }, { AD_SHAPE(AD_ROWS, 1), NULL } };
-    ck_assert_msg(nn_train(p->model, AD_F64, p->theta, loss, p, 2, arrays, 0, &o, NULL, error, sizeof error) == 0, "%s", error);
-    ck_assert_int_eq(p->drawn, 6000);
-    ck_assert_double_eq_tol(p->theta[p->layer.weight], 1, 1e-9);
-    ck_assert_double_eq_tol(p->theta[p->layer.bias], -3, 1e-9);
-    free_problem(p);
+    for (int single = 0; single < 2; single++) {
+        problem *p = make_problem(false);
+        nn_array arrays[] = { nn_array_drawn(AD_SHAPE(AD_ROWS, IN)), nn_array_drawn(AD_SHAPE(AD_ROWS, 1)) };
+        nn_train_options o = { .loss = loss,
+                               .user = p,
+                               .narray = 2,
+                               .arrays = arrays,
+                               .optimizer = { .algorithm = &nn_sgd, .rate = 0.2 },
+                               .steps = 300,
+                               .batch = 20,
+                               .draw = draw };
+        nn_theta *theta = single ? p->numbersf : p->numbers;
+        double weight[IN], bias;
+        ck_assert_msg(nn_train(theta, &o, NULL, error, sizeof error) == 0, "%s", error);
+        ck_assert_int_eq(p->drawn, 6000);
+        ck_assert_int_eq(nn_theta_get(theta, "l.weight", IN, weight), 0);
+        ck_assert_int_eq(nn_theta_get(theta, "l.bias", 1, &bias), 0);
+        ck_assert_double_eq_tol(weight[0], 1, single ? 1e-5 : 1e-9);
+        ck_assert_double_eq_tol(bias, -3, single ? 1e-5 : 1e-9);
+        free_problem(p);
+    }
 }
 END_TEST
 
@@ -260,12 +285,13 @@ static ad_var no_data(ad_tape *tape, ad_var theta, const ad_var *batch, void *us
 START_TEST(without_data)
 {
     nn_model *m = nn_model_new();
-    double theta[16] = { 0 };
     nn_model_add(m, "a", AD_SCALAR, nn_init_zeros, 1, 1);
-    nn_train_options o = { .optimizer = { .algorithm = &nn_sgd, .rate = 0.25 }, .steps = 100 };
-    ck_assert_msg(nn_train(m, AD_F64, theta, no_data, NULL, 0, NULL, 0, &o, NULL, error, sizeof error) == 0, "%s", error);
-    ck_assert_double_eq_tol(theta[0], 3, 1e-14);
-    ck_assert_double_eq(theta[1], 0);
+    nn_theta *theta = nn_theta_new(m, AD_F64, NULL);
+    nn_train_options o = { .loss = no_data, .optimizer = { .algorithm = &nn_sgd, .rate = 0.25 }, .steps = 100 };
+    ck_assert_msg(nn_train(theta, &o, NULL, error, sizeof error) == 0, "%s", error);
+    ck_assert_double_eq_tol(nn_theta_f64(theta, NULL)[0], 3, 1e-14);
+    ck_assert_double_eq(nn_theta_f64(theta, NULL)[1], 0);
+    nn_theta_free(theta);
     nn_model_free(m);
 }
 END_TEST
@@ -321,22 +347,25 @@ START_TEST(losses_that_fail)
           "nn_train: recording the loss: nn_mse: the prediction is [rows,3], the target is [rows,1]; they must be the same" },
         { no_theta, 0, "nn_train: the loss does not depend on theta" },
         { nothing, 0, "nn_train: the loss function did not return a variable of its tape" },
-        { log_loss, -1, "nn_train: the loss is nan at step 1 of 10; theta is as after step 0; try a smaller rate, or clip_norm" },
+        { log_loss, -1,
+          "nn_train: step 1 of 10: the loss is nan; this is before any update: it is the loss, the data or the initial theta; theta is "
+          "as after step 0" },
         { root_loss, 0,
-          "nn_train: step 1 of 10: nn_optimizer_step: element 0 of the gradient is inf (in 'l.weight'); theta is as after step 0" },
+          "nn_train: step 1 of 10: nn_optimizer_step: element 0 of the gradient is inf (in 'l.weight'); this is before any update: it is "
+          "the loss, the data or the initial theta; theta is as after step 0" },
     };
     problem *p = make_problem(false);
-    nn_array arrays[] = { { AD_SHAPE(AD_ROWS, IN), p->x }, { AD_SHAPE(AD_ROWS, 1), p->y } };
-    nn_train_options o = { .steps = 10 };
+    nn_array arrays[] = { nn_array_of(AD_SHAPE(AD_ROWS, IN), p->x), nn_array_of(AD_SHAPE(AD_ROWS, 1), p->y) };
+    nn_train_options o = { .user = p, .narray = 2, .arrays = arrays, .examples = EXAMPLES, .steps = 10 };
     for (int i = 0; i < COUNT(cases); i++) {
         double before[MAX_SIZE];
+        size_t size = (size_t)nn_theta_size(p->numbers) * sizeof *before;
         p->theta[0] = cases[i].first;
-        memcpy(before, p->theta, sizeof before);
-        ck_assert_int_eq(nn_train(p->model, AD_F64, p->theta, cases[i].loss, p, 2, arrays, EXAMPLES, &o, NULL, error, sizeof error), -1);
-        char *sign = strstr(error, "-nan"); /* some machines print the sign of NaN */
-        if (sign) memmove(sign, sign + 1, strlen(sign));
+        memcpy(before, p->theta, size);
+        o.loss = cases[i].loss;
+        ck_assert_int_eq(nn_train(p->numbers, &o, NULL, error, sizeof error), -1);
         ck_assert_str_eq(error, cases[i].message);
-        ck_assert_mem_eq(before, p->theta, sizeof before);
+        ck_assert_mem_eq(before, p->theta, size);
     }
     free_problem(p);
 }
@@ -345,11 +374,11 @@ END_TEST
 /* Diverging: the loss overflows in the end; theta is the one before, and finite. */
 static double last_theta[MAX_SIZE];
 static int64_t last_step;
-static int remember(int64_t step, double value, const void *theta, void *user)
+static int remember(int64_t step, double value, nn_theta *theta, void *user)
 {
     (void)value, (void)user;
     last_step = step;
-    memcpy(last_theta, theta, 32 * sizeof(double));
+    memcpy(last_theta, nn_theta_f64(theta, NULL), 32 * sizeof(double));
     return 0;
 }
 
@@ -357,66 +386,107 @@ START_TEST(divergence)
 {
     problem *p = make_problem(false);
     nn_train_report report;
-    char expected[100];
+    char expected[200];
     nn_train_options o = { .optimizer = { .algorithm = &nn_sgd, .rate = 100 }, .steps = 100000, .on_step = remember };
     ck_assert_int_eq(train(p, AD_F64, o, &report), -1);
     ck_assert_int_eq(report.steps, last_step);
     ck_assert_int_gt(last_step, 3);
     ck_assert_mem_eq(p->theta, last_theta, 32 * sizeof(double));
     for (int i = 0; i < 32; i++) ck_assert(isfinite(p->theta[i]));
-    snprintf(expected, sizeof expected, "at step %lld of 100000; theta is as after step %lld", (long long)last_step + 1,
-             (long long)last_step);
+    snprintf(expected, sizeof expected, "nn_train: step %lld of 100000: ", (long long)last_step + 1);
+    ck_assert_msg(strstr(error, expected) == error, "%s", error);
+    snprintf(expected, sizeof expected, "the training has blown up: the loss went from %.3g to %.3g, the largest |theta| from 0 to ",
+             report.first_loss, report.last_loss);
+    ck_assert_msg(strstr(error, expected) != NULL, "%s", error);
+    snprintf(expected, sizeof expected, "; try a smaller rate, or clip_norm; theta is as after step %lld", (long long)last_step);
     ck_assert_msg(strstr(error, expected) != NULL, "%s", error);
     free_problem(p);
 }
 END_TEST
 
-static int try_train(problem *p, nn_train_options o, int narray, ad_shape shape, const void *data, int64_t examples)
+static int try_train(problem *p, nn_train_options o, nn_array first, int64_t examples)
 {
-    nn_array arrays[] = { { shape, data }, { AD_SHAPE(AD_ROWS, 1), p->y } };
-    return nn_train(p->model, AD_F64, p->theta, loss, p, narray, arrays, examples, &o, NULL, error, sizeof error);
+    nn_array arrays[] = { first, nn_array_of(AD_SHAPE(AD_ROWS, 1), p->y) };
+    o.loss = loss;
+    o.user = p;
+    o.narray = 2;
+    o.arrays = arrays;
+    o.examples = examples;
+    return nn_train(p->numbers, &o, NULL, error, sizeof error);
+}
+
+static int refuse(const nn_step *step, double *const *out, void *user)
+{
+    (void)user, (void)out;
+    return step->step == 3;
+}
+
+static int draw_nan(const nn_step *step, double *const *out, void *user)
+{
+    (void)user;
+    for (int64_t i = 0; i < step->rows * IN; i++) out[0][i] = i == 4 ? -NAN : 0;
+    return 0;
 }
 
 START_TEST(bad_arguments)
 {
     problem *p = make_problem(false);
-    nn_train_options good = { .steps = 1 }, o;
-    ad_shape x = AD_SHAPE(AD_ROWS, IN);
-    ck_assert_int_eq(try_train(p, (nn_train_options){ 0 }, 2, x, p->x, EXAMPLES), -1);
+    nn_train_options good = { .steps = 4 }, o;
+    nn_array x = nn_array_of(AD_SHAPE(AD_ROWS, IN), p->x), bad = x;
+    ck_assert_int_eq(try_train(p, (nn_train_options){ 0 }, x, EXAMPLES), -1);
     ck_assert_str_eq(error, "nn_train: options.steps must be at least 1, but is 0");
-    ck_assert_int_eq(try_train(p, good, 2, x, p->x, 0), -1);
-    ck_assert_str_eq(error, "nn_train: there are no examples (0)");
-    ck_assert_int_eq(try_train(p, good, 2, AD_SHAPE(EXAMPLES, IN), p->x, EXAMPLES), -1);
-    ck_assert_str_eq(error, "nn_train: array 0: the shape must be [AD_ROWS, ...] with sizes >= 1, but is [203,3]");
-    ck_assert_int_eq(try_train(p, good, 2, AD_SHAPE(AD_ROWS, 0), p->x, EXAMPLES), -1);
-    ck_assert_int_eq(try_train(p, good, 2, x, NULL, EXAMPLES), -1);
-    ck_assert_str_eq(error, "nn_train: array 0 has no data");
-    ck_assert_int_eq(try_train(p, good, 2, AD_SHAPE(AD_ROWS, 1ll << 40, 1ll << 20), p->x, EXAMPLES), -1);
-    p->x[7] = NAN;
-    ck_assert_int_eq(try_train(p, good, 2, x, p->x, EXAMPLES), -1);
+    ck_assert_int_eq(try_train(p, good, x, 0), -1);
+    ck_assert_str_eq(error, "nn_train: there are no examples (options.examples is 0)");
+    bad.shape = AD_SHAPE(AD_ROWS, 0);
+    ck_assert_int_eq(try_train(p, good, bad, EXAMPLES), -1);
+    ck_assert_str_eq(error, "nn_train: array 0: the shape must be [AD_ROWS, ...] or [...] with sizes >= 1, but is [rows,0]");
+    bad.shape = AD_SHAPE(AD_ROWS, 1ll << 40, 1ll << 14);
+    ck_assert_int_eq(try_train(p, good, bad, EXAMPLES), -1);
+    ck_assert_str_eq(error, "nn_train: array 0 does not fit into memory");
+    bad = x;
+    bad.dtype = (ad_dtype)7;
+    ck_assert_int_eq(try_train(p, good, bad, EXAMPLES), -1);
+    bad = nn_array_drawn(x.shape);
+    ck_assert_int_eq(try_train(p, good, bad, EXAMPLES), -1);
+    ck_assert_str_eq(error, "nn_train: array 0 has no data, and there is no options.draw to fill it");
+    p->x[7] = -NAN;
+    ck_assert_int_eq(try_train(p, good, x, EXAMPLES), -1);
     ck_assert_str_eq(error, "nn_train: array 0: element 1 of example 2 (from 0) is nan");
     p->x[7] = 0;
     p->theta[1] = INFINITY;
-    ck_assert_int_eq(try_train(p, good, 2, x, p->x, EXAMPLES), -1);
+    ck_assert_int_eq(try_train(p, good, x, EXAMPLES), -1);
     ck_assert_str_eq(error, "nn_train: element 1 of theta is inf before the first step");
     p->theta[1] = 0;
     o = good, o.batch = -1;
-    ck_assert_int_eq(try_train(p, o, 2, x, p->x, EXAMPLES), -1);
+    ck_assert_int_eq(try_train(p, o, x, EXAMPLES), -1);
     o = good, o.draw = draw;
-    ck_assert_int_eq(try_train(p, o, 2, x, p->x, EXAMPLES), -1);
-    ck_assert_str_eq(error, "nn_train: options.draw needs options.batch and arrays (their shapes)");
+    ck_assert_int_eq(try_train(p, o, x, EXAMPLES), -1);
+    ck_assert_str_eq(error, "nn_train: options.draw is given, but every array has data: leave the data of what it draws NULL");
+    o.draw = refuse;
+    ck_assert_int_eq(try_train(p, o, nn_array_drawn(x.shape), EXAMPLES), -1);
+    ck_assert_str_eq(error, "nn_train: options.draw returned an error at step 3 of 4; theta is as after step 2");
+    o.draw = draw_nan;
+    ck_assert_int_eq(try_train(p, o, nn_array_drawn(x.shape), EXAMPLES), -1);
+    ck_assert_str_eq(error, "nn_train: options.draw wrote nan as element 4 of array 0 at step 1 of 4; theta is as after step 0");
     o = good, o.optimizer.rate = -1;
-    ck_assert_int_eq(try_train(p, o, 2, x, p->x, EXAMPLES), -1);
+    ck_assert_int_eq(try_train(p, o, x, EXAMPLES), -1);
     ck_assert_str_eq(error, "nn_train: nn_optimizer_new: adam: the rate must be positive");
-    ck_assert_int_eq(nn_train(NULL, AD_F64, p->theta, loss, p, 0, NULL, 0, &good, NULL, error, sizeof error), -1);
-    ck_assert_int_eq(nn_train(p->model, AD_F64, NULL, loss, p, 0, NULL, 0, &good, NULL, error, sizeof error), -1);
-    ck_assert_int_eq(nn_train(p->model, AD_F64, p->theta, NULL, p, 0, NULL, 0, &good, NULL, error, sizeof error), -1);
-    ck_assert_int_eq(nn_train(p->model, AD_F64, p->theta, loss, p, 0, NULL, 0, NULL, NULL, error, sizeof error), -1);
+    ck_assert_int_eq(nn_train(NULL, &good, NULL, error, sizeof error), -1);
+    ck_assert_str_eq(error, "nn_train: theta is NULL");
+    ck_assert_int_eq(nn_train(p->numbers, NULL, NULL, error, sizeof error), -1);
+    ck_assert_str_eq(error, "nn_train: options is NULL");
+    ck_assert_int_eq(nn_train(p->numbers, &good, NULL, error, sizeof error), -1);
+    ck_assert_str_eq(error, "nn_train: options.loss is NULL");
+    o = good, o.loss = loss, o.narray = 2;
+    ck_assert_int_eq(nn_train(p->numbers, &o, NULL, error, sizeof error), -1);
+    ck_assert_int_eq(nn_train(NULL, NULL, NULL, NULL, 0), -1); /* nobody wants the message */
     nn_model *empty = nn_model_new();
-    ck_assert_int_eq(nn_train(empty, AD_F64, p->theta, loss, p, 0, NULL, 0, &good, NULL, error, sizeof error), -1);
-    ck_assert_str_eq(error, "nn_train: the model has no parameters");
+    nn_theta *none = nn_theta_new(empty, AD_F64, NULL);
+    ck_assert_int_eq(nn_train(none, &good, NULL, error, sizeof error), -1);
+    ck_assert_str_eq(error, "nn_train: nn_theta_new: the model has no parameters");
+    nn_theta_free(none);
     nn_model_free(empty);
-    ck_assert_int_eq(try_train(p, good, 2, x, p->x, EXAMPLES), 0); /* and nothing of that has done harm */
+    ck_assert_int_eq(try_train(p, good, x, EXAMPLES), 0); /* and nothing of that has done harm */
     free_problem(p);
 }
 END_TEST

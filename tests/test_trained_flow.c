@@ -30,30 +30,35 @@ static ad_var loss(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
 }
 
 /* Two Gaussians of deviation 0.4 at (-1.5, 0) and (1.5, 0.5); the entropy is that of one plus log 2, nearly. */
-static void draw(int64_t rows, void *const *data, void *user)
+static void draw_points(int64_t n, double *x)
 {
-    double *x = data[0];
-    (void)user;
-    for (int64_t i = 0; i < rows; i++) {
+    for (int64_t i = 0; i < n; i++) {
         int right = nn_uniform(&rng) < 0.5;
         x[2 * i] = (right ? 1.5 : -1.5) + 0.4 * nn_normal(&rng);
         x[2 * i + 1] = (right ? 0.5 : 0) + 0.4 * nn_normal(&rng);
     }
 }
 
-static void evaluate(const nn_model *model, const double *theta, int64_t n, const double *x, double *log_p)
+static int draw(const nn_step *step, double *const *out, void *user)
+{
+    (void)user;
+    draw_points(step->rows, out[0]);
+    return 0;
+}
+
+static void evaluate(const nn_theta *theta, int64_t n, const double *x, double *log_p)
 {
     ad_tape *t = ad_tape_new(AD_F64);
     ode_cnf f = flow(1e-7);
-    ad_var w = ad_param(t, AD_SHAPE(nn_model_size(model)), theta), in = ad_input_rows(t, AD_SHAPE(AD_ROWS, 2), n, x);
+    ad_var w = nn_theta_param(t, theta), in = ad_input_rows(t, AD_SHAPE(AD_ROWS, 2), n, x);
     ck_assert_msg(ad_get(ode_cnf_log_density(&f, in, 1, &w), log_p) == 0, "%s", ad_tape_error(t));
     ad_tape_free(t);
 }
 
-static double nll(const nn_model *model, const double *theta, int64_t n, const double *x)
+static double nll(const nn_theta *theta, int64_t n, const double *x)
 {
     double *log_p = malloc((size_t)n * sizeof *log_p), s = 0;
-    evaluate(model, theta, n, x, log_p);
+    evaluate(theta, n, x, log_p);
     for (int64_t i = 0; i < n; i++) s -= log_p[i] / (double)n;
     free(log_p);
     return s;
@@ -64,17 +69,21 @@ START_TEST(density_of_a_trained_flow)
     nn_model *model = nn_model_new();
     network = nn_time_mlp_new(model, "field", NN_CONCAT, 3, (int64_t[]){ 2, WIDTH, 2 }, ad_tanh, NULL);
     rng = nn_rng_seed(3);
-    double *theta = malloc((size_t)nn_model_size(model) * sizeof *theta), *test = malloc(2 * SAMPLES * sizeof *test);
+    nn_theta *theta = nn_theta_new(model, AD_F64, &rng);
+    double *test = malloc(2 * SAMPLES * sizeof *test);
     char error[512];
-    nn_model_init(model, &rng, AD_F64, theta);
-    draw(SAMPLES, (void *const[]){ test }, NULL);
-    double before = nll(model, theta, SAMPLES, test);
-    nn_train_options options = { .optimizer = { .rate = 2e-2, .schedule = nn_schedule_cosine }, .steps = 150, .batch = 128, .draw = draw };
-    ck_assert_msg(nn_train(model, AD_F64, theta, loss, NULL, 1, &(nn_array){ AD_SHAPE(AD_ROWS, 2), NULL }, 0, &options, NULL, error,
-                           sizeof error) == 0,
-                  "%s", error);
-    double after = nll(model, theta, SAMPLES, test),
-           gaussian = log(2 * M_PI * M_E) + 0.5 * log((2.25 + 0.16) * (0.0625 + 0.16) - 0.375 * 0.375);
+    draw_points(SAMPLES, test);
+    double before = nll(theta, SAMPLES, test);
+    nn_array points = nn_array_drawn(AD_SHAPE(AD_ROWS, 2));
+    nn_train_options options = { .loss = loss,
+                                 .narray = 1,
+                                 .arrays = &points,
+                                 .draw = draw,
+                                 .batch = 128,
+                                 .steps = 150,
+                                 .optimizer = { .rate = 2e-2, .schedule = nn_schedule_cosine } };
+    ck_assert_msg(nn_train(theta, &options, NULL, error, sizeof error) == 0, "%s", error);
+    double after = nll(theta, SAMPLES, test), gaussian = log(2 * M_PI * M_E) + 0.5 * log((2.25 + 0.16) * (0.0625 + 0.16) - 0.375 * 0.375);
     ck_assert_msg(after < before - 0.5 && after < gaussian - 0.2, "nll %g before, %g after, Gaussian %g", before, after, gaussian);
 
     /* Trapezoidal sums of a smooth density that has decayed at the edges are as exact as its values. */
@@ -86,7 +95,7 @@ START_TEST(density_of_a_trained_flow)
             point[0] = -radius + h * column;
             point[1] = -radius + h * row;
         }
-    evaluate(model, theta, GRID * GRID, x, log_p);
+    evaluate(theta, GRID * GRID, x, log_p);
     double integral = 0;
     for (int i = 0; i < GRID * GRID; i++) integral += exp(log_p[i]) * h * h;
     ck_assert_msg(fabs(integral - 1) < 1e-4, "the density integrates to %.8f", integral);
@@ -96,7 +105,7 @@ START_TEST(density_of_a_trained_flow)
     double *z = malloc(2 * SAMPLES * sizeof *z), *s = malloc(2 * SAMPLES * sizeof *s), mean[2] = { 0 }, second[2] = { 0 };
     for (int i = 0; i < 2 * SAMPLES; i++) z[i] = nn_normal(&rng);
     ode_cnf f = flow(1e-7);
-    ad_var w = ad_param(t, AD_SHAPE(nn_model_size(model)), theta), data = ad_input_rows(t, AD_SHAPE(AD_ROWS, 2), SAMPLES, test);
+    ad_var w = nn_theta_param(t, theta), data = ad_input_rows(t, AD_SHAPE(AD_ROWS, 2), SAMPLES, test);
     ad_var back = ode_cnf_sample(&f, ode_cnf_encode(&f, data, 1, &w), 1, &w);
     double worst = ad_item(ad_reduce_max(ad_abs(ad_sub(back, data)), 0, NULL, 0));
     ck_assert_msg(worst < 1e-5, "decoding misses by %g: %s", worst, ad_tape_error(t) ? ad_tape_error(t) : "");
@@ -105,7 +114,8 @@ START_TEST(density_of_a_trained_flow)
     ck_assert_msg(fabs(mean[0]) < 0.25 && fabs(mean[1] - 0.25) < 0.1 && fabs(second[0] - 2.41) < 0.5, "moments %g %g %g", mean[0], mean[1],
                   second[0]);
     ad_tape_free(t);
-    free(z), free(s), free(theta), free(test);
+    free(z), free(s), free(test);
+    nn_theta_free(theta);
     nn_model_free(model);
 }
 END_TEST

@@ -34,6 +34,8 @@ void use(ad_tape *tape, pointers p, ad_program *program, ad_workspace *workspace
     ad_input_rows(tape, rows, 1, p.d);
     ad_set(ad_input(tape, AD_SCALAR, NULL), 0, p.f);
     ad_constant(tape, shape, narrow);
+    nn_array arrays[] = { nn_array_of(rows, narrow), nn_array_of(rows, p.d), nn_array_drawn(rows) };
+    (void)arrays;
     ad_param(tape, shape, NULL);
     ad_input_rows(tape, rows, 0, NULL);
     ad_grad(y, AD_VARS(x), &y);
@@ -53,7 +55,7 @@ for pair in gcc:c:c11 g++:c++:c++11 clang:c:c11 clang++:c++:c++11; do
     compiles "$pair" '(void)0' || fail "pointers to data with $pair"
     for pointer in v cv i c dd n; do
         for call in "ad_param(tape, shape, p.$pointer)" "ad_input(tape, shape, p.$pointer)" "ad_input_rows(tape, rows, 1, p.$pointer)" \
-            "ad_set(x, 1, p.$pointer)" "ad_constant(tape, shape, p.$pointer)"; do
+            "ad_set(x, 1, p.$pointer)" "ad_constant(tape, shape, p.$pointer)" "nn_array_of(rows, p.$pointer)"; do
             compiles "$pair" "$call" 2>/dev/null && fail "$pair takes $call"
         done
     done
