@@ -6,6 +6,13 @@
 
 enum { CHUNK_BYTES = 4096 };
 
+/* Memory of the pass. */
+typedef struct {
+    int32_t *last;    /* of every value: the last step that reads it */
+    int32_t *unused;  /* pieces of chunk memory that are free at the step at hand */
+    int32_t *repeats; /* heads of lists of the phase's repeats, as numbers + 1, by their hash */
+} scratch;
+
 static bool fusable(const ad_program *p, const ad_step *s)
 {
     const ad_inst *x = &p->ir.inst[s->value];
@@ -22,45 +29,64 @@ static int64_t chunk_rows(int64_t row_bytes)
 }
 
 /* Memory for the values that live in the group: as many pieces of equal size as are in use at a time. A piece is free for the result of
- * the step that reads it last. free_from[k] is that step. */
-static bool place_values(ad_program *p, int32_t begin, int32_t end, const int32_t *last, int32_t *free_from)
+ * the step that reads it last. Those that are free are a stack: the one used last is nearest in the caches. */
+static bool place_values(ad_program *p, const scratch *m, int32_t begin, int32_t end)
 {
-    int pieces = 0;
+    int64_t size = ad_size_align(ad_size_mul(p->slot[p->step[begin].value].bytes, p->step[begin].chunk_rows));
+    int32_t pieces = 0;
+    int32_t nunused = 0;
     for (int32_t s = begin; s < end; s++) {
         int32_t v = p->step[s].value;
         ad_slot *slot = &p->slot[v];
-        if (slot->place != AD_PLACE_BLOCK || last[v] >= end) continue;
-        int64_t size = ad_size_align(ad_size_mul(slot->bytes, p->step[s].chunk_rows));
-        int k = 0;
-        while (k < pieces && free_from[k] > s) k++;
-        if (k == pieces) pieces++;
-        free_from[k] = last[v];
+        for (int k = 0; k < p->ir.inst[v].nin; k++) {
+            int32_t root = p->step[s].operand[k].root;
+            if (m->last[root] != s || p->slot[root].place != AD_PLACE_CHUNK) continue;
+            m->last[root] = end; /* an operand may be listed twice */
+            m->unused[nunused++] = (int32_t)(p->slot[root].position / size);
+        }
+        if (slot->place != AD_PLACE_BLOCK || m->last[v] >= end) continue;
+        int32_t piece = nunused ? m->unused[--nunused] : pieces++;
         slot->place = AD_PLACE_CHUNK;
-        slot->position = ad_size_mul(size, k);
+        slot->position = ad_size_mul(size, piece);
         int64_t need = ad_size_add(slot->position, size);
-        if (need < 0 || slot->position < 0) return false;
+        if (need < 0) return false;
         if (need > p->chunk_bytes) p->chunk_bytes = need;
     }
     return true;
 }
 
-/* The number of the pointer to copies of an operand without rows, one for each row of a chunk; -1 when memory is short. */
-static int32_t repeated(ad_program *p, ad_phase *phase, const ad_ref *r, int64_t row_bytes, int64_t rows)
+/* Where the list begins of the repeats that may be of this operand. */
+static int32_t *repeats_of(const ad_program *p, const scratch *m, int32_t root, int64_t offset)
 {
-    for (int i = 0; i < phase->nrepeat; i++) {
-        const ad_repeat *known = &phase->repeat[i];
+    uint64_t h = ((uint64_t)root * 0x9e3779b97f4a7c15u) ^ (uint64_t)offset;
+    h = (h ^ h >> 29) * 0xd6e8feb86659fd93u;
+    return &m->repeats[(h >> 32) % ((uint64_t)p->nstep + 1)];
+}
+
+/* The number of the pointer to copies of an operand without rows, one for each row of a chunk; -1 when memory is short. */
+static int32_t repeated(ad_program *p, ad_phase *phase, const scratch *m, const ad_ref *r, int64_t row_bytes, int64_t rows)
+{
+    int32_t *first = repeats_of(p, m, r->root, r->offset);
+    for (int32_t i = *first; i > 0; i = phase->repeat[i - 1].next) {
+        const ad_repeat *known = &phase->repeat[i - 1];
         if (known->root == r->root && known->offset == r->offset && known->row_bytes == row_bytes) return known->pointer;
     }
     int64_t end = ad_size_add(p->repeat_bytes, ad_size_align(ad_size_mul(row_bytes, rows)));
     if (end < 0) return -1;
-    phase->repeat[phase->nrepeat++] =
-        (ad_repeat){ r->root, p->ir.n + p->nrepeat++, r->offset, row_bytes, rows, .position = p->repeat_bytes };
+    phase->repeat[phase->nrepeat] = (ad_repeat){ .root = r->root,
+                                                 .pointer = p->ir.n + p->nrepeat++,
+                                                 .next = *first,
+                                                 .offset = r->offset,
+                                                 .row_bytes = row_bytes,
+                                                 .rows = rows,
+                                                 .position = p->repeat_bytes };
+    *first = ++phase->nrepeat;
     p->repeat_bytes = end;
     return phase->repeat[phase->nrepeat - 1].pointer;
 }
 
 /* How the operands of a group's step go from chunk to chunk. */
-static bool place_operands(ad_program *p, ad_phase *phase, ad_step *s)
+static bool place_operands(ad_program *p, ad_phase *phase, const scratch *m, ad_step *s)
 {
     const ad_inst *x = &p->ir.inst[s->value];
     for (int k = 0; k < x->nin; k++) {
@@ -69,7 +95,7 @@ static bool place_operands(ad_program *p, ad_phase *phase, ad_step *s)
         if (ad_has_rows(in->shape)) {
             r->row_bytes = p->slot[r->root].place == AD_PLACE_CHUNK ? 0 : p->slot[r->root].bytes;
         } else if (ad_row_size(in->shape) > 1 && ad_row_size(in->shape) == ad_row_size(x->shape)) {
-            r->pointer = repeated(p, phase, r, p->slot[s->value].bytes, s->chunk_rows);
+            r->pointer = repeated(p, phase, m, r, p->slot[s->value].bytes, s->chunk_rows);
             if (r->pointer < 0) return false;
             r->offset = 0;
             s->shapes[k] = x->shape;
@@ -79,7 +105,7 @@ static bool place_operands(ad_program *p, ad_phase *phase, ad_step *s)
     return true;
 }
 
-static bool make_group(ad_program *p, ad_phase *phase, int32_t begin, int32_t end, const int32_t *last, int32_t *free_from)
+static bool make_group(ad_program *p, ad_phase *phase, const scratch *m, int32_t begin, int32_t end)
 {
     int64_t rows = chunk_rows(p->slot[p->step[begin].value].bytes);
     for (int32_t s = begin; s < end; s++) {
@@ -87,9 +113,9 @@ static bool make_group(ad_program *p, ad_phase *phase, int32_t begin, int32_t en
         p->step[s].end = end;
         p->step[s].chunk_rows = rows;
     }
-    if (!place_values(p, begin, end, last, free_from)) return false;
+    if (!place_values(p, m, begin, end)) return false;
     for (int32_t s = begin; s < end; s++)
-        if (!place_operands(p, phase, &p->step[s])) return false;
+        if (!place_operands(p, phase, m, &p->step[s])) return false;
     return true;
 }
 
@@ -131,7 +157,7 @@ static bool hasten_reductions(ad_program *p, const ad_phase *phase, int32_t *mad
     return true;
 }
 
-static bool fuse_body(ad_program *p, ad_phase *phase, const int32_t *last, int32_t *free_from)
+static bool fuse_body(ad_program *p, ad_phase *phase, const scratch *m)
 {
     int32_t from = phase->body_steps[0], to = phase->body_steps[1], operands = 0;
     for (int32_t s = from; s < to; s++) operands += p->ir.inst[p->step[s].value].nin;
@@ -141,26 +167,28 @@ static bool fuse_body(ad_program *p, ad_phase *phase, const int32_t *last, int32
         end = begin + 1;
         if (!fusable(p, &p->step[begin])) continue;
         while (end < to && fusable(p, &p->step[end]) && p->slot[p->step[end].value].bytes == p->slot[p->step[begin].value].bytes) end++;
-        if (!make_group(p, phase, begin, end, last, free_from)) return false;
+        if (!make_group(p, phase, m, begin, end)) return false;
     }
+    for (int i = 0; i < phase->nrepeat; i++) *repeats_of(p, m, phase->repeat[i].root, phase->repeat[i].offset) = 0;
     return true;
 }
 
 bool ad_fuse(ad_program *p)
 {
-    int32_t *last = ad_pool_alloc(&p->pool, ((size_t)p->ir.n + 1) * sizeof *last);
-    int32_t *free_from = ad_pool_alloc(&p->pool, ((size_t)p->nstep + 1) * sizeof *free_from);
-    if (!last || !free_from) return false;
+    scratch m = { .last = ad_pool_alloc(&p->pool, ((size_t)p->ir.n + 1) * sizeof *m.last),
+                  .unused = ad_pool_alloc(&p->pool, ((size_t)p->nstep + 1) * sizeof *m.unused),
+                  .repeats = ad_pool_alloc(&p->pool, ((size_t)p->nstep + 1) * sizeof *m.repeats) };
+    if (!m.last || !m.unused || !m.repeats) return false;
     for (int f = 0; f < p->nphase; f++)
-        if (!hasten_reductions(p, &p->phase[f], last)) return false;
-    memset(last, 0, (size_t)p->ir.n * sizeof *last);
+        if (!hasten_reductions(p, &p->phase[f], m.last)) return false;
+    memset(m.last, 0, (size_t)p->ir.n * sizeof *m.last);
     for (int32_t s = 0; s < p->nstep; s++) {
         p->step[s].begin = s;
         p->step[s].end = s + 1;
-        for (int k = 0; k < p->ir.inst[p->step[s].value].nin; k++) last[p->step[s].operand[k].root] = s;
+        for (int k = 0; k < p->ir.inst[p->step[s].value].nin; k++) m.last[p->step[s].operand[k].root] = s;
     }
     for (int f = 0; f < p->nphase; f++)
-        if (!fuse_body(p, &p->phase[f], last, free_from)) return false;
+        if (!fuse_body(p, &p->phase[f], &m)) return false;
     for (int32_t i = 0; i < p->ir.n; i++) p->slot[i].place = p->slot[p->slot[i].root].place;
     return true;
 }

@@ -137,12 +137,13 @@ static bool grow(ad_ir *ir)
     ir->inst = more;
     ir->capacity *= 2;
     int32_t size = 2 * ir->table_size;
-    int32_t *table = calloc((size_t)size, sizeof *table);
+    ad_ir_entry *table = calloc((size_t)size, sizeof *table);
     if (!table) return false;
-    for (int32_t i = 0; i < ir->n; i++) {
-        uint64_t at = hash(&ir->inst[i]);
-        while (table[at & (uint64_t)(size - 1)]) at++;
-        table[at & (uint64_t)(size - 1)] = i + 1;
+    for (int32_t i = 0; i < ir->table_size; i++) {
+        if (!ir->table[i].number) continue;
+        uint32_t at = ir->table[i].hash;
+        while (table[at & (uint32_t)(size - 1)].number) at++;
+        table[at & (uint32_t)(size - 1)] = ir->table[i];
     }
     free(ir->table);
     ir->table = table;
@@ -157,12 +158,14 @@ int32_t ad_ir_add(ad_ir *ir, const ad_inst *x)
         ir->failed = true;
         return 0;
     }
-    uint64_t mask = (uint64_t)(ir->table_size - 1), at = hash(x);
-    for (; ir->table[at & mask]; at++) {
-        int32_t found = ir->table[at & mask] - 1;
-        if (equal(&ir->inst[found], x)) return found;
+    uint32_t mask = (uint32_t)(ir->table_size - 1);
+    uint32_t own = (uint32_t)(hash(x) >> 32);
+    uint32_t at = own;
+    for (; ir->table[at & mask].number; at++) {
+        const ad_ir_entry *found = &ir->table[at & mask];
+        if (found->hash == own && equal(&ir->inst[found->number - 1], x)) return found->number - 1;
     }
-    ir->table[at & mask] = ir->n + 1;
+    ir->table[at & mask] = (ad_ir_entry){ ir->n + 1, own };
     ir->inst[ir->n] = *x;
     ir->inst[ir->n].level = level_of(ir, x);
     ir->inst[ir->n].uses = 0;

@@ -286,109 +286,7 @@ static bool list_roots(ad_program *p, int f, int32_t *seen)
     return true;
 }
 
-/* ---- block memory ---- */
-
-static bool in_block(const ad_program *p, int32_t root)
-{
-    return p->slot[root].place == AD_PLACE_BLOCK || p->slot[root].place == AD_PLACE_OUTPUT;
-}
-
-/* First and last steps of the body's values, and the largest sum of live bytes of a row. A group's steps go through the block together. */
-static bool find_lifetimes(ad_program *p, const ad_phase *phase)
-{
-    int32_t from = phase->body_steps[0], n = phase->body_steps[1] - from;
-    int64_t *change = ad_pool_alloc(&p->pool, ((size_t)n + 2) * sizeof *change), live = 0, sum = 0;
-    if (!change) return false;
-    for (int i = 0; i < phase->nblock && sum >= 0; i++) sum = ad_size_add(sum, p->slot[phase->block[i]].bytes);
-    if (sum < 0) {
-        p->refused = -1;
-        return false;
-    }
-    for (int32_t s = 0; s < n; s++) {
-        const ad_step *step = &p->step[from + s];
-        p->slot[step->value].first = p->slot[step->value].last = s;
-        for (int k = 0; k < p->ir.inst[step->value].nin; k++)
-            if (in_block(p, step->operand[k].root) || p->slot[step->operand[k].root].place == AD_PLACE_CHUNK)
-                p->slot[step->operand[k].root].last = s;
-    }
-    for (int i = 0; i < phase->nblock; i++) {
-        const ad_slot *slot = &p->slot[phase->block[i]];
-        change[p->step[from + slot->first].begin - from] += slot->bytes;
-        change[p->step[from + slot->last].end - from] -= slot->bytes;
-    }
-    for (int32_t s = 0; s < n; s++) {
-        live += change[s];
-        if (live > p->block_row_bytes) p->block_row_bytes = live;
-    }
-    return true;
-}
-
-/* So many rows that a block's intermediates stay in about half of a level 2 cache, and few enough for several blocks in an ordinary
- * batch; a power of two, so that ordinary batches are shared out evenly. */
-static int64_t choose_block_rows(int64_t row_bytes)
-{
-    int64_t rows = AD_MAX_BLOCK_ROWS;
-    while (rows > AD_MIN_BLOCK_ROWS && row_bytes > AD_BLOCK_BYTES / rows) rows /= 2;
-    return rows;
-}
-
-/* A live value as large as the result of the pointwise step s that is not used after it: chunk by chunk, the result may take over its
- * memory (what has its last use before the step's group is not live any more). Being as large as the result it has its extent, whatever its
- * shape is. -1: there is none. */
-static int dying(const ad_program *p, const ad_phase *phase, const int32_t *live, int nlive, int32_t s)
-{
-    const ad_step *step = &p->step[phase->body_steps[0] + s];
-    if (ad_ops[p->ir.inst[step->value].op].kind != AD_POINTWISE) return -1;
-    for (int k = 0; k < nlive; k++) {
-        const ad_slot *slot = &p->slot[live[k]];
-        if (slot->last <= s && slot->bytes == p->slot[step->value].bytes) return k;
-    }
-    return -1;
-}
-
-/* First fit among what is live, which is kept in the order of positions. */
-static bool place_in_block(ad_program *p, int32_t *live, int *nlive, int32_t v)
-{
-    int64_t need = ad_size_align(ad_size_mul(p->slot[v].bytes, p->block_rows)), at = 0;
-    int k = 0;
-    for (; k < *nlive; k++) {
-        const ad_slot *other = &p->slot[live[k]];
-        if (need < 0 || ad_size_add(at, need) < 0 || at + need <= other->position) break;
-        at = other->position + ad_size_align(other->bytes * p->block_rows);
-    }
-    memmove(live + k + 1, live + k, (size_t)(*nlive - k) * sizeof *live);
-    live[k] = v;
-    ++*nlive;
-    p->slot[v].position = at;
-    int64_t end = ad_size_add(at, need);
-    if (end > p->block_bytes) p->block_bytes = end;
-    if (end < 0) p->refused = -1;
-    return end >= 0;
-}
-
-static bool plan_block(ad_program *p, const ad_phase *phase)
-{
-    int32_t from = phase->body_steps[0], to = phase->body_steps[1];
-    int32_t *live = ad_pool_alloc(&p->pool, (size_t)(phase->nblock + 1) * sizeof *live);
-    int nlive = 0;
-    if (!live) return false;
-    for (int32_t s = 0; s < to - from; s++) {
-        const ad_step *step = &p->step[from + s];
-        int kept = 0;
-        for (int k = 0; k < nlive; k++)
-            if (p->step[from + p->slot[live[k]].last].end > step->begin) live[kept++] = live[k];
-        nlive = kept;
-        if (!in_block(p, step->value)) continue;
-        int taken = dying(p, phase, live, nlive, s);
-        if (taken >= 0) {
-            p->slot[step->value].position = p->slot[live[taken]].position;
-            live[taken] = step->value;
-        } else if (!place_in_block(p, live, &nlive, step->value)) {
-            return false;
-        }
-    }
-    return true;
-}
+/* ---- the plan ---- */
 
 static bool prepare_kernels(ad_program *p)
 {
@@ -418,11 +316,8 @@ bool ad_plan(ad_program *p)
     p->phase = ad_pool_alloc(&p->pool, (size_t)p->nphase * sizeof *p->phase);
     if (!p->phase || !assign_positions(p) || !write_constants(p) || !make_steps(p) || !list_opaques(p) || !ad_fuse(p)) return false;
     for (int f = 0; f < p->nphase; f++)
-        if (!list_roots(p, f, seen) || !find_lifetimes(p, &p->phase[f])) return false;
-    if (!p->block_rows) p->block_rows = choose_block_rows(p->block_row_bytes);
-    for (int f = 0; f < p->nphase; f++) {
-        if (!plan_block(p, &p->phase[f])) return false;
-        p->phase[f].row_work = ad_row_work(p, &p->phase[f]);
-    }
+        if (!list_roots(p, f, seen)) return false;
+    if (!ad_plan_blocks(p)) return false;
+    for (int f = 0; f < p->nphase; f++) p->phase[f].row_work = ad_row_work(p, &p->phase[f]);
     return prepare_kernels(p);
 }

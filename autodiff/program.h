@@ -60,11 +60,16 @@ typedef struct {
 } ad_inst;
 
 typedef struct {
+    int32_t number; /* of the value, + 1; 0: the entry is empty */
+    uint32_t hash;
+} ad_ir_entry;
+
+typedef struct {
     ad_pool *pool;
     ad_dtype dtype;
     ad_inst *inst; /* the first ninput are the inputs, in the order of ad_compile's list, whether used or not */
     int32_t n, capacity;
-    int32_t *table; /* hash table of value numbers + 1 */
+    ad_ir_entry *table; /* hash table of the values */
     int32_t table_size;
     int ninput, noutput;
     int32_t *output;
@@ -142,6 +147,7 @@ typedef struct {
 /* Copies of an array without rows, one for each row of a chunk: a group's kernels see it as large as their results. */
 typedef struct {
     int32_t root, pointer;
+    int32_t next; /* while planning: another with the same hash, as its number + 1 */
     int64_t offset, row_bytes, rows, position;
 } ad_repeat;
 
@@ -221,6 +227,8 @@ bool ad_plan(ad_program *program);
 void ad_join_reductions(ad_program *program);
 /* Groups the steps of bodies (fuse.c). */
 bool ad_fuse(ad_program *program);
+/* Places values in block memory and, unless p->block_rows says it, chooses how many rows a block has (block.c). */
+bool ad_plan_blocks(ad_program *program);
 /* The body's work on one row in bytes that are written, or what takes as long (work.c). */
 double ad_row_work(const ad_program *program, const ad_phase *phase);
 /* Floating-point operations of a contraction, for each row where it has rows. */

@@ -79,6 +79,13 @@ static int32_t group_begin(const ad_program *p, const ad_phase *phase, int32_t s
     return p->step[phase->body_steps[0] + step].begin - phase->body_steps[0];
 }
 
+/* How far apart the values are with which value i of a list is compared: with all before it, or of very many with a sample. */
+static int verify_stride(int i)
+{
+    enum { COMPARED = 2048 };
+    return i / COMPARED + 1;
+}
+
 /* Values that are in block memory at the same time must not overlap, but for a pointwise result that takes over what dies in its group. A
  * group's steps are at the same time. */
 static const char *verify_block(const ad_program *p, const ad_phase *phase, int32_t *where)
@@ -88,7 +95,7 @@ static const char *verify_block(const ad_program *p, const ad_phase *phase, int3
         *where = phase->block[i];
         if (a->position < 0 || a->position % AD_ALIGN || a->position + a->bytes * p->block_rows > p->block_bytes)
             return "block memory: out of range";
-        for (int k = 0; k < i; k++) {
+        for (int k = i - 1; k >= 0; k -= verify_stride(i)) {
             const ad_slot *b = &p->slot[phase->block[k]];
             bool apart = a->position + a->bytes * p->block_rows <= b->position || b->position + b->bytes * p->block_rows <= a->position;
             bool takes_over = a->position == b->position && a->bytes == b->bytes && (b->last <= a->first || a->last <= b->first);
@@ -108,7 +115,7 @@ static const char *verify_chunks(const ad_program *p, const ad_phase *phase, int
         *where = phase->chunk[i];
         if (a->position < 0 || a->position % AD_ALIGN || a->position + a->bytes * rows > p->chunk_bytes) return "chunk: out of range";
         if (group_begin(p, phase, a->last) != begin) return "chunk: used outside of the group";
-        for (int k = 0; k < i; k++) {
+        for (int k = i - 1; k >= 0; k -= verify_stride(i)) {
             const ad_slot *b = &p->slot[phase->chunk[k]];
             bool apart = a->position + a->bytes * rows <= b->position || b->position + b->bytes * rows <= a->position;
             if (!apart && group_begin(p, phase, b->first) == begin && b->last > a->first) return "chunk: live values overlap";

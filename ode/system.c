@@ -87,7 +87,7 @@ static bool trace_field(ode_system *s, ad_tape *tape, const char *caller)
     if (!ad_tape_error(s->trace)) {
         int count = ad_frontier(s->nstate, s->dy, 0, NULL);
         if (count > 0) s->frontier = malloc((size_t)count * sizeof *s->frontier);
-        s->nshared = count > 0 ? ad_frontier(s->nstate, s->dy, count, s->frontier) : 0;
+        s->nshared = s->frontier ? ad_frontier(s->nstate, s->dy, count, s->frontier) : 0;
         if ((count > 0 && !s->frontier) || !new_shared(s, s->nshared)) ad_fail(s->trace, "out of memory");
         else
             for (int i = 0; i < s->nshared; i++) describe_shared(s, i);

@@ -3,6 +3,7 @@
 #ifndef COSTATE_TESTS_ALLOCATIONS_H
 #define COSTATE_TESTS_ALLOCATIONS_H
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdlib.h>
 
 #if defined __has_feature
@@ -28,13 +29,32 @@ void __libc_free(void *p);
 
 /* Lets the k-th allocation from now on fail, and all after it; k < 0: none. */
 static atomic_long allocations_left = -1;
-static inline void allocations_fail_at(long k) { atomic_store(&allocations_left, k); }
+static atomic_bool allocations_alone;
+static inline void allocations_fail_at(long k)
+{
+    atomic_store(&allocations_alone, false);
+    atomic_store(&allocations_left, k);
+}
+/* Lets the k-th allocation from now on fail, and no other. */
+static inline void allocations_fail_alone(long k)
+{
+    allocations_fail_at(k);
+    atomic_store(&allocations_alone, true);
+}
+/* Ends the failing; whether an allocation has failed. */
+static inline bool allocations_failed(void)
+{
+    bool failed = atomic_load(&allocations_left) == 0 || atomic_load(&allocations_left) == -2;
+    atomic_store(&allocations_left, -1);
+    return failed;
+}
 
 static inline int allocations_allow(void)
 {
     atomic_fetch_add(&allocations_so_far, 1);
     long left = atomic_load(&allocations_left);
     if (left > 0) atomic_store(&allocations_left, left - 1);
+    if (left == 0 && atomic_load(&allocations_alone)) atomic_store(&allocations_left, -2);
     return left != 0;
 }
 

@@ -26,6 +26,13 @@ static world tape_of(uint64_t seed)
 /* ---- memory that fails ---- */
 
 #ifndef ALLOCATIONS_NOT_COUNTED
+/* _i: 0, the k-th allocation fails and all after it; 1, it alone. */
+static void fail_at(long k, int alone)
+{
+    if (alone) allocations_fail_alone(k);
+    else allocations_fail_at(k);
+}
+
 START_TEST(test_compiling_without_memory)
 {
     for (uint64_t seed = 0; seed < 40; seed++) {
@@ -33,11 +40,12 @@ START_TEST(test_compiling_without_memory)
         ad_program_free(compile(&w)); /* what the matrix library keeps, it keeps now */
         ad_program *p = NULL;
         long k = 0, live = allocations_live();
-        for (; !p && k < 5000; k++) {
-            allocations_fail_at(k);
+        for (bool failed = true; failed && k < 5000; k++) {
+            ad_program_free(p);
+            fail_at(k, _i);
             p = compile(&w);
-            allocations_fail_at(-1);
-            if (p) break;
+            failed = allocations_failed();
+            if (p) continue;
             ck_assert_msg(ad_tape_error(w.tape) && strstr(ad_tape_error(w.tape), "out of memory"), "%s",
                           ad_tape_error(w.tape) ? ad_tape_error(w.tape) : "no error");
             ad_tape_clear_error(w.tape);
@@ -60,11 +68,12 @@ START_TEST(test_running_without_memory)
         world w = tape_of(seed);
         ad_program *p = compile(&w);
         int ran = -1;
-        for (long k = 0; ran && k < 200; k++) {
-            allocations_fail_at(k);
+        bool failed = true;
+        for (long k = 0; failed && k < 200; k++) {
+            fail_at(k, _i);
             ad_workspace *s = ad_workspace_new(p, 2);
             ran = s ? run(&w, p, s, MAX_ROWS) : -1;
-            allocations_fail_at(-1);
+            failed = allocations_failed();
             if (s && ran) {
                 ck_assert_ptr_nonnull(strstr(ad_workspace_error(s), "out of memory"));
                 ck_assert_int_eq(run(&w, p, s, MAX_ROWS), 0);
@@ -223,8 +232,8 @@ int main(void)
     TCase *tc = tcase_create("memory");
     tcase_set_timeout(tc, 0);
 #ifndef ALLOCATIONS_NOT_COUNTED
-    tcase_add_test(tc, test_compiling_without_memory);
-    tcase_add_test(tc, test_running_without_memory);
+    tcase_add_loop_test(tc, test_compiling_without_memory, 0, 2);
+    tcase_add_loop_test(tc, test_running_without_memory, 0, 2);
 #endif
     tcase_add_test(tc, test_values_too_large);
     tcase_add_test(tc, test_rows_too_large);
