@@ -2,6 +2,7 @@
  * Include it once per program. Under a sanitizer, which brings its own, nothing is counted. */
 #ifndef COSTATE_TESTS_ALLOCATIONS_H
 #define COSTATE_TESTS_ALLOCATIONS_H
+#include <errno.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -55,6 +56,7 @@ static inline int allocations_allow(void)
     long left = atomic_load(&allocations_left);
     if (left > 0) atomic_store(&allocations_left, left - 1);
     if (left == 0 && atomic_load(&allocations_alone)) atomic_store(&allocations_left, -2);
+    if (left == 0) errno = ENOMEM;
     return left != 0;
 }
 

@@ -1,0 +1,148 @@
+/* Very long recordings: compiling takes time in proportion to their length (times its logarithm), whatever they consist of; so do values
+ * and gradients on a tape that is never rewound. Each of these took minutes where a step looked through all the others, and now takes
+ * seconds: the suite's time limit tells. */
+#include "autodiff/extension.h"
+#include "suite.h"
+#include <math.h>
+#include <stdlib.h>
+
+enum { ROWS = 3, WIDTH = 4 };
+
+typedef struct {
+    ad_tape *tape;
+    ad_var x, p; /* [rows,4], [4] */
+} recording;
+
+static recording new_recording(void)
+{
+    recording r = { .tape = ad_tape_new(AD_F64) };
+    r.x = ad_input_rows(r.tape, AD_SHAPE(AD_ROWS, WIDTH), 0, NULL);
+    r.p = ad_param(r.tape, AD_SHAPE(WIDTH), NULL);
+    return r;
+}
+
+/* Compiles and runs the loss and its gradients; out: loss, gradient by x, by p. */
+static void run(recording *r, ad_var loss, double *out)
+{
+    ad_var in[] = { r->x, r->p }, y[3] = { loss };
+    ad_grad(loss, 2, in, y + 1);
+    ad_program *program = ad_compile(2, in, 3, y);
+    ck_assert_msg(program != NULL, "%s", ad_tape_error(r->tape));
+    ad_tape_free(r->tape);
+    ad_workspace *w = ad_workspace_new(program, 1);
+    double x[ROWS * WIDTH], p[WIDTH];
+    for (int i = 0; i < ROWS * WIDTH; i++) x[i] = 0.1 * (i + 1);
+    for (int i = 0; i < WIDTH; i++) p[i] = 1 - 1e-5 * i;
+    int failed = ad_run(program, w, ROWS, (const void *[]){ x, p }, (void *[]){ out, out + 1, out + 1 + ROWS * WIDTH });
+    ck_assert_msg(!failed, "%s", ad_workspace_error(w));
+    ad_workspace_free(w);
+    ad_program_free(program);
+}
+
+/* y = max(sin y, y/2), n times, elementwise: value and derivative by hand. */
+START_TEST(test_values_that_live_long)
+{
+    const int n = 30000;
+    recording r = new_recording();
+    ad_var y = r.x;
+    for (int i = 0; i < n; i++) y = ad_max(ad_sin(y), ad_scale(y, 0.5));
+    double out[1 + ROWS * WIDTH + WIDTH], sum = 0;
+    run(&r, ad_sum_all(y), out);
+    for (int k = 0; k < ROWS * WIDTH; k++) {
+        double v = 0.1 * (k + 1), slope = 1;
+        for (int i = 0; i < n; i++) {
+            bool half = v / 2 > sin(v);
+            slope *= half ? 0.5 : cos(v);
+            v = half ? v / 2 : sin(v);
+        }
+        sum += v;
+        ck_assert_double_eq_tol(out[1 + k], slope, 1e-10 * slope);
+    }
+    ck_assert_double_eq_tol(out[0], sum, 1e-10 * sum);
+}
+END_TEST
+
+/* Halves that change places, one of them multiplied: (a, b) becomes (p b, a), 2 n times. */
+START_TEST(test_slices_and_concatenations)
+{
+    const int n = 15000;
+    recording r = new_recording();
+    ad_var y = r.x, c = ad_slice(r.p, 0, 0, 2);
+    for (int i = 0; i < 2 * n; i++) y = ad_concatenate(2, (ad_var[]){ ad_mul(ad_slice(y, 1, 2, 4), c), ad_slice(y, 1, 0, 2) }, 1);
+    double out[1 + ROWS * WIDTH + WIDTH];
+    run(&r, ad_sum_all(y), out);
+    for (int k = 0; k < ROWS * WIDTH; k++) ck_assert_double_eq_tol(out[1 + k], pow(1 - 1e-5 * (k % 2), n), 1e-9);
+}
+END_TEST
+
+/* The sum of n means of sin applied ever more often. */
+START_TEST(test_many_reductions)
+{
+    const int n = 30000;
+    recording r = new_recording();
+    ad_var y = r.x, sum = ad_scalar(r.tape, 0);
+    for (int i = 0; i < n; i++) {
+        y = ad_sin(y);
+        sum = ad_add(sum, ad_mean_all(y));
+    }
+    double out[1 + ROWS * WIDTH + WIDTH], want = 0;
+    run(&r, sum, out);
+    for (int k = 0; k < ROWS * WIDTH; k++) {
+        double v = 0.1 * (k + 1), slope = 1, total = 0;
+        for (int i = 0; i < n; i++) {
+            slope *= cos(v);
+            v = sin(v);
+            want += v / (ROWS * WIDTH);
+            total += slope / (ROWS * WIDTH);
+        }
+        ck_assert_double_eq_tol(out[1 + k], total, 1e-8 * total);
+    }
+    ck_assert_double_eq_tol(out[0], want, 1e-8 * want);
+}
+END_TEST
+
+/* Every step has a stretch of a long vector of parameters of its own. */
+START_TEST(test_many_parameters)
+{
+    const int n = 30000;
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var in[] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 0, NULL), ad_param(tape, AD_SHAPE(2 * n), NULL) }, y = in[0], out[2];
+    for (int i = 0; i < n; i++) y = ad_tanh(ad_add(y, ad_slice(in[1], 0, 2 * i, 2 * i + 2)));
+    out[0] = ad_sum_all(y);
+    ad_grad(out[0], 1, &in[1], &out[1]);
+    ad_program *program = ad_compile(2, in, 2, out);
+    ck_assert_msg(program != NULL, "%s", ad_tape_error(tape));
+    ad_tape_free(tape);
+    double x[2] = { 0.5, -1 }, loss, *p = calloc(2 * (size_t)n, sizeof *p), *g = calloc(2 * (size_t)n, sizeof *g);
+    for (int i = 0; i < 2 * n; i++) p[i] = 0.3 * sin(i);
+    ad_workspace *w = ad_workspace_new(program, 1);
+    ck_assert_int_eq(ad_run(program, w, 1, (const void *[]){ x, p }, (void *[]){ &loss, g }), 0);
+    for (int k = 0; k < 2; k++) {
+        double v = x[k], slope = 1;
+        for (int i = 0; i < n; i++) v = tanh(v + p[2 * i + k]);
+        x[k] = v;
+        /* By the last parameter, and the one before: d tanh = 1 - tanh^2, along the way back. */
+        double before = x[k];
+        slope = 1 - before * before;
+        ck_assert_double_eq_tol(g[2 * (n - 1) + k], slope, 1e-9);
+    }
+    ck_assert_double_eq_tol(loss, x[0] + x[1], 1e-9);
+    free(p);
+    free(g);
+    ad_workspace_free(w);
+    ad_program_free(program);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("long");
+    TCase *tests = tcase_create("long");
+    suite_add_tcase(suite, tests);
+    tcase_set_timeout(tests, 0);
+    tcase_add_test(tests, test_values_that_live_long);
+    tcase_add_test(tests, test_slices_and_concatenations);
+    tcase_add_test(tests, test_many_reductions);
+    tcase_add_test(tests, test_many_parameters);
+    return suite_run(suite);
+}
