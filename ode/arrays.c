@@ -31,6 +31,8 @@ void ode_buffer_swap(ode_buffer pair[2])
 
 double ode_load(ad_dtype t, const void *x, int64_t i) { return t == AD_F32 ? (double)((const float *)x)[i] : ((const double *)x)[i]; }
 
+double ode_shown(double x) { return isnan(x) ? fabs(x) : x; }
+
 void ode_store(ad_dtype t, void *x, int64_t i, double value)
 {
     if (t == AD_F32) ((float *)x)[i] = (float)value;
@@ -108,32 +110,4 @@ int64_t ode_first_nonfinite(ad_dtype t, int64_t n, const void *x)
             if (!isfinite(a[i])) return i;
     })
     return -1;
-}
-
-double ode_scaled_squares(ad_dtype t, int64_t n, const void *x, const void *y, double rtol, double atol)
-{
-    double sum = 0;
-    EITHER_TYPE({
-        const T *a = x;
-        const T *b = y;
-        for (int64_t i = 0; i < n; i++) {
-            double r = (double)a[i] / (atol + rtol * fabs((double)b[i]));
-            sum += r * r;
-        }
-    })
-    return sum;
-}
-
-double ode_scaled_distance(ad_dtype t, int64_t n, const void *x, const void *y, double rtol, double atol)
-{
-    double worst = 0;
-    EITHER_TYPE({
-        const T *a = x;
-        const T *b = y;
-        for (int64_t i = 0; i < n; i++) {
-            double r = fabs((double)a[i] - (double)b[i]) / (atol + rtol * fabs((double)b[i]));
-            if (!(r <= worst)) worst = r;
-        }
-    })
-    return worst;
 }

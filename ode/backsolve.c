@@ -119,11 +119,13 @@ static int came_back(backward *b, int64_t cells, double t)
     const ode_solution *forward = b->call->in_state[0];
     ad_dtype dtype = p->system->dtype;
     double most = set->adaptive ? 0.1 : 0.5; /* given steps may be coarse on purpose */
-    double atol = fmax(set->atol, set->adjoint_atol), rtol = fmax(set->rtol, set->adjoint_rtol), worst = 1;
+    double worst = 1;
     int64_t where = -1;
     for (int64_t i = 0; i < cells; i++) {
         double size = ode_load(dtype, forward->largest.data, i);
-        double off = fabs(ode_load(dtype, b->end, i) - ode_load(dtype, b->g.data, i)) / (most * size + 10 * (atol + rtol * size));
+        double off = fabs(ode_load(dtype, b->end, i) - ode_load(dtype, b->g.data, i));
+        if (off == 0) continue;
+        off /= most * size + 10 * fmax(ode_tolerance(&forward->march, i, size), ode_tolerance(&b->march, i, size));
         if (off <= worst) continue;
         where = i;
         worst = off;
@@ -169,7 +171,7 @@ static int piece(backward *b, int j, int i)
     b->steps += b->march.steps;
     b->rejected += b->march.rejected;
     read_solution(b, i, b->g.data);
-    b->drift = fmax(b->drift, ode_scaled_distance(s->dtype, cells, b->end, b->g.data, b->march.rtol, b->march.atol));
+    b->drift = fmax(b->drift, ode_march_distance(&b->march, cells, b->end, b->g.data));
     return came_back(b, cells, t[i]);
 }
 
@@ -212,6 +214,7 @@ static void set_march(backward *b, ode_march *m, ode_system *s)
     m->settings = set;
     m->method = set->method;
     m->rtol = set->adjoint_rtol, m->atol = set->adjoint_atol;
+    m->each = set->atol_each;
     m->error = b->call->error, m->error_size = b->call->error_size;
 }
 

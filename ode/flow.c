@@ -103,8 +103,12 @@ static ad_var transport(const ode_cnf *c, const char *caller, ad_var x, double f
 {
     ode_right_side right = { .caller = caller, .field = c->field, .user = c->user };
     ad_var y = ad_none(x.tape);
+    /* Tolerances are those of the log-density's rows (x, logdet); here there is no logdet. */
+    ode_options options = c->options;
+    ad_shape shape = ad_shape_of(x);
+    if (options.natol > 1 && shape.rank == 2 && options.natol == shape.dim[1] + 1) options.natol--;
     if (check_horizon(c, caller, x) && check_points(caller, x))
-        ode_record_solve(&right, 1, &x, nargs, args, ode_interval(x.tape, from, to), &c->options, true, &y);
+        ode_record_solve(&right, 1, &x, nargs, args, ode_interval(x.tape, from, to), &options, true, &y);
     return y;
 }
 

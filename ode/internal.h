@@ -56,6 +56,7 @@ typedef struct {
     const ad_var *size;       /* quadratures in the error norm: the sum of their increments' magnitudes so far (NULL: they are not in it) */
     bool estimate, dense, quadrature;
     ad_var rtol, atol, rounding;    /* rounding: ode_guard_rounding */
+    const ad_var *each;             /* NULL, or absolute tolerances of each state's elements [1,D...], instead of atol */
     const ode_residuals *residuals; /* NULL, or what of every evaluation is wanted, of stage i from kept[i * residuals->n] */
     ad_var *kept;
     /* Results. */
@@ -94,6 +95,8 @@ int ode_method_times(const ode_method *method, bool last, bool dense);
 /* y + weight * sum of c_i k_i[state] over n stages that lie nstate apart, by recorded operations (terms with c_i = 0 are left out). */
 ad_var ode_record_sum(ad_var y, ad_var weight, int n, const double *c, const ad_var *k, int nstate);
 
+/* The error that a step may make in state j: atol + rtol max(|y|, |next|). */
+ad_var ode_record_tolerance(const ode_step *s, int j);
 /* The largest absolute value of n arrays: finite if and only if all their elements are. */
 ad_var ode_record_largest(int n, const ad_var *x);
 
@@ -180,7 +183,7 @@ typedef enum {
     ODE_UNIT_ROOT,
     ODE_UNIT_KINDS
 } ode_unit_kind;
-enum { ODE_ESTIMATE = 1, ODE_DENSE = 2, ODE_TIMES = 4, ODE_QUADRATURE = 8, ODE_QUADRATURE_NORM = 16 };
+enum { ODE_ESTIMATE = 1, ODE_DENSE = 2, ODE_TIMES = 4, ODE_QUADRATURE = 8, ODE_QUADRATURE_NORM = 16, ODE_EACH = 32 };
 
 typedef struct {
     ode_unit_kind kind;
@@ -196,9 +199,9 @@ enum { ODE_SUM_FINITE, ODE_SUM_ERROR, ODE_SUM_ERROR3, ODE_SUM_STIFFNESS, ODE_SUM
 
 /* Places of the inputs and outputs of a unit in its lists (the first of each group). */
 typedef struct {
-    int h, t, tolerance, y, carry, carry_quad, size, row, shared, ybar, carry_bar, k_bar; /* inputs */
-    int next, carry_next, carry_quad_next, size_next, quad_error, quad, k, sums, counts;  /* outputs of a step */
-    int xbar, carry_out, t_out, h_out, row_out, shared_out;                               /* outputs of a VJP */
+    int h, t, tolerance, each, y, carry, carry_quad, size, row, shared, ybar, carry_bar, k_bar; /* inputs */
+    int next, carry_next, carry_quad_next, size_next, quad_error, quad, k, sums, counts;        /* outputs of a step */
+    int xbar, carry_out, t_out, h_out, row_out, shared_out;                                     /* outputs of a VJP */
     int nt, nk;
     int kept, first_kept, nkept; /* residuals of stages first_kept .. nkept - 1: outputs of a step or field, inputs of a VJP */
 } ode_places;
@@ -268,11 +271,9 @@ double ode_dot(ad_dtype t, int64_t n, const void *x, const void *y);
 /* out = base + sum_i w_i x_i, accumulated in double. */
 void ode_combine(ad_dtype t, int64_t n, const void *base, int m, const double *w, const void *const *x, void *out);
 void ode_grow(ad_dtype t, int64_t n, const void *x, void *most); /* most = max(most, |x|) */
+/* A number for a message: NaN without its sign. */
+double ode_shown(double x);
 /* Index of the first element that is not finite, or -1. */
 int64_t ode_first_nonfinite(ad_dtype t, int64_t n, const void *x);
-/* Sum of (x_i / (atol + rtol |y_i|))^2. */
-double ode_scaled_squares(ad_dtype t, int64_t n, const void *x, const void *y, double rtol, double atol);
-/* The largest |x - y| / (atol + rtol |y|). */
-double ode_scaled_distance(ad_dtype t, int64_t n, const void *x, const void *y, double rtol, double atol);
 
 #endif

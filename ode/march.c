@@ -28,6 +28,7 @@ bool ode_march_compile(ode_march_units *u, ode_system *s, const ode_settings *se
                        const ode_residuals *residuals, ad_tape *tape)
 {
     int flags = (adaptive ? ODE_ESTIMATE : 0) | (dense ? ODE_DENSE : 0) | quadrature;
+    if (adaptive && set->atol_each) flags |= ODE_EACH;
     ode_unit_key step = { .kind = ODE_UNIT_STEP, .method = set->method, .flags = flags, .newton = set->newton, .residuals = residuals };
     /* Of a traced field nothing can be wrong with an explicit step, and its adjoint may want another: it is compiled when first run. */
     bool later = s->trace && set->method->tableau;
@@ -46,7 +47,8 @@ void ode_march_close(ode_march *m)
     ode_runner_close(&m->step);
     ode_runner_close(&m->begin);
     ode_runner_close(&m->field);
-    ode_buffer *all[] = { &m->carry[0], &m->carry[1], &m->rate[0], &m->rate[1], &m->size[0], &m->size[1], &m->k, &m->increment, &m->work };
+    ode_buffer *all[] = { &m->carry[0], &m->carry[1], &m->rate[0],   &m->rate[1], &m->size[0],
+                          &m->size[1],  &m->k,        &m->increment, &m->work,    &m->atols };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
     ode_stops_free(&m->stops);
 }
@@ -126,7 +128,14 @@ int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int thr
         r->in[at->tolerance] = &m->number[N_RTOL];
         r->in[at->tolerance + 1] = &m->number[N_ATOL];
         set_number(m, N_RTOL, m->rtol);
-        set_number(m, N_ATOL, m->atol);
+        /* Where both the state and atol are zero, an error of zero must pass: 0 / 0 would not. */
+        double least = s->dtype == AD_F32 ? FLT_MIN : DBL_MIN;
+        set_number(m, N_ATOL, fmax(m->atol, least));
+        if (u->step->key.flags & ODE_EACH) {
+            if (!ode_buffer_need(&m->atols, (size_t)s->width * ode_bytes(s->dtype))) return ode_fail(m, "out of memory");
+            for (int64_t i = 0; i < s->width; i++) ode_store(s->dtype, m->atols.data, i, fmax(m->each[i], least));
+            point_in(r, s, 1, at->each, m->atols.data);
+        }
         r->in[at->tolerance + 2] = &m->number[N_ROUNDING];
         set_number(m, N_ROUNDING, ode_guard_rounding(s, m->rtol));
         sums = ODE_SUMS;
@@ -364,28 +373,6 @@ static int run_replay(ode_march *m, int n, const double *times, void *y, const o
 
 static double rms(const ode_march *m, double squares) { return sqrt(squares / (double)m->cells); }
 
-/* The size of the first step (Hairer, Norsett, Wanner, Solving ODEs I, II.4), from f(t0, y0), which is in carry[0]. */
-static int choose_first_step(ode_march *m, double t0, double t1, const void *y, double *size)
-{
-    ad_dtype dtype = m->system->dtype;
-    const void *f0 = m->carry[0].data;
-    double d0 = rms(m, ode_scaled_squares(dtype, m->cells, y, y, m->rtol, m->atol));
-    double d1 = rms(m, ode_scaled_squares(dtype, m->cells, f0, y, m->rtol, m->atol));
-    double h0 = d0 < 1e-5 || d1 < 1e-5 ? 1e-6 : 0.01 * d0 / d1, length = fabs(t1 - t0), direction = t1 > t0 ? 1 : -1;
-    if (!(h0 <= length)) h0 = length;
-    char *y1 = m->work.data, *f1 = y1 + (size_t)m->cells * ode_bytes(dtype);
-    ode_combine(dtype, m->cells, y, 1, (double[]){ direction * h0 }, (const void *[]){ f0 }, y1);
-    if (ode_first_nonfinite(dtype, m->cells, y1) >= 0 || ode_march_field(m, t0 + direction * h0, 0, y1, f1, NULL, NULL)) {
-        *size = 1e-3 * h0; /* an unlucky probe is no failure: the error control finds the way */
-        return 0;
-    }
-    ode_add_scaled(dtype, m->cells, -1, f0, f1);
-    double d2 = rms(m, ode_scaled_squares(dtype, m->cells, f1, y, m->rtol, m->atol)) / h0, steepest = fmax(d1, d2);
-    double h1 = steepest <= 1e-15 ? fmax(1e-6, h0 * 1e-3) : pow(0.01 / steepest, 1.0 / m->method->order);
-    *size = fmin(fmin(100 * h0, h1), length);
-    return isfinite(*size) && *size > 0 ? 0 : ode_fail(m, "no first step can be chosen at t = %g; give first_step", t0);
-}
-
 /* The error of the attempted step in units of the tolerance; infinite when anything is not finite. */
 static double error_ratio(const ode_march *m)
 {
@@ -405,7 +392,7 @@ static void worst_component(const ode_march *m, const void *y, char *text, size_
     double most = -1;
     for (int64_t i = 0; i < m->cells; i++) {
         double change = fabs(ode_load(s->dtype, m->carry[1].data, i) - ode_load(s->dtype, m->carry[0].data, i));
-        change /= m->atol + m->rtol * fabs(ode_load(s->dtype, y, i));
+        if (change > 0) change /= ode_tolerance(m, i, ode_load(s->dtype, y, i));
         if (!(change <= most)) {
             worst = i;
             if (!(change >= 0)) break;
@@ -461,7 +448,7 @@ static int run_adaptive(ode_march *m, int n, double t0, double t1, void *y, cons
     double direction = t1 > t0 ? 1 : -1, h = set->first_step, stop = ode_stops_next(&m->stops, t0, t1);
     ode_boundary a = { .t = t0, .lo = 0, .hi = 0, .jump = ode_stops_jump(&m->stops, t0) };
     if (ode_march_field(m, t0, a.jump ? (int)direction : 0, y, m->carry[0].data, m->rate[0].data, keep(m, sink, 0))) return -1;
-    if (h == 0 && choose_first_step(m, t0, t1, y, &h)) return -1;
+    if (h == 0) h = fmax(ode_first_step(m, t0, t1, y), DBL_MIN);
     for (int64_t attempt = 0; a.t != t1; attempt++) {
         if (attempt >= set->max_steps) return fail_too_many(m, a.t, t1, h, y);
         h = fmax(h, set->min_step);

@@ -91,18 +91,27 @@ typedef struct {
     const ode_method *method;   /* default ode_dopri5 */
     const ode_adjoint *adjoint; /* default ode_discrete */
     /* Adaptive methods: the error of a step, a root mean square over all states, rows and components, is held below
-     * atol + rtol max(|y0|, |y1|). Defaults 1e-6, 1e-8 (f64); 1e-4, 1e-6 (f32). */
+     * atol + rtol max(|y0|, |y1|). Both zero: 1e-6, 1e-8 (f64); 1e-4, 1e-6 (f32). Where one is given, a zero of the other is a zero: with
+     * rtol alone the error is relative however small the state is, with atol alone absolute however large. rtol alone may not be below
+     * the rounding of the tape's type. */
     double rtol, atol;
+    /* An atol of its own for each element of a row, all states in order (their shapes [rows, D...] without the rows, one after the other;
+     * of a flow: x, logdet; of a solve with a cost: y, q), instead of atol. natol: how many; it must be the number of elements. Zeros are
+     * allowed where rtol is not zero. Borrowed until the solve is recorded. */
+    const double *atol_each;
+    int natol;
     double step;               /* > 0: fixed steps of at most this size, dividing each interval between times evenly */
     int64_t steps;             /* > 0: so many equal steps in each interval between times (excludes step) */
-    double first_step;         /* adaptive: size of the first step; default: chosen (Hairer, Norsett, Wanner, II.4) */
+    double first_step;         /* adaptive: size of the first step; default: chosen from two evaluations of the field, after Hairer,
+                                  Norsett, Wanner, Solving ODEs I, II.4, but free of time's unit */
     double min_step, max_step; /* adaptive: limits; defaults: what time's rounding allows, none */
     int64_t max_steps;         /* attempts in one solve, default 100000 */
     int64_t keep_bytes;        /* discrete: for activations of a solve that has a gradient, default 256 MiB (1: keep none). Of explicit
                                   methods' steps, the first ones; those that found no room are evaluated again on the way back,
                                   with equal gradients but for rounding: a row's gradient is bitwise independent of how many
                                   rows there are as long as all steps find room, or none does */
-    double adjoint_rtol, adjoint_atol; /* backsolve; default: as forward */
+    double adjoint_rtol, adjoint_atol; /* backsolve; both zero: as forward (costates of a solve with atol_each: the usual atol); the
+                                          recomputed state keeps atol_each */
     bool adjoint_seminorm;             /* backsolve: only state and costate bound the steps, not the parameters' quadratures (Kidger, Chen,
                                           Lyons 2021, arXiv:2009.09457): fewer steps where nothing else needs them, and gradients by
                                           parameters that nobody watches. Default: each quadrature's error is bounded as a state's */

@@ -30,6 +30,12 @@ ad_var ode_record_largest(int n, const ad_var *x)
     return all;
 }
 
+ad_var ode_record_tolerance(const ode_step *s, int j)
+{
+    ad_var relative = ad_mul(s->rtol, ad_max(ad_abs(s->y[j]), ad_abs(s->next[j])));
+    return ad_add(s->each ? s->each[j] : s->atol, relative);
+}
+
 /* Sum of squares of (h sum_i e_i k_i) / (atol + rtol max(|y|, |next|)) over all states, rows and components. */
 static ad_var scaled_squares(const ode_step *s, int nstage, const double *e)
 {
@@ -37,8 +43,7 @@ static ad_var scaled_squares(const ode_step *s, int nstage, const double *e)
     ad_var total = ad_none(s->tape);
     for (int j = 0; j < n; j++) {
         ad_var error = weighted(nstage, e, s->k + j, n);
-        ad_var scale = ad_add(s->atol, ad_mul(s->rtol, ad_max(ad_abs(s->y[j]), ad_abs(s->next[j]))));
-        ad_var sum = ad_sum_all(ad_square(ad_div(ad_mul(s->h, error), scale)));
+        ad_var sum = ad_sum_all(ad_square(ad_div(ad_mul(s->h, error), ode_record_tolerance(s, j))));
         total = j ? ad_add(total, sum) : sum;
     }
     return total;

@@ -386,6 +386,7 @@ static int solve(void *data, void *state, const ad_opaque_call *call)
     m->adaptive = set->adaptive;
     m->dense = p->dense;
     m->rtol = set->rtol, m->atol = set->atol;
+    m->each = set->atol_each;
     m->error = call->error, m->error_size = call->error_size;
     s->call = call;
     s->stores = set->adjoint->stores && call->state_used;

@@ -85,7 +85,8 @@ static ode_problem *make_problem(const ode_right_side *right, int nstate, const 
     atomic_init(&p->references, 1);
     p->final_only = final_only;
     if (ode_settings_make(&p->settings, options, tape, right->caller) && copy_times(p, times, tape) &&
-        (p->system = ode_system_make(tape, right, nstate, y0, nargs, args, p->settings.rerecord)) && compile(p, tape))
+        (p->system = ode_system_make(tape, right, nstate, y0, nargs, args, p->settings.rerecord)) &&
+        ode_settings_fit(&p->settings, p->system, tape) && compile(p, tape))
         return p;
     ode_problem_release(p);
     return NULL;

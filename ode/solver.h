@@ -21,6 +21,8 @@ typedef struct {
     const char *caller;
     const ode_method *method;
     const ode_adjoint *adjoint;
+    double *atol_each; /* NULL, or instead of atol: of the elements of a row, all states in order, then of their costates; owned */
+    int natol;         /* of the former */
     double rtol, atol, adjoint_rtol, adjoint_atol, step, first_step, min_step, max_step;
     int64_t steps, max_steps, keep_bytes;
     double stability; /* adaptive: the limit to h |lambda| */
@@ -34,6 +36,8 @@ typedef struct {
 
 /* Checks options (NULL: defaults) and resolves defaults. false with the tape's error set. */
 bool ode_settings_make(ode_settings *settings, const ode_options *options, ad_tape *tape, const char *caller);
+/* Checks that atol_each fits the rows of the system. */
+bool ode_settings_fit(const ode_settings *settings, const ode_system *system, ad_tape *tape);
 void ode_settings_clear(ode_settings *settings);
 /* NULL, or what is wrong with these times (a message in the buffer). */
 const char *ode_check_times(int n, const double *times, char *text, size_t size);
@@ -101,12 +105,13 @@ struct ode_march {
     const ode_method *method;
     ode_stops stops;
     double rtol, atol;
+    const double *each;                     /* absolute tolerances of the elements of a row, all states in order; NULL: atol */
     bool adaptive, dense, quadrature, norm; /* norm: quadratures are in the error norm */
     ode_runner step, begin, field;
     /* carry: the carried state, and the one after the attempted step; rate, size: quadratures' first rates, and their sizes so far; k:
      * stages; increment: quadratures'.
      */
-    ode_buffer carry[2], rate[2], size[2], k, increment, work;
+    ode_buffer carry[2], rate[2], size[2], k, increment, work, atols;
     int64_t rows, cells;                /* cells: rows x width */
     double number[ODE_MAX_STAGES + 16]; /* scalars in the call's type: h, tolerances, times, then results */
     int64_t steps, rejected, evaluations, counts[3];
@@ -139,6 +144,12 @@ int ode_march_run_refined(ode_march *march, int n, const double *times, void *y,
 /* f(t, y) into dy, rates of quadratures into rate, residuals into kept (NULL: none). side: -1 the limit from before t in the direction of
  * the march, 1 from after, 0 at t. */
 int ode_march_field(ode_march *march, double t, int side, const void *y, void *dy, void *rate, void *kept);
+/* What error is allowed at an element of a slot where the state is of this size: atol + rtol |size| (tolerance.c). */
+double ode_tolerance(const ode_march *march, int64_t element, double size);
+/* The largest |x - y| in units of the tolerance at y, over the first n elements of a slot. */
+double ode_march_distance(const ode_march *march, int64_t n, const void *x, const void *y);
+/* A size for the first step, from f(t0, y) in carry[0]; 0: none is small enough. */
+double ode_first_step(ode_march *march, double t0, double t1, const void *y);
 /* Writes the error of the call in progress (the operation's name comes before it); -1. */
 int ode_fail(ode_march *march, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* t in the step from a to b, rounded to the type; at a jump the nearest number on the step's own side. */

@@ -97,6 +97,12 @@ static void place_step(ode_unit *u)
         add_input(u, AD_SCALAR, false);
         add_input(u, AD_SCALAR, false);
     }
+    u->at.each = u->nin;
+    for (int i = 0; u->key.flags & ODE_EACH && i < n; i++) {
+        ad_shape each = u->system->state[i];
+        each.dim[0] = 1;
+        add_input(u, each, false);
+    }
     u->at.carry_quad = u->nin;
     for (int i = 0; estimate && quadrature && i < u->system->nquad; i++) add_input(u, u->system->quad[i], false);
     u->at.size = u->nin;
@@ -217,6 +223,7 @@ static bool record_step(const ode_unit *u, ad_tape *tape, const ad_var *in, ode_
         s->atol = in[at->tolerance + 1];
         s->rounding = in[at->tolerance + 2];
     }
+    if (flags & ODE_EACH) s->each = in + at->each;
     u->key.method->step(u->key.method, s);
     return true;
 }

@@ -150,34 +150,45 @@ static ad_var lotka(ad_var t, ad_var y, const ad_var *args, void *user)
 
 static const double lotka_p[] = { 1.5, 1, 3, 1 };
 
-/* The error falls with the tolerance, at the end and at interpolated times; interior times do not change the steps. */
-START_TEST(tolerance_is_kept)
+/* The largest error at 41 times, and the steps, which interior times do not change. */
+static double error_at_tolerance(const ode_method *m, double tolerance, const double *from)
 {
-    const ode_method *m = ode_methods()[_i];
-    if (!ode_method_adaptive(m)) return;
+    double exact[41 * 2], y[41 * 2], error = 0;
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, (double[]){ 1, 1 }), p = ad_constant(tape, AD_SHAPE(4), lotka_p);
-    double exact[41 * 2], y[41 * 2], last = 1;
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, from), p = ad_constant(tape, AD_SHAPE(4), lotka_p);
     ode_options reference = { .method = &ode_dopri8, .steps = 40 };
     get(ode_solve(lotka, NULL, y0, 1, &p, ode_linspace(tape, 0, 4, 41), &reference), exact);
-    for (double tolerance = 1e-3; tolerance > (ode_method_order(m) == 2 ? 1e-6 : 1e-9); tolerance /= 10) {
-        ode_stats dense = { 0 }, final = { 0 };
-        ode_options o = { .method = m, .rtol = tolerance, .atol = tolerance, .stats = &dense };
-        get(ode_solve(lotka, NULL, y0, 1, &p, ode_linspace(tape, 0, 4, 41), &o), y);
-        double error = 0;
-        for (int i = 0; i < 82; i++) error = fmax(error, fabs(y[i] - exact[i]));
-        ck_assert_msg(error < 100 * tolerance, "%s at %g: %g", ode_method_name(m), tolerance, error);
-        ck_assert_msg(error < last, "%s at %g: %g, no less than before", ode_method_name(m), tolerance, error);
-        last = error;
-        o.stats = &final;
-        get(ode_solve_final(lotka, NULL, y0, 1, &p, ode_interval(tape, 0, 4), &o), y);
-        ck_assert_int_eq(dense.steps, final.steps);
-        ck_assert_int_eq(dense.rejected, final.rejected);
-        ck_assert_double_eq(ode_steps_times(final.steps_taken)[final.steps], 4);
-        ode_stats_clear(&dense);
-        ode_stats_clear(&final);
-    }
+    ode_stats dense = { 0 }, final = { 0 };
+    ode_options o = { .method = m, .rtol = tolerance, .atol = tolerance, .stats = &dense };
+    get(ode_solve(lotka, NULL, y0, 1, &p, ode_linspace(tape, 0, 4, 41), &o), y);
+    for (int i = 0; i < 82; i++) error = fmax(error, fabs(y[i] - exact[i]));
+    o.stats = &final;
+    get(ode_solve_final(lotka, NULL, y0, 1, &p, ode_interval(tape, 0, 4), &o), y);
+    ck_assert_int_eq(dense.steps, final.steps);
+    ck_assert_int_eq(dense.rejected, final.rejected);
+    ck_assert_double_eq(ode_steps_times(final.steps_taken)[final.steps], 4);
+    ode_stats_clear(&dense);
+    ode_stats_clear(&final);
     ad_tape_free(tape);
+    return error;
+}
+
+/* The error falls with the tolerance, at the end and at interpolated times. It is a geometric mean over several starts: a step of order
+ * eight may have a small estimate by chance, so the error of one start is worth little. */
+START_TEST(tolerance_is_kept)
+{
+    enum { STARTS = 8 };
+    const ode_method *m = ode_methods()[_i];
+    if (!ode_method_adaptive(m)) return;
+    double last = 1;
+    for (double tolerance = 1e-3; tolerance > (ode_method_order(m) == 2 ? 1e-6 : 1e-9); tolerance /= 10) {
+        double sum = 0;
+        for (int k = 0; k < STARTS; k++) sum += log(error_at_tolerance(m, tolerance, (double[]){ 1 + 0.1 * k, 1 - 0.05 * k })) / STARTS;
+        double error = exp(sum);
+        ck_assert_msg(error < 70 * tolerance, "%s at %g: %g", ode_method_name(m), tolerance, error);
+        ck_assert_msg(error < last / 2, "%s at %g: %g, not half of what was before", ode_method_name(m), tolerance, error);
+        last = error;
+    }
 }
 END_TEST
 
@@ -530,7 +541,7 @@ static const bad_input bad[] = {
     { "NaN field", set_nan_field, "ode_solve: the field is not finite|t = 0, row 0, component 0" },
     { "blow-up", set_blow_up, "ode_solve: step|underflows|row 1, component 1|ode_implicit_euler" },
     { "blow-up in fixed steps", set_blow_up_fixed, "ode_solve: step|row 1, component 1|smaller steps" },
-    { "NaN later", set_later_nan, "not finite|near t = 0.4999|check the field" },
+    { "NaN later", set_later_nan, "not finite|near t = 0.|check the field" },
     { "least step", set_min_step, "underflows|ode_implicit_euler" },
     { "too many steps", set_max_steps, "ode_solve: max_steps = 100 attempts are used up at t = |ode_implicit_euler" },
     { "too many fixed steps", set_max_steps_fixed, "more than max_steps = 100000" },
