@@ -26,7 +26,8 @@ typedef struct ad_tape ad_tape;
 typedef struct ad_program ad_program;
 typedef struct ad_workspace ad_workspace;
 
-/* A variable: a place on a tape. Copied freely; never freed. `epoch` detects variables that a rewind has removed. */
+/* A variable: a place on a tape. Copied freely; never freed. `epoch` detects variables that a rewind has removed. `tape` is for
+ * everybody to use: inside a field, ad_scalar(y.tape, 2) is a number on the tape that y is on. */
 typedef struct {
     ad_tape *tape;
     int32_t node;
@@ -62,8 +63,11 @@ void ad_tape_clear_error(ad_tape *tape);
 /* Position for ad_tape_rewind, which forgets everything recorded since; variables recorded since become stale (using one is an error). */
 int32_t ad_tape_mark(const ad_tape *tape);
 void ad_tape_rewind(ad_tape *tape, int32_t mark);
-/* Number of rows given so far by ad_input_rows / ad_set; -1 when no row data have been given. */
+/* Number of rows: the one of the row data given so far (ad_input_rows, ad_set), or of ad_tape_set_rows; -1: none yet. */
 int64_t ad_tape_rows(const ad_tape *tape);
+/* The number of rows (>= 1) where no row data say it: a start that is computed from parameters, say, is one row. Other row data that the
+ * tape holds must have as many. 0, or -1 with the tape's error set. */
+int ad_tape_set_rows(ad_tape *tape, int64_t rows);
 
 /* ---- sources ----------------------------------------------------------------------------------------------------------------- */
 
@@ -131,6 +135,10 @@ ad_var ad_sum(ad_var x, int naxis, const int *axes, int keep);
 ad_var ad_mean(ad_var x, int naxis, const int *axes, int keep);
 ad_var ad_reduce_max(ad_var x, int naxis, const int *axes, int keep);
 ad_var ad_logsumexp(ad_var x, int naxis, const int *axes, int keep);
+/* Place of the largest and of the smallest element along an axis, as a whole number 0, 1, ...: of equal ones the first, of NaNs the first
+ * NaN. Derivative zero. Not along the row axis. */
+ad_var ad_argmax(ad_var x, int axis, int keep);
+ad_var ad_argmin(ad_var x, int axis, int keep);
 ad_var ad_sum_all(ad_var x);
 ad_var ad_mean_all(ad_var x);
 ad_var ad_sum_axis(ad_var x, int axis, int keep);
@@ -141,6 +149,8 @@ ad_var ad_reshape(ad_var x, ad_shape shape);
 ad_var ad_transpose(ad_var x, const int *permutation);            /* result axis i is x's axis permutation[i] */
 ad_var ad_broadcast(ad_var x, ad_shape shape);                    /* NumPy rules */
 ad_var ad_slice(ad_var x, int axis, int64_t start, int64_t stop); /* start included, stop not */
+/* n parts that follow each other along the axis, of the given sizes; sizes NULL: of equal size. On failure all are invalid. */
+void ad_split(ad_var x, int axis, int n, const int64_t *sizes, ad_var *parts);
 /* Shapes differ along the axis only; where some operand has rows, [1,...] is repeated for each. */
 ad_var ad_concatenate(int n, const ad_var *x, int axis);
 ad_var ad_stack(int n, const ad_var *x, int axis);                /* of one shape; the result's axis `axis` is new, of size n */

@@ -16,7 +16,8 @@ static bool allocate(ad_tape *t, ad_node *n)
 {
     if (n->value) return true;
     if (ad_has_rows(n->shape) && ad_tape_rows(t) < 1) {
-        ad_fail(t, "ad_value: the number of rows is not known: no row input of this tape has data (ad_input_rows, ad_set)");
+        ad_fail(t,
+                "ad_value: the number of rows is not known: no row input of this tape has data (ad_input_rows, ad_set, ad_tape_set_rows)");
         return false;
     }
     if (ad_has_rows(n->shape) && ad_tape_rows(t) >= ((int64_t)1 << AD_MAX_ELEMENTS_SHIFT) / ad_row_size(n->shape))
@@ -47,7 +48,8 @@ static bool evaluate_source(ad_tape *t, ad_node *n)
         return false;
     }
     if (n->op == AD_OP_row_count && ad_tape_rows(t) < 1) {
-        ad_fail(t, "ad_value: the number of rows is not known: no row input of this tape has data");
+        ad_fail(t,
+                "ad_value: the number of rows is not known: no row input of this tape has data (ad_input_rows, ad_set, ad_tape_set_rows)");
         return false;
     }
     if (!allocate(t, n)) return false;
@@ -96,17 +98,24 @@ static bool evaluate_opaque(ad_tape *t, int32_t node, ad_node *n)
     char error[768] = "failed without saying why";
     if (!n->state && n->class_->state_new && !(n->state = n->class_->state_new(n->opaque))) return fail_memory(t, n, 0);
     void **pointers = calloc((size_t)(2 * n->nin + nout) + 1, sizeof *pointers);
-    if (!pointers) return fail_memory(t, n, 0);
+    ad_shape *shapes = malloc((size_t)(n->nin + nout + 1) * sizeof *shapes);
+    if (!pointers || !shapes) {
+        free(pointers);
+        free(shapes);
+        return fail_memory(t, n, 0);
+    }
     void **state = pointers + n->nin, **out = state + n->nin;
     bool fine = true;
     for (int i = 0; i < n->nin; i++) {
         const ad_node *m = ad_node_at(t, n->in[i]);
+        shapes[i] = ad_with_rows(m->shape, ad_tape_rows(t));
         if (m->op == AD_OP_opaque) state[i] = m->state;
         else pointers[i] = m->value;
     }
     for (int k = 0; k < nout && fine; k++) {
         fine = allocate(t, ad_node_at(t, node + 1 + k));
         out[k] = ad_node_at(t, node + 1 + k)->value;
+        shapes[n->nin + k] = ad_with_rows(ad_node_at(t, node + 1 + k)->shape, ad_tape_rows(t));
     }
     ad_opaque_call call = { .dtype = ad_tape_dtype(t),
                             .rows = ad_tape_rows(t) > 0 ? ad_tape_rows(t) : 0,
@@ -116,6 +125,8 @@ static bool evaluate_opaque(ad_tape *t, int32_t node, ad_node *n)
                             .in = (const void *const *)pointers,
                             .in_state = state,
                             .out = out,
+                            .in_shape = shapes,
+                            .out_shape = shapes + n->nin,
                             .error = error,
                             .error_size = sizeof error };
     if (fine && n->class_->forward(n->opaque, n->state, &call)) {
@@ -124,6 +135,7 @@ static bool evaluate_opaque(ad_tape *t, int32_t node, ad_node *n)
     }
     for (int k = 0; k < nout && fine; k++) ad_node_at(t, node + 1 + k)->known = true;
     free(pointers);
+    free(shapes);
     return fine;
 }
 

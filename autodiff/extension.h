@@ -31,7 +31,10 @@ typedef struct {
     const void *const *in; /* in[i]: the i-th operand's elements; NULL for an operand that is an opaque operation's token */
     void *const *in_state; /* in_state[i]: the state of the opaque operation whose token is operand i; else NULL */
     void *const *out;      /* out[j]: to be filled; NULL where nobody needs output j */
-    char *error;           /* on failure: a message of at most error_size bytes */
+    /* Shapes of operands and results with the number of rows in the place of AD_ROWS: sizes come from here, never from `rows` alone. rank
+     * -1: a token, a result that nobody needs. */
+    const ad_shape *in_shape, *out_shape;
+    char *error; /* on failure: a message of at most error_size bytes */
     size_t error_size;
 } ad_opaque_call;
 

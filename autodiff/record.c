@@ -485,6 +485,62 @@ ad_var ad_locate(ad_var time, ad_var knots)
     return ad_record(t, AD_OP_locate, 2, (int32_t[]){ time.node, knots.node }, 0, NULL, ad_shape_of(time));
 }
 
+void ad_split(ad_var x, int axis, int n, const int64_t *sizes, ad_var *out)
+{
+    for (int i = 0; i < n; i++) out[i] = ad_none(x.tape);
+    ad_tape *t = ad_common_tape("split", 1, &x);
+    int a = t ? axis_within_rows("split", x, axis) : -1;
+    if (a < 0) return;
+    int64_t whole = ad_shape_of(x).dim[a], sum = 0;
+    if (n < 1 || (!sizes && whole % n)) {
+        ad_fail_shapes(t, "split", "the axis does not fall into so many equal parts (give their sizes)", 1, &x);
+        return;
+    }
+    for (int i = 0; i < n; i++) {
+        int64_t size = sizes ? sizes[i] : whole / n;
+        sum = size < 1 ? INT64_MAX : saturated_sum(sum, size);
+    }
+    if (sum != whole) {
+        ad_fail_shapes(t, "split", "the sizes of the parts must be positive and add up to the axis", 1, &x);
+        return;
+    }
+    int64_t start = 0;
+    for (int i = 0; i < n; i++) {
+        int64_t size = sizes ? sizes[i] : whole / n;
+        out[i] = ad_slice(x, a, start, start + size);
+        start += size;
+    }
+}
+
+/* The smallest index among the elements that equal the maximum; where it is NaN, among those that are NaN. Indices count downwards, so
+ * that their maximum is the first. */
+static ad_var index_of_maximum(const char *name, ad_var x, ad_var compared, int axis, int keep)
+{
+    ad_tape *t = ad_common_tape(name, 1, &x);
+    int a = t ? axis_within_rows(name, x, axis) : -1;
+    if (a < 0) return ad_none(x.tape);
+    ad_shape s = ad_shape_of(x);
+    int64_t n = s.dim[a];
+    if (ad_tape_dtype(t) == AD_F32 && n > (int64_t)1 << 24)
+        return ad_fail_shapes(t, name, "indices beyond 2^24 are no whole numbers in f32", 1, &x);
+    ad_shape line = { s.rank, { 0 } };
+    for (int i = 0; i < s.rank; i++) line.dim[i] = i == a ? n : 1;
+    double *from_end = malloc((size_t)n * sizeof *from_end);
+    if (!from_end) {
+        ad_fail(t, "ad_%s: out of memory", name);
+        return ad_none(t);
+    }
+    for (int64_t i = 0; i < n; i++) from_end[i] = (double)(n - 1 - i);
+    ad_var place = ad_constant(t, line, from_end), v = ad_stop_gradient(compared);
+    free(from_end);
+    ad_var chosen = ad_max(ad_eq(v, ad_reduce_max(v, 1, &a, 1)), ad_ne(v, v));
+    ad_var last = ad_reduce_max(ad_select(chosen, place, ad_scalar(t, -1)), 1, &a, keep);
+    return ad_sub(ad_scalar(t, (double)(n - 1)), last);
+}
+
+ad_var ad_argmax(ad_var x, int axis, int keep) { return index_of_maximum("argmax", x, x, axis, keep); }
+ad_var ad_argmin(ad_var x, int axis, int keep) { return index_of_maximum("argmin", x, ad_neg(x), axis, keep); }
+
 /* ---- opaque ---- */
 
 static bool opaque_shapes_fit(ad_tape *t, const char *name, int nout, const ad_shape *shapes)

@@ -30,9 +30,14 @@ static int run_opaque(ad_workspace *w, const ad_step *s, const ad_run_args *a)
     for (int k = 0; k < x->nin; k++) {
         bool token = p->ir.inst[x->in[k]].op == AD_OP_opaque;
         w->in[k] = token ? NULL : w->base[s->operand[k].root] + s->operand[k].offset;
+        w->in_shape[k] = ad_with_rows(p->ir.inst[x->in[k]].shape, a->rows);
         w->in_state[k] = token ? w->state[p->slot[x->in[k]].position] : NULL;
     }
-    for (int j = 0; j < x->nout; j++) w->out[j] = s->result[j] < 0 ? NULL : w->base[s->result[j]];
+    for (int j = 0; j < x->nout; j++) {
+        int32_t result = s->result[j];
+        w->out[j] = result < 0 ? NULL : w->base[result];
+        w->out_shape[j] = result < 0 ? (ad_shape){ -1, { 0 } } : ad_with_rows(p->ir.inst[result].shape, a->rows);
+    }
     char message[512] = "";
     ad_opaque_call call = { .dtype = p->ir.dtype,
                             .rows = p->has_rows ? a->rows : 0,
@@ -42,6 +47,8 @@ static int run_opaque(ad_workspace *w, const ad_step *s, const ad_run_args *a)
                             .in = w->in,
                             .in_state = w->in_state,
                             .out = w->out,
+                            .in_shape = w->in_shape,
+                            .out_shape = w->out_shape,
                             .error = message,
                             .error_size = sizeof message };
     if (x->class_->forward(x->opaque, w->state[p->slot[s->value].position], &call) == 0) return 0;

@@ -28,7 +28,7 @@ struct ad_tape {
     int arena_count, arena_capacity;
     arena_chunk *arena;
     size_t arena_used;
-    int64_t rows;
+    int64_t rows, given_rows; /* given: by ad_tape_set_rows, or -1 */
     int refine;
     cache_entry *cache;
     char *advice;
@@ -42,7 +42,7 @@ ad_tape *ad_tape_new(ad_dtype dtype)
     if (!t) return NULL;
     t->dtype = dtype;
     t->epoch = 1;
-    t->rows = -1;
+    t->rows = t->given_rows = -1;
     const char *error;
     ad_isa(&error);
     if (error) ad_fail(t, "COSTATE_ISA=%s: %s", getenv("COSTATE_ISA"), error);
@@ -101,13 +101,34 @@ static void forget_values(ad_tape *t)
 /* The tape has lost row inputs: the number of rows is that of the first that is left. */
 static void rows_of_first_input(ad_tape *t)
 {
-    int64_t rows = -1;
+    int64_t rows = t->given_rows;
     for (int32_t i = 0; i < t->nnode && rows < 0; i++) {
         const ad_node *n = ad_node_at(t, i);
         if (n->op == AD_OP_input && n->known && ad_has_rows(n->shape)) rows = n->rows;
     }
     if (rows != t->rows) forget_values(t);
     t->rows = rows;
+}
+
+int ad_tape_set_rows(ad_tape *t, int64_t rows)
+{
+    if (!t || t->failed) return -1;
+    if (rows < 1) {
+        ad_fail(t, "ad_tape_set_rows: %lld rows; there is at least one", (long long)rows);
+        return -1;
+    }
+    int64_t before = t->given_rows;
+    t->given_rows = -1;
+    rows_of_first_input(t);
+    if (t->rows >= 0 && t->rows != rows) {
+        t->given_rows = before;
+        ad_fail(t, "ad_tape_set_rows: %lld rows, but the row inputs of this tape have %lld (ad_set gives them others)", (long long)rows,
+                (long long)t->rows);
+        return -1;
+    }
+    if (t->rows != rows) forget_values(t);
+    t->rows = t->given_rows = rows;
+    return 0;
 }
 
 void ad_tape_rewind(ad_tape *t, int32_t mark)
@@ -367,7 +388,10 @@ static int set_input(ad_var x, const char *what, int64_t rows, ad_dtype dtype, c
     free(n->value);
     n->value = value;
     n->known = true;
-    if (ad_has_rows(n->shape)) t->rows = n->rows = rows;
+    if (ad_has_rows(n->shape)) {
+        t->rows = n->rows = rows;
+        if (t->given_rows >= 0) t->given_rows = rows;
+    }
     return 0;
 }
 

@@ -84,6 +84,13 @@ static inline size_t ad_dtype_size(ad_dtype t) { return t == AD_F32 ? sizeof(flo
  * which they lie stay. */
 void ad_tape_set_refine(ad_tape *tape, int refine);
 int ad_tape_refine(const ad_tape *tape);
+/* The shape with so many rows in the place of AD_ROWS. */
+static inline ad_shape ad_with_rows(ad_shape s, int64_t rows)
+{
+    if (ad_has_rows(s)) s.dim[0] = rows;
+    return s;
+}
+
 const char *ad_tape_advice(const ad_tape *tape); /* of ad_tape_set_traced, or NULL */
 
 /* ---- recording for the other files of this room ---------------------------------------------------------------------------------- */

@@ -35,8 +35,10 @@ ad_workspace *ad_workspace_new(const ad_program *program, int threads)
     w->in = calloc((size_t)p->max_operands + 1, sizeof *w->in);
     w->in_state = calloc((size_t)p->max_operands + 1, sizeof *w->in_state);
     w->out = calloc((size_t)p->max_results + 1, sizeof *w->out);
+    w->in_shape = calloc((size_t)p->max_operands + 1, sizeof *w->in_shape);
+    w->out_shape = calloc((size_t)p->max_results + 1, sizeof *w->out_shape);
     w->state = calloc((size_t)p->nopaque + 1, sizeof *w->state);
-    if (!w->thread || !w->fixed || !w->base || !w->in || !w->in_state || !w->out || !w->state) {
+    if (!w->thread || !w->fixed || !w->base || !w->in || !w->in_state || !w->out || !w->in_shape || !w->out_shape || !w->state) {
         ad_workspace_free(w);
         return NULL;
     }
@@ -65,6 +67,8 @@ void ad_workspace_free(ad_workspace *w)
     free(w->in);
     free(w->in_state);
     free(w->out);
+    free(w->in_shape);
+    free(w->out_shape);
     free(w->state);
     ad_program_free(w->program);
     free(w);

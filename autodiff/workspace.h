@@ -28,6 +28,7 @@ struct ad_workspace {
     char **base; /* of every root: its array as a whole; NULL: block memory, or not there */
     const void **in;
     void **in_state, **out;
+    ad_shape *in_shape, *out_shape;
     void **state; /* of the opaque operations */
     int nstate;   /* states made so far */
     bool parameters_done;

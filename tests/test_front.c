@@ -1,5 +1,6 @@
 /* The front door: data of either type, and what a user meets before the first number. */
 #include <costate.h>
+#include "autodiff/extension.h"
 #include "suite.h"
 #include <math.h>
 #include <string.h>
@@ -96,12 +97,164 @@ START_TEST(runs_of_a_type)
 }
 END_TEST
 
+/* ---- operations ---- */
+
+/* Lazily, and compiled with three rows. */
+static void everywhere(ad_var x, const double *data, ad_var y, int64_t n, const double *want)
+{
+    double got[64];
+    float narrow[64];
+    ck_assert_msg(!ad_get(y, got), "%s", ad_tape_error(t));
+    ck_assert_int_eq(ad_size(y), n);
+    for (int64_t i = 0; i < n; i++) ck_assert_msg(got[i] == want[i], "element %d is %g, want %g", (int)i, got[i], want[i]);
+    ad_program *p = ad_compile(1, &x, 1, &y);
+    ck_assert_msg(p, "%s", ad_tape_error(t));
+    ad_workspace *w = ad_workspace_new(p, 1);
+    int64_t nx = ad_size(x);
+    for (int64_t i = 0; i < nx; i++) narrow[i] = (float)data[i];
+    memset(got, 0, sizeof got);
+    float result[64];
+    if (dtype == AD_F32) ck_assert(!ad_run_f32(p, w, 3, (const float *[]){ narrow }, (float *[]){ result }));
+    else ck_assert(!ad_run_f64(p, w, 3, (const double *[]){ data }, (double *[]){ got }));
+    for (int64_t i = 0; i < n && dtype == AD_F32; i++) got[i] = result[i];
+    for (int64_t i = 0; i < n; i++) ck_assert_msg(got[i] == want[i], "compiled: element %d is %g, want %g", (int)i, got[i], want[i]);
+    ad_workspace_free(w);
+    ad_program_free(p);
+}
+
+/* The values are those of NumPy's argmax and argmin. */
+START_TEST(places_of_extremes)
+{
+    const double v[] = { 3, 7, 7, -1, /**/ -INFINITY, -2, -2, -INFINITY, /**/ 5, NAN, 9, NAN };
+    const double zeros[12] = { 0 };
+    for (dtype = AD_F32; dtype <= AD_F64; dtype++) {
+        t = ad_tape_new(dtype);
+        ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 4), 3, v), m = ad_argmax(x, 1, 0), g;
+        everywhere(x, v, m, 3, (double[]){ 1, 1, 1 });
+        everywhere(x, v, ad_argmin(x, -1, 0), 3, (double[]){ 3, 0, 1 });
+        ck_assert(ad_shape_of(m).rank == 1 && ad_shape_of(ad_argmax(x, 1, 1)).rank == 2);
+        ad_grad(ad_sum_all(m), 1, &x, &g);
+        everywhere(x, v, g, 12, zeros);
+        ad_jvp(1, &x, &x, 1, &m, &g);
+        everywhere(x, v, g, 3, zeros);
+        ad_var cube = ad_input_rows(t, AD_SHAPE(AD_ROWS, 2, 2), 3, v);
+        everywhere(cube, v, ad_argmax(cube, 1, 0), 6, (double[]){ 1, 0, 1, 0, 1, 0 });
+        ad_var p = ad_param(t, AD_SHAPE(2, 2), v);
+        everywhere(p, v, ad_argmax(p, 0, 0), 2, (double[]){ 1, 0 });
+        everywhere(p, v, ad_argmin(p, 0, 1), 2, (double[]){ 0, 1 });
+        everywhere(x, v, ad_argmax(ad_slice(x, 1, 2, 3), 1, 0), 3, zeros);
+        ad_argmax(x, 0, 0);
+        fails("ad_argmax: axis 0 is the row axis");
+        ad_argmin(x, 2, 0);
+        fails("ad_argmin: axis 2 is out of range");
+        ad_tape_free(t);
+    }
+    t = ad_tape_new(AD_F32);
+    ad_argmax(ad_fill(t, AD_SHAPE((1 << 24) + 1), 0), 0, 0);
+    fails("2^24");
+    ad_tape_free(t);
+}
+END_TEST
+
+START_TEST(splitting)
+{
+    const double v[] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 };
+    for (dtype = AD_F32; dtype <= AD_F64; dtype++) {
+        t = ad_tape_new(dtype);
+        ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 4), 3, v), part[3], g;
+        ad_split(x, 1, 3, (int64_t[]){ 1, 2, 1 }, part);
+        everywhere(x, v, part[0], 3, (double[]){ 1, 5, 9 });
+        everywhere(x, v, part[1], 6, (double[]){ 2, 3, 6, 7, 10, 11 });
+        everywhere(x, v, part[2], 3, (double[]){ 4, 8, 12 });
+        ad_grad(ad_sum_all(ad_square(part[2])), 1, &x, &g);
+        everywhere(x, v, g, 12, (double[]){ 0, 0, 0, 8, 0, 0, 0, 16, 0, 0, 0, 24 });
+        ad_split(x, -1, 2, NULL, part);
+        everywhere(x, v, part[1], 6, (double[]){ 3, 4, 7, 8, 11, 12 });
+        ad_split(x, 1, 3, NULL, part);
+        fails("ad_split: the axis does not fall into so many equal parts (give their sizes): the operand is [rows,4]");
+        ck_assert(!ad_valid(part[0]) && !ad_valid(part[2]));
+        ad_split(x, 1, 2, (int64_t[]){ 1, 2 }, part);
+        fails("add up to the axis");
+        ad_split(x, 1, 3, (int64_t[]){ 5, -2, 1 }, part);
+        fails("must be positive");
+        ad_split(x, 1, 2, (int64_t[]){ INT64_MAX, INT64_MAX }, part);
+        fails("add up to the axis");
+        ad_split(x, 0, 3, NULL, part);
+        fails("axis 0 is the row axis");
+        ad_tape_free(t);
+    }
+}
+END_TEST
+
+/* ---- rows without data ---- */
+
+START_TEST(rows_given)
+{
+    const double v[] = { 1, 2, 3 };
+    t = ad_tape_new(AD_F64);
+    ad_var x = ad_broadcast(ad_param(t, AD_SHAPE(1, 3), v), AD_SHAPE(AD_ROWS, 3));
+    ad_value(x);
+    fails("ad_tape_set_rows");
+    ck_assert(!ad_tape_set_rows(t, 2));
+    ck_assert_int_eq(ad_tape_rows(t), 2);
+    is(x, (double[]){ 1, 2, 3, 1, 2, 3 });
+    ck_assert(!ad_tape_set_rows(t, 1));
+    is(x, v);
+    int32_t mark = ad_tape_mark(t);
+    ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), 2, v);
+    fails("2 rows, but");
+    ad_var y = ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), 1, v);
+    ck_assert_int_eq(ad_tape_set_rows(t, 2), -1);
+    fails("ad_tape_set_rows: 2 rows, but the row inputs of this tape have 1");
+    ck_assert(!ad_set(y, 3, v));
+    ck_assert_int_eq(ad_size(x), 9);
+    ad_tape_rewind(t, mark);
+    ck_assert_int_eq(ad_tape_rows(t), 3);
+    ck_assert_int_eq(ad_tape_set_rows(t, 0), -1);
+    fails("0 rows");
+    ck_assert_int_eq(ad_tape_set_rows(NULL, 1), -1);
+    ad_tape_free(t);
+}
+END_TEST
+
+/* ---- an opaque operation knows its shapes ---- */
+
+static int add_up(void *data, void *state, const ad_opaque_call *call)
+{
+    (void)state;
+    const ad_shape *in = call->in_shape, *out = call->out_shape;
+    ck_assert(in[0].rank == 2 && in[0].dim[0] == 3 && in[0].dim[1] == 4);
+    ck_assert(in[1].rank == 1 && in[1].dim[0] == 2);
+    ck_assert(call->out[0] ? out[0].rank == 1 && out[0].dim[0] == 3 : out[0].rank == -1);
+    ck_assert(call->out[1] ? out[1].rank == 2 && out[1].dim[0] == 5 && out[1].dim[1] == 1 : out[1].rank == -1);
+    for (int64_t i = 0; call->out[0] && i < 3; i++) ((double *)call->out[0])[i] = ((const double *)call->in[0])[4 * i];
+    for (int64_t i = 0; call->out[1] && i < 5; i++) ((double *)call->out[1])[i] = ((const double *)call->in[1])[1];
+    ++*(int *)data;
+    return 0;
+}
+static const ad_opaque_class adder = { .name = "adder", .forward = add_up };
+
+START_TEST(opaque_shapes)
+{
+    const double v[] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 };
+    dtype = AD_F64;
+    t = ad_tape_new(dtype);
+    ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 4), 3, v), out[2];
+    int runs = 0;
+    ad_opaque(t, &adder, &runs, AD_VARS(x, ad_constant(t, AD_SHAPE(2), v)), 2, (ad_shape[]){ AD_SHAPE(AD_ROWS), AD_SHAPE(5, 1) }, out);
+    everywhere(x, v, out[0], 3, (double[]){ 1, 5, 9 });
+    everywhere(x, v, out[1], 5, (double[]){ 2, 2, 2, 2, 2 });
+    ck_assert_int_gt(runs, 1);
+    ad_tape_free(t);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("front");
     TCase *c = tcase_create("front");
     tcase_set_timeout(c, 60);
-    const TTest *tests[] = { data_of_either_type, conversion, runs_of_a_type };
+    const TTest *tests[] = { data_of_either_type, conversion, runs_of_a_type, places_of_extremes, splitting, rows_given, opaque_shapes };
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) tcase_add_test(c, tests[i]);
     suite_add_tcase(s, c);
     return suite_run(s);
