@@ -31,8 +31,8 @@ static int bad_class(const class_check *c, const ad_opaque_call *call, int64_t n
     } else if (n > 1) {
         snprintf(place, sizeof place, " at place %lld (from 0)", (long long)i);
     }
-    return nn_error(call->error, call->error_size, "nn_cross_entropy: the class%s is %g, but must be a whole number from 0 to %lld", place,
-                    nn_shown(label), (long long)c->classes - 1);
+    return nn_error(call->error, call->error_size, "the class%s is %g, but must be a whole number from 0 to %lld", place, nn_shown(label),
+                    (long long)c->classes - 1);
 }
 
 static int forward(void *data, void *state, const ad_opaque_call *call)
