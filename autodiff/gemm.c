@@ -6,6 +6,8 @@
 #ifdef COSTATE_LIBXSMM
 #include <libxsmm.h>
 #include <pthread.h>
+#include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 /* The varying dimension is cut into tiles of at most TILE, MEDIUM and SMALL; what is left is copied to scratch and padded with zeros.
@@ -34,6 +36,7 @@ extern void *internal_registry __attribute__((weak));
 
 static pthread_mutex_t generating = PTHREAD_MUTEX_INITIALIZER; /* around all that libxsmm does, code that it has generated excepted */
 static bool begun, ended, unloading;
+static bool refused; /* the system does not let generated code run */
 static void *volatile kept; /* for leak checkers to see */
 
 static void lock(void) { pthread_mutex_lock(&generating); }
@@ -71,29 +74,88 @@ static void begin(void)
     begun = true;
 }
 
+/* Code of about 8 kilobytes for each kind of product stays until the process ends. A process that makes products of ever new sizes gets
+ * plain C from so many kinds on; what it has got code for keeps it. */
+enum { MOST_KINDS = 8192, KINDS_SIZE = 2 * MOST_KINDS };
+static uint64_t kinds[KINDS_SIZE]; /* hash table of those that have code, by a hash that is never 0 */
+static int kind_count;
+
 /* Column-major, the product reads C^T = B^T A^T. */
-static ad_gemm_jit dispatch(const ad_gemm *g, libxsmm_blasint m, libxsmm_blasint n, libxsmm_blasint k, libxsmm_blasint lda,
-                            libxsmm_blasint ldb, libxsmm_blasint ldc)
+typedef struct {
+    libxsmm_blasint m, n, k, lda, ldb, ldc;
+    int flags, accumulate, dtype;
+} kind;
+
+static uint64_t hash_of(const kind *t)
 {
-    int flags = g->a_transposed ? LIBXSMM_GEMM_FLAG_TRANS_B : LIBXSMM_GEMM_FLAG_NONE, prefetch = LIBXSMM_PREFETCH_NONE;
-    if (g->dtype == AD_F32) {
-        float alpha = 1, beta = g->accumulate;
-        return (ad_gemm_jit)libxsmm_smmdispatch(n, m, k, &ldb, &lda, &ldc, &alpha, &beta, &flags, &prefetch);
+    uint64_t h = 1;
+    uint32_t word[sizeof *t / sizeof(uint32_t)];
+    memcpy(word, t, sizeof word);
+    for (size_t i = 0; i < sizeof word / sizeof *word; i++) {
+        h = (h ^ word[i]) * 0x9e3779b97f4a7c15u;
+        h ^= h >> 29;
     }
-    double alpha = 1, beta = g->accumulate;
-    return (ad_gemm_jit)libxsmm_dmmdispatch(n, m, k, &ldb, &lda, &ldc, &alpha, &beta, &flags, &prefetch);
+    return h | 1;
+}
+
+/* Where it stands in the table, or would. */
+static uint64_t *place_of(const kind *t)
+{
+    uint64_t h = hash_of(t);
+    uint64_t at = h >> 32;
+    while (kinds[at % KINDS_SIZE] && kinds[at % KINDS_SIZE] != h) at++;
+    return &kinds[at % KINDS_SIZE];
+}
+
+static ad_gemm_jit dispatch(const kind *t)
+{
+    int flags = t->flags, prefetch = LIBXSMM_PREFETCH_NONE;
+    if (t->dtype == AD_F32) {
+        float alpha = 1, beta = (float)t->accumulate;
+        return (ad_gemm_jit)libxsmm_smmdispatch(t->n, t->m, t->k, &t->ldb, &t->lda, &t->ldc, &alpha, &beta, &flags, &prefetch);
+    }
+    double alpha = 1, beta = t->accumulate;
+    return (ad_gemm_jit)libxsmm_dmmdispatch(t->n, t->m, t->k, &t->ldb, &t->lda, &t->ldc, &alpha, &beta, &flags, &prefetch);
+}
+
+/* libxsmm returns code also where the system lets no memory become executable (systemd's MemoryDenyWriteExecute, prctl(PR_SET_MDWE),
+ * SELinux). The code's page is made executable once more, which changes nothing where it is: the answer tells. */
+static bool may_run(ad_gemm_jit run)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t begin = (uintptr_t)run / page * page;
+    return mprotect((void *)begin, page, PROT_READ | PROT_EXEC) == 0;
 }
 
 static ad_gemm_jit generate(const ad_gemm *g, int64_t m, int64_t k, int64_t lda, int64_t ldb, int64_t ldc)
 {
     int64_t big = INT32_MAX;
     if (g->n > big || m > big || k > big || lda > big || ldb > big || ldc > big) return NULL;
+    kind t = { .m = (libxsmm_blasint)m,
+               .n = (libxsmm_blasint)g->n,
+               .k = (libxsmm_blasint)k,
+               .lda = (libxsmm_blasint)lda,
+               .ldb = (libxsmm_blasint)ldb,
+               .ldc = (libxsmm_blasint)ldc,
+               .flags = g->a_transposed ? LIBXSMM_GEMM_FLAG_TRANS_B : LIBXSMM_GEMM_FLAG_NONE,
+               .accumulate = g->accumulate,
+               .dtype = g->dtype };
     ad_gemm_jit run = NULL;
     lock();
-    if (!begun) begin();
-    if (!ended)
-        run = dispatch(g, (libxsmm_blasint)m, (libxsmm_blasint)g->n, (libxsmm_blasint)k, (libxsmm_blasint)lda, (libxsmm_blasint)ldb,
-                       (libxsmm_blasint)ldc);
+    uint64_t *place = place_of(&t);
+    bool known = *place != 0;
+    if (!ended && (known || (!refused && kind_count < MOST_KINDS))) {
+        if (!begun) begin();
+        run = dispatch(&t);
+        if (run && !known && !may_run(run)) {
+            refused = true;
+            run = NULL;
+        }
+        if (run && !known) {
+            *place = hash_of(&t);
+            kind_count++;
+        }
+    }
     unlock();
     return run;
 }
