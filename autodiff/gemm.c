@@ -36,7 +36,7 @@ extern void *internal_registry __attribute__((weak));
 
 static pthread_mutex_t generating = PTHREAD_MUTEX_INITIALIZER; /* around all that libxsmm does, code that it has generated excepted */
 static bool begun, ended, unloading;
-static bool refused; /* the system does not let generated code run */
+static bool refused;        /* the system does not let generated code run */
 static void *volatile kept; /* for leak checkers to see */
 
 static void lock(void) { pthread_mutex_lock(&generating); }

@@ -60,12 +60,16 @@ static void *numbers(ad_dtype dtype, int64_t n)
     return dtype == AD_F32 ? (void *)f : d;
 }
 
-static double at(ad_dtype dtype, const void *x, int64_t i) { return dtype == AD_F32 ? (double)((const float *)x)[i] : ((const double *)x)[i]; }
+static double at(ad_dtype dtype, const void *x, int64_t i)
+{
+    return dtype == AD_F32 ? (double)((const float *)x)[i] : ((const double *)x)[i];
+}
 
 static void check_product(ad_dtype dtype, int64_t n, const void *y, double want, int64_t i, const char *what)
 {
     double tolerance = (dtype == AD_F32 ? 1e-6 : 1e-14) * (double)(n + 10);
-    ck_assert_msg(fabs(at(dtype, y, i) - want) <= tolerance, "%s: element %lld is %.9g, not %.9g", what, (long long)i, at(dtype, y, i), want);
+    ck_assert_msg(fabs(at(dtype, y, i) - want) <= tolerance, "%s: element %lld is %.9g, not %.9g", what, (long long)i, at(dtype, y, i),
+                  want);
 }
 
 /* x w of rows, and the weights' gradient of sum(x w)^2 / 2, which is x^T (x w); lazily, or compiled. */
@@ -130,7 +134,8 @@ static void check_matrices(ad_dtype dtype, int64_t n, int64_t k, int64_t m)
 
 static void check_products(int64_t shift)
 {
-    static const int64_t sizes[][3] = { { 1, 3, 5 }, { 7, 2, 2 }, { 4, 16, 16 }, { 130, 64, 33 }, { 33, 1, 40 }, { 200, 24, 1 }, { 64, 100, 60 } };
+    static const int64_t sizes[][3] = { { 1, 3, 5 },   { 7, 2, 2 },    { 4, 16, 16 },  { 130, 64, 33 },
+                                        { 33, 1, 40 }, { 200, 24, 1 }, { 64, 100, 60 } };
     for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++)
         for (int i = 0; i < 4; i++) check_rows(i & 1 ? AD_F32 : AD_F64, sizes[k][0], sizes[k][1] + shift, sizes[k][2] + shift, i & 2);
     for (int i = 0; i < 2; i++) {
