@@ -152,6 +152,14 @@ double ode_march_distance(const ode_march *march, int64_t n, const void *x, cons
 double ode_first_step(ode_march *march, double t0, double t1, const void *y);
 /* Writes the error of the call in progress (the operation's name comes before it); -1. */
 int ode_fail(ode_march *march, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The first element that is not finite of the attempted step: its state, or the derivative at its end. -1: there is none. */
+int64_t ode_march_nonfinite(const ode_march *march, const void *next, bool *derivative);
+/* Write the error of an adaptive march that cannot go on from state y (failures.c), and return -1: because the attempted step of size h to
+ * `next`, with this error in units of the tolerance, was rejected and is the smallest; because max_steps attempts have been made. */
+int ode_fail_small(ode_march *march, double t, double h, double ratio, const void *y, const void *next);
+int ode_fail_many(ode_march *march, double t, double t1, double h, const void *y);
+/* How far the next double is from t. */
+double ode_spacing(double t);
 /* t in the step from a to b, rounded to the type; at a jump the nearest number on the step's own side. */
 double ode_stage_time(ad_dtype dtype, double t, const ode_boundary *a, const ode_boundary *b);
 /* Where state j lies in a slot. */
