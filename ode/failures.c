@@ -61,6 +61,12 @@ int ode_fail_small(ode_march *m, double t, double h, double ratio, const void *y
                         "have a singularity",
                         (long long)m->steps, t, derivative ? "the field" : "the state", where, h);
     }
+    char what[160];
+    if (m->quadrature && ode_name_quadrature(m->system, m->rows, m->increment.data, what, sizeof what))
+        return ode_fail(m,
+                        "step %lld near t = %.15g: the gradient %s, is not finite, however small the step (%.3g); the field has no finite "
+                        "derivative there (a root or a power at 0?)",
+                        (long long)m->steps, t, what, h);
     int64_t worst = worst_element(m, y);
     ode_where(m->system, m->rows, worst, where, sizeof where);
     if (ratio > 1) snprintf(error, sizeof error, "has %.2g times the error that is allowed", ratio);

@@ -19,7 +19,12 @@ void ode_where(const ode_system *s, int64_t rows, int64_t element, char *text, s
     int j = 0;
     while (j + 1 < s->nstate && element >= rows * s->size[j]) element -= rows * s->size[j++];
     int used = snprintf(text, size, "row %lld, component %lld", (long long)(element / s->size[j]), (long long)(element % s->size[j]));
-    if (s->nstate > 1 && used >= 0 && (size_t)used < size) snprintf(text + used, size - (size_t)used, " of state %d", j);
+    if (s->nstate == 1 || used < 0 || (size_t)used >= size) return;
+    text += used;
+    size -= (size_t)used;
+    int own = s->base ? s->base->nstate : s->nstate; /* of a system with an adjoint: its states, then their cotangents */
+    if (j < own) snprintf(text, size, own > 1 ? " of state %d" : " of the state", j);
+    else snprintf(text, size, own > 1 ? " of the gradient by state %d" : " of the gradient by the state", j - own);
 }
 
 /* ---- memory and programs ---- */

@@ -299,6 +299,19 @@ int ode_call_fail(const ad_opaque_call *call, const char *reason); /* writes the
 /* Writes times' cotangents in the call's type. */
 void ode_write_times(const ode_problem *p, ad_dtype dtype, const double *bar, void *out);
 
+/* Gradients that are not finite (finite.c). Whether all that the call delivers is finite. */
+bool ode_results_finite(const ode_adjoint_data *d, const ad_opaque_call *call, const ode_adjoint_call *c);
+/* Whether a cotangent that came in is not finite: then the error is written. */
+bool ode_blame_cotangents(const ode_adjoint_data *d, const ad_opaque_call *call, const ode_adjoint_call *c, const double *times);
+/* Whether something is not finite among the state's cotangents (NULL: not looked at), those of the arguments and shared values, and times'
+ * (NULL): then text says what. */
+bool ode_name_nonfinite(const ode_adjoint_data *d, const ad_opaque_call *call, const ode_adjoint_call *c, const void *state,
+                        void *const *shared, const double *times, char *text, size_t size);
+/* The same among the increments of an augmented system's quadratures. */
+bool ode_name_quadrature(const ode_system *s, int64_t rows, const void *increment, char *text, size_t size);
+/* What the last part of an adjoint, from the shared values to the arguments, has spoilt: writes the error; -1. */
+int ode_blame_arguments(const ode_adjoint_data *d, const ad_opaque_call *call, const ode_adjoint_call *c);
+
 /* Records a solve; results out[nstate]. 0, or -1 with the tape's error set. */
 int ode_record_solve(const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times,
                      const ode_options *options, bool final_only, ad_var *out);
