@@ -189,7 +189,7 @@ static void write_picture(const char *directory, const char *title, double radiu
 static bool read_table(problem *p, const char *path)
 {
     char error[512];
-    if (nn_read_csv(path, &p->table, error, sizeof error)) return example_failed("data", error), false;
+    if (nn_read_csv(path, NULL, &p->table, error, sizeof error)) return example_failed("data", error), false;
     if (p->table.columns != 2 || p->table.rows < 10) return example_failed(path, "two columns and at least ten rows are expected"), false;
     for (int k = 0; k < 2; k++) {
         double s = 0, q = 0, n = (double)p->table.rows;

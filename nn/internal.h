@@ -6,8 +6,19 @@
 #include <stdatomic.h>
 #include <stdio.h>
 
+/* Different names, numbered as they were added; {0} is empty. */
 typedef struct {
-    char *name;
+    int64_t count;
+    char **name;
+    int64_t places; /* a power of two, or 0 */
+    int64_t *place; /* [places] hash table: number of the name plus 1, or 0 */
+} nn_names;
+int64_t nn_names_find(const nn_names *names, const char *name); /* its number, or -1 */
+int64_t nn_names_add(nn_names *names, const char *name);        /* its number, new or not; -1 when memory is short */
+void nn_names_clear(nn_names *names);
+
+typedef struct {
+    const char *name; /* the model's */
     ad_shape shape;
     int64_t offset, size, fan_in, fan_out;
     nn_init init;
@@ -17,8 +28,7 @@ struct nn_model {
     nn_parameter *parameter;
     int64_t count, capacity;
     int64_t size;          /* of theta so far, padded */
-    int64_t *place;        /* [places] hash table of names: index of the parameter plus 1, or 0 */
-    int64_t places;        /* a power of two, at least twice count; or 0 */
+    nn_names names;        /* of the parameters, numbered as they are */
     atomic_int references; /* the caller's and one of each theta */
     char error[256];
 };

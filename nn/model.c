@@ -25,9 +25,8 @@ nn_model *nn_model_retain(const nn_model *model)
 void nn_model_free(nn_model *model)
 {
     if (!model || atomic_fetch_sub(&model->references, 1) > 1) return;
-    for (int64_t i = 0; i < model->count; i++) free(model->parameter[i].name);
     free(model->parameter);
-    free(model->place);
+    nn_names_clear(&model->names);
     free(model);
 }
 
@@ -46,49 +45,10 @@ int64_t nn_model_parameters(const nn_model *model)
     return n;
 }
 
-/* ---- names ----------------------------------------------------------------------------------------- */
-
-/* FNV-1a (Fowler, Noll, Vo). */
-static uint64_t hash_of(const char *name)
-{
-    uint64_t hash = 0xcbf29ce484222325u;
-    for (; *name; name++) hash = (hash ^ (unsigned char)*name) * 0x100000001b3u;
-    return hash;
-}
-
-/* The place of a name in the table: its own, or the free one where it belongs. */
-static int64_t *place_of(const nn_model *model, const char *name)
-{
-    uint64_t mask = (uint64_t)model->places - 1;
-    for (uint64_t k = hash_of(name) & mask;; k = (k + 1) & mask) {
-        int64_t *place = &model->place[k];
-        if (*place == 0 || strcmp(model->parameter[*place - 1].name, name) == 0) return place;
-    }
-}
-
 const nn_parameter *nn_parameter_find(const nn_model *model, const char *name)
 {
-    if (!model || !name || model->places == 0) return NULL;
-    int64_t index = *place_of(model, name);
-    return index ? &model->parameter[index - 1] : NULL;
-}
-
-/* Room for one more parameter, in the list and in the table; -1 when memory is short. */
-static int reserve(nn_model *model)
-{
-    if (model->count < model->capacity) return 0;
-    int64_t capacity = model->capacity ? 2 * model->capacity : 16;
-    nn_parameter *grown = realloc(model->parameter, (size_t)capacity * sizeof *grown);
-    if (!grown) return -1;
-    model->parameter = grown;
-    int64_t *place = calloc((size_t)(2 * capacity), sizeof *place);
-    if (!place) return -1;
-    free(model->place);
-    model->place = place;
-    model->places = 2 * capacity;
-    model->capacity = capacity;
-    for (int64_t i = 0; i < model->count; i++) *place_of(model, grown[i].name) = i + 1;
-    return 0;
+    int64_t index = model ? nn_names_find(&model->names, name) : -1;
+    return index < 0 ? NULL : &model->parameter[index];
 }
 
 int64_t nn_model_find(const nn_model *model, const char *name, ad_shape *shape)
@@ -164,26 +124,25 @@ static int check_parameter(nn_model *model, const char *name, ad_shape shape, nn
     return 0;
 }
 
-static char *copy_text(const char *text)
+static int reserve(nn_model *model)
 {
-    size_t n = strlen(text) + 1;
-    char *copy = malloc(n);
-    if (copy) memcpy(copy, text, n);
-    return copy;
+    if (model->count < model->capacity) return 0;
+    int64_t capacity = model->capacity ? 2 * model->capacity : 16;
+    nn_parameter *grown = realloc(model->parameter, (size_t)capacity * sizeof *grown);
+    if (!grown) return -1;
+    model->parameter = grown;
+    model->capacity = capacity;
+    return 0;
 }
 
 int64_t nn_model_add(nn_model *model, const char *name, ad_shape shape, nn_init init, int64_t fan_in, int64_t fan_out)
 {
     if (!model || model->error[0] || check_parameter(model, name, shape, init, fan_in, fan_out)) return -1;
-    char *copy = copy_text(name);
-    if (!copy || reserve(model)) {
-        free(copy);
-        return model_fail(model, name, "out of memory");
-    }
-    int64_t n = count_elements(shape), offset = model->size;
-    int64_t *place = place_of(model, name);
-    model->parameter[model->count++] = (nn_parameter){ copy, shape, offset, n, fan_in, fan_out, init };
-    *place = model->count;
+    if (reserve(model) || nn_names_add(&model->names, name) < 0) return model_fail(model, name, "out of memory");
+    int64_t n = count_elements(shape);
+    int64_t offset = model->size;
+    const char *kept = model->names.name[model->count];
+    model->parameter[model->count++] = (nn_parameter){ kept, shape, offset, n, fan_in, fan_out, init };
     model->size = offset + (n + ALIGN - 1) / ALIGN * ALIGN;
     return offset;
 }

@@ -12,10 +12,16 @@
 void nn_table_clear(nn_table *table)
 {
     if (!table) return;
-    for (int64_t j = 0; table->names && j < table->columns; j++) free(table->names[j]);
+    for (int64_t j = 0; j < table->columns; j++) {
+        if (table->names) free(table->names[j]);
+        nn_classes *c = table->classes ? &table->classes[j] : NULL;
+        for (int64_t k = 0; c && k < c->count; k++) free(c->name[k]);
+        if (c) free(c->name);
+    }
     free(table->names);
+    free(table->classes);
     free(table->data);
-    *table = (nn_table){ 0, 0, NULL, NULL };
+    *table = (nn_table){ 0 };
 }
 
 int64_t nn_table_column(const nn_table *table, const char *name)
@@ -28,6 +34,12 @@ int64_t nn_table_column(const nn_table *table, const char *name)
 static const char *name_of(const nn_table *table, int64_t column)
 {
     return table->names && table->names[column] ? table->names[column] : "";
+}
+
+/* The classes of a column, or NULL for one of numbers. */
+static const nn_classes *classes_of(const nn_table *table, int64_t column)
+{
+    return table->classes && table->classes[column].count > 0 ? &table->classes[column] : NULL;
 }
 
 /* Whether there is a header; -1 with the error set for one that could not be read back. */
@@ -51,22 +63,45 @@ static int check_table(const nn_table *table, char *error, size_t error_size)
 {
     if (!table || table->rows < 1 || table->columns < 1 || !table->data)
         return nn_error(error, error_size, "nn_write_csv: the table is empty");
-    int64_t bad = nn_find_nonfinite(AD_F64, table->data, table->rows * table->columns);
-    if (bad < 0) return 0;
-    return nn_error(error, error_size, "nn_write_csv: row %lld, column %lld is %g", (long long)(bad / table->columns) + 1,
-                    (long long)(bad % table->columns) + 1, table->data[bad]);
+    for (int64_t j = 0; j < table->columns; j++) {
+        const nn_classes *c = classes_of(table, j);
+        for (int64_t k = 0; c && c->name && k < c->count; k++) {
+            if (!c->name[k] || !strpbrk(c->name[k], "\r\n")) continue;
+            return nn_error(error, error_size, "nn_write_csv: the class %lld of column %lld has a line break", (long long)k,
+                            (long long)j + 1);
+        }
+    }
+    for (int64_t i = 0; i < table->rows * table->columns; i++) {
+        const nn_classes *c = classes_of(table, i % table->columns);
+        double value = table->data[i];
+        long long row = (long long)(i / table->columns) + 1, column = (long long)(i % table->columns) + 1;
+        if (!isfinite(value)) {
+            return nn_error(error, error_size, "nn_write_csv: row %lld, column %lld is %g", row, column, nn_shown(value));
+        }
+        if (c && !(value >= 0 && value < (double)c->count && value == floor(value) && c->name && c->name[(int64_t)value])) {
+            return nn_error(error, error_size, "nn_write_csv: row %lld, column %lld is %g, none of its %lld classes", row, column, value,
+                            (long long)c->count);
+        }
+    }
+    return 0;
 }
 
 /* Always in quotes: then a name may hold anything, also a number. */
+static void write_text(FILE *stream, const char *text)
+{
+    fputc('"', stream);
+    for (; *text; text++) {
+        if (*text == '"') fputc('"', stream);
+        fputc(*text, stream);
+    }
+    fputc('"', stream);
+}
+
 static void write_names(FILE *stream, const nn_table *table)
 {
     for (int64_t j = 0; j < table->columns; j++) {
-        fputs(j ? ",\"" : "\"", stream);
-        for (const char *c = name_of(table, j); *c; c++) {
-            if (*c == '"') fputc('"', stream);
-            fputc(*c, stream);
-        }
-        fputc('"', stream);
+        if (j) fputc(',', stream);
+        write_text(stream, name_of(table, j));
     }
     fputc('\n', stream);
 }
@@ -88,7 +123,10 @@ static void write_table(FILE *stream, const nn_table *table, bool header)
     for (int64_t i = 0; i < table->rows && !ferror(stream); i++) {
         for (int64_t j = 0; j < table->columns; j++) {
             if (j) fputc(',', stream);
-            write_number(stream, table->data[i * table->columns + j]);
+            const nn_classes *c = classes_of(table, j);
+            double value = table->data[i * table->columns + j];
+            if (c) write_text(stream, c->name[(int64_t)value]);
+            else write_number(stream, value);
         }
         fputc('\n', stream);
     }

@@ -85,7 +85,7 @@ START_TEST(reads)
     const good_csv *g = &good[_i];
     nn_table t;
     put(g->text, strlen(g->text));
-    ck_assert_msg(nn_read_csv(path, &t, error, sizeof error) == 0, "%s", error);
+    ck_assert_msg(nn_read_csv(path, NULL, &t, error, sizeof error) == 0, "%s", error);
     ck_assert_int_eq(t.rows, g->rows);
     ck_assert_int_eq(t.columns, g->columns);
     for (int64_t i = 0; i < t.rows * t.columns; i++) ck_assert_double_eq(t.data[i], g->values[i]);
@@ -110,22 +110,24 @@ static const bad_csv bad[] = {
     { "a,b\n", ": there is a header, but no data" },
     { "a,b\n1,2\n3\n", ":3: 1 columns, but line 1 has 2" },
     { "# c\n1,2\n\n3,4,5\n", ":4: 3 columns, but line 2 has 2" },
-    { "a,b,c\n1,2,3\n4,5,n/a\n", ":3: column 3 of 3 is not a number: 'n/a'" },
-    { "1,x\n", ":1: column 2 of 2 is not a number: 'x'" },
-    { "a,b\n1,\n", ":2: column 2 of 2 is empty" },
-    { "a,b\n1,NaN\n", ":2: column 2 of 2 is not a number: 'NaN' (leave out rows with missing values)" },
-    { "nan,1\n", ":1: column 1 of 2 is not a number: 'nan' (leave out rows with missing values)" },
-    { "a,b\n1,-inf\n", ":2: column 2 of 2 is infinite or too large: '-inf'" },
-    { "a,b\n1,1e999\n", ":2: column 2 of 2 is infinite or too large: '1e999'" },
-    { "a;b\n1,5;2\n", ":2: column 1 of 2 is not a number: '1,5' (a decimal comma? write a point)" },
-    { "a,b\n0x10,2\n", ":2: column 1 of 2 is not a number: '0x10'" },
+    { "a,b,c\n1,2,3\n4,5,n/a\n", ":3: column 3 of 3 ('c') is a missing value: 'n/a' (options.missing reads it as NaN)" },
+    { "1,x\n", ":1: column 2 of 2 is not a number: 'x' (the kind NN_CLASS numbers texts, NN_SKIP leaves the column out)" },
+    { "a,b\n1,\n", ":2: column 2 of 2 ('b') is empty (options.missing reads it as NaN)" },
+    { "a,b\n1,NaN\n", ":2: column 2 of 2 ('b') is a missing value: 'NaN' (options.missing reads it as NaN)" },
+    { "nan,1\n", ":1: column 1 of 2 is a missing value: 'nan' (options.missing reads it as NaN)" },
+    { "a,b\n1,-inf\n", ":2: column 2 of 2 ('b') is infinite or too large: '-inf'" },
+    { "a,b\n1,1e999\n", ":2: column 2 of 2 ('b') is infinite or too large: '1e999'" },
+    { "a;b\n1,5;2\n", ":2: column 1 of 2 ('a') is not a number: '1,5' (a decimal comma? write a point)" },
+    { "a,b\n0x10,2\n", ":2: column 1 of 2 ('a') is not a number: '0x10' (the kind NN_CLASS numbers texts, NN_SKIP leaves the column out)" },
     { "a,b\n\"1,2\n", ":2: a quote in column 1 is not closed on the line" },
     { "a,b\n\"1\"\",2\n", ":2: a quote in column 1 is not closed on the line" },
     { "a,b\n\"1\"2,3\n", ":2: column 1 goes on after its closing quote" },
-    { "a,b\n1,2 3\n", ":2: column 2 of 2 is not a number: '2 3'" },
-    { "a,b\n1,2\n\r\n3,4,\r\n", ":4: 3 columns, but line 1 has 2" },
+    { "a,b\n1,2 3\n", ":2: column 2 of 2 ('b') is not a number: '2 3' (the kind NN_CLASS numbers texts, NN_SKIP leaves the column out)" },
+    { "a,b\n1,2\n\r\n3,4,\r\n",
+      ":4: 3 columns, but line 1 has 2 (the last one is empty: with options.missing a separator may end the line)" },
     { "a,b\n1,2\n1,aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n",
-      ":3: column 2 of 2 is not a number: 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'" },
+      ":3: column 2 of 2 ('b') is not a number: 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa' (the kind NN_CLASS numbers texts, NN_SKIP "
+      "leaves the column out)" },
 };
 
 START_TEST(refuses)
@@ -133,7 +135,7 @@ START_TEST(refuses)
     nn_table t;
     char expected[300];
     put(bad[_i].text, strlen(bad[_i].text));
-    ck_assert_int_eq(nn_read_csv(path, &t, error, sizeof error), -1);
+    ck_assert_int_eq(nn_read_csv(path, NULL, &t, error, sizeof error), -1);
     snprintf(expected, sizeof expected, "%s%s", path, bad[_i].message);
     ck_assert_str_eq(error, expected);
     ck_assert(!t.data && !t.names && t.rows == 0 && t.columns == 0);
@@ -144,21 +146,21 @@ START_TEST(refuses_files)
 {
     nn_table t;
     char expected[300];
-    ck_assert_int_eq(nn_read_csv(path, &t, error, sizeof error), -1);
+    ck_assert_int_eq(nn_read_csv(path, NULL, &t, error, sizeof error), -1);
     snprintf(expected, sizeof expected, "%s: No such file or directory", path);
     ck_assert_str_eq(error, expected);
-    ck_assert_int_eq(nn_read_csv(directory, &t, error, sizeof error), -1);
+    ck_assert_int_eq(nn_read_csv(directory, NULL, &t, error, sizeof error), -1);
     ck_assert_ptr_nonnull(strstr(error, "not a regular file"));
     ck_assert_int_eq(mkfifo(path, 0600), 0); /* must not wait for a writer */
-    ck_assert_int_eq(nn_read_csv(path, &t, error, sizeof error), -1);
+    ck_assert_int_eq(nn_read_csv(path, NULL, &t, error, sizeof error), -1);
     ck_assert_ptr_nonnull(strstr(error, "not a regular file"));
     unlink(path);
     put("a\0b\n1\n", 6);
-    ck_assert_int_eq(nn_read_csv(path, &t, error, sizeof error), -1);
+    ck_assert_int_eq(nn_read_csv(path, NULL, &t, error, sizeof error), -1);
     ck_assert_ptr_nonnull(strstr(error, ":1: there is a zero byte"));
-    ck_assert_int_eq(nn_read_csv(NULL, &t, error, sizeof error), -1);
-    ck_assert_int_eq(nn_read_csv(path, NULL, error, sizeof error), -1);
-    ck_assert_int_eq(nn_read_csv(path, &t, NULL, 0), -1); /* nobody wants the message */
+    ck_assert_int_eq(nn_read_csv(NULL, NULL, &t, error, sizeof error), -1);
+    ck_assert_int_eq(nn_read_csv(path, NULL, NULL, error, sizeof error), -1);
+    ck_assert_int_eq(nn_read_csv(path, NULL, &t, NULL, 0), -1); /* nobody wants the message */
 }
 END_TEST
 
@@ -171,7 +173,7 @@ START_TEST(reads_many)
         for (int j = 0; j < COLUMNS; j++) fprintf(f, "%d%s", i * COLUMNS + j, j + 1 < COLUMNS ? "," : "\n");
     fclose(f);
     nn_table t;
-    ck_assert_msg(nn_read_csv(path, &t, error, sizeof error) == 0, "%s", error);
+    ck_assert_msg(nn_read_csv(path, NULL, &t, error, sizeof error) == 0, "%s", error);
     ck_assert(t.rows == ROWS && t.columns == COLUMNS);
     for (int i = 0; i < ROWS * COLUMNS; i++) ck_assert_double_eq(t.data[i], i);
     nn_table_clear(&t);
@@ -182,11 +184,11 @@ START_TEST(writes)
 {
     double data[] = { 0.1, -1.0 / 3, 1e-300, 12345678901234567.0, 5e-324, -0.0 };
     char *names[] = { (char *)"t \"s\"", (char *)"2" }, text[300] = "";
-    nn_table t = { 3, 2, data, names }, back;
+    nn_table t = { .rows = 3, .columns = 2, .data = data, .names = names }, back;
     ck_assert_msg(nn_write_csv(path, &t, error, sizeof error) == 0, "%s", error);
     get(text, sizeof text - 1);
     ck_assert_str_eq(text, "\"t \"\"s\"\"\",\"2\"\n0.1,-0.3333333333333333\n1e-300,12345678901234568\n4.94065645841247e-324,-0\n");
-    ck_assert_msg(nn_read_csv(path, &back, error, sizeof error) == 0, "%s", error);
+    ck_assert_msg(nn_read_csv(path, NULL, &back, error, sizeof error) == 0, "%s", error);
     ck_assert(back.rows == 3 && back.columns == 2 && memcmp(back.data, data, sizeof data) == 0);
     ck_assert_str_eq(back.names[0], names[0]);
     ck_assert_int_eq(nn_table_column(&back, "2"), 1);
@@ -194,7 +196,7 @@ START_TEST(writes)
     nn_table_clear(&back);
     t.names = NULL;
     ck_assert_int_eq(nn_write_csv(path, &t, error, sizeof error), 0);
-    ck_assert_int_eq(nn_read_csv(path, &back, error, sizeof error), 0);
+    ck_assert_int_eq(nn_read_csv(path, NULL, &back, error, sizeof error), 0);
     ck_assert_str_eq(back.names[1], "");
     nn_table_clear(&back);
 }
@@ -204,7 +206,7 @@ START_TEST(writing_refuses)
 {
     double data[] = { 1, NAN };
     char *numbers[] = { (char *)"1", (char *)"2" }, *broken[] = { (char *)"a\nb", (char *)"c" };
-    nn_table t = { 1, 2, data, NULL }, empty = { 0, 0, NULL, NULL };
+    nn_table t = { .rows = 1, .columns = 2, .data = data }, empty = { 0 };
     ck_assert_int_eq(nn_write_csv(path, &t, error, sizeof error), -1);
     ck_assert_str_eq(error, "nn_write_csv: row 1, column 2 is nan");
     data[1] = 2;
@@ -228,12 +230,12 @@ START_TEST(any_locale)
     for (size_t i = 0; !found && i < sizeof commas / sizeof commas[0]; i++) found = setlocale(LC_ALL, commas[i]) != NULL;
     if (!found) return;
     double data[] = { 1.5, 2.25 };
-    nn_table t = { 1, 2, data, NULL }, back;
+    nn_table t = { .rows = 1, .columns = 2, .data = data }, back;
     char text[100] = "";
     ck_assert_int_eq(nn_write_csv(path, &t, error, sizeof error), 0);
     get(text, sizeof text - 1);
     ck_assert_str_eq(text, "1.5,2.25\n");
-    ck_assert_int_eq(nn_read_csv(path, &back, error, sizeof error), 0);
+    ck_assert_int_eq(nn_read_csv(path, NULL, &back, error, sizeof error), 0);
     ck_assert_double_eq(back.data[1], 2.25);
     nn_table_clear(&back);
 }
@@ -521,7 +523,7 @@ START_TEST(full_disk)
     nn_model_add(m, "w", AD_SHAPE(4096), nn_init_zeros, 1, 1);
     nn_theta *theta = nn_theta_new(m, AD_F32, NULL);
     double cell[1] = { 0 };
-    nn_table t = { 1, 1, cell, NULL };
+    nn_table t = { .rows = 1, .columns = 1, .data = cell };
     char text[16];
     put("old", 3);
     signal(SIGXFSZ, SIG_IGN);

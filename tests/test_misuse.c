@@ -140,8 +140,8 @@ END_TEST
 START_TEST(no_table)
 {
     nn_table t = { .rows = 0 };
-    ck_assert_int_eq(nn_read_csv(NULL, &t, NULL, 0), -1);
-    ck_assert_int_eq(nn_read_csv("x", NULL, NULL, 0), -1);
+    ck_assert_int_eq(nn_read_csv(NULL, NULL, &t, NULL, 0), -1);
+    ck_assert_int_eq(nn_read_csv("x", NULL, NULL, NULL, 0), -1);
     ck_assert_int_eq(nn_write_csv(NULL, NULL, NULL, 0), -1);
     ck_assert_int_eq(nn_write_csv("x", &t, NULL, 0), -1);
     double cell = 1;
