@@ -1,5 +1,6 @@
 /* Composites: two pointwise operations in one pass over memory, where a kernel for both together exists. A value that only one operation
- * reads becomes part of that: the bias of a layer is added by its activation, sums of weighted terms take each in one step. */
+ * reads becomes part of that: the bias of a layer is added by its activation, sums of weighted terms take each in one step. A function
+ * recorded by way of a code that nothing else reads becomes one operation. */
 #include "program.h"
 
 /* Whether x may compute its operand i, an operation `op`, by itself: it is used nowhere else and has the same rows. (Without rows there is
@@ -20,8 +21,23 @@ static int32_t composite(ad_ir *ir, ad_inst *x, int nin, const int32_t *in)
     return ad_ir_add(ir, x);
 }
 
+/* Both steps of a coded function as one, when nobody else needs the code. */
+static void decode(const ad_ir *ir, ad_inst *x)
+{
+    for (int k = 0; k < AD_CODED_OPS; k++) {
+        if (x->op != ad_coded_ops[k].of_code) continue;
+        const ad_inst *code = &ir->inst[x->in[0]];
+        if (code->op != ad_coded_ops[k].code || code->uses != 1) return;
+        x->op = ad_coded_ops[k].whole;
+        x->nin = code->nin;
+        x->in = code->in;
+        return;
+    }
+}
+
 static int32_t combine(ad_ir *ir, ad_inst *x)
 {
+    decode(ir, x);
     int32_t a = x->nin > 0 ? x->in[0] : 0, b = x->nin > 1 ? x->in[1] : 0;
     if (ad_ops[x->op].kind != AD_POINTWISE) return ad_ir_add(ir, x);
     if (x->nin == 1 && absorbable(ir, x, a, AD_OP_add)) return composite(ir, x, 2, ir->inst[a].in);

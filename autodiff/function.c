@@ -148,6 +148,9 @@ static bool is_cheap(const ad_node *n)
     case AD_OP_sign:
     case AD_OP_floor:
     case AD_OP_stop_gradient:
+    case AD_OP_tanh_of_code:
+    case AD_OP_sigmoid_of_code:
+    case AD_OP_times_slope:
     case AD_OP_add:
     case AD_OP_sub:
     case AD_OP_mul:

@@ -39,6 +39,13 @@
 #define POLY14(x, a, ...) FMA(POLY13(x, __VA_ARGS__), x, a)
 #define POLY15(x, a, ...) FMA(POLY14(x, __VA_ARGS__), x, a)
 #define POLY16(x, a, ...) FMA(POLY15(x, __VA_ARGS__), x, a)
+#define POLY17(x, a, ...) FMA(POLY16(x, __VA_ARGS__), x, a)
+#define POLY18(x, a, ...) FMA(POLY17(x, __VA_ARGS__), x, a)
+#define POLY19(x, a, ...) FMA(POLY18(x, __VA_ARGS__), x, a)
+#define POLY20(x, a, ...) FMA(POLY19(x, __VA_ARGS__), x, a)
+#define POLY21(x, a, ...) FMA(POLY20(x, __VA_ARGS__), x, a)
+#define POLY22(x, a, ...) FMA(POLY21(x, __VA_ARGS__), x, a)
+#define POLY23(x, a, ...) FMA(POLY22(x, __VA_ARGS__), x, a)
 
 #include "kernel_math_f64.h"
 #include "kernel_math_f32.h"

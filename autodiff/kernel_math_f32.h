@@ -79,20 +79,73 @@ INLINE float expm1_f32(float x)
     return __builtin_copysignf(FMA(p, s, s - 1) * (1 + top), x);
 }
 
+/* ---- functions that saturate ------------------------------------------------------------------------------------------------------ */
+
+#define TANH_FAR_f32 0.549306144f
+INLINE float tanh_part_f32(float size)
+{
+    const float shifted = FMA(size, 0x1.715476p1f, SHIFT), k = shifted - SHIFT;
+    /* One part of ln 2 / 2, whose error is 1e-9, suffices where the product is not rounded. */
+    const float r = HAVE_FMA ? FMA(k, -0x1.62e43p-2f, size) : (size - k * 0x1.62e4p-2f) - k * 0x1.7f7d1cp-21f, w = r * r;
+    const float t = POLY2(w, 1, 0.3333325135f, -0.02213395613f);
+    const float half = half_pow2_f32(shifted), up = FMA(half + 0.5f, r, (half - 0.5f) * t), down = t - r;
+    return (size > TANH_FAR_f32 ? down : up) / (up + down);
+}
+
+INLINE float tanh_tail_f32(float size) { return size > 44.5f ? 0 : tanh_part_f32(size); }
+
 INLINE float tanh_f32(float x)
 {
-    const float a = at_most_f32(fabs_f32(x), 9.02f); /* tanh is 1 from there on */
-    const float shifted = FMA(a, 0x1.715476p1f, SHIFT), k = shifted - SHIFT;
-    const float r = FMA(k, -0x1.62e43p-2f, a), w = r * r;
-    const float t = POLY2(w, 1, 0.3333325135f, -0.02213395613f);
-    const float half = half_pow2_f32(shifted), up = FMA(half + 0.5f, r, (half - 0.5f) * t);
-    return __builtin_copysignf(up / (up + (t - r)), x);
+    const float a = fabs_f32(x), part = tanh_tail_f32(a);
+    return __builtin_copysignf(a > TANH_FAR_f32 ? 1 - part : part, x);
+}
+
+INLINE float encoded_f32(float size, float part, float x)
+{
+    return __builtin_copysignf(size > TANH_FAR_f32 ? from_bits_f32(0x7f000000u - bits_f32(part)) : part, x);
+}
+INLINE float tanh_code_f32(float x)
+{
+    const float a = fabs_f32(x);
+    return encoded_f32(a, tanh_tail_f32(a), x);
+}
+INLINE float code_complement_f32(float code) { return from_bits_f32(0x7f000000u - bits_f32(fabs_f32(code))); }
+
+INLINE float tanh_of_code_f32(float code)
+{
+    const float c = code_complement_f32(code);
+    return __builtin_copysignf(fabs_f32(code) >= 2 ? 1 - c : fabs_f32(code), code);
+}
+
+INLINE float slope_of_code_f32(float code)
+{
+    const float c = code_complement_f32(code);
+    return fabs_f32(code) >= 2 ? c * (2 - c) : 1 - code * code;
+}
+
+INLINE float sigmoid_of_code_f32(float code)
+{
+    const float c = 0.5f * code_complement_f32(code);
+    return fabs_f32(code) >= 2 ? (code < 0 ? c : 1 - c) : FMA(0.5f, code, 0.5f);
+}
+INLINE float half_tanh_part_f32(float size)
+{
+    float k;
+    const float p = expm1_reduced_f32(reduced_f32(at_least_f32(-size, -104), &k)), s = pow2_f32(k);
+    const float e = scale_f32(1 + p, k);
+    return (size > 2 * TANH_FAR_f32 ? 2 * e : -FMA(p, s, s - 1)) / (1 + e);
+}
+
+INLINE float sigmoid_code_f32(float x)
+{
+    const float a = fabs_f32(x);
+    return encoded_f32(0.5f * a, half_tanh_part_f32(a), x);
 }
 
 INLINE float sigmoid_f32(float x)
 {
-    const float e = exp_f32(-fabs_f32(x));
-    return (x < 0 ? e : 1) / (1 + e);
+    const float a = fabs_f32(x), part = half_tanh_part_f32(a), c = 0.5f * part;
+    return a > 2 * TANH_FAR_f32 ? (x < 0 ? c : 1 - c) : FMA(0.5f, __builtin_copysignf(part, x), 0.5f);
 }
 
 INLINE float softplus_f32(float x)
@@ -209,5 +262,37 @@ INLINE float tan_f32(float x)
 /* ---- power: in double --------------------------------------------------------------------------------------------------------------- */
 
 INLINE float pow_f32(float a, float b) { return (float)pow_limits_f64(a, b, exp_f64(pow_exponent_f64(b) * log_f64(fabs_f64(a)))); }
+
+/* ---- normal distribution ---------------------------------------------------------------------------------------------------------- */
+
+/* x^2 = result + *lo. */
+INLINE float square_f32(float x, float *lo)
+{
+    const float p = x * x;
+#if HAVE_FMA
+    *lo = FMA(x, x, -p);
+#else
+    const float s = x * 4097, h = s - (s - x), l = x - h;
+    *lo = ((h * h - p) + 2 * h * l) + l * l;
+#endif
+    return p;
+}
+
+INLINE float exp_minus_square_f32(float x, float factor)
+{
+    float lo, k;
+    const float a = at_most_f32(fabs_f32(x), 15), p = square_f32(a, &lo);
+    const float r = reduced_f32(at_least_f32(-factor * p, -104), &k) - factor * lo;
+    return scale_f32(1 + expm1_reduced_f32(r), k);
+}
+
+INLINE float normal_cdf_f32(float x)
+{
+    const float z = at_most_f32(fabs_f32(x), 15), s = (z - 4) / (z + 4);
+    const float g = POLY10(s, 0.566463848f, -0.2671011974f, 0.1383788607f, -0.04310710793f, -0.001332443875f, 0.009444968978f,
+                           -0.004498858336f, 0.0003465389379f, 0.0005183528897f, -0.0001189008884f, -6.545809586e-5f);
+    const float tail = exp_minus_square_f32(z, 0.5f) * (g / (2 + z));
+    return x > 0 ? 1 - tail : tail;
+}
 #undef FMA
 #undef SHIFT

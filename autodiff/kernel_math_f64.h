@@ -95,23 +95,82 @@ INLINE double expm1_f64(double x)
     return __builtin_copysign(FMA(p, s, s - 1) * (1 + top), x);
 }
 
-/* With |x| = k ln 2 / 2 + r and t = r coth r, exp(2 |x|) = 2^k (t + r) / (t - r), and tanh is the quotient of its distances to 1 and -1.
- * Both are halved here, so that for k = 0 the dividend is r. One part of ln 2 / 2 suffices: tanh flattens as k grows. */
-INLINE double tanh_f64(double x)
+/* ---- functions that saturate ------------------------------------------------------------------------------------------------------ */
+
+/* tanh(a) for 0 <= a < 0.55, and its complement 1 - tanh(a) from there on: 1/2 or less, and accurate until it underflows.
+ * With a = k ln 2 / 2 + r and t = r coth r, exp(2 a) = 2^k (t + r) / (t - r), and tanh is the quotient of its distances to 1 and -1.
+ * Both are halved here, so that for k = 0 the dividend is r. For size <= 355, beyond which the complement is 0
+ * but for subnormal numbers. */
+#define TANH_FAR_f64 0.549306144334054846
+INLINE double tanh_part_f64(double size)
 {
-    const double a = at_most_f64(fabs_f64(x), 19.1); /* tanh is 1 from there on */
-    const double shifted = FMA(a, 0x1.71547652b82fep1, SHIFT), k = shifted - SHIFT;
-    const double r = FMA(k, -0x1.62e42fefa39efp-2, a), w = r * r;
+    const double shifted = FMA(size, 0x1.71547652b82fep1, SHIFT), k = shifted - SHIFT;
+    const double r = FMA(k, -0x1.ef35793c7673p-46, FMA(k, -0x1.62e42fefa38p-2, size)), w = r * r;
     const double t = POLY5(w, 1, 0.333333333333332038, -0.0222222222216106311, 0.00211640202265262136, -0.000211633938814878033,
                            0.0000211871140802354924);
-    const double half = half_pow2_f64(shifted), up = FMA(half + 0.5, r, (half - 0.5) * t);
-    return __builtin_copysign(up / (up + (t - r)), x);
+    const double half = half_pow2_f64(shifted), up = FMA(half + 0.5, r, (half - 0.5) * t), down = t - r;
+    return (size > TANH_FAR_f64 ? down : up) / (up + down);
+}
+
+INLINE double tanh_tail_f64(double size) { return size > 355 ? 0 : tanh_part_f64(size); }
+
+INLINE double tanh_f64(double x)
+{
+    const double a = fabs_f64(x), part = tanh_tail_f64(a);
+    return __builtin_copysign(a > TANH_FAR_f64 ? 1 - part : part, x);
+}
+
+/* The code of tanh(x): itself where its size is below 2; else the complement of its size, with bits that count down from those of 2^1023,
+ * so that a complement of 1/2 or less is a number of 2 or more. */
+INLINE double encoded_f64(double size, double part, double x)
+{
+    return __builtin_copysign(size > TANH_FAR_f64 ? from_bits_f64(0x7fe0000000000000u - bits_f64(part)) : part, x);
+}
+INLINE double tanh_code_f64(double x)
+{
+    const double a = fabs_f64(x);
+    return encoded_f64(a, tanh_tail_f64(a), x);
+}
+INLINE double code_complement_f64(double code) { return from_bits_f64(0x7fe0000000000000u - bits_f64(fabs_f64(code))); }
+
+INLINE double tanh_of_code_f64(double code)
+{
+    const double c = code_complement_f64(code);
+    return __builtin_copysign(fabs_f64(code) >= 2 ? 1 - c : fabs_f64(code), code);
+}
+
+/* 1 - tanh^2. */
+INLINE double slope_of_code_f64(double code)
+{
+    const double c = code_complement_f64(code);
+    return fabs_f64(code) >= 2 ? c * (2 - c) : 1 - code * code;
+}
+
+/* (1 + tanh) / 2. */
+INLINE double sigmoid_of_code_f64(double code)
+{
+    const double c = 0.5 * code_complement_f64(code);
+    return fabs_f64(code) >= 2 ? (code < 0 ? c : 1 - c) : FMA(0.5, code, 0.5);
+}
+/* As tanh_part, of tanh(size / 2), by way of e = exp(-size): (1 - e) / (1 + e) and 2 e / (1 + e). */
+INLINE double half_tanh_part_f64(double size)
+{
+    double k;
+    const double p = expm1_reduced_f64(reduced_f64(at_least_f64(-size, -746), &k)), s = pow2_f64(k);
+    const double e = scale_f64(1 + p, k);
+    return (size > 2 * TANH_FAR_f64 ? 2 * e : -FMA(p, s, s - 1)) / (1 + e);
+}
+
+INLINE double sigmoid_code_f64(double x)
+{
+    const double a = fabs_f64(x);
+    return encoded_f64(0.5 * a, half_tanh_part_f64(a), x);
 }
 
 INLINE double sigmoid_f64(double x)
 {
-    const double e = exp_f64(-fabs_f64(x));
-    return (x < 0 ? e : 1) / (1 + e);
+    const double a = fabs_f64(x), part = half_tanh_part_f64(a), c = 0.5 * part;
+    return a > 2 * TANH_FAR_f64 ? (x < 0 ? c : 1 - c) : FMA(0.5, __builtin_copysign(part, x), 0.5);
 }
 
 /* log(1 + e) = 2 atanh(e / (2 + e)) with e = exp(-|x|) <= 1. */
@@ -326,6 +385,30 @@ INLINE double pow_f64(double a, double b)
     const double p = product_f64(l, e, &pl);
     pl = fabs_f64(p) < 1000 ? FMA(lo, e, pl) : 0;
     return pow_limits_f64(a, b, exp_sum_f64(p, pl));
+}
+
+/* ---- normal distribution ---------------------------------------------------------------------------------------------------------- */
+
+/* exp(-factor x^2), factor 1/2 or 1; 0 from 40 on. */
+INLINE double exp_minus_square_f64(double x, double factor)
+{
+    double lo;
+    const double a = at_most_f64(fabs_f64(x), 40), p = product_f64(a, a, &lo);
+    return exp_sum_f64(-factor * p, -factor * lo);
+}
+
+/* The probability of less than x. Below -z it is exp(-z^2/2) G(s) / (2 + z), s = (z - 4) / (z + 4). */
+INLINE double normal_cdf_f64(double x)
+{
+    const double z = at_most_f64(fabs_f64(x), 40), s = (z - 4) / (z + 4);
+    const double g =
+        POLY23(s, 0.566463847811813619, -0.26710119887498123, 0.138378890063688403, -0.0431070432841863403, -0.00133303332174275433,
+               0.00944400199757492996, -0.00449481651652770181, 0.000353190753395015617, 0.000507712840705266131, -0.000139985143952202639,
+               -0.0000592048753048214985, 0.0000258815780828596792, 9.32346389775582762e-6, -4.26147598729337646e-6,
+               -1.95181525090436825e-6, 6.10089214644832043e-7, 4.58552008068924225e-7, -5.05871103907905495e-8, -1.02408829132081742e-7,
+               -8.89420193911793707e-9, 1.82623439792914992e-8, 4.80784640163601236e-9, -1.85590970802332376e-9, -7.64802389046786742e-10);
+    const double tail = exp_minus_square_f64(z, 0.5) * (g / (2 + z));
+    return x > 0 ? 1 - tail : tail;
 }
 #undef FMA
 #undef SHIFT

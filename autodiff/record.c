@@ -12,6 +12,9 @@ const ad_op_info ad_ops[AD_OP_COUNT] = {
 #include "ops.def"
 };
 
+const ad_coded ad_coded_ops[AD_CODED_OPS] = { { AD_OP_tanh, AD_OP_tanh_code, AD_OP_tanh_of_code },
+                                              { AD_OP_sigmoid, AD_OP_sigmoid_code, AD_OP_sigmoid_of_code } };
+
 static const ad_node *node_of(ad_var x) { return ad_node_at(x.tape, x.node); }
 static bool is_fill(ad_var x, double value) { return node_of(x)->op == AD_OP_fill && node_of(x)->data[0] == value; }
 
@@ -43,6 +46,11 @@ static ad_var pointwise(ad_op op, int n, const ad_var *x)
     if (n == 2) {
         ad_var same = product_with_one(op, x, shape);
         if (same.node >= 0) return same;
+    }
+    for (int k = 0; k < AD_CODED_OPS; k++) {
+        if (op != ad_coded_ops[k].whole) continue;
+        ad_var code = ad_record(t, ad_coded_ops[k].code, 1, in, 0, NULL, shape);
+        return code.node < 0 ? code : ad_record(t, ad_coded_ops[k].of_code, 1, &code.node, 0, NULL, shape);
     }
     return ad_record(t, op, n, in, 0, NULL, shape);
 }

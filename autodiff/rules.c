@@ -7,19 +7,21 @@ static const ad_node *node_of(ad_var x) { return ad_node_at(x.tape, x.node); }
 static ad_var operand(ad_var y, int i) { return ad_var_at(y.tape, node_of(y)->in[i]); }
 static ad_var number(ad_var like, double value) { return ad_scalar(like.tape, value); }
 
-/* d silu = s + y (1 - s), s = sigmoid(x). */
-static ad_var push_silu(ad_var x, ad_var y, ad_var v)
+/* x where what it is multiplied by is not yet 0: an infinite x would make that NaN. */
+static ad_var bounded(ad_var x) { return ad_clamp(x, number(x, -800), number(x, 800)); }
+
+/* d silu = s + x ds, s = sigmoid(x). */
+static ad_var push_silu(ad_var x, ad_var v)
 {
-    ad_var s = ad_sigmoid(x);
-    return ad_mul(v, ad_add(s, ad_mul(y, ad_shift(ad_neg(s), 1))));
+    ad_var code = ad_sigmoid_code(x), slope = ad_scale(ad_times_slope(v, code), 0.25);
+    return ad_add(ad_mul(v, ad_sigmoid_of_code(code)), ad_mul(bounded(x), slope));
 }
 
 /* d gelu = Phi(x) + x phi(x) (Hendrycks & Gimpel 2016, arXiv:1606.08415). */
 static ad_var push_gelu(ad_var x, ad_var v)
 {
-    ad_var cdf = ad_scale(ad_shift(ad_erf(ad_scale(x, 0.70710678118654752440)), 1), 0.5);
-    ad_var pdf = ad_scale(ad_exp(ad_scale(ad_square(x), -0.5)), 0.39894228040143267794);
-    return ad_mul(v, ad_add(cdf, ad_mul(x, pdf)));
+    ad_var pdf = ad_scale(ad_exp_minus_half_square(x), 0.39894228040143267794);
+    return ad_mul(v, ad_add(ad_normal_cdf(x), ad_mul(bounded(x), pdf)));
 }
 
 /* d a^b / da = b a^(b-1); for b = 0 it is 0 also where a^(b-1) is not finite. A constant b = 0 selects that 0 whatever a and v are; where b

@@ -21,6 +21,13 @@ typedef struct {
 } ad_op_info;
 extern const ad_op_info ad_ops[AD_OP_COUNT];
 
+/* Operations that are recorded in two, by way of a code (ops.def). */
+typedef struct {
+    ad_op whole, code, of_code;
+} ad_coded;
+enum { AD_CODED_OPS = 2 };
+extern const ad_coded ad_coded_ops[AD_CODED_OPS];
+
 /* What a value depends on, in order; a node's level is the highest among its operands (a reduction over rows stays AD_LEVEL_ROW:
  * `shape` says that it has no row axis, `level` that it was computed from rows). */
 typedef enum { AD_LEVEL_CONSTANT, AD_LEVEL_PARAMETER, AD_LEVEL_CALL, AD_LEVEL_ROW } ad_level;
@@ -95,6 +102,9 @@ const char *ad_tape_advice(const ad_tape *tape); /* of ad_tape_set_traced, or NU
 
 /* ---- recording for the other files of this room ---------------------------------------------------------------------------------- */
 
+#define AD_CODED(name, ...) ad_var ad_##name(ad_var x);
+#define AD_CODED_BINARY(name, ...) ad_var ad_##name(ad_var a, ad_var b);
+#include "ops.def"
 /* Adds n operands into zeros of `shape` at start + i * rank (record.c). */
 ad_var ad_assemble(ad_tape *tape, int n, const ad_var *x, const int64_t *start, ad_shape shape);
 /* Adds values [R,...] (R as of take) into zeros of the table's shape at the rows that index says: the transpose of take. */

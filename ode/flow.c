@@ -86,7 +86,7 @@ ad_var ode_normal_log_density(ad_var z)
 static bool check_horizon(const ode_cnf *flow_, const char *caller, ad_var x)
 {
     if (flow_->horizon > 0 && isfinite(flow_->horizon)) return true;
-    if (x.tape) ad_fail(x.tape, "%s: the horizon is %g; it must be positive and finite", caller, ode_shown(flow_->horizon));
+    if (x.tape) ad_fail(x.tape, "%s: the horizon is %g; it must be positive and finite", caller, flow_->horizon);
     return false;
 }
 

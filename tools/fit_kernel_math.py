@@ -114,5 +114,14 @@ def fits():
         weight = lambda u: (u + centre) * mp.erfc(u + centre) / mp.erf(u + centre)
         show(f"erf above 1, in x - {centre}", *remez(r, weight, 1 - centre, end - centre, m, 800), f32)
 
+    # the normal distribution below -z: exp(-z^2/2) g(s) / (2 + z), s = (z - 4) / (z + 4)
+    def g(s):
+        z = 4 * (1 + s) / (1 - s)
+        return (2 + z) * mp.exp(z * z / 2) * mp.erfc(z / mp.sqrt(2)) / 2
+
+    for f32, n, end in ((True, 10, 15), (False, 23, 40)):
+        end = mp.mpf(end - 4) / (end + 4)
+        show("normal", *remez(g, lambda s: 1 / g(s), -1, end, n, 800), f32)
+
 
 fits()
