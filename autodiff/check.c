@@ -130,19 +130,14 @@ static void describe(ad_gradient_report *report, int nx, const ad_var *x, double
 /* Whether the loss depends on an operation that discretises. */
 static bool is_discretised(ad_var loss)
 {
-    char *needed = calloc((size_t)loss.node + 1, 1);
-    if (!needed) {
-        ad_fail(loss.tape, "ad_check_gradient: out of memory");
-        return false;
-    }
-    needed[loss.node] = 1;
+    ad_reach needed;
+    if (!ad_reach_find(&needed, loss.tape, 1, &loss, &(ad_reach_limits){ 0 })) return false;
     bool found = false;
-    for (int32_t k = loss.node; k >= 0 && !found; k--) {
-        const ad_node *n = ad_node_at(loss.tape, k);
-        found = needed[k] && n->op == AD_OP_opaque && n->class_->discretises;
-        for (int i = 0; i < n->nin && needed[k]; i++) needed[n->in[i]] = 1;
+    for (int32_t i = 0; i < needed.n && !found; i++) {
+        const ad_node *n = ad_node_at(loss.tape, needed.node[i]);
+        found = n->op == AD_OP_opaque && n->class_->discretises;
     }
-    free(needed);
+    ad_reach_clear(&needed);
     return found;
 }
 

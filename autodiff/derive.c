@@ -7,7 +7,8 @@
 static void keep_needed(ad_activity *a, const ad_tape *t, int ny, const ad_var *y)
 {
     for (int i = 0; i < ny; i++) a->active[y[i].node] |= AD_NEEDED;
-    for (int32_t k = a->end - 1; k >= a->begin; k--) {
+    for (int32_t j = a->reach.n - 1; j >= 0; j--) {
+        int32_t k = a->reach.node[j];
         if (!(a->active[k] & AD_THROUGH)) continue;
         if (!(a->active[k] & AD_NEEDED)) {
             a->active[k] &= (char)~AD_THROUGH;
@@ -17,7 +18,21 @@ static void keep_needed(ad_activity *a, const ad_tape *t, int ny, const ad_var *
         for (int i = 0; i < n->nin; i++)
             if (a->active[n->in[i]] && ad_differentiable(n, i)) a->active[n->in[i]] |= AD_NEEDED;
     }
-    for (int32_t k = 0; k < a->end; k++) a->active[k] &= (char)~AD_NEEDED;
+    for (int32_t j = 0; j < a->reach.n; j++) a->active[a->reach.node[j]] &= (char)~AD_NEEDED;
+    for (int i = 0; i < ny; i++) a->active[y[i].node] &= (char)~AD_NEEDED;
+}
+
+/* Entries for all that is asked about: nothing is active yet. */
+static void clear_entries(ad_activity *a, const ad_tape *t, int ny, const ad_var *y)
+{
+    for (int i = 0; i < ny; i++) a->active[y[i].node] = 0;
+    for (int32_t j = 0; j < a->reach.n; j++) {
+        int32_t k = a->reach.node[j];
+        const ad_node *n = ad_node_at(t, k);
+        a->active[k] = 0;
+        for (int i = 0; i < n->nin; i++) a->active[n->in[i]] = 0;
+        for (int i = 1; n->op == AD_OP_opaque && i <= n->attr[0] && k + i < a->end; i++) a->active[k + i] = 0;
+    }
 }
 
 bool ad_activity_find(ad_activity *a, ad_tape *t, int ny, const ad_var *y, int nx, const ad_var *x, bool cut)
@@ -25,18 +40,21 @@ bool ad_activity_find(ad_activity *a, ad_tape *t, int ny, const ad_var *y, int n
     *a = (ad_activity){ 0 };
     for (int i = 0; i < ny; i++)
         if (y[i].node >= a->end) a->end = y[i].node + 1;
-    a->active = calloc((size_t)a->end + 1, 1);
+    a->begin = a->end;
+    for (int i = 0; i < nx; i++)
+        if (x[i].node < a->begin) a->begin = x[i].node;
+    if (!ad_reach_find(&a->reach, t, ny, y, &(ad_reach_limits){ .first = a->begin })) return false;
+    a->active = malloc((size_t)a->end + 1);
     if (!a->active) {
+        ad_activity_clear(a);
         ad_fail(t, "out of memory (%d nodes to differentiate)", (int)a->end);
         return false;
     }
-    a->begin = a->end;
-    for (int i = 0; i < nx; i++) {
-        if (x[i].node >= a->end) continue;
-        a->active[x[i].node] = AD_SEED;
-        if (x[i].node < a->begin) a->begin = x[i].node;
-    }
-    for (int32_t k = a->begin; k < a->end; k++) {
+    clear_entries(a, t, ny, y);
+    for (int i = 0; i < nx; i++)
+        if (x[i].node < a->end) a->active[x[i].node] = AD_SEED;
+    for (int32_t j = 0; j < a->reach.n; j++) {
+        int32_t k = a->reach.node[j];
         if (a->active[k] && (cut || !ad_node_at(t, k)->nin)) continue;
         const ad_node *n = ad_node_at(t, k);
         for (int i = 0; i < n->nin; i++)
@@ -44,6 +62,13 @@ bool ad_activity_find(ad_activity *a, ad_tape *t, int ny, const ad_var *y, int n
     }
     keep_needed(a, t, ny, y);
     return true;
+}
+
+void ad_activity_clear(ad_activity *a)
+{
+    ad_reach_clear(&a->reach);
+    free(a->active);
+    a->active = NULL;
 }
 
 /* ---- reverse mode ---- */
@@ -58,8 +83,8 @@ typedef struct {
 typedef struct {
     ad_tape *tape;
     ad_activity act;
-    ad_var *bar;     /* cotangents by node; node -1: zero so far */
-    int32_t *pieces; /* by node: head of its list of pieces, or -1 */
+    ad_var *bar;     /* cotangents by node, of those that are visited; node -1: zero so far */
+    int32_t *pieces; /* likewise: head of its list of pieces, or -1 */
     piece *pool;
     int32_t npool, pool_capacity;
 } sweep;
@@ -225,6 +250,12 @@ static bool seed(sweep *s, int ny, const ad_var *y, const ad_var *ybar)
     return true;
 }
 
+static void clear_bar(sweep *s, int32_t node)
+{
+    s->bar[node] = ad_none(s->tape);
+    s->pieces[node] = -1;
+}
+
 static void run_vjp(int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_var *x, ad_var *xbar, bool cut)
 {
     ad_tape *t = ny > 0 ? ad_common_tape("vjp", ny, y) : nx > 0 ? x[0].tape : NULL;
@@ -235,10 +266,12 @@ static void run_vjp(int ny, const ad_var *y, const ad_var *ybar, int nx, const a
     s.bar = malloc(((size_t)s.act.end + 1) * sizeof *s.bar);
     s.pieces = malloc(((size_t)s.act.end + 1) * sizeof *s.pieces);
     if (!s.bar || !s.pieces) ad_fail(t, "ad_vjp: out of memory");
-    for (int32_t k = 0; k < s.act.end && !ad_tape_error(t); k++) s.bar[k] = ad_none(t), s.pieces[k] = -1;
+    for (int32_t j = 0; j < s.act.reach.n && !ad_tape_error(t); j++) clear_bar(&s, s.act.reach.node[j]);
+    for (int i = 0; i < nx && !ad_tape_error(t); i++)
+        if (x[i].node < s.act.end) clear_bar(&s, x[i].node);
     if (!ad_tape_error(t) && seed(&s, ny, y, ybar))
-        for (int32_t k = s.act.end - 1; k >= s.act.begin && !ad_tape_error(t); k--)
-            if (s.act.active[k] & AD_THROUGH) pull(&s, k);
+        for (int32_t j = s.act.reach.n - 1; j >= 0 && !ad_tape_error(t); j--)
+            if (s.act.active[s.act.reach.node[j]] & AD_THROUGH) pull(&s, s.act.reach.node[j]);
     for (int i = 0; i < nx && !ad_tape_error(t); i++) {
         ad_var v = x[i].node < s.act.end ? settle(&s, x[i].node) : ad_none(t);
         xbar[i] = v.node >= 0 ? v : ad_fill(t, ad_shape_of(x[i]), 0);
@@ -246,7 +279,7 @@ static void run_vjp(int ny, const ad_var *y, const ad_var *ybar, int nx, const a
     free(s.bar);
     free(s.pieces);
     free(s.pool);
-    free(s.act.active);
+    ad_activity_clear(&s.act);
 }
 
 void ad_vjp(int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_var *x, ad_var *xbar)
@@ -356,6 +389,19 @@ static ad_var tangent_of(ad_tape *t, int32_t node, const ad_node *n, const ad_va
     return ad_none(t);
 }
 
+/* Of what is visited, and of what that reads. */
+static void clear_tangents(const ad_activity *act, ad_tape *t, int ny, const ad_var *y, int nx, const ad_var *x, ad_var *dot)
+{
+    for (int i = 0; i < ny; i++) dot[y[i].node] = ad_none(t);
+    for (int i = 0; i < nx; i++)
+        if (x[i].node < act->end) dot[x[i].node] = ad_none(t);
+    for (int32_t j = 0; j < act->reach.n; j++) {
+        const ad_node *n = ad_node_at(t, act->reach.node[j]);
+        dot[act->reach.node[j]] = ad_none(t);
+        for (int i = 0; i < n->nin; i++) dot[n->in[i]] = ad_none(t);
+    }
+}
+
 void ad_jvp(int nx, const ad_var *x, const ad_var *xdot, int ny, const ad_var *y, ad_var *ydot)
 {
     ad_tape *t = ny > 0 ? ad_common_tape("jvp", ny, y) : NULL;
@@ -370,13 +416,14 @@ void ad_jvp(int nx, const ad_var *x, const ad_var *xdot, int ny, const ad_var *y
     if (!ad_activity_find(&act, t, ny, y, nx, x, false)) return;
     ad_var *dot = malloc(((size_t)act.end + 1) * sizeof *dot);
     if (!dot) ad_fail(t, "ad_jvp: out of memory");
-    for (int32_t k = 0; dot && k < act.end; k++) dot[k] = ad_none(t);
+    if (dot) clear_tangents(&act, t, ny, y, nx, x, dot);
     for (int i = 0; dot && i < nx; i++) {
         if (x[i].node >= act.end) continue;
         ad_var *d = &dot[x[i].node]; /* x may be listed more than once */
         *d = d->node < 0 ? xdot[i] : ad_add(*d, xdot[i]);
     }
-    for (int32_t k = act.begin; dot && k < act.end && !ad_tape_error(t); k++) {
+    for (int32_t j = 0; dot && j < act.reach.n && !ad_tape_error(t); j++) {
+        int32_t k = act.reach.node[j];
         const ad_node *n = ad_node_at(t, k);
         if (!(act.active[k] & AD_THROUGH)) continue;
         if (n->op == AD_OP_opaque) push_opaque(t, k, n, dot, act.end);
@@ -388,7 +435,7 @@ void ad_jvp(int nx, const ad_var *x, const ad_var *xdot, int ny, const ad_var *y
     for (int j = 0; dot && j < ny && !ad_tape_error(t); j++)
         ydot[j] = dot[y[j].node].node >= 0 ? dot[y[j].node] : ad_fill(t, ad_shape_of(y[j]), 0);
     free(dot);
-    free(act.active);
+    ad_activity_clear(&act);
 }
 
 /* Forward over reverse. */
@@ -403,18 +450,9 @@ ad_var ad_hvp(ad_var loss, ad_var x, ad_var v)
 bool ad_depends(ad_var y, ad_var x)
 {
     if (!ad_valid(y) || !ad_valid(x) || y.tape != x.tape || y.node < x.node) return false;
-    char *from = calloc((size_t)(y.node - x.node) + 1, 1);
-    if (!from) {
-        ad_fail(y.tape, "ad_depends: out of memory");
-        return false;
-    }
-    from[0] = 1;
-    for (int32_t k = x.node + 1; k <= y.node; k++) {
-        const ad_node *n = ad_node_at(y.tape, k);
-        for (int i = 0; i < n->nin; i++)
-            if (n->in[i] >= x.node && from[n->in[i] - x.node]) from[k - x.node] = 1;
-    }
-    bool depends = from[y.node - x.node];
-    free(from);
+    ad_reach needed;
+    if (!ad_reach_find(&needed, y.tape, 1, &y, &(ad_reach_limits){ .first = x.node })) return false;
+    bool depends = needed.node[0] == x.node;
+    ad_reach_clear(&needed);
     return depends;
 }

@@ -150,31 +150,17 @@ static bool evaluate(ad_tape *t, int32_t node)
     return fine;
 }
 
-/* Marks what x needs (a node's operands come before it), then computes in order of recording. */
-static bool evaluate_all(ad_tape *t, int32_t last)
+/* Computes what x needs and has no value, in order of recording: a node's operands come before it. */
+static bool evaluate_all(ad_tape *t, ad_var x)
 {
-    char *needed = calloc((size_t)last + 1, 1);
-    if (!needed) {
-        ad_fail(t, "ad_value: out of memory");
-        return false;
-    }
-    needed[last] = 1;
-    int32_t first = last;
-    for (int32_t k = last; k >= first; k--) {
-        const ad_node *n = ad_node_at(t, k);
-        if (!needed[k] || (n->known && n->op != AD_OP_input)) {
-            needed[k] = 0;
-            continue;
-        }
-        for (int i = 0; i < n->nin; i++) {
-            needed[n->in[i]] = 1;
-            if (n->in[i] < first) first = n->in[i];
-        }
-    }
+    ad_reach needed;
+    if (!ad_reach_find(&needed, t, 1, &x, &(ad_reach_limits){ .values = true })) return false;
     bool fine = true;
-    for (int32_t k = first; k <= last && fine; k++)
-        if (needed[k]) fine = evaluate(t, k);
-    free(needed);
+    for (int32_t i = 0; i < needed.n && fine; i++) {
+        const ad_node *n = ad_node_at(t, needed.node[i]);
+        if (!n->known || n->op == AD_OP_input) fine = evaluate(t, needed.node[i]);
+    }
+    ad_reach_clear(&needed);
     return fine;
 }
 
@@ -182,7 +168,7 @@ const void *ad_value(ad_var x)
 {
     ad_tape *t = ad_common_tape("value", 1, &x);
     if (!t) return NULL;
-    return evaluate_all(t, x.node) ? ad_node_at(t, x.node)->value : NULL;
+    return evaluate_all(t, x) ? ad_node_at(t, x.node)->value : NULL;
 }
 
 double ad_item(ad_var x)

@@ -28,7 +28,7 @@ typedef struct {
 typedef struct {
     ad_tape *tape;
     ad_activity act;
-    tangent *of;  /* by node, from act.begin */
+    tangent *of;  /* by node, from act.begin, of those that are visited */
     int64_t ndir; /* number of directions */
     bool single;  /* products and arrays cannot express a node's tangent: use single directions */
 } walk;
@@ -387,9 +387,9 @@ static void through_linear(walk *w, int32_t node, const ad_node *n)
 
 static void walk_free(walk *w)
 {
-    for (int32_t k = w->act.begin; w->of && k < w->act.end; k++) free(tangent_at(w, k)->t);
+    for (int32_t j = 0; w->of && j < w->act.reach.n; j++) free(tangent_at(w, w->act.reach.node[j])->t);
     free(w->of);
-    free(w->act.active);
+    ad_activity_clear(&w->act);
 }
 
 static bool expressible(const ad_node *n) { return ad_ops[n->op].kind != AD_OPAQUE && n->op != AD_OP_take && n->op != AD_OP_put_add; }
@@ -407,7 +407,7 @@ static bool walk_from(walk *w, ad_var y, ad_var x)
 {
     w->tape = y.tape;
     if (!ad_activity_find(&w->act, y.tape, 1, &y, 1, &x, false)) return false;
-    w->of = calloc((size_t)(w->act.end - w->act.begin) + 1, sizeof *w->of);
+    w->of = malloc(((size_t)(w->act.end - w->act.begin) + 1) * sizeof *w->of);
     if (!w->of) {
         ad_fail(w->tape, "ad_jacobian: out of memory");
         return false;
@@ -415,7 +415,9 @@ static bool walk_from(walk *w, ad_var y, ad_var x)
     ad_shape s = ad_shape_of(x);
     int last = s.rank - 1;
     w->ndir = s.dim[last];
-    for (int32_t k = w->act.begin; k < w->act.end; k++) {
+    for (int32_t j = 0; j < w->act.reach.n; j++) *tangent_at(w, w->act.reach.node[j]) = (tangent){ 0 };
+    for (int32_t j = 0; j < w->act.reach.n; j++) {
+        int32_t k = w->act.reach.node[j];
         const ad_node *n = ad_node_at(w->tape, k);
         if (!(w->act.active[k] & AD_THROUGH)) continue;
         if (ad_has_rows(s) && n->op != AD_OP_opaque && !ad_has_rows(n->shape)) {
@@ -425,14 +427,16 @@ static bool walk_from(walk *w, ad_var y, ad_var x)
         w->single = w->single || needs_single_directions(w, n);
     }
     if (w->single) return false;
-    term *seed = x.node < w->act.end ? add_term(w, tangent_at(w, x.node)) : NULL;
+    bool reached = w->act.reach.n && w->act.reach.node[0] == x.node;
+    term *seed = reached ? add_term(w, tangent_at(w, x.node)) : NULL;
     if (seed) {
         *seed = (term){ .n = 1, .labels = FIRST_LABEL + 1 };
         seed->axis[0] = ROW;
         seed->axis[last] = FIRST_LABEL;
         seed->f[0] = (ad_factor){ ad_eye(w->tape, w->ndir, w->ndir, 0), { DIRECTION, FIRST_LABEL } };
     }
-    for (int32_t k = w->act.begin; k < w->act.end && !ad_tape_error(w->tape) && !w->single; k++) {
+    for (int32_t j = 0; j < w->act.reach.n && !ad_tape_error(w->tape) && !w->single; j++) {
+        int32_t k = w->act.reach.node[j];
         const ad_node *n = ad_node_at(w->tape, k);
         if (!(w->act.active[k] & AD_THROUGH)) continue;
         if (ad_ops[n->op].kind == AD_POINTWISE) through_pointwise(w, k, n);

@@ -31,6 +31,8 @@ struct ad_tape {
     int64_t rows, given_rows; /* given: by ad_tape_set_rows, or -1 */
     int refine;
     cache_entry *cache;
+    char *marks;
+    size_t mark_count;
     char *advice;
     bool failed;
     char error[ERROR_SIZE];
@@ -72,6 +74,7 @@ void ad_tape_free(ad_tape *t)
         e->release(e->object);
         free(e);
     }
+    free(t->marks);
     free(t->advice);
     free(t);
 }
@@ -337,6 +340,17 @@ int64_t ad_size(ad_var x)
     ad_shape s = ad_shape_of(x);
     if (s.rank < 0 || (ad_has_rows(s) && x.tape->rows < 0)) return -1;
     return ad_count(s, x.tape->rows);
+}
+
+char *ad_tape_marks(ad_tape *t)
+{
+    size_t need = (size_t)t->nnode + 1;
+    if (need <= t->mark_count) return t->marks;
+    free(t->marks);
+    t->mark_count = 0;
+    t->marks = calloc(2 * need, 1);
+    if (t->marks) t->mark_count = 2 * need;
+    return t->marks;
 }
 
 /* ---- sources ---- */

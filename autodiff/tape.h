@@ -100,6 +100,25 @@ static inline ad_shape ad_with_rows(ad_shape s, int64_t rows)
 
 const char *ad_tape_advice(const ad_tape *tape); /* of ad_tape_set_traced, or NULL */
 
+/* ---- what variables need (reach.c) ------------------------------------------------------------------------------------------------- */
+
+/* Nodes in order of recording. */
+typedef struct {
+    int32_t *node;
+    int32_t n;
+} ad_reach;
+typedef struct {
+    int32_t first;     /* nodes recorded before this one are left out */
+    int nend;          /* these are in the list where they are reached, and what they need is not */
+    const ad_var *end; /* [nend] */
+    bool values;       /* likewise nodes that have a value */
+} ad_reach_limits;
+/* The n variables x and what they need, each node once. false with the tape's error set: memory is short. */
+bool ad_reach_find(ad_reach *reach, ad_tape *tape, int n, const ad_var *x, const ad_reach_limits *limits);
+void ad_reach_clear(ad_reach *reach);
+/* A byte for each node, all zero, for one search, which leaves them zero (tape.c). NULL: memory is short. */
+char *ad_tape_marks(ad_tape *tape);
+
 /* ---- recording for the other files of this room ---------------------------------------------------------------------------------- */
 
 #define AD_CODED(name, ...) ad_var ad_##name(ad_var x);
