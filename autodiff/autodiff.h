@@ -63,6 +63,9 @@ void ad_tape_clear_error(ad_tape *tape);
 /* Position for ad_tape_rewind, which forgets everything recorded since; variables recorded since become stale (using one is an error). */
 int32_t ad_tape_mark(const ad_tape *tape);
 void ad_tape_rewind(ad_tape *tape, int32_t mark);
+/* The most operations that the tape may hold; beyond, recording is an error. A loop that records without rewinding meets it, and learns
+ * what it lacks, before the memory is full. 0 is the default: 10 million, about 3 GB. */
+void ad_tape_set_limit(ad_tape *tape, int32_t operations);
 /* Number of rows: the one of the row data given so far (ad_input_rows, ad_set), or of ad_tape_set_rows; -1: none yet. */
 int64_t ad_tape_rows(const ad_tape *tape);
 /* The number of rows (>= 1) where no row data say it: a start that is computed from parameters, say, is one row. Other row data that the

@@ -113,6 +113,7 @@ static bool evaluate_opaque(ad_tape *t, int32_t node, ad_node *n)
         else pointers[i] = m->value;
     }
     for (int k = 0; k < nout && fine; k++) {
+        ad_tape_note_value(t, node + 1 + k);
         fine = allocate(t, ad_node_at(t, node + 1 + k));
         out[k] = ad_node_at(t, node + 1 + k)->value;
         shapes[n->nin + k] = ad_with_rows(ad_node_at(t, node + 1 + k)->shape, ad_tape_rows(t));
@@ -142,6 +143,7 @@ static bool evaluate_opaque(ad_tape *t, int32_t node, ad_node *n)
 static bool evaluate(ad_tape *t, int32_t node)
 {
     ad_node *n = ad_node_at(t, node);
+    if (n->op != AD_OP_input) ad_tape_note_value(t, node);
     bool fine = ad_ops[n->op].kind == AD_SOURCE ? evaluate_source(t, n)
                 : n->op == AD_OP_opaque         ? evaluate_opaque(t, node, n)
                 : n->op == AD_OP_project        ? true

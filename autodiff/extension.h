@@ -103,7 +103,9 @@ void ad_fail(ad_tape *tape, const char *format, ...)
 ad_var ad_none(ad_tape *tape);
 
 /* A cache that lives as long as the tape and survives rewinding. The key is copied; the tape owns object and calls release(object), at once
- * and with its error set when memory is short. find: the object, still the tape's, or NULL. */
+ * and with its error set when memory is short. It keeps the 128 objects used last, so that a loop that records something new each time runs
+ * in flat memory: release is also called, within ad_cache_add, for the object that makes room. Who uses an object longer than until the
+ * next ad_cache_add holds a reference of its own. find: the object, still the tape's, or NULL. */
 void *ad_cache_find(ad_tape *tape, const void *key, size_t length);
 void ad_cache_add(ad_tape *tape, const void *key, size_t length, void *object, void (*release)(void *));
 

@@ -5,11 +5,13 @@
 #include <string.h>
 
 enum { NODES_PER_CHUNK = 512, ARENA_CHUNK = 1 << 16, ERROR_SIZE = 1024 };
+enum { NODE_LIMIT = 10000000 /* about 3 GB */, CACHED = 128 /* objects; a solve's programs take 100 to 400 kB */ };
 
 typedef struct cache_entry {
     struct cache_entry *next;
     void *object;
     void (*release)(void *);
+    uint64_t hash;
     size_t length;
     unsigned char key[];
 } cache_entry;
@@ -23,14 +25,18 @@ typedef struct arena_chunk {
 struct ad_tape {
     ad_dtype dtype;
     uint32_t epoch;
-    int32_t nnode, chunk_count;
+    int32_t nnode, limit;
+    int32_t chunk_count, chunk_capacity;
     ad_node **chunks;
+    int32_t valued; /* the first of the computed nodes that hold a value, as a number + 1 */
     int arena_count, arena_capacity;
+    int arena_at; /* the chunk that holds the end of what is used */
     arena_chunk *arena;
     size_t arena_used;
     int64_t rows, given_rows; /* given: by ad_tape_set_rows, or -1 */
     int refine;
-    cache_entry *cache;
+    cache_entry *cache; /* the one used last comes first */
+    int cached;
     char *marks;
     size_t mark_count;
     char *advice;
@@ -44,6 +50,7 @@ ad_tape *ad_tape_new(ad_dtype dtype)
     if (!t) return NULL;
     t->dtype = dtype;
     t->epoch = 1;
+    t->limit = NODE_LIMIT;
     t->rows = t->given_rows = -1;
     const char *error;
     ad_isa(&error);
@@ -85,14 +92,43 @@ void ad_tape_clear_error(ad_tape *t) { t->failed = false; }
 int32_t ad_tape_mark(const ad_tape *t) { return t->nnode; }
 int64_t ad_tape_rows(const ad_tape *t) { return t->rows; }
 int32_t ad_tape_size(const ad_tape *t) { return t->nnode; }
+
+void ad_tape_set_limit(ad_tape *t, int32_t operations)
+{
+    if (!t) return;
+    if (operations < 0) ad_fail(t, "ad_tape_set_limit: %d operations; 0 is the default", (int)operations);
+    else t->limit = operations ? operations : NODE_LIMIT;
+}
+
 ad_node *ad_node_at(const ad_tape *t, int32_t i) { return &t->chunks[i / NODES_PER_CHUNK][i % NODES_PER_CHUNK]; }
 
-/* Forgets all computed values. Those with rows are freed: there may be another number of them. */
+void ad_tape_note_value(ad_tape *t, int32_t i)
+{
+    ad_node *n = ad_node_at(t, i);
+    if (n->listed) return;
+    n->listed = true;
+    n->before = 0;
+    n->after = t->valued;
+    if (n->after) ad_node_at(t, n->after - 1)->before = i + 1;
+    t->valued = i + 1;
+}
+
+static void leave_list(ad_tape *t, ad_node *n)
+{
+    if (!n->listed) return;
+    n->listed = false;
+    if (n->after) ad_node_at(t, n->after - 1)->before = n->before;
+    if (n->before) ad_node_at(t, n->before - 1)->after = n->after;
+    else t->valued = n->after;
+}
+
+/* Forgets all computed values. Those with rows are freed: there may be another number of them. What is forgotten already is not looked at
+ * again, however long the tape is. */
 static void forget_values(ad_tape *t)
 {
-    for (int32_t i = 0; i < t->nnode; i++) {
-        ad_node *n = ad_node_at(t, i);
-        if (n->op == AD_OP_input) continue;
+    while (t->valued) {
+        ad_node *n = ad_node_at(t, t->valued - 1);
+        leave_list(t, n);
         if (ad_has_rows(n->shape)) {
             free(n->value);
             n->value = NULL;
@@ -145,9 +181,11 @@ void ad_tape_rewind(ad_tape *t, int32_t mark)
     for (int32_t i = t->nnode - 1; i >= mark; i--) {
         const ad_node *n = ad_node_at(t, i);
         rows_change = rows_change || (n->op == AD_OP_input && n->known && ad_has_rows(n->shape));
+        leave_list(t, ad_node_at(t, i));
         forget_node(ad_node_at(t, i));
     }
     t->arena_used = ad_node_at(t, mark)->arena_mark;
+    while (t->arena_at > 0 && t->arena[t->arena_at].base > t->arena_used) t->arena_at--;
     t->nnode = mark;
     t->epoch++;
     if (rows_change) rows_of_first_input(t);
@@ -203,40 +241,55 @@ static bool arena_grow(ad_tape *t, size_t bytes)
 void *ad_arena_alloc(ad_tape *t, size_t bytes)
 {
     bytes = (bytes + 15) & ~(size_t)15;
-    for (int i = t->arena_count - 1;; i--) {
-        /* The chunk that holds the current end, or the first chunk after it that is large enough. */
-        if (i >= 0 && t->arena_used < t->arena[i].base) continue;
-        for (int k = i < 0 ? 0 : i; k < t->arena_count; k++) {
-            arena_chunk *c = &t->arena[k];
-            size_t at = t->arena_used > c->base ? t->arena_used : c->base;
-            if (at + bytes <= c->base + c->size) {
-                t->arena_used = at + bytes;
-                return c->bytes + (at - c->base);
-            }
-        }
-        break;
+    /* The chunk that holds the end of what is used, or the first chunk after it that is large enough. */
+    for (int k = t->arena_at; k < t->arena_count; k++) {
+        arena_chunk *c = &t->arena[k];
+        size_t at = t->arena_used > c->base ? t->arena_used : c->base;
+        if (at + bytes > c->base + c->size) continue;
+        t->arena_at = k;
+        t->arena_used = at + bytes;
+        return c->bytes + (at - c->base);
     }
     if (!arena_grow(t, bytes)) {
         ad_fail(t, "out of memory on the tape (%zu bytes)", bytes);
         return NULL;
     }
-    arena_chunk *c = &t->arena[t->arena_count - 1];
+    t->arena_at = t->arena_count - 1;
+    arena_chunk *c = &t->arena[t->arena_at];
     t->arena_used = c->base + bytes;
     return c->bytes;
 }
 
 /* ---- nodes ---- */
 
-static ad_node *new_node(ad_tape *t)
+static bool add_chunk(ad_tape *t)
 {
-    if (t->nnode == INT32_MAX) return NULL;
-    if (t->nnode == t->chunk_count * NODES_PER_CHUNK) {
-        ad_node **more = realloc(t->chunks, ((size_t)t->chunk_count + 1) * sizeof *more);
-        if (!more) return NULL;
+    if (t->chunk_count == t->chunk_capacity) {
+        int32_t capacity = t->chunk_capacity ? 2 * t->chunk_capacity : 8;
+        ad_node **more = realloc(t->chunks, (size_t)capacity * sizeof *more);
+        if (!more) return false;
         t->chunks = more;
-        t->chunks[t->chunk_count] = malloc(NODES_PER_CHUNK * sizeof(ad_node));
-        if (!t->chunks[t->chunk_count]) return NULL;
-        t->chunk_count++;
+        t->chunk_capacity = capacity;
+    }
+    ad_node *chunk = malloc(NODES_PER_CHUNK * sizeof *chunk);
+    if (!chunk) return false;
+    t->chunks[t->chunk_count++] = chunk;
+    return true;
+}
+
+/* Room for one more; NULL with the error set. */
+static ad_node *new_node(ad_tape *t, ad_op op)
+{
+    if (t->nnode >= t->limit) {
+        ad_fail(t,
+                "ad_%s: the tape holds %d operations, its limit: a loop that records has to forget each time what it does not need any "
+                "more (ad_tape_mark before, ad_tape_rewind after), or to compile it once (ad_compile); ad_tape_set_limit allows more",
+                ad_ops[op].name, (int)t->nnode);
+        return NULL;
+    }
+    if (t->nnode == t->chunk_count * NODES_PER_CHUNK && !add_chunk(t)) {
+        ad_fail(t, "ad_%s: out of memory on the tape (node %d)", ad_ops[op].name, (int)t->nnode);
+        return NULL;
     }
     return ad_node_at(t, t->nnode);
 }
@@ -261,11 +314,8 @@ ad_var ad_record(ad_tape *t, ad_op op, int nin, const int32_t *in, int nattr, co
     int32_t *ins = nin ? ad_arena_alloc(t, (size_t)nin * sizeof *ins) : NULL;
     int64_t *attrs = nattr ? ad_arena_alloc(t, (size_t)nattr * sizeof *attrs) : NULL;
     if ((nin && !ins) || (nattr && !attrs)) return ad_none(t);
-    ad_node *n = new_node(t);
-    if (!n) {
-        ad_fail(t, "out of memory on the tape (node %d)", (int)t->nnode);
-        return ad_none(t);
-    }
+    ad_node *n = new_node(t, op);
+    if (!n) return ad_none(t);
     if (nin) memcpy(ins, in, (size_t)nin * sizeof *ins);
     if (nattr) memcpy(attrs, attr, (size_t)nattr * sizeof *attrs);
     *n = (ad_node){ .op = op,
@@ -520,22 +570,58 @@ void ad_tape_set_traced(ad_tape *t, const char *advice)
 
 const char *ad_tape_advice(const ad_tape *t) { return t->advice; }
 
+static uint64_t hash_of(const unsigned char *key, size_t length)
+{
+    uint64_t h = length;
+    for (; length >= 8; key += 8, length -= 8) {
+        uint64_t word;
+        memcpy(&word, key, sizeof word);
+        h = (h ^ word) * 0x9e3779b97f4a7c15u;
+        h ^= h >> 29;
+    }
+    for (; length; key++, length--) h = (h ^ *key) * 0x9e3779b97f4a7c15u;
+    return h;
+}
+
 void *ad_cache_find(ad_tape *t, const void *key, size_t length)
 {
-    for (cache_entry *e = t->cache; e; e = e->next)
-        if (e->length == length && !memcmp(e->key, key, length)) return e->object;
+    if (!t || !key) return NULL;
+    uint64_t hash = hash_of(key, length);
+    for (cache_entry **at = &t->cache; *at; at = &(*at)->next) {
+        cache_entry *e = *at;
+        if (e->hash != hash || e->length != length || memcmp(e->key, key, length)) continue;
+        *at = e->next;
+        e->next = t->cache;
+        t->cache = e;
+        return e->object;
+    }
     return NULL;
+}
+
+/* Drops the entry that was not used for the longest time. */
+static void drop_oldest(ad_tape *t)
+{
+    cache_entry **at = &t->cache;
+    while ((*at)->next) at = &(*at)->next;
+    cache_entry *oldest = *at;
+    *at = NULL;
+    t->cached--;
+    oldest->release(oldest->object);
+    free(oldest);
 }
 
 void ad_cache_add(ad_tape *t, const void *key, size_t length, void *object, void (*release)(void *))
 {
-    cache_entry *e = malloc(sizeof *e + length);
+    cache_entry *e = t && key ? malloc(sizeof *e + length) : NULL;
     if (!e) {
         release(object);
-        ad_fail(t, "out of memory in the tape's cache");
+        if (key) ad_fail(t, "out of memory in the tape's cache");
+        else ad_fail(t, "ad_cache_add: the key is NULL");
         return;
     }
-    *e = (cache_entry){ .next = t->cache, .object = object, .release = release, .length = length };
+    if (t->cached == CACHED) drop_oldest(t);
+    *e = (cache_entry){ .next = t->cache, .object = object, .release = release, .hash = hash_of(key, length), .length = length };
     memcpy(e->key, key, length);
     t->cache = e;
+    t->cached++;
 }

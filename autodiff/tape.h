@@ -66,6 +66,9 @@ typedef struct {
     bool known;                    /* input: it has data; computed nodes: value is up to date */
     int64_t rows;                  /* row input: rows of its data */
     size_t arena_mark;             /* where the arena stood before this node */
+    /* Lazy evaluation: the list of computed nodes that hold a value (tape.c), as numbers + 1; 0: none. */
+    bool listed;
+    int32_t before, after;
 } ad_node;
 
 /* ---- tape (tape.c) --------------------------------------------------------------------------------------------------------------- */
@@ -76,6 +79,8 @@ void *ad_arena_alloc(ad_tape *tape, size_t bytes); /* 16-byte aligned; NULL with
 /* Appends a node; copies in and attr into the arena. The level comes from the operands (sources: from op and attr) and the shape. */
 ad_var ad_record(ad_tape *tape, ad_op op, int nin, const int32_t *in, int nattr, const int64_t *attr, ad_shape shape);
 ad_var ad_var_at(ad_tape *tape, int32_t node);
+/* Says that a computed node (no input) is about to get a value, so that it can be forgotten. */
+void ad_tape_note_value(ad_tape *tape, int32_t node);
 /* Text of an error that names an operation and the shapes of its operands: "ad_add: <reason>: a is [2,3], b is [4]". */
 ad_var ad_fail_shapes(ad_tape *tape, const char *op, const char *reason, int n, const ad_var *x);
 /* The tape all of x are valid on; NULL after reporting (stale, invalid, tokens, or mixed tapes; `what` names the operation). */

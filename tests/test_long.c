@@ -1,10 +1,13 @@
 /* Very long recordings: compiling takes time in proportion to their length (times its logarithm), whatever they consist of; so do values
  * and gradients on a tape that is never rewound. Each of these took minutes where a step looked through all the others, and now takes
  * seconds: the suite's time limit tells. */
+#include "allocations.h"
 #include "autodiff/extension.h"
+#include "costate.h"
 #include "suite.h"
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { ROWS = 3, WIDTH = 4 };
 
@@ -134,6 +137,120 @@ START_TEST(test_many_parameters)
 }
 END_TEST
 
+/* ---- loops that record ---- */
+
+/* Every iteration takes the same time on a tape that is never rewound, and has the same result: values, gradients, new data. */
+START_TEST(test_loop_without_rewinding)
+{
+    const int n = 20000;
+    double x[2 * 2] = { 0.5, -0.2, 0.1, 0.9 }, w[4] = { 0.6, -0.3, 0.2, 0.8 }, first[5];
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var in = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, x), p = ad_param(tape, AD_SHAPE(2, 2), w);
+    for (int i = 0; i < n; i++) {
+        ad_var y = in, g;
+        if (i % 2) ck_assert_int_eq(ad_set(in, 2, x), 0);
+        for (int k = 0; k < 5; k++) y = ad_tanh(ad_matmul(y, p));
+        ad_var loss = ad_mean_all(ad_square(y));
+        ad_grad(loss, 1, &p, &g);
+        double out[5] = { ad_item(loss) };
+        ck_assert_msg(!ad_get(g, out + 1), "%s", ad_tape_error(tape));
+        if (i == 0) memcpy(first, out, sizeof first);
+        else ck_assert_mem_eq(first, out, sizeof first);
+    }
+    ad_tape_free(tape);
+}
+END_TEST
+
+/* Forward derivatives, Jacobians and what depends on what, likewise. */
+START_TEST(test_loop_of_forward_derivatives)
+{
+    const int n = 20000;
+    double x[2 * 2] = { 0.5, -0.2, 0.1, 0.9 }, first[2 * 2 + 2 * 2 * 2 + 2];
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var in = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, x), other = ad_param(tape, AD_SCALAR, (double[]){ 1 });
+    for (int i = 0; i < n; i++) {
+        ad_var y = ad_mul(ad_sin(in), ad_sum_axis(ad_square(in), 1, 1)), tangent = ad_ones_like(in), dot;
+        ad_jvp(1, &in, &tangent, 1, &y, &dot);
+        double out[2 * 2 + 2 * 2 * 2 + 2];
+        ad_get(dot, out);
+        ad_get(ad_jacobian(y, in), out + 4);
+        ad_get(ad_jacobian_trace(y, in), out + 12);
+        ck_assert_msg(!ad_tape_error(tape), "%s", ad_tape_error(tape));
+        ck_assert(ad_depends(y, in) && !ad_depends(y, other));
+        if (i == 0) memcpy(first, out, sizeof first);
+        else ck_assert_mem_eq(first, out, sizeof first);
+    }
+    ad_tape_free(tape);
+}
+END_TEST
+
+/* A tape that is too long says what to do. */
+START_TEST(test_limit)
+{
+    ad_tape *tape = ad_tape_new(AD_F32);
+    ad_tape_set_limit(tape, 1000);
+    ad_var x = ad_scalar(tape, 1);
+    for (int i = 0; i < 999; i++) x = ad_sin(x);
+    ck_assert_msg(ad_valid(x), "%s", ad_tape_error(tape));
+    ck_assert(!ad_valid(ad_cos(x)));
+    const char *error = ad_tape_error(tape);
+    ck_assert_msg(strstr(error, "ad_cos: the tape holds 1000 operations, its limit") == error, "%s", error);
+    ck_assert(strstr(error, "ad_tape_rewind") && strstr(error, "ad_compile") && strstr(error, "ad_tape_set_limit"));
+    ad_tape_clear_error(tape);
+    ad_tape_rewind(tape, 10);
+    ck_assert(ad_valid(ad_scalar(tape, 1)));
+    ad_tape_rewind(tape, 0);
+    ad_tape_set_limit(tape, 0);
+    x = ad_scalar(tape, 1);
+    for (int i = 0; i < 2000; i++) x = ad_sin(x);
+    ck_assert(ad_valid(x));
+    ad_tape_set_limit(tape, -1);
+    ck_assert_msg(strstr(ad_tape_error(tape), "ad_tape_set_limit") != NULL, "%s", ad_tape_error(tape));
+    ad_tape_free(tape);
+}
+END_TEST
+
+static ad_var scaled_decay(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)t;
+    return ad_mul(ad_scale(y, *(const double *)user), args[0]);
+}
+
+/* The solution of y' = rate p y at t = 1 and its derivatives by y(0) and p. */
+static void check_decay(ad_var y0, ad_var p, double rate, ad_var y, ad_var *g)
+{
+    ad_grad(ad_sum_all(y), 2, (ad_var[]){ y0, p }, g);
+    ck_assert_msg(fabs(ad_item(y) - exp(rate)) < 1e-5, "%.9g, not %.9g: %s", ad_item(y), exp(rate), ad_tape_error(y.tape));
+    ck_assert_double_eq_tol(ad_item(g[0]), exp(rate), 1e-4);
+    ck_assert_double_eq_tol(ad_item(g[1]), rate * exp(rate), 1e-4);
+}
+
+/* A field with another constant each time is another function: its programs are compiled, and forgotten when many others have come since.
+ * What is still on the tape keeps its own. */
+START_TEST(test_ever_new_fields)
+{
+    enum { LOOPS = 600, SETTLED = 200 };
+    ad_tape *tape = ad_tape_new(AD_F64);
+    double one[] = { 1 }, rate = -0.3;
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, one), p = ad_param(tape, AD_SCALAR, one), g[2];
+    ad_var kept = ode_solve_final(scaled_decay, &rate, y0, 1, &p, ode_interval(tape, 0, 1), NULL);
+    int32_t mark = ad_tape_mark(tape);
+    long live = 0;
+    for (int i = 0; i < LOOPS; i++) {
+        double other = -0.5 - 0.001 * i;
+        check_decay(y0, p, other, ode_solve_final(scaled_decay, &other, y0, 1, &p, ode_interval(tape, 0, 1), NULL), g);
+        ad_tape_rewind(tape, mark);
+        if (i == SETTLED) live = allocations_live();
+    }
+#ifndef ALLOCATIONS_NOT_COUNTED
+    ck_assert_int_le(allocations_live(), live + 100); /* 200 for each field that is not forgotten */
+#endif
+    check_decay(y0, p, rate, kept, g);
+    check_decay(y0, p, rate, ode_solve_final(scaled_decay, &rate, y0, 1, &p, ode_interval(tape, 0, 1), NULL), g);
+    ad_tape_free(tape);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("long");
@@ -144,5 +261,9 @@ int main(void)
     tcase_add_test(tests, test_slices_and_concatenations);
     tcase_add_test(tests, test_many_reductions);
     tcase_add_test(tests, test_many_parameters);
+    tcase_add_test(tests, test_loop_without_rewinding);
+    tcase_add_test(tests, test_loop_of_forward_derivatives);
+    tcase_add_test(tests, test_limit);
+    tcase_add_test(tests, test_ever_new_fields);
     return suite_run(suite);
 }
