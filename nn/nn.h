@@ -322,6 +322,10 @@ typedef struct {
     uint64_t seed;     /* of the shuffling and of draws */
     int threads;       /* 0: one for each processor; the result is the same for any number */
     const char *label; /* progress: "training"; NULL: no output */
+    /* A loss with solves in it: when its gradient is compared with the one of halved steps (ad_check_gradient). 0: at updates 1, 500,
+     * 1000, 2000, 4000 and so on, which takes at most 1 % of the time from 500 updates on; n > 0: at the first and every n-th; -1: never.
+     * The results are the same. */
+    int64_t check_gradient;
     /* Called after every update (step counts from 1) with the loss before it and theta, which it may change;
      * non-zero stops the training. */
     int (*on_step)(int64_t step, double loss, nn_theta *theta, void *user);
@@ -330,6 +334,9 @@ typedef struct {
 typedef struct {
     int64_t steps;
     double first_loss, last_loss, seconds;
+    int64_t gradient_checks;    /* how often the gradient was compared with the one of halved steps */
+    double gradient_difference; /* the largest relative difference found */
+    char warning[720]; /* "", or that they differ by more than a tenth, and what to do (once; also printed when there is a label) */
 } nn_train_report;
 
 /* Compiles loss and gradient once, then makes options->steps updates of theta in place; a step allocates

@@ -1,5 +1,5 @@
 /* Progress of long work on stderr. */
-#include "nn.h"
+#include "train.h"
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -93,4 +93,9 @@ void nn_progress_update(nn_progress *progress, int64_t done, const char *format,
              (double)done / passed, left, *note ? ", " : "", note);
     if (p->terminal) draw_bar(p, text, fraction);
     else fprintf(stderr, "%s: %s\n", p->label, text);
+}
+
+void nn_progress_line(nn_progress *progress, const char *text)
+{
+    if (progress) fprintf(stderr, "%s%s: %s\n", progress->terminal ? "\r\033[K" : "", progress->label, text);
 }

@@ -51,6 +51,7 @@ static int prepare(trainer *t)
     if (nn_batches_new(t) || nn_loss_compile(t)) return -1;
     t->workspace = ad_workspace_new(t->program, o->threads);
     if (!t->workspace) return FAIL(t, "out of memory");
+    if (nn_trust_new(t)) return -1;
     if (o->label) t->progress = nn_progress_new(o->label, o->steps);
     return 0;
 }
@@ -128,12 +129,14 @@ static int update_failed(trainer *t, int64_t step)
 static int make_step(trainer *t, int64_t step)
 {
     if (nn_batch_next(t, step)) return -1;
+    bool checked = nn_trust_refine(t, step);
     if (nn_loss_run(t)) return step_failed(t, step, ad_workspace_error(t->workspace));
     if (!isfinite(t->loss)) {
         char reason[60];
         snprintf(reason, sizeof reason, "the loss is %g", nn_shown(t->loss));
         return step_failed(t, step, reason);
     }
+    if (checked) nn_trust_compare(t, step);
     if (nn_optimizer_step(t->state, t->theta, t->gradient)) return update_failed(t, step);
     if (step == 1) t->first_loss = t->loss;
     t->last_loss = t->loss;
@@ -163,6 +166,7 @@ static void clear(trainer *t)
     ad_program_free(t->program);
     nn_optimizer_free(t->own_state);
     nn_theta_free(t->gradient);
+    nn_theta_free(t->refined);
     nn_batches_free(t);
     free(t->key);
 }
@@ -170,8 +174,9 @@ static void clear(trainer *t)
 int nn_train(nn_theta *theta, const nn_train_options *options, nn_train_report *report, char *error, size_t error_size)
 {
     trainer t = { .theta = theta, .options = options, .error = error, .error_size = error_size };
-    nn_train_report own = { 0, NAN, NAN, 0 };
+    nn_train_report own = { .first_loss = NAN, .last_loss = NAN };
     double start = now();
+    t.report = &own;
     int result = prepare(&t);
     if (result == 0) result = run(&t, &own);
     own.seconds = now() - start;

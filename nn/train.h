@@ -1,6 +1,7 @@
-/* Internal to training: one training, in three files.
+/* Internal to training: one training, in four files.
  *   batches.c    arrays: what they must be; batches and draws into the inputs of a run
  *   recording.c  the loss: recorded, compiled, checked, and compared with itself later on
+ *   trust.c      the gradient beside the one with halved steps of its solves
  *   train.c      steps, and what is said when one fails */
 #ifndef COSTATE_NN_TRAIN_H
 #define COSTATE_NN_TRAIN_H
@@ -21,7 +22,9 @@ typedef struct {
     nn_optimizer_state *state, *own_state;
     nn_progress *progress;
     nn_theta *gradient;
-    double loss; /* of the latest run */
+    double loss;       /* of the latest run */
+    nn_theta *refined; /* the gradient with halved steps of the solves; NULL: there are none, or nobody asks */
+    nn_train_report *report;
     /* Extremes, for what is said when training fails. */
     double first_loss, last_loss, start_size; /* start_size: the largest |theta| at first */
 
@@ -59,5 +62,15 @@ int nn_loss_compile(trainer *t);
 int nn_loss_compare(trainer *t, int64_t step);
 /* Runs loss and gradient on the present inputs. */
 int nn_loss_run(trainer *t);
+
+/* ---- trust.c ---- */
+
+int nn_trust_new(trainer *t);
+/* Where this step is to be checked: the refined gradient on the present inputs, before the usual one. Whether there is one to compare. */
+bool nn_trust_refine(trainer *t, int64_t step);
+/* The usual gradient beside it; warns. */
+void nn_trust_compare(trainer *t, int64_t step);
+/* A line of text among those of the progress. */
+void nn_progress_line(nn_progress *progress, const char *text);
 
 #endif
