@@ -2,6 +2,13 @@
 #include "solver.h"
 #include <math.h>
 
+/* Says that something is NULL; on the tape of x, or of times where that has none. */
+static bool given(const char *caller, ad_var x, ad_var times, bool is_given, const char *what)
+{
+    if (!is_given) ad_fail(x.tape ? x.tape : times.tape, "%s: %s is NULL", caller, what);
+    return is_given;
+}
+
 /* ---- running costs ---- */
 
 typedef struct {
@@ -26,8 +33,10 @@ ad_var ode_solve_cost(ode_field field, ode_field cost, void *user, ad_var y0, in
     cost_fields both = { field, cost, user };
     ode_right_side right = { .caller = "ode_solve_cost", .fields = with_cost, .user = &both, .user_size = sizeof both };
     ad_var y[2] = { ad_none(y0.tape), ad_none(y0.tape) };
-    ode_record_solve(&right, 2, (ad_var[]){ y0, zero_column(y0) }, nargs, args, times, options, false, y);
-    *q = y[1];
+    if (given(right.caller, y0, times, field, "the field") && given(right.caller, y0, times, cost, "the cost") &&
+        given(right.caller, y0, times, q, "q"))
+        ode_record_solve(&right, 2, (ad_var[]){ y0, zero_column(y0) }, nargs, args, times, options, false, y);
+    if (q) *q = y[1];
     return y[0];
 }
 
@@ -63,8 +72,9 @@ static ad_var flow(const char *caller, ode_field field, void *user, ad_var x0, i
     flow_field f = { field, user };
     ode_right_side right = { .caller = caller, .fields = with_trace, .user = &f, .user_size = sizeof f };
     ad_var y[2] = { ad_none(x0.tape), ad_none(x0.tape) };
-    if (check_points(caller, x0)) ode_record_solve(&right, 2, (ad_var[]){ x0, zero_column(x0) }, nargs, args, times, options, true, y);
-    *logdet = y[1];
+    if (given(caller, x0, times, field, "the field") && given(caller, x0, times, logdet, "logdet") && check_points(caller, x0))
+        ode_record_solve(&right, 2, (ad_var[]){ x0, zero_column(x0) }, nargs, args, times, options, true, y);
+    if (logdet) *logdet = y[1];
     return y[0];
 }
 
@@ -83,8 +93,9 @@ ad_var ode_normal_log_density(ad_var z)
     return ad_shift(ad_scale(ad_sum_axis(ad_square(z), 1, 1), -0.5), -0.5 * d * log(2 * acos(-1.0)));
 }
 
-static bool check_horizon(const ode_cnf *flow_, const char *caller, ad_var x)
+static bool check_flow(const ode_cnf *flow_, const char *caller, ad_var x)
 {
+    if (!given(caller, x, x, flow_, "the flow") || !given(caller, x, x, flow_->field, "the flow's field")) return false;
     if (flow_->horizon > 0 && isfinite(flow_->horizon)) return true;
     if (x.tape) ad_fail(x.tape, "%s: the horizon is %g; it must be positive and finite", caller, flow_->horizon);
     return false;
@@ -93,30 +104,31 @@ static bool check_horizon(const ode_cnf *flow_, const char *caller, ad_var x)
 ad_var ode_cnf_log_density(const ode_cnf *c, ad_var x, int nargs, const ad_var *args)
 {
     const char *caller = "ode_cnf_log_density";
-    if (!check_horizon(c, caller, x)) return ad_none(x.tape);
+    if (!check_flow(c, caller, x)) return ad_none(x.tape);
     ad_var logdet, z = flow(caller, c->field, c->user, x, nargs, args, ode_interval(x.tape, 0, c->horizon), &c->options, &logdet);
     if (!ad_valid(z)) return ad_none(x.tape);
     return ad_add(ode_normal_log_density(z), logdet);
 }
 
-static ad_var transport(const ode_cnf *c, const char *caller, ad_var x, double from, double to, int nargs, const ad_var *args)
+static ad_var transport(const ode_cnf *c, const char *caller, ad_var x, bool backwards, int nargs, const ad_var *args)
 {
-    ode_right_side right = { .caller = caller, .field = c->field, .user = c->user };
     ad_var y = ad_none(x.tape);
+    if (!check_flow(c, caller, x) || !check_points(caller, x)) return y;
+    ode_right_side right = { .caller = caller, .field = c->field, .user = c->user };
+    double from = backwards ? c->horizon : 0, to = backwards ? 0 : c->horizon;
     /* Tolerances are those of the log-density's rows (x, logdet); here there is no logdet. */
     ode_options options = c->options;
     ad_shape shape = ad_shape_of(x);
     if (options.natol > 1 && shape.rank == 2 && options.natol == shape.dim[1] + 1) options.natol--;
-    if (check_horizon(c, caller, x) && check_points(caller, x))
-        ode_record_solve(&right, 1, &x, nargs, args, ode_interval(x.tape, from, to), &options, true, &y);
+    ode_record_solve(&right, 1, &x, nargs, args, ode_interval(x.tape, from, to), &options, true, &y);
     return y;
 }
 
 ad_var ode_cnf_sample(const ode_cnf *c, ad_var z, int nargs, const ad_var *args)
 {
-    return transport(c, "ode_cnf_sample", z, c->horizon, 0, nargs, args);
+    return transport(c, "ode_cnf_sample", z, true, nargs, args);
 }
 ad_var ode_cnf_encode(const ode_cnf *c, ad_var x, int nargs, const ad_var *args)
 {
-    return transport(c, "ode_cnf_encode", x, 0, c->horizon, nargs, args);
+    return transport(c, "ode_cnf_encode", x, false, nargs, args);
 }

@@ -19,7 +19,7 @@ static ad_var knot_slopes(ad_var samples, ad_var h, int axis, int64_t n)
 
 static bool check(ad_var t, ad_var knots, ad_var samples, int *axis)
 {
-    ad_tape *tape = t.tape;
+    ad_tape *tape = t.tape ? t.tape : knots.tape ? knots.tape : samples.tape;
     ad_shape ts = ad_shape_of(t), ks = ad_shape_of(knots), us = ad_shape_of(samples);
     if (!tape || ad_tape_error(tape)) return false;
     char a[128], b[128], c[128];
@@ -27,7 +27,10 @@ static bool check(ad_var t, ad_var knots, ad_var samples, int *axis)
     ad_format_shape(ks, b, sizeof b);
     ad_format_shape(us, c, sizeof c);
     *axis = ad_has_rows(us) ? 1 : 0;
-    if (ts.rank < 0 || ad_count(ts, 1) != 1)
+    if (t.tape != tape || knots.tape != tape || samples.tape != tape)
+        ad_fail(tape, "ode_interpolate: t, knots and samples must be variables of one tape (inside a field: that of t); pass outside "
+                      "variables through args");
+    else if (ts.rank < 0 || ad_count(ts, 1) != 1)
         ad_fail(tape, "ode_interpolate: t has shape %s; it must hold one time, or one for each row", a);
     else if (ks.rank != 1 || ks.dim[0] < 2) ad_fail(tape, "ode_interpolate: knots have shape %s; they must be [K], K >= 2", b);
     else if (us.rank != *axis + 2 || us.dim[*axis] != ks.dim[0])

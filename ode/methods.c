@@ -72,10 +72,10 @@ static const ode_method *const all[] = {
 };
 
 const ode_method *const *ode_methods(void) { return all; }
-const char *ode_method_name(const ode_method *m) { return m->name; }
-const char *ode_method_about(const ode_method *m) { return m->about; }
-int ode_method_order(const ode_method *m) { return m->order; }
-bool ode_method_adaptive(const ode_method *m) { return m->error_order > 0; }
+const char *ode_method_name(const ode_method *m) { return m ? m->name : "no method"; }
+const char *ode_method_about(const ode_method *m) { return m ? m->about : "no method (NULL)"; }
+int ode_method_order(const ode_method *m) { return m ? m->order : 0; }
+bool ode_method_adaptive(const ode_method *m) { return m && m->error_order > 0; }
 
 const ode_method *ode_method_find(const char *name)
 {

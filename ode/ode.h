@@ -32,8 +32,8 @@ typedef void (*ode_fields)(ad_var t, int nstate, const ad_var *y, const ad_var *
 
 /* ---- methods ------------------------------------------------------------------------------------------------------------------- */
 
-/* Algorithms are constant objects; ode_methods() lists them, ode_method_about says where each comes from. All of this may be called from
- * any thread. */
+/* Algorithms are constant objects (of none, NULL: "no method", order 0); ode_methods() lists them, ode_method_about says where each comes
+ * from. All of this may be called from any thread. */
 typedef struct ode_method ode_method;
 extern const ode_method ode_euler, ode_midpoint, ode_heun, ode_ralston, ode_rk4, ode_rk4_38, ode_bosh3, ode_dopri5, ode_tsit5, ode_dopri8;
 /* Fixed steps. Implicit steps solve for each row by Newton's method. The two-step method starts afresh at each output time and jump.

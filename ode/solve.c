@@ -1,39 +1,52 @@
 /* Recording a solve: arguments checked, the field traced, programs compiled or found, one opaque operation. */
 #include "solver.h"
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* ---- checks ---- */
 
-static ad_tape *check_arguments(const char *caller, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times)
+/* Says what is wrong with an operand of the solve, by name and number, unless it is a variable of the tape. */
+static bool check_operand(ad_tape *tape, const char *caller, const char *name, int number, ad_var x)
 {
-    ad_tape *tape = nstate > 0 && y0 ? y0[0].tape : times.tape;
+    if (!x.tape) ad_fail(tape, "%s: %s %d is empty ({0}), not a variable", caller, name, number);
+    else if (x.tape != tape) ad_fail(tape, "%s: %s %d is on another tape", caller, name, number);
+    else if (!ad_valid(x)) ad_fail(tape, "%s: %s %d is not a valid variable", caller, name, number);
+    return !ad_tape_error(tape);
+}
+
+static ad_tape *check_arguments(const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times,
+                                const ad_var *out)
+{
+    const char *caller = right->caller;
+    ad_tape *tape = nstate > 0 && y0 && y0[0].tape ? y0[0].tape : times.tape;
     if (!tape || ad_tape_error(tape)) return NULL;
     char shape[128];
     ad_shape t = ad_shape_of(times);
-    if (nstate < 1 || nstate > ODE_MAX_STATES) ad_fail(tape, "%s: %d states; there may be 1 to %d", caller, nstate, ODE_MAX_STATES);
+    const char *missing = !right->field && !right->fields ? "the field"
+                          : !out                          ? "y, for the results,"
+                          : nstate > 0 && !y0             ? "y0"
+                          : nargs > 0 && !args            ? "args"
+                                                          : NULL;
+    if (missing) ad_fail(tape, "%s: %s is NULL", caller, missing);
+    else if (nstate < 1 || nstate > ODE_MAX_STATES) ad_fail(tape, "%s: %d states; there may be 1 to %d", caller, nstate, ODE_MAX_STATES);
     if (nargs < 0 || nargs > ODE_MAX_ARGS)
         ad_fail(tape, "%s: %d arguments; there may be 0 to %d (concatenate small ones)", caller, nargs, ODE_MAX_ARGS);
     for (int i = 0; !ad_tape_error(tape) && i < nstate; i++) {
-        if (y0[i].tape != tape) ad_fail(tape, "%s: y0 (state %d) is on another tape", caller, i);
-        else if (!ad_valid(y0[i])) ad_fail(tape, "%s: y0 (state %d) is not a valid variable", caller, i);
-        if (ad_tape_error(tape) || ad_has_rows(ad_shape_of(y0[i]))) continue;
+        if (!check_operand(tape, caller, "y0 of state", i, y0[i]) || ad_has_rows(ad_shape_of(y0[i]))) continue;
         ad_format_shape(ad_shape_of(y0[i]), shape, sizeof shape);
         ad_fail(tape,
                 "%s: y0 (state %d) of shape %s has no row axis; make it with ad_input_rows (one row for a single trajectory), or add it to "
                 "zeros that have rows",
                 caller, i, shape);
     }
-    for (int i = 0; !ad_tape_error(tape) && i < nargs; i++) {
-        if (args[i].tape != tape) ad_fail(tape, "%s: argument %d is on another tape", caller, i);
-        else if (!ad_valid(args[i])) ad_fail(tape, "%s: argument %d is not a valid variable", caller, i);
-    }
+    for (int i = 0; !ad_tape_error(tape) && i < nargs; i++) check_operand(tape, caller, "argument", i, args[i]);
     if (ad_tape_error(tape)) return NULL;
     if (times.tape != tape || !ad_valid(times)) {
         ad_fail(tape, "%s: times are not a valid variable of y0's tape; make them with ad_constant, ode_interval or ode_linspace", caller);
         return NULL;
     }
-    if (t.rank == 1 && t.dim[0] >= 2) return tape;
+    if (t.rank == 1 && t.dim[0] >= 2 && t.dim[0] <= INT_MAX) return tape;
     ad_format_shape(t, shape, sizeof shape);
     ad_fail(tape, "%s: times have shape %s; they must be a vector [T] of at least two times, the first that of y0", caller, shape);
     return NULL;
@@ -106,8 +119,8 @@ static ad_shape solution_shape(const ode_problem *p, int state)
 int ode_record_solve(const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times,
                      const ode_options *options, bool final_only, ad_var *out)
 {
-    ad_tape *tape = check_arguments(right->caller, nstate, y0, nargs, args, times);
-    for (int i = 0; i < nstate && i < ODE_MAX_STATES; i++) out[i] = ad_none(y0 ? y0[0].tape : times.tape);
+    ad_tape *tape = check_arguments(right, nstate, y0, nargs, args, times, out);
+    for (int i = 0; out && i < nstate && i < ODE_MAX_STATES; i++) out[i] = ad_none(y0 ? y0[0].tape : times.tape);
     if (!tape) return -1;
     for (int i = 0; i < nstate; i++) {
         if (ad_shape_of(y0[i]).rank < AD_MAX_RANK || final_only) continue;

@@ -21,7 +21,9 @@ ad_var ode_checked_derivative(ad_tape *tape, ad_var dy, int i, ad_shape state)
 {
     char got[128], want[128];
     if (ad_tape_error(tape)) return ad_none(tape);
-    if (dy.tape != tape) {
+    if (!dy.tape) {
+        ad_fail(tape, "it returned an empty variable ({0}) for state %d: every way through the field must return the derivative", i);
+    } else if (dy.tape != tape) {
         ad_fail(tape, "it returned a variable of another tape for state %d: outside variables must be passed in args", i);
     } else if (!ad_valid(dy)) {
         ad_fail(tape, "it returned no valid variable for state %d", i);
