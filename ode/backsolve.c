@@ -20,6 +20,7 @@ typedef struct {
     const ad_opaque_call *call;
     ode_adjoint_call c;
     void **shared_at, *end; /* end: the latest accepted state */
+    bool searching;         /* the second run over a gradient that is not finite */
     double drift;
     int64_t steps, rejected, evaluations;
 } backward;
@@ -56,7 +57,7 @@ static int accepted(void *context, const ode_march *m, int64_t k, const ode_boun
     backward *b = context;
     const ode_system *s = b->d->augmented;
     const char *increment = m->increment.data;
-    (void)k, (void)from, (void)to, (void)y;
+    (void)y;
     for (int q = 0; q < s->nquad; q++) {
         int64_t n = ad_count(s->quad[q], b->call->rows);
         void *sum = q < s->nquad_row ? b->c.argbar[s->row[s->quad_of[q]]] : b->shared_at[s->quad_of[q]];
@@ -64,7 +65,12 @@ static int accepted(void *context, const ode_march *m, int64_t k, const ode_boun
         increment += (size_t)n * ode_bytes(s->dtype);
     }
     b->end = (void *)next;
-    return 0;
+    char what[160];
+    if (!b->searching || !ode_name_nonfinite(b->d, b->call, &b->c, NULL, b->shared_at, NULL, what, sizeof what)) return 0;
+    return ode_fail(&b->march,
+                    "the gradient %s, is not finite from step %lld on (going back; t = %.15g to %.15g); the field has no finite derivative "
+                    "there (a root or a power at 0?), or the gradient grows beyond the range of the type",
+                    what, (long long)k, to->t, from->t);
 }
 
 /* ---- pieces between output times ---- */
@@ -99,6 +105,7 @@ static int rate_of_loss(backward *b, int j, const void *x, const void *bar, doub
 /* The backward solve did not arrive: reverse time is unreliable for chaotic and dissipative problems, and the statistics say so too. */
 static int went_astray(const backward *b)
 {
+    if (b->searching) return -1;
     char *error = b->call->error;
     size_t used = strlen(error);
     if (used < b->call->error_size)
@@ -218,12 +225,10 @@ static void set_march(backward *b, ode_march *m, ode_system *s)
     m->error = b->call->error, m->error_size = b->call->error_size;
 }
 
-static int run(void *data, void *state, const ad_opaque_call *call)
+/* From the last time to the first, and on to the arguments. */
+static int go_back(backward *b)
 {
-    backward *b = state;
-    b->d = data;
-    b->call = call;
-    b->c = ode_adjoint_parse(b->d, call);
+    const ad_opaque_call *call = b->call;
     b->steps = b->rejected = b->field.evaluations = 0;
     b->drift = 0;
     const ode_problem *p = b->d->problem;
@@ -262,6 +267,20 @@ static int run(void *data, void *state, const ad_opaque_call *call)
         stats->backward_drift = b->drift;
     }
     return ode_shared_bar_finish(&b->bar, b->d, call, &b->c);
+}
+
+static int run(void *data, void *state, const ad_opaque_call *call)
+{
+    backward *b = state;
+    b->d = data;
+    b->call = call;
+    b->c = ode_adjoint_parse(b->d, call);
+    b->searching = false;
+    bool failed = go_back(b);
+    if (!failed && ode_results_finite(b->d, call, &b->c)) return 0;
+    if (ode_blame_cotangents(b->d, call, &b->c, b->times.data) || failed) return -1;
+    b->searching = true;
+    return go_back(b) ? -1 : ode_blame_arguments(b->d, call, &b->c);
 }
 
 static const ad_opaque_class backsolve_class = { .name = "ode_solve_backsolve",

@@ -2,6 +2,7 @@
  * the last step to the first. Times that the user gave stay variables: the first and last boundary of an adaptive solve, all boundaries of
  * a fixed one (they are affine in the output times), and the times of interpolated outputs. */
 #include "solver.h"
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,7 +19,9 @@ typedef struct {
     ode_adjoint_call c;
     void **shared_at;
     size_t slot;
-    int output; /* the next output time to be passed, going back */
+    bool searching; /* the second run over a gradient that is not finite */
+    double largest; /* in a search: cotangent of the state at the end of the step */
+    int output;     /* the next output time to be passed, going back */
     int64_t vjps, evaluations;
     double number[2 * ODE_MAX_STAGES + 4];
 } backward;
@@ -218,6 +221,14 @@ static ode_runner *choose(backward *b, int64_t k, bool dense)
     return r;
 }
 
+static double largest_cotangent(const backward *b)
+{
+    const ode_system *s = b->d->problem->system;
+    double most = 0;
+    for (int64_t i = 0; i < b->call->rows * s->width; i++) most = fmax(most, fabs(ode_load(s->dtype, b->bar[0].data, i)));
+    return most;
+}
+
 static int step_back(backward *b, int64_t k)
 {
     const ode_problem *p = b->d->problem;
@@ -226,6 +237,7 @@ static int step_back(backward *b, int64_t k)
     const ode_boundary *a = (const ode_boundary *)b->solution->bounds.data + k, *e = a + 1;
     int64_t cells = b->call->rows * s->width;
     int inside = gather_outputs(b, k, a, e);
+    if (b->searching) b->largest = largest_cotangent(b);
     ode_runner *r = choose(b, k, inside);
     if (!r) return -1;
     const ode_places *at = &r->unit->at;
@@ -282,13 +294,25 @@ static bool need_memory(backward *b)
     return b->shared_at;
 }
 
-static int run(void *data, void *state, const ad_opaque_call *call)
+/* In a search: whether the step to k has made something that is not finite. 0, or -1 with the error written. */
+static int look(const backward *b, int64_t k)
 {
-    backward *b = state;
-    b->d = data;
-    b->call = call;
-    b->solution = call->in_state[0];
-    b->c = ode_adjoint_parse(b->d, call);
+    const ode_boundary *a = (const ode_boundary *)b->solution->bounds.data + k, *e = a + 1;
+    const double *times = b->d->need_times ? b->times.data : NULL;
+    char what[160];
+    if (!ode_name_nonfinite(b->d, b->call, &b->c, b->bar[0].data, b->shared_at, times, what, sizeof what)) return 0;
+    snprintf(
+        b->call->error, b->call->error_size,
+        "the gradient %s, is not finite from step %lld on (going back; t = %.15g to %.15g; by the state at its end it is %.3g at most); "
+        "the field has no finite derivative there (a root or a power at 0?), or the gradient grows beyond the range of the type",
+        what, (long long)k, a->t, e->t, b->largest);
+    return -1;
+}
+
+/* From the last step to the first, and on to the arguments. */
+static int go_back(backward *b)
+{
+    const ad_opaque_call *call = b->call;
     const ode_problem *p = b->d->problem;
     const ode_system *s = p->system;
     b->slot = (size_t)(call->rows * s->width) * ode_bytes(s->dtype);
@@ -299,7 +323,7 @@ static int run(void *data, void *state, const ad_opaque_call *call)
     memset(b->times.data, 0, (size_t)p->ntimes * sizeof(double));
     ode_clear_row_bars(b->d, call, &b->c);
     for (int64_t k = b->solution->count - 1; k >= 0; k--)
-        if (step_back(b, k)) return -1;
+        if (step_back(b, k) || (b->searching && look(b, k))) return -1;
     if (!p->final_only) add_output(b, 0, b->bar[0].data);
     for (int i = 0; i < s->nstate; i++)
         if (b->c.y0bar[i])
@@ -313,6 +337,21 @@ static int run(void *data, void *state, const ad_opaque_call *call)
         p->settings.stats->vjps = b->vjps;
     }
     return ode_shared_bar_finish(&b->shared, b->d, call, &b->c);
+}
+
+static int run(void *data, void *state, const ad_opaque_call *call)
+{
+    backward *b = state;
+    b->d = data;
+    b->call = call;
+    b->solution = call->in_state[0];
+    b->c = ode_adjoint_parse(b->d, call);
+    b->searching = false;
+    if (go_back(b)) return -1;
+    if (ode_results_finite(b->d, call, &b->c)) return 0;
+    if (ode_blame_cotangents(b->d, call, &b->c, b->solution->times.data)) return -1;
+    b->searching = true;
+    return go_back(b) ? -1 : ode_blame_arguments(b->d, call, &b->c);
 }
 
 static const ad_opaque_class discrete_class = { .name = "ode_solve_adjoint",

@@ -97,7 +97,7 @@ static bool check_flow(const ode_cnf *flow_, const char *caller, ad_var x)
 {
     if (!given(caller, x, x, flow_, "the flow") || !given(caller, x, x, flow_->field, "the flow's field")) return false;
     if (flow_->horizon > 0 && isfinite(flow_->horizon)) return true;
-    if (x.tape) ad_fail(x.tape, "%s: the horizon is %g; it must be positive and finite", caller, flow_->horizon);
+    if (x.tape) ad_fail(x.tape, "%s: the horizon is %g; it must be positive and finite", caller, ode_shown(flow_->horizon));
     return false;
 }
 

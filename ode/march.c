@@ -19,7 +19,12 @@ void ode_where(const ode_system *s, int64_t rows, int64_t element, char *text, s
     int j = 0;
     while (j + 1 < s->nstate && element >= rows * s->size[j]) element -= rows * s->size[j++];
     int used = snprintf(text, size, "row %lld, component %lld", (long long)(element / s->size[j]), (long long)(element % s->size[j]));
-    if (s->nstate > 1 && used >= 0 && (size_t)used < size) snprintf(text + used, size - (size_t)used, " of state %d", j);
+    if (s->nstate == 1 || used < 0 || (size_t)used >= size) return;
+    text += used;
+    size -= (size_t)used;
+    int own = s->base ? s->base->nstate : s->nstate; /* of a system with an adjoint: its states, then their cotangents */
+    if (j < own) snprintf(text, size, own > 1 ? " of state %d" : " of the state", j);
+    else snprintf(text, size, own > 1 ? " of the gradient by state %d" : " of the gradient by the state", j - own);
 }
 
 /* ---- memory and programs ---- */
@@ -160,6 +165,12 @@ static double next_to(ad_dtype dtype, double t, double direction)
     return dtype == AD_F64 ? nextafter(t, end) : (double)nextafterf((float)t, (float)end);
 }
 
+double ode_spacing(double t)
+{
+    t = fabs(t);
+    return fmax(nextafter(t, INFINITY) - t, DBL_MIN);
+}
+
 double ode_stage_time(ad_dtype dtype, double t, const ode_boundary *a, const ode_boundary *b)
 {
     double direction = b->t > a->t ? 1 : -1, rounded = ode_round_time(dtype, t);
@@ -188,7 +199,7 @@ int ode_march_field(ode_march *m, double t, int side, const void *y, void *dy, v
     char where[96];
     ode_where(s, m->rows, bad, where, sizeof where);
     return ode_fail(m, "the field is not finite (%g) at t = %.15g, %s; check the field there and its arguments",
-                    ode_load(s->dtype, dy, bad), t, where);
+                    ode_shown(ode_load(s->dtype, dy, bad)), t, where);
 }
 
 /* ---- one step ---- */
@@ -240,8 +251,7 @@ static int run_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, c
     return 0;
 }
 
-/* The first element that is not finite of the attempted step: its state, or the derivative at its end. -1: there is none. */
-static int64_t find_nonfinite(const ode_march *m, const void *next, bool *derivative)
+int64_t ode_march_nonfinite(const ode_march *m, const void *next, bool *derivative)
 {
     int64_t bad = ode_first_nonfinite(m->system->dtype, m->cells, next);
     *derivative = bad < 0;
@@ -288,14 +298,14 @@ int ode_march_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, co
     if (a->restart && m->method->begin && bootstrap(m, a, b, *y)) return -1;
     if (run_step(m, sink, a, b, *y, next)) return -1;
     bool derivative;
-    int64_t bad = isfinite(get_number(m, N_SUMS)) ? -1 : find_nonfinite(m, next, &derivative);
+    int64_t bad = isfinite(get_number(m, N_SUMS)) ? -1 : ode_march_nonfinite(m, next, &derivative);
     if (bad >= 0) {
         char where[96];
         ode_where(m->system, m->rows, bad, where, sizeof where);
         return ode_fail(m,
                         "step %lld from t = %.15g, size %.3g: the state becomes %g in %s; take smaller steps, an adaptive or an implicit "
                         "method, or check the field",
-                        (long long)m->steps, a->t, b->t - a->t, ode_load(m->system->dtype, next, bad), where);
+                        (long long)m->steps, a->t, b->t - a->t, ode_shown(ode_load(m->system->dtype, next, bad)), where);
     }
     if (accept(m, sink, a, b, *y, next)) return -1;
     *y = next;
@@ -309,6 +319,19 @@ static int take_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, 
                     a->t);
 }
 
+static double spacing_between(double from, double to) { return ode_spacing(fmax(fabs(from), fabs(to))); }
+
+/* How many steps of at most set->step: a whole number of them may come out a little longer by rounding, of the times (in the type they were
+ * given in) and of the step. */
+static double steps_between(const ode_march *m, double from, double to)
+{
+    double length = fabs(to - from), step = m->settings->step;
+    bool floats = m->system->dtype == AD_F32 && (double)(float)from == from && (double)(float)to == to;
+    double slack = 2 * (floats ? FLT_EPSILON : DBL_EPSILON) * fmax(fabs(from), fabs(to));
+    slack = fmin(slack, 0.01 * step) + 8 * DBL_EPSILON * length;
+    return fmax(1, ceil((length - slack) / step));
+}
+
 /* Equal steps between neighbouring output times (and jumps). */
 static int run_fixed(ode_march *m, int n, const double *times, void *y, const ode_sink *sink)
 {
@@ -318,12 +341,17 @@ static int run_fixed(ode_march *m, int n, const double *times, void *y, const od
         ode_boundary a = { .t = from, .lo = j, .hi = j, .jump = ode_stops_jump(&m->stops, from), .restart = true };
         while (from != times[j + 1]) {
             double to = ode_stops_next(&m->stops, from, times[j + 1]), length = to - from;
-            double wanted = set->steps ? (double)set->steps : ceil(fabs(length) / set->step * (1 - 8 * DBL_EPSILON));
+            double wanted = set->steps ? (double)set->steps : steps_between(m, from, to);
             if (wanted > (double)set->max_steps)
                 return ode_fail(
                     m, "%.3g steps are asked for from t = %g to %g, more than max_steps = %lld; take larger steps or raise max_steps",
                     wanted, from, to, (long long)set->max_steps);
-            int64_t count = wanted < 1 ? 1 : (int64_t)wanted;
+            int64_t count = (int64_t)wanted;
+            if (m->method->begin && fabs(length) < 1e3 * wanted * spacing_between(from, to))
+                return ode_fail(m,
+                                "steps of %.3g from t = %.15g to %.15g are not equal, as %s needs them, but rounded to the spacing of "
+                                "numbers there (%.2g); take fewer steps, or shift the origin of time",
+                                fabs(length) / wanted, from, to, m->method->name, spacing_between(from, to));
             /* Ends that are output times move with them; a jump is a constant, so pieces beside one are affine in one time only. */
             bool start = from == times[j], end = to == times[j + 1];
             for (int64_t i = 1; i <= count; i++) {
@@ -384,55 +412,6 @@ static double error_ratio(const ode_march *m)
     return fmax(state, quadratures);
 }
 
-/* Where the derivative changes most over the attempted step, in units of the tolerance. */
-static void worst_component(const ode_march *m, const void *y, char *text, size_t size)
-{
-    const ode_system *s = m->system;
-    int64_t worst = 0;
-    double most = -1;
-    for (int64_t i = 0; i < m->cells; i++) {
-        double change = fabs(ode_load(s->dtype, m->carry[1].data, i) - ode_load(s->dtype, m->carry[0].data, i));
-        if (change > 0) change /= ode_tolerance(m, i, ode_load(s->dtype, y, i));
-        if (!(change <= most)) {
-            worst = i;
-            if (!(change >= 0)) break;
-            most = change;
-        }
-    }
-    ode_where(s, m->rows, worst, text, size);
-}
-
-static int fail_underflow(ode_march *m, double t, double h, const void *y, const void *next)
-{
-    char where[96];
-    bool derivative = false;
-    int64_t bad = find_nonfinite(m, next, &derivative);
-    if (bad >= 0) {
-        ode_where(m->system, m->rows, bad, where, sizeof where);
-        return ode_fail(m,
-                        "step %lld near t = %.15g: %s is not finite in %s, however small the step (%.3g); check the field there: it may "
-                        "have a singularity",
-                        (long long)m->steps, t, derivative ? "the field" : "the state", where, h);
-    }
-    worst_component(m, y, where, sizeof where);
-    return ode_fail(m,
-                    "step %lld at t = %.15g underflows: size %.3g is below what is allowed and the error is still too large, worst in %s; "
-                    "the problem is stiff or "
-                    "singular there: try an L-stable method (ode_implicit_euler), looser tolerances or float64",
-                    (long long)m->steps, t, h, where);
-}
-
-static int fail_too_many(ode_march *m, double t, double t1, double h, const void *y)
-{
-    char where[96];
-    worst_component(m, y, where, sizeof where);
-    return ode_fail(m,
-                    "max_steps = %lld attempts are used up at t = %.15g of %.15g (step size %.3g, %lld rejected), worst in %s; the problem "
-                    "may be stiff: try an L-stable "
-                    "method (ode_implicit_euler), looser tolerances, or raise max_steps",
-                    (long long)m->settings->max_steps, t, t1, h, (long long)m->rejected, where);
-}
-
 /* How much the step may grow or must shrink. */
 static double step_factor(const ode_march *m, double ratio)
 {
@@ -442,20 +421,30 @@ static double step_factor(const ode_march *m, double ratio)
     return fmin(10, fmax(least, 0.9 * pow(ratio, -1.0 / m->method->order)));
 }
 
+/* The smallest step that is tried at t. */
+static double least_step(const ode_settings *set, double t) { return fmax(set->min_step, 16 * ode_spacing(t)); }
+
 static int run_adaptive(ode_march *m, int n, double t0, double t1, void *y, const ode_sink *sink)
 {
     const ode_settings *set = m->settings;
     double direction = t1 > t0 ? 1 : -1, h = set->first_step, stop = ode_stops_next(&m->stops, t0, t1);
     ode_boundary a = { .t = t0, .lo = 0, .hi = 0, .jump = ode_stops_jump(&m->stops, t0) };
     if (ode_march_field(m, t0, a.jump ? (int)direction : 0, y, m->carry[0].data, m->rate[0].data, keep(m, sink, 0))) return -1;
-    if (h == 0) h = fmax(ode_first_step(m, t0, t1, y), DBL_MIN);
+    if (h == 0) h = ode_first_step(m, t0, t1, y);
     for (int64_t attempt = 0; a.t != t1; attempt++) {
-        if (attempt >= set->max_steps) return fail_too_many(m, a.t, t1, h, y);
-        h = fmax(h, set->min_step);
+        if (attempt >= set->max_steps) return ode_fail_many(m, a.t, t1, h, y);
+        double left = fabs(stop - a.t), least = least_step(set, a.t);
+        h = fmax(h, least);
         if (set->max_step > 0) h = fmin(h, set->max_step);
-        double left = fabs(stop - a.t), least = fmax(fmax(set->min_step, DBL_MIN), 16 * DBL_EPSILON * fabs(a.t)), taken = h;
-        bool landing = left <= 1.01 * h; /* stretch a little rather than leave a sliver */
+        /* Stretch a little rather than leave a sliver; beyond max_step only by what rounding makes of a whole number of steps. */
+        double stretched = set->max_step > 0 ? fmin(1.01 * h, set->max_step * (1 + 1e-6)) : 1.01 * h, taken = h;
+        bool landing = left <= stretched;
         if (landing) taken = left;
+        if (taken < least && !landing)
+            return ode_fail(m,
+                            "options.max_step = %g is too small at t = %.15g, where the rounding of time allows steps of %.3g at least; "
+                            "raise it, or shift the origin of time towards t",
+                            set->max_step, a.t, least);
         void *next = sink->slot(sink->context, m->steps);
         if (!next) return ode_fail(m, "out of memory for the state after step %lld", (long long)m->steps);
         ode_boundary b = {
@@ -478,8 +467,8 @@ static int run_adaptive(ode_march *m, int n, double t0, double t1, void *y, cons
             continue;
         }
         m->rejected++;
+        if (taken <= least) return ode_fail_small(m, a.t, taken, ratio, y, next);
         h = factor * taken;
-        if (h < least) return fail_underflow(m, a.t, h, y, next);
     }
     return 0;
 }

@@ -100,16 +100,19 @@ typedef struct {
      * allowed where rtol is not zero. Borrowed until the solve is recorded. */
     const double *atol_each;
     int natol;
-    double step;               /* > 0: fixed steps of at most this size, dividing each interval between times evenly */
-    int64_t steps;             /* > 0: so many equal steps in each interval between times (excludes step) */
-    double first_step;         /* adaptive: size of the first step; default: chosen from two evaluations of the field, after Hairer,
-                                  Norsett, Wanner, Solving ODEs I, II.4, but free of time's unit */
-    double min_step, max_step; /* adaptive: limits; defaults: what time's rounding allows, none */
-    int64_t max_steps;         /* attempts in one solve, default 100000 */
-    int64_t keep_bytes;        /* discrete: for activations of a solve that has a gradient, default 256 MiB (1: keep none). Of explicit
-                                  methods' steps, the first ones; those that found no room are evaluated again on the way back,
-                                  with equal gradients but for rounding: a row's gradient is bitwise independent of how many
-                                  rows there are as long as all steps find room, or none does */
+    double step;       /* > 0: fixed steps of at most this size but for rounding, dividing each interval between times evenly */
+    int64_t steps;     /* > 0: so many equal steps in each interval between times (excludes step) */
+    double first_step; /* adaptive: size of the first step; default: chosen from two evaluations of the field, after Hairer,
+                          Norsett, Wanner, Solving ODEs I, II.4, but free of time's unit */
+    /* adaptive: limits. Where a step of min_step is still too inaccurate, the solve is an error; default: 16 spacings of the numbers at t,
+     * the least that the rounding of time allows. Only a step that lands (at the last time, at a jump) may be shorter. No step is longer
+     * than max_step; default: none is too long. */
+    double min_step, max_step;
+    int64_t max_steps;  /* attempts in one solve, default 100000 */
+    int64_t keep_bytes; /* discrete: for activations of a solve that has a gradient, default 256 MiB (1: keep none). Of explicit
+                           methods' steps, the first ones; those that found no room are evaluated again on the way back,
+                           with equal gradients but for rounding: a row's gradient is bitwise independent of how many
+                           rows there are as long as all steps find room, or none does */
     double adjoint_rtol, adjoint_atol; /* backsolve; both zero: as forward (costates of a solve with atol_each: the usual atol); the
                                           recomputed state keeps atol_each */
     bool adjoint_seminorm;             /* backsolve: only state and costate bound the steps, not the parameters' quadratures (Kidger, Chen,

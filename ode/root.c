@@ -65,7 +65,7 @@ static void state_free(void *state)
 
 static int no_memory(const ad_opaque_call *call)
 {
-    snprintf(call->error, call->error_size, "Newton's method: out of memory");
+    snprintf(call->error, call->error_size, "out of memory");
     return -1;
 }
 
@@ -154,15 +154,14 @@ static int fail_update(const root_data *d, const ad_opaque_call *call, int64_t r
 {
     int state = 0;
     if (bad < 0) {
-        snprintf(
-            call->error, call->error_size,
-            "Newton's method: row %lld, iteration %d: the matrix I - %g J is singular or not finite (residual %.3g); take a smaller step",
-            (long long)row, iteration, g, residual);
+        snprintf(call->error, call->error_size,
+                 "row %lld, iteration %d: the matrix I - %g J is singular or not finite (residual %.3g); take a smaller step",
+                 (long long)row, iteration, ode_shown(g), ode_shown(residual));
         return -1;
     }
     while (bad >= d->system->size[state]) bad -= d->system->size[state++];
     snprintf(call->error, call->error_size,
-             "Newton's method: iteration %d: the field is not finite in row %lld, component %lld of state %d; take a smaller step, or "
+             "iteration %d: the field is not finite in row %lld, component %lld of state %d; take a smaller step, or "
              "check the field there",
              iteration, (long long)row, (long long)bad, state);
     return -1;
@@ -195,10 +194,10 @@ static int find_roots(void *data, void *state, const ad_opaque_call *call)
     }
     if (left) {
         snprintf(call->error, call->error_size,
-                 "Newton's method: %lld rows, row %lld among them, do not converge in %d iterations (residual %.3g, tolerance %g); take a "
+                 "%lld rows, row %lld among them, do not converge in %d iterations (residual %.3g, tolerance %g); take a "
                  "smaller "
                  "step, or raise newton_iterations or newton_tolerance",
-                 (long long)left, (long long)failed, d->newton.iterations, residual, d->newton.tolerance);
+                 (long long)left, (long long)failed, d->newton.iterations, ode_shown(residual), d->newton.tolerance);
         return -1;
     }
     scatter(d->system, call, s->zd.data);
@@ -221,15 +220,14 @@ static int solve_adjoint(void *data, void *state, const ad_opaque_call *call)
     double g = ode_load(call->dtype, call->in[p.g], 0), *w = s->zd.data;
     for (int64_t r = 0; r < call->rows; r++) {
         if (solve_row(s, d, call->dtype, r, g, "N", w + r * d->system->width)) continue;
-        snprintf(call->error, call->error_size, "adjoint of an implicit step: row %lld: the matrix I - %g J is singular or not finite",
-                 (long long)r, g);
+        snprintf(call->error, call->error_size, "row %lld: the matrix I - %g J is singular or not finite", (long long)r, g);
         return -1;
     }
     scatter(d->system, call, w);
     return 0;
 }
 
-static const ad_opaque_class solve_class = { .name = "ode_root_adjoint",
+static const ad_opaque_class solve_class = { .name = "adjoint of an implicit step",
                                              .forward = solve_adjoint,
                                              .state_new = state_new,
                                              .state_free = state_free,
@@ -248,7 +246,7 @@ static void root_vjp(void *data, ad_var token, int nin, const ad_var *in, int no
     places p = operands(s, false);
     ad_var *op = malloc(3 * (size_t)(nin + n) * sizeof *op);
     if (!op) {
-        ad_fail(tape, "ode_root: out of memory");
+        ad_fail(tape, "Newton's method: out of memory");
         return;
     }
     ad_var *x = op + nin + n, *bar = x + nin + n, w[ODE_MAX_JOINT], f[ODE_MAX_JOINT], scaled[ODE_MAX_JOINT];
@@ -278,7 +276,7 @@ static void root_vjp(void *data, ad_var token, int nin, const ad_var *in, int no
     free(op);
 }
 
-static const ad_opaque_class root_class = { .name = "ode_root",
+static const ad_opaque_class root_class = { .name = "Newton's method",
                                             .forward = find_roots,
                                             .state_new = state_new,
                                             .state_free = state_free,

@@ -343,8 +343,9 @@ static void *read_initial(ode_solution *s, const ad_opaque_call *call)
     for (int i = 0; i < sys->nstate; i++) {
         int64_t n = call->rows * sys->size[i], bad = ode_first_nonfinite(call->dtype, n, call->in[i]);
         if (bad >= 0) {
-            ode_fail(m, "y0 is %g in row %lld, component %lld%s; initial states must be finite", ode_load(call->dtype, call->in[i], bad),
-                     (long long)(bad / sys->size[i]), (long long)(bad % sys->size[i]), i ? " (of a later state)" : "");
+            ode_fail(m, "y0 is %g in row %lld, component %lld%s; initial states must be finite",
+                     ode_shown(ode_load(call->dtype, call->in[i], bad)), (long long)(bad / sys->size[i]), (long long)(bad % sys->size[i]),
+                     i ? " (of a later state)" : "");
             return NULL;
         }
         memcpy(ode_part(sys, call->rows, y, i), call->in[i], (size_t)n * ode_bytes(call->dtype));

@@ -152,6 +152,14 @@ double ode_march_distance(const ode_march *march, int64_t n, const void *x, cons
 double ode_first_step(ode_march *march, double t0, double t1, const void *y);
 /* Writes the error of the call in progress (the operation's name comes before it); -1. */
 int ode_fail(ode_march *march, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The first element that is not finite of the attempted step: its state, or the derivative at its end. -1: there is none. */
+int64_t ode_march_nonfinite(const ode_march *march, const void *next, bool *derivative);
+/* Write the error of an adaptive march that cannot go on from state y (failures.c), and return -1: because the attempted step of size h to
+ * `next`, with this error in units of the tolerance, was rejected and is the smallest; because max_steps attempts have been made. */
+int ode_fail_small(ode_march *march, double t, double h, double ratio, const void *y, const void *next);
+int ode_fail_many(ode_march *march, double t, double t1, double h, const void *y);
+/* How far the next double is from t. */
+double ode_spacing(double t);
 /* t in the step from a to b, rounded to the type; at a jump the nearest number on the step's own side. */
 double ode_stage_time(ad_dtype dtype, double t, const ode_boundary *a, const ode_boundary *b);
 /* Where state j lies in a slot. */
@@ -290,6 +298,19 @@ void ode_clear_row_bars(const ode_adjoint_data *d, const ad_opaque_call *call, c
 int ode_call_fail(const ad_opaque_call *call, const char *reason); /* writes the call's error; -1 */
 /* Writes times' cotangents in the call's type. */
 void ode_write_times(const ode_problem *p, ad_dtype dtype, const double *bar, void *out);
+
+/* Gradients that are not finite (finite.c). Whether all that the call delivers is finite. */
+bool ode_results_finite(const ode_adjoint_data *d, const ad_opaque_call *call, const ode_adjoint_call *c);
+/* Whether a cotangent that came in is not finite: then the error is written. */
+bool ode_blame_cotangents(const ode_adjoint_data *d, const ad_opaque_call *call, const ode_adjoint_call *c, const double *times);
+/* Whether something is not finite among the state's cotangents (NULL: not looked at), those of the arguments and shared values, and times'
+ * (NULL): then text says what. */
+bool ode_name_nonfinite(const ode_adjoint_data *d, const ad_opaque_call *call, const ode_adjoint_call *c, const void *state,
+                        void *const *shared, const double *times, char *text, size_t size);
+/* The same among the increments of an augmented system's quadratures. */
+bool ode_name_quadrature(const ode_system *s, int64_t rows, const void *increment, char *text, size_t size);
+/* What the last part of an adjoint, from the shared values to the arguments, has spoilt: writes the error; -1. */
+int ode_blame_arguments(const ode_adjoint_data *d, const ad_opaque_call *call, const ode_adjoint_call *c);
 
 /* Records a solve; results out[nstate]. 0, or -1 with the tape's error set. */
 int ode_record_solve(const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times,

@@ -157,7 +157,9 @@ int ode_runner_run(ode_runner *r, int64_t rows, char *error, size_t error_size)
         .rows = rows, .inputs = r->in, .outputs = r->out, .accumulate = r->accumulate, .refine = r->refine, .same_parameters = r->primed
     };
     if (ad_run_with(r->program, r->workspace, &args)) {
-        snprintf(error, error_size, "%s", ad_workspace_error(r->workspace));
+        /* The caller says which solve and which step it was; that it ran as a program tells nobody anything. */
+        const char *message = ad_workspace_error(r->workspace), prefix[] = "ad_run: ";
+        snprintf(error, error_size, "%s", message + (strncmp(message, prefix, sizeof prefix - 1) ? 0 : sizeof prefix - 1));
         return -1;
     }
     r->primed = true;

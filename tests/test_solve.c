@@ -211,7 +211,7 @@ START_TEST(statistics)
     ck_assert(isfinite(ad_item(ad_sum_all(ode_solve_final(lotka, NULL, y0, 1, &p, ode_interval(tape, 0, 10), &o)))));
     ck_assert_int_eq(s.evaluations, 1 + 6 * (s.steps + s.rejected));
     for (int64_t k = 0; k < s.steps; k++)
-        ck_assert_double_le(ode_steps_times(s.steps_taken)[k + 1] - ode_steps_times(s.steps_taken)[k], 0.2525 + 1e-12);
+        ck_assert_double_le(ode_steps_times(s.steps_taken)[k + 1] - ode_steps_times(s.steps_taken)[k], 0.25 + 1e-6);
     ode_options fixed = { .method = &ode_rk4, .step = 0.3, .stats = &s };
     ck_assert(isfinite(ad_item(ad_sum_all(ode_solve_final(lotka, NULL, y0, 1, &p, ode_interval(tape, 0, 3), &fixed)))));
     ck_assert_int_eq(s.steps, 10); /* 3 / 0.3 is a little more than 10 in floating point */
@@ -539,10 +539,10 @@ static const bad_input bad[] = {
     { "no variable", set_returns_nothing, "ode_solve: in the field: it returned no valid variable" },
     { "error in the field", set_field_error, "ode_solve: in the field: ad_matmul" },
     { "NaN field", set_nan_field, "ode_solve: the field is not finite|t = 0, row 0, component 0" },
-    { "blow-up", set_blow_up, "ode_solve: step|underflows|row 1, component 1|ode_implicit_euler" },
+    { "blow-up", set_blow_up, "ode_solve: step|underflows|row 1, component 1|singularity" },
     { "blow-up in fixed steps", set_blow_up_fixed, "ode_solve: step|row 1, component 1|smaller steps" },
     { "NaN later", set_later_nan, "not finite|near t = 0.|check the field" },
-    { "least step", set_min_step, "underflows|ode_implicit_euler" },
+    { "least step", set_min_step, "a step of options.min_step = 0.01|ode_implicit_euler" },
     { "too many steps", set_max_steps, "ode_solve: max_steps = 100 attempts are used up at t = |ode_implicit_euler" },
     { "too many fixed steps", set_max_steps_fixed, "more than max_steps = 100000" },
     { "limit of fixed steps", set_limit_of_fixed, "options.first_step, min_step and max_step are for steps that the error chooses" },
