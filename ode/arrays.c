@@ -111,3 +111,17 @@ int64_t ode_first_nonfinite(ad_dtype t, int64_t n, const void *x)
     })
     return -1;
 }
+
+double ode_scaled_squares(ad_dtype t, int64_t n, const void *x, const void *y, double rtol, double atol)
+{
+    double sum = 0;
+    EITHER_TYPE({
+        const T *a = x;
+        const T *b = y;
+        for (int64_t i = 0; i < n; i++) {
+            double r = (double)a[i] / (atol + rtol * fabs((double)b[i]));
+            sum += r * r;
+        }
+    })
+    return sum;
+}

@@ -275,5 +275,7 @@ void ode_grow(ad_dtype t, int64_t n, const void *x, void *most); /* most = max(m
 double ode_shown(double x);
 /* Index of the first element that is not finite, or -1. */
 int64_t ode_first_nonfinite(ad_dtype t, int64_t n, const void *x);
+/* Sum of (x_i / (atol + rtol |y_i|))^2. */
+double ode_scaled_squares(ad_dtype t, int64_t n, const void *x, const void *y, double rtol, double atol);
 
 #endif

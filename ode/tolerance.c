@@ -32,11 +32,13 @@ double ode_march_distance(const ode_march *m, int64_t n, const void *x, const vo
 /* ---- the first step ---- */
 
 /* Root mean square of x in units of the tolerance at y. An element whose tolerance is zero is measured by what its derivative f would make
- * of it over the whole solve. The sum is kept in units of its largest term, so that nothing overflows. */
+ * of it over the whole solve. Where the plain sum of squares is out of range, it is kept in units of its largest term. */
 static double norm(const ode_march *m, const void *x, const void *y, const void *f, double length)
 {
     ad_dtype dtype = m->system->dtype;
-    double sum = 0, largest = 0;
+    double sum = m->each ? INFINITY : ode_scaled_squares(dtype, m->cells, x, y, m->rtol, m->atol), largest = 0;
+    if (isfinite(sum) && sum > 1e-280) return sqrt(sum / (double)m->cells);
+    sum = 0;
     for (int64_t i = 0; i < m->cells; i++) {
         double scale = ode_tolerance(m, i, ode_load(dtype, y, i));
         if (scale == 0) scale = m->rtol * length * fabs(ode_load(dtype, f, i));
