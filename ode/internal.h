@@ -61,6 +61,7 @@ typedef struct {
     ad_var *kept;
     /* Results. */
     ad_var *next, *carry_next, *carry_quad_next;
+    ad_var *ringing;                      /* of each state, if the method rings: elements above 1 where it does */
     ad_var *quad;                         /* increments of the quadratures */
     ad_var *rates;                        /* memory for the quadratures' rates at the stages, [stage][quadrature] */
     ad_var *size_next, quad_error;        /* the largest mean square of a quadrature's scaled errors */
@@ -76,6 +77,7 @@ struct ode_method {
     int times, begin_times;     /* stage times t + c_i h of a step and of the bootstrap */
     const double *c, *begin_c;
     bool implicit;
+    bool rings; /* a part of the state that decays fast may alternate instead: steps say so (ode_step.ringing) */
     void (*step)(const ode_method *method, ode_step *s);
     void (*begin)(const ode_method *method, ode_step *s); /* makes carry_next from y; NULL: nothing is carried */
 };
@@ -199,9 +201,9 @@ enum { ODE_SUM_FINITE, ODE_SUM_ERROR, ODE_SUM_ERROR3, ODE_SUM_STIFFNESS, ODE_SUM
 
 /* Places of the inputs and outputs of a unit in its lists (the first of each group). */
 typedef struct {
-    int h, t, tolerance, each, y, carry, carry_quad, size, row, shared, ybar, carry_bar, k_bar; /* inputs */
-    int next, carry_next, carry_quad_next, size_next, quad_error, quad, k, sums, counts;        /* outputs of a step */
-    int xbar, carry_out, t_out, h_out, row_out, shared_out;                                     /* outputs of a VJP */
+    int h, t, tolerance, each, y, carry, carry_quad, size, row, shared, ybar, carry_bar, k_bar;   /* inputs */
+    int next, carry_next, carry_quad_next, size_next, quad_error, quad, k, sums, counts, ringing; /* outputs of a step */
+    int xbar, carry_out, t_out, h_out, row_out, shared_out;                                       /* outputs of a VJP */
     int nt, nk;
     int kept, first_kept, nkept; /* residuals of stages first_kept .. nkept - 1: outputs of a step or field, inputs of a VJP */
 } ode_places;

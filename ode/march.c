@@ -118,7 +118,7 @@ int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int thr
             (m->norm && !ode_buffer_need(&m->size[i], quads)))
             return ode_fail(m, "out of memory");
     if (m->norm) memset(m->size[0].data, 0, quads);
-    if (!ode_buffer_need(&m->increment, quads) || (m->adaptive && !ode_buffer_need(&m->work, 2 * slot)))
+    if (!ode_buffer_need(&m->increment, quads) || ((m->adaptive || m->method->rings) && !ode_buffer_need(&m->work, 2 * slot)))
         return ode_fail(m, "out of memory");
     ode_runner *r = &m->step;
     const ode_places *at = &u->step->at;
@@ -228,6 +228,7 @@ static int run_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, c
     }
     point_in(r, s, m->rows, at->y, y);
     point_out(r, s, m->rows, at->next, next);
+    if (m->method->rings) point_out(r, s, m->rows, at->ringing, b->output ? m->work.data : NULL);
     if (m->carry[0].data) {
         point_in(r, s, m->rows, at->carry, m->carry[0].data);
         point_out(r, s, m->rows, at->carry_next, m->carry[1].data);
@@ -291,6 +292,24 @@ static int bootstrap(ode_march *m, const ode_boundary *a, const ode_boundary *b,
     return 0;
 }
 
+/* Whether the method rings in the step from a to b, whose end is a result; then the error is written. On the way to a result it may. */
+static bool is_ringing(ode_march *m, const ode_boundary *a, const ode_boundary *b)
+{
+    const ode_system *s = m->system;
+    for (int64_t i = 0; i < m->cells; i++) {
+        if (!(ode_load(s->dtype, m->work.data, i) > 1)) continue;
+        char where[96];
+        ode_where(s, m->rows, i, where, sizeof where);
+        ode_fail(
+            m,
+            "step %lld from t = %.15g, size %.3g: the result at its end is wrong in %s: there the problem is stiff, and %s, which is not "
+            "L-stable, makes it alternate from step to step instead of decaying; use ode_implicit_euler, or much smaller steps",
+            (long long)m->steps, a->t, b->t - a->t, where, m->method->name);
+        return true;
+    }
+    return false;
+}
+
 int ode_march_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, const ode_boundary *b, void **y)
 {
     void *next = sink->slot(sink->context, m->steps);
@@ -307,6 +326,7 @@ int ode_march_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, co
                         "method, or check the field",
                         (long long)m->steps, a->t, b->t - a->t, ode_shown(ode_load(m->system->dtype, next, bad)), where);
     }
+    if (m->method->rings && b->output && is_ringing(m, a, b)) return -1;
     if (accept(m, sink, a, b, *y, next)) return -1;
     *y = next;
     return 0;
@@ -362,6 +382,7 @@ static int run_fixed(ode_march *m, int n, const double *times, void *y, const od
                                    .hi = j + 1,
                                    .jump = i == count && ode_stops_jump(&m->stops, to) };
                 b.restart = i == count;
+                b.output = i == count && to == times[j + 1];
                 if (!start || !end) {
                     b.lo = start ? j : end ? j + 1 : -1;
                     b.hi = -1;
@@ -389,6 +410,7 @@ static int run_replay(ode_march *m, int n, const double *times, void *y, const o
         bool last = i == count, output = false;
         for (int j = 0; j < n; j++) output = output || times[j] == t[i];
         ode_boundary b = { .t = t[i], .lo = last ? n - 1 : -1, .hi = last ? n - 1 : -1, .jump = ode_stops_jump(&m->stops, t[i]) };
+        b.output = output;
         double h = t[i] - t[i - 1], following = last ? h : t[i + 1] - t[i];
         b.restart = b.jump || output || fabs(following - h) > 1e-9 * fabs(h);
         if (take_step(m, sink, &a, &b, &y)) return -1;

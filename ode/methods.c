@@ -51,6 +51,7 @@ const ode_method ode_trapezoidal = {
     .times = 2,
     .c = at_both_ends,
     .implicit = true,
+    .rings = true,
     .step = ode_implicit_step
 };
 const ode_method ode_nystroem2 = {

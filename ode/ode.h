@@ -39,7 +39,8 @@ extern const ode_method ode_euler, ode_midpoint, ode_heun, ode_ralston, ode_rk4,
 /* Fixed steps. Implicit steps solve for each row by Newton's method. The two-step method starts afresh at each output time and jump.
  * Stiff problems want ode_implicit_euler: it is L-stable, a part of the state that decays fast is gone after one step. ode_trapezoidal is
  * A-stable only: where |h lambda| is large (lambda an eigenvalue of the Jacobian dF/dx), such a part changes its sign from step to step and
- * hardly decays, so the numbers are wrong until h |lambda| <= 2 or so. It is for problems without fast decay: oscillations, waves. */
+ * hardly decays. Where a result (at an output time) comes from a step that does so by a tenth of an element's size, it is an error; but on
+ * its way a nonlinear problem may have been led astray before. So it is for problems without fast decay: oscillations, waves. */
 extern const ode_method ode_implicit_euler, ode_trapezoidal, ode_nystroem2;
 const ode_method *const *ode_methods(void);             /* all, NULL-terminated */
 const char *ode_method_name(const ode_method *method);  /* "dopri5" */

@@ -71,6 +71,7 @@ typedef struct {
     int lo, hi;
     bool jump;    /* the field is not smooth here */
     bool restart; /* a multistep method begins anew here */
+    bool output;  /* given steps: the state here is a result */
 } ode_boundary;
 
 typedef struct ode_march ode_march;

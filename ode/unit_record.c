@@ -116,6 +116,7 @@ static void place_step(ode_unit *u)
     u->at.k = add_outputs(u, u->at.nk * n);
     u->at.sums = add_outputs(u, estimate ? ODE_SUMS : 1);
     u->at.counts = add_outputs(u, m->implicit);
+    u->at.ringing = add_outputs(u, m->rings ? n : 0);
     if (u->key.residuals) place_kept(u, estimate, dense ? u->at.nk : m->tableau->stages + estimate);
 }
 
@@ -180,7 +181,7 @@ static ad_var unit_input(const ode_unit *u, ad_tape *tape, int i, int64_t rows, 
 }
 
 typedef struct {
-    ad_var next[ODE_MAX_JOINT], carry_next[ODE_MAX_JOINT], k[ODE_MAX_STAGES * ODE_MAX_JOINT];
+    ad_var next[ODE_MAX_JOINT], carry_next[ODE_MAX_JOINT], ringing[ODE_MAX_JOINT], k[ODE_MAX_STAGES * ODE_MAX_JOINT];
 } results;
 
 /* s->quad holds memory for the variables; kept: residuals of all stages (not of a first one that is carried). */
@@ -210,6 +211,7 @@ static bool record_step(const ode_unit *u, ad_tape *tape, const ad_var *in, ode_
                      .dense = flags & ODE_DENSE,
                      .quadrature = flags & ODE_QUADRATURE,
                      .next = r->next,
+                     .ringing = r->ringing,
                      .carry_next = r->carry_next,
                      .quad = quads,
                      .carry_quad_next = quads + nquad,
@@ -253,6 +255,7 @@ static void step_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape, ad_
     }
     if (s.size) out[at->quad_error] = s.quad_error;
     if (u->key.method->implicit) out[at->counts] = s.counts;
+    for (int i = 0; u->key.method->rings && i < n; i++) out[at->ringing + i] = r.ringing[i];
     int nres = u->key.residuals ? u->key.residuals->n : 0;
     for (int i = at->first_kept * nres; i < at->nkept * nres; i++) out[at->kept + i - at->first_kept * nres] = s.kept[i];
     free(s.quad);
