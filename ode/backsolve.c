@@ -145,7 +145,7 @@ static int came_back(backward *b, int64_t cells, double t)
     snprintf(
         b->call->error, b->call->error_size,
         "%s: adjoint: at t = %g the recomputed state is off by %.2g in %s: %.6g, where the solution is %.6g (and never larger than %.3g)",
-        set->caller, t, fabs(found - stored), place, found, stored, ode_load(dtype, forward->largest.data, where));
+        set->caller, t, fabs(found - stored), place, ode_shown(found), ode_shown(stored), ode_load(dtype, forward->largest.data, where));
     return went_astray(b);
 }
 

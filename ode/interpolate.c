@@ -37,11 +37,11 @@ static bool check(ad_var t, ad_var knots, ad_var samples, int *axis)
         ad_fail(tape, "ode_interpolate: samples have shape %s for knots of shape %s; they must be [K,D] or [rows,K,D]", c, b);
     const double *k = ad_constant_elements(knots);
     if (!ad_tape_error(tape) && k && ad_constant_size(knots) < ks.dim[0])
-        ad_fail(tape, "ode_interpolate: knots must be strictly increasing; all are %g", k[0]);
+        ad_fail(tape, "ode_interpolate: knots must be strictly increasing; all are %g", ode_shown(k[0]));
     for (int64_t i = 0; k && !ad_tape_error(tape) && i + 1 < ks.dim[0]; i++)
         if (!(k[i] < k[i + 1]) || !isfinite(k[i]) || !isfinite(k[i + 1]))
             ad_fail(tape, "ode_interpolate: knots must be finite and strictly increasing: knots[%lld] = %g, knots[%lld] = %g", (long long)i,
-                    k[i], (long long)i + 1, k[i + 1]);
+                    ode_shown(k[i]), (long long)i + 1, ode_shown(k[i + 1]));
     return !ad_tape_error(tape);
 }
 

@@ -93,8 +93,9 @@ typedef struct {
     const ode_adjoint *adjoint; /* default ode_discrete */
     /* Adaptive methods: the error of a step, a root mean square over all states, rows and components, is held below
      * atol + rtol max(|y0|, |y1|). Both zero: 1e-6, 1e-8 (f64); 1e-4, 1e-6 (f32). Where one is given, a zero of the other is a zero: with
-     * rtol alone the error is relative however small the state is, with atol alone absolute however large. rtol alone may not be below
-     * the rounding of the tape's type. */
+     * rtol alone the error is relative however small the state is, with atol alone absolute however large. States that begin at zero
+     * or pass through it (costs, log-determinants) cost fewer steps with an atol. rtol alone may not be below the rounding of the tape's
+     * type. */
     double rtol, atol;
     /* An atol of its own for each element of a row, all states in order (their shapes [rows, D...] without the rows, one after the other;
      * of a flow: x, logdet; of a solve with a cost: y, q), instead of atol. natol: how many; it must be the number of elements. Zeros are
