@@ -105,7 +105,8 @@ typedef struct {
     double step;       /* > 0: fixed steps of at most this size but for rounding, dividing each interval between times evenly */
     int64_t steps;     /* > 0: so many equal steps in each interval between times (excludes step) */
     double first_step; /* adaptive: size of the first step; default: chosen from two evaluations of the field, after Hairer,
-                          Norsett, Wanner, Solving ODEs I, II.4, but free of time's unit */
+                          Norsett, Wanner, Solving ODEs I, II.4, but free of time's unit. Do not give a large one: the
+                          error estimates of bosh3 and dopri8 vanish where h lambda is -1 and -5.65 */
     /* adaptive: limits. Where a step of min_step is still too inaccurate, the solve is an error; default: 16 spacings of the numbers at t,
      * the least that the rounding of time allows. Only a step that lands (at the last time, at a jump) may be shorter. No step is longer
      * than max_step; default: none is too long. */
