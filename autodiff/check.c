@@ -70,6 +70,7 @@ static void find_worst(ad_gradient_difference *d, ad_dtype dtype, int64_t n, con
 ad_gradient_difference ad_compare_gradients(ad_dtype dtype, int64_t n, const void *x, double loss, const void *g, const void *r)
 {
     ad_gradient_difference d = { 0 };
+    if (n < 1 || !x || !g || !r) return d;
     double most_g = largest(dtype, n, g, &d.worst_element), most_r = largest(dtype, n, r, &d.worst_element);
     d.norm = isfinite(most_g) ? most_g * scaled_norm(dtype, n, g, NULL, most_g) : most_g;
     d.refined_norm = isfinite(most_r) ? most_r * scaled_norm(dtype, n, r, NULL, most_r) : most_r;
@@ -88,7 +89,7 @@ ad_gradient_difference ad_compare_gradients(ad_dtype dtype, int64_t n, const voi
 
 bool ad_gradients_agree(const ad_gradient_difference *d, double threshold)
 {
-    return d->difference <= (threshold > 0 ? threshold : default_threshold);
+    return d && d->difference <= (threshold > 0 ? threshold : default_threshold);
 }
 
 /* ---- the text ---- */
@@ -195,7 +196,7 @@ static bool measure(check *c, double threshold, ad_gradient_report *report, ad_g
 int ad_check_gradient(ad_var loss, int nx, const ad_var *x, double threshold, ad_gradient_report *report,
                       ad_gradient_difference *difference)
 {
-    ad_tape *tape = ad_common_tape("check_gradient", 1, &loss);
+    ad_tape *tape = ad_lists_tape("check_gradient", 2, (ad_list[]){ { "the loss", 1, &loss, true }, { "x", nx, x, false } });
     ad_gradient_report unused;
     if (!report) report = &unused;
     *report = (ad_gradient_report){ 0 };

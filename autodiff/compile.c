@@ -201,13 +201,11 @@ ad_program *ad_compile(int ninput, const ad_var *inputs, int noutput, const ad_v
 
 ad_program *ad_compile_with(const ad_compile_options *options, int ninput, const ad_var *inputs, int noutput, const ad_var *outputs)
 {
+    const ad_list lists[] = { { "outputs", noutput, outputs, false }, { "inputs", ninput, inputs, false } };
+    ad_tape *tape = ad_lists_tape("compile", 2, lists);
+    if (!tape) return NULL;
     if (noutput < 1) {
-        if (ninput > 0 && ad_common_tape("compile", ninput, inputs)) ad_fail(inputs[0].tape, "ad_compile: there are no outputs");
-        return NULL;
-    }
-    ad_tape *tape = ad_common_tape("compile", noutput, outputs);
-    if (!tape || (ninput > 0 && ad_common_tape("compile", ninput, inputs) != tape)) {
-        if (tape) ad_fail(tape, "ad_compile: inputs and outputs are on different tapes");
+        ad_fail(tape, "ad_compile: there are no outputs");
         return NULL;
     }
     ad_program *p = calloc(1, sizeof *p);

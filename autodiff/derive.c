@@ -256,11 +256,13 @@ static void clear_bar(sweep *s, int32_t node)
     s->pieces[node] = -1;
 }
 
-static void run_vjp(int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_var *x, ad_var *xbar, bool cut)
+static void run_vjp(const char *what, int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_var *x, ad_var *xbar, bool cut)
 {
-    ad_tape *t = ny > 0 ? ad_common_tape("vjp", ny, y) : nx > 0 ? x[0].tape : NULL;
-    for (int i = 0; i < nx; i++) xbar[i] = ad_none(t ? t : x[i].tape);
-    if (!t || ad_common_tape("vjp", nx, x) != t) return;
+    ad_tape *t = ad_lists_tape(what, 2, (ad_list[]){ { "y", ny, y, false }, { "x", nx, x, false } });
+    for (int i = 0; xbar && i < nx; i++) xbar[i] = ad_none(t ? t : x ? x[i].tape : NULL);
+    if (nx > 0 && !xbar) ad_fail_null(t, what, "the list of results");
+    if (ny > 0 && !ybar) ad_fail_null(t, what, "the list of cotangents");
+    if (!t || (ny > 0 && !ybar)) return;
     sweep s = { .tape = t };
     if (ad_tape_error(t) || !ad_activity_find(&s.act, t, ny, y, nx, x, cut)) return;
     s.bar = malloc(((size_t)s.act.end + 1) * sizeof *s.bar);
@@ -284,18 +286,19 @@ static void run_vjp(int ny, const ad_var *y, const ad_var *ybar, int nx, const a
 
 void ad_vjp(int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_var *x, ad_var *xbar)
 {
-    run_vjp(ny, y, ybar, nx, x, xbar, false);
+    run_vjp("vjp", ny, y, ybar, nx, x, xbar, false);
 }
 void ad_vjp_cut(int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_var *x, ad_var *xbar)
 {
-    run_vjp(ny, y, ybar, nx, x, xbar, true);
+    run_vjp("vjp_cut", ny, y, ybar, nx, x, xbar, true);
 }
 
 void ad_grad(ad_var loss, int nx, const ad_var *x, ad_var *gradient)
 {
-    ad_tape *t = ad_common_tape("grad", 1, &loss);
-    for (int i = 0; i < nx; i++) gradient[i] = ad_none(loss.tape);
-    if (!t) return;
+    ad_tape *t = ad_lists_tape("grad", 2, (ad_list[]){ { "the loss", 1, &loss, true }, { "x", nx, x, false } });
+    for (int i = 0; gradient && i < nx; i++) gradient[i] = ad_none(t ? t : loss.tape);
+    if (nx > 0 && !gradient) ad_fail_null(t, "grad", "the list of results");
+    if (!t || ad_tape_error(t)) return;
     ad_shape s = ad_shape_of(loss);
     if (ad_has_rows(s) || ad_row_size(s) != 1) {
         ad_fail_shapes(t, "grad", "the loss must be one number (ad_vjp takes cotangents of anything else)", 1, &loss);
@@ -404,9 +407,11 @@ static void clear_tangents(const ad_activity *act, ad_tape *t, int ny, const ad_
 
 void ad_jvp(int nx, const ad_var *x, const ad_var *xdot, int ny, const ad_var *y, ad_var *ydot)
 {
-    ad_tape *t = ny > 0 ? ad_common_tape("jvp", ny, y) : NULL;
-    for (int j = 0; j < ny; j++) ydot[j] = ad_none(y[j].tape);
-    if (!t || (nx && (ad_common_tape("jvp", nx, x) != t || ad_common_tape("jvp", nx, xdot) != t))) return;
+    const ad_list lists[] = { { "y", ny, y, false }, { "x", nx, x, false }, { "xdot", nx, xdot, false } };
+    ad_tape *t = ad_lists_tape("jvp", 3, lists);
+    for (int j = 0; ydot && j < ny; j++) ydot[j] = ad_none(t ? t : y ? y[j].tape : NULL);
+    if (ny > 0 && !ydot) ad_fail_null(t, "jvp", "the list of results");
+    if (!t || ad_tape_error(t)) return;
     ad_activity act;
     for (int i = 0; i < nx; i++)
         if (!ad_same_shape(ad_shape_of(x[i]), ad_shape_of(xdot[i]))) {
@@ -441,7 +446,10 @@ void ad_jvp(int nx, const ad_var *x, const ad_var *xdot, int ny, const ad_var *y
 /* Forward over reverse. */
 ad_var ad_hvp(ad_var loss, ad_var x, ad_var v)
 {
+    const ad_list lists[] = { { "the loss", 1, &loss, true }, { "x", 1, &x, true }, { "v", 1, &v, true } };
+    ad_tape *t = ad_lists_tape("hvp", 3, lists);
     ad_var g, h;
+    if (!t) return ad_none(loss.tape);
     ad_grad(loss, 1, &x, &g);
     ad_jvp(1, &x, &v, 1, &g, &h);
     return h;

@@ -6,8 +6,10 @@ static bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c 
 
 ad_var ad_contract(const char *spec, int n, const ad_var *x)
 {
-    ad_tape *t = n > 0 ? ad_common_tape("contract", n, x) : NULL;
-    if (!t) return ad_none(n > 0 ? x[0].tape : NULL);
+    ad_tape *t = n > 0 && x ? ad_common_tape("contract", n, x) : NULL;
+    if (!t) return ad_none(n > 0 && x ? x[0].tape : NULL);
+    if (!spec) ad_fail_null(t, "contract", "the specification");
+    if (!spec) return ad_none(t);
     ad_factor f[AD_MAX_FACTORS];
     int8_t out[AD_MAX_RANK];
     int label_of[128], nlabel = 0, operand = 0, axis = 0, nout = 0;

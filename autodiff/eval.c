@@ -189,6 +189,8 @@ int ad_get(ad_var x, double *out)
 {
     const void *v = ad_value(x);
     if (!v) return -1;
+    if (!out) ad_fail_null(x.tape, "get", "the array for the elements");
+    if (!out) return -1;
     int64_t n = ad_size(x);
     for (int64_t i = 0; i < n; i++) out[i] = ad_tape_dtype(x.tape) == AD_F32 ? ((const float *)v)[i] : ((const double *)v)[i];
     return 0;
@@ -196,7 +198,9 @@ int ad_get(ad_var x, double *out)
 
 void ad_print(FILE *file, const char *name, ad_var x)
 {
+    if (!file) return;
     const void *v = ad_value(x);
+    if (!name) name = "(no name)";
     char shape[128];
     ad_format_shape(ad_shape_of(x), shape, sizeof shape);
     if (!v) {

@@ -70,8 +70,12 @@ static ad_var record_again(ad_tape *target, const ad_node *n, const ad_var *map)
 
 void ad_inline(int nin, const ad_var *in, int nout, const ad_var *out, ad_tape *target, const ad_var *args, ad_var *result)
 {
-    for (int j = 0; j < nout; j++) result[j] = ad_none(target);
-    if (nout < 1) return;
+    for (int j = 0; result && j < nout; j++) result[j] = ad_none(target);
+    const char *missing = !out ? "the list of outputs" : !result ? "the list of results" : NULL;
+    if (!missing && nin > 0) missing = !in ? "the list of inputs" : !args ? "the list of arguments" : NULL;
+    if (nout > 0 && missing) ad_fail_null(target, "inline", missing);
+    if (nin < 0) ad_fail(target, "ad_inline: %d inputs", nin);
+    if (nout < 1 || nin < 0 || missing || !target) return;
     ad_tape *t = ad_common_tape("inline", nout, out);
     bool fine = t && (nin < 1 || (ad_common_tape("inline", nin, in) == t && ad_common_tape("inline", nin, args) == target));
     if (!fine) {
@@ -111,7 +115,8 @@ void ad_inline(int nin, const ad_var *in, int nout, const ad_var *out, ad_tape *
 int ad_frontier(int nout, const ad_var *out, int max, ad_var *frontier)
 {
     ad_tape *t = nout > 0 ? ad_common_tape("frontier", nout, out) : NULL;
-    if (!t) return -1;
+    if (t && max > 0 && !frontier) ad_fail_null(t, "frontier", "the list of results");
+    if (!t || ad_tape_error(t)) return -1;
     int32_t last;
     int count = 0;
     char *wanted = reach(t, 0, NULL, nout, out, &last);
@@ -211,9 +216,10 @@ static bool mark_kept(ad_tape *t, char *mark, int32_t last, int32_t first)
 int ad_residuals(int nseed, const ad_var *seed, int navailable, const ad_var *available, int nout, const ad_var *out, int max,
                  ad_var *residual)
 {
-    ad_tape *t = nout > 0 && nseed > 0 ? ad_common_tape("residuals", nout, out) : NULL;
-    if (!t || ad_common_tape("residuals", nseed, seed) != t || (navailable && ad_common_tape("residuals", navailable, available) != t))
-        return -1;
+    const ad_list lists[] = { { "seed", nseed, seed, false }, { "available", navailable, available, false }, { "out", nout, out, false } };
+    ad_tape *t = ad_lists_tape("residuals", 3, lists);
+    if (max > 0 && !residual) ad_fail_null(t, "residuals", "the list of results");
+    if (!t || ad_tape_error(t) || nout < 1 || nseed < 1) return -1;
     int32_t last = 0, first = seed[0].node;
     for (int j = 0; j < nout; j++) last = out[j].node > last ? out[j].node : last;
     for (int i = 0; i < nseed; i++) first = seed[i].node < first ? seed[i].node : first;
@@ -284,12 +290,9 @@ static void put_node(buffer *b, const ad_node *n, const int32_t *number)
 
 void *ad_function_key(int nin, const ad_var *in, int nout, const ad_var *out, size_t *length)
 {
-    ad_tape *t = nout > 0 ? ad_common_tape("function_key", nout, out) : NULL;
-    if (!t) return NULL;
-    if (nin > 0 && ad_common_tape("function_key", nin, in) != t) {
-        ad_fail(t, "ad_function_key: the inputs are not on the tape of the outputs");
-        return NULL;
-    }
+    ad_tape *t = ad_lists_tape("function_key", 2, (ad_list[]){ { "out", nout, out, false }, { "in", nin, in, false } });
+    if (!length) ad_fail_null(t, "function_key", "length");
+    if (!t || ad_tape_error(t) || nout < 1) return NULL;
     int32_t last, next = 0;
     char *wanted = reach(t, nin, in, nout, out, &last);
     int32_t *number = malloc(((size_t)last + 2) * sizeof *number);

@@ -107,6 +107,8 @@ static bool axes_mask(const char *name, ad_var x, int naxis, const int *axes, ui
     int rank = ad_shape_of(x).rank;
     *mask = naxis ? 0 : (1u << rank) - 1;
     if (naxis < 0) ad_fail_shapes(x.tape, name, "the number of axes is negative", 1, &x);
+    if (naxis > 0 && !axes) ad_fail_null(x.tape, name, "the list of axes");
+    if (naxis > 0 && !axes) return false;
     for (int i = 0; i < naxis; i++) {
         int a = axis_of(name, x, axes[i]);
         if (a < 0) return false;
@@ -210,6 +212,8 @@ ad_var ad_transpose(ad_var x, const int *permutation)
 {
     ad_tape *t = ad_common_tape("transpose", 1, &x);
     if (!t) return ad_none(x.tape);
+    if (!permutation) ad_fail_null(t, "transpose", "the permutation");
+    if (!permutation) return ad_none(t);
     ad_shape s = ad_shape_of(x), out = s;
     int64_t attr[AD_MAX_RANK];
     uint32_t seen = 0;
@@ -312,7 +316,7 @@ ad_var ad_pad(ad_var x, int axis, int64_t before, int64_t after)
 
 ad_var ad_concatenate(int n, const ad_var *x, int axis)
 {
-    if (n < 1) return ad_none(NULL);
+    if (n < 1 || !x) return ad_none(NULL);
     ad_tape *t = ad_common_tape("concatenate", n, x);
     int a = t ? axis_of("concatenate", x[0], axis) : -1;
     if (a < 0) return ad_none(x[0].tape);
@@ -358,7 +362,7 @@ static bool stackable(ad_shape a, ad_shape b)
 
 ad_var ad_stack(int n, const ad_var *x, int axis)
 {
-    if (n < 1) return ad_none(NULL);
+    if (n < 1 || !x) return ad_none(NULL);
     ad_tape *t = ad_common_tape("stack", n, x);
     if (!t) return ad_none(x[0].tape);
     ad_shape s = ad_shape_of(x[0]);
@@ -396,8 +400,8 @@ ad_var ad_flip(ad_var x, int axis)
 /* Attributes of gather and scatter_add: the axis, then the indices, checked against `size`. NULL after reporting. */
 static int64_t *index_attributes(const char *name, ad_var x, int axis, int64_t n, const int64_t *indices, int64_t size)
 {
-    if (n < 1 || n > INT32_MAX - 1) {
-        ad_fail_shapes(x.tape, name, "the list of indices is empty or too long", 1, &x);
+    if (n < 1 || n > INT32_MAX - 1 || !indices) {
+        ad_fail_shapes(x.tape, name, indices ? "the list of indices is empty or too long" : "the list of indices is NULL", 1, &x);
         return NULL;
     }
     int64_t *attr = malloc((size_t)(n + 1) * sizeof *attr);
@@ -495,9 +499,10 @@ ad_var ad_locate(ad_var time, ad_var knots)
 
 void ad_split(ad_var x, int axis, int n, const int64_t *sizes, ad_var *out)
 {
-    for (int i = 0; i < n; i++) out[i] = ad_none(x.tape);
+    for (int i = 0; out && i < n; i++) out[i] = ad_none(x.tape);
     ad_tape *t = ad_common_tape("split", 1, &x);
-    int a = t ? axis_within_rows("split", x, axis) : -1;
+    if (!out) ad_fail_null(t, "split", "the list of parts");
+    int a = t && out ? axis_within_rows("split", x, axis) : -1;
     if (a < 0) return;
     int64_t whole = ad_shape_of(x).dim[a], sum = 0;
     if (n < 1 || (!sizes && whole % n)) {
@@ -558,14 +563,34 @@ static bool opaque_shapes_fit(ad_tape *t, const char *name, int nout, const ad_s
     return true;
 }
 
+static bool opaque_call_fits(ad_tape *t, const ad_opaque_class *class_, int nin, const ad_var *in, int nout, const ad_shape *shapes,
+                             const ad_var *out)
+{
+    const char *name = class_ ? class_->name : "opaque";
+    if (!class_) ad_fail_null(t, name, "the class");
+    else if (nin < 0 || nout < 0) ad_fail(t, "ad_%s: %d operands, %d results", name, nin, nout);
+    else if (nin && !in) ad_fail_null(t, name, "the list of operands");
+    else if (nout && !shapes) ad_fail_null(t, name, "the list of shapes");
+    else if (nout && !out) ad_fail_null(t, name, "the list of results");
+    if (!t || ad_tape_error(t)) return false;
+    if (nin && ad_common_tape_tokens(name, nin, in) != t) {
+        ad_fail(t, "ad_%s: the operands are not on the tape of the operation", name);
+        return false;
+    }
+    return opaque_shapes_fit(t, name, nout, shapes);
+}
+
 ad_var ad_opaque(ad_tape *t, const ad_opaque_class *class_, void *data, int nin, const ad_var *in, int nout, const ad_shape *shapes,
                  ad_var *out)
 {
+    for (int i = 0; out && i < nout; i++) out[i] = ad_none(t);
+    if (!opaque_call_fits(t, class_, nin, in, nout, shapes, out)) {
+        if (class_ && class_->release) class_->release(data);
+        return ad_none(t);
+    }
     int32_t *operands = nin ? malloc((size_t)nin * sizeof *operands) : NULL;
-    for (int i = 0; i < nout; i++) out[i] = ad_none(t);
-    bool fine = t && (nin == 0 || (operands && ad_common_tape_tokens(class_->name, nin, in) == t)) &&
-                opaque_shapes_fit(t, class_->name, nout, shapes);
-    if (nin && !operands) ad_fail(t, "%s: out of memory", class_->name);
+    bool fine = nin == 0 || operands;
+    if (!fine) ad_fail(t, "%s: out of memory", class_->name);
     for (int i = 0; i < nin && fine; i++) operands[i] = in[i].node;
     ad_var token = fine ? ad_record(t, AD_OP_opaque, nin, operands, 1, (int64_t[]){ nout }, (ad_shape){ -1, { 0 } }) : ad_none(t);
     free(operands);

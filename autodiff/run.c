@@ -295,7 +295,7 @@ static int run(ad_workspace *w, const ad_run_args *a)
 /* dtype: of the caller's arrays, or NULL when they are the program's. */
 static int run_alone(const ad_program *program, ad_workspace *w, const ad_run_args *args, const ad_dtype *dtype)
 {
-    if (!program || !w) return -1;
+    if (!w) return -1;
     if (atomic_flag_test_and_set(&w->busy)) {
         atomic_store(&w->refused, true);
         return -1;
@@ -303,7 +303,8 @@ static int run_alone(const ad_program *program, ad_workspace *w, const ad_run_ar
     atomic_store(&w->refused, false);
     w->error[0] = 0;
     int result;
-    if (w->program != program) result = ad_workspace_fail(w, "ad_run: the workspace was made for another program");
+    if (!program || !args) result = ad_workspace_fail(w, "ad_run: the %s is NULL", program ? "list of arguments" : "program");
+    else if (w->program != program) result = ad_workspace_fail(w, "ad_run: the workspace was made for another program");
     else if (dtype && *dtype != program->ir.dtype)
         result =
             ad_workspace_fail(w, "ad_run: the program computes in %s, the arrays are %s",

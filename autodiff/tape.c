@@ -78,7 +78,7 @@ void ad_tape_free(ad_tape *t)
     while (t->cache) {
         cache_entry *e = t->cache;
         t->cache = e->next;
-        e->release(e->object);
+        if (e->release) e->release(e->object);
         free(e);
     }
     free(t->marks);
@@ -86,11 +86,14 @@ void ad_tape_free(ad_tape *t)
     free(t);
 }
 
-ad_dtype ad_tape_dtype(const ad_tape *t) { return t->dtype; }
+ad_dtype ad_tape_dtype(const ad_tape *t) { return t ? t->dtype : AD_F64; }
 const char *ad_tape_error(const ad_tape *t) { return !t ? "no tape (out of memory?)" : t->failed ? t->error : NULL; }
-void ad_tape_clear_error(ad_tape *t) { t->failed = false; }
-int32_t ad_tape_mark(const ad_tape *t) { return t->nnode; }
-int64_t ad_tape_rows(const ad_tape *t) { return t->rows; }
+void ad_tape_clear_error(ad_tape *t)
+{
+    if (t) t->failed = false;
+}
+int32_t ad_tape_mark(const ad_tape *t) { return t ? t->nnode : 0; }
+int64_t ad_tape_rows(const ad_tape *t) { return t ? t->rows : -1; }
 int32_t ad_tape_size(const ad_tape *t) { return t->nnode; }
 
 void ad_tape_set_limit(ad_tape *t, int32_t operations)
@@ -172,6 +175,7 @@ int ad_tape_set_rows(ad_tape *t, int64_t rows)
 
 void ad_tape_rewind(ad_tape *t, int32_t mark)
 {
+    if (!t) return;
     if (mark < 0 || mark > t->nnode) {
         ad_fail(t, "ad_tape_rewind: mark %d is not a position of this tape, which has %d nodes", (int)mark, (int)t->nnode);
         return;
@@ -196,7 +200,7 @@ void ad_fail(ad_tape *t, const char *format, ...)
     if (!t || t->failed) return;
     va_list args;
     va_start(args, format);
-    vsnprintf(t->error, sizeof t->error, format, args);
+    vsnprintf(t->error, sizeof t->error, format ? format : "ad_fail: the format is NULL", args);
     va_end(args);
     t->failed = true;
 }
@@ -337,31 +341,44 @@ int ad_valid(ad_var x)
     return x.tape && x.node >= 0 && x.node < x.tape->nnode && ad_node_at(x.tape, x.node)->epoch == x.epoch && !x.tape->failed;
 }
 
+/* What is wrong with x for a call on tape t; NULL: nothing. */
+static const char *fault_of(const ad_tape *t, ad_var x)
+{
+    if (!x.tape) return "is not a variable";
+    if (x.tape != t)
+        return "is on another tape; a function that is traced on a tape of its own must get outside variables as arguments (args)";
+    if (x.node < 0) return "is an invalid variable";
+    if (!ad_valid(x)) return "is stale: it was recorded after a mark to which the tape has been rewound";
+    return NULL;
+}
+
+static void report_fault(ad_tape *t, const char *what, const char *place, ad_var x, const char *fault)
+{
+    ad_fail(t, "ad_%s: %s %s", what, place, fault);
+    if (x.tape && x.tape != t)
+        ad_fail(x.tape, "ad_%s: mixes variables of this tape with those of another; pass them as arguments (args)", what);
+}
+
+static bool is_token(ad_tape *t, const char *what, const char *place, ad_var x)
+{
+    const ad_node *node = ad_node_at(t, x.node);
+    if (node->op != AD_OP_opaque) return false;
+    ad_fail(t, "ad_%s: %s is the token of %s, which has no value", what, place, node->class_->name);
+    return true;
+}
+
 ad_tape *ad_common_tape_tokens(const char *what, int n, const ad_var *x)
 {
     ad_tape *t = NULL;
-    for (int i = 0; i < n && !t; i++) t = x[i].tape;
+    for (int i = 0; x && i < n && !t; i++) t = x[i].tape;
     if (!t || t->failed) return NULL;
     for (int i = 0; i < n; i++) {
-        if (x[i].tape != t) {
-            if (!x[i].tape) ad_fail(t, "ad_%s: operand %d is not a variable", what, i);
-            else
-                ad_fail(t,
-                        "ad_%s: operand %d is on another tape; a function that is traced on a tape of its own must get outside variables "
-                        "as arguments (args)",
-                        what, i);
-            if (x[i].tape)
-                ad_fail(x[i].tape, "ad_%s: mixes variables of this tape with those of another; pass them as arguments (args)", what);
-            return NULL;
-        }
-        if (x[i].node < 0) {
-            ad_fail(t, "ad_%s: operand %d is an invalid variable", what, i);
-            return NULL;
-        }
-        if (!ad_valid(x[i])) {
-            ad_fail(t, "ad_%s: operand %d is stale: it was recorded after a mark to which the tape has been rewound", what, i);
-            return NULL;
-        }
+        const char *fault = fault_of(t, x[i]);
+        if (!fault) continue;
+        char place[32];
+        snprintf(place, sizeof place, "operand %d", i);
+        report_fault(t, what, place, x[i], fault);
+        return NULL;
     }
     return t;
 }
@@ -370,13 +387,42 @@ ad_tape *ad_common_tape(const char *what, int n, const ad_var *x)
 {
     ad_tape *t = ad_common_tape_tokens(what, n, x);
     for (int i = 0; t && i < n; i++) {
-        const ad_node *node = ad_node_at(t, x[i].node);
-        if (node->op != AD_OP_opaque) continue;
-        ad_fail(t, "ad_%s: operand %d is the token of %s, which has no value", what, i, node->class_->name);
-        return NULL;
+        if (ad_node_at(t, x[i].node)->op != AD_OP_opaque) continue;
+        char place[32];
+        snprintf(place, sizeof place, "operand %d", i);
+        if (is_token(t, what, place, x[i])) return NULL;
     }
     return t;
 }
+
+static bool check_list(ad_tape *t, const char *what, const ad_list *l)
+{
+    if (l->n < 0) ad_fail(t, "ad_%s: %d variables %s", what, l->n, l->name);
+    else if (l->n > 0 && !l->x) ad_fail_null(t, what, l->name);
+    if (l->n < 0 || (l->n > 0 && !l->x)) return false;
+    for (int i = 0; i < l->n; i++) {
+        const char *fault = fault_of(t, l->x[i]);
+        if (!fault && ad_node_at(t, l->x[i].node)->op != AD_OP_opaque) continue;
+        char place[48];
+        snprintf(place, sizeof place, l->alone ? "%s" : "%s[%d]", l->name, i);
+        if (fault) report_fault(t, what, place, l->x[i], fault);
+        if (fault || is_token(t, what, place, l->x[i])) return false;
+    }
+    return true;
+}
+
+ad_tape *ad_lists_tape(const char *what, int nlist, const ad_list *lists)
+{
+    ad_tape *t = NULL;
+    for (int k = 0; k < nlist; k++)
+        for (int i = 0; lists[k].x && i < lists[k].n && !t; i++) t = lists[k].x[i].tape;
+    if (!t || t->failed) return NULL;
+    for (int k = 0; k < nlist; k++)
+        if (!check_list(t, what, &lists[k])) return NULL;
+    return t;
+}
+
+void ad_fail_null(ad_tape *t, const char *what, const char *argument) { ad_fail(t, "ad_%s: %s is NULL", what, argument); }
 
 ad_shape ad_shape_of(ad_var x)
 {
@@ -562,6 +608,7 @@ int ad_tape_refine(const ad_tape *t) { return t->refine; }
 
 void ad_tape_set_traced(ad_tape *t, const char *advice)
 {
+    if (!t) return;
     size_t n = advice ? strlen(advice) + 1 : 0;
     free(t->advice);
     t->advice = n ? malloc(n) : NULL;
@@ -606,7 +653,7 @@ static void drop_oldest(ad_tape *t)
     cache_entry *oldest = *at;
     *at = NULL;
     t->cached--;
-    oldest->release(oldest->object);
+    if (oldest->release) oldest->release(oldest->object);
     free(oldest);
 }
 
@@ -614,7 +661,7 @@ void ad_cache_add(ad_tape *t, const void *key, size_t length, void *object, void
 {
     cache_entry *e = t && key ? malloc(sizeof *e + length) : NULL;
     if (!e) {
-        release(object);
+        if (release) release(object);
         if (key) ad_fail(t, "out of memory in the tape's cache");
         else ad_fail(t, "ad_cache_add: the key is NULL");
         return;

@@ -87,6 +87,18 @@ ad_var ad_fail_shapes(ad_tape *tape, const char *op, const char *reason, int n, 
 ad_tape *ad_common_tape(const char *what, int n, const ad_var *x);
 /* The same for operands of opaque operations, which may be tokens of others. */
 ad_tape *ad_common_tape_tokens(const char *what, int n, const ad_var *x);
+/* Several lists of a call, by the names of its arguments. */
+typedef struct {
+    const char *name;
+    int n;
+    const ad_var *x;
+    bool alone; /* one variable: an argument of its own */
+} ad_list;
+/* As ad_common_tape for all variables of the lists; NULL too where a list is NULL or its length negative. The report is on the first tape
+ * that any variable has. */
+ad_tape *ad_lists_tape(const char *what, int nlist, const ad_list *lists);
+/* Sets the tape's error "ad_what: argument is NULL". */
+void ad_fail_null(ad_tape *tape, const char *what, const char *argument);
 /* Whether s is a shape: rank, positive sizes, the row axis first if at all, a number of elements that can be counted. Else reports. */
 bool ad_check_shape(ad_tape *tape, const char *what, ad_shape s);
 enum { AD_MAX_ELEMENTS_SHIFT = 59 }; /* arrays have fewer than 2^59 elements, so that sizes in bytes can be added */

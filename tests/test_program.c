@@ -317,7 +317,7 @@ START_TEST(test_compile_errors)
     ad_tape_clear_error(t);
     ad_var z = ad_param(other, AD_SHAPE(1), NULL);
     ck_assert_ptr_null(ad_compile(1, &z, 1, &y));
-    ck_assert_str_eq(ad_tape_error(t), "ad_compile: inputs and outputs are on different tapes");
+    ck_assert(strstr(ad_tape_error(t), "ad_compile: inputs[0] is on another tape; ") == ad_tape_error(t));
     ad_tape_clear_error(t);
     ad_tape_clear_error(other);
     ck_assert_ptr_null(ad_compile(1, &w, 0, NULL));
