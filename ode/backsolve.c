@@ -200,7 +200,7 @@ static int prepare(backward *b)
     if (!t || !b->shared_at || !ode_pile_slot(&b->states, 1) || !ode_buffer_need(&b->g, half) || !ode_buffer_need(&b->f, half) ||
         !ode_buffer_need(&b->times_bar, (size_t)p->ntimes * sizeof *t))
         return ode_call_fail(b->call, "out of memory");
-    if (ode_march_open(&b->march, &b->d->march, call->rows, call->threads, row, values)) return -1;
+    if (ode_march_open(&b->march, &b->d->march, call->rows, call->threads, b->c.args, values)) return -1;
     for (int i = 0; i < p->ntimes; i++) t[i] = t[2 * p->ntimes - 1 - i] = p->times ? p->times[i] : ode_load(call->dtype, b->c.times, i);
     memset(b->times_bar.data, 0, (size_t)p->ntimes * sizeof *t);
     ode_runner *f = &b->field.field;

@@ -106,6 +106,14 @@ ad_var ode_record_largest(int n, const ad_var *x);
 
 typedef struct ode_unit ode_unit;
 
+/* Knots of an input that the field interpolates at its own time: steps end there. */
+typedef struct {
+    int arg;      /* the argument that holds them; -1: they are constants */
+    double *knot; /* those */
+    int64_t n;
+    bool jump; /* the input jumps there (ODE_HOLD) */
+} ode_knots;
+
 /* A right-hand side of one or several states: a user's field, traced (or kept to be called anew), or the augmented system of an adjoint.
  * The field sees per-row arguments as they are, and shared arguments through `shared` values: what of the traced field depends on them
  * alone (computed once per solve by the prologue); without a trace, the shared arguments themselves. */
@@ -126,6 +134,8 @@ struct ode_system {
     bool owns_user, rerecord;
     ad_tape *trace;
     ad_var t, y[ODE_MAX_STATES], args[ODE_MAX_ARGS], dy[ODE_MAX_STATES], *frontier;
+    ode_knots *knots;
+    int nknots;
     /* Augmented systems: states (x, a), quadratures of the needed per-row arguments, then of the needed shared values. */
     const ode_system *base;
     ode_system *next; /* of the same base */
@@ -167,6 +177,9 @@ void ode_system_record(const ode_system *system, ad_tape *tape, ad_var t, const 
 /* As above, with residuals; kept: n variables. */
 void ode_system_record_kept(const ode_system *system, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared,
                             ad_var *dy, const ode_residuals *residuals, ad_var *kept);
+/* Knots are noted on the tape of a trace that listens (interpolate.c), and taken from there into the system. false: out of memory. */
+bool ode_listen_for_knots(ad_tape *trace);
+bool ode_take_knots(ode_system *system);
 /* What a field returned for state i, of shape `state` after broadcasting; invalid with the tape's error set if it is not that. */
 ad_var ode_checked_derivative(ad_tape *tape, ad_var dy, int i, ad_shape state);
 size_t ode_array_bytes(ad_dtype dtype, ad_shape shape, int64_t rows); /* of arrays laid one after the other, each aligned to 64 bytes */

@@ -1,6 +1,84 @@
 /* Exogenous inputs: u(t) from samples at knots, as recorded operations, so that it is differentiable in the samples and in t. */
 #include "internal.h"
 #include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- knots that a field's trace takes note of ---- */
+
+typedef struct {
+    ad_var t, knots;
+    bool jump;
+} note;
+
+typedef struct {
+    int n, capacity;
+    note *at;
+} notes;
+
+static const char tag[] = "ode_interpolate";
+
+static void forget_notes(void *object)
+{
+    notes *all = object;
+    free(all->at);
+    free(all);
+}
+
+bool ode_listen_for_knots(ad_tape *trace)
+{
+    notes *all = calloc(1, sizeof *all);
+    if (all) ad_cache_add(trace, tag, sizeof tag, all, forget_notes);
+    return all;
+}
+
+static void take_note(ad_var t, ad_var knots, bool jump)
+{
+    notes *all = ad_cache_find(t.tape, tag, sizeof tag);
+    if (!all) return; /* nobody listens */
+    if (all->n == all->capacity) {
+        int capacity = 2 * all->capacity + 4;
+        note *more = realloc(all->at, (size_t)capacity * sizeof *more);
+        if (!more) {
+            ad_fail(t.tape, "ode_interpolate: out of memory");
+            return;
+        }
+        all->at = more;
+        all->capacity = capacity;
+    }
+    all->at[all->n++] = (note){ t, knots, jump };
+}
+
+/* Where the knots of a note stand: constants, or an argument as it was given; false: elsewhere, where they cannot be known. */
+static bool find_knots(const ode_system *s, const note *from, ode_knots *to, const double **constant)
+{
+    *to = (ode_knots){ .arg = -1, .n = ad_shape_of(from->knots).dim[0], .jump = from->jump };
+    *constant = ad_constant_elements(from->knots);
+    for (int i = 0; i < s->nargs && !*constant; i++)
+        if (s->args[i].node == from->knots.node) to->arg = i;
+    return from->t.node == s->t.node && (*constant || to->arg >= 0);
+}
+
+bool ode_take_knots(ode_system *s)
+{
+    const notes *all = ad_cache_find(s->trace, tag, sizeof tag);
+    if (!all || !all->n) return true;
+    s->knots = calloc((size_t)all->n, sizeof *s->knots);
+    if (!s->knots) return false;
+    for (int i = 0; i < all->n; i++) {
+        const double *constant;
+        ode_knots *k = &s->knots[s->nknots];
+        if (!find_knots(s, &all->at[i], k, &constant)) continue;
+        s->nknots++;
+        if (!constant) continue;
+        k->knot = malloc((size_t)k->n * sizeof(double));
+        if (!k->knot) return false;
+        memcpy(k->knot, constant, (size_t)k->n * sizeof(double));
+    }
+    return true;
+}
+
+/* ---- interpolation ---- */
 
 /* Slope of the samples at each knot, by the parabola through it and its neighbours (at the ends: through the nearest three): [K,D] or
  * [rows,K,D] as the samples. It depends on no time, so that a solve computes it once. h: widths [K-1,1]. */
@@ -52,20 +130,30 @@ static ad_var column(ad_var x)
     return ad_reshape(x, AD_SHAPE(ad_has_rows(s) ? AD_ROWS : 1, 1));
 }
 
+/* The latest sample: ad_locate ends at the last knot but one, and one more is to be told from it. */
+static ad_var held(ad_var t, ad_var knots, ad_var samples)
+{
+    int64_t n = ad_shape_of(knots).dim[0];
+    ad_var time = column(t), past = ad_ge(time, ad_reshape(ad_slice(knots, 0, n - 1, n), AD_SHAPE(1, 1)));
+    return ad_take(samples, ad_add(ad_locate(time, knots), past));
+}
+
 ad_var ode_interpolate(ode_interpolation kind, ad_var t, ad_var knots, ad_var samples)
 {
     int axis;
     if (!check(t, knots, samples, &axis)) return ad_none(t.tape);
+    if (kind != ODE_LINEAR && kind != ODE_CUBIC && kind != ODE_HOLD) {
+        ad_fail(t.tape, "ode_interpolate: kind %d is none of ODE_LINEAR, ODE_CUBIC, ODE_HOLD", (int)kind);
+        return ad_none(t.tape);
+    }
+    take_note(t, knots, kind == ODE_HOLD);
     int64_t n = ad_shape_of(knots).dim[0];
+    if (kind == ODE_HOLD) return held(t, knots, samples);
     ad_var time = column(t), index = ad_locate(time, knots), following = ad_shift(index, 1);
     ad_var left = column(ad_take(knots, index)), width = ad_sub(column(ad_take(knots, following)), left);
     ad_var x = ad_div(ad_sub(time, left), width), u0 = ad_take(samples, index), u1 = ad_take(samples, following);
     ad_var step = ad_sub(u1, u0);
     if (kind == ODE_LINEAR) return ad_add(u0, ad_mul(x, step));
-    if (kind != ODE_CUBIC) {
-        ad_fail(t.tape, "ode_interpolate: kind %d is neither ODE_LINEAR nor ODE_CUBIC", (int)kind);
-        return ad_none(t.tape);
-    }
     ad_var h = ad_reshape(ad_sub(ad_slice(knots, 0, 1, n), ad_slice(knots, 0, 0, n - 1)), AD_SHAPE(n - 1, 1));
     ad_var slopes = knot_slopes(samples, h, axis, n);
     ad_var m0 = ad_mul(width, ad_take(slopes, index)), m1 = ad_mul(width, ad_take(slopes, following));

@@ -101,10 +101,10 @@ enum { N_H, N_RTOL, N_ATOL, N_ROUNDING, N_QUADS, N_SUMS, N_COUNTS = N_SUMS + ODE
 static void set_number(ode_march *m, int i, double value) { ode_store(m->system->dtype, &m->number[i], 0, value); }
 static double get_number(const ode_march *m, int i) { return ode_load(m->system->dtype, &m->number[i], 0); }
 
-int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int threads, const void *const *row, void *const *shared)
+int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int threads, const void *const *args, void *const *shared)
 {
     ode_system *s = m->system;
-    if (!ode_stops_gather(&m->stops, m->settings, s->dtype)) return ode_fail(m, "out of memory");
+    if (!ode_stops_gather(&m->stops, m->settings, s, args)) return ode_fail(m, "out of memory");
     if (ode_runner_open(&m->step, u->step, threads, m->error, m->error_size) ||
         (u->begin && ode_runner_open(&m->begin, u->begin, threads, m->error, m->error_size)) ||
         (u->field && ode_runner_open(&m->field, u->field, threads, m->error, m->error_size)))
@@ -123,6 +123,8 @@ int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int thr
     ode_runner *r = &m->step;
     const ode_places *at = &u->step->at;
     if (m->dense && !ode_buffer_need(&m->k, (size_t)at->nk * slot)) return ode_fail(m, "out of memory");
+    const void *row[ODE_MAX_ARGS];
+    ode_row_arguments(s, args, row);
     give_arguments(r, row, shared);
     give_arguments(&m->begin, row, shared);
     give_arguments(&m->field, row, shared);
@@ -341,11 +343,11 @@ static int take_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, 
 
 static double spacing_between(double from, double to) { return ode_spacing(fmax(fabs(from), fabs(to))); }
 
-/* How many steps of at most set->step: a whole number of them may come out a little longer by rounding, of the times (in the type they were
+/* How many steps of at most this size: a whole number of them may come out a little longer by rounding, of the times (in the type they were
  * given in) and of the step. */
-static double steps_between(const ode_march *m, double from, double to)
+static double steps_between(const ode_march *m, double from, double to, double step)
 {
-    double length = fabs(to - from), step = m->settings->step;
+    double length = fabs(to - from);
     bool floats = m->system->dtype == AD_F32 && (double)(float)from == from && (double)(float)to == to;
     double slack = 2 * (floats ? FLT_EPSILON : DBL_EPSILON) * fmax(fabs(from), fabs(to));
     slack = fmin(slack, 0.01 * step) + 8 * DBL_EPSILON * length;
@@ -361,7 +363,8 @@ static int run_fixed(ode_march *m, int n, const double *times, void *y, const od
         ode_boundary a = { .t = from, .lo = j, .hi = j, .jump = ode_stops_jump(&m->stops, from), .restart = true };
         while (from != times[j + 1]) {
             double to = ode_stops_next(&m->stops, from, times[j + 1]), length = to - from;
-            double wanted = set->steps ? (double)set->steps : steps_between(m, from, to);
+            double size = set->steps ? fabs(times[j + 1] - times[j]) / (double)set->steps : set->step;
+            double wanted = steps_between(m, from, to, size);
             if (wanted > (double)set->max_steps)
                 return ode_fail(
                     m, "%.3g steps are asked for from t = %g to %g, more than max_steps = %lld; take larger steps or raise max_steps",

@@ -102,8 +102,10 @@ typedef struct {
      * allowed where rtol is not zero. Borrowed until the solve is recorded. */
     const double *atol_each;
     int natol;
-    double step;       /* > 0: fixed steps of at most this size but for rounding, dividing each interval between times evenly */
-    int64_t steps;     /* > 0: so many equal steps in each interval between times (excludes step) */
+    double step;       /* > 0: fixed steps of at most this size but for rounding, dividing each interval between times and stops
+                          (jump_times, knots of ode_interpolate) evenly */
+    int64_t steps;     /* > 0: so many equal steps in each interval between times (excludes step); stops divide it into pieces with
+                          steps of at most this size */
     double first_step; /* adaptive: size of the first step; default: chosen from two evaluations of the field, after Hairer,
                           Norsett, Wanner, Solving ODEs I, II.4, but free of time's unit. Do not give a large one: the
                           error estimates of bosh3 and dopri8 vanish where h lambda is -1 and -5.65 */
@@ -179,11 +181,17 @@ ad_var ode_normal_log_density(ad_var z);
 
 /* ---- exogenous inputs ---------------------------------------------------------------------------------------------------------------- */
 
-/* u(t) from samples u_k at times `knots` [K] (constant, strictly increasing): samples [K,D] shared, or [rows,K,D] per row; t with sizes 1
- * (or [rows,1]) as a field gets it. Result [1,D] or [rows,D]. Differentiable in samples and t. Outside the knots: the end pieces are
- * continued (linear: straight on; cubic: the end cubic). cubic: Hermite pieces whose slopes at the knots are those of the parabolas through
- * three neighbouring samples. */
-typedef enum { ODE_LINEAR, ODE_CUBIC } ode_interpolation;
+/* u(t) from samples u_k at times `knots` [K] (strictly increasing): samples [K,D] shared, or [rows,K,D] per row; t with sizes 1 (or
+ * [rows,1]) as a field gets it. Result [1,D] or [rows,D]. Differentiable in samples and t. linear and cubic continue their end pieces
+ * outside the knots; cubic: Hermite pieces whose slopes at the knots are those of the parabolas through three neighbouring samples. hold:
+ * the latest sample (zero-order hold, right-continuous: u(t) = u_k from knots[k] to just before the next), the first one before the first
+ * knot.
+ *
+ * Knots are stops: inside a field, with the field's own t, steps end at every knot that lies in the solve's interval, and where a hold
+ * jumps the field is evaluated on the step's own side, as at options.jump_times. This is so for knots made by ad_constant and for those
+ * that are an argument of the solve as it was given (read anew at every run). Other knots (computed, sliced; t shifted or scaled;
+ * options.rerecord) are not known to the solve: give their times in options.jump_times. */
+typedef enum { ODE_LINEAR, ODE_CUBIC, ODE_HOLD } ode_interpolation;
 ad_var ode_interpolate(ode_interpolation kind, ad_var t, ad_var knots, ad_var samples);
 
 #ifdef __cplusplus

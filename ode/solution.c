@@ -397,13 +397,12 @@ static int solve(void *data, void *state, const ad_opaque_call *call)
     if (call->rows < 1) return ode_fail(m, "the batch is empty (no rows)");
     void *y = read_initial(s, call);
     if (!y) return -1;
-    const void *row[ODE_MAX_ARGS];
-    ode_row_arguments(p->system, call->in + p->system->nstate, row);
-    s->values = ode_shared_compute(&s->shared, p, call, call->in + p->system->nstate);
+    const void *const *args = call->in + p->system->nstate;
+    s->values = ode_shared_compute(&s->shared, p, call, args);
     if (!s->values) return -1;
     prepare_keeping(s);
     const ode_march_units *units = s->residuals ? &p->keeping : &p->units;
-    if (ode_march_open(m, units, call->rows, call->threads, row, s->values)) return -1;
+    if (ode_march_open(m, units, call->rows, call->threads, args, s->values)) return -1;
     *(ode_boundary *)s->bounds.data = (ode_boundary){ .t = t[0], .jump = ode_stops_jump(&m->stops, t[0]), .restart = true };
     if (set->stats && !begin_stats(set->stats, t[0])) return ode_fail(m, "out of memory");
     if (!p->final_only) put_slot(s, 0, y);

@@ -55,7 +55,8 @@ typedef struct {
     ad_dtype dtype;
     ode_buffer memory;
 } ode_stops;
-bool ode_stops_gather(ode_stops *stops, const ode_settings *settings, ad_dtype dtype); /* false: out of memory */
+/* Of a solve with these arguments, as given to it. false: out of memory. */
+bool ode_stops_gather(ode_stops *stops, const ode_settings *settings, const ode_system *system, const void *const *args);
 void ode_stops_free(ode_stops *stops);
 bool ode_stops_jump(const ode_stops *stops, double t); /* whether the field jumps at t */
 /* The first stop strictly between a and b, going from a to b; b when there is none. */
@@ -130,8 +131,8 @@ bool ode_march_compile(ode_march_units *units, ode_system *system, const ode_set
                        const ode_residuals *residuals, ad_tape *tape);
 
 void ode_march_close(ode_march *march);
-/* Prepares for a solve with so many rows; row: per-row arguments, shared: shared values. 0, or -1 with the march's error written. */
-int ode_march_open(ode_march *march, const ode_march_units *units, int64_t rows, int threads, const void *const *row, void *const *shared);
+/* Prepares for a solve with so many rows; args: all arguments, shared: shared values. 0, or -1 with the march's error written. */
+int ode_march_open(ode_march *march, const ode_march_units *units, int64_t rows, int threads, const void *const *args, void *const *shared);
 /* From times[0] to times[n - 1]: fixed steps end at all of the times, adaptive ones at the last. y: the first state. */
 int ode_march_run(ode_march *march, int n, const double *times, void *y, const ode_sink *sink);
 /* One step without error control (of an adaptive march: with the first stage in carry[0]). *y moves on. */

@@ -85,7 +85,9 @@ static bool trace_field(ode_system *s, ad_tape *tape, const char *caller)
     for (int i = 0; i < s->nstate; i++) s->y[i] = ad_input_rows(s->trace, s->state[i], 0, NULL);
     for (int i = 0; i < s->nargs; i++)
         s->args[i] = ad_has_rows(s->arg[i]) ? ad_input_rows(s->trace, s->arg[i], 0, NULL) : ad_param(s->trace, s->arg[i], NULL);
+    if (!ode_listen_for_knots(s->trace)) ad_fail(s->trace, "out of memory");
     call_field(s, s->trace, s->t, s->y, s->args, s->dy);
+    if (!ad_tape_error(s->trace) && !ode_take_knots(s)) ad_fail(s->trace, "out of memory");
     if (!ad_tape_error(s->trace)) {
         int count = ad_frontier(s->nstate, s->dy, 0, NULL);
         if (count > 0) s->frontier = malloc((size_t)count * sizeof *s->frontier);
@@ -148,6 +150,8 @@ static void free_system(ode_system *s)
         free_system(a);
     }
     ad_tape_free(s->trace);
+    for (int i = 0; i < s->nknots; i++) free(s->knots[i].knot);
+    free(s->knots);
     free(s->frontier);
     free(s->shared);
     free(s->shared_from);
@@ -222,9 +226,10 @@ static ode_system *through_cache(ode_system *s, ad_tape *tape, const char *calle
     static const char tag[] = "ode_system";
     ad_var in[1 + ODE_MAX_STATES + ODE_MAX_ARGS];
     /* The function's key has the shapes of all inputs, also of an argument that the field does not use. */
-    size_t length = 0, counts = 2 * sizeof(int);
+    size_t length = 0, counts = 3 * sizeof(int), knots = 0;
+    for (int i = 0; i < s->nknots; i++) knots += sizeof *s->knots + (size_t)s->knots[i].n * sizeof(double);
     void *function = ad_function_key(trace_inputs(s, in), in, s->nstate, s->dy, &length);
-    char *key = function ? malloc(sizeof tag + counts + length) : NULL;
+    char *key = function ? malloc(sizeof tag + counts + knots + length) : NULL;
     if (!key) {
         free(function);
         ode_system_release(s);
@@ -233,7 +238,14 @@ static ode_system *through_cache(ode_system *s, ad_tape *tape, const char *calle
     }
     char *end = key;
     memcpy(end, tag, sizeof tag), end += sizeof tag;
-    memcpy(end, (int[]){ s->nstate, s->nargs }, counts), end += counts;
+    memcpy(end, (int[]){ s->nstate, s->nargs, s->nknots }, counts), end += counts;
+    /* The same function can be written with knots that nobody stops at. */
+    for (int i = 0; i < s->nknots; i++) {
+        const ode_knots *k = &s->knots[i];
+        int64_t numbers[] = { k->arg, k->jump, k->n };
+        memcpy(end, numbers, sizeof numbers), end += sizeof numbers;
+        if (k->knot) memcpy(end, k->knot, (size_t)k->n * sizeof(double)), end += (size_t)k->n * sizeof(double);
+    }
     memcpy(end, function, length), end += length;
     length = (size_t)(end - key);
     ode_system *found = ad_cache_find(tape, key, length);

@@ -53,7 +53,7 @@ START_TEST(jump_between_numbers)
             jump j = { i & 1 ? 0.6 : 0.7, i & 2 };
             ode_options o = { .method = *m, .adjoint = i & 4 ? &ode_backsolve : &ode_discrete };
             double from = i & 8 ? 1 : 0, to = 1 - from, v[2][5], sign = i & 8 ? -1 : 1;
-            if (i & 16) o.steps = 30;
+            if (i & 16) o.steps = 60;
             else if (!ode_method_adaptive(*m)) continue;
             for (int k = 0; k < 2; k++) turn(k ? AD_F32 : AD_F64, j, &o, from, to, v[k]);
             double shift = sign * (2 * j.at - 1), y = 2 * exp(1.3 * shift);
