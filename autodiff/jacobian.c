@@ -464,7 +464,11 @@ static bool fits_row_by_row(const char *name, ad_var y, ad_var x)
     ad_tape *t = ad_common_tape(name, 2, (ad_var[]){ y, x });
     if (!t) return false;
     if (ad_has_rows(ad_shape_of(y)) == ad_has_rows(ad_shape_of(x))) return true;
-    ad_fail_shapes(t, name, "both variables need the row axis, or neither", 2, (ad_var[]){ y, x });
+    const char *why = ad_has_rows(ad_shape_of(x))
+                          ? "both variables need the row axis, or neither"
+                          : "both variables need the row axis, or neither; for rows by a parameter take ad_vjp with "
+                            "unit cotangents, or compute y from the parameter repeated for each row (ad_broadcast)";
+    ad_fail_shapes(t, name, why, 2, (ad_var[]){ y, x });
     return false;
 }
 

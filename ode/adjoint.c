@@ -63,6 +63,29 @@ void ode_adjoint_record(ode_adjoint_data *d, const ad_opaque_class *class_, ad_v
         if (need[i]) xbar[i] = bar[nout++];
 }
 
+static void no_second_derivative(const ode_adjoint_data *d, ad_tape *tape)
+{
+    ad_fail(
+        tape,
+        "%s: the gradient of a solve has no derivative of its own (ad_hvp, gradients of gradients): for a Hessian times v solve for the "
+        "derivative in direction v as another state, s' = (dF/dy) s + (dF/dargs) v by ad_jvp inside the field (ode_solve_states), and take "
+        "ad_grad of the loss's derivative made from it; or take differences of gradients",
+        d->problem->settings.caller);
+}
+
+void ode_adjoint_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out, const ad_var *ybar, const bool *need,
+                     ad_var *xbar)
+{
+    (void)nin, (void)in, (void)nout, (void)out, (void)ybar, (void)need, (void)xbar;
+    no_second_derivative(data, token.tape);
+}
+
+void ode_adjoint_jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot, int nout, const ad_var *out, ad_var *ydot)
+{
+    (void)nin, (void)in, (void)xdot, (void)nout, (void)out, (void)ydot;
+    no_second_derivative(data, token.tape);
+}
+
 ode_adjoint_call ode_adjoint_parse(const ode_adjoint_data *d, const ad_opaque_call *call)
 {
     const ode_problem *p = d->problem;

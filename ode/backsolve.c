@@ -289,6 +289,8 @@ static const ad_opaque_class backsolve_class = { .name = "ode_solve_backsolve",
                                                  .state_free = backward_free,
                                                  .retain = ode_adjoint_retain,
                                                  .release = ode_adjoint_release,
+                                                 .vjp = ode_adjoint_vjp,
+                                                 .jvp = ode_adjoint_jvp,
                                                  .discretises = true };
 
 void ode_backsolve_vjp(ode_problem *p, ad_var token, int nin, const ad_var *in, const ad_var *out, const ad_var *ybar, const bool *need,

@@ -360,6 +360,8 @@ static const ad_opaque_class discrete_class = { .name = "ode_solve_adjoint",
                                                 .state_free = backward_free,
                                                 .retain = ode_adjoint_retain,
                                                 .release = ode_adjoint_release,
+                                                .vjp = ode_adjoint_vjp,
+                                                .jvp = ode_adjoint_jvp,
                                                 .discretises = true };
 
 /* Has the forward solve keep what the VJPs of its steps need (the first adjoint of a solve decides what that is). Implicit steps keep

@@ -43,17 +43,18 @@ ad_var ode_solve_cost(ode_field field, ode_field cost, void *user, ad_var y0, in
 /* ---- flows ---- */
 
 typedef struct {
-    ode_field field;
+    ode_field field, cost;
     void *user;
+    bool with_cost; /* as a third state */
 } flow_field;
 
 /* d logdet/dt = tr(dF/dx), the instantaneous change of variables (Chen et al. 2018, arXiv:1806.07366, theorem 1). */
 static void with_trace(ad_var t, int nstate, const ad_var *y, const ad_var *args, void *user, ad_var *dy)
 {
     const flow_field *f = user;
-    (void)nstate;
     dy[0] = ode_checked_derivative(y[0].tape, f->field(t, y[0], args, f->user), 0, ad_shape_of(y[0]));
     dy[1] = ad_jacobian_trace(dy[0], y[0]);
+    if (nstate > 2) dy[2] = f->cost(t, y[0], args, f->user);
 }
 
 static bool check_points(const char *caller, ad_var x)
@@ -66,22 +67,32 @@ static bool check_points(const char *caller, ad_var x)
     return false;
 }
 
-static ad_var flow(const char *caller, ode_field field, void *user, ad_var x0, int nargs, const ad_var *args, ad_var times,
-                   const ode_options *options, ad_var *logdet)
+static ad_var flow(const char *caller, const flow_field *f, ad_var x0, int nargs, const ad_var *args, ad_var times,
+                   const ode_options *options, ad_var *logdet, ad_var *q)
 {
-    flow_field f = { field, user };
-    ode_right_side right = { .caller = caller, .fields = with_trace, .user = &f, .user_size = sizeof f };
-    ad_var y[2] = { ad_none(x0.tape), ad_none(x0.tape) };
-    if (given(caller, x0, times, field, "the field") && given(caller, x0, times, logdet, "logdet") && check_points(caller, x0))
-        ode_record_solve(&right, 2, (ad_var[]){ x0, zero_column(x0) }, nargs, args, times, options, true, y);
+    ode_right_side right = { .caller = caller, .fields = with_trace, .user = (void *)f, .user_size = sizeof *f };
+    ad_var none = ad_none(x0.tape), y[3] = { none, none, none };
+    bool whole = given(caller, x0, times, f->field, "the field") && given(caller, x0, times, logdet, "logdet");
+    if (f->with_cost) whole = whole && given(caller, x0, times, f->cost, "the cost") && given(caller, x0, times, q, "q");
+    if (whole && check_points(caller, x0)) {
+        ad_var zero = zero_column(x0), start[3] = { x0, zero, zero };
+        ode_record_solve(&right, f->with_cost ? 3 : 2, start, nargs, args, times, options, true, y);
+    }
     if (logdet) *logdet = y[1];
+    if (q) *q = y[2];
     return y[0];
 }
 
 ad_var ode_flow(ode_field field, void *user, ad_var x0, int nargs, const ad_var *args, ad_var times, const ode_options *options,
                 ad_var *logdet)
 {
-    return flow("ode_flow", field, user, x0, nargs, args, times, options, logdet);
+    return flow("ode_flow", &(flow_field){ field, NULL, user, false }, x0, nargs, args, times, options, logdet, NULL);
+}
+
+ad_var ode_flow_cost(ode_field field, ode_field cost, void *user, ad_var x0, int nargs, const ad_var *args, ad_var times,
+                     const ode_options *options, ad_var *logdet, ad_var *q)
+{
+    return flow("ode_flow_cost", &(flow_field){ field, cost, user, true }, x0, nargs, args, times, options, logdet, q);
 }
 
 /* ---- continuous normalizing flows ---- */
@@ -101,13 +112,24 @@ static bool check_flow(const ode_cnf *flow_, const char *caller, ad_var x)
     return false;
 }
 
-ad_var ode_cnf_log_density(const ode_cnf *c, ad_var x, int nargs, const ad_var *args)
+static ad_var log_density(const char *caller, const ode_cnf *c, bool with_cost, ode_field cost, ad_var x, int nargs, const ad_var *args, ad_var *q)
 {
-    const char *caller = "ode_cnf_log_density";
     if (!check_flow(c, caller, x)) return ad_none(x.tape);
-    ad_var logdet, z = flow(caller, c->field, c->user, x, nargs, args, ode_interval(x.tape, 0, c->horizon), &c->options, &logdet);
+    flow_field f = { c->field, cost, c->user, with_cost };
+    ad_var logdet, z = flow(caller, &f, x, nargs, args, ode_interval(x.tape, 0, c->horizon), &c->options, &logdet, q);
     if (!ad_valid(z)) return ad_none(x.tape);
     return ad_add(ode_normal_log_density(z), logdet);
+}
+
+ad_var ode_cnf_log_density(const ode_cnf *c, ad_var x, int nargs, const ad_var *args)
+{
+    return log_density("ode_cnf_log_density", c, false, NULL, x, nargs, args, NULL);
+}
+
+ad_var ode_cnf_log_density_cost(const ode_cnf *c, ode_field cost, ad_var x, int nargs, const ad_var *args, ad_var *q)
+{
+    if (q) *q = ad_none(x.tape);
+    return log_density("ode_cnf_log_density_cost", c, true, cost, x, nargs, args, q);
 }
 
 static ad_var transport(const ode_cnf *c, const char *caller, ad_var x, bool backwards, int nargs, const ad_var *args)
@@ -116,10 +138,11 @@ static ad_var transport(const ode_cnf *c, const char *caller, ad_var x, bool bac
     if (!check_flow(c, caller, x) || !check_points(caller, x)) return y;
     ode_right_side right = { .caller = caller, .field = c->field, .user = c->user };
     double from = backwards ? c->horizon : 0, to = backwards ? 0 : c->horizon;
-    /* Tolerances are those of the log-density's rows (x, logdet); here there is no logdet. */
+    /* Tolerances are those of the log-density's rows (x, logdet, perhaps a cost); here there is x alone. */
     ode_options options = c->options;
     ad_shape shape = ad_shape_of(x);
-    if (options.natol > 1 && shape.rank == 2 && options.natol == shape.dim[1] + 1) options.natol--;
+    bool longer = shape.rank == 2 && (options.natol == shape.dim[1] + 1 || options.natol == shape.dim[1] + 2);
+    if (longer) options.natol = (int)shape.dim[1];
     ode_record_solve(&right, 1, &x, nargs, args, ode_interval(x.tape, from, to), &options, true, &y);
     return y;
 }

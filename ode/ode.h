@@ -11,7 +11,9 @@
  * Memory: a recorded solve keeps its memory between evaluations; a second one of the same size allocates nothing. Compiled programs are
  * kept by the tape, also when it is rewound: recording an equal solve again compiles nothing.
  * Threads: recording belongs to the tape's thread; compiled programs that hold a solve may be run by many threads (without ode_stats).
- * Limits: up to 8 states and 64 arguments. Gradients are first derivatives: differentiating an adjoint is an error that names it. */
+ * Limits: up to 8 states and 64 arguments. Gradients are first derivatives in reverse mode. Forward ones
+ * (ad_jvp, ad_jacobian) and second ones (ad_hvp) are errors that say how to have them: by states of their own, s' = (dF/dy) s + (dF/dargs)
+ * v, with ad_jvp inside the field (ode_solve_states). */
 #ifndef COSTATE_ODE_H
 #define COSTATE_ODE_H
 #include "../autodiff/autodiff.h"
@@ -23,7 +25,8 @@ extern "C" {
 /* ---- vector fields ------------------------------------------------------------------------------------------------------------- */
 
 /* The everyday form: one state y [rows, D...]; returns dy/dt of y's shape (it may broadcast to it). t has y's rank (of several states: the
- * smallest rank) with all sizes 1. args as given to the solve; a variable from outside must come through them (using one is an error).
+ * smallest rank) with all sizes 1; t.tape is the tape that the field records on, for constants that it makes: ad_scalar(t.tape, 9.81).
+ * args as given to the solve; a variable from outside must come through them (using one is an error).
  * `user` is read while the solve is recorded only; with options.rerecord at every evaluation. t is computed in double and rounded
  * to the tape's dtype: in f32 a field that depends on time wants times of moderate size. */
 typedef ad_var (*ode_field)(ad_var t, ad_var y, const ad_var *args, void *user);
@@ -148,9 +151,16 @@ ad_var ode_solve_final(ode_field field, void *user, ad_var y0, int nargs, const 
 /* Several states: y[i] [rows, T, D_i...]. 0, or -1 with the tape's error set. */
 int ode_solve_states(ode_fields field, void *user, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times,
                      const ode_options *options, ad_var *y);
+/* The last time only: y[i] [rows, D_i...]. */
+int ode_solve_states_final(ode_fields field, void *user, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times,
+                           const ode_options *options, ad_var *y);
 /* times as a constant: [2] {t0, t1}, and [n] equally spaced times from t0 to t1, n >= 2. */
 ad_var ode_interval(ad_tape *tape, double t0, double t1);
 ad_var ode_linspace(ad_tape *tape, double t0, double t1, int n);
+
+/* Rows that start at times of their own, t0 [rows,1]: solve over [0, T] with t0 among the args, and let the field take ad_add(t, args[k])
+ * for its time ([rows,1]). Rows that also last T_r each: solve over [0, 1], with T_r among the args too, the time t0 + T_r t and the field
+ * times T_r. Gradients by t0 and T_r are those by an argument. */
 
 /* A cost integrated beside the state: q' = cost(t, y; args) [rows,1], q(t0) = 0. Field and cost get the same `user`. Returns y as ode_solve
  * does and *q [rows, T, 1]. */
@@ -164,6 +174,11 @@ ad_var ode_solve_cost(ode_field field, ode_field cost, void *user, ad_var y0, in
 ad_var ode_flow(ode_field field, void *user, ad_var x0, int nargs, const ad_var *args, ad_var times, const ode_options *options,
                 ad_var *logdet);
 
+/* With a cost along the way, for regularisers such as the squared speed (Finlay et al. 2020, arXiv:2002.02798): q' = cost(t, x; args)
+ * [rows,1], *q [rows,1] at the end. A cost that needs the field calls it: equal values are computed once. */
+ad_var ode_flow_cost(ode_field field, ode_field cost, void *user, ad_var x0, int nargs, const ad_var *args, ad_var times,
+                     const ode_options *options, ad_var *logdet, ad_var *q);
+
 /* Continuous normalizing flow (Chen et al. 2018; Grathwohl et al. 2019, arXiv:1810.01367). The field carries data at time 0 to the standard
  * normal base at time T = `horizon` (> 0). log_density: log p(x) [rows,1] of data x [rows,d]. sample: data from base draws z [rows,d]
  * (solves T -> 0). encode: data to base, which sample reverses up to the tolerance. */
@@ -174,6 +189,8 @@ typedef struct {
     ode_options options;
 } ode_cnf;
 ad_var ode_cnf_log_density(const ode_cnf *flow, ad_var x, int nargs, const ad_var *args);
+/* With a cost as ode_flow_cost has it (its user is the flow's), from the data to the base: *q [rows,1]. */
+ad_var ode_cnf_log_density_cost(const ode_cnf *flow, ode_field cost, ad_var x, int nargs, const ad_var *args, ad_var *q);
 ad_var ode_cnf_sample(const ode_cnf *flow, ad_var z, int nargs, const ad_var *args);
 ad_var ode_cnf_encode(const ode_cnf *flow, ad_var x, int nargs, const ad_var *args);
 /* Row-wise log density of the standard normal: [rows,d] -> [rows,1]. */

@@ -421,11 +421,25 @@ static void solve_vjp(void *data, ad_var token, int nin, const ad_var *in, int n
     (p->settings.adjoint->stores ? ode_discrete_vjp : ode_backsolve_vjp)(p, token, nin, in, out, ybar, need, xbar);
 }
 
+static void solve_jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot, int nout, const ad_var *out, ad_var *ydot)
+{
+    const ode_problem *p = data;
+    (void)nin, (void)in, (void)xdot, (void)nout, (void)out, (void)ydot;
+    ad_fail(
+        token.tape,
+        "%s: a solve has no forward derivative (ad_jvp, ad_jacobian, ad_jacobian_trace, ad_hvp): take ad_grad or ad_vjp, for a Jacobian "
+        "one ad_vjp with a unit cotangent for each component of the result; or solve for the derivative in a direction v of args as "
+        "another state, s' = (dF/dy) s + (dF/dargs) v by ad_jvp inside the field (ode_solve_states): ad_grad of a loss's derivative made "
+        "from it is a Hessian times v",
+        p->settings.caller);
+}
+
 const ad_opaque_class ode_solve_class = { .name = "ode_solve",
                                           .forward = solve,
                                           .state_new = solution_new,
                                           .state_free = solution_free,
                                           .retain = ode_problem_retain,
                                           .release = ode_problem_release,
+                                          .jvp = solve_jvp,
                                           .vjp = solve_vjp,
                                           .discretises = true };

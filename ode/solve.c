@@ -165,6 +165,13 @@ int ode_solve_states(ode_fields field, void *user, int nstate, const ad_var *y0,
     return ode_record_solve(&right, nstate, y0, nargs, args, times, options, false, y);
 }
 
+int ode_solve_states_final(ode_fields field, void *user, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times,
+                           const ode_options *options, ad_var *y)
+{
+    ode_right_side right = { .caller = "ode_solve_states_final", .fields = field, .user = user };
+    return ode_record_solve(&right, nstate, y0, nargs, args, times, options, true, y);
+}
+
 ad_var ode_linspace(ad_tape *tape, double t0, double t1, int n)
 {
     if (n < 2) {

@@ -276,6 +276,10 @@ ode_adjoint_data *ode_adjoint_new(ode_problem *p, int nin, const ad_var *ybar, c
 /* Records the operation; takes over the data. */
 void ode_adjoint_record(ode_adjoint_data *d, const ad_opaque_class *class_, ad_var token, int nin, const ad_var *in, const ad_var *out,
                         const ad_var *ybar, const bool *need, ad_var *xbar);
+/* Derivative rules of an adjoint: errors that say what to do instead. */
+void ode_adjoint_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out, const ad_var *ybar, const bool *need,
+                     ad_var *xbar);
+void ode_adjoint_jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot, int nout, const ad_var *out, ad_var *ydot);
 void ode_adjoint_retain(void *data);
 void ode_adjoint_release(void *data);
 

@@ -264,6 +264,106 @@ START_TEST(running_cost)
 }
 END_TEST
 
+/* The squared speed, by the field itself. */
+static ad_var speed(ad_var t, ad_var y, const ad_var *args, void *user) { return ad_sum_axis(ad_square(decay(t, y, args, user)), 1, 1); }
+
+/* y = y0 exp(-k t), the logarithm of the determinant is -2 k T, the cost k |y0|^2 (1 - exp(-2 k T)) / 2. */
+START_TEST(flow_with_cost)
+{
+    ad_tape *tape = ad_tape_new(AD_F64);
+    double y0[4] = { 1, 2, 0.5, -1 }, k0 = 0.7, T = 1.5, q[2], y[4], l[2], p[2], plain[2], g[2], e = exp(-2 * k0 * T);
+    ad_var start = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, y0), k = ad_param(tape, AD_SCALAR, &k0), cost, logdet, grad[2];
+    ode_options o = { .rtol = 1e-10, .atol = 1e-11, .adjoint = _i ? &ode_backsolve : &ode_discrete };
+    get(ode_flow_cost(decay, speed, NULL, start, 1, &k, ode_interval(tape, 0, T), &o, &logdet, &cost), y);
+    get(logdet, l);
+    get(cost, q);
+    ode_cnf flow = { .field = decay, .horizon = T, .options = o };
+    ad_var along, density = ode_cnf_log_density_cost(&flow, speed, start, 1, &k, &along);
+    get(density, p);
+    get(ode_cnf_log_density(&flow, start, 1, &k), plain);
+    ad_grad(ad_sum_all(cost), 1, &k, &grad[0]);
+    ad_grad(ad_sum_all(ad_sub(along, density)), 1, &k, &grad[1]);
+    for (int i = 0; i < 2; i++) get(grad[i], &g[i]);
+    double by_k = 0, by_k_of_density = 0;
+    for (int r = 0; r < 2; r++) {
+        double squares = y0[2 * r] * y0[2 * r] + y0[2 * r + 1] * y0[2 * r + 1], right = k0 * squares * (1 - e) / 2;
+        ck_assert_double_eq_tol(y[2 * r], y0[2 * r] * exp(-k0 * T), 1e-9);
+        ck_assert_double_eq_tol(l[r], -2 * k0 * T, 1e-9);
+        ck_assert_double_eq_tol(q[r], right, 1e-8);
+        ck_assert_double_eq_tol(p[r], plain[r], 1e-9);
+        ck_assert_double_eq_tol(p[r], -log(2 * acos(-1.0)) - squares * e / 2 - 2 * k0 * T, 1e-8);
+        by_k += squares * (1 - e) / 2 + k0 * squares * T * e;
+        by_k_of_density += squares * T * e - 2 * T;
+    }
+    ck_assert_double_eq_tol(g[0], by_k, 1e-7);
+    ck_assert_double_eq_tol(g[1], by_k - by_k_of_density, 1e-7);
+    ad_tape_free(tape);
+}
+END_TEST
+
+/* ---- rows with times of their own, states at the end ---- */
+
+/* y' = (t0 + T t + 1) T, args: t0, T. */
+static ad_var own_time(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)y, (void)user;
+    ad_var time = ad_add(args[0], ad_mul(args[1], t));
+    return ad_mul(ad_shift(time, 1), args[1]);
+}
+
+START_TEST(rows_with_their_own_times)
+{
+    ad_tape *tape = ad_tape_new(_i ? AD_F32 : AD_F64);
+    double zero[3] = { 0 }, t0[3] = { 0, 1.5, -2 }, length[3] = { 2, 0.5, 3 }, y[3], g[3], most = _i ? 1e-4 : 1e-8;
+    ad_var args[2] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 3, t0), ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 3, length) }, by[2];
+    ad_var end =
+        ode_solve_final(own_time, NULL, ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 3, zero), 2, args, ode_interval(tape, 0, 1), NULL);
+    get(end, y);
+    ad_grad(ad_sum_all(end), 2, args, by);
+    for (int i = 0; i < 3; i++) /* the integral of t + 1 from t0 to t0 + T */
+        ck_assert_double_eq_tol(y[i], length[i] * (t0[i] + length[i] / 2 + 1), most * fmax(1, fabs(y[i])));
+    get(by[0], g);
+    for (int i = 0; i < 3; i++) ck_assert_double_eq_tol(g[i], length[i], most * 3);
+    get(by[1], g);
+    for (int i = 0; i < 3; i++) ck_assert_double_eq_tol(g[i], t0[i] + length[i] + 1, most * 3);
+    ad_tape_free(tape);
+}
+END_TEST
+
+static void rotating(ad_var t, int nstate, const ad_var *y, const ad_var *args, void *user, ad_var *dy)
+{
+    (void)t, (void)args, (void)user, (void)nstate;
+    dy[0] = y[1];
+    dy[1] = ad_neg(y[0]);
+}
+
+/* The last of what ode_solve_states gives, bit by bit, with its gradient. */
+START_TEST(states_at_the_end)
+{
+    ad_tape *tape = ad_tape_new(AD_F64);
+    double start[4] = { 1, 2, 3, 4 }, v[2][8], g[2][4];
+    ode_options o = { .adjoint = _i ? &ode_backsolve : &ode_discrete };
+    for (int k = 0; k < 2; k++) {
+        ad_var y0[2] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, start), ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, start) }, y[2],
+               b;
+        ad_var times = ode_interval(tape, 0, 2);
+        if (k) ck_assert_int_eq(ode_solve_states_final(rotating, NULL, 2, y0, 0, NULL, times, &o, y), 0);
+        else ck_assert_int_eq(ode_solve_states(rotating, NULL, 2, y0, 0, NULL, times, &o, y), 0);
+        for (int i = 0; i < 2 && !k; i++) y[i] = ad_reshape(ad_slice(y[i], 1, 1, 2), AD_SHAPE(AD_ROWS, 2));
+        for (int i = 0; i < 2; i++) {
+            ck_assert_int_eq(ad_shape_of(y[i]).rank, 2);
+            get(y[i], v[k] + 4 * i);
+        }
+        ad_grad(ad_sum_all(ad_mul(y[0], ad_square(y[1]))), 1, &y0[0], &b);
+        get(b, g[k]);
+    }
+    ck_assert_mem_eq(v[0], v[1], sizeof v[0]);
+    ck_assert_mem_eq(g[0], g[1], sizeof g[0]);
+    ck_assert_double_eq_tol(v[1][0], cos(2) + sin(2), 1e-5);
+    ad_tape_free(tape);
+}
+END_TEST
+
 /* ---- bad input ---- */
 
 static void fails(ad_tape *tape, const char *part)
@@ -318,6 +418,9 @@ int main(void)
     tcase_add_test(c, fields_that_broadcast);
     tcase_add_test(c, density_gradient);
     tcase_add_loop_test(c, running_cost, 0, 2);
+    tcase_add_loop_test(c, flow_with_cost, 0, 2);
+    tcase_add_loop_test(c, rows_with_their_own_times, 0, 2);
+    tcase_add_loop_test(c, states_at_the_end, 0, 2);
     tcase_add_test(c, bad_input);
     suite_add_tcase(s, c);
     return suite_run(s);
