@@ -93,3 +93,14 @@ int ode_fail_many(ode_march *m, double t, double t1, double h, const void *y)
                     "in %s; %s",
                     (long long)m->settings->max_steps, t, t1, h, all ? 100 * (double)m->rejected / (double)all : 0, where, advice);
 }
+
+int ode_fail_blurred(ode_march *m, double from, double to)
+{
+    bool f32 = m->system->dtype == AD_F32;
+    return ode_fail(
+        m,
+        "the field reads the time, and cannot tell it apart within a step: from t = %.15g to %.15g the times of %s are multiples of "
+        "%.3g; count time from the start of the solve (let t run from 0 and add the start to what depends on the clock before it "
+        "comes into the field)%s",
+        from, to, f32 ? "float32" : "float64", ode_type_spacing(m->system->dtype, to), f32 ? ", or use float64" : "");
+}

@@ -134,6 +134,7 @@ struct ode_system {
     bool owns_user, rerecord;
     ad_tape *trace;
     ad_var t, y[ODE_MAX_STATES], args[ODE_MAX_ARGS], dy[ODE_MAX_STATES], *frontier;
+    bool reads_time; /* a trace depends on t */
     ode_knots *knots;
     int nknots;
     /* Augmented systems: states (x, a), quadratures of the needed per-row arguments, then of the needed shared values. */

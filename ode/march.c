@@ -152,7 +152,7 @@ int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int thr
     if (m->method->implicit) r->out[at->counts] = (char *)m->number + N_COUNTS * sizeof(double);
     for (int i = 0; i < at->nk; i++) point_out(r, s, rows, at->k + i * s->nstate, (char *)m->k.data + (size_t)i * slot);
     if (m->quadrature) point_quads(s, rows, m->increment.data, NULL, r->out + at->quad);
-    m->steps = m->rejected = m->evaluations = 0;
+    m->steps = m->rejected = m->evaluations = m->blurred = 0;
     m->guard = (ode_guard){ .limit = m->settings->stability };
     memset(m->counts, 0, sizeof m->counts);
     return 0;
@@ -171,6 +171,13 @@ double ode_spacing(double t)
 {
     t = fabs(t);
     return fmax(nextafter(t, INFINITY) - t, DBL_MIN);
+}
+
+double ode_type_spacing(ad_dtype dtype, double t)
+{
+    if (dtype == AD_F64) return ode_spacing(t);
+    float at = fabsf((float)t);
+    return (double)nextafterf(at, INFINITY) - (double)at;
 }
 
 double ode_stage_time(ad_dtype dtype, double t, const ode_boundary *a, const ode_boundary *b)
@@ -262,6 +269,19 @@ int64_t ode_march_nonfinite(const ode_march *m, const void *next, bool *derivati
     return bad;
 }
 
+/* Steps within which a field that reads the time sees hardly more than one of them. A few of them do no harm (a first one, one that lands);
+ * many are a staircase in place of the field. */
+enum { ODE_SPACINGS = 4, ODE_BLURRED_STEPS = 8 };
+
+static int note_blur(ode_march *m, const ode_boundary *a, const ode_boundary *b)
+{
+    const ode_system *s = m->system->base ? m->system->base : m->system;
+    double spacing = ode_type_spacing(s->dtype, fmax(fabs(a->t), fabs(b->t)));
+    bool blurred = s->reads_time && fabs(b->t - a->t) < ODE_SPACINGS * spacing;
+    m->blurred = blurred ? m->blurred + 1 : 0;
+    return m->blurred < ODE_BLURRED_STEPS ? 0 : ode_fail_blurred(m, a->t, b->t);
+}
+
 static int accept(ode_march *m, const ode_sink *sink, const ode_boundary *a, const ode_boundary *b, const void *y, const void *next)
 {
     if (sink->accepted(sink->context, m, m->steps, a, b, y, next)) return -1;
@@ -269,7 +289,7 @@ static int accept(ode_march *m, const ode_sink *sink, const ode_boundary *a, con
     if (m->adaptive) ode_buffer_swap(m->rate);
     if (m->norm) ode_buffer_swap(m->size);
     m->steps++;
-    return 0;
+    return note_blur(m, a, b);
 }
 
 /* ---- fixed and replayed steps ---- */

@@ -410,6 +410,7 @@ static int solve(void *data, void *state, const ad_opaque_call *call)
     int failed =
         t[0] == t[p->ntimes - 1] ? solve_identity(s, m, y) : ode_march_run_refined(m, p->ntimes, t, y, &sink, call->refine, &s->refinement);
     if (set->stats) fill_stats(s, set->stats);
+    if (!failed && m->blurred && m->blurred == m->steps) return ode_fail_blurred(m, t[0], t[p->ntimes - 1]);
     return failed;
 }
 

@@ -117,6 +117,7 @@ struct ode_march {
     int64_t rows, cells;                /* cells: rows x width */
     double number[ODE_MAX_STAGES + 16]; /* scalars in the call's type: h, tolerances, times, then results */
     int64_t steps, rejected, evaluations, counts[3];
+    int64_t blurred; /* the latest steps, so many, are too short for a field that reads the time */
     ode_guard guard;
     char *error;
     size_t error_size;
@@ -162,6 +163,8 @@ int ode_fail_small(ode_march *march, double t, double h, double ratio, const voi
 int ode_fail_many(ode_march *march, double t, double t1, double h, const void *y);
 /* How far the next double is from t. */
 double ode_spacing(double t);
+double ode_type_spacing(ad_dtype dtype, double t); /* of the numbers that a field of this type sees as times */
+int ode_fail_blurred(ode_march *march, double from, double to);
 /* t in the step from a to b, rounded to the type; at a jump the nearest number on the step's own side. */
 double ode_stage_time(ad_dtype dtype, double t, const ode_boundary *a, const ode_boundary *b);
 /* Where state j lies in a slot. */

@@ -88,6 +88,7 @@ static bool trace_field(ode_system *s, ad_tape *tape, const char *caller)
     if (!ode_listen_for_knots(s->trace)) ad_fail(s->trace, "out of memory");
     call_field(s, s->trace, s->t, s->y, s->args, s->dy);
     if (!ad_tape_error(s->trace) && !ode_take_knots(s)) ad_fail(s->trace, "out of memory");
+    for (int i = 0; i < s->nstate && !ad_tape_error(s->trace); i++) s->reads_time = s->reads_time || ad_depends(s->dy[i], s->t);
     if (!ad_tape_error(s->trace)) {
         int count = ad_frontier(s->nstate, s->dy, 0, NULL);
         if (count > 0) s->frontier = malloc((size_t)count * sizeof *s->frontier);

@@ -88,6 +88,71 @@ START_TEST(jump_at_an_output)
 }
 END_TEST
 
+/* ---- times of the clock ---- */
+
+/* user: the start. y' = cos(t - start), or a field that does not read the time. */
+static ad_var by_the_clock(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)args, (void)y;
+    return ad_cos(ad_shift(t, -*(double *)user));
+}
+
+static ad_var resting(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)t, (void)args, (void)user;
+    return ad_neg(y);
+}
+
+/* A start, a length, whether the type can tell the times of a solve apart. At 1.7e9 floats are 128 apart, at 1e16 doubles 2. */
+static const struct {
+    ad_dtype dtype;
+    double start, length;
+    bool good;
+} clocks[] = { { AD_F32, 1.7e9, 10, false }, { AD_F32, 1.7e9, -10, false }, { AD_F32, 1.7e9, 1e4, false },
+               { AD_F64, 1.7e9, 10, true },  { AD_F64, 1e16, 10, false },   { AD_F64, -1e16, 10, false },
+               { AD_F32, 100, 10, true },    { AD_F32, 0, 10, true },       { AD_F32, 1000, 10, true } };
+
+START_TEST(clock_times)
+{
+    double start = clocks[_i].start, end = start + clocks[_i].length;
+    for (const ode_method *const *m = ode_methods(); *m; m++)
+        for (int i = 0; i < 4; i++) {
+            if (i & 1 && !ode_method_adaptive(*m)) continue;
+            ad_tape *tape = ad_tape_new(clocks[_i].dtype);
+            ode_options o = { .method = *m, .adjoint = i & 2 ? &ode_backsolve : &ode_discrete };
+            if (!(i & 1)) o.steps = fabs(clocks[_i].length) > 10 ? 200 : 5;
+            ad_var y0 = one_row(tape, 0), y = ode_solve_final(by_the_clock, &start, y0, 0, NULL, ode_interval(tape, start, end), &o);
+            bool good = ad_value(y);
+            const char *error = ad_tape_error(tape);
+            ck_assert_msg(good == clocks[_i].good, "%s, case %d: %s", ode_method_name(*m), i, good ? "no error" : error);
+            bool told = good || strstr(error, "count time from the start") || strstr(error, "shift the origin of time") ||
+                        strstr(error, "are not equal"); /* (steps of nystroem2) */
+            ck_assert_msg(told, "%s: %s", ode_method_name(*m), error ? error : "no error");
+            if (good && i & 1) close_to(ode_method_name(*m), ad_item(y), sin(clocks[_i].length), clocks[_i].dtype == AD_F32 ? 1e-2 : 1e-4);
+            ad_tape_free(tape);
+        }
+}
+END_TEST
+
+/* A field that does not read the time does not mind. */
+START_TEST(clock_is_not_read)
+{
+    for (const ode_method *const *m = ode_methods(); *m; m++) {
+        ad_tape *tape = ad_tape_new(AD_F32);
+        ode_options o = { .method = *m };
+        if (!ode_method_adaptive(*m)) o.steps = 200;
+        ad_var y0 = one_row(tape, 1), g, y = ode_solve_final(resting, NULL, y0, 0, NULL, ode_interval(tape, 1.7e9, 1.7e9 + 2), &o);
+        ad_grad(ad_sum_all(y), 1, &y0, &g);
+        double v;
+        get(y, &v);
+        close_to(ode_method_name(*m), v, exp(-2), 1e-2);
+        get(g, &v);
+        close_to(ode_method_name(*m), v, exp(-2), 1e-2);
+        ad_tape_free(tape);
+    }
+}
+END_TEST
+
 /* ---- gradients with respect to times ---- */
 
 static ad_var growing(ad_var t, ad_var y, const ad_var *args, void *user)
@@ -182,6 +247,8 @@ int main(void)
     tcase_set_timeout(c, 60);
     tcase_add_test(c, jump_between_numbers);
     tcase_add_loop_test(c, jump_at_an_output, 0, 2);
+    tcase_add_loop_test(c, clock_times, 0, sizeof clocks / sizeof *clocks);
+    tcase_add_test(c, clock_is_not_read);
     tcase_add_test(c, constant_times);
     tcase_add_test(c, constants_stay_double);
     suite_add_tcase(s, c);
