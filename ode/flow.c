@@ -112,7 +112,8 @@ static bool check_flow(const ode_cnf *flow_, const char *caller, ad_var x)
     return false;
 }
 
-static ad_var log_density(const char *caller, const ode_cnf *c, bool with_cost, ode_field cost, ad_var x, int nargs, const ad_var *args, ad_var *q)
+static ad_var log_density(const char *caller, const ode_cnf *c, bool with_cost, ode_field cost, ad_var x, int nargs, const ad_var *args,
+                          ad_var *q)
 {
     if (!check_flow(c, caller, x)) return ad_none(x.tape);
     flow_field f = { c->field, cost, c->user, with_cost };

@@ -394,6 +394,12 @@ START_TEST(bad_input)
     fails(tape, "ode_cnf_log_density: points have shape [rows,1,3]");
     ode_flow(linear, NULL, wide, 1, &p, ode_interval(tape, 0, 1), NULL, &logdet);
     fails(tape, "ode_flow: points have shape [rows,3,1]");
+    ode_flow_cost(linear, NULL, NULL, data, 1, &p, ode_interval(tape, 0, 1), NULL, &logdet, &logdet);
+    fails(tape, "ode_flow_cost: the cost is NULL");
+    ode_flow_cost(linear, linear, NULL, data, 1, &p, ode_interval(tape, 0, 1), NULL, &logdet, NULL);
+    fails(tape, "ode_flow_cost: q is NULL");
+    ode_cnf_log_density_cost(&(ode_cnf){ .field = linear, .horizon = 1 }, NULL, data, 1, &p, &logdet);
+    fails(tape, "ode_cnf_log_density_cost: the cost is NULL");
     ode_flow(twice, NULL, data, 1, &p, ode_interval(tape, 0, 1), NULL, &logdet);
     fails(tape, "ode_flow: in the field: it returned [rows,6] for a state of shape [rows,3]");
     ode_normal_log_density(p);
