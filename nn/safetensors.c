@@ -38,6 +38,21 @@ static json_t *describe_array(const nn_parameter *p, ad_dtype dtype, int64_t sta
                      (json_int_t)stop);
 }
 
+/* The text of json, or NULL; caller frees. (json_dumps of Jansson 2.14 leaves out a key for which memory is short, in silence; into
+ * memory that is there already nothing fails.) */
+static char *dump(const json_t *json)
+{
+    size_t length = json_dumpb(json, NULL, 0, JSON_COMPACT);
+    char *text = length ? malloc(length + 1) : NULL;
+    if (!text) return NULL;
+    if (json_dumpb(json, text, length, JSON_COMPACT) == length) {
+        text[length] = 0;
+        return text;
+    }
+    free(text);
+    return NULL;
+}
+
 /* The header's text, or NULL; caller frees. */
 static char *make_header(const nn_model *model, ad_dtype dtype)
 {
@@ -49,7 +64,7 @@ static char *make_header(const nn_model *model, ad_dtype dtype)
         if (json_object_set_new(header, p->name, describe_array(p, dtype, start)) != 0) break;
         start += p->size * (int64_t)nn_bytes(dtype);
     }
-    if (header && i == model->count) text = json_dumps(header, JSON_COMPACT);
+    if (header && i == model->count) text = dump(header);
     json_decref(header);
     return text;
 }

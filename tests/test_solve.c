@@ -474,7 +474,7 @@ static void set_bad_argument(setting *s)
 static void set_too_many_arguments(setting *s) { s->nargs = 65; }
 static ode_steps *steps_of_another(void)
 {
-    static ode_stats stats;
+    ode_stats stats = { 0 };
     ad_tape *tape = ad_tape_new(AD_F64);
     ode_options o = { .stats = &stats };
     (void)ad_item(
