@@ -9,7 +9,7 @@
  * the solve (ad_workspace_error), with what failed: time, step, sample, component and advice.
  *
  * Memory: a recorded solve keeps its memory between evaluations; a second one of the same size allocates nothing. Compiled programs are
- * kept by the tape, also when it is rewound: recording an equal solve again compiles nothing.
+ * kept by the tape, also when it is rewound: recording an equal solve again compiles nothing. The 128 used last are kept.
  * Threads: recording belongs to the tape's thread; compiled programs that hold a solve may be run by many threads (without ode_stats).
  * Limits: up to 8 states and 64 arguments. Gradients are first derivatives in reverse mode. Forward ones
  * (ad_jvp, ad_jacobian) and second ones (ad_hvp) are errors that say how to have them: by states of their own, s' = (dF/dy) s + (dF/dargs)
