@@ -204,7 +204,8 @@ typedef struct {
     double norm, refined_norm; /* Euclidean */
     double difference;         /* norm of the difference / the larger norm; 0 when both are 0, infinite when an element is not finite */
     double worst;              /* largest |g - r| / max(|g|, |r|, a tenth of the largest element) of an element. In both, what rounding
-                                  may have done counts as no difference: 100 epsilon |loss| / |x| */
+                                  may have done counts as no difference: what changes the loss by 100 epsilons of its size,
+                                  or of the change that the largest gradient stands for */
     int64_t worst_element;     /* its number (row-major) */
 } ad_gradient_difference;
 

@@ -11,7 +11,8 @@
 static const double default_threshold = 0.1;
 /* Elements are compared relative to at least this part of the largest one. */
 static const double smallest_part = 0.1;
-/* Gradients are sums of many rounded terms that may cancel: so many epsilons of the loss's size are no difference. */
+/* Gradients are sums of many rounded terms that may cancel, and some are nothing beside others: changes of the loss by so many epsilons
+ * of its size, or of the largest change that some gradient stands for, are no difference. */
 static const double rounding_allowance = 100;
 
 /* ---- two gradients ---- */
@@ -47,12 +48,18 @@ static double scaled_norm(ad_dtype dtype, int64_t n, const void *x, const void *
     return sqrt(sum);
 }
 
-static double rounding(ad_dtype dtype, int64_t n, const void *x, double loss)
+static double norm_of(ad_dtype dtype, int64_t n, const void *x)
 {
     int64_t bad;
-    double size = largest(dtype, n, x, &bad), norm = size * scaled_norm(dtype, n, x, NULL, size);
-    double epsilon = dtype == AD_F32 ? (double)FLT_EPSILON : DBL_EPSILON;
-    return norm > 0 && isfinite(norm) && isfinite(loss) ? rounding_allowance * epsilon * fabs(loss) / norm : 0;
+    double size = largest(dtype, n, x, &bad);
+    return isfinite(size) ? size * scaled_norm(dtype, n, x, NULL, size) : size;
+}
+
+/* The size of a variable, to turn its gradient into a change of the loss. One that is nearly zero hides nothing by that: it counts as 1. */
+static double size_of(ad_dtype dtype, int64_t n, const void *x)
+{
+    double norm = norm_of(dtype, n, x);
+    return isfinite(norm) ? fmax(norm, 1) : 1;
 }
 
 static void find_worst(ad_gradient_difference *d, ad_dtype dtype, int64_t n, const void *g, const void *r, double most, double allowed)
@@ -67,20 +74,22 @@ static void find_worst(ad_gradient_difference *d, ad_dtype dtype, int64_t n, con
     }
 }
 
-ad_gradient_difference ad_compare_gradients(ad_dtype dtype, int64_t n, const void *x, double loss, const void *g, const void *r)
+ad_gradient_difference ad_compare_gradients(ad_dtype dtype, int64_t n, const void *x, double scale, const void *g, const void *r)
 {
     ad_gradient_difference d = { 0 };
     if (n < 1 || !x || !g || !r) return d;
     double most_g = largest(dtype, n, g, &d.worst_element), most_r = largest(dtype, n, r, &d.worst_element);
-    d.norm = isfinite(most_g) ? most_g * scaled_norm(dtype, n, g, NULL, most_g) : most_g;
-    d.refined_norm = isfinite(most_r) ? most_r * scaled_norm(dtype, n, r, NULL, most_r) : most_r;
+    d.norm = norm_of(dtype, n, g);
+    d.refined_norm = norm_of(dtype, n, r);
     double most = fmax(most_g, most_r);
     if (!isfinite(most)) {
         d.difference = d.worst = INFINITY;
         return d;
     }
     if (most == 0) return d;
-    double allowed = rounding(dtype, n, x, loss), off = scaled_norm(dtype, n, g, r, most);
+    double epsilon = dtype == AD_F32 ? (double)FLT_EPSILON : DBL_EPSILON;
+    double allowed = isfinite(scale) ? rounding_allowance * epsilon * fabs(scale) / size_of(dtype, n, x) : 0;
+    double off = scaled_norm(dtype, n, g, r, most);
     double size = fmax(scaled_norm(dtype, n, g, NULL, most), scaled_norm(dtype, n, r, NULL, most));
     d.difference = off > allowed / most ? off / size : 0;
     find_worst(&d, dtype, n, g, r, most, allowed);
@@ -165,6 +174,21 @@ static bool evaluate(const check *c, double *loss, void **copies)
     return !ad_tape_error(c->tape);
 }
 
+/* What rounding is relative to: the loss, and the gradients, each times its variable's size. 0 with the tape's error set. */
+static double scale_of(const check *c, double loss)
+{
+    ad_dtype dtype = ad_tape_dtype(c->tape);
+    double scale = fabs(loss);
+    for (int i = 0; i < c->nx; i++) {
+        const void *x = ad_value(c->x[i]);
+        if (!x) return 0;
+        int64_t n = ad_size(c->gradient[i]);
+        double change = norm_of(dtype, n, ad_value(c->gradient[i])) * size_of(dtype, n, x);
+        if (isfinite(change)) scale = fmax(scale, change);
+    }
+    return scale;
+}
+
 static bool measure(check *c, double threshold, ad_gradient_report *report, ad_gradient_difference *difference)
 {
     bool discretised = is_discretised(c->loss);
@@ -177,12 +201,10 @@ static bool measure(check *c, double threshold, ad_gradient_report *report, ad_g
     if (!evaluate(c, &report->loss, discretised ? NULL : c->refined)) return false;
     if (!discretised) report->refined_loss = report->loss;
     report->agrees = 1;
-    double worst = -1;
-    for (int i = 0; i < c->nx; i++) {
-        const void *x = ad_value(c->x[i]);
-        if (!x) return false;
-        int64_t n = ad_size(c->gradient[i]);
-        difference[i] = ad_compare_gradients(ad_tape_dtype(c->tape), n, x, report->loss, ad_value(c->gradient[i]), c->refined[i]);
+    double worst = -1, scale = scale_of(c, report->loss);
+    for (int i = 0; i < c->nx && !ad_tape_error(c->tape); i++) {
+        const void *x = ad_value(c->x[i]), *g = ad_value(c->gradient[i]);
+        difference[i] = ad_compare_gradients(ad_tape_dtype(c->tape), ad_size(c->gradient[i]), x, scale, g, c->refined[i]);
         if (!ad_gradients_agree(&difference[i], threshold)) report->agrees = 0;
         if (!(difference[i].difference > worst)) continue;
         worst = difference[i].difference;
@@ -190,7 +212,7 @@ static bool measure(check *c, double threshold, ad_gradient_report *report, ad_g
     }
     if (!discretised) say(report, "Nothing on the way to the loss is solved in steps.\n");
     describe(report, c->nx, c->x, threshold, difference);
-    return true;
+    return !ad_tape_error(c->tape);
 }
 
 int ad_check_gradient(ad_var loss, int nx, const ad_var *x, double threshold, ad_gradient_report *report,

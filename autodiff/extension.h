@@ -128,8 +128,9 @@ typedef struct {
 int ad_run_with(const ad_program *program, ad_workspace *workspace, const ad_run_args *args);
 /* Whether ad_run_args.refine changes anything: some operation of the program discretises. */
 bool ad_program_discretises(const ad_program *program);
-/* The gradient of a loss by x, of n elements, beside the refined one, as ad_check_gradient does it. */
-ad_gradient_difference ad_compare_gradients(ad_dtype dtype, int64_t n, const void *x, double loss, const void *gradient,
+/* The gradient of a loss by x, of n elements, beside the refined one, as ad_check_gradient does it; scale: the loss, or what else rounding
+ * is relative to. */
+ad_gradient_difference ad_compare_gradients(ad_dtype dtype, int64_t n, const void *x, double scale, const void *gradient,
                                             const void *refined);
 /* Whether that is within the threshold (0: the default). */
 bool ad_gradients_agree(const ad_gradient_difference *difference, double threshold);

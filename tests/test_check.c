@@ -235,6 +235,51 @@ START_TEST(test_ordinary_problems)
 }
 END_TEST
 
+/* A density by a network's flow, three rows, with the log-determinant: also ordinary. */
+static ad_var network(ad_var t, ad_var y, const ad_var *w, void *user)
+{
+    (void)user;
+    return ad_matmul(ad_tanh(ad_add(ad_matmul(y, w[0]), t)), w[1]);
+}
+
+START_TEST(test_flow_of_a_network)
+{
+    double w[2][16], x[6] = { 0.3, -1, 0.7, 0.2, -0.4, 1.5 };
+    for (int i = 0; i < 16; i++) {
+        w[0][i] = 0.7 * sin(1 + 3 * i);
+        w[1][i] = 0.5 * cos(2 + 5 * i);
+    }
+    for (int back = 0; back < 2; back++) {
+        for (int d = 0; d < 2; d++) {
+            ad_tape *tape = ad_tape_new(d ? AD_F32 : AD_F64);
+            ode_cnf flow = { .field = network, .horizon = 1, .options = { .adjoint = back ? &ode_backsolve : NULL } };
+            ad_var v[] = { ad_param(tape, AD_SHAPE(2, 8), w[0]), ad_param(tape, AD_SHAPE(8, 2), w[1]),
+                           ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 3, x) };
+            ad_var loss = ad_neg(ad_mean_all(ode_cnf_log_density(&flow, v[2], 2, v)));
+            ad_gradient_report report;
+            ad_gradient_difference difference[3];
+            ck_assert_msg(ad_check_gradient(loss, 3, v, 1e-2, &report, difference) == 0, "%s", ad_tape_error(tape));
+            ck_assert_msg(report.agrees, "%s", report.text);
+            for (int i = 0; i < 3; i++) ck_assert_double_lt(difference[i].difference, d ? 1e-3 : 1e-5);
+            ad_tape_free(tape);
+        }
+    }
+}
+END_TEST
+
+/* A start that is forgotten: e^-60 of it is left, and nobody needs to know that to ten per cent. */
+START_TEST(test_what_is_forgotten)
+{
+    for (int d = 0; d < 2; d++) {
+        checked c = make(d ? AD_F32 : AD_F64, &(problem){ forced_decay, 1, { 1 }, 1, 60, 0, NAN, NAN }, NULL);
+        check(&c);
+        ck_assert_double_lt(fabs(c.gradient[0]), d ? 1e-7 : 1e-15);
+        ck_assert_msg(c.report.agrees, "%s", c.report.text);
+        ad_tape_free(c.tape);
+    }
+}
+END_TEST
+
 /* What cancels to rounding is no difference: the sum of two states that flow into each other does not depend on how fast. */
 static ad_var exchange(ad_var t, ad_var y, const ad_var *p, void *user)
 {
@@ -489,6 +534,8 @@ int main(void)
     tcase_add_test(tests, test_steps_at_rest);
     tcase_add_test(tests, test_steps_at_the_stability_limit);
     tcase_add_test(tests, test_ordinary_problems);
+    tcase_add_test(tests, test_flow_of_a_network);
+    tcase_add_test(tests, test_what_is_forgotten);
     tcase_add_test(tests, test_rounding_is_no_difference);
     tcase_add_test(tests, test_halved_fixed_steps);
     tcase_add_test(tests, test_halved_adaptive_steps);

@@ -96,7 +96,7 @@ START_TEST(test_trusts)
         nn_train_report report = train(&p, d ? AD_F32 : AD_F64, 7, 3, &with);
         ck_assert_str_eq(report.warning, "");
         ck_assert_int_eq(report.gradient_checks, 3); /* 1, 3, 6 */
-        ck_assert_double_gt(report.gradient_difference, 0);
+        if (!d) ck_assert_double_gt(report.gradient_difference, 0);
         ck_assert_double_lt(report.gradient_difference, 1e-2);
         report = train(&p, d ? AD_F32 : AD_F64, 7, -1, &without);
         ck_assert_int_eq(report.gradient_checks, 0);
