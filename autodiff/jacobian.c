@@ -155,10 +155,6 @@ static void append_partial(term *t, ad_var x, ad_shape node)
     f->x = ad_reshape(x, kept);
 }
 
-/* Operations whose derivative selects: where something else is selected, it is zero whatever the operand's derivative is, also no number.
- */
-static bool selects(ad_op op) { return op == AD_OP_select || op == AD_OP_relu || op == AD_OP_min || op == AD_OP_max || op == AD_OP_clamp; }
-
 /* A factor as an array that broadcasts against the node; invalid when it has other labels than the node's axes. */
 static ad_var over_node(const term *t, const ad_factor *f, ad_shape node)
 {
@@ -211,7 +207,7 @@ static void through_pointwise(walk *w, int32_t node, const ad_node *n)
             term *t = copy_term(w, g, &from->t[k]);
             if (!t) return;
             align_axes(t, ad_node_at(w->tape, n->in[i])->shape, n->shape);
-            if (selects(n->op) && select_factors(t, ad_var_at(w->tape, node), i, n->shape)) continue;
+            if (ad_selects(n->op) && select_factors(t, ad_var_at(w->tape, node), i, n->shape)) continue;
             append_partial(t, partial, n->shape);
         }
     }

@@ -124,6 +124,25 @@ bool ad_differentiable(const ad_node *n, int i)
     return false;
 }
 
+bool ad_selects(ad_op op) { return op == AD_OP_select || op == AD_OP_relu || op == AD_OP_min || op == AD_OP_max || op == AD_OP_clamp; }
+
+bool ad_has_pole(ad_op op)
+{
+    switch (op) {
+    case AD_OP_reciprocal:
+    case AD_OP_sqrt:
+    case AD_OP_rsqrt:
+    case AD_OP_exp:
+    case AD_OP_expm1:
+    case AD_OP_log:
+    case AD_OP_log1p:
+    case AD_OP_tan:
+    case AD_OP_div:
+    case AD_OP_pow: return true;
+    default: return false;
+    }
+}
+
 /* ---- transposes of linear operations: the cotangent of operand i, given that of y --------------------------------------------------- */
 
 static ad_var transpose_sum(ad_var y, int i, ad_var v) { return ad_broadcast(v, ad_shape_of(operand(y, i))); }

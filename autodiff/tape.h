@@ -166,5 +166,10 @@ ad_var ad_push(ad_var y, int i, ad_var v);
 ad_var ad_transpose_rule(ad_var y, int i, ad_var ybar);
 /* Whether node's result depends differentiably on its operand i. */
 bool ad_differentiable(const ad_node *node, int i);
+/* Operations whose derivative selects: where something else is selected, it is zero whatever the operand's derivative is, also no number.
+ */
+bool ad_selects(ad_op op);
+/* Operations that have infinite derivatives, or values, at finite arguments or in the type's range. */
+bool ad_has_pole(ad_op op);
 
 #endif
