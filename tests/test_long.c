@@ -45,7 +45,7 @@ static void run(recording *r, ad_var loss, double *out)
 /* y = max(sin y, y/2), n times, elementwise: value and derivative by hand. */
 START_TEST(test_values_that_live_long)
 {
-    const int n = 30000;
+    const int n = 20000;
     recording r = new_recording();
     ad_var y = r.x;
     for (int i = 0; i < n; i++) y = ad_max(ad_sin(y), ad_scale(y, 0.5));
