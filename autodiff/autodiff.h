@@ -60,6 +60,11 @@ ad_dtype ad_tape_dtype(const ad_tape *tape);
 /* The first error, or NULL. The text lives as long as the tape, or until ad_tape_clear_error. */
 const char *ad_tape_error(const ad_tape *tape);
 void ad_tape_clear_error(ad_tape *tape);
+/* Errors told when they happen, for finding the line that made them: `report` gets the first error of the tape (and the first after each
+ * ad_tape_clear_error) with the operations that led to it, a line each; report NULL: no more. It may look at the tape, not record.
+ * For all tapes and workspaces, those inside a solve included: the environment variable COSTATE_ERRORS=print writes them to stderr, and
+ * COSTATE_ERRORS=abort calls abort() then, where a debugger shows the call. */
+void ad_tape_on_error(ad_tape *tape, void (*report)(const char *text, void *user), void *user);
 /* Position for ad_tape_rewind, which forgets everything recorded since; variables recorded since become stale (using one is an error). */
 int32_t ad_tape_mark(const ad_tape *tape);
 void ad_tape_rewind(ad_tape *tape, int32_t mark);
@@ -111,7 +116,8 @@ int64_t ad_size(ad_var x);      /* number of elements, with the tape's rows; -1 
 const void *ad_value(ad_var x);
 double ad_item(ad_var x);          /* the only element of x; NaN with the tape's error set when there are more or none */
 int ad_get(ad_var x, double *out); /* copies all elements (ad_size(x) of them) as double; 0, or -1 with the tape's error set */
-/* Name, shape and elements (the first thousand), a row to a line; or the tape's error. */
+/* Name, shape and elements (the first thousand), a row to a line; or the tape's error. Where there is no value yet (in a field or a loss
+ * that is traced, or for want of data) name, shape and the reason, which is no error: the tape goes on. */
 void ad_print(FILE *file, const char *name, ad_var x);
 /* "[rows,64]"; of at most size bytes, cut off where it is longer. */
 void ad_format_shape(ad_shape shape, char *text, size_t size);

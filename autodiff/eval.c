@@ -160,10 +160,31 @@ static bool evaluate_all(ad_tape *t, ad_var x)
     bool fine = true;
     for (int32_t i = 0; i < needed.n && fine; i++) {
         const ad_node *n = ad_node_at(t, needed.node[i]);
-        if (!n->known || n->op == AD_OP_input) fine = evaluate(t, needed.node[i]);
+        if (n->known && n->op != AD_OP_input) continue;
+        ad_var now = ad_var_at(t, needed.node[i]);
+        ad_tape_about(t, 1, &now);
+        fine = evaluate(t, needed.node[i]);
     }
+    ad_tape_about(t, 0, NULL);
     ad_reach_clear(&needed);
     return fine;
+}
+
+/* Why x cannot have a value yet; NULL when nothing that it needs is missing. */
+static const char *missing(ad_var x)
+{
+    ad_tape *t = x.tape;
+    ad_reach needed;
+    if (!ad_reach_find(&needed, t, 1, &x, &(ad_reach_limits){ .values = true })) return NULL;
+    const char *reason = NULL;
+    for (int32_t i = 0; i < needed.n && !reason; i++) {
+        const ad_node *n = ad_node_at(t, needed.node[i]);
+        bool rows = n->op == AD_OP_row_count || ad_has_rows(n->shape);
+        if (n->op == AD_OP_input && !n->known) reason = ad_tape_advice(t) ? ad_tape_advice(t) : "an input was recorded without data";
+        else if (rows && ad_tape_rows(t) < 1) reason = "the number of rows is not known";
+    }
+    ad_reach_clear(&needed);
+    return reason;
 }
 
 const void *ad_value(ad_var x)
@@ -199,10 +220,15 @@ int ad_get(ad_var x, double *out)
 void ad_print(FILE *file, const char *name, ad_var x)
 {
     if (!file) return;
-    const void *v = ad_value(x);
     if (!name) name = "(no name)";
     char shape[128];
     ad_format_shape(ad_shape_of(x), shape, sizeof shape);
+    const char *reason = ad_common_tape("print", 1, &x) ? missing(x) : NULL;
+    if (reason) {
+        fprintf(file, "%s %s: no value here: %s\n", name, shape, reason);
+        return;
+    }
+    const void *v = ad_value(x);
     if (!v) {
         fprintf(file, "%s: %s\n", name, x.tape ? ad_tape_error(x.tape) : "not a variable");
         return;

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NODES_PER_CHUNK = 512, ARENA_CHUNK = 1 << 16, ERROR_SIZE = 1024 };
+enum { NODES_PER_CHUNK = 512, ARENA_CHUNK = 1 << 16, ERROR_SIZE = 1024, MOST_ABOUT = 4 };
 enum { NODE_LIMIT = 10000000 /* about 3 GB */, CACHED = 128 /* objects; a solve's programs take 100 to 400 kB */ };
 
 typedef struct cache_entry {
@@ -40,6 +40,10 @@ struct ad_tape {
     char *marks;
     size_t mark_count;
     char *advice;
+    void (*on_error)(const char *text, void *user);
+    void *on_error_user;
+    int nabout;
+    int32_t about[MOST_ABOUT];
     bool failed;
     char error[ERROR_SIZE];
 };
@@ -203,6 +207,21 @@ void ad_fail(ad_tape *t, const char *format, ...)
     vsnprintf(t->error, sizeof t->error, format ? format : "ad_fail: the format is NULL", args);
     va_end(args);
     t->failed = true;
+    ad_report(t, t->error, t->nabout, t->about, t->on_error, t->on_error_user);
+}
+
+void ad_tape_on_error(ad_tape *t, void (*report)(const char *text, void *user), void *user)
+{
+    if (!t) return;
+    t->on_error = report;
+    t->on_error_user = user;
+}
+
+void ad_tape_about(ad_tape *t, int n, const ad_var *x)
+{
+    t->nabout = 0;
+    for (int i = 0; i < n && t->nabout < MOST_ABOUT; i++)
+        if (ad_valid(x[i])) t->about[t->nabout++] = x[i].node;
 }
 
 ad_var ad_none(ad_tape *t) { return (ad_var){ t, -1, 0 }; }
@@ -217,7 +236,9 @@ ad_var ad_fail_shapes(ad_tape *t, const char *op, const char *reason, int n, con
         if (n == 1) used += (size_t)snprintf(text + used, sizeof text - used, ": the operand is %s", shape);
         else used += (size_t)snprintf(text + used, sizeof text - used, "%s %c is %s", i ? "," : ":", 'a' + i % 26, shape);
     }
+    ad_tape_about(t, n, x);
     ad_fail(t, "%s", text);
+    ad_tape_about(t, 0, NULL);
     return ad_none(t);
 }
 
@@ -371,6 +392,11 @@ ad_tape *ad_common_tape_tokens(const char *what, int n, const ad_var *x)
 {
     ad_tape *t = NULL;
     for (int i = 0; x && i < n && !t; i++) t = x[i].tape;
+    if (!t && n > 0) {
+        char text[96];
+        snprintf(text, sizeof text, "ad_%s: no operand is a variable of a tape", what);
+        ad_report(NULL, text, 0, NULL, NULL, NULL);
+    }
     if (!t || t->failed) return NULL;
     for (int i = 0; i < n; i++) {
         const char *fault = fault_of(t, x[i]);

@@ -81,6 +81,11 @@ ad_var ad_record(ad_tape *tape, ad_op op, int nin, const int32_t *in, int nattr,
 ad_var ad_var_at(ad_tape *tape, int32_t node);
 /* Says that a computed node (no input) is about to get a value, so that it can be forgotten. */
 void ad_tape_note_value(ad_tape *tape, int32_t node);
+/* Tells an error at once where the environment or the callback (which may be NULL) wants it. `about`: the nodes it is about, if any; t may
+ * be NULL (report.c). */
+void ad_report(const ad_tape *t, const char *message, int nabout, const int32_t *about, void (*callback)(const char *, void *), void *user);
+/* What the tape's next error is about, until it is called again; none when n is 0. */
+void ad_tape_about(ad_tape *tape, int n, const ad_var *x);
 /* Text of an error that names an operation and the shapes of its operands: "ad_add: <reason>: a is [2,3], b is [4]". */
 ad_var ad_fail_shapes(ad_tape *tape, const char *op, const char *reason, int n, const ad_var *x);
 /* The tape all of x are valid on; NULL after reporting (stale, invalid, tokens, or mixed tapes; `what` names the operation). */

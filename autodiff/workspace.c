@@ -10,6 +10,7 @@ int ad_workspace_fail(ad_workspace *w, const char *format, ...)
     va_start(args, format);
     vsnprintf(w->error, sizeof w->error, format, args);
     va_end(args);
+    ad_report(NULL, w->error, 0, NULL, NULL, NULL);
     return -1;
 }
 

@@ -3,7 +3,12 @@
 #include "autodiff/extension.h"
 #include "suite.h"
 #include <math.h>
+#include <signal.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 static ad_dtype dtype;
 static ad_tape *t;
@@ -249,12 +254,158 @@ START_TEST(opaque_shapes)
 }
 END_TEST
 
+/* ---- errors told at once ---- */
+
+static void tell(const char *text, void *user) { snprintf(user, 4096, "%s", text); }
+
+START_TEST(errors_told)
+{
+    const double v[] = { 1, 2, 3, 4, 5, 6 };
+    char text[4096] = "";
+    t = ad_tape_new(AD_F64);
+    ad_tape_on_error(t, tell, text);
+    ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 2), 3, v), w = ad_param(t, AD_SHAPE(3), v);
+    ad_fill(t, AD_SHAPE(7), 1);
+    ad_var y = ad_sin(ad_mul(x, ad_scale(x, 2)));
+    ck_assert_str_eq(text, "");
+    ad_add(y, w);
+    ck_assert_str_eq(text, "ad_add: shapes do not broadcast (the row axis leads in operands of equal rank): a is [rows,2], b is [3]\n"
+                           "  computed from:\n"
+                           "    %0 = ad_input_rows: [rows,2]\n"
+                           "    %1 = ad_param: [3]\n"
+                           "    %3 = ad_fill: []\n"
+                           "    %4 = ad_mul(%0, %3): [rows,2]\n"
+                           "    %5 = ad_mul(%0, %4): [rows,2]\n"
+                           "    %6 = ad_sin(%5): [rows,2]\n");
+    text[0] = 0;
+    ad_add(y, w); /* the first error stands */
+    ck_assert_str_eq(text, "");
+    ad_tape_clear_error(t);
+    ck_assert_ptr_null(ad_value(ad_neg(ad_input(t, AD_SHAPE(2), NULL))));
+    ck_assert_msg(strstr(text, "an input has no value") && strstr(text, "computed from:\n    %7 = ad_input: [2]\n"), "%s", text);
+    ad_tape_clear_error(t);
+    ad_tape_on_error(t, NULL, NULL);
+    text[0] = 0;
+    ad_add(y, w);
+    ck_assert_str_eq(text, "");
+    ad_tape_free(t);
+    ad_tape_on_error(NULL, tell, text);
+}
+END_TEST
+
+static ad_var two_shapes(ad_var time, ad_var y, const ad_var *args, void *user)
+{
+    (void)time;
+    (void)user;
+    return ad_add(y, args[0]);
+}
+
+/* In a process of its own: what it writes to stderr, and how it ends. */
+static int written_by(const char *setting, void (*act)(void), char *text, size_t size)
+{
+    int ends[2], status;
+    ck_assert(!pipe(ends));
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        struct rlimit none = { 0, 0 };
+        setrlimit(RLIMIT_CORE, &none);
+        signal(SIGABRT, SIG_DFL);
+        dup2(ends[1], 2);
+        if (setting) setenv("COSTATE_ERRORS", setting, 1);
+        else unsetenv("COSTATE_ERRORS");
+        act();
+        _exit(0);
+    }
+    close(ends[1]);
+    size_t used = 0;
+    for (ssize_t n = 1; n > 0 && used + 1 < size; used += (size_t)n) {
+        n = read(ends[0], text + used, size - used - 1);
+        if (n < 0) n = 0;
+    }
+    text[used] = 0;
+    close(ends[0]);
+    waitpid(child, &status, 0);
+    return status;
+}
+
+static void field_fails(void)
+{
+    const double one[] = { 1, 2, 3 };
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, one), w = ad_param(tape, AD_SHAPE(3), one);
+    ad_value(ode_solve_final(two_shapes, NULL, y0, 1, &w, ode_interval(tape, 0, 1), NULL));
+    ad_tape_free(tape);
+}
+
+static void run_fails(void)
+{
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var x = ad_param(tape, AD_SHAPE(1), NULL), y = ad_exp(x);
+    ad_program *p = ad_compile(1, &x, 1, &y);
+    ad_workspace *w = ad_workspace_new(p, 1);
+    ad_run(p, w, 0, (const void *[]){ NULL }, (void *[]){ NULL });
+    ad_add((ad_var){ 0 }, (ad_var){ 0 });
+    ad_workspace_free(w);
+    ad_program_free(p);
+    ad_tape_free(tape);
+}
+
+START_TEST(errors_printed)
+{
+    char text[8192];
+    ck_assert_int_eq(written_by(NULL, field_fails, text, sizeof text), 0);
+    ck_assert_str_eq(text, "");
+    ck_assert_int_eq(written_by("print", field_fails, text, sizeof text), 0);
+    ck_assert_msg(strstr(text, "costate: ad_add: shapes do not broadcast") == text, "%s", text);
+    ck_assert_msg(strstr(text, "= ad_param: [3]\n") != NULL, "%s", text);
+    int status = written_by("abort", field_fails, text, sizeof text);
+    ck_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    ck_assert_msg(strstr(text, "costate: ad_add") == text, "%s", text);
+    ck_assert_int_eq(written_by("print", run_fails, text, sizeof text), 0);
+    ck_assert_str_eq(text, "costate: ad_run: input 0 of shape [1] is NULL\ncostate: ad_add: no operand is a variable of a tape\n");
+}
+END_TEST
+
+/* ---- looking into a field ---- */
+
+static FILE *seen;
+static ad_var looked_at(ad_var time, ad_var y, const ad_var *args, void *user)
+{
+    (void)args;
+    (void)user;
+    ad_print(seen, "time", time);
+    ad_print(seen, "slope", ad_neg(y));
+    ad_print(seen, "two", ad_scalar(y.tape, 2));
+    return ad_neg(y);
+}
+
+START_TEST(printing_in_a_field)
+{
+    const double one = 1;
+    char text[1024] = "";
+    seen = tmpfile();
+    t = ad_tape_new(AD_F64);
+    ad_var y0 = ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), 1, &one);
+    double y = ad_item(ode_solve_final(looked_at, NULL, y0, 0, NULL, ode_interval(t, 0, 1), NULL));
+    ck_assert_msg(fabs(y - exp(-1)) < 1e-5, "%s", ad_tape_error(t) ? ad_tape_error(t) : "a wrong value");
+    rewind(seen);
+    ck_assert(fread(text, 1, sizeof text - 1, seen) > 0);
+    const char *why = "no value here: the field is traced once and replayed; set ode_options.rerecord";
+    ck_assert_msg(strstr(text, "time [1,1]: ") == text && strstr(text, "\nslope [rows,1]: ") && strstr(text, why), "%s", text);
+    ck_assert_msg(strstr(text, "\ntwo [] 2\n") != NULL, "%s", text);
+    fclose(seen);
+    ad_tape_free(t);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("front");
     TCase *c = tcase_create("front");
     tcase_set_timeout(c, 60);
-    const TTest *tests[] = { data_of_either_type, conversion, runs_of_a_type, places_of_extremes, splitting, rows_given, opaque_shapes };
+    const TTest *tests[] = { data_of_either_type, conversion,    runs_of_a_type, places_of_extremes, splitting,
+                             rows_given,          opaque_shapes, errors_told,    errors_printed,     printing_in_a_field };
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) tcase_add_test(c, tests[i]);
     suite_add_tcase(s, c);
     return suite_run(s);

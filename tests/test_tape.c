@@ -200,8 +200,8 @@ START_TEST(printing)
     char *text = printed(ad_fill(t, AD_SHAPE(2000), 1));
     ck_assert(strstr(text, "2000 elements") && strlen(text) < 4000);
     free(text);
-    prints(ad_input(t, AD_SHAPE(2), NULL), "x: ad_value: an input has no value: it was recorded without data (ad_set gives it some)\n");
-    fails("no value");
+    prints(ad_sin(ad_input(t, AD_SHAPE(2), NULL)), "x [2]: no value here: an input was recorded without data\n");
+    fine();
     prints(ad_none(NULL), "x: not a variable\n");
     ad_tape *narrow = ad_tape_new(AD_F32);
     prints(ad_scale(ad_param(narrow, AD_SHAPE(2), (float[]){ 1.5f, 2 }), 2), "x [2] 3 4\n");
@@ -854,7 +854,7 @@ START_TEST(tokens_have_no_value)
     TOKEN_AT("jvp", "y[0]", (ad_jvp(1, &x, &x, 1, &k, &g), 0))
     ad_set(k, 0, numbers);
     fails("ad_set: operand 0 is the token of triple");
-    prints(k, "x: ad_value: operand 0 is the token of triple, which has no value\n");
+    prints(k, "x: ad_print: operand 0 is the token of triple, which has no value\n");
     ad_tape_clear_error(t);
     ck_assert_int_eq(ad_size(k), -1);
 }
