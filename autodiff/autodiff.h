@@ -261,6 +261,15 @@ int ad_run(const ad_program *program, ad_workspace *workspace, int64_t rows, con
 int ad_run_f32(const ad_program *program, ad_workspace *workspace, int64_t rows, const float *const *inputs, float *const *outputs);
 int ad_run_f64(const ad_program *program, ad_workspace *workspace, int64_t rows, const double *const *inputs, double *const *outputs);
 
+/* Recorded results at new data, in one call: `in` are inputs, data[i] their elements (with `rows` rows where in[i] has rows), results[j]
+ * gets the elements of out[j] (NULL: not delivered). Inputs that out needs and `in` does not list keep the tape's data, weights for
+ * instance. The function is compiled at the first call; the program stays with the tape, also when it is rewound and an equal function
+ * recorded again. The tape's own data, values and rows stay as they are. Data and results are converted where the tape has the other type.
+ * 0, or -1 with the tape's error set. In C++ both are called ad_evaluate too. */
+int ad_evaluate_f32(int nin, const ad_var *in, const float *const *data, int64_t rows, int nout, const ad_var *out, float *const *results);
+int ad_evaluate_f64(int nin, const ad_var *in, const double *const *data, int64_t rows, int nout, const ad_var *out,
+                    double *const *results);
+
 #ifdef __cplusplus
 }
 #endif

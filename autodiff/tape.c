@@ -489,8 +489,7 @@ static bool check_source(ad_tape *t, const char *what, ad_shape s, bool rows)
     return false;
 }
 
-/* Copies n numbers of one dtype as those of another. */
-static void convert(int64_t n, ad_dtype from, const void *data, ad_dtype to, void *out)
+void ad_convert(int64_t n, ad_dtype from, const void *data, ad_dtype to, void *out)
 {
     if (from == to) memcpy(out, data, (size_t)n * ad_dtype_size(to));
     else if (to == AD_F32)
@@ -520,7 +519,7 @@ static int set_input(ad_var x, const char *what, int64_t rows, ad_dtype dtype, c
         ad_fail(t, "ad_%s: out of memory (%zu bytes)", what, bytes);
         return -1;
     }
-    convert(count, dtype, data, t->dtype, value);
+    ad_convert(count, dtype, data, t->dtype, value);
     free(n->value);
     n->value = value;
     n->known = true;
@@ -580,7 +579,7 @@ static ad_var new_constant(ad_tape *t, ad_op op, ad_shape shape, int64_t n, ad_d
     if (!ad_valid(x)) return x;
     double *copy = ad_arena_alloc(t, (size_t)n * sizeof *copy);
     if (!copy) return ad_none(t);
-    convert(n, dtype, data, AD_F64, copy);
+    ad_convert(n, dtype, data, AD_F64, copy);
     ad_node *node = ad_node_at(t, x.node);
     node->data = copy;
     node->ndata = n;

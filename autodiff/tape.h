@@ -113,6 +113,8 @@ static inline size_t ad_dtype_size(ad_dtype t) { return t == AD_F32 ? sizeof(flo
  * which they lie stay. */
 void ad_tape_set_refine(ad_tape *tape, int refine);
 int ad_tape_refine(const ad_tape *tape);
+/* Copies n numbers of one dtype as those of another (tape.c). */
+void ad_convert(int64_t n, ad_dtype from, const void *data, ad_dtype to, void *out);
 /* The shape with so many rows in the place of AD_ROWS. */
 static inline ad_shape ad_with_rows(ad_shape s, int64_t rows)
 {

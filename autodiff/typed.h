@@ -63,6 +63,17 @@ inline int ad_run(const ad_program *program, ad_workspace *workspace, int64_t ro
     return ad_run_f64(program, workspace, rows, inputs, outputs);
 }
 
+inline int ad_evaluate(int nin, const ad_var *in, const float *const *data, int64_t rows, int nout, const ad_var *out,
+                       float *const *results)
+{
+    return ad_evaluate_f32(nin, in, data, rows, nout, out, results);
+}
+inline int ad_evaluate(int nin, const ad_var *in, const double *const *data, int64_t rows, int nout, const ad_var *out,
+                       double *const *results)
+{
+    return ad_evaluate_f64(nin, in, data, rows, nout, out, results);
+}
+
 /* Lists of variables as {a, b, c}. */
 inline ad_var ad_concatenate(std::initializer_list<ad_var> x, int axis)
 {

@@ -367,6 +367,58 @@ START_TEST(errors_printed)
 }
 END_TEST
 
+/* ---- a recorded function at new data ---- */
+
+START_TEST(evaluating)
+{
+    const double v[] = { 1, 2, 3, 4, 5, 6 }, weights[] = { 10, 100 }, ones[] = { 1, 1 };
+    const float narrow[] = { 1, 2, 3, 4 };
+    const double *data[] = { v }, *both[] = { ones, v }, *none[] = { NULL };
+    for (dtype = AD_F32; dtype <= AD_F64; dtype++) {
+        t = ad_tape_new(dtype);
+        double result[3] = { 0 };
+        float small[2] = { 0 };
+        double *results[] = { result, NULL };
+        for (int round = 0; round < 2; round++) { /* an equal function after rewinding */
+            ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 2), 1, v + 4), w = ad_param(t, AD_SHAPE(2), weights);
+            ad_var y = ad_sum_axis(ad_mul(x, w), 1, 0), other = ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), 0, NULL);
+            for (int again = 0; again < 3; again++) {
+                ck_assert_msg(!ad_evaluate_f64(AD_VARS(x), data, 3, AD_VARS(y), results), "%s", ad_tape_error(t));
+                ck_assert(result[0] == 210 && result[1] == 430 && result[2] == 650);
+                ck_assert(!ad_evaluate_f32(AD_VARS(x), (const float *[]){ narrow }, 2, AD_VARS(y), (float *[]){ small }));
+                ck_assert(small[0] == 210 && small[1] == 430);
+                /* The tape is as before. */
+                ck_assert_int_eq(ad_tape_rows(t), 1);
+                is(x, v + 4);
+                is(y, (double[]){ 650 });
+                ck_assert(!ad_evaluate_f64(AD_VARS(w, x), both, 2, AD_VARS(y, x), results));
+                ck_assert(result[0] == 3 && result[1] == 7);
+                ck_assert(!ad_evaluate_f64(AD_VARS(w), both, 1, AD_VARS(y), results));
+                ck_assert(result[0] == 11);
+            }
+            ck_assert_int_eq(ad_evaluate_f64(AD_VARS(w), data, 2, AD_VARS(y), results), -1);
+            fails("an input of shape [rows,2] that is not listed has 1 rows, the new data 2");
+            ck_assert_int_eq(ad_evaluate_f64(AD_VARS(x), data, 1, AD_VARS(ad_add(ad_sum_axis(other, 1, 0), y)), results), -1);
+            fails("an input of shape [rows,1] has no data, and none are given");
+            ck_assert_int_eq(ad_evaluate_f64(AD_VARS(y), data, 1, AD_VARS(y), results), -1);
+            fails("variable 0 is the result of ad_");
+            ck_assert_int_eq(ad_evaluate_f64(AD_VARS(x), none, 1, AD_VARS(y), results), -1);
+            fails("the data of input 0 are NULL");
+            ck_assert_int_eq(ad_evaluate_f64(AD_VARS(x), data, 0, AD_VARS(y), results), -1);
+            fails("the batch is empty");
+            ck_assert_int_eq(ad_evaluate_f64(AD_VARS(x), data, INT64_MAX / 4, AD_VARS(y), results), -1);
+            fails("rows are too many");
+            ck_assert_int_eq(ad_evaluate_f64(AD_VARS(x), data, 1, AD_VARS(y), NULL), -1);
+            fails("the list of results is NULL");
+            ck_assert_int_eq(ad_evaluate_f64(AD_VARS(x), data, 1, 0, NULL, NULL), -1);
+            ad_tape_clear_error(t);
+            ad_tape_rewind(t, 0);
+        }
+        ad_tape_free(t);
+    }
+}
+END_TEST
+
 /* ---- looking into a field ---- */
 
 static FILE *seen;
@@ -404,8 +456,8 @@ int main(void)
     Suite *s = suite_create("front");
     TCase *c = tcase_create("front");
     tcase_set_timeout(c, 60);
-    const TTest *tests[] = { data_of_either_type, conversion,    runs_of_a_type, places_of_extremes, splitting,
-                             rows_given,          opaque_shapes, errors_told,    errors_printed,     printing_in_a_field };
+    const TTest *tests[] = { data_of_either_type, conversion,  runs_of_a_type, places_of_extremes, splitting,          rows_given,
+                             opaque_shapes,       errors_told, errors_printed, evaluating,         printing_in_a_field };
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) tcase_add_test(c, tests[i]);
     suite_add_tcase(s, c);
     return suite_run(s);

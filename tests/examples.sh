@@ -1,0 +1,64 @@
+#!/bin/sh
+# Every example runs, and its numbers are right: the exact ones where there are such, else what must hold of them.
+# usage: examples.sh DIRECTORY_OF_THE_PROGRAMS
+set -eu
+examples=$(cd "$1" && pwd)
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+cd "$dir"
+# shows PROGRAM ARGUMENTS...: its output goes to the file output.
+shows() {
+    echo "== $*"
+    program=$1
+    shift
+    "$examples/$program" "$@" >output
+    cat output
+}
+# near FIELD_OF_LAST_MATCH TOLERANCE WANTED PATTERN: the number in this field of the last line with the pattern.
+near() {
+    awk -v field="$1" -v tolerance="$2" -v want="$3" -v pattern="$4" '
+        index($0, pattern) { got = $field; found = 1 }
+        END { gsub(/,/, "", got); d = got - want; if (!found || d > tolerance || d < -tolerance) {
+            print "FAILED: \"" pattern "\": " got ", right is " want; exit 1 } }' output
+}
+
+# x'' = -x - x'/2 by its closed form, and a difference quotient of it by the friction.
+shows first
+near 4 1e-5 -0.07064455 'x(2),'
+near 5 1e-5 -0.58500021 'x(2),'
+near 3 1e-5 0.54335436 'dx(2)'
+
+# The cup: what the data were made of.
+shows own_loop
+near 6 1e-4 0.1 'step 400'
+near 8 1e-2 20 'step 400'
+
+shows inputs
+near 3 1e-3 -0.24991 'y(1) ='
+near 5 1e-4 -0.24991 'y(1) ='
+
+# After one period the planets are back; energies are -1/(2 a), a = 1.
+shows states
+near 6 1e-7 0 '  1 0'
+near 5 1e-7 1 '  1 0'
+near 5 1e-7 0.5 '  0.5 0'
+near 3 1e-8 -0.5 '  -0.5'
+
+# Van der Pol's x(10), mu = 5, by SciPy's DOP853 at 1e-13.
+shows statistics
+near 6 1e-8 -1.158701266 'dopri5      1e-10'
+near 6 1e-8 -1.158701266 'dopri8      1e-10'
+
+shows classify
+near 3 0.05 0.97 'testing accuracy'
+
+# Abramowitz & Stegun, tables 9.1: J0 and -J1 at 1, the first zero and 10.
+shows opaque
+near 1 1e-8 -0.245935764 '-0.2459'
+near 1 1e-8 -0.043472746 '-0.0434'
+
+shows weights train "$dir/weights.safetensors"
+near 2 1e-3 0 'loss'
+shows weights use "$dir/weights.safetensors"
+near 2 0.02 0.841 'sin 0.841'
+near 2 0.02 -0.909 'sin -0.909'
