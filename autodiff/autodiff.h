@@ -9,10 +9,13 @@
  * Everything else broadcasts as in NumPy.
  *
  * Errors are sticky: the first failure stays on the tape (ad_tape_error) with the operation, the shapes and what to do; operations
- * on a failed tape, or on invalid variables, are harmless and return an invalid variable. Lists that are handed over (operands, axes,
+ * on a failed tape, or on invalid variables, are harmless and return an invalid variable. COSTATE_ERRORS=print in the environment has
+ * them told at once, with what led to them (ad_tape_on_error). Lists that are handed over (operands, axes,
  * indices, data) are copied.
  *
- * Threads: a tape belongs to one thread at a time. A program is immutable and may be run by many threads, each with a workspace. */
+ * Threads: a tape belongs to one thread at a time. A program is immutable and may be run by many threads, each with a workspace.
+ *
+ * Languages: C from C11 on, C++ from C++11 on. What differs between them is in typed.h. */
 #ifndef COSTATE_AUTODIFF_H
 #define COSTATE_AUTODIFF_H
 #include <stddef.h>

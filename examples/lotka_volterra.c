@@ -134,7 +134,7 @@ int main(int argc, char **argv)
     ad_tape *tape = ad_tape_new(AD_F64);
     if (!tape) return example_failed("tape", NULL);
     ad_var w = nn_theta_param(tape, theta);
-    ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 0 }); /* one trajectory */
+    ad_tape_set_rows(tape, 1); /* one trajectory */
     if (ad_get(trajectory(&p, tape, w, ode_linspace(tape, 0, 20, 401)), fit)) return example_failed("solution", ad_tape_error(tape));
     for (int i = 0; i < years; i++)
         for (int k = 0; k < 2; k++) mse += pow(log(fit[2 * 20 * i + k]) - log(data[2 * i + k]), 2) / (double)(2 * years);
