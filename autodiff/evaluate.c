@@ -166,10 +166,11 @@ static bool run(ad_tape *t, evaluator *e, call *c)
 
 static int evaluate(call c)
 {
-    ad_tape *t = c.nout > 0 ? ad_common_tape("evaluate", c.nout, c.out) : NULL;
+    const ad_list lists[] = { { "results", c.nout, c.out, false }, { "inputs", c.nin, c.in, false } };
+    ad_tape *t = ad_lists_tape("evaluate", 2, lists);
     if (!t) return -1;
-    if (c.nin > 0 && ad_common_tape("evaluate", c.nin, c.in) != t) {
-        ad_fail(t, "ad_evaluate: the inputs are not on the tape of the outputs");
+    if (c.nout < 1) {
+        ad_fail(t, "ad_evaluate: there is nothing to evaluate");
         return -1;
     }
     if (!check_inputs(t, &c)) return -1;

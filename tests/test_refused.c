@@ -42,6 +42,7 @@ START_TEST(test_no_tape)
     HARMLESS(ad_tape_mark(NULL));
     HARMLESS(ad_tape_rewind(NULL, 0));
     HARMLESS(ad_tape_set_limit(NULL, 5));
+    HARMLESS(ad_tape_on_error(NULL, NULL, NULL));
     ck_assert_int_eq(ad_tape_rows(NULL), -1);
     ck_assert_int_eq(ad_tape_set_rows(NULL, 3), -1);
     HARMLESS(ad_tape_set_traced(NULL, "advice"));
@@ -84,6 +85,8 @@ START_TEST(test_no_tape)
     ck_assert_int_eq(ad_run_f32(NULL, NULL, 1, NULL, NULL), -1);
     ck_assert_int_eq(ad_run_f64(NULL, NULL, 1, NULL, NULL), -1);
     ck_assert_int_eq(ad_run_with(NULL, NULL, NULL), -1);
+    ck_assert_int_eq(ad_evaluate_f32(1, NULL, NULL, 1, 1, NULL, NULL), -1);
+    ck_assert_int_eq(ad_evaluate_f64(1, NULL, NULL, 1, 1, NULL, NULL), -1);
 }
 END_TEST
 
@@ -208,6 +211,15 @@ START_TEST(test_no_lists)
     REFUSES(t, ck_assert_ptr_null(ad_compile(-1, &x, 1, &y)));
     REFUSES(t, ck_assert_ptr_null(ad_compile(1, &x, -1, &y)));
     HARMLESS(ck_assert_ptr_null(ad_compile(1, NULL, 1, NULL)));
+    const double *data[] = { four };
+    double *to[] = { NULL };
+    REFUSES(t, ck_assert_int_eq(ad_evaluate_f64(1, &x, data, 1, 1, NULL, to), -1));
+    REFUSES(t, ck_assert_int_eq(ad_evaluate_f64(1, NULL, data, 1, 1, &y, to), -1));
+    REFUSES(t, ck_assert_int_eq(ad_evaluate_f64(1, &x, NULL, 1, 1, &y, to), -1));
+    REFUSES(t, ck_assert_int_eq(ad_evaluate_f64(1, &x, data, 1, 1, &y, NULL), -1));
+    REFUSES(t, ck_assert_int_eq(ad_evaluate_f64(-1, &x, data, 1, 1, &y, to), -1));
+    REFUSES(t, ck_assert_int_eq(ad_evaluate_f64(1, &x, data, 1, 0, &y, to), -1));
+    REFUSES(t, ck_assert_int_eq(ad_evaluate_f32(1, &x, NULL, 1, 1, &y, NULL), -1));
     REFUSES(t, NO_RESULT(ad_opaque(t, NULL, NULL, 1, &x, 1, &square, out)));
     REFUSES(t, NO_RESULT(ad_opaque(t, &opaque, NULL, 1, NULL, 1, &square, out)));
     REFUSES(t, NO_RESULT(ad_opaque(t, &opaque, NULL, 1, &x, 1, NULL, out)));
@@ -413,6 +425,8 @@ START_TEST(test_variables_from_elsewhere)
     REFUSES(t, ck_assert_int_eq(ad_check_gradient(bad, 1, &x, 0, NULL, NULL), -1));
     REFUSES(t, ck_assert_int_eq(ad_check_gradient(loss, 1, &bad, 0, NULL, NULL), -1));
     REFUSES(t, ck_assert_ptr_null(ad_compile(1, &bad, 1, &loss)));
+    REFUSES(t, ck_assert_int_eq(ad_evaluate_f64(1, &bad, (const double *[]){ four }, 1, 1, &loss, (double *[]){ NULL }), -1));
+    REFUSES(t, ck_assert_int_eq(ad_evaluate_f64(1, &x, (const double *[]){ four }, 1, 1, &bad, (double *[]){ NULL }), -1));
     REFUSES(t, ck_assert_ptr_null(ad_compile(1, &x, 1, &bad)));
     REFUSES(t, NO_RESULT(ad_opaque(t, &opaque, NULL, 1, &bad, 1, &square, out)));
     REFUSES(t, ad_inline(1, &x, 1, &loss, t, &bad, out); NO_RESULT(out[0]));
