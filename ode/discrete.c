@@ -345,6 +345,7 @@ static int run(void *data, void *state, const ad_opaque_call *call)
     b->d = data;
     b->call = call;
     b->solution = call->in_state[0];
+    if (!b->solution->stores && ode_solution_again(b->solution, call)) return -1;
     b->c = ode_adjoint_parse(b->d, call);
     b->searching = false;
     if (go_back(b)) return -1;
@@ -388,6 +389,7 @@ void ode_discrete_vjp(ode_problem *p, ad_var token, int nin, const ad_var *in, c
     ad_tape *tape = token.tape;
     ode_adjoint_data *d = ode_adjoint_new(p, nin, ybar, need, tape);
     if (!d) return;
+    atomic_store(&p->differentiated, true);
     int flags = d->need_times ? ODE_TIMES : 0;
     ode_unit_key key = {
         .kind = ODE_UNIT_STEP_VJP, .method = p->settings.method, .need = d->need, .flags = flags, .newton = p->settings.newton

@@ -104,3 +104,12 @@ int ode_fail_blurred(ode_march *m, double from, double to)
         "comes into the field)%s",
         from, to, f32 ? "float32" : "float64", ode_type_spacing(m->system->dtype, to), f32 ? ", or use float64" : "");
 }
+
+int ode_fail_memory(ode_march *m)
+{
+    return ode_fail(
+        m,
+        "out of memory for the state after step %lld (%.3g MB a state): states are kept for the gradient; ode_backsolve keeps none, "
+        "nor does a compiled program (ad_compile) without a gradient; fewer rows, or fewer steps, need less",
+        (long long)m->steps, (double)m->cells * (double)ode_bytes(m->system->dtype) / 1e6);
+}

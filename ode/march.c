@@ -335,7 +335,7 @@ static bool is_ringing(ode_march *m, const ode_boundary *a, const ode_boundary *
 int ode_march_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, const ode_boundary *b, void **y)
 {
     void *next = sink->slot(sink->context, m->steps);
-    if (!next) return ode_fail(m, "out of memory for the state after step %lld", (long long)m->steps);
+    if (!next) return ode_fail_memory(m);
     if (a->restart && m->method->begin && bootstrap(m, a, b, *y)) return -1;
     if (run_step(m, sink, a, b, *y, next)) return -1;
     bool derivative;
@@ -491,7 +491,7 @@ static int run_adaptive(ode_march *m, int n, double t0, double t1, void *y, cons
                             "raise it, or shift the origin of time towards t",
                             set->max_step, a.t, least);
         void *next = sink->slot(sink->context, m->steps);
-        if (!next) return ode_fail(m, "out of memory for the state after step %lld", (long long)m->steps);
+        if (!next) return ode_fail_memory(m);
         ode_boundary b = {
             .t = landing ? stop : a.t + direction * h, .lo = -1, .hi = -1, .jump = landing && ode_stops_jump(&m->stops, stop)
         };

@@ -57,7 +57,9 @@ const ode_method *ode_method_find(const char *name); /* NULL when there is none 
 typedef struct ode_adjoint ode_adjoint;
 /* The exact gradient of the discretisation with the accepted steps frozen (default). Steps that suit the solution need not suit it:
  * docs/gradients.md says when, and what is done about it; ad_check_gradient checks it in one call. States of accepted steps are stored, and
- * what the field's evaluations leave for their derivatives (activations) while options.keep_bytes suffice; the rest is computed again. */
+ * what the field's evaluations leave for their derivatives (activations) while options.keep_bytes suffice; the rest is computed again.
+ * An evaluation by ad_value of a solve whose gradient has not been recorded keeps states within options.keep_bytes, else none; if the
+ * gradient is asked for later, such a solve is solved again. */
 extern const ode_adjoint ode_discrete;
 /* Of the continuous problem: state, adjoint and parameter quadratures integrated backwards together (Chen et al. 2018, arXiv:1806.07366);
  * memory does not grow with the number of steps. Adaptive steps bound the errors of the quadratures too, each by itself: the mean square

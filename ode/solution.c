@@ -34,6 +34,12 @@ void *ode_pile_slot(ode_pile *p, int64_t k)
     return p->chunk[k / p->per_chunk] + (size_t)(k % p->per_chunk) * p->slot;
 }
 
+void ode_pile_trim(ode_pile *p, int64_t slots)
+{
+    int64_t chunks = p->per_chunk ? (slots + p->per_chunk - 1) / p->per_chunk : 0;
+    while (p->count > chunks) free(p->chunk[--p->count]);
+}
+
 void ode_pile_free(ode_pile *p)
 {
     for (int64_t i = 0; i < p->count; i++) free(p->chunk[i]);
@@ -228,6 +234,16 @@ static int store_step(ode_solution *s, ode_march *m, int64_t k, const ode_bounda
     return 0;
 }
 
+/* A lazy evaluation cannot know whether a gradient will be asked for. Until one has been recorded, steps are stored within keep_bytes; a
+ * longer solve stores none, and is solved again if its gradient is asked for after all. */
+static bool worth_storing(const ode_solution *s, int64_t k)
+{
+    const ode_problem *p = s->problem;
+    if (s->again || atomic_load(&p->differentiated)) return true;
+    double states = p->settings.method->begin ? 2 : 1;
+    return states * (double)(k + 2) * (double)s->states.slot <= (double)p->settings.keep_bytes;
+}
+
 static int note_step(ode_stats *stats, ode_march *m, int64_t k, double t)
 {
     double *times = ode_buffer_need(&stats->steps_taken->times, (size_t)(k + 2) * sizeof *times);
@@ -244,6 +260,7 @@ static int accepted(void *context, const ode_march *march, int64_t k, const ode_
     ode_march *m = &s->march;
     (void)march;
     const ode_settings *set = &s->problem->settings;
+    if (s->stores && !worth_storing(s, k)) s->stores = false;
     if (s->stores && store_step(s, m, k, b)) return -1;
     if (s->measures) ode_grow(m->system->dtype, m->cells, next, s->largest.data);
     if (set->stats && note_step(set->stats, m, k, b->t)) return -1;
@@ -409,8 +426,27 @@ static int solve(void *data, void *state, const ad_opaque_call *call)
     ode_sink sink = { s, slot_of, accepted, s->residuals ? keep : NULL };
     int failed =
         t[0] == t[p->ntimes - 1] ? solve_identity(s, m, y) : ode_march_run_refined(m, p->ntimes, t, y, &sink, call->refine, &s->refinement);
+    if (set->adjoint->stores && !s->stores) {
+        ode_pile_trim(&s->states, 2);
+        ode_pile_trim(&s->carries, 0);
+        ode_pile_trim(&s->kept, 0);
+    }
     if (set->stats) fill_stats(s, set->stats);
     if (!failed && m->blurred && m->blurred == m->steps) return ode_fail_blurred(m, t[0], t[p->ntimes - 1]);
+    return failed;
+}
+
+int ode_solution_again(ode_solution *s, const ad_opaque_call *call)
+{
+    void *const nowhere[ODE_MAX_STATES] = { NULL };
+    ad_opaque_call again = *call;
+    again.in = call->in + 1;
+    again.in_state = call->in_state + 1;
+    again.out = nowhere;
+    again.state_used = true;
+    s->again = true;
+    int failed = solve(s->problem, s, &again);
+    s->again = false;
     return failed;
 }
 

@@ -164,6 +164,7 @@ int ode_fail_many(ode_march *march, double t, double t1, double h, const void *y
 /* How far the next double is from t. */
 double ode_spacing(double t);
 double ode_type_spacing(ad_dtype dtype, double t); /* of the numbers that a field of this type sees as times */
+int ode_fail_memory(ode_march *march);
 int ode_fail_blurred(ode_march *march, double from, double to);
 /* t in the step from a to b, rounded to the type; at a jump the nearest number on the step's own side. */
 double ode_stage_time(ad_dtype dtype, double t, const ode_boundary *a, const ode_boundary *b);
@@ -188,7 +189,8 @@ typedef struct {
 } ode_pile;
 /* Divides the chunks into slots of another size; forgets them when they are too small for one. */
 void ode_pile_reset(ode_pile *pile, size_t slot);
-void *ode_pile_slot(ode_pile *pile, int64_t k); /* NULL: out of memory */
+void ode_pile_trim(ode_pile *pile, int64_t slots); /* gives back the memory beyond so many slots */
+void *ode_pile_slot(ode_pile *pile, int64_t k);    /* NULL: out of memory */
 void ode_pile_free(ode_pile *pile);
 
 /* A recorded solve: what the forward operation and its adjoint share. */
@@ -202,6 +204,7 @@ typedef struct {
     ode_march_units units;
     const ode_unit *prologue; /* NULL: nothing depends on shared arguments alone, or they are the shared values */
     /* What a discrete adjoint of the solve wants to be kept (NULL: nothing, or there is none), and the units that deliver it. */
+    atomic_bool differentiated; /* a discrete adjoint of it has been recorded */
     _Atomic(const ode_residuals *) residuals;
     ode_march_units keeping;
 } ode_problem;
@@ -226,6 +229,7 @@ typedef struct {
     ode_shared shared;
     void **values;         /* shared values of the latest solve */
     bool stores, measures; /* in the latest solve: for an adjoint that may want it */
+    bool again;            /* the solve in progress is for an adjoint that found nothing stored */
     int64_t count;         /* steps stored */
     ode_buffer times;
     ode_buffer bounds; /* ode_boundary [count + 1] */
@@ -245,6 +249,10 @@ void ode_output_put(const ode_problem *p, int64_t rows, const void *part, int st
 void ode_output_add(const ode_problem *p, int64_t rows, const void *from, int state, int j, void *part);
 /* Weights of the dense output at t inside the step from a to b: h b_i(theta), and derivatives by theta. Returns how many. */
 int ode_output_weights(const ode_method *method, const ode_boundary *a, const ode_boundary *b, double t, double *w, double *slope);
+
+/* Solves again and stores the steps, for an adjoint that finds none: `call` is the adjoint's, which has the solve's operands after the
+ * token. 0, or -1 with the call's error written. */
+int ode_solution_again(ode_solution *s, const ad_opaque_call *call);
 
 /* Residuals of stage i of step k as the latest solve kept them. The stage after the last is the first of the next step. */
 void *ode_solution_kept(ode_solution *s, int64_t k, int i);

@@ -372,6 +372,41 @@ START_TEST(older_than_the_seeds)
 }
 END_TEST
 
+/* A value before anybody has asked for a gradient: more states than keep_bytes allows are not kept, and the gradient, asked for later, is
+ * the same bit by bit. */
+static ad_var halving(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)user;
+    return ad_mul(ad_sub(ad_cos(t), y), args[0]);
+}
+
+START_TEST(value_before_gradient)
+{
+    const ode_method *const methods[] = { &ode_dopri5, &ode_rk4, &ode_nystroem2, &ode_implicit_euler };
+    for (int m = 0; m < 4; m++) {
+        double g[2][3];
+        for (int k = 0; k < 2; k++) {
+            ad_tape *tape = ad_tape_new(AD_F64);
+            ode_stats stats = { 0 };
+            ode_options o = { .method = methods[m], .stats = &stats, .keep_bytes = k ? 40 : 0 };
+            if (m) o.steps = 50;
+            ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 2, (double[]){ 1, -2 }), p = ad_param(tape, AD_SCALAR, (double[]){ 0.7 }),
+                   b[2];
+            ad_var y = ode_solve(halving, NULL, y0, 1, &p, ode_linspace(tape, 0, 2, 5), &o), loss = ad_sum_all(ad_square(y));
+            ck_assert_ptr_nonnull(ad_value(loss));
+            if (k) ck_assert_int_eq(stats.stored_bytes, 0);
+            else ck_assert_int_gt(stats.stored_bytes, 0);
+            ad_grad(loss, 2, (ad_var[]){ y0, p }, b);
+            ck_assert_msg(!ad_get(b[0], g[k]) && !ad_get(b[1], g[k] + 2), "%s", ad_tape_error(tape));
+            ck_assert_int_gt(stats.stored_bytes, 0);
+            ode_stats_clear(&stats);
+            ad_tape_free(tape);
+        }
+        ck_assert_mem_eq(g[0], g[1], sizeof g[0]);
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("kept");
@@ -387,6 +422,7 @@ int main(void)
     tcase_add_loop_test(tests, after_a_larger_batch, 0, 2);
     tcase_add_test(tests, value_alone);
     tcase_add_test(tests, older_than_the_seeds);
+    tcase_add_test(tests, value_before_gradient);
     suite_add_tcase(s, tests);
     return suite_run(s);
 }
