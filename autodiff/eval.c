@@ -8,7 +8,13 @@ static const char *name_of(const ad_node *n) { return n->op == AD_OP_opaque ? n-
 
 static bool fail_memory(ad_tape *t, const ad_node *n, size_t bytes)
 {
-    ad_fail(t, "ad_value: out of memory: ad_%s needs %zu bytes", name_of(n), bytes);
+    enum { MANY = 100000 };
+    if (ad_tape_size(t) < MANY) ad_fail(t, "ad_value: out of memory: ad_%s needs %zu bytes", name_of(n), bytes);
+    else
+        ad_fail(t,
+                "ad_value: out of memory: ad_%s needs %zu bytes; the tape holds %d operations, whose values are kept (ad_tape_rewind "
+                "forgets what is not needed any more)",
+                name_of(n), bytes, (int)ad_tape_size(t));
     return false;
 }
 

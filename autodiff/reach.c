@@ -44,7 +44,7 @@ static void put_in_order(ad_reach *r, char *mark)
         return;
     }
     for (int32_t i = 0; i < r->n; i++) mark[r->node[i]] = 0;
-    qsort(r->node, (size_t)r->n, sizeof *r->node, by_number);
+    if (r->n) qsort(r->node, (size_t)r->n, sizeof *r->node, by_number);
 }
 
 bool ad_reach_find(ad_reach *r, ad_tape *t, int n, const ad_var *x, const ad_reach_limits *limits)

@@ -82,7 +82,7 @@ static int32_t group_begin(const ad_program *p, const ad_phase *phase, int32_t s
 /* How far apart the values are with which value i of a list is compared: with all before it, or of very many with a sample. */
 static int verify_stride(int i)
 {
-    enum { COMPARED = 2048 };
+    enum { COMPARED = 256 };
     return i / COMPARED + 1;
 }
 

@@ -10,6 +10,11 @@
 #include <string.h>
 
 enum { ROWS = 3, WIDTH = 4 };
+#ifdef ALLOCATIONS_NOT_COUNTED /* under a sanitizer all is slower */
+enum { SLOWER = 8 };
+#else
+enum { SLOWER = 1 };
+#endif
 
 typedef struct {
     ad_tape *tape;
@@ -45,7 +50,7 @@ static void run(recording *r, ad_var loss, double *out)
 /* y = max(sin y, y/2), n times, elementwise: value and derivative by hand. */
 START_TEST(test_values_that_live_long)
 {
-    const int n = 20000;
+    const int n = 20000 / SLOWER;
     recording r = new_recording();
     ad_var y = r.x;
     for (int i = 0; i < n; i++) y = ad_max(ad_sin(y), ad_scale(y, 0.5));
@@ -68,7 +73,7 @@ END_TEST
 /* Halves that change places, one of them multiplied: (a, b) becomes (p b, a), 2 n times. */
 START_TEST(test_slices_and_concatenations)
 {
-    const int n = 15000;
+    const int n = 15000 / SLOWER;
     recording r = new_recording();
     ad_var y = r.x, c = ad_slice(r.p, 0, 0, 2);
     for (int i = 0; i < 2 * n; i++) y = ad_concatenate(2, (ad_var[]){ ad_mul(ad_slice(y, 1, 2, 4), c), ad_slice(y, 1, 0, 2) }, 1);
@@ -81,7 +86,7 @@ END_TEST
 /* The sum of n means of sin applied ever more often. */
 START_TEST(test_many_reductions)
 {
-    const int n = 30000;
+    const int n = 30000 / SLOWER;
     recording r = new_recording();
     ad_var y = r.x, sum = ad_scalar(r.tape, 0);
     for (int i = 0; i < n; i++) {
@@ -107,7 +112,7 @@ END_TEST
 /* Every step has a stretch of a long vector of parameters of its own. */
 START_TEST(test_many_parameters)
 {
-    const int n = 30000;
+    const int n = 30000 / SLOWER;
     ad_tape *tape = ad_tape_new(AD_F64);
     ad_var in[] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 0, NULL), ad_param(tape, AD_SHAPE(2 * n), NULL) }, y = in[0], out[2];
     for (int i = 0; i < n; i++) y = ad_tanh(ad_add(y, ad_slice(in[1], 0, 2 * i, 2 * i + 2)));
@@ -142,7 +147,7 @@ END_TEST
 /* Every iteration takes the same time on a tape that is never rewound, and has the same result: values, gradients, new data. */
 START_TEST(test_loop_without_rewinding)
 {
-    const int n = 20000;
+    const int n = 20000 / SLOWER;
     double x[2 * 2] = { 0.5, -0.2, 0.1, 0.9 }, w[4] = { 0.6, -0.3, 0.2, 0.8 }, first[5];
     ad_tape *tape = ad_tape_new(AD_F64);
     ad_var in = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, x), p = ad_param(tape, AD_SHAPE(2, 2), w);
@@ -164,7 +169,7 @@ END_TEST
 /* Forward derivatives, Jacobians and what depends on what, likewise. */
 START_TEST(test_loop_of_forward_derivatives)
 {
-    const int n = 20000;
+    const int n = 20000 / SLOWER;
     double x[2 * 2] = { 0.5, -0.2, 0.1, 0.9 }, first[2 * 2 + 2 * 2 * 2 + 2];
     ad_tape *tape = ad_tape_new(AD_F64);
     ad_var in = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, x), other = ad_param(tape, AD_SCALAR, (double[]){ 1 });
@@ -210,6 +215,25 @@ START_TEST(test_limit)
 }
 END_TEST
 
+#ifndef ALLOCATIONS_NOT_COUNTED
+/* So does one whose values fill the memory. */
+START_TEST(test_values_fill_the_memory)
+{
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var x = ad_scalar(tape, 1), y;
+    for (int i = 0; i < 100000; i++) y = ad_sin(x);
+    ck_assert_ptr_nonnull(ad_value(x));
+    allocations_fail_at(1); /* the first is for the search */
+    const void *value = ad_value(y);
+    allocations_fail_at(-1);
+    ck_assert_ptr_null(value);
+    const char *error = ad_tape_error(tape);
+    ck_assert_msg(strstr(error, "out of memory: ad_sin") && strstr(error, "ad_tape_rewind"), "%s", error);
+    ad_tape_free(tape);
+}
+END_TEST
+#endif
+
 static ad_var scaled_decay(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     (void)t;
@@ -229,7 +253,7 @@ static void check_decay(ad_var y0, ad_var p, double rate, ad_var y, ad_var *g)
  * What is still on the tape keeps its own. */
 START_TEST(test_ever_new_fields)
 {
-    enum { LOOPS = 600, SETTLED = 200 };
+    enum { LOOPS = 600 / SLOWER, SETTLED = 200 };
     ad_tape *tape = ad_tape_new(AD_F64);
     double one[] = { 1 }, rate = -0.3;
     ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, one), p = ad_param(tape, AD_SCALAR, one), g[2];
@@ -264,6 +288,9 @@ int main(void)
     tcase_add_test(tests, test_loop_without_rewinding);
     tcase_add_test(tests, test_loop_of_forward_derivatives);
     tcase_add_test(tests, test_limit);
+#ifndef ALLOCATIONS_NOT_COUNTED
+    tcase_add_test(tests, test_values_fill_the_memory);
+#endif
     tcase_add_test(tests, test_ever_new_fields);
     return suite_run(suite);
 }
