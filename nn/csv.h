@@ -14,6 +14,7 @@
 typedef struct {
     nn_column_kind kind;
     int64_t target; /* the column of the table, or -1: not read */
+    bool chosen;    /* the options name it */
     bool listed;    /* classes have been given, others are errors */
     nn_names classes;
 } csv_column;

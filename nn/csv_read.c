@@ -204,6 +204,7 @@ static int plan_columns(reader *r, bool header)
         if (column->target != UNSEEN) return FAIL(r, "options.columns: column %lld is listed twice", (long long)j + 1);
         if ((unsigned)wanted->kind > NN_SKIP) return FAIL(r, "options.columns: column %lld is of no kind", (long long)j + 1);
         column->kind = wanted->kind;
+        column->chosen = true;
         column->target = wanted->kind == NN_SKIP ? LEFT_OUT : next++;
         if (wanted->kind == NN_CLASS && list_classes(r, column, wanted)) return -1;
     }
@@ -298,7 +299,8 @@ static void drop_empty_column(reader *r)
 {
     nn_table *t = r->table;
     int64_t last = t->columns - 1;
-    bool empty = r->options->missing && last > 0 && r->column[r->columns - 1].target == last && !*t->names[last];
+    const csv_column *c = &r->column[r->columns - 1];
+    bool empty = r->options->missing && last > 0 && c->target == last && !c->chosen && !*t->names[last];
     for (int64_t i = 0; empty && i < t->rows; i++) empty = isnan(t->data[i * t->columns + last]);
     if (!empty) return;
     for (int64_t i = 0; i < t->rows; i++) memmove(t->data + i * last, t->data + i * t->columns, (size_t)last * sizeof *t->data);
