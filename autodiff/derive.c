@@ -577,3 +577,12 @@ bool ad_depends(ad_var y, ad_var x)
     ad_reach_clear(&needed);
     return depends;
 }
+
+bool ad_looked_at(ad_var x)
+{
+    if (!ad_valid(x)) return false;
+    int32_t end = ad_tape_mark(x.tape);
+    bool looked = false;
+    for (int32_t k = x.node; k < end && !looked; k++) looked = ad_node_at(x.tape, k)->looked && ad_depends(ad_var_at(x.tape, k), x);
+    return looked;
+}

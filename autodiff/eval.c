@@ -197,6 +197,7 @@ const void *ad_value(ad_var x)
 {
     ad_tape *t = ad_common_tape("value", 1, &x);
     if (!t) return NULL;
+    ad_node_at(t, x.node)->looked = true;
     return evaluate_all(t, x) ? ad_node_at(t, x.node)->value : NULL;
 }
 

@@ -83,6 +83,8 @@ int ad_residuals(int nseed, const ad_var *seed, int navailable, const ad_var *av
 void ad_vjp_cut(int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_var *x, ad_var *xbar);
 /* Whether y depends on x (differentiably or not); false with the tape's error set when memory is short. */
 bool ad_depends(ad_var y, ad_var x);
+/* Whether ad_value (ad_item, ad_get, ad_print) has been asked for x or for something that depends on it. */
+bool ad_looked_at(ad_var x);
 /* Whether the variable is a constant or fill; its elements in double (borrowed; for fill one element), else NULL. */
 const double *ad_constant_elements(ad_var x);
 int64_t ad_constant_size(ad_var x); /* how many elements that is; 0: not a constant */

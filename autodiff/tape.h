@@ -64,6 +64,7 @@ typedef struct {
     void *state;                   /* opaque, lazy evaluation: its state */
     void *value;                   /* lazy evaluation: elements, NULL before */
     bool known;                    /* input: it has data; computed nodes: value is up to date */
+    bool looked;                   /* ad_value has been asked for it */
     int64_t rows;                  /* row input: rows of its data */
     size_t arena_mark;             /* where the arena stood before this node */
     /* Lazy evaluation: the list of computed nodes that hold a value (tape.c), as numbers + 1; 0: none. */

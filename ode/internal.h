@@ -172,6 +172,9 @@ void ode_residuals_free(ode_residuals *list);
 /* Memory for those of one evaluation, and the arrays in it as inputs or outputs of a program (NULL: not those; no memory: NULLs). */
 size_t ode_residuals_bytes(const ode_system *system, const ode_residuals *residuals, int64_t rows);
 void ode_residuals_point(const ode_system *system, const ode_residuals *residuals, int64_t rows, void *memory, const void **in, void **out);
+/* Of a field that is called anew: fails where `bar`, the cotangent of argument `arg` (the i-th with rows, or without), is 0 because the
+ * field has only looked at the argument's value. */
+void ode_check_argument(const ode_system *system, ad_var arg, bool row, int i, ad_var bar);
 /* Records dy = f(t, y), and the quadratures' rates when quad is not NULL. */
 void ode_system_record(const ode_system *system, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared,
                        ad_var *dy, ad_var *quad);

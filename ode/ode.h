@@ -134,7 +134,8 @@ typedef struct {
     const ode_steps *replay;           /* take exactly these steps, without error control (borrowed: must outlive the tape and programs);
                                           with ode_discrete only */
     bool rerecord;            /* call the field anew at every step with values at hand: ad_value works inside it; slow, for debugging and
-                                 data-dependent fields */
+                                 data-dependent fields. What is computed from such numbers is constant to the gradient; an argument that
+                                 comes in by its numbers only is an error when its gradient is asked for */
     const double *jump_times; /* times at which the field is not smooth: steps end there, and the field is evaluated at the next number of
                                  the tape's type on the step's own side. They need not be numbers of that type: what the field sees is
                                  what they round to (borrowed until the solve is recorded) */

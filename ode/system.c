@@ -355,6 +355,21 @@ static void record_called(const ode_system *s, ad_tape *tape, ad_var t, const ad
     call_field(s, tape, t, y, args, dy);
 }
 
+void ode_check_argument(const ode_system *s, ad_var arg, bool row, int i, ad_var bar)
+{
+    const double *zero = s->rerecord ? ad_constant_elements(bar) : NULL;
+    for (int64_t k = 0; zero && k < ad_constant_size(bar); k++)
+        if (zero[k] != 0) return;
+    if (!zero || !ad_looked_at(arg)) return;
+    int argument = 0;
+    for (int before = 0; argument < s->nargs - 1; argument++)
+        if (ad_has_rows(s->arg[argument]) == row && before++ == i) break;
+    ad_fail(arg.tape,
+            "the field reads the value of argument %d (ad_value, ad_item) and depends on it in no other way; to the gradient a number is a "
+            "constant, so that it would be 0: compute with the variable",
+            argument);
+}
+
 /* x' = f, a' = -(df/dx)^T a, q' = -(df/dargs)^T a (Pontryagin's adjoint; Chen et al. 2018, arXiv:1806.07366, appendix B). */
 static void record_augmented(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared,
                              ad_var *dy, ad_var *quad)
@@ -374,7 +389,10 @@ static void record_augmented(const ode_system *s, ad_tape *tape, ad_var t, const
     for (int i = 0; i < nquad; i++) x[n + i] = i < s->nquad_row ? row[s->quad_of[i]] : shared[s->quad_of[i]];
     ad_vjp_cut(n, dy, y + n, n + nquad, x, bar);
     for (int i = 0; i < n; i++) dy[n + i] = ad_neg(bar[i]);
-    for (int i = 0; i < nquad; i++) quad[i] = ad_neg(bar[n + i]);
+    for (int i = 0; i < nquad; i++) {
+        ode_check_argument(s, x[n + i], i < s->nquad_row, s->quad_of[i], bar[n + i]);
+        quad[i] = ad_neg(bar[n + i]);
+    }
     free(x);
 }
 

@@ -261,6 +261,22 @@ static void step_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape, ad_
     free(s.quad);
 }
 
+/* Cotangents of needed arguments, from place n of x and of their VJP on, per row first. */
+static void check_arguments(const ode_unit *u, int n, const ad_var *x, const ad_var *bar)
+{
+    const ode_system *s = u->system;
+    for (int i = 0; i < s->nrow; i++) {
+        if (!(u->key.need >> s->row[i] & 1)) continue;
+        ode_check_argument(s, x[n], true, i, bar[n]);
+        n++;
+    }
+    for (int i = 0; i < s->nshared; i++) {
+        if (!ode_shared_needed(s, i, u->key.need)) continue;
+        ode_check_argument(s, x[n], false, i, bar[n]);
+        n++;
+    }
+}
+
 /* Records the VJP of y [ny] with cotangents ybar by all that the unit's key asks for, in the order of place_vjp_outputs. */
 static void vjp_outputs(const ode_unit *u, ad_tape *tape, const ad_var *in, int ny, const ad_var *y, const ad_var *ybar, ad_var *out)
 {
@@ -275,6 +291,7 @@ static void vjp_outputs(const ode_unit *u, ad_tape *tape, const ad_var *in, int 
     for (int i = 0; i < s->nstate; i++) x[n++] = in[at->y + i];
     if (u->key.method->begin && u->key.kind == ODE_UNIT_STEP_VJP)
         for (int i = 0; i < s->nstate; i++) x[n++] = in[at->carry + i];
+    int first_argument = n;
     for (int i = 0; i < s->nrow; i++)
         if (u->key.need >> s->row[i] & 1) x[n++] = in[at->row + i];
     for (int i = 0; i < s->nshared; i++)
@@ -284,6 +301,7 @@ static void vjp_outputs(const ode_unit *u, ad_tape *tape, const ad_var *in, int 
         x[n++] = in[at->h];
     }
     ad_vjp_cut(ny, y, ybar, n, x, out);
+    check_arguments(u, first_argument, x, out);
     free(x);
 }
 

@@ -556,12 +556,56 @@ START_TEST(sensitivities_as_states)
 }
 END_TEST
 
+/* ---- arguments that a field called anew only looks at ---- */
+
+typedef enum { LOOKS_ONLY, LOOKS_TOO, COMPUTES, IGNORES } use;
+
+/* y' = -(p + q) y, where p comes in as the use says, q always as a variable. */
+static ad_var looking(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)t;
+    use how = *(const use *)user;
+    double p = how == LOOKS_ONLY || how == LOOKS_TOO ? ad_item(ad_scale(args[0], 1)) : 0;
+    ad_var rate = how == LOOKS_ONLY ? ad_scalar(y.tape, p) : how == IGNORES ? ad_scalar(y.tape, 1) : args[0];
+    return ad_neg(ad_mul(ad_add(rate, args[1]), y));
+}
+
+/* The number p alone has no gradient; asking for it is an error, not 0. All else is as it would be: y(1) and its derivative by p and q. */
+START_TEST(arguments_looked_at)
+{
+    for (int k = 0; k < 4 * 2 * 2 * 2; k++) {
+        use how = (use)(k % 4);
+        bool rows = k / 4 % 2, by_p = k / 8 % 2, back = k / 16;
+        ad_tape *tape = ad_tape_new(AD_F64);
+        ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 1 }), g;
+        ad_var p = rows ? ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 1 }) : ad_param(tape, AD_SHAPE(1), (double[]){ 1 });
+        ad_var args[] = { p, ad_param(tape, AD_SHAPE(1), (double[]){ 0.5 }) };
+        ode_options o = { .adjoint = back ? &ode_backsolve : &ode_discrete, .rtol = 1e-8, .atol = 1e-10, .rerecord = true };
+        ad_var y = ode_solve_final(looking, &how, y0, 2, args, ode_interval(tape, 0, 1), &o);
+        ck_assert_double_eq_tol(ad_item(y), exp(-1.5), 1e-6);
+        ad_grad(ad_sum_all(y), 1, &args[by_p ? 0 : 1], &g);
+        double slope = ad_item(g);
+        if (how == LOOKS_ONLY && by_p) {
+            const char *error = ad_tape_error(tape);
+            ck_assert_msg(error && strstr(error, "the field reads the value of argument 0 (ad_value, ad_item)"), "%d: %s", k,
+                          error ? error : "no error");
+            ck_assert(isnan(slope));
+        } else {
+            ck_assert_msg(!ad_tape_error(tape), "%d: %s", k, ad_tape_error(tape));
+            ck_assert_double_eq_tol(slope, how == IGNORES && by_p ? 0 : -exp(-1.5), 1e-5);
+        }
+        ad_tape_free(tape);
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("gradients");
     TCase *frozen = tcase_create("frozen steps"), *known = tcase_create("known");
     tcase_set_timeout(frozen, 120);
     tcase_set_timeout(known, 60);
+    tcase_add_test(known, arguments_looked_at);
     tcase_add_loop_test(frozen, frozen_steps, 0, 2 * method_count());
     tcase_add_loop_test(frozen, times_fixed_steps, 0, 2 * method_count());
     tcase_add_loop_test(frozen, times_adaptive, 0, method_count());
