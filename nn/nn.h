@@ -46,7 +46,7 @@ int64_t nn_model_parameters(const nn_model *model); /* without padding */
 typedef struct {
     uint64_t key, counter;
 } nn_rng;
-nn_rng nn_rng_seed(uint64_t seed);
+nn_rng nn_rng_seed(uint64_t seed);              /* any seed is as good as any other */
 nn_rng nn_rng_split(nn_rng *rng);               /* an independent generator; uses up one draw of rng */
 uint64_t nn_rng_next(nn_rng *rng);              /* 64 random bits */
 uint64_t nn_rng_below(nn_rng *rng, uint64_t n); /* uniform in 0..n-1, without bias; 0 when n is 0 */
@@ -87,7 +87,7 @@ nn_theta *nn_theta_copy(const nn_theta *theta); /* NULL when memory is short */
 void nn_theta_free(nn_theta *theta);            /* NULL is allowed */
 /* First error of a call with this theta, or NULL. Sticky: whatever takes theta refuses it from then on. */
 const char *nn_theta_error(const nn_theta *theta);
-const nn_model *nn_theta_model(const nn_theta *theta);
+const nn_model *nn_theta_model(const nn_theta *theta); /* borrowed; NULL for a theta that could not be made */
 ad_dtype nn_theta_dtype(const nn_theta *theta);
 int64_t nn_theta_size(const nn_theta *theta); /* nn_model_size of its model; 0 for a theta with an error */
 /* The numbers of one parameter array, row-major, or of all of theta where name is NULL; to be read and
@@ -125,8 +125,9 @@ typedef struct {
     nn_linear layer[NN_MAX_LAYERS];
     nn_activation activation;
 } nn_mlp;
+/* 2 to NN_MAX_LAYERS + 1 sizes; init as for nn_linear_new. */
 nn_mlp nn_mlp_new(nn_model *model, const char *name, int nsize, const int64_t *sizes, nn_activation activation, nn_init init);
-ad_var nn_mlp_apply(const nn_mlp *mlp, ad_var theta, ad_var x);
+ad_var nn_mlp_apply(const nn_mlp *mlp, ad_var theta, ad_var x); /* [rows,sizes[0]] -> [rows,sizes[nsize-1]] */
 
 /* Time-dependent layers for fields; t as an ODE field gets it (sizes 1, or [rows,1]). concat: the time is an extra input, the last one, of
  * a linear layer (W [in+1,out]). concat-squash (Grathwohl et al. 2019, arXiv:1810.01367): (x W + b) * sigmoid(t g + c) + t h, with
@@ -167,7 +168,7 @@ typedef struct nn_optimizer nn_optimizer; /* an algorithm, constant */
 /* In PyTorch's forms. sgd: momentum, Nesterov. adam: Kingma & Ba 2015 (arXiv:1412.6980), with bias correction. adamw: decoupled weight
  * decay (Loshchilov & Hutter 2019, arXiv:1711.05101). rmsprop: Tieleman & Hinton 2012, not centred, epsilon outside the root. */
 extern const nn_optimizer nn_sgd, nn_adam, nn_adamw, nn_rmsprop;
-const char *nn_optimizer_name(const nn_optimizer *optimizer);
+const char *nn_optimizer_name(const nn_optimizer *optimizer); /* "adam" */
 
 /* Which parameter arrays weight decay acts on. nn_decay_matrices, the default: those of rank 2 and more,
  * the weights of layers; biases, scales, learnt initial states and other vectors are left alone, as
@@ -283,7 +284,7 @@ typedef struct {
     const void *data; /* NULL: drawn */
 } nn_array;
 nn_array nn_array_data(ad_shape shape, ad_dtype dtype, const void *data);
-nn_array nn_array_drawn(ad_shape shape);
+nn_array nn_array_drawn(ad_shape shape); /* without data: options.draw fills it */
 /* nn_array_of(shape, data): nn_array_data with the dtype that the pointer has, as ad_input. A pointer to
  * anything but float or double does not compile. */
 #define nn_array_of(shape, ...) nn_array_data(shape, AD_DTYPE_OF(__VA_ARGS__), __VA_ARGS__)

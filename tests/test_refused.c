@@ -407,6 +407,7 @@ START_TEST(test_variables_from_elsewhere)
         ck_assert(!ad_depends(p[0], p[1]));
         REFUSES(t, ck_assert_int_eq(ad_frontier(2, p, 4, out), -1));
     }
+    ck_assert(!ad_looked_at(bad));
     REFUSES(t, NO_RESULT(ad_take(v, bad)));
     REFUSES(t, ad_grad(loss, 1, &bad, out); NO_RESULT(out[0]));
     REFUSES(t, ad_grad(bad, 1, &x, out); NO_RESULT(out[0]));
