@@ -46,12 +46,16 @@ static void advise(const ode_march *m, double t, double h, const void *y, int64_
                  "%.0f %% of the attempts were at the limit of stability, the latest with |h lambda| = %.2g of %.2g: the problem is stiff "
                  "there; use an L-stable method (ode_implicit_euler)",
                  100 * (double)(m->guard.limited + m->guard.refused) / (double)(m->steps + m->rejected), m->guard.z, m->guard.limit);
+    else if (m->watch.on && isfinite(m->watch.allowed))
+        snprintf(text, size,
+                 "the gradient asks for such steps, not the state, of which a component or all is at rest: raise max_steps, or loosen the "
+                 "tolerances");
     else snprintf(text, size, "it is accuracy that asks for such steps, not stability: raise max_steps, or loosen the tolerances");
 }
 
 int ode_fail_small(ode_march *m, double t, double h, double ratio, const void *y, const void *next)
 {
-    char where[96], advice[400], error[64] = "is beyond the limit of stability";
+    char where[96], advice[400], error[64] = "makes too large an error in the gradient";
     bool derivative = false;
     int64_t bad = ode_march_nonfinite(m, next, &derivative);
     if (bad >= 0) {
@@ -69,6 +73,7 @@ int ode_fail_small(ode_march *m, double t, double h, double ratio, const void *y
                         (long long)m->steps, t, what, h);
     int64_t worst = worst_element(m, y);
     ode_where(m->system, m->rows, worst, where, sizeof where);
+    if (m->guard.z > m->guard.limit) snprintf(error, sizeof error, "is beyond the limit of stability");
     if (ratio > 1) snprintf(error, sizeof error, "has %.2g times the error that is allowed", ratio);
     if (m->settings->min_step >= h) {
         bool stiff = m->guard.z > 0.8 * m->guard.limit;

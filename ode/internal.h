@@ -90,6 +90,7 @@ void ode_nystroem_step(const ode_method *method, ode_step *s);
  * (unused where the tableau has none). Of an error estimate there is a limit to h |lambda|: of explicit Runge-Kutta methods that of decay.
  */
 void ode_record_stiffness(const ode_method *method, ode_step *s, const ad_var *g);
+ad_var ode_record_row_squares(ad_var x);         /* sums of squares by row, [rows] */
 int ode_stage_before_last(const ode_tableau *t); /* a stage at c = 1 whose state differs from the step's result; 0: none */
 double ode_stability_limit(const ode_tableau *t);
 /* Stage times that a program of the method reads (dense: with those of the dense stages). */
@@ -200,6 +201,7 @@ typedef enum {
     ODE_UNIT_PROLOGUE,
     ODE_UNIT_PROLOGUE_VJP,
     ODE_UNIT_ROOT,
+    ODE_UNIT_TANGENT,
     ODE_UNIT_KINDS
 } ode_unit_kind;
 enum { ODE_ESTIMATE = 1, ODE_DENSE = 2, ODE_TIMES = 4, ODE_QUADRATURE = 8, ODE_QUADRATURE_NORM = 16, ODE_EACH = 32 };
@@ -216,11 +218,23 @@ typedef struct {
 /* Numbers that a step with an error estimate gives beside its arrays (without one: the first). */
 enum { ODE_SUM_FINITE, ODE_SUM_ERROR, ODE_SUM_ERROR3, ODE_SUM_STIFFNESS, ODE_SUMS };
 
+/* What a tangent gives, [rows] each: sums of squares in units of the tolerance, of the change of the result and of the error estimate with
+ * the state, of the direction itself, and of both changes with the arguments. */
+enum {
+    ODE_TANGENT_STATE,
+    ODE_TANGENT_STATE_ERROR,
+    ODE_TANGENT_STATE_START,
+    ODE_TANGENT_ARGUMENTS,
+    ODE_TANGENT_ARGUMENTS_ERROR,
+    ODE_TANGENTS
+};
+
 /* Places of the inputs and outputs of a unit in its lists (the first of each group). */
 typedef struct {
     int h, t, tolerance, each, y, carry, carry_quad, size, row, shared, ybar, carry_bar, k_bar;   /* inputs */
     int next, carry_next, carry_quad_next, size_next, quad_error, quad, k, sums, counts, ringing; /* outputs of a step */
     int xbar, carry_out, t_out, h_out, row_out, shared_out;                                       /* outputs of a VJP */
+    int arguments_dot; /* of a tangent: the directions of row and shared; its ybar is that of the state */
     int nt, nk;
     int kept, first_kept, nkept; /* residuals of stages first_kept .. nkept - 1: outputs of a step or field, inputs of a VJP */
 } ode_places;
@@ -245,6 +259,8 @@ void ode_unit_free(ode_unit *unit);
 /* What it computes (unit_record.c), as its system and key say: finds the places of inputs and outputs; records it, with data (NULL:
  * symbolic) in inputs. The variables in a new array, inputs first; NULL with the tape's error set. */
 void ode_unit_place(ode_unit *unit);
+void ode_tangent_place(ode_unit *unit); /* the inputs after the arguments, and the outputs */
+void ode_tangent_record(const ode_unit *unit, ad_tape *tape, const ad_var *in, ad_var *out);
 ad_var *ode_unit_record(const ode_unit *unit, ad_tape *tape, int64_t rows, const void *const *data);
 
 /* A unit with the memory to run it. */

@@ -43,6 +43,8 @@ bool ode_march_compile(ode_march_units *u, ode_system *s, const ode_settings *se
     if (set->method->begin &&
         !(u->begin = ode_unit_make(s, (ode_unit_key){ .kind = ODE_UNIT_BEGIN, .method = set->method }, tape, set->caller)))
         return false;
+    ode_unit_key tangent = { .kind = ODE_UNIT_TANGENT, .method = set->method, .flags = flags & ODE_EACH };
+    if (adaptive && set->adjoint->stores && !(u->tangent = ode_unit_plan(s, tangent, tape, set->caller))) return false;
     ode_unit_key field = { .kind = ODE_UNIT_FIELD, .flags = quadrature & ODE_QUADRATURE, .residuals = residuals };
     return !adaptive || (u->field = make(s, field, tape, set->caller)) != NULL;
 }
@@ -52,6 +54,7 @@ void ode_march_close(ode_march *m)
     ode_runner_close(&m->step);
     ode_runner_close(&m->begin);
     ode_runner_close(&m->field);
+    ode_watch_close(&m->watch);
     ode_buffer *all[] = { &m->carry[0], &m->carry[1], &m->rate[0],   &m->rate[1], &m->size[0],
                           &m->size[1],  &m->k,        &m->increment, &m->work,    &m->atols };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
@@ -110,6 +113,8 @@ int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int thr
         (u->field && ode_runner_open(&m->field, u->field, threads, m->error, m->error_size)))
         return -1;
     m->rows = rows;
+    m->threads = threads;
+    m->watch.on = false;
     m->cells = rows * s->width;
     size_t slot = (size_t)m->cells * ode_bytes(s->dtype), quads = m->quadrature ? quad_bytes(s, rows) : 0;
     bool carries = m->adaptive || m->method->begin;
@@ -469,6 +474,15 @@ static double step_factor(const ode_march *m, double ratio)
 /* The smallest step that is tried at t. */
 static double least_step(const ode_settings *set, double t) { return fmax(set->min_step, 16 * ode_spacing(t)); }
 
+/* Goes back to where step k began. */
+static int go_back(ode_march *m, const ode_sink *sink, int64_t k, int direction, ode_boundary *a, void **y)
+{
+    *y = sink->rewind(sink->context, k, a);
+    m->steps = k;
+    ode_watch_rewind(m);
+    return ode_march_field(m, a->t, a->jump ? direction : 0, *y, m->carry[0].data, m->rate[0].data, keep(m, sink, 0));
+}
+
 static int run_adaptive(ode_march *m, int n, double t0, double t1, void *y, const ode_sink *sink)
 {
     const ode_settings *set = m->settings;
@@ -500,7 +514,10 @@ static int run_adaptive(ode_march *m, int n, double t0, double t1, void *y, cons
         double ratio = error_ratio(m), factor = step_factor(m, ratio);
         bool stable = ode_guard_allows(&m->guard, taken, get_number(m, N_SUMS + ODE_SUM_STIFFNESS));
         factor = fmin(factor, fmax(0.2, ode_guard_factor(&m->guard)));
-        if (ratio <= 1 && stable) {
+        int fine = ratio <= 1 && stable ? ode_watch_step(m, &a, &b, y, ratio, &factor) : 0;
+        if (fine < 0) return -1;
+        if (fine) {
+            if (ode_watch_accept(m, taken)) return -1;
             ode_guard_accept(&m->guard);
             if (accept(m, sink, &a, &b, y, next)) return -1;
             y = next;
@@ -509,11 +526,23 @@ static int run_adaptive(ode_march *m, int n, double t0, double t1, void *y, cons
             stop = ode_stops_next(&m->stops, a.t, t1);
             if (b.jump && a.t != t1 && ode_march_field(m, a.t, (int)direction, y, m->carry[0].data, m->rate[0].data, keep(m, sink, 0)))
                 return -1;
+            h = fmin(h, ode_watch_limit(&m->watch));
+            int64_t back = a.t == t1 ? -1 : ode_watch_look(m, &a, (int)direction, y, h);
+            if (back >= 0) {
+                if (go_back(m, sink, back, (int)direction, &a, &y)) return -1;
+                stop = ode_stops_next(&m->stops, a.t, t1);
+            }
+            h = fmin(h, ode_watch_limit(&m->watch));
             continue;
         }
         m->rejected++;
         if (taken <= least) return ode_fail_small(m, a.t, taken, ratio, y, next);
         h = factor * taken;
+        int64_t doubtful = ratio <= 1 && stable ? ode_watch_doubtful(m) : -1;
+        if (doubtful >= 0) {
+            if (go_back(m, sink, doubtful, (int)direction, &a, &y)) return -1;
+            stop = ode_stops_next(&m->stops, a.t, t1);
+        }
     }
     return 0;
 }

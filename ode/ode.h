@@ -86,6 +86,8 @@ typedef struct {
                                   and the problem is stiff for this method */
     double stability;    /* largest h |lambda| of the accepted steps, as far as they show it (lambda: the field's steepest eigenvalue) */
     int64_t evaluations; /* of the field, over the whole batch */
+    int64_t probes, probe_evaluations; /* looks for what the state does not show of its derivatives, in solves that have a
+                                          gradient, and the evaluations among the above that they took */
     int64_t jacobians, factorisations, newton_iterations; /* implicit methods */
     int64_t backward_steps, backward_rejected, backward_evaluations, vjps;
     double backward_drift;  /* backsolve: largest |x recomputed - x stored| / (atol + rtol |x|) at output times; else 0 */

@@ -7,7 +7,7 @@
 void ode_refinement_free(ode_refinement *r)
 {
     ode_buffer_free(&r->bounds);
-    ode_buffer_free(&r->states);
+    ode_pile_free(&r->states);
 }
 
 /* ---- the first march: only its steps are kept ---- */
@@ -15,15 +15,21 @@ void ode_refinement_free(ode_refinement *r)
 typedef struct {
     ode_refinement *memory;
     ode_march *march;
+    void *first; /* state */
     int64_t count;
 } steps_found;
 
 static void *slot_of(void *context, int64_t k)
 {
     steps_found *f = context;
-    size_t slot = (size_t)f->march->cells * ode_bytes(f->march->system->dtype);
-    char *states = ode_buffer_need(&f->memory->states, 2 * slot);
-    return states ? states + (size_t)(k % 2) * slot : NULL;
+    return ode_pile_slot(&f->memory->states, f->march->watch.on ? k : k % 2);
+}
+
+static void *rewind_to(void *context, int64_t k, ode_boundary *a)
+{
+    steps_found *f = context;
+    *a = ((const ode_boundary *)f->memory->bounds.data)[2 * k];
+    return k ? ode_pile_slot(&f->memory->states, k - 1) : f->first;
 }
 
 static int accepted(void *context, const ode_march *march, int64_t k, const ode_boundary *a, const ode_boundary *b, const void *y,
@@ -104,9 +110,11 @@ int ode_march_run_refined(ode_march *m, int n, const double *times, void *y, con
 {
     m->step.refine = m->begin.refine = m->field.refine = refine;
     if (refine <= 0) return ode_march_run(m, n, times, y, sink);
-    steps_found found = { .memory = memory, .march = m };
+    steps_found found = { .memory = memory, .march = m, .first = y };
+    ode_sink first = { .context = &found, .slot = slot_of, .accepted = accepted, .rewind = rewind_to };
     int64_t before = m->steps;
-    if (ode_march_run(m, n, times, y, &(ode_sink){ .context = &found, .slot = slot_of, .accepted = accepted })) return -1;
+    ode_pile_reset(&memory->states, (size_t)m->cells * ode_bytes(m->system->dtype));
+    if (ode_march_run(m, n, times, y, &first)) return -1;
     m->steps = before;
     return march_divided(m, found.count, memory->bounds.data, (int64_t)1 << refine, y, sink);
 }

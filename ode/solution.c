@@ -208,6 +208,16 @@ void *ode_solution_kept(ode_solution *s, int64_t k, int i)
     return NULL;
 }
 
+static void *rewind_to(void *context, int64_t k, ode_boundary *a)
+{
+    ode_solution *s = context;
+    const double *t = s->times.data;
+    double direction = t[s->problem->ntimes - 1] > t[0] ? 1 : -1;
+    *a = ((const ode_boundary *)s->bounds.data)[k];
+    while (s->next_output > 1 && direction * (t[s->next_output - 1] - a->t) > 0) s->next_output--;
+    return ode_pile_slot(&s->states, k);
+}
+
 static void *keep(void *context, int64_t k, int i) { return ode_solution_kept(context, k, i); }
 
 static void prepare_keeping(ode_solution *s)
@@ -260,7 +270,7 @@ static int accepted(void *context, const ode_march *march, int64_t k, const ode_
     ode_march *m = &s->march;
     (void)march;
     const ode_settings *set = &s->problem->settings;
-    if (s->stores && !worth_storing(s, k)) s->stores = false;
+    if (s->stores && !worth_storing(s, k)) s->stores = m->watch.on = false; /* a watched march goes back to stored states */
     if (s->stores && store_step(s, m, k, b)) return -1;
     if (s->measures) ode_grow(m->system->dtype, m->cells, next, s->largest.data);
     if (set->stats && note_step(set->stats, m, k, b->t)) return -1;
@@ -314,6 +324,8 @@ static void fill_stats(const ode_solution *s, ode_stats *stats)
     stats->rejected = m->rejected;
     stats->stability_limited = m->guard.limited;
     stats->stability = m->guard.most;
+    stats->probes = m->watch.on ? m->watch.probes : 0;
+    stats->probe_evaluations = m->watch.on ? m->watch.evaluations : 0;
     stats->evaluations = m->evaluations;
     stats->jacobians = m->counts[0];
     stats->factorisations = m->counts[1];
@@ -423,7 +435,9 @@ static int solve(void *data, void *state, const ad_opaque_call *call)
     *(ode_boundary *)s->bounds.data = (ode_boundary){ .t = t[0], .jump = ode_stops_jump(&m->stops, t[0]), .restart = true };
     if (set->stats && !begin_stats(set->stats, t[0])) return ode_fail(m, "out of memory");
     if (!p->final_only) put_slot(s, 0, y);
-    ode_sink sink = { s, slot_of, accepted, s->residuals ? keep : NULL };
+    double horizon = fabs(t[p->ntimes - 1] - t[0]), first_output = p->final_only ? horizon : fabs(t[1] - t[0]);
+    if (s->stores && m->adaptive && ode_watch_open(m, units->tangent, horizon, first_output)) return -1;
+    ode_sink sink = { .context = s, .slot = slot_of, .accepted = accepted, .rewind = rewind_to, .keep = s->residuals ? keep : NULL };
     int failed =
         t[0] == t[p->ntimes - 1] ? solve_identity(s, m, y) : ode_march_run_refined(m, p->ntimes, t, y, &sink, call->refine, &s->refinement);
     if (set->adjoint->stores && !s->stores) {

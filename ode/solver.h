@@ -84,6 +84,8 @@ typedef struct {
     void *(*slot)(void *context, int64_t k);
     int (*accepted)(void *context, const ode_march *march, int64_t k, const ode_boundary *a, const ode_boundary *b, const void *y,
                     const void *next);
+    /* Forgets step k and all after it: where it began, and its state. NULL: cannot. */
+    void *(*rewind)(void *context, int64_t k, ode_boundary *a);
     void *(*keep)(void *context, int64_t k, int i); /* memory for the residuals of stage i of step k, NULL: drop them; itself may be NULL */
 } ode_sink;
 
@@ -100,6 +102,50 @@ bool ode_guard_allows(ode_guard *guard, double h, double stiffness);
 double ode_guard_rounding(const ode_system *system, double rtol);
 double ode_guard_factor(const ode_guard *guard); /* how much the next step may be larger */
 void ode_guard_accept(ode_guard *guard);
+
+/* Looks for what the state does not show of its derivatives (watch.c). */
+typedef struct {
+    bool on, prepared, pointed;   /* memory and directions, and those of the arguments, are those of this solve */
+    double horizon, first_output; /* the whole time of the solve, and that before the first output */
+    /* Hidden stiff modes. direction: of the power iteration, in units of the tolerance; largest: |y| so far, by element. */
+    ode_buffer direction, largest, moved, slope, rows;
+    ode_buffer sizes; /* of the accepted steps */
+    int64_t due;      /* evaluations before the next look */
+    int64_t since[2]; /* steps taken at the last look but one, and at the last */
+    bool certain;     /* whether the last look left no doubt */
+    double reach;     /* a step beyond this size wants a look first */
+    double most;      /* largest step that the modes allow; until this time no more than it is now */
+    double until;
+    bool damped; /* the mode that limits the steps decays */
+    /* Blind components. */
+    const ode_unit *unit; /* NULL: without probes */
+    ode_runner tangent;
+    double least;                /* tolerance where there is none */
+    double number[1];            /* atol of the tangents in the call's type */
+    ode_buffer each;             /* or that of each element */
+    ode_buffer arguments;        /* their directions */
+    int64_t asked;               /* the step at which a probe had the steepest mode looked for */
+    bool unseen;                 /* the arguments did nothing in that step, in some row */
+    int said_nothing;            /* attempts in a row whose error said nothing */
+    int64_t probe_due, pause;    /* steps before the next probe, and between it and the one after */
+    int64_t probed;              /* the step after the last probed one, or after the last that needed no probe */
+    double vetted, allowed;      /* size of the step whose tangents were taken last, and the largest that they allow */
+    int64_t probes, evaluations; /* looks and tangents, and what they took */
+} ode_watch;
+/* For a solve over times of these lengths; after ode_march_open. 0, or -1 with the march's error written. */
+int ode_watch_open(ode_march *march, const ode_unit *tangent, double horizon, double first_output);
+void ode_watch_close(ode_watch *watch);
+/* Whether the attempted step will do: 1; 0: no, and by what factor its size is to change; -1 with the march's error written. */
+int ode_watch_step(ode_march *march, const ode_boundary *a, const ode_boundary *b, const void *y, double ratio, double *factor);
+/* After a step that will not do: the first one since the last probe, which may be as bad; -1: none. */
+int64_t ode_watch_doubtful(const ode_march *march);
+/* Notes the step and the |h lambda| that is known of it. */
+int ode_watch_accept(ode_march *march, double size); /* 0, or -1 with the march's error written */
+/* After an accepted step, which ended at a with state y; the next one is to be of size h. The first step that has to be taken again, or -1:
+ * none. */
+int64_t ode_watch_look(ode_march *march, const ode_boundary *a, int direction, const void *y, double h);
+void ode_watch_rewind(ode_march *march); /* the march has gone back to march->steps */
+double ode_watch_limit(const ode_watch *watch);
 
 struct ode_march {
     ode_system *system;
@@ -119,13 +165,15 @@ struct ode_march {
     int64_t steps, rejected, evaluations, counts[3];
     int64_t blurred; /* the latest steps, so many, are too short for a field that reads the time */
     ode_guard guard;
+    ode_watch watch;
+    int threads;
     char *error;
     size_t error_size;
 };
 
 /* What the march of a system needs is compiled: units for stepping. */
 typedef struct {
-    const ode_unit *step, *begin, *field;
+    const ode_unit *step, *begin, *field, *tangent;
 } ode_march_units;
 /* quadrature: 0, or ODE_QUADRATURE, and ODE_QUADRATURE_NORM with it for adaptive steps that their errors bound too. */
 bool ode_march_compile(ode_march_units *units, ode_system *system, const ode_settings *settings, bool adaptive, bool dense, int quadrature,
@@ -138,9 +186,23 @@ int ode_march_open(ode_march *march, const ode_march_units *units, int64_t rows,
 int ode_march_run(ode_march *march, int n, const double *times, void *y, const ode_sink *sink);
 /* One step without error control (of an adaptive march: with the first stage in carry[0]). *y moves on. */
 int ode_march_step(ode_march *march, const ode_sink *sink, const ode_boundary *a, const ode_boundary *b, void **y);
+/* Slots of equal size whose addresses stay. */
+typedef struct {
+    char **chunk;
+    int64_t count, capacity;
+    size_t bytes, slot; /* of a chunk, of a slot */
+    int64_t per_chunk;  /* slots */
+} ode_pile;
+/* Divides the chunks into slots of another size; forgets them when they are too small for one. */
+void ode_pile_reset(ode_pile *pile, size_t slot);
+void ode_pile_trim(ode_pile *pile, int64_t slots); /* gives back the memory beyond so many slots */
+void *ode_pile_slot(ode_pile *pile, int64_t k);    /* NULL: out of memory */
+void ode_pile_free(ode_pile *pile);
+
 /* As ode_march_run, and for refine > 0 once more, with each step that it took divided into 2^refine; the sink receives only the latter. */
 typedef struct {
-    ode_buffer bounds, states;
+    ode_buffer bounds;
+    ode_pile states;
 } ode_refinement; /* memory for that */
 void ode_refinement_free(ode_refinement *memory);
 int ode_march_run_refined(ode_march *march, int n, const double *times, void *y, const ode_sink *sink, int refine, ode_refinement *memory);
@@ -179,19 +241,6 @@ static inline void *ode_part(const ode_system *s, int64_t rows, const void *slot
 void ode_where(const ode_system *s, int64_t rows, int64_t element, char *text, size_t size);
 
 /* ---- the forward solve ----------------------------------------------------------------------------------------------------------- */
-
-/* Slots of equal size whose addresses stay. */
-typedef struct {
-    char **chunk;
-    int64_t count, capacity;
-    size_t bytes, slot; /* of a chunk, of a slot */
-    int64_t per_chunk;  /* slots */
-} ode_pile;
-/* Divides the chunks into slots of another size; forgets them when they are too small for one. */
-void ode_pile_reset(ode_pile *pile, size_t slot);
-void ode_pile_trim(ode_pile *pile, int64_t slots); /* gives back the memory beyond so many slots */
-void *ode_pile_slot(ode_pile *pile, int64_t k);    /* NULL: out of memory */
-void ode_pile_free(ode_pile *pile);
 
 /* A recorded solve: what the forward operation and its adjoint share. */
 typedef struct {

@@ -77,8 +77,7 @@ static ad_var weighted(const ode_step *s, int n, const double *w, int state)
     return sum;
 }
 
-/* Sum of squares of x by row: [rows]. */
-static ad_var row_squares(ad_var x)
+ad_var ode_record_row_squares(ad_var x)
 {
     int axes[AD_MAX_RANK], rank = ad_shape_of(x).rank;
     for (int i = 1; i < rank; i++) axes[i - 1] = i;
@@ -97,8 +96,8 @@ void ode_record_stiffness(const ode_method *m, ode_step *s, const ad_var *g)
         ad_var dk = twin ? ad_sub(s->k[last * n + j], s->k[twin * n + j]) : weighted(s, last + 1, w, j);
         ad_var dg = twin ? ad_sub(s->next[j], g[j]) : ad_mul(s->h, weighted(s, last + 1, q, j));
         ad_var scale = ode_record_tolerance(s, j);
-        ad_var dk2 = row_squares(ad_div(dk, scale));
-        ad_var dg2 = row_squares(ad_div(dg, scale));
+        ad_var dk2 = ode_record_row_squares(ad_div(dk, scale));
+        ad_var dg2 = ode_record_row_squares(ad_div(dg, scale));
         slopes = j ? ad_add(slopes, dk2) : dk2;
         states = j ? ad_add(states, dg2) : dg2;
     }

@@ -167,6 +167,13 @@ void ode_unit_place(ode_unit *u)
         place_arguments(u);
         u->nout = 2;
         break;
+    case ODE_UNIT_TANGENT:
+        u->at.h = add_input(u, AD_SCALAR, false);
+        place_times(u, ode_method_times(u->key.method, true, false));
+        u->at.y = add_states(u);
+        place_arguments(u);
+        ode_tangent_place(u);
+        break;
     case ODE_UNIT_KINDS: break;
     }
 }
@@ -432,6 +439,7 @@ static void record(const ode_unit *u, const ad_var *in, ad_tape *tape, ad_var *o
     case ODE_UNIT_PROLOGUE:
     case ODE_UNIT_PROLOGUE_VJP: prologue_outputs(u, in, tape, out); break;
     case ODE_UNIT_ROOT: root_outputs(u, in, tape, out); break;
+    case ODE_UNIT_TANGENT: ode_tangent_record(u, tape, in, out); break;
     case ODE_UNIT_KINDS: break;
     }
 }

@@ -126,12 +126,13 @@ static ad_var still(ad_var t, ad_var y, const ad_var *p, void *user)
     return ad_zeros_like(y);
 }
 
-/* The steps that error control takes where nothing moves: each ten times as long as the one before. */
+/* The steps that error control alone (of a solve whose steps have no gradient) takes where nothing moves: each ten times as long as the
+ * one before. */
 static ode_steps *steps_at_rest(double end)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
     ode_stats stats = { 0 };
-    ode_options options = { .first_step = 1e-6, .stats = &stats };
+    ode_options options = { .first_step = 1e-6, .adjoint = &ode_backsolve, .stats = &stats };
     ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 1 });
     ck_assert_ptr_nonnull(ad_value(ode_solve_final(still, NULL, y0, 0, NULL, ode_interval(tape, 0, end), &options)));
     ode_steps *steps = stats.steps_taken;

@@ -97,7 +97,7 @@ START_TEST(zero_of_zero)
     for (int f32 = 0; f32 < 2; f32++) {
         ad_tape *tape = ad_tape_new(f32 ? AD_F32 : AD_F64);
         ode_stats stats = { 0 };
-        ode_options o = { .method = m, .rtol = 1e-3, .stats = &stats };
+        ode_options o = { .method = m, .adjoint = &ode_backsolve, .rtol = 1e-3, .stats = &stats };
         ad_var p = ad_fill(tape, AD_SHAPE(1, 1), -1);
         double y = ad_item(ode_solve_final(at_rest, NULL, rows_of(tape, 1, 1, (double[]){ 0 }), 1, &p, ode_interval(tape, 0, 5), &o));
         ck_assert_msg(y == 0, "%s: %g, %s", ode_method_name(m), y, ad_tape_error(tape) ? ad_tape_error(tape) : "");
