@@ -108,13 +108,18 @@ static void substitute(ad_factor *f, int label, int fresh, int64_t n, int64_t of
         ad_shape s = node_of(f->x)->shape;
         s.dim[a] = n;
         f->x = ad_fill(f->x.tape, s, 0);
+    } else if (node_of(f->x)->op == AD_OP_eye && lo == offset && hi == n + offset) {
+        const ad_node *eye = node_of(f->x);
+        int64_t rows = a == 0 ? n : eye->shape.dim[0], columns = a == 1 ? n : eye->shape.dim[1];
+        f->x = ad_eye(f->x.tape, rows, columns, eye->attr[0] + (a == 0 ? lo : -lo));
     } else f->x = ad_pad(ad_slice(f->x, a, lo, hi), a, lo - offset, n - (hi - offset));
     f->label[a] = (int8_t)fresh;
 }
 
 /* The two labels of an identity are one index (shifted). Where one of them is summed, the other takes its place in all other factors:
- * rather the shorter one, since that cuts them, and the longer one stretches them by zeros. */
-static bool resolve_eye(product *p, int e)
+ * rather the shorter one, since that cuts them, and the longer one stretches them by zeros. What is cut off may be infinite, so
+ * identities that cut come first. */
+static bool resolve_eye(product *p, int e, bool cuts)
 {
     ad_factor eye = p->f[e];
     const ad_node *n = node_of(eye.x);
@@ -124,6 +129,7 @@ static bool resolve_eye(product *p, int e)
         int gone = eye.label[1 - side], stays = eye.label[side];
         bool used = elsewhere(p, e, -1) >> gone & 1;
         if (gone == stays || p->out >> gone & 1 || !used) continue;
+        if (cuts && n->shape.dim[side] >= n->shape.dim[1 - side]) continue;
         bool clash = false;
         for (int i = 0; i < p->n; i++)
             if (i != e && axis_with(&p->f[i], gone) >= 0 && axis_with(&p->f[i], stays) >= 0) clash = true;
@@ -157,7 +163,8 @@ static void resolve_identities(product *p)
     for (bool again = true; again && !ad_tape_error(p->tape);) {
         again = false;
         for (int i = 0; i < p->n && !again; i++) again = node_of(p->f[i].x)->op == AD_OP_eye && resolve_diagonal(p, i);
-        for (int i = 0; i < p->n && !again; i++) again = node_of(p->f[i].x)->op == AD_OP_eye && resolve_eye(p, i);
+        for (int i = 0; i < 2 * p->n && !again; i++)
+            again = node_of(p->f[i % p->n].x)->op == AD_OP_eye && resolve_eye(p, i % p->n, i < p->n);
     }
 }
 

@@ -73,13 +73,6 @@ void ad_activity_clear(ad_activity *a)
 
 /* ---- reverse mode ---- */
 
-/* Masked poles. Where a selection or a slice leaves out an element, its cotangent is 0, but 0 times an infinite derivative, that of a
- * logarithm at 0 say, would be no number. An exact 0 is not enough to tell: the cotangent of sqrt in sqrt(x)^2 is 0 at x = 0 as well, and
- * the derivative there is 1. So the sweep carries beside a cotangent which of its elements are live, and the rules of operations with poles
- * select by it. The selection is recorded, so derivatives of any order have it. Nothing is recorded where no such operation lies
- * upstream. */
-enum { WILD = 1 /* may have infinite values */, POLE = 2 /* an operation that selects lies upstream, or here */ };
-
 /* A slice's cotangent, kept until its operand is reached, so that all slices of one array make one assembly. */
 typedef struct {
     int32_t node, next;
@@ -90,48 +83,14 @@ typedef struct {
 typedef struct {
     ad_tape *tape;
     ad_activity act;
-    ad_var *bar;     /* cotangents by node, of those that are visited; node -1: zero so far */
-    ad_var *live;    /* likewise: where the cotangent is live; node -1: everywhere */
-    char *danger;    /* by node, of those that are visited and their operands: WILD, POLE */
+    ad_var *bar; /* cotangents by node, of those that are visited; node -1: zero so far */
+    ad_live live;
     int32_t *pieces; /* likewise: head of its list of pieces, or -1 */
     piece *pool;
     int32_t npool, pool_capacity;
 } sweep;
 
-/* Whether the rule of operand i of n selects by what is live. */
-static bool guards(const sweep *s, const ad_node *n)
-{
-    if (ad_ops[n->op].kind != AD_POINTWISE || ad_selects(n->op)) return false;
-    if (n->op == AD_OP_neg || n->op == AD_OP_add || n->op == AD_OP_sub) return false;
-    bool wild = ad_has_pole(n->op);
-    for (int i = 0; i < n->nin; i++) wild = wild || s->danger[n->in[i]] & WILD;
-    return wild;
-}
-
-static void find_danger(sweep *s)
-{
-    for (int32_t j = 0; j < s->act.reach.n; j++) {
-        const ad_node *n = ad_node_at(s->tape, s->act.reach.node[j]);
-        for (int i = 0; i < n->nin; i++) s->danger[n->in[i]] = 0;
-        s->danger[s->act.reach.node[j]] = 0;
-    }
-    for (int32_t j = 0; j < s->act.reach.n; j++) {
-        const int32_t k = s->act.reach.node[j];
-        const ad_node *n = ad_node_at(s->tape, k);
-        if (n->op == AD_OP_opaque || n->op == AD_OP_project) continue;
-        const bool through = s->act.active[k] & AD_THROUGH, guard = guards(s, n);
-        char danger = ad_has_pole(n->op) ? WILD : 0;
-        if (guard && through) danger |= POLE;
-        for (int i = 0; i < n->nin; i++) {
-            if (through && s->act.active[n->in[i]]) danger |= s->danger[n->in[i]] & POLE;
-            if (!ad_selects(n->op)) danger |= s->danger[n->in[i]] & WILD;
-            if (n->op == AD_OP_contract && through && s->danger[n->in[i]] & WILD) danger |= POLE;
-        }
-        s->danger[k] = danger;
-    }
-}
-
-static ad_var fit(ad_var v, ad_shape shape)
+ad_var ad_fit(ad_var v, ad_shape shape)
 {
     v = ad_sum_to(v, shape);
     return ad_same_shape(ad_shape_of(v), shape) ? v : ad_broadcast(v, shape);
@@ -140,18 +99,14 @@ static ad_var fit(ad_var v, ad_shape shape)
 static void add_to(sweep *s, int32_t node, ad_var v)
 {
     if (v.node < 0 || !s->act.active[node]) return;
-    v = fit(v, ad_node_at(s->tape, node)->shape);
+    v = ad_fit(v, ad_node_at(s->tape, node)->shape);
     s->bar[node] = s->bar[node].node < 0 ? v : ad_add(s->bar[node], v);
 }
 
-/* To be called before a contribution to the node's cotangent that is live where `live` is not 0 (invalid: everywhere). */
-static void add_live(sweep *s, int32_t node, ad_var live)
+/* To be called before a contribution to the node's cotangent. */
+static void add_live(sweep *s, int32_t node, ad_var mask)
 {
-    if (!s->act.active[node] || !(s->danger[node] & POLE)) return;
-    const bool first = s->bar[node].node < 0 && s->pieces[node] < 0;
-    if (live.node >= 0) live = ad_gt(fit(live, ad_node_at(s->tape, node)->shape), ad_scalar(s->tape, 0));
-    if (first) s->live[node] = live;
-    else if (s->live[node].node >= 0) s->live[node] = live.node < 0 ? live : ad_add(s->live[node], live);
+    ad_live_add(&s->live, node, s->bar[node].node < 0 && s->pieces[node] < 0, mask);
 }
 
 static void add_piece(sweep *s, int32_t node, ad_var v, const int64_t *start)
@@ -195,40 +150,6 @@ static ad_var settle(sweep *s, int32_t node)
     return s->bar[node];
 }
 
-/* Where the cotangent of a contraction's operand i is live: where any element of the result that it takes part in is. */
-static ad_var live_in_contract(sweep *s, const ad_node *n, int i, ad_var live)
-{
-    const int rank[3] = { (int)n->attr[0], (int)n->attr[1], (int)n->attr[2] };
-    const int64_t *of_operand = n->attr + 3 + (i ? rank[0] : 0), *of_result = n->attr + 3 + rank[0] + rank[1];
-    ad_shape shape = ad_node_at(s->tape, n->in[i])->shape, part = shape;
-    ad_factor f = { .x = live };
-    int8_t out[AD_MAX_RANK];
-    int nout = 0;
-    for (int k = 0; k < rank[2]; k++) f.label[k] = (int8_t)of_result[k];
-    for (int k = 0; k < rank[i]; k++) {
-        bool found = false;
-        for (int l = 0; l < rank[2]; l++) found = found || of_result[l] == of_operand[k];
-        if (found) out[nout++] = (int8_t)of_operand[k];
-        else part.dim[k] = 1;
-    }
-    ad_var x = ad_contract_factors(s->tape, 1, &f, nout, out);
-    return ad_valid(x) ? ad_broadcast(ad_reshape(x, part), shape) : ad_none(s->tape);
-}
-
-/* Where the contribution of y's cotangent, live where `live` is, to that of its operand i is live. */
-static ad_var live_in_operand(sweep *s, ad_var y, const ad_node *n, int i, ad_var live)
-{
-    if (!(s->danger[n->in[i]] & POLE)) return ad_none(s->tape);
-    const bool leaves_out =
-        ad_selects(n->op) || n->op == AD_OP_slice || n->op == AD_OP_gather || n->op == AD_OP_take || n->op == AD_OP_reduce_max;
-    if (live.node < 0 && !leaves_out) return live;
-    if (live.node < 0) live = ad_fill(s->tape, n->shape, 1);
-    if (n->op == AD_OP_contract) return live_in_contract(s, n, i, live);
-    if (n->op == AD_OP_reduce_max) return ad_mul(ad_eq(ad_var_at(s->tape, n->in[0]), y), live);
-    if (ad_ops[n->op].kind == AD_LINEAR) return ad_transpose_rule(y, i, live);
-    return ad_selects(n->op) ? ad_push(y, i, live) : live;
-}
-
 /* Cotangents of a contraction's operands are contractions of the cotangent with the other operand. */
 static void pull_contract(sweep *s, int32_t node, const ad_node *n, ad_var v, ad_var live)
 {
@@ -236,17 +157,13 @@ static void pull_contract(sweep *s, int32_t node, const ad_node *n, ad_var v, ad
     const int64_t *label[3] = { n->attr + 3, n->attr + 3 + rank[0], n->attr + 3 + rank[0] + rank[1] };
     for (int i = 0; i < 2; i++) {
         if (!s->act.active[n->in[i]]) continue;
-        ad_var other = ad_var_at(s->tape, n->in[1 - i]);
-        if (live.node >= 0 && s->danger[other.node] & WILD) {
-            ad_var mask = live_in_contract(s, n, 1 - i, live);
-            if (ad_valid(mask)) other = ad_select(mask, other, ad_scalar(s->tape, 0));
-        }
+        ad_var other = ad_live_other(&s->live, n, 2, 1 - i, live);
         ad_factor f[2] = { { .x = v }, { .x = other } };
         int8_t out[AD_MAX_RANK];
         for (int k = 0; k < rank[2]; k++) f[0].label[k] = (int8_t)label[2][k];
         for (int k = 0; k < rank[1 - i]; k++) f[1].label[k] = (int8_t)label[1 - i][k];
         for (int k = 0; k < rank[i]; k++) out[k] = (int8_t)label[i][k];
-        add_live(s, n->in[i], live_in_operand(s, ad_var_at(s->tape, node), n, i, live));
+        add_live(s, n->in[i], ad_live_pull(&s->live, ad_var_at(s->tape, node), n, i, live));
         add_to(s, n->in[i], ad_contract_factors(s->tape, 2, f, rank[i], out));
     }
 }
@@ -257,7 +174,7 @@ static void pull_reduce_max(sweep *s, int32_t node, const ad_node *n, ad_var v, 
     ad_var x = ad_var_at(s->tape, n->in[0]), zero = ad_scalar(s->tape, 0);
     ad_var hit = ad_eq(x, ad_var_at(s->tape, node));
     ad_var share = ad_div(v, ad_sum_mask(hit, (uint32_t)n->attr[0]));
-    add_live(s, n->in[0], live_in_operand(s, ad_var_at(s->tape, node), n, 0, live));
+    add_live(s, n->in[0], ad_live_pull(&s->live, ad_var_at(s->tape, node), n, 0, live));
     add_to(s, n->in[0], ad_select(hit, share, zero));
 }
 
@@ -316,10 +233,11 @@ static void pull_opaque(sweep *s, int32_t node, const ad_node *n)
     free(need);
 }
 
-/* The contribution x of a pointwise operation's cotangent to that of an operand, 0 where it is not live. */
-static ad_var guarded(sweep *s, const ad_node *n, ad_var x, ad_var live)
+/* The action of pointwise node y's partial derivative by operand i on v, 0 where v is not live. */
+static ad_var push_live(const ad_live *l, ad_var y, const ad_node *n, int i, ad_var v, ad_var mask)
 {
-    return ad_valid(x) && live.node >= 0 && guards(s, n) ? ad_select(live, x, ad_scalar(s->tape, 0)) : x;
+    ad_var x = ad_push(y, i, v);
+    return ad_live_guards(l, n) ? ad_live_select(mask, x) : x;
 }
 
 static void pull(sweep *s, int32_t node)
@@ -331,16 +249,16 @@ static void pull(sweep *s, int32_t node)
     }
     ad_var y = ad_var_at(s->tape, node), v = settle(s, node);
     if (v.node < 0 || n->op == AD_OP_project) return;
-    const ad_var live = s->danger[node] & POLE ? s->live[node] : ad_none(s->tape);
+    const ad_var live = ad_live_at(&s->live, node);
     if (n->op == AD_OP_contract) pull_contract(s, node, n, v, live);
     else if (n->op == AD_OP_reduce_max) pull_reduce_max(s, node, n, v, live);
     else
         for (int i = 0; i < n->nin; i++) {
             if (!s->act.active[n->in[i]] || !ad_differentiable(n, i)) continue;
-            add_live(s, n->in[i], live_in_operand(s, y, n, i, live));
+            add_live(s, n->in[i], ad_live_pull(&s->live, y, n, i, live));
             if (n->op == AD_OP_slice) add_piece(s, n->in[i], v, n->attr);
             else if (ad_ops[n->op].kind == AD_LINEAR) add_to(s, n->in[i], ad_transpose_rule(y, i, v));
-            else add_to(s, n->in[i], guarded(s, n, ad_push(y, i, v), live));
+            else add_to(s, n->in[i], push_live(&s->live, y, n, i, v, live));
         }
 }
 
@@ -360,7 +278,7 @@ static bool seed(sweep *s, int ny, const ad_var *y, const ad_var *ybar)
 
 static void clear_bar(sweep *s, int32_t node)
 {
-    s->bar[node] = s->live[node] = ad_none(s->tape);
+    s->bar[node] = ad_none(s->tape);
     s->pieces[node] = -1;
 }
 
@@ -375,10 +293,8 @@ static void run_vjp(const char *what, int ny, const ad_var *y, const ad_var *yba
     if (ad_tape_error(t) || !ad_activity_find(&s.act, t, ny, y, nx, x, cut)) return;
     s.bar = malloc(((size_t)s.act.end + 1) * sizeof *s.bar);
     s.pieces = malloc(((size_t)s.act.end + 1) * sizeof *s.pieces);
-    s.live = malloc(((size_t)s.act.end + 1) * sizeof *s.live);
-    s.danger = malloc((size_t)s.act.end + 1);
-    if (!s.bar || !s.pieces || !s.live || !s.danger) ad_fail(t, "ad_vjp: out of memory");
-    else find_danger(&s);
+    if (!s.bar || !s.pieces) ad_fail(t, "ad_vjp: out of memory");
+    else ad_live_find(&s.live, t, &s.act, false);
     for (int32_t j = 0; j < s.act.reach.n && !ad_tape_error(t); j++) clear_bar(&s, s.act.reach.node[j]);
     for (int i = 0; i < nx && !ad_tape_error(t); i++)
         if (x[i].node < s.act.end) clear_bar(&s, x[i].node);
@@ -390,8 +306,7 @@ static void run_vjp(const char *what, int ny, const ad_var *y, const ad_var *yba
         xbar[i] = v.node >= 0 ? v : ad_fill(t, ad_shape_of(x[i]), 0);
     }
     free(s.bar);
-    free(s.live);
-    free(s.danger);
+    ad_live_clear(&s.live);
     free(s.pieces);
     free(s.pool);
     ad_activity_clear(&s.act);
@@ -423,7 +338,7 @@ void ad_grad(ad_var loss, int nx, const ad_var *x, ad_var *gradient)
 
 /* ---- forward mode ---- */
 
-static ad_var push_linear(ad_tape *t, const ad_node *n, const ad_var *dot)
+ad_var ad_push_linear(ad_tape *t, const ad_node *n, const ad_var *dot)
 {
     if (n->op != AD_OP_assemble) {
         int32_t in[2] = { dot[n->in[0]].node, n->nin > 1 ? n->in[1] : 0 };
@@ -444,13 +359,15 @@ static ad_var push_linear(ad_tape *t, const ad_node *n, const ad_var *dot)
     return y;
 }
 
-static ad_var push_contract(ad_tape *t, const ad_node *n, const ad_var *dot)
+static ad_var push_contract(ad_live *l, const ad_node *n, const ad_var *dot)
 {
+    ad_tape *t = l->tape;
     ad_var sum = ad_none(t);
     for (int i = 0; i < 2; i++) {
         if (dot[n->in[i]].node < 0) continue;
-        int32_t in[2] = { n->in[0], n->in[1] };
+        int32_t in[2];
         in[i] = dot[n->in[i]].node;
+        in[1 - i] = ad_live_other(l, n, i, 1 - i, ad_live_before(l, n->in[i])).node;
         ad_var term = ad_record(t, AD_OP_contract, 2, in, n->nattr, n->attr, n->shape);
         sum = sum.node < 0 ? term : ad_add(sum, term);
     }
@@ -485,18 +402,19 @@ static void push_opaque(ad_tape *t, int32_t node, const ad_node *n, ad_var *dot,
     free(vars);
 }
 
-static ad_var tangent_of(ad_tape *t, int32_t node, const ad_node *n, const ad_var *dot)
+static ad_var tangent_of(ad_live *l, int32_t node, const ad_node *n, const ad_var *dot)
 {
+    ad_tape *t = l->tape;
     switch (ad_ops[n->op].kind) {
-    case AD_LINEAR: return n->op == AD_OP_assemble || dot[n->in[0]].node >= 0 ? push_linear(t, n, dot) : ad_none(t);
-    case AD_CONTRACT: return push_contract(t, n, dot);
+    case AD_LINEAR: return n->op == AD_OP_assemble || dot[n->in[0]].node >= 0 ? ad_push_linear(t, n, dot) : ad_none(t);
+    case AD_CONTRACT: return push_contract(l, n, dot);
     case AD_OPAQUE: return n->op == AD_OP_reduce_max && dot[n->in[0]].node >= 0 ? push_reduce_max(t, node, n, dot[n->in[0]]) : dot[node];
     case AD_SOURCE: break;
     case AD_POINTWISE: {
         ad_var sum = ad_none(t), y = ad_var_at(t, node);
         for (int i = 0; i < n->nin; i++) {
             if (dot[n->in[i]].node < 0 || !ad_differentiable(n, i)) continue;
-            ad_var term = ad_push(y, i, ad_broadcast(dot[n->in[i]], n->shape));
+            ad_var term = push_live(l, y, n, i, ad_broadcast(dot[n->in[i]], n->shape), ad_live_before(l, n->in[i]));
             if (term.node >= 0) sum = sum.node < 0 ? term : ad_add(sum, term);
         }
         return sum;
@@ -533,7 +451,9 @@ void ad_jvp(int nx, const ad_var *x, const ad_var *xdot, int ny, const ad_var *y
         }
     if (!ad_activity_find(&act, t, ny, y, nx, x, false)) return;
     ad_var *dot = malloc(((size_t)act.end + 1) * sizeof *dot);
+    ad_live live = { 0 };
     if (!dot) ad_fail(t, "ad_jvp: out of memory");
+    else ad_live_find(&live, t, &act, true);
     if (dot) clear_tangents(&act, t, ny, y, nx, x, dot);
     for (int i = 0; dot && i < nx; i++) {
         if (x[i].node >= act.end) continue;
@@ -546,12 +466,14 @@ void ad_jvp(int nx, const ad_var *x, const ad_var *xdot, int ny, const ad_var *y
         if (!(act.active[k] & AD_THROUGH)) continue;
         if (n->op == AD_OP_opaque) push_opaque(t, k, n, dot, act.end);
         else if (n->op != AD_OP_project) {
-            ad_var v = tangent_of(t, k, n, dot);
+            ad_var v = tangent_of(&live, k, n, dot);
+            ad_live_push(&live, k, n);
             dot[k] = dot[k].node < 0 ? v : v.node < 0 ? dot[k] : ad_add(dot[k], v);
         }
     }
     for (int j = 0; dot && j < ny && !ad_tape_error(t); j++)
         ydot[j] = dot[y[j].node].node >= 0 ? dot[y[j].node] : ad_fill(t, ad_shape_of(y[j]), 0);
+    ad_live_clear(&live);
     free(dot);
     ad_activity_clear(&act);
 }

@@ -28,6 +28,7 @@ typedef struct {
 typedef struct {
     ad_tape *tape;
     ad_activity act;
+    ad_live live;
     tangent *of;  /* by node, from act.begin, of those that are visited */
     int64_t ndir; /* number of directions */
     bool single;  /* products and arrays cannot express a node's tangent: use single directions */
@@ -168,18 +169,47 @@ static ad_var over_node(const term *t, const ad_factor *f, ad_shape node)
     return n == s.rank ? ad_reshape(ad_transpose(f->x, permutation), over) : ad_none(f->x.tape);
 }
 
-/* Selects in every factor that has all axes of the node's partial derivative by its operand i. Returns whether there are any. */
-static bool select_factors(term *t, ad_var y, int i, ad_shape node)
+/* Factor f, which has more labels than the node's axes, 0 where the mask over the node is. */
+static void select_within(const term *t, ad_factor *f, ad_shape node, ad_var mask)
+{
+    ad_shape s = node_of(f->x)->shape, m = ad_shape_of(mask), over = { s.rank, { 0 } }, kept = { 0, { 0 } };
+    int permutation[AD_MAX_RANK], n = 0, place[AD_MAX_LABELS];
+    for (int k = 0; k < m.rank; k++)
+        if (m.dim[k] != 1) {
+            place[t->axis[node.rank - m.rank + k]] = kept.rank;
+            kept.dim[kept.rank++] = m.dim[k];
+        }
+    for (int a = 0; a < s.rank; a++) {
+        over.dim[a] = 1;
+        for (int k = 0; k < m.rank; k++)
+            if (m.dim[k] != 1 && f->label[a] == t->axis[node.rank - m.rank + k]) {
+                over.dim[a] = s.dim[a];
+                permutation[n++] = place[(int)f->label[a]];
+            }
+    }
+    if (n == kept.rank) f->x = ad_live_select(ad_reshape(ad_transpose(ad_reshape(mask, kept), permutation), over), f->x);
+}
+
+/* Selects by the node's partial derivative by its operand i in one factor that has all its axes, instead of multiplying with it. Returns
+ * whether there is any. wild: factors may be infinite, so all of them are selected. */
+static bool select_factors(term *t, ad_var y, int i, ad_shape node, ad_var partial, bool wild)
 {
     const term old = *t;
     bool any = false;
     t->n = 0;
     for (int k = 0; k < old.n; k++) {
-        ad_var v = over_node(&old, &old.f[k], node), selected = ad_valid(v) ? ad_push(y, i, v) : v;
-        bool fits = ad_valid(selected) && ad_same_shape(ad_shape_of(selected), ad_shape_of(v));
-        if (fits) append_partial(t, selected, node);
-        else t->f[t->n++] = old.f[k];
-        any = any || fits;
+        ad_factor f = old.f[k];
+        ad_var v = any && !wild ? ad_none(y.tape) : over_node(&old, &f, node);
+        if (ad_valid(v)) {
+            ad_var selected = any ? ad_live_select(partial, v) : ad_push(y, i, v);
+            if (ad_valid(selected) && (wild || ad_same_shape(ad_shape_of(selected), ad_shape_of(v)))) {
+                append_partial(t, selected, node);
+                any = true;
+                continue;
+            }
+        }
+        if (wild && node_of(f.x)->op != AD_OP_eye) select_within(&old, &f, node, partial);
+        t->f[t->n++] = f;
     }
     return any;
 }
@@ -203,11 +233,13 @@ static void through_pointwise(walk *w, int32_t node, const ad_node *n)
         if (!w->act.active[n->in[i]] || !ad_differentiable(n, i)) continue;
         const tangent *from = tangent_at(w, n->in[i]);
         ad_var partial = ad_push(ad_var_at(w->tape, node), i, ad_scalar(w->tape, 1));
+        if (ad_live_guards(&w->live, n)) partial = ad_live_select(ad_live_before(&w->live, n->in[i]), partial);
         for (int k = 0; k < from->n && !ad_tape_error(w->tape); k++) {
             term *t = copy_term(w, g, &from->t[k]);
             if (!t) return;
             align_axes(t, ad_node_at(w->tape, n->in[i])->shape, n->shape);
-            if (ad_selects(n->op) && select_factors(t, ad_var_at(w->tape, node), i, n->shape)) continue;
+            if (ad_selects(n->op) && select_factors(t, ad_var_at(w->tape, node), i, n->shape, partial, ad_live_wild(&w->live, n->in[i])))
+                continue;
             append_partial(t, partial, n->shape);
         }
     }
@@ -221,14 +253,15 @@ static void through_contract(walk *w, int32_t node, const ad_node *n)
     for (int i = 0; i < 2; i++) {
         if (!w->act.active[n->in[i]]) continue;
         const tangent *from = tangent_at(w, n->in[i]);
-        for (int k = 0; k < from->n; k++) {
+        const ad_var other = ad_live_other(&w->live, n, i, 1 - i, ad_live_before(&w->live, n->in[i]));
+        for (int k = 0; k < from->n && ad_valid(other); k++) {
             term *t = copy_term(w, g, &from->t[k]);
             if (!t) return;
             int8_t name[AD_MAX_LABELS];
             memset(name, -1, sizeof name);
             for (int a = 0; a < rank[i]; a++) name[label[i][a]] = t->axis[a];
             ad_factor *f = &t->f[t->n++];
-            f->x = ad_var_at(w->tape, n->in[1 - i]);
+            f->x = other;
             for (int a = 0; a < rank[1 - i]; a++) {
                 int8_t *l = &name[label[1 - i][a]];
                 if (*l < 0) *l = ad_shape_of(f->x).dim[a] == AD_ROWS ? ROW : (int8_t)t->labels++;
@@ -385,6 +418,7 @@ static void walk_free(walk *w)
 {
     for (int32_t j = 0; w->of && j < w->act.reach.n; j++) free(tangent_at(w, w->act.reach.node[j])->t);
     free(w->of);
+    ad_live_clear(&w->live);
     ad_activity_clear(&w->act);
 }
 
@@ -422,7 +456,7 @@ static bool walk_from(walk *w, ad_var y, ad_var x)
         }
         w->single = w->single || needs_single_directions(w, n);
     }
-    if (w->single) return false;
+    if (w->single || !ad_live_find(&w->live, w->tape, &w->act, true)) return false;
     bool reached = w->act.reach.n && w->act.reach.node[0] == x.node;
     term *seed = reached ? add_term(w, tangent_at(w, x.node)) : NULL;
     if (seed) {
@@ -438,6 +472,7 @@ static bool walk_from(walk *w, ad_var y, ad_var x)
         if (ad_ops[n->op].kind == AD_POINTWISE) through_pointwise(w, k, n);
         else if (n->op == AD_OP_contract) through_contract(w, k, n);
         else through_linear(w, k, n);
+        ad_live_push(&w->live, k, n);
         if (!ad_tape_error(w->tape) && !w->single) limit(w, k);
     }
     return !ad_tape_error(w->tape) && !w->single;
