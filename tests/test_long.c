@@ -147,7 +147,7 @@ END_TEST
 /* Every iteration takes the same time on a tape that is never rewound, and has the same result: values, gradients, new data. */
 START_TEST(test_loop_without_rewinding)
 {
-    const int n = 20000 / SLOWER;
+    const int n = 10000 / SLOWER;
     double x[2 * 2] = { 0.5, -0.2, 0.1, 0.9 }, w[4] = { 0.6, -0.3, 0.2, 0.8 }, first[5];
     ad_tape *tape = ad_tape_new(AD_F64);
     ad_var in = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, x), p = ad_param(tape, AD_SHAPE(2, 2), w);
@@ -169,7 +169,7 @@ END_TEST
 /* Forward derivatives, Jacobians and what depends on what, likewise. */
 START_TEST(test_loop_of_forward_derivatives)
 {
-    const int n = 20000 / SLOWER;
+    const int n = 10000 / SLOWER;
     double x[2 * 2] = { 0.5, -0.2, 0.1, 0.9 }, first[2 * 2 + 2 * 2 * 2 + 2];
     ad_tape *tape = ad_tape_new(AD_F64);
     ad_var in = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, x), other = ad_param(tape, AD_SCALAR, (double[]){ 1 });
