@@ -538,26 +538,58 @@ START_TEST(cross_entropy)
 }
 END_TEST
 
-/* Two classes, logits (0, -40): the gradient is (-p, p), p = 1 / (1 + exp(40)), and the Hessian p (1 - p) times (1, -1; -1, 1). */
+/* Two classes, logits (0, -40): the gradient is (-p, p), p = 1 / (1 + exp(40)), and the Hessian p (1 - p) times (1, -1; -1, 1). Likewise
+ * where the class is given by probabilities. */
 START_TEST(cross_entropy_of_the_sure)
 {
     const double logits[] = { 0, -40 }, zero[] = { 0 }, one[] = { 1 }, p = 4.248354255291589e-18;
     ad_tape *tape = ad_tape_new(AD_F64);
     ad_var z = rows(tape, 1, 2, logits), g;
     double got[2];
-    for (int class_ = 0; class_ < 2; class_++) {
-        ad_var loss = nn_cross_entropy(z, rows(tape, 1, 1, class_ ? one : zero));
+    for (int i = 0; i < 4; i++) {
+        const int class_ = i % 2;
+        const double probabilities[] = { !class_, class_ };
+        ad_var given = i < 2 ? rows(tape, 1, 1, class_ ? one : zero) : rows(tape, 1, 2, probabilities), loss = nn_cross_entropy(z, given);
         ad_grad(loss, 1, &z, &g);
         ck_assert_int_eq(ad_get(g, got), 0);
         ck_assert_double_eq_tol(got[0] / (class_ ? 1 : -p), 1, 1e-14);
         ck_assert_double_eq_tol(got[1] / (class_ ? -1 : p), 1, 1e-14);
-        for (int i = 0; i < 2; i++) {
-            const double v[] = { i == 0, i == 1 };
+        for (int k = 0; k < 2; k++) {
+            const double v[] = { k == 0, k == 1 };
             ck_assert_int_eq(ad_get(ad_hvp(loss, z, rows(tape, 1, 2, v)), got), 0);
-            ck_assert_double_eq_tol(got[0] / (i ? -p : p), 1, 1e-14);
-            ck_assert_double_eq_tol(got[1] / (i ? p : -p), 1, 1e-14);
+            ck_assert_double_eq_tol(got[0] / (k ? -p : p), 1, 1e-14);
+            ck_assert_double_eq_tol(got[1] / (k ? p : -p), 1, 1e-14);
         }
     }
+    ad_tape_free(tape);
+}
+END_TEST
+
+/* The gradient by a logit is (softmax - probability) / rows, by a probability the distance of the logit from their logsumexp; also where
+ * probabilities are equal, do not add up to 1, or where a row is sure. */
+START_TEST(cross_entropy_of_probabilities)
+{
+    enum { ROWS = 5, C = 3, N = ROWS * C };
+    const double logits[N] = { 1, 2, 0.5, 100, -50, 0, -1, -1, 3, 30, -7, 0, 0.25, 1, 2 };
+    const double probability[N] = { .2, .3, .5, 0, 1, 0, .25, .25, .25, .5, .5, 0, 0, 0, 0 };
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var x[] = { rows(tape, ROWS, C, logits), rows(tape, ROWS, C, probability) }, g[2], loss = nn_cross_entropy(x[0], x[1]);
+    double by_logit[N], by_probability[N], value = 0;
+    ad_grad(loss, 2, x, g);
+    ck_assert_int_eq(ad_get(g[0], by_logit), 0);
+    ck_assert_int_eq(ad_get(g[1], by_probability), 0);
+    for (int r = 0; r < ROWS; r++) {
+        const double *z = logits + r * C, *p = probability + r * C, largest = fmax(z[0], fmax(z[1], z[2]));
+        double sum = 0, all = p[0] + p[1] + p[2];
+        for (int k = 0; k < C; k++) sum += exp(z[k] - largest);
+        for (int k = 0; k < C; k++) {
+            const double softmax = exp(z[k] - largest) / sum, surprise = log(sum) + largest - z[k];
+            value += p[k] * surprise / ROWS;
+            ck_assert_double_eq_tol(by_logit[r * C + k], (all * softmax - p[k]) / ROWS, 1e-16);
+            ck_assert_double_eq_tol(by_probability[r * C + k], surprise / ROWS, 2e-14);
+        }
+    }
+    ck_assert_double_eq_tol(ad_item(loss), value, 1e-14);
     ad_tape_free(tape);
 }
 END_TEST
@@ -934,6 +966,7 @@ int main(void)
     tcase_add_test(layers, losses);
     tcase_add_test(layers, cross_entropy);
     tcase_add_test(layers, cross_entropy_of_the_sure);
+    tcase_add_test(layers, cross_entropy_of_probabilities);
     tcase_add_loop_test(optimisers, as_pytorch, 0, COUNT(pytorch));
     tcase_add_test(optimisers, gradients_of_any_size);
     tcase_add_loop_test(optimisers, descends, 0, COUNT(descents));
