@@ -1,4 +1,4 @@
-/* First and second derivatives of the unary pointwise operations over the whole range of their arguments, in both types and on every
+/* First and second derivatives of the pointwise operations over the whole range of their arguments, in both types and on every
  * instruction set this machine has, against long double: relative accuracy also where a function has nearly reached its limit. */
 #include "autodiff/isa.h"
 #include "suite.h"
@@ -137,6 +137,92 @@ START_TEST(over_the_whole_range)
 }
 END_TEST
 
+/* ---- binary operations ---- */
+
+/* Derivatives by a, b, a twice, a and b, b twice, and sizes of terms that cancel (0: none). */
+enum { BY_A, BY_B, BY_AA, BY_AB, BY_BB, PARTIALS };
+typedef struct {
+    real value[PARTIALS], size[PARTIALS];
+} partials;
+
+static partials of_div(real a, real b) { return (partials){ { 1 / b, -a / (b * b), 0, -1 / (b * b), 2 * a / (b * b * b) }, { 0 } }; }
+
+static partials of_mul(real a, real b) { return (partials){ { b, a, 0, 1, 0 }, { 0 } }; }
+
+/* The exponents b - 1 and b - 2 are rounded where b is below 1/2 or 3/2, and a rounding of the exponent is one of the power times log a. */
+static partials of_pow(real a, real b)
+{
+    const real l = log(a), p = pow(a, b - 1), y = pow(a, b), q = pow(a, b - 2);
+    const real once = 1 + (b < 0.5L ? fabs((b - 1) * l) : 0), twice = 1 + (b < 1.5L ? fabs((b - 1) * l) + fabs((b - 2) * l) : 0);
+    return (partials){ { b * p, y * l, b * (b - 1) * q, p * (1 + b * l), y * l * l },
+                       { [BY_A] = fabs(b) * p * once, [BY_AA] = (fabs(b) + b * b) * q * twice, [BY_AB] = p * (1 + fabs(b * l)) * once } };
+}
+
+static const struct {
+    const char *name;
+    ad_var (*record)(ad_var a, ad_var b);
+    partials (*reference)(real a, real b);
+    bool positive; /* a above 0 only */
+    double tolerance[PARTIALS];
+} binary[] = {
+    { "mul", ad_mul, of_mul, false, { 1, 1, 1, 1, 1 } },
+    { "div", ad_div, of_div, false, { 2, 4, 1, 4, 6 } },
+    { "pow", ad_pow, of_pow, true, { 6, 6, 10, 10, 10 } },
+};
+enum { BINARY = sizeof binary / sizeof *binary };
+
+static void compare_partials(int which, ad_dtype dtype, const char *isa, double a, double b, const double *got)
+{
+    const real unit = dtype == AD_F32 ? 0x1p-24L : 0x1p-53L, largest = dtype == AD_F32 ? 0x1p125L : 0x1p1021L;
+    const partials right = binary[which].reference(a, b);
+    for (int k = 0; k < PARTIALS; k++) {
+        const real size = fmax(fabs(right.value[k]), right.size[k]), bound = binary[which].tolerance[k] * unit * size;
+        if (size > largest || size < 0x1p20L / largest) continue; /* a part of it may underflow */
+        ck_assert_msg(fabs((real)got[k] - right.value[k]) <= bound,
+                      "partial %d of %s(%.17g, %.17g), %s, %s: is %.17g, should be %.17Lg: off by %.3Lg units", k, binary[which].name, a, b,
+                      dtype == AD_F32 ? "f32" : "f64", isa, got[k], right.value[k], fabs((real)got[k] - right.value[k]) / unit / size);
+    }
+}
+
+/* a: of all sizes in the type's range; b: a few units, small ones, and of all sizes where that is no power. */
+static void draw(int which, ad_dtype dtype, uint64_t *state, int i, double *a, double *b)
+{
+    const int ends = dtype == AD_F32 ? 40 : 300;
+    *a = i % 2 ? 3 * uniform(state) : ldexp(1 + uniform(state), (int)(2 * ends * uniform(state)) - ends);
+    *b = i % 3 == 0 ? 6 * uniform(state) - 3 : i % 3 == 1 ? ldexp(uniform(state), -i % 30) : 40 * uniform(state) - 20;
+    if (!binary[which].positive && i % 4 < 2) *a = -*a;
+    if (dtype == AD_F32) *a = (float)*a, *b = (float)*b;
+}
+
+static void check_binary(int which, ad_dtype dtype, const char *isa)
+{
+    static double a[N], b[N], got[PARTIALS][N];
+    uint64_t state = 88172645463325252u;
+    for (int i = 0; i < N; i++) draw(which, dtype, &state, i, &a[i], &b[i]);
+    ad_tape *tape = ad_tape_new(dtype);
+    ad_var x[] = { ad_param(tape, AD_SHAPE(N), a), ad_param(tape, AD_SHAPE(N), b) }, first[2], by_a[2], by_b[2];
+    ad_grad(ad_sum_all(binary[which].record(x[0], x[1])), 2, x, first);
+    ad_grad(ad_sum_all(first[0]), 2, x, by_a);
+    ad_grad(ad_sum_all(first[1]), 2, x, by_b);
+    const ad_var all[PARTIALS] = { first[0], first[1], by_a[0], by_a[1], by_b[1] };
+    for (int k = 0; k < PARTIALS; k++) ck_assert_int_eq(ad_get(all[k], got[k]), 0);
+    for (int i = 0; i < N; i++)
+        compare_partials(which, dtype, isa, a[i], b[i], (double[]){ got[0][i], got[1][i], got[2][i], got[3][i], got[4][i] });
+    ad_tape_free(tape);
+}
+
+START_TEST(of_binary_operations)
+{
+    const char *isa;
+    for (int k = 0; (isa = ad_isa_available(k)) != NULL; k++) {
+        setenv("COSTATE_ISA", isa, 1);
+        check_binary(_i, AD_F32, isa);
+        check_binary(_i, AD_F64, isa);
+    }
+    unsetenv("COSTATE_ISA");
+}
+END_TEST
+
 static double slope_at(ad_dtype dtype, ad_var (*f)(ad_var), double x, int order)
 {
     ad_tape *tape = ad_tape_new(dtype);
@@ -189,6 +275,7 @@ int main(void)
     TCase *tests = tcase_create("slopes");
     tcase_set_timeout(tests, 120);
     tcase_add_loop_test(tests, over_the_whole_range, 0, CASES);
+    tcase_add_loop_test(tests, of_binary_operations, 0, BINARY);
     tcase_add_test(tests, published);
     tcase_add_test(tests, trace_of_the_saturated);
     suite_add_tcase(suite, tests);
