@@ -9,6 +9,9 @@
 #include "kernel.h"
 #include <stdatomic.h>
 
+/* Blocks of a lane that are added up by themselves, where it has more: in single precision a sum of very many blocks one after the other
+ * would lose digits. */
+enum { AD_GROUP = 64 };
 enum { AD_LANES = 8, AD_MIN_BLOCK_ROWS = 16, AD_MAX_BLOCK_ROWS = 128, AD_BLOCK_BYTES = 544 * 1024 };
 
 /* ---- memory that lives as long as its program (ir.c) ------------------------------------------------------------- */
@@ -236,5 +239,7 @@ double ad_contract_flop(const ad_ir *ir, const ad_inst *x);
 /* NULL, or what is wrong with the plan. */
 const char *ad_verify_plan(const ad_program *program, int32_t *where);
 static inline int64_t ad_block_count(const ad_program *p, int64_t rows) { return rows / p->block_rows + (rows % p->block_rows != 0); }
+/* Whether lanes have more blocks than a group: then each has a second array, AD_LANES further on, for the group at hand. */
+static inline bool ad_has_groups(int64_t blocks) { return blocks > AD_LANES * AD_GROUP; }
 
 #endif

@@ -148,6 +148,30 @@ typedef struct {
     int64_t rows, units, finishers;
 } body;
 
+/* The body's reductions go into these arrays of the lanes, which begin as empty sums. */
+static void begin_lane(const ad_workspace *w, const ad_phase *phase, ad_thread_memory *t, int64_t lane)
+{
+    const ad_program *p = w->program;
+    for (int i = 0; i < phase->nreduction; i++) {
+        const ad_step *s = &p->step[phase->reduction[i]];
+        int32_t root = p->slot[s->value].root;
+        t->pointer[s->value] = w->base[root] + lane * p->lane_bytes;
+        if (root == s->value) ad_kernel_identity(&s->kernel, t->pointer[s->value], ad_row_size(s->kernel.out));
+    }
+}
+
+/* Adds the sums of a group of blocks to those of its lane. */
+static void end_group(const ad_workspace *w, const ad_phase *phase, int64_t lane)
+{
+    const ad_program *p = w->program;
+    for (int i = 0; i < phase->nreduction; i++) {
+        const ad_step *s = &p->step[phase->reduction[i]];
+        if (p->slot[s->value].root != s->value) continue;
+        char *sum = w->base[s->value] + lane * p->lane_bytes;
+        ad_kernel_combine(&s->kernel, sum, sum + AD_LANES * p->lane_bytes, ad_row_size(s->kernel.out));
+    }
+}
+
 static void run_unit(void *data, int thread, int64_t unit)
 {
     const body *b = data;
@@ -155,18 +179,19 @@ static void run_unit(void *data, int thread, int64_t unit)
     const ad_phase *phase = b->phase;
     const ad_program *p = w->program;
     ad_thread_memory *t = &w->thread[thread];
-    int64_t blocks = ad_block_count(p, b->rows);
+    const int64_t blocks = ad_block_count(p, b->rows), begin = unit * blocks / b->units, end = (unit + 1) * blocks / b->units;
+    const bool groups = phase->nreduction && ad_has_groups(blocks);
     if (!t->entered) enter_body(w, phase, t, b->rows);
-    for (int i = 0; i < phase->nreduction; i++) {
-        const ad_step *s = &p->step[phase->reduction[i]];
-        int32_t root = p->slot[s->value].root;
-        t->pointer[s->value] = w->base[root] + unit * p->lane_bytes;
-        if (root == s->value) ad_kernel_identity(&s->kernel, t->pointer[s->value], ad_row_size(s->kernel.out));
-    }
-    for (int64_t k = unit * blocks / b->units; k < (unit + 1) * blocks / b->units; k++) {
+    begin_lane(w, phase, t, unit);
+    for (int64_t k = begin; k < end; k++) {
+        if (groups && (k - begin) % AD_GROUP == 0) {
+            if (k > begin) end_group(w, phase, unit);
+            begin_lane(w, phase, t, AD_LANES + unit);
+        }
         int64_t first = k * p->block_rows, left = b->rows - first;
         run_block(w, phase, t, first, left < p->block_rows ? left : p->block_rows);
     }
+    if (groups) end_group(w, phase, unit);
 }
 
 /* Adds a share of the lanes' elements up in a fixed tree, a piece at a time that stays in a level 1 cache meanwhile; the sum is then in

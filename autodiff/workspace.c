@@ -118,11 +118,16 @@ static int reserve_complete(ad_workspace *w, int64_t rows)
     return 0;
 }
 
+static int lane_count(int64_t blocks)
+{
+    if (ad_has_groups(blocks)) return 2 * AD_LANES;
+    return blocks < AD_LANES ? (int)blocks : AD_LANES;
+}
+
 static int reserve_lanes(ad_workspace *w, int64_t rows)
 {
     const ad_program *p = w->program;
-    int64_t blocks = ad_block_count(p, rows);
-    int lanes = blocks < AD_LANES ? (int)blocks : AD_LANES, old = w->nlane;
+    const int lanes = lane_count(ad_block_count(p, rows)), old = w->nlane;
     if (lanes <= w->nlane || p->lane_bytes == 0) return 0;
     w->nlane = 0;
     if (renew(w, &w->lanes, p->lane_bytes * old, ad_size_mul(p->lane_bytes, lanes), rows)) return -1;
@@ -178,7 +183,7 @@ int ad_workspace_reserve(ad_workspace *w, int64_t rows)
     if (make_states(w)) return -1;
     if (!p->has_rows) return 0;
     int64_t blocks = ad_block_count(p, rows), threads = blocks < w->threads ? blocks : w->threads;
-    int64_t lanes = ad_size_mul(p->lane_bytes, blocks < AD_LANES ? blocks : AD_LANES);
+    int64_t lanes = ad_size_mul(p->lane_bytes, lane_count(blocks));
     int64_t bytes = ad_size_add(complete_bytes(p, rows), ad_size_add(lanes, ad_size_mul(thread_bytes(p), threads)));
     /* The machine is asked only where memory has to grow: that takes longer than replaying a small program. */
     if (bytes > (int64_t)w->bytes && bytes > ad_machine_bytes())

@@ -233,6 +233,41 @@ START_TEST(test_bits_of_rounding)
 }
 END_TEST
 
+/* Many numbers in single precision: what is lost hardly grows with their number. A column is added up, a gradient of a product is, and the
+ * largest is found, for numbers of rows about which lanes begin to have groups. */
+START_TEST(test_long_sums)
+{
+    enum { MOST = 4000000 };
+    static const int64_t rows[] = { 65536, 65537, 65536 + 8 * 128 + 5, MOST };
+    float *x = malloc(MOST * sizeof *x), got[2][3];
+    const float one = 1;
+    ad_tape *tape = ad_tape_new(AD_F32);
+    ad_var in[] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 0, NULL), ad_param(tape, AD_SHAPE(1, 1), NULL) };
+    ad_var out[] = { ad_sum_all(in[0]), in[1], ad_reduce_max(in[0], 0, NULL, 0) };
+    ad_grad(ad_sum_all(ad_matmul(in[0], in[1])), 1, &in[1], &out[1]);
+    ad_program *p = ad_compile(2, in, 3, out);
+    for (int i = 0; i < MOST; i++) x[i] = 0.1f;
+    for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) {
+        double sum = 0;
+        for (int64_t i = 0; i < rows[k]; i++) sum += (double)x[i];
+        for (int threads = 1; threads <= 2; threads++) {
+            ad_workspace *w = ad_workspace_new(p, threads);
+            float *y = got[threads - 1];
+            ck_assert_int_eq(ad_run(p, w, rows[k], (const void *const[]){ x, &one }, (void *const[]){ y, y + 1, y + 2 }), 0);
+            ad_workspace_free(w);
+        }
+        ck_assert_mem_eq(got[0], got[1], sizeof got[0]);
+        ck_assert_msg(fabs(got[0][0] / sum - 1) < 2e-6, "%lld rows: the sum is %.9g, should be %.9g", (long long)rows[k], got[0][0], sum);
+        ck_assert_msg(fabs(got[0][1] / sum - 1) < 2e-6, "%lld rows: the gradient is %.9g, should be %.9g", (long long)rows[k], got[0][1],
+                      sum);
+        ck_assert(got[0][2] == 0.1f);
+    }
+    ad_program_free(p);
+    ad_tape_free(tape);
+    free(x);
+}
+END_TEST
+
 /* ---- beside a threaded BLAS ---- */
 
 static atomic_int blas_calls;
@@ -545,6 +580,7 @@ int main(void)
     tcase_add_test(tc, test_default_number);
     tcase_add_test(tc, test_bits);
     tcase_add_test(tc, test_bits_of_rounding);
+    tcase_add_test(tc, test_long_sums);
     tcase_add_test(tc, test_large_products);
     tcase_add_test(tc, test_several_callers);
     tcase_add_test(tc, test_cancelled_caller);
