@@ -34,8 +34,8 @@ static int check_shape(trainer *t, int i)
     }
     if (a->data && !nn_is_dtype(a->dtype)) return FAIL(t, "array %d: dtype is neither AD_F32 nor AD_F64", i);
     if (!a->data && !t->options->draw) return FAIL(t, "array %d has no data, and there is no options.draw to fill it", i);
-    int64_t rows = has_rows(a) ? t->batch + t->examples + 1 : 1;
-    if (n > (INT64_MAX >> 8) / rows) return FAIL(t, "array %d does not fit into memory", i);
+    int64_t rows = t->batch > t->examples ? t->batch : t->examples;
+    if (has_rows(a) && n > (INT64_MAX >> 8) / rows) return FAIL(t, "array %d does not fit into memory", i);
     return 0;
 }
 
@@ -92,6 +92,30 @@ static int make_buffers(trainer *t, int i)
     return 0;
 }
 
+/* ---- order ----------------------------------------------------------------------------------------- */
+
+/* Fisher and Yates, as Durstenfeld 1964 (doi:10.1145/364520.364540) wrote it. */
+static void shuffle(trainer *t)
+{
+    for (int64_t i = t->examples - 1; i > 0; i--) {
+        int64_t k = (int64_t)nn_rng_below(&t->rng, (uint64_t)i + 1), kept = t->order[i];
+        t->order[i] = t->order[k];
+        t->order[k] = kept;
+    }
+    t->next = 0;
+}
+
+/* The order after so many updates, as this training would make them: every epoch that has begun is shuffled,
+ * and the next batch follows theirs. */
+static void skip_updates(trainer *t, int64_t updates)
+{
+    if (t->batch >= t->examples) return;
+    int64_t epoch = (t->examples - 1) / t->batch + 1;
+    int64_t made = updates % epoch;
+    for (int64_t begun = 0; begun < updates / epoch + (made > 0); begun++) shuffle(t);
+    t->next = made > 0 ? made * t->batch : t->examples; /* at the end: the next batch starts an epoch */
+}
+
 int nn_batches_new(trainer *t)
 {
     size_t narray = (size_t)t->options->narray;
@@ -105,8 +129,8 @@ int nn_batches_new(trainer *t)
     for (int i = 0; i < t->options->narray; i++)
         if (make_buffers(t, i)) return -1;
     for (int64_t i = 0; i < t->examples; i++) t->order[i] = i;
-    t->next = t->examples; /* the first batch starts an epoch */
     t->rng = nn_rng_seed(t->options->seed);
+    skip_updates(t, t->updates);
     nn_rng apart = { t->options->seed, UINT64_MAX };
     t->draw_rng = nn_rng_split(&apart);
     return 0;
@@ -153,23 +177,13 @@ void nn_batch_load(trainer *t, int64_t place, int64_t rows)
     t->rows = rows;
 }
 
-/* Fisher and Yates, as Durstenfeld 1964 (doi:10.1145/364520.364540) wrote it. */
-static void shuffle(trainer *t)
-{
-    for (int64_t i = t->examples - 1; i > 0; i--) {
-        int64_t k = (int64_t)nn_rng_below(&t->rng, (uint64_t)i + 1), kept = t->order[i];
-        t->order[i] = t->order[k];
-        t->order[k] = kept;
-    }
-    t->next = 0;
-}
-
 /* Lets the caller fill the arrays without data, and takes over what it wrote. */
 static int draw(trainer *t, int64_t step, const int64_t *examples)
 {
-    nn_rng rng = { t->draw_rng.key, (uint64_t)step };
+    int64_t update = t->updates + step;
+    nn_rng rng = { t->draw_rng.key, (uint64_t)update };
     rng = nn_rng_split(&rng);
-    nn_step what = { step, t->options->steps, t->rows, examples, &rng };
+    nn_step what = { update, t->planned, t->rows, examples, &rng };
     if (t->options->draw(&what, t->drawn, t->options->user)) {
         return FAIL(t, "options.draw returned an error at step %lld of %lld; theta is as after step %lld", (long long)step,
                     (long long)t->options->steps, (long long)step - 1);

@@ -109,7 +109,7 @@ bool nn_csv_time(const char *text, double *seconds)
     }
     if (*at && !take(&at, 'T') && !take(&at, ' ')) return false;
     else if (at[-1] == 'T' || at[-1] == ' ') {
-        if (!read_clock(&at, 2, 24, &clock) || !read_zone(&at, &zone)) return false;
+        if (!read_clock(&at, 2, 24, &clock) || clock > 86400 || !read_zone(&at, &zone)) return false;
     }
     *seconds = (double)days * 86400 + clock + zone;
     return *at == 0;
@@ -164,7 +164,10 @@ csv_verdict nn_csv_field(csv_column *column, locale_t c_locale, const char *text
         return CSV_FINE;
     }
     if (text_column) return *text || quoted ? class_of(column, text, value) : CSV_EMPTY;
-    if (column->kind == NN_NUMBER) return number_of(c_locale, text, value);
+    if (column->kind == NN_NUMBER) {
+        csv_verdict verdict = number_of(c_locale, text, value);
+        return verdict == CSV_MISSING && missing ? CSV_FINE : verdict; /* -nan, as printf writes it */
+    }
     if (!nn_csv_time(text, value)) return !*text ? CSV_EMPTY : is_missing(text) ? CSV_MISSING : CSV_NO_TIME;
     if (column->kind == NN_DAYS) *value /= 86400;
     return CSV_FINE;

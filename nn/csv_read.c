@@ -10,7 +10,6 @@ typedef struct {
     char *error;
     size_t error_size;
     char *at, *end; /* the rest of the text */
-    char line_end;
     int64_t line;
     char separator; /* ' ' stands for blanks */
     locale_t c_locale;
@@ -35,15 +34,17 @@ static bool blank(char c) { return c == ' ' || c == '\t'; }
 static outcome next_line(reader *r, char **start)
 {
     while (r->at < r->end) {
-        char *line = r->at, *stop = memchr(line, r->line_end, (size_t)(r->end - line));
+        char *line = r->at, *stop = line;
+        while (stop < r->end && *stop != '\n' && *stop != '\r') stop++;
         r->line++;
-        r->at = stop ? stop + 1 : r->end;
-        if (!stop) stop = r->end;
+        r->at = stop;
+        if (r->at < r->end && *r->at == '\r') r->at++;
+        if (r->at < r->end && *r->at == '\n') r->at++;
         if (memchr(line, 0, (size_t)(stop - line))) {
             FAIL(r, "%s", "there is a zero byte; this is no text file, or one in UTF-16");
             return FAILED;
         }
-        while (stop > line && (stop[-1] == '\r' || stop[-1] == ' ')) stop--;
+        while (stop > line && stop[-1] == ' ') stop--;
         *stop = 0;
         char *visible = line;
         while (blank(*visible)) visible++;
@@ -356,7 +357,6 @@ int nn_read_csv(const char *path, const nn_csv_options *options, nn_table *table
     if (!text) return -1;
     reader r = { .path = path, .error = error, .error_size = error_size, .at = text, .end = text + size, .table = table };
     r.options = options ? options : &strict;
-    r.line_end = memchr(text, '\n', size) ? '\n' : '\r';
     if (size >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0) r.at += 3;
     r.c_locale = newlocale(LC_ALL_MASK, "C", (locale_t)0);
     int result = r.c_locale ? read_table(&r) : FAIL_MEMORY(&r);

@@ -76,6 +76,8 @@ bool nn_theta_fits(const char *what, const nn_model *model, ad_var theta);
 
 /* Whether any of the options is not zero. */
 bool nn_optimizer_given(const nn_optimizer_options *options);
+/* For how many updates the state was made. */
+int64_t nn_optimizer_planned(const nn_optimizer_state *state);
 
 /* Writes the message (if there is room for one) and returns -1. */
 int nn_error(char *error, size_t size, const char *format, ...)

@@ -188,7 +188,7 @@ typedef struct {
     bool (*decays)(const char *name, ad_shape shape, void *user); /* default nn_decay_matrices */
     double clip_norm;                                             /* > 0: gradients are scaled down to this global 2-norm */
     /* Factor on the rate at step k of n (0 <= k < n), e.g. nn_schedule_cosine; NULL: constant. After n
-     * steps, that of the last. */
+     * steps, that of the last. A factor that is negative or not finite is an error of the step. */
     double (*schedule)(int64_t step, int64_t steps, void *user);
     void *user; /* goes to schedule and decays */
 } nn_optimizer_options;
@@ -297,7 +297,7 @@ typedef ad_var (*nn_loss)(ad_tape *tape, ad_var theta, const ad_var *batch, void
 
 /* What a draw is for. */
 typedef struct {
-    int64_t step, steps;     /* this update, from 1, of how many */
+    int64_t step, steps;     /* this update, from 1, of how many; those that options.state has made before count */
     int64_t rows;            /* of this batch */
     const int64_t *examples; /* [rows] which examples (from 0) they are; NULL when no array has rows of data */
     nn_rng *rng;             /* of this step alone: made from seed and step, so that a step can be drawn again */
@@ -317,8 +317,9 @@ typedef struct {
                       batch of an epoch may be smaller. Required where rows are drawn and there are no examples */
     int64_t steps; /* updates to make (required) */
     nn_optimizer_options optimizer;
-    /* Made by nn_optimizer_new for a theta like this one: moments and schedule go on from the updates it has made, here and in
-     * later calls. It brings its options; `optimizer` must be left zero. NULL: a fresh one */
+    /* Made by nn_optimizer_new for a theta like this one: moments, schedule, shuffling and draws go on from the updates it has
+     * made, here and in later calls, so that 500 updates and 500 more are the same as 1000. It brings its options; `optimizer` must be left
+     * zero. NULL: a fresh one */
     nn_optimizer_state *state;
     uint64_t seed;     /* of the shuffling and of draws */
     int threads;       /* 0: one for each processor; the result is the same for any number */

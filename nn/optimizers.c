@@ -244,6 +244,7 @@ void nn_optimizer_free(nn_optimizer_state *state)
     free(state);
 }
 
+int64_t nn_optimizer_planned(const nn_optimizer_state *state) { return state->steps; }
 int64_t nn_optimizer_steps(const nn_optimizer_state *state) { return state ? state->taken : 0; }
 
 const char *nn_optimizer_error(const nn_optimizer_state *state)
@@ -272,34 +273,59 @@ static double sum_of_squares(ad_dtype dtype, const void *x, int64_t n, double un
     return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
 }
 
-/* The gradient's 2-norm; -1 with *bad set when an element is not finite. Finite elements whose squares overflow are scaled first. */
-static double gradient_norm(ad_dtype dtype, const void *gradient, int64_t n, int64_t *bad)
+/* The gradient's 2-norm is value * unit: as one number it may be too large. */
+typedef struct {
+    double value, unit;
+} norm_of;
+
+/* Sets *bad when an element is not finite. Elements whose squares overflow, or vanish, are scaled first. */
+static norm_of gradient_norm(ad_dtype dtype, const void *gradient, int64_t n, int64_t *bad)
 {
+    const double least = 0x1p-900; /* squares below a fraction of it have lost digits */
     double sum = sum_of_squares(dtype, gradient, n, 1);
-    if (isfinite(sum)) return sqrt(sum);
+    if (isfinite(sum) && sum >= least) return (norm_of){ sqrt(sum), 1 };
     *bad = nn_find_nonfinite(dtype, gradient, n);
-    if (*bad >= 0) return -1;
+    if (*bad >= 0) return (norm_of){ 0, 1 };
     double largest = 0;
     for (int64_t i = 0; i < n; i++) { /* not fmax: a loop of it GCC 12 cannot compile for AArch64 */
         double element = fabs(nn_element(dtype, gradient, i));
         if (element > largest) largest = element;
     }
-    return largest * sqrt(sum_of_squares(dtype, gradient, n, largest));
+    if (largest == 0) return (norm_of){ 0, 1 };
+    return (norm_of){ sqrt(sum_of_squares(dtype, gradient, n, largest)), largest };
 }
 
-static update prepare(nn_optimizer_state *s, double norm)
+/* What clipping multiplies the gradient by. */
+static double clip_scale(const nn_optimizer_options *o, norm_of norm)
+{
+    double limit = o->clip_norm / norm.unit;
+    return o->clip_norm > 0 && norm.value > limit ? limit / norm.value : 1;
+}
+
+/* The schedule's factor for the next update; -1 with the error where it is none. */
+static double scheduled(nn_optimizer_state *s)
 {
     const nn_optimizer_options *o = &s->options;
-    update u = { .rate = o->rate,
+    int64_t step = s->taken < s->steps ? s->taken : s->steps - 1;
+    double factor = o->schedule ? o->schedule(step, s->steps, o->user) : 1;
+    if (factor >= 0 && isfinite(factor)) return factor;
+    nn_error(s->error, sizeof s->error,
+             "nn_optimizer_step: the schedule's factor at step %lld of %lld is %g, but must be finite and not negative", (long long)step,
+             (long long)s->steps, nn_shown(factor));
+    return -1;
+}
+
+static update prepare(nn_optimizer_state *s, double factor, norm_of norm)
+{
+    const nn_optimizer_options *o = &s->options;
+    update u = { .rate = o->rate * factor,
                  .momentum = o->momentum,
                  .beta1 = o->beta1,
                  .beta2 = o->beta2,
                  .epsilon = o->epsilon,
                  .decay = o->weight_decay,
-                 .scale = 1,
+                 .scale = clip_scale(o, norm),
                  .nesterov = o->nesterov };
-    if (o->schedule) u.rate *= o->schedule(s->taken < s->steps ? s->taken : s->steps - 1, s->steps, o->user);
-    if (o->clip_norm > 0 && norm > o->clip_norm) u.scale = o->clip_norm / norm;
     s->taken++;
     s->power1 *= o->beta1;
     s->power2 *= o->beta2;
@@ -332,12 +358,14 @@ int nn_optimizer_step(nn_optimizer_state *state, nn_theta *theta, const nn_theta
     s->error[0] = 0;
     if (check_step(s, theta, gradient)) return -1;
     int64_t bad = -1;
-    double norm = gradient_norm(s->dtype, gradient->data, s->size, &bad);
+    norm_of norm = gradient_norm(s->dtype, gradient->data, s->size, &bad);
     if (bad >= 0) {
         return nn_error(s->error, sizeof s->error, "nn_optimizer_step: element %lld of the gradient is %g", (long long)bad,
                         nn_shown(nn_element(s->dtype, gradient->data, bad)));
     }
-    update u = prepare(s, norm);
+    double factor = scheduled(s);
+    if (factor < 0) return -1;
+    update u = prepare(s, factor, norm);
     size_t bytes = (size_t)s->size * nn_bytes(s->dtype);
     memcpy(s->saved, theta->data, bytes);
     const nn_optimizer *algorithm = s->options.algorithm;

@@ -95,7 +95,7 @@ static int run_checks(trainer *t, const ad_program *program, ad_workspace *works
         if (ad_run(program, workspace, rows, t->inputs, nowhere) == 0) continue;
         for (int64_t r = 0; r < rows; r++) {
             if (ad_run(program, workspace, 1, nn_batch_row(t, r), nowhere) == 0) continue;
-            return FAIL(t, "example %lld (from 0): %s", (long long)(start + r), ad_workspace_error(workspace));
+            return FAIL(t, "example %lld (from 0): %s", (long long)t->order[start + r], ad_workspace_error(workspace));
         }
         return FAIL(t, "%s", ad_workspace_error(workspace));
     }
@@ -170,7 +170,8 @@ static bool loss_now(const trainer *t, const ad_program *program, ad_workspace *
 }
 
 /* Keys of losses with solves in them differ from recording to recording: then numbers decide. They differ by
- * rounding at most when the functions are the same. */
+ * rounding at most when the functions are the same. A loss that is not finite decides nothing: that is for the
+ * next step to report. */
 static int compare_runs(trainer *t, recording *r, bool *same)
 {
     *same = true;
@@ -179,7 +180,7 @@ static int compare_runs(trainer *t, recording *r, bool *same)
     if (program && !workspace) FAIL(t, "out of memory");
     double before = 0, after = 0, unit = t->theta->dtype == AD_F32 ? 0x1p-23 : 0x1p-52;
     if (workspace && loss_now(t, t->program, t->workspace, &before) && loss_now(t, program, workspace, &after)) {
-        *same = fabs(after - before) <= 1000 * unit * fabs(before);
+        *same = !isfinite(before) || fabs(after - before) <= 1000 * unit * fabs(before);
     }
     int result = workspace ? 0 : -1;
     ad_workspace_free(workspace);

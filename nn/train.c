@@ -45,6 +45,9 @@ static int prepare(trainer *t)
     t->state = o->state;
     if (!t->state) t->state = t->own_state = nn_optimizer_new(&o->optimizer, t->theta, o->steps);
     if (nn_optimizer_error(t->state)) return FAIL(t, "%s", nn_optimizer_error(t->state));
+    t->updates = nn_optimizer_steps(t->state);
+    t->planned = t->updates + o->steps;
+    if (t->planned < nn_optimizer_planned(t->state)) t->planned = nn_optimizer_planned(t->state);
     t->gradient = nn_theta_new(t->theta->model, t->theta->dtype, NULL);
     if (!t->gradient) return FAIL(t, "out of memory");
     t->start_size = largest_of(t->theta);
@@ -120,6 +123,9 @@ static int update_failed(trainer *t, int64_t step)
     int64_t bad = nn_find_nonfinite(t->gradient->dtype, t->gradient->data, t->gradient->size);
     const nn_parameter *p = bad >= 0 ? nn_parameter_at(t->theta->model, bad) : NULL;
     const char *name = p ? p->name : "";
+    if (!p && step == 1) { /* nothing has grown yet: it is the optimiser itself */
+        return FAIL(t, "step 1 of %lld: %s; theta is as before it", (long long)t->options->steps, nn_optimizer_error(t->state));
+    }
     snprintf(reason, sizeof reason, "%s%s%.60s%s", nn_optimizer_error(t->state), p ? " (in '" : "", name, p ? "')" : "");
     return step_failed(t, step, reason);
 }

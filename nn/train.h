@@ -20,6 +20,7 @@ typedef struct {
     void *key;               /* of the loss as a function of its inputs */
     size_t key_length;
     nn_optimizer_state *state, *own_state;
+    int64_t updates, planned; /* of the state, before this training; at its end, or as many as it was made for */
     nn_progress *progress;
     nn_theta *gradient;
     double loss;       /* of the latest run */

@@ -428,6 +428,53 @@ START_TEST(state_goes_on)
 }
 END_TEST
 
+/* Every kind of array, with a step that is partly the whole of what was planned. */
+static int draw_going_on(const nn_step *step, double *const *out, void *user)
+{
+    (void)user;
+    for (int64_t r = 0; r < step->rows; r++) out[1][r] = nn_normal(step->rng);
+    out[3][0] = (double)step->step / (double)step->steps;
+    return 0;
+}
+
+/* Makes the updates in parts and returns w. A state planned for `planned` updates; -1: none. */
+static double train_in_parts(ad_dtype dtype, int64_t batch, int64_t planned, int nparts, const int64_t *parts)
+{
+    weights w = make_weights(dtype, 1, NULL);
+    nn_optimizer_options options = { .rate = 0.05 };
+    nn_optimizer_state *state = planned < 0 ? NULL : nn_optimizer_new(&options, w.theta, planned);
+    nn_array arrays[] = { nn_array_of(AD_SHAPE(AD_ROWS, 1), data), nn_array_drawn(AD_SHAPE(AD_ROWS, 1)),
+                          nn_array_of(AD_SHAPE(2), offset_f32), nn_array_drawn(AD_SCALAR) };
+    nn_train_options o = { .loss = four_kinds, .narray = 4, .arrays = arrays, .examples = EXAMPLES, .batch = batch, .seed = 9 };
+    o.draw = draw_going_on;
+    o.state = state;
+    if (!state) o.optimizer = options;
+    for (int i = 0; i < nparts; i++) {
+        o.steps = parts[i];
+        ck_assert_msg(nn_train(w.theta, &o, NULL, error, sizeof error) == 0, "%s", error);
+    }
+    double result = weight(&w);
+    nn_optimizer_free(state);
+    free_weights(&w);
+    return result;
+}
+
+/* Batches and draws go on with the state, wherever in an epoch of three (of one, of seven) a part ends. */
+START_TEST(batches_go_on)
+{
+    static const int64_t batches[] = { 3, 1, 4, 7, 0 };
+    static const int64_t parts[][3] = { { 3, 6, 11 }, { 1, 1, 18 }, { 7, 12, 1 }, { 4, 5, 11 } };
+    for (int type = 0; type < 2; type++) {
+        ad_dtype dtype = type ? AD_F64 : AD_F32;
+        for (int b = 0; b < COUNT(batches); b++) {
+            double whole = train_in_parts(dtype, batches[b], 20, 1, (int64_t[]){ 20 });
+            ck_assert_double_eq(train_in_parts(dtype, batches[b], -1, 1, (int64_t[]){ 20 }), whole);
+            for (int i = 0; i < COUNT(parts); i++) ck_assert_double_eq(train_in_parts(dtype, batches[b], 20, 3, parts[i]), whole);
+        }
+    }
+}
+END_TEST
+
 START_TEST(foreign_state)
 {
     annealed = 1;
@@ -442,6 +489,54 @@ START_TEST(foreign_state)
     nn_optimizer_free(state);
     free_weights(&w);
     free_weights(&other);
+}
+END_TEST
+
+/* ---- at the ends of the number range --------------------------------------------------------------- */
+
+/* The loss at theta after the last update is infinite, of a solution that is not. It has not changed. */
+static ad_var growing(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
+{
+    (void)batch, (void)user;
+    ad_var rate = ad_neg(first_of(theta)), y0 = ad_broadcast(ad_scalar(tape, 1), AD_SHAPE(AD_ROWS, 1));
+    ode_options o = { .method = &ode_euler, .steps = 1 };
+    ad_var y = ode_solve_final(decaying, NULL, y0, 1, &rate, ode_interval(tape, 0, 1), &o);
+    return ad_neg(ad_mean_all(ad_square(y)));
+}
+
+START_TEST(last_loss_too_large)
+{
+    weights w = make_weights(AD_F64, 1, (double[]){ 0.5 });
+    nn_train_options o = { .loss = growing, .steps = 1, .check_gradient = -1, .optimizer = { .algorithm = &nn_sgd, .rate = 1e200 } };
+    ck_assert_msg(nn_train(w.theta, &o, NULL, error, sizeof error) == 0, "%s", error);
+    ck_assert_double_gt(weight(&w), 1e199);
+    free_weights(&w);
+}
+END_TEST
+
+static int draw_nothing(const nn_step *step, double *const *out, void *user)
+{
+    (void)step, (void)out, (void)user;
+    return 0;
+}
+
+static ad_var distance(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
+{
+    (void)tape, (void)user;
+    return ad_mean_all(ad_square(ad_sub(batch[0], first_of(theta))));
+}
+
+START_TEST(sizes_beyond_memory)
+{
+    weights w = make_weights(AD_F64, 1, NULL);
+    nn_array drawn = nn_array_drawn(AD_SHAPE(AD_ROWS, 1)), rows = nn_array_of(AD_SHAPE(AD_ROWS, 1), data);
+    nn_train_options o = { .loss = distance, .narray = 1, .arrays = &drawn, .draw = draw_nothing, .batch = INT64_MAX, .steps = 1 };
+    ck_assert_int_eq(nn_train(w.theta, &o, NULL, error, sizeof error), -1);
+    ck_assert_str_eq(error, "nn_train: array 0 does not fit into memory");
+    o = (nn_train_options){ .loss = distance, .narray = 1, .arrays = &rows, .examples = INT64_MAX, .steps = 1 };
+    ck_assert_int_eq(nn_train(w.theta, &o, NULL, error, sizeof error), -1);
+    ck_assert_str_eq(error, "nn_train: array 0 does not fit into memory");
+    free_weights(&w);
 }
 END_TEST
 
@@ -485,7 +580,10 @@ int main(void)
     tcase_add_test(c, an_example_that_fails);
     tcase_add_test(c, blown_up);
     tcase_add_test(c, state_goes_on);
+    tcase_add_test(c, batches_go_on);
     tcase_add_test(c, foreign_state);
+    tcase_add_test(c, last_loss_too_large);
+    tcase_add_test(c, sizes_beyond_memory);
 #ifndef ALLOCATIONS_NOT_COUNTED
     tcase_add_test(c, without_memory);
 #endif

@@ -764,6 +764,26 @@ START_TEST(clipping)
 }
 END_TEST
 
+/* The norm of finite gradients may be too large for a number, or have a square that is none. */
+START_TEST(clipping_at_the_ends)
+{
+    static const double sizes[] = { 1.7e308, 1e160, 1e-160, 1e-300 };
+    for (int k = 0; k < 4; k++) {
+        double size = sizes[k], limit = size < 1 ? size / 4 : 1;
+        nn_optimizer_options o = { .algorithm = &nn_sgd, .rate = 1, .clip_norm = limit };
+        numbers v = make_numbers(AD_F64, 4, (double[]){ 0, 0, 0, 0 });
+        nn_optimizer_state *s = nn_optimizer_new(&o, v.x, 0);
+        ck_assert_int_eq(step(s, &v, (double[]){ size, -size, size, size }), 0);
+        ck_assert_double_eq_tol(at(&v, 0) / limit, -0.5, 1e-15); /* the norm is twice the size */
+        ck_assert_double_eq_tol(at(&v, 1) / limit, 0.5, 1e-15);
+        ck_assert_int_eq(step(s, &v, (double[]){ 0, 0, 0, 0 }), 0);
+        ck_assert_double_eq_tol(at(&v, 0) / limit, -0.5, 1e-15);
+        nn_optimizer_free(s);
+        free_numbers(&v);
+    }
+}
+END_TEST
+
 static double own_schedule(int64_t k, int64_t n, void *user) { return *(double *)user * (double)(n - k); }
 
 START_TEST(schedules)
@@ -786,6 +806,21 @@ START_TEST(schedules)
     s = nn_optimizer_new(&o, v.x, 2);
     step(s, &v, (double[]){ 1 });
     ck_assert_double_eq_tol(at(&v, 0), expected - 0.5, 1e-15);
+    expected = at(&v, 0);
+    static const double bad[] = { -0.5, NAN, INFINITY };
+    static const char *const shown[] = { "-0.5", "nan", "inf" };
+    for (int k = 0; k < 3; k++) {
+        char message[200];
+        factor = bad[k];
+        ck_assert_int_eq(step(s, &v, (double[]){ 1 }), -1);
+        snprintf(message, sizeof message,
+                 "nn_optimizer_step: the schedule's factor at step 1 of 2 is %s, but must be finite and not negative", shown[k]);
+        ck_assert_str_eq(nn_optimizer_error(s), message);
+        ck_assert_double_eq(at(&v, 0), expected);
+    }
+    factor = 0.5; /* nothing has happened */
+    ck_assert_int_eq(step(s, &v, (double[]){ 1 }), 0);
+    ck_assert_double_eq(at(&v, 0), expected - 0.5);
     nn_optimizer_free(s);
     free_numbers(&v);
 }
@@ -971,6 +1006,7 @@ int main(void)
     tcase_add_test(optimisers, gradients_of_any_size);
     tcase_add_loop_test(optimisers, descends, 0, COUNT(descents));
     tcase_add_test(optimisers, clipping);
+    tcase_add_test(optimisers, clipping_at_the_ends);
     tcase_add_test(optimisers, schedules);
     tcase_add_test(optimisers, decay_mask);
     tcase_add_test(optimisers, bad_gradients);
