@@ -219,19 +219,21 @@ typedef struct {
 enum { ODE_SUM_FINITE, ODE_SUM_ERROR, ODE_SUM_ERROR3, ODE_SUM_STIFFNESS, ODE_SUMS };
 
 /* What a tangent gives, [rows] each: sums of squares in units of the tolerance, of the change of the result and of the error estimate with
- * the state, of the direction itself, and of both changes with the arguments. */
+ * the state, of the direction itself, and of both changes with the arguments. Of the elements that are chosen, then of the others. */
 enum {
     ODE_TANGENT_STATE,
     ODE_TANGENT_STATE_ERROR,
     ODE_TANGENT_STATE_START,
     ODE_TANGENT_ARGUMENTS,
     ODE_TANGENT_ARGUMENTS_ERROR,
-    ODE_TANGENTS
+    ODE_TANGENT_SUMS,
+    ODE_TANGENTS = 2 * ODE_TANGENT_SUMS
 };
 
 /* Places of the inputs and outputs of a unit in its lists (the first of each group). */
 typedef struct {
-    int h, t, tolerance, each, y, carry, carry_quad, size, row, shared, ybar, carry_bar, k_bar;   /* inputs */
+    int h, t, tolerance, each, y, carry, carry_quad, size, row, shared, ybar, chosen, carry_bar, k_bar; /* inputs */
+
     int next, carry_next, carry_quad_next, size_next, quad_error, quad, k, sums, counts, ringing; /* outputs of a step */
     int xbar, carry_out, t_out, h_out, row_out, shared_out;                                       /* outputs of a VJP */
     int arguments_dot; /* of a tangent: the directions of row and shared; its ybar is that of the state */
@@ -249,6 +251,7 @@ struct ode_unit {
     ad_shape *in;
     bool *parameter;
     ad_program *program; /* NULL: not compiled yet, or recorded at every run */
+    bool absent;         /* a tangent that the field has not */
 };
 
 /* Finds or makes a unit and compiles it; NULL with the tape's error set, preceded by `caller`. */

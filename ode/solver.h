@@ -117,6 +117,7 @@ typedef struct {
     double most;      /* largest step that the modes allow; until this time no more than it is now */
     double until;
     bool damped; /* the mode that limits the steps decays */
+    bool again;  /* the march has gone back */
     /* Blind components. */
     const ode_unit *unit; /* NULL: without probes */
     ode_runner tangent;
@@ -124,6 +125,7 @@ typedef struct {
     double number[1];            /* atol of the tangents in the call's type */
     ode_buffer each;             /* or that of each element */
     ode_buffer arguments;        /* their directions */
+    ode_buffer chosen;           /* 1: an element whose tangents are in question, else 0 */
     int64_t asked;               /* the step at which a probe had the steepest mode looked for */
     bool unseen;                 /* the arguments did nothing in that step, in some row */
     int said_nothing;            /* attempts in a row whose error said nothing */

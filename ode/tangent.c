@@ -15,6 +15,8 @@ void ode_tangent_place(ode_unit *u)
     }
     u->at.ybar = u->nin;
     for (int i = 0; i < s->nstate; i++) u->in[u->nin++] = s->state[i];
+    u->at.chosen = u->nin;
+    for (int i = 0; i < s->nstate; i++) u->in[u->nin++] = s->state[i];
     u->at.arguments_dot = u->nin;
     for (int i = 0; i < s->nrow; i++) u->in[u->nin++] = s->arg[s->row[i]];
     for (int i = 0; i < s->nshared; i++) {
@@ -24,15 +26,21 @@ void ode_tangent_place(ode_unit *u)
     u->nout = ODE_TANGENTS;
 }
 
-/* Sums of squares of x in units of the tolerance, by row. */
-static ad_var scaled(const ode_step *s, const ad_var *x)
+/* Sums of squares of x in units of the tolerance, by row: of the elements that are chosen (1, else 0) into out[0], of the others into
+ * out[ODE_TANGENT_SUMS]. */
+static void scaled(const ode_step *s, const ad_var *chosen, const ad_var *x, ad_var *out)
 {
-    ad_var total = ad_none(s->tape);
+    ad_var total[2];
     for (int j = 0; j < s->system->nstate; j++) {
-        ad_var squares = ode_record_row_squares(ad_div(x[j], ode_record_tolerance(s, j)));
-        total = j ? ad_add(total, squares) : squares;
+        ad_var ratio = ad_div(x[j], ode_record_tolerance(s, j)), inside = ad_mul(ratio, chosen[j]);
+        ad_var part[2] = { inside, ad_sub(ratio, inside) };
+        for (int i = 0; i < 2; i++) {
+            ad_var squares = ode_record_row_squares(part[i]);
+            total[i] = j ? ad_add(total[i], squares) : squares;
+        }
     }
-    return total;
+    out[0] = total[0];
+    out[ODE_TANGENT_SUMS] = total[1];
 }
 
 void ode_tangent_record(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_var *out)
@@ -65,14 +73,12 @@ void ode_tangent_record(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_v
         result[n + j] = ode_record_sum(ad_zeros_like(next[j]), s.h, last + 1, m->tableau->e, k + j, n);
     }
     ad_jvp(n, in + at->y, in + at->ybar, 2 * n, result, change);
-    out[ODE_TANGENT_STATE] = scaled(&s, change);
-    out[ODE_TANGENT_STATE_ERROR] = scaled(&s, change + n);
-    out[ODE_TANGENT_STATE_START] = scaled(&s, in + at->ybar);
-    if (!narguments) {
-        out[ODE_TANGENT_ARGUMENTS] = out[ODE_TANGENT_ARGUMENTS_ERROR] = ad_zeros_like(out[ODE_TANGENT_STATE]);
-        return;
-    }
-    ad_jvp(narguments, in + at->row, in + at->arguments_dot, 2 * n, result, change);
-    out[ODE_TANGENT_ARGUMENTS] = scaled(&s, change);
-    out[ODE_TANGENT_ARGUMENTS_ERROR] = scaled(&s, change + n);
+    const ad_var *chosen = in + at->chosen;
+    scaled(&s, chosen, change, out + ODE_TANGENT_STATE);
+    scaled(&s, chosen, change + n, out + ODE_TANGENT_STATE_ERROR);
+    scaled(&s, chosen, in + at->ybar, out + ODE_TANGENT_STATE_START);
+    if (narguments) ad_jvp(narguments, in + at->row, in + at->arguments_dot, 2 * n, result, change);
+    for (int j = 0; !narguments && j < 2 * n; j++) change[j] = ad_zeros_like(change[j]);
+    scaled(&s, chosen, change, out + ODE_TANGENT_ARGUMENTS);
+    scaled(&s, chosen, change + n, out + ODE_TANGENT_ARGUMENTS_ERROR);
 }

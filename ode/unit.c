@@ -35,15 +35,27 @@ void ode_systems_lock(void)
 
 void ode_systems_unlock(void) { pthread_mutex_unlock(&lock); }
 
+/* After a failure to record it: a tangent that was not short of memory, but needs a rule that an operation of the field has not, will
+ * never be there. */
+static void note_absence(ode_unit *u, const char *error)
+{
+    ode_systems_lock();
+    if (u->key.kind == ODE_UNIT_TANGENT && !strstr(error, "out of memory")) u->absent = true;
+    ode_systems_unlock();
+}
+
 /* The unit's program; NULL with a message. */
 static const ad_program *compile(ode_unit *u, char *error, size_t error_size)
 {
     ode_systems_lock();
-    if (!u->program) {
+    if (u->absent) {
+        snprintf(error, error_size, "the field has an operation without a tangent");
+    } else if (!u->program) {
         ad_tape *tape = ad_tape_new(u->system->dtype);
         ad_var *v = tape ? ode_unit_record(u, tape, 0, NULL) : NULL;
         u->program = v ? ad_compile(u->nin, v, u->nout, v + u->nin) : NULL;
         if (!u->program) snprintf(error, error_size, "%s", tape && ad_tape_error(tape) ? ad_tape_error(tape) : "out of memory");
+        if (!u->program) note_absence(u, error);
         const ode_system *traced = u->system->base ? u->system->base : u->system;
         if (traced->trace) ad_tape_clear_error(traced->trace); /* of memory: the next attempt may have more */
         free(v);
@@ -135,6 +147,7 @@ static int run_recorded(ode_runner *r, int64_t rows, char *error, size_t error_s
     ad_dtype dtype = u->system->dtype;
     ad_tape *tape = ad_tape_new(dtype);
     ad_var *v = tape ? ode_unit_record(u, tape, rows, (const void *const *)r->in) : NULL;
+    bool recorded = v && !ad_tape_error(tape);
     for (int i = 0; v && i < u->nout; i++) {
         if (!r->out[i]) continue;
         const void *value = ad_value(v[u->nin + i]);
@@ -145,6 +158,7 @@ static int run_recorded(ode_runner *r, int64_t rows, char *error, size_t error_s
     }
     int failed = !v || ad_tape_error(tape);
     if (failed) snprintf(error, error_size, "in the field: %s", tape && ad_tape_error(tape) ? ad_tape_error(tape) : "out of memory");
+    if (!recorded) note_absence((ode_unit *)u, error);
     free(v);
     ad_tape_free(tape);
     return failed ? -1 : 0;

@@ -36,15 +36,21 @@ static const double spent = 50;
  * several steps, if there is no error at all, or if the step, not the first, is a large part of the solve. */
 static const double blind_growth = 5, large_part = 0.2;
 enum { BLIND_STEPS = 3 };
-/* Relative errors of the tangents that are allowed: of a step, of the whole solve, and the least that is worth asking for. */
-static const double step_error = 1e-3, whole_error = 0.02, least_error = 1e-5;
+/* The first steps of a solve, which grow from almost nothing, are not probed while they are so small a part of it. */
+static const double small_part = 1e-3;
+enum { GROWING_STEPS = 8 };
+/* Relative errors of the tangents that are allowed: of a step, the most of it whatever the tolerances, of the whole
+ * solve, and the least that is worth asking for. */
+static const double step_error = 1e-3, most_error = 0.03, whole_error = 0.02, least_error = 1e-5;
+/* An element that rests may be as inaccurate as the others are, up to so many times that. */
+static const double others_error = 4;
 static const double jump_part = 0.01;
 /* Part of the solve that a step may take while the arguments do nothing at all: they may begin to. */
 static const double unseen_part = 0.05;
 /* Largest number of steps from one probe to the next: where the tangents would allow steps so many times as large, where they would allow
- * what the state does, and elsewhere. */
+ * what the state does, and elsewhere; the latter two first where only some elements rest, then in blind steps. */
 static const double easy_growth = 5;
-static const int64_t pause_easy = 256, pause_free = 8, pause_close = 1;
+static const int64_t pause_easy = 256, pause_free[2] = { 64, 8 }, pause_close[2] = { 4, 1 };
 
 /* ---- memory ---- */
 
@@ -68,7 +74,7 @@ static double state_weight(const ode_system *s, int j, int64_t i)
 void ode_watch_close(ode_watch *w)
 {
     ode_runner_close(&w->tangent);
-    ode_buffer *all[] = { &w->direction, &w->largest, &w->moved, &w->slope, &w->sizes, &w->rows, &w->arguments, &w->each };
+    ode_buffer *all[] = { &w->direction, &w->largest, &w->moved, &w->slope, &w->sizes, &w->rows, &w->arguments, &w->each, &w->chosen };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
 }
 
@@ -130,13 +136,13 @@ int ode_watch_open(ode_march *m, const ode_unit *tangent, double horizon, double
     size_t slot = (size_t)m->cells * ode_bytes(m->system->dtype), rows = (size_t)m->rows * sizeof(double);
     bool each = !m->each || ode_buffer_need(&w->each, (size_t)m->system->width * ode_bytes(m->system->dtype));
     if (!each || !ode_buffer_need(&w->direction, slot) || !ode_buffer_need(&w->largest, slot) || !ode_buffer_need(&w->moved, slot) ||
-        !ode_buffer_need(&w->slope, slot) || !ode_buffer_need(&w->rows, ODE_TANGENTS * rows))
+        !ode_buffer_need(&w->slope, slot) || !ode_buffer_need(&w->chosen, slot) || !ode_buffer_need(&w->rows, ODE_TANGENTS * rows))
         return ode_fail(m, "out of memory");
     w->on = true;
     w->unit = tangent;
     w->horizon = horizon;
     w->first_output = first_output;
-    w->prepared = w->pointed = w->certain = w->damped = false;
+    w->prepared = w->pointed = w->certain = w->damped = w->again = false;
     w->due = first_look;
     w->since[0] = w->since[1] = 0;
     w->reach = w->most = w->allowed = w->vetted = INFINITY;
@@ -254,6 +260,7 @@ void ode_watch_rewind(ode_march *m)
 {
     m->watch.probe_due = m->watch.probed = m->steps;
     m->watch.pause = 1;
+    m->watch.again = true;
 }
 
 int64_t ode_watch_look(ode_march *m, const ode_boundary *a, int direction, const void *y, double h)
@@ -284,24 +291,35 @@ int64_t ode_watch_look(ode_march *m, const ode_boundary *a, int direction, const
 
 /* ---- blind components ---- */
 
-/* Whether the derivative of some component is the same at both ends of the step. */
-static bool some_component_rests(const ode_march *m)
+/* Whether an element's derivative is the same at both ends of the step. */
+static bool rests(const ode_march *m, int64_t i)
 {
-    const void *k[2] = { m->carry[0].data, m->carry[1].data };
-    if (m->system->dtype == AD_F32) {
-        const float *a = k[0], *b = k[1];
-        for (int64_t i = 0; i < m->cells; i++)
-            if (a[i] == b[i]) return true;
-    } else {
-        const double *a = k[0], *b = k[1];
-        for (int64_t i = 0; i < m->cells; i++)
-            if (a[i] == b[i]) return true;
-    }
+    ad_dtype dtype = m->system->dtype;
+    return ode_load(dtype, m->carry[0].data, i) == ode_load(dtype, m->carry[1].data, i);
+}
+
+static bool some_element_rests(const ode_march *m)
+{
+    for (int64_t i = 0; i < m->cells; i++)
+        if (rests(m, i)) return true;
     return false;
 }
 
-/* Relative errors of the step's tangents by state and by arguments, the largest of all rows. -1 with the march's error written. */
-static int tangent_errors(ode_march *m, const ode_boundary *a, const void *y, double size, double *error)
+/* Relative errors of the tangents by state and by arguments, from the sums of a row; NaN: nothing can be said. */
+static void relative_errors(const ode_march *m, const double *x, double size, double *by_state, double *by_arguments, bool *unseen)
+{
+    /* A jump in time makes an error in proportion to the step: it may be small against what such a rate does in a part of the solve. */
+    double part = fmax(1, jump_part * m->watch.horizon / size), rounding = 64 * (m->system->dtype == AD_F32 ? FLT_EPSILON : DBL_EPSILON);
+    double whole = fmax(part * x[ODE_TANGENT_ARGUMENTS], x[ODE_TANGENT_ARGUMENTS_ERROR]);
+    *by_state = x[ODE_TANGENT_STATE_ERROR] / fmax(x[ODE_TANGENT_STATE], x[ODE_TANGENT_STATE_START]);
+    *by_arguments = whole * fmax(m->rtol, rounding) > rounding ? x[ODE_TANGENT_ARGUMENTS_ERROR] / whole : NAN;
+    *unseen = !(whole > 0);
+}
+
+/* Relative errors of the step's tangents by state and by arguments, in units of what is allowed, the largest of all rows: of all elements
+ * in a blind step, else of those that rest. These need not be more accurate than the others, for which the state's error has chosen the
+ * step. -1 with the march's error written. */
+static int tangent_errors(ode_march *m, const ode_boundary *a, const void *y, double size, bool blind, double most, double *error)
 {
     ode_watch *w = &m->watch;
     const ode_system *s = m->system;
@@ -309,7 +327,7 @@ static int tangent_errors(ode_march *m, const ode_boundary *a, const void *y, do
     const ode_places *at = &w->unit->at;
     error[0] = error[1] = 0;
     if (ode_runner_open(r, w->unit, m->threads, m->error, m->error_size)) {
-        if (strstr(m->error, "memory")) return -1;
+        if (!w->unit->absent) return -1;
         w->unit = NULL; /* the field has an operation without a tangent: there are no probes */
         return 0;
     }
@@ -325,29 +343,35 @@ static int tangent_errors(ode_march *m, const ode_boundary *a, const void *y, do
     for (int i = 0; i < at->nt; i++) r->in[at->t + i] = m->step.in[step->t + i];
     for (int i = 0; i < 3; i++) r->in[at->tolerance + i] = i == 1 ? w->number : m->step.in[step->tolerance + i];
     for (int j = 0; w->unit->key.flags & ODE_EACH && j < s->nstate; j++) r->in[at->each + j] = ode_part(s, 1, w->each.data, j);
+    for (int64_t i = 0; i < m->cells; i++) ode_store(s->dtype, w->chosen.data, i, blind || rests(m, i));
     for (int j = 0; j < s->nstate; j++) {
+        r->in[at->chosen + j] = ode_part(s, m->rows, w->chosen.data, j);
         r->in[at->y + j] = ode_part(s, m->rows, y, j);
         r->in[at->ybar + j] = ode_part(s, m->rows, w->moved.data, j);
     }
     char *out = w->rows.data;
     for (int i = 0; i < ODE_TANGENTS; i++) r->out[i] = out + (size_t)i * (size_t)m->rows * sizeof(double);
     char text[ODE_ERROR_SIZE];
-    if (ode_runner_run(r, m->rows, text, sizeof text)) return ode_fail(m, "step %lld from t = %.15g: %s", (long long)m->steps, a->t, text);
+    if (ode_runner_run(r, m->rows, text, sizeof text)) {
+        if (!w->unit->absent) return ode_fail(m, "step %lld from t = %.15g: %s", (long long)m->steps, a->t, text);
+        w->unit = NULL;
+        return 0;
+    }
     m->evaluations += 3 * m->method->tableau->stages;
     w->evaluations += 3 * m->method->tableau->stages;
     w->probes++;
     w->unseen = false;
-    /* A jump in time makes an error in proportion to the step: it may be small against what such a rate does in a part of the solve. */
-    double part = fmax(1, jump_part * w->horizon / size), rounding = 64 * (s->dtype == AD_F32 ? FLT_EPSILON : DBL_EPSILON);
     for (int64_t i = 0; i < m->rows; i++) {
-        double x[ODE_TANGENTS];
+        double x[ODE_TANGENTS], inside[2], outside[2];
+        bool unseen, unused;
         for (int k = 0; k < ODE_TANGENTS; k++) x[k] = sqrt(fmax(0, ode_load(s->dtype, r->out[k], i)));
-        double by_state = x[ODE_TANGENT_STATE_ERROR] / fmax(x[ODE_TANGENT_STATE], x[ODE_TANGENT_STATE_START]);
-        double whole = fmax(part * x[ODE_TANGENT_ARGUMENTS], x[ODE_TANGENT_ARGUMENTS_ERROR]),
-               by_arguments = x[ODE_TANGENT_ARGUMENTS_ERROR] / whole;
-        w->unseen = w->unseen || (s->nrow + s->nshared > 0 && !(whole > 0));
-        if (isfinite(by_state)) error[0] = fmax(error[0], by_state);
-        if (isfinite(by_arguments) && whole * fmax(m->rtol, rounding) > rounding) error[1] = fmax(error[1], by_arguments);
+        relative_errors(m, x, size, &inside[0], &inside[1], &unseen);
+        relative_errors(m, x + ODE_TANGENT_SUMS, size, &outside[0], &outside[1], &unused);
+        w->unseen = w->unseen || (blind && unseen && s->nrow + s->nshared > 0);
+        for (int k = 0; k < 2; k++) {
+            double allowed = isfinite(outside[k]) ? fmax(most, fmin(outside[k], others_error * most)) : most;
+            if (isfinite(inside[k])) error[k] = fmax(error[k], inside[k] / allowed);
+        }
     }
     return 0;
 }
@@ -364,7 +388,7 @@ static double change_for(const ode_march *m, double error)
 /* Relative error of a tangent in a step of this size: errors add up over the horizon. */
 static double allowed_error(const ode_march *m, double size)
 {
-    double most = fmin(0.03, fmax(step_error, m->rtol)), share = whole_error * size / m->watch.horizon;
+    double most = fmin(most_error, fmax(step_error, m->rtol)), share = whole_error * size / m->watch.horizon;
     return fmin(most, fmax(share, fmax(least_error, 0.3 * m->rtol)));
 }
 
@@ -380,15 +404,16 @@ int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, c
     bool large = m->steps > 0 && taken > large_part * w->horizon;
     bool blind = says_nothing && (w->said_nothing >= BLIND_STEPS || ratio == 0 || large);
     if (m->steps < w->probe_due && taken <= 2 * w->vetted) return 1;
-    if (!blind && !some_component_rests(m)) {
+    if (m->steps < GROWING_STEPS && taken < small_part * w->horizon && !w->again) return 1;
+    if (!blind && !some_element_rests(m)) {
         w->allowed = w->vetted = INFINITY;
         w->pause = 1;
         w->probed = m->steps + 1;
         return 1;
     }
-    if (tangent_errors(m, a, y, taken, error)) return -1;
+    if (tangent_errors(m, a, y, taken, blind, most, error)) return -1;
     if (!w->unit) return 1;
-    if (error[0] > most && !damps(w, taken) && w->asked != m->steps) {
+    if (error[0] > 1 && !damps(w, taken) && w->asked != m->steps) {
         mode found;
         w->asked = m->steps;
         w->certain = find_steepest(m, a, direction, y, 0, &found);
@@ -398,7 +423,7 @@ int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, c
             return 0;
         }
     }
-    double change = change_for(m, (damps(w, taken) ? error[1] : fmax(error[0], error[1])) / most);
+    double change = change_for(m, damps(w, taken) ? error[1] : fmax(error[0], error[1]));
     if (change < 0.9) {
         *factor = fmin(*factor, change);
         w->pause = 1;
@@ -406,10 +431,10 @@ int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, c
     }
     w->allowed = fmax(change, 1) * taken;
     if (w->unseen) w->allowed = fmin(w->allowed, fmax(taken, unseen_part * w->horizon));
-    w->vetted = taken;
+    w->vetted = blind ? taken : fmax(taken, w->allowed / 4);
     bool easy = change > easy_growth;
-    int64_t longest = easy ? pause_easy : w->allowed >= *factor * taken ? pause_free : pause_close;
-    w->pause *= easy ? 4 : 2;
+    int64_t longest = easy ? pause_easy : w->allowed >= *factor * taken ? pause_free[blind] : pause_close[blind];
+    w->pause *= (easy ? 4 : 2) * (blind ? 1 : 2);
     if (w->pause > longest) w->pause = longest;
     w->probe_due = m->steps + w->pause;
     w->probed = m->steps + 1;

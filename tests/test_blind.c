@@ -1,5 +1,6 @@
 /* Gradients where the state does not say how large the steps may be: at rest, beside a mode that is at rest, with forcing whose coefficient
  * is zero. The right values are those of the exact solutions. */
+#include "autodiff/extension.h"
 #include "ode/ode.h"
 #include "methods.h"
 #include "suite.h"
@@ -273,6 +274,51 @@ START_TEST(outputs_of_steps_taken_again)
 }
 END_TEST
 
+/* ---- fields without a tangent ---- */
+
+static int negate(void *data, void *state, const ad_opaque_call *call)
+{
+    (void)data, (void)state;
+    const double *x = call->in[0];
+    double *y = call->out[0];
+    for (int64_t i = 0; i < call->rows; i++) y[i] = -x[i];
+    return 0;
+}
+
+static void negate_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out, const ad_var *ybar,
+                       const bool *need, ad_var *xbar)
+{
+    (void)data, (void)token, (void)nin, (void)in, (void)nout, (void)out;
+    if (need[0]) xbar[0] = ad_neg(ybar[0]);
+}
+
+/* Its name is in the message that says it has no tangent: only what is said of memory is a lack of memory. */
+static const ad_opaque_class memory_cell = { .name = "memory_cell", .forward = negate, .vjp = negate_vjp };
+
+/* x' = -x beside a clock, which rests. */
+static ad_var decay_without_tangent(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)t, (void)args, (void)user;
+    ad_var x = part(y, 0), dx;
+    ad_opaque(y.tape, &memory_cell, NULL, 1, &x, 1, &(ad_shape){ 2, { AD_ROWS, 1 } }, &dx);
+    return join(2, (ad_var[]){ dx, ad_ones_like(x) });
+}
+
+/* Such a solve is not probed, and has its gradient: compiled and recorded at every step. */
+START_TEST(fields_without_a_tangent)
+{
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, ((double[]){ 1, 0 })), bar;
+    ode_options o = { .rerecord = _i };
+    ad_var y = ode_solve_final(decay_without_tangent, NULL, y0, 0, NULL, ode_interval(tape, 0, 1), &o);
+    ad_grad(ad_sum_all(part(y, 0)), 1, &y0, &bar);
+    const double *by_y0 = ad_value(bar);
+    ck_assert_msg(by_y0, "%s", ad_tape_error(tape));
+    ck_assert_double_eq_tol(by_y0[0], exp(-1), 1e-5);
+    ad_tape_free(tape);
+}
+END_TEST
+
 /* ---- what it costs ---- */
 
 static ad_var lotka_volterra(ad_var t, ad_var y, const ad_var *args, void *user)
@@ -334,6 +380,53 @@ START_TEST(ordinary_problems_pay_little)
 }
 END_TEST
 
+static ad_var lotka_volterra_with_clock(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    return join(2, (ad_var[]){ lotka_volterra(t, y, args, user), ad_ones_like(part(y, 0)) });
+}
+
+static ad_var kepler_in_space(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)t, (void)user;
+    ad_var x = ad_slice(y, 1, 0, 3), square = ad_sum(ad_square(x), 1, (int[]){ 1 }, 1);
+    ad_var pull = ad_neg(ad_div(args[0], ad_mul(square, ad_sqrt(square))));
+    return join(2, (ad_var[]){ ad_slice(y, 1, 3, 6), ad_mul(pull, x) });
+}
+
+enum { MOST_RESTING = 6 };
+
+/* A component that rests for ever (a clock's derivative, z of a plane orbit) is looked at, but not again and again. */
+START_TEST(components_that_rest_pay_little)
+{
+    static const struct {
+        const char *name;
+        ode_field field;
+        int n;
+        double y0[MOST_RESTING], p, horizon;
+    } resting[] = {
+        { "Lotka-Volterra", lotka_volterra_with_clock, 3, { 1, 1, 0 }, 1.5, 30 },
+        { "Kepler", kepler_in_space, 6, { 1, 0, 0, 0, 1.2, 0 }, 1, 100 },
+    };
+    const ode_method *method = ode_methods()[_i];
+    if (!ode_method_adaptive(method) || ode_method_order(method) < 3) return;
+    for (int k = 0; k < 4; k++) {
+        ad_tape *tape = ad_tape_new(k % 2 ? AD_F32 : AD_F64);
+        ode_stats stats = { 0 };
+        ode_options o = { .method = method, .stats = &stats, .rtol = 1e-6, .atol = 1e-8 };
+        int n = resting[k / 2].n;
+        ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, n), 1, resting[k / 2].y0);
+        ad_var p = ad_param(tape, AD_SHAPE(1, 1), &resting[k / 2].p), bar;
+        ad_var times = ode_interval(tape, 0, resting[k / 2].horizon);
+        ad_grad(ad_sum_all(ode_solve_final(resting[k / 2].field, NULL, y0, 1, &p, times, &o)), 1, &p, &bar);
+        ck_assert_msg(ad_value(bar), "%s", ad_tape_error(tape));
+        ck_assert_msg(stats.probe_evaluations * 6 <= stats.evaluations, "%s, %s, %d: %lld of %lld evaluations", resting[k / 2].name,
+                      ode_method_name(method), k, (long long)stats.probe_evaluations, (long long)stats.evaluations);
+        ode_stats_clear(&stats);
+        ad_tape_free(tape);
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("blind");
@@ -344,6 +437,8 @@ int main(void)
     tcase_add_test(shapes, several_states);
     tcase_add_loop_test(shapes, outputs_of_steps_taken_again, 0, 4);
     tcase_add_loop_test(cost, ordinary_problems_pay_little, 0, method_count());
+    tcase_add_loop_test(cost, components_that_rest_pay_little, 0, method_count());
+    tcase_add_loop_test(shapes, fields_without_a_tangent, 0, 2);
     suite_add_tcase(suite, gradients);
     suite_add_tcase(suite, shapes);
     suite_add_tcase(suite, cost);
