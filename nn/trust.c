@@ -57,6 +57,8 @@ void nn_trust_compare(trainer *t, int64_t step)
     warn(t, step,
          "warning: the gradient of the loss changes by %.2g of its size when all steps of its solves are halved (norm %.3g, then %.3g; "
          "most in '%.60s'): the steps are too large for it. Limit them (max_step, or fixed steps that are smaller), tighten the tolerances "
-         "if the solution is not accurate either, or use an implicit method or another adjoint; check with ad_check_gradient",
+         "if the solution is not accurate either, or use an implicit method or another adjoint; of a chaotic field, solve shorter "
+         "intervals; "
+         "check with ad_check_gradient",
          d.difference, d.norm, d.refined_norm, p ? p->name : "");
 }

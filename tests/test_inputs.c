@@ -428,7 +428,7 @@ START_TEST(state_goes_on)
 }
 END_TEST
 
-/* Every kind of array, with a step that is partly the whole of what was planned. */
+/* Noise beside the examples, and a factor that grows over all updates planned. */
 static int draw_going_on(const nn_step *step, double *const *out, void *user)
 {
     (void)user;
@@ -437,7 +437,7 @@ static int draw_going_on(const nn_step *step, double *const *out, void *user)
     return 0;
 }
 
-/* Makes the updates in parts and returns w. A state planned for `planned` updates; -1: none. */
+/* Makes the updates in parts, with a state for so many (planned -1: without one), and returns w. */
 static double train_in_parts(ad_dtype dtype, int64_t batch, int64_t planned, int nparts, const int64_t *parts)
 {
     weights w = make_weights(dtype, 1, NULL);
