@@ -131,7 +131,6 @@ void ad_format_shape(ad_shape shape, char *text, size_t size);
 #define AD_BINARY(name, ...) ad_var ad_##name(ad_var a, ad_var b);
 #define AD_TERNARY(name, ...) ad_var ad_##name(ad_var a, ad_var b, ad_var c);
 #define AD_CODED(...)
-#define AD_CODED_BINARY(...)
 #include "ops.def"
 /* Element by element; operands broadcast. ad_select(c, a, b): a where c is not zero, else b. ad_clamp(x, lo, hi). Comparisons give 1 or 0.
  * ad_stop_gradient(x): x with derivative zero. Where a derivative jumps (ad_abs, ad_relu, ad_max, ...) it is one of its limits, or their

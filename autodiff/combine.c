@@ -41,6 +41,11 @@ static int32_t combine(ad_ir *ir, ad_inst *x)
     int32_t a = x->nin > 0 ? x->in[0] : 0, b = x->nin > 1 ? x->in[1] : 0;
     if (ad_ops[x->op].kind != AD_POINTWISE) return ad_ir_add(ir, x);
     if (x->nin == 1 && absorbable(ir, x, a, AD_OP_add)) return composite(ir, x, 2, ir->inst[a].in);
+    for (int k = 1; x->op == AD_OP_mul && x->nin == 2 && k >= 0; k--) {
+        if (!absorbable(ir, x, x->in[k], AD_OP_slope_of_code)) continue;
+        x->op = AD_OP_slope_of_code;
+        return composite(ir, x, 2, (int32_t[]){ k ? a : b, ir->inst[x->in[k]].in[0] });
+    }
     for (int k = 1; x->nin == 2 && k >= (x->op == AD_OP_sub); k--) {
         const ad_inst *p = &ir->inst[x->in[k]];
         if (absorbable(ir, x, x->in[k], AD_OP_mul)) return composite(ir, x, 3, (int32_t[]){ k ? a : b, p->in[0], p->in[1] });

@@ -96,11 +96,22 @@ ad_var ad_fit(ad_var v, ad_shape shape)
     return ad_same_shape(ad_shape_of(v), shape) ? v : ad_broadcast(v, shape);
 }
 
+/* Two cotangents of one variable. Where both are products by the same slope, it multiplies their sum. */
+static ad_var add_cotangents(ad_tape *t, ad_var a, ad_var b)
+{
+    if (a.node < 0 || b.node < 0) return ad_add(a, b);
+    const ad_node *x = ad_node_at(t, a.node), *y = ad_node_at(t, b.node);
+    if (x->op != AD_OP_mul || y->op != AD_OP_mul) return ad_add(a, b);
+    const ad_node *p = ad_node_at(t, x->in[1]), *q = ad_node_at(t, y->in[1]);
+    if (p->op != AD_OP_slope_of_code || q->op != AD_OP_slope_of_code || p->in[0] != q->in[0]) return ad_add(a, b);
+    return ad_mul(ad_add(ad_var_at(t, x->in[0]), ad_var_at(t, y->in[0])), ad_var_at(t, x->in[1]));
+}
+
 static void add_to(sweep *s, int32_t node, ad_var v)
 {
     if (v.node < 0 || !s->act.active[node]) return;
     v = ad_fit(v, ad_node_at(s->tape, node)->shape);
-    s->bar[node] = s->bar[node].node < 0 ? v : ad_add(s->bar[node], v);
+    s->bar[node] = s->bar[node].node < 0 ? v : add_cotangents(s->tape, s->bar[node], v);
 }
 
 /* To be called before a contribution to the node's cotangent. */

@@ -68,7 +68,7 @@ static void put_value(writer *w, const ad_program *p, int32_t i, const char *not
     put(w, "  v%d %s %s", (int)i, shape, x->op == AD_OP_opaque ? x->class_->name : ad_ops[x->op].name);
     bool composite = ad_ops[x->op].kind == AD_POINTWISE && x->nin > ad_ops[x->op].arity;
     for (int k = 0; k < x->nin; k++) {
-        const char *with = composite && k == x->nin - 1 ? (x->nin == 2 ? " + " : " * ") : ", ";
+        const char *with = composite && k == x->nin - 1 ? (x->nin == 2 && x->op != AD_OP_slope_of_code ? " + " : " * ") : ", ";
         put(w, "%sv%d", k ? with : "(", (int)x->in[k]);
     }
     if (x->nin) put(w, ")");

@@ -155,7 +155,7 @@ static bool is_cheap(const ad_node *n)
     case AD_OP_stop_gradient:
     case AD_OP_tanh_of_code:
     case AD_OP_sigmoid_of_code:
-    case AD_OP_times_slope:
+    case AD_OP_slope_of_code:
     case AD_OP_add:
     case AD_OP_sub:
     case AD_OP_mul:

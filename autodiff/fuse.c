@@ -6,8 +6,16 @@
 
 enum { CHUNK_BYTES = 4096 };
 
+/* Of a value, while a body's steps are sorted: the first pointwise step that reads it and the step that makes it, numbers + 1; and whether
+ * a step other than a sum reads it. */
+typedef struct {
+    int32_t reader, made;
+    bool kept;
+} use;
+
 /* Memory of the pass. */
 typedef struct {
+    use *uses;
     int32_t *last;    /* of every value: the last step that reads it */
     int32_t *unused;  /* pieces of chunk memory that are free at the step at hand */
     int32_t *repeats; /* heads of lists of the phase's repeats, as numbers + 1, by their hash */
@@ -125,6 +133,78 @@ static bool hastened(const ad_program *p, const ad_step *s)
     return p->slot[s->value].place == AD_PLACE_LANES && p->slot[p->slot[s->value].root].bytes <= AD_BLOCK_BYTES;
 }
 
+static void note_uses(const ad_program *p, const ad_step *step, int32_t n, use *uses)
+{
+    for (int32_t s = 0; s < n; s++) {
+        bool sums = hastened(p, &step[s]), pointwise = fusable(p, &step[s]);
+        uses[step[s].value].made = s + 1;
+        for (int k = 0; k < p->ir.inst[step[s].value].nin; k++) {
+            use *u = &uses[step[s].operand[k].root];
+            if (pointwise && !u->reader) u->reader = s + 1;
+            if (!sums) u->kept = true;
+        }
+    }
+}
+
+static void forget_uses(const ad_program *p, const ad_step *step, int32_t n, use *uses)
+{
+    for (int32_t s = 0; s < n; s++) {
+        uses[step[s].value] = (use){ 0 };
+        for (int k = 0; k < p->ir.inst[step[s].value].nin; k++) uses[step[s].operand[k].root] = (use){ 0 };
+    }
+}
+
+/* The number + 1 of an earlier pointwise step that reads an operand of step s too, and behind which s has all it needs; 0: there is none,
+ * or others than sums read the result of s, which would be kept for longer. */
+static int32_t companion(const ad_program *p, const ad_step *step, int32_t s, const use *uses)
+{
+    int32_t v = step[s].value;
+    int32_t found = 0;
+    if (!fusable(p, &step[s]) || p->slot[v].place != AD_PLACE_BLOCK || uses[v].kept) return 0;
+    for (int k = 0; k < p->ir.inst[v].nin; k++) {
+        int32_t root = step[s].operand[k].root;
+        int32_t reader = uses[root].reader;
+        if (ad_has_rows(p->ir.inst[root].shape) && reader <= s && reader > found) found = reader;
+    }
+    for (int k = 0; k < p->ir.inst[v].nin; k++)
+        if (uses[step[s].operand[k].root].made > found) return 0;
+    return found && p->slot[step[found - 1].value].bytes == p->slot[v].bytes ? found : 0;
+}
+
+/* A pointwise step that only sums read goes to where another one reads the same array: they share what is in the caches, and the sums are
+ * early. */
+static bool join_readers(ad_program *p, const ad_phase *phase, use *uses)
+{
+    int32_t from = phase->body_steps[0];
+    int32_t n = phase->body_steps[1] - from;
+    ad_step *step = p->step + from;
+    ad_step *old = ad_pool_alloc(&p->pool, ((size_t)n + 1) * sizeof *old);
+    int32_t *next = ad_pool_alloc(&p->pool, ((size_t)n + 1) * sizeof *next);
+    int32_t *before = ad_pool_alloc(&p->pool, ((size_t)n + 2) * sizeof *before);
+    bool *moved = ad_pool_alloc(&p->pool, (size_t)n + 1);
+    if (!old || !next || !before || !moved) return false;
+    note_uses(p, step, n, uses);
+    for (int32_t s = 0; s <= n; s++) { /* a list of the steps by their numbers + 1; 0: its head */
+        next[s] = s < n ? s + 1 : 0;
+        before[s] = s - 1;
+    }
+    for (int32_t s = 1; s <= n; s++) {
+        int32_t other = companion(p, step, s - 1, uses);
+        if (!other || moved[other] || before[s] == other) continue; /* where the other went, not all that s reads may be there */
+        moved[s] = true;
+        next[before[s]] = next[s];
+        before[next[s]] = before[s];
+        next[s] = next[other];
+        before[s] = other;
+        before[next[other]] = s;
+        next[other] = s;
+    }
+    forget_uses(p, step, n, uses);
+    memcpy(old, step, (size_t)n * sizeof *old);
+    for (int32_t s = next[0], count = 0; s > 0; s = next[s]) step[count++] = old[s - 1];
+    return true;
+}
+
 /* Steps that sum over the rows come as soon as what they read is there, so that block memory can be used again; but they do not tear
  * runs of pointwise steps. */
 static bool hasten_reductions(ad_program *p, const ad_phase *phase, int32_t *made)
@@ -175,12 +255,13 @@ static bool fuse_body(ad_program *p, ad_phase *phase, const scratch *m)
 
 bool ad_fuse(ad_program *p)
 {
-    scratch m = { .last = ad_pool_alloc(&p->pool, ((size_t)p->ir.n + 1) * sizeof *m.last),
+    scratch m = { .uses = ad_pool_alloc(&p->pool, ((size_t)p->ir.n + 1) * sizeof *m.uses),
+                  .last = ad_pool_alloc(&p->pool, ((size_t)p->ir.n + 1) * sizeof *m.last),
                   .unused = ad_pool_alloc(&p->pool, ((size_t)p->nstep + 1) * sizeof *m.unused),
                   .repeats = ad_pool_alloc(&p->pool, ((size_t)p->nstep + 1) * sizeof *m.repeats) };
-    if (!m.last || !m.unused || !m.repeats) return false;
+    if (!m.uses || !m.last || !m.unused || !m.repeats) return false;
     for (int f = 0; f < p->nphase; f++)
-        if (!hasten_reductions(p, &p->phase[f], m.last)) return false;
+        if (!join_readers(p, &p->phase[f], m.uses) || !hasten_reductions(p, &p->phase[f], m.last)) return false;
     memset(m.last, 0, (size_t)p->ir.n * sizeof *m.last);
     for (int32_t s = 0; s < p->nstep; s++) {
         p->step[s].begin = s;

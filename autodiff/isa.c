@@ -8,6 +8,7 @@ typedef struct {
     const char *name;
     bool (*supported)(void);
     ad_pointwise (*pointwise)(ad_op op, ad_dtype dtype, int nin);
+    ad_pointwise_pair (*pair)(ad_op op, ad_op second, ad_dtype dtype, int nin);
     const ad_loops *(*loops)(ad_dtype dtype);
     ad_narrow (*narrow)(ad_dtype dtype, int64_t n, int64_t k);
 } isa;
@@ -33,11 +34,11 @@ static bool has_v4(void)
 
 static const isa isas[] = { /* best first; the last one runs everywhere */
 #ifdef __x86_64__
-                            { "x86-64-v4", has_v4, ad_pointwise_v4, ad_loops_v4, ad_narrow_v4 },
-                            { "x86-64-v3", has_v3, ad_pointwise_v3, ad_loops_v3, ad_narrow_v3 },
-                            { "x86-64-v2", has_v2, ad_pointwise_v2, ad_loops_v2, ad_narrow_v2 },
+                            { "x86-64-v4", has_v4, ad_pointwise_v4, ad_pair_v4, ad_loops_v4, ad_narrow_v4 },
+                            { "x86-64-v3", has_v3, ad_pointwise_v3, ad_pair_v3, ad_loops_v3, ad_narrow_v3 },
+                            { "x86-64-v2", has_v2, ad_pointwise_v2, ad_pair_v2, ad_loops_v2, ad_narrow_v2 },
 #endif
-                            { "generic", always, ad_pointwise_generic, ad_loops_generic, ad_narrow_generic }
+                            { "generic", always, ad_pointwise_generic, ad_pair_generic, ad_loops_generic, ad_narrow_generic }
 };
 enum { ISAS = sizeof isas / sizeof isas[0] };
 
@@ -86,6 +87,12 @@ ad_pointwise ad_pointwise_kernel(ad_op op, ad_dtype dtype, int nin)
 {
     const char *ignored;
     return chosen(&ignored)->pointwise(op, dtype, nin);
+}
+
+ad_pointwise_pair ad_pair_kernel(ad_op op, ad_op second, ad_dtype dtype, int nin)
+{
+    const char *ignored;
+    return chosen(&ignored)->pair(op, second, dtype, nin);
 }
 
 const ad_loops *ad_loops_of(ad_dtype dtype)

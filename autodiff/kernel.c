@@ -101,7 +101,8 @@ typedef enum { DIRECT, SINGLE, EXPANDED, EXPANDED_ONCE } access;
 typedef struct {
     ad_plan head;
     ad_pointwise kernel;
-    ad_nest nest; /* array 0: out; then the operands */
+    ad_pointwise_pair pair; /* of it and what ad_kernel_pair was asked for */
+    ad_nest nest;           /* array 0: out; then the operands */
     int split;
     int64_t step, inner;
     int stride[OPERANDS];
@@ -196,6 +197,22 @@ static size_t pointwise_scratch(const ad_kernel *k, int64_t rows)
 {
     (void)rows;
     return ((const pointwise_plan *)k->plan)->scratch;
+}
+
+bool ad_kernel_pair(ad_kernel *k, ad_op second)
+{
+    pointwise_plan *p = k->plan;
+    if (k->run != pointwise_run_straight) return false;
+    for (int i = 0; i < k->nin; i++)
+        if (p->how[i] != DIRECT) return false;
+    p->pair = ad_pair_kernel(k->op, second, k->dtype, k->nin);
+    return p->pair != NULL;
+}
+
+void ad_kernel_run_pair(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *second)
+{
+    const pointwise_plan *p = k->plan;
+    p->pair(ad_nest_outer(&p->nest, rows), in, out, second);
 }
 
 static bool prepare_pointwise(ad_kernel *k)

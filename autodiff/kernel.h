@@ -27,6 +27,9 @@ struct ad_kernel {
  * project, constant, fill, eye, row_count are the caller's). Pointwise operands broadcast against out (ranks may be smaller). */
 bool ad_kernel_prepare(ad_kernel *k, int64_t max_rows);
 void ad_kernel_clear(ad_kernel *k);
+/* Whether a prepared pointwise kernel can compute `second` (as ad_pair_kernel has it) in the same pass, by ad_kernel_run_pair. */
+bool ad_kernel_pair(ad_kernel *k, ad_op second);
+void ad_kernel_run_pair(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *second);
 /* Bytes of scratch, aligned to AD_ALIGN by the caller, that run needs for so many rows. */
 size_t ad_kernel_scratch(const ad_kernel *k, int64_t rows);
 /* Fills n elements of out with the identity of the kernel's reduction (0, or -inf). Combines: into += (max=) from. */
@@ -38,9 +41,15 @@ void ad_kernel_combine(const ad_kernel *k, void *into, const void *from, int64_t
 /* out[i] = f(in0[i * s0], in1[i * s1], ...), s = 1, or 0 for an operand that is one number; out may be the same array as an operand. */
 typedef void (*ad_pointwise)(int64_t n, const void *const *in, const int *stride, void *out);
 /* The pointwise kernel of an operation for the instruction set chosen at run time; NULL: there is none for so many operands. With one
- * operand more than it has, an operation is a composite, with the bits of its parts: a unary one is that of the sum in0 + in1, an addition,
- * subtraction or multiplication is that of in0 and the product in1 * in2. */
+ * operand more than it has, an operation is a composite, with the bits of its parts: a unary one is that of the sum in0 + in1, but a slope
+ * is in0 times that of in1; an addition, subtraction or multiplication is that of in0 and the product in1 * in2. */
 ad_pointwise ad_pointwise_kernel(ad_op op, ad_dtype dtype, int nin);
+/* Two operations in one pass, of dense operands: op with nin operands, and `second`, of the result of op where that is a code, else of the
+ * last operand of op. Arrays may be the same as operands; where
+ * both results are one array, it has the second. */
+typedef void (*ad_pointwise_pair)(int64_t n, const void *const *in, void *out, void *second);
+/* NULL: there is none. */
+ad_pointwise_pair ad_pair_kernel(ad_op op, ad_op second, ad_dtype dtype, int nin);
 /* "x86-64-v4", "x86-64-v3", "x86-64-v2" or "generic": what is in use, the best that the processor has unless the environment variable
  * COSTATE_ISA names another. error: NULL, or gets what is wrong with that name (a static text), which new tapes report, or NULL. */
 const char *ad_isa(const char **error);

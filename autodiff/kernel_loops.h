@@ -101,6 +101,63 @@ static void M(run)(M(body) body, int arity, int64_t n, const void *const *in, co
 THREE(add_product, a + b * c)
 THREE(sub_product, a - b * c)
 THREE(mul_product, (b * c) * a)
+TWO(mul_slope, a *M(slope_of_code)(b))
+
+/* Two operations in one pass (see kernel.h): a and b are the first and the last operand, y the first result. The second
+ * is written last: nobody may need the first, so that both are the same array. */
+typedef void (*M(pair_body))(int64_t n, const void *const *in, void *out, void *second);
+
+static void M(run_pair)(M(pair_body) body, int arity, int64_t n, const void *const *in, void *out, void *second)
+{
+    const int64_t whole = n / LANES * LANES;
+    T padded[2][64 / sizeof(T)], result[2][64 / sizeof(T)];
+    const void *operand[2] = { padded[0], padded[1] };
+    if (whole > 0) body(whole, in, out, second);
+    if (whole >= n) return;
+    for (int k = 0; k < arity; k++)
+        for (int64_t i = 0; i < LANES; i++) padded[k][i] = ((const T *)in[k])[whole + i < n ? whole + i : n - 1];
+    body(LANES, operand, result[0], result[1]);
+    memcpy((T *)out + whole, result[0], (size_t)(n - whole) * sizeof(T));
+    memcpy((T *)second + whole, result[1], (size_t)(n - whole) * sizeof(T));
+}
+
+#define PAIR(name, arity, kernel, second_kernel)                                                                                           \
+    static void M(pair_body_##name)(int64_t n, const void *const *in, void *result, void *second_result)                                   \
+    {                                                                                                                                      \
+        const T *pa = in[0], *pb = in[arity - 1];                                                                                          \
+        T *out = result, *second = second_result;                                                                                          \
+        VECTORISE                                                                                                                          \
+        for (int64_t i = 0; i < (n & -LANES); i++) {                                                                                       \
+            const T a = pa[i], b = pb[i], y = (T)(kernel);                                                                                 \
+            (void)a;                                                                                                                       \
+            out[i] = y;                                                                                                                    \
+            second[i] = (T)(second_kernel);                                                                                                \
+        }                                                                                                                                  \
+    }                                                                                                                                      \
+    static void M(pair_##name)(int64_t n, const void *const *in, void *out, void *second)                                                  \
+    {                                                                                                                                      \
+        M(run_pair)(M(pair_body_##name), arity, n, in, out, second);                                                                       \
+    }
+#define PAIRS(function)                                                                                                                    \
+    PAIR(function##_code, 1, M(function##_code)(b), M(function##_of_code)(y))                                                              \
+    PAIR(sum_##function##_code, 2, M(function##_code)(a + b), M(function##_of_code)(y))                                                    \
+    PAIR(slope_##function, 1, M(slope_of_code)(b), M(function##_of_code)(b))                                                               \
+    PAIR(mul_slope_##function, 2, a *M(slope_of_code)(b), M(function##_of_code)(b))
+PAIRS(tanh)
+PAIRS(sigmoid)
+
+static ad_pointwise_pair M(lookup_pair)(ad_op op, ad_op second, int nin)
+{
+    if (second != AD_OP_tanh_of_code && second != AD_OP_sigmoid_of_code) return NULL;
+    const bool tanh = second == AD_OP_tanh_of_code;
+    if (op == AD_OP_slope_of_code) {
+        if (tanh) return nin == 1 ? M(pair_slope_tanh) : M(pair_mul_slope_tanh);
+        return nin == 1 ? M(pair_slope_sigmoid) : M(pair_mul_slope_sigmoid);
+    }
+    if (op == AD_OP_tanh_code && tanh) return nin == 1 ? M(pair_tanh_code) : M(pair_sum_tanh_code);
+    if (op == AD_OP_sigmoid_code && !tanh) return nin == 1 ? M(pair_sigmoid_code) : M(pair_sum_sigmoid_code);
+    return NULL;
+}
 
 /* sin, cos and tan of arguments beyond the limit of their reduction: rare, and libm's. Looked for before the fast loop runs, since that may
  * overwrite its operand. */
@@ -152,6 +209,7 @@ static ad_pointwise M(lookup)(ad_op op, int nin)
     case AD_OP_sin: return nin == 1 ? M(run_any_sin) : NULL;
     case AD_OP_cos: return nin == 1 ? M(run_any_cos) : NULL;
     case AD_OP_tan: return nin == 1 ? M(run_any_tan) : NULL;
+    case AD_OP_slope_of_code: return nin == 1 ? one[op] : nin == 2 ? M(run_mul_slope) : NULL;
     default: return nin == 1 ? one[op] : nin == 2 ? two[op] : nin == 3 ? three[op] : NULL;
     }
 }
@@ -162,3 +220,5 @@ static ad_pointwise M(lookup)(ad_op op, int nin)
 #undef TWO
 #undef THREE
 #undef TRIG
+#undef PAIR
+#undef PAIRS

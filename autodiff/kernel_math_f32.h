@@ -81,7 +81,7 @@ INLINE float expm1_f32(float x)
 
 /* ---- functions that saturate ------------------------------------------------------------------------------------------------------ */
 
-#define TANH_FAR_f32 0.549306144f
+#define TANH_FAR_f32 0.549f
 INLINE float tanh_part_f32(float size)
 {
     const float shifted = FMA(size, 0x1.715476p1f, SHIFT), k = shifted - SHIFT;
@@ -100,34 +100,35 @@ INLINE float tanh_f32(float x)
     return __builtin_copysignf(a > TANH_FAR_f32 ? 1 - part : part, x);
 }
 
+#define CODE_SHIFT_f32 (126u << 23)
 INLINE float encoded_f32(float size, float part, float x)
 {
-    return __builtin_copysignf(size > TANH_FAR_f32 ? from_bits_f32(0x7f000000u - bits_f32(part)) : part, x);
+    return __builtin_copysignf(size > TANH_FAR_f32 ? from_bits_f32(bits_f32(part) + CODE_SHIFT_f32) : part, x);
 }
+
 INLINE float tanh_code_f32(float x)
 {
     const float a = fabs_f32(x);
     return encoded_f32(a, tanh_tail_f32(a), x);
 }
-INLINE float code_complement_f32(float code) { return from_bits_f32(0x7f000000u - bits_f32(fabs_f32(code))); }
 
-INLINE float tanh_of_code_f32(float code)
-{
-    const float c = code_complement_f32(code);
-    return __builtin_copysignf(fabs_f32(code) >= 2 ? 1 - c : fabs_f32(code), code);
-}
+INLINE bool is_far_f32(float code) { return fabs_f32(code) >= 0.5f; }
+INLINE float code_complement_f32(float code) { return from_bits_f32(bits_f32(code) - CODE_SHIFT_f32); }
+
+INLINE float tanh_of_code_f32(float code) { return is_far_f32(code) ? __builtin_copysignf(1, code) - code_complement_f32(code) : code; }
 
 INLINE float slope_of_code_f32(float code)
 {
-    const float c = code_complement_f32(code);
-    return fabs_f32(code) >= 2 ? c * (2 - c) : 1 - code * code;
+    const float part = is_far_f32(code) ? code_complement_f32(fabs_f32(code)) : code;
+    return FMA(-part, part, is_far_f32(code) ? part + part : 1);
 }
 
 INLINE float sigmoid_of_code_f32(float code)
 {
-    const float c = 0.5f * code_complement_f32(code);
-    return fabs_f32(code) >= 2 ? (code < 0 ? c : 1 - c) : FMA(0.5f, code, 0.5f);
+    const float c = 0.5f * code_complement_f32(fabs_f32(code));
+    return is_far_f32(code) ? (code < 0 ? c : 1 - c) : FMA(0.5f, code, 0.5f);
 }
+
 INLINE float half_tanh_part_f32(float size)
 {
     float k;

@@ -97,11 +97,11 @@ INLINE double expm1_f64(double x)
 
 /* ---- functions that saturate ------------------------------------------------------------------------------------------------------ */
 
-/* tanh(a) for 0 <= a < 0.55, and its complement 1 - tanh(a) from there on: 1/2 or less, and accurate until it underflows.
- * With a = k ln 2 / 2 + r and t = r coth r, exp(2 a) = 2^k (t + r) / (t - r), and tanh is the quotient of its distances to 1 and -1.
- * Both are halved here, so that for k = 0 the dividend is r. For size <= 355, beyond which the complement is 0
- * but for subnormal numbers. */
-#define TANH_FAR_f64 0.549306144334054846
+/* tanh(a) for 0 <= a < 0.549, which is below 1/2, and its complement 1 - tanh(a) from there on, below 0.501 and accurate until it
+ * underflows. With a = k ln 2 / 2 + r and t = r coth r, exp(2 a) = 2^k (t + r) / (t - r), and tanh is the quotient of its distances to 1
+ * and -1. Both are halved here, so that for k = 0 the dividend is r. For size <= 355, beyond which the complement is 0 but for subnormal
+ * numbers. */
+#define TANH_FAR_f64 0.549
 INLINE double tanh_part_f64(double size)
 {
     const double shifted = FMA(size, 0x1.71547652b82fep1, SHIFT), k = shifted - SHIFT;
@@ -120,38 +120,39 @@ INLINE double tanh_f64(double x)
     return __builtin_copysign(a > TANH_FAR_f64 ? 1 - part : part, x);
 }
 
-/* The code of tanh(x): itself where its size is below 2; else the complement of its size, with bits that count down from those of 2^1023,
- * so that a complement of 1/2 or less is a number of 2 or more. */
+/* The code of tanh(x): itself where its size is below 1/2; else the complement of its size, with an exponent so much larger that every
+ * complement, 0 too, becomes a number from 1/2 on. */
+#define CODE_SHIFT_f64 ((uint64_t)1022 << 52)
 INLINE double encoded_f64(double size, double part, double x)
 {
-    return __builtin_copysign(size > TANH_FAR_f64 ? from_bits_f64(0x7fe0000000000000u - bits_f64(part)) : part, x);
+    return __builtin_copysign(size > TANH_FAR_f64 ? from_bits_f64(bits_f64(part) + CODE_SHIFT_f64) : part, x);
 }
+
 INLINE double tanh_code_f64(double x)
 {
     const double a = fabs_f64(x);
     return encoded_f64(a, tanh_tail_f64(a), x);
 }
-INLINE double code_complement_f64(double code) { return from_bits_f64(0x7fe0000000000000u - bits_f64(fabs_f64(code))); }
 
-INLINE double tanh_of_code_f64(double code)
-{
-    const double c = code_complement_f64(code);
-    return __builtin_copysign(fabs_f64(code) >= 2 ? 1 - c : fabs_f64(code), code);
-}
+INLINE bool is_far_f64(double code) { return fabs_f64(code) >= 0.5; }
+INLINE double code_complement_f64(double code) { return from_bits_f64(bits_f64(code) - CODE_SHIFT_f64); }
+
+INLINE double tanh_of_code_f64(double code) { return is_far_f64(code) ? __builtin_copysign(1, code) - code_complement_f64(code) : code; }
 
 /* 1 - tanh^2. */
 INLINE double slope_of_code_f64(double code)
 {
-    const double c = code_complement_f64(code);
-    return fabs_f64(code) >= 2 ? c * (2 - c) : 1 - code * code;
+    const double part = is_far_f64(code) ? code_complement_f64(fabs_f64(code)) : code;
+    return FMA(-part, part, is_far_f64(code) ? part + part : 1);
 }
 
 /* (1 + tanh) / 2. */
 INLINE double sigmoid_of_code_f64(double code)
 {
-    const double c = 0.5 * code_complement_f64(code);
-    return fabs_f64(code) >= 2 ? (code < 0 ? c : 1 - c) : FMA(0.5, code, 0.5);
+    const double c = 0.5 * code_complement_f64(fabs_f64(code));
+    return is_far_f64(code) ? (code < 0 ? c : 1 - c) : FMA(0.5, code, 0.5);
 }
+
 /* As tanh_part, of tanh(size / 2), by way of e = exp(-size): (1 - e) / (1 + e) and 2 e / (1 + e). */
 INLINE double half_tanh_part_f64(double size)
 {

@@ -304,6 +304,20 @@ static bool prepare_kernels(ad_program *p)
     return true;
 }
 
+/* A code and what decodes it at once, or a slope and what decodes the same code, are one pass (ad_pair_kernel). */
+static void pair_steps(ad_program *p)
+{
+    for (int32_t i = 0; i + 1 < p->nstep; i++) {
+        ad_step *s = &p->step[i];
+        const ad_step *next = s + 1;
+        if (s->chunk_rows == 0 || s->end <= i + 1 || next->kernel.nin != 1) continue;
+        const ad_ref *code = &next->operand[0], *last = &s->operand[s->kernel.nin - 1];
+        bool same = code->root == s->value || (code->pointer == last->pointer && code->offset == last->offset);
+        s->paired = same && ad_kernel_pair(&s->kernel, next->kernel.op);
+        i += s->paired;
+    }
+}
+
 bool ad_plan(ad_program *p)
 {
     p->slot = ad_pool_alloc(&p->pool, ((size_t)p->ir.n + 1) * sizeof *p->slot);
@@ -319,5 +333,7 @@ bool ad_plan(ad_program *p)
         if (!list_roots(p, f, seen)) return false;
     if (!ad_plan_blocks(p)) return false;
     for (int f = 0; f < p->nphase; f++) p->phase[f].row_work = ad_row_work(p, &p->phase[f]);
-    return prepare_kernels(p);
+    if (!prepare_kernels(p)) return false;
+    pair_steps(p);
+    return true;
 }

@@ -165,6 +165,7 @@ typedef struct {
     const int32_t *result; /* AD_STEP_OPAQUE: the values of its results, -1 where nobody needs one */
     bool state_used;       /* AD_STEP_OPAQUE: another one takes its token */
     int32_t begin, end;    /* the steps of its group; of its own alone when it is not fused */
+    bool paired;           /* in a group: its kernel makes the value of the next step in the same pass */
     int64_t chunk_rows;    /* in a group: rows of a chunk */
     int64_t row_bytes;     /* in a group: bytes of the result from row to row; 0: the same memory for every chunk */
 } ad_step;

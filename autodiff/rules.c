@@ -13,7 +13,7 @@ static ad_var bounded(ad_var x) { return ad_clamp(x, number(x, -800), number(x, 
 /* d silu = s + x ds, s = sigmoid(x). */
 static ad_var push_silu(ad_var x, ad_var v)
 {
-    ad_var code = ad_sigmoid_code(x), slope = ad_scale(ad_times_slope(v, code), 0.25);
+    ad_var code = ad_sigmoid_code(x), slope = ad_scale(ad_mul(v, ad_slope_of_code(code)), 0.25);
     return ad_add(ad_mul(v, ad_sigmoid_of_code(code)), ad_mul(bounded(x), slope));
 }
 

@@ -86,7 +86,13 @@ static void run_group(const ad_step *begin, const ad_step *end, ad_thread_memory
         for (const ad_step *s = begin; s < end; s++) {
             const ad_ref *r = s->operand;
             for (int k = 0; k < s->kernel.nin; k++) t->in[k] = t->pointer[r[k].pointer] + r[k].offset + first * r[k].row_bytes;
-            s->kernel.run(&s->kernel, count, t->in, t->pointer[s->value] + first * s->row_bytes, t->scratch);
+            char *out = t->pointer[s->value] + first * s->row_bytes;
+            if (s->paired) {
+                ad_kernel_run_pair(&s->kernel, count, t->in, out, t->pointer[s[1].value] + first * s[1].row_bytes);
+                s++;
+            } else {
+                s->kernel.run(&s->kernel, count, t->in, out, t->scratch);
+            }
         }
     }
 }

@@ -147,7 +147,6 @@ char *ad_tape_marks(ad_tape *tape);
 /* ---- recording for the other files of this room ---------------------------------------------------------------------------------- */
 
 #define AD_CODED(name, ...) ad_var ad_##name(ad_var x);
-#define AD_CODED_BINARY(name, ...) ad_var ad_##name(ad_var a, ad_var b);
 #include "ops.def"
 /* Adds n operands into zeros of `shape` at start + i * rank (record.c). */
 ad_var ad_assemble(ad_tape *tape, int n, const ad_var *x, const int64_t *start, ad_shape shape);

@@ -20,7 +20,6 @@ static const pointwise pointwise_table[] = {
     { AD_OP_##name, 2, NULL, ad_##name, NULL, { lo_a, lo_b }, { hi_a, hi_b } },
 #define AD_TERNARY(name, ...) { AD_OP_##name, 3, NULL, NULL, ad_##name, { 0, 0 }, { 0, 0 } },
 #define AD_CODED(...)
-#define AD_CODED_BINARY(...)
 #include "autodiff/ops.def"
 };
 enum { POINTWISE = sizeof pointwise_table / sizeof *pointwise_table };

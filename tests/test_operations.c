@@ -51,7 +51,6 @@ typedef struct {
     }                                                                                                                                      \
     static double reference_##name(double a, double b, double c) { return ref; }
 #define AD_CODED(...)
-#define AD_CODED_BINARY(...)
 #include "autodiff/ops.def"
 
 /* ---- cases of the structural rows: the operation acts on the square of the operand where that makes second derivatives visible ---- */
@@ -228,13 +227,11 @@ static const op_case cases[] = {
     { #name, build_##name, 3, { R(4), R(4), R(4) }, { -2, -3, 0.5 }, { 2, -0.1, 3 }, reference_##name, false },
 #define AD_STRUCTURAL(name, kind) { #name, case_##name, 0, { { 0, { 0 } } }, { 0 }, { 0 }, NULL, false },
 #define AD_CODED(...)
-#define AD_CODED_BINARY(...)
 #include "autodiff/ops.def"
 };
 static const domain *const domains[] = {
 #define AD_STRUCTURAL(name, kind) &domain_##name,
 #define AD_CODED(...)
-#define AD_CODED_BINARY(...)
 #include "autodiff/ops.def"
 };
 enum { NCASE = (int)(sizeof cases / sizeof *cases), NDOMAIN = (int)(sizeof domains / sizeof *domains), FIRST_STRUCTURAL = NCASE - NDOMAIN };

@@ -23,7 +23,6 @@ typedef struct {
 #define AD_TERNARY(name, kernel, push_a, push_b, push_c, reference)                                                                        \
     static real reference_##name(real a, real b, real c) { return (reference); }
 #define AD_CODED(...)
-#define AD_CODED_BINARY(...)
 #include "autodiff/ops.def"
 
 static const operation operations[] = {
@@ -31,7 +30,6 @@ static const operation operations[] = {
 #define AD_BINARY(name, ...) [AD_OP_##name] = { #name, 2, reference_##name },
 #define AD_TERNARY(name, ...) [AD_OP_##name] = { #name, 3, reference_##name },
 #define AD_CODED(name, ...) [AD_OP_##name] = { #name, 1, NULL }, /* tested by what they make of arguments: derivatives */
-#define AD_CODED_BINARY(name, ...) [AD_OP_##name] = { #name, 2, NULL },
 #include "autodiff/ops.def"
 };
 enum { OPERATIONS = sizeof operations / sizeof operations[0] };
@@ -333,6 +331,7 @@ static bool same_values(const void *x, int i, const void *y, int j, int dtype, i
 /* An operation with one operand more than it has, against its parts one after the other: the same bits from any operands, also in place. */
 static void check_composite(int op, int dtype, const char *isa, ad_pointwise kernel)
 {
+    if (op == AD_OP_slope_of_code) return;                     /* see pairs */
     const int nin = operations[op].arity + 1, first = nin - 2; /* the part within reads operands first and first + 1 */
     setenv("COSTATE_ISA", isa, 1);
     ad_pointwise composite = ad_pointwise_kernel((ad_op)op, dtypes[dtype], nin);
@@ -364,6 +363,92 @@ static void check_composite(int op, int dtype, const char *isa, ad_pointwise ker
                 ck_abort_msg("%s, %s: a composite of %d operands differs, strides %d, n = %d", operations[op].name, isa, nin, mask, n);
         }
 }
+
+/* Codes of arguments of all sizes and kinds. */
+static void fill_codes(double *codes, const double *x, int dtype, const char *isa)
+{
+    setenv("COSTATE_ISA", isa, 1);
+    ad_pointwise_kernel(AD_OP_tanh_code, dtypes[dtype], 1)(N, (const void *const[]){ x }, (const int[]){ 1 }, codes);
+    unsetenv("COSTATE_ISA");
+}
+
+/* Two operations in one pass against one after the other, where `first` has nin operands: the same bits, also in place, and where both
+ * results are one array. coded: the last operand is a code. */
+static void check_pair(ad_op first, ad_op second, int nin, bool coded, int dtype, const char *isa)
+{
+    arrays v;
+    fill(&v, dtype);
+    if (coded) fill_codes(v.in[nin - 1], v.in[nin - 1], dtype, isa);
+    setenv("COSTATE_ISA", isa, 1);
+    ad_pointwise one = ad_pointwise_kernel(first, dtypes[dtype], nin);
+    ad_pointwise other = ad_pointwise_kernel(second, dtypes[dtype], 1);
+    ad_pointwise_pair pair = ad_pair_kernel(first, second, dtypes[dtype], nin);
+    unsetenv("COSTATE_ISA");
+    ck_assert_ptr_nonnull(pair);
+    for (int n = 0; n <= 100; n += n < 70 ? 1 : 30) {
+        double x[N], y[N], a[N], b[N], right[N];
+        const void *in[] = { v.in[0], v.in[1] };
+        one(n, in, (const int[]){ 1, 1 }, y);
+        other(n, (const void *const[]){ coded ? in[nin - 1] : y }, (const int[]){ 1 }, right);
+        memset(b, 0x55, sizeof b);
+        pair(n, in, a, b);
+        bool same = same_values(a, 0, y, 0, dtype, n) && same_values(b, 0, right, 0, dtype, n);
+        same = same && *((unsigned char *)b + (size_t)n * sizes[dtype]) == 0x55;
+        pair(n, in, a, a);
+        same = same && same_values(a, 0, right, 0, dtype, n);
+        for (int k = 0; k < nin; k++) {
+            memcpy(x, v.in[k], sizeof x);
+            in[k] = x;
+            pair(n, in, a, x);
+            same = same && same_values(a, 0, y, 0, dtype, n) && same_values(x, 0, right, 0, dtype, n);
+            memcpy(x, v.in[k], sizeof x);
+            pair(n, in, x, b);
+            same = same && same_values(x, 0, y, 0, dtype, n) && same_values(b, 0, right, 0, dtype, n);
+            in[k] = v.in[k];
+        }
+        if (!same) ck_abort_msg("%d and %d of %d operands, %s: differ, n = %d", (int)first, (int)second, nin, isa, n);
+    }
+}
+
+static void check_pairs(int dtype, const char *isa)
+{
+    for (int nin = 1; nin <= 2; nin++) {
+        check_pair(AD_OP_tanh_code, AD_OP_tanh_of_code, nin, false, dtype, isa);
+        check_pair(AD_OP_sigmoid_code, AD_OP_sigmoid_of_code, nin, false, dtype, isa);
+        check_pair(AD_OP_slope_of_code, AD_OP_tanh_of_code, nin, true, dtype, isa);
+        check_pair(AD_OP_slope_of_code, AD_OP_sigmoid_of_code, nin, true, dtype, isa);
+    }
+}
+
+/* A slope with a factor, against slope and product one after the other. */
+static void check_slope(int dtype, const char *isa)
+{
+    arrays v;
+    double slope[N];
+    double right[N];
+    fill(&v, dtype);
+    fill_codes(v.in[1], v.in[1], dtype, isa);
+    setenv("COSTATE_ISA", isa, 1);
+    ad_pointwise_kernel(AD_OP_slope_of_code, dtypes[dtype], 1)(N, (const void *const[]){ v.in[1] }, (const int[]){ 1 }, slope);
+    ad_pointwise_kernel(AD_OP_mul, dtypes[dtype], 2)(N, (const void *const[]){ v.in[0], slope }, (const int[]){ 1, 1 }, right);
+    const void *in[] = { v.in[0], v.in[1] };
+    ad_pointwise_kernel(AD_OP_slope_of_code, dtypes[dtype], 2)(N, in, (const int[]){ 1, 1 }, v.out);
+    unsetenv("COSTATE_ISA");
+    ck_assert_msg(same_values(v.out, 0, right, 0, dtype, N), "%s: a slope with a factor differs", isa);
+}
+
+START_TEST(pairs)
+{
+    const char *isa;
+    for (int k = 0; (isa = ad_isa_available(k)) != NULL; k++)
+        for (int dtype = 0; dtype < 2; dtype++) {
+            check_pairs(dtype, isa);
+            check_slope(dtype, isa);
+        }
+    ck_assert_ptr_null(ad_pair_kernel(AD_OP_tanh_code, AD_OP_sigmoid_of_code, AD_F32, 1));
+    ck_assert_ptr_null(ad_pair_kernel(AD_OP_tanh, AD_OP_tanh_of_code, AD_F32, 1));
+}
+END_TEST
 
 START_TEST(composites)
 {
@@ -409,6 +494,7 @@ int main(void)
     tcase_add_test(tests, in_place);
     tcase_add_test(tests, strides);
     tcase_add_test(tests, composites);
+    tcase_add_test(tests, pairs);
     suite_add_tcase(suite, tests);
     return suite_run(suite);
 }

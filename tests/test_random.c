@@ -145,7 +145,7 @@ START_TEST(test_coverage)
         found->tapes[ad_coded_ops[k].whole] = found->tapes[ad_coded_ops[k].code];
         found->smooth[ad_coded_ops[k].whole] = found->smooth[ad_coded_ops[k].code];
     }
-    found->smooth[AD_OP_times_slope] = found->smooth[AD_OP_tanh_code]; /* in derivatives only */
+    found->smooth[AD_OP_slope_of_code] = found->smooth[AD_OP_tanh_code]; /* in derivatives only */
     for (int op = 0; op < AD_OP_COUNT; op++) {
         if (found->tapes[op] < found->tapes[rarest]) rarest = op;
         if (found->smooth[op] < found->smooth[rarest_smooth]) rarest_smooth = op;

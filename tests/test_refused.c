@@ -313,7 +313,6 @@ START_TEST(test_variables_from_elsewhere)
 #define AD_BINARY(name, ...)
 #define AD_TERNARY(name, ...)
 #define AD_CODED(...)
-#define AD_CODED_BINARY(...)
 #include "autodiff/ops.def"
         REFUSES(t, ck_assert_ptr_null(ad_value(bad)));
         REFUSES(t, ck_assert(isnan(ad_item(bad))));
@@ -349,7 +348,6 @@ START_TEST(test_variables_from_elsewhere)
 #define AD_BINARY(name, ...) NO_RESULT(ad_##name(bad, bad));
 #define AD_TERNARY(name, ...) NO_RESULT(ad_##name(bad, bad, bad));
 #define AD_CODED(...)
-#define AD_CODED_BINARY(...)
 #include "autodiff/ops.def"
         NO_RESULT(ad_scale(bad, 2));
         NO_RESULT(ad_shift(bad, 2));
@@ -386,7 +384,6 @@ START_TEST(test_variables_from_elsewhere)
     REFUSES(t, NO_RESULT(ad_##name(x, bad, x)));                                                                                           \
     REFUSES(t, NO_RESULT(ad_##name(x, x, bad)));
 #define AD_CODED(...)
-#define AD_CODED_BINARY(...)
 #include "autodiff/ops.def"
     ad_var pairs[2][2] = { { x, bad }, { bad, x } };
     for (int k = 0; k < 2; k++) {

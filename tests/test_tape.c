@@ -475,7 +475,6 @@ START_TEST(pointwise_misused)
     ad_##name(n);                                                                                                                          \
     fails("ad_" #name ": operand 0 is an invalid variable");
 #define AD_CODED(...)
-#define AD_CODED_BINARY(...)
 #include "autodiff/ops.def"
 }
 END_TEST
