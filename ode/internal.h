@@ -100,6 +100,7 @@ ad_var ode_record_sum(ad_var y, ad_var weight, int n, const double *c, const ad_
 
 /* The error that a step may make in state j: atol + rtol max(|y|, |next|). */
 ad_var ode_record_tolerance(const ode_step *s, int j);
+ad_var ode_record_weight(const ode_step *s, int j); /* its reciprocal, which all norms of a step share */
 /* The largest absolute value of n arrays: finite if and only if all their elements are. */
 ad_var ode_record_largest(int n, const ad_var *x);
 

@@ -36,6 +36,8 @@ ad_var ode_record_tolerance(const ode_step *s, int j)
     return ad_add(s->each ? s->each[j] : s->atol, relative);
 }
 
+ad_var ode_record_weight(const ode_step *s, int j) { return ad_div(ad_scalar(s->tape, 1), ode_record_tolerance(s, j)); }
+
 /* Sum of squares of (h sum_i e_i k_i) / (atol + rtol max(|y|, |next|)) over all states, rows and components. */
 static ad_var scaled_squares(const ode_step *s, int nstage, const double *e)
 {
@@ -43,7 +45,7 @@ static ad_var scaled_squares(const ode_step *s, int nstage, const double *e)
     ad_var total = ad_none(s->tape);
     for (int j = 0; j < n; j++) {
         ad_var error = weighted(nstage, e, s->k + j, n);
-        ad_var sum = ad_sum_all(ad_square(ad_div(ad_mul(s->h, error), ode_record_tolerance(s, j))));
+        ad_var sum = ad_sum_all(ad_square(ad_mul(ad_mul(s->h, error), ode_record_weight(s, j))));
         total = j ? ad_add(total, sum) : sum;
     }
     return total;

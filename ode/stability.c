@@ -95,9 +95,9 @@ void ode_record_stiffness(const ode_method *m, ode_step *s, const ad_var *g)
     for (int j = 0; j < n; j++) {
         ad_var dk = twin ? ad_sub(s->k[last * n + j], s->k[twin * n + j]) : weighted(s, last + 1, w, j);
         ad_var dg = twin ? ad_sub(s->next[j], g[j]) : ad_mul(s->h, weighted(s, last + 1, q, j));
-        ad_var scale = ode_record_tolerance(s, j);
-        ad_var dk2 = ode_record_row_squares(ad_div(dk, scale));
-        ad_var dg2 = ode_record_row_squares(ad_div(dg, scale));
+        ad_var weight = ode_record_weight(s, j);
+        ad_var dk2 = ode_record_row_squares(ad_mul(dk, weight));
+        ad_var dg2 = ode_record_row_squares(ad_mul(dg, weight));
         slopes = j ? ad_add(slopes, dk2) : dk2;
         states = j ? ad_add(states, dg2) : dg2;
     }
