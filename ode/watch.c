@@ -25,8 +25,8 @@ static const int64_t first_look = 20, looks_apart = 60;
 static const int64_t limited_apart = 8;
 /* A step after one with h |lambda| at the limit; what may lie beyond it for a while; where to look closely. */
 static const double margin = 1.1, beyond = 1.15, close = 0.7;
-/* Power iterations in one look, and the relative change that ends them. */
-enum { MOST_ITERATIONS = 16 };
+/* Power iterations in one look, how many of the last are averaged where they do not converge, and the relative change that ends them. */
+enum { MOST_ITERATIONS = 16, MEAN_OF = 8 };
 static const double converged = 0.05;
 /* A mode is damped if the field turns its direction nearly round. */
 static const double damped_along = -0.9;
@@ -238,9 +238,9 @@ static bool find_steepest(ode_march *m, const ode_boundary *a, int direction, co
         if (!iterate(m, a, direction, y, found) || !(found->lambda > least)) return false;
         if (i && fabs(found->lambda - before) <= converged * found->lambda) return true;
         before = found->lambda;
-        if (i >= MOST_ITERATIONS / 2) product += log(found->lambda);
+        if (i >= MOST_ITERATIONS - MEAN_OF) product += log(found->lambda);
     }
-    found->lambda = exp(product / (MOST_ITERATIONS / 2)); /* a pair of complex ones goes round: its mean */
+    found->lambda = exp(product / MEAN_OF); /* a pair of complex ones goes round: the mean of the last */
     return found->lambda > least;
 }
 

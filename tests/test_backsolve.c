@@ -107,7 +107,10 @@ START_TEST(rows_that_cancel)
     enum { ROWS = 64 };
     double y0[ROWS];
     int64_t evaluations[2];
-    for (int i = 0; i < ROWS; i++) y0[i] = (i % 2 ? -1 : 1) * (1 + 0.37 * (i / 2));
+    for (int i = 0; i < ROWS; i++) {
+        int pair = i / 2;
+        y0[i] = (i % 2 ? -1 : 1) * (1 + 0.37 * pair);
+    }
     for (int k = 0; k < 2; k++) {
         ad_tape *tape = ad_tape_new(_i ? AD_F32 : AD_F64);
         ode_stats stats = { 0 };

@@ -129,7 +129,8 @@ START_TEST(samples_of_the_rows)
 {
     enum { ROWS = 3 };
     double own[ROWS * K], v[ROWS * K], y[ROWS];
-    for (int i = 0; i < ROWS * K; i++) own[i] = samples[i % K] * (1 + 0.3 * (i / K)) / 2;
+    for (int row = 0; row < ROWS; row++)
+        for (int k = 0; k < K; k++) own[row * K + k] = samples[k] * (1 + 0.3 * row) / 2;
     ad_tape *tape = ad_tape_new(_i % 2 ? AD_F32 : AD_F64);
     double most = _i % 2 ? 2e-3 : 1e-5;
     ode_options o = { .adjoint = _i / 2 ? &ode_backsolve : &ode_discrete };
