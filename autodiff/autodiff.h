@@ -114,8 +114,11 @@ ad_var ad_row_count(ad_tape *tape);
 int ad_valid(ad_var x);         /* on a tape, not stale, not the result of a failed operation */
 ad_shape ad_shape_of(ad_var x); /* with AD_ROWS where rows are declared; rank -1 when invalid */
 int64_t ad_size(ad_var x);      /* number of elements, with the tape's rows; -1 when unknown */
-/* Computes what x needs and returns its elements (row-major, the tape's dtype), or NULL with the tape's error set.
- * Valid until the tape is rewound below x, freed, or an input is set. */
+/* Computes what x needs and returns its ad_size(x) elements, row-major; NULL with the tape's error set on failure. The array is the
+ * tape's, and valid until the tape is rewound below x or freed, or an input is set. The tape's dtype must be the one of the name: it is an
+ * error otherwise. ad_value is for code that knows the dtype only when it runs; ad_get gives doubles, whatever the dtype. */
+const float *ad_value_f32(ad_var x);
+const double *ad_value_f64(ad_var x);
 const void *ad_value(ad_var x);
 double ad_item(ad_var x);          /* the only element of x; NaN with the tape's error set when there are more or none */
 int ad_get(ad_var x, double *out); /* copies all elements (ad_size(x) of them) as double; 0, or -1 with the tape's error set */

@@ -146,7 +146,7 @@ static bool collect_all(ad_program *p, ad_tape *tape, int ninput, const ad_var *
     for (int j = 0; j < noutput && ok; j++)
         if (ad_node_at(tape, outputs[j].node)->op == AD_OP_opaque) {
             ad_fail(tape, "ad_compile: output %d is the token of the opaque operation %s, which has no value", j,
-                    ad_node_at(tape, outputs[j].node)->class_->name);
+                    ad_node_name(ad_node_at(tape, outputs[j].node)));
             ok = false;
         }
     free(c.stack);

@@ -202,7 +202,7 @@ static ad_var checked_result(ad_tape *t, const ad_node *n, const char *rule, ad_
     char got[128], want[128];
     ad_format_shape(s, got, sizeof got);
     ad_format_shape(shape, want, sizeof want);
-    ad_fail(t, "%s: its rule %s gave a variable %s where %s is due", n->class_->name, rule, v.tape == t ? got : "of another tape", want);
+    ad_fail(t, "%s: its rule %s gave a variable %s where %s is due", ad_node_name(n), rule, v.tape == t ? got : "of another tape", want);
     return ad_none(t);
 }
 
@@ -221,7 +221,7 @@ static void pull_opaque(sweep *s, int32_t node, const ad_node *n)
     for (int k = 0; k < nout; k++) any = any || result_bar(s, node + 1 + k).node >= 0;
     if (!vars || !need) ad_fail(s->tape, "ad_vjp: out of memory");
     else if (any && !n->class_->vjp)
-        ad_fail(s->tape, "ad_vjp: %s has no derivative rule (vjp); a derivative of this order is not defined for it", n->class_->name);
+        ad_fail(s->tape, "ad_vjp: %s has no derivative rule (vjp); a derivative of this order is not defined for it", ad_node_name(n));
     else if (any) {
         ad_var *in = vars, *xbar = in + nin, *out = xbar + nin, *ybar = out + nout;
         for (int i = 0; i < nin; i++) {
@@ -396,7 +396,7 @@ static void push_opaque(ad_tape *t, int32_t node, const ad_node *n, ad_var *dot,
 {
     int nout = (int)n->attr[0], nin = n->nin;
     if (!n->class_->jvp) {
-        ad_fail(t, "ad_jvp: %s has no forward derivative rule (jvp); reverse mode (ad_vjp, ad_grad) may have one", n->class_->name);
+        ad_fail(t, "ad_jvp: %s has no forward derivative rule (jvp); reverse mode (ad_vjp, ad_grad) may have one", ad_node_name(n));
         return;
     }
     ad_var *vars = malloc((size_t)(2 * nin + 2 * nout + 1) * sizeof *vars);

@@ -65,7 +65,7 @@ static void put_value(writer *w, const ad_program *p, int32_t i, const char *not
     const ad_inst *x = &p->ir.inst[i];
     char shape[160] = "token";
     if (x->op != AD_OP_opaque) ad_format_shape(x->shape, shape, sizeof shape);
-    put(w, "  v%d %s %s", (int)i, shape, x->op == AD_OP_opaque ? x->class_->name : ad_ops[x->op].name);
+    put(w, "  v%d %s %s", (int)i, shape, x->op == AD_OP_opaque ? ad_opaque_name(x->class_, x->opaque) : ad_ops[x->op].name);
     bool composite = ad_ops[x->op].kind == AD_POINTWISE && x->nin > ad_ops[x->op].arity;
     for (int k = 0; k < x->nin; k++) {
         const char *with = composite && k == x->nin - 1 ? (x->nin == 2 && x->op != AD_OP_slope_of_code ? " + " : " * ") : ", ";

@@ -4,17 +4,28 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *name_of(const ad_node *n) { return n->op == AD_OP_opaque ? n->class_->name : ad_ops[n->op].name; }
+/* "ad_tanh", and what a user calls an opaque operation. */
+typedef struct {
+    char text[64];
+} node_name;
+
+static node_name name_of(const ad_node *n)
+{
+    node_name name;
+    if (n->op == AD_OP_opaque) snprintf(name.text, sizeof name.text, "%s", ad_node_name(n));
+    else snprintf(name.text, sizeof name.text, "ad_%s", ad_ops[n->op].name);
+    return name;
+}
 
 static bool fail_memory(ad_tape *t, const ad_node *n, size_t bytes)
 {
     enum { MANY = 100000 };
-    if (ad_tape_size(t) < MANY) ad_fail(t, "ad_value: out of memory: ad_%s needs %zu bytes", name_of(n), bytes);
+    if (ad_tape_size(t) < MANY) ad_fail(t, "ad_value: out of memory: %s needs %zu bytes", name_of(n).text, bytes);
     else
         ad_fail(t,
-                "ad_value: out of memory: ad_%s needs %zu bytes; the tape holds %d operations, whose values are kept (ad_tape_rewind "
+                "ad_value: out of memory: %s needs %zu bytes; the tape holds %d operations, whose values are kept (ad_tape_rewind "
                 "forgets what is not needed any more)",
-                name_of(n), bytes, (int)ad_tape_size(t));
+                name_of(n).text, bytes, (int)ad_tape_size(t));
     return false;
 }
 
@@ -93,7 +104,7 @@ static bool evaluate_kernel(ad_tape *t, ad_node *n)
         if (fine) k.run(&k, rows, in, n->value, scratch);
         free(scratch);
         ad_kernel_clear(&k);
-    } else ad_fail(t, "ad_value: out of memory in ad_%s", name_of(n));
+    } else ad_fail(t, "ad_value: out of memory in %s", name_of(n).text);
     free(shapes);
     return fine;
 }
@@ -102,7 +113,10 @@ static bool evaluate_opaque(ad_tape *t, int32_t node, ad_node *n)
 {
     int nout = (int)n->attr[0];
     char error[768] = "failed without saying why";
-    if (!n->state && n->class_->state_new && !(n->state = n->class_->state_new(n->opaque))) return fail_memory(t, n, 0);
+    if (!n->state && n->class_->state_new && !(n->state = n->class_->state_new(n->opaque))) {
+        ad_fail(t, "ad_value: out of memory for the state of %s", ad_node_name(n));
+        return false;
+    }
     void **pointers = calloc((size_t)(2 * n->nin + nout) + 1, sizeof *pointers);
     ad_shape *shapes = malloc((size_t)(n->nin + nout + 1) * sizeof *shapes);
     if (!pointers || !shapes) {
@@ -137,7 +151,7 @@ static bool evaluate_opaque(ad_tape *t, int32_t node, ad_node *n)
                             .error = error,
                             .error_size = sizeof error };
     if (fine && n->class_->forward(n->opaque, n->state, &call)) {
-        ad_fail(t, "%s: %s", n->class_->name, error);
+        ad_fail(t, "%s: %s", ad_node_name(n), error);
         fine = false;
     }
     for (int k = 0; k < nout && fine; k++) ad_node_at(t, node + 1 + k)->known = true;
@@ -201,12 +215,25 @@ const void *ad_value(ad_var x)
     return evaluate_all(t, x) ? ad_node_at(t, x.node)->value : NULL;
 }
 
+static const void *value_of_type(ad_var x, const char *what, ad_dtype dtype)
+{
+    ad_tape *t = ad_common_tape(what, 1, &x);
+    if (!t) return NULL;
+    if (ad_tape_dtype(t) == dtype) return ad_value(x);
+    ad_fail(t, "ad_%s: the tape computes in %s (ad_get gives doubles, whatever the tape's type)", what,
+            dtype == AD_F32 ? "double" : "float");
+    return NULL;
+}
+
+const float *ad_value_f32(ad_var x) { return value_of_type(x, "value_f32", AD_F32); }
+const double *ad_value_f64(ad_var x) { return value_of_type(x, "value_f64", AD_F64); }
+
 double ad_item(ad_var x)
 {
     ad_tape *t = ad_common_tape("item", 1, &x);
     if (!t) return NAN;
     if (ad_size(x) != 1) {
-        ad_fail_shapes(t, "item", "the variable is not one number (ad_value gives arrays)", 1, &x);
+        ad_fail_shapes(t, "item", "the variable is not one number (ad_get gives arrays)", 1, &x);
         return NAN;
     }
     const void *v = ad_value(x);

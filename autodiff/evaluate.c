@@ -3,15 +3,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What the cache keeps. */
+/* What the cache keeps. A run may call fields that evaluate something else, which may drop this one from the cache. So a run holds a
+ * reference of its own. */
 typedef struct {
+    int references;
     ad_program *program;
     ad_workspace *workspace;
 } evaluator;
 
-static void evaluator_free(void *object)
+static void evaluator_release(void *object)
 {
     evaluator *e = object;
+    if (--e->references > 0) return;
     ad_workspace_free(e->workspace);
     ad_program_free(e->program);
     free(e);
@@ -100,10 +103,11 @@ static evaluator *compile(const call *c)
 {
     evaluator *e = calloc(1, sizeof *e);
     if (!e) return NULL;
+    e->references = 1;
     e->program = ad_compile(c->ninput, c->input, c->nout, c->out);
     e->workspace = ad_workspace_new(e->program, 0);
     if (e->workspace) return e;
-    evaluator_free(e);
+    evaluator_release(e);
     return NULL;
 }
 
@@ -119,7 +123,7 @@ static evaluator *through_cache(ad_tape *t, const call *c)
         memcpy(key, tag, sizeof tag);
         memcpy(key + sizeof tag, function, length);
         e = ad_cache_find(t, key, sizeof tag + length);
-        if (!e && (e = compile(c))) ad_cache_add(t, key, sizeof tag + length, e, evaluator_free);
+        if (!e && (e = compile(c))) ad_cache_add(t, key, sizeof tag + length, e, evaluator_release);
     }
     if (!e) ad_fail(t, "ad_evaluate: out of memory");
     free(function);
@@ -164,6 +168,18 @@ static bool run(ad_tape *t, evaluator *e, call *c)
     return fine;
 }
 
+static bool run_held(ad_tape *t, evaluator *e, call *c)
+{
+    if (e->references > 1) {
+        ad_fail(t, "ad_evaluate: this function is being evaluated already: a field in it (options.rerecord) evaluates it again");
+        return false;
+    }
+    e->references++;
+    bool fine = run(t, e, c);
+    evaluator_release(e);
+    return fine;
+}
+
 static int evaluate(call c)
 {
     const ad_list lists[] = { { "results", c.nout, c.out, false }, { "inputs", c.nin, c.in, false } };
@@ -176,7 +192,7 @@ static int evaluate(call c)
     if (!check_inputs(t, &c)) return -1;
     if (!list_inputs(t, &c)) ad_fail(t, "ad_evaluate: out of memory");
     evaluator *e = ad_tape_error(t) ? NULL : through_cache(t, &c);
-    bool fine = e && run(t, e, &c);
+    bool fine = e && run_held(t, e, &c);
     free(c.input);
     free(c.pointer);
     free(c.result);

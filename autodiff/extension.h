@@ -43,6 +43,8 @@ typedef struct {
  * with the same state. */
 typedef struct {
     const char *name;
+    /* What messages call the operation with this data, where that is not `name`: the function that the user called. May be NULL. */
+    const char *(*called)(const void *data);
     /* 0, or -1 with call->error written. `state` persists from call to call within one tape or workspace, and is where an operation keeps
      * its memory. */
     int (*forward)(void *data, void *state, const ad_opaque_call *call);

@@ -27,7 +27,7 @@ static void add_node(report *r, const ad_tape *t, int32_t k)
     static const char *const source[] = { "ad_constant", "ad_param", "ad_input", "ad_input_rows" };
     char line[160], shape[128];
     if (n->op == AD_OP_input) snprintf(line, sizeof line, "    %%%d = %s", (int)k, source[n->attr[0]]);
-    else if (n->op == AD_OP_opaque) snprintf(line, sizeof line, "    %%%d = %s", (int)k, n->class_->name);
+    else if (n->op == AD_OP_opaque) snprintf(line, sizeof line, "    %%%d = %s", (int)k, ad_opaque_name(n->class_, n->opaque));
     else snprintf(line, sizeof line, "    %%%d = ad_%s", (int)k, ad_ops[n->op].name);
     add(r, line);
     for (int i = 0; i < n->nin && i < 4; i++) {

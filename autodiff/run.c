@@ -53,7 +53,8 @@ static int run_opaque(ad_workspace *w, const ad_step *s, const ad_run_args *a)
                             .error_size = sizeof message };
     if (x->class_->forward(x->opaque, w->state[p->slot[s->value].position], &call) == 0) return 0;
     message[sizeof message - 1] = 0;
-    return ad_workspace_fail(w, "ad_run: %s: %s", x->class_->name, message[0] ? message : "the operation failed without a message");
+    return ad_workspace_fail(w, "ad_run: %s: %s", ad_opaque_name(x->class_, x->opaque),
+                             message[0] ? message : "the operation failed without a message");
 }
 
 static int run_uniform(ad_workspace *w, const int32_t *range, const ad_run_args *a)

@@ -384,7 +384,7 @@ static bool is_token(ad_tape *t, const char *what, const char *place, ad_var x)
 {
     const ad_node *node = ad_node_at(t, x.node);
     if (node->op != AD_OP_opaque) return false;
-    ad_fail(t, "ad_%s: %s is the token of %s, which has no value", what, place, node->class_->name);
+    ad_fail(t, "ad_%s: %s is the token of %s, which has no value", what, place, ad_node_name(node));
     return true;
 }
 

@@ -75,6 +75,12 @@ typedef struct {
 /* ---- tape (tape.c) --------------------------------------------------------------------------------------------------------------- */
 
 ad_node *ad_node_at(const ad_tape *tape, int32_t node); /* no checks */
+/* What messages call an opaque operation. */
+static inline const char *ad_opaque_name(const ad_opaque_class *class_, const void *data)
+{
+    return class_->called ? class_->called(data) : class_->name;
+}
+static inline const char *ad_node_name(const ad_node *n) { return ad_opaque_name(n->class_, n->opaque); }
 int32_t ad_tape_size(const ad_tape *tape);
 void *ad_arena_alloc(ad_tape *tape, size_t bytes); /* 16-byte aligned; NULL with the error set */
 /* Appends a node; copies in and attr into the arena. The level comes from the operands (sources: from op and attr) and the shape. */

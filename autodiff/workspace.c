@@ -172,7 +172,8 @@ static int make_states(ad_workspace *w)
         const ad_inst *x = &w->program->ir.inst[w->program->opaque[w->nstate]];
         if (!x->class_->state_new) continue;
         w->state[w->nstate] = x->class_->state_new(x->opaque);
-        if (!w->state[w->nstate]) return ad_workspace_fail(w, "ad_run: %s: out of memory for the operation's state", x->class_->name);
+        if (!w->state[w->nstate])
+            return ad_workspace_fail(w, "ad_run: %s: out of memory for the operation's state", ad_opaque_name(x->class_, x->opaque));
     }
     return 0;
 }

@@ -13,6 +13,8 @@ void ode_adjoint_release(void *data)
     free(d);
 }
 
+const char *ode_adjoint_called(const void *data) { return ((const ode_adjoint_data *)data)->called; }
+
 ode_adjoint_data *ode_adjoint_new(ode_problem *p, int nin, const ad_var *ybar, const bool *need, ad_tape *tape)
 {
     const ode_system *s = p->system;
@@ -23,6 +25,7 @@ ode_adjoint_data *ode_adjoint_new(ode_problem *p, int nin, const ad_var *ybar, c
     }
     atomic_init(&d->references, 1);
     d->problem = p;
+    snprintf(d->called, sizeof d->called, "%s's adjoint", p->settings.caller);
     ode_problem_retain(p);
     bool shared = false;
     for (int i = 0; i < s->nstate; i++) {

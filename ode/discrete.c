@@ -356,6 +356,7 @@ static int run(void *data, void *state, const ad_opaque_call *call)
 }
 
 static const ad_opaque_class discrete_class = { .name = "ode_solve_adjoint",
+                                                .called = ode_adjoint_called,
                                                 .forward = run,
                                                 .state_new = backward_new,
                                                 .state_free = backward_free,

@@ -485,7 +485,10 @@ static void solve_jvp(void *data, ad_var token, int nin, const ad_var *in, const
         p->settings.caller);
 }
 
+static const char *called(const void *data) { return ((const ode_problem *)data)->settings.caller; }
+
 const ad_opaque_class ode_solve_class = { .name = "ode_solve",
+                                          .called = called,
                                           .forward = solve,
                                           .state_new = solution_new,
                                           .state_free = solution_free,

@@ -323,6 +323,7 @@ void ode_backsolve_vjp(ode_problem *p, ad_var token, int nin, const ad_var *in, 
 typedef struct {
     atomic_int references;
     ode_problem *problem;
+    char called[64]; /* "ode_solve_final's adjoint", for messages */
     bool has[ODE_MAX_STATES], need_y0[ODE_MAX_STATES], need_times;
     uint64_t need;            /* arguments */
     const ode_unit *prologue; /* its VJP */
@@ -334,6 +335,7 @@ typedef struct {
     ode_march_units march;
     const ode_unit *field;
 } ode_adjoint_data;
+const char *ode_adjoint_called(const void *data);
 ode_adjoint_data *ode_adjoint_new(ode_problem *p, int nin, const ad_var *ybar, const bool *need, ad_tape *tape);
 /* Records the operation; takes over the data. */
 void ode_adjoint_record(ode_adjoint_data *d, const ad_opaque_class *class_, ad_var token, int nin, const ad_var *in, const ad_var *out,

@@ -44,7 +44,9 @@ trespassing=$(echo "$includes" | trespassing)
 ! ours '/wor[k]/|/hom[e]/[a-z]|/roo[t]/|/tm[p]/bash' || fail "paths of one machine (above)"
 ! ours '(^|[^A-Za-z])(TOD[O]|FIXM[E]|XX[X]|HAC[K])([^A-Za-z]|$)' || fail "notes to self (above): do it, or open an issue"
 # Every public function of autodiff/ is called wrongly somewhere.
-for function in $(sed -n 's/^[a-z][^#(]*[ *]\(ad_[a-z0-9_]*\)(.*/\1/p' autodiff/autodiff.h autodiff/extension.h | sort -u); do
+functions=$(sed -n 's/^[a-z][^#(]*[ *]\(ad_[a-z0-9_]*\)(.*/\1/p' autodiff/autodiff.h autodiff/extension.h | sort -u)
+[ -n "$functions" ] || fail "no public function found at all: this test is looking in the wrong place ($PWD)"
+for function in $functions; do
     grep -q "\\b$function(" tests/test_refused.c || fail "$function is not in tests/test_refused.c: what does it do with NULL, or a stale variable?"
 done
 exit $status

@@ -419,6 +419,130 @@ START_TEST(evaluating)
 }
 END_TEST
 
+/* ---- evaluating from a field that is recorded anew at each step ---- */
+
+typedef struct {
+    ad_tape *tape;
+    ad_var in, out; /* evaluated again by the field where they are given */
+    int evaluated;
+} from_field;
+
+/* y' = -y; evaluates so many other functions that the tape's cache drops the one that is running. */
+static ad_var crowding(ad_var time, ad_var y, const ad_var *args, void *user)
+{
+    from_field *f = user;
+    (void)time;
+    (void)args;
+    for (int i = 0; i < 150; i++) {
+        double one = 1, result = 0, factor = 1 + ++f->evaluated;
+        ad_var x = ad_param(f->tape, AD_SHAPE(1), NULL), scaled = ad_scale(x, factor);
+        const double *data[] = { &one };
+        double *results[] = { &result };
+        ck_assert_msg(!ad_evaluate_f64(AD_VARS(x), data, 1, AD_VARS(scaled), results), "%s", ad_tape_error(f->tape));
+        ck_assert(result == factor);
+    }
+    return ad_neg(y);
+}
+
+static ad_var within_itself(ad_var time, ad_var y, const ad_var *args, void *user)
+{
+    from_field *f = user;
+    double one = 1, result = 0;
+    const double *data[] = { &one };
+    double *results[] = { &result };
+    (void)time;
+    (void)args;
+    f->evaluated++;
+    ck_assert_int_eq(ad_evaluate_f64(AD_VARS(f->in), data, 1, AD_VARS(f->out), results), -1);
+    return ad_neg(y);
+}
+
+START_TEST(evaluating_from_a_field)
+{
+    const double one = 1;
+    const double *data[] = { &one };
+    double result = 0;
+    double *results[] = { &result };
+    const ode_options options = { .method = &ode_euler, .steps = 2, .rerecord = true };
+    t = ad_tape_new(AD_F64);
+    from_field f = { .tape = t };
+    f.in = ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), 0, NULL);
+    ad_var y = ode_solve_final(crowding, &f, f.in, 0, NULL, ode_interval(t, 0, 1), &options);
+    for (int i = 0; i < 3; i++) ck_assert_msg(!ad_evaluate_f64(AD_VARS(f.in), data, 1, AD_VARS(y), results), "%s", ad_tape_error(t));
+    ck_assert(result == 0.25);
+    f.out = ode_solve_final(within_itself, &f, f.in, 0, NULL, ode_interval(t, 0, 1), &options);
+    f.evaluated = 0;
+    ck_assert_int_eq(ad_evaluate_f64(AD_VARS(f.in), data, 1, AD_VARS(f.out), results), 0);
+    ck_assert_int_gt(f.evaluated, 0);
+    fails("this function is being evaluated already");
+    ad_tape_free(t);
+}
+END_TEST
+
+/* Pointers to values carry their type: what would be read wrongly is not given. */
+START_TEST(values_of_a_type)
+{
+    const double numbers[] = { 1, -2.5 };
+    for (dtype = AD_F32; dtype <= AD_F64; dtype++) {
+        t = ad_tape_new(dtype);
+        ad_var x = ad_neg(ad_param(t, AD_SHAPE(2), numbers));
+        const float *narrow = ad_value_f32(x);
+        if (dtype == AD_F64) {
+            ck_assert_ptr_null(narrow);
+            fails("ad_value_f32: the tape computes in double (ad_get");
+        } else ck_assert(narrow && narrow[0] == -1 && narrow[1] == 2.5f);
+        const double *wide = ad_value_f64(x);
+        if (dtype == AD_F32) {
+            ck_assert_ptr_null(wide);
+            fails("ad_value_f64: the tape computes in float (ad_get");
+        } else ck_assert(wide && wide[0] == -1 && wide[1] == 2.5);
+        ad_tape_free(t);
+    }
+}
+END_TEST
+
+/* ---- messages name the function that the user called ---- */
+
+static ad_var exploding(ad_var time, ad_var y, const ad_var *args, void *user)
+{
+    (void)time;
+    (void)user;
+    return ad_mul(args[0], ad_square(y));
+}
+
+static void explode(ad_tape *tape, int form, ad_var y0, ad_var rate, ad_var *y)
+{
+    ad_var times = ode_interval(tape, 0, 2), other;
+    ode_cnf cnf = { .field = exploding, .horizon = 2 };
+    if (form == 0) *y = ode_solve(exploding, NULL, y0, AD_VARS(rate), times, NULL);
+    else if (form == 1) *y = ode_solve_final(exploding, NULL, y0, AD_VARS(rate), times, NULL);
+    else if (form == 2) *y = ode_flow(exploding, NULL, y0, AD_VARS(rate), times, NULL, &other);
+    else if (form == 3) *y = ode_cnf_encode(&cnf, y0, AD_VARS(rate));
+    else *y = ode_solve_cost(exploding, exploding, NULL, y0, AD_VARS(rate), times, NULL, &other);
+}
+
+START_TEST(names_of_calls)
+{
+    const char *const names[] = { "ode_solve: step", "ode_solve_final: step", "ode_flow: step", "ode_cnf_encode: step",
+                                  "ode_solve_cost: step" };
+    const double one = 1;
+    const double *data[] = { &one };
+    double result;
+    double *results[] = { &result };
+    for (int form = 0; form < 5; form++) {
+        t = ad_tape_new(AD_F64);
+        ad_var y0 = ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), 1, &one), rate = ad_param(t, AD_SHAPE(1), &one), y;
+        explode(t, form, y0, rate, &y);
+        ck_assert_ptr_null(ad_value(y));
+        ck_assert_msg(strstr(ad_tape_error(t), names[form]) == ad_tape_error(t), "%s", ad_tape_error(t));
+        ad_tape_clear_error(t);
+        ck_assert_int_eq(ad_evaluate_f64(AD_VARS(y0), data, 1, AD_VARS(ad_sum_all(y)), results), -1);
+        fails(names[form]);
+        ad_tape_free(t);
+    }
+}
+END_TEST
+
 /* ---- looking into a field ---- */
 
 static FILE *seen;
@@ -456,8 +580,10 @@ int main(void)
     Suite *s = suite_create("front");
     TCase *c = tcase_create("front");
     tcase_set_timeout(c, 60);
-    const TTest *tests[] = { data_of_either_type, conversion,  runs_of_a_type, places_of_extremes, splitting,          rows_given,
-                             opaque_shapes,       errors_told, errors_printed, evaluating,         printing_in_a_field };
+    const TTest *tests[] = { data_of_either_type, conversion,    runs_of_a_type,      places_of_extremes,
+                             splitting,           rows_given,    opaque_shapes,       errors_told,
+                             errors_printed,      evaluating,    printing_in_a_field, evaluating_from_a_field,
+                             values_of_a_type,    names_of_calls };
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) tcase_add_test(c, tests[i]);
     suite_add_tcase(s, c);
     return suite_run(s);

@@ -65,6 +65,8 @@ START_TEST(test_no_tape)
     ck_assert_int_eq(ad_shape_of(nothing).rank, -1);
     ck_assert_int_eq(ad_size(nothing), -1);
     ck_assert_ptr_null(ad_value(nothing));
+    ck_assert_ptr_null(ad_value_f32(nothing));
+    ck_assert_ptr_null(ad_value_f64(nothing));
     ck_assert(isnan(ad_item(nothing)));
     double out[4];
     ck_assert_int_eq(ad_get(nothing, out), -1);
@@ -315,6 +317,8 @@ START_TEST(test_variables_from_elsewhere)
 #define AD_CODED(...)
 #include "autodiff/ops.def"
         REFUSES(t, ck_assert_ptr_null(ad_value(bad)));
+        REFUSES(t, ck_assert_ptr_null(ad_value_f32(bad)));
+        REFUSES(t, ck_assert_ptr_null(ad_value_f64(bad)));
         REFUSES(t, ck_assert(isnan(ad_item(bad))));
         REFUSES(t, ck_assert_int_eq(ad_get(bad, numbers), -1));
         REFUSES(t, ck_assert_int_eq(ad_set(bad, 1, four), -1));

@@ -596,7 +596,7 @@ START_TEST(errors_of_programs)
     ad_workspace *w = ad_workspace_new(program, 1);
     double x[2] = { 0.5, 1 }, out[2];
     ck_assert_int_eq(ad_run(program, w, 2, (const void *[]){ x }, (void *[]){ out }), -1);
-    has_parts("blow-up", ad_workspace_error(w), "ode_solve: step|underflows|row 1");
+    has_parts("blow-up", ad_workspace_error(w), "ode_solve_final: step|underflows|row 1");
     ck_assert_int_eq(ad_run(program, w, 0, (const void *[]){ x }, (void *[]){ out }), -1);
     ck_assert_msg(!ad_run(program, w, 1, (const void *[]){ x }, (void *[]){ out }), "%s", ad_workspace_error(w));
     ck_assert_double_eq_tol(out[0], 2, 1e-4);
