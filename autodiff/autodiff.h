@@ -65,6 +65,7 @@ const char *ad_tape_error(const ad_tape *tape);
 void ad_tape_clear_error(ad_tape *tape);
 /* Errors told when they happen, for finding the line that made them: `report` gets the first error of the tape (and the first after each
  * ad_tape_clear_error) with the operations that led to it, a line each; report NULL: no more. It may look at the tape, not record.
+ * An error inside a field is told once it has reached this tape, without the field's operations: those are on a tape of the solve.
  * For all tapes and workspaces, those inside a solve included: the environment variable COSTATE_ERRORS=print writes them to stderr, and
  * COSTATE_ERRORS=abort calls abort() then, where a debugger shows the call. */
 void ad_tape_on_error(ad_tape *tape, void (*report)(const char *text, void *user), void *user);
@@ -113,7 +114,7 @@ ad_var ad_row_count(ad_tape *tape);
 
 int ad_valid(ad_var x);         /* on a tape, not stale, not the result of a failed operation */
 ad_shape ad_shape_of(ad_var x); /* with AD_ROWS where rows are declared; rank -1 when invalid */
-int64_t ad_size(ad_var x);      /* number of elements, with the tape's rows; -1 when unknown */
+int64_t ad_size(ad_var x);      /* number of elements, with the tape's rows; -1 when unknown, or too large for a number */
 /* Computes what x needs and returns its ad_size(x) elements, row-major; NULL with the tape's error set on failure. The array is the
  * tape's, and valid until the tape is rewound below x or freed, or an input is set. The tape's dtype must be the one of the name: it is an
  * error otherwise. ad_value is for code that knows the dtype only when it runs; ad_get gives doubles, whatever the dtype. */

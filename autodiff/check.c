@@ -227,6 +227,10 @@ int ad_check_gradient(ad_var loss, int nx, const ad_var *x, double threshold, ad
         ad_fail(tape, "ad_check_gradient: %s", nx < 1 ? "no variables (nx < 1)" : !x ? "x is NULL" : "the threshold must not be negative");
         return -1;
     }
+    if (ad_size(loss) != 1) {
+        ad_fail_shapes(tape, "check_gradient", "the loss must be one number", 1, &loss);
+        return -1;
+    }
     int32_t mark = ad_tape_mark(tape);
     check c = { .tape = tape, .loss = loss, .nx = nx, .x = x };
     c.gradient = calloc((size_t)nx, sizeof *c.gradient);

@@ -49,6 +49,7 @@ static bool check_inputs(ad_tape *t, const call *c)
             ad_fail(t, "ad_evaluate: variable %d is the result of ad_%s; only inputs get new data", i, ad_ops[n->op].name);
         else if (!c->data || !c->data[i]) ad_fail(t, "ad_evaluate: the data of input %d are NULL", i);
     }
+    for (int j = 0; j < c->nout; j++) any_rows = any_rows || ad_has_rows(ad_shape_of(c->out[j]));
     if (any_rows && c->rows < 1) ad_fail(t, "ad_evaluate: the batch is empty (rows = %lld)", (long long)c->rows);
     for (int i = 0; i < c->nin + c->nout && any_rows; i++) {
         ad_shape s = ad_shape_of(i < c->nin ? c->in[i] : c->out[i - c->nin]);
@@ -161,7 +162,12 @@ static bool run(ad_tape *t, evaluator *e, call *c)
     char *memory = same ? NULL : convert_data(t, c);
     if (!same && !memory) return false;
     bool fine = !ad_run(e->program, e->workspace, c->rows, c->pointer, c->result);
-    if (!fine) ad_fail(t, "%s", ad_workspace_error(e->workspace));
+    if (!fine) {
+        static const char called[] = "ad_run: "; /* by us */
+        const char *error = ad_workspace_error(e->workspace);
+        bool named = !strncmp(error, called, sizeof called - 1);
+        ad_fail(t, "ad_evaluate: %s", named ? error + sizeof called - 1 : error);
+    }
     for (int j = 0; j < c->nout && fine && !same; j++)
         if (c->result[j]) ad_convert(ad_count(ad_shape_of(c->out[j]), c->rows), ad_tape_dtype(t), c->result[j], c->dtype, c->results[j]);
     free(memory);

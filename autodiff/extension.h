@@ -43,8 +43,6 @@ typedef struct {
  * with the same state. */
 typedef struct {
     const char *name;
-    /* What messages call the operation with this data, where that is not `name`: the function that the user called. May be NULL. */
-    const char *(*called)(const void *data);
     /* 0, or -1 with call->error written. `state` persists from call to call within one tape or workspace, and is where an operation keeps
      * its memory. */
     int (*forward)(void *data, void *state, const ad_opaque_call *call);
@@ -58,6 +56,8 @@ typedef struct {
     void (*vjp)(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out, const ad_var *ybar, const bool *need,
                 ad_var *xbar);
     void (*jvp)(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot, int nout, const ad_var *out, ad_var *ydot);
+    /* What messages call the operation with this data, where that is not `name`: the function that the user called. May be NULL. */
+    const char *(*called)(const void *data);
     bool discretises; /* it approximates something continuous by steps, and heeds call->refine */
 } ad_opaque_class;
 

@@ -159,8 +159,8 @@ static void rows_of_first_input(ad_tape *t)
 int ad_tape_set_rows(ad_tape *t, int64_t rows)
 {
     if (!t || t->failed) return -1;
-    if (rows < 1) {
-        ad_fail(t, "ad_tape_set_rows: %lld rows; there is at least one", (long long)rows);
+    if (rows < 1 || rows >= (int64_t)1 << AD_MAX_ELEMENTS_SHIFT) {
+        ad_fail(t, "ad_tape_set_rows: %lld rows %s", (long long)rows, rows < 1 ? "given; there is at least one" : "are too many");
         return -1;
     }
     int64_t before = t->given_rows;
@@ -423,7 +423,7 @@ ad_tape *ad_common_tape(const char *what, int n, const ad_var *x)
 
 static bool check_list(ad_tape *t, const char *what, const ad_list *l)
 {
-    if (l->n < 0) ad_fail(t, "ad_%s: %d variables %s", what, l->n, l->name);
+    if (l->n < 0) ad_fail(t, "ad_%s: the list of %s has %d variables", what, l->name, l->n);
     else if (l->n > 0 && !l->x) ad_fail_null(t, what, l->name);
     if (l->n < 0 || (l->n > 0 && !l->x)) return false;
     for (int i = 0; i < l->n; i++) {
@@ -461,6 +461,7 @@ int64_t ad_size(ad_var x)
     if (!ad_valid(x)) return -1;
     ad_shape s = ad_shape_of(x);
     if (s.rank < 0 || (ad_has_rows(s) && x.tape->rows < 0)) return -1;
+    if (ad_has_rows(s) && x.tape->rows >= ((int64_t)1 << AD_MAX_ELEMENTS_SHIFT) / ad_row_size(s)) return -1;
     return ad_count(s, x.tape->rows);
 }
 

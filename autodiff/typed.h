@@ -1,8 +1,9 @@
 /* Part of autodiff.h: what C and C++ each need so that both write the same. Shapes and lists; the dtype that a pointer to data carries
  * (_Generic in C, templates in C++); in C++ also lists in braces.
  *
- * AD_DTYPE_OF(pointer): AD_F32 for a pointer to float, AD_F64 for one to double and for the constants NULL and nullptr. Anything else does
- * not compile. The pointer is not evaluated. A function of another module that takes data is made typed in the same way. */
+ * AD_DTYPE_OF(pointer): AD_F32 for a pointer to float, AD_F64 for one to double and for the constants NULL and (in C++) nullptr. Anything
+ * else does not compile: of a matrix `double w[2][3]`, give w[0]. The pointer is not evaluated. A function of another module that takes
+ * data is made typed in the same way. */
 #ifndef COSTATE_AUTODIFF_TYPED_H
 #define COSTATE_AUTODIFF_TYPED_H
 #include "autodiff.h"

@@ -142,10 +142,9 @@ static int came_back(backward *b, int64_t cells, double t)
     char place[96];
     ode_where(p->system, b->call->rows, where, place, sizeof place);
     double stored = ode_load(dtype, b->g.data, where), found = ode_load(dtype, b->end, where);
-    snprintf(
-        b->call->error, b->call->error_size,
-        "%s: adjoint: at t = %g the recomputed state is off by %.2g in %s: %.6g, where the solution is %.6g (and never larger than %.3g)",
-        set->caller, t, fabs(found - stored), place, ode_shown(found), ode_shown(stored), ode_load(dtype, forward->largest.data, where));
+    snprintf(b->call->error, b->call->error_size,
+             "at t = %g the recomputed state is off by %.2g in %s: %.6g, where the solution is %.6g (and never larger than %.3g)", t,
+             fabs(found - stored), place, ode_shown(found), ode_shown(stored), ode_load(dtype, forward->largest.data, where));
     return went_astray(b);
 }
 

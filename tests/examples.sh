@@ -37,6 +37,18 @@ shows inputs
 near 3 1e-3 -0.24991 'y(1) ='
 near 5 1e-4 -0.24991 'y(1) ='
 
+# By hand: H = [1330, 480; 480, 200] at the start.
+shows newton
+near 6 1e-9 2290 'H v by ad_hvp'
+near 7 1e-9 880 'H v by ad_contract'
+near 9 1e-15 0 'step 6'
+
+# v(1) = c coth(sqrt(g k) + arcoth(20 / c)), c = sqrt(g / k), and its derivatives.
+shows check
+near 2 1e-4 4.49727 'loss'
+near 6 1e-4 0.21217 'x[0]'
+near 6 1e-4 4.76817 'x[1]'
+
 # After one period the planets are back; energies are -1/(2 a), a = 1.
 shows states
 near 6 1e-7 0 '  1 0'

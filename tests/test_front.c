@@ -408,6 +408,11 @@ START_TEST(evaluating)
             fails("the batch is empty");
             ck_assert_int_eq(ad_evaluate_f64(AD_VARS(x), data, INT64_MAX / 4, AD_VARS(y), results), -1);
             fails("rows are too many");
+            ad_var spread = ad_add(w, ad_zeros_like(x)); /* rows that no input has */
+            ck_assert_int_eq(ad_evaluate_f64(AD_VARS(w), data, INT64_MAX / 4, AD_VARS(spread), results), -1);
+            fails("rows are too many");
+            ck_assert_int_eq(ad_evaluate_f64(AD_VARS(w), data, INT64_MAX, AD_VARS(ad_row_count(t)), results), -1);
+            fails("rows need more bytes than can be addressed");
             ck_assert_int_eq(ad_evaluate_f64(AD_VARS(x), data, 1, AD_VARS(y), NULL), -1);
             fails("the list of results is NULL");
             ck_assert_int_eq(ad_evaluate_f64(AD_VARS(x), data, 1, 0, NULL, NULL), -1);

@@ -117,7 +117,7 @@ static const ad_opaque_class peek = { .name = "peek", .forward = peek_forward };
 static void triple_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out, const ad_var *ybar,
                        const bool *need, ad_var *xbar);
 static const ad_opaque_class triple = { "triple",        triple_forward, memory_new, memory_free, account_retain,
-                                        account_release, triple_vjp,     triple_jvp, false };
+                                        account_release, triple_vjp,     triple_jvp, NULL,        false };
 static const ad_opaque_class ruleless = {
     .name = "ruleless", .forward = triple_forward, .retain = account_retain, .release = account_release
 };
