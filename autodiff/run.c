@@ -251,8 +251,8 @@ static const char *shape_text(const ad_program *p, int32_t value, char *text, si
 
 static bool input_is_used(const ad_program *p, int i) { return p->ir.inst[i].uses > 0; }
 
-/* Whether an array of this shape would have more elements than can be counted. */
-static bool too_many(ad_shape s, int64_t rows) { return ad_has_rows(s) && rows >= ((int64_t)1 << AD_MAX_ELEMENTS_SHIFT) / ad_row_size(s); }
+/* Whether an array of this shape has more bytes than can be counted. */
+static bool too_many(ad_shape s, int64_t rows) { return ad_has_rows(s) && rows > INT64_MAX / (int64_t)sizeof(double) / ad_row_size(s); }
 
 static int check_arguments(ad_workspace *w, const ad_run_args *a)
 {
@@ -265,7 +265,7 @@ static int check_arguments(ad_workspace *w, const ad_run_args *a)
         return ad_workspace_fail(
             w, a->rows == 0 ? "ad_run: the batch is empty (rows = %lld)" : "ad_run: the number of rows is negative (rows = %lld)",
             (long long)a->rows);
-    bool many = p->has_rows && a->rows >= (int64_t)1 << AD_MAX_ELEMENTS_SHIFT;
+    bool many = p->has_rows && a->rows > INT64_MAX / (int64_t)sizeof(double);
     for (int i = 0; i < p->ir.ninput; i++) many = many || too_many(p->ir.inst[i].shape, a->rows);
     for (int j = 0; j < p->ir.noutput; j++) many = many || too_many(p->ir.inst[p->ir.output[j]].shape, a->rows);
     if (many) return ad_workspace_fail(w, "ad_run: %lld rows need more bytes than can be addressed", (long long)a->rows);
