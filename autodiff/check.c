@@ -227,6 +227,7 @@ int ad_check_gradient(ad_var loss, int nx, const ad_var *x, double threshold, ad
         ad_fail(tape, "ad_check_gradient: %s", nx < 1 ? "no variables (nx < 1)" : !x ? "x is NULL" : "the threshold must not be negative");
         return -1;
     }
+    if (ad_tape_is_held(tape, "ad_check_gradient")) return -1;
     if (ad_size(loss) != 1) {
         ad_fail_shapes(tape, "check_gradient", "the loss must be one number", 1, &loss);
         return -1;

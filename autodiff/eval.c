@@ -113,6 +113,10 @@ static bool evaluate_opaque(ad_tape *t, int32_t node, ad_node *n)
 {
     int nout = (int)n->attr[0];
     char error[768] = "failed without saying why";
+    if (n->running) {
+        ad_fail(t, "ad_value: %s is being evaluated already: its own field (options.rerecord) asks for its result", ad_node_name(n));
+        return false;
+    }
     if (!n->state && n->class_->state_new && !(n->state = n->class_->state_new(n->opaque))) {
         ad_fail(t, "ad_value: out of memory for the state of %s", ad_node_name(n));
         return false;
@@ -150,10 +154,14 @@ static bool evaluate_opaque(ad_tape *t, int32_t node, ad_node *n)
                             .out_shape = shapes + n->nin,
                             .error = error,
                             .error_size = sizeof error };
+    ad_tape_hold(t);
+    n->running = true;
     if (fine && n->class_->forward(n->opaque, n->state, &call)) {
         ad_fail(t, "%s: %s", ad_node_name(n), error);
         fine = false;
     }
+    n->running = false;
+    ad_tape_release(t);
     for (int k = 0; k < nout && fine; k++) ad_node_at(t, node + 1 + k)->known = true;
     free(pointers);
     free(shapes);

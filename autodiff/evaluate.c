@@ -181,7 +181,9 @@ static bool run_held(ad_tape *t, evaluator *e, call *c)
         return false;
     }
     e->references++;
+    ad_tape_hold(t);
     bool fine = run(t, e, c);
+    ad_tape_release(t);
     evaluator_release(e);
     return fine;
 }

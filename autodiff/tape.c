@@ -40,6 +40,8 @@ struct ad_tape {
     char *marks;
     size_t mark_count;
     char *advice;
+    int held;           /* evaluations under way */
+    int32_t held_nodes; /* how many nodes there were when the first of them began */
     void (*on_error)(const char *text, void *user);
     void *on_error_user;
     int nabout;
@@ -158,7 +160,7 @@ static void rows_of_first_input(ad_tape *t)
 
 int ad_tape_set_rows(ad_tape *t, int64_t rows)
 {
-    if (!t || t->failed) return -1;
+    if (!t || t->failed || (rows != t->rows && ad_tape_is_held(t, "ad_tape_set_rows"))) return -1;
     if (rows < 1 || rows >= (int64_t)1 << AD_MAX_ELEMENTS_SHIFT) {
         ad_fail(t, "ad_tape_set_rows: %lld rows %s", (long long)rows, rows < 1 ? "given; there is at least one" : "are too many");
         return -1;
@@ -177,9 +179,23 @@ int ad_tape_set_rows(ad_tape *t, int64_t rows)
     return 0;
 }
 
+void ad_tape_hold(ad_tape *t)
+{
+    if (!t->held++) t->held_nodes = t->nnode;
+}
+
+void ad_tape_release(ad_tape *t) { t->held--; }
+
+bool ad_tape_is_held(ad_tape *t, const char *what)
+{
+    if (t->held)
+        ad_fail(t, "%s: this tape is being evaluated: a field of one of its solves (options.rerecord) must leave what it has alone", what);
+    return t->held != 0;
+}
+
 void ad_tape_rewind(ad_tape *t, int32_t mark)
 {
-    if (!t) return;
+    if (!t || (mark < t->held_nodes && ad_tape_is_held(t, "ad_tape_rewind"))) return;
     if (mark < 0 || mark > t->nnode) {
         ad_fail(t, "ad_tape_rewind: mark %d is not a position of this tape, which has %d nodes", (int)mark, (int)t->nnode);
         return;
@@ -570,6 +586,7 @@ int ad_set_data(ad_var x, int64_t rows, ad_dtype dtype, const void *data)
                 ad_ops[n->op].name);
         return -1;
     }
+    if (ad_tape_is_held(t, "ad_set")) return -1;
     forget_values(t);
     return set_input(x, "set", rows, dtype, data);
 }

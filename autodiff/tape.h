@@ -65,6 +65,7 @@ typedef struct {
     void *value;                   /* lazy evaluation: elements, NULL before */
     bool known;                    /* input: it has data; computed nodes: value is up to date */
     bool looked;                   /* ad_value has been asked for it */
+    bool running;                  /* opaque: its evaluation is under way */
     int64_t rows;                  /* row input: rows of its data */
     size_t arena_mark;             /* where the arena stood before this node */
     /* Lazy evaluation: the list of computed nodes that hold a value (tape.c), as numbers + 1; 0: none. */
@@ -86,6 +87,11 @@ void *ad_arena_alloc(ad_tape *tape, size_t bytes); /* 16-byte aligned; NULL with
 /* Appends a node; copies in and attr into the arena. The level comes from the operands (sources: from op and attr) and the shape. */
 ad_var ad_record(ad_tape *tape, ad_op op, int nin, const int32_t *in, int nattr, const int64_t *attr, ad_shape shape);
 ad_var ad_var_at(ad_tape *tape, int32_t node);
+/* While an opaque operation of the tape runs, or a program with arrays of the tape, values stay where they are: what would change or free
+ * them asks ad_tape_is_held, which sets the error. */
+void ad_tape_hold(ad_tape *tape);
+void ad_tape_release(ad_tape *tape);
+bool ad_tape_is_held(ad_tape *tape, const char *what);
 /* Says that a computed node (no input) is about to get a value, so that it can be forgotten. */
 void ad_tape_note_value(ad_tape *tape, int32_t node);
 /* Tells an error at once where the environment or the callback (which may be NULL) wants it. `about`: the nodes it is about, if any; t may

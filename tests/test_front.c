@@ -484,6 +484,65 @@ START_TEST(evaluating_from_a_field)
 }
 END_TEST
 
+/* What a field may not do to the tape on which its solve is being evaluated. */
+typedef struct {
+    ad_var x, y;
+    int deed;
+    bool done;
+} meddling;
+
+static ad_var meddles(ad_var time, ad_var y, const ad_var *args, void *user)
+{
+    meddling *m = user;
+    const double other[] = { 4, 5, 6 };
+    ad_var gradient;
+    (void)time;
+    (void)args;
+    if (m->done || m->y.tape == NULL) return ad_neg(y);
+    m->done = true;
+    if (m->deed == 0) ad_value(m->y);
+    else if (m->deed == 1) ad_set(m->x, 3, other);
+    else if (m->deed == 2) ad_set(m->x, 2, other);
+    else if (m->deed == 3) ad_tape_rewind(m->x.tape, 0);
+    else if (m->deed == 4) ad_tape_set_rows(m->x.tape, 7);
+    else if (m->deed == 5) {
+        ad_grad(ad_sum_all(m->y), AD_VARS(m->x), &gradient);
+        ad_value(gradient);
+    } else if (m->deed == 6) ad_check_gradient(ad_sum_all(m->y), AD_VARS(m->x), 0, NULL, NULL);
+    else { /* what it has recorded itself may go */ int32_t mark = ad_tape_mark(m->x.tape);
+        ad_item(ad_sum_all(m->x));
+        ad_tape_rewind(m->x.tape, mark);
+    }
+    return ad_neg(y);
+}
+
+START_TEST(meddling_fields)
+{
+    const char *const wrong[] = { "is being evaluated already",
+                                  "ad_set: this tape is being evaluated",
+                                  "ad_set: this tape is being evaluated",
+                                  "ad_tape_rewind: this tape is being evaluated",
+                                  "ad_tape_set_rows: this tape is being evaluated",
+                                  "is being evaluated already",
+                                  "ad_check_gradient: this tape is being evaluated" };
+    const double numbers[] = { 1, 2, 3 };
+    const ode_options options = { .method = &ode_euler, .steps = 2, .rerecord = true };
+    for (int deed = 0; deed < 8; deed++) {
+        meddling m = { .deed = deed };
+        t = ad_tape_new(AD_F64);
+        m.x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), 3, numbers);
+        ad_var y = ode_solve_final(meddles, &m, m.x, 0, NULL, ode_interval(t, 0, 1), &options);
+        m.y = y;
+        const double *value = ad_value_f64(y);
+        ck_assert(m.done);
+        ck_assert_msg((deed < 7) == (ad_tape_error(t) != NULL), "%d: %s", deed, ad_tape_error(t) ? ad_tape_error(t) : "no error");
+        if (deed < 7) fails(wrong[deed]);
+        else ck_assert(value && value[0] == 0.25);
+        ad_tape_free(t);
+    }
+}
+END_TEST
+
 /* Pointers to values carry their type: what would be read wrongly is not given. */
 START_TEST(values_of_a_type)
 {
@@ -585,10 +644,10 @@ int main(void)
     Suite *s = suite_create("front");
     TCase *c = tcase_create("front");
     tcase_set_timeout(c, 60);
-    const TTest *tests[] = { data_of_either_type, conversion,    runs_of_a_type,      places_of_extremes,
-                             splitting,           rows_given,    opaque_shapes,       errors_told,
-                             errors_printed,      evaluating,    printing_in_a_field, evaluating_from_a_field,
-                             values_of_a_type,    names_of_calls };
+    const TTest *tests[] = { data_of_either_type, conversion,     runs_of_a_type,      places_of_extremes,
+                             splitting,           rows_given,     opaque_shapes,       errors_told,
+                             errors_printed,      evaluating,     printing_in_a_field, evaluating_from_a_field,
+                             values_of_a_type,    names_of_calls, meddling_fields };
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) tcase_add_test(c, tests[i]);
     suite_add_tcase(s, c);
     return suite_run(s);
