@@ -158,7 +158,7 @@ int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int thr
     for (int i = 0; i < at->nk; i++) point_out(r, s, rows, at->k + i * s->nstate, (char *)m->k.data + (size_t)i * slot);
     if (m->quadrature) point_quads(s, rows, m->increment.data, NULL, r->out + at->quad);
     m->steps = m->rejected = m->evaluations = m->blurred = 0;
-    m->guard = (ode_guard){ .limit = m->settings->stability };
+    m->guard = (ode_guard){ .limit = m->settings->stability, .margin = ode_guard_margin(m->rtol) };
     memset(m->counts, 0, sizeof m->counts);
     return 0;
 }

@@ -106,8 +106,7 @@ void ode_record_stiffness(const ode_method *m, ode_step *s, const ad_var *g)
 
 /* ---- the guard ---- */
 
-/* A step after one with h |lambda| = z is to stay this much within the limit, so that lambda may grow a little. */
-static const double margin = 1.1;
+double ode_guard_margin(double rtol) { return fmin(1.5, fmax(1.15, 1.15 + 0.175 * log10(rtol / 1e-6))); }
 
 double ode_guard_rounding(const ode_system *s, double rtol)
 {
@@ -123,10 +122,10 @@ bool ode_guard_allows(ode_guard *g, double h, double stiffness)
     return false;
 }
 
-double ode_guard_factor(const ode_guard *g) { return g->z > 0 ? g->limit / (margin * g->z) : INFINITY; }
+double ode_guard_factor(const ode_guard *g) { return g->z > 0 ? g->limit / (g->margin * g->z) : INFINITY; }
 
 void ode_guard_accept(ode_guard *g)
 {
     g->most = fmax(g->most, g->z);
-    g->limited += g->z >= g->limit / (margin * margin);
+    g->limited += g->z >= g->limit / (1.1 * g->margin);
 }

@@ -23,8 +23,8 @@
 static const int64_t first_look = 20, looks_apart = 60;
 /* So many steps from one look to the next while a mode limits the steps. */
 static const int64_t limited_apart = 8;
-/* A step after one with h |lambda| at the limit; what may lie beyond it for a while; where to look closely. */
-static const double margin = 1.1, beyond = 1.15, close = 0.7;
+/* Parts of the limit to h |lambda|: what may lie beyond it for a while; where, within the margin, to look closely. */
+static const double beyond = 1.15, close = 0.77;
 /* Power iterations in one look, how many of the last are averaged where they do not converge, and the relative change that ends them. */
 enum { MOST_ITERATIONS = 16, MEAN_OF = 8 };
 static const double converged = 0.05;
@@ -249,7 +249,7 @@ static void limit_steps(ode_march *m, const ode_boundary *a, int direction, cons
 {
     ode_watch *w = &m->watch;
     double before = w->most;
-    w->most = m->guard.limit / (margin * found->lambda);
+    w->most = m->guard.limit / (m->guard.margin * found->lambda);
     w->damped = found->along < damped_along && found->lambda * w->first_output > spent;
     w->reach = INFINITY;
     w->due = m->evaluations + limited_apart * m->method->tableau->stages;
@@ -271,12 +271,12 @@ int64_t ode_watch_look(ode_march *m, const ode_boundary *a, int direction, const
     int64_t from = w->since[w->certain], back = -1;
     w->probes++;
     mode found;
-    w->certain = find_steepest(m, a, direction, y, close * m->guard.limit / h, &found);
+    w->certain = find_steepest(m, a, direction, y, close * m->guard.limit / m->guard.margin / h, &found);
     if (w->certain) {
         limit_steps(m, a, direction, &found);
     } else {
         if (direction * (a->t - w->until) >= 0) w->most = INFINITY;
-        w->reach = found.lambda > 0 ? fmax(2 * h, close * m->guard.limit / found.lambda) : INFINITY;
+        w->reach = found.lambda > 0 ? fmax(2 * h, close * m->guard.limit / m->guard.margin / found.lambda) : INFINITY;
         w->due = m->evaluations + looks_apart;
     }
     w->since[0] = w->since[1];
@@ -377,7 +377,7 @@ static int tangent_errors(ode_march *m, const ode_boundary *a, const void *y, do
 }
 
 /* Whether a damped mode limits the steps, and this one is within its limit: it need not be accurate for that mode. */
-static bool damps(const ode_watch *w, double size) { return w->damped && size <= w->most * margin; }
+static bool damps(const ode_march *m, double size) { return m->watch.damped && size <= m->watch.most * m->guard.margin; }
 
 /* How much a step may change for an error in units of what is allowed. */
 static double change_for(const ode_march *m, double error)
@@ -399,7 +399,7 @@ int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, c
     double taken = fabs(b->t - a->t), error[2], most = allowed_error(m, taken);
     int direction = b->t > a->t ? 1 : -1;
     bool says_nothing =
-        ratio < pow(blind_growth, -m->method->order) && m->guard.z < 0.3 * m->guard.limit && !(damps(w, taken) && taken > w->most / 2);
+        ratio < pow(blind_growth, -m->method->order) && m->guard.z < 0.3 * m->guard.limit && !(damps(m, taken) && taken > w->most / 2);
     w->said_nothing = says_nothing ? w->said_nothing + 1 : 0;
     bool large = m->steps > 0 && taken > large_part * w->horizon;
     bool blind = says_nothing && (w->said_nothing >= BLIND_STEPS || ratio == 0 || large);
@@ -413,7 +413,7 @@ int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, c
     }
     if (tangent_errors(m, a, y, taken, blind, most, error)) return -1;
     if (!w->unit) return 1;
-    if (error[0] > 1 && !damps(w, taken) && w->asked != m->steps) {
+    if (error[0] > 1 && !damps(m, taken) && w->asked != m->steps) {
         mode found;
         w->asked = m->steps;
         w->certain = find_steepest(m, a, direction, y, 0, &found);
@@ -423,7 +423,7 @@ int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, c
             return 0;
         }
     }
-    double change = change_for(m, damps(w, taken) ? error[1] : fmax(error[0], error[1]));
+    double change = change_for(m, damps(m, taken) ? error[1] : fmax(error[0], error[1]));
     if (change < 0.9) {
         *factor = fmin(*factor, change);
         w->pause = 1;
@@ -452,6 +452,6 @@ int ode_watch_accept(ode_march *m, double size)
     double *sizes = ode_buffer_need(&w->sizes, (size_t)(m->steps + 1) * sizeof *sizes);
     if (!sizes) return ode_fail(m, "out of memory for step %lld", (long long)m->steps);
     sizes[m->steps] = size;
-    if (isfinite(w->most)) m->guard.z = fmax(m->guard.z, m->guard.limit * size / (margin * w->most));
+    if (isfinite(w->most)) m->guard.z = fmax(m->guard.z, m->guard.limit * size / (m->guard.margin * w->most));
     return 0;
 }
