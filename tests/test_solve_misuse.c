@@ -8,7 +8,7 @@
 typedef struct {
     ad_tape *tape, *other;
     ad_var y0, wide, p, times, nothing, stale, foreign; /* foreign: on the other tape */
-    ad_var y[2];
+    ad_var y[9];                                        /* as many as the wrongest call says */
 } scene;
 
 static ad_var decay(ad_var t, ad_var y, const ad_var *args, void *user)
