@@ -78,13 +78,14 @@ void ode_watch_close(ode_watch *w)
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
 }
 
-/* The direction of a tangent by an array of arguments: random, of each element's size, or that of all where it is zero. */
+/* The direction of a tangent by an array of arguments: random, of each element's size beside that of all, which counts as one where it is
+ * smaller: the tangents of arguments that are as good as zero are to be told from rounding. */
 static void argument_direction(ad_dtype dtype, ad_shape shape, int64_t rows, uint64_t seed, const void *value, void *to)
 {
     int64_t n = ad_count(shape, rows), period = ad_has_rows(shape) && rows > 0 ? n / rows : n;
     double mean = 0;
     for (int64_t i = 0; i < n; i++) mean += fabs(ode_load(dtype, value, i)) / (double)n;
-    if (!(mean > 0) || !isfinite(mean)) mean = 1;
+    if (!(mean > 1) || !isfinite(mean)) mean = 1;
     for (int64_t i = 0; i < n; i++) {
         double size = fabs(ode_load(dtype, value, i)) + mean;
         ode_store(dtype, to, i, random_weight(seed + (uint64_t)(i % period)) * size);

@@ -141,6 +141,7 @@ static const problem problems[] = {
     { "stiff turned", stiff_turned, 3, { 0, 1.4142135623730951, 1 }, 20, 30, { 0.07712572494, -0.07712572494, -0.69864672 }, 0 },
     { "very stiff turned", stiff_turned, 3, { 0, 1.4142135623730951, 1 }, 1000, 2, { -0.20807341827, 0.20807341827, 0.64297037 }, 0 },
     { "oscillator turned", oscillator_turned, 3, { 1, -1, 0 }, 40, 10, { -0.26262694, -0.26267234, -0.60167478 }, 0 },
+    { "fast forcing far below the tolerance", fast, 1, { 0 }, 1e-15, 1, { 1 }, 0.5 },
 };
 enum { PROBLEMS = sizeof problems / sizeof *problems };
 
