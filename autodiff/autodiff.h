@@ -238,6 +238,22 @@ typedef struct {
 int ad_check_gradient(ad_var loss, int nx, const ad_var *x, double threshold, ad_gradient_report *report,
                       ad_gradient_difference *difference);
 
+/* ---- random numbers ----------------------------------------------------------------------------------------------------------- */
+
+/* Random numbers: Philox4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405). Draw n of a generator is the first half of the block
+ * cipher's output for (key, n), so that a state is two words, a draw can be found again, and every machine gets the same bits: only integer
+ * operations, + - * / and square roots are used, never libm. Plain values: a copy draws the same numbers again. Not for cryptography.
+ * A generator that is NULL gives 0, and NaN where real numbers are drawn. */
+typedef struct {
+    uint64_t key, counter;
+} ad_rng;
+ad_rng ad_rng_seed(uint64_t seed);              /* any seed is as good as any other */
+ad_rng ad_rng_split(ad_rng *rng);               /* an independent generator; uses up one draw of rng */
+uint64_t ad_rng_next(ad_rng *rng);              /* 64 random bits */
+uint64_t ad_rng_below(ad_rng *rng, uint64_t n); /* uniform in 0..n-1, without bias; 0 when n is 0 */
+double ad_rng_uniform(ad_rng *rng);             /* in (0,1), ends excluded */
+double ad_rng_normal(ad_rng *rng);              /* mean 0, variance 1 */
+
 /* ---- programs ---------------------------------------------------------------------------------------------------------------- */
 
 /* Compiles `outputs` as a function of `inputs` (variables made by ad_param, ad_input, ad_input_rows). NULL with the tape's error set on

@@ -8,11 +8,11 @@
 enum { CLASSES = 3, TRAINING = 480, TESTING = 120 };
 
 /* Points [n,2] and their arms [n,1]. */
-static void draw(nn_rng *rng, int n, double *x, double *arm)
+static void draw(ad_rng *rng, int n, double *x, double *arm)
 {
     for (int i = 0; i < n; i++) {
-        double radius = nn_uniform(rng), class_ = (double)nn_rng_below(rng, CLASSES);
-        double angle = 2.0943951023931953 * class_ + 4 * radius + 0.15 * nn_normal(rng);
+        double radius = ad_rng_uniform(rng), class_ = (double)ad_rng_below(rng, CLASSES);
+        double angle = 2.0943951023931953 * class_ + 4 * radius + 0.15 * ad_rng_normal(rng);
         arm[i] = class_;
         x[2 * i] = radius * cos(angle);
         x[2 * i + 1] = radius * sin(angle);
@@ -40,7 +40,7 @@ static double accuracy(const nn_theta *theta, const nn_mlp *mlp, int n, const do
 int main(void)
 {
     static double x[2 * (TRAINING + TESTING)], arm[TRAINING + TESTING];
-    nn_rng rng = nn_rng_seed(7);
+    ad_rng rng = ad_rng_seed(7);
     draw(&rng, TRAINING + TESTING, x, arm);
     nn_model *model = nn_model_new();
     nn_mlp mlp = nn_mlp_new(model, "mlp", 4, (int64_t[]){ 2, 32, 32, CLASSES }, ad_tanh, NULL);

@@ -22,7 +22,7 @@ typedef struct {
     nn_model *model;
     nn_time_mlp network;
     ode_cnf flow;
-    nn_rng rng;
+    ad_rng rng;
     const density *density; /* draws for training come from here, */
     nn_table table;         /* or from the rows of a file, standardised by centre and scale */
     double centre[2], scale[2];
@@ -43,11 +43,11 @@ static ad_var loss(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
     return ad_neg(ad_mean_all(ode_cnf_log_density(&p->flow, batch[0], 1, &theta)));
 }
 
-static void draw_point(const problem *p, nn_rng *rng, double *x)
+static void draw_point(const problem *p, ad_rng *rng, double *x)
 {
     if (p->density) p->density->draw(rng, &x[0], &x[1]);
     else {
-        const double *row = p->table.data + 2 * nn_rng_below(rng, (uint64_t)p->table.rows);
+        const double *row = p->table.data + 2 * ad_rng_below(rng, (uint64_t)p->table.rows);
         for (int k = 0; k < 2; k++) x[k] = (row[k] - p->centre[k]) / p->scale[k];
     }
 }
@@ -98,7 +98,7 @@ static bool sample(problem *p, const nn_theta *theta, int64_t n, double *out, do
     ode_cnf flow = tight(p);
     float *z = malloc((size_t)n * 2 * sizeof *z), *x = malloc((size_t)n * 2 * sizeof *x);
     bool fine = tape && z && x;
-    for (int64_t i = 0; fine && i < 2 * n; i++) z[i] = (float)nn_normal(&p->rng);
+    for (int64_t i = 0; fine && i < 2 * n; i++) z[i] = (float)ad_rng_normal(&p->rng);
     if (fine) {
         draw_points(p, n, x);
         ad_var w = nn_theta_param(tape, theta);
@@ -225,7 +225,7 @@ int main(int argc, char **argv)
     int done = example_options(argc, argv, "Learns a density in the plane with a continuous normalizing flow.", options);
     if (done) return done - 1;
     problem p = {
-        .model = nn_model_new(), .rng = nn_rng_seed((uint64_t)seed), .density = density_find(data), .centre = { 0 }, .scale = { 1, 1 }
+        .model = nn_model_new(), .rng = ad_rng_seed((uint64_t)seed), .density = density_find(data), .centre = { 0 }, .scale = { 1, 1 }
     };
     char error[512];
     if (!p.density && !strchr(data, '.')) return example_failed(data, "is neither a known density nor a .csv file; --help lists them");

@@ -3,14 +3,14 @@
 #include <string.h>
 
 static const double pi = 3.14159265358979323846;
-static int below(nn_rng *rng, int n) { return (int)(nn_uniform(rng) * n) % n; }
+static int below(ad_rng *rng, int n) { return (int)(ad_rng_uniform(rng) * n) % n; }
 
 /* Eight Gaussians of deviation 0.5 on a circle of radius 4, all divided by 1.414. */
-static void draw_8gaussians(nn_rng *rng, double *x, double *y)
+static void draw_8gaussians(ad_rng *rng, double *x, double *y)
 {
     double a = below(rng, 8) * pi / 4;
-    *x = (4 * cos(a) + 0.5 * nn_normal(rng)) / 1.414;
-    *y = (4 * sin(a) + 0.5 * nn_normal(rng)) / 1.414;
+    *x = (4 * cos(a) + 0.5 * ad_rng_normal(rng)) / 1.414;
+    *y = (4 * sin(a) + 0.5 * ad_rng_normal(rng)) / 1.414;
 }
 
 static double log_density_8gaussians(double x, double y)
@@ -21,16 +21,16 @@ static double log_density_8gaussians(double x, double y)
 }
 
 /* Two arms of a spiral, a turn and a half each. */
-static void draw_2spirals(nn_rng *rng, double *x, double *y)
+static void draw_2spirals(ad_rng *rng, double *x, double *y)
 {
-    double a = sqrt(nn_uniform(rng)) * 3 * pi, side = below(rng, 2) ? 1 : -1;
-    *x = side * (-cos(a) * a + nn_uniform(rng) * 0.5) / 3 + 0.1 * nn_normal(rng);
-    *y = side * (sin(a) * a + nn_uniform(rng) * 0.5) / 3 + 0.1 * nn_normal(rng);
+    double a = sqrt(ad_rng_uniform(rng)) * 3 * pi, side = below(rng, 2) ? 1 : -1;
+    *x = side * (-cos(a) * a + ad_rng_uniform(rng) * 0.5) / 3 + 0.1 * ad_rng_normal(rng);
+    *y = side * (sin(a) * a + ad_rng_uniform(rng) * 0.5) / 3 + 0.1 * ad_rng_normal(rng);
 }
 
-static void draw_checkerboard(nn_rng *rng, double *x, double *y)
+static void draw_checkerboard(ad_rng *rng, double *x, double *y)
 {
-    double u = nn_uniform(rng) * 4 - 2, v = nn_uniform(rng) - below(rng, 2) * 2;
+    double u = ad_rng_uniform(rng) * 4 - 2, v = ad_rng_uniform(rng) - below(rng, 2) * 2;
     *x = 2 * u;
     *y = 2 * (v + (double)((int)floor(u) & 1));
 }
@@ -42,38 +42,38 @@ static double log_density_checkerboard(double x, double y)
 }
 
 /* Five Gaussians, long in the radius, bent the more the farther out. */
-static void draw_pinwheel(nn_rng *rng, double *x, double *y)
+static void draw_pinwheel(ad_rng *rng, double *x, double *y)
 {
-    double r = 1 + 0.3 * nn_normal(rng), s = 0.1 * nn_normal(rng), a = below(rng, 5) * 2 * pi / 5 + 0.25 * exp(r);
+    double r = 1 + 0.3 * ad_rng_normal(rng), s = 0.1 * ad_rng_normal(rng), a = below(rng, 5) * 2 * pi / 5 + 0.25 * exp(r);
     *x = 2 * (r * cos(a) + s * sin(a));
     *y = 2 * (s * cos(a) - r * sin(a));
 }
 
-static void draw_circle(nn_rng *rng, double radius, double noise, double *x, double *y)
+static void draw_circle(ad_rng *rng, double radius, double noise, double *x, double *y)
 {
-    double a = 2 * pi * nn_uniform(rng);
-    *x = radius * cos(a) + noise * nn_normal(rng);
-    *y = radius * sin(a) + noise * nn_normal(rng);
+    double a = 2 * pi * ad_rng_uniform(rng);
+    *x = radius * cos(a) + noise * ad_rng_normal(rng);
+    *y = radius * sin(a) + noise * ad_rng_normal(rng);
 }
 
-static void draw_rings(nn_rng *rng, double *x, double *y) { draw_circle(rng, 0.75 * (1 + below(rng, 4)), 0.08, x, y); }
-static void draw_circles(nn_rng *rng, double *x, double *y) { draw_circle(rng, below(rng, 2) ? 3 : 1.5, 0.24, x, y); }
+static void draw_rings(ad_rng *rng, double *x, double *y) { draw_circle(rng, 0.75 * (1 + below(rng, 4)), 0.08, x, y); }
+static void draw_circles(ad_rng *rng, double *x, double *y) { draw_circle(rng, below(rng, 2) ? 3 : 1.5, 0.24, x, y); }
 
 /* Two interleaving half circles. */
-static void draw_moons(nn_rng *rng, double *x, double *y)
+static void draw_moons(ad_rng *rng, double *x, double *y)
 {
-    double a = pi * nn_uniform(rng);
+    double a = pi * ad_rng_uniform(rng);
     int lower = below(rng, 2);
     double u = lower ? 1 - cos(a) : cos(a), v = lower ? 0.5 - sin(a) : sin(a);
-    *x = 2 * (u + 0.1 * nn_normal(rng)) - 1;
-    *y = 2 * (v + 0.1 * nn_normal(rng)) - 0.2;
+    *x = 2 * (u + 0.1 * ad_rng_normal(rng)) - 1;
+    *y = 2 * (v + 0.1 * ad_rng_normal(rng)) - 0.2;
 }
 
-static void draw_swissroll(nn_rng *rng, double *x, double *y)
+static void draw_swissroll(ad_rng *rng, double *x, double *y)
 {
-    double a = 1.5 * pi * (1 + 2 * nn_uniform(rng));
-    *x = (a * cos(a) + nn_normal(rng)) / 5;
-    *y = (a * sin(a) + nn_normal(rng)) / 5;
+    double a = 1.5 * pi * (1 + 2 * ad_rng_uniform(rng));
+    *x = (a * cos(a) + ad_rng_normal(rng)) / 5;
+    *y = (a * sin(a) + ad_rng_normal(rng)) / 5;
 }
 
 const density densities[] = { { "8gaussians", draw_8gaussians, 4, log_density_8gaussians },

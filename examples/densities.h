@@ -5,7 +5,7 @@
 
 typedef struct {
     const char *name;
-    void (*draw)(nn_rng *rng, double *x, double *y); /* one point */
+    void (*draw)(ad_rng *rng, double *x, double *y); /* one point */
     double radius;                                   /* half the side of a square that holds nearly all of it */
     double (*log_density)(double x, double y);       /* NULL where there is no closed form */
 } density;

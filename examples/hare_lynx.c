@@ -153,7 +153,7 @@ static double constant_rmse(int64_t years, double hare, double lynx)
 static bool train(problem *p, uint64_t seed, double rate, const char *label, outcome *o)
 {
     char error[512];
-    nn_rng rng = nn_rng_seed(seed);
+    ad_rng rng = ad_rng_seed(seed);
     nn_theta *theta = nn_theta_new(p->model, AD_F64, &rng);
     double start[2] = { standardised(p, 0, 0), standardised(p, 0, 1) }, x[2 * PELT_YEARS];
     nn_theta_set(theta, "start", 2, start);

@@ -59,7 +59,7 @@ int main(int argc, char **argv)
     char error[512] = "";
     nn_model *model = nn_model_new();
     nn_mlp mlp = nn_mlp_new(model, "mlp", 3, (int64_t[]){ 1, 16, 1 }, ad_tanh, NULL);
-    nn_rng rng = nn_rng_seed(1);
+    ad_rng rng = ad_rng_seed(1);
     nn_theta *theta = nn_theta_new(model, AD_F64, training ? &rng : NULL);
     int status;
     if (training) status = train(theta, &mlp, error, sizeof error) || nn_save(argv[2], theta, error, sizeof error);

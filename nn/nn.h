@@ -9,7 +9,7 @@
  *
  *     nn_model *model = nn_model_new();
  *     nn_mlp net = nn_mlp_new(model, "net", 3, (int64_t[]){ 2, 64, 1 }, ad_tanh, NULL);
- *     nn_rng rng = nn_rng_seed(1);
+ *     ad_rng rng = ad_rng_seed(1);
  *     nn_theta *theta = nn_theta_new(model, AD_F32, &rng);
  *     ... nn_train(theta, &options, &report, error, sizeof error) ...
  *     nn_theta_free(theta);
@@ -39,32 +39,18 @@ const char *nn_model_error(const nn_model *model);
 int64_t nn_model_size(const nn_model *model);       /* elements of theta, padding (always zero) included */
 int64_t nn_model_parameters(const nn_model *model); /* without padding */
 
-/* Random numbers: Philox4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405). Draw n of a generator is the first half of the block
- * cipher's output for (key, n), so that a state is two words, a draw can be found again, and every machine gets the same bits: only integer
- * operations, + - * / and square roots are used, never libm. Plain values: a copy draws the same numbers again. Not for cryptography.
- * A generator that is NULL gives 0, and NaN where real numbers are drawn. */
-typedef struct {
-    uint64_t key, counter;
-} nn_rng;
-nn_rng nn_rng_seed(uint64_t seed);              /* any seed is as good as any other */
-nn_rng nn_rng_split(nn_rng *rng);               /* an independent generator; uses up one draw of rng */
-uint64_t nn_rng_next(nn_rng *rng);              /* 64 random bits */
-uint64_t nn_rng_below(nn_rng *rng, uint64_t n); /* uniform in 0..n-1, without bias; 0 when n is 0 */
-double nn_uniform(nn_rng *rng);                 /* in (0,1), ends excluded */
-double nn_normal(nn_rng *rng);                  /* mean 0, variance 1 */
-
 /* Fills out[0..n) with initial values. The names are those of the literature: Glorot & Bengio 2010 (xavier), He et al. 2015
  * (arXiv:1502.01852; he), LeCun et al. 1998 (lecun). uniform_fan_in: U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for linear
  * layers. */
-typedef void (*nn_init)(nn_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
-void nn_init_zeros(nn_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
-void nn_init_ones(nn_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
-void nn_init_xavier_uniform(nn_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
-void nn_init_xavier_normal(nn_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
-void nn_init_he_uniform(nn_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
-void nn_init_he_normal(nn_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
-void nn_init_lecun_normal(nn_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
-void nn_init_uniform_fan_in(nn_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
+typedef void (*nn_init)(ad_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
+void nn_init_zeros(ad_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
+void nn_init_ones(ad_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
+void nn_init_xavier_uniform(ad_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
+void nn_init_xavier_normal(ad_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
+void nn_init_he_uniform(ad_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
+void nn_init_he_normal(ad_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
+void nn_init_lecun_normal(ad_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
+void nn_init_uniform_fan_in(ad_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
 
 /* Adds a parameter array (every size >= 1; the name unique, not empty, not "__metadata__"); returns its offset in theta, a multiple of 16
  * elements, or -1 with the model's error set. fan_in and fan_out (>= 1) are for the initialiser. */
@@ -82,7 +68,7 @@ typedef struct nn_theta nn_theta;
 /* Filled by each parameter array's initialiser, each from its own split of rng; rng NULL: zeros. Padding
  * is zero. The model must be complete: what is added to it later makes theta unusable, with an error that
  * names both sizes. NULL when memory is short; a model with an error, or none, is theta's error. */
-nn_theta *nn_theta_new(const nn_model *model, ad_dtype dtype, nn_rng *rng);
+nn_theta *nn_theta_new(const nn_model *model, ad_dtype dtype, ad_rng *rng);
 nn_theta *nn_theta_copy(const nn_theta *theta); /* NULL when memory is short */
 void nn_theta_free(nn_theta *theta);            /* NULL is allowed */
 /* First error of a call with this theta, or NULL. Sticky: whatever takes theta refuses it from then on. */
@@ -300,7 +286,7 @@ typedef struct {
     int64_t step, steps;     /* this update, from 1, of how many; those that options.state has made before count */
     int64_t rows;            /* of this batch */
     const int64_t *examples; /* [rows] which examples (from 0) they are; NULL when no array has rows of data */
-    nn_rng *rng;             /* of this step alone: made from seed and step, so that a step can be drawn again */
+    ad_rng *rng;             /* of this step alone: made from seed and step, so that a step can be drawn again */
 } nn_step;
 
 typedef struct {

@@ -1,7 +1,7 @@
 #!/bin/sh
 # structure.sh ROOT: what the tree has to keep to and no compiler checks. The rooms: autodiff includes nothing but itself; ode and nn
-# include themselves, autodiff/autodiff.h and autodiff/extension.h; examples include public headers. No paths of one machine, no
-# notes to self.
+# include themselves, autodiff/autodiff.h and autodiff/extension.h; examples include public headers. Inside a room, includes go to the
+# same folder or to a lower one. No paths of one machine, no notes to self.
 set -u
 cd "$1" || exit 1
 status=0
@@ -34,6 +34,36 @@ trespassing() {
     done
 }
 
+# Storeys: room, then its folders from the lowest up. Folders joined by = are side by side, and do not see each other.
+storeys="
+autodiff base tape derive=kernels compile plan run
+ode field step methods march solve adjoints
+nn model layers data train
+"
+
+# Of the lines of includes, those that go upwards, or to a folder that has no storey. Public headers belong to all storeys.
+upwards() {
+    awk -v storeys="$storeys" '
+        BEGIN {
+            rooms = split(storeys, line, "\n")
+            for (i = 1; i <= rooms; i++) {
+                folders = split(line[i], word, " ")
+                for (k = 2; k <= folders; k++) {
+                    beside = split(word[k], folder, "=")
+                    for (j = 1; j <= beside; j++) storey[word[1] "/" folder[j]] = k
+                }
+            }
+        }
+        function place(file,    part) { return split(file, part, "/") > 2 ? part[1] "/" part[2] : "" }
+        $1 ~ /^(autodiff|ode|nn)$/ {
+            from = place($2)
+            to = place($3)
+            if (from != "" && !(from in storey)) print $2 " is in a folder without a storey (tests/structure.sh has the table)"
+            else if (to == "" || to == from || index(to, $1 "/") != 1) next
+            else if (from == "" || !(to in storey) || storey[to] >= storey[from]) print $2 " includes " $3 ", which is not below it"
+        }'
+}
+
 # Lines of the project's own files that match.
 ours() { grep -rnIE --exclude=.git --exclude-dir=.git --exclude-dir='build*' --exclude-dir=out --exclude-dir=subprojects -e "$1" .; }
 
@@ -41,12 +71,14 @@ includes=$(includes)
 [ -n "$includes" ] || fail "no include found at all: this test is looking in the wrong place ($PWD)"
 trespassing=$(echo "$includes" | trespassing)
 [ -z "$trespassing" ] || fail "$trespassing"
+upwards=$(echo "$includes" | upwards | sort -u)
+[ -z "$upwards" ] || fail "$upwards"
 ! ours '/wor[k]/|/hom[e]/[a-z]|/roo[t]/|/tm[p]/bash' || fail "paths of one machine (above)"
 ! ours '(^|[^A-Za-z])(TOD[O]|FIXM[E]|XX[X]|HAC[K])([^A-Za-z]|$)' || fail "notes to self (above): do it, or open an issue"
 # Every public function of autodiff/ is called wrongly somewhere.
 functions=$(sed -n 's/^[a-z][^#(]*[ *]\(ad_[a-z0-9_]*\)(.*/\1/p' autodiff/autodiff.h autodiff/extension.h | sort -u)
 [ -n "$functions" ] || fail "no public function found at all: this test is looking in the wrong place ($PWD)"
 for function in $functions; do
-    grep -q "\\b$function(" tests/test_refused.c || fail "$function is not in tests/test_refused.c: what does it do with NULL, or a stale variable?"
+    grep -q "\\b$function(" tests/autodiff/test_refused.c || fail "$function is not in tests/autodiff/test_refused.c: what does it do with NULL, or a stale variable?"
 done
 exit $status

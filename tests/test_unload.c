@@ -1,7 +1,7 @@
 /* The shared library as a plugin has it, loaded and unloaded while the program goes on: nothing of it stays behind, no thread, no
  * generated code, nothing in the environment, which would point to where the library was. */
 #include "costate.h"
-#include "suite.h"
+#include "tests/support/suite.h"
 #include <dirent.h>
 #include <dlfcn.h>
 #include <sched.h>

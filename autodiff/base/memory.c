@@ -1,0 +1,54 @@
+/* Memory: pools, aligned arrays, and what the machine has. */
+#include "autodiff/base/memory.h"
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct ad_pool_chunk {
+    struct ad_pool_chunk *next;
+    size_t used, size;
+    max_align_t bytes[];
+} ad_pool_chunk;
+
+void *ad_pool_alloc(ad_pool *pool, size_t bytes)
+{
+    if (bytes > SIZE_MAX / 2) return NULL;
+    bytes = (bytes + 15) & ~(size_t)15;
+    ad_pool_chunk *c = pool->chunk;
+    if (!c || c->size - c->used < bytes) {
+        size_t size = bytes > 32768 ? bytes : 32768;
+        c = malloc(sizeof *c + size);
+        if (!c) return NULL;
+        *c = (ad_pool_chunk){ .next = pool->chunk, .size = size };
+        pool->chunk = c;
+    }
+    void *p = (char *)c->bytes + c->used;
+    c->used += bytes;
+    memset(p, 0, bytes);
+    return p;
+}
+
+void ad_pool_clear(ad_pool *pool)
+{
+    while (pool->chunk) {
+        ad_pool_chunk *c = pool->chunk;
+        pool->chunk = c->next;
+        free(c);
+    }
+}
+
+int64_t ad_machine_bytes(void)
+{
+#if defined _SC_PHYS_PAGES && defined _SC_PAGESIZE
+    int64_t bytes = ad_size_mul(sysconf(_SC_PHYS_PAGES), sysconf(_SC_PAGESIZE));
+    if (bytes > 0) return bytes;
+#endif
+    return INT64_MAX;
+}
+
+void *ad_aligned_alloc(int64_t bytes)
+{
+    bytes = ad_size_align(bytes == 0 ? 1 : bytes);
+    if (bytes < 0 || (uint64_t)bytes > SIZE_MAX / 2 || bytes > ad_machine_bytes()) return NULL;
+    return aligned_alloc(AD_ALIGN, (size_t)bytes);
+}

@@ -1,0 +1,58 @@
+/* Composites: two pointwise operations in one pass over memory, where a kernel for both together exists. A value that only one operation
+ * reads becomes part of that: the bias of a layer is added by its activation, sums of weighted terms take each in one step. A function
+ * recorded by way of a code that nothing else reads becomes one operation. */
+#include "autodiff/compile/ir.h"
+#include "autodiff/kernels/kernel.h"
+
+/* Whether x may compute its operand i, an operation `op`, by itself: it is used nowhere else and has the same rows. (Without rows there is
+ * little to gain, and sums of reductions must stay sums: lanes.c.) */
+static bool absorbable(const ad_ir *ir, const ad_inst *x, int32_t i, ad_op op)
+{
+    const ad_inst *a = &ir->inst[i];
+    return a->op == op && a->nin == ad_ops[op].arity && a->uses == 1 && ad_same_shape(a->shape, x->shape) && ad_has_rows(x->shape);
+}
+
+/* Gives x one operand more, if there is a kernel for that. */
+static int32_t composite(ad_ir *ir, ad_inst *x, int nin, const int32_t *in)
+{
+    if (ad_pointwise_kernel(x->op, ir->dtype, nin)) {
+        x->nin = nin;
+        x->in = ad_ir_ints(ir, nin, in);
+    }
+    return ad_ir_add(ir, x);
+}
+
+/* Both steps of a coded function as one, when nobody else needs the code. */
+static void decode(const ad_ir *ir, ad_inst *x)
+{
+    for (int k = 0; k < AD_CODED_OPS; k++) {
+        if (x->op != ad_coded_ops[k].of_code) continue;
+        const ad_inst *code = &ir->inst[x->in[0]];
+        if (code->op != ad_coded_ops[k].code || code->uses != 1) return;
+        x->op = ad_coded_ops[k].whole;
+        x->nin = code->nin;
+        x->in = code->in;
+        return;
+    }
+}
+
+static int32_t combine(ad_ir *ir, ad_inst *x)
+{
+    decode(ir, x);
+    int32_t a = x->nin > 0 ? x->in[0] : 0, b = x->nin > 1 ? x->in[1] : 0;
+    if (ad_ops[x->op].kind != AD_POINTWISE) return ad_ir_add(ir, x);
+    if (x->nin == 1 && absorbable(ir, x, a, AD_OP_add)) return composite(ir, x, 2, ir->inst[a].in);
+    for (int k = 1; x->op == AD_OP_mul && x->nin == 2 && k >= 0; k--) {
+        if (!absorbable(ir, x, x->in[k], AD_OP_slope_of_code)) continue;
+        x->op = AD_OP_slope_of_code;
+        return composite(ir, x, 2, (int32_t[]){ k ? a : b, ir->inst[x->in[k]].in[0] });
+    }
+    for (int k = 1; x->nin == 2 && k >= (x->op == AD_OP_sub); k--) {
+        const ad_inst *p = &ir->inst[x->in[k]];
+        if (absorbable(ir, x, x->in[k], AD_OP_mul)) return composite(ir, x, 3, (int32_t[]){ k ? a : b, p->in[0], p->in[1] });
+        if (absorbable(ir, x, x->in[k], AD_OP_square)) return composite(ir, x, 3, (int32_t[]){ k ? a : b, p->in[0], p->in[0] });
+    }
+    return ad_ir_add(ir, x);
+}
+
+bool ad_pass_combine(ad_ir *ir) { return ad_ir_rewrite(ir, combine); }

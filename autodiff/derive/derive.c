@@ -1,0 +1,521 @@
+/* Reverse and forward mode over the recorded graph. Both only record. */
+#include "autodiff/derive/derive.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* Drops what y does not need: a node beside the way costs nothing and needs no rule. */
+static void keep_needed(ad_activity *a, const ad_tape *t, int ny, const ad_var *y)
+{
+    for (int i = 0; i < ny; i++) a->active[y[i].node] |= AD_NEEDED;
+    for (int32_t j = a->reach.n - 1; j >= 0; j--) {
+        int32_t k = a->reach.node[j];
+        if (!(a->active[k] & AD_THROUGH)) continue;
+        if (!(a->active[k] & AD_NEEDED)) {
+            a->active[k] &= (char)~AD_THROUGH;
+            continue;
+        }
+        const ad_node *n = ad_node_at(t, k);
+        for (int i = 0; i < n->nin; i++)
+            if (a->active[n->in[i]] && ad_differentiable(n, i)) a->active[n->in[i]] |= AD_NEEDED;
+    }
+    for (int32_t j = 0; j < a->reach.n; j++) a->active[a->reach.node[j]] &= (char)~AD_NEEDED;
+    for (int i = 0; i < ny; i++) a->active[y[i].node] &= (char)~AD_NEEDED;
+}
+
+/* Entries for all that is asked about: nothing is active yet. */
+static void clear_entries(ad_activity *a, const ad_tape *t, int ny, const ad_var *y)
+{
+    for (int i = 0; i < ny; i++) a->active[y[i].node] = 0;
+    for (int32_t j = 0; j < a->reach.n; j++) {
+        int32_t k = a->reach.node[j];
+        const ad_node *n = ad_node_at(t, k);
+        a->active[k] = 0;
+        for (int i = 0; i < n->nin; i++) a->active[n->in[i]] = 0;
+        for (int i = 1; n->op == AD_OP_opaque && i <= n->attr[0] && k + i < a->end; i++) a->active[k + i] = 0;
+    }
+}
+
+bool ad_activity_find(ad_activity *a, ad_tape *t, int ny, const ad_var *y, int nx, const ad_var *x, bool cut)
+{
+    *a = (ad_activity){ 0 };
+    for (int i = 0; i < ny; i++)
+        if (y[i].node >= a->end) a->end = y[i].node + 1;
+    a->begin = a->end;
+    for (int i = 0; i < nx; i++)
+        if (x[i].node < a->begin) a->begin = x[i].node;
+    if (!ad_reach_find(&a->reach, t, ny, y, &(ad_reach_limits){ .first = a->begin })) return false;
+    a->active = malloc((size_t)a->end + 1);
+    if (!a->active) {
+        ad_activity_clear(a);
+        ad_fail(t, "out of memory (%d nodes to differentiate)", (int)a->end);
+        return false;
+    }
+    clear_entries(a, t, ny, y);
+    for (int i = 0; i < nx; i++)
+        if (x[i].node < a->end) a->active[x[i].node] = AD_SEED;
+    for (int32_t j = 0; j < a->reach.n; j++) {
+        int32_t k = a->reach.node[j];
+        if (a->active[k] && (cut || !ad_node_at(t, k)->nin)) continue;
+        const ad_node *n = ad_node_at(t, k);
+        for (int i = 0; i < n->nin; i++)
+            if (a->active[n->in[i]] && ad_differentiable(n, i)) a->active[k] |= AD_THROUGH;
+    }
+    keep_needed(a, t, ny, y);
+    return true;
+}
+
+void ad_activity_clear(ad_activity *a)
+{
+    ad_reach_clear(&a->reach);
+    free(a->active);
+    a->active = NULL;
+}
+
+/* ---- reverse mode ---- */
+
+/* A slice's cotangent, kept until its operand is reached, so that all slices of one array make one assembly. */
+typedef struct {
+    int32_t node, next;
+    ad_var piece;
+    const int64_t *start;
+} piece;
+
+typedef struct {
+    ad_tape *tape;
+    ad_activity act;
+    ad_var *bar; /* cotangents by node, of those that are visited; node -1: zero so far */
+    ad_live live;
+    int32_t *pieces; /* likewise: head of its list of pieces, or -1 */
+    piece *pool;
+    int32_t npool, pool_capacity;
+} sweep;
+
+ad_var ad_fit(ad_var v, ad_shape shape)
+{
+    v = ad_sum_to(v, shape);
+    return ad_same_shape(ad_shape_of(v), shape) ? v : ad_broadcast(v, shape);
+}
+
+/* Two cotangents of one variable. Where both are products by the same slope, it multiplies their sum. */
+static ad_var add_cotangents(ad_tape *t, ad_var a, ad_var b)
+{
+    if (a.node < 0 || b.node < 0) return ad_add(a, b);
+    const ad_node *x = ad_node_at(t, a.node), *y = ad_node_at(t, b.node);
+    if (x->op != AD_OP_mul || y->op != AD_OP_mul) return ad_add(a, b);
+    const ad_node *p = ad_node_at(t, x->in[1]), *q = ad_node_at(t, y->in[1]);
+    if (p->op != AD_OP_slope_of_code || q->op != AD_OP_slope_of_code || p->in[0] != q->in[0]) return ad_add(a, b);
+    return ad_mul(ad_add(ad_var_at(t, x->in[0]), ad_var_at(t, y->in[0])), ad_var_at(t, x->in[1]));
+}
+
+static void add_to(sweep *s, int32_t node, ad_var v)
+{
+    if (v.node < 0 || !s->act.active[node]) return;
+    v = ad_fit(v, ad_node_at(s->tape, node)->shape);
+    s->bar[node] = s->bar[node].node < 0 ? v : add_cotangents(s->tape, s->bar[node], v);
+}
+
+/* To be called before a contribution to the node's cotangent. */
+static void add_live(sweep *s, int32_t node, ad_var mask)
+{
+    ad_live_add(&s->live, node, s->bar[node].node < 0 && s->pieces[node] < 0, mask);
+}
+
+static void add_piece(sweep *s, int32_t node, ad_var v, const int64_t *start)
+{
+    if (!s->act.active[node]) return;
+    if (s->npool == s->pool_capacity) {
+        int32_t capacity = s->pool_capacity ? 2 * s->pool_capacity : 32;
+        piece *more = realloc(s->pool, (size_t)capacity * sizeof *more);
+        if (!more) {
+            ad_fail(s->tape, "ad_vjp: out of memory");
+            return;
+        }
+        s->pool = more;
+        s->pool_capacity = capacity;
+    }
+    s->pool[s->npool] = (piece){ node, s->pieces[node], v, start };
+    s->pieces[node] = s->npool++;
+}
+
+/* The node's cotangent is complete: adds its pieces. */
+static ad_var settle(sweep *s, int32_t node)
+{
+    int n = 0;
+    for (int32_t p = s->pieces[node]; p >= 0; p = s->pool[p].next) n++;
+    if (!n) return s->bar[node];
+    ad_shape shape = ad_node_at(s->tape, node)->shape;
+    ad_var *x = malloc((size_t)n * sizeof *x);
+    int64_t *start = malloc((size_t)n * AD_MAX_RANK * sizeof *start);
+    if (!x || !start) ad_fail(s->tape, "ad_vjp: out of memory");
+    else {
+        int k = n; /* the list is last in, first out */
+        for (int32_t p = s->pieces[node]; p >= 0; p = s->pool[p].next) {
+            x[--k] = s->pool[p].piece;
+            memcpy(start + k * shape.rank, s->pool[p].start, (size_t)shape.rank * sizeof *start);
+        }
+        add_to(s, node, ad_assemble(s->tape, n, x, start, shape));
+    }
+    free(x);
+    free(start);
+    s->pieces[node] = -1;
+    return s->bar[node];
+}
+
+/* Cotangents of a contraction's operands are contractions of the cotangent with the other operand. */
+static void pull_contract(sweep *s, int32_t node, const ad_node *n, ad_var v, ad_var live)
+{
+    int rank[3] = { (int)n->attr[0], (int)n->attr[1], (int)n->attr[2] };
+    const int64_t *label[3] = { n->attr + 3, n->attr + 3 + rank[0], n->attr + 3 + rank[0] + rank[1] };
+    for (int i = 0; i < 2; i++) {
+        if (!s->act.active[n->in[i]]) continue;
+        ad_var other = ad_live_other(&s->live, n, 2, 1 - i, live);
+        ad_factor f[2] = { { .x = v }, { .x = other } };
+        int8_t out[AD_MAX_RANK];
+        for (int k = 0; k < rank[2]; k++) f[0].label[k] = (int8_t)label[2][k];
+        for (int k = 0; k < rank[1 - i]; k++) f[1].label[k] = (int8_t)label[1 - i][k];
+        for (int k = 0; k < rank[i]; k++) out[k] = (int8_t)label[i][k];
+        add_live(s, n->in[i], ad_live_pull(&s->live, ad_var_at(s->tape, node), n, i, live));
+        add_to(s, n->in[i], ad_contract_factors(s->tape, 2, f, rank[i], out));
+    }
+}
+
+/* d max: the places that attain the maximum share it equally. */
+static void pull_reduce_max(sweep *s, int32_t node, const ad_node *n, ad_var v, ad_var live)
+{
+    ad_var x = ad_var_at(s->tape, n->in[0]), zero = ad_scalar(s->tape, 0);
+    ad_var hit = ad_eq(x, ad_var_at(s->tape, node));
+    ad_var share = ad_div(v, ad_sum_mask(hit, (uint32_t)n->attr[0]));
+    add_live(s, n->in[0], ad_live_pull(&s->live, ad_var_at(s->tape, node), n, 0, live));
+    add_to(s, n->in[0], ad_select(hit, share, zero));
+}
+
+/* What a rule of an opaque operation gave for a variable of this shape: of that shape, after broadcasting or (cotangents) summing what
+ * was broadcast; anything else is the rule's error. */
+static ad_var checked_result(ad_tape *t, const ad_node *n, const char *rule, ad_var v, ad_shape shape)
+{
+    ad_shape s = ad_shape_of(v), common;
+    if (v.node < 0 || ad_tape_error(t)) return ad_none(t);
+    if (v.tape == t && s.rank >= 0 && ad_broadcast_shapes(s, shape, &common)) {
+        if (ad_same_shape(common, shape)) return ad_broadcast(v, shape);
+        if (rule[0] == 'v' && ad_same_shape(common, s)) return ad_sum_to(v, shape);
+    }
+    char got[128], want[128];
+    ad_format_shape(s, got, sizeof got);
+    ad_format_shape(shape, want, sizeof want);
+    ad_fail(t, "%s: its rule %s gave a variable %s where %s is due", ad_node_name(n), rule, v.tape == t ? got : "of another tape", want);
+    return ad_none(t);
+}
+
+/* The cotangent of an opaque operation's result; none where propagation stops at it. */
+static ad_var result_bar(const sweep *s, int32_t node)
+{
+    return node < s->act.end && s->act.active[node] & AD_THROUGH ? s->bar[node] : ad_none(s->tape);
+}
+
+static void pull_opaque(sweep *s, int32_t node, const ad_node *n)
+{
+    int nout = (int)n->attr[0], nin = n->nin;
+    ad_var *vars = malloc((size_t)(2 * nin + 2 * nout + 1) * sizeof *vars);
+    bool *need = calloc((size_t)nin + 1, sizeof *need);
+    bool any = false; /* without a cotangent the operation is beside the way, and needs no rule */
+    for (int k = 0; k < nout; k++) any = any || result_bar(s, node + 1 + k).node >= 0;
+    if (!vars || !need) ad_fail(s->tape, "ad_vjp: out of memory");
+    else if (any && !n->class_->vjp)
+        ad_fail(s->tape, "ad_vjp: %s has no derivative rule (vjp); a derivative of this order is not defined for it", ad_node_name(n));
+    else if (any) {
+        ad_var *in = vars, *xbar = in + nin, *out = xbar + nin, *ybar = out + nout;
+        for (int i = 0; i < nin; i++) {
+            in[i] = ad_var_at(s->tape, n->in[i]);
+            xbar[i] = ad_none(s->tape);
+            need[i] = s->act.active[n->in[i]] && ad_node_at(s->tape, n->in[i])->op != AD_OP_opaque;
+        }
+        for (int k = 0; k < nout; k++) {
+            out[k] = ad_var_at(s->tape, node + 1 + k);
+            ybar[k] = result_bar(s, node + 1 + k);
+        }
+        n->class_->vjp(n->opaque, ad_var_at(s->tape, node), nin, in, nout, out, ybar, need, xbar);
+        for (int i = 0; i < nin; i++) {
+            if (!need[i]) continue;
+            add_live(s, n->in[i], ad_none(s->tape));
+            add_to(s, n->in[i], checked_result(s->tape, n, "vjp", xbar[i], ad_node_at(s->tape, n->in[i])->shape));
+        }
+    }
+    free(vars);
+    free(need);
+}
+
+/* The action of pointwise node y's partial derivative by operand i on v, 0 where v is not live. */
+static ad_var push_live(const ad_live *l, ad_var y, const ad_node *n, int i, ad_var v, ad_var mask)
+{
+    ad_var x = ad_push(y, i, v);
+    return ad_live_guards(l, n) ? ad_live_select(mask, x) : x;
+}
+
+static void pull(sweep *s, int32_t node)
+{
+    const ad_node *n = ad_node_at(s->tape, node);
+    if (n->op == AD_OP_opaque) {
+        pull_opaque(s, node, n);
+        return;
+    }
+    ad_var y = ad_var_at(s->tape, node), v = settle(s, node);
+    if (v.node < 0 || n->op == AD_OP_project) return;
+    const ad_var live = ad_live_at(&s->live, node);
+    if (n->op == AD_OP_contract) pull_contract(s, node, n, v, live);
+    else if (n->op == AD_OP_reduce_max) pull_reduce_max(s, node, n, v, live);
+    else
+        for (int i = 0; i < n->nin; i++) {
+            if (!s->act.active[n->in[i]] || !ad_differentiable(n, i)) continue;
+            add_live(s, n->in[i], ad_live_pull(&s->live, y, n, i, live));
+            if (n->op == AD_OP_slice) add_piece(s, n->in[i], v, n->attr);
+            else if (ad_ops[n->op].kind == AD_LINEAR) add_to(s, n->in[i], ad_transpose_rule(y, i, v));
+            else add_to(s, n->in[i], push_live(&s->live, y, n, i, v, live));
+        }
+}
+
+static bool seed(sweep *s, int ny, const ad_var *y, const ad_var *ybar)
+{
+    for (int i = 0; i < ny; i++) {
+        if (ybar[i].node < 0 && ybar[i].tape) continue;
+        if (!ad_common_tape("vjp", 2, (ad_var[]){ y[i], ybar[i] })) return false;
+        if (!ad_same_shape(ad_shape_of(ybar[i]), ad_shape_of(y[i]))) {
+            ad_fail_shapes(s->tape, "vjp", "a cotangent must have the shape of its variable", 2, (ad_var[]){ y[i], ybar[i] });
+            return false;
+        }
+        add_to(s, y[i].node, ybar[i]);
+    }
+    return true;
+}
+
+static void clear_bar(sweep *s, int32_t node)
+{
+    s->bar[node] = ad_none(s->tape);
+    s->pieces[node] = -1;
+}
+
+static void run_vjp(const char *what, int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_var *x, ad_var *xbar, bool cut)
+{
+    ad_tape *t = ad_lists_tape(what, 2, (ad_list[]){ { "y", ny, y, false }, { "x", nx, x, false } });
+    for (int i = 0; xbar && i < nx; i++) xbar[i] = ad_none(t ? t : x ? x[i].tape : NULL);
+    if (nx > 0 && !xbar) ad_fail_null(t, what, "the list of results");
+    if (ny > 0 && !ybar) ad_fail_null(t, what, "the list of cotangents");
+    if (!t || (ny > 0 && !ybar)) return;
+    sweep s = { .tape = t };
+    if (ad_tape_error(t) || !ad_activity_find(&s.act, t, ny, y, nx, x, cut)) return;
+    s.bar = malloc(((size_t)s.act.end + 1) * sizeof *s.bar);
+    s.pieces = malloc(((size_t)s.act.end + 1) * sizeof *s.pieces);
+    if (!s.bar || !s.pieces) ad_fail(t, "ad_vjp: out of memory");
+    else ad_live_find(&s.live, t, &s.act, false);
+    for (int32_t j = 0; j < s.act.reach.n && !ad_tape_error(t); j++) clear_bar(&s, s.act.reach.node[j]);
+    for (int i = 0; i < nx && !ad_tape_error(t); i++)
+        if (x[i].node < s.act.end) clear_bar(&s, x[i].node);
+    if (!ad_tape_error(t) && seed(&s, ny, y, ybar))
+        for (int32_t j = s.act.reach.n - 1; j >= 0 && !ad_tape_error(t); j--)
+            if (s.act.active[s.act.reach.node[j]] & AD_THROUGH) pull(&s, s.act.reach.node[j]);
+    for (int i = 0; i < nx && !ad_tape_error(t); i++) {
+        ad_var v = x[i].node < s.act.end ? settle(&s, x[i].node) : ad_none(t);
+        xbar[i] = v.node >= 0 ? v : ad_fill(t, ad_shape_of(x[i]), 0);
+    }
+    free(s.bar);
+    ad_live_clear(&s.live);
+    free(s.pieces);
+    free(s.pool);
+    ad_activity_clear(&s.act);
+}
+
+void ad_vjp(int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_var *x, ad_var *xbar)
+{
+    run_vjp("vjp", ny, y, ybar, nx, x, xbar, false);
+}
+void ad_vjp_cut(int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_var *x, ad_var *xbar)
+{
+    run_vjp("vjp_cut", ny, y, ybar, nx, x, xbar, true);
+}
+
+void ad_grad(ad_var loss, int nx, const ad_var *x, ad_var *gradient)
+{
+    ad_tape *t = ad_lists_tape("grad", 2, (ad_list[]){ { "the loss", 1, &loss, true }, { "x", nx, x, false } });
+    for (int i = 0; gradient && i < nx; i++) gradient[i] = ad_none(t ? t : loss.tape);
+    if (nx > 0 && !gradient) ad_fail_null(t, "grad", "the list of results");
+    if (!t || ad_tape_error(t)) return;
+    ad_shape s = ad_shape_of(loss);
+    if (ad_has_rows(s) || ad_row_size(s) != 1) {
+        ad_fail_shapes(t, "grad", "the loss must be one number (ad_vjp takes cotangents of anything else)", 1, &loss);
+        return;
+    }
+    ad_var one = ad_ones_like(loss);
+    ad_vjp(1, &loss, &one, nx, x, gradient);
+}
+
+/* ---- forward mode ---- */
+
+ad_var ad_push_linear(ad_tape *t, const ad_node *n, const ad_var *dot)
+{
+    if (n->op != AD_OP_assemble) {
+        int32_t in[2] = { dot[n->in[0]].node, n->nin > 1 ? n->in[1] : 0 };
+        return ad_record(t, n->op, n->nin, in, n->nattr, n->attr, n->shape);
+    }
+    int rank = n->shape.rank, count = 0;
+    ad_var *x = malloc((size_t)n->nin * sizeof *x), y = ad_none(t);
+    int64_t *start = malloc((size_t)(n->nattr + 1) * sizeof *start);
+    if (!x || !start) ad_fail(t, "ad_jvp: out of memory");
+    for (int i = 0; i < n->nin && x && start; i++) {
+        if (dot[n->in[i]].node < 0) continue;
+        x[count] = dot[n->in[i]];
+        memcpy(start + count++ * rank, n->attr + i * rank, (size_t)rank * sizeof *start);
+    }
+    if (count) y = ad_assemble(t, count, x, start, n->shape);
+    free(x);
+    free(start);
+    return y;
+}
+
+static ad_var push_contract(ad_live *l, const ad_node *n, const ad_var *dot)
+{
+    ad_tape *t = l->tape;
+    ad_var sum = ad_none(t);
+    for (int i = 0; i < 2; i++) {
+        if (dot[n->in[i]].node < 0) continue;
+        int32_t in[2];
+        in[i] = dot[n->in[i]].node;
+        in[1 - i] = ad_live_other(l, n, i, 1 - i, ad_live_before(l, n->in[i])).node;
+        ad_var term = ad_record(t, AD_OP_contract, 2, in, n->nattr, n->attr, n->shape);
+        sum = sum.node < 0 ? term : ad_add(sum, term);
+    }
+    return sum;
+}
+
+static ad_var push_reduce_max(ad_tape *t, int32_t node, const ad_node *n, ad_var v)
+{
+    ad_var hit = ad_eq(ad_var_at(t, n->in[0]), ad_var_at(t, node));
+    uint32_t mask = (uint32_t)n->attr[0];
+    return ad_div(ad_sum_mask(ad_select(hit, v, ad_scalar(t, 0)), mask), ad_sum_mask(hit, mask));
+}
+
+static void push_opaque(ad_tape *t, int32_t node, const ad_node *n, ad_var *dot, int32_t end)
+{
+    int nout = (int)n->attr[0], nin = n->nin;
+    if (!n->class_->jvp) {
+        ad_fail(t, "ad_jvp: %s has no forward derivative rule (jvp); reverse mode (ad_vjp, ad_grad) may have one", ad_node_name(n));
+        return;
+    }
+    ad_var *vars = malloc((size_t)(2 * nin + 2 * nout + 1) * sizeof *vars);
+    if (!vars) {
+        ad_fail(t, "ad_jvp: out of memory");
+        return;
+    }
+    ad_var *in = vars, *xdot = in + nin, *out = xdot + nin, *ydot = out + nout;
+    for (int i = 0; i < nin; i++) in[i] = ad_var_at(t, n->in[i]), xdot[i] = dot[n->in[i]];
+    for (int k = 0; k < nout; k++) out[k] = ad_var_at(t, node + 1 + k), ydot[k] = ad_none(t);
+    n->class_->jvp(n->opaque, ad_var_at(t, node), nin, in, xdot, nout, out, ydot);
+    for (int k = 0; k < nout && node + 1 + k < end; k++)
+        dot[node + 1 + k] = checked_result(t, n, "jvp", ydot[k], ad_node_at(t, node + 1 + k)->shape);
+    free(vars);
+}
+
+static ad_var tangent_of(ad_live *l, int32_t node, const ad_node *n, const ad_var *dot)
+{
+    ad_tape *t = l->tape;
+    switch (ad_ops[n->op].kind) {
+    case AD_LINEAR: return n->op == AD_OP_assemble || dot[n->in[0]].node >= 0 ? ad_push_linear(t, n, dot) : ad_none(t);
+    case AD_CONTRACT: return push_contract(l, n, dot);
+    case AD_OPAQUE: return n->op == AD_OP_reduce_max && dot[n->in[0]].node >= 0 ? push_reduce_max(t, node, n, dot[n->in[0]]) : dot[node];
+    case AD_SOURCE: break;
+    case AD_POINTWISE: {
+        ad_var sum = ad_none(t), y = ad_var_at(t, node);
+        for (int i = 0; i < n->nin; i++) {
+            if (dot[n->in[i]].node < 0 || !ad_differentiable(n, i)) continue;
+            ad_var term = push_live(l, y, n, i, ad_broadcast(dot[n->in[i]], n->shape), ad_live_before(l, n->in[i]));
+            if (term.node >= 0) sum = sum.node < 0 ? term : ad_add(sum, term);
+        }
+        return sum;
+    }
+    }
+    return ad_none(t);
+}
+
+/* Of what is visited, and of what that reads. */
+static void clear_tangents(const ad_activity *act, ad_tape *t, int ny, const ad_var *y, int nx, const ad_var *x, ad_var *dot)
+{
+    for (int i = 0; i < ny; i++) dot[y[i].node] = ad_none(t);
+    for (int i = 0; i < nx; i++)
+        if (x[i].node < act->end) dot[x[i].node] = ad_none(t);
+    for (int32_t j = 0; j < act->reach.n; j++) {
+        const ad_node *n = ad_node_at(t, act->reach.node[j]);
+        dot[act->reach.node[j]] = ad_none(t);
+        for (int i = 0; i < n->nin; i++) dot[n->in[i]] = ad_none(t);
+    }
+}
+
+void ad_jvp(int nx, const ad_var *x, const ad_var *xdot, int ny, const ad_var *y, ad_var *ydot)
+{
+    const ad_list lists[] = { { "y", ny, y, false }, { "x", nx, x, false }, { "xdot", nx, xdot, false } };
+    ad_tape *t = ad_lists_tape("jvp", 3, lists);
+    for (int j = 0; ydot && j < ny; j++) ydot[j] = ad_none(t ? t : y ? y[j].tape : NULL);
+    if (ny > 0 && !ydot) ad_fail_null(t, "jvp", "the list of results");
+    if (!t || ad_tape_error(t)) return;
+    ad_activity act;
+    for (int i = 0; i < nx; i++)
+        if (!ad_same_shape(ad_shape_of(x[i]), ad_shape_of(xdot[i]))) {
+            ad_fail_shapes(t, "jvp", "a tangent must have the shape of its variable", 2, (ad_var[]){ x[i], xdot[i] });
+            return;
+        }
+    if (!ad_activity_find(&act, t, ny, y, nx, x, false)) return;
+    ad_var *dot = malloc(((size_t)act.end + 1) * sizeof *dot);
+    ad_live live = { 0 };
+    if (!dot) ad_fail(t, "ad_jvp: out of memory");
+    else ad_live_find(&live, t, &act, true);
+    if (dot) clear_tangents(&act, t, ny, y, nx, x, dot);
+    for (int i = 0; dot && i < nx; i++) {
+        if (x[i].node >= act.end) continue;
+        ad_var *d = &dot[x[i].node]; /* x may be listed more than once */
+        *d = d->node < 0 ? xdot[i] : ad_add(*d, xdot[i]);
+    }
+    for (int32_t j = 0; dot && j < act.reach.n && !ad_tape_error(t); j++) {
+        int32_t k = act.reach.node[j];
+        const ad_node *n = ad_node_at(t, k);
+        if (!(act.active[k] & AD_THROUGH)) continue;
+        if (n->op == AD_OP_opaque) push_opaque(t, k, n, dot, act.end);
+        else if (n->op != AD_OP_project) {
+            ad_var v = tangent_of(&live, k, n, dot);
+            ad_live_push(&live, k, n);
+            dot[k] = dot[k].node < 0 ? v : v.node < 0 ? dot[k] : ad_add(dot[k], v);
+        }
+    }
+    for (int j = 0; dot && j < ny && !ad_tape_error(t); j++)
+        ydot[j] = dot[y[j].node].node >= 0 ? dot[y[j].node] : ad_fill(t, ad_shape_of(y[j]), 0);
+    ad_live_clear(&live);
+    free(dot);
+    ad_activity_clear(&act);
+}
+
+/* Forward over reverse. */
+ad_var ad_hvp(ad_var loss, ad_var x, ad_var v)
+{
+    const ad_list lists[] = { { "the loss", 1, &loss, true }, { "x", 1, &x, true }, { "v", 1, &v, true } };
+    ad_tape *t = ad_lists_tape("hvp", 3, lists);
+    ad_var g, h;
+    if (!t) return ad_none(loss.tape);
+    ad_grad(loss, 1, &x, &g);
+    ad_jvp(1, &x, &v, 1, &g, &h);
+    return h;
+}
+
+bool ad_depends(ad_var y, ad_var x)
+{
+    if (!ad_valid(y) || !ad_valid(x) || y.tape != x.tape || y.node < x.node) return false;
+    ad_reach needed;
+    if (!ad_reach_find(&needed, y.tape, 1, &y, &(ad_reach_limits){ .first = x.node })) return false;
+    bool depends = needed.node[0] == x.node;
+    ad_reach_clear(&needed);
+    return depends;
+}
+
+bool ad_looked_at(ad_var x)
+{
+    if (!ad_valid(x)) return false;
+    int32_t end = ad_tape_mark(x.tape);
+    bool looked = false;
+    for (int32_t k = x.node; k < end && !looked; k++) looked = ad_node_at(x.tape, k)->looked && ad_depends(ad_var_at(x.tape, k), x);
+    return looked;
+}

@@ -1,0 +1,26 @@
+/* Internal: the builds of the pointwise kernels and of the inner loops, one per instruction set, of which builds.c chooses one at run time.
+ */
+#ifndef COSTATE_BUILDS_H
+#define COSTATE_BUILDS_H
+#include "autodiff/kernels/kernel_impl.h"
+
+ad_pointwise ad_pointwise_generic(ad_op op, ad_dtype dtype, int nin);
+ad_pointwise_pair ad_pair_generic(ad_op op, ad_op second, ad_dtype dtype, int nin);
+const ad_loops *ad_loops_generic(ad_dtype dtype);
+ad_narrow ad_narrow_generic(ad_dtype dtype, int64_t n, int64_t k);
+#ifdef __x86_64__
+ad_pointwise ad_pointwise_v2(ad_op op, ad_dtype dtype, int nin);
+ad_pointwise_pair ad_pair_v2(ad_op op, ad_op second, ad_dtype dtype, int nin);
+const ad_loops *ad_loops_v2(ad_dtype dtype);
+ad_narrow ad_narrow_v2(ad_dtype dtype, int64_t n, int64_t k);
+ad_pointwise ad_pointwise_v3(ad_op op, ad_dtype dtype, int nin);
+ad_pointwise_pair ad_pair_v3(ad_op op, ad_op second, ad_dtype dtype, int nin);
+const ad_loops *ad_loops_v3(ad_dtype dtype);
+ad_narrow ad_narrow_v3(ad_dtype dtype, int64_t n, int64_t k);
+ad_pointwise ad_pointwise_v4(ad_op op, ad_dtype dtype, int nin);
+ad_pointwise_pair ad_pair_v4(ad_op op, ad_op second, ad_dtype dtype, int nin);
+const ad_loops *ad_loops_v4(ad_dtype dtype);
+ad_narrow ad_narrow_v4(ad_dtype dtype, int64_t n, int64_t k);
+#endif
+
+#endif

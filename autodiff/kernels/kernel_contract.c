@@ -1,0 +1,518 @@
+/* Contractions of two operands. Every label belongs to one class: batch (in both operands and the result), m (first operand and result),
+ * n (second and result), k (both operands only); labels in one operand alone are summed away first. Without k the contraction is a
+ * product; where k is contiguous and one operand has no label of its own, a dot product; everything else becomes matrix products
+ * C [M,N] (+)= A [M,K] B [K,N], one for each index of the batch labels, with packing where strides do not allow direct use. */
+#include "autodiff/kernels/gemm.h"
+#include <stdlib.h>
+#include <string.h>
+
+enum { A, B, C, LABELS = 2 * AD_MAX_RANK, ROW_TILE = 128, NARROW = 8 };
+
+/* A label: its size (1 for the row label, which `rows` marks) and its strides in a, b and c; 0 where it does not occur. */
+typedef struct {
+    int64_t size, stride[3];
+    bool in[3], rows;
+} label;
+
+typedef struct {
+    int n;
+    label of[LABELS];
+} labels;
+
+typedef enum { PRODUCT, DOT, MATRIX } form;
+typedef enum { ROW_NONE, ROW_OUTER, ROW_M, ROW_K } row_role;
+
+/* An operand of the matrix product: direct, or packed with `pack` (array 0: packed, array 1: the operand; for C the other way round). */
+typedef struct {
+    bool packed, moves; /* moves: its place changes with the batch index or the row tile */
+    int64_t row_step;   /* elements from row to row, along the row axis (0: it has none) */
+    ad_nest pack;
+    int64_t packed_size; /* elements, of a row where the row axis is packed */
+    bool pack_rows;
+} side;
+
+typedef struct {
+    ad_plan head;
+    ad_kernel presum[2];
+    ad_shape presum_in[2], presum_out[2];
+    int64_t presum_mask[2];
+    bool summed[2];
+    form form;
+    bool accumulate;
+    int first, second; /* which operand is the matrix A, and B */
+    ad_nest nest;      /* product, dot: c, a, b over the result; matrix: over the batch */
+    int64_t dot_size;
+    bool dot_rows;
+    row_role row;
+    int64_t row_count; /* M or K per row */
+    int64_t tile;      /* rows a time */
+    side side[3];
+    ad_gemm gemm;
+} contract_plan;
+
+/* ---- labels ----------------------------------------------------------------------------------------------------------------------- */
+
+static int find(const int64_t *list, int n, int64_t what)
+{
+    for (int i = 0; i < n; i++)
+        if (list[i] == what) return i;
+    return -1;
+}
+
+/* All labels, those of the result first and in its order, then those of a, then those of b. */
+static void collect(const ad_kernel *k, const ad_shape shapes[3], labels *all)
+{
+    const int64_t *list[3] = { k->attr + 3, k->attr + 3 + k->attr[0], k->attr + 3 + k->attr[0] + k->attr[1] };
+    int count[3] = { (int)k->attr[0], (int)k->attr[1], (int)k->attr[2] };
+    static const int order[3] = { C, A, B };
+    int64_t seen[3 * AD_MAX_RANK], dense[3][AD_MAX_RANK];
+    for (int s = 0; s < 3; s++) ad_dense_strides(shapes[s], dense[s]);
+    all->n = 0;
+    int nseen = 0;
+    for (int o = 0; o < 3; o++)
+        for (int i = 0; i < count[order[o]]; i++) {
+            int64_t what = list[order[o]][i];
+            if (find(seen, nseen, what) >= 0) continue;
+            seen[nseen++] = what;
+            label l = { .size = 1 };
+            for (int s = 0; s < 3; s++) {
+                int at = find(list[s], count[s], what);
+                if (at < 0) continue;
+                int64_t size = shapes[s].dim[at];
+                l.in[s] = true;
+                l.rows |= size == AD_ROWS;
+                l.stride[s] = size == 1 ? 0 : dense[s][at];
+                if (size > l.size || size == 0) l.size = size;
+            }
+            if ((l.size != 1 || l.rows) && all->n < LABELS) all->of[all->n++] = l;
+        }
+}
+
+static labels choose(const labels *all, bool a, bool b, bool c)
+{
+    labels some = { 0 };
+    for (int i = 0; i < all->n; i++)
+        if (all->of[i].in[A] == a && all->of[i].in[B] == b && all->of[i].in[C] == c) some.of[some.n++] = all->of[i];
+    return some;
+}
+
+static int64_t size_of(const labels *l)
+{
+    int64_t n = 1;
+    for (int i = 0; i < l->n; i++) n *= l->of[i].size;
+    return n;
+}
+
+/* Whether the labels, in their order, are one axis in array s; its stride (1 when there are none). */
+static bool one_axis(const labels *l, int s, int64_t *stride)
+{
+    *stride = l->n ? l->of[l->n - 1].stride[s] : 1;
+    for (int i = 1; i < l->n; i++)
+        if (l->of[i - 1].stride[s] != l->of[i].stride[s] * l->of[i].size) return false;
+    return true;
+}
+
+static bool has_row(const labels *l) { return l->n > 0 && l->of[0].rows; }
+
+/* Without its first label. */
+static labels rest_of(const labels *l)
+{
+    labels rest = { .n = l->n - 1 };
+    memcpy(rest.of, l->of + 1, (size_t)rest.n * sizeof rest.of[0]);
+    return rest;
+}
+
+static void nest_add(ad_nest *nest, const labels *l, int arrays, const int *which)
+{
+    for (int i = 0; i < l->n && nest->rank < AD_MAX_RANK; i++, nest->rank++) {
+        nest->dim[nest->rank] = l->of[i].size;
+        nest->rows |= l->of[i].rows;
+        for (int a = 0; a < arrays; a++) nest->stride[a][nest->rank] = l->of[i].stride[which[a]];
+    }
+}
+
+/* ---- sums over labels of one operand alone ------------------------------------------------------------------------------------------ */
+
+static bool prepare_presum(const ad_kernel *k, contract_plan *p, int which, int64_t max_rows)
+{
+    const int64_t *mine = k->attr + 3 + (which ? k->attr[0] : 0), *other = k->attr + 3 + (which ? 0 : k->attr[0]);
+    const int64_t *result = k->attr + 3 + k->attr[0] + k->attr[1];
+    ad_shape in = k->in_shapes[which], out = in;
+    int64_t *mask = &p->presum_mask[which];
+    for (int i = 0; i < in.rank; i++)
+        if (in.dim[i] != 1 && find(other, (int)k->attr[!which], mine[i]) < 0 && find(result, (int)k->attr[2], mine[i]) < 0) {
+            *mask |= (int64_t)1 << i;
+            out.dim[i] = 1;
+        }
+    p->presum_in[which] = in;
+    p->presum_out[which] = out;
+    if (!*mask) return true;
+    ad_kernel *sum = &p->presum[which];
+    *sum = (ad_kernel){
+        .op = AD_OP_sum, .dtype = k->dtype, .nin = 1, .in_shapes = &p->presum_in[which], .out = out, .nattr = 1, .attr = mask
+    };
+    p->summed[which] = ad_kernel_prepare(sum, max_rows);
+    return p->summed[which];
+}
+
+static size_t presum_bytes(const contract_plan *p, int which, int64_t rows)
+{
+    if (!p->summed[which]) return 0;
+    return ad_round_up((size_t)ad_count(p->presum_out[which], rows) * p->head.size);
+}
+
+static size_t presum_scratch(const contract_plan *p, int64_t rows)
+{
+    size_t need = 0;
+    for (int i = 0; i < 2; i++)
+        if (p->summed[i]) {
+            size_t own = ad_kernel_scratch(&p->presum[i], rows);
+            need = own > need ? own : need;
+        }
+    return ad_round_up(need);
+}
+
+/* Leaves the sums in scratch and points at them; returns the scratch that remains. */
+static char *run_presums(const contract_plan *p, int64_t rows, const void **operand, char *scratch)
+{
+    char *rest = scratch + presum_bytes(p, 0, rows) + presum_bytes(p, 1, rows);
+    for (int i = 0; i < 2; i++) {
+        if (!p->summed[i]) continue;
+        const ad_kernel *sum = &p->presum[i];
+        if (sum->reduces_rows) ad_kernel_identity(sum, scratch, ad_row_size(p->presum_out[i]));
+        sum->run(sum, rows, &operand[i], scratch, rest);
+        operand[i] = scratch;
+        scratch += presum_bytes(p, i, rows);
+    }
+    return rest;
+}
+
+/* ---- products and dot products ------------------------------------------------------------------------------------------------------ */
+
+static void run_nest(const contract_plan *p, int64_t rows, const void *const *operand, void *out)
+{
+    const ad_nest *nest = &p->nest;
+    const ad_loops *loops = p->head.loops;
+    size_t size = p->head.size;
+    int64_t outer = ad_nest_outer(nest, rows), index[AD_MAX_RANK] = { 0 }, offset[AD_NEST_ARRAYS] = { 0 };
+    int d = nest->rank - 1;
+    int64_t n = d == 0 ? outer : nest->dim[d], so = nest->stride[0][d], sa = nest->stride[1][d], sb = nest->stride[2][d];
+    int64_t dot = p->dot_rows ? p->dot_size * rows : p->dot_size;
+    for (int i = 0; i < nest->rank; i++)
+        if ((i == 0 ? outer : nest->dim[i]) == 0) return;
+    do {
+        const void *a = ad_at(operand[0], offset[1], size), *b = ad_at(operand[1], offset[2], size);
+        void *c = ad_at_out(out, offset[0], size);
+        if (p->form == PRODUCT) loops->product(p->accumulate, n, a, sa, b, sb, c, so);
+        else loops->dot(p->accumulate, n, dot, a, sa, b, sb, c, so);
+    } while (ad_nest_step(nest, d, outer, index, offset));
+}
+
+static void prepare_nest(contract_plan *p, const labels *result)
+{
+    static const int which[3] = { C, A, B };
+    p->nest = (ad_nest){ .arrays = 3 };
+    nest_add(&p->nest, result, 3, which);
+    ad_nest_simplify(&p->nest);
+}
+
+/* ---- matrix products ---------------------------------------------------------------------------------------------------------------- */
+
+/* An operand with the given row and column labels (A: m, k; B: k, n; C: m, n), packed densely as [rows, columns]. */
+static void prepare_pack(side *s, int array, const labels *row, const labels *column)
+{
+    int which[1] = { array };
+    s->packed = true;
+    ad_nest strides = { .arrays = 1 };
+    nest_add(&strides, row, 1, which);
+    nest_add(&strides, column, 1, which);
+    ad_shape dense = { .rank = strides.rank };
+    for (int i = 0; i < strides.rank; i++) dense.dim[i] = strides.rows && i == 0 ? AD_ROWS : strides.dim[i];
+    s->pack = ad_nest_over(dense);
+    s->pack.arrays = 2;
+    memcpy(s->pack.stride[1], strides.stride[0], sizeof strides.stride[0]);
+    s->packed_size = ad_row_size(dense);
+    s->pack_rows = strides.rows;
+    ad_nest_simplify(&s->pack);
+}
+
+/* The leading dimension of array s seen as a matrix with rows of adjacent columns; 0 when it cannot be seen so. */
+static int64_t leading(int s, const labels *row, const labels *column)
+{
+    int64_t rs, cs, nrow = size_of(row), ncolumn = size_of(column);
+    if (has_row(column) || !one_axis(row, s, &rs) || !one_axis(column, s, &cs)) return 0;
+    bool row_one = nrow == 1 && !has_row(row), column_one = ncolumn == 1;
+    if ((cs != 1 && !column_one) || (!row_one && rs < ncolumn)) return 0;
+    return row_one ? (ncolumn > cs ? ncolumn : cs) : rs;
+}
+
+/* The same of A stored transposed: rows are contiguous instead. */
+static int64_t leading_transposed(int s, const labels *row, const labels *column)
+{
+    int64_t rs, cs, nrow = size_of(row), ncolumn = size_of(column);
+    if (!one_axis(row, s, &rs) || !one_axis(column, s, &cs)) return 0;
+    bool row_one = nrow == 1 && !has_row(row), column_one = ncolumn == 1 && !has_row(column);
+    if ((rs != 1 && !row_one) || (!column_one && cs < nrow)) return 0;
+    return column_one ? nrow : cs;
+}
+
+/* Fixes the leading dimension of an operand used as it lies, or packs it. `transposed`: A only. */
+static int64_t prepare_side(side *s, int array, const labels *row, const labels *column, bool *transposed)
+{
+    int64_t ld = leading(array, row, column);
+    if (ld) return ld;
+    if (transposed && (ld = leading_transposed(array, row, column))) {
+        *transposed = true;
+        return ld;
+    }
+    if (transposed && has_row(column)) { /* the row axis stays outermost: pack as [K,M] */
+        *transposed = true;
+        prepare_pack(s, array, column, row);
+        return size_of(row);
+    }
+    prepare_pack(s, array, row, column);
+    return size_of(column);
+}
+
+/* How many arrays need packing. */
+static int packs(const contract_plan *p, const labels *m, const labels *n, const labels *k)
+{
+    return (!leading(p->first, m, k) && !leading_transposed(p->first, m, k)) + !leading(p->second, k, n) + !leading(C, m, n);
+}
+
+static int64_t row_stride(const labels *all, int array)
+{
+    for (int i = 0; i < all->n; i++)
+        if (all->of[i].rows) return all->of[i].stride[array];
+    return 0;
+}
+
+static bool moves_with(const labels *batch, int array)
+{
+    for (int i = 0; i < batch->n; i++)
+        if (batch->of[i].stride[array]) return true;
+    return false;
+}
+
+/* Whether the result's contiguous label is among these. */
+static bool innermost(const labels *l)
+{
+    for (int i = 0; i < l->n; i++)
+        if (l->of[i].stride[C] == 1 && l->of[i].size > 1) return true;
+    return false;
+}
+
+static void swap_labels(labels *a, labels *b)
+{
+    labels t = *a;
+    *a = *b;
+    *b = t;
+}
+
+/* Moves the row label out of m, n or k to the batch, so that each row has a matrix product of its own. */
+static void row_to_batch(labels *from, labels *batch)
+{
+    if (!has_row(from)) return;
+    memmove(batch->of + 1, batch->of, (size_t)batch->n * sizeof batch->of[0]);
+    batch->of[0] = from->of[0];
+    batch->n++;
+    *from = rest_of(from);
+}
+
+/* Decides where the row label goes and which operand is A: rows are the leading part of M or of K, or they are looped over. Columns
+ * of C fill vectors, so that a narrow sum over rows is better made transposed, although C then goes through scratch. */
+static void assign_roles(contract_plan *p, labels *batch, labels *m, labels *n, labels *k)
+{
+    int64_t stride;
+    if (has_row(n)) {
+        swap_labels(m, n);
+        p->first = B;
+    }
+    p->row = ROW_NONE;
+    if (has_row(m)) {
+        labels rest = rest_of(m);
+        if (size_of(n) == 1 && size_of(&rest) > 1) row_to_batch(m, batch);
+        else p->row = ROW_M;
+    } else if (has_row(k)) {
+        if (one_axis(k, A, &stride) && one_axis(k, B, &stride)) p->row = ROW_K;
+        else row_to_batch(k, batch);
+    }
+    if (has_row(batch)) p->row = ROW_OUTER;
+    if (p->row != ROW_M && (innermost(m) || (n->n == 0 && m->n > 0))) {
+        swap_labels(m, n);
+        p->first = p->first == A ? B : A;
+    }
+    if (p->row == ROW_K && size_of(n) < NARROW && size_of(m) >= 4 * size_of(n)) {
+        swap_labels(m, n);
+        p->first = p->first == A ? B : A;
+    }
+    p->second = p->first == A ? B : A;
+}
+
+/* Moves the leading label of m or n to the batch: many smaller products, without packing. */
+static bool split(const contract_plan *p, labels *batch, labels *m, labels *n, labels *k)
+{
+    labels *from[2] = { n, m };
+    for (int i = 0; i < 2; i++) {
+        labels all = *from[i];
+        if (all.n < 2 || has_row(&all) || batch->n == LABELS) continue;
+        labels rest = rest_of(&all);
+        if (size_of(&rest) < NARROW) continue;
+        if (packs(p, i ? &rest : m, i ? n : &rest, k) >= packs(p, m, n, k)) continue;
+        batch->of[batch->n++] = all.of[0];
+        *from[i] = rest;
+        return true;
+    }
+    return false;
+}
+
+static void prepare_matrix(const ad_kernel *kernel, contract_plan *p, const labels *all, labels *batch, labels *m, labels *n, labels *k,
+                           int64_t max_rows)
+{
+    assign_roles(p, batch, m, n, k);
+    while (split(p, batch, m, n, k)) continue;
+    side *a = &p->side[A], *b = &p->side[B], *c = &p->side[C];
+    bool transposed = false;
+    p->gemm = (ad_gemm){ .dtype = kernel->dtype, .accumulate = p->accumulate, .m = size_of(m), .n = size_of(n), .k = size_of(k) };
+    p->gemm.lda = prepare_side(a, p->first, m, k, &transposed);
+    p->gemm.ldb = prepare_side(b, p->second, k, n, NULL);
+    p->gemm.ldc = prepare_side(c, C, m, n, NULL);
+    p->gemm.a_transposed = transposed;
+    p->gemm.alone = !ad_has_rows(kernel->in_shapes[0]) && !ad_has_rows(kernel->in_shapes[1]);
+    int arrays[3] = { C, p->first, p->second };
+    p->nest = (ad_nest){ .arrays = 3 };
+    nest_add(&p->nest, batch, 3, arrays);
+    ad_nest_simplify(&p->nest);
+    for (int s = 0; s < 3; s++) {
+        int array = s == C ? C : s == A ? p->first : p->second;
+        bool tiled = p->row == ROW_M || p->row == ROW_K;
+        p->side[s].row_step = tiled ? row_stride(all, array) : 0;
+        p->side[s].moves = moves_with(batch, array) || (tiled && p->side[s].row_step);
+    }
+    p->row_count = p->row == ROW_M ? p->gemm.m : p->row == ROW_K ? p->gemm.k : 1;
+    p->tile = p->row_count < ROW_TILE ? ROW_TILE / (p->row_count ? p->row_count : 1) : 1;
+    int64_t most = max_rows < p->tile ? max_rows : p->tile;
+    if (p->row == ROW_M) p->gemm.vary = AD_GEMM_VARY_M, p->gemm.m *= most;
+    if (p->row == ROW_K) p->gemm.vary = AD_GEMM_VARY_K, p->gemm.k *= most;
+    ad_gemm_prepare(&p->gemm);
+}
+
+static size_t pack_bytes(const contract_plan *p, int which)
+{
+    const side *s = &p->side[which];
+    return s->packed ? ad_round_up((size_t)(s->packed_size * (s->pack_rows ? p->tile : 1)) * p->head.size) : 0;
+}
+
+typedef struct {
+    char *pack[3], *gemm;
+    bool fresh; /* nothing has been packed yet */
+} matrix_scratch;
+
+static const void *pack_operand(const contract_plan *p, int which, int64_t rows, const void *at, matrix_scratch *s)
+{
+    const side *o = &p->side[which];
+    if (!o->packed) return at;
+    if (o->moves || s->fresh) ad_nest_move(&o->pack, p->head.loops, p->head.size, false, rows, at, s->pack[which]);
+    return s->pack[which];
+}
+
+static void matrix_tile(const contract_plan *p, int64_t rows, const void *a, const void *b, void *c, matrix_scratch *s)
+{
+    const void *pa = pack_operand(p, A, rows, a, s), *pb = pack_operand(p, B, rows, b, s);
+    const side *out = &p->side[C];
+    void *pc = c;
+    if (out->packed) {
+        pc = s->pack[C];
+        if (p->gemm.accumulate) ad_nest_move(&out->pack, p->head.loops, p->head.size, false, rows, c, pc);
+    }
+    s->fresh = false;
+    ad_gemm_run(&p->gemm, rows * p->row_count, pa, pb, pc, s->gemm);
+    if (!out->packed) return;
+    ad_nest back = out->pack;
+    memcpy(back.stride[0], out->pack.stride[1], sizeof back.stride[0]);
+    memcpy(back.stride[1], out->pack.stride[0], sizeof back.stride[1]);
+    ad_nest_move(&back, p->head.loops, p->head.size, false, rows, pc, c);
+}
+
+static void run_matrix(const contract_plan *p, int64_t rows, const void *const *operand, void *out, char *scratch)
+{
+    size_t size = p->head.size;
+    const void *a = operand[p->first], *b = operand[p->second];
+    matrix_scratch s = { .fresh = true };
+    for (int i = 0; i < 3; i++) {
+        s.pack[i] = scratch;
+        scratch += pack_bytes(p, i);
+    }
+    s.gemm = scratch;
+    bool tiled = p->row == ROW_M || p->row == ROW_K;
+    int64_t outer = ad_nest_outer(&p->nest, rows), index[AD_MAX_RANK] = { 0 }, offset[AD_NEST_ARRAYS] = { 0 }, all = tiled ? rows : 1;
+    for (int d = 0; d < p->nest.rank; d++)
+        if ((d == 0 ? outer : p->nest.dim[d]) == 0) return;
+    do
+        for (int64_t r = 0; r < all; r += p->tile)
+            matrix_tile(p, tiled ? (all - r < p->tile ? all - r : p->tile) : 1, ad_at(a, offset[1] + r * p->side[A].row_step, size),
+                        ad_at(b, offset[2] + r * p->side[B].row_step, size), ad_at_out(out, offset[0] + r * p->side[C].row_step, size), &s);
+    while (ad_nest_step(&p->nest, p->nest.rank, outer, index, offset));
+}
+
+/* ---- the kernel ------------------------------------------------------------------------------------------------------------------- */
+
+static void contract_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *scratch)
+{
+    const contract_plan *p = k->plan;
+    const void *operand[2] = { in[0], in[1] };
+    char *rest = run_presums(p, rows, operand, scratch);
+    if (p->form == MATRIX) run_matrix(p, rows, operand, out, rest);
+    else run_nest(p, rows, operand, out);
+}
+
+static size_t contract_scratch(const ad_kernel *k, int64_t rows)
+{
+    const contract_plan *p = k->plan;
+    size_t sums = presum_bytes(p, 0, rows) + presum_bytes(p, 1, rows), own = presum_scratch(p, rows), matrix = 0;
+    if (p->form == MATRIX) {
+        for (int i = 0; i < 3; i++) matrix += pack_bytes(p, i);
+        matrix += ad_gemm_scratch(&p->gemm);
+    }
+    return sums + (own > matrix ? own : matrix);
+}
+
+static void contract_clear(void *plan)
+{
+    contract_plan *p = plan;
+    for (int i = 0; i < 2; i++)
+        if (p->summed[i]) ad_kernel_clear(&p->presum[i]);
+}
+
+static bool is_dot(contract_plan *p, const labels *m, const labels *n, const labels *k)
+{
+    int64_t sa, sb;
+    if (m->n && n->n) return false;
+    if (!one_axis(k, A, &sa) || !one_axis(k, B, &sb) || sa != 1 || sb != 1) return false;
+    p->dot_size = size_of(k);
+    p->dot_rows = has_row(k);
+    return true;
+}
+
+bool ad_prepare_contract(ad_kernel *k, int64_t max_rows)
+{
+    contract_plan *p = ad_plan_new(k, sizeof *p);
+    if (!p) return false;
+    p->head.scratch = contract_scratch;
+    p->head.clear = contract_clear;
+    p->accumulate = k->reduces_rows;
+    k->run = contract_run;
+    if (!prepare_presum(k, p, 0, max_rows) || !prepare_presum(k, p, 1, max_rows)) return false;
+    labels all;
+    ad_shape shapes[3] = { p->presum_out[0], p->presum_out[1], k->out };
+    collect(k, shapes, &all);
+    labels batch = choose(&all, true, true, true), m = choose(&all, true, false, true), n = choose(&all, false, true, true);
+    labels sum = choose(&all, true, true, false), result = { 0 };
+    for (int i = 0; i < all.n; i++)
+        if (all.of[i].in[C]) result.of[result.n++] = all.of[i];
+    if (sum.n == 0) p->form = PRODUCT;
+    else p->form = is_dot(p, &m, &n, &sum) ? DOT : MATRIX;
+    if (p->form == MATRIX) prepare_matrix(k, p, &all, &batch, &m, &n, &sum, max_rows);
+    else prepare_nest(p, &result);
+    return true;
+}

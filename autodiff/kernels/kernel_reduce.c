@@ -1,0 +1,104 @@
+/* Sums, maxima and cumulative sums. */
+#include "autodiff/kernels/kernel_impl.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* The reduced axes, merged where adjacent, are reduced group by group, the innermost first; each pass sees its operand as
+ * [outer, n, inner] and leaves [outer, inner]. Where rows are among the reduced axes, they are in the last group. */
+typedef struct {
+    int64_t outer, n, inner;
+    bool rows_outer, rows_n;
+} pass;
+
+typedef struct {
+    ad_plan head;
+    bool max;
+    int n;
+    pass passes[AD_MAX_RANK];
+} reduce_plan;
+
+static int64_t pass_outer(const pass *p, int64_t rows) { return p->rows_outer ? p->outer * rows : p->outer; }
+static size_t pass_bytes(const reduce_plan *p, int i, int64_t rows)
+{
+    return i < p->n - 1 ? ad_round_up((size_t)(pass_outer(&p->passes[i], rows) * p->passes[i].inner) * p->head.size) : 0;
+}
+
+/* Results of passes alternate between two places. */
+static void reduce_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *scratch)
+{
+    const reduce_plan *p = k->plan;
+    const void *from = in[0];
+    for (int i = 0; i < p->n; i++) {
+        const pass *s = &p->passes[i];
+        bool last = i == p->n - 1;
+        void *to = last ? out : (char *)scratch + (i % 2 ? pass_bytes(p, 0, rows) : 0);
+        p->head.loops->reduce(p->max, last && k->reduces_rows, pass_outer(s, rows), s->rows_n ? s->n * rows : s->n, s->inner, from, to);
+        from = to;
+    }
+}
+
+static size_t reduce_scratch(const ad_kernel *k, int64_t rows)
+{
+    const reduce_plan *p = k->plan;
+    return pass_bytes(p, 0, rows) + (p->n > 1 ? pass_bytes(p, 1, rows) : 0);
+}
+
+static bool prepare_reduce(ad_kernel *k)
+{
+    reduce_plan *p = ad_plan_new(k, sizeof *p);
+    if (!p) return false;
+    ad_shape s = k->in_shapes[0];
+    int64_t mask = k->attr[0], inner = 1;
+    p->max = k->op == AD_OP_reduce_max;
+    p->head.scratch = reduce_scratch;
+    k->run = reduce_run;
+    for (int i = s.rank - 1; i >= 0;) {
+        if (!(mask >> i & 1)) {
+            inner *= s.dim[i] == AD_ROWS ? 1 : s.dim[i];
+            i--;
+            continue;
+        }
+        pass *q = &p->passes[p->n++];
+        *q = (pass){ .outer = 1, .n = 1, .inner = inner };
+        for (; i >= 0 && (mask >> i & 1); i--) {
+            q->n *= s.dim[i] == AD_ROWS ? 1 : s.dim[i];
+            q->rows_n |= s.dim[i] == AD_ROWS;
+        }
+        for (int j = 0; j <= i; j++) {
+            q->outer *= s.dim[j] == AD_ROWS ? 1 : s.dim[j];
+            q->rows_outer |= s.dim[j] == AD_ROWS;
+        }
+    }
+    if (p->n == 0) p->passes[p->n++] = (pass){ .outer = ad_row_size(s), .n = 1, .inner = 1, .rows_outer = ad_has_rows(s) };
+    return true;
+}
+
+typedef struct {
+    ad_plan head;
+    bool rows;
+    int64_t outer, n, inner;
+} cumsum_plan;
+
+static void cumsum_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *scratch)
+{
+    const cumsum_plan *p = k->plan;
+    (void)scratch;
+    if (p->n > 0) p->head.loops->cumsum(k->attr[1] != 0, p->rows ? p->outer * rows : p->outer, p->n, p->inner, in[0], out);
+}
+
+static bool prepare_cumsum(ad_kernel *k)
+{
+    cumsum_plan *p = ad_plan_new(k, sizeof *p);
+    if (!p) return false;
+    int axis = (int)k->attr[0];
+    ad_shape lead = k->out;
+    lead.rank = axis;
+    p->rows = ad_has_rows(k->out);
+    p->outer = ad_row_size(lead);
+    p->n = k->out.dim[axis];
+    p->inner = ad_size_behind(k->out, axis);
+    k->run = cumsum_run;
+    return true;
+}
+
+bool ad_prepare_reduce(ad_kernel *k) { return k->op == AD_OP_cumsum ? prepare_cumsum(k) : prepare_reduce(k); }

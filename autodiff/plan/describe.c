@@ -1,0 +1,183 @@
+/* ad_program_describe: what was compiled, as text. */
+#include "autodiff/plan/program.h"
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    char *text;
+    size_t used, size;
+    bool failed;
+} writer;
+
+static void put(writer *w, const char *format, ...)
+#ifdef __GNUC__
+    __attribute__((format(printf, 2, 3)))
+#endif
+    ;
+static void put(writer *w, const char *format, ...)
+{
+    va_list args, again;
+    va_start(args, format);
+    va_copy(again, args);
+    int n = vsnprintf(NULL, 0, format, args);
+    va_end(args);
+    if (n >= 0 && !w->failed && w->used + (size_t)n + 1 > w->size) {
+        size_t size = 2 * w->size + (size_t)n + 1024;
+        char *more = realloc(w->text, size);
+        if (more) {
+            w->text = more;
+            w->size = size;
+        } else {
+            w->failed = true;
+        }
+    }
+    if (n >= 0 && !w->failed) {
+        vsnprintf(w->text + w->used, w->size - w->used, format, again);
+        w->used += (size_t)n;
+    }
+    va_end(again);
+}
+
+/* " ij,jk->ik, 256 flop a row" */
+static void put_contraction(writer *w, const ad_program *p, const ad_inst *x)
+{
+    const int64_t *label = x->attr + 3;
+    char text[3 * AD_MAX_RANK + 4];
+    size_t used = 0;
+    bool rows = false;
+    for (int k = 0; k < 3; k++) {
+        for (int64_t i = 0; i < x->attr[k]; i++) {
+            text[used++] = (char)('i' + *label++);
+            rows |= k < 2 && p->ir.inst[x->in[k]].shape.dim[i] == AD_ROWS;
+        }
+        if (k == 0) text[used++] = ',';
+        if (k == 1) text[used++] = '-', text[used++] = '>';
+    }
+    text[used] = 0;
+    put(w, " %s, %.0f flop%s", text, ad_contract_flop(&p->ir, x), rows ? " a row" : "");
+}
+
+static bool is_view(const ad_program *p, int32_t i) { return p->slot[i].root != i && !ad_inst_reduces(&p->ir, &p->ir.inst[i]); }
+
+static void put_value(writer *w, const ad_program *p, int32_t i, const char *note)
+{
+    const ad_inst *x = &p->ir.inst[i];
+    char shape[160] = "token";
+    if (x->op != AD_OP_opaque) ad_format_shape(x->shape, shape, sizeof shape);
+    put(w, "  v%d %s %s", (int)i, shape, x->op == AD_OP_opaque ? ad_opaque_name(x->class_, x->opaque) : ad_ops[x->op].name);
+    bool composite = ad_ops[x->op].kind == AD_POINTWISE && x->nin > ad_ops[x->op].arity;
+    for (int k = 0; k < x->nin; k++) {
+        const char *with = composite && k == x->nin - 1 ? (x->nin == 2 && x->op != AD_OP_slope_of_code ? " + " : " * ") : ", ";
+        put(w, "%sv%d", k ? with : "(", (int)x->in[k]);
+    }
+    if (x->nin) put(w, ")");
+    if (x->op == AD_OP_fill) put(w, " %.9g", x->data[0]);
+    if (x->op == AD_OP_contract) put_contraction(w, p, x);
+    if (p->slot[i].place == AD_PLACE_COMPLETE) put(w, " complete");
+    if (p->slot[i].root != i && !is_view(p, i)) put(w, ", added to v%d", (int)p->slot[i].root);
+    put(w, "%s\n", note);
+}
+
+/* ---- levels ---- */
+
+typedef enum {
+    GROUP_CONSTANT,
+    GROUP_PARAMETER,
+    GROUP_CALL,
+    GROUP_ROWS,
+    GROUP_REDUCTION,
+    GROUP_EPILOGUE,
+    GROUP_OPAQUE,
+    GROUPS,
+    GROUP_NONE
+} group;
+
+static group group_of(const ad_program *p, int32_t i)
+{
+    const ad_inst *x = &p->ir.inst[i];
+    if (x->op == AD_OP_opaque) return GROUP_OPAQUE;
+    if (x->op == AD_OP_input || x->op == AD_OP_project || is_view(p, i)) return GROUP_NONE;
+    if (p->slot[i].place == AD_PLACE_CONSTANT) return GROUP_CONSTANT;
+    if (ad_has_rows(x->shape)) return GROUP_ROWS;
+    if (p->slot[i].place == AD_PLACE_LANES) return GROUP_REDUCTION;
+    return x->level == AD_LEVEL_ROW ? GROUP_EPILOGUE : x->level <= AD_LEVEL_PARAMETER ? GROUP_PARAMETER : GROUP_CALL;
+}
+
+static void put_levels(writer *w, const ad_program *p)
+{
+    static const char *const names[GROUPS] = { "constant", "parameters", "call", "rows", "reductions", "epilogue", "opaque" };
+    int count[GROUPS][AD_OP_COUNT] = { { 0 } }, total[GROUPS] = { 0 };
+    for (int32_t i = 0; i < p->ir.n; i++) {
+        group g = group_of(p, i);
+        if (g == GROUP_NONE) continue;
+        count[g][p->ir.inst[i].op]++;
+        total[g]++;
+    }
+    put(w, "levels\n");
+    for (int g = 0; g < GROUPS; g++) {
+        put(w, "  %s %d", names[g], total[g]);
+        const char *between = ": ";
+        for (int op = 0; op < AD_OP_COUNT; op++) {
+            if (!count[g][op]) continue;
+            put(w, "%s%s %d", between, ad_ops[op].name, count[g][op]);
+            between = ", ";
+        }
+        put(w, "\n");
+    }
+}
+
+static void put_signature(writer *w, const ad_program *p)
+{
+    static const char *const levels[] = { "constant", "parameter", "call", "rows" };
+    char shape[160];
+    put(w, "program %s: %d inputs, %d outputs, %d values\n", p->ir.dtype == AD_F32 ? "f32" : "f64", p->ir.ninput, p->ir.noutput,
+        (int)p->ir.n);
+    put(w, "instruction set %s\ninputs\n", p->isa);
+    for (int i = 0; i < p->ir.ninput; i++) {
+        ad_format_shape(p->ir.inst[i].shape, shape, sizeof shape);
+        put(w, "  v%d %s %s%s\n", i, shape, levels[p->ir.inst[i].attr[0]], p->ir.inst[i].uses ? "" : " unused");
+    }
+    put(w, "outputs\n");
+    for (int j = 0; j < p->ir.noutput; j++) {
+        ad_format_shape(p->ir.inst[p->ir.output[j]].shape, shape, sizeof shape);
+        put(w, "  %d %s v%d\n", j, shape, (int)p->ir.output[j]);
+    }
+}
+
+static void put_steps(writer *w, const ad_program *p, int phase, const char *name, const int32_t *range)
+{
+    if (range[0] == range[1]) return;
+    put(w, "phase %d %s\n", phase, name);
+    for (int32_t i = range[0]; i < range[1]; i++) put_value(w, p, p->step[i].value, p->step[i].end - p->step[i].begin > 1 ? " fused" : "");
+}
+
+char *ad_program_describe(const ad_program *p)
+{
+    if (!p) return NULL;
+    writer w = { 0 };
+    put_signature(&w, p);
+    put_levels(&w, p);
+    if (p->has_rows)
+        put(&w,
+            "blocks\n  %lld rows a block, 512 rows in %lld blocks, at most %d reduction lanes of %lld bytes\n"
+            "  %lld bytes a block, %lld a row, complete arrays %lld bytes a row\n",
+            (long long)p->block_rows, (long long)ad_block_count(p, 512), AD_LANES, (long long)p->lane_bytes, (long long)p->block_bytes,
+            (long long)p->block_row_bytes, (long long)p->complete_row_bytes);
+    put(&w, "constants\n");
+    for (int32_t i = 0; i < p->ir.n; i++)
+        if (group_of(p, i) == GROUP_CONSTANT) put_value(&w, p, i, "");
+    put(&w, "views\n");
+    for (int32_t i = 0; i < p->ir.n; i++)
+        if (is_view(p, i)) put_value(&w, p, i, "");
+    for (int f = 0; f < p->nphase; f++) {
+        put_steps(&w, p, f, "parameters", p->phase[f].parameter_steps);
+        put_steps(&w, p, f, "call", p->phase[f].call_steps);
+        put_steps(&w, p, f, "body", p->phase[f].body_steps);
+    }
+    if (w.failed) {
+        free(w.text);
+        return NULL;
+    }
+    return w.text;
+}

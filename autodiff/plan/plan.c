@@ -1,0 +1,339 @@
+/* Planning: in which phase every value is computed, where it is kept, and the steps that compute it. */
+#include "autodiff/plan/program.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* How a value comes about. */
+typedef enum { KIND_SOURCE, KIND_VIEW, KIND_UNIFORM, KIND_ROWS, KIND_REDUCTION, KIND_OPAQUE, KIND_RESULT } kind;
+
+static kind kind_of(const ad_program *p, int32_t i)
+{
+    const ad_inst *x = &p->ir.inst[i];
+    if (ad_inst_reduces(&p->ir, x)) return KIND_REDUCTION;
+    if (p->slot[i].root != i) return KIND_VIEW;
+    if (x->op == AD_OP_opaque) return KIND_OPAQUE;
+    if (x->op == AD_OP_project) return KIND_RESULT;
+    if (x->op == AD_OP_input || (ad_is_constant(x) && !ad_has_rows(x->shape))) return KIND_SOURCE;
+    return ad_has_rows(x->shape) ? KIND_ROWS : KIND_UNIFORM;
+}
+
+/* ---- views ---- */
+
+/* Whether a slice without rows is a stretch of consecutive elements of its operand, and where it begins. */
+static bool is_stretch(const ad_ir *ir, const ad_inst *x, int64_t *offset)
+{
+    ad_shape from = ir->inst[x->in[0]].shape;
+    if (ad_has_rows(from)) return false;
+    int lead = 0;
+    while (lead < x->shape.rank && x->shape.dim[lead] == 1) lead++;
+    for (int i = lead + 1; i < x->shape.rank; i++)
+        if (x->shape.dim[i] != from.dim[i]) return false;
+    *offset = 0;
+    for (int i = 0; i < x->shape.rank; i++) *offset = *offset * from.dim[i] + x->attr[i];
+    return true;
+}
+
+static void find_views(ad_program *p)
+{
+    for (int32_t i = 0; i < p->ir.n; i++) {
+        const ad_inst *x = &p->ir.inst[i];
+        int64_t offset = 0;
+        p->slot[i] = (ad_slot){ .root = i };
+        if (x->op != AD_OP_reshape && !(x->op == AD_OP_slice && is_stretch(&p->ir, x, &offset))) continue;
+        const ad_slot *from = &p->slot[x->in[0]];
+        p->slot[i].root = from->root;
+        p->slot[i].offset = from->offset + offset * (int64_t)ad_dtype_size(p->ir.dtype);
+    }
+}
+
+/* ---- phases ---- */
+
+/* The first phase in which value i can be read: by a body, or by U as a whole. */
+static int ready(const ad_program *p, int32_t i, bool body)
+{
+    kind k = kind_of(p, p->slot[i].root);
+    int phase = p->slot[p->slot[i].root].phase;
+    return k == KIND_REDUCTION || (k == KIND_ROWS && !body) ? phase + 1 : phase;
+}
+
+static void assign_phases(ad_program *p)
+{
+    p->nphase = 1;
+    for (int32_t i = 0; i < p->ir.n; i++) {
+        const ad_inst *x = &p->ir.inst[i];
+        kind k = kind_of(p, i);
+        for (int j = 0; j < x->nin; j++) {
+            int r = ready(p, x->in[j], k == KIND_ROWS || k == KIND_REDUCTION || ad_has_rows(x->shape));
+            if (r > p->slot[i].phase) p->slot[i].phase = r;
+        }
+        if (p->slot[i].phase >= p->nphase) p->nphase = p->slot[i].phase + 1;
+    }
+}
+
+/* ---- places ---- */
+
+static ad_place place_of(const ad_program *p, int32_t i)
+{
+    const ad_inst *x = &p->ir.inst[i];
+    switch (kind_of(p, i)) {
+    case KIND_SOURCE: return x->op == AD_OP_input ? AD_PLACE_INPUT : AD_PLACE_CONSTANT;
+    case KIND_UNIFORM: return AD_PLACE_UNIFORM;
+    case KIND_REDUCTION: return AD_PLACE_LANES;
+    case KIND_RESULT: return ad_has_rows(x->shape) ? AD_PLACE_COMPLETE : AD_PLACE_UNIFORM;
+    case KIND_ROWS: return AD_PLACE_BLOCK;
+    default: return AD_PLACE_NONE;
+    }
+}
+
+static void assign_places(ad_program *p)
+{
+    ad_ir *ir = &p->ir;
+    for (int32_t i = 0; i < ir->n; i++) p->slot[i].place = place_of(p, i);
+    for (int j = 0; j < ir->noutput; j++) {
+        ad_slot *r = &p->slot[p->slot[ir->output[j]].root];
+        if (r->place == AD_PLACE_BLOCK) r->place = AD_PLACE_OUTPUT;
+    }
+    /* Rows that a later phase reads, as opaque operations do, are kept complete. */
+    for (int32_t i = 0; i < ir->n; i++) {
+        kind k = kind_of(p, i);
+        for (int j = 0; j < ir->inst[i].nin && k != KIND_VIEW; j++) {
+            ad_slot *r = &p->slot[p->slot[ir->inst[i].in[j]].root];
+            bool block = r->place == AD_PLACE_BLOCK || r->place == AD_PLACE_OUTPUT;
+            if (block && p->slot[i].phase > r->phase) r->place = AD_PLACE_COMPLETE;
+        }
+    }
+    for (int32_t i = 0; i < ir->n; i++)
+        if (p->slot[i].root != i) p->slot[i].place = p->slot[p->slot[i].root].place;
+}
+
+/* Sizes, and positions in all regions but the blocks. */
+static bool assign_positions(ad_program *p)
+{
+    int64_t *end[] = {
+        [AD_PLACE_CONSTANT] = &p->constant_bytes, [AD_PLACE_UNIFORM] = &p->uniform_bytes, [AD_PLACE_LANES] = &p->lane_bytes
+    };
+    p->complete = ad_pool_alloc(&p->pool, (size_t)p->ir.n * sizeof *p->complete);
+    if (!p->complete) return false;
+    for (int32_t i = 0; i < p->ir.n; i++) {
+        ad_slot *s = &p->slot[i];
+        if (s->root != i || s->place == AD_PLACE_NONE) continue;
+        s->bytes = ad_size_mul(ad_row_size(p->ir.inst[i].shape), (int64_t)ad_dtype_size(p->ir.dtype));
+        if (s->place == AD_PLACE_COMPLETE) {
+            s->position = p->complete_row_bytes;
+            p->complete_row_bytes = ad_size_add(p->complete_row_bytes, s->bytes);
+            p->complete[p->ncomplete++] = i;
+        } else if (s->place == AD_PLACE_CONSTANT || s->place == AD_PLACE_UNIFORM || s->place == AD_PLACE_LANES) {
+            s->position = *end[s->place];
+            *end[s->place] = ad_size_add(s->position, ad_size_align(s->bytes));
+        }
+    }
+    int64_t fixed = ad_size_add(p->constant_bytes, p->uniform_bytes);
+    if (fixed < 0 || p->lane_bytes < 0 || p->complete_row_bytes < 0) p->refused = -1;
+    else if (fixed > ad_machine_bytes()) p->refused = fixed;
+    return p->refused == 0;
+}
+
+static bool write_constants(ad_program *p)
+{
+    if (p->constant_bytes == 0) return true;
+    p->constants = ad_aligned_alloc(p->constant_bytes);
+    if (!p->constants) {
+        p->refused = p->constant_bytes;
+        return false;
+    }
+    for (int32_t i = 0; i < p->ir.n; i++)
+        if (p->slot[i].place == AD_PLACE_CONSTANT && p->slot[i].root == i)
+            ad_constant_write(&p->ir, &p->ir.inst[i], (char *)p->constants + p->slot[i].position);
+    return true;
+}
+
+/* ---- steps ---- */
+
+enum { PART_PARAMETER, PART_CALL, PART_BODY, PARTS };
+
+/* Where value i's step belongs: phase * PARTS + part; -1 when it needs none. */
+static int part_of(const ad_program *p, int32_t i)
+{
+    const ad_inst *x = &p->ir.inst[i];
+    int at = p->slot[i].phase * PARTS;
+    switch (kind_of(p, i)) {
+    case KIND_ROWS:
+    case KIND_REDUCTION: return at + PART_BODY;
+    case KIND_OPAQUE: return at + PART_CALL;
+    case KIND_UNIFORM: return at + (x->level <= AD_LEVEL_PARAMETER ? PART_PARAMETER : PART_CALL);
+    default: return -1;
+    }
+}
+
+static bool make_step(ad_program *p, ad_step *s, int32_t i)
+{
+    const ad_inst *x = &p->ir.inst[i];
+    *s = (ad_step){ .kind = AD_STEP_KERNEL, .value = i };
+    if (x->op == AD_OP_fill) s->kind = AD_STEP_FILL;
+    if (x->op == AD_OP_row_count) s->kind = AD_STEP_ROW_COUNT;
+    if (x->op == AD_OP_opaque) s->kind = AD_STEP_OPAQUE;
+    ad_ref *operand = ad_pool_alloc(&p->pool, (size_t)(x->nin ? x->nin : 1) * sizeof *operand);
+    ad_shape *shapes = ad_pool_alloc(&p->pool, (size_t)(x->nin ? x->nin : 1) * sizeof *shapes);
+    if (!operand || !shapes) return false;
+    for (int k = 0; k < x->nin; k++) {
+        int32_t root = p->slot[x->in[k]].root;
+        operand[k] = (ad_ref){ .root = root, .pointer = root, .offset = p->slot[x->in[k]].offset };
+        shapes[k] = p->ir.inst[x->in[k]].shape;
+    }
+    s->operand = operand;
+    s->shapes = shapes;
+    s->kernel = (ad_kernel){
+        .op = x->op, .dtype = p->ir.dtype, .nin = x->nin, .in_shapes = shapes, .out = x->shape, .nattr = x->nattr, .attr = x->attr
+    };
+    if (x->nin > p->max_operands) p->max_operands = x->nin;
+    if (x->nout > p->max_results) p->max_results = x->nout;
+    return true;
+}
+
+/* Steps sorted by phase and part, else in the order of the values. */
+static bool make_steps(ad_program *p)
+{
+    int parts = p->nphase * PARTS;
+    int32_t *begin = ad_pool_alloc(&p->pool, ((size_t)parts + 1) * sizeof *begin);
+    if (!begin) return false;
+    for (int32_t i = 0; i < p->ir.n; i++)
+        if (part_of(p, i) >= 0) begin[part_of(p, i) + 1]++;
+    for (int k = 0; k < parts; k++) begin[k + 1] += begin[k];
+    p->step = ad_pool_alloc(&p->pool, ((size_t)begin[parts] + 1) * sizeof *p->step);
+    if (!p->step) return false;
+    for (int f = 0; f < p->nphase; f++) {
+        const int32_t *b = begin + f * PARTS;
+        p->phase[f] = (ad_phase){ .parameter_steps = { b[0], b[1] }, .call_steps = { b[1], b[2] }, .body_steps = { b[2], b[3] } };
+    }
+    int32_t *next = ad_pool_alloc(&p->pool, ((size_t)parts + 1) * sizeof *next);
+    if (!next) return false;
+    memcpy(next, begin, (size_t)parts * sizeof *next);
+    p->nstep = begin[parts];
+    for (int32_t i = 0; i < p->ir.n; i++) {
+        int part = part_of(p, i);
+        if (part >= 0 && !make_step(p, &p->step[next[part]++], i)) return false;
+    }
+    return true;
+}
+
+static bool list_opaques(ad_program *p)
+{
+    p->opaque = ad_pool_alloc(&p->pool, (size_t)(p->nstep + 1) * sizeof *p->opaque);
+    int32_t **result = ad_pool_alloc(&p->pool, (size_t)p->ir.n * sizeof *result + 1);
+    ad_step **made = ad_pool_alloc(&p->pool, (size_t)p->ir.n * sizeof *made + 1);
+    if (!p->opaque || !result || !made) return false;
+    for (int32_t s = 0; s < p->nstep; s++) {
+        ad_step *step = &p->step[s];
+        if (step->kind != AD_STEP_OPAQUE) continue;
+        int nout = p->ir.inst[step->value].nout;
+        int32_t *list = ad_pool_alloc(&p->pool, (size_t)(nout + 1) * sizeof *list);
+        if (!list) return false;
+        for (int j = 0; j < nout; j++) list[j] = -1;
+        made[step->value] = step;
+        step->result = result[step->value] = list;
+        p->slot[step->value].position = p->nopaque;
+        p->opaque[p->nopaque++] = step->value;
+    }
+    for (int32_t i = 0; i < p->ir.n; i++) {
+        const ad_inst *x = &p->ir.inst[i];
+        if (x->op == AD_OP_project) result[x->in[0]][x->attr[0]] = i;
+        for (int k = 0; x->op == AD_OP_opaque && k < x->nin; k++)
+            if (p->ir.inst[x->in[k]].op == AD_OP_opaque) made[x->in[k]]->state_used = true;
+    }
+    return true;
+}
+
+/* ---- what a body touches ---- */
+
+typedef struct {
+    int32_t *list;
+    int n;
+} root_list;
+
+static void note(ad_program *p, int phase, int32_t root, root_list *moving, int32_t *seen)
+{
+    ad_place place = p->slot[root].place;
+    bool moves = place == AD_PLACE_COMPLETE || place == AD_PLACE_OUTPUT || place == AD_PLACE_INPUT;
+    if (!moves || !ad_has_rows(p->ir.inst[root].shape) || seen[root] == phase + 1) return;
+    seen[root] = phase + 1;
+    moving->list[moving->n++] = root;
+}
+
+static bool list_roots(ad_program *p, int f, int32_t *seen)
+{
+    ad_phase *phase = &p->phase[f];
+    int32_t from = phase->body_steps[0], to = phase->body_steps[1], count = to - from;
+    for (int32_t s = from; s < to; s++) count += p->ir.inst[p->step[s].value].nin;
+    root_list moving = { ad_pool_alloc(&p->pool, (size_t)(count + 1) * sizeof(int32_t)), 0 };
+    int32_t *block = ad_pool_alloc(&p->pool, (size_t)(to - from + 1) * sizeof *block);
+    int32_t *chunk = ad_pool_alloc(&p->pool, (size_t)(to - from + 1) * sizeof *chunk);
+    int32_t *reduction = ad_pool_alloc(&p->pool, (size_t)(to - from + 1) * sizeof *reduction);
+    if (!moving.list || !block || !chunk || !reduction) return false;
+    for (int32_t s = from; s < to; s++) {
+        int32_t v = p->step[s].value;
+        ad_place place = p->slot[v].place;
+        for (int k = 0; k < p->ir.inst[v].nin; k++) note(p, f, p->step[s].operand[k].root, &moving, seen);
+        note(p, f, v, &moving, seen);
+        if (place == AD_PLACE_LANES) reduction[phase->nreduction++] = s;
+        if (place == AD_PLACE_BLOCK || place == AD_PLACE_OUTPUT) block[phase->nblock++] = v;
+        if (place == AD_PLACE_CHUNK) chunk[phase->nchunk++] = v;
+    }
+    phase->moving = moving.list;
+    phase->nmoving = moving.n;
+    phase->block = block;
+    phase->chunk = chunk;
+    phase->reduction = reduction;
+    return true;
+}
+
+/* ---- the plan ---- */
+
+static bool prepare_kernels(ad_program *p)
+{
+    for (int f = 0; f < p->nphase; f++) {
+        for (int32_t s = p->phase[f].parameter_steps[0]; s < p->phase[f].body_steps[1]; s++) {
+            ad_step *step = &p->step[s];
+            bool body = s >= p->phase[f].body_steps[0];
+            int64_t *scratch = body ? &p->block_scratch : &p->uniform_scratch, rows = body ? p->block_rows : 1;
+            if (step->kind != AD_STEP_KERNEL) continue;
+            if (!ad_kernel_prepare(&step->kernel, rows)) return false;
+            int64_t need = (int64_t)ad_kernel_scratch(&step->kernel, rows);
+            if (need > *scratch) *scratch = need;
+        }
+    }
+    return true;
+}
+
+/* A code and what decodes it at once, or a slope and what decodes the same code, are one pass (ad_pair_kernel). */
+static void pair_steps(ad_program *p)
+{
+    for (int32_t i = 0; i + 1 < p->nstep; i++) {
+        ad_step *s = &p->step[i];
+        const ad_step *next = s + 1;
+        if (s->chunk_rows == 0 || s->end <= i + 1 || next->kernel.nin != 1) continue;
+        const ad_ref *code = &next->operand[0], *last = &s->operand[s->kernel.nin - 1];
+        bool same = code->root == s->value || (code->pointer == last->pointer && code->offset == last->offset);
+        s->paired = same && ad_kernel_pair(&s->kernel, next->kernel.op);
+        i += s->paired;
+    }
+}
+
+bool ad_plan(ad_program *p)
+{
+    p->slot = ad_pool_alloc(&p->pool, ((size_t)p->ir.n + 1) * sizeof *p->slot);
+    int32_t *seen = ad_pool_alloc(&p->pool, ((size_t)p->ir.n + 1) * sizeof *seen);
+    if (!p->slot || !seen) return false;
+    find_views(p);
+    assign_phases(p);
+    ad_join_reductions(p);
+    assign_places(p);
+    p->phase = ad_pool_alloc(&p->pool, (size_t)p->nphase * sizeof *p->phase);
+    if (!p->phase || !assign_positions(p) || !write_constants(p) || !make_steps(p) || !list_opaques(p) || !ad_fuse(p)) return false;
+    for (int f = 0; f < p->nphase; f++)
+        if (!list_roots(p, f, seen)) return false;
+    if (!ad_plan_blocks(p)) return false;
+    for (int f = 0; f < p->nphase; f++) p->phase[f].row_work = ad_row_work(p, &p->phase[f]);
+    if (!prepare_kernels(p)) return false;
+    pair_steps(p);
+    return true;
+}

@@ -1,0 +1,47 @@
+/* Internal: what a program is run in. */
+#ifndef COSTATE_WORKSPACE_H
+#define COSTATE_WORKSPACE_H
+#include "autodiff/plan/program.h"
+
+/* What one thread works with. The pointers are those of the roots, for the block at hand. */
+typedef struct {
+    char *memory;
+    char **pointer;
+    const void **in;
+    char *block, *chunk, *repeat, *scratch;
+    bool entered; /* the pointers are those of the body at hand */
+} ad_thread_memory;
+
+struct ad_workspace {
+    ad_program *program;
+    atomic_flag busy;
+    atomic_bool refused;  /* a run was turned away because another one was under way */
+    int threads, nthread; /* threads: as asked for, negative ones too; nthread: those that have memory */
+    ad_thread_memory *thread;
+    char *fixed; /* values without rows, and the scratch memory of their kernels */
+    char *scratch;
+    char *lanes;
+    int nlane;
+    char *complete;
+    int64_t rows; /* rows that the complete arrays hold */
+    size_t bytes;
+    char **base; /* of every root: its array as a whole; NULL: block memory, or not there */
+    const void **in;
+    void **in_state, **out;
+    ad_shape *in_shape, *out_shape;
+    void **state; /* of the opaque operations */
+    int nstate;   /* states made so far */
+    bool parameters_done;
+    char error[640];
+};
+
+/* Writes the workspace's error; -1. */
+int ad_workspace_fail(ad_workspace *workspace, const char *format, ...)
+#ifdef __GNUC__
+    __attribute__((format(printf, 2, 3)))
+#endif
+    ;
+/* Memory for so many rows, and the states of opaque operations. 0, or -1 with the workspace's error written. */
+int ad_workspace_reserve(ad_workspace *workspace, int64_t rows);
+
+#endif

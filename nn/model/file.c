@@ -1,0 +1,125 @@
+/* Files that are read whole, and files that are written whole or not at all. */
+#include "nn/model/internal.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int read_all(FILE *stream, const char *path, char **text, size_t *size, char *error, size_t error_size)
+{
+    struct stat status;
+    if (fstat(fileno(stream), &status) != 0) return nn_error(error, error_size, "%s: %s", path, strerror(errno));
+    if (!S_ISREG(status.st_mode)) return nn_error(error, error_size, "%s: not a regular file", path);
+    size_t n = (size_t)status.st_size;
+    if ((uintmax_t)status.st_size >= SIZE_MAX || !(*text = malloc(n + 1))) {
+        return nn_error(error, error_size, "%s: out of memory for %lld bytes", path, (long long)status.st_size);
+    }
+    *size = fread(*text, 1, n, stream);
+    if (ferror(stream)) return nn_error(error, error_size, "%s: %s", path, strerror(errno));
+    (*text)[*size] = 0;
+    return 0;
+}
+
+char *nn_read_file(const char *path, size_t *size, char *error, size_t error_size)
+{
+    /* Not to be kept waiting by a pipe that nobody writes to. */
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    FILE *stream = descriptor < 0 ? NULL : fdopen(descriptor, "rb");
+    if (!stream) {
+        nn_error(error, error_size, "%s: %s", path, strerror(errno));
+        if (descriptor >= 0) close(descriptor);
+        return NULL;
+    }
+    char *text = NULL;
+    if (read_all(stream, path, &text, size, error, error_size)) {
+        free(text);
+        text = NULL;
+    }
+    fclose(stream);
+    return text;
+}
+
+/* A name beside the file (renaming works within one file system only) that nothing else has; the mode follows the umask, as fopen's. */
+static int open_temporary(nn_file *file)
+{
+    size_t room = strlen(file->path) + 48;
+    file->temporary = malloc(room);
+    if (!file->temporary) return -1;
+    for (int attempt = 0; attempt < 1000; attempt++) {
+        snprintf(file->temporary, room, "%s.tmp-%ld-%d", file->path, (long)getpid(), attempt);
+        int descriptor = open(file->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (descriptor >= 0) return descriptor;
+        if (errno != EEXIST) break;
+    }
+    free(file->temporary);
+    file->temporary = NULL;
+    return -1;
+}
+
+int nn_file_open(nn_file *file, const char *path, char *error, size_t error_size)
+{
+    *file = (nn_file){ NULL, NULL, NULL };
+    if (!path || !*path) return nn_error(error, error_size, "a file name is missing");
+    struct stat status;
+    /* Renaming onto a device or a directory would replace it or fail late. Through a symbolic link, the file behind it is replaced. */
+    if (stat(path, &status) == 0) {
+        if (!S_ISREG(status.st_mode)) return nn_error(error, error_size, "%s: not a regular file", path);
+        file->path = realpath(path, NULL);
+    } else {
+        file->path = strdup(path);
+    }
+    int descriptor = file->path ? open_temporary(file) : -1;
+    if (descriptor >= 0) file->stream = fdopen(descriptor, "wb");
+    if (file->stream) return 0;
+    nn_error(error, error_size, "%s: cannot be written: %s", path, strerror(errno));
+    if (descriptor >= 0) close(descriptor);
+    nn_file_discard(file);
+    return -1;
+}
+
+void nn_file_discard(nn_file *file)
+{
+    if (file->stream) fclose(file->stream);
+    if (file->temporary) {
+        unlink(file->temporary);
+        free(file->temporary);
+    }
+    free(file->path);
+    *file = (nn_file){ NULL, NULL, NULL };
+}
+
+/* So that the new name outlives a power failure. Not every file system can do it, and the file is whole either way. */
+static void sync_directory(char *path)
+{
+    int descriptor = open(dirname(path), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (descriptor < 0) return;
+    fsync(descriptor);
+    close(descriptor);
+}
+
+int nn_file_commit(nn_file *file, char *error, size_t error_size)
+{
+    bool written = fflush(file->stream) == 0 && !ferror(file->stream) && fsync(fileno(file->stream)) == 0;
+    int reason = errno;
+    if (fclose(file->stream) != 0 && written) {
+        written = false;
+        reason = errno;
+    }
+    file->stream = NULL;
+    if (written && rename(file->temporary, file->path) != 0) {
+        written = false;
+        reason = errno;
+    }
+    if (!written) {
+        nn_error(error, error_size, "%s: cannot be written: %s", file->path, strerror(reason));
+    } else {
+        free(file->temporary);
+        file->temporary = NULL;
+        sync_directory(file->path);
+    }
+    nn_file_discard(file);
+    return written ? 0 : -1;
+}

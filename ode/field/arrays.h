@@ -1,0 +1,31 @@
+/* Internal: arrays on the host, in the dtype of a solve. */
+#ifndef ODE_ARRAYS_H
+#define ODE_ARRAYS_H
+#include "autodiff/extension.h"
+
+typedef struct {
+    void *data;
+    size_t size;
+} ode_buffer;
+/* At least so many bytes; growing keeps the contents. NULL: out of memory. */
+void *ode_buffer_need(ode_buffer *buffer, size_t bytes);
+void ode_buffer_free(ode_buffer *buffer);
+void ode_buffer_swap(ode_buffer pair[2]);
+
+static inline size_t ode_bytes(ad_dtype t) { return t == AD_F32 ? sizeof(float) : sizeof(double); }
+double ode_load(ad_dtype t, const void *x, int64_t i);
+void ode_store(ad_dtype t, void *x, int64_t i, double value);
+void ode_add(ad_dtype t, int64_t n, const void *x, void *y);                  /* y += x */
+void ode_add_scaled(ad_dtype t, int64_t n, double w, const void *x, void *y); /* y += w x */
+double ode_dot(ad_dtype t, int64_t n, const void *x, const void *y);
+/* out = base + sum_i w_i x_i, accumulated in double. */
+void ode_combine(ad_dtype t, int64_t n, const void *base, int m, const double *w, const void *const *x, void *out);
+void ode_grow(ad_dtype t, int64_t n, const void *x, void *most); /* most = max(most, |x|) */
+/* A number for a message: NaN without its sign. */
+double ode_shown(double x);
+/* Index of the first element that is not finite, or -1. */
+int64_t ode_first_nonfinite(ad_dtype t, int64_t n, const void *x);
+/* Sum of (x_i / (atol + rtol |y_i|))^2. */
+double ode_scaled_squares(ad_dtype t, int64_t n, const void *x, const void *y, double rtol, double atol);
+
+#endif

@@ -1,0 +1,93 @@
+/* Residuals: what an evaluation of a field leaves for its VJP, so that the discrete adjoint need not evaluate the field again. They are
+ * found, not written: the VJP of the traced field is recorded once, and the cut between it and the evaluation taken (ad_residuals). */
+#include "ode/field/system.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* Records the VJP that an adjoint will take of the field, behind the trace, and finds the cut. Returns how many (-1: error on the trace).
+ */
+static int find(ode_system *s, uint64_t need, bool times, int max, ad_var *residual)
+{
+    ad_tape *tape = s->trace;
+    int32_t mark = ad_tape_mark(tape);
+    int n = 0, nrow = 0;
+    size_t most = 1 + (size_t)(s->nstate + s->nrow + s->nshared);
+    ad_var *x = malloc(2 * most * sizeof *x), seed[ODE_MAX_STATES], row[ODE_MAX_ARGS];
+    if (!x) {
+        ad_fail(tape, "out of memory");
+        return -1;
+    }
+    for (int i = 0; i < s->nstate; i++) seed[i] = ad_input_rows(tape, s->state[i], 0, NULL), x[n++] = s->y[i];
+    for (int i = 0; i < s->nrow; i++) {
+        row[nrow++] = s->args[s->row[i]];
+        if (need >> s->row[i] & 1) x[n++] = s->args[s->row[i]];
+    }
+    for (int i = 0; i < s->nshared; i++)
+        if (ode_shared_needed(s, i, need)) x[n++] = s->frontier[i];
+    if (times) x[n++] = s->t;
+    ad_var *bar = x + most;
+    ad_vjp_cut(s->nstate, s->dy, seed, n, x, bar);
+    int count = ad_residuals(s->nstate, seed, nrow, row, n, bar, max, residual);
+    ad_tape_rewind(tape, mark);
+    free(x);
+    return count;
+}
+
+const ode_residuals *ode_system_residuals(ode_system *s, uint64_t need, bool times, ad_tape *tape, const char *caller)
+{
+    for (const ode_residuals *r = s->residuals; r; r = r->next)
+        if (r->need == need && r->times == times) return r;
+    ode_residuals *r = calloc(1, sizeof *r);
+    ode_systems_lock();
+    int n = r && s->trace ? find(s, need, times, 0, NULL) : 0;
+    if (n > 0) {
+        r->var = calloc((size_t)n, sizeof *r->var);
+        r->shape = calloc((size_t)n, sizeof *r->shape);
+        r->n = r->var && r->shape ? find(s, need, times, n, r->var) : 0;
+    }
+    bool failed = !r || n < 0 || r->n != n;
+    if (failed) {
+        const char *why = s->trace ? ad_tape_error(s->trace) : NULL;
+        ad_fail(tape, "%s: %s", caller, why ? why : "out of memory");
+        if (s->trace) ad_tape_clear_error(s->trace); /* of memory: the next attempt may have more */
+    }
+    ode_systems_unlock();
+    if (failed) {
+        ode_residuals_free(r);
+        return NULL;
+    }
+    for (int j = 0; j < n; j++) r->shape[j] = ad_shape_of(r->var[j]);
+    r->need = need;
+    r->times = times;
+    r->next = s->residuals;
+    s->residuals = r;
+    return r;
+}
+
+void ode_residuals_free(ode_residuals *r)
+{
+    while (r) {
+        ode_residuals *next = r->next;
+        free(r->var);
+        free(r->shape);
+        free(r);
+        r = next;
+    }
+}
+
+size_t ode_residuals_bytes(const ode_system *s, const ode_residuals *r, int64_t rows)
+{
+    size_t bytes = 0;
+    for (int j = 0; j < r->n; j++) bytes += ode_array_bytes(s->dtype, r->shape[j], rows);
+    return bytes;
+}
+
+void ode_residuals_point(const ode_system *s, const ode_residuals *r, int64_t rows, void *memory, const void **in, void **out)
+{
+    char *at = memory;
+    for (int j = 0; j < r->n; j++) {
+        if (in) in[j] = at;
+        if (out) out[j] = at;
+        if (at) at += ode_array_bytes(s->dtype, r->shape[j], rows);
+    }
+}

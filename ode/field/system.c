@@ -1,0 +1,406 @@
+/* Systems: the user's field traced once on a tape of its own and cut into what depends on parameters only and the rest, and the
+ * augmented system of the continuous adjoint, which is made from it by ad_vjp. */
+#include "ode/field/system.h"
+#include <stdlib.h>
+#include <string.h>
+
+size_t ode_array_bytes(ad_dtype dtype, ad_shape shape, int64_t rows)
+{
+    return ((size_t)ad_count(shape, rows) * ode_bytes(dtype) + 63) & ~(size_t)63;
+}
+
+static bool broadcasts_to(ad_shape from, ad_shape to)
+{
+    ad_shape both;
+    return ad_broadcast_shapes(from, to, &both) && ad_same_shape(both, to);
+}
+
+/* ---- calling the user's field ---- */
+
+ad_var ode_checked_derivative(ad_tape *tape, ad_var dy, int i, ad_shape state)
+{
+    char got[128], want[128];
+    if (ad_tape_error(tape)) return ad_none(tape);
+    if (!dy.tape) {
+        ad_fail(tape, "it returned an empty variable ({0}) for state %d: every way through the field must return the derivative", i);
+    } else if (dy.tape != tape) {
+        ad_fail(tape, "it returned a variable of another tape for state %d: outside variables must be passed in args", i);
+    } else if (!ad_valid(dy)) {
+        ad_fail(tape, "it returned no valid variable for state %d", i);
+    } else if (broadcasts_to(ad_shape_of(dy), state)) {
+        return ad_broadcast(dy, state);
+    } else {
+        ad_format_shape(ad_shape_of(dy), got, sizeof got);
+        ad_format_shape(state, want, sizeof want);
+        ad_fail(tape, "it returned %s for a state of shape %s; the derivative must have the state's shape", got, want);
+    }
+    return ad_none(tape);
+}
+
+/* Calls the field on `tape`, checks what it returns and gives it the states' shapes. */
+static void call_field(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *args, ad_var *dy)
+{
+    for (int i = 0; i < s->nstate; i++) dy[i] = ad_none(tape);
+    if (ad_tape_error(tape)) return;
+    if (s->field) dy[0] = s->field(t, y[0], args, s->user);
+    else s->fields(t, s->nstate, y, args, s->user, dy);
+    for (int i = 0; i < s->nstate; i++) dy[i] = ode_checked_derivative(tape, dy[i], i, s->state[i]);
+    for (int i = 0; i < s->nstate && ad_tape_error(tape); i++) dy[i] = ad_none(tape);
+}
+
+ad_shape ode_time_shape(int rank)
+{
+    ad_shape t = { rank, { 0 } };
+    for (int i = 0; i < rank; i++) t.dim[i] = 1;
+    return t;
+}
+
+static const char *const advice =
+    "the field is traced once and replayed; set ode_options.rerecord to call it anew, with values, at every step";
+
+static bool new_shared(ode_system *s, int most)
+{
+    s->shared = calloc((size_t)most + 1, sizeof *s->shared);
+    s->shared_from = calloc((size_t)most + 1, sizeof *s->shared_from);
+    return s->shared && s->shared_from;
+}
+
+static void describe_shared(ode_system *s, int i)
+{
+    s->shared[i] = ad_shape_of(s->frontier[i]);
+    for (int k = 0; k < s->nargs; k++)
+        if (!ad_has_rows(s->arg[k]) && ad_depends(s->frontier[i], s->args[k])) s->shared_from[i] |= (uint64_t)1 << k;
+}
+
+/* Traces the field on a new tape and finds the cut. Errors are reported on `tape`. */
+static bool trace_field(ode_system *s, ad_tape *tape, const char *caller)
+{
+    s->trace = ad_tape_new(s->dtype);
+    if (!s->trace) {
+        ad_fail(tape, "%s: out of memory", caller);
+        return false;
+    }
+    ad_tape_set_traced(s->trace, advice);
+    s->t = ad_input(s->trace, ode_time_shape(s->rank), NULL);
+    for (int i = 0; i < s->nstate; i++) s->y[i] = ad_input_rows(s->trace, s->state[i], 0, NULL);
+    for (int i = 0; i < s->nargs; i++)
+        s->args[i] = ad_has_rows(s->arg[i]) ? ad_input_rows(s->trace, s->arg[i], 0, NULL) : ad_param(s->trace, s->arg[i], NULL);
+    if (!ode_listen_for_knots(s->trace)) ad_fail(s->trace, "out of memory");
+    call_field(s, s->trace, s->t, s->y, s->args, s->dy);
+    if (!ad_tape_error(s->trace) && !ode_take_knots(s)) ad_fail(s->trace, "out of memory");
+    for (int i = 0; i < s->nstate && !ad_tape_error(s->trace); i++) s->reads_time = s->reads_time || ad_depends(s->dy[i], s->t);
+    if (!ad_tape_error(s->trace)) {
+        int count = ad_frontier(s->nstate, s->dy, 0, NULL);
+        if (count > 0) s->frontier = malloc((size_t)count * sizeof *s->frontier);
+        s->nshared = s->frontier ? ad_frontier(s->nstate, s->dy, count, s->frontier) : 0;
+        if ((count > 0 && !s->frontier) || !new_shared(s, s->nshared)) ad_fail(s->trace, "out of memory");
+        else
+            for (int i = 0; i < s->nshared; i++) describe_shared(s, i);
+    }
+    const char *error = ad_tape_error(s->trace);
+    if (!error) return true;
+    ad_tape_clear_error(tape); /* the caller's tape was clean: an error there comes from a captured variable, and is named here */
+    ad_fail(tape, "%s: in the field: %s", caller, error);
+    return false;
+}
+
+/* ---- making and freeing ---- */
+
+static ode_system *new_system(ad_dtype dtype)
+{
+    ode_system *s = calloc(1, sizeof *s);
+    if (!s) return NULL;
+    atomic_init(&s->references, 1);
+    s->dtype = dtype;
+    s->rank = AD_MAX_RANK;
+    return s;
+}
+
+/* Sizes beyond the rank as zeros, so that equal shapes are equal bytes. */
+static ad_shape clean(ad_shape shape)
+{
+    for (int i = shape.rank; i < AD_MAX_RANK; i++) shape.dim[i] = 0;
+    return shape;
+}
+
+static void add_state(ode_system *s, ad_shape shape)
+{
+    int64_t n = ad_count(shape, 1);
+    s->state[s->nstate] = clean(shape);
+    s->size[s->nstate++] = n;
+    s->width += n;
+    if (shape.rank < s->rank) s->rank = shape.rank;
+}
+
+ode_system *ode_system_retain(ode_system *s)
+{
+    atomic_fetch_add(&s->references, 1);
+    return s;
+}
+
+static void free_system(ode_system *s)
+{
+    if (s->units) s->free_units(s->units);
+    while (s->augmented) {
+        ode_system *a = s->augmented;
+        s->augmented = a->next;
+        free_system(a);
+    }
+    ad_tape_free(s->trace);
+    for (int i = 0; i < s->nknots; i++) free(s->knots[i].knot);
+    free(s->knots);
+    free(s->frontier);
+    free(s->shared);
+    free(s->shared_from);
+    free(s->quad);
+    free(s->quad_of);
+    ode_residuals_free(s->residuals);
+    if (s->owns_user) free(s->user);
+    free(s);
+}
+
+void ode_system_release(void *system)
+{
+    ode_system *s = system;
+    if (s && atomic_fetch_sub(&s->references, 1) == 1) free_system(s);
+}
+
+static bool copy_user(ode_system *s, const ode_right_side *right)
+{
+    s->user = right->user;
+    if (!right->user_size) return true;
+    s->user = malloc(right->user_size);
+    s->owns_user = s->user != NULL;
+    if (s->user) memcpy(s->user, right->user, right->user_size);
+    return s->user != NULL;
+}
+
+static ode_system *describe(ad_tape *tape, const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args,
+                            bool rerecord)
+{
+    ode_system *s = new_system(ad_tape_dtype(tape));
+    if (!s || !copy_user(s, right)) {
+        ode_system_release(s);
+        ad_fail(tape, "%s: out of memory", right->caller);
+        return NULL;
+    }
+    s->field = right->field;
+    s->fields = right->fields;
+    s->rerecord = rerecord;
+    for (int i = 0; i < nstate; i++) add_state(s, ad_shape_of(y0[i]));
+    s->nargs = nargs;
+    for (int i = 0; i < nargs; i++) {
+        s->arg[i] = clean(ad_shape_of(args[i]));
+        if (ad_has_rows(s->arg[i])) s->row[s->nrow++] = i;
+    }
+    return s;
+}
+
+/* Without a trace the shared values are the shared arguments. */
+static bool share_arguments(ode_system *s)
+{
+    if (!new_shared(s, s->nargs)) return false;
+    for (int i = 0; i < s->nargs; i++) {
+        if (ad_has_rows(s->arg[i])) continue;
+        s->shared_from[s->nshared] = (uint64_t)1 << i;
+        s->shared[s->nshared++] = s->arg[i];
+    }
+    return true;
+}
+
+static int trace_inputs(const ode_system *s, ad_var *in)
+{
+    int n = 0;
+    in[n++] = s->t;
+    for (int i = 0; i < s->nstate; i++) in[n++] = s->y[i];
+    for (int i = 0; i < s->nargs; i++) in[n++] = s->args[i];
+    return n;
+}
+
+/* The system of an equal function that the tape has already seen, or this one, which the tape then keeps. */
+static ode_system *through_cache(ode_system *s, ad_tape *tape, const char *caller)
+{
+    static const char tag[] = "ode_system";
+    ad_var in[1 + ODE_MAX_STATES + ODE_MAX_ARGS];
+    /* The function's key has the shapes of all inputs, also of an argument that the field does not use. */
+    size_t length = 0, counts = 3 * sizeof(int), knots = 0;
+    for (int i = 0; i < s->nknots; i++) knots += sizeof *s->knots + (size_t)s->knots[i].n * sizeof(double);
+    void *function = ad_function_key(trace_inputs(s, in), in, s->nstate, s->dy, &length);
+    char *key = function ? malloc(sizeof tag + counts + knots + length) : NULL;
+    if (!key) {
+        free(function);
+        ode_system_release(s);
+        ad_fail(tape, "%s: out of memory", caller);
+        return NULL;
+    }
+    char *end = key;
+    memcpy(end, tag, sizeof tag), end += sizeof tag;
+    memcpy(end, (int[]){ s->nstate, s->nargs, s->nknots }, counts), end += counts;
+    /* The same function can be written with knots that nobody stops at. */
+    for (int i = 0; i < s->nknots; i++) {
+        const ode_knots *k = &s->knots[i];
+        int64_t numbers[] = { k->arg, k->jump, k->n };
+        memcpy(end, numbers, sizeof numbers), end += sizeof numbers;
+        if (k->knot) memcpy(end, k->knot, (size_t)k->n * sizeof(double)), end += (size_t)k->n * sizeof(double);
+    }
+    memcpy(end, function, length), end += length;
+    length = (size_t)(end - key);
+    ode_system *found = ad_cache_find(tape, key, length);
+    if (found) {
+        ode_system_release(s);
+        s = ode_system_retain(found);
+    } else {
+        ad_cache_add(tape, key, length, ode_system_retain(s), ode_system_release);
+    }
+    free(function);
+    free(key);
+    return s;
+}
+
+ode_system *ode_system_make(ad_tape *tape, const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args,
+                            bool rerecord)
+{
+    ode_system *s = describe(tape, right, nstate, y0, nargs, args, rerecord);
+    if (!s) return NULL;
+    if (rerecord) {
+        if (share_arguments(s)) return s;
+        ad_fail(tape, "%s: out of memory", right->caller);
+    } else if (trace_field(s, tape, right->caller)) {
+        return through_cache(s, tape, right->caller);
+    }
+    ode_system_release(s);
+    return NULL;
+}
+
+bool ode_shared_needed(const ode_system *s, int shared, uint64_t need) { return s->shared_from[shared] & need; }
+
+ode_system *ode_system_augmented(ode_system *base, uint64_t need)
+{
+    for (ode_system *a = base->augmented; a; a = a->next)
+        if (a->need == need) return a;
+    ode_system *s = new_system(base->dtype);
+    if (!s) return NULL;
+    s->base = base;
+    s->need = need;
+    s->rerecord = base->rerecord;
+    for (int k = 0; k < 2; k++)
+        for (int i = 0; i < base->nstate; i++) add_state(s, base->state[i]);
+    s->nrow = base->nrow;
+    s->nshared = base->nshared;
+    s->nargs = base->nargs;
+    memcpy(s->arg, base->arg, sizeof s->arg);
+    memcpy(s->row, base->row, sizeof s->row);
+    size_t most = (size_t)base->nrow + (size_t)base->nshared + 1;
+    bool shared = new_shared(s, base->nshared);
+    s->quad = calloc(most, sizeof *s->quad);
+    s->quad_of = calloc(most, sizeof *s->quad_of);
+    if (!shared || !s->quad || !s->quad_of) {
+        free_system(s);
+        return NULL;
+    }
+    memcpy(s->shared, base->shared, (size_t)base->nshared * sizeof *s->shared);
+    memcpy(s->shared_from, base->shared_from, (size_t)base->nshared * sizeof *s->shared_from);
+    for (int i = 0; i < base->nrow; i++) {
+        if (!(need >> base->row[i] & 1)) continue;
+        s->quad[s->nquad] = base->arg[base->row[i]];
+        s->quad_of[s->nquad++] = i;
+    }
+    s->nquad_row = s->nquad;
+    for (int i = 0; i < base->nshared; i++) {
+        if (!ode_shared_needed(base, i, need)) continue;
+        s->quad[s->nquad] = base->shared[i];
+        s->quad_of[s->nquad++] = i;
+    }
+    s->next = base->augmented;
+    base->augmented = s;
+    return s;
+}
+
+/* ---- recording ---- */
+
+void ode_system_record_kept(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared,
+                            ad_var *dy, const ode_residuals *residuals, ad_var *kept)
+{
+    int n = 1 + s->nstate + s->nrow + s->nshared, k = 0, nkept = residuals ? residuals->n : 0, nout = s->nstate + nkept;
+    ad_var *in = malloc(2 * (size_t)(n + nout) * sizeof *in);
+    if (!in) {
+        ad_fail(tape, "out of memory");
+        for (int i = 0; i < s->nstate; i++) dy[i] = ad_none(tape);
+        for (int j = 0; j < nkept; j++) kept[j] = ad_none(tape);
+        return;
+    }
+    ad_var *to = in + n, *out = to + n, *result = out + nout;
+    in[k] = s->t, to[k++] = t;
+    for (int i = 0; i < s->nstate; i++) in[k] = s->y[i], to[k++] = y[i];
+    for (int i = 0; i < s->nrow; i++) in[k] = s->args[s->row[i]], to[k++] = row[i];
+    for (int i = 0; i < s->nshared; i++) in[k] = s->frontier[i], to[k++] = shared[i];
+    memcpy(out, s->dy, (size_t)s->nstate * sizeof *out);
+    if (nkept) memcpy(out + s->nstate, residuals->var, (size_t)nkept * sizeof *out);
+    ad_inline(n, in, nout, out, tape, to, result);
+    memcpy(dy, result, (size_t)s->nstate * sizeof *dy);
+    if (nkept) memcpy(kept, result + s->nstate, (size_t)nkept * sizeof *kept);
+    free(in);
+}
+
+static void record_called(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared,
+                          ad_var *dy)
+{
+    ad_var args[ODE_MAX_ARGS];
+    int nrow = 0, nshared = 0;
+    for (int i = 0; i < s->nargs; i++) args[i] = ad_has_rows(s->arg[i]) ? row[nrow++] : shared[nshared++];
+    call_field(s, tape, t, y, args, dy);
+}
+
+void ode_check_argument(const ode_system *s, ad_var arg, bool row, int i, ad_var bar)
+{
+    const double *zero = s->rerecord ? ad_constant_elements(bar) : NULL;
+    for (int64_t k = 0; zero && k < ad_constant_size(bar); k++)
+        if (zero[k] != 0) return;
+    if (!zero || !ad_looked_at(arg)) return;
+    int argument = 0;
+    for (int before = 0; argument < s->nargs - 1; argument++)
+        if (ad_has_rows(s->arg[argument]) == row && before++ == i) break;
+    ad_fail(arg.tape,
+            "the field reads the value of argument %d (ad_value, ad_item) and depends on it in no other way; to the gradient a number is a "
+            "constant, so that it would be 0: compute with the variable",
+            argument);
+}
+
+/* x' = f, a' = -(df/dx)^T a, q' = -(df/dargs)^T a (Pontryagin's adjoint; Chen et al. 2018, arXiv:1806.07366, appendix B). */
+static void record_augmented(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared,
+                             ad_var *dy, ad_var *quad)
+{
+    int n = s->base->nstate, nquad = quad ? s->nquad : 0;
+    ode_system_record(s->base, tape, t, y, row, shared, dy, NULL);
+    ad_var *x = malloc(2 * (size_t)(n + nquad) * sizeof *x);
+    if (!x) ad_fail(tape, "out of memory");
+    if (ad_tape_error(tape)) {
+        free(x);
+        for (int i = 0; i < n; i++) dy[n + i] = ad_none(tape);
+        for (int i = 0; i < nquad; i++) quad[i] = ad_none(tape);
+        return;
+    }
+    ad_var *bar = x + n + nquad;
+    for (int i = 0; i < n; i++) x[i] = y[i];
+    for (int i = 0; i < nquad; i++) x[n + i] = i < s->nquad_row ? row[s->quad_of[i]] : shared[s->quad_of[i]];
+    ad_vjp_cut(n, dy, y + n, n + nquad, x, bar);
+    for (int i = 0; i < n; i++) dy[n + i] = ad_neg(bar[i]);
+    for (int i = 0; i < nquad; i++) {
+        ode_check_argument(s, x[n + i], i < s->nquad_row, s->quad_of[i], bar[n + i]);
+        quad[i] = ad_neg(bar[n + i]);
+    }
+    free(x);
+}
+
+void ode_system_record(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared, ad_var *dy,
+                       ad_var *quad)
+{
+    if (s->base) record_augmented(s, tape, t, y, row, shared, dy, quad);
+    else if (s->trace) ode_system_record_kept(s, tape, t, y, row, shared, dy, NULL, NULL);
+    else record_called(s, tape, t, y, row, shared, dy);
+}
+
+void ode_row_arguments(const ode_system *s, const void *const *args, const void **row)
+{
+    for (int i = 0; i < s->nrow; i++) row[i] = args[s->row[i]];
+}

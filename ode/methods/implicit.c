@@ -1,0 +1,53 @@
+/* Implicit Euler and the trapezoidal rule: z = base + g f(t + h, z) with base = y, g = h, or base = y + h/2 f(t, y), g = h/2. */
+#include "ode/methods/recorders.h"
+
+/* The largest |y| or |next| of each row: [rows]. */
+static ad_var row_size(const ode_step *s)
+{
+    ad_var all = ad_none(s->tape);
+    for (int j = 0; j < s->system->nstate; j++) {
+        ad_var one = ad_max(ad_abs(s->y[j]), ad_abs(s->next[j]));
+        int axes[AD_MAX_RANK], rank = s->system->state[j].rank;
+        for (int i = 1; i < rank; i++) axes[i - 1] = i;
+        if (rank > 1) one = ad_reduce_max(one, rank - 1, axes, 0);
+        all = j ? ad_max(all, one) : one;
+    }
+    return all;
+}
+
+/* The trapezoidal rule multiplies a part of the state that decays fast by nearly -1 in each step. Then the slope at the step's start asks
+ * for many times the change that the step makes, and yet this change is not small. Where an element moves by more than a tenth of its
+ * size while its slope asks for ten times its size, what is computed is not the solution, which would have done the one or the other.
+ * What Newton's method leaves, which is relative to the row, is no size. */
+static void record_ringing(ode_step *s)
+{
+    ad_var row = row_size(s);
+    for (int j = 0; j < s->system->nstate; j++) {
+        ad_shape shape = { .rank = s->system->state[j].rank, .dim = { AD_ROWS } };
+        for (int i = 1; i < shape.rank; i++) shape.dim[i] = 1;
+        ad_var size = ad_max(ad_max(ad_abs(s->y[j]), ad_abs(s->next[j])), ad_scale(ad_reshape(row, shape), 1e3 * s->newton.tolerance));
+        ad_var change = ad_scale(ad_abs(ad_sub(s->next[j], s->y[j])), 10), slope = ad_scale(ad_abs(ad_mul(s->h, s->k[j])), 0.1);
+        s->ringing[j] = ad_div(ad_min(change, slope), size);
+    }
+}
+
+void ode_implicit_step(const ode_method *m, ode_step *s)
+{
+    int n = s->system->nstate;
+    bool trapezoidal = m->times == 2;
+    ad_var base[ODE_MAX_JOINT], g = trapezoidal ? ad_scale(s->h, 0.5) : s->h;
+    ad_var *rate = s->quadrature ? s->quad : NULL;
+    for (int j = 0; j < n; j++) base[j] = s->y[j];
+    if (trapezoidal) {
+        ode_system_record(s->system, s->tape, s->t[0], s->y, s->row, s->shared, s->k, rate);
+        for (int j = 0; j < n; j++) base[j] = ad_add(s->y[j], ad_mul(g, s->k[j]));
+    }
+    ode_record_root(s, s->t[m->times - 1], g, base, s->next, &s->counts);
+    ad_var unused[ODE_MAX_JOINT];
+    s->finite = ode_record_largest(n, s->next);
+    if (m->rings) record_ringing(s);
+    if (!rate || !s->system->nquad) return;
+    ad_var *end = s->carry_quad_next;
+    ode_system_record(s->system, s->tape, s->t[m->times - 1], s->next, s->row, s->shared, unused, end);
+    for (int q = 0; q < s->system->nquad; q++) s->quad[q] = ad_mul(g, trapezoidal ? ad_add(rate[q], end[q]) : end[q]);
+}

@@ -1,0 +1,96 @@
+/* How large h |lambda| is in a step of an explicit Runge-Kutta method, and how large it may be.
+ *
+ * Error control keeps the state of a stiff problem right with steps beyond the stability limit: the disturbance that such a step
+ * amplifies makes the next one smaller. A gradient of the steps as they were taken has no such feedback, and is amplified without end.
+ * So steps are held within the limit. |lambda| comes free: two stages at the same time whose states differ by d have slopes that differ
+ * by J d, and what is left in d, where the smooth part of the solution cancels, is what J amplifies most (the test for stiffness of
+ * DOPRI5 and DOP853: Hairer & Wanner, Solving ODEs II, IV.2). Tableaux without such a pair take the highest divided difference of
+ * their stages in place of d. */
+#include "ode/methods/recorders.h"
+#include <math.h>
+
+int ode_stage_before_last(const ode_tableau *t)
+{
+    for (int i = t->stages - 1; i > 0; i--)
+        if (t->c[i] == 1) return i;
+    return 0;
+}
+
+/* |R(-x)| of the stability function R(z) = 1 + sum_k z^k b A^(k-1) 1, from its coefficients. */
+static double amplification(int n, const double *coefficient, double x)
+{
+    double r = 0;
+    for (int k = n; k >= 0; k--) r = coefficient[k] - x * r;
+    return fabs(r);
+}
+
+double ode_stability_limit(const ode_tableau *t)
+{
+    int n = t->stages;
+    double coefficient[ODE_MAX_STAGES + 1] = { 1 }, power[ODE_MAX_STAGES], next[ODE_MAX_STAGES];
+    const double *b = ode_tableau_row(t, n);
+    for (int i = 0; i < n; i++) power[i] = 1;
+    for (int k = 1; k <= n; k++) {
+        for (int i = 0; i < n; i++) {
+            coefficient[k] += b[i] * power[i];
+            next[i] = 0;
+            for (int j = 0; j < i; j++) next[i] += ode_tableau_row(t, i)[j] * power[j];
+        }
+        for (int i = 0; i < n; i++) power[i] = next[i];
+    }
+    const double step = 1.0 / 16;
+    double stable = step;
+    while (stable < 100 && amplification(n, coefficient, stable + step) <= 1) stable += step;
+    double unstable = stable + step;
+    for (int i = 0; i < 12; i++) {
+        double middle = (stable + unstable) / 2;
+        if (amplification(n, coefficient, middle) <= 1) stable = middle;
+        else unstable = middle;
+    }
+    return stable;
+}
+
+/* Weights w of the stages' slopes, and q of d = h sum_j q_j k_j = sum_i w_i g_i: highest divided differences over their times. */
+static void divided_difference(const ode_tableau *t, double *w, double *q)
+{
+    int n = t->stages + 1;
+    for (int i = 0; i < n; i++) {
+        w[i] = 1;
+        q[i] = 0;
+        for (int j = 0; j < n; j++)
+            if (j != i) w[i] /= t->c[i] - t->c[j];
+    }
+    for (int i = 1; i < n; i++)
+        for (int j = 0; j < i; j++) q[j] += w[i] * ode_tableau_row(t, i)[j];
+}
+
+static ad_var weighted(const ode_step *s, int n, const double *w, int state)
+{
+    ad_var sum = ad_none(s->tape);
+    int terms = 0;
+    for (int i = 0; i < n; i++) {
+        if (w[i] == 0) continue;
+        ad_var term = ad_scale(s->k[i * s->system->nstate + state], w[i]);
+        sum = terms++ ? ad_add(sum, term) : term;
+    }
+    return sum;
+}
+
+void ode_record_stiffness(const ode_method *m, ode_step *s, const ad_var *g)
+{
+    const ode_tableau *t = m->tableau;
+    int n = s->system->nstate, last = t->stages, twin = ode_stage_before_last(t);
+    double w[ODE_MAX_STAGES], q[ODE_MAX_STAGES];
+    if (!twin) divided_difference(t, w, q);
+    ad_var slopes = ad_none(s->tape), states = ad_none(s->tape);
+    for (int j = 0; j < n; j++) {
+        ad_var dk = twin ? ad_sub(s->k[last * n + j], s->k[twin * n + j]) : weighted(s, last + 1, w, j);
+        ad_var dg = twin ? ad_sub(s->next[j], g[j]) : ad_mul(s->h, weighted(s, last + 1, q, j));
+        ad_var weight = ode_record_weight(s, j);
+        ad_var dk2 = ode_record_row_squares(ad_mul(dk, weight));
+        ad_var dg2 = ode_record_row_squares(ad_mul(dg, weight));
+        slopes = j ? ad_add(slopes, dk2) : dk2;
+        states = j ? ad_add(states, dg2) : dg2;
+    }
+    s->stiffness = ad_reduce_max(ad_div(slopes, ad_add(states, s->rounding)), 0, NULL, 0);
+}

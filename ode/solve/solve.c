@@ -1,0 +1,192 @@
+/* Recording a solve: arguments checked, the field traced, programs compiled or found, one opaque operation. */
+#include "ode/solve/solution.h"
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- checks ---- */
+
+/* Says what is wrong with an operand of the solve, by name and number, unless it is a variable of the tape. */
+static bool check_operand(ad_tape *tape, const char *caller, const char *name, int number, ad_var x)
+{
+    if (!x.tape) ad_fail(tape, "%s: %s %d is empty ({0}), not a variable", caller, name, number);
+    else if (x.tape != tape) ad_fail(tape, "%s: %s %d is on another tape", caller, name, number);
+    else if (!ad_valid(x)) ad_fail(tape, "%s: %s %d is not a valid variable", caller, name, number);
+    return !ad_tape_error(tape);
+}
+
+static ad_tape *check_arguments(const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times,
+                                const ad_var *out)
+{
+    const char *caller = right->caller;
+    ad_tape *tape = nstate > 0 && y0 && y0[0].tape ? y0[0].tape : times.tape;
+    if (!tape || ad_tape_error(tape)) return NULL;
+    char shape[128];
+    ad_shape t = ad_shape_of(times);
+    const char *missing = !right->field && !right->fields ? "the field"
+                          : !out                          ? "y, for the results,"
+                          : nstate > 0 && !y0             ? "y0"
+                          : nargs > 0 && !args            ? "args"
+                                                          : NULL;
+    if (missing) ad_fail(tape, "%s: %s is NULL", caller, missing);
+    else if (nstate < 1 || nstate > ODE_MAX_STATES) ad_fail(tape, "%s: %d states; there may be 1 to %d", caller, nstate, ODE_MAX_STATES);
+    if (nargs < 0 || nargs > ODE_MAX_ARGS)
+        ad_fail(tape, "%s: %d arguments; there may be 0 to %d (concatenate small ones)", caller, nargs, ODE_MAX_ARGS);
+    for (int i = 0; !ad_tape_error(tape) && i < nstate; i++) {
+        if (!check_operand(tape, caller, "y0 of state", i, y0[i]) || ad_has_rows(ad_shape_of(y0[i]))) continue;
+        ad_format_shape(ad_shape_of(y0[i]), shape, sizeof shape);
+        ad_fail(tape,
+                "%s: y0 (state %d) of shape %s has no row axis; make it with ad_input_rows (one row for a single trajectory), or add it to "
+                "zeros that have rows",
+                caller, i, shape);
+    }
+    for (int i = 0; !ad_tape_error(tape) && i < nargs; i++) check_operand(tape, caller, "argument", i, args[i]);
+    if (ad_tape_error(tape)) return NULL;
+    if (times.tape != tape || !ad_valid(times)) {
+        ad_fail(tape, "%s: times are not a valid variable of y0's tape; make them with ad_constant, ode_interval or ode_linspace", caller);
+        return NULL;
+    }
+    if (t.rank == 1 && t.dim[0] >= 2 && t.dim[0] <= INT_MAX) return tape;
+    ad_format_shape(t, shape, sizeof shape);
+    ad_fail(tape, "%s: times have shape %s; they must be a vector [T] of at least two times, the first that of y0", caller, shape);
+    return NULL;
+}
+
+/* Constant times keep their double precision. */
+static bool copy_times(ode_problem *p, ad_var times, ad_tape *tape)
+{
+    const double *t = ad_constant_elements(times);
+    p->ntimes = (int)ad_shape_of(times).dim[0];
+    if (!t) return true;
+    p->times = malloc((size_t)p->ntimes * sizeof *p->times);
+    if (!p->times) {
+        ad_fail(tape, "%s: out of memory", p->settings.caller);
+        return false;
+    }
+    /* Times made by ad_fill are one number: only good for the error message. */
+    bool fill = ad_constant_size(times) < p->ntimes;
+    for (int i = 0; i < p->ntimes; i++) p->times[i] = t[fill ? 0 : i];
+    char text[256];
+    const char *error = ode_check_times(p->ntimes, p->times, text, sizeof text);
+    if (error) ad_fail(tape, "%s: %s", p->settings.caller, error);
+    return !error;
+}
+
+/* ---- recording ---- */
+
+static bool compile(ode_problem *p, ad_tape *tape)
+{
+    const ode_settings *set = &p->settings;
+    const ode_system *s = p->system;
+    bool dense_output = set->method->tableau != NULL;
+    p->dense = !p->final_only && p->ntimes > 2 && dense_output && (set->adaptive || set->replay);
+    if (s->nshared && !s->rerecord) {
+        p->prologue = ode_unit_make(p->system, (ode_unit_key){ .kind = ODE_UNIT_PROLOGUE }, tape, set->caller);
+        if (!p->prologue) return false;
+    }
+    return ode_march_compile(&p->units, p->system, set, set->adaptive, p->dense, 0, NULL, tape);
+}
+
+static ode_problem *make_problem(const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times,
+                                 const ode_options *options, bool final_only, ad_tape *tape)
+{
+    ode_problem *p = calloc(1, sizeof *p);
+    if (!p) {
+        ad_fail(tape, "%s: out of memory", right->caller);
+        return NULL;
+    }
+    atomic_init(&p->references, 1);
+    p->final_only = final_only;
+    if (ode_settings_make(&p->settings, options, tape, right->caller) && copy_times(p, times, tape) &&
+        (p->system = ode_system_make(tape, right, nstate, y0, nargs, args, p->settings.rerecord)) &&
+        ode_settings_fit(&p->settings, p->system, tape) && compile(p, tape))
+        return p;
+    ode_problem_release(p);
+    return NULL;
+}
+
+/* [rows, T, D...], or [rows, D...]. */
+static ad_shape solution_shape(const ode_problem *p, int state)
+{
+    ad_shape s = p->system->state[state], out = s;
+    if (p->final_only) return s;
+    out.rank = s.rank + 1;
+    out.dim[1] = p->ntimes;
+    for (int i = 1; i < s.rank; i++) out.dim[i + 1] = s.dim[i];
+    return out;
+}
+
+int ode_record_solve(const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times,
+                     const ode_options *options, bool final_only, ad_var *out)
+{
+    ad_tape *tape = check_arguments(right, nstate, y0, nargs, args, times, out);
+    for (int i = 0; out && i < nstate && i < ODE_MAX_STATES; i++) out[i] = ad_none(y0 ? y0[0].tape : times.tape);
+    if (!tape) return -1;
+    for (int i = 0; i < nstate; i++) {
+        if (ad_shape_of(y0[i]).rank < AD_MAX_RANK || final_only) continue;
+        ad_fail(tape, "%s: y0 (state %d) has the largest rank, %d: there is no room for the time axis; reshape it", right->caller, i,
+                AD_MAX_RANK);
+        return -1;
+    }
+    ode_problem *p = make_problem(right, nstate, y0, nargs, args, times, options, final_only, tape);
+    if (!p) return -1;
+    ad_var in[ODE_MAX_STATES + ODE_MAX_ARGS + 1];
+    ad_shape shapes[ODE_MAX_STATES];
+    int n = 0;
+    for (int i = 0; i < nstate; i++) in[n++] = y0[i];
+    for (int i = 0; i < nargs; i++) in[n++] = args[i];
+    in[n++] = times;
+    for (int i = 0; i < nstate; i++) shapes[i] = solution_shape(p, i);
+    return ad_valid(ad_opaque(tape, &ode_solve_class, p, n, in, nstate, shapes, out)) ? 0 : -1;
+}
+
+/* ---- the everyday forms ---- */
+
+ad_var ode_solve(ode_field field, void *user, ad_var y0, int nargs, const ad_var *args, ad_var times, const ode_options *options)
+{
+    ad_var y = ad_none(y0.tape);
+    ode_right_side right = { .caller = "ode_solve", .field = field, .user = user };
+    ode_record_solve(&right, 1, &y0, nargs, args, times, options, false, &y);
+    return y;
+}
+
+ad_var ode_solve_final(ode_field field, void *user, ad_var y0, int nargs, const ad_var *args, ad_var times, const ode_options *options)
+{
+    ad_var y = ad_none(y0.tape);
+    ode_right_side right = { .caller = "ode_solve_final", .field = field, .user = user };
+    ode_record_solve(&right, 1, &y0, nargs, args, times, options, true, &y);
+    return y;
+}
+
+int ode_solve_states(ode_fields field, void *user, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times,
+                     const ode_options *options, ad_var *y)
+{
+    ode_right_side right = { .caller = "ode_solve_states", .fields = field, .user = user };
+    return ode_record_solve(&right, nstate, y0, nargs, args, times, options, false, y);
+}
+
+int ode_solve_states_final(ode_fields field, void *user, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times,
+                           const ode_options *options, ad_var *y)
+{
+    ode_right_side right = { .caller = "ode_solve_states_final", .fields = field, .user = user };
+    return ode_record_solve(&right, nstate, y0, nargs, args, times, options, true, y);
+}
+
+ad_var ode_linspace(ad_tape *tape, double t0, double t1, int n)
+{
+    if (n < 2) {
+        ad_fail(tape, "ode_linspace: n is %d; at least two times are needed", n);
+        return ad_none(tape);
+    }
+    double *t = malloc((size_t)n * sizeof *t);
+    if (!t) {
+        ad_fail(tape, "ode_linspace: out of memory");
+        return ad_none(tape);
+    }
+    for (int i = 0; i < n; i++) t[i] = i == n - 1 ? t1 : t0 + (t1 - t0) * i / (n - 1);
+    ad_var times = ad_constant(tape, AD_SHAPE(n), t);
+    free(t);
+    return times;
+}
+
+ad_var ode_interval(ad_tape *tape, double t0, double t1) { return ad_constant(tape, AD_SHAPE(2), (double[]){ t0, t1 }); }

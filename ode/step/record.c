@@ -1,0 +1,46 @@
+/* What recorders of steps share. */
+#include "ode/step/step.h"
+
+ad_var ode_record_weighted(int n, const double *c, const ad_var *x, int stride)
+{
+    ad_var sum = { 0 };
+    int terms = 0;
+    for (int i = 0; i < n; i++) {
+        if (c[i] == 0) continue;
+        ad_var term = c[i] == 1 ? x[i * stride] : ad_scale(x[i * stride], c[i]);
+        sum = terms++ ? ad_add(sum, term) : term;
+    }
+    return sum;
+}
+
+ad_var ode_record_sum(ad_var y, ad_var weight, int n, const double *c, const ad_var *k, int nstate)
+{
+    ad_var sum = ode_record_weighted(n, c, k, nstate);
+    return sum.tape ? ad_add(y, ad_mul(weight, sum)) : y;
+}
+
+ad_var ode_record_largest(int n, const ad_var *x)
+{
+    ad_var all = ad_none(x[0].tape);
+    for (int j = 0; j < n; j++) {
+        ad_var one = ad_reduce_max(ad_abs(x[j]), 0, NULL, 0);
+        all = j ? ad_max(all, one) : one;
+    }
+    return all;
+}
+
+ad_var ode_record_tolerance(const ode_step *s, int j)
+{
+    ad_var relative = ad_mul(s->rtol, ad_max(ad_abs(s->y[j]), ad_abs(s->next[j])));
+    return ad_add(s->each ? s->each[j] : s->atol, relative);
+}
+
+ad_var ode_record_weight(const ode_step *s, int j) { return ad_div(ad_scalar(s->tape, 1), ode_record_tolerance(s, j)); }
+
+ad_var ode_record_row_squares(ad_var x)
+{
+    int axes[AD_MAX_RANK], rank = ad_shape_of(x).rank;
+    for (int i = 1; i < rank; i++) axes[i - 1] = i;
+    ad_var square = ad_square(x);
+    return rank > 1 ? ad_sum(square, rank - 1, axes, 0) : square;
+}

@@ -1,0 +1,191 @@
+/* Units: functions of a system (a step, its VJP, ...) that run on arrays, compiled once, or recorded anew at every run with values at
+ * hand (ode_options.rerecord). */
+#include "ode/step/unit.h"
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void free_unit(ode_unit *u)
+{
+    if (!u) return;
+    ad_program_free(u->program);
+    free(u->in);
+    free(u->parameter);
+    free(u);
+}
+
+static void free_units(ode_unit *first)
+{
+    while (first) {
+        ode_unit *u = first;
+        first = u->next;
+        free_unit(u);
+    }
+}
+
+/* Recursive: a step that finds a root makes a unit while it is recorded. */
+static pthread_mutex_t lock;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void make_lock(void)
+{
+    pthread_mutexattr_t kind;
+    pthread_mutexattr_init(&kind);
+    pthread_mutexattr_settype(&kind, PTHREAD_MUTEX_RECURSIVE);
+    pthread_mutex_init(&lock, &kind);
+    pthread_mutexattr_destroy(&kind);
+}
+
+void ode_systems_lock(void)
+{
+    pthread_once(&once, make_lock);
+    pthread_mutex_lock(&lock);
+}
+
+void ode_systems_unlock(void) { pthread_mutex_unlock(&lock); }
+
+/* After a failure to record it: a tangent that was not short of memory, but needs a rule that an operation of the field has not, will
+ * never be there. */
+static void note_absence(ode_unit *u, const char *error)
+{
+    ode_systems_lock();
+    if (u->key.kind == ODE_UNIT_TANGENT && !strstr(error, "out of memory")) u->absent = true;
+    ode_systems_unlock();
+}
+
+/* The unit's program; NULL with a message. */
+static const ad_program *compile(ode_unit *u, char *error, size_t error_size)
+{
+    ode_systems_lock();
+    if (u->absent) {
+        snprintf(error, error_size, "the field has an operation without a tangent");
+    } else if (!u->program) {
+        ad_tape *tape = ad_tape_new(u->system->dtype);
+        ad_var *v = tape ? ode_unit_record(u, tape, 0, NULL) : NULL;
+        u->program = v ? ad_compile(u->nin, v, u->nout, v + u->nin) : NULL;
+        if (!u->program) snprintf(error, error_size, "%s", tape && ad_tape_error(tape) ? ad_tape_error(tape) : "out of memory");
+        if (!u->program) note_absence(u, error);
+        const ode_system *traced = u->system->base ? u->system->base : u->system;
+        if (traced->trace) ad_tape_clear_error(traced->trace); /* of memory: the next attempt may have more */
+        free(v);
+        ad_tape_free(tape);
+    }
+    const ad_program *program = u->program;
+    ode_systems_unlock();
+    return program;
+}
+
+static ode_unit *find_or_make(ode_system *s, ode_unit_key key, ad_tape *tape, const char *caller)
+{
+    ode_unit_key clean;
+    memset(&clean, 0, sizeof clean);
+    clean.kind = key.kind, clean.flags = key.flags, clean.method = key.method, clean.need = key.need;
+    clean.residuals = key.residuals;
+    clean.newton.tolerance = key.newton.tolerance, clean.newton.iterations = key.newton.iterations;
+    for (ode_unit *u = s->units; u; u = u->next)
+        if (!memcmp(&u->key, &clean, sizeof clean)) return u;
+    size_t most = 8 + (ODE_MAX_STAGES + 8) * (1 + ODE_MAX_JOINT) + (size_t)(key.residuals ? ODE_MAX_STAGES * key.residuals->n : 0) +
+                  (size_t)(2 * s->nquad + s->nrow + 2 * s->nshared + s->nargs);
+    ode_unit *u = calloc(1, sizeof *u);
+    if (u) {
+        memcpy(&u->key, &clean, sizeof clean);
+        u->system = s;
+        u->in = calloc(most, sizeof *u->in);
+        u->parameter = calloc(most, sizeof *u->parameter);
+    }
+    if (!u || !u->in || !u->parameter) {
+        ad_fail(tape, "%s: out of memory", caller);
+        free_unit(u);
+        return NULL;
+    }
+    ode_unit_place(u);
+    u->next = s->units;
+    s->units = u;
+    s->free_units = free_units;
+    return u;
+}
+
+ode_unit *ode_unit_plan(ode_system *s, ode_unit_key key, ad_tape *tape, const char *caller)
+{
+    ode_systems_lock();
+    ode_unit *u = find_or_make(s, key, tape, caller);
+    ode_systems_unlock();
+    return u;
+}
+
+ode_unit *ode_unit_make(ode_system *s, ode_unit_key key, ad_tape *tape, const char *caller)
+{
+    char error[ODE_ERROR_SIZE];
+    ode_unit *u = ode_unit_plan(s, key, tape, caller);
+    if (!u || s->rerecord || compile(u, error, sizeof error)) return u;
+    ad_fail(tape, "%s: %s", caller, error);
+    return NULL;
+}
+
+int ode_runner_open(ode_runner *r, const ode_unit *u, int threads, char *error, size_t error_size)
+{
+    if (r->unit == u) return 0;
+    ode_runner_close(r);
+    /* The unit is the system's, which everybody holds; only its program is still to come. */
+    if (!u->system->rerecord && !(r->program = compile((ode_unit *)u, error, error_size))) return -1;
+    r->in = calloc((size_t)u->nin + 1, sizeof *r->in);
+    r->out = calloc((size_t)u->nout + 1, sizeof *r->out);
+    r->accumulate = calloc((size_t)u->nout + 1, sizeof *r->accumulate);
+    if (r->program) r->workspace = ad_workspace_new(r->program, threads);
+    if (!r->in || !r->out || !r->accumulate || (r->program && !r->workspace)) {
+        ode_runner_close(r);
+        snprintf(error, error_size, "out of memory");
+        return -1;
+    }
+    r->unit = u;
+    return 0;
+}
+
+void ode_runner_close(ode_runner *r)
+{
+    ad_workspace_free(r->workspace);
+    free(r->in);
+    free(r->out);
+    free(r->accumulate);
+    *r = (ode_runner){ 0 };
+}
+
+/* Records the unit with values and copies what was asked for. */
+static int run_recorded(ode_runner *r, int64_t rows, char *error, size_t error_size)
+{
+    const ode_unit *u = r->unit;
+    ad_dtype dtype = u->system->dtype;
+    ad_tape *tape = ad_tape_new(dtype);
+    ad_var *v = tape ? ode_unit_record(u, tape, rows, (const void *const *)r->in) : NULL;
+    bool recorded = v && !ad_tape_error(tape);
+    for (int i = 0; v && i < u->nout; i++) {
+        if (!r->out[i]) continue;
+        const void *value = ad_value(v[u->nin + i]);
+        if (!value) break;
+        int64_t n = ad_size(v[u->nin + i]);
+        if (r->accumulate[i]) ode_add(dtype, n, value, r->out[i]);
+        else memcpy(r->out[i], value, (size_t)n * ode_bytes(dtype));
+    }
+    int failed = !v || ad_tape_error(tape);
+    if (failed) snprintf(error, error_size, "in the field: %s", tape && ad_tape_error(tape) ? ad_tape_error(tape) : "out of memory");
+    if (!recorded) note_absence((ode_unit *)u, error);
+    free(v);
+    ad_tape_free(tape);
+    return failed ? -1 : 0;
+}
+
+int ode_runner_run(ode_runner *r, int64_t rows, char *error, size_t error_size)
+{
+    if (!r->program) return run_recorded(r, rows, error, error_size);
+    ad_run_args args = {
+        .rows = rows, .inputs = r->in, .outputs = r->out, .accumulate = r->accumulate, .refine = r->refine, .same_parameters = r->primed
+    };
+    if (ad_run_with(r->program, r->workspace, &args)) {
+        /* The caller says which solve and which step it was; that it ran as a program tells nobody anything. */
+        const char *message = ad_workspace_error(r->workspace), prefix[] = "ad_run: ";
+        snprintf(error, error_size, "%s", message + (strncmp(message, prefix, sizeof prefix - 1) ? 0 : sizeof prefix - 1));
+        return -1;
+    }
+    r->primed = true;
+    return 0;
+}

@@ -1,0 +1,260 @@
+/* Poles that a selection leaves out: the derivative there is that of what is selected, by every route and in every order. */
+#include "autodiff/extension.h"
+#include "tests/support/suite.h"
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+
+static ad_tape *tape;
+
+static ad_var number(double x) { return ad_scalar(tape, x); }
+static ad_var f_log(ad_var x) { return ad_log(x); }
+static ad_var f_sqrt(ad_var x) { return ad_sqrt(x); }
+static ad_var f_rsqrt(ad_var x) { return ad_rsqrt(x); }
+static ad_var f_reciprocal(ad_var x) { return ad_reciprocal(x); }
+static ad_var f_div(ad_var x) { return ad_div(number(2), x); }
+static ad_var f_quotient(ad_var x) { return ad_div(ad_shift(x, 1), x); }
+static ad_var f_pow(ad_var x) { return ad_pow(x, number(0.3)); }
+static ad_var f_power(ad_var x) { return ad_pow(x, ad_shift(x, -0.5)); }
+static ad_var f_pow_above_1(ad_var x) { return ad_pow_scalar(x, 1.5); }
+static ad_var f_log1p(ad_var x) { return ad_log1p(ad_shift(x, -1)); }
+static ad_var f_entropy(ad_var x) { return ad_mul(x, ad_log(x)); }
+static ad_var f_huge(ad_var x) { return ad_exp(ad_scale(ad_sub(number(0.5), x), 1e5)); }
+static ad_var f_scaled(ad_var x) { return ad_mul(ad_square(ad_log(x)), ad_shift(x, 2)); }
+
+static ad_var (*const functions[])(ad_var) = { f_log,   f_sqrt,        f_rsqrt, f_reciprocal, f_div,  f_quotient, f_pow,
+                                               f_power, f_pow_above_1, f_log1p, f_entropy,    f_huge, f_scaled };
+enum { FUNCTIONS = sizeof functions / sizeof *functions };
+
+/* Each mask gives f at 2 and leaves out f at 0; x = (0, 2). */
+static ad_var item(ad_var x, int i) { return ad_slice(x, 0, i, i + 1); }
+static ad_var m_select(ad_var x, ad_var y) { return ad_select(ad_gt(x, number(0)), y, number(0)); }
+static ad_var m_select_else(ad_var x, ad_var y) { return ad_select(ad_le(x, number(0)), number(3), y); }
+static ad_var m_slice(ad_var x, ad_var y) { return (void)x, item(y, 1); }
+static ad_var m_gather(ad_var x, ad_var y) { return (void)x, ad_gather(y, 0, 2, (int64_t[]){ 1, 1 }); }
+static ad_var m_take(ad_var x, ad_var y) { return (void)x, ad_take(y, ad_fill(tape, AD_SHAPE(1), 1)); }
+static ad_var m_matrix(ad_var x, ad_var y)
+{
+    ad_var wide = ad_matmul(ad_reshape(y, AD_SHAPE(2, 1)), ad_fill(tape, AD_SHAPE(1, 3), 0.5));
+    return ad_select(ad_reshape(ad_gt(x, number(0)), AD_SHAPE(2, 1)), wide, number(0));
+}
+static ad_var m_twice(ad_var x, ad_var y) { return ad_add(ad_scale(m_select(x, y), 2), m_slice(x, ad_square(y))); }
+
+static ad_var (*const masks[])(ad_var, ad_var) = { m_select, m_select_else, m_slice, m_gather, m_take, m_matrix, m_twice };
+enum { MASKS = sizeof masks / sizeof *masks };
+
+/* These give 2 at 2 and leave out -1, before f: there f has a pole, or is no number. */
+static ad_var u_relu(ad_var x) { return ad_relu(x); }
+static ad_var u_max(ad_var x) { return ad_max(number(0), x); }
+static ad_var u_min(ad_var x) { return ad_neg(ad_min(ad_neg(x), number(0))); }
+static ad_var u_clamp(ad_var x) { return ad_clamp(x, number(0), number(3)); }
+static ad_var u_select(ad_var x) { return ad_select(ad_gt(x, number(0)), x, number(0)); }
+static ad_var u_select_else(ad_var x) { return ad_select(ad_lt(x, number(0)), number(0), x); }
+static ad_var u_pad(ad_var x) { return ad_pad(item(x, 1), 0, 1, 0); }
+static ad_var u_scatter(ad_var x) { return ad_scatter_add(item(x, 1), 0, 2, (int64_t[]){ 1 }); }
+static ad_var u_scaled(ad_var x) { return ad_scale(ad_flip(ad_flip(ad_relu(ad_scale(x, 2)), 0), 0), 0.5); }
+static ad_var u_matrix(ad_var x)
+{
+    ad_var wide = ad_matmul(ad_reshape(ad_relu(x), AD_SHAPE(2, 1)), ad_fill(tape, AD_SHAPE(1, 3), 0.5));
+    return ad_reshape(ad_slice(wide, 1, 0, 2), AD_SHAPE(4));
+}
+
+static ad_var (*const before[])(ad_var) = { u_relu, u_max, u_min, u_clamp, u_select, u_select_else, u_pad, u_scatter, u_scaled, u_matrix };
+enum { BEFORE = sizeof before / sizeof *before };
+
+/* ---- routes to the gradient of the sum of y by x [2] ---- */
+
+static ad_var by_reverse(ad_var y, ad_var x)
+{
+    ad_var g;
+    ad_grad(ad_sum_all(y), 1, &x, &g);
+    return g;
+}
+
+static ad_var by_forward(ad_var y, ad_var x)
+{
+    ad_var sum = ad_sum_all(y), dot[2];
+    for (int i = 0; i < 2; i++) {
+        ad_var unit = ad_constant(tape, AD_SHAPE(2), (double[]){ i == 0, i == 1 });
+        ad_jvp(1, &x, &unit, 1, &sum, &dot[i]);
+        dot[i] = ad_reshape(dot[i], AD_SHAPE(1));
+    }
+    return ad_concatenate(2, dot, 0);
+}
+
+static ad_var by_jacobian(ad_var y, ad_var x)
+{
+    return ad_sum_axis(ad_jacobian(ad_reshape(y, AD_SHAPE(ad_row_size(ad_shape_of(y)))), x), 0, 0);
+}
+
+static ad_var (*const routes[])(ad_var, ad_var) = { by_reverse, by_forward, by_jacobian };
+enum { ROUTES = sizeof routes / sizeof *routes };
+
+static void values(ad_var g, double *out) { ck_assert_msg(!ad_get(g, out), "%s", ad_tape_error(tape)); }
+
+/* A derivative g by x = (what is left out, 2) is (0, that by z = (2, 2) there). */
+static void check_left_out(const char *what, ad_var g, ad_var at_two)
+{
+    double out[2], want[2];
+    values(g, out);
+    values(at_two, want);
+    ck_assert_msg(out[0] == 0, "%s: %g, not 0", what, out[0]);
+    ck_assert_msg(fabs(out[1] - want[1]) <= 1e-12 * fabs(want[1]) + 1e-300, "%s: %.17g, not %.17g", what, out[1], want[1]);
+    ck_assert_msg(isfinite(want[1]), "%s: %g", what, want[1]);
+}
+
+/* All mixtures of routes, to the third derivative; w is y of z. */
+static void check_routes(const char *what, ad_var y, ad_var x, ad_var w, ad_var z)
+{
+    char name[99];
+    for (int i = 0; i < ROUTES; i++) {
+        ad_var first = routes[i](y, x), first_at_two = routes[i](w, z);
+        snprintf(name, sizeof name, "%s, route %d", what, i);
+        check_left_out(name, first, first_at_two);
+        for (int j = 0; j < ROUTES; j++) {
+            ad_var second = routes[j](first, x), second_at_two = routes[j](first_at_two, z);
+            snprintf(name, sizeof name, "%s, route %d of %d", what, j, i);
+            check_left_out(name, second, second_at_two);
+            for (int k = 0; k < ROUTES; k++) {
+                snprintf(name, sizeof name, "%s, route %d of %d of %d", what, k, j, i);
+                check_left_out(name, routes[k](second, x), routes[k](second_at_two, z));
+            }
+        }
+    }
+}
+
+/* The trace of elementwise y and its gradient by every route. */
+static void check_trace(const char *what, ad_var y, ad_var x, ad_var w, ad_var z)
+{
+    double trace, g[2];
+    ad_var t = ad_jacobian_trace(y, x);
+    values(t, &trace);
+    values(by_reverse(w, z), g);
+    ck_assert_msg(fabs(trace - g[1]) <= 1e-12 * fabs(g[1]) + 1e-300, "%s: trace %.17g, not %.17g", what, trace, g[1]);
+    for (int i = 0; i < ROUTES; i++) check_left_out(what, routes[i](t, x), by_reverse(by_reverse(w, z), z));
+}
+
+static ad_var (*function)(ad_var);
+static ad_var (*mask_after)(ad_var, ad_var);
+static ad_var (*mask_before)(ad_var);
+static ad_var after(ad_var x) { return mask_after(x, function(x)); }
+static ad_var afterwards(ad_var x) { return function(mask_before(x)); }
+
+static void check_masked(const char *what, ad_var (*masked)(ad_var), double bad, bool elementwise)
+{
+    tape = ad_tape_new(AD_F64);
+    ad_var x = ad_param(tape, AD_SHAPE(2), ((double[]){ bad, 2 })), z = ad_param(tape, AD_SHAPE(2), ((double[]){ 2, 2 }));
+    ad_var y = masked(x), w = masked(z);
+    check_routes(what, y, x, w, z);
+    if (elementwise) check_trace(what, y, x, w, z);
+    ad_tape_free(tape);
+}
+
+START_TEST(left_out)
+{
+    char what[64];
+    function = functions[_i];
+    for (int m = 0; m < MASKS; m++) {
+        mask_after = masks[m];
+        snprintf(what, sizeof what, "function %d, mask %d after it", _i, m);
+        check_masked(what, after, 0, masks[m] == m_select || masks[m] == m_select_else);
+    }
+    for (int m = 0; m < BEFORE; m++) {
+        mask_before = before[m];
+        snprintf(what, sizeof what, "function %d, mask %d before it", _i, m);
+        check_masked(what, afterwards, -1, before[m] != u_matrix);
+    }
+}
+END_TEST
+
+/* The operations that select by size, of logarithms at 0 and at 2. */
+static ad_var s_relu(ad_var y) { return ad_relu(y); }
+static ad_var s_max(ad_var y) { return ad_max(y, number(-1)); }
+static ad_var s_min(ad_var y) { return ad_neg(ad_min(ad_neg(y), number(1))); }
+static ad_var s_clamp(ad_var y) { return ad_clamp(y, number(-1), number(3)); }
+static ad_var (*const by_size[])(ad_var) = { s_relu, s_max, s_min, s_clamp };
+enum { BY_SIZE = sizeof by_size / sizeof *by_size };
+
+static ad_var (*size)(ad_var);
+static ad_var logarithm_by_size(ad_var x) { return size(ad_log(x)); }
+
+START_TEST(selected_by_size)
+{
+    size = by_size[_i];
+    check_masked("by size", logarithm_by_size, 0, true);
+}
+END_TEST
+
+START_TEST(largest)
+{
+    tape = ad_tape_new(AD_F64);
+    ad_var x = ad_param(tape, AD_SHAPE(2), ((double[]){ 0, 2 }));
+    double g[2];
+    for (int i = 0; i < 2; i++) {
+        ad_var first = routes[i](ad_reduce_max(ad_log(x), 0, NULL, 0), x);
+        values(first, g);
+        ck_assert_msg(g[0] == 0 && g[1] == 0.5, "%d: %g %g", i, g[0], g[1]);
+        for (int k = 0; k < 2; k++) {
+            values(routes[k](first, x), g);
+            ck_assert_msg(g[0] == 0 && g[1] == -0.25, "%d of %d: %g %g", k, i, g[0], g[1]);
+        }
+        /* What is left out before the maximum is taken: the derivative of the maximum there is that of 0. */
+        values(routes[i](ad_sqrt(ad_reduce_max(ad_relu(ad_neg(x)), 0, NULL, 0)), x), g);
+        ck_assert_msg(g[0] == 0 && g[1] == 0, "%d: %g %g", i, g[0], g[1]);
+    }
+    ad_tape_free(tape);
+}
+END_TEST
+
+/* A contraction with what is infinite where the other operand is left out. */
+START_TEST(contracted)
+{
+    tape = ad_tape_new(AD_F64);
+    double g[2];
+    ad_var x = ad_param(tape, AD_SHAPE(2), ((double[]){ 0, 2 })), one = ad_fill(tape, AD_SHAPE(2), 1);
+    ad_var weight = ad_reciprocal(ad_mul(ad_stop_gradient(x), one));
+    ad_var y = ad_matmul(ad_reshape(ad_relu(x), AD_SHAPE(1, 2)), ad_reshape(weight, AD_SHAPE(2, 1)));
+    for (int i = 0; i < ROUTES; i++) {
+        values(routes[i](y, x), g);
+        ck_assert_msg(g[0] == 0 && g[1] == 0.5, "route %d: %g %g", i, g[0], g[1]);
+    }
+    ad_tape_free(tape);
+}
+END_TEST
+
+/* A row that is masked leaves the gradient of weights alone; a zero that is none of the mask's is not taken for one. */
+START_TEST(beside_the_mask)
+{
+    double g[2];
+    tape = ad_tape_new(AD_F64);
+    ad_var x = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, ((double[]){ 0, 1, 2, 4 }));
+    ad_var w = ad_param(tape, AD_SHAPE(2, 1), ((double[]){ 3, 5 })), y = ad_matmul(ad_log(x), w);
+    ad_var kept = ad_constant(tape, AD_SHAPE(1), (double[]){ 1 });
+    ad_var first = ad_slice(x, 1, 0, 1), loss = ad_sum_all(ad_select(ad_gt(first, number(0)), ad_mul(y, kept), number(0)));
+    values(by_reverse(loss, w), g);
+    ck_assert_double_eq_tol(g[0], log(2), 1e-15);
+    ck_assert_double_eq_tol(g[1], log(4), 1e-15);
+    ad_var p = ad_param(tape, AD_SHAPE(2), ((double[]){ 0, 4 }));
+    const ad_var roots[] = { ad_select(ad_ge(p, number(0)), ad_square(ad_sqrt(p)), number(0)), ad_square(ad_sqrt(ad_max(p, number(-1)))) };
+    for (int k = 0; k < 2; k++)
+        for (int i = 0; i < ROUTES; i++) {
+            values(routes[i](roots[k], p), g);
+            ck_assert(g[0] != 0); /* 1 is right; no number is what 0 times infinity gives */
+            ck_assert(i != 0 || g[1] == 1);
+        }
+    ad_tape_free(tape);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("masks");
+    TCase *tests = tcase_create("masks");
+    tcase_add_loop_test(tests, left_out, 0, FUNCTIONS);
+    tcase_add_loop_test(tests, selected_by_size, 0, BY_SIZE);
+    tcase_add_test(tests, largest);
+    tcase_add_test(tests, contracted);
+    tcase_add_test(tests, beside_the_mask);
+    suite_add_tcase(suite, tests);
+    return suite_run(suite);
+}

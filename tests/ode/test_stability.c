@@ -1,0 +1,145 @@
+/* Gradients of problems whose solution does not say how large the steps may be: stiff ones, where only feedback from the error keeps the
+ * state right, and ones at rest. The right values are analytic, or those of a solve with very many small steps. */
+#include "ode/march/march.h"
+#include "ode/methods/recorders.h"
+#include "tests/support/suite.h"
+#include <math.h>
+
+enum { MOST = 4 };
+
+typedef struct {
+    ode_field field;
+    int n, np;
+    double y0[MOST], p[MOST], horizon;
+} problem;
+
+typedef struct {
+    double loss, gradient[2 * MOST]; /* of the first component at the end, by y0, then by p */
+    ode_stats stats;
+} answer;
+
+static double get(ad_dtype dtype, const void *x, int i) { return dtype == AD_F32 ? (double)((const float *)x)[i] : ((const double *)x)[i]; }
+
+static answer solve(const problem *q, ad_dtype dtype, ode_options o)
+{
+    answer a = { 0 };
+    o.stats = &a.stats;
+    ad_tape *tape = ad_tape_new(dtype);
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, q->n), 1, q->y0);
+    ad_var p = ad_param(tape, AD_SHAPE(1, q->np), q->p), bar[2];
+    ad_var y = ode_solve_final(q->field, NULL, y0, 1, &p, ode_interval(tape, 0, q->horizon), &o);
+    ad_var loss = ad_sum_all(ad_slice(y, 1, 0, 1));
+    ad_grad(loss, 2, (ad_var[]){ y0, p }, bar);
+    const void *by_y0 = ad_value(bar[0]), *by_p = ad_value(bar[1]), *value = ad_value(loss);
+    ck_assert_msg(by_y0 && by_p && value, "%s", ad_tape_error(tape));
+    a.loss = get(dtype, value, 0);
+    for (int i = 0; i < q->n; i++) a.gradient[i] = get(dtype, by_y0, i);
+    for (int i = 0; i < q->np; i++) a.gradient[q->n + i] = get(dtype, by_p, i);
+    ode_steps_free(a.stats.steps_taken);
+    a.stats.steps_taken = NULL;
+    ad_tape_free(tape);
+    return a;
+}
+
+static void check_close(const char *what, double got, double want, double tolerance)
+{
+    ck_assert_msg(fabs(got - want) <= tolerance * fabs(want), "%s: %.9g, right is %.9g", what, got, want);
+}
+
+/* ---- stiff problems within the stability limit ---- */
+
+/* y' = p (cos t - y) (Prothero and Robinson 1974, doi:10.1090/S0025-5718-1974-0331793-2), y(0) = 1. */
+static ad_var towards_cosine(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)user;
+    return ad_mul(args[0], ad_sub(ad_cos(t), y));
+}
+
+/* dy/dp at T, without the transient, which is spent. */
+static double towards_cosine_by_p(double p, double t)
+{
+    double q = 1 + p * p;
+    return (2 * p * cos(t) + sin(t)) / q - (p * p * cos(t) + p * sin(t)) * 2 * p / q / q;
+}
+
+static const ode_method *const accurate[] = { &ode_dopri5, &ode_tsit5, &ode_dopri8 };
+
+/* Methods and types that solve all of these problems. */
+static const struct {
+    const ode_method *method;
+    ad_dtype dtype;
+} swept[] = {
+    { &ode_dopri5, AD_F64 },  { &ode_tsit5, AD_F64 },  { &ode_dopri8, AD_F64 }, { &ode_bosh3, AD_F64 }, { &ode_heun, AD_F64 },
+    { &ode_ralston, AD_F64 }, { &ode_dopri5, AD_F32 }, { &ode_tsit5, AD_F32 },  { &ode_bosh3, AD_F32 },
+};
+enum { SWEPT = sizeof swept / sizeof *swept };
+
+/* p dy/dp goes down to 4e-5, below the single-precision default tolerance of the state. */
+START_TEST(stiffness_sweep)
+{
+    for (int i = 0; i < 23; i++) {
+        double p = 10 * pow(1.3, i);
+        problem q = { towards_cosine, 1, 1, { 1 }, { p }, 3 };
+        answer a = solve(&q, swept[_i].dtype, (ode_options){ .method = swept[_i].method });
+        check_close("dy/dp", a.gradient[1], towards_cosine_by_p(p, 3), swept[_i].dtype == AD_F32 ? 0.1 : 0.06);
+    }
+}
+END_TEST
+
+/* Van der Pol's oscillator x'' = p (1 - x^2) x' - x. */
+static ad_var van_der_pol(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)t, (void)user;
+    ad_var x = ad_slice(y, 1, 0, 1), v = ad_slice(y, 1, 1, 2);
+    ad_var damping = ad_mul(args[0], ad_sub(ad_ones_like(x), ad_square(x)));
+    return ad_concatenate(2, (ad_var[]){ v, ad_sub(ad_mul(damping, v), x) }, 1);
+}
+
+START_TEST(van_der_pol_is_right)
+{
+    problem q = { van_der_pol, 2, 1, { 2, 0 }, { 30 }, 20 };
+    answer a = solve(&q, AD_F64, (ode_options){ .method = accurate[_i] });
+    check_close("x", a.loss, 1.39646312, 1e-7);
+    check_close("dx/dx0", a.gradient[0], 2.196163, 1e-4);
+    check_close("dx/dmu", a.gradient[2], 0.0324498, 1e-4);
+    /* It is stiff, and the statistics say so. */
+    ck_assert_int_gt(a.stats.stability_limited, a.stats.steps / 4);
+    double limit = ode_stability_limit(accurate[_i]->tableau);
+    ck_assert_msg(a.stats.stability > 0.8 * limit && a.stats.stability <= limit, "h |lambda| = %g", a.stats.stability);
+}
+END_TEST
+
+START_TEST(ordinary_problems_are_not_limited)
+{
+    problem q = { van_der_pol, 2, 1, { 2, 0 }, { 1 }, 20 };
+    answer a = solve(&q, AD_F64, (ode_options){ .method = accurate[_i] });
+    ck_assert_int_eq(a.stats.stability_limited, 0);
+    ck_assert(a.stats.stability > 0.3);
+}
+END_TEST
+
+/* Where decay stays decay: of dopri5 3.3 (Hairer & Wanner, Solving ODEs II, IV.2), of DOP853 6.1, of orders 2 to 4 with as many stages
+ * 2, 2.51, 2.79 (the same, table 2.1's polynomials). */
+START_TEST(stability_limits)
+{
+    const struct {
+        const ode_method *method;
+        double limit;
+    } known[] = { { &ode_euler, 2 },    { &ode_midpoint, 2 },    { &ode_heun, 2 },    { &ode_bosh3, 2.5127 },
+                  { &ode_rk4, 2.7853 }, { &ode_dopri5, 3.3066 }, { &ode_dopri8, 6.1 } };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        check_close(known[i].method->name, ode_stability_limit(known[i].method->tableau), known[i].limit, i == 6 ? 0.05 : 1e-4);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("stability");
+    TCase *stiff = tcase_create("stiff");
+    tcase_add_loop_test(stiff, stiffness_sweep, 0, SWEPT);
+    tcase_add_loop_test(stiff, van_der_pol_is_right, 0, 3);
+    tcase_add_loop_test(stiff, ordinary_problems_are_not_limited, 0, 3);
+    tcase_add_test(stiff, stability_limits);
+    suite_add_tcase(suite, stiff);
+    return suite_run(suite);
+}
