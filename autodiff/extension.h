@@ -1,6 +1,6 @@
-/* costate: what modules built on the tape (ode/, nn/, a user's own) need beyond autodiff.h: shapes, opaque operations, functions recorded
- * on one tape and inlined on another, the cut between what depends on parameters only and the rest, program caches, and runs that
- * accumulate. */
+/* costate: what modules built on the tape (ode/, nn/, a user's own) need beyond autodiff.h: shapes,
+ * opaque operations, functions recorded on one tape and inlined on another, the cut between what
+ * depends on parameters only and the rest, program caches, and runs that accumulate. */
 #ifndef COSTATE_AUTODIFF_EXTENSION_H
 #define COSTATE_AUTODIFF_EXTENSION_H
 #include "autodiff.h"
@@ -9,93 +9,113 @@
 extern "C" {
 #endif
 
-/* ---- shapes -------------------------------------------------------------------------------------------------------------------- */
+/* ---- shapes ---------------------------------------------------------------------------------- */
 
 bool ad_has_rows(ad_shape s); /* whether its first axis is the row axis */
 /* Elements of s with so many rows; without the row axis they do not matter. */
 int64_t ad_count(ad_shape s, int64_t rows);
 int64_t ad_row_size(ad_shape s); /* elements of one row; of all of s when it has no row axis */
 bool ad_same_shape(ad_shape a, ad_shape b);
-/* NumPy broadcasting; the row axis must lead in both of equal rank, or one operand has no row axis and broadcasts. false: incompatible. */
+/* NumPy broadcasting; the row axis must lead in both of equal rank, or one operand has no row axis
+ * and broadcasts. false: incompatible. */
 bool ad_broadcast_shapes(ad_shape a, ad_shape b, ad_shape *out);
 
-/* ---- opaque operations --------------------------------------------------------------------------------------------------------- */
+/* ---- opaque operations ----------------------------------------------------------------------- */
 
-/* One evaluation of an opaque operation. Arrays are row-major, complete (all rows), of the call's dtype. */
+/* One evaluation of an opaque operation. Arrays are row-major, complete (all rows), of the call's
+ * dtype. */
 typedef struct {
     ad_dtype dtype;
-    int64_t rows;          /* number of rows of the run; 0 when the program has no row axis */
-    int threads;           /* how many threads the operation may use; 0: as ad_workspace_new has it */
-    int refine;            /* 0: as usual; k: of what a `discretises` class chose as usual, each step is divided into 2^k */
-    bool state_used;       /* another operation may look at this one's state: it takes the token (a lazy evaluation: might take it) */
-    const void *const *in; /* in[i]: the i-th operand's elements; NULL for an operand that is an opaque operation's token */
-    void *const *in_state; /* in_state[i]: the state of the opaque operation whose token is operand i; else NULL */
+    int64_t rows;    /* number of rows of the run; 0 when the program has no row axis */
+    int threads;     /* how many threads the operation may use; 0: as ad_workspace_new has it */
+    int refine;      /* 0: as usual; k: of what a `discretises` class chose as usual, each step is
+                        divided into 2^k */
+    bool state_used; /* another operation may look at this one's state: it takes the token (a lazy
+                        evaluation: might take it) */
+    const void *const *in; /* in[i]: the i-th operand's elements; NULL for an operand that is an
+                              opaque operation's token */
+    void *const *in_state; /* in_state[i]: the state of the opaque operation whose token is operand
+                              i; else NULL */
     void *const *out;      /* out[j]: to be filled; NULL where nobody needs output j */
-    /* Shapes of operands and results with the number of rows in the place of AD_ROWS: sizes come from here, never from `rows` alone. rank
-     * -1: a token, a result that nobody needs. */
+    /* Shapes of operands and results with the number of rows in the place of AD_ROWS: sizes come
+     * from here, never from `rows` alone. rank -1: a token, a result that nobody needs. */
     const ad_shape *in_shape, *out_shape;
     char *error; /* on failure: a message of at most error_size bytes */
     size_t error_size;
 } ad_opaque_call;
 
-/* A class of opaque operations, constant for as long as tapes and programs hold one; `data` belongs to one recorded operation and is shared
- * by tapes and programs through retain/release. All but the derivative rules may be called from several threads at a time, though never
- * with the same state. */
+/* A class of opaque operations, constant for as long as tapes and programs hold one; `data` belongs
+ * to one recorded operation and is shared by tapes and programs through retain/release. All but the
+ * derivative rules may be called from several threads at a time, though never with the same state.
+ */
 typedef struct {
     const char *name;
-    /* 0, or -1 with call->error written. `state` persists from call to call within one tape or workspace, and is where an operation keeps
-     * its memory. */
+    /* 0, or -1 with call->error written. `state` persists from call to call within one tape or
+     * workspace, and is where an operation keeps its memory. */
     int (*forward)(void *data, void *state, const ad_opaque_call *call);
-    void *(*state_new)(void *data); /* may be NULL: no state. Returning NULL is an error (out of memory). */
+    void *(*state_new)(
+        void *data); /* may be NULL: no state. Returning NULL is an error (out of memory). */
     void (*state_free)(void *state);
     void (*retain)(void *data); /* may be NULL, as release */
     void (*release)(void *data);
-    /* Derivative rules record operations. token: this operation as an operand (its state reaches the rule's operation through in_state).
-     * Absent cotangents and tangents are invalid variables. vjp fills xbar[i] where need[i]; jvp fills ydot[j]. Either may be NULL: then
-     * differentiating is an error that names the operation. */
-    void (*vjp)(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out, const ad_var *ybar, const bool *need,
-                ad_var *xbar);
-    void (*jvp)(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot, int nout, const ad_var *out, ad_var *ydot);
-    /* What messages call the operation with this data, where that is not `name`: the function that the user called. May be NULL. */
+    /* Derivative rules record operations. token: this operation as an operand (its state reaches
+     * the rule's operation through in_state). Absent cotangents and tangents are invalid variables.
+     * vjp fills xbar[i] where need[i]; jvp fills ydot[j]. Either may be NULL: then differentiating
+     * is an error that names the operation. */
+    void (*vjp)(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out,
+                const ad_var *ybar, const bool *need, ad_var *xbar);
+    void (*jvp)(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot, int nout,
+                const ad_var *out, ad_var *ydot);
+    /* What messages call the operation with this data, where that is not `name`: the function that
+     * the user called. May be NULL. */
     const char *(*called)(const void *data);
     bool discretises; /* it approximates something continuous by steps, and heeds call->refine */
 } ad_opaque_class;
 
-/* Records an opaque operation: operands in[0..nin), results of the given shapes in out[0..nout). Takes over one reference of `data`
- * (also on failure). Returns its token; invalid with the tape's error set on failure. */
-ad_var ad_opaque(ad_tape *tape, const ad_opaque_class *class_, void *data, int nin, const ad_var *in, int nout, const ad_shape *shapes,
-                 ad_var *out);
+/* Records an opaque operation: operands in[0..nin), results of the given shapes in out[0..nout).
+ * Takes over one reference of `data` (also on failure). Returns its token; invalid with the tape's
+ * error set on failure. */
+ad_var ad_opaque(ad_tape *tape, const ad_opaque_class *class_, void *data, int nin,
+                 const ad_var *in, int nout, const ad_shape *shapes, ad_var *out);
 
-/* ---- functions: inputs and outputs on one tape ----------------------------------------------------------------------------------- */
+/* ---- functions: inputs and outputs on one tape ----------------------------------------------- */
 
-/* Records out (functions of in, on another tape or this one) again on `target`, with args[i] in the place of in[i] (any variables, not only
- * inputs: what in[i] itself depends on is not visited), whose shape it has. An input reached that is not in `in` is an error on target.
- * result[j] for out[j]; invalid on failure. */
-void ad_inline(int nin, const ad_var *in, int nout, const ad_var *out, ad_tape *target, const ad_var *args, ad_var *result);
-/* The cut under out: variables that depend on parameters (ad_param) and constants only and are used by operations that depend on more
- * (or are in out). Writes at most max and returns how many there are; -1 with the error set. Constants are not listed. */
+/* Records out (functions of in, on another tape or this one) again on `target`, with args[i] in the
+ * place of in[i] (any variables, not only inputs: what in[i] itself depends on is not visited),
+ * whose shape it has. An input reached that is not in `in` is an error on target. result[j] for
+ * out[j]; invalid on failure. */
+void ad_inline(int nin, const ad_var *in, int nout, const ad_var *out, ad_tape *target,
+               const ad_var *args, ad_var *result);
+/* The cut under out: variables that depend on parameters (ad_param) and constants only and are used
+ * by operations that depend on more (or are in out). Writes at most max and returns how many there
+ * are; -1 with the error set. Constants are not listed. */
 int ad_frontier(int nout, const ad_var *out, int max, ad_var *frontier);
-/* What out needs of what was recorded before the seeds (of a VJP: its cotangents), to be kept so that nothing costly is computed again:
- * variables with rows that hold all that is needed, together with `available` ones and cheap operations (additions, products, layout).
- * Writes at most max and returns how many there are: 0 when keeping is not worth it (no contraction would be saved) or not possible
- * (opaque operations); -1 with the error set. */
-int ad_residuals(int nseed, const ad_var *seed, int navailable, const ad_var *available, int nout, const ad_var *out, int max,
-                 ad_var *residual);
+/* What out needs of what was recorded before the seeds (of a VJP: its cotangents), to be kept so
+ * that nothing costly is computed again: variables with rows that hold all that is needed, together
+ * with `available` ones and cheap operations (additions, products, layout). Writes at most max and
+ * returns how many there are: 0 when keeping is not worth it (no contraction would be saved) or not
+ * possible (opaque operations); -1 with the error set. */
+int ad_residuals(int nseed, const ad_var *seed, int navailable, const ad_var *available, int nout,
+                 const ad_var *out, int max, ad_var *residual);
 /* As ad_vjp, but x are treated as independent of each other: propagation stops at them. */
 void ad_vjp_cut(int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_var *x, ad_var *xbar);
-/* Whether y depends on x (differentiably or not); false with the tape's error set when memory is short. */
+/* Whether y depends on x (differentiably or not); false with the tape's error set when memory is
+ * short. */
 bool ad_depends(ad_var y, ad_var x);
-/* Whether ad_value (ad_item, ad_get, ad_print) has been asked for x or for something that depends on it. */
+/* Whether ad_value (ad_item, ad_get, ad_print) has been asked for x or for something that depends
+ * on it. */
 bool ad_looked_at(ad_var x);
-/* Whether the variable is a constant or fill; its elements in double (borrowed; for fill one element), else NULL. */
+/* Whether the variable is a constant or fill; its elements in double (borrowed; for fill one
+ * element), else NULL. */
 const double *ad_constant_elements(ad_var x);
 int64_t ad_constant_size(ad_var x); /* how many elements that is; 0: not a constant */
-/* A canonical byte string of out as a function of in, *length bytes: equal strings mean equal functions, for as long as the data of opaque
- * operations in them live. Caller frees. NULL with the tape's error set. */
+/* A canonical byte string of out as a function of in, *length bytes: equal strings mean equal
+ * functions, for as long as the data of opaque operations in them live. Caller frees. NULL with the
+ * tape's error set. */
 void *ad_function_key(int nin, const ad_var *in, int nout, const ad_var *out, size_t *length);
 
-/* Says that the tape is being traced to be replayed: ad_value on what depends on a symbolic input fails, and the message ends with
- * `advice`, which is copied. */
+/* Says that the tape is being traced to be replayed: ad_value on what depends on a symbolic input
+ * fails, and the message ends with `advice`, which is copied. */
 void ad_tape_set_traced(ad_tape *tape, const char *advice);
 /* Sets the tape's error if it has none (printf form). */
 void ad_fail(ad_tape *tape, const char *format, ...)
@@ -106,17 +126,22 @@ void ad_fail(ad_tape *tape, const char *format, ...)
 /* An invalid variable of the tape. */
 ad_var ad_none(ad_tape *tape);
 
-/* A cache that lives as long as the tape and survives rewinding. The key is copied; the tape owns object and calls release(object), at once
- * and with its error set when memory is short. It keeps the 128 objects used last, so that a loop that records something new each time runs
- * in flat memory: release is also called, within ad_cache_add, for the object that makes room. Who uses an object longer than until the
- * next ad_cache_add holds a reference of its own. find: the object, still the tape's, or NULL. */
+/* A cache that lives as long as the tape and survives rewinding. The key is copied; the tape owns
+ * object and calls release(object), at once and with its error set when memory is short. It keeps
+ * the 128 objects used last, so that a loop that records something new each time runs in flat
+ * memory: release is also called, within ad_cache_add, for the object that makes room. Who uses an
+ * object longer than until the next ad_cache_add holds a reference of its own. find: the object,
+ * still the tape's, or NULL. */
 void *ad_cache_find(ad_tape *tape, const void *key, size_t length);
-void ad_cache_add(ad_tape *tape, const void *key, size_t length, void *object, void (*release)(void *));
+void ad_cache_add(ad_tape *tape, const void *key, size_t length, void *object,
+                  void (*release)(void *));
 
-/* ---- programs ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- programs -------------------------------------------------------------------------------- */
 
-ad_program *ad_program_retain(ad_program *program); /* from any thread; ad_program_free drops one reference */
-/* For accounts of memory: what a run takes for a row of a block and in complete arrays, and what a workspace holds. */
+ad_program *ad_program_retain(
+    ad_program *program); /* from any thread; ad_program_free drops one reference */
+/* For accounts of memory: what a run takes for a row of a block and in complete arrays, and what a
+ * workspace holds. */
 int64_t ad_program_bytes_per_row(const ad_program *program);
 size_t ad_workspace_bytes(const ad_workspace *workspace);
 
@@ -124,18 +149,21 @@ typedef struct {
     int64_t rows;
     const void *const *inputs;
     void *const *outputs;   /* an output that is NULL is not delivered */
-    const bool *accumulate; /* NULL, or per output: add to what is there (only outputs without rows) instead of overwriting */
-    int refine;             /* handed to opaque operations: 0 as usual, k: steps divided into 2^k. More work and memory, which stays */
-    bool same_parameters;   /* inputs made by ad_param are unchanged since this workspace's previous run: skip what depends on them alone */
+    const bool *accumulate; /* NULL, or per output: add to what is there (only outputs without rows)
+                               instead of overwriting */
+    int refine; /* handed to opaque operations: 0 as usual, k: steps divided into 2^k. More work and
+                   memory, which stays */
+    bool same_parameters; /* inputs made by ad_param are unchanged since this workspace's previous
+                             run: skip what depends on them alone */
 } ad_run_args;
 /* ad_run, which is this with the other fields zero. */
 int ad_run_with(const ad_program *program, ad_workspace *workspace, const ad_run_args *args);
 /* Whether ad_run_args.refine changes anything: some operation of the program discretises. */
 bool ad_program_discretises(const ad_program *program);
-/* The gradient of a loss by x, of n elements, beside the refined one, as ad_check_gradient does it; scale: the loss, or what else rounding
- * is relative to. */
-ad_gradient_difference ad_compare_gradients(ad_dtype dtype, int64_t n, const void *x, double scale, const void *gradient,
-                                            const void *refined);
+/* The gradient of a loss by x, of n elements, beside the refined one, as ad_check_gradient does it;
+ * scale: the loss, or what else rounding is relative to. */
+ad_gradient_difference ad_compare_gradients(ad_dtype dtype, int64_t n, const void *x, double scale,
+                                            const void *gradient, const void *refined);
 /* Whether that is within the threshold (0: the default). */
 bool ad_gradients_agree(const ad_gradient_difference *difference, double threshold);
 

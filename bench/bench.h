@@ -1,4 +1,5 @@
-/* What the parts of bench_cases share: measuring beside samples of the machine's peak, the problems and their exact answers. */
+/* What the parts of bench_cases share: measuring beside samples of the machine's peak, the problems
+ * and their exact answers. */
 #ifndef BENCH_H
 #define BENCH_H
 #include "costate.h"
@@ -17,13 +18,16 @@ typedef struct {
     const char *name, *note; /* note: more, in words, or NULL */
     ad_dtype dtype;
     int threads;
-    double ms, first_ms;                /* the median; the first in this process where that differs in kind */
-    double peak, floor_ms, must;        /* the arithmetic floor at that peak, shared out evenly to the threads; the largest ratio allowed */
-    double over_field, must_over_field; /* trace: time over that of the field alone, and what is allowed */
-    double limit_ms;                    /* the longest time allowed */
-    int64_t evaluations, vjps;          /* of the field, done */
+    double ms, first_ms; /* the median; the first in this process where that differs in kind */
+    double peak, floor_ms, must; /* the arithmetic floor at that peak, shared out evenly to the
+                                    threads; the largest ratio allowed */
+    double over_field,
+        must_over_field;       /* trace: time over that of the field alone, and what is allowed */
+    double limit_ms;           /* the longest time allowed */
+    int64_t evaluations, vjps; /* of the field, done */
     int64_t floor_evaluations, floor_vjps; /* and those of the floor */
-    double error, bound;                   /* against the exact answer, and how much of it is right; bound 0: not compared */
+    double error,
+        bound; /* against the exact answer, and how much of it is right; bound 0: not compared */
 } bench_line;
 void bench_print(const bench_options *options, const bench_line *line);
 
@@ -38,9 +42,11 @@ typedef struct {
     double ms; /* the result: the median */
     long runs; /* in one sample, so that it lasts 2 ms or more */
 } bench_job;
-/* Takes `repeats` samples of each job in turn, each after a sample of the peak, the best of which is *peak. false when memory is short. */
+/* Takes `repeats` samples of each job in turn, each after a sample of the peak, the best of which
+ * is *peak. false when memory is short. */
 bool bench_measure(int repeats, ad_dtype dtype, int njob, bench_job *jobs, double *peak);
-/* The floor: multiplications and additions at the peak, hyperbolic tangents at a fixed number of clock cycles. In ms. */
+/* The floor: multiplications and additions at the peak, hyperbolic tangents at a fixed number of
+ * clock cycles. In ms. */
 double bench_floor(double flops, double tanhs, ad_dtype dtype, double peak);
 
 /* ---- problems (problems.c) ---- */
@@ -56,8 +62,10 @@ typedef struct {
     ad_dtype dtype;
     bool cube; /* of y^3 instead of y */
 } bench_network;
-/* W_l[i][j] = scale sin(1.7 i + 0.9 j + 0.37 i j + l), scale 0: 1/sqrt(fan in); biases 0. false when memory is short. */
-bool bench_network_make(bench_network *network, int nsize, const int64_t *sizes, double scale, ad_dtype dtype);
+/* W_l[i][j] = scale sin(1.7 i + 0.9 j + 0.37 i j + l), scale 0: 1/sqrt(fan in); biases 0. false
+ * when memory is short. */
+bool bench_network_make(bench_network *network, int nsize, const int64_t *sizes, double scale,
+                        ad_dtype dtype);
 void bench_network_free(bench_network *network);
 /* The network as a vector field; user is the network, args[0] its theta. */
 ad_var bench_field(ad_var t, ad_var y, const ad_var *args, void *user);
@@ -77,7 +85,8 @@ bool bench_spiral(ad_dtype dtype, void *start, void *target);
 
 /* ---- the cases ---- */
 
-/* Each runs what of its group is wanted, by group, by name, or by the name up to a dot; false after an error, which it explains. */
+/* Each runs what of its group is wanted, by group, by name, or by the name up to a dot; false after
+ * an error, which it explains. */
 bool bench_wanted(const char *wanted, const char *group, const char *name);
 bool bench_solves(const bench_options *options, const char *wanted, int *count);
 bool bench_traces(const bench_options *options, const char *wanted, int *count);

@@ -15,7 +15,8 @@ bool bench_failed(const char *name, const char *message)
 bool bench_wanted(const char *wanted, const char *group, const char *name)
 {
     size_t n = strlen(wanted);
-    return !strcmp(wanted, "all") || !strcmp(wanted, group) || !strcmp(wanted, name) || (!strncmp(wanted, name, n) && name[n] == '.');
+    return !strcmp(wanted, "all") || !strcmp(wanted, group) || !strcmp(wanted, name) ||
+           (!strncmp(wanted, name, n) && name[n] == '.');
 }
 
 /* ---- printing ---- */
@@ -30,17 +31,21 @@ static void json_number(const char *key, double value)
 
 static void print_json(const bench_line *l)
 {
-    printf("{\"case\": \"%s\", \"dtype\": \"%s\", \"threads\": %d", l->name, l->dtype == AD_F32 ? "f32" : "f64", l->threads);
+    printf("{\"case\": \"%s\", \"dtype\": \"%s\", \"threads\": %d", l->name,
+           l->dtype == AD_F32 ? "f32" : "f64", l->threads);
     json_number("ms", l->ms);
     if (l->first_ms > 0) json_number("first_ms", l->first_ms);
-    if (l->floor_ms > 0) json_number("floor_ms", l->floor_ms), json_number("ratio", l->ms / l->floor_ms);
+    if (l->floor_ms > 0)
+        json_number("floor_ms", l->floor_ms), json_number("ratio", l->ms / l->floor_ms);
     if (l->must > 0) json_number("must", l->must);
     if (l->over_field > 0) json_number("over_field", l->over_field);
     if (l->must_over_field > 0) json_number("must_over_field", l->must_over_field);
     if (l->limit_ms > 0) json_number("limit_ms", l->limit_ms);
     json_number("peak_gflops", l->peak);
-    printf(", \"evaluations\": %lld, \"vjps\": %lld", (long long)l->evaluations, (long long)l->vjps);
-    printf(", \"floor_evaluations\": %lld, \"floor_vjps\": %lld", (long long)l->floor_evaluations, (long long)l->floor_vjps);
+    printf(", \"evaluations\": %lld, \"vjps\": %lld", (long long)l->evaluations,
+           (long long)l->vjps);
+    printf(", \"floor_evaluations\": %lld, \"floor_vjps\": %lld", (long long)l->floor_evaluations,
+           (long long)l->floor_vjps);
     if (l->bound > 0) json_number("error", l->error);
     else printf(", \"error\": null");
     printf(", \"counts\": %s}\n", counts(l) ? "true" : "false");
@@ -48,14 +53,16 @@ static void print_json(const bench_line *l)
 
 static void print_text(const bench_line *l)
 {
-    printf("%-18s %s %d  %10.5f ms", l->name, l->dtype == AD_F32 ? "f32" : "f64", l->threads, l->ms);
+    printf("%-18s %s %d  %10.5f ms", l->name, l->dtype == AD_F32 ? "f32" : "f64", l->threads,
+           l->ms);
     if (l->first_ms > 0) printf("  first %.3f ms", l->first_ms);
     if (l->floor_ms > 0) printf("  floor %9.5f ms  ratio %5.2f", l->floor_ms, l->ms / l->floor_ms);
     if (l->must > 0) printf(" (%g)", l->must);
     if (l->over_field > 0) printf("  over the field %5.2f", l->over_field);
     if (l->must_over_field > 0) printf(" (%g)", l->must_over_field);
     if (l->limit_ms > 0) printf("  (%g ms)", l->limit_ms);
-    if (l->evaluations > 0) printf("  evaluations %lld + %lld", (long long)l->evaluations, (long long)l->vjps);
+    if (l->evaluations > 0)
+        printf("  evaluations %lld + %lld", (long long)l->evaluations, (long long)l->vjps);
     printf("  peak %.0f", l->peak);
     if (l->bound > 0) printf("  error %.1e", l->error);
     if (l->note) printf(" (%s)", l->note);
@@ -73,15 +80,18 @@ void bench_print(const bench_options *options, const bench_line *line)
 
 static void help(void)
 {
-    puts("bench_cases [--case NAME]... [--dtype f32|f64] [--threads N] [--repeats N] [--tolerance X] [--json] [--answers]\n"
-         "  --case NAME    a b c d trace compile overhead, or one of them: b.discrete, b10, c32, trace2.d8 (default: all)\n"
+    puts("bench_cases [--case NAME]... [--dtype f32|f64] [--threads N] [--repeats N] [--tolerance "
+         "X] [--json] [--answers]\n"
+         "  --case NAME    a b c d trace compile overhead, or one of them: b.discrete, b10, c32, "
+         "trace2.d8 (default: all)\n"
          "  --dtype T      default: the one a case is judged in, f64 for a, f32 for the others\n"
          "  --threads N    default 1; floors are shared out evenly\n"
          "  --repeats N    samples of which the median is taken, default 15\n"
          "  --tolerance X  rtol and atol of the adaptive cases instead of their own\n"
          "  --json         one object a line\n"
          "  --answers      print loss and gradient norms in f64 at 1e-12 instead of timing\n"
-         "In parentheses: the largest value that is allowed. docs/performance.md explains cases and floors.");
+         "In parentheses: the largest value that is allowed. docs/performance.md explains cases "
+         "and floors.");
 }
 
 static bool positive(const char *text, int *value)
@@ -105,25 +115,32 @@ enum { MAX_WANTED = 32 };
 /* 0 to go on, else the exit status plus 1. */
 static int read_options(int argc, char **argv, bench_options *o, const char **wanted, int *nwanted)
 {
-    static const struct option list[] = { { "case", 1, NULL, 'c' },    { "dtype", 1, NULL, 'd' },     { "threads", 1, NULL, 't' },
-                                          { "repeats", 1, NULL, 'r' }, { "tolerance", 1, NULL, 'e' }, { "json", 0, NULL, 'j' },
-                                          { "answers", 0, NULL, 'a' }, { "help", 0, NULL, 'h' },      { 0 } };
+    static const struct option list[] = {
+        { "case", 1, NULL, 'c' },    { "dtype", 1, NULL, 'd' },     { "threads", 1, NULL, 't' },
+        { "repeats", 1, NULL, 'r' }, { "tolerance", 1, NULL, 'e' }, { "json", 0, NULL, 'j' },
+        { "answers", 0, NULL, 'a' }, { "help", 0, NULL, 'h' },      { 0 }
+    };
     for (int which; (which = getopt_long(argc, argv, "", list, NULL)) != -1;) {
         bool fine = true;
         if (which == 'h') return help(), 1;
         if (which == 'j') o->json = true;
         else if (which == 'a') o->answers = true;
         else if (which == 'c' && (fine = *nwanted < MAX_WANTED)) wanted[(*nwanted)++] = optarg;
-        else if (which == 'd') o->dtype = !strcmp(optarg, "f32") ? AD_F32 : !strcmp(optarg, "f64") ? AD_F64 : (fine = false, -1);
+        else if (which == 'd')
+            o->dtype = !strcmp(optarg, "f32")   ? AD_F32
+                       : !strcmp(optarg, "f64") ? AD_F64
+                                                : (fine = false, -1);
         else if (which == 't') fine = positive(optarg, &o->threads);
         else if (which == 'r') fine = positive(optarg, &o->repeats);
         else if (which == 'e') fine = positive_real(optarg, &o->tolerance);
         else fine = false;
         if (fine) continue;
-        fprintf(stderr, "bench_cases: %s is no good%s; --help explains\n", argv[optind - 1], optarg ? " there" : "");
+        fprintf(stderr, "bench_cases: %s is no good%s; --help explains\n", argv[optind - 1],
+                optarg ? " there" : "");
         return 3;
     }
-    if (optind < argc) fprintf(stderr, "bench_cases: unexpected argument '%s'; --help explains\n", argv[optind]);
+    if (optind < argc)
+        fprintf(stderr, "bench_cases: unexpected argument '%s'; --help explains\n", argv[optind]);
     return optind < argc ? 3 : 0;
 }
 

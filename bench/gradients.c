@@ -1,6 +1,7 @@
-/* Default gradients of small problems whose right derivatives are known: most of them are those at which adaptive steps, chosen by the
- * error of the state alone, spoil the gradient. Prints JSON for bench/peers/gradients.py, which has the same problems and sets the results
- * beside the right values and those of other libraries. */
+/* Default gradients of small problems whose right derivatives are known: most of them are those at
+ * which adaptive steps, chosen by the error of the state alone, spoil the gradient. Prints JSON for
+ * bench/peers/gradients.py, which has the same problems and sets the results beside the right
+ * values and those of other libraries. */
 #include "costate.h"
 #include <math.h>
 #include <stdlib.h>
@@ -28,7 +29,8 @@ FIELD(wave)
 FIELD(hump)
 {
     (void)user;
-    return ad_add(ad_scale(y, 0), ad_div(p[0], ad_shift(ad_scale(ad_square(ad_shift(t, -0.5)), 400), 1)));
+    return ad_add(ad_scale(y, 0),
+                  ad_div(p[0], ad_shift(ad_scale(ad_square(ad_shift(t, -0.5)), 400), 1)));
 }
 
 FIELD(oscillator)
@@ -74,7 +76,8 @@ FIELD(lorenz)
 {
     (void)t, (void)user;
     ad_var a = column(y, 0), b = column(y, 1), c = column(y, 2);
-    ad_var dy[] = { ad_scale(ad_sub(b, a), 10), ad_sub(ad_mul(a, ad_sub(p[0], c)), b), ad_sub(ad_mul(a, b), ad_scale(c, 8.0 / 3)) };
+    ad_var dy[] = { ad_scale(ad_sub(b, a), 10), ad_sub(ad_mul(a, ad_sub(p[0], c)), b),
+                    ad_sub(ad_mul(a, b), ad_scale(c, 8.0 / 3)) };
     return ad_concatenate(3, dy, 1);
 }
 
@@ -131,12 +134,13 @@ static ad_var record(ad_tape *tape, const problem *q, const ode_options *options
 {
     x[0] = ad_input_rows(tape, AD_SHAPE(AD_ROWS, q->width), 1, q->y0);
     x[1] = ad_param(tape, AD_SHAPE(1), &q->p);
-    ad_var y = ode_solve_final(q->field, NULL, x[0], 1, &x[1], ode_interval(tape, 0, q->end), options);
+    ad_var y =
+        ode_solve_final(q->field, NULL, x[0], 1, &x[1], ode_interval(tape, 0, q->end), options);
     return ad_sum_all(column(y, 0));
 }
 
-/* The relative differences from the gradients with all steps halved. The check runs on a tape of its own, so that what it refuses hides no
- * gradient. */
+/* The relative differences from the gradients with all steps halved. The check runs on a tape of
+ * its own, so that what it refuses hides no gradient. */
 static void print_check(const problem *q, ad_dtype dtype, ode_options options)
 {
     ad_tape *tape = ad_tape_new(dtype);
@@ -150,7 +154,8 @@ static void print_check(const problem *q, ad_dtype dtype, ode_options options)
     ad_tape_free(tape);
 }
 
-static void print_gradient(const problem *q, ad_dtype dtype, const ode_method *method, const ode_adjoint *adjoint)
+static void print_gradient(const problem *q, ad_dtype dtype, const ode_method *method,
+                           const ode_adjoint *adjoint)
 {
     ad_tape *tape = ad_tape_new(dtype);
     ode_stats stats = { 0 };
@@ -162,8 +167,9 @@ static void print_gradient(const problem *q, ad_dtype dtype, const ode_method *m
     double value = ad_item(loss);
     int failed = ad_get(g[0], by_y0);
     double by_p = ad_item(g[1]);
-    printf("{\"problem\": \"%s\", \"dtype\": \"%s\", \"method\": \"%s\", \"adjoint\": \"%s\"", q->name, dtype == AD_F32 ? "f32" : "f64",
-           ode_method_name(method), adjoint == &ode_backsolve ? "backsolve" : "discrete");
+    printf("{\"problem\": \"%s\", \"dtype\": \"%s\", \"method\": \"%s\", \"adjoint\": \"%s\"",
+           q->name, dtype == AD_F32 ? "f32" : "f64", ode_method_name(method),
+           adjoint == &ode_backsolve ? "backsolve" : "discrete");
     if (failed || ad_tape_error(tape)) {
         printf(", \"error\": ");
         print_text(ad_tape_error(tape));
@@ -172,7 +178,8 @@ static void print_gradient(const problem *q, ad_dtype dtype, const ode_method *m
         print_number(", \"p\": ", by_p);
         printf(", \"y0\": [");
         for (int i = 0; i < q->width; i++) print_number(i ? ", " : "", by_y0[i]);
-        printf("], \"steps\": %lld, \"evaluations\": %lld", (long long)stats.steps, (long long)stats.evaluations);
+        printf("], \"steps\": %lld, \"evaluations\": %lld", (long long)stats.steps,
+               (long long)stats.evaluations);
     }
     ode_stats_clear(&stats);
     ad_tape_free(tape);
@@ -182,7 +189,8 @@ static void print_gradient(const problem *q, ad_dtype dtype, const ode_method *m
 
 int main(void)
 {
-    static const ode_method *const methods[] = { &ode_dopri5, &ode_tsit5, &ode_dopri8, &ode_bosh3, &ode_midpoint, &ode_ralston };
+    static const ode_method *const methods[] = { &ode_dopri5, &ode_tsit5,    &ode_dopri8,
+                                                 &ode_bosh3,  &ode_midpoint, &ode_ralston };
     const ode_adjoint *const adjoints[] = { &ode_discrete, &ode_backsolve };
     const char *before = "[";
     for (size_t i = 0; i < sizeof problems / sizeof *problems; i++) {

@@ -13,27 +13,33 @@ double bench_now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* ---- the peak: independent chains of fused multiplications and additions, enough of them to hide their latency ---- */
+/* ---- the peak: independent chains of fused multiplications and additions, enough of them to hide
+ * their latency ---- */
 
 enum { CHAINS = 16, BURST = 40000 };
 static volatile double sink;
 
-/* One burst; returns the operations done. The chains are a named register each, which an array would not be without optimisation. */
-#define BURST_FUNCTION(name, attribute, V, lanes, set, fma, first)                                                                         \
-    attribute static double name(void)                                                                                                     \
-    {                                                                                                                                      \
-        V m = set(0.999999f), c = set(1e-6f), a[CHAINS];                                                                                   \
-        for (int i = 0; i < CHAINS; i++) a[i] = set(1 + i);                                                                                \
-        for (int k = 0; k < BURST; k++) {                                                                                                  \
-            a[0] = fma(a[0], m, c), a[1] = fma(a[1], m, c), a[2] = fma(a[2], m, c), a[3] = fma(a[3], m, c);                                \
-            a[4] = fma(a[4], m, c), a[5] = fma(a[5], m, c), a[6] = fma(a[6], m, c), a[7] = fma(a[7], m, c);                                \
-            a[8] = fma(a[8], m, c), a[9] = fma(a[9], m, c), a[10] = fma(a[10], m, c), a[11] = fma(a[11], m, c);                            \
-            a[12] = fma(a[12], m, c), a[13] = fma(a[13], m, c), a[14] = fma(a[14], m, c), a[15] = fma(a[15], m, c);                        \
-        }                                                                                                                                  \
-        double sum = 0;                                                                                                                    \
-        for (int i = 0; i < CHAINS; i++) sum += (double)first(a[i]);                                                                       \
-        sink = sum;                                                                                                                        \
-        return 2.0 * CHAINS * BURST * lanes;                                                                                               \
+/* One burst; returns the operations done. The chains are a named register each, which an array
+ * would not be without optimisation. */
+#define BURST_FUNCTION(name, attribute, V, lanes, set, fma, first)                                 \
+    attribute static double name(void)                                                             \
+    {                                                                                              \
+        V m = set(0.999999f), c = set(1e-6f), a[CHAINS];                                           \
+        for (int i = 0; i < CHAINS; i++) a[i] = set(1 + i);                                        \
+        for (int k = 0; k < BURST; k++) {                                                          \
+            a[0] = fma(a[0], m, c), a[1] = fma(a[1], m, c), a[2] = fma(a[2], m, c),                \
+            a[3] = fma(a[3], m, c);                                                                \
+            a[4] = fma(a[4], m, c), a[5] = fma(a[5], m, c), a[6] = fma(a[6], m, c),                \
+            a[7] = fma(a[7], m, c);                                                                \
+            a[8] = fma(a[8], m, c), a[9] = fma(a[9], m, c), a[10] = fma(a[10], m, c),              \
+            a[11] = fma(a[11], m, c);                                                              \
+            a[12] = fma(a[12], m, c), a[13] = fma(a[13], m, c), a[14] = fma(a[14], m, c),          \
+            a[15] = fma(a[15], m, c);                                                              \
+        }                                                                                          \
+        double sum = 0;                                                                            \
+        for (int i = 0; i < CHAINS; i++) sum += (double)first(a[i]);                               \
+        sink = sum;                                                                                \
+        return 2.0 * CHAINS * BURST * lanes;                                                       \
     }
 
 #if defined(__x86_64__)
@@ -49,7 +55,8 @@ BURST_FUNCTION(avx512_f32, AVX512, __m512, 16, _mm512_set1_ps, _mm512_fmadd_ps, 
 BURST_FUNCTION(avx512_f64, AVX512, __m512d, 8, _mm512_set1_pd, _mm512_fmadd_pd, AVX512_FIRST_PD)
 #endif
 
-/* Elsewhere the compiler's vectors; this file is compiled so that it may fuse a * b + c where the machine can. */
+/* Elsewhere the compiler's vectors; this file is compiled so that it may fuse a * b + c where the
+ * machine can. */
 typedef float vector_f32 __attribute__((vector_size(16)));
 typedef double vector_f64 __attribute__((vector_size(16)));
 #define PLAIN_SET_F32(x) ((vector_f32){ (x), (x), (x), (x) })
@@ -63,7 +70,8 @@ static double burst(ad_dtype dtype)
 {
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx512f")) return dtype == AD_F32 ? avx512_f32() : avx512_f64();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return dtype == AD_F32 ? avx2_f32() : avx2_f64();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return dtype == AD_F32 ? avx2_f32() : avx2_f64();
 #endif
     return dtype == AD_F32 ? plain_f32() : plain_f64();
 }
@@ -122,7 +130,8 @@ bool bench_measure(int repeats, ad_dtype dtype, int njob, bench_job *jobs, doubl
 
 double bench_floor(double flops, double tanhs, ad_dtype dtype, double peak)
 {
-    /* 0.206 ns where the peak is 214 GFLOP/s in single precision, 0.912 ns where it is 107 in double: as many cycles on any machine. */
+    /* 0.206 ns where the peak is 214 GFLOP/s in single precision, 0.912 ns where it is 107 in
+     * double: as many cycles on any machine. */
     double tanh_ns = dtype == AD_F32 ? 0.206 * 214 / peak : 0.912 * 107 / peak;
     return flops / peak * 1e-6 + tanhs * tanh_ns * 1e-6;
 }

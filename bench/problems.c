@@ -27,13 +27,15 @@ void *bench_inputs(int64_t rows, int64_t d, ad_dtype dtype)
 {
     void *x = bench_alloc(rows * d, dtype);
     for (int64_t b = 0; x && b < rows; b++)
-        for (int64_t i = 0; i < d; i++) bench_put(x, dtype, b * d + i, sin(0.37 * (double)b + 1.3 * (double)i));
+        for (int64_t i = 0; i < d; i++)
+            bench_put(x, dtype, b * d + i, sin(0.37 * (double)b + 1.3 * (double)i));
     return x;
 }
 
 /* ---- networks ---- */
 
-bool bench_network_make(bench_network *n, int nsize, const int64_t *sizes, double scale, ad_dtype dtype)
+bool bench_network_make(bench_network *n, int nsize, const int64_t *sizes, double scale,
+                        ad_dtype dtype)
 {
     *n = (bench_network){ .model = nn_model_new(), .dtype = dtype };
     n->mlp = nn_mlp_new(n->model, "field", nsize, sizes, ad_tanh, nn_init_zeros);
@@ -47,7 +49,8 @@ bool bench_network_make(bench_network *n, int nsize, const int64_t *sizes, doubl
         for (int64_t i = 0; i < layer->in; i++)
             for (int64_t j = 0; j < layer->out; j++) {
                 double x = (double)i, y = (double)j;
-                bench_put(n->theta, dtype, layer->weight + i * layer->out + j, s * sin(1.7 * x + 0.9 * y + 0.37 * x * y + l));
+                bench_put(n->theta, dtype, layer->weight + i * layer->out + j,
+                          s * sin(1.7 * x + 0.9 * y + 0.37 * x * y + l));
             }
     }
     return n->theta;
@@ -70,7 +73,8 @@ ad_var bench_field(ad_var t, ad_var y, const ad_var *args, void *user)
 double bench_field_flops(const bench_network *n)
 {
     double flops = 0;
-    for (int l = 0; l < n->mlp.nlayer; l++) flops += 2 * (double)(n->mlp.layer[l].in * n->mlp.layer[l].out);
+    for (int l = 0; l < n->mlp.nlayer; l++)
+        flops += 2 * (double)(n->mlp.layer[l].in * n->mlp.layer[l].out);
     return flops;
 }
 
@@ -84,7 +88,8 @@ double bench_field_tanhs(const bench_network *n)
 static double norm(const void *data, ad_dtype dtype, int64_t start, int64_t n)
 {
     double sum = 0;
-    for (int64_t i = start; i < start + n; i++) sum += bench_get(data, dtype, i) * bench_get(data, dtype, i);
+    for (int64_t i = start; i < start + n; i++)
+        sum += bench_get(data, dtype, i) * bench_get(data, dtype, i);
     return sqrt(sum);
 }
 
@@ -105,7 +110,8 @@ static ad_var spiral(ad_var t, ad_var y, const ad_var *args, void *user)
     (void)t;
     (void)args;
     (void)user;
-    return ad_matmul(ad_mul(y, ad_square(y)), ad_constant(y.tape, AD_SHAPE(2, 2), (const double[]){ -0.1, 2, -2, -0.1 }));
+    return ad_matmul(ad_mul(y, ad_square(y)),
+                     ad_constant(y.tape, AD_SHAPE(2, 2), (const double[]){ -0.1, 2, -2, -0.1 }));
 }
 
 bool bench_spiral(ad_dtype dtype, void *start, void *target)
@@ -115,10 +121,10 @@ bool bench_spiral(ad_dtype dtype, void *start, void *target)
     ad_tape *tape = ad_tape_new(AD_F64);
     double *path = malloc(2 * POINTS * sizeof *path);
     ode_options o = { .rtol = 1e-12, .atol = 1e-13 };
-    bool fine =
-        path && tape &&
-        ad_get(ode_solve(spiral, NULL, ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, from), 0, NULL, ode_linspace(tape, 0, 25, POINTS), &o),
-               path) == 0;
+    bool fine = path && tape &&
+                ad_get(ode_solve(spiral, NULL, ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, from),
+                                 0, NULL, ode_linspace(tape, 0, 25, POINTS), &o),
+                       path) == 0;
     for (int64_t p = 0; fine && p < PIECES; p++)
         for (int64_t k = 0; k < 2 * EACH; k++) {
             bench_put(target, dtype, p * 2 * EACH + k, path[2 * APART * p + k]);

@@ -19,8 +19,10 @@ static void make(void *user)
     ad_tape *tape = ad_tape_new(m->net.dtype);
     ad_program *program[3] = { NULL };
     ad_shape points = AD_SHAPE(AD_ROWS, D);
-    ad_var theta = ad_param(tape, AD_SHAPE(m->net.size), NULL), x = ad_input_rows(tape, points, 0, NULL);
-    ad_var in[] = { theta, x, ad_input_rows(tape, points, 0, NULL), ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 0, NULL) };
+    ad_var theta = ad_param(tape, AD_SHAPE(m->net.size), NULL),
+           x = ad_input_rows(tape, points, 0, NULL);
+    ad_var in[] = { theta, x, ad_input_rows(tape, points, 0, NULL),
+                    ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 0, NULL) };
     ad_var out[2] = { bench_field(ad_scalar(tape, 0), x, &theta, &m->net) }, bar[2];
     if (m->what == 0 || m->what == 3) program[0] = ad_compile(2, in, 1, out);
     if (m->what > 0) out[1] = ad_jacobian_trace(out[0], x);
@@ -40,7 +42,9 @@ static void first_solve(void *user)
     making *m = user;
     ad_tape *tape = ad_tape_new(m->net.dtype);
     ode_options o = { .rtol = 1e-5, .atol = 1e-5 };
-    ad_var in[] = { ad_param(tape, AD_SHAPE(m->net.size), NULL), ad_input_rows(tape, AD_SHAPE(AD_ROWS, D), 0, NULL) }, logdet, out[2];
+    ad_var in[] = { ad_param(tape, AD_SHAPE(m->net.size), NULL),
+                    ad_input_rows(tape, AD_SHAPE(AD_ROWS, D), 0, NULL) },
+           logdet, out[2];
     ad_var z = ode_flow(bench_field, &m->net, in[1], 1, in, ode_interval(tape, 1, 0), &o, &logdet);
     out[0] = ad_neg(ad_mean_all(ad_add(ode_normal_log_density(z), logdet)));
     ad_grad(out[0], 1, in, &out[1]);
@@ -94,7 +98,8 @@ typedef struct {
 static void run(void *user)
 {
     replay *r = user;
-    if (ad_run(r->program, r->workspace, 1, (const void *const[]){ r->x }, (void *const[]){ r->y })) r->failed = true;
+    if (ad_run(r->program, r->workspace, 1, (const void *const[]){ r->x }, (void *const[]){ r->y }))
+        r->failed = true;
 }
 
 /* Ten operations on one row of four numbers. */
@@ -108,7 +113,9 @@ static bool time_overhead(const bench_options *options)
     for (int i = 0; i < 5; i++) y = ad_mul(ad_add(y, x), y);
     r.program = ad_compile(1, &x, 1, &y);
     r.workspace = r.program ? ad_workspace_new(r.program, options->threads) : NULL;
-    bench_line line = { .name = "overhead", .dtype = dtype, .threads = options->threads, .limit_ms = 0.5e-3 };
+    bench_line line = {
+        .name = "overhead", .dtype = dtype, .threads = options->threads, .limit_ms = 0.5e-3
+    };
     bool fine = r.workspace || bench_failed("overhead", ad_tape_error(tape));
     bench_job job = { .run = run, .user = &r };
     if (fine) fine = bench_measure(options->repeats, dtype, 1, &job, &line.peak);
@@ -123,7 +130,8 @@ static bool time_overhead(const bench_options *options)
 
 bool bench_programs(const bench_options *options, const char *wanted, int *count)
 {
-    static const char *const names[] = { "compile.field", "compile.joint", "compile.vjp", "compile.all", "compile.solve" };
+    static const char *const names[] = { "compile.field", "compile.joint", "compile.vjp",
+                                         "compile.all", "compile.solve" };
     bool fine = true;
     for (int what = 0; what < 5; what++) {
         if (!bench_wanted(wanted, "compile", names[what])) continue;

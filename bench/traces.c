@@ -1,4 +1,5 @@
-/* The exact trace of the Jacobian: field and trace together against the field alone, and the VJP of both. */
+/* The exact trace of the Jacobian: field and trace together against the field alone, and the VJP of
+ * both. */
 #include "bench.h"
 #include <math.h>
 #include <stdlib.h>
@@ -30,8 +31,10 @@ static bool compile(problem *p, int threads)
 {
     ad_tape *tape = p->tape = ad_tape_new(p->net.dtype);
     ad_shape points = AD_SHAPE(AD_ROWS, p->d), column = AD_SHAPE(AD_ROWS, 1);
-    ad_var theta = ad_param(tape, AD_SHAPE(p->net.size), NULL), x = ad_input_rows(tape, points, 0, NULL);
-    ad_var in[] = { theta, x, ad_input_rows(tape, points, 0, NULL), ad_input_rows(tape, column, 0, NULL) };
+    ad_var theta = ad_param(tape, AD_SHAPE(p->net.size), NULL),
+           x = ad_input_rows(tape, points, 0, NULL);
+    ad_var in[] = { theta, x, ad_input_rows(tape, points, 0, NULL),
+                    ad_input_rows(tape, column, 0, NULL) };
     ad_var out[2] = { bench_field(ad_scalar(tape, 0), x, &theta, &p->net) }, bar[2];
     out[1] = ad_jacobian_trace(out[0], x);
     p->replay[FIELD].program = ad_compile(2, in, 1, out);
@@ -40,7 +43,9 @@ static bool compile(problem *p, int threads)
     p->replay[VJP].program = ad_compile(4, in, 2, bar);
     for (int k = 0; k < PROGRAMS; k++) {
         replay *r = &p->replay[k];
-        *r = (replay){ p, (kind)k, r->program, r->program ? ad_workspace_new(r->program, threads) : NULL, ROWS, false };
+        *r = (replay){ p,          (kind)k,
+                       r->program, r->program ? ad_workspace_new(r->program, threads) : NULL,
+                       ROWS,       false };
         if (!r->workspace) return false;
     }
     return true;
@@ -52,7 +57,8 @@ static void run(void *user)
     problem *p = r->p;
     const void *in[] = { p->net.theta, p->x, p->ybar, p->tbar };
     void *values[] = { p->y, p->trace }, *cotangents[] = { p->xbar, p->thetabar };
-    if (ad_run(r->program, r->workspace, r->rows, in, r->kind == VJP ? cotangents : values)) r->failed = true;
+    if (ad_run(r->program, r->workspace, r->rows, in, r->kind == VJP ? cotangents : values))
+        r->failed = true;
 }
 
 static bool prepare(problem *p, int layers, int64_t d, ad_dtype dtype)
@@ -87,11 +93,13 @@ static void release(problem *p)
 /* ---- checking: plain loops in double, one unit vector after the other ---- */
 
 /* One layer of one row: out = W^T in (+ b). */
-static void apply(const nn_linear *layer, const double *theta, bool bias, const double *in, double *out)
+static void apply(const nn_linear *layer, const double *theta, bool bias, const double *in,
+                  double *out)
 {
     for (int64_t j = 0; j < layer->out; j++) out[j] = bias ? theta[layer->bias + j] : 0;
     for (int64_t i = 0; i < layer->in; i++)
-        for (int64_t j = 0; j < layer->out; j++) out[j] += in[i] * theta[layer->weight + i * layer->out + j];
+        for (int64_t j = 0; j < layer->out; j++)
+            out[j] += in[i] * theta[layer->weight + i * layer->out + j];
 }
 
 /* y and the trace of dy/dx of one row. */
@@ -110,21 +118,25 @@ static double evaluate(const nn_mlp *mlp, const double *theta, const double *x, 
         for (int64_t k = 0; k < d; k++) v[0][k] = k == i;
         for (int l = 0; l <= last; l++) {
             apply(&mlp->layer[l], theta, false, v[l % 2], v[(l + 1) % 2]);
-            for (int64_t j = 0; l < last && j < mlp->layer[l].out; j++) v[(l + 1) % 2][j] *= 1 - h[l + 1][j] * h[l + 1][j];
+            for (int64_t j = 0; l < last && j < mlp->layer[l].out; j++)
+                v[(l + 1) % 2][j] *= 1 - h[l + 1][j] * h[l + 1][j];
         }
         trace += v[(last + 1) % 2][i];
     }
     return trace;
 }
 
-/* What the VJP is the gradient of, some way along a direction in x and theta: sum of ybar y + tbar trace. */
+/* What the VJP is the gradient of, some way along a direction in x and theta: sum of ybar y + tbar
+ * trace. */
 static double along(const problem *p, double step, double *theta)
 {
     double x[WIDEST], y[WIDEST], sum = 0;
     ad_dtype dtype = p->net.dtype;
-    for (int64_t i = 0; i < p->net.size; i++) theta[i] = bench_get(p->net.theta, dtype, i) + step * 0.1 * sin(0.7 * (double)i);
+    for (int64_t i = 0; i < p->net.size; i++)
+        theta[i] = bench_get(p->net.theta, dtype, i) + step * 0.1 * sin(0.7 * (double)i);
     for (int64_t b = 0; b < CHECKED; b++) {
-        for (int64_t i = 0; i < p->d; i++) x[i] = bench_get(p->x, dtype, b * p->d + i) + step * cos((double)(b + i));
+        for (int64_t i = 0; i < p->d; i++)
+            x[i] = bench_get(p->x, dtype, b * p->d + i) + step * cos((double)(b + i));
         sum += bench_get(p->tbar, dtype, b) * evaluate(&p->net.mlp, theta, x, y);
         for (int64_t i = 0; i < p->d; i++) sum += bench_get(p->ybar, dtype, b * p->d + i) * y[i];
     }
@@ -161,8 +173,10 @@ static double error_of_vjp(const problem *p, double *theta)
     double slope = (along(p, step, theta) - along(p, -step, theta)) / (2 * step), sum = 0;
     ad_dtype dtype = p->net.dtype;
     for (int64_t b = 0; b < CHECKED; b++)
-        for (int64_t i = 0; i < p->d; i++) sum += bench_get(p->xbar, dtype, b * p->d + i) * cos((double)(b + i));
-    for (int64_t i = 0; i < p->net.size; i++) sum += bench_get(p->thetabar, dtype, i) * 0.1 * sin(0.7 * (double)i);
+        for (int64_t i = 0; i < p->d; i++)
+            sum += bench_get(p->xbar, dtype, b * p->d + i) * cos((double)(b + i));
+    for (int64_t i = 0; i < p->net.size; i++)
+        sum += bench_get(p->thetabar, dtype, i) * 0.1 * sin(0.7 * (double)i);
     return relative(sum, slope, fabs(slope));
 }
 
@@ -182,27 +196,32 @@ static double check(replay *r)
 
 /* ---- timing ---- */
 
-/* Of the trace alone, for a row. Around the cycle of layers stand as many diagonals as hidden layers. One or two: a product with what is
- * made from weights only. More: matrices of the hidden size all around, or the d unit vectors through the hidden layers. */
+/* Of the trace alone, for a row. Around the cycle of layers stand as many diagonals as hidden
+ * layers. One or two: a product with what is made from weights only. More: matrices of the hidden
+ * size all around, or the d unit vectors through the hidden layers. */
 static double trace_flops(int layers, int64_t d)
 {
     double h = HIDDEN;
     if (layers == 1) return 2 * h;
     if (layers == 2) return 2 * h * h;
-    return 2 * fmin((layers - 1) * (double)d * h * h + (double)d * h, (layers - 2) * h * h * h + h * h);
+    return 2 *
+           fmin((layers - 1) * (double)d * h * h + (double)d * h, (layers - 2) * h * h * h + h * h);
 }
 
 /* Of the VJP: that of three joint evaluations. */
 static double floor_of(const problem *p, kind kind, double peak)
 {
     double flops = bench_field_flops(&p->net) + (kind == FIELD ? 0 : trace_flops(p->layers, p->d));
-    return (kind == VJP ? 3 : 1) * bench_floor(ROWS * flops, ROWS * bench_field_tanhs(&p->net), p->net.dtype, peak);
+    return (kind == VJP ? 3 : 1) *
+           bench_floor(ROWS * flops, ROWS * bench_field_tanhs(&p->net), p->net.dtype, peak);
 }
 
-static void print(const bench_options *options, problem *p, kind kind, const bench_job *jobs, double peak)
+static void print(const bench_options *options, problem *p, kind kind, const bench_job *jobs,
+                  double peak)
 {
     static const char *const names[] = { "field", "joint", "vjp" };
-    static const double over_field[] = { 1.9, 1.8, 1.65, 1.35 }; /* two hidden layers, d = 2, 8, 32, 128 */
+    static const double over_field[] = { 1.9, 1.8, 1.65,
+                                         1.35 }; /* two hidden layers, d = 2, 8, 32, 128 */
     char name[64];
     snprintf(name, sizeof name, "trace%d.d%d.%s", p->layers, (int)p->d, names[kind]);
     bench_line line = { .name = name,
@@ -220,7 +239,8 @@ static void print(const bench_options *options, problem *p, kind kind, const ben
         line.bound = p->net.dtype == AD_F32 ? 1e-3 : 1e-6;
         line.must = 1.5;
         line.over_field = jobs[kind].ms / jobs[FIELD].ms;
-        if (kind == JOINT && p->layers == 2) line.must_over_field = over_field[p->d == 2 ? 0 : p->d == 8 ? 1 : p->d == 32 ? 2 : 3];
+        if (kind == JOINT && p->layers == 2)
+            line.must_over_field = over_field[p->d == 2 ? 0 : p->d == 8 ? 1 : p->d == 32 ? 2 : 3];
     }
     bench_print(options, &line);
 }
@@ -239,7 +259,8 @@ static bool time_traces(const bench_options *options, int layers, int64_t d)
     fine = fine && bench_measure(options->repeats, p.net.dtype, PROGRAMS, jobs, &peak);
     for (int k = 0; fine && k < PROGRAMS; k++) {
         print(options, &p, (kind)k, jobs, peak);
-        if (p.replay[k].failed) fine = bench_failed("trace", ad_workspace_error(p.replay[k].workspace));
+        if (p.replay[k].failed)
+            fine = bench_failed("trace", ad_workspace_error(p.replay[k].workspace));
     }
     release(&p);
     return fine;

@@ -16,7 +16,9 @@ static void draw_8gaussians(ad_rng *rng, double *x, double *y)
 static double log_density_8gaussians(double x, double y)
 {
     double s = 0.5 / 1.414, r = 4 / 1.414, sum = 0;
-    for (int k = 0; k < 8; k++) sum += exp(-(pow(x - r * cos(k * pi / 4), 2) + pow(y - r * sin(k * pi / 4), 2)) / (2 * s * s));
+    for (int k = 0; k < 8; k++)
+        sum +=
+            exp(-(pow(x - r * cos(k * pi / 4), 2) + pow(y - r * sin(k * pi / 4), 2)) / (2 * s * s));
     return log(sum / 8 / (2 * pi * s * s));
 }
 
@@ -44,7 +46,8 @@ static double log_density_checkerboard(double x, double y)
 /* Five Gaussians, long in the radius, bent the more the farther out. */
 static void draw_pinwheel(ad_rng *rng, double *x, double *y)
 {
-    double r = 1 + 0.3 * ad_rng_normal(rng), s = 0.1 * ad_rng_normal(rng), a = below(rng, 5) * 2 * pi / 5 + 0.25 * exp(r);
+    double r = 1 + 0.3 * ad_rng_normal(rng), s = 0.1 * ad_rng_normal(rng),
+           a = below(rng, 5) * 2 * pi / 5 + 0.25 * exp(r);
     *x = 2 * (r * cos(a) + s * sin(a));
     *y = 2 * (s * cos(a) - r * sin(a));
 }
@@ -56,8 +59,14 @@ static void draw_circle(ad_rng *rng, double radius, double noise, double *x, dou
     *y = radius * sin(a) + noise * ad_rng_normal(rng);
 }
 
-static void draw_rings(ad_rng *rng, double *x, double *y) { draw_circle(rng, 0.75 * (1 + below(rng, 4)), 0.08, x, y); }
-static void draw_circles(ad_rng *rng, double *x, double *y) { draw_circle(rng, below(rng, 2) ? 3 : 1.5, 0.24, x, y); }
+static void draw_rings(ad_rng *rng, double *x, double *y)
+{
+    draw_circle(rng, 0.75 * (1 + below(rng, 4)), 0.08, x, y);
+}
+static void draw_circles(ad_rng *rng, double *x, double *y)
+{
+    draw_circle(rng, below(rng, 2) ? 3 : 1.5, 0.24, x, y);
+}
 
 /* Two interleaving half circles. */
 static void draw_moons(ad_rng *rng, double *x, double *y)

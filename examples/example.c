@@ -19,7 +19,8 @@ static void print_help(const char *program, const char *about, const example_opt
         printf("  %-22s %s", left, o->help);
         if (o->kind == EXAMPLE_INTEGER) printf(" (default %lld)", (long long)*(int64_t *)o->value);
         if (o->kind == EXAMPLE_NUMBER) printf(" (default %g)", *(double *)o->value);
-        if (o->kind == EXAMPLE_TEXT && *(const char **)o->value) printf(" (default %s)", *(const char **)o->value);
+        if (o->kind == EXAMPLE_TEXT && *(const char **)o->value)
+            printf(" (default %s)", *(const char **)o->value);
         printf("\n");
     }
     printf("  %-22s %s\n", "--help", "this text");
@@ -42,7 +43,8 @@ int example_options(int argc, char **argv, const char *about, const example_opti
 {
     struct option list[MAX_OPTIONS + 2] = { { 0 } };
     int n = 0;
-    for (; options[n].name && n < MAX_OPTIONS; n++) list[n] = (struct option){ options[n].name, options[n].kind != EXAMPLE_FLAG, NULL, n };
+    for (; options[n].name && n < MAX_OPTIONS; n++)
+        list[n] = (struct option){ options[n].name, options[n].kind != EXAMPLE_FLAG, NULL, n };
     list[n] = (struct option){ "help", no_argument, NULL, n };
     for (int which; (which = getopt_long(argc, argv, "", list, NULL)) != -1;) {
         if (which == n) {
@@ -50,12 +52,15 @@ int example_options(int argc, char **argv, const char *about, const example_opti
             return 1;
         }
         if (which >= 0 && which < n && set_option(&options[which], optarg)) continue;
-        if (which >= 0 && which < n) fprintf(stderr, "%s: --%s: '%s' is not a number\n", argv[0], options[which].name, optarg);
+        if (which >= 0 && which < n)
+            fprintf(stderr, "%s: --%s: '%s' is not a number\n", argv[0], options[which].name,
+                    optarg);
         fprintf(stderr, "%s --help lists the options\n", argv[0]);
         return 2;
     }
     if (optind == argc) return 0;
-    fprintf(stderr, "%s: unexpected argument '%s'; --help lists the options\n", argv[0], argv[optind]);
+    fprintf(stderr, "%s: unexpected argument '%s'; --help lists the options\n", argv[0],
+            argv[optind]);
     return 2;
 }
 
@@ -68,12 +73,14 @@ int example_failed(const char *what, const char *message)
 bool example_directory(const char *path)
 {
     char part[4096];
-    if (snprintf(part, sizeof part, "%s", path) >= (int)sizeof part) return example_failed(path, "the name is too long"), false;
+    if (snprintf(part, sizeof part, "%s", path) >= (int)sizeof part)
+        return example_failed(path, "the name is too long"), false;
     for (char *p = part + 1;; p++) {
         char at = *p;
         if (at != '/' && at) continue;
         *p = 0;
-        if (mkdir(part, 0777) && errno != EEXIST) return example_failed(part, strerror(errno)), false;
+        if (mkdir(part, 0777) && errno != EEXIST)
+            return example_failed(part, strerror(errno)), false;
         if (!at) break;
         *p = at;
     }
@@ -102,10 +109,13 @@ void example_picture(const char *directory, const char *name)
         _exit(errno == ENOENT ? 127 : 126);
     }
     int status = 0;
-    if (child < 0 || waitpid(child, &status, 0) < 0) fprintf(stderr, "gnuplot could not be started: %s\n", strerror(errno));
-    else if (WIFEXITED(status) && WEXITSTATUS(status) == 0) printf("picture: %s/%s.png\n", directory, name);
+    if (child < 0 || waitpid(child, &status, 0) < 0)
+        fprintf(stderr, "gnuplot could not be started: %s\n", strerror(errno));
+    else if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
+        printf("picture: %s/%s.png\n", directory, name);
     else if (WIFEXITED(status) && WEXITSTATUS(status) == 127)
-        printf("no picture: gnuplot is not installed (apt-get install gnuplot-nox); its script is %s/%s, the numbers are beside it\n",
+        printf("no picture: gnuplot is not installed (apt-get install gnuplot-nox); its script is "
+               "%s/%s, the numbers are beside it\n",
                directory, script);
     else printf("no picture: gnuplot failed on %s/%s\n", directory, script);
 }

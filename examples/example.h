@@ -1,4 +1,5 @@
-/* What the examples share beside costate itself: command-line options, an output directory, pictures by gnuplot. */
+/* What the examples share beside costate itself: command-line options, an output directory,
+ * pictures by gnuplot. */
 #ifndef EXAMPLE_H
 #define EXAMPLE_H
 #include <stdbool.h>
@@ -13,15 +14,17 @@ typedef struct {
     const char *help;
 } example_option;
 
-/* Reads the command line into the options (an array that ends with a NULL name); prints `about` and the options for --help.
- * Returns 0 to go on, else the program's exit status plus 1 (1 after --help, 2 after a mistake, which it explains). */
+/* Reads the command line into the options (an array that ends with a NULL name); prints `about` and
+ * the options for --help. Returns 0 to go on, else the program's exit status plus 1 (1 after
+ * --help, 2 after a mistake, which it explains). */
 int example_options(int argc, char **argv, const char *about, const example_option *options);
 
 /* Makes the directory (and its parents) if need be; false after explaining why it cannot be. */
 bool example_directory(const char *path);
 /* Opens directory/name for writing; NULL after explaining. */
 FILE *example_file(const char *directory, const char *name);
-/* Runs gnuplot on directory/name.gp, which is to make directory/name.png, and says where the picture is, or what to install. */
+/* Runs gnuplot on directory/name.gp, which is to make directory/name.png, and says where the
+ * picture is, or what to install. */
 void example_picture(const char *directory, const char *name);
 
 /* Prints "program: what: message" to stderr and returns 1. */

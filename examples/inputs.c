@@ -1,9 +1,11 @@
-/* A system that is driven by measurements: the voltage y over a capacitor behind a resistor (RC = 1/2 s),
+/* A system that is driven by measurements: the voltage y over a capacitor behind a resistor (RC =
+ * 1/2 s),
  *
  *     y' = (u(t) - y) / RC,  y(0) = 0,
  *
- * where u was sampled 21 times a period. The field gets the samples as an argument and interpolates them; the gradient of y(1) by every
- * sample comes with them. For u = sin(2 pi t) the exact answer is known. */
+ * where u was sampled 21 times a period. The field gets the samples as an argument and interpolates
+ * them; the gradient of y(1) by every sample comes with them. For u = sin(2 pi t) the exact answer
+ * is known. */
 #include <costate.h>
 #include <math.h>
 
@@ -28,7 +30,8 @@ int main(void)
     ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, &zero);
     ad_var knots = ad_constant(tape, AD_SHAPE(SAMPLES), time);
     ad_var samples = ad_param(tape, AD_SHAPE(SAMPLES, 1), volt), gradient;
-    ad_var y = ode_solve_final(circuit, NULL, y0, AD_VARS(knots, samples), ode_interval(tape, 0, 1), NULL);
+    ad_var y =
+        ode_solve_final(circuit, NULL, y0, AD_VARS(knots, samples), ode_interval(tape, 0, 1), NULL);
     ad_grad(ad_sum_all(y), AD_VARS(samples), &gradient);
     double exact = 2 * w / (4 + w * w) * (exp(-2) - 1);
     printf("y(1) = %.4f, exactly %.4f\n", ad_item(y), exact);

@@ -2,7 +2,8 @@
  *
  *     f(x) = (1 - x_0)^2 + 100 (x_1 - x_0^2)^2,   lowest at (1, 1): f = 0.
  *
- * Gradient g and Hessian H are recorded once. Each step sets new data and asks for the values: x <- x - H^-1 g. */
+ * Gradient g and Hessian H are recorded once. Each step sets new data and asks for the values: x <-
+ * x - H^-1 g. */
 #include <costate.h>
 
 int main(void)
@@ -12,7 +13,8 @@ int main(void)
     ad_var x = ad_input(tape, AD_SHAPE(2), place), part[2], gradient;
     ad_split(x, 0, 2, NULL, part);
     ad_var valley = ad_sub(part[1], ad_square(part[0]));
-    ad_var f = ad_sum_all(ad_add(ad_square(ad_shift(part[0], -1)), ad_scale(ad_square(valley), 100)));
+    ad_var f =
+        ad_sum_all(ad_add(ad_square(ad_shift(part[0], -1)), ad_scale(ad_square(valley), 100)));
     ad_grad(f, AD_VARS(x), &gradient);
     ad_var hessian = ad_jacobian(gradient, x);
 

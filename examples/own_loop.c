@@ -2,8 +2,9 @@
  *
  * The temperature y of a cup of coffee falls to the room's (Newton's law of cooling),
  *     y' = -k (y - room),
- * and k and the room's temperature are found from five measurements by gradient descent on the mean squared error. The measurements are
- * exact ones of k = 0.1 a minute and a room of 20 degrees, so the loop must find these. */
+ * and k and the room's temperature are found from five measurements by gradient descent on the mean
+ * squared error. The measurements are exact ones of k = 0.1 a minute and a room of 20 degrees, so
+ * the loop must find these. */
 #include <costate.h>
 #include <math.h>
 
@@ -49,7 +50,9 @@ int main(void)
             fprintf(stderr, "%s\n", ad_workspace_error(workspace));
             return 1;
         }
-        if (step % 100 == 0) printf("step %3d: loss %.3e, k %.4f, room %.3f\n", step, error, value[0], 100 * value[1]);
+        if (step % 100 == 0)
+            printf("step %3d: loss %.3e, k %.4f, room %.3f\n", step, error, value[0],
+                   100 * value[1]);
         value[0] -= 3e-6 * slope[0];
         value[1] -= 3e-5 * slope[1];
     }

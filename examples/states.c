@@ -2,12 +2,13 @@
  *
  *     x' = v,   v' = -x / |x|^3
  *
- * Two planets, a row each: one on a circle, one on an ellipse of eccentricity 1/2, both with period 2 pi. After one period each is where
- * it was, and its energy is what it was. */
+ * Two planets, a row each: one on a circle, one on an ellipse of eccentricity 1/2, both with period
+ * 2 pi. After one period each is where it was, and its energy is what it was. */
 #include <costate.h>
 #include <math.h>
 
-static void gravity(ad_var t, int nstate, const ad_var *y, const ad_var *args, void *user, ad_var *dy)
+static void gravity(ad_var t, int nstate, const ad_var *y, const ad_var *args, void *user,
+                    ad_var *dy)
 {
     (void)t;
     (void)nstate;
@@ -30,7 +31,8 @@ int main(void)
 {
     const double place[] = { 1, 0, /**/ 0.5, 0 }, speed[] = { 0, 1, /**/ 0, 1.7320508075688772 };
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var y0[] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, place), ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, speed) };
+    ad_var y0[] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, place),
+                    ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, speed) };
     ad_var times = ode_linspace(tape, 0, 2 * 3.14159265358979323846, 3), y[2];
     ode_options options = { .method = &ode_dopri8, .rtol = 1e-10, .atol = 1e-10 };
     if (ode_solve_states(gravity, NULL, 2, y0, 0, NULL, times, &options, y)) {

@@ -1,7 +1,8 @@
 /* Weights that outlive their program.
  *
- *     weights train FILE    fits a small network to sin on [-3, 3] and saves its weights in FILE (safetensors)
- *     weights use FILE      another program: builds the same network, loads the weights and evaluates it at new points
+ *     weights train FILE    fits a small network to sin on [-3, 3] and saves its weights in FILE
+ * (safetensors) weights use FILE      another program: builds the same network, loads the weights
+ * and evaluates it at new points
  *
  * Only the model has to be the same: loading compares names, shapes and types. */
 #include <costate.h>
@@ -23,8 +24,11 @@ static int train(nn_theta *theta, nn_mlp *mlp, char *error, size_t size)
         x[i] = -3 + 6.0 * i / (POINTS - 1);
         y[i] = sin(x[i]);
     }
-    nn_array arrays[] = { nn_array_of(AD_SHAPE(AD_ROWS, 1), x), nn_array_of(AD_SHAPE(AD_ROWS, 1), y) };
-    nn_train_options options = { .loss = loss, .user = mlp, .narray = 2, .arrays = arrays, .examples = POINTS, .steps = 1500 };
+    nn_array arrays[] = { nn_array_of(AD_SHAPE(AD_ROWS, 1), x),
+                          nn_array_of(AD_SHAPE(AD_ROWS, 1), y) };
+    nn_train_options options = {
+        .loss = loss, .user = mlp, .narray = 2, .arrays = arrays, .examples = POINTS, .steps = 1500
+    };
     options.optimizer.rate = 0.02;
     options.optimizer.schedule = nn_schedule_cosine;
     nn_train_report report;
@@ -44,7 +48,8 @@ static int use(const nn_theta *theta, const nn_mlp *mlp)
     double *results[] = { result };
     int status = ad_evaluate_f64(AD_VARS(x), data, 3, AD_VARS(y), results);
     if (status) fprintf(stderr, "%s\n", ad_tape_error(tape));
-    for (int i = 0; i < 3 && !status; i++) printf("network %.3f, sin %.3f\n", result[i], sin(points[i]));
+    for (int i = 0; i < 3 && !status; i++)
+        printf("network %.3f, sin %.3f\n", result[i], sin(points[i]));
     ad_tape_free(tape);
     return status;
 }
@@ -62,7 +67,9 @@ int main(int argc, char **argv)
     ad_rng rng = ad_rng_seed(1);
     nn_theta *theta = nn_theta_new(model, AD_F64, training ? &rng : NULL);
     int status;
-    if (training) status = train(theta, &mlp, error, sizeof error) || nn_save(argv[2], theta, error, sizeof error);
+    if (training)
+        status =
+            train(theta, &mlp, error, sizeof error) || nn_save(argv[2], theta, error, sizeof error);
     else status = nn_load(argv[2], theta, error, sizeof error) || use(theta, &mlp);
     if (error[0]) fprintf(stderr, "%s\n", error);
     nn_theta_free(theta);

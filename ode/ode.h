@@ -1,19 +1,24 @@
-/* costate: solving ordinary differential equations whose vector field is written in autodiff operations, as differentiable operations.
+/* costate: solving ordinary differential equations whose vector field is written in autodiff
+ * operations, as differentiable operations.
  *
- * A field dx/dt = F(x, t; args) is a C function that records operations (it is called once to trace it; the trace is compiled and
- * replayed). A solve is itself an operation on the caller's tape: its results compose with anything else, and ad_vjp / ad_grad give
- * gradients with respect to initial states, arguments and times by the adjoint method chosen in the options.
+ * A field dx/dt = F(x, t; args) is a C function that records operations (it is called once to trace
+ * it; the trace is compiled and replayed). A solve is itself an operation on the caller's tape: its
+ * results compose with anything else, and ad_vjp / ad_grad give gradients with respect to initial
+ * states, arguments and times by the adjoint method chosen in the options.
  *
- * Shapes: states have a row axis, [rows, D...]; arguments either have none (shared by all rows: parameters) or one (given per row).
- * Errors: recording errors stick to the tape (ad_tape_error); errors while solving too, or to the workspace of the program that runs
- * the solve (ad_workspace_error), with what failed: time, step, sample, component and advice.
+ * Shapes: states have a row axis, [rows, D...]; arguments either have none (shared by all rows:
+ * parameters) or one (given per row). Errors: recording errors stick to the tape (ad_tape_error);
+ * errors while solving too, or to the workspace of the program that runs the solve
+ * (ad_workspace_error), with what failed: time, step, sample, component and advice.
  *
- * Memory: a recorded solve keeps its memory between evaluations; a second one of the same size allocates nothing. Compiled programs are
- * kept by the tape, also when it is rewound: recording an equal solve again compiles nothing. The 128 used last are kept.
- * Threads: recording belongs to the tape's thread; compiled programs that hold a solve may be run by many threads (without ode_stats).
- * Limits: up to 8 states and 64 arguments. Gradients are first derivatives in reverse mode. Forward ones
- * (ad_jvp, ad_jacobian) and second ones (ad_hvp) are errors that say how to have them: by states of their own, s' = (dF/dy) s + (dF/dargs)
- * v, with ad_jvp inside the field (ode_solve_states). */
+ * Memory: a recorded solve keeps its memory between evaluations; a second one of the same size
+ * allocates nothing. Compiled programs are kept by the tape, also when it is rewound: recording an
+ * equal solve again compiles nothing. The 128 used last are kept. Threads: recording belongs to the
+ * tape's thread; compiled programs that hold a solve may be run by many threads (without
+ * ode_stats). Limits: up to 8 states and 64 arguments. Gradients are first derivatives in reverse
+ * mode. Forward ones (ad_jvp, ad_jacobian) and second ones (ad_hvp) are errors that say how to have
+ * them: by states of their own, s' = (dF/dy) s + (dF/dargs) v, with ad_jvp inside the field
+ * (ode_solve_states). */
 #ifndef COSTATE_ODE_H
 #define COSTATE_ODE_H
 #include "../autodiff/autodiff.h"
@@ -22,28 +27,35 @@
 extern "C" {
 #endif
 
-/* ---- vector fields ------------------------------------------------------------------------------------------------------------- */
+/* ---- vector fields --------------------------------------------------------------------------- */
 
-/* The everyday form: one state y [rows, D...]; returns dy/dt of y's shape (it may broadcast to it). t has y's rank (of several states: the
- * smallest rank) with all sizes 1; t.tape is the tape that the field records on, for constants that it makes: ad_scalar(t.tape, 9.81).
- * args as given to the solve; a variable from outside must come through them (using one is an error).
- * `user` is read while the solve is recorded only; with options.rerecord at every evaluation. t is computed in double and rounded
- * to the tape's dtype: in f32 a field that depends on time wants times of moderate size. */
+/* The everyday form: one state y [rows, D...]; returns dy/dt of y's shape (it may broadcast to it).
+ * t has y's rank (of several states: the smallest rank) with all sizes 1; t.tape is the tape that
+ * the field records on, for constants that it makes: ad_scalar(t.tape, 9.81). args as given to the
+ * solve; a variable from outside must come through them (using one is an error). `user` is read
+ * while the solve is recorded only; with options.rerecord at every evaluation. t is computed in
+ * double and rounded to the tape's dtype: in f32 a field that depends on time wants times of
+ * moderate size. */
 typedef ad_var (*ode_field)(ad_var t, ad_var y, const ad_var *args, void *user);
 /* Several states: dy[i] has the shape of y[i]. */
-typedef void (*ode_fields)(ad_var t, int nstate, const ad_var *y, const ad_var *args, void *user, ad_var *dy);
+typedef void (*ode_fields)(ad_var t, int nstate, const ad_var *y, const ad_var *args, void *user,
+                           ad_var *dy);
 
-/* ---- methods ------------------------------------------------------------------------------------------------------------------- */
+/* ---- methods --------------------------------------------------------------------------------- */
 
-/* Algorithms are constant objects (of none, NULL: "no method", order 0); ode_methods() lists them, ode_method_about says where each comes
- * from. All of this may be called from any thread. */
+/* Algorithms are constant objects (of none, NULL: "no method", order 0); ode_methods() lists them,
+ * ode_method_about says where each comes from. All of this may be called from any thread. */
 typedef struct ode_method ode_method;
-extern const ode_method ode_euler, ode_midpoint, ode_heun, ode_ralston, ode_rk4, ode_rk4_38, ode_bosh3, ode_dopri5, ode_tsit5, ode_dopri8;
-/* Fixed steps. Implicit steps solve for each row by Newton's method. The two-step method starts afresh at each output time and jump.
- * Stiff problems want ode_implicit_euler: it is L-stable, a part of the state that decays fast is gone after one step. ode_trapezoidal is
- * A-stable only: where |h lambda| is large (lambda an eigenvalue of the Jacobian dF/dx), such a part changes its sign from step to step and
- * hardly decays. Where a result (at an output time) comes from a step that does so by a tenth of an element's size, it is an error; but on
- * its way a nonlinear problem may have been led astray before. So it is for problems without fast decay: oscillations, waves. */
+extern const ode_method ode_euler, ode_midpoint, ode_heun, ode_ralston, ode_rk4, ode_rk4_38,
+    ode_bosh3, ode_dopri5, ode_tsit5, ode_dopri8;
+/* Fixed steps. Implicit steps solve for each row by Newton's method. The two-step method starts
+ * afresh at each output time and jump. Stiff problems want ode_implicit_euler: it is L-stable, a
+ * part of the state that decays fast is gone after one step. ode_trapezoidal is A-stable only:
+ * where |h lambda| is large (lambda an eigenvalue of the Jacobian dF/dx), such a part changes its
+ * sign from step to step and hardly decays. Where a result (at an output time) comes from a step
+ * that does so by a tenth of an element's size, it is an error; but on its way a nonlinear problem
+ * may have been led astray before. So it is for problems without fast decay: oscillations, waves.
+ */
 extern const ode_method ode_implicit_euler, ode_trapezoidal, ode_nystroem2;
 const ode_method *const *ode_methods(void);             /* all, NULL-terminated */
 const char *ode_method_name(const ode_method *method);  /* "dopri5" */
@@ -52,141 +64,174 @@ int ode_method_order(const ode_method *method);
 bool ode_method_adaptive(const ode_method *method);  /* has an error estimate */
 const ode_method *ode_method_find(const char *name); /* NULL when there is none */
 
-/* ---- adjoints ------------------------------------------------------------------------------------------------------------------ */
+/* ---- adjoints -------------------------------------------------------------------------------- */
 
 typedef struct ode_adjoint ode_adjoint;
-/* The exact gradient of the discretisation with the accepted steps frozen (default). Steps that suit the solution need not suit it:
- * docs/gradients.md says when, and what is done about it; ad_check_gradient checks it in one call. States of accepted steps are stored, and
- * what the field's evaluations leave for their derivatives (activations) while options.keep_bytes suffice; the rest is computed again.
- * An evaluation by ad_value of a solve whose gradient has not been recorded keeps states within options.keep_bytes, else none; if the
- * gradient is asked for later, such a solve is solved again. */
+/* The exact gradient of the discretisation with the accepted steps frozen (default). Steps that
+ * suit the solution need not suit it: docs/gradients.md says when, and what is done about it;
+ * ad_check_gradient checks it in one call. States of accepted steps are stored, and what the
+ * field's evaluations leave for their derivatives (activations) while options.keep_bytes suffice;
+ * the rest is computed again. An evaluation by ad_value of a solve whose gradient has not been
+ * recorded keeps states within options.keep_bytes, else none; if the gradient is asked for later,
+ * such a solve is solved again. */
 extern const ode_adjoint ode_discrete;
-/* Of the continuous problem: state, adjoint and parameter quadratures integrated backwards together (Chen et al. 2018, arXiv:1806.07366);
- * memory does not grow with the number of steps. Adaptive steps bound the errors of the quadratures too, each by itself: the mean square
- * over its elements of error / (atol + rtol s), with s the sum of its increments' magnitudes so far, and atol sqrt(rows) times where it is
- * a sum over the rows (options.adjoint_seminorm leaves them out). The drift of the recomputed state is measured at output times and
- * reported in ode_stats. Where any component of any row is lost, the gradient is an error that names it, not a number: off by more than a
- * tenth (half with given steps) of the largest magnitude that it had over the forward solve, and ten times the tolerance at that; chaotic
- * and dissipative problems lose it. */
+/* Of the continuous problem: state, adjoint and parameter quadratures integrated backwards together
+ * (Chen et al. 2018, arXiv:1806.07366); memory does not grow with the number of steps. Adaptive
+ * steps bound the errors of the quadratures too, each by itself: the mean square over its elements
+ * of error / (atol + rtol s), with s the sum of its increments' magnitudes so far, and atol
+ * sqrt(rows) times where it is a sum over the rows (options.adjoint_seminorm leaves them out). The
+ * drift of the recomputed state is measured at output times and reported in ode_stats. Where any
+ * component of any row is lost, the gradient is an error that names it, not a number: off by more
+ * than a tenth (half with given steps) of the largest magnitude that it had over the forward solve,
+ * and ten times the tolerance at that; chaotic and dissipative problems lose it. */
 extern const ode_adjoint ode_backsolve;
 
-/* ---- options: zero means the default --------------------------------------------------------------------------------------------- */
+/* ---- options: zero means the default --------------------------------------------------------- */
 
 /* The accepted steps of a solve, an object that can be replayed. NULL: no steps. */
 typedef struct ode_steps ode_steps;
-void ode_steps_free(ode_steps *steps); /* of steps that were taken out of an ode_stats, with NULL left there */
+void ode_steps_free(
+    ode_steps *steps); /* of steps that were taken out of an ode_stats, with NULL left there */
 int64_t ode_steps_count(const ode_steps *steps);
 /* Boundaries t_0, t_1, ..., t_n of the accepted steps (n + 1 numbers, owned by steps). */
 const double *ode_steps_times(const ode_steps *steps);
 
-/* What a solve did: filled at every evaluation of the solve that has it in its options (and by its adjoint: the backward_ part). */
+/* What a solve did: filled at every evaluation of the solve that has it in its options (and by its
+ * adjoint: the backward_ part). */
 typedef struct {
     int64_t steps, rejected;   /* accepted and rejected steps */
-    int64_t stability_limited; /* accepted steps whose size was set by the method's stability limit and not by the error: many of them,
-                                  and the problem is stiff for this method */
-    double stability;    /* largest h |lambda| of the accepted steps, as far as they show it (lambda: the field's steepest eigenvalue) */
-    int64_t evaluations; /* of the field, over the whole batch */
-    int64_t probes, probe_evaluations; /* looks for what the state does not show of its derivatives, in solves that have a
-                                          gradient, and the evaluations among the above that they took */
+    int64_t stability_limited; /* accepted steps whose size was set by the method's stability limit
+                                  and not by the error: many of them, and the problem is stiff for
+                                  this method */
+    double stability; /* largest h |lambda| of the accepted steps, as far as they show it (lambda:
+                         the field's steepest eigenvalue) */
+    int64_t evaluations;               /* of the field, over the whole batch */
+    int64_t probes, probe_evaluations; /* looks for what the state does not show of its derivatives,
+                                          in solves that have a gradient, and the evaluations among
+                                          the above that they took */
     int64_t jacobians, factorisations, newton_iterations; /* implicit methods */
     int64_t backward_steps, backward_rejected, backward_evaluations, vjps;
-    double backward_drift;  /* backsolve: largest |x recomputed - x stored| / (atol + rtol |x|) at output times; else 0 */
-    size_t stored_bytes;    /* kept from the forward solve for the gradient: states and activations */
-    ode_steps *steps_taken; /* the accepted steps of the latest forward solve: owned by the caller's ode_stats (ode_stats_clear) */
+    double backward_drift; /* backsolve: largest |x recomputed - x stored| / (atol + rtol |x|) at
+                              output times; else 0 */
+    size_t stored_bytes; /* kept from the forward solve for the gradient: states and activations */
+    ode_steps *steps_taken; /* the accepted steps of the latest forward solve: owned by the caller's
+                               ode_stats (ode_stats_clear) */
 } ode_stats;
-void ode_stats_clear(ode_stats *stats); /* frees the steps and makes all of it zero, as it must be before the first solve */
+void ode_stats_clear(ode_stats *stats); /* frees the steps and makes all of it zero, as it must be
+                                           before the first solve */
 
 typedef struct {
     const ode_method *method;   /* default ode_dopri5 */
     const ode_adjoint *adjoint; /* default ode_discrete */
-    /* Adaptive methods: the error of a step, a root mean square over all states, rows and components, is held below
-     * atol + rtol max(|y0|, |y1|). Both zero: 1e-6, 1e-8 (f64); 1e-4, 1e-6 (f32). Where one is given, a zero of the other is a zero: with
-     * rtol alone the error is relative however small the state is, with atol alone absolute however large. States that begin at zero
-     * or pass through it (costs, log-determinants) cost fewer steps with an atol. rtol alone may not be below the rounding of the tape's
-     * type. */
+    /* Adaptive methods: the error of a step, a root mean square over all states, rows and
+     * components, is held below atol + rtol max(|y0|, |y1|). Both zero: 1e-6, 1e-8 (f64); 1e-4,
+     * 1e-6 (f32). Where one is given, a zero of the other is a zero: with rtol alone the error is
+     * relative however small the state is, with atol alone absolute however large. States that
+     * begin at zero or pass through it (costs, log-determinants) cost fewer steps with an atol.
+     * rtol alone may not be below the rounding of the tape's type. */
     double rtol, atol;
-    /* An atol of its own for each element of a row, all states in order (their shapes [rows, D...] without the rows, one after the other;
-     * of a flow: x, logdet; of a solve with a cost: y, q), instead of atol. natol: how many; it must be the number of elements. Zeros are
-     * allowed where rtol is not zero. Borrowed until the solve is recorded. */
+    /* An atol of its own for each element of a row, all states in order (their shapes [rows, D...]
+     * without the rows, one after the other; of a flow: x, logdet; of a solve with a cost: y, q),
+     * instead of atol. natol: how many; it must be the number of elements. Zeros are allowed where
+     * rtol is not zero. Borrowed until the solve is recorded. */
     const double *atol_each;
     int natol;
-    double step;       /* > 0: fixed steps of at most this size but for rounding, dividing each interval between times and stops
-                          (jump_times, knots of ode_interpolate) evenly */
-    int64_t steps;     /* > 0: so many equal steps in each interval between times (excludes step); stops divide it into pieces with
-                          steps of at most this size */
-    double first_step; /* adaptive: size of the first step; default: chosen from two evaluations of the field, after Hairer,
-                          Norsett, Wanner, Solving ODEs I, II.4, but free of time's unit. Do not give a large one: the
-                          error estimates of bosh3 and dopri8 vanish where h lambda is -1 and -5.65 */
-    /* adaptive: limits. Where a step of min_step is still too inaccurate, the solve is an error; default: 16 spacings of the numbers at t,
-     * the least that the rounding of time allows. Only a step that lands (at the last time, at a jump) may be shorter. No step is longer
-     * than max_step; default: none is too long. */
+    double step;   /* > 0: fixed steps of at most this size but for rounding, dividing each interval
+                      between times and stops   (jump_times, knots of ode_interpolate) evenly */
+    int64_t steps; /* > 0: so many equal steps in each interval between times (excludes step); stops
+                      divide it into pieces with steps of at most this size */
+    double first_step; /* adaptive: size of the first step; default: chosen from two evaluations of
+                          the field, after Hairer, Norsett, Wanner, Solving ODEs I, II.4, but free
+                          of time's unit. Do not give a large one: the error estimates of bosh3 and
+                          dopri8 vanish where h lambda is -1 and -5.65 */
+    /* adaptive: limits. Where a step of min_step is still too inaccurate, the solve is an error;
+     * default: 16 spacings of the numbers at t, the least that the rounding of time allows. Only a
+     * step that lands (at the last time, at a jump) may be shorter. No step is longer than
+     * max_step; default: none is too long. */
     double min_step, max_step;
     int64_t max_steps;  /* attempts in one solve, default 100000 */
-    int64_t keep_bytes; /* discrete: for activations of a solve that has a gradient, default 256 MiB (1: keep none). Of explicit
-                           methods' steps, the first ones; those that found no room are evaluated again on the way back,
-                           with equal gradients but for rounding: a row's gradient is bitwise independent of how many
+    int64_t keep_bytes; /* discrete: for activations of a solve that has a gradient, default 256 MiB
+                           (1: keep none). Of explicit methods' steps, the first ones; those that
+                           found no room are evaluated again on the way back, with equal gradients
+                           but for rounding: a row's gradient is bitwise independent of how many
                            rows there are as long as all steps find room, or none does */
-    double adjoint_rtol, adjoint_atol; /* backsolve; both zero: as forward (costates of a solve with atol_each: the usual atol); the
-                                          recomputed state keeps atol_each */
-    bool adjoint_seminorm;             /* backsolve: only state and costate bound the steps, not the parameters' quadratures (Kidger, Chen,
-                                          Lyons 2021, arXiv:2009.09457): fewer steps where nothing else needs them, and gradients by
-                                          parameters that nobody watches. Default: each quadrature's error is bounded as a state's */
-    double newton_tolerance;           /* implicit methods: relative to the state's scale; default: near rounding (1e-12 f64, 1e-6 f32) */
-    int newton_iterations;             /* default 50 */
-    const ode_steps *replay;           /* take exactly these steps, without error control (borrowed: must outlive the tape and programs);
-                                          with ode_discrete only */
-    bool rerecord;            /* call the field anew at every step with values at hand: ad_value works inside it; slow, for debugging and
-                                 data-dependent fields. What is computed from such numbers is constant to the gradient; an argument that
-                                 comes in by its numbers only is an error when its gradient is asked for */
-    const double *jump_times; /* times at which the field is not smooth: steps end there, and the field is evaluated at the next number of
-                                 the tape's type on the step's own side. They need not be numbers of that type: what the field sees is
-                                 what they round to (borrowed until the solve is recorded) */
+    double adjoint_rtol,
+        adjoint_atol; /* backsolve; both zero: as forward (costates of a solve with atol_each: the
+                         usual atol); the recomputed state keeps atol_each */
+    bool adjoint_seminorm; /* backsolve: only state and costate bound the steps, not the parameters'
+                              quadratures (Kidger, Chen, Lyons 2021, arXiv:2009.09457): fewer steps
+                              where nothing else needs them, and gradients by parameters that nobody
+                              watches. Default: each quadrature's error is bounded as a state's */
+    double newton_tolerance; /* implicit methods: relative to the state's scale; default: near
+                                rounding (1e-12 f64, 1e-6 f32) */
+    int newton_iterations;   /* default 50 */
+    const ode_steps *replay; /* take exactly these steps, without error control (borrowed: must
+                                outlive the tape and programs); with ode_discrete only */
+    bool rerecord; /* call the field anew at every step with values at hand: ad_value works inside
+                      it; slow, for debugging and data-dependent fields. What is computed from such
+                      numbers is constant to the gradient; an argument that comes in by its numbers
+                      only is an error when its gradient is asked for */
+    const double
+        *jump_times; /* times at which the field is not smooth: steps end there, and the field is
+                        evaluated at the next number of the tape's type on the step's own side. They
+                        need not be numbers of that type: what the field sees is what they round to
+                        (borrowed until the solve is recorded) */
     int njump;
-    ode_stats *stats; /* filled when the solve is evaluated (borrowed: must outlive the tape and programs) */
+    ode_stats *stats; /* filled when the solve is evaluated (borrowed: must outlive the tape and
+                         programs) */
 } ode_options;
 
-/* ---- solving --------------------------------------------------------------------------------------------------------------------- */
+/* ---- solving --------------------------------------------------------------------------------- */
 
-/* Solution at all of `times` [T] (T >= 2, strictly monotonic, increasing or decreasing; a variable made by ad_constant keeps its double
- * precision): [rows, T, D...], with y0 at times[0]. Zero-length solves ({t0, t0} exactly equal, T == 2) return y0. `options` may be NULL.
- * Adaptive steps land on the last time and interpolate the others (dense output); fixed steps land on all. y0 needs the row axis.
- * There is a gradient with respect to times too, whatever made them. */
-ad_var ode_solve(ode_field field, void *user, ad_var y0, int nargs, const ad_var *args, ad_var times, const ode_options *options);
-/* The last time only: [rows, D...]. An invalid variable, here and below, with the tape's error set on failure. */
-ad_var ode_solve_final(ode_field field, void *user, ad_var y0, int nargs, const ad_var *args, ad_var times, const ode_options *options);
+/* Solution at all of `times` [T] (T >= 2, strictly monotonic, increasing or decreasing; a variable
+ * made by ad_constant keeps its double precision): [rows, T, D...], with y0 at times[0].
+ * Zero-length solves ({t0, t0} exactly equal, T == 2) return y0. `options` may be NULL. Adaptive
+ * steps land on the last time and interpolate the others (dense output); fixed steps land on all.
+ * y0 needs the row axis. There is a gradient with respect to times too, whatever made them. */
+ad_var ode_solve(ode_field field, void *user, ad_var y0, int nargs, const ad_var *args,
+                 ad_var times, const ode_options *options);
+/* The last time only: [rows, D...]. An invalid variable, here and below, with the tape's error set
+ * on failure. */
+ad_var ode_solve_final(ode_field field, void *user, ad_var y0, int nargs, const ad_var *args,
+                       ad_var times, const ode_options *options);
 /* Several states: y[i] [rows, T, D_i...]. 0, or -1 with the tape's error set. */
-int ode_solve_states(ode_fields field, void *user, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times,
-                     const ode_options *options, ad_var *y);
+int ode_solve_states(ode_fields field, void *user, int nstate, const ad_var *y0, int nargs,
+                     const ad_var *args, ad_var times, const ode_options *options, ad_var *y);
 /* The last time only: y[i] [rows, D_i...]. */
-int ode_solve_states_final(ode_fields field, void *user, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times,
-                           const ode_options *options, ad_var *y);
+int ode_solve_states_final(ode_fields field, void *user, int nstate, const ad_var *y0, int nargs,
+                           const ad_var *args, ad_var times, const ode_options *options, ad_var *y);
 /* times as a constant: [2] {t0, t1}, and [n] equally spaced times from t0 to t1, n >= 2. */
 ad_var ode_interval(ad_tape *tape, double t0, double t1);
 ad_var ode_linspace(ad_tape *tape, double t0, double t1, int n);
 
-/* Rows that start at times of their own, t0 [rows,1]: solve over [0, T] with t0 among the args, and let the field take ad_add(t, args[k])
- * for its time ([rows,1]). Rows that also last T_r each: solve over [0, 1], with T_r among the args too, the time t0 + T_r t and the field
- * times T_r. Gradients by t0 and T_r are those by an argument. */
+/* Rows that start at times of their own, t0 [rows,1]: solve over [0, T] with t0 among the args, and
+ * let the field take ad_add(t, args[k]) for its time ([rows,1]). Rows that also last T_r each:
+ * solve over [0, 1], with T_r among the args too, the time t0 + T_r t and the field times T_r.
+ * Gradients by t0 and T_r are those by an argument. */
 
-/* A cost integrated beside the state: q' = cost(t, y; args) [rows,1], q(t0) = 0. Field and cost get the same `user`. Returns y as ode_solve
- * does and *q [rows, T, 1]. */
-ad_var ode_solve_cost(ode_field field, ode_field cost, void *user, ad_var y0, int nargs, const ad_var *args, ad_var times,
-                      const ode_options *options, ad_var *q);
+/* A cost integrated beside the state: q' = cost(t, y; args) [rows,1], q(t0) = 0. Field and cost get
+ * the same `user`. Returns y as ode_solve does and *q [rows, T, 1]. */
+ad_var ode_solve_cost(ode_field field, ode_field cost, void *user, ad_var y0, int nargs,
+                      const ad_var *args, ad_var times, const ode_options *options, ad_var *q);
 
-/* ---- flows and densities ----------------------------------------------------------------------------------------------------------- */
+/* ---- flows and densities --------------------------------------------------------------------- */
 
-/* The flow x0 [rows,d] -> x(T) and the log-determinant of its Jacobian, d logdet/dt = tr(dF/dx), exact, solved jointly.
- * Returns x(times[last]) [rows,d]; *logdet [rows,1] (Chen et al. 2018, arXiv:1806.07366, theorem 1). */
-ad_var ode_flow(ode_field field, void *user, ad_var x0, int nargs, const ad_var *args, ad_var times, const ode_options *options,
-                ad_var *logdet);
+/* The flow x0 [rows,d] -> x(T) and the log-determinant of its Jacobian, d logdet/dt = tr(dF/dx),
+ * exact, solved jointly. Returns x(times[last]) [rows,d]; *logdet [rows,1] (Chen et al. 2018,
+ * arXiv:1806.07366, theorem 1). */
+ad_var ode_flow(ode_field field, void *user, ad_var x0, int nargs, const ad_var *args, ad_var times,
+                const ode_options *options, ad_var *logdet);
 
-/* With a cost along the way, for regularisers such as the squared speed (Finlay et al. 2020, arXiv:2002.02798): q' = cost(t, x; args)
- * [rows,1], *q [rows,1] at the end. A cost that needs the field calls it: equal values are computed once. */
-ad_var ode_flow_cost(ode_field field, ode_field cost, void *user, ad_var x0, int nargs, const ad_var *args, ad_var times,
-                     const ode_options *options, ad_var *logdet, ad_var *q);
+/* With a cost along the way, for regularisers such as the squared speed (Finlay et al. 2020,
+ * arXiv:2002.02798): q' = cost(t, x; args) [rows,1], *q [rows,1] at the end. A cost that needs the
+ * field calls it: equal values are computed once. */
+ad_var ode_flow_cost(ode_field field, ode_field cost, void *user, ad_var x0, int nargs,
+                     const ad_var *args, ad_var times, const ode_options *options, ad_var *logdet,
+                     ad_var *q);
 
-/* Continuous normalizing flow (Chen et al. 2018; Grathwohl et al. 2019, arXiv:1810.01367). The field carries data at time 0 to the standard
- * normal base at time T = `horizon` (> 0). log_density: log p(x) [rows,1] of data x [rows,d]. sample: data from base draws z [rows,d]
+/* Continuous normalizing flow (Chen et al. 2018; Grathwohl et al. 2019, arXiv:1810.01367). The
+ * field carries data at time 0 to the standard normal base at time T = `horizon` (> 0).
+ * log_density: log p(x) [rows,1] of data x [rows,d]. sample: data from base draws z [rows,d]
  * (solves T -> 0). encode: data to base, which sample reverses up to the tolerance. */
 typedef struct {
     ode_field field;
@@ -195,25 +240,30 @@ typedef struct {
     ode_options options;
 } ode_cnf;
 ad_var ode_cnf_log_density(const ode_cnf *flow, ad_var x, int nargs, const ad_var *args);
-/* With a cost as ode_flow_cost has it (its user is the flow's), from the data to the base: *q [rows,1]. */
-ad_var ode_cnf_log_density_cost(const ode_cnf *flow, ode_field cost, ad_var x, int nargs, const ad_var *args, ad_var *q);
+/* With a cost as ode_flow_cost has it (its user is the flow's), from the data to the base: *q
+ * [rows,1]. */
+ad_var ode_cnf_log_density_cost(const ode_cnf *flow, ode_field cost, ad_var x, int nargs,
+                                const ad_var *args, ad_var *q);
 ad_var ode_cnf_sample(const ode_cnf *flow, ad_var z, int nargs, const ad_var *args);
 ad_var ode_cnf_encode(const ode_cnf *flow, ad_var x, int nargs, const ad_var *args);
 /* Row-wise log density of the standard normal: [rows,d] -> [rows,1]. */
 ad_var ode_normal_log_density(ad_var z);
 
-/* ---- exogenous inputs ---------------------------------------------------------------------------------------------------------------- */
+/* ---- exogenous inputs ------------------------------------------------------------------------ */
 
-/* u(t) from samples u_k at times `knots` [K] (strictly increasing): samples [K,D] shared, or [rows,K,D] per row; t with sizes 1 (or
- * [rows,1]) as a field gets it. Result [1,D] or [rows,D]. Differentiable in samples and t. linear and cubic continue their end pieces
- * outside the knots; cubic: Hermite pieces whose slopes at the knots are those of the parabolas through three neighbouring samples. hold:
- * the latest sample (zero-order hold, right-continuous: u(t) = u_k from knots[k] to just before the next), the first one before the first
- * knot.
+/* u(t) from samples u_k at times `knots` [K] (strictly increasing): samples [K,D] shared, or
+ * [rows,K,D] per row; t with sizes 1 (or [rows,1]) as a field gets it. Result [1,D] or [rows,D].
+ * Differentiable in samples and t. linear and cubic continue their end pieces outside the knots;
+ * cubic: Hermite pieces whose slopes at the knots are those of the parabolas through three
+ * neighbouring samples. hold: the latest sample (zero-order hold, right-continuous: u(t) = u_k from
+ * knots[k] to just before the next), the first one before the first knot.
  *
- * Knots are stops: inside a field, with the field's own t, steps end at every knot that lies in the solve's interval, and where a hold
- * jumps the field is evaluated on the step's own side, as at options.jump_times. This is so for knots made by ad_constant and for those
- * that are an argument of the solve as it was given (read anew at every run). Other knots (computed, sliced; t shifted or scaled;
- * options.rerecord) are not known to the solve: give their times in options.jump_times. */
+ * Knots are stops: inside a field, with the field's own t, steps end at every knot that lies in the
+ * solve's interval, and where a hold jumps the field is evaluated on the step's own side, as at
+ * options.jump_times. This is so for knots made by ad_constant and for those that are an argument
+ * of the solve as it was given (read anew at every run). Other knots (computed, sliced; t shifted
+ * or scaled; options.rerecord) are not known to the solve: give their times in options.jump_times.
+ */
 typedef enum { ODE_LINEAR, ODE_CUBIC, ODE_HOLD } ode_interpolation;
 ad_var ode_interpolate(ode_interpolation kind, ad_var t, ad_var knots, ad_var samples);
 

@@ -1,5 +1,6 @@
-/* The shared library as a plugin has it, loaded and unloaded while the program goes on: nothing of it stays behind, no thread, no
- * generated code, nothing in the environment, which would point to where the library was. */
+/* The shared library as a plugin has it, loaded and unloaded while the program goes on: nothing of
+ * it stays behind, no thread, no generated code, nothing in the environment, which would point to
+ * where the library was. */
 #include "costate.h"
 #include "tests/support/suite.h"
 #include <dirent.h>
@@ -28,7 +29,8 @@ static int generated(void)
     char line[4096], access[8], inode[24];
     FILE *maps = fopen("/proc/self/maps", "r");
     while (maps && fgets(line, sizeof line, maps))
-        if (sscanf(line, "%*s %7s %*s %*s %23s", access, inode) == 2) n += access[2] == 'x' && !strcmp(inode, "0") && !strchr(line, '[');
+        if (sscanf(line, "%*s %7s %*s %*s %23s", access, inode) == 2)
+            n += access[2] == 'x' && !strcmp(inode, "0") && !strchr(line, '[');
     if (maps) fclose(maps);
     return n;
 }
@@ -40,8 +42,8 @@ static int settings(void)
     return n;
 }
 
-#define FUNCTION(name)                                                                                                                     \
-    __typeof__(name) *name##_;                                                                                                             \
+#define FUNCTION(name)                                                                             \
+    __typeof__(name) *name##_;                                                                     \
     memcpy(&name##_, &(void *){ dlsym(library, #name) }, sizeof name##_)
 
 /* A product that is worth two threads. */
@@ -60,11 +62,13 @@ static void use(void *library)
     FUNCTION(ad_program_free);
     FUNCTION(ad_tape_free);
     ad_tape *t = ad_tape_new_(AD_F32);
-    ad_var w = ad_input_data_(t, AD_SHAPE(SIZE, SIZE), AD_F32, NULL), x = ad_input_rows_data_(t, AD_SHAPE(AD_ROWS, SIZE), 1, AD_F32, NULL),
+    ad_var w = ad_input_data_(t, AD_SHAPE(SIZE, SIZE), AD_F32, NULL),
+           x = ad_input_rows_data_(t, AD_SHAPE(AD_ROWS, SIZE), 1, AD_F32, NULL),
            y = ad_matmul_(x, w);
     ad_program *p = ad_compile_(2, (ad_var[]){ w, x }, 1, &y);
     ad_workspace *s = ad_workspace_new_(p, 2);
-    ck_assert_int_eq(ad_run_(p, s, ROWS, (const void *[]){ weights, rows }, (void *[]){ result }), 0);
+    ck_assert_int_eq(ad_run_(p, s, ROWS, (const void *[]){ weights, rows }, (void *[]){ result }),
+                     0);
     ad_workspace_free_(s);
     ad_program_free_(p);
     ad_tape_free_(t);
@@ -81,7 +85,8 @@ START_TEST(test_unload)
         ck_assert_int_eq(settings(), variables);
         ck_assert_int_eq(dlclose(library), 0);
         ck_assert_ptr_null(dlopen(path, RTLD_NOW | RTLD_NOLOAD));
-        while (threads() > own) sched_yield(); /* they have been joined, but are listed a little longer */
+        while (threads() > own)
+            sched_yield(); /* they have been joined, but are listed a little longer */
         ck_assert_int_eq(generated(), pieces);
         ck_assert_int_eq(settings(), variables);
         ck_assert_ptr_null(getenv("COSTATE_NO_SUCH_THING"));

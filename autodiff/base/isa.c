@@ -1,5 +1,6 @@
-/* The choice of an instruction set at run time, so that a package built on one machine runs fast on another. Nothing is remembered:
- * kernels are looked up when a program is compiled, not when it runs. */
+/* The choice of an instruction set at run time, so that a package built on one machine runs fast on
+ * another. Nothing is remembered: kernels are looked up when a program is compiled, not when it
+ * runs. */
 #include "autodiff/base/isa.h"
 #include <stddef.h>
 #include <stdlib.h>
@@ -8,19 +9,24 @@
 static bool always(void) { return true; }
 
 #ifdef __x86_64__
-/* The features of each level that the compiler may use here; no processor has these without the rest of the level. */
-static bool has_v2(void) { return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"); }
+/* The features of each level that the compiler may use here; no processor has these without the
+ * rest of the level. */
+static bool has_v2(void)
+{
+    return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt");
+}
 
 static bool has_v3(void)
 {
-    return has_v2() && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
-           __builtin_cpu_supports("bmi2");
+    return has_v2() && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
 }
 
 static bool has_v4(void)
 {
-    return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl");
 }
 #endif
 
@@ -62,10 +68,12 @@ ad_isa_level ad_isa_chosen(const char **error)
     for (int i = 0; i < AD_ISAS; i++) {
         if (strcmp(name, isas[i].name)) continue;
         if (isas[i].supported()) return (ad_isa_level)i;
-        *error = "this processor does not have that instruction set; unset the variable to use the best it has";
+        *error = "this processor does not have that instruction set; unset the variable to use the "
+                 "best it has";
         return best();
     }
-    *error = "no such instruction set (choices: " CHOICES "); unset the variable to use the best that this processor has";
+    *error = "no such instruction set (choices: " CHOICES
+             "); unset the variable to use the best that this processor has";
     return best();
 }
 

@@ -1,4 +1,5 @@
-/* Internal: sizes of arrays without overflow, aligned memory, and pools: memory that lives as long as its owner. */
+/* Internal: sizes of arrays without overflow, aligned memory, and pools: memory that lives as long
+ * as its owner. */
 #ifndef COSTATE_BASE_MEMORY_H
 #define COSTATE_BASE_MEMORY_H
 #include "autodiff/autodiff.h"
@@ -7,12 +8,16 @@
 #include <stdint.h>
 
 enum { AD_ALIGN = 64 }; /* bytes: of arrays and scratch memory */
-static inline size_t ad_dtype_size(ad_dtype t) { return t == AD_F32 ? sizeof(float) : sizeof(double); }
+static inline size_t ad_dtype_size(ad_dtype t)
+{
+    return t == AD_F32 ? sizeof(float) : sizeof(double);
+}
 
 typedef struct {
     struct ad_pool_chunk *chunk;
 } ad_pool;
-void *ad_pool_alloc(ad_pool *pool, size_t bytes); /* zeroed, 16-byte aligned; NULL when memory is short */
+void *ad_pool_alloc(ad_pool *pool,
+                    size_t bytes); /* zeroed, 16-byte aligned; NULL when memory is short */
 void ad_pool_clear(ad_pool *pool);
 
 /* a * b and a + b of sizes; -1 on overflow or when one of them is negative already. */
@@ -33,8 +38,9 @@ static inline int64_t ad_size_align(int64_t a)
 }
 /* The machine's memory in bytes; INT64_MAX where it cannot be asked for. */
 int64_t ad_machine_bytes(void);
-/* bytes (a multiple of AD_ALIGN, or rounded up to one) aligned to AD_ALIGN; free() releases them. NULL when bytes is negative or more
- * than the machine has, which an operating system that promises more would only notice when they are touched. */
+/* bytes (a multiple of AD_ALIGN, or rounded up to one) aligned to AD_ALIGN; free() releases them.
+ * NULL when bytes is negative or more than the machine has, which an operating system that promises
+ * more would only notice when they are touched. */
 void *ad_aligned_alloc(int64_t bytes);
 
 #endif

@@ -3,14 +3,17 @@
 #include <math.h>
 #include <string.h>
 
-/* Philox4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405): ten rounds of multiply, exchange and mix with a growing key. */
+/* Philox4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405): ten rounds of multiply, exchange
+ * and mix with a growing key. */
 static void philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])
 {
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
-    uint32_t c[4] = { (uint32_t)low, (uint32_t)(low >> 32), (uint32_t)high, (uint32_t)(high >> 32) };
+    uint32_t c[4] = { (uint32_t)low, (uint32_t)(low >> 32), (uint32_t)high,
+                      (uint32_t)(high >> 32) };
     for (int round = 0; round < 10; round++) {
         uint64_t p = (uint64_t)0xD2511F53 * c[0], q = (uint64_t)0xCD9E8D57 * c[2];
-        uint32_t next[4] = { (uint32_t)(q >> 32) ^ c[1] ^ k0, (uint32_t)q, (uint32_t)(p >> 32) ^ c[3] ^ k1, (uint32_t)p };
+        uint32_t next[4] = { (uint32_t)(q >> 32) ^ c[1] ^ k0, (uint32_t)q,
+                             (uint32_t)(p >> 32) ^ c[3] ^ k1, (uint32_t)p };
         memcpy(c, next, sizeof c);
         k0 += 0x9E3779B9;
         k1 += 0xBB67AE85;
@@ -18,7 +21,8 @@ static void philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])
     memcpy(out, c, sizeof c);
 }
 
-/* The upper half of the counter separates draws (0) from splits (1), so that a child's key is none of its parent's numbers. */
+/* The upper half of the counter separates draws (0) from splits (1), so that a child's key is none
+ * of its parent's numbers. */
 static uint64_t draw(ad_rng *rng, uint64_t purpose)
 {
     uint32_t out[4];
@@ -33,7 +37,8 @@ uint64_t ad_rng_next(ad_rng *rng) { return rng ? draw(rng, 0) : 0; }
 uint64_t ad_rng_below(ad_rng *rng, uint64_t n)
 {
     if (!rng || n == 0) return 0;
-    uint64_t short_by = -n % n; /* 2^64 mod n: as many of the smallest draws would make some results likelier than others */
+    uint64_t short_by = -n % n; /* 2^64 mod n: as many of the smallest draws would make some results
+                                   likelier than others */
     uint64_t bits;
     do bits = ad_rng_next(rng);
     while (bits < short_by);
@@ -41,10 +46,14 @@ uint64_t ad_rng_below(ad_rng *rng, uint64_t n)
 }
 
 /* 52 bits and a half: the ends cannot be reached by rounding. */
-double ad_rng_uniform(ad_rng *rng) { return rng ? ((double)(ad_rng_next(rng) >> 12) + 0.5) * 0x1p-52 : NAN; }
+double ad_rng_uniform(ad_rng *rng)
+{
+    return rng ? ((double)(ad_rng_next(rng) >> 12) + 0.5) * 0x1p-52 : NAN;
+}
 
-/* log x for 0 < x < 1 to about 1e-16, by operations that IEEE 754 fixes to the last bit; libms differ in theirs. x = m 2^e with m in
- * [sqrt(1/2), sqrt 2), and log m = 2 artanh s with s = (m - 1) / (m + 1), |s| < 0.1716. */
+/* log x for 0 < x < 1 to about 1e-16, by operations that IEEE 754 fixes to the last bit; libms
+ * differ in theirs. x = m 2^e with m in [sqrt(1/2), sqrt 2), and log m = 2 artanh s with s = (m -
+ * 1) / (m + 1), |s| < 0.1716. */
 static double portable_log(double x)
 {
     int e;
@@ -58,7 +67,8 @@ static double portable_log(double x)
     return 2 * s * series + e * 0.69314718055994530942;
 }
 
-/* The polar method (Marsaglia & Bray 1964, doi:10.1137/1006063): a point in the unit disc gives a normal number without sine or cosine. */
+/* The polar method (Marsaglia & Bray 1964, doi:10.1137/1006063): a point in the unit disc gives a
+ * normal number without sine or cosine. */
 double ad_rng_normal(ad_rng *rng)
 {
     double u, v, s;

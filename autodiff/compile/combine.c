@@ -1,15 +1,18 @@
-/* Composites: two pointwise operations in one pass over memory, where a kernel for both together exists. A value that only one operation
- * reads becomes part of that: the bias of a layer is added by its activation, sums of weighted terms take each in one step. A function
- * recorded by way of a code that nothing else reads becomes one operation. */
+/* Composites: two pointwise operations in one pass over memory, where a kernel for both together
+ * exists. A value that only one operation reads becomes part of that: the bias of a layer is added
+ * by its activation, sums of weighted terms take each in one step. A function recorded by way of a
+ * code that nothing else reads becomes one operation. */
 #include "autodiff/compile/ir.h"
 #include "autodiff/kernels/kernel.h"
 
-/* Whether x may compute its operand i, an operation `op`, by itself: it is used nowhere else and has the same rows. (Without rows there is
- * little to gain, and sums of reductions must stay sums: lanes.c.) */
+/* Whether x may compute its operand i, an operation `op`, by itself: it is used nowhere else and
+ * has the same rows. (Without rows there is little to gain, and sums of reductions must stay sums:
+ * lanes.c.) */
 static bool absorbable(const ad_ir *ir, const ad_inst *x, int32_t i, ad_op op)
 {
     const ad_inst *a = &ir->inst[i];
-    return a->op == op && a->nin == ad_ops[op].arity && a->uses == 1 && ad_same_shape(a->shape, x->shape) && ad_has_rows(x->shape);
+    return a->op == op && a->nin == ad_ops[op].arity && a->uses == 1 &&
+           ad_same_shape(a->shape, x->shape) && ad_has_rows(x->shape);
 }
 
 /* Gives x one operand more, if there is a kernel for that. */
@@ -49,8 +52,10 @@ static int32_t combine(ad_ir *ir, ad_inst *x)
     }
     for (int k = 1; x->nin == 2 && k >= (x->op == AD_OP_sub); k--) {
         const ad_inst *p = &ir->inst[x->in[k]];
-        if (absorbable(ir, x, x->in[k], AD_OP_mul)) return composite(ir, x, 3, (int32_t[]){ k ? a : b, p->in[0], p->in[1] });
-        if (absorbable(ir, x, x->in[k], AD_OP_square)) return composite(ir, x, 3, (int32_t[]){ k ? a : b, p->in[0], p->in[0] });
+        if (absorbable(ir, x, x->in[k], AD_OP_mul))
+            return composite(ir, x, 3, (int32_t[]){ k ? a : b, p->in[0], p->in[1] });
+        if (absorbable(ir, x, x->in[k], AD_OP_square))
+            return composite(ir, x, 3, (int32_t[]){ k ? a : b, p->in[0], p->in[0] });
     }
     return ad_ir_add(ir, x);
 }

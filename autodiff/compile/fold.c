@@ -1,4 +1,5 @@
-/* Constant folding: what depends on constants only is computed once, when compiling, by the kernels that would run. */
+/* Constant folding: what depends on constants only is computed once, when compiling, by the kernels
+ * that would run. */
 #include "autodiff/compile/ir.h"
 #include "autodiff/kernels/kernel.h"
 #include <stdlib.h>
@@ -28,24 +29,33 @@ int32_t ad_constant_add(ad_ir *ir, ad_shape shape, const void *elements)
 {
     int64_t n = ad_row_size(shape), same = 1;
     size_t size = ad_dtype_size(ir->dtype);
-    while (same < n && memcmp(elements, (const char *)elements + (size_t)same * size, size) == 0) same++;
-    ad_inst x = { .op = same >= n ? AD_OP_fill : AD_OP_constant, .shape = shape, .ndata = same >= n ? 1 : n };
+    while (same < n && memcmp(elements, (const char *)elements + (size_t)same * size, size) == 0)
+        same++;
+    ad_inst x = { .op = same >= n ? AD_OP_fill : AD_OP_constant,
+                  .shape = shape,
+                  .ndata = same >= n ? 1 : n };
     double *data = ad_pool_alloc(ir->pool, (size_t)x.ndata * sizeof *data);
     if (!data) {
         ir->failed = true;
         return 0;
     }
     for (int64_t i = 0; i < x.ndata; i++)
-        data[i] = ir->dtype == AD_F32 ? (double)((const float *)elements)[i] : ((const double *)elements)[i];
+        data[i] = ir->dtype == AD_F32 ? (double)((const float *)elements)[i]
+                                      : ((const double *)elements)[i];
     x.data = data;
     return ad_ir_add(ir, &x);
 }
 
-static bool run_kernel(ad_ir *ir, const ad_inst *x, const ad_shape *shapes, const void *const *in, void *out)
+static bool run_kernel(ad_ir *ir, const ad_inst *x, const ad_shape *shapes, const void *const *in,
+                       void *out)
 {
-    ad_kernel k = {
-        .op = x->op, .dtype = ir->dtype, .nin = x->nin, .in_shapes = shapes, .out = x->shape, .nattr = x->nattr, .attr = x->attr
-    };
+    ad_kernel k = { .op = x->op,
+                    .dtype = ir->dtype,
+                    .nin = x->nin,
+                    .in_shapes = shapes,
+                    .out = x->shape,
+                    .nattr = x->nattr,
+                    .attr = x->attr };
     if (!ad_kernel_prepare(&k, 1)) return false;
     size_t bytes = ad_kernel_scratch(&k, 1);
     void *scratch = ad_aligned_alloc((int64_t)bytes);
@@ -61,9 +71,12 @@ enum { MAX_BYTES = 64 * 1024 * 1024 };
 /* The value of x, whose operands are constants. */
 static int32_t evaluate(ad_ir *ir, const ad_inst *x)
 {
-    int64_t size = (int64_t)ad_dtype_size(ir->dtype), bytes = ad_size_align(ad_size_mul(ad_row_size(x->shape), size));
+    int64_t size = (int64_t)ad_dtype_size(ir->dtype),
+            bytes = ad_size_align(ad_size_mul(ad_row_size(x->shape), size));
     int64_t out_bytes = bytes;
-    for (int i = 0; i < x->nin; i++) bytes = ad_size_add(bytes, ad_size_align(ad_size_mul(ad_row_size(ir->inst[x->in[i]].shape), size)));
+    for (int i = 0; i < x->nin; i++)
+        bytes = ad_size_add(
+            bytes, ad_size_align(ad_size_mul(ad_row_size(ir->inst[x->in[i]].shape), size)));
     if (bytes < 0 || bytes > MAX_BYTES) return ad_ir_add(ir, x);
     char *memory = ad_aligned_alloc(bytes);
     const void **in = ad_pool_alloc(ir->pool, (size_t)x->nin * sizeof *in);
@@ -89,8 +102,10 @@ static int32_t evaluate(ad_ir *ir, const ad_inst *x)
 
 static int32_t fold(ad_ir *ir, ad_inst *x)
 {
-    bool constant = !ad_is_source(x->op) && x->op != AD_OP_opaque && x->op != AD_OP_project && !ad_has_rows(x->shape);
-    for (int i = 0; i < x->nin && constant; i++) constant = ad_is_constant(&ir->inst[x->in[i]]) && !ad_has_rows(ir->inst[x->in[i]].shape);
+    bool constant = !ad_is_source(x->op) && x->op != AD_OP_opaque && x->op != AD_OP_project &&
+                    !ad_has_rows(x->shape);
+    for (int i = 0; i < x->nin && constant; i++)
+        constant = ad_is_constant(&ir->inst[x->in[i]]) && !ad_has_rows(ir->inst[x->in[i]].shape);
     return constant ? evaluate(ir, x) : ad_ir_add(ir, x);
 }
 

@@ -1,4 +1,5 @@
-/* The intermediate representation of programs: values in order, equal ones shared (hash table), rewritten as a whole by rules. */
+/* The intermediate representation of programs: values in order, equal ones shared (hash table),
+ * rewritten as a whole by rules. */
 #include "autodiff/compile/ir.h"
 #include <stdlib.h>
 #include <string.h>
@@ -7,7 +8,9 @@
 
 bool ad_ir_init(ad_ir *ir, ad_pool *pool, ad_dtype dtype, int32_t capacity)
 {
-    *ir = (ad_ir){ .pool = pool, .dtype = dtype, .capacity = capacity < 16 ? 16 : capacity, .table_size = 64 };
+    *ir = (ad_ir){
+        .pool = pool, .dtype = dtype, .capacity = capacity < 16 ? 16 : capacity, .table_size = 64
+    };
     while (ir->table_size < 2 * ir->capacity) ir->table_size *= 2;
     ir->inst = calloc((size_t)ir->capacity, sizeof *ir->inst);
     ir->table = calloc((size_t)ir->table_size, sizeof *ir->table);
@@ -31,8 +34,14 @@ static void *copied(ad_ir *ir, size_t bytes, const void *from)
     return p;
 }
 
-int32_t *ad_ir_ints(ad_ir *ir, int n, const int32_t *from) { return copied(ir, (size_t)n * sizeof *from, from); }
-int64_t *ad_ir_longs(ad_ir *ir, int n, const int64_t *from) { return copied(ir, (size_t)n * sizeof *from, from); }
+int32_t *ad_ir_ints(ad_ir *ir, int n, const int32_t *from)
+{
+    return copied(ir, (size_t)n * sizeof *from, from);
+}
+int64_t *ad_ir_longs(ad_ir *ir, int n, const int64_t *from)
+{
+    return copied(ir, (size_t)n * sizeof *from, from);
+}
 
 static uint64_t mix(uint64_t h, const void *data, size_t bytes)
 {
@@ -56,13 +65,18 @@ static uint64_t hash(const ad_inst *x)
     return mix(h, x->data, (size_t)x->ndata * sizeof *x->data);
 }
 
-static bool equal_bytes(const void *a, const void *b, size_t bytes) { return bytes == 0 || a == b || memcmp(a, b, bytes) == 0; }
+static bool equal_bytes(const void *a, const void *b, size_t bytes)
+{
+    return bytes == 0 || a == b || memcmp(a, b, bytes) == 0;
+}
 
-/* Operations with a state, or which may do anything, are never shared. Data are compared by bits, so that -0 is not 0. */
+/* Operations with a state, or which may do anything, are never shared. Data are compared by bits,
+ * so that -0 is not 0. */
 static bool equal(const ad_inst *a, const ad_inst *b)
 {
-    return a->op == b->op && a->op != AD_OP_opaque && a->nin == b->nin && a->nattr == b->nattr && a->ndata == b->ndata &&
-           ad_same_shape(a->shape, b->shape) && equal_bytes(a->in, b->in, (size_t)a->nin * sizeof *a->in) &&
+    return a->op == b->op && a->op != AD_OP_opaque && a->nin == b->nin && a->nattr == b->nattr &&
+           a->ndata == b->ndata && ad_same_shape(a->shape, b->shape) &&
+           equal_bytes(a->in, b->in, (size_t)a->nin * sizeof *a->in) &&
            equal_bytes(a->attr, b->attr, (size_t)a->nattr * sizeof *a->attr) &&
            equal_bytes(a->data, b->data, (size_t)a->ndata * sizeof *a->data);
 }
@@ -72,7 +86,8 @@ static ad_level level_of(const ad_ir *ir, const ad_inst *x)
     if (x->op == AD_OP_input) return (ad_level)x->attr[0];
     if (ad_has_rows(x->shape)) return AD_LEVEL_ROW;
     /* Opaque operations are told the number of rows, whatever their operands. */
-    ad_level level = x->op == AD_OP_row_count || x->op == AD_OP_opaque ? AD_LEVEL_CALL : AD_LEVEL_CONSTANT;
+    ad_level level =
+        x->op == AD_OP_row_count || x->op == AD_OP_opaque ? AD_LEVEL_CALL : AD_LEVEL_CONSTANT;
     for (int i = 0; i < x->nin; i++)
         if (ir->inst[x->in[i]].level > level) level = ir->inst[x->in[i]].level;
     return level;
@@ -123,7 +138,9 @@ int32_t ad_ir_add(ad_ir *ir, const ad_inst *x)
 bool ad_inst_reduces(const ad_ir *ir, const ad_inst *x)
 {
     /* An assemble has rows if one of its operands, of which it may have thousands, does. */
-    if (ad_has_rows(x->shape) || x->op == AD_OP_opaque || x->op == AD_OP_project || x->op == AD_OP_assemble) return false;
+    if (ad_has_rows(x->shape) || x->op == AD_OP_opaque || x->op == AD_OP_project ||
+        x->op == AD_OP_assemble)
+        return false;
     for (int i = 0; i < x->nin; i++)
         if (ad_has_rows(ir->inst[x->in[i]].shape)) return true;
     return false;

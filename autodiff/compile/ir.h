@@ -4,12 +4,14 @@
 #include "autodiff/base/memory.h"
 #include "autodiff/tape/tape.h"
 
-/* ---- intermediate representation (ir.c) -------------------------------------------------------------------------- */
+/* ---- intermediate representation (ir.c) ------------------------------------------------------ */
 
-/* One value: as an ad_node, without what belongs to the tape. Operands are numbers of earlier values. Equal values are the same value. */
+/* One value: as an ad_node, without what belongs to the tape. Operands are numbers of earlier
+ * values. Equal values are the same value. */
 typedef struct {
     ad_op op;
-    ad_level level; /* of what it depends on; values with rows, and what is computed from them, are AD_LEVEL_ROW */
+    ad_level level; /* of what it depends on; values with rows, and what is computed from them, are
+                       AD_LEVEL_ROW */
     int nin, nattr;
     const int32_t *in;
     const int64_t *attr; /* input: its level and its place in the list of inputs */
@@ -30,7 +32,8 @@ typedef struct {
 typedef struct {
     ad_pool *pool;
     ad_dtype dtype;
-    ad_inst *inst; /* the first ninput are the inputs, in the order of ad_compile's list, whether used or not */
+    ad_inst *inst; /* the first ninput are the inputs, in the order of ad_compile's list, whether
+                      used or not */
     int32_t n, capacity;
     ad_ir_entry *table; /* hash table of the values */
     int32_t table_size;
@@ -41,7 +44,8 @@ typedef struct {
 
 bool ad_ir_init(ad_ir *ir, ad_pool *pool, ad_dtype dtype, int32_t capacity);
 void ad_ir_clear(ad_ir *ir);
-/* Adds x, or finds its equal; sets the level. x->in, attr and data must live in the pool. On failure sets ir->failed and returns 0. */
+/* Adds x, or finds its equal; sets the level. x->in, attr and data must live in the pool. On
+ * failure sets ir->failed and returns 0. */
 int32_t ad_ir_add(ad_ir *ir, const ad_inst *x);
 /* Copies into the pool. On failure sets ir->failed and returns NULL. */
 int32_t *ad_ir_ints(ad_ir *ir, int n, const int32_t *from);
@@ -53,14 +57,17 @@ bool ad_ir_rewrite(ad_ir *ir, ad_rule rule);
 bool ad_ir_sweep(ad_ir *ir); /* drops what no output needs */
 void ad_ir_count_uses(ad_ir *ir);
 static inline bool ad_is_source(ad_op op) { return ad_ops[op].kind == AD_SOURCE; }
-static inline bool ad_is_constant(const ad_inst *x) { return x->op == AD_OP_constant || x->op == AD_OP_fill || x->op == AD_OP_eye; }
+static inline bool ad_is_constant(const ad_inst *x)
+{
+    return x->op == AD_OP_constant || x->op == AD_OP_fill || x->op == AD_OP_eye;
+}
 /* Whether x reduces over the row axis. */
 bool ad_inst_reduces(const ad_ir *ir, const ad_inst *x);
 
 /* Floating-point operations of a contraction, for each row where it has rows. */
 double ad_contract_flop(const ad_ir *ir, const ad_inst *x);
 
-/* ---- passes ------------------------------------------------------------------------------------------------------ */
+/* ---- passes ---------------------------------------------------------------------------------- */
 
 bool ad_pass_simplify(ad_ir *ir);
 bool ad_pass_fold(ad_ir *ir);
@@ -69,11 +76,13 @@ bool ad_pass_combine(ad_ir *ir);
 /* The value that the simplifying rules make of x (rules use it for what they make in turn). */
 int32_t ad_simplified(ad_ir *ir, ad_inst *x);
 int32_t ad_make_fill(ad_ir *ir, ad_shape shape, double value);
-/* Signs and powers of two in a product or negation, moved to where they cost least (scale.c): the number of the equal value, or -1. */
+/* Signs and powers of two in a product or negation, moved to where they cost least (scale.c): the
+ * number of the equal value, or -1. */
 int32_t ad_move_scales(ad_ir *ir, const ad_inst *x);
 /* Writes the elements of a constant, fill or eye (without rows) in the program's dtype. */
 void ad_constant_write(const ad_ir *ir, const ad_inst *x, void *out);
-/* A constant of x's shape with these elements (of the program's dtype); a fill when they are all the same. */
+/* A constant of x's shape with these elements (of the program's dtype); a fill when they are all
+ * the same. */
 int32_t ad_constant_add(ad_ir *ir, ad_shape shape, const void *elements);
 /* NULL, or what is wrong with the representation (a static text); `where` gets the value. */
 const char *ad_verify_ir(const ad_ir *ir, int32_t *where);

@@ -1,8 +1,12 @@
-/* Layout of contractions. X[r,n] W[k,n] -> [r,k] wants W as [n,k]: an explicit transpose of the operand without rows moves the packing
- * out of the body, for weights to the parameter level, where it happens once per change of the parameters. */
+/* Layout of contractions. X[r,n] W[k,n] -> [r,k] wants W as [n,k]: an explicit transpose of the
+ * operand without rows moves the packing out of the body, for weights to the parameter level, where
+ * it happens once per change of the parameters. */
 #include "autodiff/compile/ir.h"
 
-enum { WIDTH = 32, DISTANT = 2048 /* elements of a row of b: with so many, rows share few sets of a cache */ };
+enum {
+    WIDTH = 32,
+    DISTANT = 2048 /* elements of a row of b: with so many, rows share few sets of a cache */
+};
 
 static bool has(const int64_t *labels, int64_t n, int64_t label)
 {
@@ -11,9 +15,10 @@ static bool has(const int64_t *labels, int64_t n, int64_t label)
     return false;
 }
 
-/* The labels of b in the order that the kernel reads best: those kept of both, then those summed in a's order, then those of b in the
- * result's order; of the last, leading ones stand before the summed ones where rows of b would lie pages apart. Returns how many; fewer
- * than b has when some are summed in b alone. */
+/* The labels of b in the order that the kernel reads best: those kept of both, then those summed in
+ * a's order, then those of b in the result's order; of the last, leading ones stand before the
+ * summed ones where rows of b would lie pages apart. Returns how many; fewer than b has when some
+ * are summed in b alone. */
 static int wanted_order(const int64_t *attr, ad_shape shape, int64_t *want)
 {
     int64_t na = attr[0], nb = attr[1], nout = attr[2], own[AD_MAX_RANK];
@@ -39,18 +44,21 @@ static int wanted_order(const int64_t *attr, ad_shape shape, int64_t *want)
     return n;
 }
 
-/* Whether value i of `size` elements is a product of arrays that are all smaller (an outer product of weights). */
+/* Whether value i of `size` elements is a product of arrays that are all smaller (an outer product
+ * of weights). */
 static bool is_outer_product(const ad_ir *ir, int32_t i, int64_t size, int depth)
 {
     const ad_inst *x = &ir->inst[i];
     if (x->op != AD_OP_mul || depth == 0) return false;
     for (int k = 0; k < 2; k++)
-        if (ad_row_size(ir->inst[x->in[k]].shape) >= size && !is_outer_product(ir, x->in[k], size, depth - 1)) return false;
+        if (ad_row_size(ir->inst[x->in[k]].shape) >= size &&
+            !is_outer_product(ir, x->in[k], size, depth - 1))
+            return false;
     return true;
 }
 
-/* Value i, which broadcasts to so many axes, with these in another order. Outer products are multiplied out in that order: transposing
- * what is larger than a cache takes longer. */
+/* Value i, which broadcasts to so many axes, with these in another order. Outer products are
+ * multiplied out in that order: transposing what is larger than a cache takes longer. */
 static int32_t transposed(ad_ir *ir, int32_t i, int rank, const int64_t *permutation)
 {
     enum { FACTORS = 4 };
@@ -58,7 +66,11 @@ static int32_t transposed(ad_ir *ir, int32_t i, int rank, const int64_t *permuta
     int lead = rank - x.shape.rank;
     if (ad_row_size(x.shape) == 1) return i;
     for (int d = 0; d < rank; d++) wide.shape.dim[d] = d < lead ? 1 : x.shape.dim[d - lead];
-    ad_inst y = { .op = AD_OP_transpose, .shape = wide.shape, .nin = 1, .nattr = rank, .attr = ad_ir_longs(ir, rank, permutation) };
+    ad_inst y = { .op = AD_OP_transpose,
+                  .shape = wide.shape,
+                  .nin = 1,
+                  .nattr = rank,
+                  .attr = ad_ir_longs(ir, rank, permutation) };
     for (int d = 0; d < rank; d++) y.shape.dim[d] = wide.shape.dim[permutation[d]];
     if (is_outer_product(ir, i, ad_row_size(x.shape), FACTORS - 1)) {
         int32_t in[2];
@@ -75,8 +87,10 @@ static int32_t transposed(ad_ir *ir, int32_t i, int rank, const int64_t *permuta
 
 static int32_t lay_out(ad_ir *ir, ad_inst *x)
 {
-    if (x->op != AD_OP_contract || !ad_has_rows(x->shape) || ad_has_rows(ir->inst[x->in[1]].shape)) return ad_ir_add(ir, x);
-    int64_t want[AD_MAX_RANK], permutation[AD_MAX_RANK] = { 0 }, *attr = ad_ir_longs(ir, x->nattr, x->attr);
+    if (x->op != AD_OP_contract || !ad_has_rows(x->shape) || ad_has_rows(ir->inst[x->in[1]].shape))
+        return ad_ir_add(ir, x);
+    int64_t want[AD_MAX_RANK], permutation[AD_MAX_RANK] = { 0 },
+                               *attr = ad_ir_longs(ir, x->nattr, x->attr);
     ad_shape from = ir->inst[x->in[1]].shape;
     if (!attr || wanted_order(attr, from, want) != attr[1]) return ad_ir_add(ir, x);
     bool moved = false;

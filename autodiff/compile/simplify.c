@@ -1,13 +1,15 @@
-/* Simplifying rules of programs. A rule sees one value whose operands are simplified already, and gives the number of an equal value, or
- * NO_RULE. It may improve the value it sees. Rules are exact but for signs of zeros that meet zeros in sums, and the ends of the range of
- * numbers, where powers of two move. */
+/* Simplifying rules of programs. A rule sees one value whose operands are simplified already, and
+ * gives the number of an equal value, or NO_RULE. It may improve the value it sees. Rules are exact
+ * but for signs of zeros that meet zeros in sums, and the ends of the range of numbers, where
+ * powers of two move. */
 #include "autodiff/compile/ir.h"
 #include "autodiff/kernels/kernel.h"
 #include <string.h>
 
 enum { NO_RULE = -1 };
 
-static int32_t make(ad_ir *ir, ad_op op, ad_shape shape, int nin, const int32_t *in, int nattr, const int64_t *attr)
+static int32_t make(ad_ir *ir, ad_op op, ad_shape shape, int nin, const int32_t *in, int nattr,
+                    const int64_t *attr)
 {
     ad_inst x = { .op = op, .shape = shape, .nin = nin, .nattr = nattr };
     x.in = ad_ir_ints(ir, nin, in);
@@ -15,7 +17,10 @@ static int32_t make(ad_ir *ir, ad_op op, ad_shape shape, int nin, const int32_t 
     return ir->failed ? 0 : ad_simplified(ir, &x);
 }
 
-static int32_t make_unary(ad_ir *ir, ad_op op, ad_shape shape, int32_t in) { return make(ir, op, shape, 1, &in, 0, NULL); }
+static int32_t make_unary(ad_ir *ir, ad_op op, ad_shape shape, int32_t in)
+{
+    return make(ir, op, shape, 1, &in, 0, NULL);
+}
 
 int32_t ad_make_fill(ad_ir *ir, ad_shape shape, double value)
 {
@@ -42,13 +47,15 @@ static int32_t broadcast_to(ad_ir *ir, int32_t i, ad_shape shape)
     if (ad_same_shape(s, shape)) return i;
     if (s.rank < shape.rank) {
         ad_shape wide = { .rank = shape.rank };
-        for (int d = 0; d < shape.rank; d++) wide.dim[d] = d < shape.rank - s.rank ? 1 : s.dim[d - (shape.rank - s.rank)];
+        for (int d = 0; d < shape.rank; d++)
+            wide.dim[d] = d < shape.rank - s.rank ? 1 : s.dim[d - (shape.rank - s.rank)];
         i = make_unary(ir, AD_OP_reshape, wide, i);
     }
     return make_unary(ir, AD_OP_broadcast, shape, i);
 }
 
-/* Kernels broadcast, so operands need not be broadcast; numbers are scalars. Returns the shape that the operands then span. */
+/* Kernels broadcast, so operands need not be broadcast; numbers are scalars. Returns the shape that
+ * the operands then span. */
 static ad_shape absorb_broadcasts(ad_ir *ir, ad_inst *x)
 {
     int32_t in[3];
@@ -56,7 +63,8 @@ static ad_shape absorb_broadcasts(ad_ir *ir, ad_inst *x)
     for (int k = 0; k < x->nin; k++) {
         in[k] = x->in[k];
         if (ir->inst[in[k]].op == AD_OP_broadcast) in[k] = ir->inst[in[k]].in[0];
-        if (ir->inst[in[k]].op == AD_OP_fill && ir->inst[in[k]].shape.rank) in[k] = ad_make_fill(ir, AD_SCALAR, ir->inst[in[k]].data[0]);
+        if (ir->inst[in[k]].op == AD_OP_fill && ir->inst[in[k]].shape.rank)
+            in[k] = ad_make_fill(ir, AD_SCALAR, ir->inst[in[k]].data[0]);
         ad_broadcast_shapes(span, ir->inst[in[k]].shape, &span);
     }
     x->in = ad_ir_ints(ir, x->nin, in);
@@ -99,16 +107,20 @@ static int32_t fold_numbers(ad_ir *ir, const ad_inst *x)
 
 static bool inside_assemble(const ad_ir *ir, int32_t i) { return ir->inst[i].op == AD_OP_assemble; }
 
-/* a + b as one assemble, where at least one is an assemble used nowhere else, or both are: pieces are then added into their places
- * without making the whole for each (the gradient of a vector that many slices are taken of). In a sum of thousands, not all become one:
- * every term would copy those before it. */
+/* a + b as one assemble, where at least one is an assemble used nowhere else, or both are: pieces
+ * are then added into their places without making the whole for each (the gradient of a vector that
+ * many slices are taken of). In a sum of thousands, not all become one: every term would copy those
+ * before it. */
 static int32_t merge_assembles(ad_ir *ir, const ad_inst *x)
 {
     enum { PIECES = 512 };
     int32_t a = x->in[0], b = x->in[1];
-    if (x->op != AD_OP_add || !ad_same_shape(ir->inst[a].shape, x->shape) || !ad_same_shape(ir->inst[b].shape, x->shape)) return NO_RULE;
+    if (x->op != AD_OP_add || !ad_same_shape(ir->inst[a].shape, x->shape) ||
+        !ad_same_shape(ir->inst[b].shape, x->shape))
+        return NO_RULE;
     bool pa = inside_assemble(ir, a), pb = inside_assemble(ir, b);
-    if (!(pa && pb) && !(pa && ir->inst[a].uses <= 1) && !(pb && ir->inst[b].uses <= 1)) return NO_RULE;
+    if (!(pa && pb) && !(pa && ir->inst[a].uses <= 1) && !(pb && ir->inst[b].uses <= 1))
+        return NO_RULE;
     int rank = x->shape.rank, na = pa ? ir->inst[a].nin : 1, nb = pb ? ir->inst[b].nin : 1;
     if (na + nb > PIECES) return NO_RULE;
     int32_t *in = ad_ir_ints(ir, na + nb, NULL);
@@ -118,7 +130,12 @@ static int32_t merge_assembles(ad_ir *ir, const ad_inst *x)
     memcpy(in + na, pb ? ir->inst[b].in : &b, (size_t)nb * sizeof *in);
     if (pa) memcpy(start, ir->inst[a].attr, (size_t)(na * rank) * sizeof *start);
     if (pb) memcpy(start + na * rank, ir->inst[b].attr, (size_t)(nb * rank) * sizeof *start);
-    ad_inst y = { .op = AD_OP_assemble, .shape = x->shape, .nin = na + nb, .in = in, .nattr = (na + nb) * rank, .attr = start };
+    ad_inst y = { .op = AD_OP_assemble,
+                  .shape = x->shape,
+                  .nin = na + nb,
+                  .in = in,
+                  .nattr = (na + nb) * rank,
+                  .attr = start };
     return ad_ir_add(ir, &y);
 }
 
@@ -127,9 +144,12 @@ static int32_t absorb_signs(ad_ir *ir, const ad_inst *x)
 {
     int32_t a = x->in[0], b = x->nin > 1 ? x->in[1] : 0;
     bool na = ir->inst[a].op == AD_OP_neg, nb = ir->inst[b].op == AD_OP_neg;
-    if (x->op == AD_OP_add && nb) return make(ir, AD_OP_sub, x->shape, 2, (int32_t[]){ a, ir->inst[b].in[0] }, 0, NULL);
-    if (x->op == AD_OP_add && na) return make(ir, AD_OP_sub, x->shape, 2, (int32_t[]){ b, ir->inst[a].in[0] }, 0, NULL);
-    if (x->op == AD_OP_sub && nb) return make(ir, AD_OP_add, x->shape, 2, (int32_t[]){ a, ir->inst[b].in[0] }, 0, NULL);
+    if (x->op == AD_OP_add && nb)
+        return make(ir, AD_OP_sub, x->shape, 2, (int32_t[]){ a, ir->inst[b].in[0] }, 0, NULL);
+    if (x->op == AD_OP_add && na)
+        return make(ir, AD_OP_sub, x->shape, 2, (int32_t[]){ b, ir->inst[a].in[0] }, 0, NULL);
+    if (x->op == AD_OP_sub && nb)
+        return make(ir, AD_OP_add, x->shape, 2, (int32_t[]){ a, ir->inst[b].in[0] }, 0, NULL);
     return NO_RULE;
 }
 
@@ -200,7 +220,8 @@ static int32_t simplify_transpose(ad_ir *ir, ad_inst *x)
     int rank = x->shape.rank;
     if (a->op == AD_OP_fill) return ad_make_fill(ir, x->shape, a->data[0]);
     if (keeps_order(a->shape, x->attr)) return make_unary(ir, AD_OP_reshape, x->shape, x->in[0]);
-    if (a->op == AD_OP_eye) return make(ir, AD_OP_eye, x->shape, 0, NULL, 1, (int64_t[]){ -a->attr[0] });
+    if (a->op == AD_OP_eye)
+        return make(ir, AD_OP_eye, x->shape, 0, NULL, 1, (int64_t[]){ -a->attr[0] });
     if (a->op == AD_OP_contract && a->uses <= 1) return permute_contraction(ir, x, a);
     if (a->op == AD_OP_transpose) {
         int64_t permutation[AD_MAX_RANK];
@@ -218,7 +239,8 @@ static int32_t simplify_transpose(ad_ir *ir, ad_inst *x)
 
 /* Where the box of size `size` at start lies in relation to operand k of the assemble a. */
 typedef enum { APART, WITHIN, ACROSS } overlap;
-static overlap place_in_piece(const ad_ir *ir, const ad_inst *a, int k, const int64_t *start, ad_shape size)
+static overlap place_in_piece(const ad_ir *ir, const ad_inst *a, int k, const int64_t *start,
+                              ad_shape size)
 {
     ad_shape piece = ir->inst[a->in[k]].shape;
     const int64_t *at = a->attr + (ptrdiff_t)k * size.rank;
@@ -232,7 +254,8 @@ static overlap place_in_piece(const ad_ir *ir, const ad_inst *a, int k, const in
     return result;
 }
 
-/* A slice of an assemble that touches one piece only is a slice of that piece. (Thousands are not looked through for each of their slices.)
+/* A slice of an assemble that touches one piece only is a slice of that piece. (Thousands are not
+ * looked through for each of their slices.)
  */
 static int32_t slice_assemble(ad_ir *ir, const ad_inst *x, const ad_inst *a)
 {
@@ -258,7 +281,9 @@ static int32_t simplify_slice(ad_ir *ir, ad_inst *x)
     int64_t start[AD_MAX_RANK];
     if (ad_same_shape(a->shape, x->shape)) return x->in[0];
     if (a->op == AD_OP_fill) return ad_make_fill(ir, x->shape, a->data[0]);
-    if (a->op == AD_OP_eye) return make(ir, AD_OP_eye, x->shape, 0, NULL, 1, (int64_t[]){ a->attr[0] + x->attr[0] - x->attr[1] });
+    if (a->op == AD_OP_eye)
+        return make(ir, AD_OP_eye, x->shape, 0, NULL, 1,
+                    (int64_t[]){ a->attr[0] + x->attr[0] - x->attr[1] });
     if (a->op == AD_OP_assemble) return slice_assemble(ir, x, a);
     if (a->op == AD_OP_slice) {
         for (int i = 0; i < rank; i++) start[i] = x->attr[i] + a->attr[i];
@@ -360,7 +385,8 @@ static int32_t order_axes(ad_ir *ir, int32_t i, const int64_t *from, const int64
 static int32_t shift_axis(ad_ir *ir, int32_t x, int axis, int64_t size, int64_t shift)
 {
     ad_shape s = ir->inst[x].shape, whole = s;
-    int64_t low = shift < 0 ? -shift : 0, high = s.dim[axis] - shift < size ? s.dim[axis] - shift : size;
+    int64_t low = shift < 0 ? -shift : 0,
+            high = s.dim[axis] - shift < size ? s.dim[axis] - shift : size;
     whole.dim[axis] = size;
     if (high <= low) return ad_make_fill(ir, whole, 0);
     int64_t start[AD_MAX_RANK] = { 0 }, at[AD_MAX_RANK] = { 0 };
@@ -371,7 +397,8 @@ static int32_t shift_axis(ad_ir *ir, int32_t x, int axis, int64_t size, int64_t 
     return make(ir, AD_OP_assemble, whole, 1, &part, s.rank, at);
 }
 
-/* Operand k is an eye, one axis of which is contracted with an axis of the other operand, and the other axis of which is in the result. */
+/* Operand k is an eye, one axis of which is contracted with an axis of the other operand, and the
+ * other axis of which is in the result. */
 static int32_t contract_eye(ad_ir *ir, const ad_inst *x, const labels *l, int k)
 {
     const ad_inst *eye = &ir->inst[x->in[k]];
@@ -380,7 +407,9 @@ static int32_t contract_eye(ad_ir *ir, const ad_inst *x, const labels *l, int k)
     for (int side = 0; side < 2; side++) {
         int64_t contracted = l->label[k][side], kept = l->label[k][1 - side];
         int axis = find(l, 1 - k, contracted);
-        if (axis < 0 || find(l, 2, contracted) >= 0 || find(l, 1 - k, kept) >= 0 || find(l, 2, kept) < 0) continue;
+        if (axis < 0 || find(l, 2, contracted) >= 0 || find(l, 1 - k, kept) >= 0 ||
+            find(l, 2, kept) < 0)
+            continue;
         int64_t from[AD_MAX_RANK], size = eye->shape.dim[1 - side];
         int64_t shift = side == 1 ? eye->attr[0] : -eye->attr[0];
         memcpy(from, l->label[1 - k], sizeof from);
@@ -408,7 +437,8 @@ static bool absorb_transposes(const ad_ir *ir, labels *l, int32_t in[2])
     return changed;
 }
 
-/* Labels are named in the order of their first appearance, so that equal contractions look equal; an operand with rows stands first. */
+/* Labels are named in the order of their first appearance, so that equal contractions look equal;
+ * an operand with rows stands first. */
 static bool normalise(const ad_ir *ir, labels *l, int32_t in[2])
 {
     int64_t name[3 * AD_MAX_RANK];
@@ -454,8 +484,9 @@ static int32_t simplify_contract(ad_ir *ir, ad_inst *x)
 /* ---- the table ---- */
 
 static const ad_rule rules[AD_OP_COUNT] = {
-    [AD_OP_broadcast] = simplify_broadcast,  [AD_OP_reshape] = simplify_reshape,   [AD_OP_transpose] = simplify_transpose,
-    [AD_OP_slice] = simplify_slice,          [AD_OP_assemble] = simplify_assemble, [AD_OP_sum] = simplify_reduction,
+    [AD_OP_broadcast] = simplify_broadcast,  [AD_OP_reshape] = simplify_reshape,
+    [AD_OP_transpose] = simplify_transpose,  [AD_OP_slice] = simplify_slice,
+    [AD_OP_assemble] = simplify_assemble,    [AD_OP_sum] = simplify_reduction,
     [AD_OP_reduce_max] = simplify_reduction, [AD_OP_contract] = simplify_contract,
 };
 

@@ -31,11 +31,13 @@ static void clear_entries(ad_activity *a, const ad_tape *t, int ny, const ad_var
         const ad_node *n = ad_node_at(t, k);
         a->active[k] = 0;
         for (int i = 0; i < n->nin; i++) a->active[n->in[i]] = 0;
-        for (int i = 1; n->op == AD_OP_opaque && i <= n->attr[0] && k + i < a->end; i++) a->active[k + i] = 0;
+        for (int i = 1; n->op == AD_OP_opaque && i <= n->attr[0] && k + i < a->end; i++)
+            a->active[k + i] = 0;
     }
 }
 
-bool ad_activity_find(ad_activity *a, ad_tape *t, int ny, const ad_var *y, int nx, const ad_var *x, bool cut)
+bool ad_activity_find(ad_activity *a, ad_tape *t, int ny, const ad_var *y, int nx, const ad_var *x,
+                      bool cut)
 {
     *a = (ad_activity){ 0 };
     for (int i = 0; i < ny; i++)
@@ -73,7 +75,8 @@ void ad_activity_clear(ad_activity *a)
 
 /* ---- reverse mode ---- */
 
-/* A slice's cotangent, kept until its operand is reached, so that all slices of one array make one assembly. */
+/* A slice's cotangent, kept until its operand is reached, so that all slices of one array make one
+ * assembly. */
 typedef struct {
     int32_t node, next;
     ad_var piece;
@@ -96,14 +99,16 @@ ad_var ad_fit(ad_var v, ad_shape shape)
     return ad_same_shape(ad_shape_of(v), shape) ? v : ad_broadcast(v, shape);
 }
 
-/* Two cotangents of one variable. Where both are products by the same slope, it multiplies their sum. */
+/* Two cotangents of one variable. Where both are products by the same slope, it multiplies their
+ * sum. */
 static ad_var add_cotangents(ad_tape *t, ad_var a, ad_var b)
 {
     if (a.node < 0 || b.node < 0) return ad_add(a, b);
     const ad_node *x = ad_node_at(t, a.node), *y = ad_node_at(t, b.node);
     if (x->op != AD_OP_mul || y->op != AD_OP_mul) return ad_add(a, b);
     const ad_node *p = ad_node_at(t, x->in[1]), *q = ad_node_at(t, y->in[1]);
-    if (p->op != AD_OP_slope_of_code || q->op != AD_OP_slope_of_code || p->in[0] != q->in[0]) return ad_add(a, b);
+    if (p->op != AD_OP_slope_of_code || q->op != AD_OP_slope_of_code || p->in[0] != q->in[0])
+        return ad_add(a, b);
     return ad_mul(ad_add(ad_var_at(t, x->in[0]), ad_var_at(t, y->in[0])), ad_var_at(t, x->in[1]));
 }
 
@@ -161,11 +166,13 @@ static ad_var settle(sweep *s, int32_t node)
     return s->bar[node];
 }
 
-/* Cotangents of a contraction's operands are contractions of the cotangent with the other operand. */
+/* Cotangents of a contraction's operands are contractions of the cotangent with the other operand.
+ */
 static void pull_contract(sweep *s, int32_t node, const ad_node *n, ad_var v, ad_var live)
 {
     int rank[3] = { (int)n->attr[0], (int)n->attr[1], (int)n->attr[2] };
-    const int64_t *label[3] = { n->attr + 3, n->attr + 3 + rank[0], n->attr + 3 + rank[0] + rank[1] };
+    const int64_t *label[3] = { n->attr + 3, n->attr + 3 + rank[0],
+                                n->attr + 3 + rank[0] + rank[1] };
     for (int i = 0; i < 2; i++) {
         if (!s->act.active[n->in[i]]) continue;
         ad_var other = ad_live_other(&s->live, n, 2, 1 - i, live);
@@ -189,9 +196,10 @@ static void pull_reduce_max(sweep *s, int32_t node, const ad_node *n, ad_var v, 
     add_to(s, n->in[0], ad_select(hit, share, zero));
 }
 
-/* What a rule of an opaque operation gave for a variable of this shape: of that shape, after broadcasting or (cotangents) summing what
- * was broadcast; anything else is the rule's error. */
-static ad_var checked_result(ad_tape *t, const ad_node *n, const char *rule, ad_var v, ad_shape shape)
+/* What a rule of an opaque operation gave for a variable of this shape: of that shape, after
+ * broadcasting or (cotangents) summing what was broadcast; anything else is the rule's error. */
+static ad_var checked_result(ad_tape *t, const ad_node *n, const char *rule, ad_var v,
+                             ad_shape shape)
 {
     ad_shape s = ad_shape_of(v), common;
     if (v.node < 0 || ad_tape_error(t)) return ad_none(t);
@@ -202,7 +210,8 @@ static ad_var checked_result(ad_tape *t, const ad_node *n, const char *rule, ad_
     char got[128], want[128];
     ad_format_shape(s, got, sizeof got);
     ad_format_shape(shape, want, sizeof want);
-    ad_fail(t, "%s: its rule %s gave a variable %s where %s is due", ad_node_name(n), rule, v.tape == t ? got : "of another tape", want);
+    ad_fail(t, "%s: its rule %s gave a variable %s where %s is due", ad_node_name(n), rule,
+            v.tape == t ? got : "of another tape", want);
     return ad_none(t);
 }
 
@@ -221,7 +230,10 @@ static void pull_opaque(sweep *s, int32_t node, const ad_node *n)
     for (int k = 0; k < nout; k++) any = any || result_bar(s, node + 1 + k).node >= 0;
     if (!vars || !need) ad_fail(s->tape, "ad_vjp: out of memory");
     else if (any && !n->class_->vjp)
-        ad_fail(s->tape, "ad_vjp: %s has no derivative rule (vjp); a derivative of this order is not defined for it", ad_node_name(n));
+        ad_fail(s->tape,
+                "ad_vjp: %s has no derivative rule (vjp); a derivative of this order is not "
+                "defined for it",
+                ad_node_name(n));
     else if (any) {
         ad_var *in = vars, *xbar = in + nin, *out = xbar + nin, *ybar = out + nout;
         for (int i = 0; i < nin; i++) {
@@ -237,7 +249,9 @@ static void pull_opaque(sweep *s, int32_t node, const ad_node *n)
         for (int i = 0; i < nin; i++) {
             if (!need[i]) continue;
             add_live(s, n->in[i], ad_none(s->tape));
-            add_to(s, n->in[i], checked_result(s->tape, n, "vjp", xbar[i], ad_node_at(s->tape, n->in[i])->shape));
+            add_to(
+                s, n->in[i],
+                checked_result(s->tape, n, "vjp", xbar[i], ad_node_at(s->tape, n->in[i])->shape));
         }
     }
     free(vars);
@@ -268,7 +282,8 @@ static void pull(sweep *s, int32_t node)
             if (!s->act.active[n->in[i]] || !ad_differentiable(n, i)) continue;
             add_live(s, n->in[i], ad_live_pull(&s->live, y, n, i, live));
             if (n->op == AD_OP_slice) add_piece(s, n->in[i], v, n->attr);
-            else if (ad_ops[n->op].kind == AD_LINEAR) add_to(s, n->in[i], ad_transpose_rule(y, i, v));
+            else if (ad_ops[n->op].kind == AD_LINEAR)
+                add_to(s, n->in[i], ad_transpose_rule(y, i, v));
             else add_to(s, n->in[i], push_live(&s->live, y, n, i, v, live));
         }
 }
@@ -279,7 +294,8 @@ static bool seed(sweep *s, int ny, const ad_var *y, const ad_var *ybar)
         if (ybar[i].node < 0 && ybar[i].tape) continue;
         if (!ad_common_tape("vjp", 2, (ad_var[]){ y[i], ybar[i] })) return false;
         if (!ad_same_shape(ad_shape_of(ybar[i]), ad_shape_of(y[i]))) {
-            ad_fail_shapes(s->tape, "vjp", "a cotangent must have the shape of its variable", 2, (ad_var[]){ y[i], ybar[i] });
+            ad_fail_shapes(s->tape, "vjp", "a cotangent must have the shape of its variable", 2,
+                           (ad_var[]){ y[i], ybar[i] });
             return false;
         }
         add_to(s, y[i].node, ybar[i]);
@@ -293,9 +309,11 @@ static void clear_bar(sweep *s, int32_t node)
     s->pieces[node] = -1;
 }
 
-static void run_vjp(const char *what, int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_var *x, ad_var *xbar, bool cut)
+static void run_vjp(const char *what, int ny, const ad_var *y, const ad_var *ybar, int nx,
+                    const ad_var *x, ad_var *xbar, bool cut)
 {
-    ad_tape *t = ad_lists_tape(what, 2, (ad_list[]){ { "y", ny, y, false }, { "x", nx, x, false } });
+    ad_tape *t =
+        ad_lists_tape(what, 2, (ad_list[]){ { "y", ny, y, false }, { "x", nx, x, false } });
     for (int i = 0; xbar && i < nx; i++) xbar[i] = ad_none(t ? t : x ? x[i].tape : NULL);
     if (nx > 0 && !xbar) ad_fail_null(t, what, "the list of results");
     if (ny > 0 && !ybar) ad_fail_null(t, what, "the list of cotangents");
@@ -306,7 +324,8 @@ static void run_vjp(const char *what, int ny, const ad_var *y, const ad_var *yba
     s.pieces = malloc(((size_t)s.act.end + 1) * sizeof *s.pieces);
     if (!s.bar || !s.pieces) ad_fail(t, "ad_vjp: out of memory");
     else ad_live_find(&s.live, t, &s.act, false);
-    for (int32_t j = 0; j < s.act.reach.n && !ad_tape_error(t); j++) clear_bar(&s, s.act.reach.node[j]);
+    for (int32_t j = 0; j < s.act.reach.n && !ad_tape_error(t); j++)
+        clear_bar(&s, s.act.reach.node[j]);
     for (int i = 0; i < nx && !ad_tape_error(t); i++)
         if (x[i].node < s.act.end) clear_bar(&s, x[i].node);
     if (!ad_tape_error(t) && seed(&s, ny, y, ybar))
@@ -334,13 +353,16 @@ void ad_vjp_cut(int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_va
 
 void ad_grad(ad_var loss, int nx, const ad_var *x, ad_var *gradient)
 {
-    ad_tape *t = ad_lists_tape("grad", 2, (ad_list[]){ { "the loss", 1, &loss, true }, { "x", nx, x, false } });
+    ad_tape *t = ad_lists_tape(
+        "grad", 2, (ad_list[]){ { "the loss", 1, &loss, true }, { "x", nx, x, false } });
     for (int i = 0; gradient && i < nx; i++) gradient[i] = ad_none(t ? t : loss.tape);
     if (nx > 0 && !gradient) ad_fail_null(t, "grad", "the list of results");
     if (!t || ad_tape_error(t)) return;
     ad_shape s = ad_shape_of(loss);
     if (ad_has_rows(s) || ad_row_size(s) != 1) {
-        ad_fail_shapes(t, "grad", "the loss must be one number (ad_vjp takes cotangents of anything else)", 1, &loss);
+        ad_fail_shapes(t, "grad",
+                       "the loss must be one number (ad_vjp takes cotangents of anything else)", 1,
+                       &loss);
         return;
     }
     ad_var one = ad_ones_like(loss);
@@ -396,7 +418,10 @@ static void push_opaque(ad_tape *t, int32_t node, const ad_node *n, ad_var *dot,
 {
     int nout = (int)n->attr[0], nin = n->nin;
     if (!n->class_->jvp) {
-        ad_fail(t, "ad_jvp: %s has no forward derivative rule (jvp); reverse mode (ad_vjp, ad_grad) may have one", ad_node_name(n));
+        ad_fail(t,
+                "ad_jvp: %s has no forward derivative rule (jvp); reverse mode (ad_vjp, ad_grad) "
+                "may have one",
+                ad_node_name(n));
         return;
     }
     ad_var *vars = malloc((size_t)(2 * nin + 2 * nout + 1) * sizeof *vars);
@@ -409,7 +434,8 @@ static void push_opaque(ad_tape *t, int32_t node, const ad_node *n, ad_var *dot,
     for (int k = 0; k < nout; k++) out[k] = ad_var_at(t, node + 1 + k), ydot[k] = ad_none(t);
     n->class_->jvp(n->opaque, ad_var_at(t, node), nin, in, xdot, nout, out, ydot);
     for (int k = 0; k < nout && node + 1 + k < end; k++)
-        dot[node + 1 + k] = checked_result(t, n, "jvp", ydot[k], ad_node_at(t, node + 1 + k)->shape);
+        dot[node + 1 + k] =
+            checked_result(t, n, "jvp", ydot[k], ad_node_at(t, node + 1 + k)->shape);
     free(vars);
 }
 
@@ -417,15 +443,21 @@ static ad_var tangent_of(ad_live *l, int32_t node, const ad_node *n, const ad_va
 {
     ad_tape *t = l->tape;
     switch (ad_ops[n->op].kind) {
-    case AD_LINEAR: return n->op == AD_OP_assemble || dot[n->in[0]].node >= 0 ? ad_push_linear(t, n, dot) : ad_none(t);
+    case AD_LINEAR:
+        return n->op == AD_OP_assemble || dot[n->in[0]].node >= 0 ? ad_push_linear(t, n, dot)
+                                                                  : ad_none(t);
     case AD_CONTRACT: return push_contract(l, n, dot);
-    case AD_OPAQUE: return n->op == AD_OP_reduce_max && dot[n->in[0]].node >= 0 ? push_reduce_max(t, node, n, dot[n->in[0]]) : dot[node];
+    case AD_OPAQUE:
+        return n->op == AD_OP_reduce_max && dot[n->in[0]].node >= 0
+                   ? push_reduce_max(t, node, n, dot[n->in[0]])
+                   : dot[node];
     case AD_SOURCE: break;
     case AD_POINTWISE: {
         ad_var sum = ad_none(t), y = ad_var_at(t, node);
         for (int i = 0; i < n->nin; i++) {
             if (dot[n->in[i]].node < 0 || !ad_differentiable(n, i)) continue;
-            ad_var term = push_live(l, y, n, i, ad_broadcast(dot[n->in[i]], n->shape), ad_live_before(l, n->in[i]));
+            ad_var term = push_live(l, y, n, i, ad_broadcast(dot[n->in[i]], n->shape),
+                                    ad_live_before(l, n->in[i]));
             if (term.node >= 0) sum = sum.node < 0 ? term : ad_add(sum, term);
         }
         return sum;
@@ -435,7 +467,8 @@ static ad_var tangent_of(ad_live *l, int32_t node, const ad_node *n, const ad_va
 }
 
 /* Of what is visited, and of what that reads. */
-static void clear_tangents(const ad_activity *act, ad_tape *t, int ny, const ad_var *y, int nx, const ad_var *x, ad_var *dot)
+static void clear_tangents(const ad_activity *act, ad_tape *t, int ny, const ad_var *y, int nx,
+                           const ad_var *x, ad_var *dot)
 {
     for (int i = 0; i < ny; i++) dot[y[i].node] = ad_none(t);
     for (int i = 0; i < nx; i++)
@@ -449,7 +482,9 @@ static void clear_tangents(const ad_activity *act, ad_tape *t, int ny, const ad_
 
 void ad_jvp(int nx, const ad_var *x, const ad_var *xdot, int ny, const ad_var *y, ad_var *ydot)
 {
-    const ad_list lists[] = { { "y", ny, y, false }, { "x", nx, x, false }, { "xdot", nx, xdot, false } };
+    const ad_list lists[] = { { "y", ny, y, false },
+                              { "x", nx, x, false },
+                              { "xdot", nx, xdot, false } };
     ad_tape *t = ad_lists_tape("jvp", 3, lists);
     for (int j = 0; ydot && j < ny; j++) ydot[j] = ad_none(t ? t : y ? y[j].tape : NULL);
     if (ny > 0 && !ydot) ad_fail_null(t, "jvp", "the list of results");
@@ -457,7 +492,8 @@ void ad_jvp(int nx, const ad_var *x, const ad_var *xdot, int ny, const ad_var *y
     ad_activity act;
     for (int i = 0; i < nx; i++)
         if (!ad_same_shape(ad_shape_of(x[i]), ad_shape_of(xdot[i]))) {
-            ad_fail_shapes(t, "jvp", "a tangent must have the shape of its variable", 2, (ad_var[]){ x[i], xdot[i] });
+            ad_fail_shapes(t, "jvp", "a tangent must have the shape of its variable", 2,
+                           (ad_var[]){ x[i], xdot[i] });
             return;
         }
     if (!ad_activity_find(&act, t, ny, y, nx, x, false)) return;
@@ -492,7 +528,9 @@ void ad_jvp(int nx, const ad_var *x, const ad_var *xdot, int ny, const ad_var *y
 /* Forward over reverse. */
 ad_var ad_hvp(ad_var loss, ad_var x, ad_var v)
 {
-    const ad_list lists[] = { { "the loss", 1, &loss, true }, { "x", 1, &x, true }, { "v", 1, &v, true } };
+    const ad_list lists[] = { { "the loss", 1, &loss, true },
+                              { "x", 1, &x, true },
+                              { "v", 1, &v, true } };
     ad_tape *t = ad_lists_tape("hvp", 3, lists);
     ad_var g, h;
     if (!t) return ad_none(loss.tape);
@@ -516,6 +554,7 @@ bool ad_looked_at(ad_var x)
     if (!ad_valid(x)) return false;
     int32_t end = ad_tape_mark(x.tape);
     bool looked = false;
-    for (int32_t k = x.node; k < end && !looked; k++) looked = ad_node_at(x.tape, k)->looked && ad_depends(ad_var_at(x.tape, k), x);
+    for (int32_t k = x.node; k < end && !looked; k++)
+        looked = ad_node_at(x.tape, k)->looked && ad_depends(ad_var_at(x.tape, k), x);
     return looked;
 }

@@ -3,32 +3,38 @@
 #define COSTATE_DERIVE_H
 #include "autodiff/tape/tape.h"
 
-/* Derivative rules (rules.c). push: the action of the partial derivative of pointwise node y by its operand i on v; invalid (ad_none) when
- * zero. transpose: the cotangent of operand i of a linear node. */
+/* Derivative rules (rules.c). push: the action of the partial derivative of pointwise node y by its
+ * operand i on v; invalid (ad_none) when zero. transpose: the cotangent of operand i of a linear
+ * node. */
 ad_var ad_push(ad_var y, int i, ad_var v);
 ad_var ad_transpose_rule(ad_var y, int i, ad_var ybar);
 /* Whether node's result depends differentiably on its operand i. */
 bool ad_differentiable(const ad_node *node, int i);
-/* Operations whose derivative selects: where something else is selected, it is zero whatever the operand's derivative is, also no number.
+/* Operations whose derivative selects: where something else is selected, it is zero whatever the
+ * operand's derivative is, also no number.
  */
 bool ad_selects(ad_op op);
-/* Operations that have infinite derivatives, or values, at finite arguments or in the type's range. */
+/* Operations that have infinite derivatives, or values, at finite arguments or in the type's range.
+ */
 bool ad_has_pole(ad_op op);
 
 enum { AD_SEED = 1, AD_THROUGH = 2, AD_NEEDED = 4 /* while finding */ };
 typedef struct {
-    /* By node: AD_SEED for x, AD_THROUGH for what depends differentiably on x and y on it. Only what y needs, its operands, x and y have an
-     * entry: others are not written, so that a long tape costs nothing. */
+    /* By node: AD_SEED for x, AD_THROUGH for what depends differentiably on x and y on it. Only
+     * what y needs, its operands, x and y have an entry: others are not written, so that a long
+     * tape costs nothing. */
     char *active;
     ad_reach reach;     /* what y needs, from the first x on: nodes to visit */
     int32_t begin, end; /* no node before or from here on is active */
 } ad_activity;
 /* cut: x that depend on other x count as independent. */
-bool ad_activity_find(ad_activity *activity, ad_tape *tape, int ny, const ad_var *y, int nx, const ad_var *x, bool cut);
+bool ad_activity_find(ad_activity *activity, ad_tape *tape, int ny, const ad_var *y, int nx,
+                      const ad_var *x, bool cut);
 void ad_activity_clear(ad_activity *activity);
 
-/* Which elements of cotangents (reverse mode) or tangents (forward mode) are live: others are left out by a selection (live.c). A mask is
- * an array that is 0 where they are left out; an invalid one stands for ones everywhere. */
+/* Which elements of cotangents (reverse mode) or tangents (forward mode) are live: others are left
+ * out by a selection (live.c). A mask is an array that is 0 where they are left out; an invalid one
+ * stands for ones everywhere. */
 typedef struct {
     ad_tape *tape;
     const ad_activity *act;
@@ -43,23 +49,28 @@ bool ad_live_guards(const ad_live *live, const ad_node *n);
 bool ad_live_wild(const ad_live *live, int32_t node);
 /* x where it is live, otherwise 0. */
 ad_var ad_live_select(ad_var mask, ad_var x);
-/* Operand i of contraction n, 0 where it only multiplies what is not live: mask is that of its part `from` (0, 1: operands, 2: result). */
+/* Operand i of contraction n, 0 where it only multiplies what is not live: mask is that of its part
+ * `from` (0, 1: operands, 2: result). */
 ad_var ad_live_other(ad_live *live, const ad_node *n, int from, int i, ad_var mask);
 
-/* Reverse mode. The mask of a node's cotangent; of the contribution of node y's cotangent, which has this mask, to that of its operand i.
+/* Reverse mode. The mask of a node's cotangent; of the contribution of node y's cotangent, which
+ * has this mask, to that of its operand i.
  */
 ad_var ad_live_at(const ad_live *live, int32_t node);
 ad_var ad_live_pull(ad_live *live, ad_var y, const ad_node *n, int i, ad_var mask);
-/* To be called before a contribution with this mask is added to the node's cotangent, which may be the first. */
+/* To be called before a contribution with this mask is added to the node's cotangent, which may be
+ * the first. */
 void ad_live_add(ad_live *live, int32_t node, bool first, ad_var mask);
 
-/* Forward mode. The mask of a node's tangent; ad_live_push is called for each node in order, and finds it. */
+/* Forward mode. The mask of a node's tangent; ad_live_push is called for each node in order, and
+ * finds it. */
 ad_var ad_live_before(const ad_live *live, int32_t node);
 void ad_live_push(ad_live *live, int32_t node, const ad_node *n);
 
 /* v summed and broadcast to the shape. */
 ad_var ad_fit(ad_var v, ad_shape shape);
-/* Linear node n applied to other operands, by node; invalid ones count as zero (the first of an operation that is no assembly is not). */
+/* Linear node n applied to other operands, by node; invalid ones count as zero (the first of an
+ * operation that is no assembly is not). */
 ad_var ad_push_linear(ad_tape *tape, const ad_node *n, const ad_var *dot);
 
 #endif

@@ -1,19 +1,27 @@
 /* Jacobians and their traces.
  *
- * The tangent of each node along all unit vectors of x at once is kept as a sum of products of factors (a tensor network), beginning
- * with an identity that is never stored. A product is multiplied out only when the trace is closed, in the order of least cost. So the
- * trace of a network with one or two hidden layers costs about one more layer whatever its dimension: for two,
+ * The tangent of each node along all unit vectors of x at once is kept as a sum of products of
+ * factors (a tensor network), beginning with an identity that is never stored. A product is
+ * multiplied out only when the trace is closed, in the order of least cost. So the trace of a
+ * network with one or two hidden layers costs about one more layer whatever its dimension: for two,
  *   tr = sum_gh s1[b,h] Q[h,g] s2[b,g],  Q = W2 o (W1 W3)^T,
- * where Q depends on parameters only. What a product cannot express (a reshape that merges axes, a gather, ...) makes it an array
- * with one more axis, of directions; an opaque operation, a sum over rows or a ninth axis falls back to one forward derivative for
- * each direction. */
+ * where Q depends on parameters only. What a product cannot express (a reshape that merges axes, a
+ * gather, ...) makes it an array with one more axis, of directions; an opaque operation, a sum over
+ * rows or a ninth axis falls back to one forward derivative for each direction. */
 #include "autodiff/derive/derive.h"
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROW = 0, DIRECTION = 1, FIRST_LABEL = 2, MAX_TERMS = 12, ROOM = 4 /* factors one operation may add */ };
+enum {
+    ROW = 0,
+    DIRECTION = 1,
+    FIRST_LABEL = 2,
+    MAX_TERMS = 12,
+    ROOM = 4 /* factors one operation may add */
+};
 
-/* One product. Axis k of the node carries axis[k]; a label that no factor has stands for ones along that axis. */
+/* One product. Axis k of the node carries axis[k]; a label that no factor has stands for ones along
+ * that axis. */
 typedef struct {
     int n, labels;
     ad_factor f[AD_MAX_FACTORS];
@@ -58,7 +66,8 @@ static term *add_term(walk *w, tangent *g)
 
 /* ---- multiplying out ---- */
 
-/* The product as an array over the labels out; invalid, so that single directions are what is left, when it has too many axes on the way.
+/* The product as an array over the labels out; invalid, so that single directions are what is left,
+ * when it has too many axes on the way.
  */
 static ad_var contracted(walk *w, const term *t, int n, const int8_t *out)
 {
@@ -67,8 +76,8 @@ static ad_var contracted(walk *w, const term *t, int n, const int8_t *out)
     return x;
 }
 
-/* The sum of g's products as one array over the labels out (axes of the node, DIRECTION), whose sizes are those of shape; invalid when
- * there is no room. */
+/* The sum of g's products as one array over the labels out (axes of the node, DIRECTION), whose
+ * sizes are those of shape; invalid when there is no room. */
 static ad_var multiply_out(walk *w, const tangent *g, int nout, const int *axis, ad_shape shape)
 {
     ad_var sum = ad_none(w->tape);
@@ -107,7 +116,8 @@ static void multiply_node(walk *w, int32_t node)
     shape.dim[n] = w->ndir, axis[n++] = -1;
     for (int k = first; k < s.rank; k++) shape.dim[n] = s.dim[k], axis[n++] = k;
     shape.rank = n;
-    ad_var sum = multiply_out(w, g, n, axis, shape), x = ad_valid(sum) ? ad_broadcast(sum, shape) : sum;
+    ad_var sum = multiply_out(w, g, n, axis, shape),
+           x = ad_valid(sum) ? ad_broadcast(sum, shape) : sum;
     if (!ad_valid(x)) return;
     term t = { .n = 1, .labels = FIRST_LABEL };
     t.f[0].x = x;
@@ -126,7 +136,9 @@ static void limit(walk *w, int32_t node)
 {
     tangent *g = tangent_at(w, node);
     bool large = g->n > MAX_TERMS;
-    for (int i = 0; i < g->n; i++) large = large || g->t[i].n > AD_MAX_FACTORS - ROOM || g->t[i].labels > AD_MAX_LABELS - 2 * AD_MAX_RANK;
+    for (int i = 0; i < g->n; i++)
+        large = large || g->t[i].n > AD_MAX_FACTORS - ROOM ||
+                g->t[i].labels > AD_MAX_LABELS - 2 * AD_MAX_RANK;
     if (large) multiply_node(w, node);
 }
 
@@ -140,7 +152,8 @@ static term *copy_term(walk *w, tangent *g, const term *t)
     return to;
 }
 
-/* The factor x over the node's axes, where x broadcasts against the node (its axes of size 1 are dropped). */
+/* The factor x over the node's axes, where x broadcasts against the node (its axes of size 1 are
+ * dropped). */
 static void append_partial(term *t, ad_var x, ad_shape node)
 {
     ad_shape s = ad_shape_of(x), kept = { 0, { 0 } };
@@ -156,7 +169,8 @@ static void append_partial(term *t, ad_var x, ad_shape node)
     f->x = ad_reshape(x, kept);
 }
 
-/* A factor as an array that broadcasts against the node; invalid when it has other labels than the node's axes. */
+/* A factor as an array that broadcasts against the node; invalid when it has other labels than the
+ * node's axes. */
 static ad_var over_node(const term *t, const ad_factor *f, ad_shape node)
 {
     ad_shape s = node_of(f->x)->shape, over = { node.rank, { 0 } };
@@ -172,7 +186,8 @@ static ad_var over_node(const term *t, const ad_factor *f, ad_shape node)
 /* Factor f, which has more labels than the node's axes, 0 where the mask over the node is. */
 static void select_within(const term *t, ad_factor *f, ad_shape node, ad_var mask)
 {
-    ad_shape s = node_of(f->x)->shape, m = ad_shape_of(mask), over = { s.rank, { 0 } }, kept = { 0, { 0 } };
+    ad_shape s = node_of(f->x)->shape, m = ad_shape_of(mask), over = { s.rank, { 0 } },
+             kept = { 0, { 0 } };
     int permutation[AD_MAX_RANK], n = 0, place[AD_MAX_LABELS];
     for (int k = 0; k < m.rank; k++)
         if (m.dim[k] != 1) {
@@ -187,11 +202,14 @@ static void select_within(const term *t, ad_factor *f, ad_shape node, ad_var mas
                 permutation[n++] = place[(int)f->label[a]];
             }
     }
-    if (n == kept.rank) f->x = ad_live_select(ad_reshape(ad_transpose(ad_reshape(mask, kept), permutation), over), f->x);
+    if (n == kept.rank)
+        f->x = ad_live_select(ad_reshape(ad_transpose(ad_reshape(mask, kept), permutation), over),
+                              f->x);
 }
 
-/* Selects by the node's partial derivative by its operand i in one factor that has all its axes, instead of multiplying with it. Returns
- * whether there is any. wild: factors may be infinite, so all of them are selected. */
+/* Selects by the node's partial derivative by its operand i in one factor that has all its axes,
+ * instead of multiplying with it. Returns whether there is any. wild: factors may be infinite, so
+ * all of them are selected. */
 static bool select_factors(term *t, ad_var y, int i, ad_shape node, ad_var partial, bool wild)
 {
     const term old = *t;
@@ -202,7 +220,8 @@ static bool select_factors(term *t, ad_var y, int i, ad_shape node, ad_var parti
         ad_var v = any && !wild ? ad_none(y.tape) : over_node(&old, &f, node);
         if (ad_valid(v)) {
             ad_var selected = any ? ad_live_select(partial, v) : ad_push(y, i, v);
-            if (ad_valid(selected) && (wild || ad_same_shape(ad_shape_of(selected), ad_shape_of(v)))) {
+            if (ad_valid(selected) &&
+                (wild || ad_same_shape(ad_shape_of(selected), ad_shape_of(v)))) {
                 append_partial(t, selected, node);
                 any = true;
                 continue;
@@ -214,7 +233,8 @@ static bool select_factors(term *t, ad_var y, int i, ad_shape node, ad_var parti
     return any;
 }
 
-/* Axes of an operand [..] aligned at the right with those of the result; stretched ones get fresh labels (ones). */
+/* Axes of an operand [..] aligned at the right with those of the result; stretched ones get fresh
+ * labels (ones). */
 static void align_axes(term *t, ad_shape from, ad_shape to)
 {
     int8_t axis[AD_MAX_RANK];
@@ -233,12 +253,14 @@ static void through_pointwise(walk *w, int32_t node, const ad_node *n)
         if (!w->act.active[n->in[i]] || !ad_differentiable(n, i)) continue;
         const tangent *from = tangent_at(w, n->in[i]);
         ad_var partial = ad_push(ad_var_at(w->tape, node), i, ad_scalar(w->tape, 1));
-        if (ad_live_guards(&w->live, n)) partial = ad_live_select(ad_live_before(&w->live, n->in[i]), partial);
+        if (ad_live_guards(&w->live, n))
+            partial = ad_live_select(ad_live_before(&w->live, n->in[i]), partial);
         for (int k = 0; k < from->n && !ad_tape_error(w->tape); k++) {
             term *t = copy_term(w, g, &from->t[k]);
             if (!t) return;
             align_axes(t, ad_node_at(w->tape, n->in[i])->shape, n->shape);
-            if (ad_selects(n->op) && select_factors(t, ad_var_at(w->tape, node), i, n->shape, partial, ad_live_wild(&w->live, n->in[i])))
+            if (ad_selects(n->op) && select_factors(t, ad_var_at(w->tape, node), i, n->shape,
+                                                    partial, ad_live_wild(&w->live, n->in[i])))
                 continue;
             append_partial(t, partial, n->shape);
         }
@@ -249,11 +271,13 @@ static void through_contract(walk *w, int32_t node, const ad_node *n)
 {
     tangent *g = tangent_at(w, node);
     int rank[3] = { (int)n->attr[0], (int)n->attr[1], (int)n->attr[2] };
-    const int64_t *label[3] = { n->attr + 3, n->attr + 3 + rank[0], n->attr + 3 + rank[0] + rank[1] };
+    const int64_t *label[3] = { n->attr + 3, n->attr + 3 + rank[0],
+                                n->attr + 3 + rank[0] + rank[1] };
     for (int i = 0; i < 2; i++) {
         if (!w->act.active[n->in[i]]) continue;
         const tangent *from = tangent_at(w, n->in[i]);
-        const ad_var other = ad_live_other(&w->live, n, i, 1 - i, ad_live_before(&w->live, n->in[i]));
+        const ad_var other =
+            ad_live_other(&w->live, n, i, 1 - i, ad_live_before(&w->live, n->in[i]));
         for (int k = 0; k < from->n && ad_valid(other); k++) {
             term *t = copy_term(w, g, &from->t[k]);
             if (!t) return;
@@ -272,7 +296,8 @@ static void through_contract(walk *w, int32_t node, const ad_node *n)
     }
 }
 
-/* The node's axis a becomes a fresh index joined to the old one by a shifted identity: new = old + shift. */
+/* The node's axis a becomes a fresh index joined to the old one by a shifted identity: new = old +
+ * shift. */
 static void shift_axis(walk *w, term *t, int a, int64_t old_size, int64_t new_size, int64_t shift)
 {
     int8_t old = t->axis[a], fresh = (int8_t)t->labels++;
@@ -293,7 +318,8 @@ static void through_windows(walk *w, int32_t node, const ad_node *n)
             for (int a = 0; a < s.rank; a++) {
                 if (s.dim[a] == n->shape.dim[a]) continue;
                 int64_t start = n->attr[i * s.rank + a];
-                shift_axis(w, t, a, s.dim[a], n->shape.dim[a], n->op == AD_OP_slice ? -start : start);
+                shift_axis(w, t, a, s.dim[a], n->shape.dim[a],
+                           n->op == AD_OP_slice ? -start : start);
             }
         }
     }
@@ -337,7 +363,8 @@ static bool relabel(walk *w, term *t, const ad_node *n)
         for (int a = 0; a < from.rank; a++) {
             if (!(n->attr[0] >> a & 1)) continue;
             if (from.dim[a] == AD_ROWS) return false;
-            if (!carried(t, old[a])) t->f[t->n++] = (ad_factor){ ad_scalar(w->tape, (double)from.dim[a]), { 0 } };
+            if (!carried(t, old[a]))
+                t->f[t->n++] = (ad_factor){ ad_scalar(w->tape, (double)from.dim[a]), { 0 } };
             if (t->n > AD_MAX_FACTORS - 1) return false;
             t->axis[a] = (int8_t)t->labels++;
         }
@@ -357,8 +384,9 @@ static bool relabel(walk *w, term *t, const ad_node *n)
 /* A linear operation on arrays with the axis of directions behind the rows. */
 static void through_array(walk *w, int32_t node, const ad_node *n)
 {
-    w->single = n->shape.rank == AD_MAX_RANK || (n->op != AD_OP_reshape && n->op != AD_OP_flip && n->op != AD_OP_gather &&
-                                                 n->op != AD_OP_scatter_add && n->op != AD_OP_cumsum);
+    w->single = n->shape.rank == AD_MAX_RANK ||
+                (n->op != AD_OP_reshape && n->op != AD_OP_flip && n->op != AD_OP_gather &&
+                 n->op != AD_OP_scatter_add && n->op != AD_OP_cumsum);
     if (!w->single) multiply_node(w, n->in[0]);
     if (w->single || ad_tape_error(w->tape)) return;
     const term *from = &tangent_at(w, n->in[0])->t[0];
@@ -375,7 +403,8 @@ static void through_array(walk *w, int32_t node, const ad_node *n)
     ad_shape out = { 0, { 0 } };
     if (front) out.dim[out.rank++] = AD_ROWS;
     out.dim[out.rank++] = w->ndir;
-    for (int k = ad_has_rows(n->shape) ? 1 : 0; k < n->shape.rank; k++) out.dim[out.rank++] = n->shape.dim[k];
+    for (int k = ad_has_rows(n->shape) ? 1 : 0; k < n->shape.rank; k++)
+        out.dim[out.rank++] = n->shape.dim[k];
     if (n->op == AD_OP_flip) attr[0] = n->attr[0] << shift;
     else if (n->op != AD_OP_reshape) attr[0] += shift;
     ad_var x = ad_record(w->tape, n->op, 1, &from->f[0].x.node, nattr, attr, out);
@@ -416,23 +445,30 @@ static void through_linear(walk *w, int32_t node, const ad_node *n)
 
 static void walk_free(walk *w)
 {
-    for (int32_t j = 0; w->of && j < w->act.reach.n; j++) free(tangent_at(w, w->act.reach.node[j])->t);
+    for (int32_t j = 0; w->of && j < w->act.reach.n; j++)
+        free(tangent_at(w, w->act.reach.node[j])->t);
     free(w->of);
     ad_live_clear(&w->live);
     ad_activity_clear(&w->act);
 }
 
-static bool expressible(const ad_node *n) { return ad_ops[n->op].kind != AD_OPAQUE && n->op != AD_OP_take && n->op != AD_OP_put_add; }
+static bool expressible(const ad_node *n)
+{
+    return ad_ops[n->op].kind != AD_OPAQUE && n->op != AD_OP_take && n->op != AD_OP_put_add;
+}
 
-/* Whether products of factors can express the node's tangent. Sums over rows they cannot: the rows have one label. */
+/* Whether products of factors can express the node's tangent. Sums over rows they cannot: the rows
+ * have one label. */
 static bool needs_single_directions(const walk *w, const ad_node *n)
 {
     for (int i = 0; i < n->nin; i++)
-        if (!ad_has_rows(n->shape) && ad_has_rows(ad_node_at(w->tape, n->in[i])->shape)) return true;
+        if (!ad_has_rows(n->shape) && ad_has_rows(ad_node_at(w->tape, n->in[i])->shape))
+            return true;
     return !expressible(n);
 }
 
-/* Tangents of all nodes between x and y along the unit vectors of x [rows?, n]. false: failed, or only single directions will do. */
+/* Tangents of all nodes between x and y along the unit vectors of x [rows?, n]. false: failed, or
+ * only single directions will do. */
 static bool walk_from(walk *w, ad_var y, ad_var x)
 {
     w->tape = y.tape;
@@ -445,13 +481,16 @@ static bool walk_from(walk *w, ad_var y, ad_var x)
     ad_shape s = ad_shape_of(x);
     int last = s.rank - 1;
     w->ndir = s.dim[last];
-    for (int32_t j = 0; j < w->act.reach.n; j++) *tangent_at(w, w->act.reach.node[j]) = (tangent){ 0 };
+    for (int32_t j = 0; j < w->act.reach.n; j++)
+        *tangent_at(w, w->act.reach.node[j]) = (tangent){ 0 };
     for (int32_t j = 0; j < w->act.reach.n; j++) {
         int32_t k = w->act.reach.node[j];
         const ad_node *n = ad_node_at(w->tape, k);
         if (!(w->act.active[k] & AD_THROUGH)) continue;
         if (ad_has_rows(s) && n->op != AD_OP_opaque && !ad_has_rows(n->shape)) {
-            ad_fail(w->tape, "ad_jacobian: y does not depend on x row by row (ad_%s reduces over rows)", ad_ops[n->op].name);
+            ad_fail(w->tape,
+                    "ad_jacobian: y does not depend on x row by row (ad_%s reduces over rows)",
+                    ad_ops[n->op].name);
             return false;
         }
         w->single = w->single || needs_single_directions(w, n);
@@ -463,7 +502,8 @@ static bool walk_from(walk *w, ad_var y, ad_var x)
         *seed = (term){ .n = 1, .labels = FIRST_LABEL + 1 };
         seed->axis[0] = ROW;
         seed->axis[last] = FIRST_LABEL;
-        seed->f[0] = (ad_factor){ ad_eye(w->tape, w->ndir, w->ndir, 0), { DIRECTION, FIRST_LABEL } };
+        seed->f[0] =
+            (ad_factor){ ad_eye(w->tape, w->ndir, w->ndir, 0), { DIRECTION, FIRST_LABEL } };
     }
     for (int32_t j = 0; j < w->act.reach.n && !ad_tape_error(w->tape) && !w->single; j++) {
         int32_t k = w->act.reach.node[j];
@@ -481,8 +521,11 @@ static bool walk_from(walk *w, ad_var y, ad_var x)
 /* The i-th unit vector, counted over the elements of a row, in x's shape. */
 static ad_var unit_tangent(ad_var x, int64_t i)
 {
-    ad_shape s = ad_shape_of(x), flat = ad_has_rows(s) ? AD_SHAPE(1, ad_row_size(s)) : AD_SHAPE(ad_row_size(s));
-    ad_var one = ad_pad(ad_fill(x.tape, ad_has_rows(s) ? AD_SHAPE(1, 1) : AD_SHAPE(1), 1), -1, i, ad_row_size(s) - i - 1), v = one;
+    ad_shape s = ad_shape_of(x),
+             flat = ad_has_rows(s) ? AD_SHAPE(1, ad_row_size(s)) : AD_SHAPE(ad_row_size(s));
+    ad_var one = ad_pad(ad_fill(x.tape, ad_has_rows(s) ? AD_SHAPE(1, 1) : AD_SHAPE(1), 1), -1, i,
+                        ad_row_size(s) - i - 1),
+           v = one;
     if (ad_has_rows(s)) {
         flat.dim[0] = AD_ROWS;
         v = ad_broadcast(one, flat);
@@ -497,8 +540,10 @@ static bool fits_row_by_row(const char *name, ad_var y, ad_var x)
     if (ad_has_rows(ad_shape_of(y)) == ad_has_rows(ad_shape_of(x))) return true;
     const char *why = ad_has_rows(ad_shape_of(x))
                           ? "both variables need the row axis, or neither"
-                          : "both variables need the row axis, or neither; for rows by a parameter take ad_vjp with "
-                            "unit cotangents, or compute y from the parameter repeated for each row (ad_broadcast)";
+                          : "both variables need the row axis, or neither; for rows by a parameter "
+                            "take ad_vjp with "
+                            "unit cotangents, or compute y from the parameter repeated for each "
+                            "row (ad_broadcast)";
     ad_fail_shapes(t, name, why, 2, (ad_var[]){ y, x });
     return false;
 }
@@ -544,7 +589,8 @@ ad_var ad_jacobian(ad_var y, ad_var x)
     ad_shape sx = ad_shape_of(x), sy = ad_shape_of(y), out = sy;
     int first = ad_has_rows(sx) ? 1 : 0;
     if (sy.rank + sx.rank - first > AD_MAX_RANK)
-        return ad_fail_shapes(y.tape, "jacobian", "the result would have too many axes", 2, (ad_var[]){ y, x });
+        return ad_fail_shapes(y.tape, "jacobian", "the result would have too many axes", 2,
+                              (ad_var[]){ y, x });
     for (int k = first; k < sx.rank; k++) out.dim[out.rank++] = sx.dim[k];
     if (y.node < x.node) return ad_fill(y.tape, out, 0);
     walk w = { 0 };
@@ -598,7 +644,8 @@ ad_var ad_jacobian_trace(ad_var y, ad_var x)
     ad_shape s = ad_shape_of(x), out = s;
     int first = ad_has_rows(s) ? 1 : 0;
     if (s.rank != first + 1 || !ad_same_shape(s, ad_shape_of(y)))
-        return ad_fail_shapes(y.tape, "jacobian_trace", "both must be [rows,d], or both [d]", 2, (ad_var[]){ y, x });
+        return ad_fail_shapes(y.tape, "jacobian_trace", "both must be [rows,d], or both [d]", 2,
+                              (ad_var[]){ y, x });
     out.dim[first] = 1;
     if (y.node < x.node) return ad_fill(y.tape, out, 0);
     walk w = { 0 };

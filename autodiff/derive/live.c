@@ -1,16 +1,20 @@
-/* Masked poles. Where a selection or a slice leaves out an element, its derivative is 0, but 0 times an infinite derivative, that of a
- * logarithm at 0 say, would be no number. An exact 0 is not enough to tell: the cotangent of sqrt in sqrt(x)^2 is 0 at x = 0 as well, and
- * the derivative there is 1. So a sweep carries beside cotangents, or tangents, which of their elements are live, and the rules of
- * operations with poles select by it. The selection is recorded, so derivatives of any order have it.
+/* Masked poles. Where a selection or a slice leaves out an element, its derivative is 0, but 0
+ * times an infinite derivative, that of a logarithm at 0 say, would be no number. An exact 0 is not
+ * enough to tell: the cotangent of sqrt in sqrt(x)^2 is 0 at x = 0 as well, and the derivative
+ * there is 1. So a sweep carries beside cotangents, or tangents, which of their elements are live,
+ * and the rules of operations with poles select by it. The selection is recorded, so derivatives of
+ * any order have it.
  *
- * In reverse mode what is left out lies downstream of the pole, in log(x) where select(x > 0, log(x), 0) does not take it. In forward mode
- * it lies upstream, in sqrt(relu(x)). Nothing is recorded for nodes that do not lie between an operation that leaves out and a pole. */
+ * In reverse mode what is left out lies downstream of the pole, in log(x) where select(x > 0,
+ * log(x), 0) does not take it. In forward mode it lies upstream, in sqrt(relu(x)). Nothing is
+ * recorded for nodes that do not lie between an operation that leaves out and a pole. */
 #include "autodiff/derive/derive.h"
 #include <stdlib.h>
 
 enum {
     WILD = 1, /* may have infinite values */
-    POLE = 2, /* reverse: an operation that selects by what is live lies upstream, or here; forward: downstream */
+    POLE = 2, /* reverse: an operation that selects by what is live lies upstream, or here; forward:
+                 downstream */
     DEAD = 4  /* forward: tangents may be left out */
 };
 
@@ -29,14 +33,18 @@ bool ad_live_wild(const ad_live *l, int32_t node) { return l->danger[node] & WIL
 static bool multiplies(const ad_live *l, const ad_node *n)
 {
     bool wild = false;
-    for (int i = 0; i < n->nin && n->op == AD_OP_contract; i++) wild = wild || l->danger[n->in[i]] & WILD;
+    for (int i = 0; i < n->nin && n->op == AD_OP_contract; i++)
+        wild = wild || l->danger[n->in[i]] & WILD;
     return wild || ad_live_guards(l, n);
 }
 
 static bool is_opaque(const ad_node *n) { return n->op == AD_OP_opaque || n->op == AD_OP_project; }
 
 /* Operations in whose results are elements that no element of the operands comes to. */
-static bool fills(ad_op op) { return op == AD_OP_assemble || op == AD_OP_scatter_add || op == AD_OP_put_add; }
+static bool fills(ad_op op)
+{
+    return op == AD_OP_assemble || op == AD_OP_scatter_add || op == AD_OP_put_add;
+}
 
 static void find_wild(ad_live *l)
 {
@@ -58,7 +66,8 @@ static void find_upstream(ad_live *l, char flag)
         const ad_node *n = ad_node_at(l->tape, k);
         if (is_opaque(n) || !(l->act->active[k] & AD_THROUGH)) continue;
         bool found = flag == POLE ? multiplies(l, n) : ad_selects(n->op) || fills(n->op);
-        for (int i = 0; i < n->nin; i++) found = found || (l->act->active[n->in[i]] && l->danger[n->in[i]] & flag);
+        for (int i = 0; i < n->nin; i++)
+            found = found || (l->act->active[n->in[i]] && l->danger[n->in[i]] & flag);
         if (found) l->danger[k] |= flag;
     }
 }
@@ -121,9 +130,11 @@ static const int64_t *labels_of(const ad_node *n, int which, int *rank)
     return n->attr + 3 + (which > 0 ? n->attr[0] : 0) + (which > 1 ? n->attr[1] : 0);
 }
 
-/* A mask of the part `from` of a contraction (0, 1: operands, 2: result) as one of its part `to`, whose shape is given: live is what takes
- * part in a product with anything that is live. Invalid: everywhere. */
-static ad_var through_contract(ad_live *l, const ad_node *n, int from, int to, ad_shape shape, ad_var mask)
+/* A mask of the part `from` of a contraction (0, 1: operands, 2: result) as one of its part `to`,
+ * whose shape is given: live is what takes part in a product with anything that is live. Invalid:
+ * everywhere. */
+static ad_var through_contract(ad_live *l, const ad_node *n, int from, int to, ad_shape shape,
+                               ad_var mask)
 {
     int have, want, nout = 0;
     const int64_t *of_mask = labels_of(n, from, &have), *wanted = labels_of(n, to, &want);
@@ -141,7 +152,10 @@ static ad_var through_contract(ad_live *l, const ad_node *n, int from, int to, a
     return ad_valid(x) ? ad_broadcast(ad_reshape(x, part), shape) : ad_none(l->tape);
 }
 
-ad_var ad_live_select(ad_var mask, ad_var x) { return mask.node >= 0 && ad_valid(x) ? ad_select(mask, x, ad_scalar(x.tape, 0)) : x; }
+ad_var ad_live_select(ad_var mask, ad_var x)
+{
+    return mask.node >= 0 && ad_valid(x) ? ad_select(mask, x, ad_scalar(x.tape, 0)) : x;
+}
 
 ad_var ad_live_other(ad_live *l, const ad_node *n, int from, int i, ad_var mask)
 {
@@ -154,24 +168,29 @@ static ad_var truth(ad_var mask) { return ad_gt(mask, ad_scalar(mask.tape, 0)); 
 
 /* ---- reverse mode ---- */
 
-ad_var ad_live_at(const ad_live *l, int32_t node) { return l->danger[node] & POLE ? l->mask[node] : ad_none(l->tape); }
+ad_var ad_live_at(const ad_live *l, int32_t node)
+{
+    return l->danger[node] & POLE ? l->mask[node] : ad_none(l->tape);
+}
 
 void ad_live_add(ad_live *l, int32_t node, bool first, ad_var mask)
 {
     if (!l->act->active[node] || !(l->danger[node] & POLE)) return;
     if (mask.node >= 0) mask = truth(ad_fit(mask, ad_node_at(l->tape, node)->shape));
     if (first) l->mask[node] = mask;
-    else if (l->mask[node].node >= 0) l->mask[node] = mask.node < 0 ? mask : ad_add(l->mask[node], mask);
+    else if (l->mask[node].node >= 0)
+        l->mask[node] = mask.node < 0 ? mask : ad_add(l->mask[node], mask);
 }
 
 ad_var ad_live_pull(ad_live *l, ad_var y, const ad_node *n, int i, ad_var mask)
 {
     if (!(l->danger[n->in[i]] & POLE)) return ad_none(l->tape);
-    const bool leaves_out =
-        ad_selects(n->op) || n->op == AD_OP_slice || n->op == AD_OP_gather || n->op == AD_OP_take || n->op == AD_OP_reduce_max;
+    const bool leaves_out = ad_selects(n->op) || n->op == AD_OP_slice || n->op == AD_OP_gather ||
+                            n->op == AD_OP_take || n->op == AD_OP_reduce_max;
     if (mask.node < 0 && !leaves_out) return mask;
     if (mask.node < 0) mask = ad_fill(l->tape, n->shape, 1);
-    if (n->op == AD_OP_contract) return through_contract(l, n, 2, i, ad_node_at(l->tape, n->in[i])->shape, mask);
+    if (n->op == AD_OP_contract)
+        return through_contract(l, n, 2, i, ad_node_at(l->tape, n->in[i])->shape, mask);
     if (n->op == AD_OP_reduce_max) return ad_mul(ad_eq(ad_var_at(l->tape, n->in[0]), y), mask);
     if (ad_ops[n->op].kind == AD_LINEAR) return ad_transpose_rule(y, i, mask);
     return ad_selects(n->op) ? ad_push(y, i, mask) : mask;
@@ -182,7 +201,8 @@ ad_var ad_live_pull(ad_live *l, ad_var y, const ad_node *n, int i, ad_var mask)
 /* The mask of an operand, as an array. */
 static ad_var array_of(ad_live *l, int32_t node)
 {
-    if (l->mask[node].node < 0) l->mask[node] = ad_fill(l->tape, ad_node_at(l->tape, node)->shape, 1);
+    if (l->mask[node].node < 0)
+        l->mask[node] = ad_fill(l->tape, ad_node_at(l->tape, node)->shape, 1);
     return l->mask[node];
 }
 
@@ -217,7 +237,9 @@ static bool all_live(const ad_live *l, const ad_node *n)
 
 void ad_live_push(ad_live *l, int32_t node, const ad_node *n)
 {
-    if (is_opaque(n) || l->act->active[node] & AD_SEED || !(l->danger[node] & DEAD) || !(l->danger[node] & POLE) || all_live(l, n)) return;
+    if (is_opaque(n) || l->act->active[node] & AD_SEED || !(l->danger[node] & DEAD) ||
+        !(l->danger[node] & POLE) || all_live(l, n))
+        return;
     ad_var y = ad_var_at(l->tape, node), sum = ad_none(l->tape);
     if (ad_ops[n->op].kind == AD_LINEAR) sum = push_linear(l, n);
     else
@@ -225,7 +247,9 @@ void ad_live_push(ad_live *l, int32_t node, const ad_node *n)
             if (!l->act->active[n->in[i]] || !ad_differentiable(n, i)) continue;
             ad_var x = array_of(l, n->in[i]);
             if (n->op == AD_OP_contract) x = through_contract(l, n, i, 2, n->shape, x);
-            else if (n->op == AD_OP_reduce_max) x = ad_sum_mask(ad_mul(ad_eq(ad_var_at(l->tape, n->in[0]), y), x), (uint32_t)n->attr[0]);
+            else if (n->op == AD_OP_reduce_max)
+                x = ad_sum_mask(ad_mul(ad_eq(ad_var_at(l->tape, n->in[0]), y), x),
+                                (uint32_t)n->attr[0]);
             else x = ad_broadcast(x, n->shape);
             if (ad_selects(n->op)) x = ad_push(y, i, x);
             if (!ad_valid(x)) return; /* no array for it: everywhere */

@@ -1,5 +1,6 @@
-/* Derivative rules, one an operation. Pointwise rules stand in ops.def; here are the longer of their expressions and the transposes of
- * linear operations. Rules record operations, so derivatives can be differentiated again. */
+/* Derivative rules, one an operation. Pointwise rules stand in ops.def; here are the longer of
+ * their expressions and the transposes of linear operations. Rules record operations, so
+ * derivatives can be differentiated again. */
 #include "autodiff/derive/derive.h"
 #include <stdlib.h>
 
@@ -24,8 +25,9 @@ static ad_var push_gelu(ad_var x, ad_var v)
     return ad_mul(v, ad_add(ad_normal_cdf(x), ad_mul(bounded(x), pdf)));
 }
 
-/* d a^b / da = b a^(b-1); for b = 0 it is 0 also where a^(b-1) is not finite. A constant b = 0 selects that 0 whatever a and v are; where b
- * varies, b a^(b-1) has the derivative 1/a by b there. */
+/* d a^b / da = b a^(b-1); for b = 0 it is 0 also where a^(b-1) is not finite. A constant b = 0
+ * selects that 0 whatever a and v are; where b varies, b a^(b-1) has the derivative 1/a by b there.
+ */
 static ad_var push_pow_base(ad_var a, ad_var b, ad_var v)
 {
     ad_var zero = number(a, 0), one = number(a, 1), is_zero = ad_eq(b, zero);
@@ -42,7 +44,8 @@ static ad_var push_pow_base(ad_var a, ad_var b, ad_var v)
 static ad_var push_pow_exponent(ad_var a, ad_var y, ad_var v)
 {
     ad_var zero = number(a, 0), a_is_zero = ad_eq(a, zero);
-    return ad_select(a_is_zero, zero, ad_mul(v, ad_mul(y, ad_log(ad_select(a_is_zero, number(a, 1), a)))));
+    return ad_select(a_is_zero, zero,
+                     ad_mul(v, ad_mul(y, ad_log(ad_select(a_is_zero, number(a, 1), a)))));
 }
 
 /* v where a < b, half of it where they are equal. */
@@ -55,34 +58,37 @@ static ad_var push_inside(ad_var x, ad_var lo, ad_var hi, ad_var v)
 {
     return ad_select(ad_mul(ad_ge(x, lo), ad_le(x, hi)), v, number(v, 0));
 }
-static ad_var push_below(ad_var x, ad_var lo, ad_var v) { return ad_select(ad_lt(x, lo), v, number(v, 0)); }
+static ad_var push_below(ad_var x, ad_var lo, ad_var v)
+{
+    return ad_select(ad_lt(x, lo), v, number(v, 0));
+}
 static ad_var push_above(ad_var x, ad_var lo, ad_var hi, ad_var v)
 {
     return ad_select(ad_mul(ad_gt(x, hi), ad_ge(x, lo)), v, number(v, 0));
 }
 
 #define ABSENT ad_none(y.tape)
-#define AD_UNARY(name, kernel, push, ...)                                                                                                  \
-    static ad_var push_unary_##name(ad_var x, ad_var y, ad_var v)                                                                          \
-    {                                                                                                                                      \
-        (void)x, (void)y, (void)v;                                                                                                         \
-        return push;                                                                                                                       \
+#define AD_UNARY(name, kernel, push, ...)                                                          \
+    static ad_var push_unary_##name(ad_var x, ad_var y, ad_var v)                                  \
+    {                                                                                              \
+        (void)x, (void)y, (void)v;                                                                 \
+        return push;                                                                               \
     }
-#define AD_BINARY(name, kernel, push_a, push_b, ...)                                                                                       \
-    static ad_var push_binary_##name(int i, ad_var a, ad_var b, ad_var y, ad_var v)                                                        \
-    {                                                                                                                                      \
-        (void)a, (void)b, (void)y, (void)v;                                                                                                \
-        return i == 0 ? push_a : push_b;                                                                                                   \
+#define AD_BINARY(name, kernel, push_a, push_b, ...)                                               \
+    static ad_var push_binary_##name(int i, ad_var a, ad_var b, ad_var y, ad_var v)                \
+    {                                                                                              \
+        (void)a, (void)b, (void)y, (void)v;                                                        \
+        return i == 0 ? push_a : push_b;                                                           \
     }
-#define AD_TERNARY(name, kernel, push_a, push_b, push_c, ...)                                                                              \
-    static ad_var push_ternary_##name(int i, ad_var a, ad_var b, ad_var c, ad_var y, ad_var v)                                             \
-    {                                                                                                                                      \
-        (void)a, (void)b, (void)c, (void)y, (void)v;                                                                                       \
-        return i == 0 ? push_a : i == 1 ? push_b : push_c;                                                                                 \
+#define AD_TERNARY(name, kernel, push_a, push_b, push_c, ...)                                      \
+    static ad_var push_ternary_##name(int i, ad_var a, ad_var b, ad_var c, ad_var y, ad_var v)     \
+    {                                                                                              \
+        (void)a, (void)b, (void)c, (void)y, (void)v;                                               \
+        return i == 0 ? push_a : i == 1 ? push_b : push_c;                                         \
     }
 #include "autodiff/ops.def"
 
-#define CASE(name, value)                                                                                                                  \
+#define CASE(name, value)                                                                          \
     case AD_OP_##name: return value;
 ad_var ad_push(ad_var y, int i, ad_var v)
 {
@@ -90,7 +96,8 @@ ad_var ad_push(ad_var y, int i, ad_var v)
     switch (node_of(y)->op) {
 #define AD_UNARY(name, ...) CASE(name, push_unary_##name(operand(y, 0), y, v))
 #define AD_BINARY(name, ...) CASE(name, push_binary_##name(i, operand(y, 0), operand(y, 1), y, v))
-#define AD_TERNARY(name, ...) CASE(name, push_ternary_##name(i, operand(y, 0), operand(y, 1), operand(y, 2), y, v))
+#define AD_TERNARY(name, ...)                                                                      \
+    CASE(name, push_ternary_##name(i, operand(y, 0), operand(y, 1), operand(y, 2), y, v))
 #include "autodiff/ops.def"
     default: return ABSENT;
     }
@@ -104,8 +111,9 @@ static bool push_is_absent(ad_op op, int i)
     switch (op) {
 #undef ABSENT
 #define AD_UNARY(name, kernel, push, ...) CASE(name, IS_ABSENT(push))
-#define AD_BINARY(name, kernel, push_a, push_b, ...) CASE(name, i == 0 ? IS_ABSENT(push_a) : IS_ABSENT(push_b))
-#define AD_TERNARY(name, kernel, push_a, push_b, push_c, ...)                                                                              \
+#define AD_BINARY(name, kernel, push_a, push_b, ...)                                               \
+    CASE(name, i == 0 ? IS_ABSENT(push_a) : IS_ABSENT(push_b))
+#define AD_TERNARY(name, kernel, push_a, push_b, push_c, ...)                                      \
     CASE(name, i == 0 ? IS_ABSENT(push_a) : i == 1 ? IS_ABSENT(push_b) : IS_ABSENT(push_c))
 #include "autodiff/ops.def"
     default: return false;
@@ -124,7 +132,11 @@ bool ad_differentiable(const ad_node *n, int i)
     return false;
 }
 
-bool ad_selects(ad_op op) { return op == AD_OP_select || op == AD_OP_relu || op == AD_OP_min || op == AD_OP_max || op == AD_OP_clamp; }
+bool ad_selects(ad_op op)
+{
+    return op == AD_OP_select || op == AD_OP_relu || op == AD_OP_min || op == AD_OP_max ||
+           op == AD_OP_clamp;
+}
 
 bool ad_has_pole(ad_op op)
 {
@@ -143,11 +155,20 @@ bool ad_has_pole(ad_op op)
     }
 }
 
-/* ---- transposes of linear operations: the cotangent of operand i, given that of y --------------------------------------------------- */
+/* ---- transposes of linear operations: the cotangent of operand i, given that of y ------------ */
 
-static ad_var transpose_sum(ad_var y, int i, ad_var v) { return ad_broadcast(v, ad_shape_of(operand(y, i))); }
-static ad_var transpose_reshape(ad_var y, int i, ad_var v) { return ad_reshape(v, ad_shape_of(operand(y, i))); }
-static ad_var transpose_broadcast(ad_var y, int i, ad_var v) { return ad_sum_to(v, ad_shape_of(operand(y, i))); }
+static ad_var transpose_sum(ad_var y, int i, ad_var v)
+{
+    return ad_broadcast(v, ad_shape_of(operand(y, i)));
+}
+static ad_var transpose_reshape(ad_var y, int i, ad_var v)
+{
+    return ad_reshape(v, ad_shape_of(operand(y, i)));
+}
+static ad_var transpose_broadcast(ad_var y, int i, ad_var v)
+{
+    return ad_sum_to(v, ad_shape_of(operand(y, i)));
+}
 
 static ad_var transpose_transpose(ad_var y, int i, ad_var v)
 {
@@ -186,7 +207,8 @@ static ad_var transpose_flip(ad_var y, int i, ad_var v)
 static ad_var transpose_gather(ad_var y, int i, ad_var v)
 {
     const ad_node *n = node_of(y);
-    return ad_scatter_add(v, (int)n->attr[0], ad_shape_of(operand(y, i)).dim[n->attr[0]], n->attr + 1);
+    return ad_scatter_add(v, (int)n->attr[0], ad_shape_of(operand(y, i)).dim[n->attr[0]],
+                          n->attr + 1);
 }
 
 static ad_var transpose_scatter_add(ad_var y, int i, ad_var v)
@@ -202,16 +224,22 @@ static ad_var transpose_cumsum(ad_var y, int i, ad_var v)
     return ad_cumsum(v, (int)node_of(y)->attr[0], !node_of(y)->attr[1]);
 }
 
-static ad_var transpose_take(ad_var y, int i, ad_var v) { return ad_put_add(v, operand(y, 1), ad_shape_of(operand(y, i))); }
+static ad_var transpose_take(ad_var y, int i, ad_var v)
+{
+    return ad_put_add(v, operand(y, 1), ad_shape_of(operand(y, i)));
+}
 
 /* take gives one row per index, put_add has added values that may have had one row for all. */
-static ad_var transpose_put_add(ad_var y, int i, ad_var v) { return ad_sum_to(ad_take(v, operand(y, 1)), ad_shape_of(operand(y, i))); }
+static ad_var transpose_put_add(ad_var y, int i, ad_var v)
+{
+    return ad_sum_to(ad_take(v, operand(y, 1)), ad_shape_of(operand(y, i)));
+}
 
 ad_var ad_transpose_rule(ad_var y, int i, ad_var v)
 {
     switch (node_of(y)->op) {
-#define RULE_LINEAR(name)                                                                                                                  \
-    case AD_OP_##name:                                                                                                                     \
+#define RULE_LINEAR(name)                                                                          \
+    case AD_OP_##name:                                                                             \
         return transpose_##name(y, i, v);
 #define RULE_SOURCE(name)
 #define RULE_OPAQUE(name)

@@ -15,15 +15,25 @@ static const build builds[AD_ISAS] = {
     [AD_ISA_V3] = { ad_pointwise_v3, ad_pair_v3, ad_loops_v3, ad_narrow_v3 },
     [AD_ISA_V2] = { ad_pointwise_v2, ad_pair_v2, ad_loops_v2, ad_narrow_v2 },
 #endif
-    [AD_ISA_GENERIC] = { ad_pointwise_generic, ad_pair_generic, ad_loops_generic, ad_narrow_generic },
+    [AD_ISA_GENERIC] = { ad_pointwise_generic, ad_pair_generic, ad_loops_generic,
+                         ad_narrow_generic },
 };
 
 static const build *chosen(void) { return &builds[ad_isa_chosen(NULL)]; }
 
-ad_pointwise ad_pointwise_kernel(ad_op op, ad_dtype dtype, int nin) { return chosen()->pointwise(op, dtype, nin); }
+ad_pointwise ad_pointwise_kernel(ad_op op, ad_dtype dtype, int nin)
+{
+    return chosen()->pointwise(op, dtype, nin);
+}
 
-ad_pointwise_pair ad_pair_kernel(ad_op op, ad_op second, ad_dtype dtype, int nin) { return chosen()->pair(op, second, dtype, nin); }
+ad_pointwise_pair ad_pair_kernel(ad_op op, ad_op second, ad_dtype dtype, int nin)
+{
+    return chosen()->pair(op, second, dtype, nin);
+}
 
 const ad_loops *ad_loops_of(ad_dtype dtype) { return chosen()->loops(dtype); }
 
-ad_narrow ad_narrow_of(ad_dtype dtype, int64_t n, int64_t k) { return chosen()->narrow(dtype, n, k); }
+ad_narrow ad_narrow_of(ad_dtype dtype, int64_t n, int64_t k)
+{
+    return chosen()->narrow(dtype, n, k);
+}

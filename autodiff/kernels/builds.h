@@ -1,4 +1,5 @@
-/* Internal: the builds of the pointwise kernels and of the inner loops, one per instruction set, of which builds.c chooses one at run time.
+/* Internal: the builds of the pointwise kernels and of the inner loops, one per instruction set, of
+ * which builds.c chooses one at run time.
  */
 #ifndef COSTATE_BUILDS_H
 #define COSTATE_BUILDS_H

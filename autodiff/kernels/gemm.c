@@ -10,23 +10,31 @@
 #include <unistd.h>
 #endif
 
-/* The varying dimension is cut into tiles of at most TILE, MEDIUM and SMALL; what is left is copied to scratch and padded with zeros.
- * Generated code sums in an order that may depend on the number of rows (libxsmm 1.17 uses several accumulators at some small
- * counts), hence larger tiles are used only where they are found to give the bits of SMALL. */
+/* The varying dimension is cut into tiles of at most TILE, MEDIUM and SMALL; what is left is copied
+ * to scratch and padded with zeros. Generated code sums in an order that may depend on the number
+ * of rows (libxsmm 1.17 uses several accumulators at some small counts), hence larger tiles are
+ * used only where they are found to give the bits of SMALL. */
 enum { TILE = 128, MEDIUM = 16, SMALL = 4 };
-enum { LARGE = 1 << 22 }; /* multiplications; larger products go to BLAS, and its threads, when they are alone */
+enum {
+    LARGE = 1 << 22
+}; /* multiplications; larger products go to BLAS, and its threads, when they are alone */
 
-static size_t element(const ad_gemm *g) { return g->dtype == AD_F32 ? sizeof(float) : sizeof(double); }
+static size_t element(const ad_gemm *g)
+{
+    return g->dtype == AD_F32 ? sizeof(float) : sizeof(double);
+}
 
 static void plain(const ad_gemm *g, int64_t m, int64_t k, const void *a, const void *b, void *c)
 {
-    g->loops->gemm(g->accumulate, m, g->n, k, a, g->a_transposed ? 1 : g->lda, g->a_transposed ? g->lda : 1, b, g->ldb, c, g->ldc);
+    g->loops->gemm(g->accumulate, m, g->n, k, a, g->a_transposed ? 1 : g->lda,
+                   g->a_transposed ? g->lda : 1, b, g->ldb, c, g->ldc);
 }
 
-/* ---- generated code --------------------------------------------------------------------------------------------------------------- */
+/* ---- generated code -------------------------------------------------------------------------- */
 
 #ifdef COSTATE_LIBXSMM
-/* Where libxsmm 1.17 keeps what it has generated; in none of its headers. At exit it unmaps all that is listed there. */
+/* Where libxsmm 1.17 keeps what it has generated; in none of its headers. At exit it unmaps all
+ * that is listed there. */
 #if LIBXSMM_VERSION_MAJOR == 1 && LIBXSMM_VERSION_MINOR == 17
 extern void *internal_registry __attribute__((weak));
 #define REGISTRY (&internal_registry)
@@ -34,7 +42,8 @@ extern void *internal_registry __attribute__((weak));
 #define REGISTRY ((void **)NULL)
 #endif
 
-static pthread_mutex_t generating = PTHREAD_MUTEX_INITIALIZER; /* around all that libxsmm does, code that it has generated excepted */
+static pthread_mutex_t generating = PTHREAD_MUTEX_INITIALIZER; /* around all that libxsmm does, code
+                                                                  that it has generated excepted */
 static bool begun, ended, unloading;
 static bool refused;        /* the system does not let generated code run */
 static void *volatile kept; /* for leak checkers to see */
@@ -43,12 +52,17 @@ static void lock(void) { pthread_mutex_lock(&generating); }
 static void unlock(void) { pthread_mutex_unlock(&generating); }
 
 /* libxsmm's own locks are free in the child of a fork. */
-__attribute__((constructor)) static void hold_during_forks(void) { pthread_atfork(lock, unlock, unlock); }
+__attribute__((constructor)) static void hold_during_forks(void)
+{
+    pthread_atfork(lock, unlock, unlock);
+}
 
-/* Comes before what is registered with atexit when the library is unloaded, after it when the program ends. */
+/* Comes before what is registered with atexit when the library is unloaded, after it when the
+ * program ends. */
 __attribute__((destructor)) static void unload(void) { unloading = true; }
 
-/* Threads may still be running generated code when the program exits, so libxsmm finds none to unmap then. */
+/* Threads may still be running generated code when the program exits, so libxsmm finds none to
+ * unmap then. */
 static void end(void)
 {
     lock();
@@ -60,8 +74,8 @@ static void end(void)
     unlock();
 }
 
-/* libxsmm puts settings for OpenMP and MPI into the environment, for all that the program starts later, and as pointers into this
- * library, which may be unloaded before the program ends. */
+/* libxsmm puts settings for OpenMP and MPI into the environment, for all that the program starts
+ * later, and as pointers into this library, which may be unloaded before the program ends. */
 static void begin(void)
 {
     static const char *const setting[] = { "OMP_PROC_BIND", "I_MPI_SHM_HEAP" };
@@ -74,10 +88,12 @@ static void begin(void)
     begun = true;
 }
 
-/* Code of about 8 kilobytes for each kind of product stays until the process ends. A process that makes products of ever new sizes gets
- * plain C from so many kinds on; what it has got code for keeps it. */
+/* Code of about 8 kilobytes for each kind of product stays until the process ends. A process that
+ * makes products of ever new sizes gets plain C from so many kinds on; what it has got code for
+ * keeps it. */
 enum { MOST_KINDS = 8192, KINDS_SIZE = 2 * MOST_KINDS };
-static uint64_t kinds[KINDS_SIZE]; /* hash table of those that have code, by a hash that is never 0 */
+static uint64_t
+    kinds[KINDS_SIZE]; /* hash table of those that have code, by a hash that is never 0 */
 static int kind_count;
 
 /* Column-major, the product reads C^T = B^T A^T. */
@@ -112,14 +128,17 @@ static ad_gemm_jit dispatch(const kind *t)
     int flags = t->flags, prefetch = LIBXSMM_PREFETCH_NONE;
     if (t->dtype == AD_F32) {
         float alpha = 1, beta = (float)t->accumulate;
-        return (ad_gemm_jit)libxsmm_smmdispatch(t->n, t->m, t->k, &t->ldb, &t->lda, &t->ldc, &alpha, &beta, &flags, &prefetch);
+        return (ad_gemm_jit)libxsmm_smmdispatch(t->n, t->m, t->k, &t->ldb, &t->lda, &t->ldc, &alpha,
+                                                &beta, &flags, &prefetch);
     }
     double alpha = 1, beta = t->accumulate;
-    return (ad_gemm_jit)libxsmm_dmmdispatch(t->n, t->m, t->k, &t->ldb, &t->lda, &t->ldc, &alpha, &beta, &flags, &prefetch);
+    return (ad_gemm_jit)libxsmm_dmmdispatch(t->n, t->m, t->k, &t->ldb, &t->lda, &t->ldc, &alpha,
+                                            &beta, &flags, &prefetch);
 }
 
-/* libxsmm returns code also where the system lets no memory become executable (systemd's MemoryDenyWriteExecute, prctl(PR_SET_MDWE),
- * SELinux). The code's page is made executable once more, which changes nothing where it is: the answer tells. */
+/* libxsmm returns code also where the system lets no memory become executable (systemd's
+ * MemoryDenyWriteExecute, prctl(PR_SET_MDWE), SELinux). The code's page is made executable once
+ * more, which changes nothing where it is: the answer tells. */
 static bool may_run(ad_gemm_jit run)
 {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
@@ -127,7 +146,8 @@ static bool may_run(ad_gemm_jit run)
     return mprotect((void *)begin, page, PROT_READ | PROT_EXEC) == 0;
 }
 
-static ad_gemm_jit generate(const ad_gemm *g, int64_t m, int64_t k, int64_t lda, int64_t ldb, int64_t ldc)
+static ad_gemm_jit generate(const ad_gemm *g, int64_t m, int64_t k, int64_t lda, int64_t ldb,
+                            int64_t ldc)
 {
     int64_t big = INT32_MAX;
     if (g->n > big || m > big || k > big || lda > big || ldb > big || ldc > big) return NULL;
@@ -160,14 +180,16 @@ static ad_gemm_jit generate(const ad_gemm *g, int64_t m, int64_t k, int64_t lda,
     return run;
 }
 #else
-static ad_gemm_jit generate(const ad_gemm *g, int64_t m, int64_t k, int64_t lda, int64_t ldb, int64_t ldc)
+static ad_gemm_jit generate(const ad_gemm *g, int64_t m, int64_t k, int64_t lda, int64_t ldb,
+                            int64_t ldc)
 {
     (void)g, (void)m, (void)k, (void)lda, (void)ldb, (void)ldc;
     return NULL;
 }
 #endif
 
-/* Numbers of both signs with all digits occupied, so that every sum is rounded and another order of summation shows. */
+/* Numbers of both signs with all digits occupied, so that every sum is rounded and another order of
+ * summation shows. */
 static void probe_fill(const ad_gemm *g, uint64_t *state, void *array, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
@@ -178,17 +200,23 @@ static void probe_fill(const ad_gemm *g, uint64_t *state, void *array, int64_t n
     }
 }
 
-static int64_t a_extent(const ad_gemm *g, int64_t m) { return g->a_transposed ? (g->k - 1) * g->lda + m : (m - 1) * g->lda + g->k; }
+static int64_t a_extent(const ad_gemm *g, int64_t m)
+{
+    return g->a_transposed ? (g->k - 1) * g->lda + m : (m - 1) * g->lda + g->k;
+}
 
-/* Whether `m` rows at once give the bits of SMALL rows at a time, tried on so many numbers that a difference cannot hide; false too when
- * memory is short, or so much of it would be needed as only the program's data may take. */
+/* Whether `m` rows at once give the bits of SMALL rows at a time, tried on so many numbers that a
+ * difference cannot hide; false too when memory is short, or so much of it would be needed as only
+ * the program's data may take. */
 static bool same_bits(const ad_gemm *g, ad_gemm_jit small, ad_gemm_jit jit, int64_t m)
 {
     enum { TRIED = 32 /* results a row */, MOST = 1 << 27 /* elements */ };
-    int64_t whole = (m + SMALL - 1) / SMALL * SMALL, na = a_extent(g, whole), nb = (g->k - 1) * g->ldb + g->n, nc = whole * g->ldc;
+    int64_t whole = (m + SMALL - 1) / SMALL * SMALL, na = a_extent(g, whole),
+            nb = (g->k - 1) * g->ldb + g->n, nc = whole * g->ldc;
     if (na + nb + 2 * nc > MOST) return false;
     size_t size = element(g);
-    char *a = malloc((size_t)na * size), *b = malloc((size_t)nb * size), *c = calloc((size_t)(2 * nc), size);
+    char *a = malloc((size_t)na * size), *b = malloc((size_t)nb * size),
+         *c = calloc((size_t)(2 * nc), size);
     uint64_t state = 1;
     bool same = a && b && c;
     if (same) probe_fill(g, &state, a, na);
@@ -197,8 +225,12 @@ static bool same_bits(const ad_gemm *g, ad_gemm_jit small, ad_gemm_jit jit, int6
         memset(c, 0, (size_t)(2 * nc) * size);
         probe_fill(g, &state, b, nb);
         jit(b, a, c);
-        for (int64_t i = 0; i < m; i += SMALL) small(b, ad_at(a, g->a_transposed ? i : i * g->lda, size), ad_at_out(d, i * g->ldc, size));
-        for (int64_t i = 0; i < m && same; i++) same = !memcmp(ad_at(c, i * g->ldc, size), ad_at(d, i * g->ldc, size), (size_t)g->n * size);
+        for (int64_t i = 0; i < m; i += SMALL)
+            small(b, ad_at(a, g->a_transposed ? i : i * g->lda, size),
+                  ad_at_out(d, i * g->ldc, size));
+        for (int64_t i = 0; i < m && same; i++)
+            same = !memcmp(ad_at(c, i * g->ldc, size), ad_at(d, i * g->ldc, size),
+                           (size_t)g->n * size);
     }
     free(a);
     free(b);
@@ -229,7 +261,8 @@ static void prepare_rows(ad_gemm *g)
 static void prepare_sum(ad_gemm *g)
 {
     g->padded = generate(g, g->m, SMALL, g->a_transposed ? g->m : SMALL, g->n, g->ldc);
-    for (int64_t count = g->k < TILE ? g->k : TILE; g->padded; count = count > MEDIUM ? MEDIUM : SMALL) {
+    for (int64_t count = g->k < TILE ? g->k : TILE; g->padded;
+         count = count > MEDIUM ? MEDIUM : SMALL) {
         ad_gemm_jit run = generate(g, g->m, count, g->lda, g->ldb, g->ldc);
         if (!run) g->padded = NULL;
         else add_tile(g, count, run);
@@ -246,7 +279,8 @@ void ad_gemm_prepare(ad_gemm *g)
     g->blas = false;
     g->narrow = NULL;
     if (g->m < 1 || g->n < 1 || g->k < 1) return;
-    if (g->vary == AD_GEMM_VARY_M && !g->a_transposed) g->narrow = ad_narrow_of(g->dtype, g->n, g->k);
+    if (g->vary == AD_GEMM_VARY_M && !g->a_transposed)
+        g->narrow = ad_narrow_of(g->dtype, g->n, g->k);
     if (g->narrow) return;
     if (g->vary == AD_GEMM_FIXED) {
         bool large = (double)g->m * (double)g->n * (double)g->k >= LARGE;
@@ -262,26 +296,29 @@ void ad_gemm_prepare(ad_gemm *g)
     }
 }
 
-/* ---- running ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- running --------------------------------------------------------------------------------- */
 
 size_t ad_gemm_scratch(const ad_gemm *g)
 {
     size_t size = element(g);
-    if (g->narrow) return ad_round_up((size_t)(AD_NARROW_COLUMNS * (g->k + AD_NARROW_WIDTH)) * size);
+    if (g->narrow)
+        return ad_round_up((size_t)(AD_NARROW_COLUMNS * (g->k + AD_NARROW_WIDTH)) * size);
     if (!g->padded) return 0;
-    size_t a = (size_t)(SMALL * (g->vary == AD_GEMM_VARY_K ? g->m : g->k)), bc = (size_t)(SMALL * g->n);
+    size_t a = (size_t)(SMALL * (g->vary == AD_GEMM_VARY_K ? g->m : g->k)),
+           bc = (size_t)(SMALL * g->n);
     return ad_round_up(a * size) + ad_round_up(bc * size);
 }
 
 /* Copies rows x columns with leading dimensions to dense zero-padded [to_rows, to_columns]. */
-static void pad(const ad_gemm *g, int64_t rows, int64_t columns, const void *from, int64_t ld, int64_t to_rows, int64_t to_columns,
-                void *to)
+static void pad(const ad_gemm *g, int64_t rows, int64_t columns, const void *from, int64_t ld,
+                int64_t to_rows, int64_t to_columns, void *to)
 {
     memset(to, 0, (size_t)(to_rows * to_columns) * element(g));
     g->loops->move(false, rows, columns, from, ld, 1, to, to_columns, 1);
 }
 
-static void run_rows(const ad_gemm *g, int64_t m, const void *a, const void *b, void *c, void *scratch)
+static void run_rows(const ad_gemm *g, int64_t m, const void *a, const void *b, void *c,
+                     void *scratch)
 {
     size_t size = element(g);
     int64_t i = 0, step = g->a_transposed ? 1 : g->lda;
@@ -299,12 +336,14 @@ static void run_rows(const ad_gemm *g, int64_t m, const void *a, const void *b, 
     g->loops->move(false, rest, g->n, pc, g->n, 1, rows_left, g->ldc, 1);
 }
 
-static void run_sum(const ad_gemm *g, int64_t k, const void *a, const void *b, void *c, void *scratch)
+static void run_sum(const ad_gemm *g, int64_t k, const void *a, const void *b, void *c,
+                    void *scratch)
 {
     size_t size = element(g);
     int64_t l = 0, step = g->a_transposed ? g->lda : 1;
     for (int t = 0; t < g->ntile; t++)
-        for (; k - l >= g->tile[t].count; l += g->tile[t].count) g->tile[t].run(ad_at(b, l * g->ldb, size), ad_at(a, l * step, size), c);
+        for (; k - l >= g->tile[t].count; l += g->tile[t].count)
+            g->tile[t].run(ad_at(b, l * g->ldb, size), ad_at(a, l * step, size), c);
     if (l == k) return;
     char *pa = scratch, *pb = pa + ad_round_up((size_t)(SMALL * g->m) * size);
     if (g->a_transposed) pad(g, k - l, g->m, ad_at(a, l * step, size), g->lda, SMALL, g->m, pa);
@@ -316,14 +355,21 @@ static void run_sum(const ad_gemm *g, int64_t k, const void *a, const void *b, v
 static void run_blas(const ad_gemm *g, const void *a, const void *b, void *c)
 {
     enum CBLAS_TRANSPOSE ta = g->a_transposed ? CblasTrans : CblasNoTrans;
-    blasint m = (blasint)g->m, n = (blasint)g->n, k = (blasint)g->k, lda = (blasint)g->lda, ldb = (blasint)g->ldb, ldc = (blasint)g->ldc;
-    if (g->dtype == AD_F32) cblas_sgemm(CblasRowMajor, ta, CblasNoTrans, m, n, k, 1, a, lda, b, ldb, (float)g->accumulate, c, ldc);
-    else cblas_dgemm(CblasRowMajor, ta, CblasNoTrans, m, n, k, 1, a, lda, b, ldb, (double)g->accumulate, c, ldc);
+    blasint m = (blasint)g->m, n = (blasint)g->n, k = (blasint)g->k, lda = (blasint)g->lda,
+            ldb = (blasint)g->ldb, ldc = (blasint)g->ldc;
+    if (g->dtype == AD_F32)
+        cblas_sgemm(CblasRowMajor, ta, CblasNoTrans, m, n, k, 1, a, lda, b, ldb,
+                    (float)g->accumulate, c, ldc);
+    else
+        cblas_dgemm(CblasRowMajor, ta, CblasNoTrans, m, n, k, 1, a, lda, b, ldb,
+                    (double)g->accumulate, c, ldc);
 }
 
-void ad_gemm_run(const ad_gemm *g, int64_t count, const void *a, const void *b, void *c, void *scratch)
+void ad_gemm_run(const ad_gemm *g, int64_t count, const void *a, const void *b, void *c,
+                 void *scratch)
 {
-    int64_t m = g->vary == AD_GEMM_VARY_M ? count : g->m, k = g->vary == AD_GEMM_VARY_K ? count : g->k;
+    int64_t m = g->vary == AD_GEMM_VARY_M ? count : g->m,
+            k = g->vary == AD_GEMM_VARY_K ? count : g->k;
     if (m < 1 || g->n < 1) return;
     if (g->narrow) g->narrow(g->accumulate, m, g->n, k, a, g->lda, b, g->ldb, c, g->ldc, scratch);
     else if (g->blas) run_blas(g, a, b, c);

@@ -1,12 +1,15 @@
-/* Internal: matrix products C [M,N] (+)= A [M,K] B [K,N], row-major with leading dimensions; A may be stored transposed, as [K,M].
- * One of M and K may vary from run to run (up to what was prepared): M is the rows of a batch, K the rows a weight gradient sums over.
- * A row of C does not depend, bit for bit, on how many rows are computed with it. */
+/* Internal: matrix products C [M,N] (+)= A [M,K] B [K,N], row-major with leading dimensions; A may
+ * be stored transposed, as [K,M]. One of M and K may vary from run to run (up to what was
+ * prepared): M is the rows of a batch, K the rows a weight gradient sums over. A row of C does not
+ * depend, bit for bit, on how many rows are computed with it. */
 #ifndef COSTATE_GEMM_H
 #define COSTATE_GEMM_H
 #include "autodiff/kernels/kernel_impl.h"
 
 typedef enum { AD_GEMM_FIXED, AD_GEMM_VARY_M, AD_GEMM_VARY_K } ad_gemm_vary;
-typedef void (*ad_gemm_jit)(const void *b, const void *a, void *c); /* generated code, in its own (column-major) order of operands */
+typedef void (*ad_gemm_jit)(
+    const void *b, const void *a,
+    void *c); /* generated code, in its own (column-major) order of operands */
 
 enum { AD_GEMM_TILES = 3 };
 typedef struct {
@@ -30,7 +33,8 @@ typedef struct {
 
 void ad_gemm_prepare(ad_gemm *g);
 /* count: M or K of this run, where it varies. */
-void ad_gemm_run(const ad_gemm *g, int64_t count, const void *a, const void *b, void *c, void *scratch);
+void ad_gemm_run(const ad_gemm *g, int64_t count, const void *a, const void *b, void *c,
+                 void *scratch);
 size_t ad_gemm_scratch(const ad_gemm *g);
 
 #endif

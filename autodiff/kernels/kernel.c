@@ -1,10 +1,11 @@
-/* Preparing and running kernels: dispatch, loop nests, and pointwise operations with broadcasting. */
+/* Preparing and running kernels: dispatch, loop nests, and pointwise operations with broadcasting.
+ */
 #include "autodiff/kernels/kernel_impl.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- loop nests ------------------------------------------------------------------------------------------------------------------ */
+/* ---- loop nests ------------------------------------------------------------------------------ */
 
 void ad_dense_strides(ad_shape s, int64_t *stride)
 {
@@ -28,7 +29,8 @@ void ad_nest_broadcast(ad_nest *nest, ad_shape out, ad_shape in)
     int64_t dense[AD_MAX_RANK], *stride = nest->stride[nest->arrays++];
     ad_dense_strides(in, dense);
     int missing = out.rank - in.rank;
-    for (int i = 0; i < out.rank; i++) stride[i] = i < missing || in.dim[i - missing] == 1 ? 0 : dense[i - missing];
+    for (int i = 0; i < out.rank; i++)
+        stride[i] = i < missing || in.dim[i - missing] == 1 ? 0 : dense[i - missing];
 }
 
 static bool mergeable(const ad_nest *nest, int outer, int inner)
@@ -50,7 +52,8 @@ void ad_nest_simplify(ad_nest *nest)
     for (int i = 0; i < nest->rank; i++) {
         bool row_axis = nest->rows && i == 0;
         if (nest->dim[i] == 1 && !row_axis) continue;
-        if (rank > 0 && mergeable(nest, rank - 1, i)) set_dim(nest, rank - 1, i, nest->dim[rank - 1] * nest->dim[i]);
+        if (rank > 0 && mergeable(nest, rank - 1, i))
+            set_dim(nest, rank - 1, i, nest->dim[rank - 1] * nest->dim[i]);
         else set_dim(nest, rank++, i, nest->dim[i]);
     }
     if (rank == 0) {
@@ -73,7 +76,8 @@ bool ad_nest_step(const ad_nest *nest, int rank, int64_t outer, int64_t *index, 
     return false;
 }
 
-void ad_nest_move(const ad_nest *nest, const ad_loops *loops, size_t size, bool add, int64_t rows, const void *in, void *out)
+void ad_nest_move(const ad_nest *nest, const ad_loops *loops, size_t size, bool add, int64_t rows,
+                  const void *in, void *out)
 {
     const int64_t *so = nest->stride[0], *si = nest->stride[1], outer = ad_nest_outer(nest, rows);
     for (int d = 0; d < nest->rank; d++)
@@ -85,16 +89,18 @@ void ad_nest_move(const ad_nest *nest, const ad_loops *loops, size_t size, bool 
     int d = nest->rank - 2;
     int64_t index[AD_MAX_RANK] = { 0 }, offset[AD_NEST_ARRAYS] = { 0 };
     do
-        loops->move(add, d == 0 ? outer : nest->dim[d], nest->dim[d + 1], ad_at(in, offset[1], size), si[d], si[d + 1],
-                    ad_at_out(out, offset[0], size), so[d], so[d + 1]);
+        loops->move(add, d == 0 ? outer : nest->dim[d], nest->dim[d + 1],
+                    ad_at(in, offset[1], size), si[d], si[d + 1], ad_at_out(out, offset[0], size),
+                    so[d], so[d + 1]);
     while (ad_nest_step(nest, d, outer, index, offset));
 }
 
-/* ---- pointwise operations --------------------------------------------------------------------------------------------------------- */
+/* ---- pointwise operations -------------------------------------------------------------------- */
 
-/* The operands and the result are walked together in chunks that stay in L1. A chunk is `step` indices of dimension `split` with all of
- * the inner dimensions. Within it an operand is contiguous, one number, or it is expanded into scratch first; an operand that is the
- * same in every chunk (a bias [D] against [rows,D]) is expanded once. */
+/* The operands and the result are walked together in chunks that stay in L1. A chunk is `step`
+ * indices of dimension `split` with all of the inner dimensions. Within it an operand is
+ * contiguous, one number, or it is expanded into scratch first; an operand that is the same in
+ * every chunk (a bias [D] against [rows,D]) is expanded once. */
 enum { CHUNK = 1024, LINE = 32, OPERANDS = AD_NEST_ARRAYS - 1 };
 typedef enum { DIRECT, SINGLE, EXPANDED, EXPANDED_ONCE } access;
 
@@ -130,30 +136,34 @@ static void expand(const pointwise_plan *p, int operand, int64_t count, const vo
     ad_nest_move(&nest, p->head.loops, p->head.size, false, 0, in, to);
 }
 
-static void pointwise_chunk(const ad_kernel *k, int64_t count, const int64_t *offset, const void *const *in, void *out, char *scratch,
-                            bool first)
+static void pointwise_chunk(const ad_kernel *k, int64_t count, const int64_t *offset,
+                            const void *const *in, void *out, char *scratch, bool first)
 {
     const pointwise_plan *p = k->plan;
     const void *operand[OPERANDS];
     for (int i = 0; i < k->nin; i++) {
         const void *at = ad_at(in[i], offset[i + 1], p->head.size);
         operand[i] = p->how[i] >= EXPANDED ? scratch + p->where[i] : at;
-        if (p->how[i] == EXPANDED || (p->how[i] == EXPANDED_ONCE && first)) expand(p, i, count, at, scratch + p->where[i]);
+        if (p->how[i] == EXPANDED || (p->how[i] == EXPANDED_ONCE && first))
+            expand(p, i, count, at, scratch + p->where[i]);
     }
     p->kernel(count * p->inner, operand, p->stride, ad_at_out(out, offset[0], p->head.size));
 }
 
-static void pointwise_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *scratch)
+static void pointwise_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
+                          void *scratch)
 {
     const pointwise_plan *p = k->plan;
-    int64_t outer = ad_nest_outer(&p->nest, rows), n = p->split == 0 ? outer : p->nest.dim[p->split];
+    int64_t outer = ad_nest_outer(&p->nest, rows),
+            n = p->split == 0 ? outer : p->nest.dim[p->split];
     int64_t index[AD_MAX_RANK] = { 0 }, start[AD_NEST_ARRAYS] = { 0 };
     bool first = true;
     if (outer == 0 || n == 0 || p->inner == 0) return;
     do
         for (int64_t i = 0; i < n; i += p->step) {
             int64_t offset[AD_NEST_ARRAYS];
-            for (int a = 0; a <= k->nin; a++) offset[a] = start[a] + i * p->nest.stride[a][p->split];
+            for (int a = 0; a <= k->nin; a++)
+                offset[a] = start[a] + i * p->nest.stride[a][p->split];
             pointwise_chunk(k, n - i < p->step ? n - i : p->step, offset, in, out, scratch, first);
             first = false;
         }
@@ -161,27 +171,33 @@ static void pointwise_run(const ad_kernel *k, int64_t rows, const void *const *i
 }
 
 /* Operands and result are contiguous, or one number. */
-static void pointwise_run_straight(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *scratch)
+static void pointwise_run_straight(const ad_kernel *k, int64_t rows, const void *const *in,
+                                   void *out, void *scratch)
 {
     const pointwise_plan *p = k->plan;
     (void)scratch;
     p->kernel(ad_nest_outer(&p->nest, rows), in, p->stride, out);
 }
 
-/* Products in which lines of one operand are one number each, or the same line (outer products, scaled matrices): nothing is expanded. */
-static void pointwise_run_lines(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *scratch)
+/* Products in which lines of one operand are one number each, or the same line (outer products,
+ * scaled matrices): nothing is expanded. */
+static void pointwise_run_lines(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
+                                void *scratch)
 {
     const pointwise_plan *p = k->plan;
     const ad_nest *nest = &p->nest;
     const int64_t *so = nest->stride[0], *sa = nest->stride[1], *sb = nest->stride[2];
-    int64_t outer = ad_nest_outer(nest, rows), index[AD_MAX_RANK] = { 0 }, offset[AD_NEST_ARRAYS] = { 0 };
+    int64_t outer = ad_nest_outer(nest, rows), index[AD_MAX_RANK] = { 0 },
+            offset[AD_NEST_ARRAYS] = { 0 };
     int d = nest->rank - 2;
     size_t size = p->head.size;
     (void)scratch;
     if (outer == 0 || p->inner == 0) return;
     do
-        p->head.loops->product_lines(d == 0 ? outer : nest->dim[d], nest->dim[d + 1], ad_at(in[0], offset[1], size), sa[d], sa[d + 1],
-                                     ad_at(in[1], offset[2], size), sb[d], sb[d + 1], ad_at_out(out, offset[0], size), so[d]);
+        p->head.loops->product_lines(d == 0 ? outer : nest->dim[d], nest->dim[d + 1],
+                                     ad_at(in[0], offset[1], size), sa[d], sa[d + 1],
+                                     ad_at(in[1], offset[2], size), sb[d], sb[d + 1],
+                                     ad_at_out(out, offset[0], size), so[d]);
     while (ad_nest_step(nest, d, outer, index, offset));
 }
 
@@ -209,7 +225,8 @@ bool ad_kernel_pair(ad_kernel *k, ad_op second)
     return p->pair != NULL;
 }
 
-void ad_kernel_run_pair(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *second)
+void ad_kernel_run_pair(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
+                        void *second)
 {
     const pointwise_plan *p = k->plan;
     p->pair(ad_nest_outer(&p->nest, rows), in, out, second);
@@ -226,7 +243,8 @@ static bool prepare_pointwise(ad_kernel *k)
     ad_nest_simplify(&p->nest);
     p->inner = 1;
     p->split = p->nest.rank - 1;
-    while (p->split > 0 && p->inner * p->nest.dim[p->split] <= CHUNK) p->inner *= p->nest.dim[p->split--];
+    while (p->split > 0 && p->inner * p->nest.dim[p->split] <= CHUNK)
+        p->inner *= p->nest.dim[p->split--];
     p->step = CHUNK / (p->inner > 0 ? p->inner : 1);
     if (p->step < 1) p->step = 1;
     bool straight = p->nest.rank == 1;
@@ -235,7 +253,8 @@ static bool prepare_pointwise(ad_kernel *k)
         straight &= p->how[i] < EXPANDED;
         p->stride[i] = p->how[i] != SINGLE;
         p->where[i] = p->scratch;
-        if (p->how[i] >= EXPANDED) p->scratch += ad_round_up((size_t)(p->step * p->inner) * p->head.size);
+        if (p->how[i] >= EXPANDED)
+            p->scratch += ad_round_up((size_t)(p->step * p->inner) * p->head.size);
     }
     k->run = straight ? pointwise_run_straight : pointwise_run;
     if (!straight && goes_by_lines(k, &p->nest)) {
@@ -245,7 +264,7 @@ static bool prepare_pointwise(ad_kernel *k)
     return p->kernel != NULL;
 }
 
-/* ---- the interface ---------------------------------------------------------------------------------------------------------------- */
+/* ---- the interface --------------------------------------------------------------------------- */
 
 void *ad_plan_new(ad_kernel *k, size_t bytes)
 {
@@ -278,7 +297,8 @@ bool ad_kernel_prepare(ad_kernel *k, int64_t max_rows)
     k->plan = NULL;
     k->run = NULL;
     k->reduces_rows = false;
-    for (int i = 0; i < k->nin; i++) k->reduces_rows |= ad_has_rows(k->in_shapes[i]) && !ad_has_rows(k->out);
+    for (int i = 0; i < k->nin; i++)
+        k->reduces_rows |= ad_has_rows(k->in_shapes[i]) && !ad_has_rows(k->out);
     if (prepare(k, max_rows > 0 ? max_rows : 1)) return true;
     ad_kernel_clear(k);
     return false;

@@ -1,5 +1,6 @@
-/* Internal: kernels. A kernel computes one operation on dense row-major arrays of one dtype. It is prepared once for its shapes
- * and run for any number of rows; lazy evaluation runs it on whole arrays, compiled programs on blocks of rows. */
+/* Internal: kernels. A kernel computes one operation on dense row-major arrays of one dtype. It is
+ * prepared once for its shapes and run for any number of rows; lazy evaluation runs it on whole
+ * arrays, compiled programs on blocks of rows. */
 #ifndef COSTATE_KERNEL_H
 #define COSTATE_KERNEL_H
 #include "autodiff/tape/tape.h"
@@ -13,38 +14,46 @@ struct ad_kernel {
     ad_shape out;
     int nattr;
     const int64_t *attr; /* the caller keeps it alive */
-    /* Filled by ad_kernel_prepare. reduces_rows: reduces over the row axis; the kernel adds to `out` (reduce_max: takes the maximum with
-     * it) instead of overwriting, and the caller initialises `out` with ad_kernel_identity. */
+    /* Filled by ad_kernel_prepare. reduces_rows: reduces over the row axis; the kernel adds to
+     * `out` (reduce_max: takes the maximum with it) instead of overwriting, and the caller
+     * initialises `out` with ad_kernel_identity. */
     bool reduces_rows;
     void (*run)(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *scratch);
     void *plan; /* kernel's own, freed by ad_kernel_clear */
 };
 
-/* Prepares a kernel whose op, dtype, nin, in_shapes, out, nattr, attr are set. max_rows: the largest number of rows per call
- * (kernels may generate code for it and for smaller counts). false: memory is short, or the operation has no kernel (input, opaque,
- * project, constant, fill, eye, row_count are the caller's). Pointwise operands broadcast against out (ranks may be smaller). */
+/* Prepares a kernel whose op, dtype, nin, in_shapes, out, nattr, attr are set. max_rows: the
+ * largest number of rows per call (kernels may generate code for it and for smaller counts). false:
+ * memory is short, or the operation has no kernel (input, opaque, project, constant, fill, eye,
+ * row_count are the caller's). Pointwise operands broadcast against out (ranks may be smaller). */
 bool ad_kernel_prepare(ad_kernel *k, int64_t max_rows);
 void ad_kernel_clear(ad_kernel *k);
-/* Whether a prepared pointwise kernel can compute `second` (as ad_pair_kernel has it) in the same pass, by ad_kernel_run_pair. */
+/* Whether a prepared pointwise kernel can compute `second` (as ad_pair_kernel has it) in the same
+ * pass, by ad_kernel_run_pair. */
 bool ad_kernel_pair(ad_kernel *k, ad_op second);
-void ad_kernel_run_pair(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *second);
+void ad_kernel_run_pair(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
+                        void *second);
 /* Bytes of scratch, aligned to AD_ALIGN by the caller, that run needs for so many rows. */
 size_t ad_kernel_scratch(const ad_kernel *k, int64_t rows);
-/* Fills n elements of out with the identity of the kernel's reduction (0, or -inf). Combines: into += (max=) from. */
+/* Fills n elements of out with the identity of the kernel's reduction (0, or -inf). Combines: into
+ * += (max=) from. */
 void ad_kernel_identity(const ad_kernel *k, void *out, int64_t n);
 void ad_kernel_combine(const ad_kernel *k, void *into, const void *from, int64_t n);
 
-/* ---- pointwise kernels on contiguous arrays (kernel_pointwise.c, built once per instruction set) ---------------------------------- */
+/* ---- pointwise kernels on contiguous arrays (kernel_pointwise.c, built once per instruction set)
+ * ---- */
 
-/* out[i] = f(in0[i * s0], in1[i * s1], ...), s = 1, or 0 for an operand that is one number; out may be the same array as an operand. */
+/* out[i] = f(in0[i * s0], in1[i * s1], ...), s = 1, or 0 for an operand that is one number; out may
+ * be the same array as an operand. */
 typedef void (*ad_pointwise)(int64_t n, const void *const *in, const int *stride, void *out);
-/* The pointwise kernel of an operation for the instruction set chosen at run time; NULL: there is none for so many operands. With one
- * operand more than it has, an operation is a composite, with the bits of its parts: a unary one is that of the sum in0 + in1, but a slope
- * is in0 times that of in1; an addition, subtraction or multiplication is that of in0 and the product in1 * in2. */
+/* The pointwise kernel of an operation for the instruction set chosen at run time; NULL: there is
+ * none for so many operands. With one operand more than it has, an operation is a composite, with
+ * the bits of its parts: a unary one is that of the sum in0 + in1, but a slope is in0 times that of
+ * in1; an addition, subtraction or multiplication is that of in0 and the product in1 * in2. */
 ad_pointwise ad_pointwise_kernel(ad_op op, ad_dtype dtype, int nin);
-/* Two operations in one pass, of dense operands: op with nin operands, and `second`, of the result of op where that is a code, else of the
- * last operand of op. Arrays may be the same as operands; where
- * both results are one array, it has the second. */
+/* Two operations in one pass, of dense operands: op with nin operands, and `second`, of the result
+ * of op where that is a code, else of the last operand of op. Arrays may be the same as operands;
+ * where both results are one array, it has the second. */
 typedef void (*ad_pointwise_pair)(int64_t n, const void *const *in, void *out, void *second);
 /* NULL: there is none. */
 ad_pointwise_pair ad_pair_kernel(ad_op op, ad_op second, ad_dtype dtype, int nin);

@@ -1,14 +1,17 @@
-/* Contractions of two operands. Every label belongs to one class: batch (in both operands and the result), m (first operand and result),
- * n (second and result), k (both operands only); labels in one operand alone are summed away first. Without k the contraction is a
- * product; where k is contiguous and one operand has no label of its own, a dot product; everything else becomes matrix products
- * C [M,N] (+)= A [M,K] B [K,N], one for each index of the batch labels, with packing where strides do not allow direct use. */
+/* Contractions of two operands. Every label belongs to one class: batch (in both operands and the
+ * result), m (first operand and result), n (second and result), k (both operands only); labels in
+ * one operand alone are summed away first. Without k the contraction is a product; where k is
+ * contiguous and one operand has no label of its own, a dot product; everything else becomes matrix
+ * products C [M,N] (+)= A [M,K] B [K,N], one for each index of the batch labels, with packing where
+ * strides do not allow direct use. */
 #include "autodiff/kernels/gemm.h"
 #include <stdlib.h>
 #include <string.h>
 
 enum { A, B, C, LABELS = 2 * AD_MAX_RANK, ROW_TILE = 128, NARROW = 8 };
 
-/* A label: its size (1 for the row label, which `rows` marks) and its strides in a, b and c; 0 where it does not occur. */
+/* A label: its size (1 for the row label, which `rows` marks) and its strides in a, b and c; 0
+ * where it does not occur. */
 typedef struct {
     int64_t size, stride[3];
     bool in[3], rows;
@@ -22,7 +25,8 @@ typedef struct {
 typedef enum { PRODUCT, DOT, MATRIX } form;
 typedef enum { ROW_NONE, ROW_OUTER, ROW_M, ROW_K } row_role;
 
-/* An operand of the matrix product: direct, or packed with `pack` (array 0: packed, array 1: the operand; for C the other way round). */
+/* An operand of the matrix product: direct, or packed with `pack` (array 0: packed, array 1: the
+ * operand; for C the other way round). */
 typedef struct {
     bool packed, moves; /* moves: its place changes with the batch index or the row tile */
     int64_t row_step;   /* elements from row to row, along the row axis (0: it has none) */
@@ -50,7 +54,7 @@ typedef struct {
     ad_gemm gemm;
 } contract_plan;
 
-/* ---- labels ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- labels ---------------------------------------------------------------------------------- */
 
 static int find(const int64_t *list, int n, int64_t what)
 {
@@ -62,7 +66,8 @@ static int find(const int64_t *list, int n, int64_t what)
 /* All labels, those of the result first and in its order, then those of a, then those of b. */
 static void collect(const ad_kernel *k, const ad_shape shapes[3], labels *all)
 {
-    const int64_t *list[3] = { k->attr + 3, k->attr + 3 + k->attr[0], k->attr + 3 + k->attr[0] + k->attr[1] };
+    const int64_t *list[3] = { k->attr + 3, k->attr + 3 + k->attr[0],
+                               k->attr + 3 + k->attr[0] + k->attr[1] };
     int count[3] = { (int)k->attr[0], (int)k->attr[1], (int)k->attr[2] };
     static const int order[3] = { C, A, B };
     int64_t seen[3 * AD_MAX_RANK], dense[3][AD_MAX_RANK];
@@ -92,7 +97,8 @@ static labels choose(const labels *all, bool a, bool b, bool c)
 {
     labels some = { 0 };
     for (int i = 0; i < all->n; i++)
-        if (all->of[i].in[A] == a && all->of[i].in[B] == b && all->of[i].in[C] == c) some.of[some.n++] = all->of[i];
+        if (all->of[i].in[A] == a && all->of[i].in[B] == b && all->of[i].in[C] == c)
+            some.of[some.n++] = all->of[i];
     return some;
 }
 
@@ -103,7 +109,8 @@ static int64_t size_of(const labels *l)
     return n;
 }
 
-/* Whether the labels, in their order, are one axis in array s; its stride (1 when there are none). */
+/* Whether the labels, in their order, are one axis in array s; its stride (1 when there are none).
+ */
 static bool one_axis(const labels *l, int s, int64_t *stride)
 {
     *stride = l->n ? l->of[l->n - 1].stride[s] : 1;
@@ -131,16 +138,18 @@ static void nest_add(ad_nest *nest, const labels *l, int arrays, const int *whic
     }
 }
 
-/* ---- sums over labels of one operand alone ------------------------------------------------------------------------------------------ */
+/* ---- sums over labels of one operand alone --------------------------------------------------- */
 
 static bool prepare_presum(const ad_kernel *k, contract_plan *p, int which, int64_t max_rows)
 {
-    const int64_t *mine = k->attr + 3 + (which ? k->attr[0] : 0), *other = k->attr + 3 + (which ? 0 : k->attr[0]);
+    const int64_t *mine = k->attr + 3 + (which ? k->attr[0] : 0),
+                  *other = k->attr + 3 + (which ? 0 : k->attr[0]);
     const int64_t *result = k->attr + 3 + k->attr[0] + k->attr[1];
     ad_shape in = k->in_shapes[which], out = in;
     int64_t *mask = &p->presum_mask[which];
     for (int i = 0; i < in.rank; i++)
-        if (in.dim[i] != 1 && find(other, (int)k->attr[!which], mine[i]) < 0 && find(result, (int)k->attr[2], mine[i]) < 0) {
+        if (in.dim[i] != 1 && find(other, (int)k->attr[!which], mine[i]) < 0 &&
+            find(result, (int)k->attr[2], mine[i]) < 0) {
             *mask |= (int64_t)1 << i;
             out.dim[i] = 1;
         }
@@ -148,9 +157,13 @@ static bool prepare_presum(const ad_kernel *k, contract_plan *p, int which, int6
     p->presum_out[which] = out;
     if (!*mask) return true;
     ad_kernel *sum = &p->presum[which];
-    *sum = (ad_kernel){
-        .op = AD_OP_sum, .dtype = k->dtype, .nin = 1, .in_shapes = &p->presum_in[which], .out = out, .nattr = 1, .attr = mask
-    };
+    *sum = (ad_kernel){ .op = AD_OP_sum,
+                        .dtype = k->dtype,
+                        .nin = 1,
+                        .in_shapes = &p->presum_in[which],
+                        .out = out,
+                        .nattr = 1,
+                        .attr = mask };
     p->summed[which] = ad_kernel_prepare(sum, max_rows);
     return p->summed[which];
 }
@@ -187,16 +200,18 @@ static char *run_presums(const contract_plan *p, int64_t rows, const void **oper
     return rest;
 }
 
-/* ---- products and dot products ------------------------------------------------------------------------------------------------------ */
+/* ---- products and dot products --------------------------------------------------------------- */
 
 static void run_nest(const contract_plan *p, int64_t rows, const void *const *operand, void *out)
 {
     const ad_nest *nest = &p->nest;
     const ad_loops *loops = p->head.loops;
     size_t size = p->head.size;
-    int64_t outer = ad_nest_outer(nest, rows), index[AD_MAX_RANK] = { 0 }, offset[AD_NEST_ARRAYS] = { 0 };
+    int64_t outer = ad_nest_outer(nest, rows), index[AD_MAX_RANK] = { 0 },
+            offset[AD_NEST_ARRAYS] = { 0 };
     int d = nest->rank - 1;
-    int64_t n = d == 0 ? outer : nest->dim[d], so = nest->stride[0][d], sa = nest->stride[1][d], sb = nest->stride[2][d];
+    int64_t n = d == 0 ? outer : nest->dim[d], so = nest->stride[0][d], sa = nest->stride[1][d],
+            sb = nest->stride[2][d];
     int64_t dot = p->dot_rows ? p->dot_size * rows : p->dot_size;
     for (int i = 0; i < nest->rank; i++)
         if ((i == 0 ? outer : nest->dim[i]) == 0) return;
@@ -216,9 +231,10 @@ static void prepare_nest(contract_plan *p, const labels *result)
     ad_nest_simplify(&p->nest);
 }
 
-/* ---- matrix products ---------------------------------------------------------------------------------------------------------------- */
+/* ---- matrix products ------------------------------------------------------------------------- */
 
-/* An operand with the given row and column labels (A: m, k; B: k, n; C: m, n), packed densely as [rows, columns]. */
+/* An operand with the given row and column labels (A: m, k; B: k, n; C: m, n), packed densely as
+ * [rows, columns]. */
 static void prepare_pack(side *s, int array, const labels *row, const labels *column)
 {
     int which[1] = { array };
@@ -227,7 +243,8 @@ static void prepare_pack(side *s, int array, const labels *row, const labels *co
     nest_add(&strides, row, 1, which);
     nest_add(&strides, column, 1, which);
     ad_shape dense = { .rank = strides.rank };
-    for (int i = 0; i < strides.rank; i++) dense.dim[i] = strides.rows && i == 0 ? AD_ROWS : strides.dim[i];
+    for (int i = 0; i < strides.rank; i++)
+        dense.dim[i] = strides.rows && i == 0 ? AD_ROWS : strides.dim[i];
     s->pack = ad_nest_over(dense);
     s->pack.arrays = 2;
     memcpy(s->pack.stride[1], strides.stride[0], sizeof strides.stride[0]);
@@ -236,7 +253,8 @@ static void prepare_pack(side *s, int array, const labels *row, const labels *co
     ad_nest_simplify(&s->pack);
 }
 
-/* The leading dimension of array s seen as a matrix with rows of adjacent columns; 0 when it cannot be seen so. */
+/* The leading dimension of array s seen as a matrix with rows of adjacent columns; 0 when it cannot
+ * be seen so. */
 static int64_t leading(int s, const labels *row, const labels *column)
 {
     int64_t rs, cs, nrow = size_of(row), ncolumn = size_of(column);
@@ -257,7 +275,8 @@ static int64_t leading_transposed(int s, const labels *row, const labels *column
 }
 
 /* Fixes the leading dimension of an operand used as it lies, or packs it. `transposed`: A only. */
-static int64_t prepare_side(side *s, int array, const labels *row, const labels *column, bool *transposed)
+static int64_t prepare_side(side *s, int array, const labels *row, const labels *column,
+                            bool *transposed)
 {
     int64_t ld = leading(array, row, column);
     if (ld) return ld;
@@ -277,7 +296,8 @@ static int64_t prepare_side(side *s, int array, const labels *row, const labels 
 /* How many arrays need packing. */
 static int packs(const contract_plan *p, const labels *m, const labels *n, const labels *k)
 {
-    return (!leading(p->first, m, k) && !leading_transposed(p->first, m, k)) + !leading(p->second, k, n) + !leading(C, m, n);
+    return (!leading(p->first, m, k) && !leading_transposed(p->first, m, k)) +
+           !leading(p->second, k, n) + !leading(C, m, n);
 }
 
 static int64_t row_stride(const labels *all, int array)
@@ -309,7 +329,8 @@ static void swap_labels(labels *a, labels *b)
     *b = t;
 }
 
-/* Moves the row label out of m, n or k to the batch, so that each row has a matrix product of its own. */
+/* Moves the row label out of m, n or k to the batch, so that each row has a matrix product of its
+ * own. */
 static void row_to_batch(labels *from, labels *batch)
 {
     if (!has_row(from)) return;
@@ -319,8 +340,9 @@ static void row_to_batch(labels *from, labels *batch)
     *from = rest_of(from);
 }
 
-/* Decides where the row label goes and which operand is A: rows are the leading part of M or of K, or they are looped over. Columns
- * of C fill vectors, so that a narrow sum over rows is better made transposed, although C then goes through scratch. */
+/* Decides where the row label goes and which operand is A: rows are the leading part of M or of K,
+ * or they are looped over. Columns of C fill vectors, so that a narrow sum over rows is better made
+ * transposed, although C then goes through scratch. */
 static void assign_roles(contract_plan *p, labels *batch, labels *m, labels *n, labels *k)
 {
     int64_t stride;
@@ -366,14 +388,18 @@ static bool split(const contract_plan *p, labels *batch, labels *m, labels *n, l
     return false;
 }
 
-static void prepare_matrix(const ad_kernel *kernel, contract_plan *p, const labels *all, labels *batch, labels *m, labels *n, labels *k,
-                           int64_t max_rows)
+static void prepare_matrix(const ad_kernel *kernel, contract_plan *p, const labels *all,
+                           labels *batch, labels *m, labels *n, labels *k, int64_t max_rows)
 {
     assign_roles(p, batch, m, n, k);
     while (split(p, batch, m, n, k)) continue;
     side *a = &p->side[A], *b = &p->side[B], *c = &p->side[C];
     bool transposed = false;
-    p->gemm = (ad_gemm){ .dtype = kernel->dtype, .accumulate = p->accumulate, .m = size_of(m), .n = size_of(n), .k = size_of(k) };
+    p->gemm = (ad_gemm){ .dtype = kernel->dtype,
+                         .accumulate = p->accumulate,
+                         .m = size_of(m),
+                         .n = size_of(n),
+                         .k = size_of(k) };
     p->gemm.lda = prepare_side(a, p->first, m, k, &transposed);
     p->gemm.ldb = prepare_side(b, p->second, k, n, NULL);
     p->gemm.ldc = prepare_side(c, C, m, n, NULL);
@@ -400,7 +426,9 @@ static void prepare_matrix(const ad_kernel *kernel, contract_plan *p, const labe
 static size_t pack_bytes(const contract_plan *p, int which)
 {
     const side *s = &p->side[which];
-    return s->packed ? ad_round_up((size_t)(s->packed_size * (s->pack_rows ? p->tile : 1)) * p->head.size) : 0;
+    return s->packed
+               ? ad_round_up((size_t)(s->packed_size * (s->pack_rows ? p->tile : 1)) * p->head.size)
+               : 0;
 }
 
 typedef struct {
@@ -408,22 +436,26 @@ typedef struct {
     bool fresh; /* nothing has been packed yet */
 } matrix_scratch;
 
-static const void *pack_operand(const contract_plan *p, int which, int64_t rows, const void *at, matrix_scratch *s)
+static const void *pack_operand(const contract_plan *p, int which, int64_t rows, const void *at,
+                                matrix_scratch *s)
 {
     const side *o = &p->side[which];
     if (!o->packed) return at;
-    if (o->moves || s->fresh) ad_nest_move(&o->pack, p->head.loops, p->head.size, false, rows, at, s->pack[which]);
+    if (o->moves || s->fresh)
+        ad_nest_move(&o->pack, p->head.loops, p->head.size, false, rows, at, s->pack[which]);
     return s->pack[which];
 }
 
-static void matrix_tile(const contract_plan *p, int64_t rows, const void *a, const void *b, void *c, matrix_scratch *s)
+static void matrix_tile(const contract_plan *p, int64_t rows, const void *a, const void *b, void *c,
+                        matrix_scratch *s)
 {
     const void *pa = pack_operand(p, A, rows, a, s), *pb = pack_operand(p, B, rows, b, s);
     const side *out = &p->side[C];
     void *pc = c;
     if (out->packed) {
         pc = s->pack[C];
-        if (p->gemm.accumulate) ad_nest_move(&out->pack, p->head.loops, p->head.size, false, rows, c, pc);
+        if (p->gemm.accumulate)
+            ad_nest_move(&out->pack, p->head.loops, p->head.size, false, rows, c, pc);
     }
     s->fresh = false;
     ad_gemm_run(&p->gemm, rows * p->row_count, pa, pb, pc, s->gemm);
@@ -434,7 +466,8 @@ static void matrix_tile(const contract_plan *p, int64_t rows, const void *a, con
     ad_nest_move(&back, p->head.loops, p->head.size, false, rows, pc, c);
 }
 
-static void run_matrix(const contract_plan *p, int64_t rows, const void *const *operand, void *out, char *scratch)
+static void run_matrix(const contract_plan *p, int64_t rows, const void *const *operand, void *out,
+                       char *scratch)
 {
     size_t size = p->head.size;
     const void *a = operand[p->first], *b = operand[p->second];
@@ -445,19 +478,23 @@ static void run_matrix(const contract_plan *p, int64_t rows, const void *const *
     }
     s.gemm = scratch;
     bool tiled = p->row == ROW_M || p->row == ROW_K;
-    int64_t outer = ad_nest_outer(&p->nest, rows), index[AD_MAX_RANK] = { 0 }, offset[AD_NEST_ARRAYS] = { 0 }, all = tiled ? rows : 1;
+    int64_t outer = ad_nest_outer(&p->nest, rows), index[AD_MAX_RANK] = { 0 },
+            offset[AD_NEST_ARRAYS] = { 0 }, all = tiled ? rows : 1;
     for (int d = 0; d < p->nest.rank; d++)
         if ((d == 0 ? outer : p->nest.dim[d]) == 0) return;
     do
         for (int64_t r = 0; r < all; r += p->tile)
-            matrix_tile(p, tiled ? (all - r < p->tile ? all - r : p->tile) : 1, ad_at(a, offset[1] + r * p->side[A].row_step, size),
-                        ad_at(b, offset[2] + r * p->side[B].row_step, size), ad_at_out(out, offset[0] + r * p->side[C].row_step, size), &s);
+            matrix_tile(p, tiled ? (all - r < p->tile ? all - r : p->tile) : 1,
+                        ad_at(a, offset[1] + r * p->side[A].row_step, size),
+                        ad_at(b, offset[2] + r * p->side[B].row_step, size),
+                        ad_at_out(out, offset[0] + r * p->side[C].row_step, size), &s);
     while (ad_nest_step(&p->nest, p->nest.rank, outer, index, offset));
 }
 
-/* ---- the kernel ------------------------------------------------------------------------------------------------------------------- */
+/* ---- the kernel ------------------------------------------------------------------------------ */
 
-static void contract_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *scratch)
+static void contract_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
+                         void *scratch)
 {
     const contract_plan *p = k->plan;
     const void *operand[2] = { in[0], in[1] };
@@ -469,7 +506,8 @@ static void contract_run(const ad_kernel *k, int64_t rows, const void *const *in
 static size_t contract_scratch(const ad_kernel *k, int64_t rows)
 {
     const contract_plan *p = k->plan;
-    size_t sums = presum_bytes(p, 0, rows) + presum_bytes(p, 1, rows), own = presum_scratch(p, rows), matrix = 0;
+    size_t sums = presum_bytes(p, 0, rows) + presum_bytes(p, 1, rows),
+           own = presum_scratch(p, rows), matrix = 0;
     if (p->form == MATRIX) {
         for (int i = 0; i < 3; i++) matrix += pack_bytes(p, i);
         matrix += ad_gemm_scratch(&p->gemm);
@@ -506,7 +544,8 @@ bool ad_prepare_contract(ad_kernel *k, int64_t max_rows)
     labels all;
     ad_shape shapes[3] = { p->presum_out[0], p->presum_out[1], k->out };
     collect(k, shapes, &all);
-    labels batch = choose(&all, true, true, true), m = choose(&all, true, false, true), n = choose(&all, false, true, true);
+    labels batch = choose(&all, true, true, true), m = choose(&all, true, false, true),
+           n = choose(&all, false, true, true);
     labels sum = choose(&all, true, true, false), result = { 0 };
     for (int i = 0; i < all.n; i++)
         if (all.of[i].in[C]) result.of[result.n++] = all.of[i];

@@ -1,48 +1,70 @@
-/* Internal to the kernels: typed inner loops, loop nests over strided arrays, and what every plan begins with. */
+/* Internal to the kernels: typed inner loops, loop nests over strided arrays, and what every plan
+ * begins with. */
 #ifndef COSTATE_KERNEL_IMPL_H
 #define COSTATE_KERNEL_IMPL_H
 #include "autodiff/kernels/kernel.h"
 
-static inline size_t ad_round_up(size_t bytes) { return (bytes + AD_ALIGN - 1) / AD_ALIGN * AD_ALIGN; }
-static inline const char *ad_at(const void *array, int64_t element, size_t size) { return (const char *)array + element * (int64_t)size; }
-static inline char *ad_at_out(void *array, int64_t element, size_t size) { return (char *)array + element * (int64_t)size; }
+static inline size_t ad_round_up(size_t bytes)
+{
+    return (bytes + AD_ALIGN - 1) / AD_ALIGN * AD_ALIGN;
+}
+static inline const char *ad_at(const void *array, int64_t element, size_t size)
+{
+    return (const char *)array + element * (int64_t)size;
+}
+static inline char *ad_at_out(void *array, int64_t element, size_t size)
+{
+    return (char *)array + element * (int64_t)size;
+}
 
-/* Inner loops of one dtype (kernel_strided.c, built once per instruction set). Sizes and strides count elements. Sums run in an order that
- * depends on the sizes alone. */
+/* Inner loops of one dtype (kernel_strided.c, built once per instruction set). Sizes and strides
+ * count elements. Sums run in an order that depends on the sizes alone. */
 typedef struct {
     /* out[i,j] (+)= in[i,j], i < n0, j < n1, strides for i and j. */
-    void (*move)(bool add, int64_t n0, int64_t n1, const void *in, int64_t in0, int64_t in1, void *out, int64_t out0, int64_t out1);
+    void (*move)(bool add, int64_t n0, int64_t n1, const void *in, int64_t in0, int64_t in1,
+                 void *out, int64_t out0, int64_t out1);
     void (*fill)(int64_t n, double value, void *out);
-    /* out[o,i] (+)= sum over r of in[o,r,i] of dense in [o,r,i]; or max instead of sum (accumulate: with what is in out). */
-    void (*reduce)(bool max, bool accumulate, int64_t outer, int64_t n, int64_t inner, const void *in, void *out);
+    /* out[o,i] (+)= sum over r of in[o,r,i] of dense in [o,r,i]; or max instead of sum (accumulate:
+     * with what is in out). */
+    void (*reduce)(bool max, bool accumulate, int64_t outer, int64_t n, int64_t inner,
+                   const void *in, void *out);
     void (*combine)(bool max, int64_t n, const void *from, void *into);
-    void (*cumsum)(bool reverse, int64_t outer, int64_t n, int64_t inner, const void *in, void *out);
+    void (*cumsum)(bool reverse, int64_t outer, int64_t n, int64_t inner, const void *in,
+                   void *out);
     /* The number at p as an index into 0..n-1: clamped; 0 for NaN. */
     int64_t (*index)(const void *p, int64_t n);
     void (*locate)(int64_t n, const void *t, int64_t nknots, const void *knots, void *out);
     /* out[i*so] (+)= a[i*sa] * b[i*sb]. */
-    void (*product)(bool accumulate, int64_t n, const void *a, int64_t sa, const void *b, int64_t sb, void *out, int64_t so);
-    /* out[i*so + j] = a[i*sa0 + j*sa1] * b[i*sb0 + j*sb1], i < n0, j < n1; sa1 and sb1 are 0 or 1, not both 0. */
-    void (*product_lines)(int64_t n0, int64_t n1, const void *a, int64_t sa0, int64_t sa1, const void *b, int64_t sb0, int64_t sb1,
-                          void *out, int64_t so);
+    void (*product)(bool accumulate, int64_t n, const void *a, int64_t sa, const void *b,
+                    int64_t sb, void *out, int64_t so);
+    /* out[i*so + j] = a[i*sa0 + j*sa1] * b[i*sb0 + j*sb1], i < n0, j < n1; sa1 and sb1 are 0 or 1,
+     * not both 0. */
+    void (*product_lines)(int64_t n0, int64_t n1, const void *a, int64_t sa0, int64_t sa1,
+                          const void *b, int64_t sb0, int64_t sb1, void *out, int64_t so);
     /* out[i*so] (+)= sum over j < n of a[i*sa + j] * b[i*sb + j], i < outer. */
-    void (*dot)(bool accumulate, int64_t outer, int64_t n, const void *a, int64_t sa, const void *b, int64_t sb, void *out, int64_t so);
-    /* c[i*ldc + j] (+)= sum over l of a[i*am + l*ak] * b[l*ldb + j], i < m, j < n, l < k: every element is summed in the order of l. */
-    void (*gemm)(bool accumulate, int64_t m, int64_t n, int64_t k, const void *a, int64_t am, int64_t ak, const void *b, int64_t ldb,
-                 void *c, int64_t ldc);
+    void (*dot)(bool accumulate, int64_t outer, int64_t n, const void *a, int64_t sa, const void *b,
+                int64_t sb, void *out, int64_t so);
+    /* c[i*ldc + j] (+)= sum over l of a[i*am + l*ak] * b[l*ldb + j], i < m, j < n, l < k: every
+     * element is summed in the order of l. */
+    void (*gemm)(bool accumulate, int64_t m, int64_t n, int64_t k, const void *a, int64_t am,
+                 int64_t ak, const void *b, int64_t ldb, void *c, int64_t ldc);
 } ad_loops;
 /* Those for the instruction set chosen at run time. */
 const ad_loops *ad_loops_of(ad_dtype dtype);
 
-/* c[i*ldc + j] (+)= sum over l of a[i*lda + l] * b[l*ldb + j], i < m, j < n, l < k; an element's bits depend on its row of a and its column
- * of b alone. scratch: AD_NARROW_COLUMNS * (k + AD_NARROW_WIDTH) elements. */
+/* c[i*ldc + j] (+)= sum over l of a[i*lda + l] * b[l*ldb + j], i < m, j < n, l < k; an element's
+ * bits depend on its row of a and its column of b alone. scratch: AD_NARROW_COLUMNS * (k +
+ * AD_NARROW_WIDTH) elements. */
 enum { AD_NARROW_COLUMNS = 8, AD_NARROW_WIDTH = 16 };
-typedef void (*ad_narrow)(bool accumulate, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *b, int64_t ldb, void *c,
-                          int64_t ldc, void *scratch);
-/* That of the instruction set chosen at run time; NULL where there are too many columns for it to pay, or too little to sum. */
+typedef void (*ad_narrow)(bool accumulate, int64_t m, int64_t n, int64_t k, const void *a,
+                          int64_t lda, const void *b, int64_t ldb, void *c, int64_t ldc,
+                          void *scratch);
+/* That of the instruction set chosen at run time; NULL where there are too many columns for it to
+ * pay, or too little to sum. */
 ad_narrow ad_narrow_of(ad_dtype dtype, int64_t n, int64_t k);
 
-/* A loop nest over arrays with strides: dim[0] is the outermost. With `rows`, the outermost size is multiplied by the number of rows. */
+/* A loop nest over arrays with strides: dim[0] is the outermost. With `rows`, the outermost size is
+ * multiplied by the number of rows. */
 enum { AD_NEST_ARRAYS = 4 };
 typedef struct {
     int rank, arrays;
@@ -57,14 +79,20 @@ void ad_dense_strides(ad_shape s, int64_t *stride);
 ad_nest ad_nest_over(ad_shape out);
 /* Adds an array that broadcasts to the shape the nest was made with. */
 void ad_nest_broadcast(ad_nest *nest, ad_shape out, ad_shape in);
-/* Drops dimensions of size 1 and merges those that are adjacent in all arrays; at least one remains. */
+/* Drops dimensions of size 1 and merges those that are adjacent in all arrays; at least one
+ * remains. */
 void ad_nest_simplify(ad_nest *nest);
 /* The outermost size for so many rows. */
-static inline int64_t ad_nest_outer(const ad_nest *nest, int64_t rows) { return nest->rows ? nest->dim[0] * rows : nest->dim[0]; }
+static inline int64_t ad_nest_outer(const ad_nest *nest, int64_t rows)
+{
+    return nest->rows ? nest->dim[0] * rows : nest->dim[0];
+}
 /* Copies (or adds) array 1 into array 0. */
-void ad_nest_move(const ad_nest *nest, const ad_loops *loops, size_t size, bool add, int64_t rows, const void *in, void *out);
+void ad_nest_move(const ad_nest *nest, const ad_loops *loops, size_t size, bool add, int64_t rows,
+                  const void *in, void *out);
 
-/* Steps an odometer through the outermost `rank` dimensions of a nest; offsets follow. false: back at the start. */
+/* Steps an odometer through the outermost `rank` dimensions of a nest; offsets follow. false: back
+ * at the start. */
 bool ad_nest_step(const ad_nest *nest, int rank, int64_t outer, int64_t *index, int64_t *offset);
 
 /* Every plan begins with this. */
@@ -86,7 +114,8 @@ static inline int64_t ad_size_behind(ad_shape s, int axis)
     return n;
 }
 
-bool ad_prepare_layout(ad_kernel *k); /* reshape, transpose, broadcast, slice, assemble, flip, gather, scatter_add, take, put_add, locate */
+bool ad_prepare_layout(ad_kernel *k); /* reshape, transpose, broadcast, slice, assemble, flip,
+                                         gather, scatter_add, take, put_add, locate */
 bool ad_prepare_reduce(ad_kernel *k); /* sum, reduce_max, cumsum */
 bool ad_prepare_contract(ad_kernel *k, int64_t max_rows);
 

@@ -1,9 +1,10 @@
-/* Kernels that move elements without computing with them, apart from adding what falls on the same place. */
+/* Kernels that move elements without computing with them, apart from adding what falls on the same
+ * place. */
 #include "autodiff/kernels/kernel_impl.h"
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- nests: reshape, transpose, broadcast, slice, assemble, flip ------------------------------------------------------------------ */
+/* ---- nests: reshape, transpose, broadcast, slice, assemble, flip ----------------------------- */
 
 /* Operand i is moved through nests[i], from element in0 to element out0. */
 typedef struct {
@@ -19,7 +20,8 @@ typedef struct {
     move moves[];
 } move_plan;
 
-static void move_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *scratch)
+static void move_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
+                     void *scratch)
 {
     const move_plan *p = k->plan;
     (void)scratch;
@@ -27,7 +29,8 @@ static void move_run(const ad_kernel *k, int64_t rows, const void *const *in, vo
     if (p->clear) memset(out, 0, (size_t)(p->row_size * (ad_has_rows(k->out) ? rows : 1)) * size);
     for (int i = 0; i < p->n; i++) {
         const move *m = &p->moves[i];
-        ad_nest_move(&m->nest, p->head.loops, size, p->add, rows, ad_at(in[i], m->in0, size), ad_at_out(out, m->out0, size));
+        ad_nest_move(&m->nest, p->head.loops, size, p->add, rows, ad_at(in[i], m->in0, size),
+                     ad_at_out(out, m->out0, size));
     }
 }
 
@@ -113,8 +116,8 @@ typedef struct {
     int64_t low[AD_MAX_RANK], high[AD_MAX_RANK];
 } extent;
 
-/* Whether the box of operand i overlaps that of an earlier one; extends e by it. One beside all of them, as in a concatenation, from
- * whichever end it is made, need not be compared with each. */
+/* Whether the box of operand i overlaps that of an earlier one; extends e by it. One beside all of
+ * them, as in a concatenation, from whichever end it is made, need not be compared with each. */
 static bool overlaps_earlier(const ad_kernel *k, int i, extent *e)
 {
     const int64_t *start = k->attr + (ptrdiff_t)i * k->out.rank;
@@ -152,16 +155,18 @@ static bool prepare_assemble(ad_kernel *k)
     return true;
 }
 
-/* ---- gather, scatter_add ---------------------------------------------------------------------------------------------------------- */
+/* ---- gather, scatter_add --------------------------------------------------------------------- */
 
-/* Seen as [outer, n, inner] with the indexed axis in the middle; `whole` is its size in the array the indices point into. */
+/* Seen as [outer, n, inner] with the indexed axis in the middle; `whole` is its size in the array
+ * the indices point into. */
 typedef struct {
     ad_plan head;
     bool rows;
     int64_t outer, whole, n, inner;
 } gather_plan;
 
-static void gather_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *scratch)
+static void gather_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
+                       void *scratch)
 {
     const gather_plan *p = k->plan;
     (void)scratch;
@@ -172,8 +177,9 @@ static void gather_run(const ad_kernel *k, int64_t rows, const void *const *in, 
     for (int64_t j = 0; j < p->n; j++) {
         int64_t from = scatter ? j : indices[j], to = scatter ? indices[j] : j;
         int64_t nin = scatter ? p->n : p->whole, nout = scatter ? p->whole : p->n;
-        p->head.loops->move(scatter, outer, p->inner, ad_at(in[0], from * p->inner, size), nin * p->inner, 1,
-                            ad_at_out(out, to * p->inner, size), nout * p->inner, 1);
+        p->head.loops->move(scatter, outer, p->inner, ad_at(in[0], from * p->inner, size),
+                            nin * p->inner, 1, ad_at_out(out, to * p->inner, size), nout * p->inner,
+                            1);
     }
 }
 
@@ -193,27 +199,34 @@ static bool prepare_gather(ad_kernel *k)
     return true;
 }
 
-/* ---- take, put_add, locate -------------------------------------------------------------------------------------------------------- */
+/* ---- take, put_add, locate ------------------------------------------------------------------- */
 
-/* A table of n items of `inner` elements, one for all rows (table_row = 0) or one a row; the items taken: one a row, or one in all. */
+/* A table of n items of `inner` elements, one for all rows (table_row = 0) or one a row; the items
+ * taken: one a row, or one in all. */
 typedef struct {
     ad_plan head;
     bool rows;
     int64_t n, inner, table_row, index_row, item_row;
 } take_plan;
 
-static void take_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *scratch)
+static void take_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
+                     void *scratch)
 {
     const take_plan *p = k->plan;
     (void)scratch;
     size_t size = p->head.size;
     bool put = k->op == AD_OP_put_add;
-    if (put && !k->reduces_rows) memset(out, 0, (size_t)(p->n * p->inner * (ad_has_rows(k->out) ? rows : 1)) * size);
+    if (put && !k->reduces_rows)
+        memset(out, 0, (size_t)(p->n * p->inner * (ad_has_rows(k->out) ? rows : 1)) * size);
     for (int64_t r = 0; r < (p->rows ? rows : 1); r++) {
         int64_t i = p->head.loops->index(ad_at(in[1], r * p->index_row, size), p->n);
         int64_t place = r * p->table_row + i * p->inner, item = r * p->item_row;
-        if (put) p->head.loops->move(true, 1, p->inner, ad_at(in[0], item, size), 0, 1, ad_at_out(out, place, size), 0, 1);
-        else p->head.loops->move(false, 1, p->inner, ad_at(in[0], place, size), 0, 1, ad_at_out(out, item, size), 0, 1);
+        if (put)
+            p->head.loops->move(true, 1, p->inner, ad_at(in[0], item, size), 0, 1,
+                                ad_at_out(out, place, size), 0, 1);
+        else
+            p->head.loops->move(false, 1, p->inner, ad_at(in[0], place, size), 0, 1,
+                                ad_at_out(out, item, size), 0, 1);
     }
 }
 
@@ -221,7 +234,8 @@ static bool prepare_take(ad_kernel *k)
 {
     take_plan *p = ad_plan_new(k, sizeof *p);
     if (!p) return false;
-    ad_shape table = k->op == AD_OP_take ? k->in_shapes[0] : k->out, item = k->op == AD_OP_take ? k->out : k->in_shapes[0];
+    ad_shape table = k->op == AD_OP_take ? k->in_shapes[0] : k->out,
+             item = k->op == AD_OP_take ? k->out : k->in_shapes[0];
     bool table_rows = ad_has_rows(table), index_rows = ad_has_rows(k->in_shapes[1]);
     p->rows = table_rows || index_rows || ad_has_rows(item);
     p->n = table.dim[table_rows];
@@ -233,7 +247,8 @@ static bool prepare_take(ad_kernel *k)
     return p->n > 0;
 }
 
-static void locate_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *scratch)
+static void locate_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
+                       void *scratch)
 {
     const ad_plan *p = k->plan;
     (void)scratch;

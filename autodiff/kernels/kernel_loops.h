@@ -1,19 +1,21 @@
-/* Internal, a template that kernel_pointwise.c includes once per dtype with T, the type, and M(f), the name of f for that type: the loops
- * of all pointwise operations.
+/* Internal, a template that kernel_pointwise.c includes once per dtype with T, the type, and M(f),
+ * the name of f for that type: the loops of all pointwise operations.
  *
- * Loops run over whole multiples of 64 bytes. What is left over is copied into a vector of that length and goes through the same loop:
- * an element's result does not depend on where it stands. */
+ * Loops run over whole multiples of 64 bytes. What is left over is copied into a vector of that
+ * length and goes through the same loop: an element's result does not depend on where it stands. */
 #define LANES ((int64_t)(64 / sizeof(T)))
 
 typedef void (*M(body))(int64_t n, const void *const *in, const int *stride, void *out);
 
 /* The last, incomplete vector; unused lanes repeat its last element. */
-static void M(run_tail)(M(body) body, int arity, int64_t start, int64_t n, const void *const *in, const int *stride, void *out)
+static void M(run_tail)(M(body) body, int arity, int64_t start, int64_t n, const void *const *in,
+                        const int *stride, void *out)
 {
     T padded[3][64 / sizeof(T)], result[64 / sizeof(T)];
     const void *operand[3];
     for (int k = 0; k < arity; k++) {
-        const T *from = (const T *)in[k] + start * stride[k], last = from[stride[k] * (n - 1 - start)];
+        const T *from = (const T *)in[k] + start * stride[k],
+                last = from[stride[k] * (n - 1 - start)];
         for (int64_t i = 0; i < LANES; i++) padded[k][i] = last;
         if (stride[k]) memcpy(padded[k], from, (size_t)(n - start) * sizeof(T));
         operand[k] = padded[k];
@@ -22,7 +24,8 @@ static void M(run_tail)(M(body) body, int arity, int64_t start, int64_t n, const
     memcpy((T *)out + start, result, (size_t)(n - start) * sizeof(T));
 }
 
-static void M(run)(M(body) body, int arity, int64_t n, const void *const *in, const int *stride, void *out)
+static void M(run)(M(body) body, int arity, int64_t n, const void *const *in, const int *stride,
+                   void *out)
 {
     if (n <= 0) return;
     bool one_number = true;
@@ -34,58 +37,59 @@ static void M(run)(M(body) body, int arity, int64_t n, const void *const *in, co
     for (int64_t i = 1; one_number && i < n; i++) ((T *)out)[i] = *(T *)out;
 }
 
-/* One loop; n is a multiple of LANES, which the mask tells the compiler; the rest of the arguments declare the operands. */
-#define LOOP(kernel, ...)                                                                                                                  \
-    do {                                                                                                                                   \
-        VECTORISE                                                                                                                          \
-        for (int64_t i = 0; i < (n & -LANES); i++) {                                                                                       \
-            __VA_ARGS__;                                                                                                                   \
-            out[i] = (T)(kernel);                                                                                                          \
-        }                                                                                                                                  \
+/* One loop; n is a multiple of LANES, which the mask tells the compiler; the rest of the arguments
+ * declare the operands. */
+#define LOOP(kernel, ...)                                                                          \
+    do {                                                                                           \
+        VECTORISE                                                                                  \
+        for (int64_t i = 0; i < (n & -LANES); i++) {                                               \
+            __VA_ARGS__;                                                                           \
+            out[i] = (T)(kernel);                                                                  \
+        }                                                                                          \
     } while (0)
 
-#define RUN(name, arity)                                                                                                                   \
-    static void M(run_##name)(int64_t n, const void *const *in, const int *stride, void *out)                                              \
-    {                                                                                                                                      \
-        M(run)(M(body_##name), arity, n, in, stride, out);                                                                                 \
+#define RUN(name, arity)                                                                           \
+    static void M(run_##name)(int64_t n, const void *const *in, const int *stride, void *out)      \
+    {                                                                                              \
+        M(run)(M(body_##name), arity, n, in, stride, out);                                         \
     }
 
-#define ONE(name, kernel)                                                                                                                  \
-    static void M(body_##name)(int64_t n, const void *const *in, const int *stride, void *result)                                          \
-    {                                                                                                                                      \
-        const T *px = in[0];                                                                                                               \
-        T *out = result;                                                                                                                   \
-        (void)stride;                                                                                                                      \
-        LOOP(kernel, const T x = px[i]);                                                                                                   \
-    }                                                                                                                                      \
+#define ONE(name, kernel)                                                                          \
+    static void M(body_##name)(int64_t n, const void *const *in, const int *stride, void *result)  \
+    {                                                                                              \
+        const T *px = in[0];                                                                       \
+        T *out = result;                                                                           \
+        (void)stride;                                                                              \
+        LOOP(kernel, const T x = px[i]);                                                           \
+    }                                                                                              \
     RUN(name, 1)
 
-#define TWO(name, kernel)                                                                                                                  \
-    static void M(body_##name)(int64_t n, const void *const *in, const int *stride, void *result)                                          \
-    {                                                                                                                                      \
-        const T *pa = in[0], *pb = in[1], a0 = *pa, b0 = *pb;                                                                              \
-        T *out = result;                                                                                                                   \
-        if (!stride[0]) LOOP(kernel, const T a = a0, b = pb[i]);                                                                           \
-        else if (!stride[1]) LOOP(kernel, const T a = pa[i], b = b0);                                                                      \
-        else LOOP(kernel, const T a = pa[i], b = pb[i]);                                                                                   \
-    }                                                                                                                                      \
+#define TWO(name, kernel)                                                                          \
+    static void M(body_##name)(int64_t n, const void *const *in, const int *stride, void *result)  \
+    {                                                                                              \
+        const T *pa = in[0], *pb = in[1], a0 = *pa, b0 = *pb;                                      \
+        T *out = result;                                                                           \
+        if (!stride[0]) LOOP(kernel, const T a = a0, b = pb[i]);                                   \
+        else if (!stride[1]) LOOP(kernel, const T a = pa[i], b = b0);                              \
+        else LOOP(kernel, const T a = pa[i], b = pb[i]);                                           \
+    }                                                                                              \
     RUN(name, 2)
 
-#define THREE(name, kernel)                                                                                                                \
-    static void M(body_##name)(int64_t n, const void *const *in, const int *stride, void *result)                                          \
-    {                                                                                                                                      \
-        const T *pa = in[0], *pb = in[1], *pc = in[2], a0 = *pa, b0 = *pb, c0 = *pc;                                                       \
-        T *out = result;                                                                                                                   \
-        switch (stride[0] << 2 | stride[1] << 1 | stride[2]) {                                                                             \
-        case 1: LOOP(kernel, const T a = a0, b = b0, c = pc[i]); break;                                                                    \
-        case 2: LOOP(kernel, const T a = a0, b = pb[i], c = c0); break;                                                                    \
-        case 3: LOOP(kernel, const T a = a0, b = pb[i], c = pc[i]); break;                                                                 \
-        case 4: LOOP(kernel, const T a = pa[i], b = b0, c = c0); break;                                                                    \
-        case 5: LOOP(kernel, const T a = pa[i], b = b0, c = pc[i]); break;                                                                 \
-        case 6: LOOP(kernel, const T a = pa[i], b = pb[i], c = c0); break;                                                                 \
-        default: LOOP(kernel, const T a = pa[i], b = pb[i], c = pc[i]);                                                                    \
-        }                                                                                                                                  \
-    }                                                                                                                                      \
+#define THREE(name, kernel)                                                                        \
+    static void M(body_##name)(int64_t n, const void *const *in, const int *stride, void *result)  \
+    {                                                                                              \
+        const T *pa = in[0], *pb = in[1], *pc = in[2], a0 = *pa, b0 = *pb, c0 = *pc;               \
+        T *out = result;                                                                           \
+        switch (stride[0] << 2 | stride[1] << 1 | stride[2]) {                                     \
+        case 1: LOOP(kernel, const T a = a0, b = b0, c = pc[i]); break;                            \
+        case 2: LOOP(kernel, const T a = a0, b = pb[i], c = c0); break;                            \
+        case 3: LOOP(kernel, const T a = a0, b = pb[i], c = pc[i]); break;                         \
+        case 4: LOOP(kernel, const T a = pa[i], b = b0, c = c0); break;                            \
+        case 5: LOOP(kernel, const T a = pa[i], b = b0, c = pc[i]); break;                         \
+        case 6: LOOP(kernel, const T a = pa[i], b = pb[i], c = c0); break;                         \
+        default: LOOP(kernel, const T a = pa[i], b = pb[i], c = pc[i]);                            \
+        }                                                                                          \
+    }                                                                                              \
     RUN(name, 3)
 
 #define AD_UNARY(name, kernel, ...) ONE(name, kernel)
@@ -94,8 +98,8 @@ static void M(run)(M(body) body, int arity, int64_t n, const void *const *in, co
 #include "autodiff/ops.def"
 
 /* Composites (see kernel.h). */
-#define AD_UNARY(name, kernel, ...)                                                                                                        \
-    INLINE T M(of_##name)(T x) { return (T)(kernel); }                                                                                     \
+#define AD_UNARY(name, kernel, ...)                                                                \
+    INLINE T M(of_##name)(T x) { return (T)(kernel); }                                             \
     TWO(sum_##name, M(of_##name)(a + b))
 #include "autodiff/ops.def"
 THREE(add_product, a + b * c)
@@ -103,11 +107,13 @@ THREE(sub_product, a - b * c)
 THREE(mul_product, (b * c) * a)
 TWO(mul_slope, a *M(slope_of_code)(b))
 
-/* Two operations in one pass (see kernel.h): a and b are the first and the last operand, y the first result. The second
- * is written last: nobody may need the first, so that both are the same array. */
+/* Two operations in one pass (see kernel.h): a and b are the first and the last operand, y the
+ * first result. The second is written last: nobody may need the first, so that both are the same
+ * array. */
 typedef void (*M(pair_body))(int64_t n, const void *const *in, void *out, void *second);
 
-static void M(run_pair)(M(pair_body) body, int arity, int64_t n, const void *const *in, void *out, void *second)
+static void M(run_pair)(M(pair_body) body, int arity, int64_t n, const void *const *in, void *out,
+                        void *second)
 {
     const int64_t whole = n / LANES * LANES;
     T padded[2][64 / sizeof(T)], result[2][64 / sizeof(T)];
@@ -115,33 +121,35 @@ static void M(run_pair)(M(pair_body) body, int arity, int64_t n, const void *con
     if (whole > 0) body(whole, in, out, second);
     if (whole >= n) return;
     for (int k = 0; k < arity; k++)
-        for (int64_t i = 0; i < LANES; i++) padded[k][i] = ((const T *)in[k])[whole + i < n ? whole + i : n - 1];
+        for (int64_t i = 0; i < LANES; i++)
+            padded[k][i] = ((const T *)in[k])[whole + i < n ? whole + i : n - 1];
     body(LANES, operand, result[0], result[1]);
     memcpy((T *)out + whole, result[0], (size_t)(n - whole) * sizeof(T));
     memcpy((T *)second + whole, result[1], (size_t)(n - whole) * sizeof(T));
 }
 
-#define PAIR(name, arity, kernel, second_kernel)                                                                                           \
-    static void M(pair_body_##name)(int64_t n, const void *const *in, void *result, void *second_result)                                   \
-    {                                                                                                                                      \
-        const T *pa = in[0], *pb = in[arity - 1];                                                                                          \
-        T *out = result, *second = second_result;                                                                                          \
-        VECTORISE                                                                                                                          \
-        for (int64_t i = 0; i < (n & -LANES); i++) {                                                                                       \
-            const T a = pa[i], b = pb[i], y = (T)(kernel);                                                                                 \
-            (void)a;                                                                                                                       \
-            out[i] = y;                                                                                                                    \
-            second[i] = (T)(second_kernel);                                                                                                \
-        }                                                                                                                                  \
-    }                                                                                                                                      \
-    static void M(pair_##name)(int64_t n, const void *const *in, void *out, void *second)                                                  \
-    {                                                                                                                                      \
-        M(run_pair)(M(pair_body_##name), arity, n, in, out, second);                                                                       \
+#define PAIR(name, arity, kernel, second_kernel)                                                   \
+    static void M(pair_body_##name)(int64_t n, const void *const *in, void *result,                \
+                                    void *second_result)                                           \
+    {                                                                                              \
+        const T *pa = in[0], *pb = in[arity - 1];                                                  \
+        T *out = result, *second = second_result;                                                  \
+        VECTORISE                                                                                  \
+        for (int64_t i = 0; i < (n & -LANES); i++) {                                               \
+            const T a = pa[i], b = pb[i], y = (T)(kernel);                                         \
+            (void)a;                                                                               \
+            out[i] = y;                                                                            \
+            second[i] = (T)(second_kernel);                                                        \
+        }                                                                                          \
+    }                                                                                              \
+    static void M(pair_##name)(int64_t n, const void *const *in, void *out, void *second)          \
+    {                                                                                              \
+        M(run_pair)(M(pair_body_##name), arity, n, in, out, second);                               \
     }
-#define PAIRS(function)                                                                                                                    \
-    PAIR(function##_code, 1, M(function##_code)(b), M(function##_of_code)(y))                                                              \
-    PAIR(sum_##function##_code, 2, M(function##_code)(a + b), M(function##_of_code)(y))                                                    \
-    PAIR(slope_##function, 1, M(slope_of_code)(b), M(function##_of_code)(b))                                                               \
+#define PAIRS(function)                                                                            \
+    PAIR(function##_code, 1, M(function##_code)(b), M(function##_of_code)(y))                      \
+    PAIR(sum_##function##_code, 2, M(function##_code)(a + b), M(function##_of_code)(y))            \
+    PAIR(slope_##function, 1, M(slope_of_code)(b), M(function##_of_code)(b))                       \
     PAIR(mul_slope_##function, 2, a *M(slope_of_code)(b), M(function##_of_code)(b))
 PAIRS(tanh)
 PAIRS(sigmoid)
@@ -155,15 +163,17 @@ static ad_pointwise_pair M(lookup_pair)(ad_op op, ad_op second, int nin)
         return nin == 1 ? M(pair_slope_sigmoid) : M(pair_mul_slope_sigmoid);
     }
     if (op == AD_OP_tanh_code && tanh) return nin == 1 ? M(pair_tanh_code) : M(pair_sum_tanh_code);
-    if (op == AD_OP_sigmoid_code && !tanh) return nin == 1 ? M(pair_sigmoid_code) : M(pair_sum_sigmoid_code);
+    if (op == AD_OP_sigmoid_code && !tanh)
+        return nin == 1 ? M(pair_sigmoid_code) : M(pair_sum_sigmoid_code);
     return NULL;
 }
 
-/* sin, cos and tan of arguments beyond the limit of their reduction: rare, and libm's. Looked for before the fast loop runs, since that may
- * overwrite its operand. */
+/* sin, cos and tan of arguments beyond the limit of their reduction: rare, and libm's. Looked for
+ * before the fast loop runs, since that may overwrite its operand. */
 enum { M(TRIG_BLOCK) = 256 };
 
-static void M(run_trig)(ad_pointwise fast, double (*libm)(double), int64_t n, const void *const *in, const int *stride, void *out)
+static void M(run_trig)(ad_pointwise fast, double (*libm)(double), int64_t n, const void *const *in,
+                        const int *stride, void *out)
 {
     for (int64_t start = 0; start < n; start += M(TRIG_BLOCK)) {
         const int64_t size = n - start < M(TRIG_BLOCK) ? n - start : M(TRIG_BLOCK);
@@ -178,10 +188,10 @@ static void M(run_trig)(ad_pointwise fast, double (*libm)(double), int64_t n, co
     }
 }
 
-#define TRIG(name)                                                                                                                         \
-    static void M(run_any_##name)(int64_t n, const void *const *in, const int *stride, void *out)                                          \
-    {                                                                                                                                      \
-        M(run_trig)(M(run_##name), name, n, in, stride, out);                                                                              \
+#define TRIG(name)                                                                                 \
+    static void M(run_any_##name)(int64_t n, const void *const *in, const int *stride, void *out)  \
+    {                                                                                              \
+        M(run_trig)(M(run_##name), name, n, in, stride, out);                                      \
     }
 TRIG(sin)
 TRIG(cos)

@@ -1,13 +1,17 @@
-/* Internal: the functions of the pointwise kernels, M(f) in the table of operations, for float (kernel_math_f32.h) and double
- * (kernel_math_f64.h). They have no branches and call nothing, so that loops over them become vector code. They hold for all arguments:
- * infinities, NaN, subnormal arguments and results, signed zeros. Only sin, cos and tan are for |x| <= TRIG_LIMIT; kernel_loops.h sees to
- * the rest. Bounds on their errors are stated, and tested, in tests/test_pointwise.c.
+/* Internal: the functions of the pointwise kernels, M(f) in the table of operations, for float
+ * (kernel_math_f32.h) and double (kernel_math_f64.h). They have no branches and call nothing, so
+ * that loops over them become vector code. They hold for all arguments: infinities, NaN, subnormal
+ * arguments and results, signed zeros. Only sin, cos and tan are for |x| <= TRIG_LIMIT;
+ * kernel_loops.h sees to the rest. Bounds on their errors are stated, and tested, in
+ * tests/test_pointwise.c.
  *
- * Every rounding is written out: contraction is off, and a fused multiply-add is a call of FMA, which is a multiplication and an addition
- * where the instruction set has no fused one. So an element's bits do not depend on the compiler's choice of vectors.
+ * Every rounding is written out: contraction is off, and a fused multiply-add is a call of FMA,
+ * which is a multiplication and an addition where the instruction set has no fused one. So an
+ * element's bits do not depend on the compiler's choice of vectors.
  *
- * The coefficients are minimax fits made for this file by tools/fit_kernel_math.py. Reductions follow Cody and Waite, "Software Manual
- * for the Elementary Functions" (1980); error-free sums and products follow Dekker (1971, doi:10.1007/BF01397083). */
+ * The coefficients are minimax fits made for this file by tools/fit_kernel_math.py. Reductions
+ * follow Cody and Waite, "Software Manual for the Elementary Functions" (1980); error-free sums and
+ * products follow Dekker (1971, doi:10.1007/BF01397083). */
 #ifndef COSTATE_KERNEL_MATH_H
 #define COSTATE_KERNEL_MATH_H
 #include <stdint.h>
@@ -22,7 +26,8 @@
 /* Not a hint: a loop with a call in it is not vectorised. */
 #define INLINE static inline __attribute__((always_inline))
 
-/* Polynomials by Horner's rule, in x (a name), from the constant coefficient up. FMA is the one of the type at hand. */
+/* Polynomials by Horner's rule, in x (a name), from the constant coefficient up. FMA is the one of
+ * the type at hand. */
 #define POLY1(x, a, b) FMA(b, x, a)
 #define POLY2(x, a, ...) FMA(POLY1(x, __VA_ARGS__), x, a)
 #define POLY3(x, a, ...) FMA(POLY2(x, __VA_ARGS__), x, a)

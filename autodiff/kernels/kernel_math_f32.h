@@ -1,6 +1,10 @@
-/* Internal, part of kernel_math.h: float. What is explained in kernel_math_f64.h is not repeated. */
+/* Internal, part of kernel_math.h: float. What is explained in kernel_math_f64.h is not repeated.
+ */
 
-INLINE float fma_f32(float a, float b, float c) { return HAVE_FMA ? __builtin_fmaf(a, b, c) : a * b + c; }
+INLINE float fma_f32(float a, float b, float c)
+{
+    return HAVE_FMA ? __builtin_fmaf(a, b, c) : a * b + c;
+}
 #define FMA fma_f32
 
 INLINE uint32_t bits_f32(float x)
@@ -25,14 +29,17 @@ INLINE float sqrt_f32(float x) { return __builtin_sqrtf(x); }
 INLINE float at_most_f32(float x, float bound) { return x > bound ? bound : x; }
 INLINE float at_least_f32(float x, float bound) { return x < bound ? bound : x; }
 
-/* ---- exponentials ----------------------------------------------------------------------------------------------------------------- */
+/* ---- exponentials ---------------------------------------------------------------------------- */
 
 #define SHIFT 0x1.8p23f
 
 /* 2^k for k in -126..127. */
 INLINE float pow2_of_bits_f32(uint32_t k) { return from_bits_f32((k << 23) + 0x3f800000u); }
 INLINE float pow2_f32(float shifted) { return pow2_of_bits_f32(bits_f32(shifted)); }
-INLINE float half_pow2_f32(float shifted) { return from_bits_f32((bits_f32(shifted) << 23) + 0x3f000000u); }
+INLINE float half_pow2_f32(float shifted)
+{
+    return from_bits_f32((bits_f32(shifted) << 23) + 0x3f000000u);
+}
 
 INLINE float scale_f32(float v, float shifted)
 {
@@ -49,7 +56,8 @@ INLINE float reduced_f32(float x, float *shifted)
 
 INLINE float expm1_reduced_f32(float r)
 {
-    const float q = POLY4(r, 0.4999999813f, 0.1666654347f, 0.04166720476f, 0.008366545276f, 0.001388230827f);
+    const float q =
+        POLY4(r, 0.4999999813f, 0.1666654347f, 0.04166720476f, 0.008366545276f, 0.001388230827f);
     return FMA(q * r, r, r);
 }
 
@@ -79,16 +87,19 @@ INLINE float expm1_f32(float x)
     return __builtin_copysignf(FMA(p, s, s - 1) * (1 + top), x);
 }
 
-/* ---- functions that saturate ------------------------------------------------------------------------------------------------------ */
+/* ---- functions that saturate ----------------------------------------------------------------- */
 
 #define TANH_FAR_f32 0.549f
 INLINE float tanh_part_f32(float size)
 {
     const float shifted = FMA(size, 0x1.715476p1f, SHIFT), k = shifted - SHIFT;
     /* One part of ln 2 / 2, whose error is 1e-9, suffices where the product is not rounded. */
-    const float r = HAVE_FMA ? FMA(k, -0x1.62e43p-2f, size) : (size - k * 0x1.62e4p-2f) - k * 0x1.7f7d1cp-21f, w = r * r;
+    const float r = HAVE_FMA ? FMA(k, -0x1.62e43p-2f, size)
+                             : (size - k * 0x1.62e4p-2f) - k * 0x1.7f7d1cp-21f,
+                w = r * r;
     const float t = POLY2(w, 1, 0.3333325135f, -0.02213395613f);
-    const float half = half_pow2_f32(shifted), up = FMA(half + 0.5f, r, (half - 0.5f) * t), down = t - r;
+    const float half = half_pow2_f32(shifted), up = FMA(half + 0.5f, r, (half - 0.5f) * t),
+                down = t - r;
     return (size > TANH_FAR_f32 ? down : up) / (up + down);
 }
 
@@ -103,7 +114,8 @@ INLINE float tanh_f32(float x)
 #define CODE_SHIFT_f32 (126u << 23)
 INLINE float encoded_f32(float size, float part, float x)
 {
-    return __builtin_copysignf(size > TANH_FAR_f32 ? from_bits_f32(bits_f32(part) + CODE_SHIFT_f32) : part, x);
+    return __builtin_copysignf(
+        size > TANH_FAR_f32 ? from_bits_f32(bits_f32(part) + CODE_SHIFT_f32) : part, x);
 }
 
 INLINE float tanh_code_f32(float x)
@@ -113,9 +125,15 @@ INLINE float tanh_code_f32(float x)
 }
 
 INLINE bool is_far_f32(float code) { return fabs_f32(code) >= 0.5f; }
-INLINE float code_complement_f32(float code) { return from_bits_f32(bits_f32(code) - CODE_SHIFT_f32); }
+INLINE float code_complement_f32(float code)
+{
+    return from_bits_f32(bits_f32(code) - CODE_SHIFT_f32);
+}
 
-INLINE float tanh_of_code_f32(float code) { return is_far_f32(code) ? __builtin_copysignf(1, code) - code_complement_f32(code) : code; }
+INLINE float tanh_of_code_f32(float code)
+{
+    return is_far_f32(code) ? __builtin_copysignf(1, code) - code_complement_f32(code) : code;
+}
 
 INLINE float slope_of_code_f32(float code)
 {
@@ -146,7 +164,8 @@ INLINE float sigmoid_code_f32(float x)
 INLINE float sigmoid_f32(float x)
 {
     const float a = fabs_f32(x), part = half_tanh_part_f32(a), c = 0.5f * part;
-    return a > 2 * TANH_FAR_f32 ? (x < 0 ? c : 1 - c) : FMA(0.5f, __builtin_copysignf(part, x), 0.5f);
+    return a > 2 * TANH_FAR_f32 ? (x < 0 ? c : 1 - c)
+                                : FMA(0.5f, __builtin_copysignf(part, x), 0.5f);
 }
 
 INLINE float softplus_f32(float x)
@@ -157,7 +176,7 @@ INLINE float softplus_f32(float x)
     return (x > 0 ? x : 0) + FMA(t * w, l, t);
 }
 
-/* ---- logarithms ------------------------------------------------------------------------------------------------------------------- */
+/* ---- logarithms ------------------------------------------------------------------------------ */
 
 INLINE float split_f32(float x, float *e)
 {
@@ -170,8 +189,8 @@ INLINE float split_f32(float x, float *e)
 INLINE float log_parts_f32(float e, float f)
 {
     const float w = f * f, square = 0.5f * w;
-    const float g = POLY7(f, 0.3333333169f, -0.2500082099f, 0.2000122777f, -0.1662335915f, 0.1420174136f, -0.1316015303f, 0.1276167034f,
-                          -0.07634673701f);
+    const float g = POLY7(f, 0.3333333169f, -0.2500082099f, 0.2000122777f, -0.1662335915f,
+                          0.1420174136f, -0.1316015303f, 0.1276167034f, -0.07634673701f);
     const float tail = FMA(f * w, g, e * 0x1.7f7d1cp-20f);
     return FMA(e, 0x1.62e4p-1f, f - (square - tail));
 }
@@ -199,20 +218,21 @@ INLINE float log1p_f32(float x)
     return __builtin_copysignf(log_limits_f32(u, log_parts_f32(e, f)), x);
 }
 
-/* ---- error function --------------------------------------------------------------------------------------------------------------- */
+/* ---- error function -------------------------------------------------------------------------- */
 
 INLINE float erf_f32(float x)
 {
     const float a = fabs_f32(x), w = a * a;
-    const float small =
-        a * POLY6(w, 1.128379166f, -0.3761262583f, 0.1128358514f, -0.02685380939f, 0.005188319651f, -0.0008010099192f, 7.853480709e-5f);
+    const float small = a * POLY6(w, 1.128379166f, -0.3761262583f, 0.1128358514f, -0.02685380939f,
+                                  0.005188319651f, -0.0008010099192f, 7.853480709e-5f);
     const float b = at_least_f32(at_most_f32(a, 3.95f), 1);
     const float u = b - 2.5f;
-    const float r = POLY5(u, 3.122728103f, 0.8919839156f, 0.0207251729f, -0.004094190244f, 0.0005539099525f, -0.0002106425279f);
+    const float r = POLY5(u, 3.122728103f, 0.8919839156f, 0.0207251729f, -0.004094190244f,
+                          0.0005539099525f, -0.0002106425279f);
     return __builtin_copysignf(a < 1 ? small : 1 - exp_negative_f32(-b * r), x);
 }
 
-/* ---- trigonometry ----------------------------------------------------------------------------------------------------------------- */
+/* ---- trigonometry ---------------------------------------------------------------------------- */
 
 #define TRIG_LIMIT_f32 0x1p15f
 
@@ -237,7 +257,10 @@ INLINE float cos_reduced_f32(float r)
     return FMA(w * w, POLY2(w, 0.0416666437f, -0.001388721909f, 2.442199831e-5f), 1 - 0.5f * w);
 }
 
-INLINE float flip_sign_f32(float x, uint32_t lowest_bit) { return from_bits_f32(bits_f32(x) ^ lowest_bit << 31); }
+INLINE float flip_sign_f32(float x, uint32_t lowest_bit)
+{
+    return from_bits_f32(bits_f32(x) ^ lowest_bit << 31);
+}
 
 INLINE float sin_f32(float x)
 {
@@ -260,11 +283,14 @@ INLINE float tan_f32(float x)
     return x == 0 ? x : flip_sign_f32((q & 1 ? c : s) / (q & 1 ? s : c), q);
 }
 
-/* ---- power: in double --------------------------------------------------------------------------------------------------------------- */
+/* ---- power: in double ------------------------------------------------------------------------ */
 
-INLINE float pow_f32(float a, float b) { return (float)pow_limits_f64(a, b, exp_f64(pow_exponent_f64(b) * log_f64(fabs_f64(a)))); }
+INLINE float pow_f32(float a, float b)
+{
+    return (float)pow_limits_f64(a, b, exp_f64(pow_exponent_f64(b) * log_f64(fabs_f64(a))));
+}
 
-/* ---- normal distribution ---------------------------------------------------------------------------------------------------------- */
+/* ---- normal distribution --------------------------------------------------------------------- */
 
 /* x^2 = result + *lo. */
 INLINE float square_f32(float x, float *lo)
@@ -290,8 +316,9 @@ INLINE float exp_minus_square_f32(float x, float factor)
 INLINE float normal_cdf_f32(float x)
 {
     const float z = at_most_f32(fabs_f32(x), 15), s = (z - 4) / (z + 4);
-    const float g = POLY10(s, 0.566463848f, -0.2671011974f, 0.1383788607f, -0.04310710793f, -0.001332443875f, 0.009444968978f,
-                           -0.004498858336f, 0.0003465389379f, 0.0005183528897f, -0.0001189008884f, -6.545809586e-5f);
+    const float g = POLY10(s, 0.566463848f, -0.2671011974f, 0.1383788607f, -0.04310710793f,
+                           -0.001332443875f, 0.009444968978f, -0.004498858336f, 0.0003465389379f,
+                           0.0005183528897f, -0.0001189008884f, -6.545809586e-5f);
     const float tail = exp_minus_square_f32(z, 0.5f) * (g / (2 + z));
     return x > 0 ? 1 - tail : tail;
 }

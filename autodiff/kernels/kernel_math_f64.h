@@ -1,6 +1,9 @@
 /* Internal, part of kernel_math.h: double. */
 
-INLINE double fma_f64(double a, double b, double c) { return HAVE_FMA ? __builtin_fma(a, b, c) : a * b + c; }
+INLINE double fma_f64(double a, double b, double c)
+{
+    return HAVE_FMA ? __builtin_fma(a, b, c) : a * b + c;
+}
 #define FMA fma_f64
 
 INLINE uint64_t bits_f64(double x)
@@ -25,17 +28,24 @@ INLINE double sqrt_f64(double x) { return __builtin_sqrt(x); }
 INLINE double at_most_f64(double x, double bound) { return x > bound ? bound : x; }
 INLINE double at_least_f64(double x, double bound) { return x < bound ? bound : x; }
 
-/* ---- exponentials ----------------------------------------------------------------------------------------------------------------- */
+/* ---- exponentials ---------------------------------------------------------------------------- */
 
 /* Adding SHIFT to a small number rounds it to an integer, which then stands in the lowest bits. */
 #define SHIFT 0x1.8p52
 
 /* 2^k for k in -1022..1023, given an integer with the lowest 12 bits of k, or k + SHIFT. */
-INLINE double pow2_of_bits_f64(uint64_t k) { return from_bits_f64((k << 52) + 0x3ff0000000000000u); }
+INLINE double pow2_of_bits_f64(uint64_t k)
+{
+    return from_bits_f64((k << 52) + 0x3ff0000000000000u);
+}
 INLINE double pow2_f64(double shifted) { return pow2_of_bits_f64(bits_f64(shifted)); }
-INLINE double half_pow2_f64(double shifted) { return from_bits_f64((bits_f64(shifted) << 52) + 0x3fe0000000000000u); }
+INLINE double half_pow2_f64(double shifted)
+{
+    return from_bits_f64((bits_f64(shifted) << 52) + 0x3fe0000000000000u);
+}
 
-/* v 2^k for |k| < 2000, given k + SHIFT, rounded once: each half of k is in range. (The bits of SHIFT itself vanish on the left.) */
+/* v 2^k for |k| < 2000, given k + SHIFT, rounded once: each half of k is in range. (The bits of
+ * SHIFT itself vanish on the left.) */
 INLINE double scale_f64(double v, double shifted)
 {
     const uint64_t k = bits_f64(shifted), half = k >> 1;
@@ -53,8 +63,9 @@ INLINE double reduced_f64(double x, double *shifted)
 /* expm1(r) for |r| <= ln 2 / 2. */
 INLINE double expm1_reduced_f64(double r)
 {
-    const double q = POLY10(r, 0.500000000000000001, 0.166666666666666765, 0.0416666666666665082, 0.00833333333332165407,
-                            0.0013888888888962598, 0.000198412698860736783, 0.0000248015871722431803, 2.75572442539757147e-6,
+    const double q = POLY10(r, 0.500000000000000001, 0.166666666666666765, 0.0416666666666665082,
+                            0.00833333333332165407, 0.0013888888888962598, 0.000198412698860736783,
+                            0.0000248015871722431803, 2.75572442539757147e-6,
                             2.75574027645201296e-7, 2.51090245363623757e-8, 2.08753323658882024e-9);
     return FMA(q * r, r, r);
 }
@@ -95,20 +106,23 @@ INLINE double expm1_f64(double x)
     return __builtin_copysign(FMA(p, s, s - 1) * (1 + top), x);
 }
 
-/* ---- functions that saturate ------------------------------------------------------------------------------------------------------ */
+/* ---- functions that saturate ----------------------------------------------------------------- */
 
-/* tanh(a) for 0 <= a < 0.549, which is below 1/2, and its complement 1 - tanh(a) from there on, below 0.501 and accurate until it
- * underflows. With a = k ln 2 / 2 + r and t = r coth r, exp(2 a) = 2^k (t + r) / (t - r), and tanh is the quotient of its distances to 1
- * and -1. Both are halved here, so that for k = 0 the dividend is r. For size <= 355, beyond which the complement is 0 but for subnormal
- * numbers. */
+/* tanh(a) for 0 <= a < 0.549, which is below 1/2, and its complement 1 - tanh(a) from there on,
+ * below 0.501 and accurate until it underflows. With a = k ln 2 / 2 + r and t = r coth r, exp(2 a)
+ * = 2^k (t + r) / (t - r), and tanh is the quotient of its distances to 1 and -1. Both are halved
+ * here, so that for k = 0 the dividend is r. For size <= 355, beyond which the complement is 0 but
+ * for subnormal numbers. */
 #define TANH_FAR_f64 0.549
 INLINE double tanh_part_f64(double size)
 {
     const double shifted = FMA(size, 0x1.71547652b82fep1, SHIFT), k = shifted - SHIFT;
     const double r = FMA(k, -0x1.ef35793c7673p-46, FMA(k, -0x1.62e42fefa38p-2, size)), w = r * r;
-    const double t = POLY5(w, 1, 0.333333333333332038, -0.0222222222216106311, 0.00211640202265262136, -0.000211633938814878033,
-                           0.0000211871140802354924);
-    const double half = half_pow2_f64(shifted), up = FMA(half + 0.5, r, (half - 0.5) * t), down = t - r;
+    const double t =
+        POLY5(w, 1, 0.333333333333332038, -0.0222222222216106311, 0.00211640202265262136,
+              -0.000211633938814878033, 0.0000211871140802354924);
+    const double half = half_pow2_f64(shifted), up = FMA(half + 0.5, r, (half - 0.5) * t),
+                 down = t - r;
     return (size > TANH_FAR_f64 ? down : up) / (up + down);
 }
 
@@ -120,12 +134,13 @@ INLINE double tanh_f64(double x)
     return __builtin_copysign(a > TANH_FAR_f64 ? 1 - part : part, x);
 }
 
-/* The code of tanh(x): itself where its size is below 1/2; else the complement of its size, with an exponent so much larger that every
- * complement, 0 too, becomes a number from 1/2 on. */
+/* The code of tanh(x): itself where its size is below 1/2; else the complement of its size, with an
+ * exponent so much larger that every complement, 0 too, becomes a number from 1/2 on. */
 #define CODE_SHIFT_f64 ((uint64_t)1022 << 52)
 INLINE double encoded_f64(double size, double part, double x)
 {
-    return __builtin_copysign(size > TANH_FAR_f64 ? from_bits_f64(bits_f64(part) + CODE_SHIFT_f64) : part, x);
+    return __builtin_copysign(
+        size > TANH_FAR_f64 ? from_bits_f64(bits_f64(part) + CODE_SHIFT_f64) : part, x);
 }
 
 INLINE double tanh_code_f64(double x)
@@ -135,9 +150,15 @@ INLINE double tanh_code_f64(double x)
 }
 
 INLINE bool is_far_f64(double code) { return fabs_f64(code) >= 0.5; }
-INLINE double code_complement_f64(double code) { return from_bits_f64(bits_f64(code) - CODE_SHIFT_f64); }
+INLINE double code_complement_f64(double code)
+{
+    return from_bits_f64(bits_f64(code) - CODE_SHIFT_f64);
+}
 
-INLINE double tanh_of_code_f64(double code) { return is_far_f64(code) ? __builtin_copysign(1, code) - code_complement_f64(code) : code; }
+INLINE double tanh_of_code_f64(double code)
+{
+    return is_far_f64(code) ? __builtin_copysign(1, code) - code_complement_f64(code) : code;
+}
 
 /* 1 - tanh^2. */
 INLINE double slope_of_code_f64(double code)
@@ -153,7 +174,8 @@ INLINE double sigmoid_of_code_f64(double code)
     return is_far_f64(code) ? (code < 0 ? c : 1 - c) : FMA(0.5, code, 0.5);
 }
 
-/* As tanh_part, of tanh(size / 2), by way of e = exp(-size): (1 - e) / (1 + e) and 2 e / (1 + e). */
+/* As tanh_part, of tanh(size / 2), by way of e = exp(-size): (1 - e) / (1 + e) and 2 e / (1 + e).
+ */
 INLINE double half_tanh_part_f64(double size)
 {
     double k;
@@ -179,13 +201,14 @@ INLINE double softplus_f64(double x)
 {
     const double e = exp_f64(-fabs_f64(x));
     const double t = 2 * e / (2 + e), w = t * t * 0.25;
-    const double l =
-        POLY9(w, 0.333333333333331519, 0.200000000000786203, 0.142857142739270266, 0.111111119848622093, 0.0909087196253058226,
-              0.0769327996097244758, 0.0665048679083631341, 0.0605304320778141162, 0.0417005017035737584, 0.0850928909776164496);
+    const double l = POLY9(w, 0.333333333333331519, 0.200000000000786203, 0.142857142739270266,
+                           0.111111119848622093, 0.0909087196253058226, 0.0769327996097244758,
+                           0.0665048679083631341, 0.0605304320778141162, 0.0417005017035737584,
+                           0.0850928909776164496);
     return (x > 0 ? x : 0) + FMA(t * w, l, t);
 }
 
-/* ---- logarithms ------------------------------------------------------------------------------------------------------------------- */
+/* ---- logarithms ------------------------------------------------------------------------------ */
 
 /* x = m 2^e with sqrt(1/2) <= m < sqrt(2), x normal and positive. */
 INLINE double split_f64(double x, double *e)
@@ -206,13 +229,15 @@ INLINE double normal_f64(double x, double *e)
 INLINE double log_parts_f64(double e, double f)
 {
     const double s = f / (2 + f), w = s * s, square = 0.5 * f * f;
-    const double l = POLY6(w, 0.333333333333336745, 0.199999999997055449, 0.142857143716315558, 0.11111099237977892, 0.0909178487037535056,
-                           0.0765695161825963927, 0.0739875384611667713);
+    const double l = POLY6(w, 0.333333333333336745, 0.199999999997055449, 0.142857143716315558,
+                           0.11111099237977892, 0.0909178487037535056, 0.0765695161825963927,
+                           0.0739875384611667713);
     const double tail = FMA(s, FMA(2 * w, l, square), e * 0x1.ef35793c7673p-45);
     return FMA(e, 0x1.62e42fefa38p-1, f - (square - tail));
 }
 
-/* The logarithm's value v where x > 0 is finite, and its limits elsewhere; x is the distance to the pole. */
+/* The logarithm's value v where x > 0 is finite, and its limits elsewhere; x is the distance to the
+ * pole. */
 INLINE double log_limits_f64(double x, double v)
 {
     const double pole = x == 0 ? -__builtin_inf() : __builtin_nan("");
@@ -236,32 +261,36 @@ INLINE double log1p_f64(double x)
     return __builtin_copysign(log_limits_f64(u, log_parts_f64(e, f)), x);
 }
 
-/* ---- error function --------------------------------------------------------------------------------------------------------------- */
+/* ---- error function -------------------------------------------------------------------------- */
 
 /* x P(x^2) below 1; 1 - exp(-a R(a)) above, R = -log(erfc(a)) / a. */
 INLINE double erf_f64(double x)
 {
     double a = fabs_f64(x);
     const double w = a * a;
-    const double small = a * POLY11(w, 1.12837916709551257390, -0.376126389031835198, 0.112837916709441898, -0.0268661706431116702,
-                                    0.00522397760611609976, -0.000854832592904106268, 0.000120552935647552785, -0.0000149247120048253947,
-                                    1.64471272388822987e-6, -1.62062762400234962e-7, 1.37108020127789532e-8, -7.77910953640608508e-10);
+    const double small =
+        a * POLY11(w, 1.12837916709551257390, -0.376126389031835198, 0.112837916709441898,
+                   -0.0268661706431116702, 0.00522397760611609976, -0.000854832592904106268,
+                   0.000120552935647552785, -0.0000149247120048253947, 1.64471272388822987e-6,
+                   -1.62062762400234962e-7, 1.37108020127789532e-8, -7.77910953640608508e-10);
     const double b = at_least_f64(at_most_f64(a, 5.95), 1); /* erf is 1 beyond */
     const double u = b - 3.5;
     const double r =
-        POLY16(u, 4.03212497203259872, 0.923992747446073663, 0.0122172307419685563, -0.00199759014489041713, 0.000321121155801700727,
-               -0.0000496584247952168807, 7.21171410922264376e-6, -9.78167244868615491e-7, 7.95563551353242085e-8, -1.2709776543071303e-8,
-               1.15233921033034567e-8, 1.65201204101130175e-8, 1.00055199095471095e-8, 3.93803984414985181e-9, 9.45754429913382102e-10,
+        POLY16(u, 4.03212497203259872, 0.923992747446073663, 0.0122172307419685563,
+               -0.00199759014489041713, 0.000321121155801700727, -0.0000496584247952168807,
+               7.21171410922264376e-6, -9.78167244868615491e-7, 7.95563551353242085e-8,
+               -1.2709776543071303e-8, 1.15233921033034567e-8, 1.65201204101130175e-8,
+               1.00055199095471095e-8, 3.93803984414985181e-9, 9.45754429913382102e-10,
                1.35625290619856948e-10, 8.56627436376807063e-12);
     return __builtin_copysign(a < 1 ? small : 1 - exp_negative_f64(-b * r), x);
 }
 
-/* ---- trigonometry ----------------------------------------------------------------------------------------------------------------- */
+/* ---- trigonometry ---------------------------------------------------------------------------- */
 
 #define TRIG_LIMIT_f64 0x1p20
 
-/* x = k pi/2 + (r + lo), |r| <= pi/4: *quadrant holds k in its lowest bits. The first two parts of pi/2 have 33 bits, so that their
- * products with k are exact. */
+/* x = k pi/2 + (r + lo), |r| <= pi/4: *quadrant holds k in its lowest bits. The first two parts of
+ * pi/2 have 33 bits, so that their products with k are exact. */
 INLINE double reduced_angle_f64(double x, double *lo, uint64_t *quadrant)
 {
     const double shifted = FMA(x, 0x1.45f306dc9c883p-1, SHIFT), k = shifted - SHIFT;
@@ -276,26 +305,32 @@ INLINE double reduced_angle_f64(double x, double *lo, uint64_t *quadrant)
 INLINE double sin_reduced_f64(double r, double lo)
 {
     const double w = r * r;
-    const double s = POLY5(w, -0.166666666666666238, 0.00833333333332033804, -0.000198412698281276798, 2.75573131032215724e-6,
-                           -2.50506651337431458e-8, 1.58913650825225035e-10);
+    const double s =
+        POLY5(w, -0.166666666666666238, 0.00833333333332033804, -0.000198412698281276798,
+              2.75573131032215724e-6, -2.50506651337431458e-8, 1.58913650825225035e-10);
     return r + FMA(r * w, s, lo * FMA(w, -0.5, 1));
 }
 
 INLINE double cos_reduced_f64(double r, double lo)
 {
     const double w = r * r, half = 0.5 * w, a = 1 - half;
-    const double c = POLY5(w, 0.0416666666666665784, -0.00138888888888705041, 0.0000248015872872351215, -2.75573137066917452e-7,
-                           2.08756359493380083e-9, -1.13551476340083179e-11);
+    const double c =
+        POLY5(w, 0.0416666666666665784, -0.00138888888888705041, 0.0000248015872872351215,
+              -2.75573137066917452e-7, 2.08756359493380083e-9, -1.13551476340083179e-11);
     return a + (((1 - a) - half) + FMA(w * w, c, -r * lo));
 }
 
-INLINE double flip_sign_f64(double x, uint64_t lowest_bit) { return from_bits_f64(bits_f64(x) ^ lowest_bit << 63); }
+INLINE double flip_sign_f64(double x, uint64_t lowest_bit)
+{
+    return from_bits_f64(bits_f64(x) ^ lowest_bit << 63);
+}
 
 INLINE double sin_f64(double x)
 {
     uint64_t q;
     double lo;
-    const double r = reduced_angle_f64(x, &lo, &q), s = sin_reduced_f64(r, lo), c = cos_reduced_f64(r, lo);
+    const double r = reduced_angle_f64(x, &lo, &q), s = sin_reduced_f64(r, lo),
+                 c = cos_reduced_f64(r, lo);
     return x == 0 ? x : flip_sign_f64(q & 1 ? c : s, q >> 1);
 }
 
@@ -303,7 +338,8 @@ INLINE double cos_f64(double x)
 {
     uint64_t q;
     double lo;
-    const double r = reduced_angle_f64(x, &lo, &q), s = sin_reduced_f64(r, lo), c = cos_reduced_f64(r, lo);
+    const double r = reduced_angle_f64(x, &lo, &q), s = sin_reduced_f64(r, lo),
+                 c = cos_reduced_f64(r, lo);
     return flip_sign_f64(q & 1 ? s : c, (q + 1) >> 1);
 }
 
@@ -311,11 +347,12 @@ INLINE double tan_f64(double x)
 {
     uint64_t q;
     double lo;
-    const double r = reduced_angle_f64(x, &lo, &q), s = sin_reduced_f64(r, lo), c = cos_reduced_f64(r, lo);
+    const double r = reduced_angle_f64(x, &lo, &q), s = sin_reduced_f64(r, lo),
+                 c = cos_reduced_f64(r, lo);
     return x == 0 ? x : flip_sign_f64((q & 1 ? c : s) / (q & 1 ? s : c), q);
 }
 
-/* ---- power ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- power ----------------------------------------------------------------------------------- */
 
 /* a b = result + *lo. */
 INLINE double product_f64(double a, double b, double *lo)
@@ -339,18 +376,21 @@ INLINE double sum_f64(double a, double b, double *lo)
     return s;
 }
 
-/* log(x) = result + *lo to some 2^-66, x >= 0: 2 s (1 + s^2 (1/3 + s^2 Q(s^2))) with s, s^2 and the sum of 1/3 in two parts each. */
+/* log(x) = result + *lo to some 2^-66, x >= 0: 2 s (1 + s^2 (1/3 + s^2 Q(s^2))) with s, s^2 and the
+ * sum of 1/3 in two parts each. */
 INLINE double long_log_f64(double x, double *lo)
 {
     double e, subnormal, sl, wl, tl, vl, gl, hl, kl;
-    const double m = split_f64(normal_f64(x, &subnormal), &e), f = m - 1, d = 2 + f, inverse = 1 / d;
+    const double m = split_f64(normal_f64(x, &subnormal), &e), f = m - 1, d = 2 + f,
+                 inverse = 1 / d;
     e -= subnormal;
     const double s = f * inverse, p = product_f64(s, d, &sl);
     sl = ((f - p) - sl - s * (f - (d - 2))) * inverse;
     const double w = product_f64(s, s, &wl);
     wl = FMA(2 * s, sl, wl);
-    const double q = POLY7(w, 0.199999999999999999, 0.142857142857146899, 0.111111111108240896, 0.0909090916851732785, 0.076922973981450537,
-                           0.0666740665862838856, 0.0585300743984980795, 0.0586270476816313771);
+    const double q = POLY7(w, 0.199999999999999999, 0.142857142857146899, 0.111111111108240896,
+                           0.0909090916851732785, 0.076922973981450537, 0.0666740665862838856,
+                           0.0585300743984980795, 0.0586270476816313771);
     const double t = sum_f64(0x1.5555555555555p-2, w * q, &tl);
     tl += 0x1.5555555555555p-56;
     const double v = product_f64(w, t, &vl);
@@ -388,7 +428,7 @@ INLINE double pow_f64(double a, double b)
     return pow_limits_f64(a, b, exp_sum_f64(p, pl));
 }
 
-/* ---- normal distribution ---------------------------------------------------------------------------------------------------------- */
+/* ---- normal distribution --------------------------------------------------------------------- */
 
 /* exp(-factor x^2), factor 1/2 or 1; 0 from 40 on. */
 INLINE double exp_minus_square_f64(double x, double factor)
@@ -398,16 +438,20 @@ INLINE double exp_minus_square_f64(double x, double factor)
     return exp_sum_f64(-factor * p, -factor * lo);
 }
 
-/* The probability of less than x. Below -z it is exp(-z^2/2) G(s) / (2 + z), s = (z - 4) / (z + 4). */
+/* The probability of less than x. Below -z it is exp(-z^2/2) G(s) / (2 + z), s = (z - 4) / (z + 4).
+ */
 INLINE double normal_cdf_f64(double x)
 {
     const double z = at_most_f64(fabs_f64(x), 40), s = (z - 4) / (z + 4);
     const double g =
-        POLY23(s, 0.566463847811813619, -0.26710119887498123, 0.138378890063688403, -0.0431070432841863403, -0.00133303332174275433,
-               0.00944400199757492996, -0.00449481651652770181, 0.000353190753395015617, 0.000507712840705266131, -0.000139985143952202639,
-               -0.0000592048753048214985, 0.0000258815780828596792, 9.32346389775582762e-6, -4.26147598729337646e-6,
-               -1.95181525090436825e-6, 6.10089214644832043e-7, 4.58552008068924225e-7, -5.05871103907905495e-8, -1.02408829132081742e-7,
-               -8.89420193911793707e-9, 1.82623439792914992e-8, 4.80784640163601236e-9, -1.85590970802332376e-9, -7.64802389046786742e-10);
+        POLY23(s, 0.566463847811813619, -0.26710119887498123, 0.138378890063688403,
+               -0.0431070432841863403, -0.00133303332174275433, 0.00944400199757492996,
+               -0.00449481651652770181, 0.000353190753395015617, 0.000507712840705266131,
+               -0.000139985143952202639, -0.0000592048753048214985, 0.0000258815780828596792,
+               9.32346389775582762e-6, -4.26147598729337646e-6, -1.95181525090436825e-6,
+               6.10089214644832043e-7, 4.58552008068924225e-7, -5.05871103907905495e-8,
+               -1.02408829132081742e-7, -8.89420193911793707e-9, 1.82623439792914992e-8,
+               4.80784640163601236e-9, -1.85590970802332376e-9, -7.64802389046786742e-10);
     const double tail = exp_minus_square_f64(z, 0.5) * (g / (2 + z));
     return x > 0 ? 1 - tail : tail;
 }

@@ -1,5 +1,6 @@
-/* Products with few columns, once for each dtype. Built once per instruction set, and alone with contraction on: every multiplication here
- * is fused with its addition wherever the instruction set can do so, hence the same for each element of a product. */
+/* Products with few columns, once for each dtype. Built once per instruction set, and alone with
+ * contraction on: every multiplication here is fused with its addition wherever the instruction set
+ * can do so, hence the same for each element of a product. */
 #include "autodiff/kernels/builds.h"
 #include "autodiff/kernels/kernel_vectors.h"
 #include <string.h>
@@ -19,7 +20,8 @@
 #define EVERY_OTHER EVERY_OTHER_F64
 #include "autodiff/kernels/kernel_narrow.inc"
 
-/* Generated code does better with half a vector of columns or more; transposing B and adding lanes wants long sums. */
+/* Generated code does better with half a vector of columns or more; transposing B and adding lanes
+ * wants long sums. */
 ad_narrow AD_NARROW_ISA(ad_dtype dtype, int64_t n, int64_t k)
 {
     int64_t width = dtype == AD_F32 ? WIDTH_f32 : WIDTH_f64;
@@ -27,5 +29,8 @@ ad_narrow AD_NARROW_ISA(ad_dtype dtype, int64_t n, int64_t k)
     return dtype == AD_F32 ? narrow_f32 : narrow_f64;
 }
 #else
-ad_narrow AD_NARROW_ISA(ad_dtype dtype, int64_t n, int64_t k) { return (void)dtype, (void)n, (void)k, (ad_narrow)0; }
+ad_narrow AD_NARROW_ISA(ad_dtype dtype, int64_t n, int64_t k)
+{
+    return (void)dtype, (void)n, (void)k, (ad_narrow)0;
+}
 #endif

@@ -1,5 +1,6 @@
-/* The pointwise kernels, generated from the table of operations; built once per instruction set (autodiff/meson.build), each build
- * with its own AD_POINTWISE_ISA and AD_PAIR_ISA, the names of the functions it exports. */
+/* The pointwise kernels, generated from the table of operations; built once per instruction set
+ * (autodiff/meson.build), each build with its own AD_POINTWISE_ISA and AD_PAIR_ISA, the names of
+ * the functions it exports. */
 #include "autodiff/kernels/builds.h"
 #include "autodiff/kernels/kernel_math.h"
 #include "autodiff/kernels/kernel_vectors.h"
@@ -18,7 +19,10 @@
 #undef T
 #undef M
 
-ad_pointwise AD_POINTWISE_ISA(ad_op op, ad_dtype dtype, int nin) { return dtype == AD_F32 ? lookup_f32(op, nin) : lookup_f64(op, nin); }
+ad_pointwise AD_POINTWISE_ISA(ad_op op, ad_dtype dtype, int nin)
+{
+    return dtype == AD_F32 ? lookup_f32(op, nin) : lookup_f64(op, nin);
+}
 
 ad_pointwise_pair AD_PAIR_ISA(ad_op op, ad_op second, ad_dtype dtype, int nin)
 {

@@ -3,8 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The reduced axes, merged where adjacent, are reduced group by group, the innermost first; each pass sees its operand as
- * [outer, n, inner] and leaves [outer, inner]. Where rows are among the reduced axes, they are in the last group. */
+/* The reduced axes, merged where adjacent, are reduced group by group, the innermost first; each
+ * pass sees its operand as [outer, n, inner] and leaves [outer, inner]. Where rows are among the
+ * reduced axes, they are in the last group. */
 typedef struct {
     int64_t outer, n, inner;
     bool rows_outer, rows_n;
@@ -17,14 +18,21 @@ typedef struct {
     pass passes[AD_MAX_RANK];
 } reduce_plan;
 
-static int64_t pass_outer(const pass *p, int64_t rows) { return p->rows_outer ? p->outer * rows : p->outer; }
+static int64_t pass_outer(const pass *p, int64_t rows)
+{
+    return p->rows_outer ? p->outer * rows : p->outer;
+}
 static size_t pass_bytes(const reduce_plan *p, int i, int64_t rows)
 {
-    return i < p->n - 1 ? ad_round_up((size_t)(pass_outer(&p->passes[i], rows) * p->passes[i].inner) * p->head.size) : 0;
+    return i < p->n - 1
+               ? ad_round_up((size_t)(pass_outer(&p->passes[i], rows) * p->passes[i].inner) *
+                             p->head.size)
+               : 0;
 }
 
 /* Results of passes alternate between two places. */
-static void reduce_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *scratch)
+static void reduce_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
+                       void *scratch)
 {
     const reduce_plan *p = k->plan;
     const void *from = in[0];
@@ -32,7 +40,8 @@ static void reduce_run(const ad_kernel *k, int64_t rows, const void *const *in, 
         const pass *s = &p->passes[i];
         bool last = i == p->n - 1;
         void *to = last ? out : (char *)scratch + (i % 2 ? pass_bytes(p, 0, rows) : 0);
-        p->head.loops->reduce(p->max, last && k->reduces_rows, pass_outer(s, rows), s->rows_n ? s->n * rows : s->n, s->inner, from, to);
+        p->head.loops->reduce(p->max, last && k->reduces_rows, pass_outer(s, rows),
+                              s->rows_n ? s->n * rows : s->n, s->inner, from, to);
         from = to;
     }
 }
@@ -69,7 +78,9 @@ static bool prepare_reduce(ad_kernel *k)
             q->rows_outer |= s.dim[j] == AD_ROWS;
         }
     }
-    if (p->n == 0) p->passes[p->n++] = (pass){ .outer = ad_row_size(s), .n = 1, .inner = 1, .rows_outer = ad_has_rows(s) };
+    if (p->n == 0)
+        p->passes[p->n++] =
+            (pass){ .outer = ad_row_size(s), .n = 1, .inner = 1, .rows_outer = ad_has_rows(s) };
     return true;
 }
 
@@ -79,11 +90,14 @@ typedef struct {
     int64_t outer, n, inner;
 } cumsum_plan;
 
-static void cumsum_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *scratch)
+static void cumsum_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
+                       void *scratch)
 {
     const cumsum_plan *p = k->plan;
     (void)scratch;
-    if (p->n > 0) p->head.loops->cumsum(k->attr[1] != 0, p->rows ? p->outer * rows : p->outer, p->n, p->inner, in[0], out);
+    if (p->n > 0)
+        p->head.loops->cumsum(k->attr[1] != 0, p->rows ? p->outer * rows : p->outer, p->n, p->inner,
+                              in[0], out);
 }
 
 static bool prepare_cumsum(ad_kernel *k)
@@ -101,4 +115,7 @@ static bool prepare_cumsum(ad_kernel *k)
     return true;
 }
 
-bool ad_prepare_reduce(ad_kernel *k) { return k->op == AD_OP_cumsum ? prepare_cumsum(k) : prepare_reduce(k); }
+bool ad_prepare_reduce(ad_kernel *k)
+{
+    return k->op == AD_OP_cumsum ? prepare_cumsum(k) : prepare_reduce(k);
+}

@@ -1,5 +1,6 @@
-/* Inner loops of the structural kernels, once for each dtype. Built once per instruction set: AD_LOOPS_ISA names the function that
- * hands them out. The order of every sum is spelt out, so that all builds give the same bits. */
+/* Inner loops of the structural kernels, once for each dtype. Built once per instruction set:
+ * AD_LOOPS_ISA names the function that hands them out. The order of every sum is spelt out, so that
+ * all builds give the same bits. */
 #include "autodiff/kernels/builds.h"
 #include "autodiff/kernels/kernel_vectors.h"
 #include <math.h>

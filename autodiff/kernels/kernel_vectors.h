@@ -1,10 +1,11 @@
-/* Internal to the kernels: loops that are vectorised, and vectors of the instruction set that a file is built for: VECTORS is defined where
- * the compiler has them, BYTES is their size. */
+/* Internal to the kernels: loops that are vectorised, and vectors of the instruction set that a
+ * file is built for: VECTORS is defined where the compiler has them, BYTES is their size. */
 #ifndef COSTATE_KERNEL_VECTORS_H
 #define COSTATE_KERNEL_VECTORS_H
 
-/* In-place operation reads and writes the same element only, so iterations are independent. Clang would interleave vectors beyond the
- * 64 bytes by which the loops go, and leave the rest to scalar code. */
+/* In-place operation reads and writes the same element only, so iterations are independent. Clang
+ * would interleave vectors beyond the 64 bytes by which the loops go, and leave the rest to scalar
+ * code. */
 #ifdef __clang__
 #define VECTORISE _Pragma("clang loop vectorize(assume_safety) interleave_count(1)")
 #else
@@ -27,12 +28,15 @@
 #endif
 /* Every other element of x followed by y, from `first` on. */
 #define EVERY_OTHER_2(x, y, first) __builtin_shufflevector(x, y, first, first + 2)
-#define EVERY_OTHER_4(x, y, first) __builtin_shufflevector(x, y, first, first + 2, first + 4, first + 6)
-#define EVERY_OTHER_8(x, y, first)                                                                                                         \
-    __builtin_shufflevector(x, y, first, first + 2, first + 4, first + 6, first + 8, first + 10, first + 12, first + 14)
-#define EVERY_OTHER_16(x, y, first)                                                                                                        \
-    __builtin_shufflevector(x, y, first, first + 2, first + 4, first + 6, first + 8, first + 10, first + 12, first + 14, first + 16,       \
-                            first + 18, first + 20, first + 22, first + 24, first + 26, first + 28, first + 30)
+#define EVERY_OTHER_4(x, y, first)                                                                 \
+    __builtin_shufflevector(x, y, first, first + 2, first + 4, first + 6)
+#define EVERY_OTHER_8(x, y, first)                                                                 \
+    __builtin_shufflevector(x, y, first, first + 2, first + 4, first + 6, first + 8, first + 10,   \
+                            first + 12, first + 14)
+#define EVERY_OTHER_16(x, y, first)                                                                \
+    __builtin_shufflevector(x, y, first, first + 2, first + 4, first + 6, first + 8, first + 10,   \
+                            first + 12, first + 14, first + 16, first + 18, first + 20,            \
+                            first + 22, first + 24, first + 26, first + 28, first + 30)
 #if BYTES == 64
 #define EVERY_OTHER_F32 EVERY_OTHER_16
 #define EVERY_OTHER_F64 EVERY_OTHER_8

@@ -1,4 +1,5 @@
-/* Block memory: how long the values of a body live in it, how many rows a block has, and where each value lies. */
+/* Block memory: how long the values of a body live in it, how many rows a block has, and where each
+ * value lies. */
 #include "autodiff/plan/program.h"
 
 static bool in_block(const ad_program *p, int32_t root)
@@ -6,13 +7,15 @@ static bool in_block(const ad_program *p, int32_t root)
     return p->slot[root].place == AD_PLACE_BLOCK || p->slot[root].place == AD_PLACE_OUTPUT;
 }
 
-/* First and last steps of the body's values, and the largest sum of live bytes of a row. A group's steps go through the block together. */
+/* First and last steps of the body's values, and the largest sum of live bytes of a row. A group's
+ * steps go through the block together. */
 static bool find_lifetimes(ad_program *p, const ad_phase *phase)
 {
     int32_t from = phase->body_steps[0], n = phase->body_steps[1] - from;
     int64_t *change = ad_pool_alloc(&p->pool, ((size_t)n + 2) * sizeof *change), live = 0, sum = 0;
     if (!change) return false;
-    for (int i = 0; i < phase->nblock && sum >= 0; i++) sum = ad_size_add(sum, p->slot[phase->block[i]].bytes);
+    for (int i = 0; i < phase->nblock && sum >= 0; i++)
+        sum = ad_size_add(sum, p->slot[phase->block[i]].bytes);
     if (sum < 0) {
         p->refused = -1;
         return false;
@@ -21,7 +24,8 @@ static bool find_lifetimes(ad_program *p, const ad_phase *phase)
         const ad_step *step = &p->step[from + s];
         p->slot[step->value].first = p->slot[step->value].last = s;
         for (int k = 0; k < p->ir.inst[step->value].nin; k++)
-            if (in_block(p, step->operand[k].root) || p->slot[step->operand[k].root].place == AD_PLACE_CHUNK)
+            if (in_block(p, step->operand[k].root) ||
+                p->slot[step->operand[k].root].place == AD_PLACE_CHUNK)
                 p->slot[step->operand[k].root].last = s;
     }
     for (int i = 0; i < phase->nblock; i++) {
@@ -36,8 +40,9 @@ static bool find_lifetimes(ad_program *p, const ad_phase *phase)
     return true;
 }
 
-/* So many rows that a block's intermediates stay in about half of a level 2 cache, and few enough for several blocks in an ordinary
- * batch; a power of two, so that ordinary batches are shared out evenly. */
+/* So many rows that a block's intermediates stay in about half of a level 2 cache, and few enough
+ * for several blocks in an ordinary batch; a power of two, so that ordinary batches are shared out
+ * evenly. */
 static int64_t choose_block_rows(int64_t row_bytes)
 {
     int64_t rows = AD_MAX_BLOCK_ROWS;
@@ -47,9 +52,10 @@ static int64_t choose_block_rows(int64_t row_bytes)
 
 /* ---- free memory ---- */
 
-/* The free gaps of a block, in a search tree by position that chance keeps balanced (a treap: Seidel & Aragon 1996,
- * doi:10.1007/BF01940876). Each node knows the largest gap below it, so the first one that is large enough is found, taken and
- * given back in logarithmic time: a program may have 100,000 values. The last gap has no end. */
+/* The free gaps of a block, in a search tree by position that chance keeps balanced (a treap:
+ * Seidel & Aragon 1996, doi:10.1007/BF01940876). Each node knows the largest gap below it, so the
+ * first one that is large enough is found, taken and given back in logarithmic time: a program may
+ * have 100,000 values. The last gap has no end. */
 typedef struct {
     int64_t at, size, most; /* most: the largest size among the node and what is below it */
     uint32_t priority;      /* not below that of any node below */
@@ -65,7 +71,10 @@ typedef struct {
 /* Every value that is given back adds one gap at most. */
 static bool space_open(space *s, ad_pool *pool, int32_t values)
 {
-    *s = (space){ .node = ad_pool_alloc(pool, ((size_t)values + 2) * sizeof *s->node), .root = 1, .n = 1, .random = 1 };
+    *s = (space){ .node = ad_pool_alloc(pool, ((size_t)values + 2) * sizeof *s->node),
+                  .root = 1,
+                  .n = 1,
+                  .random = 1 };
     if (s->node) s->node[1] = (gap){ .size = INT64_MAX, .most = INT64_MAX };
     return s->node != NULL;
 }
@@ -119,7 +128,8 @@ static void drop(space *s, int32_t *tree)
     s->unused = i;
 }
 
-/* Takes the beginning of the first gap that is large enough. Its position; -1 where the end could not be addressed. */
+/* Takes the beginning of the first gap that is large enough. Its position; -1 where the end could
+ * not be addressed. */
 static int64_t take(space *s, int32_t *tree, int64_t need)
 {
     gap *g = &s->node[*tree];
@@ -140,7 +150,8 @@ static int64_t take(space *s, int32_t *tree, int64_t need)
     return at;
 }
 
-/* Removes the gap that ends (last) or begins (not last) at `at`, at that end of the tree, and returns its size; 0: there is none. */
+/* Removes the gap that ends (last) or begins (not last) at `at`, at that end of the tree, and
+ * returns its size; 0: there is none. */
 static int64_t take_neighbour(space *s, int32_t *tree, bool last, int64_t at)
 {
     if (!*tree) return 0;
@@ -170,7 +181,9 @@ static void give(space *s, int64_t at, int64_t size)
     if (i) s->unused = s->node[i].left;
     else i = ++s->n;
     s->random = s->random * 1664525 + 1013904223;
-    s->node[i] = (gap){ .at = at - ahead, .size = behind < INT64_MAX ? ahead + size + behind : behind, .priority = s->random };
+    s->node[i] = (gap){ .at = at - ahead,
+                        .size = behind < INT64_MAX ? ahead + size + behind : behind,
+                        .priority = s->random };
     update(s, i);
     s->root = join(s, join(s, before, i), rest);
 }
@@ -180,7 +193,8 @@ static void give(space *s, int64_t at, int64_t size)
 /* A value in the block, by the step that makes it. */
 typedef struct {
     int32_t next;  /* another whose last use is in the same group, as a step + 1; 0: none */
-    int32_t ended; /* of the first step of a group: the first of those last used in the group before, as a step + 1 */
+    int32_t ended; /* of the first step of a group: the first of those last used in the group
+                      before, as a step + 1 */
     bool dead;     /* is or was in the list of the dead */
     bool taken;    /* its memory belongs to another value now */
 } resident;
@@ -194,7 +208,10 @@ typedef struct {
     int32_t ndead;
 } block;
 
-static int64_t bytes_of(const ad_program *p, int32_t v) { return ad_size_align(ad_size_mul(p->slot[v].bytes, p->block_rows)); }
+static int64_t bytes_of(const ad_program *p, int32_t v)
+{
+    return ad_size_align(ad_size_mul(p->slot[v].bytes, p->block_rows));
+}
 
 static void free_ended(block *b, int32_t s)
 {
@@ -225,12 +242,15 @@ static bool place_result(block *b, int32_t v, bool pointwise)
     return true;
 }
 
-/* Values as large as the results of the group (all have one size) whose last use is at step s: chunk by chunk, the result of this step or a
- * later one of the group may take over their memory. Being as large as the result they have its extent, whatever their shape is. */
+/* Values as large as the results of the group (all have one size) whose last use is at step s:
+ * chunk by chunk, the result of this step or a later one of the group may take over their memory.
+ * Being as large as the result they have its extent, whatever their shape is. */
 static void note_dead(block *b, int32_t s, int32_t root, int64_t bytes)
 {
     const ad_slot *slot = &b->program->slot[root];
-    if (!in_block(b->program, root) || slot->last != s || slot->bytes != bytes || b->resident[slot->first].dead) return;
+    if (!in_block(b->program, root) || slot->last != s || slot->bytes != bytes ||
+        b->resident[slot->first].dead)
+        return;
     b->resident[slot->first].dead = true;
     b->dead[b->ndead++] = root;
 }
@@ -245,7 +265,8 @@ static bool place_step(block *b, int32_t s)
         b->ndead = 0;
         free_ended(b, s);
     }
-    for (int k = 0; k < p->ir.inst[v].nin && pointwise; k++) note_dead(b, s, step->operand[k].root, p->slot[v].bytes);
+    for (int k = 0; k < p->ir.inst[v].nin && pointwise; k++)
+        note_dead(b, s, step->operand[k].root, p->slot[v].bytes);
     if (!in_block(p, v)) return true;
     if (!place_result(b, v, pointwise)) return false;
     note_dead(b, s, v, p->slot[v].bytes);

@@ -9,8 +9,9 @@ static const struct {
     const char *name;
     bool (*run)(ad_ir *ir);
 } passes[] = {
-    { "simplify", ad_pass_simplify }, { "fold", ad_pass_fold },         { "simplify again", ad_pass_simplify },
-    { "layout", ad_pass_layout },     { "fold layouts", ad_pass_fold }, { "combine", ad_pass_combine },
+    { "simplify", ad_pass_simplify },       { "fold", ad_pass_fold },
+    { "simplify again", ad_pass_simplify }, { "layout", ad_pass_layout },
+    { "fold layouts", ad_pass_fold },       { "combine", ad_pass_combine },
 };
 enum { PASSES = sizeof passes / sizeof *passes };
 
@@ -47,10 +48,14 @@ static void fail_unlisted(ad_tape *tape, int output, const ad_node *node)
 {
     char shape[160];
     ad_format_shape(node->shape, shape, sizeof shape);
-    ad_fail(tape, "ad_compile: output %d depends on an input of shape %s that is not in the list of inputs", output, shape);
+    ad_fail(
+        tape,
+        "ad_compile: output %d depends on an input of shape %s that is not in the list of inputs",
+        output, shape);
 }
 
-/* Keeps the data of an opaque operation for as long as the program lives, whatever the passes make of the operation. */
+/* Keeps the data of an opaque operation for as long as the program lives, whatever the passes make
+ * of the operation. */
 static bool hold(collector *c, const ad_inst *x)
 {
     ad_held *held = ad_pool_alloc(c->ir->pool, sizeof *held);
@@ -91,7 +96,8 @@ static int32_t add_node(collector *c, const ad_node *node)
     return ad_ir_add(c->ir, &x);
 }
 
-/* Depth first, operands in their order: the order of the values follows from the outputs alone, not from that of recording. */
+/* Depth first, operands in their order: the order of the values follows from the outputs alone, not
+ * from that of recording. */
 static bool collect(collector *c, int output, int32_t node)
 {
     if (!c->number[node] && !push(c, node)) return false;
@@ -120,24 +126,34 @@ static bool add_inputs(collector *c, int ninput, const ad_var *inputs)
     for (int i = 0; i < ninput; i++) {
         const ad_node *n = ad_node_at(c->tape, inputs[i].node);
         if (n->op != AD_OP_input) {
-            ad_fail(c->tape, "ad_compile: input %d is the result of ad_%s; inputs are made by ad_param, ad_input or ad_input_rows", i,
-                    ad_ops[n->op].name);
+            ad_fail(c->tape,
+                    "ad_compile: input %d is the result of ad_%s; inputs are made by ad_param, "
+                    "ad_input or ad_input_rows",
+                    i, ad_ops[n->op].name);
             return false;
         }
         if (c->number[inputs[i].node]) {
-            ad_fail(c->tape, "ad_compile: input %d is already in the list, as input %d", i, (int)c->number[inputs[i].node] - 1);
+            ad_fail(c->tape, "ad_compile: input %d is already in the list, as input %d", i,
+                    (int)c->number[inputs[i].node] - 1);
             return false;
         }
         int64_t *attr = ad_ir_longs(c->ir, 2, (int64_t[]){ n->level, i });
         if (!attr) return false;
-        c->number[inputs[i].node] = 1 + ad_ir_add(c->ir, &(ad_inst){ .op = AD_OP_input, .nattr = 2, .attr = attr, .shape = n->shape });
+        c->number[inputs[i].node] =
+            1 +
+            ad_ir_add(c->ir,
+                      &(ad_inst){ .op = AD_OP_input, .nattr = 2, .attr = attr, .shape = n->shape });
     }
     return !c->ir->failed;
 }
 
-static bool collect_all(ad_program *p, ad_tape *tape, int ninput, const ad_var *inputs, int noutput, const ad_var *outputs)
+static bool collect_all(ad_program *p, ad_tape *tape, int ninput, const ad_var *inputs, int noutput,
+                        const ad_var *outputs)
 {
-    collector c = { .tape = tape, .program = p, .ir = &p->ir, .number = calloc((size_t)ad_tape_size(tape) + 1, sizeof *c.number) };
+    collector c = { .tape = tape,
+                    .program = p,
+                    .ir = &p->ir,
+                    .number = calloc((size_t)ad_tape_size(tape) + 1, sizeof *c.number) };
     p->ir.output = ad_pool_alloc(&p->pool, ((size_t)noutput + 1) * sizeof *p->ir.output);
     bool ok = c.number && p->ir.output && add_inputs(&c, ninput, inputs);
     for (int j = 0; j < noutput && ok; j++) {
@@ -146,8 +162,10 @@ static bool collect_all(ad_program *p, ad_tape *tape, int ninput, const ad_var *
     }
     for (int j = 0; j < noutput && ok; j++)
         if (ad_node_at(tape, outputs[j].node)->op == AD_OP_opaque) {
-            ad_fail(tape, "ad_compile: output %d is the token of the opaque operation %s, which has no value", j,
-                    ad_node_name(ad_node_at(tape, outputs[j].node)));
+            ad_fail(
+                tape,
+                "ad_compile: output %d is the token of the opaque operation %s, which has no value",
+                j, ad_node_name(ad_node_at(tape, outputs[j].node)));
             ok = false;
         }
     free(c.stack);
@@ -163,8 +181,8 @@ static bool verified(ad_tape *tape, const ad_program *p, const char *pass, bool 
     int32_t where = 0;
     const char *wrong = planned ? ad_verify_plan(p, &where) : ad_verify_ir(&p->ir, &where);
     if (wrong)
-        ad_fail(tape, "ad_compile: internal error after pass \"%s\": value %d (%s): %s", pass, (int)where,
-                ad_ops[p->ir.inst[where].op].name, wrong);
+        ad_fail(tape, "ad_compile: internal error after pass \"%s\": value %d (%s): %s", pass,
+                (int)where, ad_ops[p->ir.inst[where].op].name, wrong);
     return !wrong;
 }
 #else
@@ -179,19 +197,26 @@ static bool transform(ad_tape *tape, ad_program *p, uint32_t without)
 {
     if (!verified(tape, p, "collect", false)) return false;
     for (int k = 0; k < PASSES; k++)
-        if (!(without >> k & 1) && (!passes[k].run(&p->ir) || !verified(tape, p, passes[k].name, false))) return false;
+        if (!(without >> k & 1) &&
+            (!passes[k].run(&p->ir) || !verified(tape, p, passes[k].name, false)))
+            return false;
     ad_ir_count_uses(&p->ir);
     for (int32_t i = 0; i < p->ir.n; i++)
-        p->has_rows = p->has_rows || ad_has_rows(p->ir.inst[i].shape) || p->ir.inst[i].op == AD_OP_row_count;
+        p->has_rows =
+            p->has_rows || ad_has_rows(p->ir.inst[i].shape) || p->ir.inst[i].op == AD_OP_row_count;
     return ad_plan(p) && verified(tape, p, "plan", true);
 }
 
 static void fail_memory(ad_tape *tape, const ad_program *p)
 {
     if (p && p->refused > 0)
-        ad_fail(tape, "ad_compile: out of memory: the program needs %lld bytes whatever its rows; this machine has %lld",
+        ad_fail(tape,
+                "ad_compile: out of memory: the program needs %lld bytes whatever its rows; this "
+                "machine has %lld",
                 (long long)p->refused, (long long)ad_machine_bytes());
-    else if (p && p->refused < 0) ad_fail(tape, "ad_compile: out of memory: the program needs more bytes than can be addressed");
+    else if (p && p->refused < 0)
+        ad_fail(tape,
+                "ad_compile: out of memory: the program needs more bytes than can be addressed");
     else ad_fail(tape, "ad_compile: out of memory");
 }
 
@@ -200,9 +225,11 @@ ad_program *ad_compile(int ninput, const ad_var *inputs, int noutput, const ad_v
     return ad_compile_with(&(ad_compile_options){ 0 }, ninput, inputs, noutput, outputs);
 }
 
-ad_program *ad_compile_with(const ad_compile_options *options, int ninput, const ad_var *inputs, int noutput, const ad_var *outputs)
+ad_program *ad_compile_with(const ad_compile_options *options, int ninput, const ad_var *inputs,
+                            int noutput, const ad_var *outputs)
 {
-    const ad_list lists[] = { { "outputs", noutput, outputs, false }, { "inputs", ninput, inputs, false } };
+    const ad_list lists[] = { { "outputs", noutput, outputs, false },
+                              { "inputs", ninput, inputs, false } };
     ad_tape *tape = ad_lists_tape("compile", 2, lists);
     if (!tape) return NULL;
     if (noutput < 1) {
@@ -214,7 +241,8 @@ ad_program *ad_compile_with(const ad_compile_options *options, int ninput, const
         atomic_init(&p->references, 1);
         p->isa = ad_isa(NULL);
         p->block_rows = options->block_rows;
-        if (ad_ir_init(&p->ir, &p->pool, ad_tape_dtype(tape), 256) && collect_all(p, tape, ninput, inputs, noutput, outputs) &&
+        if (ad_ir_init(&p->ir, &p->pool, ad_tape_dtype(tape), 256) &&
+            collect_all(p, tape, ninput, inputs, noutput, outputs) &&
             transform(tape, p, options->without))
             return p;
     }
@@ -242,4 +270,7 @@ void ad_program_free(ad_program *p)
     free(p);
 }
 
-int64_t ad_program_bytes_per_row(const ad_program *p) { return p ? ad_size_add(p->block_row_bytes, p->complete_row_bytes) : 0; }
+int64_t ad_program_bytes_per_row(const ad_program *p)
+{
+    return p ? ad_size_add(p->block_row_bytes, p->complete_row_bytes) : 0;
+}

@@ -58,17 +58,23 @@ static void put_contraction(writer *w, const ad_program *p, const ad_inst *x)
     put(w, " %s, %.0f flop%s", text, ad_contract_flop(&p->ir, x), rows ? " a row" : "");
 }
 
-static bool is_view(const ad_program *p, int32_t i) { return p->slot[i].root != i && !ad_inst_reduces(&p->ir, &p->ir.inst[i]); }
+static bool is_view(const ad_program *p, int32_t i)
+{
+    return p->slot[i].root != i && !ad_inst_reduces(&p->ir, &p->ir.inst[i]);
+}
 
 static void put_value(writer *w, const ad_program *p, int32_t i, const char *note)
 {
     const ad_inst *x = &p->ir.inst[i];
     char shape[160] = "token";
     if (x->op != AD_OP_opaque) ad_format_shape(x->shape, shape, sizeof shape);
-    put(w, "  v%d %s %s", (int)i, shape, x->op == AD_OP_opaque ? ad_opaque_name(x->class_, x->opaque) : ad_ops[x->op].name);
+    put(w, "  v%d %s %s", (int)i, shape,
+        x->op == AD_OP_opaque ? ad_opaque_name(x->class_, x->opaque) : ad_ops[x->op].name);
     bool composite = ad_ops[x->op].kind == AD_POINTWISE && x->nin > ad_ops[x->op].arity;
     for (int k = 0; k < x->nin; k++) {
-        const char *with = composite && k == x->nin - 1 ? (x->nin == 2 && x->op != AD_OP_slope_of_code ? " + " : " * ") : ", ";
+        const char *with = composite && k == x->nin - 1
+                               ? (x->nin == 2 && x->op != AD_OP_slope_of_code ? " + " : " * ")
+                               : ", ";
         put(w, "%sv%d", k ? with : "(", (int)x->in[k]);
     }
     if (x->nin) put(w, ")");
@@ -101,12 +107,15 @@ static group group_of(const ad_program *p, int32_t i)
     if (p->slot[i].place == AD_PLACE_CONSTANT) return GROUP_CONSTANT;
     if (ad_has_rows(x->shape)) return GROUP_ROWS;
     if (p->slot[i].place == AD_PLACE_LANES) return GROUP_REDUCTION;
-    return x->level == AD_LEVEL_ROW ? GROUP_EPILOGUE : x->level <= AD_LEVEL_PARAMETER ? GROUP_PARAMETER : GROUP_CALL;
+    return x->level == AD_LEVEL_ROW         ? GROUP_EPILOGUE
+           : x->level <= AD_LEVEL_PARAMETER ? GROUP_PARAMETER
+                                            : GROUP_CALL;
 }
 
 static void put_levels(writer *w, const ad_program *p)
 {
-    static const char *const names[GROUPS] = { "constant", "parameters", "call", "rows", "reductions", "epilogue", "opaque" };
+    static const char *const names[GROUPS] = { "constant",   "parameters", "call",  "rows",
+                                               "reductions", "epilogue",   "opaque" };
     int count[GROUPS][AD_OP_COUNT] = { { 0 } }, total[GROUPS] = { 0 };
     for (int32_t i = 0; i < p->ir.n; i++) {
         group g = group_of(p, i);
@@ -131,12 +140,13 @@ static void put_signature(writer *w, const ad_program *p)
 {
     static const char *const levels[] = { "constant", "parameter", "call", "rows" };
     char shape[160];
-    put(w, "program %s: %d inputs, %d outputs, %d values\n", p->ir.dtype == AD_F32 ? "f32" : "f64", p->ir.ninput, p->ir.noutput,
-        (int)p->ir.n);
+    put(w, "program %s: %d inputs, %d outputs, %d values\n", p->ir.dtype == AD_F32 ? "f32" : "f64",
+        p->ir.ninput, p->ir.noutput, (int)p->ir.n);
     put(w, "instruction set %s\ninputs\n", p->isa);
     for (int i = 0; i < p->ir.ninput; i++) {
         ad_format_shape(p->ir.inst[i].shape, shape, sizeof shape);
-        put(w, "  v%d %s %s%s\n", i, shape, levels[p->ir.inst[i].attr[0]], p->ir.inst[i].uses ? "" : " unused");
+        put(w, "  v%d %s %s%s\n", i, shape, levels[p->ir.inst[i].attr[0]],
+            p->ir.inst[i].uses ? "" : " unused");
     }
     put(w, "outputs\n");
     for (int j = 0; j < p->ir.noutput; j++) {
@@ -145,11 +155,13 @@ static void put_signature(writer *w, const ad_program *p)
     }
 }
 
-static void put_steps(writer *w, const ad_program *p, int phase, const char *name, const int32_t *range)
+static void put_steps(writer *w, const ad_program *p, int phase, const char *name,
+                      const int32_t *range)
 {
     if (range[0] == range[1]) return;
     put(w, "phase %d %s\n", phase, name);
-    for (int32_t i = range[0]; i < range[1]; i++) put_value(w, p, p->step[i].value, p->step[i].end - p->step[i].begin > 1 ? " fused" : "");
+    for (int32_t i = range[0]; i < range[1]; i++)
+        put_value(w, p, p->step[i].value, p->step[i].end - p->step[i].begin > 1 ? " fused" : "");
 }
 
 char *ad_program_describe(const ad_program *p)
@@ -160,10 +172,12 @@ char *ad_program_describe(const ad_program *p)
     put_levels(&w, p);
     if (p->has_rows)
         put(&w,
-            "blocks\n  %lld rows a block, 512 rows in %lld blocks, at most %d reduction lanes of %lld bytes\n"
+            "blocks\n  %lld rows a block, 512 rows in %lld blocks, at most %d reduction lanes of "
+            "%lld bytes\n"
             "  %lld bytes a block, %lld a row, complete arrays %lld bytes a row\n",
-            (long long)p->block_rows, (long long)ad_block_count(p, 512), AD_LANES, (long long)p->lane_bytes, (long long)p->block_bytes,
-            (long long)p->block_row_bytes, (long long)p->complete_row_bytes);
+            (long long)p->block_rows, (long long)ad_block_count(p, 512), AD_LANES,
+            (long long)p->lane_bytes, (long long)p->block_bytes, (long long)p->block_row_bytes,
+            (long long)p->complete_row_bytes);
     put(&w, "constants\n");
     for (int32_t i = 0; i < p->ir.n; i++)
         if (group_of(p, i) == GROUP_CONSTANT) put_value(&w, p, i, "");

@@ -1,13 +1,13 @@
-/* Fusion: consecutive pointwise steps of a body (or one alone) form a group, which runs through a block chunk by chunk. A chunk is so many
- * rows that its values stay in a level 1 cache; values that only their group reads are kept for one chunk at a time and need no block
- * memory. */
+/* Fusion: consecutive pointwise steps of a body (or one alone) form a group, which runs through a
+ * block chunk by chunk. A chunk is so many rows that its values stay in a level 1 cache; values
+ * that only their group reads are kept for one chunk at a time and need no block memory. */
 #include "autodiff/plan/program.h"
 #include <string.h>
 
 enum { CHUNK_BYTES = 4096 };
 
-/* Of a value, while a body's steps are sorted: the first pointwise step that reads it and the step that makes it, numbers + 1; and whether
- * a step other than a sum reads it. */
+/* Of a value, while a body's steps are sorted: the first pointwise step that reads it and the step
+ * that makes it, numbers + 1; and whether a step other than a sum reads it. */
 typedef struct {
     int32_t reader, made;
     bool kept;
@@ -27,7 +27,8 @@ static bool fusable(const ad_program *p, const ad_step *s)
     return ad_ops[x->op].kind == AD_POINTWISE && ad_has_rows(x->shape);
 }
 
-/* Rows of a chunk: all pieces but the last are whole multiples of AD_ALIGN bytes where rows are that short. */
+/* Rows of a chunk: all pieces but the last are whole multiples of AD_ALIGN bytes where rows are
+ * that short. */
 static int64_t chunk_rows(int64_t row_bytes)
 {
     int64_t rows = row_bytes > 0 ? CHUNK_BYTES / row_bytes : AD_MAX_BLOCK_ROWS;
@@ -36,11 +37,13 @@ static int64_t chunk_rows(int64_t row_bytes)
     return rows >= 8 ? 8 : rows >= 4 ? 4 : rows >= 2 ? 2 : 1;
 }
 
-/* Memory for the values that live in the group: as many pieces of equal size as are in use at a time. A piece is free for the result of
- * the step that reads it last. Those that are free are a stack: the one used last is nearest in the caches. */
+/* Memory for the values that live in the group: as many pieces of equal size as are in use at a
+ * time. A piece is free for the result of the step that reads it last. Those that are free are a
+ * stack: the one used last is nearest in the caches. */
 static bool place_values(ad_program *p, const scratch *m, int32_t begin, int32_t end)
 {
-    int64_t size = ad_size_align(ad_size_mul(p->slot[p->step[begin].value].bytes, p->step[begin].chunk_rows));
+    int64_t size =
+        ad_size_align(ad_size_mul(p->slot[p->step[begin].value].bytes, p->step[begin].chunk_rows));
     int32_t pieces = 0;
     int32_t nunused = 0;
     for (int32_t s = begin; s < end; s++) {
@@ -71,13 +74,16 @@ static int32_t *repeats_of(const ad_program *p, const scratch *m, int32_t root, 
     return &m->repeats[(h >> 32) % ((uint64_t)p->nstep + 1)];
 }
 
-/* The number of the pointer to copies of an operand without rows, one for each row of a chunk; -1 when memory is short. */
-static int32_t repeated(ad_program *p, ad_phase *phase, const scratch *m, const ad_ref *r, int64_t row_bytes, int64_t rows)
+/* The number of the pointer to copies of an operand without rows, one for each row of a chunk; -1
+ * when memory is short. */
+static int32_t repeated(ad_program *p, ad_phase *phase, const scratch *m, const ad_ref *r,
+                        int64_t row_bytes, int64_t rows)
 {
     int32_t *first = repeats_of(p, m, r->root, r->offset);
     for (int32_t i = *first; i > 0; i = phase->repeat[i - 1].next) {
         const ad_repeat *known = &phase->repeat[i - 1];
-        if (known->root == r->root && known->offset == r->offset && known->row_bytes == row_bytes) return known->pointer;
+        if (known->root == r->root && known->offset == r->offset && known->row_bytes == row_bytes)
+            return known->pointer;
     }
     int64_t end = ad_size_add(p->repeat_bytes, ad_size_align(ad_size_mul(row_bytes, rows)));
     if (end < 0) return -1;
@@ -127,10 +133,12 @@ static bool make_group(ad_program *p, ad_phase *phase, const scratch *m, int32_t
     return true;
 }
 
-/* Sums as large as a block may be stay where they are: adding to them would sweep the block's values out of the caches halfway. */
+/* Sums as large as a block may be stay where they are: adding to them would sweep the block's
+ * values out of the caches halfway. */
 static bool hastened(const ad_program *p, const ad_step *s)
 {
-    return p->slot[s->value].place == AD_PLACE_LANES && p->slot[p->slot[s->value].root].bytes <= AD_BLOCK_BYTES;
+    return p->slot[s->value].place == AD_PLACE_LANES &&
+           p->slot[p->slot[s->value].root].bytes <= AD_BLOCK_BYTES;
 }
 
 static void note_uses(const ad_program *p, const ad_step *step, int32_t n, use *uses)
@@ -150,12 +158,14 @@ static void forget_uses(const ad_program *p, const ad_step *step, int32_t n, use
 {
     for (int32_t s = 0; s < n; s++) {
         uses[step[s].value] = (use){ 0 };
-        for (int k = 0; k < p->ir.inst[step[s].value].nin; k++) uses[step[s].operand[k].root] = (use){ 0 };
+        for (int k = 0; k < p->ir.inst[step[s].value].nin; k++)
+            uses[step[s].operand[k].root] = (use){ 0 };
     }
 }
 
-/* The number + 1 of an earlier pointwise step that reads an operand of step s too, and behind which s has all it needs; 0: there is none,
- * or others than sums read the result of s, which would be kept for longer. */
+/* The number + 1 of an earlier pointwise step that reads an operand of step s too, and behind which
+ * s has all it needs; 0: there is none, or others than sums read the result of s, which would be
+ * kept for longer. */
 static int32_t companion(const ad_program *p, const ad_step *step, int32_t s, const use *uses)
 {
     int32_t v = step[s].value;
@@ -171,8 +181,8 @@ static int32_t companion(const ad_program *p, const ad_step *step, int32_t s, co
     return found && p->slot[step[found - 1].value].bytes == p->slot[v].bytes ? found : 0;
 }
 
-/* A pointwise step that only sums read goes to where another one reads the same array: they share what is in the caches, and the sums are
- * early. */
+/* A pointwise step that only sums read goes to where another one reads the same array: they share
+ * what is in the caches, and the sums are early. */
 static bool join_readers(ad_program *p, const ad_phase *phase, use *uses)
 {
     int32_t from = phase->body_steps[0];
@@ -190,7 +200,8 @@ static bool join_readers(ad_program *p, const ad_phase *phase, use *uses)
     }
     for (int32_t s = 1; s <= n; s++) {
         int32_t other = companion(p, step, s - 1, uses);
-        if (!other || moved[other] || before[s] == other) continue; /* where the other went, not all that s reads may be there */
+        if (!other || moved[other] || before[s] == other)
+            continue; /* where the other went, not all that s reads may be there */
         moved[s] = true;
         next[before[s]] = next[s];
         before[next[s]] = before[s];
@@ -205,8 +216,8 @@ static bool join_readers(ad_program *p, const ad_phase *phase, use *uses)
     return true;
 }
 
-/* Steps that sum over the rows come as soon as what they read is there, so that block memory can be used again; but they do not tear
- * runs of pointwise steps. */
+/* Steps that sum over the rows come as soon as what they read is there, so that block memory can be
+ * used again; but they do not tear runs of pointwise steps. */
 static bool hasten_reductions(ad_program *p, const ad_phase *phase, int32_t *made)
 {
     int32_t from = phase->body_steps[0], n = phase->body_steps[1] - from, flushed = 0, count = 0;
@@ -218,12 +229,14 @@ static bool hasten_reductions(ad_program *p, const ad_phase *phase, int32_t *mad
         old[s] = step[s];
         made[old[s].value] = s;
     }
-    for (int32_t s = n - 1; s >= 0; s--) { /* first, next: the reductions that can follow a step; numbers + 1 */
+    for (int32_t s = n - 1; s >= 0;
+         s--) { /* first, next: the reductions that can follow a step; numbers + 1 */
         if (!hastened(p, &old[s])) continue;
         int32_t after = 0;
         for (int k = 0; k < p->ir.inst[old[s].value].nin; k++) {
             int32_t root = old[s].operand[k].root;
-            if (made[root] < n && old[made[root]].value == root && made[root] > after) after = made[root];
+            if (made[root] < n && old[made[root]].value == root && made[root] > after)
+                after = made[root];
         }
         next[s] = first[after];
         first[after] = s + 1;
@@ -246,10 +259,13 @@ static bool fuse_body(ad_program *p, ad_phase *phase, const scratch *m)
     for (int32_t begin = from, end; begin < to; begin = end) {
         end = begin + 1;
         if (!fusable(p, &p->step[begin])) continue;
-        while (end < to && fusable(p, &p->step[end]) && p->slot[p->step[end].value].bytes == p->slot[p->step[begin].value].bytes) end++;
+        while (end < to && fusable(p, &p->step[end]) &&
+               p->slot[p->step[end].value].bytes == p->slot[p->step[begin].value].bytes)
+            end++;
         if (!make_group(p, phase, m, begin, end)) return false;
     }
-    for (int i = 0; i < phase->nrepeat; i++) *repeats_of(p, m, phase->repeat[i].root, phase->repeat[i].offset) = 0;
+    for (int i = 0; i < phase->nrepeat; i++)
+        *repeats_of(p, m, phase->repeat[i].root, phase->repeat[i].offset) = 0;
     return true;
 }
 
@@ -261,12 +277,14 @@ bool ad_fuse(ad_program *p)
                   .repeats = ad_pool_alloc(&p->pool, ((size_t)p->nstep + 1) * sizeof *m.repeats) };
     if (!m.uses || !m.last || !m.unused || !m.repeats) return false;
     for (int f = 0; f < p->nphase; f++)
-        if (!join_readers(p, &p->phase[f], m.uses) || !hasten_reductions(p, &p->phase[f], m.last)) return false;
+        if (!join_readers(p, &p->phase[f], m.uses) || !hasten_reductions(p, &p->phase[f], m.last))
+            return false;
     memset(m.last, 0, (size_t)p->ir.n * sizeof *m.last);
     for (int32_t s = 0; s < p->nstep; s++) {
         p->step[s].begin = s;
         p->step[s].end = s + 1;
-        for (int k = 0; k < p->ir.inst[p->step[s].value].nin; k++) m.last[p->step[s].operand[k].root] = s;
+        for (int k = 0; k < p->ir.inst[p->step[s].value].nin; k++)
+            m.last[p->step[s].operand[k].root] = s;
     }
     for (int f = 0; f < p->nphase; f++)
         if (!fuse_body(p, &p->phase[f], &m)) return false;

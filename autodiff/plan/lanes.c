@@ -10,8 +10,8 @@ static int32_t find(const ad_program *p, int32_t i)
     return i;
 }
 
-/* The reduction that value i is, whole and under whatever shape, or the first of those that it is the sum of, when nobody needs i but for
- * its sum with another value; else -1. */
+/* The reduction that value i is, whole and under whatever shape, or the first of those that it is
+ * the sum of, when nobody needs i but for its sum with another value; else -1. */
 static int32_t summand(const ad_program *p, int32_t i, int64_t size)
 {
     int32_t root = find(p, i);
@@ -23,8 +23,9 @@ static int32_t summand(const ad_program *p, int32_t i, int64_t size)
     return -1;
 }
 
-/* The gradient of a parameter that is used many times is a sum of reductions, one for each use. They are accumulated in the lanes of the
- * first of them, and their sum is a view of it. Parts of a sum are never there by themselves, hence nobody else may need them. */
+/* The gradient of a parameter that is used many times is a sum of reductions, one for each use.
+ * They are accumulated in the lanes of the first of them, and their sum is a view of it. Parts of a
+ * sum are never there by themselves, hence nobody else may need them. */
 void ad_join_reductions(ad_program *p)
 {
     for (int32_t i = 0; i < p->ir.n; i++) {
@@ -32,7 +33,8 @@ void ad_join_reductions(ad_program *p)
         if (!is_sum(x) || ad_has_rows(x->shape)) continue;
         int64_t size = ad_row_size(x->shape);
         int32_t a = summand(p, x->in[0], size), b = summand(p, x->in[1], size);
-        if (a >= 0 && b >= 0 && p->slot[a].phase == p->slot[b].phase) p->slot[a].root = p->slot[b].root = p->slot[i].root = a < b ? a : b;
+        if (a >= 0 && b >= 0 && p->slot[a].phase == p->slot[b].phase)
+            p->slot[a].root = p->slot[b].root = p->slot[i].root = a < b ? a : b;
     }
     for (int32_t i = 0; i < p->ir.n; i++) p->slot[i].root = find(p, i);
 }

@@ -1,10 +1,19 @@
-/* Planning: in which phase every value is computed, where it is kept, and the steps that compute it. */
+/* Planning: in which phase every value is computed, where it is kept, and the steps that compute
+ * it. */
 #include "autodiff/plan/program.h"
 #include <stdlib.h>
 #include <string.h>
 
 /* How a value comes about. */
-typedef enum { KIND_SOURCE, KIND_VIEW, KIND_UNIFORM, KIND_ROWS, KIND_REDUCTION, KIND_OPAQUE, KIND_RESULT } kind;
+typedef enum {
+    KIND_SOURCE,
+    KIND_VIEW,
+    KIND_UNIFORM,
+    KIND_ROWS,
+    KIND_REDUCTION,
+    KIND_OPAQUE,
+    KIND_RESULT
+} kind;
 
 static kind kind_of(const ad_program *p, int32_t i)
 {
@@ -19,7 +28,8 @@ static kind kind_of(const ad_program *p, int32_t i)
 
 /* ---- views ---- */
 
-/* Whether a slice without rows is a stretch of consecutive elements of its operand, and where it begins. */
+/* Whether a slice without rows is a stretch of consecutive elements of its operand, and where it
+ * begins. */
 static bool is_stretch(const ad_ir *ir, const ad_inst *x, int64_t *offset)
 {
     ad_shape from = ir->inst[x->in[0]].shape;
@@ -39,7 +49,8 @@ static void find_views(ad_program *p)
         const ad_inst *x = &p->ir.inst[i];
         int64_t offset = 0;
         p->slot[i] = (ad_slot){ .root = i };
-        if (x->op != AD_OP_reshape && !(x->op == AD_OP_slice && is_stretch(&p->ir, x, &offset))) continue;
+        if (x->op != AD_OP_reshape && !(x->op == AD_OP_slice && is_stretch(&p->ir, x, &offset)))
+            continue;
         const ad_slot *from = &p->slot[x->in[0]];
         p->slot[i].root = from->root;
         p->slot[i].offset = from->offset + offset * (int64_t)ad_dtype_size(p->ir.dtype);
@@ -63,7 +74,8 @@ static void assign_phases(ad_program *p)
         const ad_inst *x = &p->ir.inst[i];
         kind k = kind_of(p, i);
         for (int j = 0; j < x->nin; j++) {
-            int r = ready(p, x->in[j], k == KIND_ROWS || k == KIND_REDUCTION || ad_has_rows(x->shape));
+            int r =
+                ready(p, x->in[j], k == KIND_ROWS || k == KIND_REDUCTION || ad_has_rows(x->shape));
             if (r > p->slot[i].phase) p->slot[i].phase = r;
         }
         if (p->slot[i].phase >= p->nphase) p->nphase = p->slot[i].phase + 1;
@@ -109,20 +121,22 @@ static void assign_places(ad_program *p)
 /* Sizes, and positions in all regions but the blocks. */
 static bool assign_positions(ad_program *p)
 {
-    int64_t *end[] = {
-        [AD_PLACE_CONSTANT] = &p->constant_bytes, [AD_PLACE_UNIFORM] = &p->uniform_bytes, [AD_PLACE_LANES] = &p->lane_bytes
-    };
+    int64_t *end[] = { [AD_PLACE_CONSTANT] = &p->constant_bytes,
+                       [AD_PLACE_UNIFORM] = &p->uniform_bytes,
+                       [AD_PLACE_LANES] = &p->lane_bytes };
     p->complete = ad_pool_alloc(&p->pool, (size_t)p->ir.n * sizeof *p->complete);
     if (!p->complete) return false;
     for (int32_t i = 0; i < p->ir.n; i++) {
         ad_slot *s = &p->slot[i];
         if (s->root != i || s->place == AD_PLACE_NONE) continue;
-        s->bytes = ad_size_mul(ad_row_size(p->ir.inst[i].shape), (int64_t)ad_dtype_size(p->ir.dtype));
+        s->bytes =
+            ad_size_mul(ad_row_size(p->ir.inst[i].shape), (int64_t)ad_dtype_size(p->ir.dtype));
         if (s->place == AD_PLACE_COMPLETE) {
             s->position = p->complete_row_bytes;
             p->complete_row_bytes = ad_size_add(p->complete_row_bytes, s->bytes);
             p->complete[p->ncomplete++] = i;
-        } else if (s->place == AD_PLACE_CONSTANT || s->place == AD_PLACE_UNIFORM || s->place == AD_PLACE_LANES) {
+        } else if (s->place == AD_PLACE_CONSTANT || s->place == AD_PLACE_UNIFORM ||
+                   s->place == AD_PLACE_LANES) {
             s->position = *end[s->place];
             *end[s->place] = ad_size_add(s->position, ad_size_align(s->bytes));
         }
@@ -182,9 +196,13 @@ static bool make_step(ad_program *p, ad_step *s, int32_t i)
     }
     s->operand = operand;
     s->shapes = shapes;
-    s->kernel = (ad_kernel){
-        .op = x->op, .dtype = p->ir.dtype, .nin = x->nin, .in_shapes = shapes, .out = x->shape, .nattr = x->nattr, .attr = x->attr
-    };
+    s->kernel = (ad_kernel){ .op = x->op,
+                             .dtype = p->ir.dtype,
+                             .nin = x->nin,
+                             .in_shapes = shapes,
+                             .out = x->shape,
+                             .nattr = x->nattr,
+                             .attr = x->attr };
     if (x->nin > p->max_operands) p->max_operands = x->nin;
     if (x->nout > p->max_results) p->max_results = x->nout;
     return true;
@@ -203,7 +221,9 @@ static bool make_steps(ad_program *p)
     if (!p->step) return false;
     for (int f = 0; f < p->nphase; f++) {
         const int32_t *b = begin + f * PARTS;
-        p->phase[f] = (ad_phase){ .parameter_steps = { b[0], b[1] }, .call_steps = { b[1], b[2] }, .body_steps = { b[2], b[3] } };
+        p->phase[f] = (ad_phase){ .parameter_steps = { b[0], b[1] },
+                                  .call_steps = { b[1], b[2] },
+                                  .body_steps = { b[2], b[3] } };
     }
     int32_t *next = ad_pool_alloc(&p->pool, ((size_t)parts + 1) * sizeof *next);
     if (!next) return false;
@@ -272,7 +292,8 @@ static bool list_roots(ad_program *p, int f, int32_t *seen)
     for (int32_t s = from; s < to; s++) {
         int32_t v = p->step[s].value;
         ad_place place = p->slot[v].place;
-        for (int k = 0; k < p->ir.inst[v].nin; k++) note(p, f, p->step[s].operand[k].root, &moving, seen);
+        for (int k = 0; k < p->ir.inst[v].nin; k++)
+            note(p, f, p->step[s].operand[k].root, &moving, seen);
         note(p, f, v, &moving, seen);
         if (place == AD_PLACE_LANES) reduction[phase->nreduction++] = s;
         if (place == AD_PLACE_BLOCK || place == AD_PLACE_OUTPUT) block[phase->nblock++] = v;
@@ -294,7 +315,8 @@ static bool prepare_kernels(ad_program *p)
         for (int32_t s = p->phase[f].parameter_steps[0]; s < p->phase[f].body_steps[1]; s++) {
             ad_step *step = &p->step[s];
             bool body = s >= p->phase[f].body_steps[0];
-            int64_t *scratch = body ? &p->block_scratch : &p->uniform_scratch, rows = body ? p->block_rows : 1;
+            int64_t *scratch = body ? &p->block_scratch : &p->uniform_scratch,
+                    rows = body ? p->block_rows : 1;
             if (step->kind != AD_STEP_KERNEL) continue;
             if (!ad_kernel_prepare(&step->kernel, rows)) return false;
             int64_t need = (int64_t)ad_kernel_scratch(&step->kernel, rows);
@@ -304,7 +326,8 @@ static bool prepare_kernels(ad_program *p)
     return true;
 }
 
-/* A code and what decodes it at once, or a slope and what decodes the same code, are one pass (ad_pair_kernel). */
+/* A code and what decodes it at once, or a slope and what decodes the same code, are one pass
+ * (ad_pair_kernel). */
 static void pair_steps(ad_program *p)
 {
     for (int32_t i = 0; i + 1 < p->nstep; i++) {
@@ -312,7 +335,8 @@ static void pair_steps(ad_program *p)
         const ad_step *next = s + 1;
         if (s->chunk_rows == 0 || s->end <= i + 1 || next->kernel.nin != 1) continue;
         const ad_ref *code = &next->operand[0], *last = &s->operand[s->kernel.nin - 1];
-        bool same = code->root == s->value || (code->pointer == last->pointer && code->offset == last->offset);
+        bool same = code->root == s->value ||
+                    (code->pointer == last->pointer && code->offset == last->offset);
         s->paired = same && ad_kernel_pair(&s->kernel, next->kernel.op);
         i += s->paired;
     }
@@ -328,7 +352,9 @@ bool ad_plan(ad_program *p)
     ad_join_reductions(p);
     assign_places(p);
     p->phase = ad_pool_alloc(&p->pool, (size_t)p->nphase * sizeof *p->phase);
-    if (!p->phase || !assign_positions(p) || !write_constants(p) || !make_steps(p) || !list_opaques(p) || !ad_fuse(p)) return false;
+    if (!p->phase || !assign_positions(p) || !write_constants(p) || !make_steps(p) ||
+        !list_opaques(p) || !ad_fuse(p))
+        return false;
     for (int f = 0; f < p->nphase; f++)
         if (!list_roots(p, f, seen)) return false;
     if (!ad_plan_blocks(p)) return false;

@@ -1,17 +1,19 @@
-/* Internal: compiled programs. ad_compile copies what the outputs reach into an intermediate representation (ir.c), passes rewrite it
- * (simplify.c with scale.c, fold.c, layout.c, combine.c), plan.c, lanes.c and fuse.c decide when and where every value is computed, and
- * run.c replays the plan in the memory of workspace.c.
+/* Internal: compiled programs. ad_compile copies what the outputs reach into an intermediate
+ * representation (ir.c), passes rewrite it (simplify.c with scale.c, fold.c, layout.c, combine.c),
+ * plan.c, lanes.c and fuse.c decide when and where every value is computed, and run.c replays the
+ * plan in the memory of workspace.c.
  *
- * A program is a sequence of phases U_0 B_0 U_1 B_1 ...: U_p works on whole arrays (operations without rows, finished reductions, opaque
- * operations), B_p is a body that runs block by block over the rows. */
+ * A program is a sequence of phases U_0 B_0 U_1 B_1 ...: U_p works on whole arrays (operations
+ * without rows, finished reductions, opaque operations), B_p is a body that runs block by block
+ * over the rows. */
 #ifndef COSTATE_PROGRAM_H
 #define COSTATE_PROGRAM_H
 #include "autodiff/compile/ir.h"
 #include "autodiff/kernels/kernel.h"
 #include <stdatomic.h>
 
-/* Blocks of a lane that are added up by themselves, where it has more: in single precision a sum of very many blocks one after the other
- * would lose digits. */
+/* Blocks of a lane that are added up by themselves, where it has more: in single precision a sum of
+ * very many blocks one after the other would lose digits. */
 enum { AD_GROUP = 64 };
 enum { AD_LANES = 8, AD_MIN_BLOCK_ROWS = 16, AD_MAX_BLOCK_ROWS = 128, AD_BLOCK_BYTES = 544 * 1024 };
 
@@ -24,19 +26,22 @@ typedef enum {
     AD_PLACE_COMPLETE, /* workspace, all rows */
     AD_PLACE_BLOCK,    /* the thread's block memory */
     AD_PLACE_CHUNK,    /* the thread's memory for the chunk at hand of a fused group */
-    AD_PLACE_OUTPUT    /* rows of the caller's array, or block memory when the output is not wanted */
+    AD_PLACE_OUTPUT /* rows of the caller's array, or block memory when the output is not wanted */
 } ad_place;
 
-/* Where and when a value is. Values that are views (reshapes; slices of consecutive elements without rows) share their root's memory;
- * so do reductions that are accumulated in the root's lanes, and their sum. */
+/* Where and when a value is. Values that are views (reshapes; slices of consecutive elements
+ * without rows) share their root's memory; so do reductions that are accumulated in the root's
+ * lanes, and their sum. */
 typedef struct {
     ad_place place; /* of the root */
     int32_t root;
     int64_t offset; /* bytes from the root's start (values without rows) */
     int phase;
-    int64_t position;    /* root: bytes from the start of its region; opaque token: index of its state in a workspace */
-    int64_t bytes;       /* root: of one row, or of the whole when it has no rows */
-    int32_t first, last; /* root in a block or chunk: body steps that write it first and use it last */
+    int64_t position; /* root: bytes from the start of its region; opaque token: index of its state
+                         in a workspace */
+    int64_t bytes;    /* root: of one row, or of the whole when it has no rows */
+    int32_t first,
+        last; /* root in a block or chunk: body steps that write it first and use it last */
 } ad_slot;
 
 typedef struct {
@@ -45,7 +50,8 @@ typedef struct {
     int64_t row_bytes; /* in a group: bytes from row to row; 0: the same in every chunk */
 } ad_ref;
 
-/* Copies of an array without rows, one for each row of a chunk: a group's kernels see it as large as their results. */
+/* Copies of an array without rows, one for each row of a chunk: a group's kernels see it as large
+ * as their results. */
 typedef struct {
     int32_t root, pointer;
     int32_t next; /* while planning: another with the same hash, as its number + 1 */
@@ -57,15 +63,17 @@ typedef enum { AD_STEP_KERNEL, AD_STEP_FILL, AD_STEP_ROW_COUNT, AD_STEP_OPAQUE }
 typedef struct {
     ad_step_kind kind;
     int32_t value;
-    ad_kernel kernel;      /* AD_STEP_KERNEL */
-    ad_ref *operand;       /* one for each operand of the value */
-    ad_shape *shapes;      /* of the operands, as the kernel sees them */
-    const int32_t *result; /* AD_STEP_OPAQUE: the values of its results, -1 where nobody needs one */
-    bool state_used;       /* AD_STEP_OPAQUE: another one takes its token */
-    int32_t begin, end;    /* the steps of its group; of its own alone when it is not fused */
-    bool paired;           /* in a group: its kernel makes the value of the next step in the same pass */
-    int64_t chunk_rows;    /* in a group: rows of a chunk */
-    int64_t row_bytes;     /* in a group: bytes of the result from row to row; 0: the same memory for every chunk */
+    ad_kernel kernel; /* AD_STEP_KERNEL */
+    ad_ref *operand;  /* one for each operand of the value */
+    ad_shape *shapes; /* of the operands, as the kernel sees them */
+    const int32_t
+        *result;        /* AD_STEP_OPAQUE: the values of its results, -1 where nobody needs one */
+    bool state_used;    /* AD_STEP_OPAQUE: another one takes its token */
+    int32_t begin, end; /* the steps of its group; of its own alone when it is not fused */
+    bool paired; /* in a group: its kernel makes the value of the next step in the same pass */
+    int64_t chunk_rows; /* in a group: rows of a chunk */
+    int64_t row_bytes;  /* in a group: bytes of the result from row to row; 0: the same memory for
+                           every chunk */
 } ad_step;
 
 typedef struct {
@@ -73,7 +81,8 @@ typedef struct {
     int32_t call_steps[2];
     int32_t body_steps[2];
     int nmoving, nblock, nchunk, nreduction, nrepeat;
-    const int32_t *moving;    /* roots with rows that the body reads or writes in complete arrays: their pointers go from block to block */
+    const int32_t *moving;    /* roots with rows that the body reads or writes in complete arrays:
+                                 their pointers go from block to block */
     const int32_t *block;     /* roots in block memory */
     const int32_t *chunk;     /* roots in chunk memory */
     const int32_t *reduction; /* steps of the body that reduce over its rows */
@@ -107,7 +116,8 @@ struct ad_program {
     void *constants;
     int64_t constant_bytes, uniform_bytes, lane_bytes, block_bytes, chunk_bytes, repeat_bytes;
     int32_t nrepeat;
-    int64_t block_row_bytes;    /* the most intermediates of one row that are live at a time, in any body */
+    int64_t block_row_bytes;    /* the most intermediates of one row that are live at a time, in any
+                                   body */
     int64_t complete_row_bytes; /* of complete arrays */
     int ncomplete;
     int32_t *complete; /* roots in complete arrays */
@@ -120,7 +130,8 @@ typedef struct {
     uint32_t without;   /* bit k: pass k is left out */
     int64_t block_rows; /* 0: as planned */
 } ad_compile_options;
-ad_program *ad_compile_with(const ad_compile_options *options, int ninput, const ad_var *inputs, int noutput, const ad_var *outputs);
+ad_program *ad_compile_with(const ad_compile_options *options, int ninput, const ad_var *inputs,
+                            int noutput, const ad_var *outputs);
 const char *ad_pass_name(int pass); /* NULL from their number on */
 
 /* Makes the plan, with p->block_rows unless that is 0; false when memory is short. */
@@ -129,14 +140,19 @@ bool ad_plan(ad_program *program);
 void ad_join_reductions(ad_program *program);
 /* Groups the steps of bodies (fuse.c). */
 bool ad_fuse(ad_program *program);
-/* Places values in block memory and, unless p->block_rows says it, chooses how many rows a block has (block.c). */
+/* Places values in block memory and, unless p->block_rows says it, chooses how many rows a block
+ * has (block.c). */
 bool ad_plan_blocks(ad_program *program);
 /* The body's work on one row in bytes that are written, or what takes as long (work.c). */
 double ad_row_work(const ad_program *program, const ad_phase *phase);
 /* NULL, or what is wrong with the plan. */
 const char *ad_verify_plan(const ad_program *program, int32_t *where);
-static inline int64_t ad_block_count(const ad_program *p, int64_t rows) { return rows / p->block_rows + (rows % p->block_rows != 0); }
-/* Whether lanes have more blocks than a group: then each has a second array, AD_LANES further on, for the group at hand. */
+static inline int64_t ad_block_count(const ad_program *p, int64_t rows)
+{
+    return rows / p->block_rows + (rows % p->block_rows != 0);
+}
+/* Whether lanes have more blocks than a group: then each has a second array, AD_LANES further on,
+ * for the group at hand. */
 static inline bool ad_has_groups(int64_t blocks) { return blocks > AD_LANES * AD_GROUP; }
 
 #endif

@@ -8,27 +8,32 @@ static int32_t group_begin(const ad_program *p, const ad_phase *phase, int32_t s
     return p->step[phase->body_steps[0] + step].begin - phase->body_steps[0];
 }
 
-/* How far apart the values are with which value i of a list is compared: with all before it, or of very many with a sample. */
+/* How far apart the values are with which value i of a list is compared: with all before it, or of
+ * very many with a sample. */
 static int verify_stride(int i)
 {
     enum { COMPARED = 256 };
     return i / COMPARED + 1;
 }
 
-/* Values that are in block memory at the same time must not overlap, but for a pointwise result that takes over what dies in its group. A
- * group's steps are at the same time. */
+/* Values that are in block memory at the same time must not overlap, but for a pointwise result
+ * that takes over what dies in its group. A group's steps are at the same time. */
 static const char *verify_block(const ad_program *p, const ad_phase *phase, int32_t *where)
 {
     for (int i = 0; i < phase->nblock; i++) {
         const ad_slot *a = &p->slot[phase->block[i]];
         *where = phase->block[i];
-        if (a->position < 0 || a->position % AD_ALIGN || a->position + a->bytes * p->block_rows > p->block_bytes)
+        if (a->position < 0 || a->position % AD_ALIGN ||
+            a->position + a->bytes * p->block_rows > p->block_bytes)
             return "block memory: out of range";
         for (int k = i - 1; k >= 0; k -= verify_stride(i)) {
             const ad_slot *b = &p->slot[phase->block[k]];
-            bool apart = a->position + a->bytes * p->block_rows <= b->position || b->position + b->bytes * p->block_rows <= a->position;
-            bool takes_over = a->position == b->position && a->bytes == b->bytes && (b->last <= a->first || a->last <= b->first);
-            if (!apart && !takes_over && group_begin(p, phase, a->first) <= b->last && group_begin(p, phase, b->first) <= a->last)
+            bool apart = a->position + a->bytes * p->block_rows <= b->position ||
+                         b->position + b->bytes * p->block_rows <= a->position;
+            bool takes_over = a->position == b->position && a->bytes == b->bytes &&
+                              (b->last <= a->first || a->last <= b->first);
+            if (!apart && !takes_over && group_begin(p, phase, a->first) <= b->last &&
+                group_begin(p, phase, b->first) <= a->last)
                 return "block memory: live values overlap";
         }
     }
@@ -40,14 +45,19 @@ static const char *verify_chunks(const ad_program *p, const ad_phase *phase, int
 {
     for (int i = 0; i < phase->nchunk; i++) {
         const ad_slot *a = &p->slot[phase->chunk[i]];
-        int64_t begin = group_begin(p, phase, a->first), rows = p->step[phase->body_steps[0] + a->first].chunk_rows;
+        int64_t begin = group_begin(p, phase, a->first),
+                rows = p->step[phase->body_steps[0] + a->first].chunk_rows;
         *where = phase->chunk[i];
-        if (a->position < 0 || a->position % AD_ALIGN || a->position + a->bytes * rows > p->chunk_bytes) return "chunk: out of range";
+        if (a->position < 0 || a->position % AD_ALIGN ||
+            a->position + a->bytes * rows > p->chunk_bytes)
+            return "chunk: out of range";
         if (group_begin(p, phase, a->last) != begin) return "chunk: used outside of the group";
         for (int k = i - 1; k >= 0; k -= verify_stride(i)) {
             const ad_slot *b = &p->slot[phase->chunk[k]];
-            bool apart = a->position + a->bytes * rows <= b->position || b->position + b->bytes * rows <= a->position;
-            if (!apart && group_begin(p, phase, b->first) == begin && b->last > a->first) return "chunk: live values overlap";
+            bool apart = a->position + a->bytes * rows <= b->position ||
+                         b->position + b->bytes * rows <= a->position;
+            if (!apart && group_begin(p, phase, b->first) == begin && b->last > a->first)
+                return "chunk: live values overlap";
         }
     }
     return NULL;
@@ -62,9 +72,12 @@ static const char *verify_lanes(const ad_program *p, int32_t i, int32_t *parts)
         const ad_inst *r = &p->ir.inst[root];
         parts[i] = 1;
         if (root == i) return NULL;
-        if (p->slot[root].root != root || !ad_inst_reduces(&p->ir, r)) return "lanes: no reduction's";
-        if (x->op == AD_OP_reduce_max || r->op == AD_OP_reduce_max) return "lanes: a maximum is no sum";
-        if (p->slot[i].phase != p->slot[root].phase || ad_row_size(x->shape) != ad_row_size(r->shape))
+        if (p->slot[root].root != root || !ad_inst_reduces(&p->ir, r))
+            return "lanes: no reduction's";
+        if (x->op == AD_OP_reduce_max || r->op == AD_OP_reduce_max)
+            return "lanes: a maximum is no sum";
+        if (p->slot[i].phase != p->slot[root].phase ||
+            ad_row_size(x->shape) != ad_row_size(r->shape))
             return "lanes: shared by reductions of different phases or sizes";
         return NULL;
     }
@@ -72,12 +85,15 @@ static const char *verify_lanes(const ad_program *p, int32_t i, int32_t *parts)
         if (p->slot[x->in[k]].root != root) return "lanes: hold a sum, but not all of its parts";
         parts[i] += parts[x->in[k]];
     }
-    return (x->op == AD_OP_add && x->nin == 2) || x->nin == 1 ? NULL : "lanes: neither a sum nor a view";
+    return (x->op == AD_OP_add && x->nin == 2) || x->nin == 1 ? NULL
+                                                              : "lanes: neither a sum nor a view";
 }
 
-/* Whether a value may be read by another one, or by the caller (-1): lanes that are shared hold the sum of all that is accumulated in them,
- * so that a part of it is there for nobody but, once, for the sum. */
-static bool readable(const ad_program *p, int32_t i, int32_t reader, const int32_t *parts, const int32_t *total)
+/* Whether a value may be read by another one, or by the caller (-1): lanes that are shared hold the
+ * sum of all that is accumulated in them, so that a part of it is there for nobody but, once, for
+ * the sum. */
+static bool readable(const ad_program *p, int32_t i, int32_t reader, const int32_t *parts,
+                     const int32_t *total)
 {
     int32_t root = p->slot[i].root;
     if (parts[i] == total[root]) return true;
@@ -88,16 +104,19 @@ static const char *verify_sums(const ad_program *p, int32_t *where, int32_t *par
 {
     for (int32_t i = 0; i < p->ir.n; i++) {
         int32_t root = p->slot[i].root;
-        if (!ad_inst_reduces(&p->ir, &p->ir.inst[i]) && !ad_inst_reduces(&p->ir, &p->ir.inst[root])) continue;
+        if (!ad_inst_reduces(&p->ir, &p->ir.inst[i]) && !ad_inst_reduces(&p->ir, &p->ir.inst[root]))
+            continue;
         const char *wrong = verify_lanes(p, *where = i, parts);
         if (wrong) return wrong;
         total[root] += ad_inst_reduces(&p->ir, &p->ir.inst[i]);
     }
     for (int32_t i = 0; i < p->ir.n; i++)
         for (int k = 0; k < p->ir.inst[i].nin; k++)
-            if (!readable(p, *where = p->ir.inst[i].in[k], i, parts, total)) return "lanes: a part of a sum is read";
+            if (!readable(p, *where = p->ir.inst[i].in[k], i, parts, total))
+                return "lanes: a part of a sum is read";
     for (int j = 0; j < p->ir.noutput; j++)
-        if (!readable(p, *where = p->ir.output[j], -1, parts, total)) return "lanes: a part of a sum is read";
+        if (!readable(p, *where = p->ir.output[j], -1, parts, total))
+            return "lanes: a part of a sum is read";
     return NULL;
 }
 
@@ -107,12 +126,15 @@ static const char *verify_step(const ad_program *p, int phase, bool body, const 
     for (int k = 0; k < x->nin; k++) {
         int32_t in = x->in[k], root = p->slot[in].root;
         const ad_slot *r = &p->slot[root];
-        bool rows = ad_has_rows(p->ir.inst[in].shape), reduced = ad_inst_reduces(&p->ir, &p->ir.inst[root]);
+        bool rows = ad_has_rows(p->ir.inst[in].shape),
+             reduced = ad_inst_reduces(&p->ir, &p->ir.inst[root]);
         if (p->slot[in].phase > phase) return "operand is computed in a later phase";
-        if (reduced && p->slot[root].phase >= phase) return "reduction is used before it is finished";
+        if (reduced && p->slot[root].phase >= phase)
+            return "reduction is used before it is finished";
         if (rows && !body && r->place != AD_PLACE_INPUT && r->place != AD_PLACE_COMPLETE)
             return "whole-array operation reads an operand that is not complete";
-        if (rows && body && r->phase != phase && r->place != AD_PLACE_INPUT && r->place != AD_PLACE_COMPLETE)
+        if (rows && body && r->phase != phase && r->place != AD_PLACE_INPUT &&
+            r->place != AD_PLACE_COMPLETE)
             return "body reads another body's block memory";
     }
     return NULL;

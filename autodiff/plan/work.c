@@ -1,7 +1,8 @@
 /* How much work a program is, by estimate. */
 #include "autodiff/plan/program.h"
 
-/* Of the largest array with rows that a step reads or writes, and of multiplications, of which a vector register does many at a time. */
+/* Of the largest array with rows that a step reads or writes, and of multiplications, of which a
+ * vector register does many at a time. */
 static double row_elements(const ad_ir *ir, const ad_inst *x)
 {
     enum { FLOP = 32 }; /* take as long as an element */
@@ -16,6 +17,7 @@ static double row_elements(const ad_ir *ir, const ad_inst *x)
 double ad_row_work(const ad_program *p, const ad_phase *phase)
 {
     double elements = 0;
-    for (int32_t s = phase->body_steps[0]; s < phase->body_steps[1]; s++) elements += row_elements(&p->ir, &p->ir.inst[p->step[s].value]);
+    for (int32_t s = phase->body_steps[0]; s < phase->body_steps[1]; s++)
+        elements += row_elements(&p->ir, &p->ir.inst[p->step[s].value]);
     return elements * (double)ad_dtype_size(p->ir.dtype);
 }

@@ -1,6 +1,7 @@
-/* How good a gradient is: beside the one with all steps halved. The gradient of a solve is exact for the steps it has taken; nothing in it
- * says whether these steps suit it, since only the error of the solution has chosen them. Where halving the steps changes the gradient by
- * no more than a method of some order allows, they do. */
+/* How good a gradient is: beside the one with all steps halved. The gradient of a solve is exact
+ * for the steps it has taken; nothing in it says whether these steps suit it, since only the error
+ * of the solution has chosen them. Where halving the steps changes the gradient by no more than a
+ * method of some order allows, they do. */
 #include "autodiff/kernels/kernel.h"
 #include <float.h>
 #include <math.h>
@@ -11,8 +12,9 @@
 static const double default_threshold = 0.1;
 /* Elements are compared relative to at least this part of the largest one. */
 static const double smallest_part = 0.1;
-/* Gradients are sums of many rounded terms that may cancel, and some are nothing beside others: changes of the loss by so many epsilons
- * of its size, or of the largest change that some gradient stands for, are no difference. */
+/* Gradients are sums of many rounded terms that may cancel, and some are nothing beside others:
+ * changes of the loss by so many epsilons of its size, or of the largest change that some gradient
+ * stands for, are no difference. */
 static const double rounding_allowance = 100;
 
 /* ---- two gradients ---- */
@@ -55,14 +57,16 @@ static double norm_of(ad_dtype dtype, int64_t n, const void *x)
     return isfinite(size) ? size * scaled_norm(dtype, n, x, NULL, size) : size;
 }
 
-/* The size of a variable, to turn its gradient into a change of the loss. One that is nearly zero hides nothing by that: it counts as 1. */
+/* The size of a variable, to turn its gradient into a change of the loss. One that is nearly zero
+ * hides nothing by that: it counts as 1. */
 static double size_of(ad_dtype dtype, int64_t n, const void *x)
 {
     double norm = norm_of(dtype, n, x);
     return isfinite(norm) ? fmax(norm, 1) : 1;
 }
 
-static void find_worst(ad_gradient_difference *d, ad_dtype dtype, int64_t n, const void *g, const void *r, double most, double allowed)
+static void find_worst(ad_gradient_difference *d, ad_dtype dtype, int64_t n, const void *g,
+                       const void *r, double most, double allowed)
 {
     for (int64_t i = 0; i < n; i++) {
         double a = element(dtype, g, i), b = element(dtype, r, i);
@@ -74,11 +78,13 @@ static void find_worst(ad_gradient_difference *d, ad_dtype dtype, int64_t n, con
     }
 }
 
-ad_gradient_difference ad_compare_gradients(ad_dtype dtype, int64_t n, const void *x, double scale, const void *g, const void *r)
+ad_gradient_difference ad_compare_gradients(ad_dtype dtype, int64_t n, const void *x, double scale,
+                                            const void *g, const void *r)
 {
     ad_gradient_difference d = { 0 };
     if (n < 1 || !x || !g || !r) return d;
-    double most_g = largest(dtype, n, g, &d.worst_element), most_r = largest(dtype, n, r, &d.worst_element);
+    double most_g = largest(dtype, n, g, &d.worst_element),
+           most_r = largest(dtype, n, r, &d.worst_element);
     d.norm = norm_of(dtype, n, g);
     d.refined_norm = norm_of(dtype, n, r);
     double most = fmax(most_g, most_r);
@@ -88,7 +94,8 @@ ad_gradient_difference ad_compare_gradients(ad_dtype dtype, int64_t n, const voi
     }
     if (most == 0) return d;
     double epsilon = dtype == AD_F32 ? (double)FLT_EPSILON : DBL_EPSILON;
-    double allowed = isfinite(scale) ? rounding_allowance * epsilon * fabs(scale) / size_of(dtype, n, x) : 0;
+    double allowed =
+        isfinite(scale) ? rounding_allowance * epsilon * fabs(scale) / size_of(dtype, n, x) : 0;
     double off = scaled_norm(dtype, n, g, r, most);
     double size = fmax(scaled_norm(dtype, n, g, NULL, most), scaled_norm(dtype, n, r, NULL, most));
     d.difference = off > allowed / most ? off / size : 0;
@@ -114,14 +121,18 @@ static void say(ad_gradient_report *report, const char *format, ...)
 
 enum { MAX_LINES = 12 };
 
-static void describe(ad_gradient_report *report, int nx, const ad_var *x, double threshold, const ad_gradient_difference *d)
+static void describe(ad_gradient_report *report, int nx, const ad_var *x, double threshold,
+                     const ad_gradient_difference *d)
 {
     char shape[64];
     say(report, "loss %.10g, with all steps halved %.10g\n", report->loss, report->refined_loss);
     for (int i = 0; i < nx && i < MAX_LINES; i++) {
         ad_format_shape(ad_shape_of(x[i]), shape, sizeof shape);
-        say(report, "gradient by x[%d] %s: norm %.6g, halved %.6g, relative difference %.2g; worst element %lld: %.2g\n", i, shape,
-            d[i].norm, d[i].refined_norm, d[i].difference, (long long)d[i].worst_element, d[i].worst);
+        say(report,
+            "gradient by x[%d] %s: norm %.6g, halved %.6g, relative difference %.2g; worst element "
+            "%lld: %.2g\n",
+            i, shape, d[i].norm, d[i].refined_norm, d[i].difference, (long long)d[i].worst_element,
+            d[i].worst);
     }
     if (nx > MAX_LINES) say(report, "(%d more variables)\n", nx - MAX_LINES);
     if (report->agrees) {
@@ -129,8 +140,10 @@ static void describe(ad_gradient_report *report, int nx, const ad_var *x, double
         return;
     }
     say(report,
-        "The gradient by x[%d] changes by more than %.2g: the steps are too large for it, whatever the error of the solution. Limit them "
-        "(a largest step, fixed steps), or use an implicit method or another adjoint; tighter tolerances help only where the solution "
+        "The gradient by x[%d] changes by more than %.2g: the steps are too large for it, whatever "
+        "the error of the solution. Limit them "
+        "(a largest step, fixed steps), or use an implicit method or another adjoint; tighter "
+        "tolerances help only where the solution "
         "itself is not accurate.\n",
         report->worst_variable, threshold);
 }
@@ -159,7 +172,8 @@ typedef struct {
     void **refined; /* [nx] copies of the refined gradients */
 } check;
 
-/* Evaluates loss and gradients; copies the latter when copies is not NULL. false with the tape's error set. */
+/* Evaluates loss and gradients; copies the latter when copies is not NULL. false with the tape's
+ * error set. */
 static bool evaluate(const check *c, double *loss, void **copies)
 {
     *loss = ad_item(c->loss);
@@ -174,7 +188,8 @@ static bool evaluate(const check *c, double *loss, void **copies)
     return !ad_tape_error(c->tape);
 }
 
-/* What rounding is relative to: the loss, and the gradients, each times its variable's size. 0 with the tape's error set. */
+/* What rounding is relative to: the loss, and the gradients, each times its variable's size. 0 with
+ * the tape's error set. */
 static double scale_of(const check *c, double loss)
 {
     ad_dtype dtype = ad_tape_dtype(c->tape);
@@ -189,7 +204,8 @@ static double scale_of(const check *c, double loss)
     return scale;
 }
 
-static bool measure(check *c, double threshold, ad_gradient_report *report, ad_gradient_difference *difference)
+static bool measure(check *c, double threshold, ad_gradient_report *report,
+                    ad_gradient_difference *difference)
 {
     bool discretised = is_discretised(c->loss);
     if (discretised) {
@@ -204,7 +220,8 @@ static bool measure(check *c, double threshold, ad_gradient_report *report, ad_g
     double worst = -1, scale = scale_of(c, report->loss);
     for (int i = 0; i < c->nx && !ad_tape_error(c->tape); i++) {
         const void *x = ad_value(c->x[i]), *g = ad_value(c->gradient[i]);
-        difference[i] = ad_compare_gradients(ad_tape_dtype(c->tape), ad_size(c->gradient[i]), x, scale, g, c->refined[i]);
+        difference[i] = ad_compare_gradients(ad_tape_dtype(c->tape), ad_size(c->gradient[i]), x,
+                                             scale, g, c->refined[i]);
         if (!ad_gradients_agree(&difference[i], threshold)) report->agrees = 0;
         if (!(difference[i].difference > worst)) continue;
         worst = difference[i].difference;
@@ -215,16 +232,20 @@ static bool measure(check *c, double threshold, ad_gradient_report *report, ad_g
     return !ad_tape_error(c->tape);
 }
 
-int ad_check_gradient(ad_var loss, int nx, const ad_var *x, double threshold, ad_gradient_report *report,
-                      ad_gradient_difference *difference)
+int ad_check_gradient(ad_var loss, int nx, const ad_var *x, double threshold,
+                      ad_gradient_report *report, ad_gradient_difference *difference)
 {
-    ad_tape *tape = ad_lists_tape("check_gradient", 2, (ad_list[]){ { "the loss", 1, &loss, true }, { "x", nx, x, false } });
+    ad_tape *tape = ad_lists_tape(
+        "check_gradient", 2, (ad_list[]){ { "the loss", 1, &loss, true }, { "x", nx, x, false } });
     ad_gradient_report unused;
     if (!report) report = &unused;
     *report = (ad_gradient_report){ 0 };
     if (!tape) return -1;
     if (nx < 1 || !x || !(threshold >= 0)) {
-        ad_fail(tape, "ad_check_gradient: %s", nx < 1 ? "no variables (nx < 1)" : !x ? "x is NULL" : "the threshold must not be negative");
+        ad_fail(tape, "ad_check_gradient: %s",
+                nx < 1 ? "no variables (nx < 1)"
+                : !x   ? "x is NULL"
+                       : "the threshold must not be negative");
         return -1;
     }
     if (ad_tape_is_held(tape, "ad_check_gradient")) return -1;
@@ -240,7 +261,8 @@ int ad_check_gradient(ad_var loss, int nx, const ad_var *x, double threshold, ad
     bool fine = false;
     if (c.gradient && c.refined && own) {
         ad_grad(loss, nx, x, c.gradient);
-        fine = !ad_tape_error(tape) && measure(&c, threshold > 0 ? threshold : default_threshold, report, own);
+        fine = !ad_tape_error(tape) &&
+               measure(&c, threshold > 0 ? threshold : default_threshold, report, own);
     } else {
         ad_fail(tape, "ad_check_gradient: out of memory");
     }

@@ -1,4 +1,5 @@
-/* Lazy values: computes what a variable needs, node by node, on whole arrays, with the kernels that compiled programs use. */
+/* Lazy values: computes what a variable needs, node by node, on whole arrays, with the kernels that
+ * compiled programs use. */
 #include "autodiff/kernels/kernel.h"
 #include <math.h>
 #include <stdlib.h>
@@ -20,10 +21,12 @@ static node_name name_of(const ad_node *n)
 static bool fail_memory(ad_tape *t, const ad_node *n, size_t bytes)
 {
     enum { MANY = 100000 };
-    if (ad_tape_size(t) < MANY) ad_fail(t, "ad_value: out of memory: %s needs %zu bytes", name_of(n).text, bytes);
+    if (ad_tape_size(t) < MANY)
+        ad_fail(t, "ad_value: out of memory: %s needs %zu bytes", name_of(n).text, bytes);
     else
         ad_fail(t,
-                "ad_value: out of memory: %s needs %zu bytes; the tape holds %d operations, whose values are kept (ad_tape_rewind "
+                "ad_value: out of memory: %s needs %zu bytes; the tape holds %d operations, whose "
+                "values are kept (ad_tape_rewind "
                 "forgets what is not needed any more)",
                 name_of(n).text, bytes, (int)ad_tape_size(t));
     return false;
@@ -33,11 +36,12 @@ static bool allocate(ad_tape *t, ad_node *n)
 {
     if (n->value) return true;
     if (ad_has_rows(n->shape) && ad_tape_rows(t) < 1) {
-        ad_fail(t,
-                "ad_value: the number of rows is not known: no row input of this tape has data (ad_input_rows, ad_set, ad_tape_set_rows)");
+        ad_fail(t, "ad_value: the number of rows is not known: no row input of this tape has data "
+                   "(ad_input_rows, ad_set, ad_tape_set_rows)");
         return false;
     }
-    if (ad_has_rows(n->shape) && ad_tape_rows(t) >= ((int64_t)1 << AD_MAX_ELEMENTS_SHIFT) / ad_row_size(n->shape))
+    if (ad_has_rows(n->shape) &&
+        ad_tape_rows(t) >= ((int64_t)1 << AD_MAX_ELEMENTS_SHIFT) / ad_row_size(n->shape))
         return fail_memory(t, n, SIZE_MAX);
     int64_t count = ad_count(n->shape, ad_tape_rows(t));
     size_t bytes = ((size_t)count * ad_dtype_size(ad_tape_dtype(t)) + 63) & ~(size_t)63;
@@ -58,15 +62,22 @@ static bool evaluate_source(ad_tape *t, ad_node *n)
         const char *advice = ad_tape_advice(t);
         if (n->known && (!ad_has_rows(n->shape) || n->rows == ad_tape_rows(t))) return true;
         if (n->known)
-            ad_fail(t, "ad_value: a row input has %lld rows, the latest data %lld: set it too (ad_set)", (long long)n->rows,
-                    (long long)ad_tape_rows(t));
-        else if (advice) ad_fail(t, "ad_value: an input has no value here, since this function is traced once and replayed; %s", advice);
-        else ad_fail(t, "ad_value: an input has no value: it was recorded without data (ad_set gives it some)");
+            ad_fail(
+                t, "ad_value: a row input has %lld rows, the latest data %lld: set it too (ad_set)",
+                (long long)n->rows, (long long)ad_tape_rows(t));
+        else if (advice)
+            ad_fail(t,
+                    "ad_value: an input has no value here, since this function is traced once and "
+                    "replayed; %s",
+                    advice);
+        else
+            ad_fail(t, "ad_value: an input has no value: it was recorded without data (ad_set "
+                       "gives it some)");
         return false;
     }
     if (n->op == AD_OP_row_count && ad_tape_rows(t) < 1) {
-        ad_fail(t,
-                "ad_value: the number of rows is not known: no row input of this tape has data (ad_input_rows, ad_set, ad_tape_set_rows)");
+        ad_fail(t, "ad_value: the number of rows is not known: no row input of this tape has data "
+                   "(ad_input_rows, ad_set, ad_tape_set_rows)");
         return false;
     }
     if (!allocate(t, n)) return false;
@@ -92,9 +103,13 @@ static bool evaluate_kernel(ad_tape *t, ad_node *n)
         in[i] = m->value;
     }
     int64_t rows = ad_tape_rows(t) > 0 ? ad_tape_rows(t) : 1;
-    ad_kernel k = {
-        .op = n->op, .dtype = ad_tape_dtype(t), .nin = n->nin, .in_shapes = shapes, .out = n->shape, .nattr = n->nattr, .attr = n->attr
-    };
+    ad_kernel k = { .op = n->op,
+                    .dtype = ad_tape_dtype(t),
+                    .nin = n->nin,
+                    .in_shapes = shapes,
+                    .out = n->shape,
+                    .nattr = n->nattr,
+                    .attr = n->attr };
     bool fine = allocate(t, n) && ad_kernel_prepare(&k, rows);
     if (fine) {
         size_t bytes = (ad_kernel_scratch(&k, rows) + 127) & ~(size_t)63;
@@ -114,7 +129,10 @@ static bool evaluate_opaque(ad_tape *t, int32_t node, ad_node *n)
     int nout = (int)n->attr[0];
     char error[768] = "failed without saying why";
     if (n->running) {
-        ad_fail(t, "ad_value: %s is being evaluated already: its own field (options.rerecord) asks for its result", ad_node_name(n));
+        ad_fail(t,
+                "ad_value: %s is being evaluated already: its own field (options.rerecord) asks "
+                "for its result",
+                ad_node_name(n));
         return false;
     }
     if (!n->state && n->class_->state_new && !(n->state = n->class_->state_new(n->opaque))) {
@@ -180,7 +198,8 @@ static bool evaluate(ad_tape *t, int32_t node)
     return fine;
 }
 
-/* Computes what x needs and has no value, in order of recording: a node's operands come before it. */
+/* Computes what x needs and has no value, in order of recording: a node's operands come before it.
+ */
 static bool evaluate_all(ad_tape *t, ad_var x)
 {
     ad_reach needed;
@@ -208,7 +227,8 @@ static const char *missing(ad_var x)
     for (int32_t i = 0; i < needed.n && !reason; i++) {
         const ad_node *n = ad_node_at(t, needed.node[i]);
         bool rows = n->op == AD_OP_row_count || ad_has_rows(n->shape);
-        if (n->op == AD_OP_input && !n->known) reason = ad_tape_advice(t) ? ad_tape_advice(t) : "an input was recorded without data";
+        if (n->op == AD_OP_input && !n->known)
+            reason = ad_tape_advice(t) ? ad_tape_advice(t) : "an input was recorded without data";
         else if (rows && ad_tape_rows(t) < 1) reason = "the number of rows is not known";
     }
     ad_reach_clear(&needed);
@@ -228,8 +248,8 @@ static const void *value_of_type(ad_var x, const char *what, ad_dtype dtype)
     ad_tape *t = ad_common_tape(what, 1, &x);
     if (!t) return NULL;
     if (ad_tape_dtype(t) == dtype) return ad_value(x);
-    ad_fail(t, "ad_%s: the tape computes in %s (ad_get gives doubles, whatever the tape's type)", what,
-            dtype == AD_F32 ? "double" : "float");
+    ad_fail(t, "ad_%s: the tape computes in %s (ad_get gives doubles, whatever the tape's type)",
+            what, dtype == AD_F32 ? "double" : "float");
     return NULL;
 }
 
@@ -255,7 +275,8 @@ int ad_get(ad_var x, double *out)
     if (!out) ad_fail_null(x.tape, "get", "the array for the elements");
     if (!out) return -1;
     int64_t n = ad_size(x);
-    for (int64_t i = 0; i < n; i++) out[i] = ad_tape_dtype(x.tape) == AD_F32 ? ((const float *)v)[i] : ((const double *)v)[i];
+    for (int64_t i = 0; i < n; i++)
+        out[i] = ad_tape_dtype(x.tape) == AD_F32 ? ((const float *)v)[i] : ((const double *)v)[i];
     return 0;
 }
 
@@ -288,7 +309,8 @@ void ad_print(FILE *file, const char *name, ad_var x)
                 i % (row > 0 ? row : 1) ? " "
                 : n > row               ? "\n  "
                                         : " ",
-                ad_tape_dtype(x.tape) == AD_F32 ? (double)((const float *)v)[i] : ((const double *)v)[i]);
+                ad_tape_dtype(x.tape) == AD_F32 ? (double)((const float *)v)[i]
+                                                : ((const double *)v)[i]);
     }
     fprintf(file, "\n");
 }

@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What the cache keeps. A run may call fields that evaluate something else, which may drop this one from the cache. So a run holds a
- * reference of its own. */
+/* What the cache keeps. A run may call fields that evaluate something else, which may drop this one
+ * from the cache. So a run holds a reference of its own. */
 typedef struct {
     int references;
     ad_program *program;
@@ -20,7 +20,8 @@ static void evaluator_release(void *object)
     free(e);
 }
 
-/* The caller's lists, and the inputs: those of the caller, then what the outputs reach of others. */
+/* The caller's lists, and the inputs: those of the caller, then what the outputs reach of others.
+ */
 typedef struct {
     ad_dtype dtype;
     int64_t rows;
@@ -36,7 +37,8 @@ typedef struct {
 /* An array's, rounded up so that the next one is aligned. */
 static size_t array_bytes(const ad_tape *t, const call *c, ad_var x)
 {
-    return ((size_t)ad_count(ad_shape_of(x), c->rows) * ad_dtype_size(ad_tape_dtype(t)) + 63) & ~(size_t)63;
+    return ((size_t)ad_count(ad_shape_of(x), c->rows) * ad_dtype_size(ad_tape_dtype(t)) + 63) &
+           ~(size_t)63;
 }
 
 static bool check_inputs(ad_tape *t, const call *c)
@@ -46,11 +48,14 @@ static bool check_inputs(ad_tape *t, const call *c)
         const ad_node *n = ad_node_at(t, c->in[i].node);
         any_rows = any_rows || ad_has_rows(n->shape);
         if (n->op != AD_OP_input)
-            ad_fail(t, "ad_evaluate: variable %d is the result of ad_%s; only inputs get new data", i, ad_ops[n->op].name);
-        else if (!c->data || !c->data[i]) ad_fail(t, "ad_evaluate: the data of input %d are NULL", i);
+            ad_fail(t, "ad_evaluate: variable %d is the result of ad_%s; only inputs get new data",
+                    i, ad_ops[n->op].name);
+        else if (!c->data || !c->data[i])
+            ad_fail(t, "ad_evaluate: the data of input %d are NULL", i);
     }
     for (int j = 0; j < c->nout; j++) any_rows = any_rows || ad_has_rows(ad_shape_of(c->out[j]));
-    if (any_rows && c->rows < 1) ad_fail(t, "ad_evaluate: the batch is empty (rows = %lld)", (long long)c->rows);
+    if (any_rows && c->rows < 1)
+        ad_fail(t, "ad_evaluate: the batch is empty (rows = %lld)", (long long)c->rows);
     for (int i = 0; i < c->nin + c->nout && any_rows; i++) {
         ad_shape s = ad_shape_of(i < c->nin ? c->in[i] : c->out[i - c->nin]);
         if (ad_has_rows(s) && c->rows >= ((int64_t)1 << AD_MAX_ELEMENTS_SHIFT) / ad_row_size(s))
@@ -67,7 +72,8 @@ static bool is_listed(const call *c, int32_t node)
     return false;
 }
 
-/* The inputs: those of the caller, then the others that the outputs need, which have the tape's data. */
+/* The inputs: those of the caller, then the others that the outputs need, which have the tape's
+ * data. */
 static bool list_inputs(ad_tape *t, call *c)
 {
     ad_reach needed;
@@ -89,10 +95,13 @@ static bool list_inputs(ad_tape *t, call *c)
         if (n->op != AD_OP_input || is_listed(c, k)) continue;
         char shape[128];
         ad_format_shape(n->shape, shape, sizeof shape);
-        if (!n->known) ad_fail(t, "ad_evaluate: an input of shape %s has no data, and none are given", shape);
+        if (!n->known)
+            ad_fail(t, "ad_evaluate: an input of shape %s has no data, and none are given", shape);
         if (n->known && ad_has_rows(n->shape) && n->rows != c->rows)
-            ad_fail(t, "ad_evaluate: an input of shape %s that is not listed has %lld rows, the new data %lld", shape, (long long)n->rows,
-                    (long long)c->rows);
+            ad_fail(t,
+                    "ad_evaluate: an input of shape %s that is not listed has %lld rows, the new "
+                    "data %lld",
+                    shape, (long long)n->rows, (long long)c->rows);
         c->input[c->ninput] = ad_var_at(t, k);
         c->pointer[c->ninput++] = n->value;
     }
@@ -132,7 +141,8 @@ static evaluator *through_cache(ad_tape *t, const call *c)
     return ad_tape_error(t) ? NULL : e;
 }
 
-/* Arrays in the tape's type in the place of the caller's, in one piece of memory (NULL when it is short). */
+/* Arrays in the tape's type in the place of the caller's, in one piece of memory (NULL when it is
+ * short). */
 static char *convert_data(ad_tape *t, call *c)
 {
     size_t bytes = 0, at = 0;
@@ -144,7 +154,8 @@ static char *convert_data(ad_tape *t, call *c)
         return NULL;
     }
     for (int i = 0; i < c->nin; i++) {
-        ad_convert(ad_count(ad_shape_of(c->in[i]), c->rows), c->dtype, c->data[i], ad_tape_dtype(t), memory + at);
+        ad_convert(ad_count(ad_shape_of(c->in[i]), c->rows), c->dtype, c->data[i], ad_tape_dtype(t),
+                   memory + at);
         c->pointer[i] = memory + at;
         at += array_bytes(t, c, c->in[i]);
     }
@@ -169,7 +180,9 @@ static bool run(ad_tape *t, evaluator *e, call *c)
         ad_fail(t, "ad_evaluate: %s", named ? error + sizeof called - 1 : error);
     }
     for (int j = 0; j < c->nout && fine && !same; j++)
-        if (c->result[j]) ad_convert(ad_count(ad_shape_of(c->out[j]), c->rows), ad_tape_dtype(t), c->result[j], c->dtype, c->results[j]);
+        if (c->result[j])
+            ad_convert(ad_count(ad_shape_of(c->out[j]), c->rows), ad_tape_dtype(t), c->result[j],
+                       c->dtype, c->results[j]);
     free(memory);
     return fine;
 }
@@ -177,7 +190,8 @@ static bool run(ad_tape *t, evaluator *e, call *c)
 static bool run_held(ad_tape *t, evaluator *e, call *c)
 {
     if (e->references > 1) {
-        ad_fail(t, "ad_evaluate: this function is being evaluated already: a field in it (options.rerecord) evaluates it again");
+        ad_fail(t, "ad_evaluate: this function is being evaluated already: a field in it "
+                   "(options.rerecord) evaluates it again");
         return false;
     }
     e->references++;
@@ -190,7 +204,8 @@ static bool run_held(ad_tape *t, evaluator *e, call *c)
 
 static int evaluate(call c)
 {
-    const ad_list lists[] = { { "results", c.nout, c.out, false }, { "inputs", c.nin, c.in, false } };
+    const ad_list lists[] = { { "results", c.nout, c.out, false },
+                              { "inputs", c.nin, c.in, false } };
     ad_tape *t = ad_lists_tape("evaluate", 2, lists);
     if (!t) return -1;
     if (c.nout < 1) {
@@ -207,7 +222,8 @@ static int evaluate(call c)
     return fine ? 0 : -1;
 }
 
-int ad_evaluate_f32(int nin, const ad_var *in, const float *const *data, int64_t rows, int nout, const ad_var *out, float *const *results)
+int ad_evaluate_f32(int nin, const ad_var *in, const float *const *data, int64_t rows, int nout,
+                    const ad_var *out, float *const *results)
 {
     return evaluate((call){ .dtype = AD_F32,
                             .rows = rows,
@@ -219,7 +235,8 @@ int ad_evaluate_f32(int nin, const ad_var *in, const float *const *data, int64_t
                             .results = (void *const *)results });
 }
 
-int ad_evaluate_f64(int nin, const ad_var *in, const double *const *data, int64_t rows, int nout, const ad_var *out, double *const *results)
+int ad_evaluate_f64(int nin, const ad_var *in, const double *const *data, int64_t rows, int nout,
+                    const ad_var *out, double *const *results)
 {
     return evaluate((call){ .dtype = AD_F64,
                             .rows = rows,

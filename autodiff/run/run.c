@@ -36,7 +36,8 @@ static int run_opaque(ad_workspace *w, const ad_step *s, const ad_run_args *a)
     for (int j = 0; j < x->nout; j++) {
         int32_t result = s->result[j];
         w->out[j] = result < 0 ? NULL : w->base[result];
-        w->out_shape[j] = result < 0 ? (ad_shape){ -1, { 0 } } : ad_with_rows(p->ir.inst[result].shape, a->rows);
+        w->out_shape[j] =
+            result < 0 ? (ad_shape){ -1, { 0 } } : ad_with_rows(p->ir.inst[result].shape, a->rows);
     }
     char message[512] = "";
     ad_opaque_call call = { .dtype = p->ir.dtype,
@@ -67,7 +68,8 @@ static int run_uniform(ad_workspace *w, const int32_t *range, const ad_run_args 
         } else if (s->kind == AD_STEP_ROW_COUNT) {
             write_row_count(p, a->rows, w->base[s->value]);
         } else {
-            for (int k = 0; k < s->kernel.nin; k++) w->in[k] = w->base[s->operand[k].root] + s->operand[k].offset;
+            for (int k = 0; k < s->kernel.nin; k++)
+                w->in[k] = w->base[s->operand[k].root] + s->operand[k].offset;
             s->kernel.run(&s->kernel, 1, w->in, w->base[s->value], w->scratch);
         }
     }
@@ -86,10 +88,12 @@ static void run_group(const ad_step *begin, const ad_step *end, ad_thread_memory
         int64_t count = rows - first < chunk ? rows - first : chunk;
         for (const ad_step *s = begin; s < end; s++) {
             const ad_ref *r = s->operand;
-            for (int k = 0; k < s->kernel.nin; k++) t->in[k] = t->pointer[r[k].pointer] + r[k].offset + first * r[k].row_bytes;
+            for (int k = 0; k < s->kernel.nin; k++)
+                t->in[k] = t->pointer[r[k].pointer] + r[k].offset + first * r[k].row_bytes;
             char *out = t->pointer[s->value] + first * s->row_bytes;
             if (s->paired) {
-                ad_kernel_run_pair(&s->kernel, count, t->in, out, t->pointer[s[1].value] + first * s[1].row_bytes);
+                ad_kernel_run_pair(&s->kernel, count, t->in, out,
+                                   t->pointer[s[1].value] + first * s[1].row_bytes);
                 s++;
             } else {
                 s->kernel.run(&s->kernel, count, t->in, out, t->scratch);
@@ -98,7 +102,8 @@ static void run_group(const ad_step *begin, const ad_step *end, ad_thread_memory
     }
 }
 
-static void run_block(const ad_workspace *w, const ad_phase *phase, ad_thread_memory *t, int64_t first, int64_t rows)
+static void run_block(const ad_workspace *w, const ad_phase *phase, ad_thread_memory *t,
+                      int64_t first, int64_t rows)
 {
     const ad_program *p = w->program;
     for (int i = 0; i < phase->nmoving; i++) {
@@ -115,13 +120,15 @@ static void run_block(const ad_workspace *w, const ad_phase *phase, ad_thread_me
             fill(p, s->value, rows, t->pointer[s->value]);
             continue;
         }
-        for (int k = 0; k < s->kernel.nin; k++) t->in[k] = t->pointer[s->operand[k].root] + s->operand[k].offset;
+        for (int k = 0; k < s->kernel.nin; k++)
+            t->in[k] = t->pointer[s->operand[k].root] + s->operand[k].offset;
         s->kernel.run(&s->kernel, rows, t->in, t->pointer[s->value], t->scratch);
     }
 }
 
-/* Blocks are dealt to units by number: to a lane when the body reduces, else to a unit each. Units are shared out to threads, so that
- * neither the sums in a lane nor their order depend on the threads. */
+/* Blocks are dealt to units by number: to a lane when the body reduces, else to a unit each. Units
+ * are shared out to threads, so that neither the sums in a lane nor their order depend on the
+ * threads. */
 static int64_t unit_count(const ad_program *p, const ad_phase *phase, int64_t rows)
 {
     int64_t blocks = ad_block_count(p, rows);
@@ -139,12 +146,15 @@ static void write_repeats(const ad_phase *phase, ad_thread_memory *t, int64_t ro
     }
 }
 
-static void enter_body(const ad_workspace *w, const ad_phase *phase, ad_thread_memory *t, int64_t rows)
+static void enter_body(const ad_workspace *w, const ad_phase *phase, ad_thread_memory *t,
+                       int64_t rows)
 {
     const ad_program *p = w->program;
     memcpy(t->pointer, w->base, (size_t)p->ir.n * sizeof *t->pointer);
-    for (int i = 0; i < phase->nblock; i++) t->pointer[phase->block[i]] = t->block + p->slot[phase->block[i]].position;
-    for (int i = 0; i < phase->nchunk; i++) t->pointer[phase->chunk[i]] = t->chunk + p->slot[phase->chunk[i]].position;
+    for (int i = 0; i < phase->nblock; i++)
+        t->pointer[phase->block[i]] = t->block + p->slot[phase->block[i]].position;
+    for (int i = 0; i < phase->nchunk; i++)
+        t->pointer[phase->chunk[i]] = t->chunk + p->slot[phase->chunk[i]].position;
     write_repeats(phase, t, rows < p->block_rows ? rows : p->block_rows);
     t->entered = true;
 }
@@ -156,14 +166,16 @@ typedef struct {
 } body;
 
 /* The body's reductions go into these arrays of the lanes, which begin as empty sums. */
-static void begin_lane(const ad_workspace *w, const ad_phase *phase, ad_thread_memory *t, int64_t lane)
+static void begin_lane(const ad_workspace *w, const ad_phase *phase, ad_thread_memory *t,
+                       int64_t lane)
 {
     const ad_program *p = w->program;
     for (int i = 0; i < phase->nreduction; i++) {
         const ad_step *s = &p->step[phase->reduction[i]];
         int32_t root = p->slot[s->value].root;
         t->pointer[s->value] = w->base[root] + lane * p->lane_bytes;
-        if (root == s->value) ad_kernel_identity(&s->kernel, t->pointer[s->value], ad_row_size(s->kernel.out));
+        if (root == s->value)
+            ad_kernel_identity(&s->kernel, t->pointer[s->value], ad_row_size(s->kernel.out));
     }
 }
 
@@ -175,7 +187,8 @@ static void end_group(const ad_workspace *w, const ad_phase *phase, int64_t lane
         const ad_step *s = &p->step[phase->reduction[i]];
         if (p->slot[s->value].root != s->value) continue;
         char *sum = w->base[s->value] + lane * p->lane_bytes;
-        ad_kernel_combine(&s->kernel, sum, sum + AD_LANES * p->lane_bytes, ad_row_size(s->kernel.out));
+        ad_kernel_combine(&s->kernel, sum, sum + AD_LANES * p->lane_bytes,
+                          ad_row_size(s->kernel.out));
     }
 }
 
@@ -186,7 +199,8 @@ static void run_unit(void *data, int thread, int64_t unit)
     const ad_phase *phase = b->phase;
     const ad_program *p = w->program;
     ad_thread_memory *t = &w->thread[thread];
-    const int64_t blocks = ad_block_count(p, b->rows), begin = unit * blocks / b->units, end = (unit + 1) * blocks / b->units;
+    const int64_t blocks = ad_block_count(p, b->rows), begin = unit * blocks / b->units,
+                  end = (unit + 1) * blocks / b->units;
     const bool groups = phase->nreduction && ad_has_groups(blocks);
     if (!t->entered) enter_body(w, phase, t, b->rows);
     begin_lane(w, phase, t, unit);
@@ -201,8 +215,8 @@ static void run_unit(void *data, int thread, int64_t unit)
     if (groups) end_group(w, phase, unit);
 }
 
-/* Adds a share of the lanes' elements up in a fixed tree, a piece at a time that stays in a level 1 cache meanwhile; the sum is then in
- * the first lane. */
+/* Adds a share of the lanes' elements up in a fixed tree, a piece at a time that stays in a level 1
+ * cache meanwhile; the sum is then in the first lane. */
 static void finish_share(void *data, int thread, int64_t share)
 {
     const body *b = data;
@@ -214,15 +228,18 @@ static void finish_share(void *data, int thread, int64_t share)
     for (int i = 0; i < phase->nreduction; i++) {
         const ad_step *s = &p->step[phase->reduction[i]];
         if (p->slot[s->value].root != s->value) continue;
-        int64_t size = (int64_t)ad_dtype_size(p->ir.dtype), lines = ad_size_align(p->slot[s->value].bytes) / AD_ALIGN;
-        int64_t from = share * lines / shares * AD_ALIGN, to = (share + 1) * lines / shares * AD_ALIGN;
+        int64_t size = (int64_t)ad_dtype_size(p->ir.dtype),
+                lines = ad_size_align(p->slot[s->value].bytes) / AD_ALIGN;
+        int64_t from = share * lines / shares * AD_ALIGN,
+                to = (share + 1) * lines / shares * AD_ALIGN;
         if (to > p->slot[s->value].bytes) to = p->slot[s->value].bytes;
         for (int64_t bytes; from < to; from += bytes) {
             char *first = w->base[s->value] + from;
             bytes = to - from < PIECE_BYTES ? to - from : PIECE_BYTES;
             for (int64_t step = 1; step < lanes; step *= 2)
                 for (int64_t lane = 0; lane + step < lanes; lane += 2 * step)
-                    ad_kernel_combine(&s->kernel, first + lane * p->lane_bytes, first + (lane + step) * p->lane_bytes, bytes / size);
+                    ad_kernel_combine(&s->kernel, first + lane * p->lane_bytes,
+                                      first + (lane + step) * p->lane_bytes, bytes / size);
         }
     }
 }
@@ -252,32 +269,46 @@ static const char *shape_text(const ad_program *p, int32_t value, char *text, si
 static bool input_is_used(const ad_program *p, int i) { return p->ir.inst[i].uses > 0; }
 
 /* Whether an array of this shape has more bytes than can be counted. */
-static bool too_many(ad_shape s, int64_t rows) { return ad_has_rows(s) && rows > INT64_MAX / (int64_t)sizeof(double) / ad_row_size(s); }
+static bool too_many(ad_shape s, int64_t rows)
+{
+    return ad_has_rows(s) && rows > INT64_MAX / (int64_t)sizeof(double) / ad_row_size(s);
+}
 
 static int check_arguments(ad_workspace *w, const ad_run_args *a)
 {
     const ad_program *p = w->program;
     char text[128];
     if (w->threads < 0)
-        return ad_workspace_fail(
-            w, "ad_run: the workspace was made for a negative number of threads (%d); 0 leaves the number to the library", w->threads);
+        return ad_workspace_fail(w,
+                                 "ad_run: the workspace was made for a negative number of threads "
+                                 "(%d); 0 leaves the number to the library",
+                                 w->threads);
     if (p->has_rows && a->rows < 1)
-        return ad_workspace_fail(
-            w, a->rows == 0 ? "ad_run: the batch is empty (rows = %lld)" : "ad_run: the number of rows is negative (rows = %lld)",
-            (long long)a->rows);
+        return ad_workspace_fail(w,
+                                 a->rows == 0
+                                     ? "ad_run: the batch is empty (rows = %lld)"
+                                     : "ad_run: the number of rows is negative (rows = %lld)",
+                                 (long long)a->rows);
     bool many = p->has_rows && a->rows > INT64_MAX / (int64_t)sizeof(double);
     for (int i = 0; i < p->ir.ninput; i++) many = many || too_many(p->ir.inst[i].shape, a->rows);
-    for (int j = 0; j < p->ir.noutput; j++) many = many || too_many(p->ir.inst[p->ir.output[j]].shape, a->rows);
-    if (many) return ad_workspace_fail(w, "ad_run: %lld rows need more bytes than can be addressed", (long long)a->rows);
+    for (int j = 0; j < p->ir.noutput; j++)
+        many = many || too_many(p->ir.inst[p->ir.output[j]].shape, a->rows);
+    if (many)
+        return ad_workspace_fail(w, "ad_run: %lld rows need more bytes than can be addressed",
+                                 (long long)a->rows);
     if ((p->ir.ninput && !a->inputs) || (p->ir.noutput && !a->outputs))
-        return ad_workspace_fail(w, "ad_run: the list of %s is NULL", p->ir.ninput && !a->inputs ? "inputs" : "outputs");
+        return ad_workspace_fail(w, "ad_run: the list of %s is NULL",
+                                 p->ir.ninput && !a->inputs ? "inputs" : "outputs");
     for (int i = 0; i < p->ir.ninput; i++)
         if (!a->inputs[i] && input_is_used(p, i))
-            return ad_workspace_fail(w, "ad_run: input %d of shape %s is NULL", i, shape_text(p, i, text, sizeof text));
+            return ad_workspace_fail(w, "ad_run: input %d of shape %s is NULL", i,
+                                     shape_text(p, i, text, sizeof text));
     for (int j = 0; j < p->ir.noutput && a->accumulate; j++)
         if (a->accumulate[j] && ad_has_rows(p->ir.inst[p->ir.output[j]].shape))
-            return ad_workspace_fail(w, "ad_run: output %d of shape %s has rows: only outputs without rows can be accumulated", j,
-                                     shape_text(p, p->ir.output[j], text, sizeof text));
+            return ad_workspace_fail(w,
+                                     "ad_run: output %d of shape %s has rows: only outputs without "
+                                     "rows can be accumulated",
+                                     j, shape_text(p, p->ir.output[j], text, sizeof text));
     return 0;
 }
 
@@ -287,9 +318,11 @@ static void bind(ad_workspace *w, const ad_run_args *a)
     const ad_program *p = w->program;
     for (int i = 0; i < p->ir.ninput; i++) w->base[i] = (char *)(uintptr_t)a->inputs[i];
     for (int j = 0; j < p->ir.noutput; j++)
-        if (p->slot[p->ir.output[j]].place == AD_PLACE_OUTPUT) w->base[p->slot[p->ir.output[j]].root] = NULL;
+        if (p->slot[p->ir.output[j]].place == AD_PLACE_OUTPUT)
+            w->base[p->slot[p->ir.output[j]].root] = NULL;
     for (int j = p->ir.noutput - 1; j >= 0; j--)
-        if (p->slot[p->ir.output[j]].place == AD_PLACE_OUTPUT && a->outputs[j]) w->base[p->slot[p->ir.output[j]].root] = a->outputs[j];
+        if (p->slot[p->ir.output[j]].place == AD_PLACE_OUTPUT && a->outputs[j])
+            w->base[p->slot[p->ir.output[j]].root] = a->outputs[j];
 }
 
 static void accumulate(ad_dtype dtype, int64_t n, const void *from, void *into)
@@ -332,7 +365,8 @@ static int run(ad_workspace *w, const ad_run_args *a)
 }
 
 /* dtype: of the caller's arrays, or NULL when they are the program's. */
-static int run_alone(const ad_program *program, ad_workspace *w, const ad_run_args *args, const ad_dtype *dtype)
+static int run_alone(const ad_program *program, ad_workspace *w, const ad_run_args *args,
+                     const ad_dtype *dtype)
 {
     if (!w) return -1;
     if (atomic_flag_test_and_set(&w->busy)) {
@@ -342,39 +376,55 @@ static int run_alone(const ad_program *program, ad_workspace *w, const ad_run_ar
     atomic_store(&w->refused, false);
     w->error[0] = 0;
     int result;
-    if (!program || !args) result = ad_workspace_fail(w, "ad_run: the %s is NULL", program ? "list of arguments" : "program");
-    else if (w->program != program) result = ad_workspace_fail(w, "ad_run: the workspace was made for another program");
+    if (!program || !args)
+        result = ad_workspace_fail(w, "ad_run: the %s is NULL",
+                                   program ? "list of arguments" : "program");
+    else if (w->program != program)
+        result = ad_workspace_fail(w, "ad_run: the workspace was made for another program");
     else if (dtype && *dtype != program->ir.dtype)
         result =
             ad_workspace_fail(w, "ad_run: the program computes in %s, the arrays are %s",
-                              program->ir.dtype == AD_F32 ? "float (AD_F32)" : "double (AD_F64)", *dtype == AD_F32 ? "float" : "double");
+                              program->ir.dtype == AD_F32 ? "float (AD_F32)" : "double (AD_F64)",
+                              *dtype == AD_F32 ? "float" : "double");
     else result = run(w, args);
     atomic_flag_clear(&w->busy);
     return result;
 }
 
-int ad_run_with(const ad_program *program, ad_workspace *w, const ad_run_args *args) { return run_alone(program, w, args, NULL); }
+int ad_run_with(const ad_program *program, ad_workspace *w, const ad_run_args *args)
+{
+    return run_alone(program, w, args, NULL);
+}
 
 bool ad_program_discretises(const ad_program *p)
 {
     bool any = false;
-    for (int i = 0; p && i < p->nopaque; i++) any = any || p->ir.inst[p->opaque[i]].class_->discretises;
+    for (int i = 0; p && i < p->nopaque; i++)
+        any = any || p->ir.inst[p->opaque[i]].class_->discretises;
     return any;
 }
 
-int ad_run(const ad_program *program, ad_workspace *w, int64_t rows, const void *const *inputs, void *const *outputs)
+int ad_run(const ad_program *program, ad_workspace *w, int64_t rows, const void *const *inputs,
+           void *const *outputs)
 {
-    return run_alone(program, w, &(ad_run_args){ .rows = rows, .inputs = inputs, .outputs = outputs }, NULL);
+    return run_alone(program, w,
+                     &(ad_run_args){ .rows = rows, .inputs = inputs, .outputs = outputs }, NULL);
 }
 
-int ad_run_f32(const ad_program *program, ad_workspace *w, int64_t rows, const float *const *inputs, float *const *outputs)
+int ad_run_f32(const ad_program *program, ad_workspace *w, int64_t rows, const float *const *inputs,
+               float *const *outputs)
 {
-    ad_run_args args = { .rows = rows, .inputs = (const void *const *)inputs, .outputs = (void *const *)outputs };
+    ad_run_args args = { .rows = rows,
+                         .inputs = (const void *const *)inputs,
+                         .outputs = (void *const *)outputs };
     return run_alone(program, w, &args, &(ad_dtype){ AD_F32 });
 }
 
-int ad_run_f64(const ad_program *program, ad_workspace *w, int64_t rows, const double *const *inputs, double *const *outputs)
+int ad_run_f64(const ad_program *program, ad_workspace *w, int64_t rows,
+               const double *const *inputs, double *const *outputs)
 {
-    ad_run_args args = { .rows = rows, .inputs = (const void *const *)inputs, .outputs = (void *const *)outputs };
+    ad_run_args args = { .rows = rows,
+                         .inputs = (const void *const *)inputs,
+                         .outputs = (void *const *)outputs };
     return run_alone(program, w, &args, &(ad_dtype){ AD_F64 });
 }

@@ -1,9 +1,11 @@
-/* The library's own threads. One pool serves the whole process: a caller takes the workers that are free, deals the parts of its work to
- * them and to itself in consecutive stretches, and whoever is done with a stretch helps with the others. A worker that does not come in
- * time, because the machine has other things to do, is left out: nobody waits for more than the parts that somebody has begun.
+/* The library's own threads. One pool serves the whole process: a caller takes the workers that are
+ * free, deals the parts of its work to them and to itself in consecutive stretches, and whoever is
+ * done with a stretch helps with the others. A worker that does not come in time, because the
+ * machine has other things to do, is left out: nobody waits for more than the parts that somebody
+ * has begun.
  *
- * Who waits spins for some microseconds, so that the next body of a run finds its workers awake, and then sleeps, so that an idle pool
- * takes no processor from the rest of the program. */
+ * Who waits spins for some microseconds, so that the next body of a run finds its workers awake,
+ * and then sleeps, so that an idle pool takes no processor from the rest of the program. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* sched_getaffinity */
 #endif
@@ -18,7 +20,8 @@
 #include <unistd.h>
 
 enum { SPIN_NS = 50000, LINE = 64 };
-/* Of work, for each thread: with less it is not worth telling a worker, or not waking one that sleeps. Some 2 and 20 microseconds. */
+/* Of work, for each thread: with less it is not worth telling a worker, or not waking one that
+ * sleeps. Some 2 and 20 microseconds. */
 static const double WORTH_TELLING = 64 * 1024, WORTH_WAKING = 512 * 1024;
 
 /* ---- how many ---- */
@@ -62,11 +65,13 @@ bool ad_threads_in_team(void) { return omp_in_parallel && omp_in_parallel(); }
 
 /* ---- workers ---- */
 
-/* From IDLE a caller makes it TAKEN and then OFFERED; the worker makes it RUNNING and DONE; the caller, who in the meantime may have taken
- * back what is only OFFERED, makes it IDLE again. QUIT ends the thread. Bits, so that one can wait for several. */
+/* From IDLE a caller makes it TAKEN and then OFFERED; the worker makes it RUNNING and DONE; the
+ * caller, who in the meantime may have taken back what is only OFFERED, makes it IDLE again. QUIT
+ * ends the thread. Bits, so that one can wait for several. */
 enum { ABSENT = 0, IDLE = 1, TAKEN = 2, OFFERED = 4, RUNNING = 8, DONE = 16, QUIT = 32 };
 
-/* A stretch of the parts: those from next on are still to be begun. The stretches of one job are a ring. */
+/* A stretch of the parts: those from next on are still to be begun. The stretches of one job are a
+ * ring. */
 typedef struct share {
     _Alignas(LINE) _Atomic int64_t next;
     int64_t end;
@@ -77,13 +82,14 @@ typedef struct {
     ad_part part;
     void *data;
     int64_t spin;      /* ns */
-    fenv_t arithmetic; /* the caller's rounding mode and treatment of subnormal numbers: results do not depend on the thread */
+    fenv_t arithmetic; /* the caller's rounding mode and treatment of subnormal numbers: results do
+                          not depend on the thread */
 } job;
 
 typedef struct {
     share share;
     _Alignas(LINE) atomic_int state;
-    atomic_int sleepers;                         /* threads that wait for a change of the state and do not spin */
+    atomic_int sleepers; /* threads that wait for a change of the state and do not spin */
     atomic_int own_processor, callers_processor; /* where they were at the start of the job */
     const job *job;
     int number; /* of the thread, in the job */
@@ -129,8 +135,8 @@ static int spin_for(const worker *w, int wanted, int64_t ns)
     return state;
 }
 
-/* Until woken, unless the state is one of those wanted. A caller whose thread is cancelled meanwhile has to wait all the same: others work
- * with what is on its stack. */
+/* Until woken, unless the state is one of those wanted. A caller whose thread is cancelled
+ * meanwhile has to wait all the same: others work with what is on its stack. */
 static void sleep_on(worker *w, int wanted)
 {
     int cancelable;
@@ -143,20 +149,23 @@ static void sleep_on(worker *w, int wanted)
     pthread_setcancelstate(cancelable, NULL);
 }
 
-/* Waits until the state is one of those wanted, and returns it. Does not spin on the processor that the other side needs to get on, and
- * less and less when woken in vain: by a caller who was done before. */
+/* Waits until the state is one of those wanted, and returns it. Does not spin on the processor that
+ * the other side needs to get on, and less and less when woken in vain: by a caller who was done
+ * before. */
 static int await(worker *w, int wanted, int64_t spin, const atomic_int *other)
 {
     for (;; spin /= 2) {
         int here = this_processor();
-        bool spins = spin && (here < 0 || here != atomic_load_explicit(other, memory_order_relaxed));
+        bool spins =
+            spin && (here < 0 || here != atomic_load_explicit(other, memory_order_relaxed));
         int state = spins ? spin_for(w, wanted, spin) : atomic_load(&w->state);
         if (state & wanted) return state;
         sleep_on(w, wanted);
     }
 }
 
-/* Sequentially consistent, as all here: either this sees the sleeper, or the sleeper sees the state before it sleeps. */
+/* Sequentially consistent, as all here: either this sees the sleeper, or the sleeper sees the state
+ * before it sleeps. */
 static void become(worker *w, int state)
 {
     atomic_store(&w->state, state);
@@ -166,7 +175,10 @@ static void become(worker *w, int state)
     pthread_cond_broadcast(&w->changed);
 }
 
-static bool change(worker *w, int from, int to) { return atomic_compare_exchange_strong(&w->state, &from, to); }
+static bool change(worker *w, int from, int to)
+{
+    return atomic_compare_exchange_strong(&w->state, &from, to);
+}
 
 /* One's own stretch, then what is left of the others. */
 static void work_on(const job *j, share *own, int thread)
@@ -181,16 +193,20 @@ static void work_on(const job *j, share *own, int thread)
     } while (s != own);
 }
 
-/* Leaves the processor that the caller is on: schedulers wake a thread where its waker is, and then leave it there, while another processor
- * has nothing to do. Where it may run afterwards is as before. At most once a millisecond, since it may be sent back for a reason. */
+/* Leaves the processor that the caller is on: schedulers wake a thread where its waker is, and then
+ * leave it there, while another processor has nothing to do. Where it may run afterwards is as
+ * before. At most once a millisecond, since it may be sent back for a reason. */
 static void leave_to(const worker *w, int64_t *last)
 {
 #ifdef CPU_COUNT
     int processor = this_processor();
-    if (processor < 0 || processor != atomic_load_explicit(&w->callers_processor, memory_order_relaxed)) return;
+    if (processor < 0 ||
+        processor != atomic_load_explicit(&w->callers_processor, memory_order_relaxed))
+        return;
     cpu_set_t all, others;
     int64_t time = now();
-    if (time - *last < 1000000 || sched_getaffinity(0, sizeof all, &all) || CPU_COUNT(&all) < 2) return;
+    if (time - *last < 1000000 || sched_getaffinity(0, sizeof all, &all) || CPU_COUNT(&all) < 2)
+        return;
     *last = time;
     others = all;
     CPU_CLR(processor, &others);
@@ -224,7 +240,8 @@ static atomic_int created; /* pool[0 .. created) have threads */
 static int most = AD_MAX_THREADS - 1;
 static pthread_mutex_t growing = PTHREAD_MUTEX_INITIALIZER;
 
-/* A thread for pool[created]. The program's signals are not for it; those of its own faults, and of profilers, are. */
+/* A thread for pool[created]. The program's signals are not for it; those of its own faults, and of
+ * profilers, are. */
 static bool create(void)
 {
     static const int its_own[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGPROF };
@@ -247,7 +264,8 @@ static bool create(void)
 /* Makes pool[i], if one caller alone would need it or the processors are not all provided for. */
 static bool grow(int i, int wanted)
 {
-    if (i >= (wanted > processors - 1 ? wanted : processors - 1) || pthread_mutex_trylock(&growing)) return false;
+    if (i >= (wanted > processors - 1 ? wanted : processors - 1) || pthread_mutex_trylock(&growing))
+        return false;
     bool fine = i < created || (i < most && create());
     if (!fine) most = created; /* the system has no more; asking again and again would take time */
     pthread_mutex_unlock(&growing);
@@ -262,10 +280,15 @@ static void forget(void)
     most = AD_MAX_THREADS - 1;
 }
 
-/* Before there can be a second thread: a fork under way does not call what is registered meanwhile. */
-__attribute__((constructor)) static void forget_after_forks(void) { pthread_atfork(NULL, NULL, forget); }
+/* Before there can be a second thread: a fork under way does not call what is registered meanwhile.
+ */
+__attribute__((constructor)) static void forget_after_forks(void)
+{
+    pthread_atfork(NULL, NULL, forget);
+}
 
-/* When the program ends or unloads the library. A worker that somebody still has is left alone, and none are made any more. */
+/* When the program ends or unloads the library. A worker that somebody still has is left alone, and
+ * none are made any more. */
 __attribute__((destructor)) static void end(void)
 {
     if (pthread_mutex_trylock(&growing)) return;
@@ -278,8 +301,8 @@ __attribute__((destructor)) static void end(void)
 
 /* ---- work ---- */
 
-/* Takes up to `wanted` workers, those that sleep only if it is worth waking them. Makes a ring of their stretches and the caller's own, and
- * returns how many stretches that are. */
+/* Takes up to `wanted` workers, those that sleep only if it is worth waking them. Makes a ring of
+ * their stretches and the caller's own, and returns how many stretches that are. */
 static int take(int wanted, double work, share *own)
 {
     int n = 1;
@@ -287,7 +310,9 @@ static int take(int wanted, double work, share *own)
     for (int i = 0; n <= wanted; i++) {
         bool wake = work >= WORTH_WAKING * (n + 1);
         if (i >= created && !(wake && grow(i, wanted))) break;
-        if (atomic_load(&pool[i].state) != IDLE || (!wake && atomic_load(&pool[i].sleepers)) || !change(&pool[i], IDLE, TAKEN)) continue;
+        if (atomic_load(&pool[i].state) != IDLE || (!wake && atomic_load(&pool[i].sleepers)) ||
+            !change(&pool[i], IDLE, TAKEN))
+            continue;
         last = last->after = &pool[i].share;
         n++;
     }
@@ -330,7 +355,8 @@ void ad_threads_share(int threads, double work, int64_t parts, ad_part part, voi
     for (s = own.after; s != &own; s = s->after) become(worker_of(s), OFFERED);
     work_on(&j, &own, 0);
     for (s = own.after; s != &own; s = s->after)
-        if (!change(worker_of(s), OFFERED, TAKEN)) await(worker_of(s), DONE, j.spin, &worker_of(s)->own_processor);
+        if (!change(worker_of(s), OFFERED, TAKEN))
+            await(worker_of(s), DONE, j.spin, &worker_of(s)->own_processor);
     /* Only now, when nobody looks at the ring any more, may others have them. */
     for (s = own.after; s != &own;) {
         worker *w = worker_of(s);

@@ -39,14 +39,16 @@ ad_workspace *ad_workspace_new(const ad_program *program, int threads)
     w->in_shape = calloc((size_t)p->max_operands + 1, sizeof *w->in_shape);
     w->out_shape = calloc((size_t)p->max_results + 1, sizeof *w->out_shape);
     w->state = calloc((size_t)p->nopaque + 1, sizeof *w->state);
-    if (!w->thread || !w->fixed || !w->base || !w->in || !w->in_state || !w->out || !w->in_shape || !w->out_shape || !w->state) {
+    if (!w->thread || !w->fixed || !w->base || !w->in || !w->in_state || !w->out || !w->in_shape ||
+        !w->out_shape || !w->state) {
         ad_workspace_free(w);
         return NULL;
     }
     w->scratch = w->fixed + p->uniform_bytes;
     w->bytes = sizeof *w + (size_t)fixed + (size_t)p->ir.n * sizeof *w->base;
     for (int32_t i = 0; i < p->ir.n; i++) {
-        if (p->slot[i].place == AD_PLACE_CONSTANT) w->base[i] = (char *)p->constants + p->slot[i].position;
+        if (p->slot[i].place == AD_PLACE_CONSTANT)
+            w->base[i] = (char *)p->constants + p->slot[i].position;
         if (p->slot[i].place == AD_PLACE_UNIFORM) w->base[i] = w->fixed + p->slot[i].position;
     }
     return w;
@@ -78,7 +80,8 @@ void ad_workspace_free(ad_workspace *w)
 const char *ad_workspace_error(const ad_workspace *w)
 {
     if (!w) return "no workspace (out of memory?)";
-    if (atomic_load(&w->refused)) return "ad_run: the workspace is in use by another run; every thread needs its own";
+    if (atomic_load(&w->refused))
+        return "ad_run: the workspace is in use by another run; every thread needs its own";
     return w->error[0] ? w->error : NULL;
 }
 
@@ -91,15 +94,20 @@ static int renew(ad_workspace *w, char **memory, int64_t old_bytes, int64_t byte
     *memory = ad_aligned_alloc(bytes);
     w->bytes -= (size_t)old_bytes;
     if (!*memory && bytes >= 0)
-        return ad_workspace_fail(w, "ad_run: out of memory: %lld bytes for a program at %lld rows", (long long)bytes, (long long)rows);
-    if (!*memory) return ad_workspace_fail(w, "ad_run: %lld rows need more bytes than can be addressed", (long long)rows);
+        return ad_workspace_fail(w, "ad_run: out of memory: %lld bytes for a program at %lld rows",
+                                 (long long)bytes, (long long)rows);
+    if (!*memory)
+        return ad_workspace_fail(w, "ad_run: %lld rows need more bytes than can be addressed",
+                                 (long long)rows);
     w->bytes += (size_t)bytes;
     return 0;
 }
 
 static int64_t complete_bytes(const ad_program *p, int64_t rows)
 {
-    return p->ncomplete == 0 || rows == 0 ? 0 : ad_size_add(ad_size_mul(p->complete_row_bytes, rows), (int64_t)p->ncomplete * AD_ALIGN);
+    return p->ncomplete == 0 || rows == 0 ? 0
+                                          : ad_size_add(ad_size_mul(p->complete_row_bytes, rows),
+                                                        (int64_t)p->ncomplete * AD_ALIGN);
 }
 
 static int reserve_complete(ad_workspace *w, int64_t rows)
@@ -130,10 +138,12 @@ static int reserve_lanes(ad_workspace *w, int64_t rows)
     const int lanes = lane_count(ad_block_count(p, rows)), old = w->nlane;
     if (lanes <= w->nlane || p->lane_bytes == 0) return 0;
     w->nlane = 0;
-    if (renew(w, &w->lanes, p->lane_bytes * old, ad_size_mul(p->lane_bytes, lanes), rows)) return -1;
+    if (renew(w, &w->lanes, p->lane_bytes * old, ad_size_mul(p->lane_bytes, lanes), rows))
+        return -1;
     w->nlane = lanes;
     for (int32_t i = 0; i < p->ir.n; i++)
-        if (p->slot[i].place == AD_PLACE_LANES && p->slot[i].root == i) w->base[i] = w->lanes + p->slot[i].position;
+        if (p->slot[i].place == AD_PLACE_LANES && p->slot[i].root == i)
+            w->base[i] = w->lanes + p->slot[i].position;
     return 0;
 }
 
@@ -145,14 +155,16 @@ static int64_t thread_bytes(const ad_program *p)
 {
     int64_t lists = list_bytes((int64_t)p->ir.n + p->nrepeat) + list_bytes(p->max_operands);
     int64_t chunks = ad_size_add(p->chunk_bytes, p->repeat_bytes);
-    return ad_size_add(ad_size_add(lists, chunks), ad_size_add(ad_size_align(p->block_bytes), ad_size_align(p->block_scratch)));
+    return ad_size_add(ad_size_add(lists, chunks),
+                       ad_size_add(ad_size_align(p->block_bytes), ad_size_align(p->block_scratch)));
 }
 
 static int reserve_threads(ad_workspace *w, int64_t rows)
 {
     const ad_program *p = w->program;
     int64_t blocks = ad_block_count(p, rows), want = blocks < w->threads ? blocks : w->threads;
-    int64_t pointers = list_bytes((int64_t)p->ir.n + p->nrepeat), operands = list_bytes(p->max_operands), bytes = thread_bytes(p);
+    int64_t pointers = list_bytes((int64_t)p->ir.n + p->nrepeat),
+            operands = list_bytes(p->max_operands), bytes = thread_bytes(p);
     for (; w->nthread < want; w->nthread++) {
         ad_thread_memory *t = &w->thread[w->nthread];
         if (renew(w, &t->memory, 0, bytes, rows)) return -1;
@@ -173,7 +185,8 @@ static int make_states(ad_workspace *w)
         if (!x->class_->state_new) continue;
         w->state[w->nstate] = x->class_->state_new(x->opaque);
         if (!w->state[w->nstate])
-            return ad_workspace_fail(w, "ad_run: %s: out of memory for the operation's state", ad_opaque_name(x->class_, x->opaque));
+            return ad_workspace_fail(w, "ad_run: %s: out of memory for the operation's state",
+                                     ad_opaque_name(x->class_, x->opaque));
     }
     return 0;
 }
@@ -185,10 +198,14 @@ int ad_workspace_reserve(ad_workspace *w, int64_t rows)
     if (!p->has_rows) return 0;
     int64_t blocks = ad_block_count(p, rows), threads = blocks < w->threads ? blocks : w->threads;
     int64_t lanes = ad_size_mul(p->lane_bytes, lane_count(blocks));
-    int64_t bytes = ad_size_add(complete_bytes(p, rows), ad_size_add(lanes, ad_size_mul(thread_bytes(p), threads)));
-    /* The machine is asked only where memory has to grow: that takes longer than replaying a small program. */
+    int64_t bytes = ad_size_add(complete_bytes(p, rows),
+                                ad_size_add(lanes, ad_size_mul(thread_bytes(p), threads)));
+    /* The machine is asked only where memory has to grow: that takes longer than replaying a small
+     * program. */
     if (bytes > (int64_t)w->bytes && bytes > ad_machine_bytes())
-        return ad_workspace_fail(w, "ad_run: out of memory: %lld bytes for a program at %lld rows; this machine has %lld", (long long)bytes,
-                                 (long long)rows, (long long)ad_machine_bytes());
+        return ad_workspace_fail(
+            w,
+            "ad_run: out of memory: %lld bytes for a program at %lld rows; this machine has %lld",
+            (long long)bytes, (long long)rows, (long long)ad_machine_bytes());
     return reserve_complete(w, rows) || reserve_lanes(w, rows) || reserve_threads(w, rows) ? -1 : 0;
 }

@@ -15,8 +15,9 @@ typedef struct {
 struct ad_workspace {
     ad_program *program;
     atomic_flag busy;
-    atomic_bool refused;  /* a run was turned away because another one was under way */
-    int threads, nthread; /* threads: as asked for, negative ones too; nthread: those that have memory */
+    atomic_bool refused; /* a run was turned away because another one was under way */
+    int threads,
+        nthread; /* threads: as asked for, negative ones too; nthread: those that have memory */
     ad_thread_memory *thread;
     char *fixed; /* values without rows, and the scratch memory of their kernels */
     char *scratch;
@@ -41,7 +42,8 @@ int ad_workspace_fail(ad_workspace *workspace, const char *format, ...)
     __attribute__((format(printf, 2, 3)))
 #endif
     ;
-/* Memory for so many rows, and the states of opaque operations. 0, or -1 with the workspace's error written. */
+/* Memory for so many rows, and the states of opaque operations. 0, or -1 with the workspace's error
+ * written. */
 int ad_workspace_reserve(ad_workspace *workspace, int64_t rows);
 
 #endif

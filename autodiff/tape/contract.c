@@ -1,12 +1,20 @@
-/* Contractions of many operands: identities are resolved symbolically, then pairs are multiplied in the order of least cost.
+/* Contractions of many operands: identities are resolved symbolically, then pairs are multiplied in
+ * the order of least cost.
  *
- * Work is on factors: variables whose axes carry labels. A label that is not in the result is summed. Label sizes are those of the
- * axes; the row axis counts as NOMINAL_ROWS, and work that does not depend on rows is discounted, since it is done once per solve. */
+ * Work is on factors: variables whose axes carry labels. A label that is not in the result is
+ * summed. Label sizes are those of the axes; the row axis counts as NOMINAL_ROWS, and work that
+ * does not depend on rows is discounted, since it is done once per solve. */
 #include "autodiff/tape/tape.h"
 #include <stdlib.h>
 #include <string.h>
 
-enum { NOMINAL_ROWS = 256, ROWLESS_DISCOUNT = 16, BATCH_SURCHARGE = 32 /* a 32nd more */, STRETCH_SURCHARGE = 64, EXHAUSTIVE = 10 };
+enum {
+    NOMINAL_ROWS = 256,
+    ROWLESS_DISCOUNT = 16,
+    BATCH_SURCHARGE = 32 /* a 32nd more */,
+    STRETCH_SURCHARGE = 64,
+    EXHAUSTIVE = 10
+};
 
 typedef uint64_t labels; /* a set of labels, one bit each */
 
@@ -98,7 +106,8 @@ static void sum_private(product *p, int i)
 
 /* ---- identities ---- */
 
-/* f with its axis `label` replaced by `fresh` of size n, whose element i is f's element i + offset where there is one, else 0. */
+/* f with its axis `label` replaced by `fresh` of size n, whose element i is f's element i + offset
+ * where there is one, else 0. */
 static void substitute(ad_factor *f, int label, int fresh, int64_t n, int64_t offset)
 {
     int a = axis_with(f, label);
@@ -116,9 +125,10 @@ static void substitute(ad_factor *f, int label, int fresh, int64_t n, int64_t of
     f->label[a] = (int8_t)fresh;
 }
 
-/* The two labels of an identity are one index (shifted). Where one of them is summed, the other takes its place in all other factors:
- * rather the shorter one, since that cuts them, and the longer one stretches them by zeros. What is cut off may be infinite, so
- * identities that cut come first. */
+/* The two labels of an identity are one index (shifted). Where one of them is summed, the other
+ * takes its place in all other factors: rather the shorter one, since that cuts them, and the
+ * longer one stretches them by zeros. What is cut off may be infinite, so identities that cut come
+ * first. */
 static bool resolve_eye(product *p, int e, bool cuts)
 {
     ad_factor eye = p->f[e];
@@ -132,7 +142,8 @@ static bool resolve_eye(product *p, int e, bool cuts)
         if (cuts && n->shape.dim[side] >= n->shape.dim[1 - side]) continue;
         bool clash = false;
         for (int i = 0; i < p->n; i++)
-            if (i != e && axis_with(&p->f[i], gone) >= 0 && axis_with(&p->f[i], stays) >= 0) clash = true;
+            if (i != e && axis_with(&p->f[i], gone) >= 0 && axis_with(&p->f[i], stays) >= 0)
+                clash = true;
         if (clash) continue;
         for (int i = 0; i < p->n; i++)
             if (i != e && axis_with(&p->f[i], gone) >= 0)
@@ -143,7 +154,8 @@ static bool resolve_eye(product *p, int e, bool cuts)
     return false;
 }
 
-/* An identity whose labels are the same index, sum_i e[i,i]: the diagonal is ones (offset 0) or nothing. */
+/* An identity whose labels are the same index, sum_i e[i,i]: the diagonal is ones (offset 0) or
+ * nothing. */
 static bool resolve_diagonal(product *p, int e)
 {
     const ad_factor *eye = &p->f[e];
@@ -152,7 +164,8 @@ static bool resolve_diagonal(product *p, int e)
     p->f[e].x = ad_fill(p->tape, AD_SHAPE(n->shape.dim[0]), n->attr[0] == 0 ? 1 : 0);
     if (n->attr[0] == 0 && elsewhere(p, e, -1) >> p->f[e].label[0] & 1 && p->n > 1) {
         bool carried = false;
-        for (int i = 0; i < p->n; i++) carried = carried || (i != e && axis_with(&p->f[i], p->f[e].label[0]) >= 0);
+        for (int i = 0; i < p->n; i++)
+            carried = carried || (i != e && axis_with(&p->f[i], p->f[e].label[0]) >= 0);
         if (carried) remove_factor(p, e);
     }
     return true;
@@ -162,9 +175,11 @@ static void resolve_identities(product *p)
 {
     for (bool again = true; again && !ad_tape_error(p->tape);) {
         again = false;
-        for (int i = 0; i < p->n && !again; i++) again = node_of(p->f[i].x)->op == AD_OP_eye && resolve_diagonal(p, i);
+        for (int i = 0; i < p->n && !again; i++)
+            again = node_of(p->f[i].x)->op == AD_OP_eye && resolve_diagonal(p, i);
         for (int i = 0; i < 2 * p->n && !again; i++)
-            again = node_of(p->f[i % p->n].x)->op == AD_OP_eye && resolve_eye(p, i % p->n, i < p->n);
+            again =
+                node_of(p->f[i % p->n].x)->op == AD_OP_eye && resolve_eye(p, i % p->n, i < p->n);
     }
 }
 
@@ -180,11 +195,13 @@ static ad_var aligned(const product *p, const ad_factor *f, const int8_t *want, 
     ad_var x = ordered(f, mine, rank);
     while (lead < n && axis_with(f, want[lead]) < 0) lead++;
     ad_shape s = { 0, { 0 } };
-    for (int i = lead; i < n; i++) s.dim[s.rank++] = axis_with(f, want[i]) >= 0 ? p->size[(int)want[i]] : 1;
+    for (int i = lead; i < n; i++)
+        s.dim[s.rank++] = axis_with(f, want[i]) >= 0 ? p->size[(int)want[i]] : 1;
     return ad_reshape(x, s);
 }
 
-/* Where the reader of a result wants its labels: those of lower place first, those of equal place in the order that comes about. */
+/* Where the reader of a result wants its labels: those of lower place first, those of equal place
+ * in the order that comes about. */
 typedef struct {
     int of[AD_MAX_LABELS];
 } places;
@@ -196,8 +213,10 @@ static bool leads(const product *p, labels a, labels b)
     return count(a) >= count(b);
 }
 
-/* Labels of a pair's result: the row label, then a's in order, then b's, as far as `want` leaves the choice. */
-static int result_labels(const product *p, const ad_factor *a, const ad_factor *b, labels keep, const places *want, int8_t *out)
+/* Labels of a pair's result: the row label, then a's in order, then b's, as far as `want` leaves
+ * the choice. */
+static int result_labels(const product *p, const ad_factor *a, const ad_factor *b, labels keep,
+                         const places *want, int8_t *out)
 {
     int n = 0;
     for (int which = 0; which < 2; which++) {
@@ -208,7 +227,8 @@ static int result_labels(const product *p, const ad_factor *a, const ad_factor *
             keep &= ~((labels)1 << l);
             int at = n++;
             for (; at > 0; at--) {
-                bool row = p->size[(int)l] == AD_ROWS, before = p->size[(int)out[at - 1]] == AD_ROWS;
+                bool row = p->size[(int)l] == AD_ROWS,
+                     before = p->size[(int)out[at - 1]] == AD_ROWS;
                 if (!row && (before || want->of[(int)out[at - 1]] <= want->of[(int)l])) break;
                 out[at] = out[at - 1];
             }
@@ -218,7 +238,8 @@ static int result_labels(const product *p, const ad_factor *a, const ad_factor *
     return n;
 }
 
-static ad_factor multiply_pair(const product *p, const ad_factor *a, const ad_factor *b, labels keep, const places *want)
+static ad_factor multiply_pair(const product *p, const ad_factor *a, const ad_factor *b,
+                               labels keep, const places *want)
 {
     ad_factor r = { ad_none(p->tape), { 0 } };
     labels both = labels_of(a) | labels_of(b);
@@ -246,19 +267,25 @@ static ad_factor multiply_pair(const product *p, const ad_factor *a, const ad_fa
 }
 
 /* Whether an intermediate result over these labels is an array: rows by rows is none. */
-static bool is_array(const product *p, labels s) { return count(s) <= AD_MAX_RANK && rows_among(p, s) <= 1; }
+static bool is_array(const product *p, labels s)
+{
+    return count(s) <= AD_MAX_RANK && rows_among(p, s) <= 1;
+}
 
-/* Of ways with equally many multiplications, those are slower that need a matrix product for each index of a label, and a little those
- * that stretch an operand: what it is stretched by is summed again in the VJP. */
+/* Of ways with equally many multiplications, those are slower that need a matrix product for each
+ * index of a label, and a little those that stretch an operand: what it is stretched by is summed
+ * again in the VJP. */
 static double pair_cost(const product *p, labels a, labels b, labels keep)
 {
-    double c = size_of(p, a | b), batch = size_of(p, a & b & keep) / (has_rows(p, a & b & keep) ? NOMINAL_ROWS : 1);
+    double c = size_of(p, a | b),
+           batch = size_of(p, a & b & keep) / (has_rows(p, a & b & keep) ? NOMINAL_ROWS : 1);
     if ((a | b) & ~keep) c += batch > 1 ? c / BATCH_SURCHARGE : 0;
     else if (a != b) c += c / STRETCH_SURCHARGE;
     return has_rows(p, a | b) ? c : c / ROWLESS_DISCOUNT;
 }
 
-/* Exhaustive: best[set] over all ways to split a set of factors in two (dynamic programming over subsets). */
+/* Exhaustive: best[set] over all ways to split a set of factors in two (dynamic programming over
+ * subsets). */
 typedef struct {
     double cost[1 << EXHAUSTIVE];
     uint16_t split[1 << EXHAUSTIVE];
@@ -297,17 +324,21 @@ static int after(const places *want)
     return last;
 }
 
-/* Matrix products read and write their operands as they lie if these are A [..., summed] and B [summed, ...], and C is [those of A, those
- * of B]; where B alone has no rows, a program lays it out for this product, and [..., summed] is the order for the cotangents of A and B.
- * Cotangents have the order of what they belong to, so that their products then need no packing either. */
-static places places_of_second(const product *p, const ad_factor *first, labels second, labels summed, const places *want)
+/* Matrix products read and write their operands as they lie if these are A [..., summed] and B
+ * [summed, ...], and C is [those of A, those of B]; where B alone has no rows, a program lays it
+ * out for this product, and [..., summed] is the order for the cotangents of A and B. Cotangents
+ * have the order of what they belong to, so that their products then need no packing either. */
+static places places_of_second(const product *p, const ad_factor *first, labels second,
+                               labels summed, const places *want)
 {
     places place = *want;
     bool program_lays_out = has_rows(p, labels_of(first)) && !has_rows(p, second);
     for (int l = 0; l < AD_MAX_LABELS; l++) {
         int axis = axis_with(first, l);
         bool last = program_lays_out && summed >> l & 1;
-        place.of[l] = axis < 0 ? AD_MAX_RANK + want->of[l] : last ? AD_MAX_RANK + after(want) + axis : axis;
+        place.of[l] = axis < 0 ? AD_MAX_RANK + want->of[l]
+                      : last   ? AD_MAX_RANK + after(want) + axis
+                               : axis;
     }
     return place;
 }
@@ -351,7 +382,8 @@ static bool reduce_greedily(product *p, int until)
                 if (best < 0 || c < best) best = c, best_a = a, best_b = b;
             }
         if (best < 0) return false;
-        p->f[best_a] = multiply_pair(p, &p->f[best_a], &p->f[best_b], elsewhere(p, best_a, best_b), &any);
+        p->f[best_a] =
+            multiply_pair(p, &p->f[best_a], &p->f[best_b], elsewhere(p, best_a, best_b), &any);
         remove_factor(p, best_b);
     }
     return true;
@@ -369,8 +401,9 @@ static bool load_factors(product *p, int n, const ad_factor *factors)
         for (int k = 0; k < s.rank; k++) {
             int l = factors[i].label[k];
             if (seen >> l & 1 && p->size[l] != s.dim[k]) {
-                ad_fail(p->tape, "ad_contract: an index has size %lld in one operand and %lld in another", (long long)p->size[l],
-                        (long long)s.dim[k]);
+                ad_fail(p->tape,
+                        "ad_contract: an index has size %lld in one operand and %lld in another",
+                        (long long)p->size[l], (long long)s.dim[k]);
                 return false;
             }
             seen |= (labels)1 << l;
@@ -380,8 +413,8 @@ static bool load_factors(product *p, int n, const ad_factor *factors)
     return true;
 }
 
-/* A repeated index within one factor, "bii->bi", is a diagonal: an identity joins two indices made distinct. (An identity's own is
- * resolved as such.) */
+/* A repeated index within one factor, "bii->bi", is a diagonal: an identity joins two indices made
+ * distinct. (An identity's own is resolved as such.) */
 static bool split_diagonals(product *p)
 {
     labels used = p->out;
@@ -400,14 +433,16 @@ static bool split_diagonals(product *p)
                 }
                 used |= (labels)1 << fresh;
                 p->size[fresh] = s.dim[a];
-                p->f[p->n++] = (ad_factor){ ad_eye(p->tape, s.dim[a], s.dim[a], 0), { p->f[i].label[a], (int8_t)fresh } };
+                p->f[p->n++] = (ad_factor){ ad_eye(p->tape, s.dim[a], s.dim[a], 0),
+                                            { p->f[i].label[a], (int8_t)fresh } };
                 p->f[i].label[b] = (int8_t)fresh;
             }
     }
     return true;
 }
 
-ad_var ad_contract_factors(ad_tape *tape, int n, const ad_factor *factors, int nout, const int8_t *out)
+ad_var ad_contract_factors(ad_tape *tape, int n, const ad_factor *factors, int nout,
+                           const int8_t *out)
 {
     product p = { .tape = tape };
     places want = { { 0 } };

@@ -1,10 +1,13 @@
-/* Functions between variables of a tape: recorded again elsewhere, cut at what depends on parameters only, named by a key. */
+/* Functions between variables of a tape: recorded again elsewhere, cut at what depends on
+ * parameters only, named by a key. */
 #include "autodiff/tape/tape.h"
 #include <stdlib.h>
 #include <string.h>
 
-/* What a list of outputs needs, stopping at `in`. wanted[node] is 1 for nodes to visit, 2 for in. NULL: out of memory. */
-static char *reach(ad_tape *t, int nin, const ad_var *in, int nout, const ad_var *out, int32_t *last)
+/* What a list of outputs needs, stopping at `in`. wanted[node] is 1 for nodes to visit, 2 for in.
+ * NULL: out of memory. */
+static char *reach(ad_tape *t, int nin, const ad_var *in, int nout, const ad_var *out,
+                   int32_t *last)
 {
     *last = -1;
     for (int i = 0; i < nout; i++)
@@ -27,9 +30,10 @@ static char *reach(ad_tape *t, int nin, const ad_var *in, int nout, const ad_var
     return wanted;
 }
 
-/* map: by node of the source, what stands for it on the target; results that are wanted otherwise (arguments) are left alone. */
-static ad_var record_opaque_again(ad_tape *target, const ad_tape *source, int32_t node, const ad_node *n, const char *wanted, int32_t last,
-                                  ad_var *map)
+/* map: by node of the source, what stands for it on the target; results that are wanted otherwise
+ * (arguments) are left alone. */
+static ad_var record_opaque_again(ad_tape *target, const ad_tape *source, int32_t node,
+                                  const ad_node *n, const char *wanted, int32_t last, ad_var *map)
 {
     int nout = (int)n->attr[0];
     ad_var *vars = malloc((size_t)(n->nin + nout + 1) * sizeof *vars);
@@ -63,29 +67,38 @@ static ad_var record_again(ad_tape *target, const ad_node *n, const ad_var *map)
         in[i] = map[n->in[i]].node;
         fine = fine && in[i] >= 0;
     }
-    ad_var y = fine ? ad_record(target, n->op, n->nin, in, n->nattr, n->attr, n->shape) : ad_none(target);
+    ad_var y =
+        fine ? ad_record(target, n->op, n->nin, in, n->nattr, n->attr, n->shape) : ad_none(target);
     if (in != small) free(in);
     return y;
 }
 
-void ad_inline(int nin, const ad_var *in, int nout, const ad_var *out, ad_tape *target, const ad_var *args, ad_var *result)
+void ad_inline(int nin, const ad_var *in, int nout, const ad_var *out, ad_tape *target,
+               const ad_var *args, ad_var *result)
 {
     for (int j = 0; result && j < nout; j++) result[j] = ad_none(target);
     const char *missing = !out ? "the list of outputs" : !result ? "the list of results" : NULL;
-    if (!missing && nin > 0) missing = !in ? "the list of inputs" : !args ? "the list of arguments" : NULL;
+    if (!missing && nin > 0)
+        missing = !in ? "the list of inputs" : !args ? "the list of arguments" : NULL;
     if (nout > 0 && missing) ad_fail_null(target, "inline", missing);
     if (nin < 0) ad_fail(target, "ad_inline: %d inputs", nin);
     if (nout < 1 || nin < 0 || missing || !target) return;
     ad_tape *t = ad_common_tape("inline", nout, out);
-    bool fine = t && (nin < 1 || (ad_common_tape("inline", nin, in) == t && ad_common_tape("inline", nin, args) == target));
+    bool fine = t && (nin < 1 || (ad_common_tape("inline", nin, in) == t &&
+                                  ad_common_tape("inline", nin, args) == target));
     if (!fine) {
         const char *why = out[0].tape ? ad_tape_error(out[0].tape) : NULL;
-        ad_fail(target, "%s", why ? why : "ad_inline: the function's variables must be on one tape, its arguments on the target");
+        ad_fail(target, "%s",
+                why ? why
+                    : "ad_inline: the function's variables must be on one tape, its arguments on "
+                      "the target");
         return;
     }
     for (int i = 0; i < nin; i++)
         if (!ad_same_shape(ad_shape_of(in[i]), ad_shape_of(args[i]))) {
-            ad_fail_shapes(target, "inline", "an argument must have the shape of the variable whose place it takes", 1, &args[i]);
+            ad_fail_shapes(target, "inline",
+                           "an argument must have the shape of the variable whose place it takes",
+                           1, &args[i]);
             return;
         }
     int32_t last;
@@ -102,8 +115,12 @@ void ad_inline(int nin, const ad_var *in, int nout, const ad_var *out, ad_tape *
             char shape[128];
             ad_format_shape(n->shape, shape, sizeof shape);
             if (n->op == AD_OP_input)
-                ad_fail(target, "ad_inline: the function depends on an input of shape %s that is not among its arguments", shape);
-            else if (n->op == AD_OP_opaque) map[k] = record_opaque_again(target, t, k, n, wanted, last, map);
+                ad_fail(target,
+                        "ad_inline: the function depends on an input of shape %s that is not among "
+                        "its arguments",
+                        shape);
+            else if (n->op == AD_OP_opaque)
+                map[k] = record_opaque_again(target, t, k, n, wanted, last, map);
             else if (n->op != AD_OP_project) map[k] = record_again(target, n, map);
         }
         for (int j = 0; j < nout && !ad_tape_error(target); j++) result[j] = map[out[j].node];
@@ -195,8 +212,9 @@ static bool follows(ad_tape *t, char *mark, int32_t k, char *known)
     return known[k];
 }
 
-/* Marks what is wanted below the nodes marked so (the last first), and of it before `first` what has rows as to be kept; what is kept or
- * available ends the search. Returns whether all of it can be kept and spares a contraction. */
+/* Marks what is wanted below the nodes marked so (the last first), and of it before `first` what
+ * has rows as to be kept; what is kept or available ends the search. Returns whether all of it can
+ * be kept and spares a contraction. */
 static bool mark_kept(ad_tape *t, char *mark, int32_t last, int32_t first)
 {
     bool spares = false;
@@ -213,10 +231,12 @@ static bool mark_kept(ad_tape *t, char *mark, int32_t last, int32_t first)
     return spares;
 }
 
-int ad_residuals(int nseed, const ad_var *seed, int navailable, const ad_var *available, int nout, const ad_var *out, int max,
-                 ad_var *residual)
+int ad_residuals(int nseed, const ad_var *seed, int navailable, const ad_var *available, int nout,
+                 const ad_var *out, int max, ad_var *residual)
 {
-    const ad_list lists[] = { { "seed", nseed, seed, false }, { "available", navailable, available, false }, { "out", nout, out, false } };
+    const ad_list lists[] = { { "seed", nseed, seed, false },
+                              { "available", navailable, available, false },
+                              { "out", nout, out, false } };
     ad_tape *t = ad_lists_tape("residuals", 3, lists);
     if (max > 0 && !residual) ad_fail_null(t, "residuals", "the list of results");
     if (!t || ad_tape_error(t) || nout < 1 || nseed < 1) return -1;
@@ -290,7 +310,8 @@ static void put_node(buffer *b, const ad_node *n, const int32_t *number)
 
 void *ad_function_key(int nin, const ad_var *in, int nout, const ad_var *out, size_t *length)
 {
-    ad_tape *t = ad_lists_tape("function_key", 2, (ad_list[]){ { "out", nout, out, false }, { "in", nin, in, false } });
+    ad_tape *t = ad_lists_tape(
+        "function_key", 2, (ad_list[]){ { "out", nout, out, false }, { "in", nin, in, false } });
     if (!length) ad_fail_null(t, "function_key", "length");
     if (!t || ad_tape_error(t) || nout < 1) return NULL;
     int32_t last, next = 0;

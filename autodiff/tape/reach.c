@@ -1,10 +1,12 @@
-/* What variables of a tape need, found in time that goes with its size and not with the tape's length: a loop that records without end pays
- * for each value, gradient and program what this one takes, however much was recorded before. */
+/* What variables of a tape need, found in time that goes with its size and not with the tape's
+ * length: a loop that records without end pays for each value, gradient and program what this one
+ * takes, however much was recorded before. */
 #include "autodiff/tape/tape.h"
 #include <stdlib.h>
 #include <string.h>
 
-/* A list this much shorter than the range of its nodes is sorted; else the marks are gone through. */
+/* A list this much shorter than the range of its nodes is sorted; else the marks are gone through.
+ */
 enum { SPARSE = 16, FIRST_CAPACITY = 64 };
 
 static bool append(ad_reach *r, int32_t node, int32_t *capacity)

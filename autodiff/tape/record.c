@@ -1,4 +1,5 @@
-/* Recording: one function an operation, which checks shapes and appends a node. Compositions are at the end. */
+/* Recording: one function an operation, which checks shapes and appends a node. Compositions are at
+ * the end. */
 #include "autodiff/tape/tape.h"
 #include <math.h>
 #include <stdlib.h>
@@ -13,18 +14,25 @@ const ad_op_info ad_ops[AD_OP_COUNT] = {
 };
 
 const ad_coded ad_coded_ops[AD_CODED_OPS] = { { AD_OP_tanh, AD_OP_tanh_code, AD_OP_tanh_of_code },
-                                              { AD_OP_sigmoid, AD_OP_sigmoid_code, AD_OP_sigmoid_of_code } };
+                                              { AD_OP_sigmoid, AD_OP_sigmoid_code,
+                                                AD_OP_sigmoid_of_code } };
 
 static const ad_node *node_of(ad_var x) { return ad_node_at(x.tape, x.node); }
-static bool is_fill(ad_var x, double value) { return node_of(x)->op == AD_OP_fill && node_of(x)->data[0] == value; }
+static bool is_fill(ad_var x, double value)
+{
+    return node_of(x)->op == AD_OP_fill && node_of(x)->data[0] == value;
+}
 
 /* ---- pointwise ---- */
 
 /* x * 1 = x to the bit; found often in derivatives, where seeds are ones. */
 static ad_var product_with_one(ad_op op, const ad_var *x, ad_shape shape)
 {
-    if (op == AD_OP_mul && is_fill(x[0], 1) && ad_same_shape(node_of(x[1])->shape, shape)) return x[1];
-    if ((op == AD_OP_mul || op == AD_OP_div) && is_fill(x[1], 1) && ad_same_shape(node_of(x[0])->shape, shape)) return x[0];
+    if (op == AD_OP_mul && is_fill(x[0], 1) && ad_same_shape(node_of(x[1])->shape, shape))
+        return x[1];
+    if ((op == AD_OP_mul || op == AD_OP_div) && is_fill(x[1], 1) &&
+        ad_same_shape(node_of(x[0])->shape, shape))
+        return x[0];
     return ad_none(x[0].tape);
 }
 
@@ -40,7 +48,10 @@ static ad_var pointwise(ad_op op, int n, const ad_var *x)
         if (i && !ad_broadcast_shapes(shape, node_of(x[i])->shape, &shape)) {
             bool rows = ad_has_rows(shape) || ad_has_rows(node_of(x[i])->shape);
             return ad_fail_shapes(
-                t, name, rows ? "shapes do not broadcast (the row axis leads in operands of equal rank)" : "shapes do not broadcast", n, x);
+                t, name,
+                rows ? "shapes do not broadcast (the row axis leads in operands of equal rank)"
+                     : "shapes do not broadcast",
+                n, x);
         }
     }
     if (n == 2) {
@@ -50,23 +61,41 @@ static ad_var pointwise(ad_op op, int n, const ad_var *x)
     for (int k = 0; k < AD_CODED_OPS; k++) {
         if (op != ad_coded_ops[k].whole) continue;
         ad_var code = ad_record(t, ad_coded_ops[k].code, 1, in, 0, NULL, shape);
-        return code.node < 0 ? code : ad_record(t, ad_coded_ops[k].of_code, 1, &code.node, 0, NULL, shape);
+        return code.node < 0 ? code
+                             : ad_record(t, ad_coded_ops[k].of_code, 1, &code.node, 0, NULL, shape);
     }
     return ad_record(t, op, n, in, 0, NULL, shape);
 }
 
-#define AD_UNARY(name, ...)                                                                                                                \
+#define AD_UNARY(name, ...)                                                                        \
     ad_var ad_##name(ad_var x) { return pointwise(AD_OP_##name, 1, &x); }
-#define AD_BINARY(name, ...)                                                                                                               \
+#define AD_BINARY(name, ...)                                                                       \
     ad_var ad_##name(ad_var a, ad_var b) { return pointwise(AD_OP_##name, 2, (ad_var[]){ a, b }); }
-#define AD_TERNARY(name, ...)                                                                                                              \
-    ad_var ad_##name(ad_var a, ad_var b, ad_var c) { return pointwise(AD_OP_##name, 3, (ad_var[]){ a, b, c }); }
+#define AD_TERNARY(name, ...)                                                                      \
+    ad_var ad_##name(ad_var a, ad_var b, ad_var c)                                                 \
+    {                                                                                              \
+        return pointwise(AD_OP_##name, 3, (ad_var[]){ a, b, c });                                  \
+    }
 #include "autodiff/ops.def"
 
-ad_var ad_scale(ad_var x, double factor) { return ad_common_tape("scale", 1, &x) ? ad_mul(x, ad_scalar(x.tape, factor)) : ad_none(x.tape); }
-ad_var ad_shift(ad_var x, double term) { return ad_common_tape("shift", 1, &x) ? ad_add(x, ad_scalar(x.tape, term)) : ad_none(x.tape); }
-ad_var ad_zeros_like(ad_var x) { return ad_common_tape("zeros_like", 1, &x) ? ad_fill(x.tape, ad_shape_of(x), 0) : ad_none(x.tape); }
-ad_var ad_ones_like(ad_var x) { return ad_common_tape("ones_like", 1, &x) ? ad_fill(x.tape, ad_shape_of(x), 1) : ad_none(x.tape); }
+ad_var ad_scale(ad_var x, double factor)
+{
+    return ad_common_tape("scale", 1, &x) ? ad_mul(x, ad_scalar(x.tape, factor)) : ad_none(x.tape);
+}
+ad_var ad_shift(ad_var x, double term)
+{
+    return ad_common_tape("shift", 1, &x) ? ad_add(x, ad_scalar(x.tape, term)) : ad_none(x.tape);
+}
+ad_var ad_zeros_like(ad_var x)
+{
+    return ad_common_tape("zeros_like", 1, &x) ? ad_fill(x.tape, ad_shape_of(x), 0)
+                                               : ad_none(x.tape);
+}
+ad_var ad_ones_like(ad_var x)
+{
+    return ad_common_tape("ones_like", 1, &x) ? ad_fill(x.tape, ad_shape_of(x), 1)
+                                              : ad_none(x.tape);
+}
 
 ad_var ad_pow_scalar(ad_var x, double p)
 {
@@ -98,7 +127,9 @@ static int axis_within_rows(const char *name, ad_var x, int axis)
 {
     int a = axis_of(name, x, axis);
     if (a != 0 || !ad_has_rows(ad_shape_of(x))) return a;
-    ad_fail_shapes(x.tape, name, "axis 0 is the row axis, whose length is known only when the program runs", 1, &x);
+    ad_fail_shapes(x.tape, name,
+                   "axis 0 is the row axis, whose length is known only when the program runs", 1,
+                   &x);
     return -1;
 }
 
@@ -138,17 +169,25 @@ static ad_var drop_axes(ad_var x, uint32_t mask)
     return s.rank < 0 ? x : ad_reshape(x, out);
 }
 
-ad_var ad_sum_mask(ad_var x, uint32_t mask) { return ad_common_tape("sum", 1, &x) ? reduce(AD_OP_sum, x, mask) : ad_none(x.tape); }
+ad_var ad_sum_mask(ad_var x, uint32_t mask)
+{
+    return ad_common_tape("sum", 1, &x) ? reduce(AD_OP_sum, x, mask) : ad_none(x.tape);
+}
 
-static ad_var reduce_axes(const char *name, ad_op op, ad_var x, int naxis, const int *axes, int keep)
+static ad_var reduce_axes(const char *name, ad_op op, ad_var x, int naxis, const int *axes,
+                          int keep)
 {
     uint32_t mask;
-    if (!ad_common_tape(name, 1, &x) || !axes_mask(name, x, naxis, axes, &mask)) return ad_none(x.tape);
+    if (!ad_common_tape(name, 1, &x) || !axes_mask(name, x, naxis, axes, &mask))
+        return ad_none(x.tape);
     ad_var y = reduce(op, x, mask);
     return keep ? y : drop_axes(y, mask);
 }
 
-ad_var ad_sum(ad_var x, int naxis, const int *axes, int keep) { return reduce_axes("sum", AD_OP_sum, x, naxis, axes, keep); }
+ad_var ad_sum(ad_var x, int naxis, const int *axes, int keep)
+{
+    return reduce_axes("sum", AD_OP_sum, x, naxis, axes, keep);
+}
 ad_var ad_reduce_max(ad_var x, int naxis, const int *axes, int keep)
 {
     return reduce_axes("reduce_max", AD_OP_reduce_max, x, naxis, axes, keep);
@@ -160,7 +199,8 @@ ad_var ad_sum_axis(ad_var x, int axis, int keep) { return ad_sum(x, 1, &axis, ke
 ad_var ad_mean(ad_var x, int naxis, const int *axes, int keep)
 {
     uint32_t mask;
-    if (!ad_common_tape("mean", 1, &x) || !axes_mask("mean", x, naxis, axes, &mask)) return ad_none(x.tape);
+    if (!ad_common_tape("mean", 1, &x) || !axes_mask("mean", x, naxis, axes, &mask))
+        return ad_none(x.tape);
     ad_shape s = ad_shape_of(x);
     double count = 1;
     for (int i = 0; i < s.rank; i++)
@@ -170,14 +210,17 @@ ad_var ad_mean(ad_var x, int naxis, const int *axes, int keep)
     return ad_div(sum, ad_scalar(x.tape, count));
 }
 
-/* m + log sum exp(x - m) with the maximum m, which takes part in the derivative although it cancels: all derivatives of the sum are then
- * in differences from that of the maximum, so that those of the dominant term do not cancel. Where m is infinite, terms that attain it
- * count 1 and others nothing; where it is -inf, the derivative is zero. */
+/* m + log sum exp(x - m) with the maximum m, which takes part in the derivative although it
+ * cancels: all derivatives of the sum are then in differences from that of the maximum, so that
+ * those of the dominant term do not cancel. Where m is infinite, terms that attain it count 1 and
+ * others nothing; where it is -inf, the derivative is zero. */
 ad_var ad_logsumexp(ad_var x, int naxis, const int *axes, int keep)
 {
     uint32_t mask;
-    if (!ad_common_tape("logsumexp", 1, &x) || !axes_mask("logsumexp", x, naxis, axes, &mask)) return ad_none(x.tape);
-    ad_var zero = ad_scalar(x.tape, 0), nothing = ad_scalar(x.tape, -INFINITY), m = reduce(AD_OP_reduce_max, x, mask);
+    if (!ad_common_tape("logsumexp", 1, &x) || !axes_mask("logsumexp", x, naxis, axes, &mask))
+        return ad_none(x.tape);
+    ad_var zero = ad_scalar(x.tape, 0), nothing = ad_scalar(x.tape, -INFINITY),
+           m = reduce(AD_OP_reduce_max, x, mask);
     ad_var infinite = ad_eq(ad_abs(m), ad_scalar(x.tape, INFINITY));
     ad_var difference = ad_select(infinite, ad_select(ad_eq(x, m), zero, nothing), ad_sub(x, m));
     ad_var sum = reduce(AD_OP_sum, ad_exp(difference), mask);
@@ -198,7 +241,8 @@ ad_var ad_reshape(ad_var x, ad_shape shape)
         char text[128], reason[192];
         ad_format_shape(shape, text, sizeof text);
         snprintf(reason, sizeof reason, "%s has another %s", text,
-                 ad_has_rows(s) != ad_has_rows(shape) ? "row axis (it must stay first)" : "number of elements");
+                 ad_has_rows(s) != ad_has_rows(shape) ? "row axis (it must stay first)"
+                                                      : "number of elements");
         return ad_fail_shapes(t, "reshape", reason, 1, &x);
     }
     const ad_node *n = node_of(x);
@@ -221,8 +265,10 @@ ad_var ad_transpose(ad_var x, const int *permutation)
     for (int i = 0; i < s.rank; i++) {
         int p = permutation[i];
         if (p < 0 || p >= s.rank || seen >> p & 1)
-            return ad_fail_shapes(t, "transpose", "the permutation does not name each axis once", 1, &x);
-        if (ad_has_rows(s) && (i == 0) != (p == 0)) return ad_fail_shapes(t, "transpose", "the row axis must stay first", 1, &x);
+            return ad_fail_shapes(t, "transpose", "the permutation does not name each axis once", 1,
+                                  &x);
+        if (ad_has_rows(s) && (i == 0) != (p == 0))
+            return ad_fail_shapes(t, "transpose", "the row axis must stay first", 1, &x);
         seen |= 1u << p;
         identity = identity && p == i;
         attr[i] = p;
@@ -247,9 +293,11 @@ ad_var ad_broadcast(ad_var x, ad_shape shape)
     }
     if (ad_same_shape(s, shape)) return x;
     if (node_of(x)->op == AD_OP_fill) return ad_fill(t, shape, node_of(x)->data[0]);
-    for (int i = 0; i < shape.rank; i++) lifted.dim[i] = i < shape.rank - s.rank ? 1 : s.dim[i - (shape.rank - s.rank)];
+    for (int i = 0; i < shape.rank; i++)
+        lifted.dim[i] = i < shape.rank - s.rank ? 1 : s.dim[i - (shape.rank - s.rank)];
     ad_var y = ad_reshape(x, lifted);
-    return ad_same_shape(lifted, shape) ? y : ad_record(t, AD_OP_broadcast, 1, &y.node, 0, NULL, shape);
+    return ad_same_shape(lifted, shape) ? y
+                                        : ad_record(t, AD_OP_broadcast, 1, &y.node, 0, NULL, shape);
 }
 
 ad_var ad_sum_to(ad_var v, ad_shape shape)
@@ -271,7 +319,8 @@ ad_var ad_slice(ad_var x, int axis, int64_t start, int64_t stop)
     ad_shape s = ad_shape_of(x), out = s;
     if (start < 0 || stop > s.dim[a] || start >= stop) {
         char reason[128];
-        snprintf(reason, sizeof reason, "%lld:%lld is not a range within axis %d", (long long)start, (long long)stop, a);
+        snprintf(reason, sizeof reason, "%lld:%lld is not a range within axis %d", (long long)start,
+                 (long long)stop, a);
         return ad_fail_shapes(t, "slice", reason, 1, &x);
     }
     if (start == 0 && stop == s.dim[a]) return x;
@@ -279,7 +328,8 @@ ad_var ad_slice(ad_var x, int axis, int64_t start, int64_t stop)
     if (node_of(x)->op == AD_OP_fill) return ad_fill(t, out, node_of(x)->data[0]);
     int64_t attr[AD_MAX_RANK] = { 0 };
     attr[a] = start;
-    if (node_of(x)->op == AD_OP_eye) return ad_eye(t, out.dim[0], out.dim[1], node_of(x)->attr[0] + attr[0] - attr[1]);
+    if (node_of(x)->op == AD_OP_eye)
+        return ad_eye(t, out.dim[0], out.dim[1], node_of(x)->attr[0] + attr[0] - attr[1]);
     return ad_record(t, AD_OP_slice, 1, &x.node, s.rank, attr, out);
 }
 
@@ -304,7 +354,8 @@ ad_var ad_pad(ad_var x, int axis, int64_t before, int64_t after)
     ad_tape *t = ad_common_tape("pad", 1, &x);
     int a = t ? axis_within_rows("pad", x, axis) : -1;
     if (a < 0) return ad_none(x.tape);
-    if (before < 0 || after < 0) return ad_fail_shapes(t, "pad", "the padding is negative (ad_slice cuts)", 1, &x);
+    if (before < 0 || after < 0)
+        return ad_fail_shapes(t, "pad", "the padding is negative (ad_slice cuts)", 1, &x);
     if (!before && !after) return x;
     ad_shape s = ad_shape_of(x);
     int64_t start[AD_MAX_RANK] = { 0 };
@@ -326,7 +377,9 @@ ad_var ad_concatenate(int n, const ad_var *x, int axis)
     bool rows = false;
     for (int i = 0; i < n; i++) rows = rows || ad_has_rows(ad_shape_of(x[i]));
     if (rows && a == 0)
-        return ad_fail_shapes(t, "concatenate", "axis 0 is the row axis, whose length is known only when the program runs", n, x);
+        return ad_fail_shapes(
+            t, "concatenate",
+            "axis 0 is the row axis, whose length is known only when the program runs", n, x);
     ad_var *parts = malloc((size_t)n * sizeof *parts);
     int64_t *start = calloc((size_t)n * AD_MAX_RANK, sizeof *start);
     ad_var y = ad_none(t);
@@ -369,11 +422,13 @@ ad_var ad_stack(int n, const ad_var *x, int axis)
     int a = axis < 0 ? axis + s.rank + 1 : axis;
     bool rows = false;
     for (int i = 0; i < n; i++) {
-        if (!stackable(s, ad_shape_of(x[i]))) return ad_fail_shapes(t, "stack", "the shapes differ", n, x);
+        if (!stackable(s, ad_shape_of(x[i])))
+            return ad_fail_shapes(t, "stack", "the shapes differ", n, x);
         rows |= ad_has_rows(ad_shape_of(x[i]));
     }
     if (a < 0 || a > s.rank || s.rank == AD_MAX_RANK || (a == 0 && rows))
-        return ad_fail_shapes(t, "stack", "the new axis is out of range, or before the row axis", n, x);
+        return ad_fail_shapes(t, "stack", "the new axis is out of range, or before the row axis", n,
+                              x);
     ad_var *lifted = malloc((size_t)n * sizeof *lifted);
     if (!lifted) {
         ad_fail(t, "ad_stack: out of memory");
@@ -397,11 +452,16 @@ ad_var ad_flip(ad_var x, int axis)
     return ad_record(t, AD_OP_flip, 1, &x.node, 1, (int64_t[]){ 1 << a }, ad_shape_of(x));
 }
 
-/* Attributes of gather and scatter_add: the axis, then the indices, checked against `size`. NULL after reporting. */
-static int64_t *index_attributes(const char *name, ad_var x, int axis, int64_t n, const int64_t *indices, int64_t size)
+/* Attributes of gather and scatter_add: the axis, then the indices, checked against `size`. NULL
+ * after reporting. */
+static int64_t *index_attributes(const char *name, ad_var x, int axis, int64_t n,
+                                 const int64_t *indices, int64_t size)
 {
     if (n < 1 || n > INT32_MAX - 1 || !indices) {
-        ad_fail_shapes(x.tape, name, indices ? "the list of indices is empty or too long" : "the list of indices is NULL", 1, &x);
+        ad_fail_shapes(x.tape, name,
+                       indices ? "the list of indices is empty or too long"
+                               : "the list of indices is NULL",
+                       1, &x);
         return NULL;
     }
     int64_t *attr = malloc((size_t)(n + 1) * sizeof *attr);
@@ -414,8 +474,8 @@ static int64_t *index_attributes(const char *name, ad_var x, int axis, int64_t n
         attr[i + 1] = indices[i];
         if (indices[i] >= 0 && indices[i] < size) continue;
         char reason[128];
-        snprintf(reason, sizeof reason, "index %lld at place %lld is not in 0..%lld", (long long)indices[i], (long long)i,
-                 (long long)size - 1);
+        snprintf(reason, sizeof reason, "index %lld at place %lld is not in 0..%lld",
+                 (long long)indices[i], (long long)i, (long long)size - 1);
         ad_fail_shapes(x.tape, name, reason, 1, &x);
         free(attr);
         return NULL;
@@ -441,7 +501,9 @@ ad_var ad_scatter_add(ad_var x, int axis, int64_t size, const int64_t *indices)
     ad_tape *t = ad_common_tape("scatter_add", 1, &x);
     int a = t ? axis_within_rows("scatter_add", x, axis) : -1;
     if (a < 0) return ad_none(x.tape);
-    if (size < 1) return ad_fail_shapes(t, "scatter_add", "the size of the result's axis is not positive", 1, &x);
+    if (size < 1)
+        return ad_fail_shapes(t, "scatter_add", "the size of the result's axis is not positive", 1,
+                              &x);
     ad_shape s = ad_shape_of(x);
     int64_t n = s.dim[a], *attr = index_attributes("scatter_add", x, a, n, indices, size);
     s.dim[a] = size;
@@ -455,10 +517,12 @@ ad_var ad_cumsum(ad_var x, int axis, int reverse)
     ad_tape *t = ad_common_tape("cumsum", 1, &x);
     int a = t ? axis_within_rows("cumsum", x, axis) : -1;
     if (a < 0) return ad_none(x.tape);
-    return ad_record(t, AD_OP_cumsum, 1, &x.node, 2, (int64_t[]){ a, reverse != 0 }, ad_shape_of(x));
+    return ad_record(t, AD_OP_cumsum, 1, &x.node, 2, (int64_t[]){ a, reverse != 0 },
+                     ad_shape_of(x));
 }
 
-/* Shape of table[index]: [R, rest of the table's shape behind its K axis]. false: index or table do not fit. */
+/* Shape of table[index]: [R, rest of the table's shape behind its K axis]. false: index or table do
+ * not fit. */
 static bool take_shape(ad_shape table, ad_shape index, ad_shape *out)
 {
     int k = ad_has_rows(table) ? 1 : 0;
@@ -475,7 +539,9 @@ ad_var ad_take(ad_var table, ad_var index)
     ad_shape out;
     if (!t) return ad_none(table.tape);
     if (!take_shape(ad_shape_of(table), ad_shape_of(index), &out))
-        return ad_fail_shapes(t, "take", "the table must be [K,...] or [rows,K,...] and the index [1] or [R,1]", 2, x);
+        return ad_fail_shapes(
+            t, "take", "the table must be [K,...] or [rows,K,...] and the index [1] or [R,1]", 2,
+            x);
     return ad_record(t, AD_OP_take, 2, (int32_t[]){ table.node, index.node }, 0, NULL, out);
 }
 
@@ -493,8 +559,10 @@ ad_var ad_locate(ad_var time, ad_var knots)
     ad_tape *t = ad_common_tape("locate", 2, x);
     if (!t) return ad_none(time.tape);
     ad_shape k = ad_shape_of(knots);
-    if (k.rank != 1 || ad_has_rows(k) || k.dim[0] < 2) return ad_fail_shapes(t, "locate", "the knots must be [K], K >= 2", 2, x);
-    return ad_record(t, AD_OP_locate, 2, (int32_t[]){ time.node, knots.node }, 0, NULL, ad_shape_of(time));
+    if (k.rank != 1 || ad_has_rows(k) || k.dim[0] < 2)
+        return ad_fail_shapes(t, "locate", "the knots must be [K], K >= 2", 2, x);
+    return ad_record(t, AD_OP_locate, 2, (int32_t[]){ time.node, knots.node }, 0, NULL,
+                     ad_shape_of(time));
 }
 
 void ad_split(ad_var x, int axis, int n, const int64_t *sizes, ad_var *out)
@@ -506,7 +574,8 @@ void ad_split(ad_var x, int axis, int n, const int64_t *sizes, ad_var *out)
     if (a < 0) return;
     int64_t whole = ad_shape_of(x).dim[a], sum = 0;
     if (n < 1 || (!sizes && whole % n)) {
-        ad_fail_shapes(t, "split", "the axis does not fall into so many equal parts (give their sizes)", 1, &x);
+        ad_fail_shapes(t, "split",
+                       "the axis does not fall into so many equal parts (give their sizes)", 1, &x);
         return;
     }
     for (int i = 0; i < n; i++) {
@@ -514,7 +583,8 @@ void ad_split(ad_var x, int axis, int n, const int64_t *sizes, ad_var *out)
         sum = size < 1 ? INT64_MAX : saturated_sum(sum, size);
     }
     if (sum != whole) {
-        ad_fail_shapes(t, "split", "the sizes of the parts must be positive and add up to the axis", 1, &x);
+        ad_fail_shapes(t, "split", "the sizes of the parts must be positive and add up to the axis",
+                       1, &x);
         return;
     }
     int64_t start = 0;
@@ -525,8 +595,8 @@ void ad_split(ad_var x, int axis, int n, const int64_t *sizes, ad_var *out)
     }
 }
 
-/* The smallest index among the elements that equal the maximum; where it is NaN, among those that are NaN. Indices count downwards, so
- * that their maximum is the first. */
+/* The smallest index among the elements that equal the maximum; where it is NaN, among those that
+ * are NaN. Indices count downwards, so that their maximum is the first. */
 static ad_var index_of_maximum(const char *name, ad_var x, ad_var compared, int axis, int keep)
 {
     ad_tape *t = ad_common_tape(name, 1, &x);
@@ -551,8 +621,14 @@ static ad_var index_of_maximum(const char *name, ad_var x, ad_var compared, int 
     return ad_sub(ad_scalar(t, (double)(n - 1)), last);
 }
 
-ad_var ad_argmax(ad_var x, int axis, int keep) { return index_of_maximum("argmax", x, x, axis, keep); }
-ad_var ad_argmin(ad_var x, int axis, int keep) { return index_of_maximum("argmin", x, ad_neg(x), axis, keep); }
+ad_var ad_argmax(ad_var x, int axis, int keep)
+{
+    return index_of_maximum("argmax", x, x, axis, keep);
+}
+ad_var ad_argmin(ad_var x, int axis, int keep)
+{
+    return index_of_maximum("argmin", x, ad_neg(x), axis, keep);
+}
 
 /* ---- opaque ---- */
 
@@ -563,8 +639,8 @@ static bool opaque_shapes_fit(ad_tape *t, const char *name, int nout, const ad_s
     return true;
 }
 
-static bool opaque_call_fits(ad_tape *t, const ad_opaque_class *class_, int nin, const ad_var *in, int nout, const ad_shape *shapes,
-                             const ad_var *out)
+static bool opaque_call_fits(ad_tape *t, const ad_opaque_class *class_, int nin, const ad_var *in,
+                             int nout, const ad_shape *shapes, const ad_var *out)
 {
     const char *name = class_ ? class_->name : "opaque";
     if (!class_) ad_fail_null(t, name, "the class");
@@ -580,8 +656,8 @@ static bool opaque_call_fits(ad_tape *t, const ad_opaque_class *class_, int nin,
     return opaque_shapes_fit(t, name, nout, shapes);
 }
 
-ad_var ad_opaque(ad_tape *t, const ad_opaque_class *class_, void *data, int nin, const ad_var *in, int nout, const ad_shape *shapes,
-                 ad_var *out)
+ad_var ad_opaque(ad_tape *t, const ad_opaque_class *class_, void *data, int nin, const ad_var *in,
+                 int nout, const ad_shape *shapes, ad_var *out)
 {
     for (int i = 0; out && i < nout; i++) out[i] = ad_none(t);
     if (!opaque_call_fits(t, class_, nin, in, nout, shapes, out)) {
@@ -592,7 +668,9 @@ ad_var ad_opaque(ad_tape *t, const ad_opaque_class *class_, void *data, int nin,
     bool fine = nin == 0 || operands;
     if (!fine) ad_fail(t, "%s: out of memory", class_->name);
     for (int i = 0; i < nin && fine; i++) operands[i] = in[i].node;
-    ad_var token = fine ? ad_record(t, AD_OP_opaque, nin, operands, 1, (int64_t[]){ nout }, (ad_shape){ -1, { 0 } }) : ad_none(t);
+    ad_var token = fine ? ad_record(t, AD_OP_opaque, nin, operands, 1, (int64_t[]){ nout },
+                                    (ad_shape){ -1, { 0 } })
+                        : ad_none(t);
     free(operands);
     if (!ad_valid(token)) {
         if (class_->release) class_->release(data);

@@ -1,5 +1,5 @@
-/* Errors told at once: to the tape's callback, and to stderr where the environment asks for it (COSTATE_ERRORS), with the operations that
- * led to them. */
+/* Errors told at once: to the tape's callback, and to stderr where the environment asks for it
+ * (COSTATE_ERRORS), with the operations that led to them. */
 #include "autodiff/tape/tape.h"
 #include <stdlib.h>
 #include <string.h>
@@ -26,12 +26,15 @@ static void add_node(report *r, const ad_tape *t, int32_t k)
     const ad_node *n = ad_node_at(t, k);
     static const char *const source[] = { "ad_constant", "ad_param", "ad_input", "ad_input_rows" };
     char line[160], shape[128];
-    if (n->op == AD_OP_input) snprintf(line, sizeof line, "    %%%d = %s", (int)k, source[n->attr[0]]);
-    else if (n->op == AD_OP_opaque) snprintf(line, sizeof line, "    %%%d = %s", (int)k, ad_opaque_name(n->class_, n->opaque));
+    if (n->op == AD_OP_input)
+        snprintf(line, sizeof line, "    %%%d = %s", (int)k, source[n->attr[0]]);
+    else if (n->op == AD_OP_opaque)
+        snprintf(line, sizeof line, "    %%%d = %s", (int)k, ad_opaque_name(n->class_, n->opaque));
     else snprintf(line, sizeof line, "    %%%d = ad_%s", (int)k, ad_ops[n->op].name);
     add(r, line);
     for (int i = 0; i < n->nin && i < 4; i++) {
-        snprintf(line, sizeof line, "%s%%%d%s", i ? ", " : "(", (int)n->in[i], i == 3 && n->nin > 4 ? ", ..." : "");
+        snprintf(line, sizeof line, "%s%%%d%s", i ? ", " : "(", (int)n->in[i],
+                 i == 3 && n->nin > 4 ? ", ..." : "");
         add(r, line);
     }
     if (n->nin) add(r, ")");
@@ -54,7 +57,8 @@ static int insert(int n, int32_t *list, int32_t k)
     return n + 1;
 }
 
-/* The nodes, and of what they were computed, nearest first until there are enough; in order of recording. */
+/* The nodes, and of what they were computed, nearest first until there are enough; in order of
+ * recording. */
 static void add_history(report *r, const ad_tape *t, int nabout, const int32_t *about)
 {
     int32_t list[MOST_NODES], queue[MOST_NODES];
@@ -79,7 +83,8 @@ static void add_history(report *r, const ad_tape *t, int nabout, const int32_t *
     for (int32_t k = first; !n && k < size; k++) add_node(r, t, k);
 }
 
-void ad_report(const ad_tape *t, const char *message, int nabout, const int32_t *about, void (*callback)(const char *, void *), void *user)
+void ad_report(const ad_tape *t, const char *message, int nabout, const int32_t *about,
+               void (*callback)(const char *, void *), void *user)
 {
     const char *wanted = getenv("COSTATE_ERRORS");
     bool print = wanted && *wanted, stop = print && !strcmp(wanted, "abort");

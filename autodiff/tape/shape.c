@@ -30,7 +30,8 @@ bool ad_broadcast_shapes(ad_shape a, ad_shape b, ad_shape *out)
         b = swap;
     }
     if (b.rank < 0 || a.rank > AD_MAX_RANK) return false;
-    /* An operand of lower rank never carries the row axis: NumPy aligns at the right, rows stand at the left. */
+    /* An operand of lower rank never carries the row axis: NumPy aligns at the right, rows stand at
+     * the left. */
     if (a.rank > b.rank && ad_has_rows(b)) return false;
     ad_shape unused;
     if (!out) out = &unused;
@@ -55,7 +56,8 @@ bool ad_check_shape(ad_tape *t, const char *what, ad_shape s)
     for (int i = ad_has_rows(s) ? 1 : 0; i < s.rank; i++) {
         if (s.dim[i] < 1) {
             ad_format_shape(s, text, sizeof text);
-            ad_fail(t, "ad_%s: size %lld of axis %d is not positive in %s%s", what, (long long)s.dim[i], i, text,
+            ad_fail(t, "ad_%s: size %lld of axis %d is not positive in %s%s", what,
+                    (long long)s.dim[i], i, text,
                     s.dim[i] == AD_ROWS ? " (AD_ROWS stands first, or nowhere)" : "");
             return false;
         }
@@ -75,8 +77,11 @@ void ad_format_shape(ad_shape s, char *text, size_t size)
     size_t used = (size_t)snprintf(text, size, "[");
     for (int i = 0; i < axes_of(s) && used < size; i++) {
         const char *comma = i ? "," : "";
-        if (s.dim[i] == AD_ROWS) used += (size_t)snprintf(text + used, size - used, "%srows", comma);
-        else used += (size_t)snprintf(text + used, size - used, "%s%lld", comma, (long long)s.dim[i]);
+        if (s.dim[i] == AD_ROWS)
+            used += (size_t)snprintf(text + used, size - used, "%srows", comma);
+        else
+            used +=
+                (size_t)snprintf(text + used, size - used, "%s%lld", comma, (long long)s.dim[i]);
     }
     if (used < size) snprintf(text + used, size - used, "]");
 }

@@ -1,4 +1,5 @@
-/* The tape: nodes in chunks (their addresses stay), an arena for operand lists and attributes, sticky errors, the program cache. */
+/* The tape: nodes in chunks (their addresses stay), an arena for operand lists and attributes,
+ * sticky errors, the program cache. */
 #include "autodiff/tape/tape.h"
 #include "autodiff/base/isa.h"
 #include <stdarg.h>
@@ -6,7 +7,10 @@
 #include <string.h>
 
 enum { NODES_PER_CHUNK = 512, ARENA_CHUNK = 1 << 16, ERROR_SIZE = 1024, MOST_ABOUT = 4 };
-enum { NODE_LIMIT = 10000000 /* about 3 GB */, CACHED = 128 /* objects; a solve's programs take 100 to 400 kB */ };
+enum {
+    NODE_LIMIT = 10000000 /* about 3 GB */,
+    CACHED = 128 /* objects; a solve's programs take 100 to 400 kB */
+};
 
 typedef struct cache_entry {
     struct cache_entry *next;
@@ -94,7 +98,10 @@ void ad_tape_free(ad_tape *t)
 }
 
 ad_dtype ad_tape_dtype(const ad_tape *t) { return t ? t->dtype : AD_F64; }
-const char *ad_tape_error(const ad_tape *t) { return !t ? "no tape (out of memory?)" : t->failed ? t->error : NULL; }
+const char *ad_tape_error(const ad_tape *t)
+{
+    return !t ? "no tape (out of memory?)" : t->failed ? t->error : NULL;
+}
 void ad_tape_clear_error(ad_tape *t)
 {
     if (t) t->failed = false;
@@ -106,11 +113,15 @@ int32_t ad_tape_size(const ad_tape *t) { return t->nnode; }
 void ad_tape_set_limit(ad_tape *t, int32_t operations)
 {
     if (!t) return;
-    if (operations < 0) ad_fail(t, "ad_tape_set_limit: %d operations; 0 is the default", (int)operations);
+    if (operations < 0)
+        ad_fail(t, "ad_tape_set_limit: %d operations; 0 is the default", (int)operations);
     else t->limit = operations ? operations : NODE_LIMIT;
 }
 
-ad_node *ad_node_at(const ad_tape *t, int32_t i) { return &t->chunks[i / NODES_PER_CHUNK][i % NODES_PER_CHUNK]; }
+ad_node *ad_node_at(const ad_tape *t, int32_t i)
+{
+    return &t->chunks[i / NODES_PER_CHUNK][i % NODES_PER_CHUNK];
+}
 
 void ad_tape_note_value(ad_tape *t, int32_t i)
 {
@@ -132,8 +143,8 @@ static void leave_list(ad_tape *t, ad_node *n)
     else t->valued = n->after;
 }
 
-/* Forgets all computed values. Those with rows are freed: there may be another number of them. What is forgotten already is not looked at
- * again, however long the tape is. */
+/* Forgets all computed values. Those with rows are freed: there may be another number of them. What
+ * is forgotten already is not looked at again, however long the tape is. */
 static void forget_values(ad_tape *t)
 {
     while (t->valued) {
@@ -163,7 +174,8 @@ int ad_tape_set_rows(ad_tape *t, int64_t rows)
 {
     if (!t || t->failed || (rows != t->rows && ad_tape_is_held(t, "ad_tape_set_rows"))) return -1;
     if (rows < 1 || rows >= (int64_t)1 << AD_MAX_ELEMENTS_SHIFT) {
-        ad_fail(t, "ad_tape_set_rows: %lld rows %s", (long long)rows, rows < 1 ? "given; there is at least one" : "are too many");
+        ad_fail(t, "ad_tape_set_rows: %lld rows %s", (long long)rows,
+                rows < 1 ? "given; there is at least one" : "are too many");
         return -1;
     }
     int64_t before = t->given_rows;
@@ -171,8 +183,10 @@ int ad_tape_set_rows(ad_tape *t, int64_t rows)
     rows_of_first_input(t);
     if (t->rows >= 0 && t->rows != rows) {
         t->given_rows = before;
-        ad_fail(t, "ad_tape_set_rows: %lld rows, but the row inputs of this tape have %lld (ad_set gives them others)", (long long)rows,
-                (long long)t->rows);
+        ad_fail(t,
+                "ad_tape_set_rows: %lld rows, but the row inputs of this tape have %lld (ad_set "
+                "gives them others)",
+                (long long)rows, (long long)t->rows);
         return -1;
     }
     if (t->rows != rows) forget_values(t);
@@ -190,7 +204,10 @@ void ad_tape_release(ad_tape *t) { t->held--; }
 bool ad_tape_is_held(ad_tape *t, const char *what)
 {
     if (t->held)
-        ad_fail(t, "%s: this tape is being evaluated: a field of one of its solves (options.rerecord) must leave what it has alone", what);
+        ad_fail(t,
+                "%s: this tape is being evaluated: a field of one of its solves (options.rerecord) "
+                "must leave what it has alone",
+                what);
     return t->held != 0;
 }
 
@@ -198,7 +215,8 @@ void ad_tape_rewind(ad_tape *t, int32_t mark)
 {
     if (!t || (mark < t->held_nodes && ad_tape_is_held(t, "ad_tape_rewind"))) return;
     if (mark < 0 || mark > t->nnode) {
-        ad_fail(t, "ad_tape_rewind: mark %d is not a position of this tape, which has %d nodes", (int)mark, (int)t->nnode);
+        ad_fail(t, "ad_tape_rewind: mark %d is not a position of this tape, which has %d nodes",
+                (int)mark, (int)t->nnode);
         return;
     }
     if (mark == t->nnode) return;
@@ -250,8 +268,11 @@ ad_var ad_fail_shapes(ad_tape *t, const char *op, const char *reason, int n, con
     for (int i = 0; i < n && used < sizeof text; i++) {
         char shape[128];
         ad_format_shape(ad_shape_of(x[i]), shape, sizeof shape);
-        if (n == 1) used += (size_t)snprintf(text + used, sizeof text - used, ": the operand is %s", shape);
-        else used += (size_t)snprintf(text + used, sizeof text - used, "%s %c is %s", i ? "," : ":", 'a' + i % 26, shape);
+        if (n == 1)
+            used += (size_t)snprintf(text + used, sizeof text - used, ": the operand is %s", shape);
+        else
+            used += (size_t)snprintf(text + used, sizeof text - used, "%s %c is %s", i ? "," : ":",
+                                     'a' + i % 26, shape);
     }
     ad_tape_about(t, n, x);
     ad_fail(t, "%s", text);
@@ -283,7 +304,8 @@ static bool arena_grow(ad_tape *t, size_t bytes)
 void *ad_arena_alloc(ad_tape *t, size_t bytes)
 {
     bytes = (bytes + 15) & ~(size_t)15;
-    /* The chunk that holds the end of what is used, or the first chunk after it that is large enough. */
+    /* The chunk that holds the end of what is used, or the first chunk after it that is large
+     * enough. */
     for (int k = t->arena_at; k < t->arena_count; k++) {
         arena_chunk *c = &t->arena[k];
         size_t at = t->arena_used > c->base ? t->arena_used : c->base;
@@ -324,8 +346,10 @@ static ad_node *new_node(ad_tape *t, ad_op op)
 {
     if (t->nnode >= t->limit) {
         ad_fail(t,
-                "ad_%s: the tape holds %d operations, its limit: a loop that records has to forget each time what it does not need any "
-                "more (ad_tape_mark before, ad_tape_rewind after), or to compile it once (ad_compile); ad_tape_set_limit allows more",
+                "ad_%s: the tape holds %d operations, its limit: a loop that records has to forget "
+                "each time what it does not need any "
+                "more (ad_tape_mark before, ad_tape_rewind after), or to compile it once "
+                "(ad_compile); ad_tape_set_limit allows more",
                 ad_ops[op].name, (int)t->nnode);
         return NULL;
     }
@@ -336,7 +360,8 @@ static ad_node *new_node(ad_tape *t, ad_op op)
     return ad_node_at(t, t->nnode);
 }
 
-static ad_level level_of(const ad_tape *t, ad_op op, int nin, const int32_t *in, const int64_t *attr, ad_shape shape)
+static ad_level level_of(const ad_tape *t, ad_op op, int nin, const int32_t *in,
+                         const int64_t *attr, ad_shape shape)
 {
     if (ad_has_rows(shape)) return AD_LEVEL_ROW;
     if (op == AD_OP_input) return (ad_level)attr[0];
@@ -349,9 +374,11 @@ static ad_level level_of(const ad_tape *t, ad_op op, int nin, const int32_t *in,
     return level;
 }
 
-ad_var ad_record(ad_tape *t, ad_op op, int nin, const int32_t *in, int nattr, const int64_t *attr, ad_shape shape)
+ad_var ad_record(ad_tape *t, ad_op op, int nin, const int32_t *in, int nattr, const int64_t *attr,
+                 ad_shape shape)
 {
-    if (t->failed || (op != AD_OP_opaque && !ad_check_shape(t, ad_ops[op].name, shape))) return ad_none(t);
+    if (t->failed || (op != AD_OP_opaque && !ad_check_shape(t, ad_ops[op].name, shape)))
+        return ad_none(t);
     size_t mark = t->arena_used;
     int32_t *ins = nin ? ad_arena_alloc(t, (size_t)nin * sizeof *ins) : NULL;
     int64_t *attrs = nattr ? ad_arena_alloc(t, (size_t)nattr * sizeof *attrs) : NULL;
@@ -376,7 +403,8 @@ ad_var ad_var_at(ad_tape *t, int32_t i) { return (ad_var){ t, i, ad_node_at(t, i
 
 int ad_valid(ad_var x)
 {
-    return x.tape && x.node >= 0 && x.node < x.tape->nnode && ad_node_at(x.tape, x.node)->epoch == x.epoch && !x.tape->failed;
+    return x.tape && x.node >= 0 && x.node < x.tape->nnode &&
+           ad_node_at(x.tape, x.node)->epoch == x.epoch && !x.tape->failed;
 }
 
 /* What is wrong with x for a call on tape t; NULL: nothing. */
@@ -384,17 +412,23 @@ static const char *fault_of(const ad_tape *t, ad_var x)
 {
     if (!x.tape) return "is not a variable";
     if (x.tape != t)
-        return "is on another tape; a function that is traced on a tape of its own must get outside variables as arguments (args)";
+        return "is on another tape; a function that is traced on a tape of its own must get "
+               "outside variables as arguments (args)";
     if (x.node < 0) return "is an invalid variable";
-    if (!ad_valid(x)) return "is stale: it was recorded after a mark to which the tape has been rewound";
+    if (!ad_valid(x))
+        return "is stale: it was recorded after a mark to which the tape has been rewound";
     return NULL;
 }
 
-static void report_fault(ad_tape *t, const char *what, const char *place, ad_var x, const char *fault)
+static void report_fault(ad_tape *t, const char *what, const char *place, ad_var x,
+                         const char *fault)
 {
     ad_fail(t, "ad_%s: %s %s", what, place, fault);
     if (x.tape && x.tape != t)
-        ad_fail(x.tape, "ad_%s: mixes variables of this tape with those of another; pass them as arguments (args)", what);
+        ad_fail(x.tape,
+                "ad_%s: mixes variables of this tape with those of another; pass them as arguments "
+                "(args)",
+                what);
 }
 
 static bool is_token(ad_tape *t, const char *what, const char *place, ad_var x)
@@ -465,7 +499,10 @@ ad_tape *ad_lists_tape(const char *what, int nlist, const ad_list *lists)
     return t;
 }
 
-void ad_fail_null(ad_tape *t, const char *what, const char *argument) { ad_fail(t, "ad_%s: %s is NULL", what, argument); }
+void ad_fail_null(ad_tape *t, const char *what, const char *argument)
+{
+    ad_fail(t, "ad_%s: %s is NULL", what, argument);
+}
 
 ad_shape ad_shape_of(ad_var x)
 {
@@ -478,7 +515,8 @@ int64_t ad_size(ad_var x)
     if (!ad_valid(x)) return -1;
     ad_shape s = ad_shape_of(x);
     if (s.rank < 0 || (ad_has_rows(s) && x.tape->rows < 0)) return -1;
-    if (ad_has_rows(s) && x.tape->rows >= ((int64_t)1 << AD_MAX_ELEMENTS_SHIFT) / ad_row_size(s)) return -1;
+    if (ad_has_rows(s) && x.tape->rows >= ((int64_t)1 << AD_MAX_ELEMENTS_SHIFT) / ad_row_size(s))
+        return -1;
     return ad_count(s, x.tape->rows);
 }
 
@@ -548,11 +586,13 @@ static int set_input(ad_var x, const char *what, int64_t rows, ad_dtype dtype, c
     return 0;
 }
 
-static ad_var new_input(ad_tape *t, const char *what, ad_level level, ad_shape shape, int64_t rows, ad_dtype dtype, const void *data)
+static ad_var new_input(ad_tape *t, const char *what, ad_level level, ad_shape shape, int64_t rows,
+                        ad_dtype dtype, const void *data)
 {
     if (!t || t->failed || !check_source(t, what, shape, level == AD_LEVEL_ROW)) return ad_none(t);
     if (level == AD_LEVEL_ROW && data && t->rows >= 0 && t->rows != rows) {
-        ad_fail(t, "ad_%s: %lld rows, but the other row inputs of this tape have %lld", what, (long long)rows, (long long)t->rows);
+        ad_fail(t, "ad_%s: %lld rows, but the other row inputs of this tape have %lld", what,
+                (long long)rows, (long long)t->rows);
         return ad_none(t);
     }
     ad_var x = ad_record(t, AD_OP_input, 0, NULL, 1, (int64_t[]){ level }, shape);
@@ -570,7 +610,8 @@ ad_var ad_input_data(ad_tape *t, ad_shape shape, ad_dtype dtype, const void *dat
     return new_input(t, "input", AD_LEVEL_CALL, shape, 0, dtype, data);
 }
 
-ad_var ad_input_rows_data(ad_tape *t, ad_shape shape, int64_t rows, ad_dtype dtype, const void *data)
+ad_var ad_input_rows_data(ad_tape *t, ad_shape shape, int64_t rows, ad_dtype dtype,
+                          const void *data)
 {
     return new_input(t, "input_rows", AD_LEVEL_ROW, shape, rows, dtype, data);
 }
@@ -582,8 +623,9 @@ int ad_set_data(ad_var x, int64_t rows, ad_dtype dtype, const void *data)
     ad_node *n = ad_node_at(t, x.node);
     if (n->op != AD_OP_input || !data) {
         ad_fail(t,
-                n->op != AD_OP_input ? "ad_set: the variable is the result of ad_%s; only inputs can be set"
-                                     : "ad_set: no data (NULL) for ad_%s",
+                n->op != AD_OP_input
+                    ? "ad_set: the variable is the result of ad_%s; only inputs can be set"
+                    : "ad_set: no data (NULL) for ad_%s",
                 ad_ops[n->op].name);
         return -1;
     }
@@ -592,7 +634,8 @@ int ad_set_data(ad_var x, int64_t rows, ad_dtype dtype, const void *data)
     return set_input(x, "set", rows, dtype, data);
 }
 
-static ad_var new_constant(ad_tape *t, ad_op op, ad_shape shape, int64_t n, ad_dtype dtype, const void *data)
+static ad_var new_constant(ad_tape *t, ad_op op, ad_shape shape, int64_t n, ad_dtype dtype,
+                           const void *data)
 {
     ad_var x = ad_record(t, op, 0, NULL, 0, NULL, shape);
     if (!ad_valid(x)) return x;
@@ -609,7 +652,8 @@ ad_var ad_constant_data(ad_tape *t, ad_shape shape, ad_dtype dtype, const void *
 {
     if (!t || t->failed || !check_source(t, "constant", shape, false)) return ad_none(t);
     if (!data) ad_fail(t, "ad_constant: no data (NULL)");
-    return t->failed ? ad_none(t) : new_constant(t, AD_OP_constant, shape, ad_count(shape, 0), dtype, data);
+    return t->failed ? ad_none(t)
+                     : new_constant(t, AD_OP_constant, shape, ad_count(shape, 0), dtype, data);
 }
 
 ad_var ad_fill(ad_tape *t, ad_shape shape, double value)
@@ -633,7 +677,10 @@ ad_var ad_row_count(ad_tape *t)
     return ad_record(t, AD_OP_row_count, 0, NULL, 0, NULL, AD_SCALAR);
 }
 
-const double *ad_constant_elements(ad_var x) { return ad_valid(x) ? ad_node_at(x.tape, x.node)->data : NULL; }
+const double *ad_constant_elements(ad_var x)
+{
+    return ad_valid(x) ? ad_node_at(x.tape, x.node)->data : NULL;
+}
 
 int64_t ad_constant_size(ad_var x) { return ad_valid(x) ? ad_node_at(x.tape, x.node)->ndata : 0; }
 
@@ -711,7 +758,11 @@ void ad_cache_add(ad_tape *t, const void *key, size_t length, void *object, void
         return;
     }
     if (t->cached == CACHED) drop_oldest(t);
-    *e = (cache_entry){ .next = t->cache, .object = object, .release = release, .hash = hash_of(key, length), .length = length };
+    *e = (cache_entry){ .next = t->cache,
+                        .object = object,
+                        .release = release,
+                        .hash = hash_of(key, length),
+                        .length = length };
     memcpy(e->key, key, length);
     t->cache = e;
     t->cached++;

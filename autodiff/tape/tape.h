@@ -1,4 +1,5 @@
-/* Internal: the tape's nodes, shared by recording (tape.c, record.c), rules, evaluation and compilation. */
+/* Internal: the tape's nodes, shared by recording (tape.c, record.c), rules, evaluation and
+ * compilation. */
 #ifndef COSTATE_TAPE_H
 #define COSTATE_TAPE_H
 #include "autodiff/extension.h"
@@ -29,27 +30,27 @@ typedef struct {
 enum { AD_CODED_OPS = 2 };
 extern const ad_coded ad_coded_ops[AD_CODED_OPS];
 
-/* What a value depends on, in order; a node's level is the highest among its operands (a reduction over rows stays AD_LEVEL_ROW:
- * `shape` says that it has no row axis, `level` that it was computed from rows). */
+/* What a value depends on, in order; a node's level is the highest among its operands (a reduction
+ * over rows stays AD_LEVEL_ROW: `shape` says that it has no row axis, `level` that it was computed
+ * from rows). */
 typedef enum { AD_LEVEL_CONSTANT, AD_LEVEL_PARAMETER, AD_LEVEL_CALL, AD_LEVEL_ROW } ad_level;
 
 /* Integer attributes, by operation:
  *   input       level
- *   constant    - (data: elements)        fill  - (data: one element)        eye  offset        row_count  -
- *   sum, reduce_max   bit mask of the reduced axes, which stay with size 1 (removing them is a reshape)
- *   reshape, broadcast   - (the node's shape says it; broadcast: same rank as its operand, sizes 1 are stretched)
- *   transpose   permutation[rank]: result axis i is operand axis permutation[i]
- *   slice       start[rank] (the node's shape has the sizes)
- *   assemble    start[rank] of each operand in turn: operands are added into zeros at these places (pad, concatenate, adjoint of slices)
- *   flip        bit mask of axes
- *   gather      axis, indices...            scatter_add  axis, indices... (result size in the node's shape)
- *   cumsum      axis, reverse
- *   take        - (operands table, index)   put_add - (operands values, index: the transpose of take; table's shape is the node's)
- *   locate      - (operands t, knots)
- *   contract    na, nb, nout, labels of a, of b, of the result (small non-negative integers; distinct within each list;
- *               every label of the result occurs in a or b)
- *   opaque      number of outputs (class_, opaque: class and data); its projections are the nodes that follow it directly
- *   project     k: output k of the opaque operation that is its operand */
+ *   constant    - (data: elements)        fill  - (data: one element)        eye  offset row_count
+ * - sum, reduce_max   bit mask of the reduced axes, which stay with size 1 (removing them is a
+ * reshape) reshape, broadcast   - (the node's shape says it; broadcast: same rank as its operand,
+ * sizes 1 are stretched) transpose   permutation[rank]: result axis i is operand axis
+ * permutation[i] slice       start[rank] (the node's shape has the sizes) assemble    start[rank]
+ * of each operand in turn: operands are added into zeros at these places (pad, concatenate, adjoint
+ * of slices) flip        bit mask of axes gather      axis, indices...            scatter_add axis,
+ * indices... (result size in the node's shape) cumsum      axis, reverse take        - (operands
+ * table, index)   put_add - (operands values, index: the transpose of take; table's shape is the
+ * node's) locate      - (operands t, knots) contract    na, nb, nout, labels of a, of b, of the
+ * result (small non-negative integers; distinct within each list; every label of the result occurs
+ * in a or b) opaque      number of outputs (class_, opaque: class and data); its projections are
+ * the nodes that follow it directly project     k: output k of the opaque operation that is its
+ * operand */
 typedef struct {
     ad_op op;
     ad_level level;
@@ -69,12 +70,13 @@ typedef struct {
     bool running;                  /* opaque: its evaluation is under way */
     int64_t rows;                  /* row input: rows of its data */
     size_t arena_mark;             /* where the arena stood before this node */
-    /* Lazy evaluation: the list of computed nodes that hold a value (tape.c), as numbers + 1; 0: none. */
+    /* Lazy evaluation: the list of computed nodes that hold a value (tape.c), as numbers + 1; 0:
+     * none. */
     bool listed;
     int32_t before, after;
 } ad_node;
 
-/* ---- tape (tape.c) --------------------------------------------------------------------------------------------------------------- */
+/* ---- tape (tape.c) --------------------------------------------------------------------------- */
 
 ad_node *ad_node_at(const ad_tape *tape, int32_t node); /* no checks */
 /* What messages call an opaque operation. */
@@ -82,27 +84,35 @@ static inline const char *ad_opaque_name(const ad_opaque_class *class_, const vo
 {
     return class_->called ? class_->called(data) : class_->name;
 }
-static inline const char *ad_node_name(const ad_node *n) { return ad_opaque_name(n->class_, n->opaque); }
+static inline const char *ad_node_name(const ad_node *n)
+{
+    return ad_opaque_name(n->class_, n->opaque);
+}
 int32_t ad_tape_size(const ad_tape *tape);
 void *ad_arena_alloc(ad_tape *tape, size_t bytes); /* 16-byte aligned; NULL with the error set */
-/* Appends a node; copies in and attr into the arena. The level comes from the operands (sources: from op and attr) and the shape. */
-ad_var ad_record(ad_tape *tape, ad_op op, int nin, const int32_t *in, int nattr, const int64_t *attr, ad_shape shape);
+/* Appends a node; copies in and attr into the arena. The level comes from the operands (sources:
+ * from op and attr) and the shape. */
+ad_var ad_record(ad_tape *tape, ad_op op, int nin, const int32_t *in, int nattr,
+                 const int64_t *attr, ad_shape shape);
 ad_var ad_var_at(ad_tape *tape, int32_t node);
-/* While an opaque operation of the tape runs, or a program with arrays of the tape, values stay where they are: what would change or free
- * them asks ad_tape_is_held, which sets the error. */
+/* While an opaque operation of the tape runs, or a program with arrays of the tape, values stay
+ * where they are: what would change or free them asks ad_tape_is_held, which sets the error. */
 void ad_tape_hold(ad_tape *tape);
 void ad_tape_release(ad_tape *tape);
 bool ad_tape_is_held(ad_tape *tape, const char *what);
 /* Says that a computed node (no input) is about to get a value, so that it can be forgotten. */
 void ad_tape_note_value(ad_tape *tape, int32_t node);
-/* Tells an error at once where the environment or the callback (which may be NULL) wants it. `about`: the nodes it is about, if any; t may
- * be NULL (report.c). */
-void ad_report(const ad_tape *t, const char *message, int nabout, const int32_t *about, void (*callback)(const char *, void *), void *user);
+/* Tells an error at once where the environment or the callback (which may be NULL) wants it.
+ * `about`: the nodes it is about, if any; t may be NULL (report.c). */
+void ad_report(const ad_tape *t, const char *message, int nabout, const int32_t *about,
+               void (*callback)(const char *, void *), void *user);
 /* What the tape's next error is about, until it is called again; none when n is 0. */
 void ad_tape_about(ad_tape *tape, int n, const ad_var *x);
-/* Text of an error that names an operation and the shapes of its operands: "ad_add: <reason>: a is [2,3], b is [4]". */
+/* Text of an error that names an operation and the shapes of its operands: "ad_add: <reason>: a is
+ * [2,3], b is [4]". */
 ad_var ad_fail_shapes(ad_tape *tape, const char *op, const char *reason, int n, const ad_var *x);
-/* The tape all of x are valid on; NULL after reporting (stale, invalid, tokens, or mixed tapes; `what` names the operation). */
+/* The tape all of x are valid on; NULL after reporting (stale, invalid, tokens, or mixed tapes;
+ * `what` names the operation). */
 ad_tape *ad_common_tape(const char *what, int n, const ad_var *x);
 /* The same for operands of opaque operations, which may be tokens of others. */
 ad_tape *ad_common_tape_tokens(const char *what, int n, const ad_var *x);
@@ -113,17 +123,20 @@ typedef struct {
     const ad_var *x;
     bool alone; /* one variable: an argument of its own */
 } ad_list;
-/* As ad_common_tape for all variables of the lists; NULL too where a list is NULL or its length negative. The report is on the first tape
- * that any variable has. */
+/* As ad_common_tape for all variables of the lists; NULL too where a list is NULL or its length
+ * negative. The report is on the first tape that any variable has. */
 ad_tape *ad_lists_tape(const char *what, int nlist, const ad_list *lists);
 /* Sets the tape's error "ad_what: argument is NULL". */
 void ad_fail_null(ad_tape *tape, const char *what, const char *argument);
-/* Whether s is a shape: rank, positive sizes, the row axis first if at all, a number of elements that can be counted. Else reports. */
+/* Whether s is a shape: rank, positive sizes, the row axis first if at all, a number of elements
+ * that can be counted. Else reports. */
 bool ad_check_shape(ad_tape *tape, const char *what, ad_shape s);
-enum { AD_MAX_ELEMENTS_SHIFT = 59 }; /* arrays have fewer than 2^59 elements, so that sizes in bytes can be added */
+enum {
+    AD_MAX_ELEMENTS_SHIFT = 59
+}; /* arrays have fewer than 2^59 elements, so that sizes in bytes can be added */
 
-/* How opaque operations are evaluated from now on (ad_opaque_call.refine). Values have to be computed again; the arrays in
- * which they lie stay. */
+/* How opaque operations are evaluated from now on (ad_opaque_call.refine). Values have to be
+ * computed again; the arrays in which they lie stay. */
 void ad_tape_set_refine(ad_tape *tape, int refine);
 int ad_tape_refine(const ad_tape *tape);
 /* Copies n numbers of one dtype as those of another (tape.c). */
@@ -137,7 +150,7 @@ static inline ad_shape ad_with_rows(ad_shape s, int64_t rows)
 
 const char *ad_tape_advice(const ad_tape *tape); /* of ad_tape_set_traced, or NULL */
 
-/* ---- what variables need (reach.c) ------------------------------------------------------------------------------------------------- */
+/* ---- what variables need (reach.c) ----------------------------------------------------------- */
 
 /* Nodes in order of recording. */
 typedef struct {
@@ -150,33 +163,38 @@ typedef struct {
     const ad_var *end; /* [nend] */
     bool values;       /* likewise nodes that have a value */
 } ad_reach_limits;
-/* The n variables x and what they need, each node once. false with the tape's error set: memory is short. */
-bool ad_reach_find(ad_reach *reach, ad_tape *tape, int n, const ad_var *x, const ad_reach_limits *limits);
+/* The n variables x and what they need, each node once. false with the tape's error set: memory is
+ * short. */
+bool ad_reach_find(ad_reach *reach, ad_tape *tape, int n, const ad_var *x,
+                   const ad_reach_limits *limits);
 void ad_reach_clear(ad_reach *reach);
-/* A byte for each node, all zero, for one search, which leaves them zero (tape.c). NULL: memory is short. */
+/* A byte for each node, all zero, for one search, which leaves them zero (tape.c). NULL: memory is
+ * short. */
 char *ad_tape_marks(ad_tape *tape);
 
-/* ---- recording for the other files of this room ---------------------------------------------------------------------------------- */
+/* ---- recording for the other files of this room ---------------------------------------------- */
 
 #define AD_CODED(name, ...) ad_var ad_##name(ad_var x);
 #include "autodiff/ops.def"
 /* Adds n operands into zeros of `shape` at start + i * rank (record.c). */
 ad_var ad_assemble(ad_tape *tape, int n, const ad_var *x, const int64_t *start, ad_shape shape);
-/* Adds values [R,...] (R as of take) into zeros of the table's shape at the rows that index says: the transpose of take. */
+/* Adds values [R,...] (R as of take) into zeros of the table's shape at the rows that index says:
+ * the transpose of take. */
 ad_var ad_put_add(ad_var values, ad_var index, ad_shape table);
 /* Sums v over what broadcasting from `shape` stretched. */
 ad_var ad_sum_to(ad_var v, ad_shape shape);
 /* Sums over the axes of the mask, which stay with size 1. */
 ad_var ad_sum_mask(ad_var x, uint32_t mask);
 
-/* Many-operand contraction by labels (contract.c): operand i has labels[i][0..rank); the result those of out. Labels are
- * 0..AD_MAX_LABELS-1. Invalid without an error: no order was found in which all intermediate results are arrays of at most AD_MAX_RANK
- * axes. */
+/* Many-operand contraction by labels (contract.c): operand i has labels[i][0..rank); the result
+ * those of out. Labels are 0..AD_MAX_LABELS-1. Invalid without an error: no order was found in
+ * which all intermediate results are arrays of at most AD_MAX_RANK axes. */
 enum { AD_MAX_LABELS = 48, AD_MAX_FACTORS = 16 };
 typedef struct {
     ad_var x;
     int8_t label[AD_MAX_RANK];
 } ad_factor;
-ad_var ad_contract_factors(ad_tape *tape, int n, const ad_factor *factors, int nout, const int8_t *out);
+ad_var ad_contract_factors(ad_tape *tape, int n, const ad_factor *factors, int nout,
+                           const int8_t *out);
 
 #endif

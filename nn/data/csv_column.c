@@ -4,7 +4,7 @@
 #include <string.h>
 #include <strings.h>
 
-/* ---- numbers --------------------------------------------------------------------------------------- */
+/* ---- numbers --------------------------------------------------------------------------------- */
 
 /* Hexadecimal numbers are left to programmers. */
 bool nn_csv_number(locale_t c_locale, const char *text, double *value)
@@ -15,7 +15,7 @@ bool nn_csv_number(locale_t c_locale, const char *text, double *value)
     return stop > text && *stop == 0;
 }
 
-/* ---- dates and times ------------------------------------------------------------------------------- */
+/* ---- dates and times ------------------------------------------------------------------------- */
 
 /* Reads so many digits at *at; -1 when there are fewer. */
 static int64_t digits(const char **at, int least, int most)
@@ -35,15 +35,16 @@ static bool take(const char **at, char c)
     return true;
 }
 
-/* Days of a date of the Gregorian calendar since 1970-01-01: the years begin in March, so that the leap day
- * comes last (H. Hinnant, "chrono-Compatible Low-Level Date Algorithms"). */
+/* Days of a date of the Gregorian calendar since 1970-01-01: the years begin in March, so that the
+ * leap day comes last (H. Hinnant, "chrono-Compatible Low-Level Date Algorithms"). */
 static int64_t days_since_1970(int64_t year, int64_t month, int64_t day)
 {
     if (month <= 2) year--;
     int64_t era = (year >= 0 ? year : year - 399) / 400;
     int64_t year_of_era = year - era * 400;
     int64_t day_of_year = (153 * (month > 2 ? month - 3 : month + 9) + 2) / 5 + day - 1;
-    return era * 146097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719468;
+    return era * 146097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year -
+           719468;
 }
 
 static bool read_date(const char **at, int64_t *days)
@@ -109,17 +110,19 @@ bool nn_csv_time(const char *text, double *seconds)
     }
     if (*at && !take(&at, 'T') && !take(&at, ' ')) return false;
     else if (at[-1] == 'T' || at[-1] == ' ') {
-        if (!read_clock(&at, 2, 24, &clock) || clock > 86400 || !read_zone(&at, &zone)) return false;
+        if (!read_clock(&at, 2, 24, &clock) || clock > 86400 || !read_zone(&at, &zone))
+            return false;
     }
     *seconds = (double)days * 86400 + clock + zone;
     return *at == 0;
 }
 
-/* ---- fields ---------------------------------------------------------------------------------------- */
+/* ---- fields ---------------------------------------------------------------------------------- */
 
 static bool is_missing(const char *text)
 {
-    static const char *const marks[] = { "", "na", "n/a", "#n/a", "nan", "null", "none", "?", "-", "." };
+    static const char *const marks[] = { "",     "na",   "n/a", "#n/a", "nan",
+                                         "null", "none", "?",   "-",    "." };
     for (size_t i = 0; i < sizeof marks / sizeof marks[0]; i++)
         if (strcasecmp(text, marks[i]) == 0) return true;
     return false;
@@ -127,7 +130,8 @@ static bool is_missing(const char *text)
 
 static csv_verdict class_of(csv_column *column, const char *text, double *value)
 {
-    int64_t known = column->listed ? nn_names_find(&column->classes, text) : nn_names_add(&column->classes, text);
+    int64_t known = column->listed ? nn_names_find(&column->classes, text)
+                                   : nn_names_add(&column->classes, text);
     if (known < 0) return column->listed ? CSV_NO_CLASS : CSV_NO_MEMORY;
     *value = (double)known;
     return CSV_FINE;
@@ -156,7 +160,8 @@ static csv_verdict number_of(locale_t c_locale, const char *text, double *value)
     return has_decimal_comma(c_locale, text) ? CSV_COMMA : CSV_TEXT;
 }
 
-csv_verdict nn_csv_field(csv_column *column, locale_t c_locale, const char *text, bool quoted, bool missing, double *value)
+csv_verdict nn_csv_field(csv_column *column, locale_t c_locale, const char *text, bool quoted,
+                         bool missing, double *value)
 {
     bool text_column = column->kind == NN_CLASS;
     if (missing && is_missing(text) && !(quoted && text_column)) {
@@ -166,14 +171,16 @@ csv_verdict nn_csv_field(csv_column *column, locale_t c_locale, const char *text
     if (text_column) return *text || quoted ? class_of(column, text, value) : CSV_EMPTY;
     if (column->kind == NN_NUMBER) {
         csv_verdict verdict = number_of(c_locale, text, value);
-        return verdict == CSV_MISSING && missing ? CSV_FINE : verdict; /* -nan, as printf writes it */
+        return verdict == CSV_MISSING && missing ? CSV_FINE
+                                                 : verdict; /* -nan, as printf writes it */
     }
-    if (!nn_csv_time(text, value)) return !*text ? CSV_EMPTY : is_missing(text) ? CSV_MISSING : CSV_NO_TIME;
+    if (!nn_csv_time(text, value))
+        return !*text ? CSV_EMPTY : is_missing(text) ? CSV_MISSING : CSV_NO_TIME;
     if (column->kind == NN_DAYS) *value /= 86400;
     return CSV_FINE;
 }
 
-/* ---- classes --------------------------------------------------------------------------------------- */
+/* ---- classes --------------------------------------------------------------------------------- */
 
 typedef struct {
     char *name;
@@ -181,7 +188,10 @@ typedef struct {
     int64_t number;
 } class_name;
 
-static int by_name(const void *a, const void *b) { return strcmp(((const class_name *)a)->name, ((const class_name *)b)->name); }
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const class_name *)a)->name, ((const class_name *)b)->name);
+}
 
 /* 1 and 1.0 are two classes of one value. */
 static int by_value(const void *a, const void *b)
@@ -198,7 +208,8 @@ static int sort_classes(nn_names *names, locale_t c_locale, double *rank)
     bool numbers = true;
     for (int64_t i = 0; i < names->count; i++) {
         sorted[i] = (class_name){ names->name[i], 0, i };
-        numbers = numbers && nn_csv_number(c_locale, names->name[i], &sorted[i].value) && isfinite(sorted[i].value);
+        numbers = numbers && nn_csv_number(c_locale, names->name[i], &sorted[i].value) &&
+                  isfinite(sorted[i].value);
     }
     qsort(sorted, (size_t)names->count, sizeof *sorted, numbers ? by_value : by_name);
     for (int64_t i = 0; i < names->count; i++) {

@@ -25,12 +25,15 @@ typedef enum { LINE, END, FAILED } outcome;
 
 static bool blank(char c) { return c == ' ' || c == '\t'; }
 
-#define FAIL(r, format, ...) nn_error((r)->error, (r)->error_size, "%s:%lld: " format, (r)->path, (long long)(r)->line, __VA_ARGS__)
+#define FAIL(r, format, ...)                                                                       \
+    nn_error((r)->error, (r)->error_size, "%s:%lld: " format, (r)->path, (long long)(r)->line,     \
+             __VA_ARGS__)
 #define FAIL_MEMORY(r) FAIL(r, "%s", "out of memory")
 
-/* ---- lines and fields --------------------------------------------------------------------------------------------------------------- */
+/* ---- lines and fields ------------------------------------------------------------------------ */
 
-/* Cuts off the next line that is neither empty nor a comment; *start is its first character that is not blank. */
+/* Cuts off the next line that is neither empty nor a comment; *start is its first character that is
+ * not blank. */
 static outcome next_line(reader *r, char **start)
 {
     while (r->at < r->end) {
@@ -85,9 +88,13 @@ static int add_field(reader *r, char *text, bool quoted)
     return 0;
 }
 
-static bool separates(const reader *r, char c) { return r->separator == ' ' ? blank(c) : c == r->separator; }
+static bool separates(const reader *r, char c)
+{
+    return r->separator == ' ' ? blank(c) : c == r->separator;
+}
 
-/* Takes the quotes off a field that starts with one ("" inside is one quote). Returns what follows it, or NULL on failure. */
+/* Takes the quotes off a field that starts with one ("" inside is one quote). Returns what follows
+ * it, or NULL on failure. */
 static char *unquote(reader *r, char *field)
 {
     char *to = field, *from = field + 1;
@@ -100,13 +107,15 @@ static char *unquote(reader *r, char *field)
         return NULL;
     }
     *to = 0;
-    for (from++; blank(*from) && !separates(r, *from); from++) {}
+    for (from++; blank(*from) && !separates(r, *from); from++) {
+    }
     if (*from == 0 || separates(r, *from)) return from;
     FAIL(r, "column %lld goes on after its closing quote", (long long)r->nfield + 1);
     return NULL;
 }
 
-/* The field at *at, without the blanks around it; *at moves to the next one, or becomes NULL after the last. */
+/* The field at *at, without the blanks around it; *at moves to the next one, or becomes NULL after
+ * the last. */
 static int split_field(reader *r, char **at)
 {
     char *field = *at, *stop;
@@ -117,7 +126,8 @@ static int split_field(reader *r, char **at)
         *at = *stop ? stop + 1 : NULL;
         return add_field(r, field, true);
     }
-    for (stop = field; *stop && !separates(r, *stop); stop++) {}
+    for (stop = field; *stop && !separates(r, *stop); stop++) {
+    }
     *at = *stop ? stop + 1 : NULL;
     while (stop > field && blank(stop[-1])) stop--;
     *stop = 0;
@@ -138,15 +148,17 @@ static int split_line(reader *r, char *line)
     return 0;
 }
 
-/* ---- columns --------------------------------------------------------------------------------------- */
+/* ---- columns --------------------------------------------------------------------------------- */
 
-/* A header has a field that is neither number nor time, and no number or time that is not in quotes. */
+/* A header has a field that is neither number nor time, and no number or time that is not in
+ * quotes. */
 static bool is_header(const reader *r)
 {
     bool words = false;
     for (int64_t i = 0; i < r->nfield; i++) {
         double value;
-        bool number = nn_csv_number(r->c_locale, r->field[i], &value) || nn_csv_time(r->field[i], &value);
+        bool number =
+            nn_csv_number(r->c_locale, r->field[i], &value) || nn_csv_time(r->field[i], &value);
         if (number && !r->quoted[i]) return false;
         words = words || !number;
     }
@@ -158,13 +170,18 @@ static int64_t find_column(reader *r, const nn_csv_column *wanted, bool header)
 {
     if (!wanted->name) {
         if (wanted->number >= 1 && wanted->number <= r->columns) return wanted->number - 1;
-        return FAIL(r, "there is no column %lld, there are %lld", (long long)wanted->number, (long long)r->columns);
+        return FAIL(r, "there is no column %lld, there are %lld", (long long)wanted->number,
+                    (long long)r->columns);
     }
-    if (!header) return FAIL(r, "there is no header with a column '%.60s'; give the column's number", wanted->name);
+    if (!header)
+        return FAIL(r, "there is no header with a column '%.60s'; give the column's number",
+                    wanted->name);
     int64_t found = -1;
     for (int64_t j = 0; j < r->columns; j++) {
         if (strcmp(r->field[j], wanted->name) != 0) continue;
-        if (found >= 0) return FAIL(r, "two columns are called '%.60s'; give the column's number", wanted->name);
+        if (found >= 0)
+            return FAIL(r, "two columns are called '%.60s'; give the column's number",
+                        wanted->name);
         found = j;
     }
     return found >= 0 ? found : FAIL(r, "the header has no column '%.60s'", wanted->name);
@@ -195,15 +212,18 @@ static int plan_columns(reader *r, bool header)
     if (!r->column) return FAIL_MEMORY(r);
     r->columns = r->nfield;
     for (int64_t j = 0; j < r->columns; j++) r->column[j].target = UNSEEN;
-    if (o->ncolumn < 0 || (o->ncolumn > 0 && !o->columns)) return FAIL(r, "%s", "options.columns is NULL");
+    if (o->ncolumn < 0 || (o->ncolumn > 0 && !o->columns))
+        return FAIL(r, "%s", "options.columns is NULL");
     int64_t next = 0;
     for (int i = 0; i < o->ncolumn; i++) {
         const nn_csv_column *wanted = &o->columns[i];
         int64_t j = find_column(r, wanted, header);
         if (j < 0) return -1;
         csv_column *column = &r->column[j];
-        if (column->target != UNSEEN) return FAIL(r, "options.columns: column %lld is listed twice", (long long)j + 1);
-        if ((unsigned)wanted->kind > NN_SKIP) return FAIL(r, "options.columns: column %lld is of no kind", (long long)j + 1);
+        if (column->target != UNSEEN)
+            return FAIL(r, "options.columns: column %lld is listed twice", (long long)j + 1);
+        if ((unsigned)wanted->kind > NN_SKIP)
+            return FAIL(r, "options.columns: column %lld is of no kind", (long long)j + 1);
         column->kind = wanted->kind;
         column->chosen = true;
         column->target = wanted->kind == NN_SKIP ? LEFT_OUT : next++;
@@ -238,7 +258,7 @@ static int set_names(reader *r, bool header)
     return t->classes ? 0 : FAIL_MEMORY(r);
 }
 
-/* ---- rows ------------------------------------------------------------------------------------------ */
+/* ---- rows ------------------------------------------------------------------------------------ */
 
 /* Why field j is not taken. Long texts are cut. */
 static int bad_field(reader *r, int64_t j, csv_verdict verdict)
@@ -247,18 +267,31 @@ static int bad_field(reader *r, int64_t j, csv_verdict verdict)
     const csv_column *c = &r->column[j];
     char what[160];
     const char *name = c->target >= 0 && r->table->names ? r->table->names[c->target] : "";
-    snprintf(what, sizeof what, "column %lld of %lld%s%.60s%s", (long long)j + 1, (long long)r->columns, *name ? " ('" : "", name,
-             *name ? "')" : "");
+    snprintf(what, sizeof what, "column %lld of %lld%s%.60s%s", (long long)j + 1,
+             (long long)r->columns, *name ? " ('" : "", name, *name ? "')" : "");
     switch (verdict) {
     case CSV_EMPTY: return FAIL(r, "%s is empty (options.missing reads it as NaN)", what);
-    case CSV_MISSING: return FAIL(r, "%s is a missing value: '%.40s' (options.missing reads it as NaN)", what, text);
-    case CSV_TIME: return FAIL(r, "%s is a date or a time: '%.40s' (the kinds NN_DAYS and NN_SECONDS read it)", what, text);
-    case CSV_COMMA: return FAIL(r, "%s is not a number: '%.40s' (a decimal comma? write a point)", what, text);
+    case CSV_MISSING:
+        return FAIL(r, "%s is a missing value: '%.40s' (options.missing reads it as NaN)", what,
+                    text);
+    case CSV_TIME:
+        return FAIL(r, "%s is a date or a time: '%.40s' (the kinds NN_DAYS and NN_SECONDS read it)",
+                    what, text);
+    case CSV_COMMA:
+        return FAIL(r, "%s is not a number: '%.40s' (a decimal comma? write a point)", what, text);
     case CSV_INFINITE: return FAIL(r, "%s is infinite or too large: '%.40s'", what, text);
-    case CSV_NO_TIME: return FAIL(r, "%s is no date or time: '%.40s' (2024-01-31, 2024-01-31T06:30, 06:30)", what, text);
-    case CSV_NO_CLASS: return FAIL(r, "%s is none of the %lld classes listed: '%.40s'", what, (long long)c->classes.count, text);
+    case CSV_NO_TIME:
+        return FAIL(r, "%s is no date or time: '%.40s' (2024-01-31, 2024-01-31T06:30, 06:30)", what,
+                    text);
+    case CSV_NO_CLASS:
+        return FAIL(r, "%s is none of the %lld classes listed: '%.40s'", what,
+                    (long long)c->classes.count, text);
     case CSV_NO_MEMORY: return FAIL_MEMORY(r);
-    default: return FAIL(r, "%s is not a number: '%.40s' (the kind NN_CLASS numbers texts, NN_SKIP leaves the column out)", what, text);
+    default:
+        return FAIL(r,
+                    "%s is not a number: '%.40s' (the kind NN_CLASS numbers texts, NN_SKIP leaves "
+                    "the column out)",
+                    what, text);
     }
 }
 
@@ -266,8 +299,10 @@ static int check_count(reader *r)
 {
     bool ended = r->nfield == r->columns + 1 && !*r->field[r->columns] && !r->quoted[r->columns];
     if (r->nfield == r->columns || (ended && r->options->missing)) return 0;
-    const char *advice = ended ? " (the last one is empty: with options.missing a separator may end the line)" : "";
-    return FAIL(r, "%lld columns, but line %lld has %lld%s", (long long)r->nfield, (long long)r->first_line, (long long)r->columns, advice);
+    const char *advice =
+        ended ? " (the last one is empty: with options.missing a separator may end the line)" : "";
+    return FAIL(r, "%lld columns, but line %lld has %lld%s", (long long)r->nfield,
+                (long long)r->first_line, (long long)r->columns, advice);
 }
 
 static int add_row(reader *r)
@@ -286,14 +321,15 @@ static int add_row(reader *r)
         csv_column *c = &r->column[j];
         if (c->target < 0) continue;
         double *cell = &t->data[t->rows * t->columns + c->target];
-        csv_verdict verdict = nn_csv_field(c, r->c_locale, r->field[j], r->quoted[j], r->options->missing, cell);
+        csv_verdict verdict =
+            nn_csv_field(c, r->c_locale, r->field[j], r->quoted[j], r->options->missing, cell);
         if (verdict != CSV_FINE) return bad_field(r, j, verdict);
     }
     t->rows++;
     return 0;
 }
 
-/* ---- the table ------------------------------------------------------------------------------------- */
+/* ---- the table ------------------------------------------------------------------------------- */
 
 /* A separator at the end of every line makes a last column without a name and without a value. */
 static void drop_empty_column(reader *r)
@@ -301,10 +337,12 @@ static void drop_empty_column(reader *r)
     nn_table *t = r->table;
     int64_t last = t->columns - 1;
     const csv_column *c = &r->column[r->columns - 1];
-    bool empty = r->options->missing && last > 0 && c->target == last && !c->chosen && !*t->names[last];
+    bool empty =
+        r->options->missing && last > 0 && c->target == last && !c->chosen && !*t->names[last];
     for (int64_t i = 0; empty && i < t->rows; i++) empty = isnan(t->data[i * t->columns + last]);
     if (!empty) return;
-    for (int64_t i = 0; i < t->rows; i++) memmove(t->data + i * last, t->data + i * t->columns, (size_t)last * sizeof *t->data);
+    for (int64_t i = 0; i < t->rows; i++)
+        memmove(t->data + i * last, t->data + i * t->columns, (size_t)last * sizeof *t->data);
     free(t->names[last]);
     t->columns = last;
 }
@@ -317,10 +355,12 @@ static int read_rows(reader *r, bool header)
     while ((got = next_line(r, &line)) == LINE)
         if (split_line(r, line) || add_row(r)) return -1;
     if (got == FAILED) return -1;
-    if (r->table->rows == 0) return nn_error(r->error, r->error_size, "%s: there is a header, but no data", r->path);
+    if (r->table->rows == 0)
+        return nn_error(r->error, r->error_size, "%s: there is a header, but no data", r->path);
     for (int64_t j = 0; j < r->columns; j++) {
         csv_column *c = &r->column[j];
-        if (c->kind == NN_CLASS && c->target >= 0 && nn_csv_order(c, r->c_locale, r->table)) return FAIL_MEMORY(r);
+        if (c->kind == NN_CLASS && c->target >= 0 && nn_csv_order(c, r->c_locale, r->table))
+            return FAIL_MEMORY(r);
     }
     drop_empty_column(r);
     return 0;
@@ -331,7 +371,9 @@ static int read_table(reader *r)
     char *line;
     outcome got = next_line(r, &line);
     if (got == FAILED) return -1;
-    if (got == END) return nn_error(r->error, r->error_size, "%s: the file is empty, or has only comments", r->path);
+    if (got == END)
+        return nn_error(r->error, r->error_size, "%s: the file is empty, or has only comments",
+                        r->path);
     r->separator = find_separator(line);
     r->first_line = r->line;
     if (split_line(r, line)) return -1;
@@ -347,15 +389,22 @@ static void clear(reader *r)
     if (r->c_locale) freelocale(r->c_locale);
 }
 
-int nn_read_csv(const char *path, const nn_csv_options *options, nn_table *table, char *error, size_t error_size)
+int nn_read_csv(const char *path, const nn_csv_options *options, nn_table *table, char *error,
+                size_t error_size)
 {
     static const nn_csv_options strict = { 0 };
-    if (!path || !table) return nn_error(error, error_size, "nn_read_csv: %s is NULL", path ? "table" : "path");
+    if (!path || !table)
+        return nn_error(error, error_size, "nn_read_csv: %s is NULL", path ? "table" : "path");
     *table = (nn_table){ 0 };
     size_t size;
     char *text = nn_read_file(path, &size, error, error_size);
     if (!text) return -1;
-    reader r = { .path = path, .error = error, .error_size = error_size, .at = text, .end = text + size, .table = table };
+    reader r = { .path = path,
+                 .error = error,
+                 .error_size = error_size,
+                 .at = text,
+                 .end = text + size,
+                 .table = table };
     r.options = options ? options : &strict;
     if (size >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0) r.at += 3;
     r.c_locale = newlocale(LC_ALL_MASK, "C", (locale_t)0);

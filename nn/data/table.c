@@ -50,12 +50,16 @@ static int check_names(const nn_table *table, locale_t c_locale, char *error, si
         const char *name = name_of(table, j);
         char *stop;
         if (strpbrk(name, "\r\n"))
-            return nn_error(error, error_size, "nn_write_csv: the name of column %lld has a line break", (long long)j + 1);
+            return nn_error(error, error_size,
+                            "nn_write_csv: the name of column %lld has a line break",
+                            (long long)j + 1);
         (void)strtod_l(name, &stop, c_locale);
         named = named || *name;
         word = word || stop == name || *stop;
     }
-    if (named && !word) return nn_error(error, error_size, "nn_write_csv: all names are numbers; the header would be read as data");
+    if (named && !word)
+        return nn_error(error, error_size,
+                        "nn_write_csv: all names are numbers; the header would be read as data");
     return named;
 }
 
@@ -67,20 +71,25 @@ static int check_table(const nn_table *table, char *error, size_t error_size)
         const nn_classes *c = classes_of(table, j);
         for (int64_t k = 0; c && c->name && k < c->count; k++) {
             if (!c->name[k] || !strpbrk(c->name[k], "\r\n")) continue;
-            return nn_error(error, error_size, "nn_write_csv: the class %lld of column %lld has a line break", (long long)k,
-                            (long long)j + 1);
+            return nn_error(error, error_size,
+                            "nn_write_csv: the class %lld of column %lld has a line break",
+                            (long long)k, (long long)j + 1);
         }
     }
     for (int64_t i = 0; i < table->rows * table->columns; i++) {
         const nn_classes *c = classes_of(table, i % table->columns);
         double value = table->data[i];
-        long long row = (long long)(i / table->columns) + 1, column = (long long)(i % table->columns) + 1;
+        long long row = (long long)(i / table->columns) + 1,
+                  column = (long long)(i % table->columns) + 1;
         if (!isfinite(value)) {
-            return nn_error(error, error_size, "nn_write_csv: row %lld, column %lld is %g", row, column, nn_shown(value));
+            return nn_error(error, error_size, "nn_write_csv: row %lld, column %lld is %g", row,
+                            column, nn_shown(value));
         }
-        if (c && !(value >= 0 && value < (double)c->count && value == floor(value) && c->name && c->name[(int64_t)value])) {
-            return nn_error(error, error_size, "nn_write_csv: row %lld, column %lld is %g, none of its %lld classes", row, column, value,
-                            (long long)c->count);
+        if (c && !(value >= 0 && value < (double)c->count && value == floor(value) && c->name &&
+                   c->name[(int64_t)value])) {
+            return nn_error(error, error_size,
+                            "nn_write_csv: row %lld, column %lld is %g, none of its %lld classes",
+                            row, column, value, (long long)c->count);
         }
     }
     return 0;

@@ -2,7 +2,7 @@
 #include "autodiff/extension.h"
 #include <stdlib.h>
 
-/* ---- the operation --------------------------------------------------------------------------------- */
+/* ---- the operation --------------------------------------------------------------------------- */
 
 typedef struct {
     atomic_int references;
@@ -23,16 +23,19 @@ static void release(void *data)
 }
 
 /* Which of the n labels is bad. A single one needs no number. */
-static int bad_class(const class_check *c, const ad_opaque_call *call, int64_t n, int64_t i, double label)
+static int bad_class(const class_check *c, const ad_opaque_call *call, int64_t n, int64_t i,
+                     double label)
 {
     char place[64] = "";
     if (n > 1 && ad_has_rows(c->shape)) {
-        snprintf(place, sizeof place, " of row %lld (from 0)", (long long)(i / ad_row_size(c->shape)));
+        snprintf(place, sizeof place, " of row %lld (from 0)",
+                 (long long)(i / ad_row_size(c->shape)));
     } else if (n > 1) {
         snprintf(place, sizeof place, " at place %lld (from 0)", (long long)i);
     }
-    return nn_error(call->error, call->error_size, "the class%s is %g, but must be a whole number from 0 to %lld", place, nn_shown(label),
-                    (long long)c->classes - 1);
+    return nn_error(call->error, call->error_size,
+                    "the class%s is %g, but must be a whole number from 0 to %lld", place,
+                    nn_shown(label), (long long)c->classes - 1);
 }
 
 static int forward(void *data, void *state, const ad_opaque_call *call)
@@ -42,29 +45,35 @@ static int forward(void *data, void *state, const ad_opaque_call *call)
     int64_t n = ad_count(c->shape, call->rows);
     for (int64_t i = 0; i < n; i++) {
         double label = nn_element(call->dtype, call->in[0], i);
-        if (!(label >= 0 && label < (double)c->classes && label == floor(label))) return bad_class(c, call, n, i, label);
+        if (!(label >= 0 && label < (double)c->classes && label == floor(label)))
+            return bad_class(c, call, n, i, label);
         if (call->out[0]) nn_put(call->dtype, call->out[0], i, label);
     }
     return 0;
 }
 
 /* A label has no derivative: there is nothing to give. */
-static void vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out, const ad_var *ybar, const bool *need,
-                ad_var *xbar)
+static void vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out,
+                const ad_var *ybar, const bool *need, ad_var *xbar)
 {
-    (void)data, (void)token, (void)nin, (void)in, (void)nout, (void)out, (void)ybar, (void)need, (void)xbar;
+    (void)data, (void)token, (void)nin, (void)in, (void)nout, (void)out, (void)ybar, (void)need,
+        (void)xbar;
 }
 
-static void jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot, int nout, const ad_var *out, ad_var *ydot)
+static void jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot, int nout,
+                const ad_var *out, ad_var *ydot)
 {
     (void)data, (void)token, (void)nin, (void)in, (void)xdot, (void)nout, (void)out, (void)ydot;
 }
 
-static const ad_opaque_class check_classes = {
-    .name = "nn_cross_entropy", .forward = forward, .retain = retain, .release = release, .vjp = vjp, .jvp = jvp
-};
+static const ad_opaque_class check_classes = { .name = "nn_cross_entropy",
+                                               .forward = forward,
+                                               .retain = retain,
+                                               .release = release,
+                                               .vjp = vjp,
+                                               .jvp = jvp };
 
-/* ---- the list of a tape ---------------------------------------------------------------------------- */
+/* ---- the list of a tape ---------------------------------------------------------------------- */
 
 typedef struct {
     int count;

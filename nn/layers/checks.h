@@ -1,6 +1,6 @@
-/* Internal to nn/: checks of data that losses record. Each is an operation that passes its operand on and
- * fails, when it runs, on what it must not be. A tape lists its checks, so that training can run them on all
- * data before it begins. */
+/* Internal to nn/: checks of data that losses record. Each is an operation that passes its operand
+ * on and fails, when it runs, on what it must not be. A tape lists its checks, so that training can
+ * run them on all data before it begins. */
 #ifndef COSTATE_NN_CHECKS_H
 #define COSTATE_NN_CHECKS_H
 #include "nn/model/internal.h"

@@ -8,14 +8,18 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static int read_all(FILE *stream, const char *path, char **text, size_t *size, char *error, size_t error_size)
+static int read_all(FILE *stream, const char *path, char **text, size_t *size, char *error,
+                    size_t error_size)
 {
     struct stat status;
-    if (fstat(fileno(stream), &status) != 0) return nn_error(error, error_size, "%s: %s", path, strerror(errno));
-    if (!S_ISREG(status.st_mode)) return nn_error(error, error_size, "%s: not a regular file", path);
+    if (fstat(fileno(stream), &status) != 0)
+        return nn_error(error, error_size, "%s: %s", path, strerror(errno));
+    if (!S_ISREG(status.st_mode))
+        return nn_error(error, error_size, "%s: not a regular file", path);
     size_t n = (size_t)status.st_size;
     if ((uintmax_t)status.st_size >= SIZE_MAX || !(*text = malloc(n + 1))) {
-        return nn_error(error, error_size, "%s: out of memory for %lld bytes", path, (long long)status.st_size);
+        return nn_error(error, error_size, "%s: out of memory for %lld bytes", path,
+                        (long long)status.st_size);
     }
     *size = fread(*text, 1, n, stream);
     if (ferror(stream)) return nn_error(error, error_size, "%s: %s", path, strerror(errno));
@@ -42,7 +46,8 @@ char *nn_read_file(const char *path, size_t *size, char *error, size_t error_siz
     return text;
 }
 
-/* A name beside the file (renaming works within one file system only) that nothing else has; the mode follows the umask, as fopen's. */
+/* A name beside the file (renaming works within one file system only) that nothing else has; the
+ * mode follows the umask, as fopen's. */
 static int open_temporary(nn_file *file)
 {
     size_t room = strlen(file->path) + 48;
@@ -64,9 +69,11 @@ int nn_file_open(nn_file *file, const char *path, char *error, size_t error_size
     *file = (nn_file){ NULL, NULL, NULL };
     if (!path || !*path) return nn_error(error, error_size, "a file name is missing");
     struct stat status;
-    /* Renaming onto a device or a directory would replace it or fail late. Through a symbolic link, the file behind it is replaced. */
+    /* Renaming onto a device or a directory would replace it or fail late. Through a symbolic link,
+     * the file behind it is replaced. */
     if (stat(path, &status) == 0) {
-        if (!S_ISREG(status.st_mode)) return nn_error(error, error_size, "%s: not a regular file", path);
+        if (!S_ISREG(status.st_mode))
+            return nn_error(error, error_size, "%s: not a regular file", path);
         file->path = realpath(path, NULL);
     } else {
         file->path = strdup(path);
@@ -91,7 +98,8 @@ void nn_file_discard(nn_file *file)
     *file = (nn_file){ NULL, NULL, NULL };
 }
 
-/* So that the new name outlives a power failure. Not every file system can do it, and the file is whole either way. */
+/* So that the new name outlives a power failure. Not every file system can do it, and the file is
+ * whole either way. */
 static void sync_directory(char *path)
 {
     int descriptor = open(dirname(path), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -102,7 +110,8 @@ static void sync_directory(char *path)
 
 int nn_file_commit(nn_file *file, char *error, size_t error_size)
 {
-    bool written = fflush(file->stream) == 0 && !ferror(file->stream) && fsync(fileno(file->stream)) == 0;
+    bool written =
+        fflush(file->stream) == 0 && !ferror(file->stream) && fsync(fileno(file->stream)) == 0;
     int reason = errno;
     if (fclose(file->stream) != 0 && written) {
         written = false;

@@ -17,7 +17,8 @@ static void normal(ad_rng *rng, double sd, int64_t n, double *out)
     for (int64_t i = 0; out && i < n; i++) out[i] = sd * ad_rng_normal(rng);
 }
 
-#define INIT(name) void nn_init_##name(ad_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out)
+#define INIT(name)                                                                                 \
+    void nn_init_##name(ad_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out)
 #define UNUSED(x) (void)(x)
 
 INIT(zeros)

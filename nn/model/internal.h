@@ -1,4 +1,5 @@
-/* Internal to nn/: the layout of a model, theta, error texts, and files that are written whole or not at all. */
+/* Internal to nn/: the layout of a model, theta, error texts, and files that are written whole or
+ * not at all. */
 #ifndef COSTATE_NN_INTERNAL_H
 #define COSTATE_NN_INTERNAL_H
 #include "nn/nn.h"
@@ -14,7 +15,8 @@ typedef struct {
     int64_t *place; /* [places] hash table: number of the name plus 1, or 0 */
 } nn_names;
 int64_t nn_names_find(const nn_names *names, const char *name); /* its number, or -1 */
-int64_t nn_names_add(nn_names *names, const char *name);        /* its number, new or not; -1 when memory is short */
+int64_t nn_names_add(nn_names *names,
+                     const char *name); /* its number, new or not; -1 when memory is short */
 void nn_names_clear(nn_names *names);
 
 typedef struct {
@@ -41,7 +43,10 @@ struct nn_theta {
     char error[256];
 };
 
-static inline size_t nn_bytes(ad_dtype dtype) { return dtype == AD_F32 ? sizeof(float) : sizeof(double); }
+static inline size_t nn_bytes(ad_dtype dtype)
+{
+    return dtype == AD_F32 ? sizeof(float) : sizeof(double);
+}
 static inline double nn_element(ad_dtype dtype, const void *data, int64_t i)
 {
     return dtype == AD_F32 ? (double)((const float *)data)[i] : ((const double *)data)[i];
@@ -67,11 +72,12 @@ const nn_parameter *nn_parameter_find(const nn_model *model, const char *name);
 const nn_parameter *nn_parameter_at(const nn_model *model, int64_t element);
 
 nn_model *nn_model_retain(const nn_model *model);
-/* 0 when theta is there, without an error, and as large as its model; else -1 with the message, which
- * begins with `what`. */
+/* 0 when theta is there, without an error, and as large as its model; else -1 with the message,
+ * which begins with `what`. */
 int nn_theta_check(const char *what, const nn_theta *theta, char *error, size_t size);
 
-/* Whether the variable has the size of the model's theta; else its tape has the error, which names both. */
+/* Whether the variable has the size of the model's theta; else its tape has the error, which names
+ * both. */
 bool nn_theta_fits(const char *what, const nn_model *model, ad_var theta);
 
 /* Whether any of the options is not zero. */
@@ -86,10 +92,12 @@ int nn_error(char *error, size_t size, const char *format, ...)
 #endif
     ;
 
-/* The whole of a regular file, with a NUL behind it; caller frees. NULL with the message in error. */
+/* The whole of a regular file, with a NUL behind it; caller frees. NULL with the message in error.
+ */
 char *nn_read_file(const char *path, size_t *size, char *error, size_t error_size);
 
-/* A file in the making. It appears under its path, complete and on disk, only in nn_file_commit; nn_file_discard leaves nothing behind. */
+/* A file in the making. It appears under its path, complete and on disk, only in nn_file_commit;
+ * nn_file_discard leaves nothing behind. */
 typedef struct {
     FILE *stream;
     char *path, *temporary;

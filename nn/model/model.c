@@ -68,7 +68,8 @@ const nn_parameter *nn_parameter_at(const nn_model *model, int64_t element)
     return NULL;
 }
 
-/* Elements of the shape, or -1 when a size is below 1 or there are more than memory could ever hold. */
+/* Elements of the shape, or -1 when a size is below 1 or there are more than memory could ever
+ * hold. */
 static int64_t count_elements(ad_shape shape)
 {
     int64_t n = 1;
@@ -87,7 +88,8 @@ static int model_fail(nn_model *model, const char *name, const char *format, ...
     va_start(list, format);
     vsnprintf(reason, sizeof reason, format, list);
     va_end(list);
-    snprintf(model->error, sizeof model->error, "nn_model_add: parameter '%.60s': %s", name ? name : "", reason);
+    snprintf(model->error, sizeof model->error, "nn_model_add: parameter '%.60s': %s",
+             name ? name : "", reason);
     return -1;
 }
 
@@ -100,26 +102,33 @@ static void format_sizes(ad_shape shape, char *text, size_t size)
     }
     size_t used = 0;
     for (int i = 0; i < shape.rank; i++) {
-        used += (size_t)snprintf(text + used, size - used, "%s%lld", i ? "," : "[", (long long)shape.dim[i]);
+        used += (size_t)snprintf(text + used, size - used, "%s%lld", i ? "," : "[",
+                                 (long long)shape.dim[i]);
     }
     snprintf(text + used, size - used, "%s", shape.rank ? "]" : "[]");
 }
 
-static int check_parameter(nn_model *model, const char *name, ad_shape shape, nn_init init, int64_t fan_in, int64_t fan_out)
+static int check_parameter(nn_model *model, const char *name, ad_shape shape, nn_init init,
+                           int64_t fan_in, int64_t fan_out)
 {
     if (!name || !*name) return model_fail(model, name, "it needs a name");
-    if (strcmp(name, "__metadata__") == 0) return model_fail(model, name, "the name is reserved by the safetensors format");
-    if (nn_parameter_find(model, name)) return model_fail(model, name, "the model has one of this name already");
+    if (strcmp(name, "__metadata__") == 0)
+        return model_fail(model, name, "the name is reserved by the safetensors format");
+    if (nn_parameter_find(model, name))
+        return model_fail(model, name, "the model has one of this name already");
     int64_t n = count_elements(shape);
     if (n < 0 || n > (INT64_MAX >> 8) - model->size) {
         char text[256];
         format_sizes(shape, text, sizeof text);
-        return model_fail(model, name, "every size must be at least 1, and theta fit into memory, but the shape is %s", text);
+        return model_fail(
+            model, name,
+            "every size must be at least 1, and theta fit into memory, but the shape is %s", text);
     }
     if (!init) return model_fail(model, name, "it needs an initialiser, e.g. nn_init_zeros");
     if (fan_in < 1 || fan_out < 1) {
-        return model_fail(model, name, "fan_in and fan_out must be at least 1, but are %lld and %lld", (long long)fan_in,
-                          (long long)fan_out);
+        return model_fail(model, name,
+                          "fan_in and fan_out must be at least 1, but are %lld and %lld",
+                          (long long)fan_in, (long long)fan_out);
     }
     return 0;
 }
@@ -135,14 +144,18 @@ static int reserve(nn_model *model)
     return 0;
 }
 
-int64_t nn_model_add(nn_model *model, const char *name, ad_shape shape, nn_init init, int64_t fan_in, int64_t fan_out)
+int64_t nn_model_add(nn_model *model, const char *name, ad_shape shape, nn_init init,
+                     int64_t fan_in, int64_t fan_out)
 {
-    if (!model || model->error[0] || check_parameter(model, name, shape, init, fan_in, fan_out)) return -1;
-    if (reserve(model) || nn_names_add(&model->names, name) < 0) return model_fail(model, name, "out of memory");
+    if (!model || model->error[0] || check_parameter(model, name, shape, init, fan_in, fan_out))
+        return -1;
+    if (reserve(model) || nn_names_add(&model->names, name) < 0)
+        return model_fail(model, name, "out of memory");
     int64_t n = count_elements(shape);
     int64_t offset = model->size;
     const char *kept = model->names.name[model->count];
-    model->parameter[model->count++] = (nn_parameter){ kept, shape, offset, n, fan_in, fan_out, init };
+    model->parameter[model->count++] =
+        (nn_parameter){ kept, shape, offset, n, fan_in, fan_out, init };
     model->size = offset + (n + ALIGN - 1) / ALIGN * ALIGN;
     return offset;
 }
@@ -153,7 +166,8 @@ bool nn_theta_fits(const char *what, const nn_model *model, ad_var theta)
     if (shape.rank == 1 && shape.dim[0] == nn_model_size(model)) return true;
     char text[128];
     ad_format_shape(shape, text, sizeof text);
-    ad_fail(theta.tape, "%s: theta is %s; the model needs [%lld]", what, text, (long long)nn_model_size(model));
+    ad_fail(theta.tape, "%s: theta is %s; the model needs [%lld]", what, text,
+            (long long)nn_model_size(model));
     return false;
 }
 
@@ -165,7 +179,8 @@ ad_var nn_model_get(const nn_model *model, ad_var theta, const char *name)
     }
     const nn_parameter *p = nn_parameter_find(model, name);
     if (!p) {
-        ad_fail(theta.tape, "nn_model_get: the model has no parameter '%s'", name ? name : "(NULL)");
+        ad_fail(theta.tape, "nn_model_get: the model has no parameter '%s'",
+                name ? name : "(NULL)");
         return ad_none(theta.tape);
     }
     if (!nn_theta_fits("nn_model_get", model, theta)) return ad_none(theta.tape);

@@ -21,7 +21,10 @@ static int64_t *place_of(const nn_names *names, const char *name)
     }
 }
 
-int64_t nn_names_find(const nn_names *names, const char *name) { return names->places && name ? *place_of(names, name) - 1 : -1; }
+int64_t nn_names_find(const nn_names *names, const char *name)
+{
+    return names->places && name ? *place_of(names, name) - 1 : -1;
+}
 
 /* Room for one more name in the list, and in a table at most half full. */
 static int reserve(nn_names *names)

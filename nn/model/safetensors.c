@@ -1,6 +1,7 @@
-/* theta to and from safetensors files: eight bytes with the length of a header (little-endian), the header (JSON: for each array its dtype,
- * shape and range of bytes), the arrays one after the other without gaps (little-endian).
- * Files come from anywhere: nothing in the header is believed before it is checked against the file's length and the model. */
+/* theta to and from safetensors files: eight bytes with the length of a header (little-endian), the
+ * header (JSON: for each array its dtype, shape and range of bytes), the arrays one after the other
+ * without gaps (little-endian). Files come from anywhere: nothing in the header is believed before
+ * it is checked against the file's length and the model. */
 #include "nn/model/internal.h"
 #include "autodiff/extension.h"
 #include <float.h>
@@ -10,19 +11,24 @@
 #include <string.h>
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "safetensors.c copies numbers as they are in memory, which is right on little-endian machines only"
+#error                                                                                             \
+    "safetensors.c copies numbers as they are in memory, which is right on little-endian machines only"
 #endif
 
-enum { PREFIX = 8, HEADER_MAX = 100000000 }; /* the limit of the format's reference implementation */
+enum {
+    PREFIX = 8,
+    HEADER_MAX = 100000000
+}; /* the limit of the format's reference implementation */
 
 /* The reason why a theta cannot be saved or loaded, if there is one. */
-static int check_arguments(const char *what, const char *path, const nn_theta *theta, char *error, size_t size)
+static int check_arguments(const char *what, const char *path, const nn_theta *theta, char *error,
+                           size_t size)
 {
     if (!path || !*path) return nn_error(error, size, "%s: a file name is missing", what);
     return nn_theta_check(what, theta, error, size);
 }
 
-/* ---- saving ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- saving ---------------------------------------------------------------------------------- */
 
 static json_t *describe_array(const nn_parameter *p, ad_dtype dtype, int64_t start)
 {
@@ -34,12 +40,12 @@ static json_t *describe_array(const nn_parameter *p, ad_dtype dtype, int64_t sta
     }
     if (!shape) return NULL;
     int64_t stop = start + p->size * (int64_t)nn_bytes(dtype);
-    return json_pack("{s:s, s:o, s:[I,I]}", "dtype", dtype == AD_F32 ? "F32" : "F64", "shape", shape, "data_offsets", (json_int_t)start,
-                     (json_int_t)stop);
+    return json_pack("{s:s, s:o, s:[I,I]}", "dtype", dtype == AD_F32 ? "F32" : "F64", "shape",
+                     shape, "data_offsets", (json_int_t)start, (json_int_t)stop);
 }
 
-/* The text of json, or NULL; caller frees. (json_dumps of Jansson 2.14 leaves out a key for which memory is short, in silence; into
- * memory that is there already nothing fails.) */
+/* The text of json, or NULL; caller frees. (json_dumps of Jansson 2.14 leaves out a key for which
+ * memory is short, in silence; into memory that is there already nothing fails.) */
 static char *dump(const json_t *json)
 {
     size_t length = json_dumpb(json, NULL, 0, JSON_COMPACT);
@@ -72,7 +78,9 @@ static char *make_header(const nn_model *model, ad_dtype dtype)
 static void write_tensors(FILE *stream, const nn_theta *theta, const char *header)
 {
     const nn_model *model = theta->model;
-    size_t length = strlen(header), padded = (length + 7) / 8 * 8; /* blanks behind the header put the numbers at a multiple of 8 */
+    size_t length = strlen(header),
+           padded = (length + 7) / 8 *
+                    8; /* blanks behind the header put the numbers at a multiple of 8 */
     unsigned char prefix[PREFIX];
     for (int i = 0; i < PREFIX; i++) prefix[i] = (unsigned char)((uint64_t)padded >> (8 * i));
     fwrite(prefix, 1, PREFIX, stream);
@@ -80,7 +88,8 @@ static void write_tensors(FILE *stream, const nn_theta *theta, const char *heade
     size_t bytes = nn_bytes(theta->dtype);
     for (int64_t i = 0; i < model->count && !ferror(stream); i++) {
         const nn_parameter *p = &model->parameter[i];
-        fwrite((const char *)theta->data + (size_t)p->offset * bytes, bytes, (size_t)p->size, stream);
+        fwrite((const char *)theta->data + (size_t)p->offset * bytes, bytes, (size_t)p->size,
+               stream);
     }
 }
 
@@ -90,13 +99,16 @@ int nn_save(const char *path, const nn_theta *theta, char *error, size_t error_s
     int64_t bad = nn_find_nonfinite(theta->dtype, theta->data, theta->size);
     if (bad >= 0) {
         const nn_parameter *p = nn_parameter_at(theta->model, bad);
-        return nn_error(error, error_size, "nn_save: '%s' holds %g (element %" PRId64 " of theta); %s is left as it was",
-                        p ? p->name : "padding", nn_shown(nn_element(theta->dtype, theta->data, bad)), bad, path);
+        return nn_error(error, error_size,
+                        "nn_save: '%s' holds %g (element %" PRId64
+                        " of theta); %s is left as it was",
+                        p ? p->name : "padding",
+                        nn_shown(nn_element(theta->dtype, theta->data, bad)), bad, path);
     }
     char *header = make_header(theta->model, theta->dtype);
     if (!header || strlen(header) > HEADER_MAX) {
-        const char *why =
-            header ? "the names are longer than the format's limit of 100 MB" : "out of memory, or a parameter's name is not UTF-8";
+        const char *why = header ? "the names are longer than the format's limit of 100 MB"
+                                 : "out of memory, or a parameter's name is not UTF-8";
         nn_error(error, error_size, "nn_save: %s", why);
         free(header);
         return -1;
@@ -111,9 +123,10 @@ int nn_save(const char *path, const nn_theta *theta, char *error, size_t error_s
     return result;
 }
 
-/* ---- loading ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- loading --------------------------------------------------------------------------------- */
 
-/* One array as the header describes it, once that is known to agree with itself: bytes start..stop of the data hold `size` elements. */
+/* One array as the header describes it, once that is known to agree with itself: bytes start..stop
+ * of the data hold `size` elements. */
 typedef struct {
     const char *name;
     ad_dtype dtype;
@@ -134,15 +147,19 @@ typedef struct {
     const tensor **match; /* for each parameter of the model */
 } content;
 
-#define FAIL(c, format, ...) nn_error((c)->error, (c)->error_size, "%s: " format, (c)->path, __VA_ARGS__)
+#define FAIL(c, format, ...)                                                                       \
+    nn_error((c)->error, (c)->error_size, "%s: " format, (c)->path, __VA_ARGS__)
 
 /* An integer >= 0; -1 for anything else. */
 static int64_t size_of(const json_t *value)
 {
-    return json_is_integer(value) && json_integer_value(value) >= 0 ? (int64_t)json_integer_value(value) : -1;
+    return json_is_integer(value) && json_integer_value(value) >= 0
+               ? (int64_t)json_integer_value(value)
+               : -1;
 }
 
-/* Reads the shape and its number of bytes; -1 when a size is none, or there are more bytes than the file can have. */
+/* Reads the shape and its number of bytes; -1 when a size is none, or there are more bytes than the
+ * file can have. */
 static int64_t read_shape(const json_t *json, int64_t element, int64_t limit, ad_shape *shape)
 {
     int64_t bytes = element;
@@ -160,20 +177,32 @@ static int read_tensor(content *c, const char *name, json_t *json, tensor *t)
 {
     const char *dtype = json_string_value(json_object_get(json, "dtype"));
     json_t *offsets = json_object_get(json, "data_offsets");
-    *t = (tensor){ .name = name, .start = size_of(json_array_get(offsets, 0)), .stop = size_of(json_array_get(offsets, 1)) };
+    *t = (tensor){ .name = name,
+                   .start = size_of(json_array_get(offsets, 0)),
+                   .stop = size_of(json_array_get(offsets, 1)) };
     if (!dtype) return FAIL(c, "'%.60s' has no dtype", name);
     if (strcmp(dtype, "F32") != 0 && strcmp(dtype, "F64") != 0) {
         return FAIL(c, "'%.60s' has dtype %.20s; only F32 and F64 are read", name, dtype);
     }
     t->dtype = strcmp(dtype, "F32") == 0 ? AD_F32 : AD_F64;
-    if (json_array_size(offsets) != 2 || t->start < 0 || t->stop < t->start || t->stop > c->data_size) {
-        return FAIL(c, "the data_offsets of '%.60s' are not two places, in order, in the %" PRId64 " bytes of data", name, c->data_size);
+    if (json_array_size(offsets) != 2 || t->start < 0 || t->stop < t->start ||
+        t->stop > c->data_size) {
+        return FAIL(c,
+                    "the data_offsets of '%.60s' are not two places, in order, in the %" PRId64
+                    " bytes of data",
+                    name, c->data_size);
     }
-    int64_t bytes = read_shape(json_object_get(json, "shape"), (int64_t)nn_bytes(t->dtype), c->data_size, &t->shape);
-    if (bytes < 0) return FAIL(c, "the shape of '%.60s' is not a list of at most %d sizes >= 1 that fit into the file", name, AD_MAX_RANK);
+    int64_t bytes = read_shape(json_object_get(json, "shape"), (int64_t)nn_bytes(t->dtype),
+                               c->data_size, &t->shape);
+    if (bytes < 0)
+        return FAIL(
+            c, "the shape of '%.60s' is not a list of at most %d sizes >= 1 that fit into the file",
+            name, AD_MAX_RANK);
     if (bytes != t->stop - t->start) {
-        return FAIL(c, "'%.60s' needs %" PRId64 " bytes for its shape and dtype, but its data_offsets span %" PRId64, name, bytes,
-                    t->stop - t->start);
+        return FAIL(c,
+                    "'%.60s' needs %" PRId64
+                    " bytes for its shape and dtype, but its data_offsets span %" PRId64,
+                    name, bytes, t->stop - t->start);
     }
     return 0;
 }
@@ -201,25 +230,31 @@ static int read_tensors(content *c)
     int64_t end = 0;
     for (int64_t i = 0; i < c->count; i++) {
         const tensor *t = &c->tensors[i];
-        if (t->start != end) return FAIL(c, "the data of '%.60s' %s", t->name, t->start < end ? "overlap another array's" : "follow a gap");
+        if (t->start != end)
+            return FAIL(c, "the data of '%.60s' %s", t->name,
+                        t->start < end ? "overlap another array's" : "follow a gap");
         end = t->stop;
     }
-    if (end != c->data_size) return FAIL(c, "%" PRId64 " bytes at the end belong to no array", c->data_size - end);
+    if (end != c->data_size)
+        return FAIL(c, "%" PRId64 " bytes at the end belong to no array", c->data_size - end);
     return 0;
 }
 
-/* Jansson reports some failed allocations as bad tokens. Parsing again, and asking for as much memory, tells
- * them apart. */
+/* Jansson reports some failed allocations as bad tokens. Parsing again, and asking for as much
+ * memory, tells them apart. */
 static int parse_header(content *c, const char *text, size_t length)
 {
     json_error_t why = { .text = "" };
-    for (int attempt = 0; attempt < 2 && !c->header; attempt++) { c->header = json_loadb(text, length, JSON_REJECT_DUPLICATES, &why); }
+    for (int attempt = 0; attempt < 2 && !c->header; attempt++) {
+        c->header = json_loadb(text, length, JSON_REJECT_DUPLICATES, &why);
+    }
     if (c->header) return 0;
     void *probe = malloc(length + 1);
     bool memory = probe && why.text[0];
     free(probe);
     if (!memory) return FAIL(c, "%s", "out of memory");
-    return FAIL(c, "the header is not JSON, or repeats a name: %s (byte %d)", why.text, why.position + PREFIX);
+    return FAIL(c, "the header is not JSON, or repeats a name: %s (byte %d)", why.text,
+                why.position + PREFIX);
 }
 
 static int read_header(content *c)
@@ -231,15 +266,22 @@ static int read_header(content *c)
     if (size < PREFIX) return FAIL(c, "%zu bytes are too short for a safetensors file", size);
     for (int i = 0; i < PREFIX; i++) length |= (uint64_t)(unsigned char)c->file[i] << (8 * i);
     if (length > size - PREFIX) {
-        return FAIL(c, "the header's length is %" PRIu64 " bytes, the file's %zu; truncated, or not a safetensors file", length, size);
+        return FAIL(c,
+                    "the header's length is %" PRIu64
+                    " bytes, the file's %zu; truncated, or not a safetensors file",
+                    length, size);
     }
     if (length > HEADER_MAX) {
-        return FAIL(c, "the header's length is %" PRIu64 " bytes; the format allows at most %d (100 MB)", length, HEADER_MAX);
+        return FAIL(
+            c, "the header's length is %" PRIu64 " bytes; the format allows at most %d (100 MB)",
+            length, HEADER_MAX);
     }
     const char *text = c->file + PREFIX;
     const char *nul = memchr(text, 0, (size_t)length);
     if (nul) {
-        return FAIL(c, "there is a zero byte in the header (byte %zu); the format pads headers with blanks", (size_t)(nul - text) + PREFIX);
+        return FAIL(
+            c, "there is a zero byte in the header (byte %zu); the format pads headers with blanks",
+            (size_t)(nul - text) + PREFIX);
     }
     if (parse_header(c, text, (size_t)length)) return -1;
     if (!json_is_object(c->header)) return FAIL(c, "%s", "the header is not a JSON object");
@@ -267,7 +309,8 @@ static int match_tensors(content *c, const nn_model *model)
         char in_file[128], in_model[128];
         ad_format_shape(t->shape, in_file, sizeof in_file);
         ad_format_shape(p->shape, in_model, sizeof in_model);
-        return FAIL(c, "'%.60s' is %s in the file, but %s in the model", p->name, in_file, in_model);
+        return FAIL(c, "'%.60s' is %s in the file, but %s in the model", p->name, in_file,
+                    in_model);
     }
     return stranger ? FAIL(c, "'%.60s' is in the file, but not in the model", stranger->name) : 0;
 }
@@ -285,13 +328,17 @@ static double read_element(ad_dtype dtype, const char *from, int64_t i)
     return (double)single;
 }
 
-static int copy_tensor(content *c, const nn_parameter *p, const tensor *t, ad_dtype dtype, void *data)
+static int copy_tensor(content *c, const nn_parameter *p, const tensor *t, ad_dtype dtype,
+                       void *data)
 {
     double largest = dtype == AD_F32 ? FLT_MAX : DBL_MAX;
     for (int64_t i = 0; i < p->size; i++) {
         double value = read_element(t->dtype, c->data + t->start, i);
         if (!(fabs(value) <= largest)) {
-            return FAIL(c, "element %" PRId64 " of '%.60s' is %g, which is no finite number of theta's type", i, p->name, nn_shown(value));
+            return FAIL(c,
+                        "element %" PRId64
+                        " of '%.60s' is %g, which is no finite number of theta's type",
+                        i, p->name, nn_shown(value));
         }
         nn_put(dtype, data, p->offset + i, value);
     }
@@ -317,7 +364,8 @@ int nn_load(const char *path, nn_theta *theta, char *error, size_t error_size)
 {
     if (check_arguments("nn_load", path, theta, error, error_size)) return -1;
     content c = { .path = path, .error = error, .error_size = error_size };
-    int result = read_header(&c) || match_tensors(&c, theta->model) || copy_tensors(&c, theta) ? -1 : 0;
+    int result =
+        read_header(&c) || match_tensors(&c, theta->model) || copy_tensors(&c, theta) ? -1 : 0;
     free(c.match);
     free(c.tensors);
     json_decref(c.header);

@@ -15,7 +15,7 @@ static int theta_fail(nn_theta *theta, const char *format, ...)
     return -1;
 }
 
-/* ---- making ---------------------------------------------------------------------------------------- */
+/* ---- making ---------------------------------------------------------------------------------- */
 
 /* Every parameter array from its own generator. -1 when memory is short. */
 static int fill(nn_theta *theta, ad_rng *rng)
@@ -30,7 +30,8 @@ static int fill(nn_theta *theta, ad_rng *rng)
         const nn_parameter *p = &model->parameter[i];
         ad_rng own = ad_rng_split(rng);
         p->init(&own, p->fan_in, p->fan_out, p->size, values);
-        for (int64_t k = 0; k < p->size; k++) nn_put(theta->dtype, theta->data, p->offset + k, values[k]);
+        for (int64_t k = 0; k < p->size; k++)
+            nn_put(theta->dtype, theta->data, p->offset + k, values[k]);
     }
     free(values);
     return 0;
@@ -85,7 +86,7 @@ void nn_theta_free(nn_theta *theta)
     free(theta);
 }
 
-/* ---- what it is ------------------------------------------------------------------------------------ */
+/* ---- what it is ------------------------------------------------------------------------------ */
 
 const char *nn_theta_error(const nn_theta *theta)
 {
@@ -101,17 +102,20 @@ int nn_theta_check(const char *what, const nn_theta *theta, char *error, size_t 
 {
     if (!theta) return nn_error(error, size, "%s: theta is NULL", what);
     if (theta->error[0]) return nn_error(error, size, "%s: %s", what, theta->error);
-    if (nn_model_error(theta->model)) return nn_error(error, size, "%s: %s", what, nn_model_error(theta->model));
+    if (nn_model_error(theta->model))
+        return nn_error(error, size, "%s: %s", what, nn_model_error(theta->model));
     if (theta->size == theta->model->size) return 0;
-    return nn_error(error, size,
-                    "%s: theta has %lld elements, but its model needs %lld: parameters were added after "
-                    "nn_theta_new",
-                    what, (long long)theta->size, (long long)theta->model->size);
+    return nn_error(
+        error, size,
+        "%s: theta has %lld elements, but its model needs %lld: parameters were added after "
+        "nn_theta_new",
+        what, (long long)theta->size, (long long)theta->model->size);
 }
 
-/* ---- its numbers ----------------------------------------------------------------------------------- */
+/* ---- its numbers ----------------------------------------------------------------------------- */
 
-/* Where the numbers of one array (name NULL: all) begin, and how many there are; -1 with theta's error. */
+/* Where the numbers of one array (name NULL: all) begin, and how many there are; -1 with theta's
+ * error. */
 static int find(nn_theta *theta, const char *what, const char *name, int64_t *offset, int64_t *size)
 {
     if (!theta || theta->error[0]) return -1;
@@ -129,24 +133,35 @@ static void *numbers(nn_theta *theta, const char *what, ad_dtype dtype, const ch
     if (find(theta, what, name, &offset, &size)) return NULL;
     if (theta->dtype != dtype) {
         const char *own = nn_dtype_name(theta->dtype);
-        theta_fail(theta, "%s: theta is %s; nn_theta_%s has its numbers, nn_theta_get copies them as double", what, own, own);
+        theta_fail(
+            theta,
+            "%s: theta is %s; nn_theta_%s has its numbers, nn_theta_get copies them as double",
+            what, own, own);
         return NULL;
     }
     return (char *)theta->data + (size_t)offset * nn_bytes(dtype);
 }
 
-float *nn_theta_f32(nn_theta *theta, const char *name) { return numbers(theta, "nn_theta_f32", AD_F32, name); }
-double *nn_theta_f64(nn_theta *theta, const char *name) { return numbers(theta, "nn_theta_f64", AD_F64, name); }
+float *nn_theta_f32(nn_theta *theta, const char *name)
+{
+    return numbers(theta, "nn_theta_f32", AD_F32, name);
+}
+double *nn_theta_f64(nn_theta *theta, const char *name)
+{
+    return numbers(theta, "nn_theta_f64", AD_F64, name);
+}
 void *nn_theta_data(nn_theta *theta) { return nn_theta_error(theta) ? NULL : theta->data; }
 
 /* As find, for n numbers at the caller's. */
-static int find_for(nn_theta *theta, const char *what, const char *name, int64_t n, const void *values, int64_t *offset)
+static int find_for(nn_theta *theta, const char *what, const char *name, int64_t n,
+                    const void *values, int64_t *offset)
 {
     int64_t size = 0;
     if (find(theta, what, name, offset, &size)) return -1;
     if (!values) return theta_fail(theta, "%s: the array of numbers is NULL", what);
     if (n == size) return 0;
-    return theta_fail(theta, "%s: '%.60s' has %lld elements, not %lld", what, name ? name : "theta", (long long)size, (long long)n);
+    return theta_fail(theta, "%s: '%.60s' has %lld elements, not %lld", what, name ? name : "theta",
+                      (long long)size, (long long)n);
 }
 
 int nn_theta_get(nn_theta *theta, const char *name, int64_t n, double *out)
@@ -163,8 +178,11 @@ int nn_theta_set(nn_theta *theta, const char *name, int64_t n, const double *val
     if (find_for(theta, "nn_theta_set", name, n, values, &offset)) return -1;
     int64_t bad = nn_find_unfit(AD_F64, values, n, theta->dtype);
     if (bad >= 0) {
-        return theta_fail(theta, "nn_theta_set: element %lld of '%.60s' would be %g, which is no finite number in %s", (long long)bad,
-                          name ? name : "theta", nn_shown(values[bad]), nn_dtype_name(theta->dtype));
+        return theta_fail(
+            theta,
+            "nn_theta_set: element %lld of '%.60s' would be %g, which is no finite number in %s",
+            (long long)bad, name ? name : "theta", nn_shown(values[bad]),
+            nn_dtype_name(theta->dtype));
     }
     for (int64_t i = 0; i < n; i++) nn_put(theta->dtype, theta->data, offset + i, values[i]);
     return 0;

@@ -4,12 +4,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-nn_array nn_array_data(ad_shape shape, ad_dtype dtype, const void *data) { return (nn_array){ shape, dtype, data }; }
+nn_array nn_array_data(ad_shape shape, ad_dtype dtype, const void *data)
+{
+    return (nn_array){ shape, dtype, data };
+}
 nn_array nn_array_drawn(ad_shape shape) { return (nn_array){ shape, AD_F64, NULL }; }
 
 static bool has_rows(const nn_array *a) { return a->shape.rank > 0 && a->shape.dim[0] == AD_ROWS; }
 
-/* ---- what arrays must be --------------------------------------------------------------------------- */
+/* ---- what arrays must be --------------------------------------------------------------------- */
 
 /* Elements of one row, or of all of an array without rows; -1 for a shape that is none. */
 static int64_t row_size(ad_shape shape)
@@ -30,12 +33,17 @@ static int check_shape(trainer *t, int i)
     if (n < 0) {
         char text[128];
         ad_format_shape(a->shape, text, sizeof text);
-        return FAIL(t, "array %d: the shape must be [AD_ROWS, ...] or [...] with sizes >= 1, but is %s", i, text);
+        return FAIL(
+            t, "array %d: the shape must be [AD_ROWS, ...] or [...] with sizes >= 1, but is %s", i,
+            text);
     }
-    if (a->data && !nn_is_dtype(a->dtype)) return FAIL(t, "array %d: dtype is neither AD_F32 nor AD_F64", i);
-    if (!a->data && !t->options->draw) return FAIL(t, "array %d has no data, and there is no options.draw to fill it", i);
+    if (a->data && !nn_is_dtype(a->dtype))
+        return FAIL(t, "array %d: dtype is neither AD_F32 nor AD_F64", i);
+    if (!a->data && !t->options->draw)
+        return FAIL(t, "array %d has no data, and there is no options.draw to fill it", i);
     int64_t rows = t->batch > t->examples ? t->batch : t->examples;
-    if (has_rows(a) && n > (INT64_MAX >> 8) / rows) return FAIL(t, "array %d does not fit into memory", i);
+    if (has_rows(a) && n > (INT64_MAX >> 8) / rows)
+        return FAIL(t, "array %d does not fit into memory", i);
     return 0;
 }
 
@@ -45,28 +53,36 @@ static int check_data(trainer *t, int i)
     const nn_array *a = &t->options->arrays[i];
     if (!a->data) return 0;
     int64_t n = row_size(a->shape);
-    int64_t bad = nn_find_unfit(a->dtype, a->data, has_rows(a) ? n * t->examples : n, t->theta->dtype);
+    int64_t bad =
+        nn_find_unfit(a->dtype, a->data, has_rows(a) ? n * t->examples : n, t->theta->dtype);
     if (bad < 0) return 0;
     double value = nn_shown(nn_element(a->dtype, a->data, bad));
     const char *advice = isfinite(value) ? ", too large for f32" : "";
-    if (!has_rows(a)) return FAIL(t, "array %d: element %lld is %g%s", i, (long long)bad, value, advice);
-    return FAIL(t, "array %d: element %lld of example %lld (from 0) is %g%s", i, (long long)(bad % n), (long long)(bad / n), value, advice);
+    if (!has_rows(a))
+        return FAIL(t, "array %d: element %lld is %g%s", i, (long long)bad, value, advice);
+    return FAIL(t, "array %d: element %lld of example %lld (from 0) is %g%s", i,
+                (long long)(bad % n), (long long)(bad / n), value, advice);
 }
 
 int nn_arrays_check(trainer *t)
 {
     const nn_train_options *o = t->options;
     bool data = false, drawn = false, rows_drawn = false;
-    if (o->narray < 0 || (o->narray > 0 && !o->arrays)) return FAIL(t, "options.arrays is NULL, options.narray is %d", o->narray);
+    if (o->narray < 0 || (o->narray > 0 && !o->arrays))
+        return FAIL(t, "options.arrays is NULL, options.narray is %d", o->narray);
     for (int i = 0; i < o->narray; i++) {
         bool rows = has_rows(&o->arrays[i]);
         data = data || (rows && o->arrays[i].data);
         drawn = drawn || !o->arrays[i].data;
         rows_drawn = rows_drawn || (rows && !o->arrays[i].data);
     }
-    if (data && o->examples < 1) return FAIL(t, "there are no examples (options.examples is %lld)", (long long)o->examples);
-    if (!data && rows_drawn && o->batch < 1) return FAIL(t, "rows are drawn, so options.batch must say how many");
-    if (o->draw && !drawn) return FAIL(t, "options.draw is given, but every array has data: leave the data of what it draws NULL");
+    if (data && o->examples < 1)
+        return FAIL(t, "there are no examples (options.examples is %lld)", (long long)o->examples);
+    if (!data && rows_drawn && o->batch < 1)
+        return FAIL(t, "rows are drawn, so options.batch must say how many");
+    if (o->draw && !drawn)
+        return FAIL(t, "options.draw is given, but every array has data: leave the data of what it "
+                       "draws NULL");
     t->examples = data ? o->examples : 0;
     if (!data) t->batch = o->batch > 0 ? o->batch : 1;
     else t->batch = o->batch > 0 && o->batch < t->examples ? o->batch : t->examples;
@@ -75,7 +91,7 @@ int nn_arrays_check(trainer *t)
     return 0;
 }
 
-/* ---- memory ---------------------------------------------------------------------------------------- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 /* The buffers of one array; data of theta's dtype that every batch takes whole need none. */
 static int make_buffers(trainer *t, int i)
@@ -87,12 +103,13 @@ static int make_buffers(trainer *t, int i)
     if (a->data && whole && a->dtype == t->theta->dtype) return 0;
     t->buffer[i] = calloc((size_t)n, nn_bytes(t->theta->dtype));
     if (!a->data) t->drawn[i] = calloc((size_t)n, sizeof *t->drawn[i]);
-    if (!t->buffer[i] || (!a->data && !t->drawn[i])) return FAIL(t, "out of memory for a batch of %lld rows", (long long)t->batch);
+    if (!t->buffer[i] || (!a->data && !t->drawn[i]))
+        return FAIL(t, "out of memory for a batch of %lld rows", (long long)t->batch);
     t->inputs[1 + i] = t->buffer[i];
     return 0;
 }
 
-/* ---- order ----------------------------------------------------------------------------------------- */
+/* ---- order ----------------------------------------------------------------------------------- */
 
 /* Fisher and Yates, as Durstenfeld 1964 (doi:10.1145/364520.364540) wrote it. */
 static void shuffle(trainer *t)
@@ -105,15 +122,16 @@ static void shuffle(trainer *t)
     t->next = 0;
 }
 
-/* The order after so many updates, as this training would make them: every epoch that has begun is shuffled,
- * and the next batch follows theirs. */
+/* The order after so many updates, as this training would make them: every epoch that has begun is
+ * shuffled, and the next batch follows theirs. */
 static void skip_updates(trainer *t, int64_t updates)
 {
     if (t->batch >= t->examples) return;
     int64_t epoch = (t->examples - 1) / t->batch + 1;
     int64_t made = updates % epoch;
     for (int64_t begun = 0; begun < updates / epoch + (made > 0); begun++) shuffle(t);
-    t->next = made > 0 ? made * t->batch : t->examples; /* at the end: the next batch starts an epoch */
+    t->next =
+        made > 0 ? made * t->batch : t->examples; /* at the end: the next batch starts an epoch */
 }
 
 int nn_batches_new(trainer *t)
@@ -124,7 +142,8 @@ int nn_batches_new(trainer *t)
     t->buffer = calloc(narray + 1, sizeof *t->buffer);
     t->drawn = calloc(narray + 1, sizeof *t->drawn);
     t->order = calloc((size_t)t->examples + 1, sizeof *t->order);
-    if (!t->inputs || !t->single || !t->buffer || !t->drawn || !t->order) return FAIL(t, "out of memory");
+    if (!t->inputs || !t->single || !t->buffer || !t->drawn || !t->order)
+        return FAIL(t, "out of memory");
     t->inputs[0] = t->theta->data;
     for (int i = 0; i < t->options->narray; i++)
         if (make_buffers(t, i)) return -1;
@@ -149,17 +168,20 @@ void nn_batches_free(trainer *t)
     free(t->order);
 }
 
-/* ---- batches --------------------------------------------------------------------------------------- */
+/* ---- batches --------------------------------------------------------------------------------- */
 
 /* n numbers from one array to another, converted where the types differ. */
-static void copy_numbers(ad_dtype to_type, void *to, int64_t at, ad_dtype from_type, const void *from, int64_t start, int64_t n)
+static void copy_numbers(ad_dtype to_type, void *to, int64_t at, ad_dtype from_type,
+                         const void *from, int64_t start, int64_t n)
 {
     size_t bytes = nn_bytes(to_type);
     if (to_type == from_type) {
-        memcpy((char *)to + (size_t)at * bytes, (const char *)from + (size_t)start * bytes, (size_t)n * bytes);
+        memcpy((char *)to + (size_t)at * bytes, (const char *)from + (size_t)start * bytes,
+               (size_t)n * bytes);
         return;
     }
-    for (int64_t i = 0; i < n; i++) nn_put(to_type, to, at + i, nn_element(from_type, from, start + i));
+    for (int64_t i = 0; i < n; i++)
+        nn_put(to_type, to, at + i, nn_element(from_type, from, start + i));
 }
 
 void nn_batch_load(trainer *t, int64_t place, int64_t rows)
@@ -185,8 +207,9 @@ static int draw(trainer *t, int64_t step, const int64_t *examples)
     rng = ad_rng_split(&rng);
     nn_step what = { update, t->planned, t->rows, examples, &rng };
     if (t->options->draw(&what, t->drawn, t->options->user)) {
-        return FAIL(t, "options.draw returned an error at step %lld of %lld; theta is as after step %lld", (long long)step,
-                    (long long)t->options->steps, (long long)step - 1);
+        return FAIL(
+            t, "options.draw returned an error at step %lld of %lld; theta is as after step %lld",
+            (long long)step, (long long)t->options->steps, (long long)step - 1);
     }
     ad_dtype dtype = t->theta->dtype;
     for (int i = 0; i < t->options->narray; i++) {
@@ -195,8 +218,11 @@ static int draw(trainer *t, int64_t step, const int64_t *examples)
         if (a->data) continue;
         int64_t bad = nn_find_unfit(AD_F64, t->drawn[i], n, dtype);
         if (bad >= 0) {
-            return FAIL(t, "options.draw wrote %g as element %lld of array %d at step %lld of %lld; theta is as after step %lld",
-                        nn_shown(t->drawn[i][bad]), (long long)bad, i, (long long)step, (long long)t->options->steps, (long long)step - 1);
+            return FAIL(t,
+                        "options.draw wrote %g as element %lld of array %d at step %lld of %lld; "
+                        "theta is as after step %lld",
+                        nn_shown(t->drawn[i][bad]), (long long)bad, i, (long long)step,
+                        (long long)t->options->steps, (long long)step - 1);
         }
         copy_numbers(dtype, t->buffer[i], 0, AD_F64, t->drawn[i], 0, n);
     }
@@ -228,7 +254,8 @@ const void *const *nn_batch_row(trainer *t, int64_t row)
     t->single[0] = t->inputs[0];
     for (int i = 0; i < t->options->narray; i++) {
         const nn_array *a = &t->options->arrays[i];
-        size_t bytes = has_rows(a) ? (size_t)(row * row_size(a->shape)) * nn_bytes(t->theta->dtype) : 0;
+        size_t bytes =
+            has_rows(a) ? (size_t)(row * row_size(a->shape)) * nn_bytes(t->theta->dtype) : 0;
         t->single[1 + i] = (const char *)t->inputs[1 + i] + bytes;
     }
     return t->single;

@@ -1,14 +1,15 @@
-/* Optimisers: one update of theta. The forms are PyTorch's, so that results can be compared number by
- * number. Parameters that weight decay acts on, and those it does not, are stretches of theta, each updated
- * by one loop. */
+/* Optimisers: one update of theta. The forms are PyTorch's, so that results can be compared number
+ * by number. Parameters that weight decay acts on, and those it does not, are stretches of theta,
+ * each updated by one loop. */
 #include "nn/model/internal.h"
 #include <stdlib.h>
 #include <string.h>
 
 /* What is the same for all elements of one update. */
 typedef struct {
-    double rate, momentum, beta1, beta2, epsilon, decay, scale; /* scale: of the gradient, by clipping */
-    double correct1, root_correct2;                             /* 1 - beta1^t, sqrt(1 - beta2^t) */
+    double rate, momentum, beta1, beta2, epsilon, decay,
+        scale;                      /* scale: of the gradient, by clipping */
+    double correct1, root_correct2; /* 1 - beta1^t, sqrt(1 - beta2^t) */
     bool nesterov;
 } update;
 
@@ -23,8 +24,10 @@ struct nn_optimizer {
     double beta1, beta2, epsilon, decay; /* defaults */
     bool takes_momentum, takes_betas;
     /* Updates a part of theta and the state; returns whether all of it is finite. */
-    bool (*update_f32)(nn_optimizer_state *s, const update *u, stretch part, void *theta, const void *gradient);
-    bool (*update_f64)(nn_optimizer_state *s, const update *u, stretch part, void *theta, const void *gradient);
+    bool (*update_f32)(nn_optimizer_state *s, const update *u, stretch part, void *theta,
+                       const void *gradient);
+    bool (*update_f64)(nn_optimizer_state *s, const update *u, stretch part, void *theta,
+                       const void *gradient);
 };
 
 struct nn_optimizer_state {
@@ -40,11 +43,13 @@ struct nn_optimizer_state {
     char error[400];
 };
 
-/* ---- algorithms --------------------------------------------------------------------------------------------------------------------- */
+/* ---- algorithms ------------------------------------------------------------------------------ */
 
-/* Each is a function of one element: its new value, given its gradient and its two numbers of state, which start as 0. */
+/* Each is a function of one element: its new value, given its gradient and its two numbers of
+ * state, which start as 0. */
 
-static inline double sgd(const update *u, double theta, double gradient, double *first, double *second)
+static inline double sgd(const update *u, double theta, double gradient, double *first,
+                         double *second)
 {
     (void)second;
     gradient += u->decay * theta;
@@ -52,8 +57,9 @@ static inline double sgd(const update *u, double theta, double gradient, double 
     return theta - u->rate * (u->nesterov ? gradient + u->momentum * *first : *first);
 }
 
-/* sqrt(beta root^2 + (1 - beta) x^2). The state keeps this root of the mean square, not the mean square: that would overflow, or vanish,
- * for gradients far inside the range of numbers. The squares are taken of scaled numbers for the same reason. */
+/* sqrt(beta root^2 + (1 - beta) x^2). The state keeps this root of the mean square, not the mean
+ * square: that would overflow, or vanish, for gradients far inside the range of numbers. The
+ * squares are taken of scaled numbers for the same reason. */
 static inline double root_mean_square(double beta, double root, double x)
 {
     const double size = fabs(x), largest = size > root ? size : root;
@@ -62,7 +68,8 @@ static inline double root_mean_square(double beta, double root, double x)
     return sqrt(beta * (a * a) + (1 - beta) * (b * b)) / scale;
 }
 
-static inline double adam(const update *u, double theta, double gradient, double *first, double *second)
+static inline double adam(const update *u, double theta, double gradient, double *first,
+                          double *second)
 {
     gradient += u->decay * theta;
     *first = u->beta1 * *first + (1 - u->beta1) * gradient;
@@ -70,14 +77,16 @@ static inline double adam(const update *u, double theta, double gradient, double
     return theta - u->rate / u->correct1 * (*first / (*second / u->root_correct2 + u->epsilon));
 }
 
-static inline double adamw(const update *u, double theta, double gradient, double *first, double *second)
+static inline double adamw(const update *u, double theta, double gradient, double *first,
+                           double *second)
 {
     update undecayed = *u;
     undecayed.decay = 0;
     return adam(&undecayed, theta * (1 - u->rate * u->decay), gradient, first, second);
 }
 
-static inline double rmsprop(const update *u, double theta, double gradient, double *first, double *second)
+static inline double rmsprop(const update *u, double theta, double gradient, double *first,
+                             double *second)
 {
     gradient += u->decay * theta;
     *second = root_mean_square(u->beta2, *second, gradient);
@@ -85,39 +94,46 @@ static inline double rmsprop(const update *u, double theta, double gradient, dou
     return theta - u->rate * *first;
 }
 
-/* The loops over the elements, one for each algorithm and type, so that the compiler sees what it can turn into vectors. */
-#define LOOP(algorithm, suffix, T)                                                                                                         \
-    static bool algorithm##_##suffix(nn_optimizer_state *s, const update *shared, stretch part, void *values, const void *gradients)       \
-    {                                                                                                                                      \
-        T *restrict theta = values, *restrict first = s->first, *restrict second = s->second;                                              \
-        const T *restrict gradient = gradients;                                                                                            \
-        update u = *shared;                                                                                                                \
-        int overflows = 0;                                                                                                                 \
-        if (!part.decays) u.decay = 0;                                                                                                     \
-        for (int64_t i = part.start; i < part.stop; i++) {                                                                                 \
-            double m = first[i], r = second[i];                                                                                            \
-            T value = (T)algorithm(&u, theta[i], u.scale * gradient[i], &m, &r);                                                           \
-            T root = (T)r;                                                                                                                 \
-            theta[i] = value;                                                                                                              \
-            first[i] = (T)m;                                                                                                               \
-            second[i] = root;                                                                                                              \
-            overflows |= value - value != 0; /* infinite, or NaN */                                                                        \
-            overflows |= root - root != 0;                                                                                                 \
-        }                                                                                                                                  \
-        return !overflows;                                                                                                                 \
+/* The loops over the elements, one for each algorithm and type, so that the compiler sees what it
+ * can turn into vectors. */
+#define LOOP(algorithm, suffix, T)                                                                 \
+    static bool algorithm##_##suffix(nn_optimizer_state *s, const update *shared, stretch part,    \
+                                     void *values, const void *gradients)                          \
+    {                                                                                              \
+        T *restrict theta = values, *restrict first = s->first, *restrict second = s->second;      \
+        const T *restrict gradient = gradients;                                                    \
+        update u = *shared;                                                                        \
+        int overflows = 0;                                                                         \
+        if (!part.decays) u.decay = 0;                                                             \
+        for (int64_t i = part.start; i < part.stop; i++) {                                         \
+            double m = first[i], r = second[i];                                                    \
+            T value = (T)algorithm(&u, theta[i], u.scale * gradient[i], &m, &r);                   \
+            T root = (T)r;                                                                         \
+            theta[i] = value;                                                                      \
+            first[i] = (T)m;                                                                       \
+            second[i] = root;                                                                      \
+            overflows |= value - value != 0; /* infinite, or NaN */                                \
+            overflows |= root - root != 0;                                                         \
+        }                                                                                          \
+        return !overflows;                                                                         \
     }
-#define OPTIMIZER(algorithm, ...)                                                                                                          \
-    LOOP(algorithm, f32, float)                                                                                                            \
-    LOOP(algorithm, f64, double)                                                                                                           \
-    const nn_optimizer nn_##algorithm = { #algorithm, __VA_ARGS__, algorithm##_f32, algorithm##_f64 };
+#define OPTIMIZER(algorithm, ...)                                                                  \
+    LOOP(algorithm, f32, float)                                                                    \
+    LOOP(algorithm, f64, double)                                                                   \
+    const nn_optimizer nn_##algorithm = { #algorithm, __VA_ARGS__, algorithm##_f32,                \
+                                          algorithm##_f64 };
 
-/* Defaults of beta1, beta2, epsilon and weight decay; whether there is momentum, and whether betas. */
+/* Defaults of beta1, beta2, epsilon and weight decay; whether there is momentum, and whether betas.
+ */
 OPTIMIZER(sgd, 0, 0, 0, 0, true, false)
 OPTIMIZER(adam, 0.9, 0.999, 1e-8, 0, false, true)
 OPTIMIZER(adamw, 0.9, 0.999, 1e-8, 0.01, false, true)
 OPTIMIZER(rmsprop, 0, 0.99, 1e-8, 0, true, true)
 
-const char *nn_optimizer_name(const nn_optimizer *optimizer) { return optimizer ? optimizer->name : "none"; }
+const char *nn_optimizer_name(const nn_optimizer *optimizer)
+{
+    return optimizer ? optimizer->name : "none";
+}
 
 double nn_schedule_cosine(int64_t step, int64_t steps, void *user)
 {
@@ -143,25 +159,31 @@ bool nn_decay_all(const char *name, ad_shape shape, void *user)
     return true;
 }
 
-/* ---- state -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- state ----------------------------------------------------------------------------------- */
 
 static void set_default(double *value, double default_value)
 {
     if (*value == 0) *value = default_value;
 }
 
-/* NULL, or what is wrong with the options. NaN fails every comparison, so they are written to be true for good values. */
+/* NULL, or what is wrong with the options. NaN fails every comparison, so they are written to be
+ * true for good values. */
 static const char *check_options(const nn_optimizer_options *o)
 {
     const nn_optimizer *a = o->algorithm;
     if (!(o->rate > 0 && isfinite(o->rate))) return "the rate must be positive";
     if (!(o->momentum >= 0 && o->momentum < 1)) return "momentum must be in [0,1)";
-    if (o->momentum > 0 && !a->takes_momentum) return "this algorithm takes no momentum (its beta1 is one)";
-    if (o->nesterov && (a != &nn_sgd || o->momentum == 0)) return "nesterov needs sgd with momentum";
-    if (!a->takes_betas && (o->beta1 != 0 || o->beta2 != 0 || o->epsilon != 0)) return "this algorithm takes no beta1, beta2, epsilon";
-    if (!(o->beta1 >= 0 && o->beta1 < 1 && o->beta2 >= 0 && o->beta2 < 1)) return "beta1 and beta2 must be in [0,1)";
+    if (o->momentum > 0 && !a->takes_momentum)
+        return "this algorithm takes no momentum (its beta1 is one)";
+    if (o->nesterov && (a != &nn_sgd || o->momentum == 0))
+        return "nesterov needs sgd with momentum";
+    if (!a->takes_betas && (o->beta1 != 0 || o->beta2 != 0 || o->epsilon != 0))
+        return "this algorithm takes no beta1, beta2, epsilon";
+    if (!(o->beta1 >= 0 && o->beta1 < 1 && o->beta2 >= 0 && o->beta2 < 1))
+        return "beta1 and beta2 must be in [0,1)";
     if (!(o->epsilon >= 0 && isfinite(o->epsilon))) return "epsilon must be positive";
-    if (!(o->weight_decay >= 0 && isfinite(o->weight_decay))) return "weight_decay must not be negative";
+    if (!(o->weight_decay >= 0 && isfinite(o->weight_decay)))
+        return "weight_decay must not be negative";
     if (!(o->clip_norm >= 0)) return "clip_norm must not be negative";
     return NULL;
 }
@@ -179,12 +201,13 @@ static void fill_defaults(nn_optimizer_options *o)
 
 bool nn_optimizer_given(const nn_optimizer_options *o)
 {
-    return o->algorithm || o->rate != 0 || o->momentum != 0 || o->nesterov || o->beta1 != 0 || o->beta2 != 0 || o->epsilon != 0 ||
-           o->weight_decay != 0 || o->decays || o->clip_norm != 0 || o->schedule || o->user;
+    return o->algorithm || o->rate != 0 || o->momentum != 0 || o->nesterov || o->beta1 != 0 ||
+           o->beta2 != 0 || o->epsilon != 0 || o->weight_decay != 0 || o->decays ||
+           o->clip_norm != 0 || o->schedule || o->user;
 }
 
-/* Neighbours that are treated alike are one stretch. Padding goes with the array before it: it is zero, and
- * decay leaves it so. */
+/* Neighbours that are treated alike are one stretch. Padding goes with the array before it: it is
+ * zero, and decay leaves it so. */
 static void divide(nn_optimizer_state *s, const nn_model *model)
 {
     for (int64_t i = 0; i < model->count; i++) {
@@ -212,7 +235,8 @@ static int set_up(nn_optimizer_state *s, const nn_theta *theta)
     return 0;
 }
 
-nn_optimizer_state *nn_optimizer_new(const nn_optimizer_options *options, const nn_theta *theta, int64_t steps)
+nn_optimizer_state *nn_optimizer_new(const nn_optimizer_options *options, const nn_theta *theta,
+                                     int64_t steps)
 {
     nn_optimizer_state *s = calloc(1, sizeof *s);
     if (!s) return NULL;
@@ -223,9 +247,11 @@ nn_optimizer_state *nn_optimizer_new(const nn_optimizer_options *options, const 
     s->unusable = true;
     if (nn_theta_check("nn_optimizer_new", theta, s->error, sizeof s->error)) return s;
     const char *wrong = check_options(&s->options);
-    if (!wrong && s->options.schedule && steps < 1) wrong = "a schedule needs the number of planned steps";
+    if (!wrong && s->options.schedule && steps < 1)
+        wrong = "a schedule needs the number of planned steps";
     if (wrong) {
-        nn_error(s->error, sizeof s->error, "nn_optimizer_new: %s: %s", s->options.algorithm->name, wrong);
+        nn_error(s->error, sizeof s->error, "nn_optimizer_new: %s: %s", s->options.algorithm->name,
+                 wrong);
         return s;
     }
     s->unusable = false;
@@ -253,9 +279,10 @@ const char *nn_optimizer_error(const nn_optimizer_state *state)
     return state->error[0] ? state->error : NULL;
 }
 
-/* ---- a step ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- a step ---------------------------------------------------------------------------------- */
 
-/* Sum of (x / unit)^2. Eight partial sums let the compiler use vectors, in the same order on every machine. */
+/* Sum of (x / unit)^2. Eight partial sums let the compiler use vectors, in the same order on every
+ * machine. */
 static double sum_of_squares(ad_dtype dtype, const void *x, int64_t n, double unit)
 {
     double sum[8] = { 0 };
@@ -278,7 +305,8 @@ typedef struct {
     double value, unit;
 } norm_of;
 
-/* Sets *bad when an element is not finite. Elements whose squares overflow, or vanish, are scaled first. */
+/* Sets *bad when an element is not finite. Elements whose squares overflow, or vanish, are scaled
+ * first. */
 static norm_of gradient_norm(ad_dtype dtype, const void *gradient, int64_t n, int64_t *bad)
 {
     const double least = 0x1p-900; /* squares below a fraction of it have lost digits */
@@ -310,8 +338,9 @@ static double scheduled(nn_optimizer_state *s)
     double factor = o->schedule ? o->schedule(step, s->steps, o->user) : 1;
     if (factor >= 0 && isfinite(factor)) return factor;
     nn_error(s->error, sizeof s->error,
-             "nn_optimizer_step: the schedule's factor at step %lld of %lld is %g, but must be finite and not negative", (long long)step,
-             (long long)s->steps, nn_shown(factor));
+             "nn_optimizer_step: the schedule's factor at step %lld of %lld is %g, but must be "
+             "finite and not negative",
+             (long long)step, (long long)s->steps, nn_shown(factor));
     return -1;
 }
 
@@ -343,12 +372,15 @@ static int check_step(nn_optimizer_state *s, const nn_theta *theta, const nn_the
         const char *what = i ? "nn_optimizer_step: gradient" : "nn_optimizer_step";
         if (nn_theta_check(what, x, s->error, sizeof s->error)) return -1;
         if (x->model == s->model && x->size == s->size && x->dtype == s->dtype) continue;
-        return nn_error(s->error, sizeof s->error, "%s: %s [%lld]%s, but the optimiser was made for %s [%lld]", what,
-                        nn_dtype_name(x->dtype), (long long)x->size, x->model == s->model ? "" : " of another model",
-                        nn_dtype_name(s->dtype), (long long)s->size);
+        return nn_error(s->error, sizeof s->error,
+                        "%s: %s [%lld]%s, but the optimiser was made for %s [%lld]", what,
+                        nn_dtype_name(x->dtype), (long long)x->size,
+                        x->model == s->model ? "" : " of another model", nn_dtype_name(s->dtype),
+                        (long long)s->size);
     }
     if (theta != gradient) return 0;
-    return nn_error(s->error, sizeof s->error, "nn_optimizer_step: theta and gradient are the same object");
+    return nn_error(s->error, sizeof s->error,
+                    "nn_optimizer_step: theta and gradient are the same object");
 }
 
 int nn_optimizer_step(nn_optimizer_state *state, nn_theta *theta, const nn_theta *gradient)
@@ -360,7 +392,8 @@ int nn_optimizer_step(nn_optimizer_state *state, nn_theta *theta, const nn_theta
     int64_t bad = -1;
     norm_of norm = gradient_norm(s->dtype, gradient->data, s->size, &bad);
     if (bad >= 0) {
-        return nn_error(s->error, sizeof s->error, "nn_optimizer_step: element %lld of the gradient is %g", (long long)bad,
+        return nn_error(s->error, sizeof s->error,
+                        "nn_optimizer_step: element %lld of the gradient is %g", (long long)bad,
                         nn_shown(nn_element(s->dtype, gradient->data, bad)));
     }
     double factor = scheduled(s);
@@ -372,14 +405,19 @@ int nn_optimizer_step(nn_optimizer_state *state, nn_theta *theta, const nn_theta
     bool fine = true;
     for (int64_t i = 0; i < s->nstretch; i++) {
         stretch part = s->stretches[i];
-        fine &= s->dtype == AD_F32 ? algorithm->update_f32(s, &u, part, theta->data, gradient->data)
-                                   : algorithm->update_f64(s, &u, part, theta->data, gradient->data);
+        fine &= s->dtype == AD_F32
+                    ? algorithm->update_f32(s, &u, part, theta->data, gradient->data)
+                    : algorithm->update_f64(s, &u, part, theta->data, gradient->data);
     }
     if (fine) return 0;
     bad = nn_find_nonfinite(s->dtype, theta->data, s->size);
     memcpy(theta->data, s->saved, bytes);
     s->unusable = true;
-    if (bad < 0) return nn_error(s->error, sizeof s->error, "nn_optimizer_step: a second moment would overflow");
-    return nn_error(s->error, sizeof s->error, "nn_optimizer_step: element %lld of theta would overflow; the rate (%g) is too large",
-                    (long long)bad, u.rate);
+    if (bad < 0)
+        return nn_error(s->error, sizeof s->error,
+                        "nn_optimizer_step: a second moment would overflow");
+    return nn_error(
+        s->error, sizeof s->error,
+        "nn_optimizer_step: element %lld of theta would overflow; the rate (%g) is too large",
+        (long long)bad, u.rate);
 }

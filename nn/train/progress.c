@@ -41,11 +41,13 @@ void nn_progress_free(nn_progress *progress)
     free(progress);
 }
 
-/* On a terminal ten times a second; elsewhere for every tenth of the work, and every half minute while a tenth takes long. */
+/* On a terminal ten times a second; elsewhere for every tenth of the work, and every half minute
+ * while a tenth takes long. */
 static bool is_due(nn_progress *p, int64_t done, double now)
 {
     int tenth = (int)(10 * fmin(fmax((double)done / (double)p->total, 0), 1));
-    bool due = p->terminal ? now - p->shown > 0.1 || done >= p->total : tenth > p->tenth || now - p->shown > 30;
+    bool due = p->terminal ? now - p->shown > 0.1 || done >= p->total
+                           : tenth > p->tenth || now - p->shown > 30;
     if (!due) return false;
     p->tenth = tenth;
     p->shown = now;
@@ -68,9 +70,11 @@ static void draw_bar(const nn_progress *p, const char *text, double fraction)
     for (int i = 0; i < WIDTH; i++) bar[i] = i < full ? '#' : '.';
     bar[WIDTH] = 0;
     struct winsize window;
-    int columns = ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 0 ? window.ws_col : 80;
+    int columns =
+        ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 0 ? window.ws_col : 80;
     snprintf(line, sizeof line, "%s [%s] %s", p->label, bar, text);
-    fprintf(stderr, "\r%.*s\033[K", columns - 1, line); /* a line that wraps could not be drawn over */
+    fprintf(stderr, "\r%.*s\033[K", columns - 1,
+            line); /* a line that wraps could not be drawn over */
     fflush(stderr);
 }
 
@@ -80,7 +84,8 @@ void nn_progress_update(nn_progress *progress, int64_t done, const char *format,
     if (!p) return;
     double now = seconds();
     if (!is_due(p, done, now)) return;
-    double fraction = fmin(fmax((double)done / (double)p->total, 0), 1), passed = fmax(now - p->started, 1e-9);
+    double fraction = fmin(fmax((double)done / (double)p->total, 0), 1),
+           passed = fmax(now - p->started, 1e-9);
     char left[32], note[128] = "", text[300];
     format_time(fraction > 0 ? passed / fraction - passed : 1e7, left, sizeof left);
     if (format) {
@@ -89,13 +94,15 @@ void nn_progress_update(nn_progress *progress, int64_t done, const char *format,
         vsnprintf(note, sizeof note, format, list);
         va_end(list);
     }
-    snprintf(text, sizeof text, "%lld/%lld (%.0f %%), %.3g/s, %s left%s%s", (long long)done, (long long)p->total, 100 * fraction,
-             (double)done / passed, left, *note ? ", " : "", note);
+    snprintf(text, sizeof text, "%lld/%lld (%.0f %%), %.3g/s, %s left%s%s", (long long)done,
+             (long long)p->total, 100 * fraction, (double)done / passed, left, *note ? ", " : "",
+             note);
     if (p->terminal) draw_bar(p, text, fraction);
     else fprintf(stderr, "%s: %s\n", p->label, text);
 }
 
 void nn_progress_line(nn_progress *progress, const char *text)
 {
-    if (progress) fprintf(stderr, "%s%s: %s\n", progress->terminal ? "\r\033[K" : "", progress->label, text);
+    if (progress)
+        fprintf(stderr, "%s%s: %s\n", progress->terminal ? "\r\033[K" : "", progress->label, text);
 }

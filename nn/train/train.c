@@ -20,22 +20,25 @@ static double largest_of(const nn_theta *theta)
     return largest;
 }
 
-/* ---- arguments ------------------------------------------------------------------------------------- */
+/* ---- arguments ------------------------------------------------------------------------------- */
 
 static int check_arguments(trainer *t)
 {
     const nn_train_options *o = t->options;
     if (nn_theta_check("nn_train", t->theta, t->error, t->error_size)) return -1;
     if (!o || !o->loss) return FAIL(t, "%s is NULL", o ? "options.loss" : "options");
-    if (o->steps < 1) return FAIL(t, "options.steps must be at least 1, but is %lld", (long long)o->steps);
-    if (o->batch < 0 || o->threads < 0) return FAIL(t, "options.batch and options.threads must not be negative");
+    if (o->steps < 1)
+        return FAIL(t, "options.steps must be at least 1, but is %lld", (long long)o->steps);
+    if (o->batch < 0 || o->threads < 0)
+        return FAIL(t, "options.batch and options.threads must not be negative");
     if (o->state && nn_optimizer_given(&o->optimizer)) {
         return FAIL(t, "options.state has its options already; leave options.optimizer zero");
     }
     int64_t bad = nn_find_nonfinite(t->theta->dtype, t->theta->data, t->theta->size);
     if (bad < 0) return nn_arrays_check(t);
     double value = nn_element(t->theta->dtype, t->theta->data, bad);
-    return FAIL(t, "element %lld of theta is %g before the first step", (long long)bad, nn_shown(value));
+    return FAIL(t, "element %lld of theta is %g before the first step", (long long)bad,
+                nn_shown(value));
 }
 
 static int prepare(trainer *t)
@@ -59,7 +62,7 @@ static int prepare(trainer *t)
     return 0;
 }
 
-/* ---- what is said when a step fails ---------------------------------------------------------------- */
+/* ---- what is said when a step fails ---------------------------------------------------------- */
 
 enum { EXAMINED = 1000 }; /* rows of a batch that failed, at most */
 
@@ -70,12 +73,13 @@ static bool row_fails(trainer *t, int64_t row)
         float f32;
         double f64;
     } loss = { .f64 = 0 };
-    if (ad_run(t->program, t->workspace, 1, nn_batch_row(t, row), (void *const[]){ &loss, NULL })) return true;
+    if (ad_run(t->program, t->workspace, 1, nn_batch_row(t, row), (void *const[]){ &loss, NULL }))
+        return true;
     return !isfinite(nn_element(t->theta->dtype, &loss, 0));
 }
 
-/* Where a few rows of the batch fail alone, they are to blame, and the first is named: "; 2 of 64 examples
- * do so alone, the first is 17". Else nothing: then it is theta, or the loss. */
+/* Where a few rows of the batch fail alone, they are to blame, and the first is named: "; 2 of 64
+ * examples do so alone, the first is 17". Else nothing: then it is theta, or the loss. */
 static void name_rows(trainer *t, char *text, size_t size)
 {
     int64_t rows = t->rows < EXAMINED ? t->rows : EXAMINED;
@@ -87,20 +91,25 @@ static void name_rows(trainer *t, char *text, size_t size)
     }
     if (failing == 0 || 2 * failing > rows) return;
     int64_t example = nn_batch_example(t, first);
-    snprintf(text, size, "; %lld of %lld %s alone, the first is %lld (from 0)", (long long)failing, (long long)rows,
-             example < 0 ? "rows drawn do so" : "examples do so", (long long)(example < 0 ? first : example));
+    snprintf(text, size, "; %lld of %lld %s alone, the first is %lld (from 0)", (long long)failing,
+             (long long)rows, example < 0 ? "rows drawn do so" : "examples do so",
+             (long long)(example < 0 ? first : example));
 }
 
-/* Where theta or the loss have run away since the first step, that is the cause, whatever failed in the end. */
+/* Where theta or the loss have run away since the first step, that is the cause, whatever failed in
+ * the end. */
 static bool name_growth(const trainer *t, int64_t step, char *text, size_t size)
 {
     double theta = largest_of(t->theta), least = fmax(t->start_size, 1);
-    bool grown = theta > 10 * least || t->last_loss - t->first_loss > 10 * fmax(fabs(t->first_loss), 1);
+    bool grown =
+        theta > 10 * least || t->last_loss - t->first_loss > 10 * fmax(fabs(t->first_loss), 1);
     if (step == 1) {
-        snprintf(text, size, "; this is before any update: it is the loss, the data or the initial theta");
+        snprintf(text, size,
+                 "; this is before any update: it is the loss, the data or the initial theta");
     } else if (grown) {
         snprintf(text, size,
-                 "; the training has blown up: the loss went from %.3g to %.3g, the largest |theta| from %.3g to %.3g; try a smaller "
+                 "; the training has blown up: the loss went from %.3g to %.3g, the largest "
+                 "|theta| from %.3g to %.3g; try a smaller "
                  "rate, or clip_norm",
                  t->first_loss, t->last_loss, t->start_size, theta);
     }
@@ -113,8 +122,8 @@ static int step_failed(trainer *t, int64_t step, const char *why)
     snprintf(reason, sizeof reason, "%s", why); /* running single rows overwrites the workspace's */
     if (!name_growth(t, step, growth, sizeof growth)) name_rows(t, rows, sizeof rows);
     const char *advice = !growth[0] && !rows[0] ? "; try a smaller rate, or clip_norm" : "";
-    return FAIL(t, "step %lld of %lld: %s%s%s%s; theta is as after step %lld", (long long)step, (long long)t->options->steps, reason, rows,
-                growth, advice, (long long)step - 1);
+    return FAIL(t, "step %lld of %lld: %s%s%s%s; theta is as after step %lld", (long long)step,
+                (long long)t->options->steps, reason, rows, growth, advice, (long long)step - 1);
 }
 
 static int update_failed(trainer *t, int64_t step)
@@ -124,13 +133,15 @@ static int update_failed(trainer *t, int64_t step)
     const nn_parameter *p = bad >= 0 ? nn_parameter_at(t->theta->model, bad) : NULL;
     const char *name = p ? p->name : "";
     if (!p && step == 1) { /* nothing has grown yet: it is the optimiser itself */
-        return FAIL(t, "step 1 of %lld: %s; theta is as before it", (long long)t->options->steps, nn_optimizer_error(t->state));
+        return FAIL(t, "step 1 of %lld: %s; theta is as before it", (long long)t->options->steps,
+                    nn_optimizer_error(t->state));
     }
-    snprintf(reason, sizeof reason, "%s%s%.60s%s", nn_optimizer_error(t->state), p ? " (in '" : "", name, p ? "')" : "");
+    snprintf(reason, sizeof reason, "%s%s%.60s%s", nn_optimizer_error(t->state), p ? " (in '" : "",
+             name, p ? "')" : "");
     return step_failed(t, step, reason);
 }
 
-/* ---- steps ----------------------------------------------------------------------------------------- */
+/* ---- steps ----------------------------------------------------------------------------------- */
 
 static int make_step(trainer *t, int64_t step)
 {
@@ -177,7 +188,8 @@ static void clear(trainer *t)
     free(t->key);
 }
 
-int nn_train(nn_theta *theta, const nn_train_options *options, nn_train_report *report, char *error, size_t error_size)
+int nn_train(nn_theta *theta, const nn_train_options *options, nn_train_report *report, char *error,
+             size_t error_size)
 {
     trainer t = { .theta = theta, .options = options, .error = error, .error_size = error_size };
     nn_train_report own = { .first_loss = NAN, .last_loss = NAN };

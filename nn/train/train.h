@@ -20,11 +20,13 @@ typedef struct {
     void *key;               /* of the loss as a function of its inputs */
     size_t key_length;
     nn_optimizer_state *state, *own_state;
-    int64_t updates, planned; /* of the state, before this training; at its end, or as many as it was made for */
+    int64_t updates,
+        planned; /* of the state, before this training; at its end, or as many as it was made for */
     nn_progress *progress;
     nn_theta *gradient;
     double loss;       /* of the latest run */
-    nn_theta *refined; /* the gradient with halved steps of the solves; NULL: there are none, or nobody asks */
+    nn_theta *refined; /* the gradient with halved steps of the solves; NULL: there are none, or
+                          nobody asks */
     nn_train_report *report;
     /* Extremes, for what is said when training fails. */
     double first_loss, last_loss, start_size; /* start_size: the largest |theta| at first */
@@ -58,8 +60,8 @@ const void *const *nn_batch_row(trainer *t, int64_t row);
 /* ---- recording.c ---- */
 
 int nn_loss_compile(trainer *t);
-/* Whether the loss still records what was compiled, by keys and, where these differ, by a run on the present
- * inputs. -1 with an error that says what to do when it does not. */
+/* Whether the loss still records what was compiled, by keys and, where these differ, by a run on
+ * the present inputs. -1 with an error that says what to do when it does not. */
 int nn_loss_compare(trainer *t, int64_t step);
 /* Runs loss and gradient on the present inputs. */
 int nn_loss_run(trainer *t);
@@ -67,7 +69,8 @@ int nn_loss_run(trainer *t);
 /* ---- trust.c ---- */
 
 int nn_trust_new(trainer *t);
-/* Where this step is to be checked: the refined gradient on the present inputs, before the usual one. Whether there is one to compare. */
+/* Where this step is to be checked: the refined gradient on the present inputs, before the usual
+ * one. Whether there is one to compare. */
 bool nn_trust_refine(trainer *t, int64_t step);
 /* The usual gradient beside it; warns. */
 void nn_trust_compare(trainer *t, int64_t step);

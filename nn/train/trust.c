@@ -1,5 +1,6 @@
-/* Whether the gradient can be trusted: at a few steps it is computed a second time with all steps of the loss's solves halved. Where that
- * changes it, the steps are too large for it, and training follows a direction that is not the loss's: the training goes on, and says so.
+/* Whether the gradient can be trusted: at a few steps it is computed a second time with all steps
+ * of the loss's solves halved. Where that changes it, the steps are too large for it, and training
+ * follows a direction that is not the loss's: the training goes on, and says so.
  */
 #include "nn/train/train.h"
 #include "autodiff/extension.h"
@@ -29,7 +30,8 @@ static void warn(trainer *t, int64_t step, const char *format, ...)
 {
     char *text = t->report->warning;
     size_t size = sizeof t->report->warning;
-    int used = snprintf(text, size, "step %lld of %lld: ", (long long)step, (long long)t->options->steps);
+    int used =
+        snprintf(text, size, "step %lld of %lld: ", (long long)step, (long long)t->options->steps);
     va_list args;
     va_start(args, format);
     vsnprintf(text + used, size - (size_t)used, format, args);
@@ -40,24 +42,34 @@ static void warn(trainer *t, int64_t step, const char *format, ...)
 bool nn_trust_refine(trainer *t, int64_t step)
 {
     if (!t->refined || t->report->warning[0] || !is_due(t, step)) return false;
-    ad_run_args args = { .rows = t->rows, .inputs = t->inputs, .outputs = (void *[]){ NULL, t->refined->data }, .refine = 1 };
+    ad_run_args args = { .rows = t->rows,
+                         .inputs = t->inputs,
+                         .outputs = (void *[]){ NULL, t->refined->data },
+                         .refine = 1 };
     t->report->gradient_checks++;
     if (ad_run_with(t->program, t->workspace, &args) == 0) return true;
-    warn(t, step, "warning: the gradient with all steps of the solves halved cannot be computed: %.300s", ad_workspace_error(t->workspace));
+    warn(t, step,
+         "warning: the gradient with all steps of the solves halved cannot be computed: %.300s",
+         ad_workspace_error(t->workspace));
     return false;
 }
 
 void nn_trust_compare(trainer *t, int64_t step)
 {
     const nn_theta *theta = t->theta, *g = t->gradient;
-    ad_gradient_difference d = ad_compare_gradients(theta->dtype, theta->size, theta->data, t->loss, g->data, t->refined->data);
-    if (!(d.difference <= t->report->gradient_difference)) t->report->gradient_difference = d.difference;
+    ad_gradient_difference d = ad_compare_gradients(theta->dtype, theta->size, theta->data, t->loss,
+                                                    g->data, t->refined->data);
+    if (!(d.difference <= t->report->gradient_difference))
+        t->report->gradient_difference = d.difference;
     if (ad_gradients_agree(&d, 0)) return;
     const nn_parameter *p = nn_parameter_at(theta->model, d.worst_element);
     warn(t, step,
-         "warning: the gradient of the loss changes by %.2g of its size when all steps of its solves are halved (norm %.3g, then %.3g; "
-         "most in '%.60s'): the steps are too large for it. Limit them (max_step, or fixed steps that are smaller), tighten the tolerances "
-         "if the solution is not accurate either, or use an implicit method or another adjoint; of a chaotic field, solve shorter "
+         "warning: the gradient of the loss changes by %.2g of its size when all steps of its "
+         "solves are halved (norm %.3g, then %.3g; "
+         "most in '%.60s'): the steps are too large for it. Limit them (max_step, or fixed steps "
+         "that are smaller), tighten the tolerances "
+         "if the solution is not accurate either, or use an implicit method or another adjoint; of "
+         "a chaotic field, solve shorter "
          "intervals; "
          "check with ad_check_gradient",
          d.difference, d.norm, d.refined_norm, p ? p->name : "");

@@ -1,9 +1,13 @@
-/* What the adjoints share: the recorded operation, its operands by name, cotangents of shared values. */
+/* What the adjoints share: the recorded operation, its operands by name, cotangents of shared
+ * values. */
 #include "ode/adjoints/adjoint.h"
 #include <stdlib.h>
 #include <string.h>
 
-void ode_adjoint_retain(void *data) { atomic_fetch_add(&((ode_adjoint_data *)data)->references, 1); }
+void ode_adjoint_retain(void *data)
+{
+    atomic_fetch_add(&((ode_adjoint_data *)data)->references, 1);
+}
 
 void ode_adjoint_release(void *data)
 {
@@ -13,9 +17,13 @@ void ode_adjoint_release(void *data)
     free(d);
 }
 
-const char *ode_adjoint_called(const void *data) { return ((const ode_adjoint_data *)data)->called; }
+const char *ode_adjoint_called(const void *data)
+{
+    return ((const ode_adjoint_data *)data)->called;
+}
 
-ode_adjoint_data *ode_adjoint_new(ode_problem *p, int nin, const ad_var *ybar, const bool *need, ad_tape *tape)
+ode_adjoint_data *ode_adjoint_new(ode_problem *p, int nin, const ad_var *ybar, const bool *need,
+                                  ad_tape *tape)
 {
     const ode_system *s = p->system;
     ode_adjoint_data *d = calloc(1, sizeof *d);
@@ -47,8 +55,9 @@ ode_adjoint_data *ode_adjoint_new(ode_problem *p, int nin, const ad_var *ybar, c
     return NULL;
 }
 
-void ode_adjoint_record(ode_adjoint_data *d, const ad_opaque_class *class_, ad_var token, int nin, const ad_var *in, const ad_var *out,
-                        const ad_var *ybar, const bool *need, ad_var *xbar)
+void ode_adjoint_record(ode_adjoint_data *d, const ad_opaque_class *class_, ad_var token, int nin,
+                        const ad_var *in, const ad_var *out, const ad_var *ybar, const bool *need,
+                        ad_var *xbar)
 {
     int n = d->problem->system->nstate, nop = 0, nout = 0;
     ad_var op[2 + 3 * ODE_MAX_STATES + ODE_MAX_ARGS], bar[1 + ODE_MAX_STATES + ODE_MAX_ARGS];
@@ -68,22 +77,24 @@ void ode_adjoint_record(ode_adjoint_data *d, const ad_opaque_class *class_, ad_v
 
 static void no_second_derivative(const ode_adjoint_data *d, ad_tape *tape)
 {
-    ad_fail(
-        tape,
-        "%s: the gradient of a solve has no derivative of its own (ad_hvp, gradients of gradients): for a Hessian times v solve for the "
-        "derivative in direction v as another state, s' = (dF/dy) s + (dF/dargs) v by ad_jvp inside the field (ode_solve_states), and take "
-        "ad_grad of the loss's derivative made from it; or take differences of gradients",
-        d->problem->settings.caller);
+    ad_fail(tape,
+            "%s: the gradient of a solve has no derivative of its own (ad_hvp, gradients of "
+            "gradients): for a Hessian times v solve for the "
+            "derivative in direction v as another state, s' = (dF/dy) s + (dF/dargs) v by ad_jvp "
+            "inside the field (ode_solve_states), and take "
+            "ad_grad of the loss's derivative made from it; or take differences of gradients",
+            d->problem->settings.caller);
 }
 
-void ode_adjoint_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out, const ad_var *ybar, const bool *need,
-                     ad_var *xbar)
+void ode_adjoint_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout,
+                     const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar)
 {
     (void)nin, (void)in, (void)nout, (void)out, (void)ybar, (void)need, (void)xbar;
     no_second_derivative(data, token.tape);
 }
 
-void ode_adjoint_jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot, int nout, const ad_var *out, ad_var *ydot)
+void ode_adjoint_jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot,
+                     int nout, const ad_var *out, ad_var *ydot)
 {
     (void)nin, (void)in, (void)xdot, (void)nout, (void)out, (void)ydot;
     no_second_derivative(data, token.tape);
@@ -108,12 +119,14 @@ ode_adjoint_call ode_adjoint_parse(const ode_adjoint_data *d, const ad_opaque_ca
     return c;
 }
 
-void ode_clear_row_bars(const ode_adjoint_data *d, const ad_opaque_call *call, const ode_adjoint_call *c)
+void ode_clear_row_bars(const ode_adjoint_data *d, const ad_opaque_call *call,
+                        const ode_adjoint_call *c)
 {
     const ode_system *s = d->problem->system;
     for (int i = 0; i < s->nrow; i++) {
         void *bar = c->argbar[s->row[i]];
-        if (bar) memset(bar, 0, (size_t)ad_count(s->arg[s->row[i]], call->rows) * ode_bytes(s->dtype));
+        if (bar)
+            memset(bar, 0, (size_t)ad_count(s->arg[s->row[i]], call->rows) * ode_bytes(s->dtype));
     }
 }
 
@@ -149,13 +162,16 @@ void **ode_shared_bar_begin(ode_shared_bar *bar, const ode_adjoint_data *d)
     return at;
 }
 
-int ode_shared_bar_finish(ode_shared_bar *bar, const ode_adjoint_data *d, const ad_opaque_call *call, const ode_adjoint_call *c)
+int ode_shared_bar_finish(ode_shared_bar *bar, const ode_adjoint_data *d,
+                          const ad_opaque_call *call, const ode_adjoint_call *c)
 {
     const ode_system *s = d->problem->system;
     void **at = bar->pointers.data;
     ode_runner *r = &bar->prologue;
     int n = 0, nout = 0, nin = 0;
-    if (d->prologue && ode_runner_open(r, d->prologue, call->threads, call->error, call->error_size)) return -1;
+    if (d->prologue &&
+        ode_runner_open(r, d->prologue, call->threads, call->error, call->error_size))
+        return -1;
     for (int i = 0; i < s->nargs; i++) {
         if (ad_has_rows(s->arg[i])) continue;
         size_t bytes = (size_t)ad_count(s->arg[i], 1) * ode_bytes(s->dtype);
@@ -164,7 +180,8 @@ int ode_shared_bar_finish(ode_shared_bar *bar, const ode_adjoint_data *d, const 
             r->in[nin++] = c->args[i];
             if (wanted) r->out[nout++] = c->argbar[i];
         } else if (wanted && c->argbar[i]) {
-            if (s->rerecord) memcpy(c->argbar[i], at[n], bytes); /* the arguments are the shared values */
+            if (s->rerecord)
+                memcpy(c->argbar[i], at[n], bytes); /* the arguments are the shared values */
             else memset(c->argbar[i], 0, bytes);
         }
         n++;

@@ -1,6 +1,6 @@
-/* The continuous adjoint by solving backwards (Chen et al. 2018, arXiv:1806.07366): state x, costate a = dL/dx and the arguments'
- * quadratures together, from output time to output time; at each the state is reset to the stored solution, after its drift has been
- * measured. */
+/* The continuous adjoint by solving backwards (Chen et al. 2018, arXiv:1806.07366): state x,
+ * costate a = dL/dx and the arguments' quadratures together, from output time to output time; at
+ * each the state is reset to the stored solution, after its drift has been measured. */
 #include "ode/adjoints/adjoint.h"
 #include <math.h>
 #include <stdlib.h>
@@ -48,11 +48,14 @@ static void backward_free(void *state)
 
 /* ---- steps ---- */
 
-static void *slot_of(void *context, int64_t k) { return ode_pile_slot(&((backward *)context)->states, (k + 1) % 2); }
+static void *slot_of(void *context, int64_t k)
+{
+    return ode_pile_slot(&((backward *)context)->states, (k + 1) % 2);
+}
 
 /* Adds the increments of the quadratures of an accepted step. */
-static int accepted(void *context, const ode_march *m, int64_t k, const ode_boundary *from, const ode_boundary *to, const void *y,
-                    const void *next)
+static int accepted(void *context, const ode_march *m, int64_t k, const ode_boundary *from,
+                    const ode_boundary *to, const void *y, const void *next)
 {
     backward *b = context;
     const ode_system *s = b->d->augmented;
@@ -60,22 +63,28 @@ static int accepted(void *context, const ode_march *m, int64_t k, const ode_boun
     (void)y;
     for (int q = 0; q < s->nquad; q++) {
         int64_t n = ad_count(s->quad[q], b->call->rows);
-        void *sum = q < s->nquad_row ? b->c.argbar[s->row[s->quad_of[q]]] : b->shared_at[s->quad_of[q]];
+        void *sum =
+            q < s->nquad_row ? b->c.argbar[s->row[s->quad_of[q]]] : b->shared_at[s->quad_of[q]];
         if (sum) ode_add(s->dtype, n, increment, sum);
         increment += (size_t)n * ode_bytes(s->dtype);
     }
     b->end = (void *)next;
     char what[160];
-    if (!b->searching || !ode_name_nonfinite(b->d, b->call, &b->c, NULL, b->shared_at, NULL, what, sizeof what)) return 0;
-    return ode_fail(&b->march,
-                    "the gradient %s, is not finite from step %lld on (going back; t = %.15g to %.15g); the field has no finite derivative "
-                    "there (a root or a power at 0?), or the gradient grows beyond the range of the type",
-                    what, (long long)k, to->t, from->t);
+    if (!b->searching ||
+        !ode_name_nonfinite(b->d, b->call, &b->c, NULL, b->shared_at, NULL, what, sizeof what))
+        return 0;
+    return ode_fail(
+        &b->march,
+        "the gradient %s, is not finite from step %lld on (going back; t = %.15g to %.15g); the "
+        "field has no finite derivative "
+        "there (a root or a power at 0?), or the gradient grows beyond the range of the type",
+        what, (long long)k, to->t, from->t);
 }
 
 /* ---- pieces between output times ---- */
 
-/* Reads the solution at output time j (its only one for final_only; time 0 is y0) into a slot of the system. */
+/* Reads the solution at output time j (its only one for final_only; time 0 is y0) into a slot of
+ * the system. */
 static void read_solution(const backward *b, int j, void *slot)
 {
     const ode_problem *p = b->d->problem;
@@ -102,7 +111,8 @@ static int rate_of_loss(backward *b, int j, const void *x, const void *bar, doub
     return 0;
 }
 
-/* The backward solve did not arrive: reverse time is unreliable for chaotic and dissipative problems, and the statistics say so too. */
+/* The backward solve did not arrive: reverse time is unreliable for chaotic and dissipative
+ * problems, and the statistics say so too. */
 static int went_astray(const backward *b)
 {
     if (b->searching) return -1;
@@ -110,15 +120,17 @@ static int went_astray(const backward *b)
     size_t used = strlen(error);
     if (used < b->call->error_size)
         snprintf(error + used, b->call->error_size - used,
-                 " (while backsolve recomputed the state in reverse time, which chaotic and dissipative problems do not allow: use "
+                 " (while backsolve recomputed the state in reverse time, which chaotic and "
+                 "dissipative problems do not allow: use "
                  "ode_discrete there)");
     if (b->d->problem->settings.stats) b->d->problem->settings.stats->backward_drift = INFINITY;
     return -1;
 }
 
-/* The recomputed state in b->end against the stored one in b->g: where they have nothing to do with each other, neither has the gradient
- * with the right one, so that is an error and not a number. Each element is measured by its largest magnitude over the forward solve, so
- * that none hides behind a larger one, and none is blamed for being near zero at this time. */
+/* The recomputed state in b->end against the stored one in b->g: where they have nothing to do with
+ * each other, neither has the gradient with the right one, so that is an error and not a number.
+ * Each element is measured by its largest magnitude over the forward solve, so that none hides
+ * behind a larger one, and none is blamed for being near zero at this time. */
 static int came_back(backward *b, int64_t cells, double t)
 {
     const ode_problem *p = b->d->problem;
@@ -132,7 +144,8 @@ static int came_back(backward *b, int64_t cells, double t)
         double size = ode_load(dtype, forward->largest.data, i);
         double off = fabs(ode_load(dtype, b->end, i) - ode_load(dtype, b->g.data, i));
         if (off == 0) continue;
-        off /= most * size + 10 * fmax(ode_tolerance(&forward->march, i, size), ode_tolerance(&b->march, i, size));
+        off /= most * size + 10 * fmax(ode_tolerance(&forward->march, i, size),
+                                       ode_tolerance(&b->march, i, size));
         if (off <= worst) continue;
         where = i;
         worst = off;
@@ -143,8 +156,10 @@ static int came_back(backward *b, int64_t cells, double t)
     ode_where(p->system, b->call->rows, where, place, sizeof place);
     double stored = ode_load(dtype, b->g.data, where), found = ode_load(dtype, b->end, where);
     snprintf(b->call->error, b->call->error_size,
-             "at t = %g the recomputed state is off by %.2g in %s: %.6g, where the solution is %.6g (and never larger than %.3g)", t,
-             fabs(found - stored), place, ode_shown(found), ode_shown(stored), ode_load(dtype, forward->largest.data, where));
+             "at t = %g the recomputed state is off by %.2g in %s: %.6g, where the solution is "
+             "%.6g (and never larger than %.3g)",
+             t, fabs(found - stored), place, ode_shown(found), ode_shown(stored),
+             ode_load(dtype, forward->largest.data, where));
     return went_astray(b);
 }
 
@@ -162,7 +177,8 @@ static int piece(backward *b, int j, int i)
     read_solution(b, j, z);
     memset(b->g.data, 0, half);
     for (int k = 0; k < s->nstate; k++)
-        if (b->c.ybar[k]) ode_output_add(p, rows, b->c.ybar[k], k, j, ode_part(s, rows, b->g.data, k));
+        if (b->c.ybar[k])
+            ode_output_add(p, rows, b->c.ybar[k], k, j, ode_part(s, rows, b->g.data, k));
     if (b->c.timesbar) {
         if (rate_of_loss(b, j, z, b->g.data, &rate)) return -1;
         times_bar[j] += rate;
@@ -173,7 +189,9 @@ static int piece(backward *b, int j, int i)
     ode_sink sink = { .context = b, .slot = slot_of, .accepted = accepted };
     b->march.steps = b->march.rejected = 0;
     const double *back = t + 2 * p->ntimes - 1; /* back[-k] is t[k] */
-    if (ode_march_run_refined(&b->march, j - i + 1, back - j, z, &sink, b->call->refine, &b->refinement)) return went_astray(b);
+    if (ode_march_run_refined(&b->march, j - i + 1, back - j, z, &sink, b->call->refine,
+                              &b->refinement))
+        return went_astray(b);
     b->steps += b->march.steps;
     b->rejected += b->march.rejected;
     read_solution(b, i, b->g.data);
@@ -189,18 +207,23 @@ static int prepare(backward *b)
     const ode_system *s = p->system;
     const ad_opaque_call *call = b->call;
     size_t half = (size_t)(call->rows * s->width) * ode_bytes(s->dtype);
-    double *t = ode_buffer_need(&b->times, 2 * (size_t)p->ntimes * sizeof *t); /* forwards, then backwards */
+    double *t = ode_buffer_need(&b->times,
+                                2 * (size_t)p->ntimes * sizeof *t); /* forwards, then backwards */
     const void *row[ODE_MAX_ARGS];
     ode_row_arguments(s, b->c.args, row);
     ode_pile_reset(&b->states, 2 * half);
     void **values = ode_shared_compute(&b->shared, p, call, b->c.args);
     if (!values) return -1;
     b->shared_at = ode_shared_bar_begin(&b->bar, b->d);
-    if (!t || !b->shared_at || !ode_pile_slot(&b->states, 1) || !ode_buffer_need(&b->g, half) || !ode_buffer_need(&b->f, half) ||
+    if (!t || !b->shared_at || !ode_pile_slot(&b->states, 1) || !ode_buffer_need(&b->g, half) ||
+        !ode_buffer_need(&b->f, half) ||
         !ode_buffer_need(&b->times_bar, (size_t)p->ntimes * sizeof *t))
         return ode_call_fail(b->call, "out of memory");
-    if (ode_march_open(&b->march, &b->d->march, call->rows, call->threads, b->c.args, values)) return -1;
-    for (int i = 0; i < p->ntimes; i++) t[i] = t[2 * p->ntimes - 1 - i] = p->times ? p->times[i] : ode_load(call->dtype, b->c.times, i);
+    if (ode_march_open(&b->march, &b->d->march, call->rows, call->threads, b->c.args, values))
+        return -1;
+    for (int i = 0; i < p->ntimes; i++)
+        t[i] = t[2 * p->ntimes - 1 - i] =
+            p->times ? p->times[i] : ode_load(call->dtype, b->c.times, i);
     memset(b->times_bar.data, 0, (size_t)p->ntimes * sizeof *t);
     ode_runner *f = &b->field.field;
     if (!b->c.timesbar) return 0;
@@ -254,7 +277,8 @@ static int go_back(backward *b)
     for (int i = 0; i < s->nstate; i++) {
         void *part = ode_part(s, call->rows, a, i);
         if (b->c.ybar[i] && !p->final_only) ode_output_add(p, call->rows, b->c.ybar[i], i, 0, part);
-        if (b->c.y0bar[i]) memcpy(b->c.y0bar[i], part, (size_t)(call->rows * s->size[i]) * ode_bytes(s->dtype));
+        if (b->c.y0bar[i])
+            memcpy(b->c.y0bar[i], part, (size_t)(call->rows * s->size[i]) * ode_bytes(s->dtype));
     }
     ode_write_times(p, s->dtype, times_bar, b->c.timesbar);
     if (p->settings.stats) {
@@ -293,8 +317,8 @@ static const ad_opaque_class backsolve_class = { .name = "ode_solve_backsolve",
                                                  .jvp = ode_adjoint_jvp,
                                                  .discretises = true };
 
-void ode_backsolve_vjp(ode_problem *p, ad_var token, int nin, const ad_var *in, const ad_var *out, const ad_var *ybar, const bool *need,
-                       ad_var *xbar)
+void ode_backsolve_vjp(ode_problem *p, ad_var token, int nin, const ad_var *in, const ad_var *out,
+                       const ad_var *ybar, const bool *need, ad_var *xbar)
 {
     ad_tape *tape = token.tape;
     const ode_settings *set = &p->settings;
@@ -303,10 +327,16 @@ void ode_backsolve_vjp(ode_problem *p, ad_var token, int nin, const ad_var *in, 
     d->augmented = ode_system_augmented(p->system, d->need);
     if (!d->augmented) ad_fail(tape, "%s: out of memory", set->caller);
     else {
-        int quadrature = !d->augmented->nquad ? 0 : ODE_QUADRATURE | (set->adaptive && !set->seminorm ? ODE_QUADRATURE_NORM : 0);
-        ode_march_compile(&d->march, d->augmented, set, set->adaptive, false, quadrature, NULL, tape);
+        int quadrature =
+            !d->augmented->nquad
+                ? 0
+                : ODE_QUADRATURE | (set->adaptive && !set->seminorm ? ODE_QUADRATURE_NORM : 0);
+        ode_march_compile(&d->march, d->augmented, set, set->adaptive, false, quadrature, NULL,
+                          tape);
     }
-    if (d->need_times) d->field = ode_unit_make(p->system, (ode_unit_key){ .kind = ODE_UNIT_FIELD }, tape, set->caller);
+    if (d->need_times)
+        d->field =
+            ode_unit_make(p->system, (ode_unit_key){ .kind = ODE_UNIT_FIELD }, tape, set->caller);
     if (ad_tape_error(tape)) {
         ode_adjoint_release(d);
         return;

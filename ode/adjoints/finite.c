@@ -1,45 +1,57 @@
-/* Gradients that are not finite are errors that say where they come from. An adjoint looks at its results once, when it is done; only when
- * one of them is not finite does it run again, in search of the step. */
+/* Gradients that are not finite are errors that say where they come from. An adjoint looks at its
+ * results once, when it is done; only when one of them is not finite does it run again, in search
+ * of the step. */
 #include "ode/adjoints/adjoint.h"
 #include <math.h>
 #include <string.h>
 
-static bool all_finite(ad_dtype dtype, int64_t n, const void *x) { return !x || ode_first_nonfinite(dtype, n, x) < 0; }
+static bool all_finite(ad_dtype dtype, int64_t n, const void *x)
+{
+    return !x || ode_first_nonfinite(dtype, n, x) < 0;
+}
 
-bool ode_results_finite(const ode_adjoint_data *d, const ad_opaque_call *call, const ode_adjoint_call *c)
+bool ode_results_finite(const ode_adjoint_data *d, const ad_opaque_call *call,
+                        const ode_adjoint_call *c)
 {
     const ode_problem *p = d->problem;
     const ode_system *s = p->system;
     bool finite = all_finite(s->dtype, p->ntimes, c->timesbar);
-    for (int i = 0; i < s->nstate && finite; i++) finite = all_finite(s->dtype, call->rows * s->size[i], c->y0bar[i]);
-    for (int i = 0; i < s->nargs && finite; i++) finite = all_finite(s->dtype, ad_count(s->arg[i], call->rows), c->argbar[i]);
+    for (int i = 0; i < s->nstate && finite; i++)
+        finite = all_finite(s->dtype, call->rows * s->size[i], c->y0bar[i]);
+    for (int i = 0; i < s->nargs && finite; i++)
+        finite = all_finite(s->dtype, ad_count(s->arg[i], call->rows), c->argbar[i]);
     return finite;
 }
 
-bool ode_blame_cotangents(const ode_adjoint_data *d, const ad_opaque_call *call, const ode_adjoint_call *c, const double *times)
+bool ode_blame_cotangents(const ode_adjoint_data *d, const ad_opaque_call *call,
+                          const ode_adjoint_call *c, const double *times)
 {
     const ode_problem *p = d->problem;
     const ode_system *s = p->system;
     int64_t ntimes = p->final_only ? 1 : p->ntimes;
     for (int i = 0; i < s->nstate; i++) {
-        int64_t bad = c->ybar[i] ? ode_first_nonfinite(s->dtype, call->rows * ntimes * s->size[i], c->ybar[i]) : -1;
+        int64_t bad =
+            c->ybar[i] ? ode_first_nonfinite(s->dtype, call->rows * ntimes * s->size[i], c->ybar[i])
+                       : -1;
         if (bad < 0) continue;
         int64_t row = bad / (ntimes * s->size[i]), time = bad / s->size[i] % ntimes;
         char state[32] = "";
         if (s->nstate > 1) snprintf(state, sizeof state, " of state %d", i);
-        snprintf(
-            call->error, call->error_size,
-            "the derivative of the loss by the solution is not finite (%g) at t = %.15g in row %lld, component %lld%s; what is computed "
-            "from the solution is at fault, not the solve",
-            fabs(ode_load(s->dtype, c->ybar[i], bad)), times[p->final_only ? p->ntimes - 1 : time], (long long)row,
-            (long long)(bad % s->size[i]), state);
+        snprintf(call->error, call->error_size,
+                 "the derivative of the loss by the solution is not finite (%g) at t = %.15g in "
+                 "row %lld, component %lld%s; what is computed "
+                 "from the solution is at fault, not the solve",
+                 fabs(ode_load(s->dtype, c->ybar[i], bad)),
+                 times[p->final_only ? p->ntimes - 1 : time], (long long)row,
+                 (long long)(bad % s->size[i]), state);
         return true;
     }
     return false;
 }
 
-bool ode_name_nonfinite(const ode_adjoint_data *d, const ad_opaque_call *call, const ode_adjoint_call *c, const void *state,
-                        void *const *shared, const double *times, char *text, size_t size)
+bool ode_name_nonfinite(const ode_adjoint_data *d, const ad_opaque_call *call,
+                        const ode_adjoint_call *c, const void *state, void *const *shared,
+                        const double *times, char *text, size_t size)
 {
     const ode_problem *p = d->problem;
     const ode_system *s = p->system;
@@ -71,15 +83,20 @@ bool ode_name_nonfinite(const ode_adjoint_data *d, const ad_opaque_call *call, c
     return false;
 }
 
-int ode_blame_arguments(const ode_adjoint_data *d, const ad_opaque_call *call, const ode_adjoint_call *c)
+int ode_blame_arguments(const ode_adjoint_data *d, const ad_opaque_call *call,
+                        const ode_adjoint_call *c)
 {
     const ode_system *s = d->problem->system;
     for (int i = 0; i < s->nargs; i++) {
-        int64_t bad = c->argbar[i] ? ode_first_nonfinite(s->dtype, ad_count(s->arg[i], call->rows), c->argbar[i]) : -1;
+        int64_t bad = c->argbar[i] ? ode_first_nonfinite(s->dtype, ad_count(s->arg[i], call->rows),
+                                                         c->argbar[i])
+                                   : -1;
         if (bad < 0) continue;
         snprintf(call->error, call->error_size,
-                 "the gradient by argument %d, element %lld, is not finite, though those by all states are; what the field computes from "
-                 "this argument alone has no finite derivative there, or its sum over the solve is beyond the range of the type",
+                 "the gradient by argument %d, element %lld, is not finite, though those by all "
+                 "states are; what the field computes from "
+                 "this argument alone has no finite derivative there, or its sum over the solve is "
+                 "beyond the range of the type",
                  i, (long long)bad);
         return -1;
     }

@@ -29,7 +29,10 @@ void ode_buffer_swap(ode_buffer pair[2])
     pair[1] = first;
 }
 
-double ode_load(ad_dtype t, const void *x, int64_t i) { return t == AD_F32 ? (double)((const float *)x)[i] : ((const double *)x)[i]; }
+double ode_load(ad_dtype t, const void *x, int64_t i)
+{
+    return t == AD_F32 ? (double)((const float *)x)[i] : ((const double *)x)[i];
+}
 
 double ode_shown(double x) { return isnan(x) ? fabs(x) : x; }
 
@@ -40,13 +43,13 @@ void ode_store(ad_dtype t, void *x, int64_t i, double value)
 }
 
 /* One body for both types: T is the element type, X the arrays by name. */
-#define EITHER_TYPE(BODY)                                                                                                                  \
-    if (t == AD_F32) {                                                                                                                     \
-        typedef float T;                                                                                                                   \
-        BODY                                                                                                                               \
-    } else {                                                                                                                               \
-        typedef double T;                                                                                                                  \
-        BODY                                                                                                                               \
+#define EITHER_TYPE(BODY)                                                                          \
+    if (t == AD_F32) {                                                                             \
+        typedef float T;                                                                           \
+        BODY                                                                                       \
+    } else {                                                                                       \
+        typedef double T;                                                                          \
+        BODY                                                                                       \
     }
 
 void ode_add(ad_dtype t, int64_t n, const void *x, void *y)
@@ -79,7 +82,8 @@ double ode_dot(ad_dtype t, int64_t n, const void *x, const void *y)
     return sum;
 }
 
-void ode_combine(ad_dtype t, int64_t n, const void *base, int m, const double *w, const void *const *x, void *out)
+void ode_combine(ad_dtype t, int64_t n, const void *base, int m, const double *w,
+                 const void *const *x, void *out)
 {
     EITHER_TYPE({
         const T *a = base;
@@ -112,7 +116,8 @@ int64_t ode_first_nonfinite(ad_dtype t, int64_t n, const void *x)
     return -1;
 }
 
-double ode_scaled_squares(ad_dtype t, int64_t n, const void *x, const void *y, double rtol, double atol)
+double ode_scaled_squares(ad_dtype t, int64_t n, const void *x, const void *y, double rtol,
+                          double atol)
 {
     double sum = 0;
     EITHER_TYPE({

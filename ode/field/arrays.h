@@ -19,13 +19,15 @@ void ode_add(ad_dtype t, int64_t n, const void *x, void *y);                  /*
 void ode_add_scaled(ad_dtype t, int64_t n, double w, const void *x, void *y); /* y += w x */
 double ode_dot(ad_dtype t, int64_t n, const void *x, const void *y);
 /* out = base + sum_i w_i x_i, accumulated in double. */
-void ode_combine(ad_dtype t, int64_t n, const void *base, int m, const double *w, const void *const *x, void *out);
+void ode_combine(ad_dtype t, int64_t n, const void *base, int m, const double *w,
+                 const void *const *x, void *out);
 void ode_grow(ad_dtype t, int64_t n, const void *x, void *most); /* most = max(most, |x|) */
 /* A number for a message: NaN without its sign. */
 double ode_shown(double x);
 /* Index of the first element that is not finite, or -1. */
 int64_t ode_first_nonfinite(ad_dtype t, int64_t n, const void *x);
 /* Sum of (x_i / (atol + rtol |y_i|))^2. */
-double ode_scaled_squares(ad_dtype t, int64_t n, const void *x, const void *y, double rtol, double atol);
+double ode_scaled_squares(ad_dtype t, int64_t n, const void *x, const void *y, double rtol,
+                          double atol);
 
 #endif

@@ -5,30 +5,42 @@ void ode_where(const ode_system *s, int64_t rows, int64_t element, char *text, s
 {
     int j = 0;
     while (j + 1 < s->nstate && element >= rows * s->size[j]) element -= rows * s->size[j++];
-    int used = snprintf(text, size, "row %lld, component %lld", (long long)(element / s->size[j]), (long long)(element % s->size[j]));
+    int used = snprintf(text, size, "row %lld, component %lld", (long long)(element / s->size[j]),
+                        (long long)(element % s->size[j]));
     if (s->nstate == 1 || used < 0 || (size_t)used >= size) return;
     text += used;
     size -= (size_t)used;
-    int own = s->base ? s->base->nstate : s->nstate; /* of a system with an adjoint: its states, then their cotangents */
+    int own = s->base
+                  ? s->base->nstate
+                  : s->nstate; /* of a system with an adjoint: its states, then their cotangents */
     if (j < own) snprintf(text, size, own > 1 ? " of state %d" : " of the state", j);
-    else snprintf(text, size, own > 1 ? " of the gradient by state %d" : " of the gradient by the state", j - own);
+    else
+        snprintf(text, size,
+                 own > 1 ? " of the gradient by state %d" : " of the gradient by the state",
+                 j - own);
 }
 
-void ode_name_shared(const ode_system *s, int shared, uint64_t need, int64_t element, char *text, size_t size)
+void ode_name_shared(const ode_system *s, int shared, uint64_t need, int64_t element, char *text,
+                     size_t size)
 {
     int first = 0;
-    while (first < ODE_MAX_ARGS - 1 && !(s->shared_from[shared] & need & (uint64_t)1 << first)) first++;
-    const char *what = s->rerecord ? "by argument %d, element %lld" : "by what is computed from argument %d alone, element %lld";
+    while (first < ODE_MAX_ARGS - 1 && !(s->shared_from[shared] & need & (uint64_t)1 << first))
+        first++;
+    const char *what = s->rerecord ? "by argument %d, element %lld"
+                                   : "by what is computed from argument %d alone, element %lld";
     snprintf(text, size, what, first, (long long)element);
 }
 
-void ode_name_row_argument(const ode_system *s, int argument, int64_t element, char *text, size_t size)
+void ode_name_row_argument(const ode_system *s, int argument, int64_t element, char *text,
+                           size_t size)
 {
     int64_t row = ad_row_size(s->arg[argument]);
-    snprintf(text, size, "by argument %d, row %lld, element %lld", argument, (long long)(element / row), (long long)(element % row));
+    snprintf(text, size, "by argument %d, row %lld, element %lld", argument,
+             (long long)(element / row), (long long)(element % row));
 }
 
-bool ode_name_quadrature(const ode_system *s, int64_t rows, const void *increment, char *text, size_t size)
+bool ode_name_quadrature(const ode_system *s, int64_t rows, const void *increment, char *text,
+                         size_t size)
 {
     const char *at = increment;
     for (int q = 0; q < s->nquad; q++) {

@@ -1,10 +1,12 @@
-/* Residuals: what an evaluation of a field leaves for its VJP, so that the discrete adjoint need not evaluate the field again. They are
- * found, not written: the VJP of the traced field is recorded once, and the cut between it and the evaluation taken (ad_residuals). */
+/* Residuals: what an evaluation of a field leaves for its VJP, so that the discrete adjoint need
+ * not evaluate the field again. They are found, not written: the VJP of the traced field is
+ * recorded once, and the cut between it and the evaluation taken (ad_residuals). */
 #include "ode/field/system.h"
 #include <stdlib.h>
 #include <string.h>
 
-/* Records the VJP that an adjoint will take of the field, behind the trace, and finds the cut. Returns how many (-1: error on the trace).
+/* Records the VJP that an adjoint will take of the field, behind the trace, and finds the cut.
+ * Returns how many (-1: error on the trace).
  */
 static int find(ode_system *s, uint64_t need, bool times, int max, ad_var *residual)
 {
@@ -17,7 +19,8 @@ static int find(ode_system *s, uint64_t need, bool times, int max, ad_var *resid
         ad_fail(tape, "out of memory");
         return -1;
     }
-    for (int i = 0; i < s->nstate; i++) seed[i] = ad_input_rows(tape, s->state[i], 0, NULL), x[n++] = s->y[i];
+    for (int i = 0; i < s->nstate; i++)
+        seed[i] = ad_input_rows(tape, s->state[i], 0, NULL), x[n++] = s->y[i];
     for (int i = 0; i < s->nrow; i++) {
         row[nrow++] = s->args[s->row[i]];
         if (need >> s->row[i] & 1) x[n++] = s->args[s->row[i]];
@@ -33,7 +36,8 @@ static int find(ode_system *s, uint64_t need, bool times, int max, ad_var *resid
     return count;
 }
 
-const ode_residuals *ode_system_residuals(ode_system *s, uint64_t need, bool times, ad_tape *tape, const char *caller)
+const ode_residuals *ode_system_residuals(ode_system *s, uint64_t need, bool times, ad_tape *tape,
+                                          const char *caller)
 {
     for (const ode_residuals *r = s->residuals; r; r = r->next)
         if (r->need == need && r->times == times) return r;
@@ -82,7 +86,8 @@ size_t ode_residuals_bytes(const ode_system *s, const ode_residuals *r, int64_t 
     return bytes;
 }
 
-void ode_residuals_point(const ode_system *s, const ode_residuals *r, int64_t rows, void *memory, const void **in, void **out)
+void ode_residuals_point(const ode_system *s, const ode_residuals *r, int64_t rows, void *memory,
+                         const void **in, void **out)
 {
     char *at = memory;
     for (int j = 0; j < r->n; j++) {

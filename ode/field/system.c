@@ -1,5 +1,6 @@
-/* Systems: the user's field traced once on a tape of its own and cut into what depends on parameters only and the rest, and the
- * augmented system of the continuous adjoint, which is made from it by ad_vjp. */
+/* Systems: the user's field traced once on a tape of its own and cut into what depends on
+ * parameters only and the rest, and the augmented system of the continuous adjoint, which is made
+ * from it by ad_vjp. */
 #include "ode/field/system.h"
 #include <stdlib.h>
 #include <string.h>
@@ -22,9 +23,15 @@ ad_var ode_checked_derivative(ad_tape *tape, ad_var dy, int i, ad_shape state)
     char got[128], want[128];
     if (ad_tape_error(tape)) return ad_none(tape);
     if (!dy.tape) {
-        ad_fail(tape, "it returned an empty variable ({0}) for state %d: every way through the field must return the derivative", i);
+        ad_fail(tape,
+                "it returned an empty variable ({0}) for state %d: every way through the field "
+                "must return the derivative",
+                i);
     } else if (dy.tape != tape) {
-        ad_fail(tape, "it returned a variable of another tape for state %d: outside variables must be passed in args", i);
+        ad_fail(tape,
+                "it returned a variable of another tape for state %d: outside variables must be "
+                "passed in args",
+                i);
     } else if (!ad_valid(dy)) {
         ad_fail(tape, "it returned no valid variable for state %d", i);
     } else if (broadcasts_to(ad_shape_of(dy), state)) {
@@ -32,13 +39,17 @@ ad_var ode_checked_derivative(ad_tape *tape, ad_var dy, int i, ad_shape state)
     } else {
         ad_format_shape(ad_shape_of(dy), got, sizeof got);
         ad_format_shape(state, want, sizeof want);
-        ad_fail(tape, "it returned %s for a state of shape %s; the derivative must have the state's shape", got, want);
+        ad_fail(
+            tape,
+            "it returned %s for a state of shape %s; the derivative must have the state's shape",
+            got, want);
     }
     return ad_none(tape);
 }
 
 /* Calls the field on `tape`, checks what it returns and gives it the states' shapes. */
-static void call_field(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *args, ad_var *dy)
+static void call_field(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y,
+                       const ad_var *args, ad_var *dy)
 {
     for (int i = 0; i < s->nstate; i++) dy[i] = ad_none(tape);
     if (ad_tape_error(tape)) return;
@@ -55,8 +66,8 @@ ad_shape ode_time_shape(int rank)
     return t;
 }
 
-static const char *const advice =
-    "the field is traced once and replayed; set ode_options.rerecord to call it anew, with values, at every step";
+static const char *const advice = "the field is traced once and replayed; set ode_options.rerecord "
+                                  "to call it anew, with values, at every step";
 
 static bool new_shared(ode_system *s, int most)
 {
@@ -69,7 +80,8 @@ static void describe_shared(ode_system *s, int i)
 {
     s->shared[i] = ad_shape_of(s->frontier[i]);
     for (int k = 0; k < s->nargs; k++)
-        if (!ad_has_rows(s->arg[k]) && ad_depends(s->frontier[i], s->args[k])) s->shared_from[i] |= (uint64_t)1 << k;
+        if (!ad_has_rows(s->arg[k]) && ad_depends(s->frontier[i], s->args[k]))
+            s->shared_from[i] |= (uint64_t)1 << k;
 }
 
 /* Traces the field on a new tape and finds the cut. Errors are reported on `tape`. */
@@ -84,22 +96,26 @@ static bool trace_field(ode_system *s, ad_tape *tape, const char *caller)
     s->t = ad_input(s->trace, ode_time_shape(s->rank), NULL);
     for (int i = 0; i < s->nstate; i++) s->y[i] = ad_input_rows(s->trace, s->state[i], 0, NULL);
     for (int i = 0; i < s->nargs; i++)
-        s->args[i] = ad_has_rows(s->arg[i]) ? ad_input_rows(s->trace, s->arg[i], 0, NULL) : ad_param(s->trace, s->arg[i], NULL);
+        s->args[i] = ad_has_rows(s->arg[i]) ? ad_input_rows(s->trace, s->arg[i], 0, NULL)
+                                            : ad_param(s->trace, s->arg[i], NULL);
     if (!ode_listen_for_knots(s->trace)) ad_fail(s->trace, "out of memory");
     call_field(s, s->trace, s->t, s->y, s->args, s->dy);
     if (!ad_tape_error(s->trace) && !ode_take_knots(s)) ad_fail(s->trace, "out of memory");
-    for (int i = 0; i < s->nstate && !ad_tape_error(s->trace); i++) s->reads_time = s->reads_time || ad_depends(s->dy[i], s->t);
+    for (int i = 0; i < s->nstate && !ad_tape_error(s->trace); i++)
+        s->reads_time = s->reads_time || ad_depends(s->dy[i], s->t);
     if (!ad_tape_error(s->trace)) {
         int count = ad_frontier(s->nstate, s->dy, 0, NULL);
         if (count > 0) s->frontier = malloc((size_t)count * sizeof *s->frontier);
         s->nshared = s->frontier ? ad_frontier(s->nstate, s->dy, count, s->frontier) : 0;
-        if ((count > 0 && !s->frontier) || !new_shared(s, s->nshared)) ad_fail(s->trace, "out of memory");
+        if ((count > 0 && !s->frontier) || !new_shared(s, s->nshared))
+            ad_fail(s->trace, "out of memory");
         else
             for (int i = 0; i < s->nshared; i++) describe_shared(s, i);
     }
     const char *error = ad_tape_error(s->trace);
     if (!error) return true;
-    ad_tape_clear_error(tape); /* the caller's tape was clean: an error there comes from a captured variable, and is named here */
+    ad_tape_clear_error(tape); /* the caller's tape was clean: an error there comes from a captured
+                                  variable, and is named here */
     ad_fail(tape, "%s: in the field: %s", caller, error);
     return false;
 }
@@ -175,8 +191,8 @@ static bool copy_user(ode_system *s, const ode_right_side *right)
     return s->user != NULL;
 }
 
-static ode_system *describe(ad_tape *tape, const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args,
-                            bool rerecord)
+static ode_system *describe(ad_tape *tape, const ode_right_side *right, int nstate,
+                            const ad_var *y0, int nargs, const ad_var *args, bool rerecord)
 {
     ode_system *s = new_system(ad_tape_dtype(tape));
     if (!s || !copy_user(s, right)) {
@@ -217,14 +233,17 @@ static int trace_inputs(const ode_system *s, ad_var *in)
     return n;
 }
 
-/* The system of an equal function that the tape has already seen, or this one, which the tape then keeps. */
+/* The system of an equal function that the tape has already seen, or this one, which the tape then
+ * keeps. */
 static ode_system *through_cache(ode_system *s, ad_tape *tape, const char *caller)
 {
     static const char tag[] = "ode_system";
     ad_var in[1 + ODE_MAX_STATES + ODE_MAX_ARGS];
-    /* The function's key has the shapes of all inputs, also of an argument that the field does not use. */
+    /* The function's key has the shapes of all inputs, also of an argument that the field does not
+     * use. */
     size_t length = 0, counts = 3 * sizeof(int), knots = 0;
-    for (int i = 0; i < s->nknots; i++) knots += sizeof *s->knots + (size_t)s->knots[i].n * sizeof(double);
+    for (int i = 0; i < s->nknots; i++)
+        knots += sizeof *s->knots + (size_t)s->knots[i].n * sizeof(double);
     void *function = ad_function_key(trace_inputs(s, in), in, s->nstate, s->dy, &length);
     char *key = function ? malloc(sizeof tag + counts + knots + length) : NULL;
     if (!key) {
@@ -241,7 +260,9 @@ static ode_system *through_cache(ode_system *s, ad_tape *tape, const char *calle
         const ode_knots *k = &s->knots[i];
         int64_t numbers[] = { k->arg, k->jump, k->n };
         memcpy(end, numbers, sizeof numbers), end += sizeof numbers;
-        if (k->knot) memcpy(end, k->knot, (size_t)k->n * sizeof(double)), end += (size_t)k->n * sizeof(double);
+        if (k->knot)
+            memcpy(end, k->knot, (size_t)k->n * sizeof(double)),
+                end += (size_t)k->n * sizeof(double);
     }
     memcpy(end, function, length), end += length;
     length = (size_t)(end - key);
@@ -257,8 +278,8 @@ static ode_system *through_cache(ode_system *s, ad_tape *tape, const char *calle
     return s;
 }
 
-ode_system *ode_system_make(ad_tape *tape, const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args,
-                            bool rerecord)
+ode_system *ode_system_make(ad_tape *tape, const ode_right_side *right, int nstate,
+                            const ad_var *y0, int nargs, const ad_var *args, bool rerecord)
 {
     ode_system *s = describe(tape, right, nstate, y0, nargs, args, rerecord);
     if (!s) return NULL;
@@ -272,7 +293,10 @@ ode_system *ode_system_make(ad_tape *tape, const ode_right_side *right, int nsta
     return NULL;
 }
 
-bool ode_shared_needed(const ode_system *s, int shared, uint64_t need) { return s->shared_from[shared] & need; }
+bool ode_shared_needed(const ode_system *s, int shared, uint64_t need)
+{
+    return s->shared_from[shared] & need;
+}
 
 ode_system *ode_system_augmented(ode_system *base, uint64_t need)
 {
@@ -318,10 +342,12 @@ ode_system *ode_system_augmented(ode_system *base, uint64_t need)
 
 /* ---- recording ---- */
 
-void ode_system_record_kept(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared,
-                            ad_var *dy, const ode_residuals *residuals, ad_var *kept)
+void ode_system_record_kept(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y,
+                            const ad_var *row, const ad_var *shared, ad_var *dy,
+                            const ode_residuals *residuals, ad_var *kept)
 {
-    int n = 1 + s->nstate + s->nrow + s->nshared, k = 0, nkept = residuals ? residuals->n : 0, nout = s->nstate + nkept;
+    int n = 1 + s->nstate + s->nrow + s->nshared, k = 0, nkept = residuals ? residuals->n : 0,
+        nout = s->nstate + nkept;
     ad_var *in = malloc(2 * (size_t)(n + nout) * sizeof *in);
     if (!in) {
         ad_fail(tape, "out of memory");
@@ -342,12 +368,13 @@ void ode_system_record_kept(const ode_system *s, ad_tape *tape, ad_var t, const 
     free(in);
 }
 
-static void record_called(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared,
-                          ad_var *dy)
+static void record_called(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y,
+                          const ad_var *row, const ad_var *shared, ad_var *dy)
 {
     ad_var args[ODE_MAX_ARGS];
     int nrow = 0, nshared = 0;
-    for (int i = 0; i < s->nargs; i++) args[i] = ad_has_rows(s->arg[i]) ? row[nrow++] : shared[nshared++];
+    for (int i = 0; i < s->nargs; i++)
+        args[i] = ad_has_rows(s->arg[i]) ? row[nrow++] : shared[nshared++];
     call_field(s, tape, t, y, args, dy);
 }
 
@@ -361,14 +388,16 @@ void ode_check_argument(const ode_system *s, ad_var arg, bool row, int i, ad_var
     for (int before = 0; argument < s->nargs - 1; argument++)
         if (ad_has_rows(s->arg[argument]) == row && before++ == i) break;
     ad_fail(arg.tape,
-            "the field reads the value of argument %d (ad_value, ad_item) and depends on it in no other way; to the gradient a number is a "
+            "the field reads the value of argument %d (ad_value, ad_item) and depends on it in no "
+            "other way; to the gradient a number is a "
             "constant, so that it would be 0: compute with the variable",
             argument);
 }
 
-/* x' = f, a' = -(df/dx)^T a, q' = -(df/dargs)^T a (Pontryagin's adjoint; Chen et al. 2018, arXiv:1806.07366, appendix B). */
-static void record_augmented(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared,
-                             ad_var *dy, ad_var *quad)
+/* x' = f, a' = -(df/dx)^T a, q' = -(df/dargs)^T a (Pontryagin's adjoint; Chen et al. 2018,
+ * arXiv:1806.07366, appendix B). */
+static void record_augmented(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y,
+                             const ad_var *row, const ad_var *shared, ad_var *dy, ad_var *quad)
 {
     int n = s->base->nstate, nquad = quad ? s->nquad : 0;
     ode_system_record(s->base, tape, t, y, row, shared, dy, NULL);
@@ -382,7 +411,8 @@ static void record_augmented(const ode_system *s, ad_tape *tape, ad_var t, const
     }
     ad_var *bar = x + n + nquad;
     for (int i = 0; i < n; i++) x[i] = y[i];
-    for (int i = 0; i < nquad; i++) x[n + i] = i < s->nquad_row ? row[s->quad_of[i]] : shared[s->quad_of[i]];
+    for (int i = 0; i < nquad; i++)
+        x[n + i] = i < s->nquad_row ? row[s->quad_of[i]] : shared[s->quad_of[i]];
     ad_vjp_cut(n, dy, y + n, n + nquad, x, bar);
     for (int i = 0; i < n; i++) dy[n + i] = ad_neg(bar[i]);
     for (int i = 0; i < nquad; i++) {
@@ -392,8 +422,8 @@ static void record_augmented(const ode_system *s, ad_tape *tape, ad_var t, const
     free(x);
 }
 
-void ode_system_record(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared, ad_var *dy,
-                       ad_var *quad)
+void ode_system_record(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y,
+                       const ad_var *row, const ad_var *shared, ad_var *dy, ad_var *quad)
 {
     if (s->base) record_augmented(s, tape, t, y, row, shared, dy, quad);
     else if (s->trace) ode_system_record_kept(s, tape, t, y, row, shared, dy, NULL, NULL);

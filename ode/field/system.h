@@ -5,15 +5,23 @@
 #include "ode/ode.h"
 #include <stdatomic.h>
 
-enum { ODE_MAX_STATES = 8, ODE_MAX_JOINT = 2 * ODE_MAX_STATES, ODE_MAX_STAGES = 16, ODE_MAX_ARGS = 64, ODE_ERROR_SIZE = 1024 };
+enum {
+    ODE_MAX_STATES = 8,
+    ODE_MAX_JOINT = 2 * ODE_MAX_STATES,
+    ODE_MAX_STAGES = 16,
+    ODE_MAX_ARGS = 64,
+    ODE_ERROR_SIZE = 1024
+};
 
 typedef struct ode_system ode_system;
 
-/* Around all that reads or changes a system's trace and units: a unit may be compiled when it is first run, in whatever thread. */
+/* Around all that reads or changes a system's trace and units: a unit may be compiled when it is
+ * first run, in whatever thread. */
 void ode_systems_lock(void);
 void ode_systems_unlock(void);
 
-/* What evaluations of a traced field leave for their VJPs (by the arguments in `need`, and by time); owned by the system. */
+/* What evaluations of a traced field leave for their VJPs (by the arguments in `need`, and by
+ * time); owned by the system. */
 typedef struct ode_residuals ode_residuals;
 struct ode_residuals {
     ode_residuals *next;
@@ -34,9 +42,10 @@ typedef struct {
     bool jump; /* the input jumps there (ODE_HOLD) */
 } ode_knots;
 
-/* A right-hand side of one or several states: a user's field, traced (or kept to be called anew), or the augmented system of an adjoint.
- * The field sees per-row arguments as they are, and shared arguments through `shared` values: what of the traced field depends on them
- * alone (computed once per solve by the prologue); without a trace, the shared arguments themselves. */
+/* A right-hand side of one or several states: a user's field, traced (or kept to be called anew),
+ * or the augmented system of an adjoint. The field sees per-row arguments as they are, and shared
+ * arguments through `shared` values: what of the traced field depends on them alone (computed once
+ * per solve by the prologue); without a trace, the shared arguments themselves. */
 struct ode_system {
     atomic_int references;
     ad_dtype dtype;
@@ -57,7 +66,8 @@ struct ode_system {
     bool reads_time; /* a trace depends on t */
     ode_knots *knots;
     int nknots;
-    /* Augmented systems: states (x, a), quadratures of the needed per-row arguments, then of the needed shared values. */
+    /* Augmented systems: states (x, a), quadratures of the needed per-row arguments, then of the
+     * needed shared values. */
     const ode_system *base;
     ode_system *next; /* of the same base */
     uint64_t need;
@@ -70,7 +80,8 @@ struct ode_system {
     ode_residuals *residuals;
 };
 
-/* A field as given to the solver; user_size > 0: *user is copied (it is the library's own and the caller's stack goes away). */
+/* A field as given to the solver; user_size > 0: *user is copied (it is the library's own and the
+ * caller's stack goes away). */
 typedef struct {
     const char *caller; /* "ode_solve", for messages */
     ode_field field;
@@ -79,36 +90,47 @@ typedef struct {
     size_t user_size;
 } ode_right_side;
 
-/* Traces the field for these states and arguments (or finds it in the tape's cache). A new reference, or NULL with the tape's error set. */
-ode_system *ode_system_make(ad_tape *tape, const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args,
-                            bool rerecord);
+/* Traces the field for these states and arguments (or finds it in the tape's cache). A new
+ * reference, or NULL with the tape's error set. */
+ode_system *ode_system_make(ad_tape *tape, const ode_right_side *right, int nstate,
+                            const ad_var *y0, int nargs, const ad_var *args, bool rerecord);
 ode_system *ode_system_retain(ode_system *system);
 void ode_system_release(void *system);
-/* The augmented system for cotangents of the arguments in the bit set `need` (owned by the base); NULL: out of memory. */
+/* The augmented system for cotangents of the arguments in the bit set `need` (owned by the base);
+ * NULL: out of memory. */
 ode_system *ode_system_augmented(ode_system *base, uint64_t need);
 bool ode_shared_needed(const ode_system *system, int shared, uint64_t need);
-/* The residuals of the field (found once); n = 0 without a trace. NULL with the tape's error set. */
-const ode_residuals *ode_system_residuals(ode_system *system, uint64_t need, bool times, ad_tape *tape, const char *caller);
+/* The residuals of the field (found once); n = 0 without a trace. NULL with the tape's error set.
+ */
+const ode_residuals *ode_system_residuals(ode_system *system, uint64_t need, bool times,
+                                          ad_tape *tape, const char *caller);
 void ode_residuals_free(ode_residuals *list);
-/* Memory for those of one evaluation, and the arrays in it as inputs or outputs of a program (NULL: not those; no memory: NULLs). */
+/* Memory for those of one evaluation, and the arrays in it as inputs or outputs of a program (NULL:
+ * not those; no memory: NULLs). */
 size_t ode_residuals_bytes(const ode_system *system, const ode_residuals *residuals, int64_t rows);
-void ode_residuals_point(const ode_system *system, const ode_residuals *residuals, int64_t rows, void *memory, const void **in, void **out);
-/* Of a field that is called anew: fails where `bar`, the cotangent of argument `arg` (the i-th with rows, or without), is 0 because the
- * field has only looked at the argument's value. */
+void ode_residuals_point(const ode_system *system, const ode_residuals *residuals, int64_t rows,
+                         void *memory, const void **in, void **out);
+/* Of a field that is called anew: fails where `bar`, the cotangent of argument `arg` (the i-th with
+ * rows, or without), is 0 because the field has only looked at the argument's value. */
 void ode_check_argument(const ode_system *system, ad_var arg, bool row, int i, ad_var bar);
 /* Records dy = f(t, y), and the quadratures' rates when quad is not NULL. */
-void ode_system_record(const ode_system *system, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared,
-                       ad_var *dy, ad_var *quad);
+void ode_system_record(const ode_system *system, ad_tape *tape, ad_var t, const ad_var *y,
+                       const ad_var *row, const ad_var *shared, ad_var *dy, ad_var *quad);
 /* As above, with residuals; kept: n variables. */
-void ode_system_record_kept(const ode_system *system, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *row, const ad_var *shared,
-                            ad_var *dy, const ode_residuals *residuals, ad_var *kept);
-/* Knots are noted on the tape of a trace that listens (interpolate.c), and taken from there into the system. false: out of memory. */
+void ode_system_record_kept(const ode_system *system, ad_tape *tape, ad_var t, const ad_var *y,
+                            const ad_var *row, const ad_var *shared, ad_var *dy,
+                            const ode_residuals *residuals, ad_var *kept);
+/* Knots are noted on the tape of a trace that listens (interpolate.c), and taken from there into
+ * the system. false: out of memory. */
 bool ode_listen_for_knots(ad_tape *trace);
 bool ode_take_knots(ode_system *system);
-/* What a field returned for state i, of shape `state` after broadcasting; invalid with the tape's error set if it is not that. */
+/* What a field returned for state i, of shape `state` after broadcasting; invalid with the tape's
+ * error set if it is not that. */
 ad_var ode_checked_derivative(ad_tape *tape, ad_var dy, int i, ad_shape state);
-size_t ode_array_bytes(ad_dtype dtype, ad_shape shape, int64_t rows); /* of arrays laid one after the other, each aligned to 64 bytes */
-ad_shape ode_time_shape(int rank);                                    /* sizes 1 */
+size_t ode_array_bytes(
+    ad_dtype dtype, ad_shape shape,
+    int64_t rows); /* of arrays laid one after the other, each aligned to 64 bytes */
+ad_shape ode_time_shape(int rank); /* sizes 1 */
 
 /* Pointers to the per-row arguments. */
 void ode_row_arguments(const ode_system *s, const void *const *args, const void **row);
@@ -124,10 +146,15 @@ static inline void *ode_part(const ode_system *s, int64_t rows, const void *slot
 
 /* Which state, row and component an element of a slot is. */
 void ode_where(const ode_system *s, int64_t rows, int64_t element, char *text, size_t size);
-/* An element of a per-row argument, and the arguments that a shared value is computed from: "by argument 1, ...". */
-void ode_name_row_argument(const ode_system *s, int argument, int64_t element, char *text, size_t size);
-void ode_name_shared(const ode_system *s, int shared, uint64_t need, int64_t element, char *text, size_t size);
-/* Whether something is not finite among the increments of an augmented system's quadratures: then text says what. */
-bool ode_name_quadrature(const ode_system *s, int64_t rows, const void *increment, char *text, size_t size);
+/* An element of a per-row argument, and the arguments that a shared value is computed from: "by
+ * argument 1, ...". */
+void ode_name_row_argument(const ode_system *s, int argument, int64_t element, char *text,
+                           size_t size);
+void ode_name_shared(const ode_system *s, int shared, uint64_t need, int64_t element, char *text,
+                     size_t size);
+/* Whether something is not finite among the increments of an augmented system's quadratures: then
+ * text says what. */
+bool ode_name_quadrature(const ode_system *s, int64_t rows, const void *increment, char *text,
+                         size_t size);
 
 #endif

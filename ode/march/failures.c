@@ -1,4 +1,5 @@
-/* What is said when an adaptive solve cannot go on: where it is, what was seen there, and what helps against that. */
+/* What is said when an adaptive solve cannot go on: where it is, what was seen there, and what
+ * helps against that. */
 #include "ode/march/march.h"
 #include <float.h>
 #include <math.h>
@@ -10,7 +11,8 @@ static int64_t worst_element(const ode_march *m, const void *y)
     int64_t worst = 0;
     double most = -1;
     for (int64_t i = 0; i < m->cells; i++) {
-        double change = fabs(ode_load(s->dtype, m->carry[1].data, i) - ode_load(s->dtype, m->carry[0].data, i));
+        double change =
+            fabs(ode_load(s->dtype, m->carry[1].data, i) - ode_load(s->dtype, m->carry[0].data, i));
         if (change > 0) change /= ode_tolerance(m, i, ode_load(s->dtype, y, i));
         if (change <= most) continue;
         worst = i;
@@ -28,29 +30,41 @@ static bool looks_stiff(const ode_march *m)
 }
 
 /* What to do about steps of size h at t, after what was seen. */
-static void advise(const ode_march *m, double t, double h, const void *y, int64_t worst, char *text, size_t size)
+static void advise(const ode_march *m, double t, double h, const void *y, int64_t worst, char *text,
+                   size_t size)
 {
     bool f32 = m->system->dtype == AD_F32;
-    double state = fabs(ode_load(m->system->dtype, y, worst)), tolerance = ode_tolerance(m, worst, state);
+    double state = fabs(ode_load(m->system->dtype, y, worst)),
+           tolerance = ode_tolerance(m, worst, state);
     double rounding = (f32 ? FLT_EPSILON : DBL_EPSILON) * state, spacing = ode_spacing(t);
     if (tolerance < rounding)
-        snprintf(text, size, "the tolerance there, %.2g, is below the rounding of %s (%.2g at %.3g): raise rtol%s", tolerance,
-                 f32 ? "float32" : "float64", rounding, state, f32 ? ", or use float64" : "");
+        snprintf(
+            text, size,
+            "the tolerance there, %.2g, is below the rounding of %s (%.2g at %.3g): raise rtol%s",
+            tolerance, f32 ? "float32" : "float64", rounding, state, f32 ? ", or use float64" : "");
     else if (h < 1e3 * spacing)
         snprintf(text, size,
-                 "a step is %.3g spacings of the numbers at t (%.2g): it is limited by the rounding of time; shift the origin of time "
+                 "a step is %.3g spacings of the numbers at t (%.2g): it is limited by the "
+                 "rounding of time; shift the origin of time "
                  "towards t, or look for a singularity there",
                  h / spacing, spacing);
     else if (looks_stiff(m))
         snprintf(text, size,
-                 "%.0f %% of the attempts were at the limit of stability, the latest with |h lambda| = %.2g of %.2g: the problem is stiff "
+                 "%.0f %% of the attempts were at the limit of stability, the latest with |h "
+                 "lambda| = %.2g of %.2g: the problem is stiff "
                  "there; use an L-stable method (ode_implicit_euler)",
-                 100 * (double)(m->guard.limited + m->guard.refused) / (double)(m->steps + m->rejected), m->guard.z, m->guard.limit);
+                 100 * (double)(m->guard.limited + m->guard.refused) /
+                     (double)(m->steps + m->rejected),
+                 m->guard.z, m->guard.limit);
     else if (m->watch.on && isfinite(m->watch.allowed))
         snprintf(text, size,
-                 "the gradient asks for such steps, not the state, of which a component or all is at rest: raise max_steps, or loosen the "
+                 "the gradient asks for such steps, not the state, of which a component or all is "
+                 "at rest: raise max_steps, or loosen the "
                  "tolerances");
-    else snprintf(text, size, "it is accuracy that asks for such steps, not stability: raise max_steps, or loosen the tolerances");
+    else
+        snprintf(text, size,
+                 "it is accuracy that asks for such steps, not stability: raise max_steps, or "
+                 "loosen the tolerances");
 }
 
 int ode_fail_small(ode_march *m, double t, double h, double ratio, const void *y, const void *next)
@@ -61,30 +75,38 @@ int ode_fail_small(ode_march *m, double t, double h, double ratio, const void *y
     if (bad >= 0) {
         ode_where(m->system, m->rows, bad, where, sizeof where);
         return ode_fail(m,
-                        "step %lld near t = %.15g: %s is not finite in %s, however small the step (%.3g); check the field there: it may "
+                        "step %lld near t = %.15g: %s is not finite in %s, however small the step "
+                        "(%.3g); check the field there: it may "
                         "have a singularity",
                         (long long)m->steps, t, derivative ? "the field" : "the state", where, h);
     }
     char what[160];
-    if (m->quadrature && ode_name_quadrature(m->system, m->rows, m->increment.data, what, sizeof what))
+    if (m->quadrature &&
+        ode_name_quadrature(m->system, m->rows, m->increment.data, what, sizeof what))
         return ode_fail(m,
-                        "step %lld near t = %.15g: the gradient %s, is not finite, however small the step (%.3g); the field has no finite "
+                        "step %lld near t = %.15g: the gradient %s, is not finite, however small "
+                        "the step (%.3g); the field has no finite "
                         "derivative there (a root or a power at 0?)",
                         (long long)m->steps, t, what, h);
     int64_t worst = worst_element(m, y);
     ode_where(m->system, m->rows, worst, where, sizeof where);
-    if (m->guard.z > m->guard.limit) snprintf(error, sizeof error, "is beyond the limit of stability");
+    if (m->guard.z > m->guard.limit)
+        snprintf(error, sizeof error, "is beyond the limit of stability");
     if (ratio > 1) snprintf(error, sizeof error, "has %.2g times the error that is allowed", ratio);
     if (m->settings->min_step >= h) {
         bool stiff = m->guard.z > 0.8 * m->guard.limit;
-        return ode_fail(m, "step %lld at t = %.15g: a step of options.min_step = %g %s, worst in %s; lower min_step%s", (long long)m->steps,
-                        t, m->settings->min_step, error, where,
-                        stiff ? ", or use an L-stable method (ode_implicit_euler): the problem is stiff there"
-                              : ", or loosen the tolerances");
+        return ode_fail(
+            m,
+            "step %lld at t = %.15g: a step of options.min_step = %g %s, worst in %s; lower "
+            "min_step%s",
+            (long long)m->steps, t, m->settings->min_step, error, where,
+            stiff ? ", or use an L-stable method (ode_implicit_euler): the problem is stiff there"
+                  : ", or loosen the tolerances");
     }
     advise(m, t, h, y, worst, advice, sizeof advice);
-    return ode_fail(m, "step %lld at t = %.15g underflows: a step of %.3g still %s, worst in %s; %s", (long long)m->steps, t, h, error,
-                    where, advice);
+    return ode_fail(m,
+                    "step %lld at t = %.15g underflows: a step of %.3g still %s, worst in %s; %s",
+                    (long long)m->steps, t, h, error, where, advice);
 }
 
 int ode_fail_many(ode_march *m, double t, double t1, double h, const void *y)
@@ -94,27 +116,33 @@ int ode_fail_many(ode_march *m, double t, double t1, double h, const void *y)
     ode_where(m->system, m->rows, worst, where, sizeof where);
     advise(m, t, h, y, worst, advice, sizeof advice);
     return ode_fail(m,
-                    "max_steps = %lld attempts are used up at t = %.15g of %.15g (step size %.3g, %.0f %% of the attempts rejected), worst "
+                    "max_steps = %lld attempts are used up at t = %.15g of %.15g (step size %.3g, "
+                    "%.0f %% of the attempts rejected), worst "
                     "in %s; %s",
-                    (long long)m->settings->max_steps, t, t1, h, all ? 100 * (double)m->rejected / (double)all : 0, where, advice);
+                    (long long)m->settings->max_steps, t, t1, h,
+                    all ? 100 * (double)m->rejected / (double)all : 0, where, advice);
 }
 
 int ode_fail_blurred(ode_march *m, double from, double to)
 {
     bool f32 = m->system->dtype == AD_F32;
-    return ode_fail(
-        m,
-        "the field reads the time, and cannot tell it apart within a step: from t = %.15g to %.15g the times of %s are multiples of "
-        "%.3g; count time from the start of the solve (let t run from 0 and add the start to what depends on the clock before it "
-        "comes into the field)%s",
-        from, to, f32 ? "float32" : "float64", ode_type_spacing(m->system->dtype, to), f32 ? ", or use float64" : "");
+    return ode_fail(m,
+                    "the field reads the time, and cannot tell it apart within a step: from t = "
+                    "%.15g to %.15g the times of %s are multiples of "
+                    "%.3g; count time from the start of the solve (let t run from 0 and add the "
+                    "start to what depends on the clock before it "
+                    "comes into the field)%s",
+                    from, to, f32 ? "float32" : "float64", ode_type_spacing(m->system->dtype, to),
+                    f32 ? ", or use float64" : "");
 }
 
 int ode_fail_memory(ode_march *m)
 {
-    return ode_fail(
-        m,
-        "out of memory for the state after step %lld (%.3g MB a state): states are kept for the gradient; ode_backsolve keeps none, "
-        "nor does a compiled program (ad_compile) without a gradient; fewer rows, or fewer steps, need less",
-        (long long)m->steps, (double)m->cells * (double)ode_bytes(m->system->dtype) / 1e6);
+    return ode_fail(m,
+                    "out of memory for the state after step %lld (%.3g MB a state): states are "
+                    "kept for the gradient; ode_backsolve keeps none, "
+                    "nor does a compiled program (ad_compile) without a gradient; fewer rows, or "
+                    "fewer steps, need less",
+                    (long long)m->steps,
+                    (double)m->cells * (double)ode_bytes(m->system->dtype) / 1e6);
 }

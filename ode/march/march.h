@@ -4,7 +4,8 @@
 #include "ode/march/stops.h"
 #include "ode/step/unit.h"
 
-/* The end of a step. It moves with the output times by (1 - weight) dtimes[lo] + weight dtimes[hi]; lo, hi < 0: such a part does not move.
+/* The end of a step. It moves with the output times by (1 - weight) dtimes[lo] + weight dtimes[hi];
+ * lo, hi < 0: such a part does not move.
  */
 typedef struct {
     double t, weight;
@@ -16,16 +17,18 @@ typedef struct {
 
 typedef struct ode_march ode_march;
 
-/* Who receives the steps. slot: memory for the state after step k + 1 (NULL: out of memory); accepted: step k went from a to b, from state
- * y to state next; 0, or -1 with the march's error written. */
+/* Who receives the steps. slot: memory for the state after step k + 1 (NULL: out of memory);
+ * accepted: step k went from a to b, from state y to state next; 0, or -1 with the march's error
+ * written. */
 typedef struct {
     void *context;
     void *(*slot)(void *context, int64_t k);
-    int (*accepted)(void *context, const ode_march *march, int64_t k, const ode_boundary *a, const ode_boundary *b, const void *y,
-                    const void *next);
+    int (*accepted)(void *context, const ode_march *march, int64_t k, const ode_boundary *a,
+                    const ode_boundary *b, const void *y, const void *next);
     /* Forgets step k and all after it: where it began, and its state. NULL: cannot. */
     void *(*rewind)(void *context, int64_t k, ode_boundary *a);
-    void *(*keep)(void *context, int64_t k, int i); /* memory for the residuals of stage i of step k, NULL: drop them; itself may be NULL */
+    void *(*keep)(void *context, int64_t k, int i); /* memory for the residuals of stage i of step
+                                                       k, NULL: drop them; itself may be NULL */
 } ode_sink;
 
 /* Holds the steps of a march within the stability limit (stability.c). */
@@ -37,58 +40,68 @@ typedef struct {
 } ode_guard;
 /* Whether the attempted step, which gave this ODE_SUM_STIFFNESS, is within the limit. */
 bool ode_guard_allows(ode_guard *guard, double h, double stiffness);
-/* What rounding alone can make of the square of two stages' difference, in units of the tolerance: that is no estimate. */
+/* What rounding alone can make of the square of two stages' difference, in units of the tolerance:
+ * that is no estimate. */
 double ode_guard_rounding(const ode_system *system, double rtol);
-/* The margin: lambda may grow a little, and the state carries disturbances of the tolerance's size, which the gradient inherits as far as
- * steps do not damp them: the looser the tolerance, the larger it is. Measured on y' = p (cos t - y), p = 10 to 3212: gradients are within
- * a tenth. */
+/* The margin: lambda may grow a little, and the state carries disturbances of the tolerance's size,
+ * which the gradient inherits as far as steps do not damp them: the looser the tolerance, the
+ * larger it is. Measured on y' = p (cos t - y), p = 10 to 3212: gradients are within a tenth. */
 double ode_guard_margin(double rtol);
 double ode_guard_factor(const ode_guard *guard); /* how much the next step may be larger */
 void ode_guard_accept(ode_guard *guard);
 
 /* Looks for what the state does not show of its derivatives (watch.c). */
 typedef struct {
-    bool on, prepared, pointed;   /* memory and directions, and those of the arguments, are those of this solve */
-    double horizon, first_output; /* the whole time of the solve, and that before the first output */
-    /* Hidden stiff modes. direction: of the power iteration, in units of the tolerance; largest: |y| so far, by element. */
+    bool on, prepared,
+        pointed; /* memory and directions, and those of the arguments, are those of this solve */
+    double horizon,
+        first_output; /* the whole time of the solve, and that before the first output */
+    /* Hidden stiff modes. direction: of the power iteration, in units of the tolerance; largest:
+     * |y| so far, by element. */
     ode_buffer direction, largest, moved, slope, rows;
     ode_buffer sizes; /* of the accepted steps */
     int64_t due;      /* evaluations before the next look */
     int64_t since[2]; /* steps taken at the last look but one, and at the last */
     bool certain;     /* whether the last look left no doubt */
     double reach;     /* a step beyond this size wants a look first */
-    double most;      /* largest step that the modes allow; until this time no more than it is now */
+    double most; /* largest step that the modes allow; until this time no more than it is now */
     double until;
     bool damped; /* the mode that limits the steps decays */
     bool again;  /* the march has gone back */
     /* Blind components. */
     const ode_unit *unit; /* NULL: without probes */
     ode_runner tangent;
-    double least;                /* tolerance where there is none */
-    double number[1];            /* atol of the tangents in the call's type */
-    ode_buffer each;             /* or that of each element */
-    ode_buffer arguments;        /* their directions */
-    ode_buffer chosen;           /* 1: an element whose tangents are in question, else 0 */
-    int64_t asked;               /* the step at which a probe had the steepest mode looked for */
-    bool unseen;                 /* the arguments did nothing in that step, in some row */
-    int said_nothing;            /* attempts in a row whose error said nothing */
-    int64_t probe_due, pause;    /* steps before the next probe, and between it and the one after */
-    int64_t probed;              /* the step after the last probed one, or after the last that needed no probe */
-    double vetted, allowed;      /* size of the step whose tangents were taken last, and the largest that they allow */
+    double least;             /* tolerance where there is none */
+    double number[1];         /* atol of the tangents in the call's type */
+    ode_buffer each;          /* or that of each element */
+    ode_buffer arguments;     /* their directions */
+    ode_buffer chosen;        /* 1: an element whose tangents are in question, else 0 */
+    int64_t asked;            /* the step at which a probe had the steepest mode looked for */
+    bool unseen;              /* the arguments did nothing in that step, in some row */
+    int said_nothing;         /* attempts in a row whose error said nothing */
+    int64_t probe_due, pause; /* steps before the next probe, and between it and the one after */
+    int64_t probed; /* the step after the last probed one, or after the last that needed no probe */
+    double vetted, allowed; /* size of the step whose tangents were taken last, and the largest that
+                               they allow */
     int64_t probes, evaluations; /* looks and tangents, and what they took */
 } ode_watch;
-/* For a solve over times of these lengths; after ode_march_open. 0, or -1 with the march's error written. */
+/* For a solve over times of these lengths; after ode_march_open. 0, or -1 with the march's error
+ * written. */
 int ode_watch_open(ode_march *march, const ode_unit *tangent, double horizon, double first_output);
 void ode_watch_close(ode_watch *watch);
-/* Whether the attempted step will do: 1; 0: no, and by what factor its size is to change; -1 with the march's error written. */
-int ode_watch_step(ode_march *march, const ode_boundary *a, const ode_boundary *b, const void *y, double ratio, double *factor);
-/* After a step that will not do: the first one since the last probe, which may be as bad; -1: none. */
+/* Whether the attempted step will do: 1; 0: no, and by what factor its size is to change; -1 with
+ * the march's error written. */
+int ode_watch_step(ode_march *march, const ode_boundary *a, const ode_boundary *b, const void *y,
+                   double ratio, double *factor);
+/* After a step that will not do: the first one since the last probe, which may be as bad; -1: none.
+ */
 int64_t ode_watch_doubtful(const ode_march *march);
 /* Notes the step and the |h lambda| that is known of it. */
 int ode_watch_accept(ode_march *march, double size); /* 0, or -1 with the march's error written */
-/* After an accepted step, which ended at a with state y; the next one is to be of size h. The first step that has to be taken again, or -1:
- * none. */
-int64_t ode_watch_look(ode_march *march, const ode_boundary *a, int direction, const void *y, double h);
+/* After an accepted step, which ended at a with state y; the next one is to be of size h. The first
+ * step that has to be taken again, or -1: none. */
+int64_t ode_watch_look(ode_march *march, const ode_boundary *a, int direction, const void *y,
+                       double h);
 void ode_watch_rewind(ode_march *march); /* the march has gone back to march->steps */
 double ode_watch_limit(const ode_watch *watch);
 
@@ -98,15 +111,17 @@ struct ode_march {
     const ode_method *method;
     ode_stops stops;
     double rtol, atol;
-    const double *each;                     /* absolute tolerances of the elements of a row, all states in order; NULL: atol */
+    const double
+        *each; /* absolute tolerances of the elements of a row, all states in order; NULL: atol */
     bool adaptive, dense, quadrature, norm; /* norm: quadratures are in the error norm */
     ode_runner step, begin, field;
-    /* carry: the carried state, and the one after the attempted step; rate, size: quadratures' first rates, and their sizes so far; k:
-     * stages; increment: quadratures'.
+    /* carry: the carried state, and the one after the attempted step; rate, size: quadratures'
+     * first rates, and their sizes so far; k: stages; increment: quadratures'.
      */
     ode_buffer carry[2], rate[2], size[2], k, increment, work, atols;
-    int64_t rows, cells;                /* cells: rows x width */
-    double number[ODE_MAX_STAGES + 16]; /* scalars in the call's type: h, tolerances, times, then results */
+    int64_t rows, cells; /* cells: rows x width */
+    double number[ODE_MAX_STAGES +
+                  16]; /* scalars in the call's type: h, tolerances, times, then results */
     int64_t steps, rejected, evaluations, counts[3];
     int64_t blurred; /* the latest steps, so many, are too short for a field that reads the time */
     ode_guard guard;
@@ -120,17 +135,24 @@ struct ode_march {
 typedef struct {
     const ode_unit *step, *begin, *field, *tangent;
 } ode_march_units;
-/* quadrature: 0, or ODE_QUADRATURE, and ODE_QUADRATURE_NORM with it for adaptive steps that their errors bound too. */
-bool ode_march_compile(ode_march_units *units, ode_system *system, const ode_settings *settings, bool adaptive, bool dense, int quadrature,
-                       const ode_residuals *residuals, ad_tape *tape);
+/* quadrature: 0, or ODE_QUADRATURE, and ODE_QUADRATURE_NORM with it for adaptive steps that their
+ * errors bound too. */
+bool ode_march_compile(ode_march_units *units, ode_system *system, const ode_settings *settings,
+                       bool adaptive, bool dense, int quadrature, const ode_residuals *residuals,
+                       ad_tape *tape);
 
 void ode_march_close(ode_march *march);
-/* Prepares for a solve with so many rows; args: all arguments, shared: shared values. 0, or -1 with the march's error written. */
-int ode_march_open(ode_march *march, const ode_march_units *units, int64_t rows, int threads, const void *const *args, void *const *shared);
-/* From times[0] to times[n - 1]: fixed steps end at all of the times, adaptive ones at the last. y: the first state. */
+/* Prepares for a solve with so many rows; args: all arguments, shared: shared values. 0, or -1 with
+ * the march's error written. */
+int ode_march_open(ode_march *march, const ode_march_units *units, int64_t rows, int threads,
+                   const void *const *args, void *const *shared);
+/* From times[0] to times[n - 1]: fixed steps end at all of the times, adaptive ones at the last. y:
+ * the first state. */
 int ode_march_run(ode_march *march, int n, const double *times, void *y, const ode_sink *sink);
-/* One step without error control (of an adaptive march: with the first stage in carry[0]). *y moves on. */
-int ode_march_step(ode_march *march, const ode_sink *sink, const ode_boundary *a, const ode_boundary *b, void **y);
+/* One step without error control (of an adaptive march: with the first stage in carry[0]). *y moves
+ * on. */
+int ode_march_step(ode_march *march, const ode_sink *sink, const ode_boundary *a,
+                   const ode_boundary *b, void **y);
 /* Slots of equal size whose addresses stay. */
 typedef struct {
     char **chunk;
@@ -144,17 +166,21 @@ void ode_pile_trim(ode_pile *pile, int64_t slots); /* gives back the memory beyo
 void *ode_pile_slot(ode_pile *pile, int64_t k);    /* NULL: out of memory */
 void ode_pile_free(ode_pile *pile);
 
-/* As ode_march_run, and for refine > 0 once more, with each step that it took divided into 2^refine; the sink receives only the latter. */
+/* As ode_march_run, and for refine > 0 once more, with each step that it took divided into
+ * 2^refine; the sink receives only the latter. */
 typedef struct {
     ode_buffer bounds;
     ode_pile states;
 } ode_refinement; /* memory for that */
 void ode_refinement_free(ode_refinement *memory);
-int ode_march_run_refined(ode_march *march, int n, const double *times, void *y, const ode_sink *sink, int refine, ode_refinement *memory);
-/* f(t, y) into dy, rates of quadratures into rate, residuals into kept (NULL: none). side: -1 the limit from before t in the direction of
- * the march, 1 from after, 0 at t. */
-int ode_march_field(ode_march *march, double t, int side, const void *y, void *dy, void *rate, void *kept);
-/* What error is allowed at an element of a slot where the state is of this size: atol + rtol |size| (tolerance.c). */
+int ode_march_run_refined(ode_march *march, int n, const double *times, void *y,
+                          const ode_sink *sink, int refine, ode_refinement *memory);
+/* f(t, y) into dy, rates of quadratures into rate, residuals into kept (NULL: none). side: -1 the
+ * limit from before t in the direction of the march, 1 from after, 0 at t. */
+int ode_march_field(ode_march *march, double t, int side, const void *y, void *dy, void *rate,
+                    void *kept);
+/* What error is allowed at an element of a slot where the state is of this size: atol + rtol |size|
+ * (tolerance.c). */
 double ode_tolerance(const ode_march *march, int64_t element, double size);
 /* The largest |x - y| in units of the tolerance at y, over the first n elements of a slot. */
 double ode_march_distance(const ode_march *march, int64_t n, const void *x, const void *y);
@@ -162,18 +188,23 @@ double ode_march_distance(const ode_march *march, int64_t n, const void *x, cons
 double ode_first_step(ode_march *march, double t0, double t1, const void *y);
 /* Writes the error of the call in progress (the operation's name comes before it); -1. */
 int ode_fail(ode_march *march, const char *format, ...) __attribute__((format(printf, 2, 3)));
-/* The first element that is not finite of the attempted step: its state, or the derivative at its end. -1: there is none. */
+/* The first element that is not finite of the attempted step: its state, or the derivative at its
+ * end. -1: there is none. */
 int64_t ode_march_nonfinite(const ode_march *march, const void *next, bool *derivative);
-/* Write the error of an adaptive march that cannot go on from state y (failures.c), and return -1: because the attempted step of size h to
- * `next`, with this error in units of the tolerance, was rejected and is the smallest; because max_steps attempts have been made. */
-int ode_fail_small(ode_march *march, double t, double h, double ratio, const void *y, const void *next);
+/* Write the error of an adaptive march that cannot go on from state y (failures.c), and return -1:
+ * because the attempted step of size h to `next`, with this error in units of the tolerance, was
+ * rejected and is the smallest; because max_steps attempts have been made. */
+int ode_fail_small(ode_march *march, double t, double h, double ratio, const void *y,
+                   const void *next);
 int ode_fail_many(ode_march *march, double t, double t1, double h, const void *y);
 /* How far the next double is from t. */
 double ode_spacing(double t);
-double ode_type_spacing(ad_dtype dtype, double t); /* of the numbers that a field of this type sees as times */
+double ode_type_spacing(ad_dtype dtype,
+                        double t); /* of the numbers that a field of this type sees as times */
 int ode_fail_memory(ode_march *march);
 int ode_fail_blurred(ode_march *march, double from, double to);
-/* t in the step from a to b, rounded to the type; at a jump the nearest number on the step's own side. */
+/* t in the step from a to b, rounded to the type; at a jump the nearest number on the step's own
+ * side. */
 double ode_stage_time(ad_dtype dtype, double t, const ode_boundary *a, const ode_boundary *b);
 
 #endif

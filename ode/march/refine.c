@@ -1,5 +1,6 @@
-/* A march taken twice: as usual, to find the steps, and again with each of them divided. What the second one computes differs from the
- * first by what the steps do to it, so it says how far a solution, and above all a gradient, is to be trusted. */
+/* A march taken twice: as usual, to find the steps, and again with each of them divided. What the
+ * second one computes differs from the first by what the steps do to it, so it says how far a
+ * solution, and above all a gradient, is to be trusted. */
 #include "ode/march/march.h"
 #include <math.h>
 #include <string.h>
@@ -32,8 +33,8 @@ static void *rewind_to(void *context, int64_t k, ode_boundary *a)
     return k ? ode_pile_slot(&f->memory->states, k - 1) : f->first;
 }
 
-static int accepted(void *context, const ode_march *march, int64_t k, const ode_boundary *a, const ode_boundary *b, const void *y,
-                    const void *next)
+static int accepted(void *context, const ode_march *march, int64_t k, const ode_boundary *a,
+                    const ode_boundary *b, const void *y, const void *next)
 {
     steps_found *f = context;
     (void)march, (void)y, (void)next;
@@ -65,8 +66,8 @@ static void add_movement(movement *m, int index, double weight)
     m->weight[i] += weight;
 }
 
-/* The boundary at a part w of the way from a to b: it moves with both. Ends that move with two times do so with weights whose sum is one,
- * and the steps of an interval with the same two. */
+/* The boundary at a part w of the way from a to b: it moves with both. Ends that move with two
+ * times do so with weights whose sum is one, and the steps of an interval with the same two. */
 static ode_boundary between(const ode_boundary *a, const ode_boundary *b, double w)
 {
     movement m = { 0 };
@@ -83,14 +84,18 @@ static ode_boundary between(const ode_boundary *a, const ode_boundary *b, double
     return c;
 }
 
-/* The derivative at the beginning of a step of an adaptive march, where it is not the previous one's last stage. */
-static int begin(ode_march *m, const ode_sink *sink, const ode_boundary *a, double direction, const void *y)
+/* The derivative at the beginning of a step of an adaptive march, where it is not the previous
+ * one's last stage. */
+static int begin(ode_march *m, const ode_sink *sink, const ode_boundary *a, double direction,
+                 const void *y)
 {
     void *kept = sink->keep ? sink->keep(sink->context, m->steps, 0) : NULL;
-    return ode_march_field(m, a->t, a->jump ? (int)direction : 0, y, m->carry[0].data, m->rate[0].data, kept);
+    return ode_march_field(m, a->t, a->jump ? (int)direction : 0, y, m->carry[0].data,
+                           m->rate[0].data, kept);
 }
 
-static int march_divided(ode_march *m, int64_t count, const ode_boundary *bounds, int64_t parts, void *y, const ode_sink *sink)
+static int march_divided(ode_march *m, int64_t count, const ode_boundary *bounds, int64_t parts,
+                         void *y, const ode_sink *sink)
 {
     for (int64_t k = 0; k < count; k++) {
         ode_boundary a = bounds[2 * k], last = bounds[2 * k + 1], from = a;
@@ -98,7 +103,8 @@ static int march_divided(ode_march *m, int64_t count, const ode_boundary *bounds
         if (m->adaptive && (k == 0 || a.jump) && begin(m, sink, &a, direction, y)) return -1;
         for (int64_t i = 1; i <= parts; i++) {
             ode_boundary b = i == parts ? last : between(&from, &last, (double)i / (double)parts);
-            if (i < parts && (direction * (b.t - a.t) <= 0 || direction * (last.t - b.t) <= 0)) continue; /* time has no such number */
+            if (i < parts && (direction * (b.t - a.t) <= 0 || direction * (last.t - b.t) <= 0))
+                continue; /* time has no such number */
             if (ode_march_step(m, sink, &a, &b, &y)) return -1;
             a = b;
         }
@@ -106,12 +112,15 @@ static int march_divided(ode_march *m, int64_t count, const ode_boundary *bounds
     return 0;
 }
 
-int ode_march_run_refined(ode_march *m, int n, const double *times, void *y, const ode_sink *sink, int refine, ode_refinement *memory)
+int ode_march_run_refined(ode_march *m, int n, const double *times, void *y, const ode_sink *sink,
+                          int refine, ode_refinement *memory)
 {
     m->step.refine = m->begin.refine = m->field.refine = refine;
     if (refine <= 0) return ode_march_run(m, n, times, y, sink);
     steps_found found = { .memory = memory, .march = m, .first = y };
-    ode_sink first = { .context = &found, .slot = slot_of, .accepted = accepted, .rewind = rewind_to };
+    ode_sink first = {
+        .context = &found, .slot = slot_of, .accepted = accepted, .rewind = rewind_to
+    };
     int64_t before = m->steps;
     ode_pile_reset(&memory->states, (size_t)m->cells * ode_bytes(m->system->dtype));
     if (ode_march_run(m, n, times, y, &first)) return -1;

@@ -1,4 +1,5 @@
-/* Options: checked, with defaults resolved; lists of times; what a caller gets to know of a solve. */
+/* Options: checked, with defaults resolved; lists of times; what a caller gets to know of a solve.
+ */
 #include "ode/march/march.h"
 #include "ode/methods/recorders.h"
 #include <float.h>
@@ -14,30 +15,36 @@ void ode_settings_clear(ode_settings *s)
 }
 
 /* A number that must be finite and not negative; zero means the default. */
-static bool check(ad_tape *tape, const char *caller, const char *name, double value, double fallback, double *out)
+static bool check(ad_tape *tape, const char *caller, const char *name, double value,
+                  double fallback, double *out)
 {
     *out = value == 0 ? fallback : value;
     if (value >= 0 && isfinite(value)) return true;
-    ad_fail(tape, "%s: options.%s is %g; it must be positive and finite (0: the default)", caller, name, ode_shown(value));
+    ad_fail(tape, "%s: options.%s is %g; it must be positive and finite (0: the default)", caller,
+            name, ode_shown(value));
     return false;
 }
 
 static bool check_count(ad_tape *tape, const char *caller, const char *name, int64_t value)
 {
     if (value >= 0) return true;
-    ad_fail(tape, "%s: options.%s is %lld; it must be positive (0: the default)", caller, name, (long long)value);
+    ad_fail(tape, "%s: options.%s is %lld; it must be positive (0: the default)", caller, name,
+            (long long)value);
     return false;
 }
 
-/* Relative and absolute tolerance: defaults where both are zero and nothing else is given; otherwise a zero is a zero. */
-static bool check_tolerances(ad_tape *tape, const char *caller, const char *const name[2], const double value[2], bool given,
-                             const double fallback[2], double *relative, double *absolute)
+/* Relative and absolute tolerance: defaults where both are zero and nothing else is given;
+ * otherwise a zero is a zero. */
+static bool check_tolerances(ad_tape *tape, const char *caller, const char *const name[2],
+                             const double value[2], bool given, const double fallback[2],
+                             double *relative, double *absolute)
 {
     double *const out[2] = { relative, absolute };
     for (int i = 0; i < 2; i++) {
         *out[i] = given || value[0] > 0 || value[1] > 0 ? value[i] : fallback[i];
         if (value[i] >= 0 && isfinite(value[i])) continue;
-        ad_fail(tape, "%s: options.%s is %g; it must not be negative, and finite", caller, name[i], ode_shown(value[i]));
+        ad_fail(tape, "%s: options.%s is %g; it must not be negative, and finite", caller, name[i],
+                ode_shown(value[i]));
         return false;
     }
     return true;
@@ -46,7 +53,8 @@ static bool check_tolerances(ad_tape *tape, const char *caller, const char *cons
 static bool copy_atols(ode_settings *s, const ode_options *o, ad_tape *tape)
 {
     if (o->natol < 0 || (o->natol > 0) != (o->atol_each != NULL)) {
-        ad_fail(tape, "%s: options.natol is %d with atol_each %s", s->caller, o->natol, o->atol_each ? "given" : "NULL");
+        ad_fail(tape, "%s: options.natol is %d with atol_each %s", s->caller, o->natol,
+                o->atol_each ? "given" : "NULL");
         return false;
     }
     if (!o->natol) return true;
@@ -58,8 +66,10 @@ static bool copy_atols(ode_settings *s, const ode_options *o, ad_tape *tape)
         double atol = o->atol_each[i];
         if (atol > 0 && isfinite(atol)) continue;
         if (atol == 0 && s->rtol > 0) continue;
-        ad_fail(tape, "%s: options.atol_each[%d] is %g; it must not be negative, finite, and, where rtol is zero, not zero", s->caller, i,
-                ode_shown(atol));
+        ad_fail(tape,
+                "%s: options.atol_each[%d] is %g; it must not be negative, finite, and, where rtol "
+                "is zero, not zero",
+                s->caller, i, ode_shown(atol));
         return false;
     }
     s->atol_each = malloc(2 * (size_t)o->natol * sizeof *s->atol_each);
@@ -79,29 +89,34 @@ bool ode_settings_fit(const ode_settings *s, const ode_system *system, ad_tape *
 {
     if (!s->atol_each || s->natol == system->width) return true;
     ad_fail(tape,
-            "%s: options.atol_each has %d numbers (natol); a row of all states has %lld elements: give one for each of them, in order",
+            "%s: options.atol_each has %d numbers (natol); a row of all states has %lld elements: "
+            "give one for each of them, in order",
             s->caller, s->natol, (long long)system->width);
     return false;
 }
 
-/* A relative tolerance alone that is finer than the type's rounding asks for what no step can do. */
-static bool check_rounding(const ode_settings *s, double rtol, double atol, const char *prefix, ad_tape *tape)
+/* A relative tolerance alone that is finer than the type's rounding asks for what no step can do.
+ */
+static bool check_rounding(const ode_settings *s, double rtol, double atol, const char *prefix,
+                           ad_tape *tape)
 {
     bool f32 = ad_tape_dtype(tape) == AD_F32;
     double rounding = f32 ? FLT_EPSILON : DBL_EPSILON;
     if (!s->adaptive || s->atol_each || atol > 0 || rtol >= rounding) return true;
-    ad_fail(
-        tape,
-        "%s: options.%srtol is %g with an atol of zero: this is below the rounding of %s (%.2g), and no step can be so exact; raise it, "
-        "or give an atol%s",
-        s->caller, prefix, rtol, f32 ? "float32" : "float64", rounding, f32 ? ", or use float64" : "");
+    ad_fail(tape,
+            "%s: options.%srtol is %g with an atol of zero: this is below the rounding of %s "
+            "(%.2g), and no step can be so exact; raise it, "
+            "or give an atol%s",
+            s->caller, prefix, rtol, f32 ? "float32" : "float64", rounding,
+            f32 ? ", or use float64" : "");
     return false;
 }
 
 static bool copy_jumps(ode_settings *s, const ode_options *o, ad_tape *tape)
 {
     if (o->njump < 0 || (o->njump > 0 && !o->jump_times)) {
-        ad_fail(tape, "%s: options.njump is %d with jump_times %s", s->caller, o->njump, o->jump_times ? "given" : "NULL");
+        ad_fail(tape, "%s: options.njump is %d with jump_times %s", s->caller, o->njump,
+                o->jump_times ? "given" : "NULL");
         return false;
     }
     if (!o->njump) return true;
@@ -114,7 +129,8 @@ static bool copy_jumps(ode_settings *s, const ode_options *o, ad_tape *tape)
     s->njump = o->njump;
     for (int i = 0; i < s->njump; i++) {
         if (isfinite(s->jump[i])) continue;
-        ad_fail(tape, "%s: options.jump_times[%d] is %g; jump times must be finite", s->caller, i, ode_shown(s->jump[i]));
+        ad_fail(tape, "%s: options.jump_times[%d] is %g; jump times must be finite", s->caller, i,
+                ode_shown(s->jump[i]));
         return false;
     }
     return true;
@@ -124,30 +140,40 @@ static bool copy_jumps(ode_settings *s, const ode_options *o, ad_tape *tape)
 static bool check_stepping(ode_settings *s, ad_tape *tape)
 {
     const char *name = s->method->name;
-    if (s->step > 0 && s->steps > 0) ad_fail(tape, "%s: options.step and options.steps are both given; give one", s->caller);
+    if (s->step > 0 && s->steps > 0)
+        ad_fail(tape, "%s: options.step and options.steps are both given; give one", s->caller);
     else if (s->replay && (s->step > 0 || s->steps > 0))
-        ad_fail(tape, "%s: options.replay takes given steps; leave options.step and steps zero", s->caller);
+        ad_fail(tape, "%s: options.replay takes given steps; leave options.step and steps zero",
+                s->caller);
     else if (s->replay && s->stats && s->replay == s->stats->steps_taken)
-        ad_fail(tape, "%s: options.replay is the steps_taken of options.stats, which this solve overwrites; give it other statistics",
+        ad_fail(tape,
+                "%s: options.replay is the steps_taken of options.stats, which this solve "
+                "overwrites; give it other statistics",
                 s->caller);
     else if (s->replay && !s->adjoint->stores)
-        ad_fail(tape, "%s: options.replay works with the discrete adjoint; the %s adjoint chooses its own steps", s->caller,
-                s->adjoint->name);
+        ad_fail(tape,
+                "%s: options.replay works with the discrete adjoint; the %s adjoint chooses its "
+                "own steps",
+                s->caller, s->adjoint->name);
     else if (!s->adaptive && !s->replay && !s->step && !s->steps)
-        ad_fail(tape, "%s: %s has no error estimate: give options.step or options.steps, or choose an adaptive method such as ode_dopri5",
+        ad_fail(tape,
+                "%s: %s has no error estimate: give options.step or options.steps, or choose an "
+                "adaptive method such as ode_dopri5",
                 s->caller, name);
     else if (!s->adaptive && (s->first_step > 0 || s->min_step > 0 || s->max_step > 0))
-        ad_fail(
-            tape,
-            "%s: options.first_step, min_step and max_step are for steps that the error chooses; these are given (step, steps or replay)",
-            s->caller);
+        ad_fail(tape,
+                "%s: options.first_step, min_step and max_step are for steps that the error "
+                "chooses; these are given (step, steps or replay)",
+                s->caller);
     else if (s->min_step > 0 && s->max_step > 0 && s->min_step > s->max_step)
-        ad_fail(tape, "%s: options.min_step %g is larger than max_step %g", s->caller, s->min_step, s->max_step);
+        ad_fail(tape, "%s: options.min_step %g is larger than max_step %g", s->caller, s->min_step,
+                s->max_step);
     else return true;
     return false;
 }
 
-bool ode_settings_make(ode_settings *s, const ode_options *options, ad_tape *tape, const char *caller)
+bool ode_settings_make(ode_settings *s, const ode_options *options, ad_tape *tape,
+                       const char *caller)
 {
     ode_options o = options ? *options : (ode_options){ 0 };
     bool f32 = ad_tape_dtype(tape) == AD_F32;
@@ -163,21 +189,30 @@ bool ode_settings_make(ode_settings *s, const ode_options *options, ad_tape *tap
                          .stats = o.stats };
     s->newton.iterations = o.newton_iterations ? o.newton_iterations : 50;
     const double usual[2] = { f32 ? 1e-4 : 1e-6, f32 ? 1e-6 : 1e-8 };
-    bool ok = check_tolerances(tape, caller, (const char *const[]){ "rtol", "atol" }, (double[]){ o.rtol, o.atol }, o.natol > 0, usual,
-                               &s->rtol, &s->atol);
+    bool ok =
+        check_tolerances(tape, caller, (const char *const[]){ "rtol", "atol" },
+                         (double[]){ o.rtol, o.atol }, o.natol > 0, usual, &s->rtol, &s->atol);
     const double forward[2] = { s->rtol, o.natol > 0 ? usual[1] : s->atol };
     ok = ok &&
          check_tolerances(tape, caller, (const char *const[]){ "adjoint_rtol", "adjoint_atol" },
-                          (double[]){ o.adjoint_rtol, o.adjoint_atol }, false, forward, &s->adjoint_rtol, &s->adjoint_atol) &&
-         check(tape, caller, "step", o.step, 0, &s->step) && check(tape, caller, "first_step", o.first_step, 0, &s->first_step) &&
-         check(tape, caller, "min_step", o.min_step, 0, &s->min_step) && check(tape, caller, "max_step", o.max_step, 0, &s->max_step) &&
-         check(tape, caller, "newton_tolerance", o.newton_tolerance, f32 ? 1e-6 : 1e-12, &s->newton.tolerance) &&
-         check_count(tape, caller, "steps", o.steps) && check_count(tape, caller, "max_steps", o.max_steps) &&
-         check_count(tape, caller, "keep_bytes", o.keep_bytes) && check_count(tape, caller, "newton_iterations", o.newton_iterations);
+                          (double[]){ o.adjoint_rtol, o.adjoint_atol }, false, forward,
+                          &s->adjoint_rtol, &s->adjoint_atol) &&
+         check(tape, caller, "step", o.step, 0, &s->step) &&
+         check(tape, caller, "first_step", o.first_step, 0, &s->first_step) &&
+         check(tape, caller, "min_step", o.min_step, 0, &s->min_step) &&
+         check(tape, caller, "max_step", o.max_step, 0, &s->max_step) &&
+         check(tape, caller, "newton_tolerance", o.newton_tolerance, f32 ? 1e-6 : 1e-12,
+               &s->newton.tolerance) &&
+         check_count(tape, caller, "steps", o.steps) &&
+         check_count(tape, caller, "max_steps", o.max_steps) &&
+         check_count(tape, caller, "keep_bytes", o.keep_bytes) &&
+         check_count(tape, caller, "newton_iterations", o.newton_iterations);
     s->adaptive = s->method->error_order > 0 && !s->step && !s->steps && !s->replay;
     if (s->adaptive) s->stability = ode_stability_limit(s->method->tableau);
-    if (ok && check_stepping(s, tape) && copy_atols(s, &o, tape) && check_rounding(s, s->rtol, s->atol, "", tape) &&
-        check_rounding(s, s->adjoint_rtol, s->adjoint_atol, "adjoint_", tape) && copy_jumps(s, &o, tape))
+    if (ok && check_stepping(s, tape) && copy_atols(s, &o, tape) &&
+        check_rounding(s, s->rtol, s->atol, "", tape) &&
+        check_rounding(s, s->adjoint_rtol, s->adjoint_atol, "adjoint_", tape) &&
+        copy_jumps(s, &o, tape))
         return true;
     ode_settings_clear(s);
     return false;
@@ -193,8 +228,10 @@ const char *ode_check_times(int n, const double *t, char *text, size_t size)
     if (n == 2 && t[0] == t[1]) return NULL;
     for (int i = 0; i + 1 < n; i++) {
         if (t[1] > t[0] ? t[i + 1] > t[i] : t[i + 1] < t[i]) continue;
-        snprintf(text, size, "times must be strictly increasing or decreasing: times[%d] = %.15g, times[%d] = %.15g", i, t[i], i + 1,
-                 t[i + 1]);
+        snprintf(
+            text, size,
+            "times must be strictly increasing or decreasing: times[%d] = %.15g, times[%d] = %.15g",
+            i, t[i], i + 1, t[i + 1]);
         return text;
     }
     return NULL;

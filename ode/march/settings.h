@@ -18,7 +18,8 @@ typedef struct {
     const char *caller;
     const ode_method *method;
     const ode_adjoint *adjoint;
-    double *atol_each; /* NULL, or instead of atol: of the elements of a row, all states in order, then of their costates; owned */
+    double *atol_each; /* NULL, or instead of atol: of the elements of a row, all states in order,
+                          then of their costates; owned */
     int natol;         /* of the former */
     double rtol, atol, adjoint_rtol, adjoint_atol, step, first_step, min_step, max_step;
     int64_t steps, max_steps, keep_bytes;
@@ -32,7 +33,8 @@ typedef struct {
 } ode_settings;
 
 /* Checks options (NULL: defaults) and resolves defaults. false with the tape's error set. */
-bool ode_settings_make(ode_settings *settings, const ode_options *options, ad_tape *tape, const char *caller);
+bool ode_settings_make(ode_settings *settings, const ode_options *options, ad_tape *tape,
+                       const char *caller);
 /* Checks that atol_each fits the rows of the system. */
 bool ode_settings_fit(const ode_settings *settings, const ode_system *system, ad_tape *tape);
 void ode_settings_clear(ode_settings *settings);

@@ -1,18 +1,21 @@
 /* What the state does not show of its derivatives.
  *
- * The error of the state chooses the steps, and the gradient is that of these steps. It can be wrong where the state is right: in a mode
- * or a component that is at rest, in an argument that has no effect at its present value. A march whose steps are for a gradient
- * is therefore watched:
+ * The error of the state chooses the steps, and the gradient is that of these steps. It can be
+ * wrong where the state is right: in a mode or a component that is at rest, in an argument that has
+ * no effect at its present value. A march whose steps are for a gradient is therefore watched:
  *
- * - Hidden stiff modes. Now and then the field is evaluated beside the state, in a direction that it has itself turned towards what it
- *   amplifies most: a nonlinear power iteration (Sommeijer, Shampine, Verwer 1998, doi:10.1016/S0377-0427(97)00219-7), carried over
- *   from one look to the next, for each row. If h |lambda| is close to the limit, it is iterated until it converges. Steps that were
- *   beyond the limit since it was last known are taken again.
- * - Blind components. Where the state has no error to speak of, or some component's derivative does not change over a step, the step's
- *   tangents by the state and by the arguments are taken, in one random direction each: the error estimate's tangent must be small
- *   against the result's. As long as nothing is found, this is done more and more rarely.
+ * - Hidden stiff modes. Now and then the field is evaluated beside the state, in a direction that
+ * it has itself turned towards what it amplifies most: a nonlinear power iteration (Sommeijer,
+ * Shampine, Verwer 1998, doi:10.1016/S0377-0427(97)00219-7), carried over from one look to the
+ * next, for each row. If h |lambda| is close to the limit, it is iterated until it converges. Steps
+ * that were beyond the limit since it was last known are taken again.
+ * - Blind components. Where the state has no error to speak of, or some component's derivative does
+ * not change over a step, the step's tangents by the state and by the arguments are taken, in one
+ * random direction each: the error estimate's tangent must be small against the result's. As long
+ * as nothing is found, this is done more and more rarely.
  *
- * Directions are random by counting, the same in every row, so that results depend on nothing else. */
+ * Directions are random by counting, the same in every row, so that results depend on nothing else.
+ */
 #include "ode/march/march.h"
 #include <float.h>
 #include <math.h>
@@ -23,38 +26,45 @@
 static const int64_t first_look = 20, looks_apart = 60;
 /* So many steps from one look to the next while a mode limits the steps. */
 static const int64_t limited_apart = 8;
-/* Parts of the limit to h |lambda|: what may lie beyond it for a while; where, within the margin, to look closely. */
+/* Parts of the limit to h |lambda|: what may lie beyond it for a while; where, within the margin,
+ * to look closely. */
 static const double beyond = 1.15, close = 0.77;
-/* Power iterations in one look, how many of the last are averaged where they do not converge, and the relative change that ends them. */
+/* Power iterations in one look, how many of the last are averaged where they do not converge, and
+ * the relative change that ends them. */
 enum { MOST_ITERATIONS = 16, MEAN_OF = 8 };
 static const double converged = 0.05;
 /* A mode is damped if the field turns its direction nearly round. */
 static const double damped_along = -0.9;
 /* A damped mode need not be accurate if it decays by more than e^-50 before the first output. */
 static const double spent = 50;
-/* An error of the state that would let the next step grow by more than this says nothing of how large a step may be, if it does so for
- * several steps, if there is no error at all, or if the step, not the first, is a large part of the solve. */
+/* An error of the state that would let the next step grow by more than this says nothing of how
+ * large a step may be, if it does so for several steps, if there is no error at all, or if the
+ * step, not the first, is a large part of the solve. */
 static const double blind_growth = 5, large_part = 0.2;
 enum { BLIND_STEPS = 3 };
-/* The first steps of a solve, which grow from almost nothing, are not probed while they are so small a part of it. */
+/* The first steps of a solve, which grow from almost nothing, are not probed while they are so
+ * small a part of it. */
 static const double small_part = 1e-3;
 enum { GROWING_STEPS = 8 };
-/* Relative errors of the tangents that are allowed: of a step, the most of it whatever the tolerances, of the whole
- * solve, and the least that is worth asking for. */
+/* Relative errors of the tangents that are allowed: of a step, the most of it whatever the
+ * tolerances, of the whole solve, and the least that is worth asking for. */
 static const double step_error = 1e-3, most_error = 0.03, whole_error = 0.02, least_error = 1e-5;
 /* An element that rests may be as inaccurate as the others are, up to so many times that. */
 static const double others_error = 4;
 static const double jump_part = 0.01;
-/* Part of the solve that a step may take while the arguments do nothing at all: they may begin to. */
+/* Part of the solve that a step may take while the arguments do nothing at all: they may begin to.
+ */
 static const double unseen_part = 0.05;
-/* Largest number of steps from one probe to the next: where the tangents would allow steps so many times as large, where they would allow
- * what the state does, and elsewhere; the latter two first where only some elements rest, then in blind steps. */
+/* Largest number of steps from one probe to the next: where the tangents would allow steps so many
+ * times as large, where they would allow what the state does, and elsewhere; the latter two first
+ * where only some elements rest, then in blind steps. */
 static const double easy_growth = 5;
 static const int64_t pause_easy = 256, pause_free[2] = { 64, 8 }, pause_close[2] = { 4, 1 };
 
 /* ---- memory ---- */
 
-/* A number in [-1.5,-0.5] or [0.5,1.5] for each counter (SplitMix64's mixing; Steele, Lea, Flood 2014, doi:10.1145/2660193.2660195). */
+/* A number in [-1.5,-0.5] or [0.5,1.5] for each counter (SplitMix64's mixing; Steele, Lea, Flood
+ * 2014, doi:10.1145/2660193.2660195). */
 static double random_weight(uint64_t counter)
 {
     uint64_t x = (counter + 1) * 0x9e3779b97f4a7c15u;
@@ -74,13 +84,16 @@ static double state_weight(const ode_system *s, int j, int64_t i)
 void ode_watch_close(ode_watch *w)
 {
     ode_runner_close(&w->tangent);
-    ode_buffer *all[] = { &w->direction, &w->largest, &w->moved, &w->slope, &w->sizes, &w->rows, &w->arguments, &w->each, &w->chosen };
+    ode_buffer *all[] = { &w->direction, &w->largest,   &w->moved, &w->slope, &w->sizes,
+                          &w->rows,      &w->arguments, &w->each,  &w->chosen };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
 }
 
-/* The direction of a tangent by an array of arguments: random, of each element's size beside that of all, which counts as one where it is
- * smaller: the tangents of arguments that are as good as zero are to be told from rounding. */
-static void argument_direction(ad_dtype dtype, ad_shape shape, int64_t rows, uint64_t seed, const void *value, void *to)
+/* The direction of a tangent by an array of arguments: random, of each element's size beside that
+ * of all, which counts as one where it is smaller: the tangents of arguments that are as good as
+ * zero are to be told from rounding. */
+static void argument_direction(ad_dtype dtype, ad_shape shape, int64_t rows, uint64_t seed,
+                               const void *value, void *to)
 {
     int64_t n = ad_count(shape, rows), period = ad_has_rows(shape) && rows > 0 ? n / rows : n;
     double mean = 0;
@@ -98,7 +111,8 @@ static bool point_arguments(ode_watch *w, const ode_march *m)
     const ode_system *s = m->system;
     const ode_places *at = &w->tangent.unit->at;
     size_t bytes = 0;
-    for (int i = 0; i < s->nrow; i++) bytes += ode_array_bytes(s->dtype, s->arg[s->row[i]], m->rows);
+    for (int i = 0; i < s->nrow; i++)
+        bytes += ode_array_bytes(s->dtype, s->arg[s->row[i]], m->rows);
     for (int i = 0; i < s->nshared; i++) bytes += ode_array_bytes(s->dtype, s->shared[i], 1);
     char *to = ode_buffer_need(&w->arguments, bytes);
     if (!to) return false;
@@ -118,7 +132,8 @@ static bool point_arguments(ode_watch *w, const ode_march *m)
     return true;
 }
 
-/* The tangents' own tolerances: of an element that is zero and has none, a hundredth of rtol of the largest one (of one, if all are zero).
+/* The tangents' own tolerances: of an element that is zero and has none, a hundredth of rtol of the
+ * largest one (of one, if all are zero).
  */
 static void set_tolerances(ode_march *m, const void *y)
 {
@@ -127,17 +142,21 @@ static void set_tolerances(ode_march *m, const void *y)
     double largest = 0;
     for (int64_t i = 0; i < m->cells; i++) largest = fmax(largest, fabs(ode_load(s->dtype, y, i)));
     w->least = 0.01 * m->rtol * (largest > 0 ? largest : 1);
-    for (int64_t i = 0; m->each && i < s->width; i++) ode_store(s->dtype, w->each.data, i, fmax(m->each[i], w->least));
+    for (int64_t i = 0; m->each && i < s->width; i++)
+        ode_store(s->dtype, w->each.data, i, fmax(m->each[i], w->least));
     ode_store(s->dtype, w->number, 0, fmax(m->atol, w->least));
 }
 
 int ode_watch_open(ode_march *m, const ode_unit *tangent, double horizon, double first_output)
 {
     ode_watch *w = &m->watch;
-    size_t slot = (size_t)m->cells * ode_bytes(m->system->dtype), rows = (size_t)m->rows * sizeof(double);
-    bool each = !m->each || ode_buffer_need(&w->each, (size_t)m->system->width * ode_bytes(m->system->dtype));
-    if (!each || !ode_buffer_need(&w->direction, slot) || !ode_buffer_need(&w->largest, slot) || !ode_buffer_need(&w->moved, slot) ||
-        !ode_buffer_need(&w->slope, slot) || !ode_buffer_need(&w->chosen, slot) || !ode_buffer_need(&w->rows, ODE_TANGENTS * rows))
+    size_t slot = (size_t)m->cells * ode_bytes(m->system->dtype),
+           rows = (size_t)m->rows * sizeof(double);
+    bool each = !m->each ||
+                ode_buffer_need(&w->each, (size_t)m->system->width * ode_bytes(m->system->dtype));
+    if (!each || !ode_buffer_need(&w->direction, slot) || !ode_buffer_need(&w->largest, slot) ||
+        !ode_buffer_need(&w->moved, slot) || !ode_buffer_need(&w->slope, slot) ||
+        !ode_buffer_need(&w->chosen, slot) || !ode_buffer_need(&w->rows, ODE_TANGENTS * rows))
         return ode_fail(m, "out of memory");
     w->on = true;
     w->unit = tangent;
@@ -165,13 +184,15 @@ static void prepare(ode_march *m, const void *y)
     memset(w->largest.data, 0, (size_t)m->cells * ode_bytes(s->dtype));
     for (int j = 0; j < s->nstate; j++)
         for (int64_t i = 0; i < m->rows * s->size[j]; i++)
-            ode_store(s->dtype, ode_part(s, m->rows, w->direction.data, j), i, state_weight(s, j, i));
+            ode_store(s->dtype, ode_part(s, m->rows, w->direction.data, j), i,
+                      state_weight(s, j, i));
     w->prepared = true;
 }
 
 /* ---- hidden stiff modes ---- */
 
-/* A disturbance of an element that is at most so large: of the size of its tolerance, and well above rounding. */
+/* A disturbance of an element that is at most so large: of the size of its tolerance, and well
+ * above rounding. */
 static double scale_of(const ode_march *m, int64_t element, double largest)
 {
     double rounding = m->system->dtype == AD_F32 ? FLT_EPSILON : DBL_EPSILON;
@@ -181,10 +202,12 @@ static double scale_of(const ode_march *m, int64_t element, double largest)
 /* What a look finds in the row where it is largest. */
 typedef struct {
     double lambda; /* |lambda| */
-    double along;  /* cosine of the angle by which the field turns the direction: -1 where the mode is damped */
+    double along;  /* cosine of the angle by which the field turns the direction: -1 where the mode
+                      is damped */
 } mode;
 
-/* One power iteration in each row: the mode as it shows in the direction, which is turned. false: the field is not finite there. */
+/* One power iteration in each row: the mode as it shows in the direction, which is turned. false:
+ * the field is not finite there. */
 static bool iterate(ode_march *m, const ode_boundary *a, int direction, const void *y, mode *found)
 {
     ode_watch *w = &m->watch;
@@ -193,10 +216,12 @@ static bool iterate(ode_march *m, const ode_boundary *a, int direction, const vo
     for (int64_t i = 0; i < m->cells; i++) {
         double x = ode_load(dtype, y, i), most = fmax(fabs(x), ode_load(dtype, w->largest.data, i));
         ode_store(dtype, w->largest.data, i, most);
-        ode_store(dtype, w->moved.data, i, x + scale_of(m, i, most) * ode_load(dtype, w->direction.data, i));
+        ode_store(dtype, w->moved.data, i,
+                  x + scale_of(m, i, most) * ode_load(dtype, w->direction.data, i));
     }
     int64_t evaluations = m->evaluations;
-    bool fine = !ode_march_field(m, a->t, a->jump ? direction : 0, w->moved.data, w->slope.data, NULL, NULL);
+    bool fine = !ode_march_field(m, a->t, a->jump ? direction : 0, w->moved.data, w->slope.data,
+                                 NULL, NULL);
     w->evaluations += m->evaluations - evaluations;
     if (!fine) return false;
     double *before = w->rows.data, *after = before + m->rows, *product = after + m->rows;
@@ -208,14 +233,16 @@ static bool iterate(ode_march *m, const ode_boundary *a, int direction, const vo
                 for (int64_t i = 0; i < s->size[j]; i++, at++) {
                     double scale = scale_of(m, at, ode_load(dtype, w->largest.data, at));
                     double moved = ode_load(dtype, w->moved.data, at) - ode_load(dtype, y, at);
-                    double turned = ode_load(dtype, w->slope.data, at) - ode_load(dtype, m->carry[0].data, at);
+                    double turned =
+                        ode_load(dtype, w->slope.data, at) - ode_load(dtype, m->carry[0].data, at);
                     if (!(scale > 0)) continue;
                     if (!pass) {
                         before[r] += pow(moved / scale, 2);
                         after[r] += pow(turned / scale, 2);
                         product[r] += moved / scale * turned / scale;
                     } else if (after[r] > 0 && isfinite(after[r])) {
-                        ode_store(dtype, w->direction.data, at, turned / scale / sqrt(after[r] / (double)s->width));
+                        ode_store(dtype, w->direction.data, at,
+                                  turned / scale / sqrt(after[r] / (double)s->width));
                     }
                 }
     }
@@ -230,7 +257,8 @@ static bool iterate(ode_march *m, const ode_boundary *a, int direction, const vo
 }
 
 /* The steepest mode. false: it is smaller than asked for, or nothing can be said. */
-static bool find_steepest(ode_march *m, const ode_boundary *a, int direction, const void *y, double least, mode *found)
+static bool find_steepest(ode_march *m, const ode_boundary *a, int direction, const void *y,
+                          double least, mode *found)
 {
     double before = 0, product = 0;
     *found = (mode){ 0 };
@@ -241,7 +269,8 @@ static bool find_steepest(ode_march *m, const ode_boundary *a, int direction, co
         before = found->lambda;
         if (i >= MOST_ITERATIONS - MEAN_OF) product += log(found->lambda);
     }
-    found->lambda = exp(product / MEAN_OF); /* a pair of complex ones goes round: the mean of the last */
+    found->lambda =
+        exp(product / MEAN_OF); /* a pair of complex ones goes round: the mean of the last */
     return found->lambda > least;
 }
 
@@ -272,12 +301,15 @@ int64_t ode_watch_look(ode_march *m, const ode_boundary *a, int direction, const
     int64_t from = w->since[w->certain], back = -1;
     w->probes++;
     mode found;
-    w->certain = find_steepest(m, a, direction, y, close * m->guard.limit / m->guard.margin / h, &found);
+    w->certain =
+        find_steepest(m, a, direction, y, close * m->guard.limit / m->guard.margin / h, &found);
     if (w->certain) {
         limit_steps(m, a, direction, &found);
     } else {
         if (direction * (a->t - w->until) >= 0) w->most = INFINITY;
-        w->reach = found.lambda > 0 ? fmax(2 * h, close * m->guard.limit / m->guard.margin / found.lambda) : INFINITY;
+        w->reach = found.lambda > 0
+                       ? fmax(2 * h, close * m->guard.limit / m->guard.margin / found.lambda)
+                       : INFINITY;
         w->due = m->evaluations + looks_apart;
     }
     w->since[0] = w->since[1];
@@ -306,21 +338,28 @@ static bool some_element_rests(const ode_march *m)
     return false;
 }
 
-/* Relative errors of the tangents by state and by arguments, from the sums of a row; NaN: nothing can be said. */
-static void relative_errors(const ode_march *m, const double *x, double size, double *by_state, double *by_arguments, bool *unseen)
+/* Relative errors of the tangents by state and by arguments, from the sums of a row; NaN: nothing
+ * can be said. */
+static void relative_errors(const ode_march *m, const double *x, double size, double *by_state,
+                            double *by_arguments, bool *unseen)
 {
-    /* A jump in time makes an error in proportion to the step: it may be small against what such a rate does in a part of the solve. */
-    double part = fmax(1, jump_part * m->watch.horizon / size), rounding = 64 * (m->system->dtype == AD_F32 ? FLT_EPSILON : DBL_EPSILON);
+    /* A jump in time makes an error in proportion to the step: it may be small against what such a
+     * rate does in a part of the solve. */
+    double part = fmax(1, jump_part * m->watch.horizon / size),
+           rounding = 64 * (m->system->dtype == AD_F32 ? FLT_EPSILON : DBL_EPSILON);
     double whole = fmax(part * x[ODE_TANGENT_ARGUMENTS], x[ODE_TANGENT_ARGUMENTS_ERROR]);
     *by_state = x[ODE_TANGENT_STATE_ERROR] / fmax(x[ODE_TANGENT_STATE], x[ODE_TANGENT_STATE_START]);
-    *by_arguments = whole * fmax(m->rtol, rounding) > rounding ? x[ODE_TANGENT_ARGUMENTS_ERROR] / whole : NAN;
+    *by_arguments =
+        whole * fmax(m->rtol, rounding) > rounding ? x[ODE_TANGENT_ARGUMENTS_ERROR] / whole : NAN;
     *unseen = !(whole > 0);
 }
 
-/* Relative errors of the step's tangents by state and by arguments, in units of what is allowed, the largest of all rows: of all elements
- * in a blind step, else of those that rest. These need not be more accurate than the others, for which the state's error has chosen the
- * step. -1 with the march's error written. */
-static int tangent_errors(ode_march *m, const ode_boundary *a, const void *y, double size, bool blind, double most, double *error)
+/* Relative errors of the step's tangents by state and by arguments, in units of what is allowed,
+ * the largest of all rows: of all elements in a blind step, else of those that rest. These need not
+ * be more accurate than the others, for which the state's error has chosen the step. -1 with the
+ * march's error written. */
+static int tangent_errors(ode_march *m, const ode_boundary *a, const void *y, double size,
+                          bool blind, double most, double *error)
 {
     ode_watch *w = &m->watch;
     const ode_system *s = m->system;
@@ -338,23 +377,29 @@ static int tangent_errors(ode_march *m, const ode_boundary *a, const void *y, do
     int64_t cell = 0;
     for (int j = 0; j < s->nstate; j++)
         for (int64_t i = 0; i < m->rows * s->size[j]; i++, cell++)
-            ode_store(s->dtype, w->moved.data, cell, state_weight(s, j, i) * scale_of(m, cell, fabs(ode_load(s->dtype, y, cell))));
+            ode_store(s->dtype, w->moved.data, cell,
+                      state_weight(s, j, i) * scale_of(m, cell, fabs(ode_load(s->dtype, y, cell))));
     const ode_places *step = &m->step.unit->at;
     r->in[at->h] = m->step.in[step->h];
     for (int i = 0; i < at->nt; i++) r->in[at->t + i] = m->step.in[step->t + i];
-    for (int i = 0; i < 3; i++) r->in[at->tolerance + i] = i == 1 ? w->number : m->step.in[step->tolerance + i];
-    for (int j = 0; w->unit->key.flags & ODE_EACH && j < s->nstate; j++) r->in[at->each + j] = ode_part(s, 1, w->each.data, j);
-    for (int64_t i = 0; i < m->cells; i++) ode_store(s->dtype, w->chosen.data, i, blind || rests(m, i));
+    for (int i = 0; i < 3; i++)
+        r->in[at->tolerance + i] = i == 1 ? w->number : m->step.in[step->tolerance + i];
+    for (int j = 0; w->unit->key.flags & ODE_EACH && j < s->nstate; j++)
+        r->in[at->each + j] = ode_part(s, 1, w->each.data, j);
+    for (int64_t i = 0; i < m->cells; i++)
+        ode_store(s->dtype, w->chosen.data, i, blind || rests(m, i));
     for (int j = 0; j < s->nstate; j++) {
         r->in[at->chosen + j] = ode_part(s, m->rows, w->chosen.data, j);
         r->in[at->y + j] = ode_part(s, m->rows, y, j);
         r->in[at->ybar + j] = ode_part(s, m->rows, w->moved.data, j);
     }
     char *out = w->rows.data;
-    for (int i = 0; i < ODE_TANGENTS; i++) r->out[i] = out + (size_t)i * (size_t)m->rows * sizeof(double);
+    for (int i = 0; i < ODE_TANGENTS; i++)
+        r->out[i] = out + (size_t)i * (size_t)m->rows * sizeof(double);
     char text[ODE_ERROR_SIZE];
     if (ode_runner_run(r, m->rows, text, sizeof text)) {
-        if (!w->unit->absent) return ode_fail(m, "step %lld from t = %.15g: %s", (long long)m->steps, a->t, text);
+        if (!w->unit->absent)
+            return ode_fail(m, "step %lld from t = %.15g: %s", (long long)m->steps, a->t, text);
         w->unit = NULL;
         return 0;
     }
@@ -365,20 +410,26 @@ static int tangent_errors(ode_march *m, const ode_boundary *a, const void *y, do
     for (int64_t i = 0; i < m->rows; i++) {
         double x[ODE_TANGENTS], inside[2], outside[2];
         bool unseen, unused;
-        for (int k = 0; k < ODE_TANGENTS; k++) x[k] = sqrt(fmax(0, ode_load(s->dtype, r->out[k], i)));
+        for (int k = 0; k < ODE_TANGENTS; k++)
+            x[k] = sqrt(fmax(0, ode_load(s->dtype, r->out[k], i)));
         relative_errors(m, x, size, &inside[0], &inside[1], &unseen);
         relative_errors(m, x + ODE_TANGENT_SUMS, size, &outside[0], &outside[1], &unused);
         w->unseen = w->unseen || (blind && unseen && s->nrow + s->nshared > 0);
         for (int k = 0; k < 2; k++) {
-            double allowed = isfinite(outside[k]) ? fmax(most, fmin(outside[k], others_error * most)) : most;
+            double allowed =
+                isfinite(outside[k]) ? fmax(most, fmin(outside[k], others_error * most)) : most;
             if (isfinite(inside[k])) error[k] = fmax(error[k], inside[k] / allowed);
         }
     }
     return 0;
 }
 
-/* Whether a damped mode limits the steps, and this one is within its limit: it need not be accurate for that mode. */
-static bool damps(const ode_march *m, double size) { return m->watch.damped && size <= m->watch.most * m->guard.margin; }
+/* Whether a damped mode limits the steps, and this one is within its limit: it need not be accurate
+ * for that mode. */
+static bool damps(const ode_march *m, double size)
+{
+    return m->watch.damped && size <= m->watch.most * m->guard.margin;
+}
 
 /* How much a step may change for an error in units of what is allowed. */
 static double change_for(const ode_march *m, double error)
@@ -389,18 +440,21 @@ static double change_for(const ode_march *m, double error)
 /* Relative error of a tangent in a step of this size: errors add up over the horizon. */
 static double allowed_error(const ode_march *m, double size)
 {
-    double most = fmin(most_error, fmax(step_error, m->rtol)), share = whole_error * size / m->watch.horizon;
+    double most = fmin(most_error, fmax(step_error, m->rtol)),
+           share = whole_error * size / m->watch.horizon;
     return fmin(most, fmax(share, fmax(least_error, 0.3 * m->rtol)));
 }
 
-int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, const void *y, double ratio, double *factor)
+int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, const void *y,
+                   double ratio, double *factor)
 {
     ode_watch *w = &m->watch;
     if (!w->on || !w->unit) return 1;
     double taken = fabs(b->t - a->t), error[2], most = allowed_error(m, taken);
     int direction = b->t > a->t ? 1 : -1;
-    bool says_nothing =
-        ratio < pow(blind_growth, -m->method->order) && m->guard.z < 0.3 * m->guard.limit && !(damps(m, taken) && taken > w->most / 2);
+    bool says_nothing = ratio < pow(blind_growth, -m->method->order) &&
+                        m->guard.z < 0.3 * m->guard.limit &&
+                        !(damps(m, taken) && taken > w->most / 2);
     w->said_nothing = says_nothing ? w->said_nothing + 1 : 0;
     bool large = m->steps > 0 && taken > large_part * w->horizon;
     bool blind = says_nothing && (w->said_nothing >= BLIND_STEPS || ratio == 0 || large);
@@ -434,7 +488,9 @@ int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, c
     if (w->unseen) w->allowed = fmin(w->allowed, fmax(taken, unseen_part * w->horizon));
     w->vetted = blind ? taken : fmax(taken, w->allowed / 4);
     bool easy = change > easy_growth;
-    int64_t longest = easy ? pause_easy : w->allowed >= *factor * taken ? pause_free[blind] : pause_close[blind];
+    int64_t longest = easy                            ? pause_easy
+                      : w->allowed >= *factor * taken ? pause_free[blind]
+                                                      : pause_close[blind];
     w->pause *= (easy ? 4 : 2) * (blind ? 1 : 2);
     if (w->pause > longest) w->pause = longest;
     w->probe_due = m->steps + w->pause;
@@ -442,7 +498,10 @@ int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, c
     return 1;
 }
 
-int64_t ode_watch_doubtful(const ode_march *m) { return m->watch.on && m->watch.probed < m->steps ? m->watch.probed : -1; }
+int64_t ode_watch_doubtful(const ode_march *m)
+{
+    return m->watch.on && m->watch.probed < m->steps ? m->watch.probed : -1;
+}
 
 double ode_watch_limit(const ode_watch *w) { return w->on ? fmin(w->most, w->allowed) : INFINITY; }
 
@@ -453,6 +512,7 @@ int ode_watch_accept(ode_march *m, double size)
     double *sizes = ode_buffer_need(&w->sizes, (size_t)(m->steps + 1) * sizeof *sizes);
     if (!sizes) return ode_fail(m, "out of memory for step %lld", (long long)m->steps);
     sizes[m->steps] = size;
-    if (isfinite(w->most)) m->guard.z = fmax(m->guard.z, m->guard.limit * size / (m->guard.margin * w->most));
+    if (isfinite(w->most))
+        m->guard.z = fmax(m->guard.z, m->guard.limit * size / (m->guard.margin * w->most));
     return 0;
 }

@@ -1,4 +1,5 @@
-/* Implicit Euler and the trapezoidal rule: z = base + g f(t + h, z) with base = y, g = h, or base = y + h/2 f(t, y), g = h/2. */
+/* Implicit Euler and the trapezoidal rule: z = base + g f(t + h, z) with base = y, g = h, or base =
+ * y + h/2 f(t, y), g = h/2. */
 #include "ode/methods/recorders.h"
 
 /* The largest |y| or |next| of each row: [rows]. */
@@ -15,18 +16,21 @@ static ad_var row_size(const ode_step *s)
     return all;
 }
 
-/* The trapezoidal rule multiplies a part of the state that decays fast by nearly -1 in each step. Then the slope at the step's start asks
- * for many times the change that the step makes, and yet this change is not small. Where an element moves by more than a tenth of its
- * size while its slope asks for ten times its size, what is computed is not the solution, which would have done the one or the other.
- * What Newton's method leaves, which is relative to the row, is no size. */
+/* The trapezoidal rule multiplies a part of the state that decays fast by nearly -1 in each step.
+ * Then the slope at the step's start asks for many times the change that the step makes, and yet
+ * this change is not small. Where an element moves by more than a tenth of its size while its slope
+ * asks for ten times its size, what is computed is not the solution, which would have done the one
+ * or the other. What Newton's method leaves, which is relative to the row, is no size. */
 static void record_ringing(ode_step *s)
 {
     ad_var row = row_size(s);
     for (int j = 0; j < s->system->nstate; j++) {
         ad_shape shape = { .rank = s->system->state[j].rank, .dim = { AD_ROWS } };
         for (int i = 1; i < shape.rank; i++) shape.dim[i] = 1;
-        ad_var size = ad_max(ad_max(ad_abs(s->y[j]), ad_abs(s->next[j])), ad_scale(ad_reshape(row, shape), 1e3 * s->newton.tolerance));
-        ad_var change = ad_scale(ad_abs(ad_sub(s->next[j], s->y[j])), 10), slope = ad_scale(ad_abs(ad_mul(s->h, s->k[j])), 0.1);
+        ad_var size = ad_max(ad_max(ad_abs(s->y[j]), ad_abs(s->next[j])),
+                             ad_scale(ad_reshape(row, shape), 1e3 * s->newton.tolerance));
+        ad_var change = ad_scale(ad_abs(ad_sub(s->next[j], s->y[j])), 10),
+               slope = ad_scale(ad_abs(ad_mul(s->h, s->k[j])), 0.1);
         s->ringing[j] = ad_div(ad_min(change, slope), size);
     }
 }
@@ -48,6 +52,8 @@ void ode_implicit_step(const ode_method *m, ode_step *s)
     if (m->rings) record_ringing(s);
     if (!rate || !s->system->nquad) return;
     ad_var *end = s->carry_quad_next;
-    ode_system_record(s->system, s->tape, s->t[m->times - 1], s->next, s->row, s->shared, unused, end);
-    for (int q = 0; q < s->system->nquad; q++) s->quad[q] = ad_mul(g, trapezoidal ? ad_add(rate[q], end[q]) : end[q]);
+    ode_system_record(s->system, s->tape, s->t[m->times - 1], s->next, s->row, s->shared, unused,
+                      end);
+    for (int q = 0; q < s->system->nquad; q++)
+        s->quad[q] = ad_mul(g, trapezoidal ? ad_add(rate[q], end[q]) : end[q]);
 }

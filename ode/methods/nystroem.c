@@ -1,9 +1,9 @@
-/* The explicit two-step Nystroem method, also called leapfrog: y_{n+1} = y_{n-1} + 2 h f(t_n, y_n) (Nystroem 1925; Hairer, Norsett,
- * Wanner, Solving ODEs I, III.1). y_{n-1} is carried. */
+/* The explicit two-step Nystroem method, also called leapfrog: y_{n+1} = y_{n-1} + 2 h f(t_n, y_n)
+ * (Nystroem 1925; Hairer, Norsett, Wanner, Solving ODEs I, III.1). y_{n-1} is carried. */
 #include "ode/methods/recorders.h"
 
-/* The carried state before the first step is such that the uniform formula makes the explicit midpoint step: y_{-1} = midpoint - 2 h f(t_0,
- * y_0). */
+/* The carried state before the first step is such that the uniform formula makes the explicit
+ * midpoint step: y_{-1} = midpoint - 2 h f(t_0, y_0). */
 void ode_nystroem_begin(const ode_method *m, ode_step *s)
 {
     (void)m;
@@ -13,7 +13,8 @@ void ode_nystroem_begin(const ode_method *m, ode_step *s)
     ode_system_record(s->system, s->tape, s->t[0], s->y, s->row, s->shared, k, NULL);
     for (int j = 0; j < n; j++) middle[j] = ad_add(s->y[j], ad_mul(half, k[j]));
     ode_system_record(s->system, s->tape, s->t[1], middle, s->row, s->shared, km, NULL);
-    for (int j = 0; j < n; j++) s->carry_next[j] = ad_sub(ad_add(s->y[j], ad_mul(s->h, km[j])), ad_mul(two, k[j]));
+    for (int j = 0; j < n; j++)
+        s->carry_next[j] = ad_sub(ad_add(s->y[j], ad_mul(s->h, km[j])), ad_mul(two, k[j]));
 }
 
 void ode_nystroem_step(const ode_method *m, ode_step *s)

@@ -7,13 +7,17 @@ void ode_runge_kutta_step(const ode_method *method, ode_step *s);
 void ode_implicit_step(const ode_method *method, ode_step *s);
 void ode_nystroem_begin(const ode_method *method, ode_step *s);
 void ode_nystroem_step(const ode_method *method, ode_step *s);
-/* Records what a step with an estimate shows of its stability: s->stiffness, from the state g of the stage before the last one at c = 1
- * (unused where the tableau has none). Of an error estimate there is a limit to h |lambda|: of explicit Runge-Kutta methods that of decay.
+/* Records what a step with an estimate shows of its stability: s->stiffness, from the state g of
+ * the stage before the last one at c = 1 (unused where the tableau has none). Of an error estimate
+ * there is a limit to h |lambda|: of explicit Runge-Kutta methods that of decay.
  */
 void ode_record_stiffness(const ode_method *method, ode_step *s, const ad_var *g);
-int ode_stage_before_last(const ode_tableau *t); /* a stage at c = 1 whose state differs from the step's result; 0: none */
+int ode_stage_before_last(const ode_tableau *t); /* a stage at c = 1 whose state differs from the
+                                                    step's result; 0: none */
 double ode_stability_limit(const ode_tableau *t);
-/* z with z = base + g f(t, z); z starts at base. counts [3]: Jacobians, factorisations, iterations. */
-void ode_record_root(const ode_step *s, ad_var t, ad_var g, const ad_var *base, ad_var *z, ad_var *counts);
+/* z with z = base + g f(t, z); z starts at base. counts [3]: Jacobians, factorisations, iterations.
+ */
+void ode_record_root(const ode_step *s, ad_var t, ad_var g, const ad_var *base, ad_var *z,
+                     ad_var *counts);
 
 #endif

@@ -1,6 +1,7 @@
-/* Root-finding inside implicit steps: z = base + g f(t, z), row by row, as an opaque operation. Newton's method with the Jacobian from
- * the tape; derivatives by the implicit function theorem with the Jacobian at the root itself: factors kept from the iteration belong to
- * another point, and using them would be wrong. */
+/* Root-finding inside implicit steps: z = base + g f(t, z), row by row, as an opaque operation.
+ * Newton's method with the Jacobian from the tape; derivatives by the implicit function theorem
+ * with the Jacobian at the root itself: factors kept from the iteration belong to another point,
+ * and using them would be wrong. */
 #include "ode/methods/recorders.h"
 #include "ode/step/unit.h"
 #include <float.h>
@@ -9,8 +10,8 @@
 #include <string.h>
 
 extern void dgetrf_(const int *m, const int *n, double *a, const int *lda, int *ipiv, int *info);
-extern void dgetrs_(const char *trans, const int *n, const int *nrhs, const double *a, const int *lda, const int *ipiv, double *b,
-                    const int *ldb, int *info);
+extern void dgetrs_(const char *trans, const int *n, const int *nrhs, const double *a,
+                    const int *lda, const int *ipiv, double *b, const int *ldb, int *info);
 
 /* The system outlives what is recorded for it: its units own the programs that hold this. */
 typedef struct {
@@ -59,7 +60,8 @@ static void state_free(void *state)
 {
     root_state *s = state;
     ode_runner_close(&s->runner);
-    ode_buffer *all[] = { &s->z, &s->f, &s->jacobian, &s->matrix, &s->pivots, &s->zd, &s->base, &s->active };
+    ode_buffer *all[] = { &s->z,      &s->f,  &s->jacobian, &s->matrix,
+                          &s->pivots, &s->zd, &s->base,     &s->active };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
     free(s);
 }
@@ -74,17 +76,22 @@ static int prepare(root_data *d, root_state *s, const ad_opaque_call *call, plac
 {
     int64_t n = d->system->width, cells = call->rows * n;
     size_t bytes = ode_bytes(call->dtype), count = (size_t)cells;
-    if (ode_runner_open(&s->runner, d->unit, call->threads, call->error, call->error_size)) return -1;
+    if (ode_runner_open(&s->runner, d->unit, call->threads, call->error, call->error_size))
+        return -1;
     if (!ode_buffer_need(&s->z, count * bytes) || !ode_buffer_need(&s->f, count * bytes) ||
-        !ode_buffer_need(&s->jacobian, count * (size_t)n * bytes) || !ode_buffer_need(&s->matrix, (size_t)(n * n + n) * sizeof(double)) ||
-        !ode_buffer_need(&s->pivots, (size_t)n * sizeof(int)) || !ode_buffer_need(&s->zd, count * sizeof(double)) ||
-        !ode_buffer_need(&s->base, count * sizeof(double)) || !ode_buffer_need(&s->active, (size_t)call->rows))
+        !ode_buffer_need(&s->jacobian, count * (size_t)n * bytes) ||
+        !ode_buffer_need(&s->matrix, (size_t)(n * n + n) * sizeof(double)) ||
+        !ode_buffer_need(&s->pivots, (size_t)n * sizeof(int)) ||
+        !ode_buffer_need(&s->zd, count * sizeof(double)) ||
+        !ode_buffer_need(&s->base, count * sizeof(double)) ||
+        !ode_buffer_need(&s->active, (size_t)call->rows))
         return no_memory(call);
     const ode_places *at = &d->unit->at;
     s->runner.in[at->t] = call->in[p.t];
     s->runner.in[at->y] = s->z.data;
     for (int i = 0; i < d->system->nrow; i++) s->runner.in[at->row + i] = call->in[p.row + i];
-    for (int i = 0; i < d->system->nshared; i++) s->runner.in[at->shared + i] = call->in[p.shared + i];
+    for (int i = 0; i < d->system->nshared; i++)
+        s->runner.in[at->shared + i] = call->in[p.shared + i];
     s->runner.out[0] = s->f.data;
     s->runner.out[1] = s->jacobian.data;
     s->runner.primed = false; /* other shared values may be at the same place */
@@ -92,7 +99,8 @@ static int prepare(root_data *d, root_state *s, const ad_opaque_call *call, plac
 }
 
 /* States in arrays of their own, side by side in rows: in double and in the call's type. */
-static void gather(const ode_system *s, const ad_opaque_call *call, int first, double *wide, void *narrow)
+static void gather(const ode_system *s, const ad_opaque_call *call, int first, double *wide,
+                   void *narrow)
 {
     for (int64_t r = 0; r < call->rows; r++)
         for (int64_t i = 0, at = r * s->width; i < s->nstate; at += s->size[i++])
@@ -107,15 +115,19 @@ static void scatter(const ode_system *s, const ad_opaque_call *call, const doubl
 {
     for (int64_t r = 0; r < call->rows; r++)
         for (int64_t i = 0, at = r * s->width; i < s->nstate; at += s->size[i++])
-            for (int64_t j = 0; call->out[i] && j < s->size[i]; j++) ode_store(call->dtype, call->out[i], r * s->size[i] + j, wide[at + j]);
+            for (int64_t j = 0; call->out[i] && j < s->size[i]; j++)
+                ode_store(call->dtype, call->out[i], r * s->size[i] + j, wide[at + j]);
 }
 
-/* Solves (I - g J) x = x, or with the transpose, for one row. Row-major rows are LAPACK's columns: "T" is the matrix itself. */
-static bool solve_row(const root_state *s, const root_data *d, ad_dtype dtype, int64_t row, double g, const char *trans, double *x)
+/* Solves (I - g J) x = x, or with the transpose, for one row. Row-major rows are LAPACK's columns:
+ * "T" is the matrix itself. */
+static bool solve_row(const root_state *s, const root_data *d, ad_dtype dtype, int64_t row,
+                      double g, const char *trans, double *x)
 {
     int n = (int)d->system->width, one = 1, info = 0;
     double *m = s->matrix.data;
-    for (int64_t i = 0; i < (int64_t)n * n; i++) m[i] = (i % (n + 1) == 0) - g * ode_load(dtype, s->jacobian.data, row * n * n + i);
+    for (int64_t i = 0; i < (int64_t)n * n; i++)
+        m[i] = (i % (n + 1) == 0) - g * ode_load(dtype, s->jacobian.data, row * n * n + i);
     dgetrf_(&n, &n, m, &n, s->pivots.data, &info);
     if (info) return false;
     dgetrs_(trans, &n, &one, m, &n, s->pivots.data, x, &n, &info);
@@ -124,10 +136,10 @@ static bool solve_row(const root_state *s, const root_data *d, ad_dtype dtype, i
     return !info;
 }
 
-/* One Newton update of a row; *converged says whether it was below the tolerance, *residual what it started from, *bad which component of
- * that is not finite (-1: none). */
-static bool update_row(const root_state *s, const root_data *d, ad_dtype dtype, int64_t row, double g, bool *converged, double *residual,
-                       int64_t *bad)
+/* One Newton update of a row; *converged says whether it was below the tolerance, *residual what it
+ * started from, *bad which component of that is not finite (-1: none). */
+static bool update_row(const root_state *s, const root_data *d, ad_dtype dtype, int64_t row,
+                       double g, bool *converged, double *residual, int64_t *bad)
 {
     int64_t n = d->system->width;
     double *z = (double *)s->zd.data + row * n, *base = (double *)s->base.data + row * n;
@@ -151,18 +163,21 @@ static bool update_row(const root_state *s, const root_data *d, ad_dtype dtype, 
 }
 
 /* Why a row's update failed. */
-static int fail_update(const root_data *d, const ad_opaque_call *call, int64_t row, int64_t bad, int iteration, double g, double residual)
+static int fail_update(const root_data *d, const ad_opaque_call *call, int64_t row, int64_t bad,
+                       int iteration, double g, double residual)
 {
     int state = 0;
     if (bad < 0) {
         snprintf(call->error, call->error_size,
-                 "row %lld, iteration %d: the matrix I - %g J is singular or not finite (residual %.3g); take a smaller step",
+                 "row %lld, iteration %d: the matrix I - %g J is singular or not finite (residual "
+                 "%.3g); take a smaller step",
                  (long long)row, iteration, ode_shown(g), ode_shown(residual));
         return -1;
     }
     while (bad >= d->system->size[state]) bad -= d->system->size[state++];
     snprintf(call->error, call->error_size,
-             "iteration %d: the field is not finite in row %lld, component %lld of state %d; take a smaller step, or "
+             "iteration %d: the field is not finite in row %lld, component %lld of state %d; take "
+             "a smaller step, or "
              "check the field there",
              iteration, (long long)row, (long long)bad, state);
     return -1;
@@ -195,10 +210,12 @@ static int find_roots(void *data, void *state, const ad_opaque_call *call)
     }
     if (left) {
         snprintf(call->error, call->error_size,
-                 "%lld rows, row %lld among them, do not converge in %d iterations (residual %.3g, tolerance %g); take a "
+                 "%lld rows, row %lld among them, do not converge in %d iterations (residual %.3g, "
+                 "tolerance %g); take a "
                  "smaller "
                  "step, or raise newton_iterations or newton_tolerance",
-                 (long long)left, (long long)failed, d->newton.iterations, ode_shown(residual), d->newton.tolerance);
+                 (long long)left, (long long)failed, d->newton.iterations, ode_shown(residual),
+                 d->newton.tolerance);
         return -1;
     }
     scatter(d->system, call, s->zd.data);
@@ -221,7 +238,8 @@ static int solve_adjoint(void *data, void *state, const ad_opaque_call *call)
     double g = ode_load(call->dtype, call->in[p.g], 0), *w = s->zd.data;
     for (int64_t r = 0; r < call->rows; r++) {
         if (solve_row(s, d, call->dtype, r, g, "N", w + r * d->system->width)) continue;
-        snprintf(call->error, call->error_size, "row %lld: the matrix I - %g J is singular or not finite", (long long)r, g);
+        snprintf(call->error, call->error_size,
+                 "row %lld: the matrix I - %g J is singular or not finite", (long long)r, g);
         return -1;
     }
     scatter(d->system, call, w);
@@ -236,8 +254,8 @@ static const ad_opaque_class solve_class = { .name = "adjoint of an implicit ste
                                              .release = release };
 
 /* dz = (I - g J)^{-1} (dbase + dg f + g (df/dt dt + df/dargs dargs)). */
-static void root_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out, const ad_var *ybar, const bool *need,
-                     ad_var *xbar)
+static void root_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout,
+                     const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar)
 {
     root_data *d = data;
     ode_system *s = d->system;
@@ -250,7 +268,8 @@ static void root_vjp(void *data, ad_var token, int nin, const ad_var *in, int no
         ad_fail(tape, "Newton's method: out of memory");
         return;
     }
-    ad_var *x = op + nin + n, *bar = x + nin + n, w[ODE_MAX_JOINT], f[ODE_MAX_JOINT], scaled[ODE_MAX_JOINT];
+    ad_var *x = op + nin + n, *bar = x + nin + n, w[ODE_MAX_JOINT], f[ODE_MAX_JOINT],
+           scaled[ODE_MAX_JOINT];
     for (int i = 0; i < n; i++) {
         op[i] = ybar[i].node >= 0 ? ybar[i] : ad_zeros_like(out[i]);
         op[n + i] = out[i];
@@ -285,7 +304,8 @@ static const ad_opaque_class root_class = { .name = "Newton's method",
                                             .release = release,
                                             .vjp = root_vjp };
 
-void ode_record_root(const ode_step *step, ad_var t, ad_var g, const ad_var *base, ad_var *z, ad_var *counts)
+void ode_record_root(const ode_step *step, ad_var t, ad_var g, const ad_var *base, ad_var *z,
+                     ad_var *counts)
 {
     ode_system *s = step->system;
     for (int i = 0; i < s->nstate; i++) z[i] = ad_none(step->tape);

@@ -1,11 +1,13 @@
 /* How large h |lambda| is in a step of an explicit Runge-Kutta method, and how large it may be.
  *
- * Error control keeps the state of a stiff problem right with steps beyond the stability limit: the disturbance that such a step
- * amplifies makes the next one smaller. A gradient of the steps as they were taken has no such feedback, and is amplified without end.
- * So steps are held within the limit. |lambda| comes free: two stages at the same time whose states differ by d have slopes that differ
- * by J d, and what is left in d, where the smooth part of the solution cancels, is what J amplifies most (the test for stiffness of
- * DOPRI5 and DOP853: Hairer & Wanner, Solving ODEs II, IV.2). Tableaux without such a pair take the highest divided difference of
- * their stages in place of d. */
+ * Error control keeps the state of a stiff problem right with steps beyond the stability limit: the
+ * disturbance that such a step amplifies makes the next one smaller. A gradient of the steps as
+ * they were taken has no such feedback, and is amplified without end. So steps are held within the
+ * limit. |lambda| comes free: two stages at the same time whose states differ by d have slopes that
+ * differ by J d, and what is left in d, where the smooth part of the solution cancels, is what J
+ * amplifies most (the test for stiffness of DOPRI5 and DOP853: Hairer & Wanner, Solving ODEs II,
+ * IV.2). Tableaux without such a pair take the highest divided difference of their stages in place
+ * of d. */
 #include "ode/methods/recorders.h"
 #include <math.h>
 
@@ -50,7 +52,8 @@ double ode_stability_limit(const ode_tableau *t)
     return stable;
 }
 
-/* Weights w of the stages' slopes, and q of d = h sum_j q_j k_j = sum_i w_i g_i: highest divided differences over their times. */
+/* Weights w of the stages' slopes, and q of d = h sum_j q_j k_j = sum_i w_i g_i: highest divided
+ * differences over their times. */
 static void divided_difference(const ode_tableau *t, double *w, double *q)
 {
     int n = t->stages + 1;
@@ -84,7 +87,8 @@ void ode_record_stiffness(const ode_method *m, ode_step *s, const ad_var *g)
     if (!twin) divided_difference(t, w, q);
     ad_var slopes = ad_none(s->tape), states = ad_none(s->tape);
     for (int j = 0; j < n; j++) {
-        ad_var dk = twin ? ad_sub(s->k[last * n + j], s->k[twin * n + j]) : weighted(s, last + 1, w, j);
+        ad_var dk =
+            twin ? ad_sub(s->k[last * n + j], s->k[twin * n + j]) : weighted(s, last + 1, w, j);
         ad_var dg = twin ? ad_sub(s->next[j], g[j]) : ad_mul(s->h, weighted(s, last + 1, q, j));
         ad_var weight = ode_record_weight(s, j);
         ad_var dk2 = ode_record_row_squares(ad_mul(dk, weight));

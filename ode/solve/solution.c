@@ -1,4 +1,5 @@
-/* The forward solve as an opaque operation: operands y0 [n], arguments, times; results the solutions. */
+/* The forward solve as an opaque operation: operands y0 [n], arguments, times; results the
+ * solutions. */
 #include "ode/solve/solution.h"
 #include <math.h>
 #include <stdlib.h>
@@ -49,7 +50,10 @@ void ode_pile_free(ode_pile *p)
 
 /* ---- problems ---- */
 
-void ode_problem_retain(void *problem) { atomic_fetch_add(&((ode_problem *)problem)->references, 1); }
+void ode_problem_retain(void *problem)
+{
+    atomic_fetch_add(&((ode_problem *)problem)->references, 1);
+}
 
 void ode_problem_release(void *problem)
 {
@@ -63,7 +67,8 @@ void ode_problem_release(void *problem)
 
 /* ---- shared values ---- */
 
-void **ode_shared_compute(ode_shared *sh, const ode_problem *p, const ad_opaque_call *call, const void *const *args)
+void **ode_shared_compute(ode_shared *sh, const ode_problem *p, const ad_opaque_call *call,
+                          const void *const *args)
 {
     const ode_system *s = p->system;
     size_t bytes = 0;
@@ -74,7 +79,9 @@ void **ode_shared_compute(ode_shared *sh, const ode_problem *p, const ad_opaque_
         snprintf(call->error, call->error_size, "out of memory");
         return NULL;
     }
-    if (p->prologue && ode_runner_open(&sh->prologue, p->prologue, call->threads, call->error, call->error_size)) return NULL;
+    if (p->prologue &&
+        ode_runner_open(&sh->prologue, p->prologue, call->threads, call->error, call->error_size))
+        return NULL;
     for (int i = 0, n = 0; i < s->nargs; i++) {
         if (ad_has_rows(s->arg[i])) continue;
         if (p->prologue) sh->prologue.in[n++] = args[i];
@@ -102,7 +109,8 @@ void ode_shared_close(ode_shared *sh)
 
 /* ---- outputs ---- */
 
-void ode_output_put(const ode_problem *p, int64_t rows, const void *part, int state, int j, void *to)
+void ode_output_put(const ode_problem *p, int64_t rows, const void *part, int state, int j,
+                    void *to)
 {
     size_t bytes = (size_t)p->system->size[state] * ode_bytes(p->system->dtype);
     size_t n = p->final_only ? 1 : (size_t)p->ntimes, at = p->final_only ? 0 : (size_t)j;
@@ -110,22 +118,27 @@ void ode_output_put(const ode_problem *p, int64_t rows, const void *part, int st
         memcpy(to, part, (size_t)rows * bytes);
         return;
     }
-    for (size_t r = 0; r < (size_t)rows; r++) memcpy((char *)to + (r * n + at) * bytes, (const char *)part + r * bytes, bytes);
+    for (size_t r = 0; r < (size_t)rows; r++)
+        memcpy((char *)to + (r * n + at) * bytes, (const char *)part + r * bytes, bytes);
 }
 
-void ode_output_add(const ode_problem *p, int64_t rows, const void *from, int state, int j, void *part)
+void ode_output_add(const ode_problem *p, int64_t rows, const void *from, int state, int j,
+                    void *part)
 {
     int64_t size = p->system->size[state];
     ad_dtype dtype = p->system->dtype;
-    size_t bytes = (size_t)size * ode_bytes(dtype), n = p->final_only ? 1 : (size_t)p->ntimes, at = p->final_only ? 0 : (size_t)j;
+    size_t bytes = (size_t)size * ode_bytes(dtype), n = p->final_only ? 1 : (size_t)p->ntimes,
+           at = p->final_only ? 0 : (size_t)j;
     if (n == 1) {
         ode_add(dtype, rows * size, from, part);
         return;
     }
-    for (size_t r = 0; r < (size_t)rows; r++) ode_add(dtype, size, (const char *)from + (r * n + at) * bytes, (char *)part + r * bytes);
+    for (size_t r = 0; r < (size_t)rows; r++)
+        ode_add(dtype, size, (const char *)from + (r * n + at) * bytes, (char *)part + r * bytes);
 }
 
-int ode_output_weights(const ode_method *m, const ode_boundary *a, const ode_boundary *b, double t, double *w, double *slope)
+int ode_output_weights(const ode_method *m, const ode_boundary *a, const ode_boundary *b, double t,
+                       double *w, double *slope)
 {
     double h = b->t - a->t;
     int n = m->tableau->stages + 1 + m->tableau->extra;
@@ -138,12 +151,14 @@ static void put_slot(ode_solution *s, int j, const void *slot)
 {
     ode_problem *p = s->problem;
     for (int i = 0; i < p->system->nstate; i++)
-        if (s->call->out[i]) ode_output_put(p, s->call->rows, ode_part(p->system, s->call->rows, slot, i), i, j, s->call->out[i]);
+        if (s->call->out[i])
+            ode_output_put(p, s->call->rows, ode_part(p->system, s->call->rows, slot, i), i, j,
+                           s->call->out[i]);
 }
 
 /* The solution inside the step from a to b, from its stages. */
-static void put_interpolated(ode_solution *s, const ode_march *m, int j, double t, const ode_boundary *a, const ode_boundary *b,
-                             const void *y)
+static void put_interpolated(ode_solution *s, const ode_march *m, int j, double t,
+                             const ode_boundary *a, const ode_boundary *b, const void *y)
 {
     double w[ODE_MAX_STAGES], slope[ODE_MAX_STAGES];
     const void *k[ODE_MAX_STAGES];
@@ -154,7 +169,8 @@ static void put_interpolated(ode_solution *s, const ode_march *m, int j, double 
     put_slot(s, j, s->scratch.data);
 }
 
-static int put_outputs(ode_solution *s, ode_march *m, const ode_boundary *a, const ode_boundary *b, const void *y, const void *next)
+static int put_outputs(ode_solution *s, ode_march *m, const ode_boundary *a, const ode_boundary *b,
+                       const void *y, const void *next)
 {
     const ode_problem *p = s->problem;
     const double *t = s->times.data;
@@ -168,7 +184,8 @@ static int put_outputs(ode_solution *s, ode_march *m, const ode_boundary *a, con
         else if (t[j] == b->t) put_slot(s, j, next);
         else
             return ode_fail(m,
-                            "time %d (%.15g) lies inside the replayed step from %.15g to %.15g, and %s has no dense output; replay steps "
+                            "time %d (%.15g) lies inside the replayed step from %.15g to %.15g, "
+                            "and %s has no dense output; replay steps "
                             "that end there",
                             j, t[j], a->t, b->t, m->method->name);
     }
@@ -221,7 +238,8 @@ static void prepare_keeping(ode_solution *s)
     s->residuals = s->stores ? atomic_load(&p->residuals) : NULL;
     s->kept_limit = 0;
     if (!s->residuals) return;
-    size_t slot = (size_t)kept_stages(p) * ode_residuals_bytes(p->system, s->residuals, s->call->rows);
+    size_t slot =
+        (size_t)kept_stages(p) * ode_residuals_bytes(p->system, s->residuals, s->call->rows);
     s->kept_limit = p->settings.keep_bytes / (int64_t)slot;
     if (s->kept_limit) ode_pile_reset(&s->kept, slot);
 }
@@ -239,8 +257,9 @@ static int store_step(ode_solution *s, ode_march *m, int64_t k, const ode_bounda
     return 0;
 }
 
-/* A lazy evaluation cannot know whether a gradient will be asked for. Until one has been recorded, steps are stored within keep_bytes; a
- * longer solve stores none, and is solved again if its gradient is asked for after all. */
+/* A lazy evaluation cannot know whether a gradient will be asked for. Until one has been recorded,
+ * steps are stored within keep_bytes; a longer solve stores none, and is solved again if its
+ * gradient is asked for after all. */
 static bool worth_storing(const ode_solution *s, int64_t k)
 {
     const ode_problem *p = s->problem;
@@ -258,14 +277,15 @@ static int note_step(ode_stats *stats, ode_march *m, int64_t k, double t)
     return 0;
 }
 
-static int accepted(void *context, const ode_march *march, int64_t k, const ode_boundary *a, const ode_boundary *b, const void *y,
-                    const void *next)
+static int accepted(void *context, const ode_march *march, int64_t k, const ode_boundary *a,
+                    const ode_boundary *b, const void *y, const void *next)
 {
     ode_solution *s = context;
     ode_march *m = &s->march;
     (void)march;
     const ode_settings *set = &s->problem->settings;
-    if (s->stores && !worth_storing(s, k)) s->stores = m->watch.on = false; /* a watched march goes back to stored states */
+    if (s->stores && !worth_storing(s, k))
+        s->stores = m->watch.on = false; /* a watched march goes back to stored states */
     if (s->stores && store_step(s, m, k, b)) return -1;
     if (s->measures) ode_grow(m->system->dtype, m->cells, next, s->largest.data);
     if (set->stats && note_step(set->stats, m, k, b->t)) return -1;
@@ -304,7 +324,8 @@ static void solution_free(void *state)
 static bool begin_stats(ode_stats *stats, double t0)
 {
     if (!stats->steps_taken) stats->steps_taken = calloc(1, sizeof *stats->steps_taken);
-    double *times = stats->steps_taken ? ode_buffer_need(&stats->steps_taken->times, sizeof *times) : NULL;
+    double *times =
+        stats->steps_taken ? ode_buffer_need(&stats->steps_taken->times, sizeof *times) : NULL;
     if (!times) return false;
     times[0] = t0;
     stats->steps_taken->count = 0;
@@ -328,7 +349,8 @@ static void fill_stats(const ode_solution *s, ode_stats *stats)
     stats->stored_bytes = 0;
     if (!s->stores) return;
     int64_t kept = s->count + 1 < s->kept_limit ? s->count + 1 : s->kept_limit;
-    stats->stored_bytes = (size_t)(s->count + 1) * (slot + sizeof(ode_boundary)) + (m->method->begin ? (size_t)s->count * slot : 0) +
+    stats->stored_bytes = (size_t)(s->count + 1) * (slot + sizeof(ode_boundary)) +
+                          (m->method->begin ? (size_t)s->count * slot : 0) +
                           (size_t)kept * s->kept.slot;
 }
 
@@ -342,7 +364,8 @@ static const double *read_times(ode_solution *s, const ad_opaque_call *call)
         return NULL;
     }
     for (int i = 0; i < p->ntimes; i++)
-        t[i] = p->times ? p->times[i] : ode_load(call->dtype, call->in[p->system->nstate + p->system->nargs], i);
+        t[i] = p->times ? p->times[i]
+                        : ode_load(call->dtype, call->in[p->system->nstate + p->system->nargs], i);
     char text[256];
     const char *error = ode_check_times(p->ntimes, t, text, sizeof text);
     if (!error) return t;
@@ -365,10 +388,12 @@ static void *read_initial(ode_solution *s, const ad_opaque_call *call)
         return NULL;
     }
     for (int i = 0; i < sys->nstate; i++) {
-        int64_t n = call->rows * sys->size[i], bad = ode_first_nonfinite(call->dtype, n, call->in[i]);
+        int64_t n = call->rows * sys->size[i],
+                bad = ode_first_nonfinite(call->dtype, n, call->in[i]);
         if (bad >= 0) {
             ode_fail(m, "y0 is %g in row %lld, component %lld%s; initial states must be finite",
-                     ode_shown(ode_load(call->dtype, call->in[i], bad)), (long long)(bad / sys->size[i]), (long long)(bad % sys->size[i]),
+                     ode_shown(ode_load(call->dtype, call->in[i], bad)),
+                     (long long)(bad / sys->size[i]), (long long)(bad % sys->size[i]),
                      i ? " (of a later state)" : "");
             return NULL;
         }
@@ -427,21 +452,30 @@ static int solve(void *data, void *state, const ad_opaque_call *call)
     prepare_keeping(s);
     const ode_march_units *units = s->residuals ? &p->keeping : &p->units;
     if (ode_march_open(m, units, call->rows, call->threads, args, s->values)) return -1;
-    *(ode_boundary *)s->bounds.data = (ode_boundary){ .t = t[0], .jump = ode_stops_jump(&m->stops, t[0]), .restart = true };
+    *(ode_boundary *)s->bounds.data =
+        (ode_boundary){ .t = t[0], .jump = ode_stops_jump(&m->stops, t[0]), .restart = true };
     if (set->stats && !begin_stats(set->stats, t[0])) return ode_fail(m, "out of memory");
     if (!p->final_only) put_slot(s, 0, y);
-    double horizon = fabs(t[p->ntimes - 1] - t[0]), first_output = p->final_only ? horizon : fabs(t[1] - t[0]);
-    if (s->stores && m->adaptive && ode_watch_open(m, units->tangent, horizon, first_output)) return -1;
-    ode_sink sink = { .context = s, .slot = slot_of, .accepted = accepted, .rewind = rewind_to, .keep = s->residuals ? keep : NULL };
-    int failed =
-        t[0] == t[p->ntimes - 1] ? solve_identity(s, m, y) : ode_march_run_refined(m, p->ntimes, t, y, &sink, call->refine, &s->refinement);
+    double horizon = fabs(t[p->ntimes - 1] - t[0]),
+           first_output = p->final_only ? horizon : fabs(t[1] - t[0]);
+    if (s->stores && m->adaptive && ode_watch_open(m, units->tangent, horizon, first_output))
+        return -1;
+    ode_sink sink = { .context = s,
+                      .slot = slot_of,
+                      .accepted = accepted,
+                      .rewind = rewind_to,
+                      .keep = s->residuals ? keep : NULL };
+    int failed = t[0] == t[p->ntimes - 1] ? solve_identity(s, m, y)
+                                          : ode_march_run_refined(m, p->ntimes, t, y, &sink,
+                                                                  call->refine, &s->refinement);
     if (set->adjoint->stores && !s->stores) {
         ode_pile_trim(&s->states, 2);
         ode_pile_trim(&s->carries, 0);
         ode_pile_trim(&s->kept, 0);
     }
     if (set->stats) fill_stats(s, set->stats);
-    if (!failed && m->blurred && m->blurred == m->steps) return ode_fail_blurred(m, t[0], t[p->ntimes - 1]);
+    if (!failed && m->blurred && m->blurred == m->steps)
+        return ode_fail_blurred(m, t[0], t[p->ntimes - 1]);
     return failed;
 }
 
@@ -459,25 +493,29 @@ int ode_solution_again(ode_solution *s, const ad_opaque_call *call)
     return failed;
 }
 
-static void solve_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out, const ad_var *ybar,
-                      const bool *need, ad_var *xbar)
+static void solve_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout,
+                      const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar)
 {
     ode_problem *p = data;
     (void)nout;
-    (p->settings.adjoint->stores ? ode_discrete_vjp : ode_backsolve_vjp)(p, token, nin, in, out, ybar, need, xbar);
+    (p->settings.adjoint->stores ? ode_discrete_vjp : ode_backsolve_vjp)(p, token, nin, in, out,
+                                                                         ybar, need, xbar);
 }
 
-static void solve_jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot, int nout, const ad_var *out, ad_var *ydot)
+static void solve_jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot,
+                      int nout, const ad_var *out, ad_var *ydot)
 {
     const ode_problem *p = data;
     (void)nin, (void)in, (void)xdot, (void)nout, (void)out, (void)ydot;
-    ad_fail(
-        token.tape,
-        "%s: a solve has no forward derivative (ad_jvp, ad_jacobian, ad_jacobian_trace, ad_hvp): take ad_grad or ad_vjp, for a Jacobian "
-        "one ad_vjp with a unit cotangent for each component of the result; or solve for the derivative in a direction v of args as "
-        "another state, s' = (dF/dy) s + (dF/dargs) v by ad_jvp inside the field (ode_solve_states): ad_grad of a loss's derivative made "
-        "from it is a Hessian times v",
-        p->settings.caller);
+    ad_fail(token.tape,
+            "%s: a solve has no forward derivative (ad_jvp, ad_jacobian, ad_jacobian_trace, "
+            "ad_hvp): take ad_grad or ad_vjp, for a Jacobian "
+            "one ad_vjp with a unit cotangent for each component of the result; or solve for the "
+            "derivative in a direction v of args as "
+            "another state, s' = (dF/dy) s + (dF/dargs) v by ad_jvp inside the field "
+            "(ode_solve_states): ad_grad of a loss's derivative made "
+            "from it is a Hessian times v",
+            p->settings.caller);
 }
 
 static const char *called(const void *data) { return ((const ode_problem *)data)->settings.caller; }

@@ -1,4 +1,5 @@
-/* Recording a solve: arguments checked, the field traced, programs compiled or found, one opaque operation. */
+/* Recording a solve: arguments checked, the field traced, programs compiled or found, one opaque
+ * operation. */
 #include "ode/solve/solution.h"
 #include <limits.h>
 #include <stdlib.h>
@@ -6,7 +7,8 @@
 
 /* ---- checks ---- */
 
-/* Says what is wrong with an operand of the solve, by name and number, unless it is a variable of the tape. */
+/* Says what is wrong with an operand of the solve, by name and number, unless it is a variable of
+ * the tape. */
 static bool check_operand(ad_tape *tape, const char *caller, const char *name, int number, ad_var x)
 {
     if (!x.tape) ad_fail(tape, "%s: %s %d is empty ({0}), not a variable", caller, name, number);
@@ -15,8 +17,8 @@ static bool check_operand(ad_tape *tape, const char *caller, const char *name, i
     return !ad_tape_error(tape);
 }
 
-static ad_tape *check_arguments(const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times,
-                                const ad_var *out)
+static ad_tape *check_arguments(const ode_right_side *right, int nstate, const ad_var *y0,
+                                int nargs, const ad_var *args, ad_var times, const ad_var *out)
 {
     const char *caller = right->caller;
     ad_tape *tape = nstate > 0 && y0 && y0[0].tape ? y0[0].tape : times.tape;
@@ -29,26 +31,38 @@ static ad_tape *check_arguments(const ode_right_side *right, int nstate, const a
                           : nargs > 0 && !args            ? "args"
                                                           : NULL;
     if (missing) ad_fail(tape, "%s: %s is NULL", caller, missing);
-    else if (nstate < 1 || nstate > ODE_MAX_STATES) ad_fail(tape, "%s: %d states; there may be 1 to %d", caller, nstate, ODE_MAX_STATES);
+    else if (nstate < 1 || nstate > ODE_MAX_STATES)
+        ad_fail(tape, "%s: %d states; there may be 1 to %d", caller, nstate, ODE_MAX_STATES);
     if (nargs < 0 || nargs > ODE_MAX_ARGS)
-        ad_fail(tape, "%s: %d arguments; there may be 0 to %d (concatenate small ones)", caller, nargs, ODE_MAX_ARGS);
+        ad_fail(tape, "%s: %d arguments; there may be 0 to %d (concatenate small ones)", caller,
+                nargs, ODE_MAX_ARGS);
     for (int i = 0; !ad_tape_error(tape) && i < nstate; i++) {
-        if (!check_operand(tape, caller, "y0 of state", i, y0[i]) || ad_has_rows(ad_shape_of(y0[i]))) continue;
+        if (!check_operand(tape, caller, "y0 of state", i, y0[i]) ||
+            ad_has_rows(ad_shape_of(y0[i])))
+            continue;
         ad_format_shape(ad_shape_of(y0[i]), shape, sizeof shape);
         ad_fail(tape,
-                "%s: y0 (state %d) of shape %s has no row axis; make it with ad_input_rows (one row for a single trajectory), or add it to "
+                "%s: y0 (state %d) of shape %s has no row axis; make it with ad_input_rows (one "
+                "row for a single trajectory), or add it to "
                 "zeros that have rows",
                 caller, i, shape);
     }
-    for (int i = 0; !ad_tape_error(tape) && i < nargs; i++) check_operand(tape, caller, "argument", i, args[i]);
+    for (int i = 0; !ad_tape_error(tape) && i < nargs; i++)
+        check_operand(tape, caller, "argument", i, args[i]);
     if (ad_tape_error(tape)) return NULL;
     if (times.tape != tape || !ad_valid(times)) {
-        ad_fail(tape, "%s: times are not a valid variable of y0's tape; make them with ad_constant, ode_interval or ode_linspace", caller);
+        ad_fail(tape,
+                "%s: times are not a valid variable of y0's tape; make them with ad_constant, "
+                "ode_interval or ode_linspace",
+                caller);
         return NULL;
     }
     if (t.rank == 1 && t.dim[0] >= 2 && t.dim[0] <= INT_MAX) return tape;
     ad_format_shape(t, shape, sizeof shape);
-    ad_fail(tape, "%s: times have shape %s; they must be a vector [T] of at least two times, the first that of y0", caller, shape);
+    ad_fail(tape,
+            "%s: times have shape %s; they must be a vector [T] of at least two times, the first "
+            "that of y0",
+            caller, shape);
     return NULL;
 }
 
@@ -81,13 +95,15 @@ static bool compile(ode_problem *p, ad_tape *tape)
     bool dense_output = set->method->tableau != NULL;
     p->dense = !p->final_only && p->ntimes > 2 && dense_output && (set->adaptive || set->replay);
     if (s->nshared && !s->rerecord) {
-        p->prologue = ode_unit_make(p->system, (ode_unit_key){ .kind = ODE_UNIT_PROLOGUE }, tape, set->caller);
+        p->prologue = ode_unit_make(p->system, (ode_unit_key){ .kind = ODE_UNIT_PROLOGUE }, tape,
+                                    set->caller);
         if (!p->prologue) return false;
     }
     return ode_march_compile(&p->units, p->system, set, set->adaptive, p->dense, 0, NULL, tape);
 }
 
-static ode_problem *make_problem(const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times,
+static ode_problem *make_problem(const ode_right_side *right, int nstate, const ad_var *y0,
+                                 int nargs, const ad_var *args, ad_var times,
                                  const ode_options *options, bool final_only, ad_tape *tape)
 {
     ode_problem *p = calloc(1, sizeof *p);
@@ -97,7 +113,8 @@ static ode_problem *make_problem(const ode_right_side *right, int nstate, const 
     }
     atomic_init(&p->references, 1);
     p->final_only = final_only;
-    if (ode_settings_make(&p->settings, options, tape, right->caller) && copy_times(p, times, tape) &&
+    if (ode_settings_make(&p->settings, options, tape, right->caller) &&
+        copy_times(p, times, tape) &&
         (p->system = ode_system_make(tape, right, nstate, y0, nargs, args, p->settings.rerecord)) &&
         ode_settings_fit(&p->settings, p->system, tape) && compile(p, tape))
         return p;
@@ -116,16 +133,20 @@ static ad_shape solution_shape(const ode_problem *p, int state)
     return out;
 }
 
-int ode_record_solve(const ode_right_side *right, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times,
-                     const ode_options *options, bool final_only, ad_var *out)
+int ode_record_solve(const ode_right_side *right, int nstate, const ad_var *y0, int nargs,
+                     const ad_var *args, ad_var times, const ode_options *options, bool final_only,
+                     ad_var *out)
 {
     ad_tape *tape = check_arguments(right, nstate, y0, nargs, args, times, out);
-    for (int i = 0; out && i < nstate && i < ODE_MAX_STATES; i++) out[i] = ad_none(y0 ? y0[0].tape : times.tape);
+    for (int i = 0; out && i < nstate && i < ODE_MAX_STATES; i++)
+        out[i] = ad_none(y0 ? y0[0].tape : times.tape);
     if (!tape) return -1;
     for (int i = 0; i < nstate; i++) {
         if (ad_shape_of(y0[i]).rank < AD_MAX_RANK || final_only) continue;
-        ad_fail(tape, "%s: y0 (state %d) has the largest rank, %d: there is no room for the time axis; reshape it", right->caller, i,
-                AD_MAX_RANK);
+        ad_fail(tape,
+                "%s: y0 (state %d) has the largest rank, %d: there is no room for the time axis; "
+                "reshape it",
+                right->caller, i, AD_MAX_RANK);
         return -1;
     }
     ode_problem *p = make_problem(right, nstate, y0, nargs, args, times, options, final_only, tape);
@@ -142,7 +163,8 @@ int ode_record_solve(const ode_right_side *right, int nstate, const ad_var *y0, 
 
 /* ---- the everyday forms ---- */
 
-ad_var ode_solve(ode_field field, void *user, ad_var y0, int nargs, const ad_var *args, ad_var times, const ode_options *options)
+ad_var ode_solve(ode_field field, void *user, ad_var y0, int nargs, const ad_var *args,
+                 ad_var times, const ode_options *options)
 {
     ad_var y = ad_none(y0.tape);
     ode_right_side right = { .caller = "ode_solve", .field = field, .user = user };
@@ -150,7 +172,8 @@ ad_var ode_solve(ode_field field, void *user, ad_var y0, int nargs, const ad_var
     return y;
 }
 
-ad_var ode_solve_final(ode_field field, void *user, ad_var y0, int nargs, const ad_var *args, ad_var times, const ode_options *options)
+ad_var ode_solve_final(ode_field field, void *user, ad_var y0, int nargs, const ad_var *args,
+                       ad_var times, const ode_options *options)
 {
     ad_var y = ad_none(y0.tape);
     ode_right_side right = { .caller = "ode_solve_final", .field = field, .user = user };
@@ -158,15 +181,15 @@ ad_var ode_solve_final(ode_field field, void *user, ad_var y0, int nargs, const 
     return y;
 }
 
-int ode_solve_states(ode_fields field, void *user, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times,
-                     const ode_options *options, ad_var *y)
+int ode_solve_states(ode_fields field, void *user, int nstate, const ad_var *y0, int nargs,
+                     const ad_var *args, ad_var times, const ode_options *options, ad_var *y)
 {
     ode_right_side right = { .caller = "ode_solve_states", .fields = field, .user = user };
     return ode_record_solve(&right, nstate, y0, nargs, args, times, options, false, y);
 }
 
-int ode_solve_states_final(ode_fields field, void *user, int nstate, const ad_var *y0, int nargs, const ad_var *args, ad_var times,
-                           const ode_options *options, ad_var *y)
+int ode_solve_states_final(ode_fields field, void *user, int nstate, const ad_var *y0, int nargs,
+                           const ad_var *args, ad_var times, const ode_options *options, ad_var *y)
 {
     ode_right_side right = { .caller = "ode_solve_states_final", .fields = field, .user = user };
     return ode_record_solve(&right, nstate, y0, nargs, args, times, options, true, y);
@@ -189,4 +212,7 @@ ad_var ode_linspace(ad_tape *tape, double t0, double t1, int n)
     return times;
 }
 
-ad_var ode_interval(ad_tape *tape, double t0, double t1) { return ad_constant(tape, AD_SHAPE(2), (double[]){ t0, t1 }); }
+ad_var ode_interval(ad_tape *tape, double t0, double t1)
+{
+    return ad_constant(tape, AD_SHAPE(2), (double[]){ t0, t1 });
+}

@@ -35,7 +35,10 @@ ad_var ode_record_tolerance(const ode_step *s, int j)
     return ad_add(s->each ? s->each[j] : s->atol, relative);
 }
 
-ad_var ode_record_weight(const ode_step *s, int j) { return ad_div(ad_scalar(s->tape, 1), ode_record_tolerance(s, j)); }
+ad_var ode_record_weight(const ode_step *s, int j)
+{
+    return ad_div(ad_scalar(s->tape, 1), ode_record_tolerance(s, j));
+}
 
 ad_var ode_record_row_squares(ad_var x)
 {

@@ -1,4 +1,5 @@
-/* The tangents of a step: how its result and its error estimate change with the state, and with the arguments. */
+/* The tangents of a step: how its result and its error estimate change with the state, and with the
+ * arguments. */
 #include "ode/step/unit.h"
 #include <stdlib.h>
 #include <string.h>
@@ -26,8 +27,8 @@ void ode_tangent_place(ode_unit *u)
     u->nout = ODE_TANGENTS;
 }
 
-/* Sums of squares of x in units of the tolerance, by row: of the elements that are chosen (1, else 0) into out[0], of the others into
- * out[ODE_TANGENT_SUMS]. */
+/* Sums of squares of x in units of the tolerance, by row: of the elements that are chosen (1, else
+ * 0) into out[0], of the others into out[ODE_TANGENT_SUMS]. */
 static void scaled(const ode_step *s, const ad_var *chosen, const ad_var *x, ad_var *out)
 {
     ad_var total[2];
@@ -70,7 +71,8 @@ void ode_tangent_record(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_v
     ad_var result[2 * ODE_MAX_JOINT], change[2 * ODE_MAX_JOINT];
     for (int j = 0; j < n; j++) {
         result[j] = next[j];
-        result[n + j] = ode_record_sum(ad_zeros_like(next[j]), s.h, last + 1, m->tableau->e, k + j, n);
+        result[n + j] =
+            ode_record_sum(ad_zeros_like(next[j]), s.h, last + 1, m->tableau->e, k + j, n);
     }
     ad_jvp(n, in + at->y, in + at->ybar, 2 * n, result, change);
     const ad_var *chosen = in + at->chosen;

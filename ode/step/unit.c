@@ -1,5 +1,5 @@
-/* Units: functions of a system (a step, its VJP, ...) that run on arrays, compiled once, or recorded anew at every run with values at
- * hand (ode_options.rerecord). */
+/* Units: functions of a system (a step, its VJP, ...) that run on arrays, compiled once, or
+ * recorded anew at every run with values at hand (ode_options.rerecord). */
 #include "ode/step/unit.h"
 #include <pthread.h>
 #include <stdlib.h>
@@ -44,8 +44,8 @@ void ode_systems_lock(void)
 
 void ode_systems_unlock(void) { pthread_mutex_unlock(&lock); }
 
-/* After a failure to record it: a tangent that was not short of memory, but needs a rule that an operation of the field has not, will
- * never be there. */
+/* After a failure to record it: a tangent that was not short of memory, but needs a rule that an
+ * operation of the field has not, will never be there. */
 static void note_absence(ode_unit *u, const char *error)
 {
     ode_systems_lock();
@@ -63,10 +63,13 @@ static const ad_program *compile(ode_unit *u, char *error, size_t error_size)
         ad_tape *tape = ad_tape_new(u->system->dtype);
         ad_var *v = tape ? ode_unit_record(u, tape, 0, NULL) : NULL;
         u->program = v ? ad_compile(u->nin, v, u->nout, v + u->nin) : NULL;
-        if (!u->program) snprintf(error, error_size, "%s", tape && ad_tape_error(tape) ? ad_tape_error(tape) : "out of memory");
+        if (!u->program)
+            snprintf(error, error_size, "%s",
+                     tape && ad_tape_error(tape) ? ad_tape_error(tape) : "out of memory");
         if (!u->program) note_absence(u, error);
         const ode_system *traced = u->system->base ? u->system->base : u->system;
-        if (traced->trace) ad_tape_clear_error(traced->trace); /* of memory: the next attempt may have more */
+        if (traced->trace)
+            ad_tape_clear_error(traced->trace); /* of memory: the next attempt may have more */
         free(v);
         ad_tape_free(tape);
     }
@@ -79,12 +82,14 @@ static ode_unit *find_or_make(ode_system *s, ode_unit_key key, ad_tape *tape, co
 {
     ode_unit_key clean;
     memset(&clean, 0, sizeof clean);
-    clean.kind = key.kind, clean.flags = key.flags, clean.method = key.method, clean.need = key.need;
+    clean.kind = key.kind, clean.flags = key.flags, clean.method = key.method,
+    clean.need = key.need;
     clean.residuals = key.residuals;
     clean.newton.tolerance = key.newton.tolerance, clean.newton.iterations = key.newton.iterations;
     for (ode_unit *u = s->units; u; u = u->next)
         if (!memcmp(&u->key, &clean, sizeof clean)) return u;
-    size_t most = 8 + (ODE_MAX_STAGES + 8) * (1 + ODE_MAX_JOINT) + (size_t)(key.residuals ? ODE_MAX_STAGES * key.residuals->n : 0) +
+    size_t most = 8 + (ODE_MAX_STAGES + 8) * (1 + ODE_MAX_JOINT) +
+                  (size_t)(key.residuals ? ODE_MAX_STAGES * key.residuals->n : 0) +
                   (size_t)(2 * s->nquad + s->nrow + 2 * s->nshared + s->nargs);
     ode_unit *u = calloc(1, sizeof *u);
     if (u) {
@@ -127,7 +132,8 @@ int ode_runner_open(ode_runner *r, const ode_unit *u, int threads, char *error, 
     if (r->unit == u) return 0;
     ode_runner_close(r);
     /* The unit is the system's, which everybody holds; only its program is still to come. */
-    if (!u->system->rerecord && !(r->program = compile((ode_unit *)u, error, error_size))) return -1;
+    if (!u->system->rerecord && !(r->program = compile((ode_unit *)u, error, error_size)))
+        return -1;
     r->in = calloc((size_t)u->nin + 1, sizeof *r->in);
     r->out = calloc((size_t)u->nout + 1, sizeof *r->out);
     r->accumulate = calloc((size_t)u->nout + 1, sizeof *r->accumulate);
@@ -167,7 +173,9 @@ static int run_recorded(ode_runner *r, int64_t rows, char *error, size_t error_s
         else memcpy(r->out[i], value, (size_t)n * ode_bytes(dtype));
     }
     int failed = !v || ad_tape_error(tape);
-    if (failed) snprintf(error, error_size, "in the field: %s", tape && ad_tape_error(tape) ? ad_tape_error(tape) : "out of memory");
+    if (failed)
+        snprintf(error, error_size, "in the field: %s",
+                 tape && ad_tape_error(tape) ? ad_tape_error(tape) : "out of memory");
     if (!recorded) note_absence((ode_unit *)u, error);
     free(v);
     ad_tape_free(tape);
@@ -177,13 +185,18 @@ static int run_recorded(ode_runner *r, int64_t rows, char *error, size_t error_s
 int ode_runner_run(ode_runner *r, int64_t rows, char *error, size_t error_size)
 {
     if (!r->program) return run_recorded(r, rows, error, error_size);
-    ad_run_args args = {
-        .rows = rows, .inputs = r->in, .outputs = r->out, .accumulate = r->accumulate, .refine = r->refine, .same_parameters = r->primed
-    };
+    ad_run_args args = { .rows = rows,
+                         .inputs = r->in,
+                         .outputs = r->out,
+                         .accumulate = r->accumulate,
+                         .refine = r->refine,
+                         .same_parameters = r->primed };
     if (ad_run_with(r->program, r->workspace, &args)) {
-        /* The caller says which solve and which step it was; that it ran as a program tells nobody anything. */
+        /* The caller says which solve and which step it was; that it ran as a program tells nobody
+         * anything. */
         const char *message = ad_workspace_error(r->workspace), prefix[] = "ad_run: ";
-        snprintf(error, error_size, "%s", message + (strncmp(message, prefix, sizeof prefix - 1) ? 0 : sizeof prefix - 1));
+        snprintf(error, error_size, "%s",
+                 message + (strncmp(message, prefix, sizeof prefix - 1) ? 0 : sizeof prefix - 1));
         return -1;
     }
     r->primed = true;

@@ -15,7 +15,14 @@ typedef enum {
     ODE_UNIT_TANGENT,
     ODE_UNIT_KINDS
 } ode_unit_kind;
-enum { ODE_ESTIMATE = 1, ODE_DENSE = 2, ODE_TIMES = 4, ODE_QUADRATURE = 8, ODE_QUADRATURE_NORM = 16, ODE_EACH = 32 };
+enum {
+    ODE_ESTIMATE = 1,
+    ODE_DENSE = 2,
+    ODE_TIMES = 4,
+    ODE_QUADRATURE = 8,
+    ODE_QUADRATURE_NORM = 16,
+    ODE_EACH = 32
+};
 
 typedef struct {
     ode_unit_kind kind;
@@ -23,14 +30,16 @@ typedef struct {
     const ode_method *method;
     uint64_t need; /* arguments whose cotangents are wanted */
     ode_newton newton;
-    const ode_residuals *residuals; /* NULL, or a step or field that delivers them, a VJP of a step that is given them */
+    const ode_residuals *residuals; /* NULL, or a step or field that delivers them, a VJP of a step
+                                       that is given them */
 } ode_unit_key;
 
 /* Numbers that a step with an error estimate gives beside its arrays (without one: the first). */
 enum { ODE_SUM_FINITE, ODE_SUM_ERROR, ODE_SUM_ERROR3, ODE_SUM_STIFFNESS, ODE_SUMS };
 
-/* What a tangent gives, [rows] each: sums of squares in units of the tolerance, of the change of the result and of the error estimate with
- * the state, of the direction itself, and of both changes with the arguments. Of the elements that are chosen, then of the others. */
+/* What a tangent gives, [rows] each: sums of squares in units of the tolerance, of the change of
+ * the result and of the error estimate with the state, of the direction itself, and of both changes
+ * with the arguments. Of the elements that are chosen, then of the others. */
 enum {
     ODE_TANGENT_STATE,
     ODE_TANGENT_STATE_ERROR,
@@ -43,13 +52,17 @@ enum {
 
 /* Places of the inputs and outputs of a unit in its lists (the first of each group). */
 typedef struct {
-    int h, t, tolerance, each, y, carry, carry_quad, size, row, shared, ybar, chosen, carry_bar, k_bar; /* inputs */
+    int h, t, tolerance, each, y, carry, carry_quad, size, row, shared, ybar, chosen, carry_bar,
+        k_bar; /* inputs */
 
-    int next, carry_next, carry_quad_next, size_next, quad_error, quad, k, sums, counts, ringing; /* outputs of a step */
-    int xbar, carry_out, t_out, h_out, row_out, shared_out;                                       /* outputs of a VJP */
-    int arguments_dot; /* of a tangent: the directions of row and shared; its ybar is that of the state */
+    int next, carry_next, carry_quad_next, size_next, quad_error, quad, k, sums, counts,
+        ringing;                                            /* outputs of a step */
+    int xbar, carry_out, t_out, h_out, row_out, shared_out; /* outputs of a VJP */
+    int arguments_dot; /* of a tangent: the directions of row and shared; its ybar is that of the
+                          state */
     int nt, nk;
-    int kept, first_kept, nkept; /* residuals of stages first_kept .. nkept - 1: outputs of a step or field, inputs of a VJP */
+    int kept, first_kept, nkept; /* residuals of stages first_kept .. nkept - 1: outputs of a step
+                                    or field, inputs of a VJP */
 } ode_places;
 
 /* A function of the system that runs on arrays. */
@@ -69,8 +82,9 @@ struct ode_unit {
 ode_unit *ode_unit_make(ode_system *system, ode_unit_key key, ad_tape *tape, const char *caller);
 /* As above, but it is only compiled when it is first run (it may never be). */
 ode_unit *ode_unit_plan(ode_system *system, ode_unit_key key, ad_tape *tape, const char *caller);
-/* What it computes (unit_record.c), as its system and key say: finds the places of inputs and outputs; records it, with data (NULL:
- * symbolic) in inputs. The variables in a new array, inputs first; NULL with the tape's error set. */
+/* What it computes (unit_record.c), as its system and key say: finds the places of inputs and
+ * outputs; records it, with data (NULL: symbolic) in inputs. The variables in a new array, inputs
+ * first; NULL with the tape's error set. */
 void ode_unit_place(ode_unit *unit);
 void ode_tangent_place(ode_unit *unit); /* the inputs after the arguments, and the outputs */
 void ode_tangent_record(const ode_unit *unit, ad_tape *tape, const ad_var *in, ad_var *out);
@@ -89,7 +103,8 @@ typedef struct {
     bool connected; /* for the user of the runner: what stays the same over a solve is in place */
 } ode_runner;
 /* Compiles the unit if this has not been done (by whatever thread). 0, or -1 with a message. */
-int ode_runner_open(ode_runner *runner, const ode_unit *unit, int threads, char *error, size_t error_size);
+int ode_runner_open(ode_runner *runner, const ode_unit *unit, int threads, char *error,
+                    size_t error_size);
 void ode_runner_close(ode_runner *runner);
 /* 0, or -1 with a message. */
 int ode_runner_run(ode_runner *runner, int64_t rows, char *error, size_t error_size);

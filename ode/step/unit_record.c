@@ -60,7 +60,8 @@ static void place_vjp_outputs(ode_unit *u)
 {
     const ode_system *s = u->system;
     u->at.xbar = add_outputs(u, s->nstate);
-    if (u->key.method->begin && u->key.kind == ODE_UNIT_STEP_VJP) u->at.carry_out = add_outputs(u, s->nstate);
+    if (u->key.method->begin && u->key.kind == ODE_UNIT_STEP_VJP)
+        u->at.carry_out = add_outputs(u, s->nstate);
     u->at.row_out = u->nout;
     for (int i = 0; i < s->nrow; i++) u->nout += u->key.need >> s->row[i] & 1;
     u->at.shared_out = u->nout;
@@ -74,7 +75,8 @@ static void place_step(ode_unit *u)
 {
     const ode_method *m = u->key.method;
     int n = u->system->nstate;
-    bool estimate = u->key.flags & ODE_ESTIMATE, dense = u->key.flags & ODE_DENSE, quadrature = u->key.flags & ODE_QUADRATURE;
+    bool estimate = u->key.flags & ODE_ESTIMATE, dense = u->key.flags & ODE_DENSE,
+         quadrature = u->key.flags & ODE_QUADRATURE;
     bool norm = u->key.flags & ODE_QUADRATURE_NORM;
     u->at.h = add_input(u, AD_SCALAR, false);
     place_times(u, ode_method_times(m, estimate, dense));
@@ -104,7 +106,8 @@ static void place_step(ode_unit *u)
         add_input(u, each, false);
     }
     u->at.carry_quad = u->nin;
-    for (int i = 0; estimate && quadrature && i < u->system->nquad; i++) add_input(u, u->system->quad[i], false);
+    for (int i = 0; estimate && quadrature && i < u->system->nquad; i++)
+        add_input(u, u->system->quad[i], false);
     u->at.size = u->nin;
     for (int i = 0; norm && i < u->system->nquad; i++) add_input(u, u->system->quad[i], false);
     u->at.next = add_outputs(u, n);
@@ -159,7 +162,8 @@ void ode_unit_place(ode_unit *u)
         }
         for (int i = 0; i < s->nshared; i++)
             if (ode_shared_needed(s, i, u->key.need)) add_input(u, s->shared[i], false);
-        for (int i = 0; i < s->nargs; i++) u->nout += !ad_has_rows(s->arg[i]) && u->key.need >> i & 1;
+        for (int i = 0; i < s->nargs; i++)
+            u->nout += !ad_has_rows(s->arg[i]) && u->key.need >> i & 1;
         break;
     case ODE_UNIT_ROOT:
         place_times(u, 1);
@@ -184,21 +188,25 @@ static ad_var unit_input(const ode_unit *u, ad_tape *tape, int i, int64_t rows, 
 {
     ad_dtype dtype = ad_tape_dtype(tape);
     if (ad_has_rows(u->in[i])) return ad_input_rows_data(tape, u->in[i], rows, dtype, data);
-    return u->parameter[i] ? ad_param_data(tape, u->in[i], dtype, data) : ad_input_data(tape, u->in[i], dtype, data);
+    return u->parameter[i] ? ad_param_data(tape, u->in[i], dtype, data)
+                           : ad_input_data(tape, u->in[i], dtype, data);
 }
 
 typedef struct {
-    ad_var next[ODE_MAX_JOINT], carry_next[ODE_MAX_JOINT], ringing[ODE_MAX_JOINT], k[ODE_MAX_STAGES * ODE_MAX_JOINT];
+    ad_var next[ODE_MAX_JOINT], carry_next[ODE_MAX_JOINT], ringing[ODE_MAX_JOINT],
+        k[ODE_MAX_STAGES * ODE_MAX_JOINT];
 } results;
 
-/* s->quad holds memory for the variables; kept: residuals of all stages (not of a first one that is carried). */
+/* s->quad holds memory for the variables; kept: residuals of all stages (not of a first one that is
+ * carried). */
 static bool record_step(const ode_unit *u, ad_tape *tape, const ad_var *in, ode_step *s, results *r)
 {
     const ode_places *at = &u->at;
     int flags = u->key.flags;
     bool carry = flags & ODE_ESTIMATE || u->key.method->begin;
     int nquad = u->system->nquad, nkept = u->key.residuals ? at->nkept * u->key.residuals->n : 0;
-    ad_var *quads = malloc(((size_t)(3 + ODE_MAX_STAGES) * (size_t)nquad + (size_t)nkept + 1) * sizeof *quads);
+    ad_var *quads =
+        malloc(((size_t)(3 + ODE_MAX_STAGES) * (size_t)nquad + (size_t)nkept + 1) * sizeof *quads);
     if (!quads) {
         ad_fail(tape, "out of memory");
         return false;
@@ -264,7 +272,8 @@ static void step_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape, ad_
     if (u->key.method->implicit) out[at->counts] = s.counts;
     for (int i = 0; u->key.method->rings && i < n; i++) out[at->ringing + i] = r.ringing[i];
     int nres = u->key.residuals ? u->key.residuals->n : 0;
-    for (int i = at->first_kept * nres; i < at->nkept * nres; i++) out[at->kept + i - at->first_kept * nres] = s.kept[i];
+    for (int i = at->first_kept * nres; i < at->nkept * nres; i++)
+        out[at->kept + i - at->first_kept * nres] = s.kept[i];
     free(s.quad);
 }
 
@@ -284,8 +293,10 @@ static void check_arguments(const ode_unit *u, int n, const ad_var *x, const ad_
     }
 }
 
-/* Records the VJP of y [ny] with cotangents ybar by all that the unit's key asks for, in the order of place_vjp_outputs. */
-static void vjp_outputs(const ode_unit *u, ad_tape *tape, const ad_var *in, int ny, const ad_var *y, const ad_var *ybar, ad_var *out)
+/* Records the VJP of y [ny] with cotangents ybar by all that the unit's key asks for, in the order
+ * of place_vjp_outputs. */
+static void vjp_outputs(const ode_unit *u, ad_tape *tape, const ad_var *in, int ny, const ad_var *y,
+                        const ad_var *ybar, ad_var *out)
 {
     const ode_system *s = u->system;
     const ode_places *at = &u->at;
@@ -313,7 +324,8 @@ static void vjp_outputs(const ode_unit *u, ad_tape *tape, const ad_var *in, int 
 }
 
 /* kept: NULL, or where the variables go that residuals can stand for. */
-static void step_vjp_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape, ad_var *out, ad_var *kept)
+static void step_vjp_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape, ad_var *out,
+                             ad_var *kept)
 {
     ode_step s;
     results r;
@@ -329,14 +341,16 @@ static void step_vjp_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape,
     }
     ad_var *ybar = y + (2 + at->nk) * n;
     for (int i = 0; i < n; i++) y[ny] = r.next[i], ybar[ny++] = in[at->ybar + i];
-    for (int i = 0; u->key.method->begin && i < n; i++) y[ny] = r.carry_next[i], ybar[ny++] = in[at->carry_bar + i];
+    for (int i = 0; u->key.method->begin && i < n; i++)
+        y[ny] = r.carry_next[i], ybar[ny++] = in[at->carry_bar + i];
     for (int i = 0; i < at->nk * n; i++) y[ny] = r.k[i], ybar[ny++] = in[at->k_bar + i];
     vjp_outputs(u, tape, in, ny, y, ybar, out);
     for (int i = 0; u->key.flags & ODE_TIMES && i < at->nk * n; i++) out[at->k + i] = r.k[i];
     free(y);
 }
 
-/* The VJP of a step with the residuals of its evaluations given: recorded on a tape of its own, and from there the part above them. */
+/* The VJP of a step with the residuals of its evaluations given: recorded on a tape of its own, and
+ * from there the part above them. */
 static void kept_vjp_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape, ad_var *out)
 {
     ad_tape *whole = ad_tape_new(u->system->dtype);
@@ -410,7 +424,8 @@ static void root_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape, ad_
     const ode_system *s = u->system;
     ad_var y[ODE_MAX_JOINT], dy[ODE_MAX_JOINT], z = in[u->at.y];
     int64_t at = 0;
-    for (int i = 0; i < s->nstate; at += s->size[i++]) y[i] = ad_reshape(ad_slice(z, 1, at, at + s->size[i]), s->state[i]);
+    for (int i = 0; i < s->nstate; at += s->size[i++])
+        y[i] = ad_reshape(ad_slice(z, 1, at, at + s->size[i]), s->state[i]);
     ode_system_record(s, tape, in[u->at.t], y, in + u->at.row, in + u->at.shared, dy, NULL);
     for (int i = 0; i < s->nstate; i++) dy[i] = ad_reshape(dy[i], AD_SHAPE(AD_ROWS, s->size[i]));
     out[0] = s->nstate == 1 ? dy[0] : ad_concatenate(s->nstate, dy, 1);
@@ -423,10 +438,12 @@ static void record(const ode_unit *u, const ad_var *in, ad_tape *tape, ad_var *o
     switch (u->key.kind) {
     case ODE_UNIT_FIELD:
         if (u->key.residuals)
-            ode_system_record_kept(u->system, tape, in[u->at.t], in + u->at.y, in + u->at.row, in + u->at.shared, out + u->at.next,
-                                   u->key.residuals, out + u->at.kept);
+            ode_system_record_kept(u->system, tape, in[u->at.t], in + u->at.y, in + u->at.row,
+                                   in + u->at.shared, out + u->at.next, u->key.residuals,
+                                   out + u->at.kept);
         else
-            ode_system_record(u->system, tape, in[u->at.t], in + u->at.y, in + u->at.row, in + u->at.shared, out + u->at.next,
+            ode_system_record(u->system, tape, in[u->at.t], in + u->at.y, in + u->at.row,
+                              in + u->at.shared, out + u->at.next,
                               u->key.flags & ODE_QUADRATURE ? out + u->at.quad : NULL);
         break;
     case ODE_UNIT_STEP: step_outputs(u, in, tape, out); break;

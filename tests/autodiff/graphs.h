@@ -1,4 +1,5 @@
-/* The graphs that tests of compiled programs run: each records inputs, with data, and outputs. Include it once per program. */
+/* The graphs that tests of compiled programs run: each records inputs, with data, and outputs.
+ * Include it once per program. */
 #ifndef COSTATE_TESTS_GRAPHS_H
 #define COSTATE_TESTS_GRAPHS_H
 #include "autodiff/extension.h"
@@ -29,7 +30,10 @@ typedef struct {
 } graph;
 
 static size_t size_of(ad_dtype t) { return t == AD_F32 ? 4 : 8; }
-static double get(ad_dtype t, const void *p, int64_t i) { return t == AD_F32 ? ((const float *)p)[i] : ((const double *)p)[i]; }
+static double get(ad_dtype t, const void *p, int64_t i)
+{
+    return t == AD_F32 ? ((const float *)p)[i] : ((const double *)p)[i];
+}
 
 static void put(ad_dtype t, void *p, int64_t i, double x)
 {
@@ -46,7 +50,7 @@ static int64_t count(ad_shape s, int64_t rows)
 
 static bool has_rows(ad_shape s) { return s.rank > 0 && s.dim[0] == AD_ROWS; }
 
-/* ---- recording the graphs ---------------------------------------------------------------------------------------- */
+/* ---- recording the graphs -------------------------------------------------------------------- */
 
 typedef enum { PARAMETER, CALL, ROWS } source;
 
@@ -55,7 +59,8 @@ static ad_var in(function *f, source s, ad_shape shape)
     int k = f->ninput++;
     int64_t n = count(shape, MAX_ROWS);
     f->data[k] = malloc((size_t)n * size_of(f->dtype));
-    for (int64_t i = 0; i < n; i++) put(f->dtype, f->data[k], i, sin(1.7 * (double)i + 0.9 * k + 0.37 * (double)(i % 7)) * 0.8);
+    for (int64_t i = 0; i < n; i++)
+        put(f->dtype, f->data[k], i, sin(1.7 * (double)i + 0.9 * k + 0.37 * (double)(i % 7)) * 0.8);
     if (s == PARAMETER) f->input[k] = ad_param_data(f->tape, shape, f->dtype, f->data[k]);
     if (s == CALL) f->input[k] = ad_input_data(f->tape, shape, f->dtype, f->data[k]);
     if (s == ROWS) f->input[k] = ad_input_rows_data(f->tape, shape, f->rows, f->dtype, f->data[k]);
@@ -72,7 +77,8 @@ static ad_var slice_of(ad_var theta, int64_t from, ad_shape shape)
 static ad_var mlp(ad_var theta, ad_var x)
 {
     ad_var w1 = slice_of(theta, 0, AD_SHAPE(D, H)), b1 = slice_of(theta, D * H, AD_SHAPE(1, H));
-    ad_var w2 = slice_of(theta, D * H + H, AD_SHAPE(H, H)), b2 = slice_of(theta, D * H + H + H * H, AD_SHAPE(1, H));
+    ad_var w2 = slice_of(theta, D * H + H, AD_SHAPE(H, H)),
+           b2 = slice_of(theta, D * H + H + H * H, AD_SHAPE(1, H));
     ad_var w3 = slice_of(theta, D * H + 2 * H + H * H, AD_SHAPE(H, D));
     ad_var h = ad_tanh(ad_add(ad_matmul(x, w1), b1));
     h = ad_tanh(ad_add(ad_matmul(h, w2), b2));
@@ -88,8 +94,10 @@ static void build_mlp(function *f)
 
 static void build_gradient(function *f)
 {
-    ad_var theta = in(f, PARAMETER, AD_SHAPE(THETA)), x = in(f, ROWS, AD_SHAPE(AD_ROWS, D)), target = in(f, ROWS, AD_SHAPE(AD_ROWS, D));
-    ad_var loss = ad_mean_all(ad_square(ad_sub(mlp(theta, x), target))), bar[2], vars[] = { theta, x };
+    ad_var theta = in(f, PARAMETER, AD_SHAPE(THETA)), x = in(f, ROWS, AD_SHAPE(AD_ROWS, D)),
+           target = in(f, ROWS, AD_SHAPE(AD_ROWS, D));
+    ad_var loss = ad_mean_all(ad_square(ad_sub(mlp(theta, x), target))), bar[2],
+           vars[] = { theta, x };
     ad_grad(loss, 2, vars, bar);
     out(f, loss);
     out(f, bar[0]);
@@ -98,7 +106,8 @@ static void build_gradient(function *f)
 
 static void build_vjp(function *f)
 {
-    ad_var theta = in(f, PARAMETER, AD_SHAPE(THETA)), x = in(f, ROWS, AD_SHAPE(AD_ROWS, D)), bar = in(f, ROWS, AD_SHAPE(AD_ROWS, D));
+    ad_var theta = in(f, PARAMETER, AD_SHAPE(THETA)), x = in(f, ROWS, AD_SHAPE(AD_ROWS, D)),
+           bar = in(f, ROWS, AD_SHAPE(AD_ROWS, D));
     ad_var y = mlp(theta, x), xbar;
     ad_vjp(1, &y, &bar, 1, &x, &xbar);
     out(f, y);
@@ -128,11 +137,13 @@ static void build_jacobian(function *f)
 
 static void build_hvp(function *f)
 {
-    ad_var theta = in(f, PARAMETER, AD_SHAPE(THETA)), v = in(f, PARAMETER, AD_SHAPE(THETA)), x = in(f, ROWS, AD_SHAPE(AD_ROWS, D));
+    ad_var theta = in(f, PARAMETER, AD_SHAPE(THETA)), v = in(f, PARAMETER, AD_SHAPE(THETA)),
+           x = in(f, ROWS, AD_SHAPE(AD_ROWS, D));
     out(f, ad_hvp(ad_mean_all(ad_square(mlp(theta, x))), theta, v));
 }
 
-/* Two reductions over rows, each used in rows again: three bodies, of which the later ones need rows of the first. */
+/* Two reductions over rows, each used in rows again: three bodies, of which the later ones need
+ * rows of the first. */
 static void build_standardise(function *f)
 {
     ad_var x = in(f, ROWS, AD_SHAPE(AD_ROWS, D)), y = ad_tanh(x);
@@ -157,8 +168,8 @@ static void build_reductions(function *f)
 
 static void build_contractions(function *f)
 {
-    ad_var a = in(f, ROWS, AD_SHAPE(AD_ROWS, 3, 4)), b = in(f, ROWS, AD_SHAPE(AD_ROWS, 4, 5)), w = in(f, PARAMETER, AD_SHAPE(6, 4)),
-           t = in(f, CALL, AD_SHAPE(5, 5));
+    ad_var a = in(f, ROWS, AD_SHAPE(AD_ROWS, 3, 4)), b = in(f, ROWS, AD_SHAPE(AD_ROWS, 4, 5)),
+           w = in(f, PARAMETER, AD_SHAPE(6, 4)), t = in(f, CALL, AD_SHAPE(5, 5));
     out(f, ad_matmul(a, b));
     out(f, ad_contract("rij,kj->rik", 2, (ad_var[]){ a, w }));
     out(f, ad_contract("kj,rji->rki", 2, (ad_var[]){ w, b }));
@@ -170,8 +181,10 @@ static void build_contractions(function *f)
 
 static void build_layouts(function *f)
 {
-    ad_var x = in(f, ROWS, AD_SHAPE(AD_ROWS, 4, 6)), p = in(f, PARAMETER, AD_SHAPE(4, 6)), i = in(f, ROWS, AD_SHAPE(AD_ROWS, 1));
-    ad_var left = ad_slice(x, 2, 0, 2), right = ad_slice(x, 2, 2, 6), both = ad_concatenate(2, (ad_var[]){ right, left }, 2);
+    ad_var x = in(f, ROWS, AD_SHAPE(AD_ROWS, 4, 6)), p = in(f, PARAMETER, AD_SHAPE(4, 6)),
+           i = in(f, ROWS, AD_SHAPE(AD_ROWS, 1));
+    ad_var left = ad_slice(x, 2, 0, 2), right = ad_slice(x, 2, 2, 6),
+           both = ad_concatenate(2, (ad_var[]){ right, left }, 2);
     out(f, both);
     out(f, ad_slice(both, 2, 1, 3));
     out(f, ad_add(ad_pad(left, 2, 1, 3), ad_pad(right, 2, 2, 0)));
@@ -187,7 +200,8 @@ static void build_layouts(function *f)
 /* Outputs that are inputs, constants, views, each other, or the same for all rows. */
 static void build_outputs(function *f)
 {
-    ad_var x = in(f, ROWS, AD_SHAPE(AD_ROWS, D)), p = in(f, PARAMETER, AD_SHAPE(D)), t = in(f, CALL, AD_SCALAR);
+    ad_var x = in(f, ROWS, AD_SHAPE(AD_ROWS, D)), p = in(f, PARAMETER, AD_SHAPE(D)),
+           t = in(f, CALL, AD_SCALAR);
     ad_var y = ad_exp(x);
     out(f, x);
     out(f, p);
@@ -205,15 +219,18 @@ static void build_outputs(function *f)
 /* Values used many times, equal values written twice, algebra that simplifies away. */
 static void build_algebra(function *f)
 {
-    ad_var x = in(f, ROWS, AD_SHAPE(AD_ROWS, D)), w = in(f, PARAMETER, AD_SHAPE(D, D)), t = in(f, CALL, AD_SCALAR);
+    ad_var x = in(f, ROWS, AD_SHAPE(AD_ROWS, D)), w = in(f, PARAMETER, AD_SHAPE(D, D)),
+           t = in(f, CALL, AD_SCALAR);
     ad_var a = ad_mul(x, t), b = ad_mul(x, t), eye = ad_eye(f->tape, D, D, 0);
     ad_var c = ad_add(ad_neg(ad_neg(a)), ad_scale(b, 1));
     out(f, ad_sub(ad_mul(c, c), ad_neg(ad_stop_gradient(c))));
     out(f, ad_matmul(ad_matmul(x, eye), w));
     out(f, ad_matmul(x, ad_eye(f->tape, D, D + 2, 1)));
-    out(f, ad_add(ad_matmul(eye, w), ad_transpose(ad_transpose(w, (int[]){ 1, 0 }), (int[]){ 1, 0 })));
+    out(f,
+        ad_add(ad_matmul(eye, w), ad_transpose(ad_transpose(w, (int[]){ 1, 0 }), (int[]){ 1, 0 })));
     out(f, ad_mul(ad_scale(ad_ones_like(x), 2), ad_exp(ad_scalar(f->tape, 0.5))));
-    out(f, ad_add(ad_shift(x, -0.0), ad_mul(ad_broadcast(t, AD_SHAPE(AD_ROWS, D)), ad_broadcast(t, AD_SHAPE(1, D)))));
+    out(f, ad_add(ad_shift(x, -0.0),
+                  ad_mul(ad_broadcast(t, AD_SHAPE(AD_ROWS, D)), ad_broadcast(t, AD_SHAPE(1, D)))));
 }
 
 /* Rows that no reduction binds but a long chain, many buffers at once. */
@@ -221,14 +238,17 @@ static void build_chain(function *f)
 {
     ad_var x = in(f, ROWS, AD_SHAPE(AD_ROWS, 7)), kept[6], y = x;
     for (int i = 0; i < 36; i++) {
-        y = i % 3 == 0 ? ad_sin(y) : i % 3 == 1 ? ad_add(y, x) : ad_mul(y, ad_slice(ad_concatenate(2, (ad_var[]){ x, y }, 1), 1, 3, 10));
+        y = i % 3 == 0   ? ad_sin(y)
+            : i % 3 == 1 ? ad_add(y, x)
+                         : ad_mul(y, ad_slice(ad_concatenate(2, (ad_var[]){ x, y }, 1), 1, 3, 10));
         if (i % 6 == 0) kept[i / 6] = y;
     }
     for (int i = 0; i < 6; i++) y = ad_add(y, kept[i]);
     out(f, y);
 }
 
-/* An opaque operation: the running sum over the rows of its first operand times its second, and the sum of all rows. Its state counts runs.
+/* An opaque operation: the running sum over the rows of its first operand times its second, and the
+ * sum of all rows. Its state counts runs.
  */
 static atomic_int live_states, live_data;
 static void *state_new(void *data)
@@ -262,20 +282,26 @@ static int running_sum(void *data, void *state, const ad_opaque_call *call)
     for (int64_t r = 0; r < call->rows; r++)
         for (int d = 0; d < D; d++) {
             sum[d] += get(call->dtype, call->in[0], r * D + d);
-            if (call->out[0]) put(call->dtype, call->out[0], r * D + d, sum[d] * get(call->dtype, call->in[1], 0));
+            if (call->out[0])
+                put(call->dtype, call->out[0], r * D + d,
+                    sum[d] * get(call->dtype, call->in[1], 0));
         }
     for (int d = 0; d < D && call->out[1]; d++) put(call->dtype, call->out[1], d, sum[d]);
     return 0;
 }
-static const ad_opaque_class running_sum_class = {
-    .name = "running_sum", .forward = running_sum, .state_new = state_new, .state_free = state_free, .retain = retain, .release = release
-};
+static const ad_opaque_class running_sum_class = { .name = "running_sum",
+                                                   .forward = running_sum,
+                                                   .state_new = state_new,
+                                                   .state_free = state_free,
+                                                   .retain = retain,
+                                                   .release = release };
 
 /* Equal operands and data, but another class: another operation. */
 static int doubled_sum(void *data, void *state, const ad_opaque_call *call)
 {
     int code = running_sum(data, state, call);
-    for (int d = 0; d < D && call->out[1]; d++) put(call->dtype, call->out[1], d, 2 * get(call->dtype, call->out[1], d));
+    for (int d = 0; d < D && call->out[1]; d++)
+        put(call->dtype, call->out[1], d, 2 * get(call->dtype, call->out[1], d));
     return code;
 }
 static const ad_opaque_class doubled_sum_class = {
@@ -296,18 +322,19 @@ static ad_var record_running_sum(function *f, ad_var x, ad_var factor, ad_var re
     atomic_int *data = malloc(sizeof *data);
     atomic_init(data, 1);
     atomic_fetch_add(&live_data, 1);
-    return ad_opaque(f->tape, &running_sum_class, data, 2, (ad_var[]){ x, factor }, 2, (ad_shape[]){ AD_SHAPE(AD_ROWS, D), AD_SHAPE(D) },
-                     result);
+    return ad_opaque(f->tape, &running_sum_class, data, 2, (ad_var[]){ x, factor }, 2,
+                     (ad_shape[]){ AD_SHAPE(AD_ROWS, D), AD_SHAPE(D) }, result);
 }
 
 static void build_opaque(function *f)
 {
-    ad_var x = in(f, ROWS, AD_SHAPE(AD_ROWS, D)), t = in(f, CALL, AD_SCALAR), sum[2], runs, unused[2], twice[2];
+    ad_var x = in(f, ROWS, AD_SHAPE(AD_ROWS, D)), t = in(f, CALL, AD_SCALAR), sum[2], runs,
+           unused[2], twice[2];
     ad_var y = ad_tanh(x), token = record_running_sum(f, y, ad_exp(t), sum);
     ad_opaque(f->tape, &count_runs_class, NULL, 1, &token, 1, &(ad_shape){ 0, { 0 } }, &runs);
     record_running_sum(f, sum[0], t, unused);
-    ad_opaque(f->tape, &doubled_sum_class, NULL, 2, (ad_var[]){ y, ad_exp(t) }, 2, (ad_shape[]){ AD_SHAPE(AD_ROWS, D), AD_SHAPE(D) },
-              twice);
+    ad_opaque(f->tape, &doubled_sum_class, NULL, 2, (ad_var[]){ y, ad_exp(t) }, 2,
+              (ad_shape[]){ AD_SHAPE(AD_ROWS, D), AD_SHAPE(D) }, twice);
     out(f, twice[1]);
     out(f, ad_add(ad_mul(sum[0], y), sum[1]));
     out(f, ad_sum_axis(sum[0], 0, 0));
@@ -324,10 +351,12 @@ static void build_uniform(function *f)
     out(f, ad_sum_all(ad_square(t)));
 }
 
-/* Sums of reductions: what may share lanes (a parameter used several times, under several shapes), and what looks like it. */
+/* Sums of reductions: what may share lanes (a parameter used several times, under several shapes),
+ * and what looks like it. */
 static void build_sums(function *f)
 {
-    ad_var w = in(f, PARAMETER, AD_SHAPE(D, D)), b = in(f, PARAMETER, AD_SHAPE(D)), x = in(f, ROWS, AD_SHAPE(AD_ROWS, D)), y = x, bar[2];
+    ad_var w = in(f, PARAMETER, AD_SHAPE(D, D)), b = in(f, PARAMETER, AD_SHAPE(D)),
+           x = in(f, ROWS, AD_SHAPE(AD_ROWS, D)), y = x, bar[2];
     for (int k = 0; k < 3; k++) y = ad_tanh(ad_add(ad_matmul(y, w), b));
     ad_grad(ad_sum_all(y), 2, (ad_var[]){ w, b }, bar);
     out(f, bar[0]);
@@ -336,7 +365,8 @@ static void build_sums(function *f)
     for (int k = 0; k < 6; k++) r[k] = ad_sum_axis(ad_shift(ad_square(y), 0.1 * k), 0, 0);
     ad_var part = ad_add(r[0], r[1]);
     out(f, part);
-    out(f, ad_add(ad_reshape(part, AD_SHAPE(1, D)), ad_sum_axis(x, 0, 1))); /* the sum's part is an output */
+    out(f, ad_add(ad_reshape(part, AD_SHAPE(1, D)),
+                  ad_sum_axis(x, 0, 1))); /* the sum's part is an output */
     out(f, ad_add(r[2], r[2]));
     out(f, ad_add(r[3], ad_sum_all(x))); /* broadcast */
     out(f, ad_add(ad_reduce_max(x, 1, (int[]){ 0 }, 0), ad_reduce_max(y, 1, (int[]){ 0 }, 0)));
@@ -345,10 +375,12 @@ static void build_sums(function *f)
     out(f, ad_mul(ad_add(ad_add(b, r[5]), ad_sum_axis(ad_mul(x, y), 0, 0)), b));
 }
 
-/* Two stretches of one vector that begin at the same place, each added to every row of an array as wide as itself. */
+/* Two stretches of one vector that begin at the same place, each added to every row of an array as
+ * wide as itself. */
 static void build_stretches(function *f)
 {
-    ad_var theta = in(f, PARAMETER, AD_SHAPE(2 * D)), x = in(f, ROWS, AD_SHAPE(AD_ROWS, D)), z = in(f, ROWS, AD_SHAPE(AD_ROWS, 2 * D));
+    ad_var theta = in(f, PARAMETER, AD_SHAPE(2 * D)), x = in(f, ROWS, AD_SHAPE(AD_ROWS, D)),
+           z = in(f, ROWS, AD_SHAPE(AD_ROWS, 2 * D));
     out(f, ad_tanh(ad_add(x, ad_slice(theta, 0, 0, D))));
     out(f, ad_tanh(ad_add(z, theta)));
 }

@@ -1,5 +1,6 @@
-/* What a step of a random tape can be (random_tapes.h, which includes this). Pointwise operations come from the table of operations, so
- * that none can be forgotten; test_random.c counts all of them. */
+/* What a step of a random tape can be (random_tapes.h, which includes this). Pointwise operations
+ * come from the table of operations, so that none can be forgotten; test_random.c counts all of
+ * them. */
 #ifndef COSTATE_TESTS_RANDOM_STEPS_H
 #define COSTATE_TESTS_RANDOM_STEPS_H
 
@@ -15,8 +16,9 @@ typedef struct {
 } pointwise;
 
 static const pointwise pointwise_table[] = {
-#define AD_UNARY(name, kernel, push, reference, lo_, hi_) { AD_OP_##name, 1, ad_##name, NULL, NULL, { lo_, 0 }, { hi_, 0 } },
-#define AD_BINARY(name, kernel, push_a, push_b, reference, lo_a, hi_a, lo_b, hi_b)                                                         \
+#define AD_UNARY(name, kernel, push, reference, lo_, hi_)                                          \
+    { AD_OP_##name, 1, ad_##name, NULL, NULL, { lo_, 0 }, { hi_, 0 } },
+#define AD_BINARY(name, kernel, push_a, push_b, reference, lo_a, hi_a, lo_b, hi_b)                 \
     { AD_OP_##name, 2, NULL, ad_##name, NULL, { lo_a, lo_b }, { hi_a, hi_b } },
 #define AD_TERNARY(name, ...) { AD_OP_##name, 3, NULL, NULL, ad_##name, { 0, 0 }, { 0, 0 } },
 #define AD_CODED(...)
@@ -26,7 +28,11 @@ enum { POINTWISE = sizeof pointwise_table / sizeof *pointwise_table };
 
 static bool compares(ad_op op) { return op >= AD_OP_lt && op <= AD_OP_ne; }
 static bool jumps(ad_op op) { return op == AD_OP_sign || op == AD_OP_floor || compares(op); }
-static bool bends(ad_op op) { return op == AD_OP_relu || op == AD_OP_abs || op == AD_OP_min || op == AD_OP_max || op == AD_OP_clamp; }
+static bool bends(ad_op op)
+{
+    return op == AD_OP_relu || op == AD_OP_abs || op == AD_OP_min || op == AD_OP_max ||
+           op == AD_OP_clamp;
+}
 
 /* x, made to lie between lo and hi whatever it is. */
 static ad_var within(ad_var x, double lo, double hi)
@@ -55,8 +61,8 @@ static ad_var beside(world *w, ad_var a)
     return fits(a, b) ? b : chance(50) ? ad_sin(a) : ad_scalar(w->tape, pick(3) - 1);
 }
 
-/* Numbers without rounding errors: on these, and only on these, the two sides of a jump cannot be confused. Differences must not move
- * them where derivatives are checked. */
+/* Numbers without rounding errors: on these, and only on these, the two sides of a jump cannot be
+ * confused. Differences must not move them where derivatives are checked. */
 static ad_var exact(world *w)
 {
     int k = chance(50) || w->recipe.smooth ? ROW_INDEX + pick(2) : pick(DIFFERENTIATED);
@@ -82,7 +88,9 @@ static ad_var alternating(ad_var x)
 static ad_var draw_ternary(world *w, const pointwise *p)
 {
     ad_var a = any(w), b = beside(w, a), c = w->input[ROW_INDEX + pick(2)];
-    if (p->op == AD_OP_select) return ad_select(fits(a, c) && fits(b, c) ? ad_gt(c, ad_scalar(w->tape, 1)) : alternating(a), a, b);
+    if (p->op == AD_OP_select)
+        return ad_select(
+            fits(a, c) && fits(b, c) ? ad_gt(c, ad_scalar(w->tape, 1)) : alternating(a), a, b);
     if (!w->recipe.smooth && chance(60)) return ad_clamp(a, b, ad_add(b, ad_square(a)));
     switch (pick(3)) {
     case 0: return ad_clamp(within(a, -0.5, 0.5), within(b, -3, -1), within(a, 1, 3));
@@ -96,7 +104,8 @@ static ad_var draw_from_table(world *w)
     const pointwise *p = &pointwise_table[pick(POINTWISE)];
     if (w->recipe.smooth && p->op == AD_OP_stop_gradient) return p->unary(w->input[ROW_INDEX]);
     if (p->arity == 3) return draw_ternary(w, p);
-    if (jumps(p->op) && chance(70)) return compares(p->op) ? compared(w, p) : p->unary(ad_shift(exact(w), -1));
+    if (jumps(p->op) && chance(70))
+        return compares(p->op) ? compared(w, p) : p->unary(ad_shift(exact(w), -1));
     ad_var a = any(w);
     if (p->arity == 1) return p->unary(operand_for(w, p, 0, a));
     ad_var b = beside(w, a);
@@ -239,7 +248,9 @@ static ad_var draw_indexed(world *w)
     ad_shape s = ad_shape_of(a);
     bool by_row = chance(60);
     ad_var index = w->input[by_row ? ROW_INDEX : ONE_INDEX];
-    if (chance(40)) index = ad_locate(index, ad_constant(w->tape, AD_SHAPE(4), (double[]){ -0.5, 0.5, 1.5, 2.5 }));
+    if (chance(40))
+        index =
+            ad_locate(index, ad_constant(w->tape, AD_SHAPE(4), (double[]){ -0.5, 0.5, 1.5, 2.5 }));
     if (ad_has_rows(s) && s.rank < 4 && chance(40)) return put_rows(w, a, s, index, by_row);
     return s.rank > ad_has_rows(s) ? ad_take(a, index) : ad_none(w->tape);
 }
@@ -254,14 +265,16 @@ typedef struct {
     int n, at;
 } einsum;
 
-/* The letters of an operand: those of earlier axes of the same size mostly, rarely one twice; false when there are too many. */
+/* The letters of an operand: those of earlier axes of the same size mostly, rarely one twice; false
+ * when there are too many. */
 static bool name_axes(einsum *e, ad_shape s)
 {
     bool used[MAX_LETTERS] = { false };
     for (int i = 0; i < s.rank; i++) {
         int j = 0;
         bool rows = s.dim[i] == AD_ROWS, twice = !rows && chance(8);
-        while (j < e->n && (e->size[j] != s.dim[i] || (used[j] ? !twice : !rows && chance(30)))) j++;
+        while (j < e->n && (e->size[j] != s.dim[i] || (used[j] ? !twice : !rows && chance(30))))
+            j++;
         if (j == MAX_LETTERS) return false;
         if (j == e->n) {
             e->size[j] = s.dim[i];
@@ -315,20 +328,27 @@ static ad_var draw_contraction(world *w)
     int64_t n = p.rank ? p.dim[p.rank - 1] : 1, m = 1 + pick(4);
     if (chance(50)) return draw_einsum(w);
     if (p.rank - ad_has_rows(p) == 1 && chance(30)) {
-        ad_var eye = chance(50) ? ad_eye(w->tape, n, m, pick(5) - 2) : ad_transpose(ad_eye(w->tape, m, n, pick(5) - 2), (int[]){ 1, 0 });
-        return ad_has_rows(p) ? ad_contract("ri,ij->rj", 2, (ad_var[]){ a, eye }) : ad_contract("ij,i->j", 2, (ad_var[]){ eye, a });
+        ad_var eye = chance(50) ? ad_eye(w->tape, n, m, pick(5) - 2)
+                                : ad_transpose(ad_eye(w->tape, m, n, pick(5) - 2), (int[]){ 1, 0 });
+        return ad_has_rows(p) ? ad_contract("ri,ij->rj", 2, (ad_var[]){ a, eye })
+                              : ad_contract("ij,i->j", 2, (ad_var[]){ eye, a });
     }
-    if (p.rank > ad_has_rows(p) && q.rank == 2 && n == q.dim[0] && !ad_has_rows(q)) return ad_matmul(a, b);
+    if (p.rank > ad_has_rows(p) && q.rank == 2 && n == q.dim[0] && !ad_has_rows(q))
+        return ad_matmul(a, b);
     if (p.rank > ad_has_rows(p) && ad_same_shape(p, q) && pick(2)) return ad_dot(a, b);
     if (p.rank == 2 && q.rank == 2 && ad_has_rows(p) && ad_has_rows(q)) {
         if (p.dim[1] == q.dim[1] && pick(2))
-            return ad_contract("bi,bi,b->b", 3, (ad_var[]){ a, b, ad_reshape(ad_sum_axis(a, 1, 0), AD_SHAPE(AD_ROWS)) });
+            return ad_contract(
+                "bi,bi,b->b", 3,
+                (ad_var[]){ a, b, ad_reshape(ad_sum_axis(a, 1, 0), AD_SHAPE(AD_ROWS)) });
         return ad_outer(a, b);
     }
     if (p.rank == 2 && !ad_has_rows(p) && p.dim[0] == p.dim[1])
-        return ad_contract("ii,ij,kj->ik", 3, (ad_var[]){ a, a, ad_eye(w->tape, n + 1, n, pick(3) - 1) });
+        return ad_contract("ii,ij,kj->ik", 3,
+                           (ad_var[]){ a, a, ad_eye(w->tape, n + 1, n, pick(3) - 1) });
     if (p.rank == 2) return ad_matmul(a, ad_eye(w->tape, n, n + pick(2), pick(3) - 1));
-    if (p.rank == 3 && ad_has_rows(p)) return ad_contract("bij,bkj->bik", 2, (ad_var[]){ a, ad_tanh(a) });
+    if (p.rank == 3 && ad_has_rows(p))
+        return ad_contract("bij,bkj->bik", 2, (ad_var[]){ a, ad_tanh(a) });
     return ad_none(w->tape);
 }
 
@@ -365,18 +385,24 @@ static int opaque_forward(void *data, void *state, const ad_opaque_call *call)
 }
 
 /* The sum of what is there of two values. */
-static ad_var opaque_sum(ad_var a, ad_var b) { return a.node < 0 ? b : b.node < 0 ? a : ad_add(a, b); }
+static ad_var opaque_sum(ad_var a, ad_var b)
+{
+    return a.node < 0 ? b : b.node < 0 ? a : ad_add(a, b);
+}
 static ad_var opaque_times(ad_var a, ad_var b) { return a.node < 0 ? a : ad_mul(a, b); }
 
-static void opaque_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out, const ad_var *ybar,
-                       const bool *need, ad_var *xbar)
+static void opaque_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout,
+                       const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar)
 {
     (void)data, (void)token, (void)nin, (void)nout, (void)out;
-    if (need[0]) xbar[0] = opaque_sum(opaque_times(ybar[0], in[1]), opaque_times(ybar[1], ad_shift(in[0], 1)));
+    if (need[0])
+        xbar[0] =
+            opaque_sum(opaque_times(ybar[0], in[1]), opaque_times(ybar[1], ad_shift(in[0], 1)));
     if (need[1]) xbar[1] = opaque_times(ybar[0], in[0]);
 }
 
-static void opaque_jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot, int nout, const ad_var *out, ad_var *ydot)
+static void opaque_jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot,
+                       int nout, const ad_var *out, ad_var *ydot)
 {
     (void)data, (void)token, (void)nin, (void)nout, (void)out;
     ydot[0] = opaque_sum(opaque_times(xdot[0], in[1]), opaque_times(xdot[1], in[0]));
@@ -400,7 +426,8 @@ static ad_var draw_opaque(world *w)
     if (!data) return ad_none(w->tape);
     atomic_init(&data->references, 1);
     data->shape = ad_shape_of(a);
-    ad_opaque(w->tape, &opaque_class, data, 2, (ad_var[]){ a, b }, 2, (ad_shape[]){ data->shape, data->shape }, out);
+    ad_opaque(w->tape, &opaque_class, data, 2, (ad_var[]){ a, b }, 2,
+              (ad_shape[]){ data->shape, data->shape }, out);
     return chance(40) ? ad_sub(out[0], out[1]) : out[pick(2)];
 }
 

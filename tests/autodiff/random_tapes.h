@@ -1,5 +1,6 @@
-/* Random tapes, the same for the same recipe: shapes, operations, sharing and constants drawn from a seed. Every step draws from a
- * stream of its own, so that steps can be left out when a failure is shrunk. Include it once per program. */
+/* Random tapes, the same for the same recipe: shapes, operations, sharing and constants drawn from
+ * a seed. Every step draws from a stream of its own, so that steps can be left out when a failure
+ * is shrunk. Include it once per program. */
 #ifndef COSTATE_TESTS_RANDOM_TAPES_H
 #define COSTATE_TESTS_RANDOM_TAPES_H
 #include "autodiff/tape/tape.h"
@@ -9,9 +10,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The first inputs are differentiated; the last two hold whole numbers, one a row and one for all, which steps find places by. */
+/* The first inputs are differentiated; the last two hold whole numbers, one a row and one for all,
+ * which steps find places by. */
 enum { DIFFERENTIATED = 6, ROW_INDEX = DIFFERENTIATED, ONE_INDEX, INPUTS };
-enum { MAX_STEPS = 24, POOL = DIFFERENTIATED + MAX_STEPS, OUTPUTS = 4, FIRST_ROWS = 3, MAX_ROWS = 150, MAX_VALUES = 1 << 17 };
+enum {
+    MAX_STEPS = 24,
+    POOL = DIFFERENTIATED + MAX_STEPS,
+    OUTPUTS = 4,
+    FIRST_ROWS = 3,
+    MAX_ROWS = 150,
+    MAX_VALUES = 1 << 17
+};
 
 typedef struct {
     uint64_t seed;
@@ -69,8 +78,9 @@ static void make_inputs(world *w)
 {
     int64_t d = 2 + pick(4), e = 1 + pick(5);
     bool fit = chance(50);
-    const ad_shape fitting[DIFFERENTIATED] = { { 2, { AD_ROWS, d } }, { 2, { d, e } }, { 1, { d } },
-                                               { 2, { d, d } },       { 0, { 0 } },    { 3, { AD_ROWS, e, d } } };
+    const ad_shape fitting[DIFFERENTIATED] = { { 2, { AD_ROWS, d } }, { 2, { d, e } },
+                                               { 1, { d } },          { 2, { d, d } },
+                                               { 0, { 0 } },          { 3, { AD_ROWS, e, d } } };
     for (int k = 0; k < INPUTS; k++) {
         ad_shape s = { .rank = pick(4) };
         if (k == 0 && s.rank == 0) s.rank = 1;
@@ -81,7 +91,8 @@ static void make_inputs(world *w)
         if (k == ONE_INDEX) s = AD_SHAPE(1);
         size_t n = (size_t)ad_count(s, MAX_ROWS);
         w->value[k] = malloc(n * sizeof(double));
-        for (size_t i = 0; i < n; i++) w->value[k][i] = k < DIFFERENTIATED ? element() : pick(7) - 1;
+        for (size_t i = 0; i < n; i++)
+            w->value[k][i] = k < DIFFERENTIATED ? element() : pick(7) - 1;
         w->input[k] = ad_has_rows(s) ? ad_input_rows(w->tape, s, FIRST_ROWS, NULL)
                       : k % 2        ? ad_param(w->tape, s, NULL)
                                      : ad_input(w->tape, s, NULL);
@@ -103,7 +114,8 @@ static void set_rows(const world *w, int64_t rows)
 
 /* ---- values ---- */
 
-/* Adds a value; large numbers are squashed or made smaller and large arrays averaged, so that differences stay meaningful. */
+/* Adds a value; large numbers are squashed or made smaller and large arrays averaged, so that
+ * differences stay meaningful. */
 static void keep(world *w, ad_var v)
 {
     static double values[MAX_VALUES];
@@ -115,8 +127,10 @@ static void keep(world *w, ad_var v)
         v = ad_tanh(ad_mean(v, 1, &axis, 0));
     }
     if (!ad_valid(v) || ad_row_size(ad_shape_of(v)) > 600 || ad_get(v, values)) return;
-    for (int64_t i = 0, n = ad_size(v); i < n; i++) most = fabs(values[i]) <= most ? most : fabs(values[i]);
-    if (!(most < 3)) v = chance(50) && isfinite(most) ? ad_scale(v, exp2(-ceil(log2(most)))) : ad_tanh(v);
+    for (int64_t i = 0, n = ad_size(v); i < n; i++)
+        most = fabs(values[i]) <= most ? most : fabs(values[i]);
+    if (!(most < 3))
+        v = chance(50) && isfinite(most) ? ad_scale(v, exp2(-ceil(log2(most)))) : ad_tanh(v);
     w->pool[w->n++] = v;
 }
 
@@ -142,7 +156,9 @@ static world make_world(recipe r)
     for (int k = 0; k < r.steps; k++) {
         start_stream(r.seed, (uint64_t)k + 1);
         if (!(r.without >> k & 1)) step(&w);
-        if (w.n == DIFFERENTIATED + k) w.pool[w.n++] = w.pool[k % DIFFERENTIATED]; /* later steps find the others at their places */
+        if (w.n == DIFFERENTIATED + k)
+            w.pool[w.n++] =
+                w.pool[k % DIFFERENTIATED]; /* later steps find the others at their places */
     }
     for (int j = 0; j < OUTPUTS; j++) w.output[j] = w.pool[w.n - 1 - j];
     set_rows(&w, FIRST_ROWS);

@@ -1,7 +1,8 @@
-/* What must hold of a random tape (random_tapes.h). First and second derivatives agree with differences of the loss and of the gradient, in
- * every order of modes; replayed programs agree with lazy values with every pass, without each of them, without any, for several sizes of
- * blocks and numbers of rows; the same bits for any number of threads, and for a row whatever its batch mates. Include it once per
- * program. */
+/* What must hold of a random tape (random_tapes.h). First and second derivatives agree with
+ * differences of the loss and of the gradient, in every order of modes; replayed programs agree
+ * with lazy values with every pass, without each of them, without any, for several sizes of blocks
+ * and numbers of rows; the same bits for any number of threads, and for a row whatever its batch
+ * mates. Include it once per program. */
 #ifndef COSTATE_TESTS_RANDOM_TRIALS_H
 #define COSTATE_TESTS_RANDOM_TRIALS_H
 #include "autodiff/plan/program.h"
@@ -11,7 +12,8 @@
 
 enum { MAX_OUTPUTS = OUTPUTS + 2 + 2 * INPUTS, MAX_THREADS = 4 };
 
-/* A tape under test: what is compiled, and for smooth ones the loss, its gradient g, s = <g, u> and the gradient h of s. */
+/* A tape under test: what is compiled, and for smooth ones the loss, its gradient g, s = <g, u> and
+ * the gradient h of s. */
 typedef struct {
     world w;
     ad_var u[INPUTS], loss, g[INPUTS], s, h[INPUTS];
@@ -23,9 +25,10 @@ typedef struct {
 /* What trials leave behind. */
 typedef struct {
     char failure[600];
-    int64_t differences, unresolved; /* derivatives compared with differences, and those that differences could not tell */
+    int64_t differences, unresolved; /* derivatives compared with differences, and those that
+                                        differences could not tell */
     int64_t tapes[AD_OP_COUNT];      /* how many contain the operation */
-    int64_t smooth[AD_OP_COUNT];     /* of these: compared with differences, before differentiation */
+    int64_t smooth[AD_OP_COUNT]; /* of these: compared with differences, before differentiation */
 } findings;
 static findings *found;
 
@@ -61,7 +64,8 @@ static void differentiate(trial *t)
         size_t n = (size_t)ad_count(s, MAX_ROWS);
         t->direction[k] = malloc(n * sizeof(double));
         for (size_t i = 0; i < n; i++) t->direction[k][i] = k < DIFFERENTIATED ? element() : 0;
-        t->u[k] = ad_has_rows(s) ? ad_input_rows(w->tape, s, FIRST_ROWS, NULL) : ad_input(w->tape, s, NULL);
+        t->u[k] = ad_has_rows(s) ? ad_input_rows(w->tape, s, FIRST_ROWS, NULL)
+                                 : ad_input(w->tape, s, NULL);
         t->in[t->ninput++] = t->u[k];
     }
     t->loss = t->s = ad_scalar(w->tape, 0);
@@ -77,7 +81,8 @@ static void differentiate(trial *t)
 static void set_all(const trial *t, int64_t rows)
 {
     set_rows(&t->w, rows);
-    for (int k = 0; k < INPUTS && t->w.recipe.smooth; k++) set_input(&t->w, t->u[k], k, rows, t->direction[k]);
+    for (int k = 0; k < INPUTS && t->w.recipe.smooth; k++)
+        set_input(&t->w, t->u[k], k, rows, t->direction[k]);
 }
 
 /* <gradient, u>; *size: the sum of the sizes of its terms. */
@@ -100,18 +105,21 @@ static void move(const trial *t, double step)
 {
     static double moved[MAX_VALUES];
     for (int k = 0; k < DIFFERENTIATED; k++) {
-        for (int64_t i = 0, n = ad_size(t->w.input[k]); i < n; i++) moved[i] = t->w.value[k][i] + step * t->direction[k][i];
+        for (int64_t i = 0, n = ad_size(t->w.input[k]); i < n; i++)
+            moved[i] = t->w.value[k][i] + step * t->direction[k][i];
         set_input(&t->w, t->w.input[k], k, FIRST_ROWS, moved);
     }
 }
 
 static bool near(const char *what, double got, double want, double bound)
 {
-    return fabs(got - want) <= bound || failed("%s: got %.12g, want %.12g within %.3g", what, got, want, bound);
+    return fabs(got - want) <= bound ||
+           failed("%s: got %.12g, want %.12g within %.3g", what, got, want, bound);
 }
 
-/* Richardson's extrapolation of central differences to step 0 (Ridders 1982, doi:10.1016/S0141-1195(82)80057-0): of the entries of the
- * tableau the one that differs least from those it is made of, and by how much. */
+/* Richardson's extrapolation of central differences to step 0 (Ridders 1982,
+ * doi:10.1016/S0141-1195(82)80057-0): of the entries of the tableau the one that differs least from
+ * those it is made of, and by how much. */
 enum { LEVELS = 12 };
 typedef struct {
     double entry[LEVELS], value, error;
@@ -139,7 +147,8 @@ static bool check_one(const char *what, double got, const extrapolation *x, doub
     double scale = 1 + fabs(x->value);
     found->differences++;
     if (!(x->error <= 10 * tolerance * scale)) found->unresolved++;
-    return x->error > 10 * tolerance * scale || near(what, got, x->value, tolerance * scale + x->error);
+    return x->error > 10 * tolerance * scale ||
+           near(what, got, x->value, tolerance * scale + x->error);
 }
 
 static bool check_differences(const trial *t, double first, double second)
@@ -161,7 +170,8 @@ static bool check_differences(const trial *t, double first, double second)
            check_one("second derivative against differences", second, &s, 1e-6);
 }
 
-/* Every order of modes: forward; forward over reverse, reverse over forward, forward over forward. */
+/* Every order of modes: forward; forward over reverse, reverse over forward, forward over forward.
+ */
 static bool check_modes(const trial *t, double first, double second)
 {
     const world *w = &t->w;
@@ -187,9 +197,12 @@ static bool check_derivatives(const trial *t)
 /* Single precision against the same tape in double. */
 static bool check_narrow(const trial *narrow, const trial *wide)
 {
-    double size[2], ignored, first = directional(wide, wide->g, &size[0]), second = directional(wide, wide->h, &size[1]);
-    return near("gradient in single precision", directional(narrow, narrow->g, &ignored), first, 2e-3 * (1 + size[0])) &&
-           near("second derivative in single precision", directional(narrow, narrow->h, &ignored), second, 2e-3 * (1 + size[1]));
+    double size[2], ignored, first = directional(wide, wide->g, &size[0]),
+                             second = directional(wide, wide->h, &size[1]);
+    return near("gradient in single precision", directional(narrow, narrow->g, &ignored), first,
+                2e-3 * (1 + size[0])) &&
+           near("second derivative in single precision", directional(narrow, narrow->h, &ignored),
+                second, 2e-3 * (1 + size[1]));
 }
 
 /* ---- programs ---- */
@@ -230,15 +243,18 @@ static bool replay(const trial *t, const ad_program *p, int64_t rows, int thread
 {
     const void *data[2 * INPUTS];
     for (int k = 0; k < t->ninput; k++)
-        data[k] = elements_of(&t->w, k % INPUTS, rows, k < INPUTS ? t->w.value[k] : t->direction[k - INPUTS]);
+        data[k] = elements_of(&t->w, k % INPUTS, rows,
+                              k < INPUTS ? t->w.value[k] : t->direction[k - INPUTS]);
     ad_workspace *ws = ad_workspace_new(p, threads);
-    bool ok = (ws && ad_run(p, ws, rows, data, r->value) == 0) || failed("%s", ad_workspace_error(ws));
+    bool ok =
+        (ws && ad_run(p, ws, rows, data, r->value) == 0) || failed("%s", ad_workspace_error(ws));
     ad_workspace_free(ws);
     for (int k = 0; k < t->ninput; k++) free((void *)data[k]);
     return ok;
 }
 
-static bool agree(const trial *t, const char *what, int64_t rows, const results *got, const results *want)
+static bool agree(const trial *t, const char *what, int64_t rows, const results *got,
+                  const results *want)
 {
     bool narrow = t->w.recipe.dtype == AD_F32;
     for (int j = 0; j < t->noutput; j++) {
@@ -253,14 +269,15 @@ static bool agree(const trial *t, const char *what, int64_t rows, const results 
         for (int64_t i = 0; i < n; i++) {
             double a = narrow ? (double)f[i] : d[i], b = narrow ? (double)fw[i] : dw[i];
             if (!(fabs(a - b) <= scale * (narrow ? 2e-3 : 1e-10)))
-                return failed("%s, %lld rows: output %d, element %lld: replayed %.12g, lazy %.12g", what, (long long)rows, j, (long long)i,
-                              a, b);
+                return failed("%s, %lld rows: output %d, element %lld: replayed %.12g, lazy %.12g",
+                              what, (long long)rows, j, (long long)i, a, b);
         }
     }
     return true;
 }
 
-static bool same_bits(const trial *t, const ad_program *p, const char *what, int64_t rows, const results *one)
+static bool same_bits(const trial *t, const ad_program *p, const char *what, int64_t rows,
+                      const results *one)
 {
     results other = room(t);
     bool ok = true;
@@ -268,20 +285,23 @@ static bool same_bits(const trial *t, const ad_program *p, const char *what, int
         ok = replay(t, p, rows, threads, &other);
         for (int j = 0; j < t->noutput && ok; j++)
             ok = !memcmp(one->value[j], other.value[j], bytes_of(t, j, rows)) ||
-                 failed("%s, %lld rows: output %d differs in bits with %d threads", what, (long long)rows, j, threads);
+                 failed("%s, %lld rows: output %d differs in bits with %d threads", what,
+                        (long long)rows, j, threads);
     }
     free_results(&other);
     return ok;
 }
 
 /* One way of compiling against lazy values. */
-static bool check_way(const trial *t, const ad_compile_options *way, const char *what, int64_t rows, const results *want, bool threads)
+static bool check_way(const trial *t, const ad_compile_options *way, const char *what, int64_t rows,
+                      const results *want, bool threads)
 {
     ad_program *p = ad_compile_with(way, t->ninput, t->in, t->noutput, t->out);
     if (!p) return failed("%s: %s", what, ad_tape_error(t->w.tape));
     if (threads) share_always(p);
     results got = room(t);
-    bool ok = replay(t, p, rows, 1, &got) && agree(t, what, rows, &got, want) && (!threads || same_bits(t, p, what, rows, &got));
+    bool ok = replay(t, p, rows, 1, &got) && agree(t, what, rows, &got, want) &&
+              (!threads || same_bits(t, p, what, rows, &got));
     free_results(&got);
     ad_program_free(p);
     return ok;
@@ -291,14 +311,16 @@ static bool check_ways(const trial *t, int64_t rows, const results *want)
 {
     static const int64_t sizes[] = { 1, 7, 16, 64, 128 };
     char what[80];
-    bool ok = check_way(t, &(ad_compile_options){ .without = ~0u }, "without passes", rows, want, false);
+    bool ok =
+        check_way(t, &(ad_compile_options){ .without = ~0u }, "without passes", rows, want, false);
     for (int k = 0; ad_pass_name(k) && ok; k++) {
         snprintf(what, sizeof what, "without pass \"%s\"", ad_pass_name(k));
         ok = check_way(t, &(ad_compile_options){ .without = 1u << k }, what, rows, want, false);
     }
     for (int k = 0; k < 5 && ok; k++) {
         snprintf(what, sizeof what, "blocks of %d rows", (int)sizes[k]);
-        ok = check_way(t, &(ad_compile_options){ .block_rows = sizes[k] }, what, rows, want, k == 1);
+        ok =
+            check_way(t, &(ad_compile_options){ .block_rows = sizes[k] }, what, rows, want, k == 1);
     }
     return ok;
 }
@@ -307,8 +329,10 @@ static bool check_ways(const trial *t, int64_t rows, const results *want)
 static bool same_rows(const trial *t, int64_t few, int64_t many, const results *a, const results *b)
 {
     for (int j = 0; j < OUTPUTS && !t->w.couples_rows; j++)
-        if (ad_has_rows(ad_shape_of(t->out[j])) && memcmp(a->value[j], b->value[j], bytes_of(t, j, few)))
-            return failed("a row of output %d depends on its batch mates (%lld or %lld rows)", j, (long long)few, (long long)many);
+        if (ad_has_rows(ad_shape_of(t->out[j])) &&
+            memcmp(a->value[j], b->value[j], bytes_of(t, j, few)))
+            return failed("a row of output %d depends on its batch mates (%lld or %lld rows)", j,
+                          (long long)few, (long long)many);
     return true;
 }
 
@@ -319,9 +343,12 @@ static bool check_programs(const trial *t)
     results want = room(t), small = room(t), large = room(t);
     ad_program *p = ad_compile(t->ninput, t->in, t->noutput, t->out);
     bool ok = p || failed("%s", ad_tape_error(t->w.tape));
-    ok = ok && lazy(t, few, &want) && replay(t, p, few, 1, &small) && agree(t, "every pass", few, &small, &want);
-    ok = ok && lazy(t, many, &want) && replay(t, p, many, 1, &large) && agree(t, "every pass", many, &large, &want);
-    ok = ok && same_bits(t, p, "every pass", many, &large) && (many < few || same_rows(t, few, many, &small, &large));
+    ok = ok && lazy(t, few, &want) && replay(t, p, few, 1, &small) &&
+         agree(t, "every pass", few, &small, &want);
+    ok = ok && lazy(t, many, &want) && replay(t, p, many, 1, &large) &&
+         agree(t, "every pass", many, &large, &want);
+    ok = ok && same_bits(t, p, "every pass", many, &large) &&
+         (many < few || same_rows(t, few, many, &small, &large));
     ok = ok && check_ways(t, many, &want);
     ad_program_free(p);
     free_results(&want);
@@ -373,12 +400,15 @@ static bool passes(recipe r)
     return ok;
 }
 
-/* The recipe of the tests for a seed: every third in single precision, two thirds of the others smooth. */
+/* The recipe of the tests for a seed: every third in single precision, two thirds of the others
+ * smooth. */
 static recipe recipe_of(uint64_t seed)
 {
     start_stream(seed, 1 << 20);
     ad_dtype dtype = seed % 3 ? AD_F64 : AD_F32;
-    return (recipe){ .seed = seed, .dtype = dtype, .smooth = chance(60), .steps = 2 + pick(MAX_STEPS - 1) };
+    return (recipe){
+        .seed = seed, .dtype = dtype, .smooth = chance(60), .steps = 2 + pick(MAX_STEPS - 1)
+    };
 }
 
 #endif

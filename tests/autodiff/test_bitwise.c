@@ -1,5 +1,6 @@
-/* Bits: a network with its exact trace and the VJP of both gives the same ones for any number of threads, and to every row whatever its
- * batch mates and its place among them; for many batch sizes, for pairs of widths, in both types, with every instruction set. */
+/* Bits: a network with its exact trace and the VJP of both gives the same ones for any number of
+ * threads, and to every row whatever its batch mates and its place among them; for many batch
+ * sizes, for pairs of widths, in both types, with every instruction set. */
 #include "autodiff/base/isa.h"
 #include "tests/support/share_always.h"
 #include "tests/support/suite.h"
@@ -8,12 +9,17 @@
 #include <string.h>
 
 static const int64_t widths[] = { 1, 2, 3, 17, 50, 64 };
-static const int64_t batches[] = {
-    1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 16, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 63, 64, 65, 511, 512
+static const int64_t batches[] = { 1,  2,  3,  5,  6,  7,  8,  9,  10, 11, 12, 16, 31,  32,
+                                   33, 34, 35, 36, 37, 38, 39, 40, 41, 63, 64, 65, 511, 512 };
+enum {
+    WIDTHS = sizeof widths / sizeof *widths,
+    BATCHES = sizeof batches / sizeof *batches,
+    MOST = 512,
+    THREADS = 4
 };
-enum { WIDTHS = sizeof widths / sizeof *widths, BATCHES = sizeof batches / sizeof *batches, MOST = 512, THREADS = 4 };
 
-/* Inputs: the parameters, x [rows,D], and the cotangents of y [rows,D] and the trace [rows,1]. Outputs: what has rows first. */
+/* Inputs: the parameters, x [rows,D], and the cotangents of y [rows,D] and the trace [rows,1].
+ * Outputs: what has rows first. */
 enum { LAYERS = 3, PARAMETERS = 2 * LAYERS, X = PARAMETERS, Y_BAR, TRACE_BAR, NIN };
 enum { Y, TRACE, X_BAR, ROW_OUTPUTS, NOUT = ROW_OUTPUTS + PARAMETERS };
 
@@ -80,7 +86,8 @@ static subject make_subject(ad_dtype dtype, int64_t d, int64_t h)
         s.in[k] = malloc(bytes);
         fill(dtype, s.in[k], bytes, k);
     }
-    for (int j = 0; j < NOUT; j++) s.whole[j] = malloc((s.out_bytes[j] = bytes_of(out[j])) * (j < ROW_OUTPUTS ? MOST : 1));
+    for (int j = 0; j < NOUT; j++)
+        s.whole[j] = malloc((s.out_bytes[j] = bytes_of(out[j])) * (j < ROW_OUTPUTS ? MOST : 1));
     ad_tape_free(t);
     return s;
 }
@@ -97,7 +104,8 @@ static void free_subject(subject *s)
 static void run(const subject *s, int threads, int64_t first, int64_t rows, char *const *out)
 {
     const void *in[NIN];
-    for (int k = 0; k < NIN; k++) in[k] = s->in[k] + (k < PARAMETERS ? 0 : (size_t)first * s->in_bytes[k]);
+    for (int k = 0; k < NIN; k++)
+        in[k] = s->in[k] + (k < PARAMETERS ? 0 : (size_t)first * s->in_bytes[k]);
     int code = ad_run(s->program, s->workspace[threads - 1], rows, in, (void *const *)out);
     ck_assert_msg(code == 0, "%s", ad_workspace_error(s->workspace[threads - 1]));
 }
@@ -107,14 +115,18 @@ static void check_batch(const subject *s, const char *what, int64_t rows)
     char *out[2][NOUT];
     int64_t first = rows * 7 % (MOST + 1 - rows);
     for (int k = 0; k < 2; k++)
-        for (int j = 0; j < NOUT; j++) out[k][j] = malloc(s->out_bytes[j] * (size_t)(j < ROW_OUTPUTS ? rows : 1));
+        for (int j = 0; j < NOUT; j++)
+            out[k][j] = malloc(s->out_bytes[j] * (size_t)(j < ROW_OUTPUTS ? rows : 1));
     for (int threads = 1; threads <= THREADS; threads++) {
         run(s, threads, first, rows, out[threads > 1]);
         for (int j = 0; j < NOUT; j++) {
-            const char *got = out[threads > 1][j], *want = j < ROW_OUTPUTS ? s->whole[j] + (size_t)first * s->out_bytes[j] : out[0][j];
+            const char *got = out[threads > 1][j],
+                       *want = j < ROW_OUTPUTS ? s->whole[j] + (size_t)first * s->out_bytes[j]
+                                               : out[0][j];
             size_t size = s->out_bytes[j] * (size_t)(j < ROW_OUTPUTS ? rows : 1);
-            ck_assert_msg(memcmp(got, want, size) == 0, "%s: output %d differs with %d threads, %d rows from row %d", what, j, threads,
-                          (int)rows, (int)first);
+            ck_assert_msg(memcmp(got, want, size) == 0,
+                          "%s: output %d differs with %d threads, %d rows from row %d", what, j,
+                          threads, (int)rows, (int)first);
         }
     }
     for (int k = 0; k < 2; k++)
@@ -129,8 +141,8 @@ START_TEST(test_bits)
     for (int isa = 0; ad_isa_available(isa); isa++) {
         setenv("COSTATE_ISA", ad_isa_available(isa), 1);
         for (ad_dtype dtype = AD_F32; dtype <= AD_F64; dtype++) {
-            snprintf(what, sizeof what, "%s, f%d, widths %d-%d-%d-%d", ad_isa_available(isa), dtype == AD_F32 ? 32 : 64, (int)d, (int)h,
-                     (int)h, (int)d);
+            snprintf(what, sizeof what, "%s, f%d, widths %d-%d-%d-%d", ad_isa_available(isa),
+                     dtype == AD_F32 ? 32 : 64, (int)d, (int)h, (int)h, (int)d);
             subject s = make_subject(dtype, d, h);
             run(&s, 1, 0, MOST, s.whole);
             for (int k = 0; k < BATCHES; k++) check_batch(&s, what, batches[k]);

@@ -1,5 +1,6 @@
-/* The gradient beside the one with all steps halved: every gradient that steps have spoilt is found, ordinary ones are not, and the tape is
- * as it was. The steps that spoil them are given, so that nothing keeps the solver from taking them. */
+/* The gradient beside the one with all steps halved: every gradient that steps have spoilt is
+ * found, ordinary ones are not, and the tape is as it was. The steps that spoil them are given, so
+ * that nothing keeps the solver from taking them. */
 #include "tests/support/allocations.h"
 #include "costate.h"
 #include "autodiff/extension.h"
@@ -12,7 +13,7 @@ static const double pi = 3.14159265358979323846;
 static ad_var column(ad_var y, int i) { return ad_slice(y, 1, i, i + 1); }
 static ad_var pair(ad_var a, ad_var b) { return ad_concatenate(2, (ad_var[]){ a, b }, 1); }
 
-/* ---- fields: y' = f(t, y; p), right derivatives of the last state known ------------------------------------------------------------ */
+/* ---- fields: y' = f(t, y; p), right derivatives of the last state known ---------------------- */
 
 static ad_var forced_decay(ad_var t, ad_var y, const ad_var *p, void *user)
 {
@@ -29,7 +30,8 @@ static ad_var wave(ad_var t, ad_var y, const ad_var *p, void *user)
 static ad_var hump(ad_var t, ad_var y, const ad_var *p, void *user)
 {
     (void)user;
-    return ad_add(ad_scale(y, 0), ad_div(p[0], ad_shift(ad_scale(ad_square(ad_shift(t, -0.5)), 400), 1)));
+    return ad_add(ad_scale(y, 0),
+                  ad_div(p[0], ad_shift(ad_scale(ad_square(ad_shift(t, -0.5)), 400), 1)));
 }
 
 static ad_var oscillator(ad_var t, ad_var y, const ad_var *p, void *user)
@@ -69,8 +71,11 @@ static ad_var lorenz(ad_var t, ad_var y, const ad_var *p, void *user)
 {
     (void)t, (void)user;
     ad_var a = column(y, 0), b = column(y, 1), c = column(y, 2);
-    return ad_concatenate(
-        3, (ad_var[]){ ad_scale(ad_sub(b, a), 10), ad_sub(ad_mul(a, ad_sub(p[0], c)), b), ad_sub(ad_mul(a, b), ad_scale(c, 8.0 / 3)) }, 1);
+    return ad_concatenate(3,
+                          (ad_var[]){ ad_scale(ad_sub(b, a), 10),
+                                      ad_sub(ad_mul(a, ad_sub(p[0], c)), b),
+                                      ad_sub(ad_mul(a, b), ad_scale(c, 8.0 / 3)) },
+                          1);
 }
 
 static ad_var kepler(ad_var t, ad_var y, const ad_var *p, void *user)
@@ -85,8 +90,9 @@ typedef struct {
     ode_field field;
     int width;
     double y0[4], p, end;
-    int component;            /* of the final state: the loss */
-    double right_y0, right_p; /* its derivatives by the first component of y0, and by p; NaN: not known here */
+    int component; /* of the final state: the loss */
+    double right_y0,
+        right_p; /* its derivatives by the first component of y0, and by p; NaN: not known here */
 } problem;
 
 /* ---- a problem on a tape of its own, and its check ---- */
@@ -104,7 +110,8 @@ static checked make(ad_dtype dtype, const problem *q, const ode_options *options
     checked c = { .tape = ad_tape_new(dtype) };
     c.x[0] = ad_input_rows(c.tape, AD_SHAPE(AD_ROWS, q->width), 1, q->y0);
     c.x[1] = ad_param(c.tape, AD_SHAPE(1), &q->p);
-    ad_var y = ode_solve_final(q->field, NULL, c.x[0], 1, &c.x[1], ode_interval(c.tape, 0, q->end), options);
+    ad_var y = ode_solve_final(q->field, NULL, c.x[0], 1, &c.x[1], ode_interval(c.tape, 0, q->end),
+                               options);
     c.loss = ad_sum_all(column(y, q->component));
     return c;
 }
@@ -113,7 +120,8 @@ static void check(checked *c)
 {
     ad_var g[2];
     double by_y0[4];
-    ck_assert_msg(ad_check_gradient(c->loss, 2, c->x, 0, &c->report, c->difference) == 0, "%s", ad_tape_error(c->tape));
+    ck_assert_msg(ad_check_gradient(c->loss, 2, c->x, 0, &c->report, c->difference) == 0, "%s",
+                  ad_tape_error(c->tape));
     ad_grad(c->loss, 2, c->x, g);
     ck_assert_int_eq(ad_get(g[0], by_y0), 0);
     c->gradient[0] = by_y0[0];
@@ -126,15 +134,16 @@ static ad_var still(ad_var t, ad_var y, const ad_var *p, void *user)
     return ad_zeros_like(y);
 }
 
-/* The steps that error control alone (of a solve whose steps have no gradient) takes where nothing moves: each ten times as long as the
- * one before. */
+/* The steps that error control alone (of a solve whose steps have no gradient) takes where nothing
+ * moves: each ten times as long as the one before. */
 static ode_steps *steps_at_rest(double end)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
     ode_stats stats = { 0 };
     ode_options options = { .first_step = 1e-6, .adjoint = &ode_backsolve, .stats = &stats };
     ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 1 });
-    ck_assert_ptr_nonnull(ad_value(ode_solve_final(still, NULL, y0, 0, NULL, ode_interval(tape, 0, end), &options)));
+    ck_assert_ptr_nonnull(
+        ad_value(ode_solve_final(still, NULL, y0, 0, NULL, ode_interval(tape, 0, end), &options)));
     ode_steps *steps = stats.steps_taken;
     stats.steps_taken = NULL;
     ad_tape_free(tape);
@@ -142,10 +151,12 @@ static ode_steps *steps_at_rest(double end)
     return steps;
 }
 
-static double off(double value, double right) { return fabs(value - right) / fmax(fabs(right), 1e-6); }
+static double off(double value, double right)
+{
+    return fabs(value - right) / fmax(fabs(right), 1e-6);
+}
 
-/* ---- gradients that their steps have spoilt -------------------------------------------------------------------------------------------
- */
+/* ---- gradients that their steps have spoilt -------------------------------------------------- */
 
 /* What error control of the state cannot see. */
 static const problem at_rest[] = {
@@ -158,27 +169,33 @@ static const problem at_rest[] = {
 
 START_TEST(test_steps_at_rest)
 {
-    static const ode_method *const methods[] = { &ode_dopri5, &ode_tsit5, &ode_dopri8, &ode_bosh3, &ode_heun, &ode_midpoint, &ode_rk4 };
+    static const ode_method *const methods[] = { &ode_dopri5, &ode_tsit5, &ode_dopri8,
+                                                 &ode_bosh3,  &ode_heun,  &ode_midpoint,
+                                                 &ode_rk4 };
     int wrong = 0;
     for (int d = 0; d < 2; d++) {
         for (size_t m = 0; m < sizeof methods / sizeof *methods; m++) {
             for (size_t i = 0; i < sizeof at_rest / sizeof *at_rest; i++) {
                 const problem *q = &at_rest[i];
                 ode_steps *steps = steps_at_rest(q->end);
-                checked c = make(d ? AD_F32 : AD_F64, q, &(ode_options){ .method = methods[m], .replay = steps });
+                checked c = make(d ? AD_F32 : AD_F64, q,
+                                 &(ode_options){ .method = methods[m], .replay = steps });
                 ad_tape *tape = c.tape;
                 if (ad_check_gradient(c.loss, 2, c.x, 0, &c.report, c.difference)) {
                     /* Beyond the range of the type: said in another way. */
-                    ck_assert_msg(strstr(ad_tape_error(tape), "not finite") || strstr(ad_tape_error(tape), "inf"), "%s",
-                                  ad_tape_error(tape));
+                    ck_assert_msg(strstr(ad_tape_error(tape), "not finite") ||
+                                      strstr(ad_tape_error(tape), "inf"),
+                                  "%s", ad_tape_error(tape));
                 } else {
                     check(&c);
                     double most = off(c.gradient[0], q->right_y0);
                     if (!isnan(q->right_p)) most = fmax(most, off(c.gradient[1], q->right_p));
                     if (!(most <= 0.1)) {
                         wrong++;
-                        ck_assert_msg(!c.report.agrees, "%s, problem %zu: %s", ode_method_name(methods[m]), i, c.report.text);
-                        ck_assert_ptr_nonnull(strstr(c.report.text, "the steps are too large for it"));
+                        ck_assert_msg(!c.report.agrees, "%s, problem %zu: %s",
+                                      ode_method_name(methods[m]), i, c.report.text);
+                        ck_assert_ptr_nonnull(
+                            strstr(c.report.text, "the steps are too large for it"));
                     }
                 }
                 ad_tape_free(tape);
@@ -190,7 +207,8 @@ START_TEST(test_steps_at_rest)
 }
 END_TEST
 
-/* Steps beyond the stability limit that start on the slow solution: it stays right for long, the gradient does not. */
+/* Steps beyond the stability limit that start on the slow solution: it stays right for long, the
+ * gradient does not. */
 START_TEST(test_steps_at_the_stability_limit)
 {
     const double p = 2000, end = 0.25, start = p * p / (p * p + 1);
@@ -205,8 +223,7 @@ START_TEST(test_steps_at_the_stability_limit)
 }
 END_TEST
 
-/* ---- ordinary problems ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- ordinary problems ----------------------------------------------------------------------- */
 
 START_TEST(test_ordinary_problems)
 {
@@ -222,10 +239,12 @@ START_TEST(test_ordinary_problems)
             for (size_t i = 0; i < sizeof ordinary / sizeof *ordinary; i++) {
                 for (int back = 0; back < 2; back++) {
                     if (back && (i == 1 || i == 2)) continue; /* reverse time loses these */
-                    ode_options options = { .method = methods[m], .adjoint = back ? &ode_backsolve : NULL };
+                    ode_options options = { .method = methods[m],
+                                            .adjoint = back ? &ode_backsolve : NULL };
                     checked c = make(d ? AD_F32 : AD_F64, &ordinary[i], &options);
                     check(&c);
-                    ck_assert_msg(c.report.agrees, "%s, problem %zu: %s", ode_method_name(methods[m]), i, c.report.text);
+                    ck_assert_msg(c.report.agrees, "%s, problem %zu: %s",
+                                  ode_method_name(methods[m]), i, c.report.text);
                     ck_assert_double_lt(c.difference[0].difference, d ? 0.1 : 0.001);
                     ck_assert_double_gt(c.difference[0].norm, 0);
                     ad_tape_free(c.tape);
@@ -253,15 +272,20 @@ START_TEST(test_flow_of_a_network)
     for (int back = 0; back < 2; back++) {
         for (int d = 0; d < 2; d++) {
             ad_tape *tape = ad_tape_new(d ? AD_F32 : AD_F64);
-            ode_cnf flow = { .field = network, .horizon = 1, .options = { .adjoint = back ? &ode_backsolve : NULL } };
-            ad_var v[] = { ad_param(tape, AD_SHAPE(2, 8), w[0]), ad_param(tape, AD_SHAPE(8, 2), w[1]),
+            ode_cnf flow = { .field = network,
+                             .horizon = 1,
+                             .options = { .adjoint = back ? &ode_backsolve : NULL } };
+            ad_var v[] = { ad_param(tape, AD_SHAPE(2, 8), w[0]),
+                           ad_param(tape, AD_SHAPE(8, 2), w[1]),
                            ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 3, x) };
             ad_var loss = ad_neg(ad_mean_all(ode_cnf_log_density(&flow, v[2], 2, v)));
             ad_gradient_report report;
             ad_gradient_difference difference[3];
-            ck_assert_msg(ad_check_gradient(loss, 3, v, 1e-2, &report, difference) == 0, "%s", ad_tape_error(tape));
+            ck_assert_msg(ad_check_gradient(loss, 3, v, 1e-2, &report, difference) == 0, "%s",
+                          ad_tape_error(tape));
             ck_assert_msg(report.agrees, "%s", report.text);
-            for (int i = 0; i < 3; i++) ck_assert_double_lt(difference[i].difference, d ? 1e-3 : 1e-5);
+            for (int i = 0; i < 3; i++)
+                ck_assert_double_lt(difference[i].difference, d ? 1e-3 : 1e-5);
             ad_tape_free(tape);
         }
     }
@@ -272,7 +296,8 @@ END_TEST
 START_TEST(test_what_is_forgotten)
 {
     for (int d = 0; d < 2; d++) {
-        checked c = make(d ? AD_F32 : AD_F64, &(problem){ forced_decay, 1, { 1 }, 1, 60, 0, NAN, NAN }, NULL);
+        checked c = make(d ? AD_F32 : AD_F64,
+                         &(problem){ forced_decay, 1, { 1 }, 1, 60, 0, NAN, NAN }, NULL);
         check(&c);
         ck_assert_double_lt(fabs(c.gradient[0]), d ? 1e-7 : 1e-15);
         ck_assert_msg(c.report.agrees, "%s", c.report.text);
@@ -281,7 +306,8 @@ START_TEST(test_what_is_forgotten)
 }
 END_TEST
 
-/* What cancels to rounding is no difference: the sum of two states that flow into each other does not depend on how fast. */
+/* What cancels to rounding is no difference: the sum of two states that flow into each other does
+ * not depend on how fast. */
 static ad_var exchange(ad_var t, ad_var y, const ad_var *p, void *user)
 {
     (void)t, (void)user;
@@ -292,8 +318,10 @@ static ad_var exchange(ad_var t, ad_var y, const ad_var *p, void *user)
 START_TEST(test_rounding_is_no_difference)
 {
     for (int d = 0; d < 2; d++) {
-        checked c = make(d ? AD_F32 : AD_F64, &(problem){ exchange, 2, { 0.9, 0.3 }, 1.3, 5, 0, NAN, NAN }, NULL);
-        ad_var y = ode_solve_final(exchange, NULL, c.x[0], 1, &c.x[1], ode_interval(c.tape, 0, 5), NULL);
+        checked c = make(d ? AD_F32 : AD_F64,
+                         &(problem){ exchange, 2, { 0.9, 0.3 }, 1.3, 5, 0, NAN, NAN }, NULL);
+        ad_var y =
+            ode_solve_final(exchange, NULL, c.x[0], 1, &c.x[1], ode_interval(c.tape, 0, 5), NULL);
         c.loss = ad_sum_all(y);
         check(&c);
         ck_assert_double_lt(fabs(c.gradient[1]), d ? 1e-4 : 1e-12);
@@ -303,12 +331,13 @@ START_TEST(test_rounding_is_no_difference)
 }
 END_TEST
 
-/* ---- what halving does -------------------------------------------------------------------------------------------------------------- */
+/* ---- what halving does ----------------------------------------------------------------------- */
 
 static ad_var switched(ad_var t, ad_var y, const ad_var *p, void *user)
 {
     (void)user;
-    ad_var rate = ad_mul(p[0], ad_select(ad_le(t, ad_scalar(t.tape, 0.6)), ad_scalar(t.tape, 1), ad_neg(t)));
+    ad_var rate =
+        ad_mul(p[0], ad_select(ad_le(t, ad_scalar(t.tape, 0.6)), ad_scalar(t.tape, 1), ad_neg(t)));
     return ad_mul(y, ad_sub(rate, ad_scale(y, 0.1)));
 }
 
@@ -344,7 +373,10 @@ static void run_refined(const timed *q, const double *t, double sign, int refine
     double times[TIMES];
     for (int i = 0; i < TIMES; i++) times[i] = sign * t[i];
     const void *in[] = { (double[]){ 0.7, 2 }, (double[]){ 1.3 }, times };
-    ad_run_args args = { .rows = ROWS, .inputs = in, .outputs = (void *[]){ out, out + 1, out + 3, out + 4 }, .refine = refine };
+    ad_run_args args = { .rows = ROWS,
+                         .inputs = in,
+                         .outputs = (void *[]){ out, out + 1, out + 3, out + 4 },
+                         .refine = refine };
     for (int i = 0; i < 2; i++) {
         long before = allocations();
         int result = ad_run_with(program, w, &args);
@@ -365,16 +397,22 @@ static void run_refined(const timed *q, const double *t, double sign, int refine
     ad_program_free(program);
 }
 
-/* Halved fixed steps are twice as many fixed steps: solution and all gradients, those by times too. */
+/* Halved fixed steps are twice as many fixed steps: solution and all gradients, those by times too.
+ */
 START_TEST(test_halved_fixed_steps)
 {
-    static const ode_method *const methods[] = { &ode_euler, &ode_rk4, &ode_dopri5, &ode_implicit_euler, &ode_trapezoidal, &ode_nystroem2 };
-    const double t[TIMES] = { 0, 0.5, 0.9, 1.6 }, jump[] = { 0.7, -0.7 }; /* with as many steps on each side */
+    static const ode_method *const methods[] = { &ode_euler,       &ode_rk4,
+                                                 &ode_dopri5,      &ode_implicit_euler,
+                                                 &ode_trapezoidal, &ode_nystroem2 };
+    const double t[TIMES] = { 0, 0.5, 0.9, 1.6 },
+                 jump[] = { 0.7, -0.7 }; /* with as many steps on each side */
     for (size_t m = 0; m < sizeof methods / sizeof *methods; m++) {
         for (int back = 0; back < 2; back++) {
             for (int adjoint = 0; adjoint < 2; adjoint++) {
                 for (int refine = 1; refine < 3; refine++) {
-                    ode_options options = { .method = methods[m], .steps = 6, .jump_times = jump, .njump = 2 };
+                    ode_options options = {
+                        .method = methods[m], .steps = 6, .jump_times = jump, .njump = 2
+                    };
                     if (adjoint) options.adjoint = &ode_backsolve;
                     double got[8], want[8];
                     timed q = make_timed(&options, t, back ? -1 : 1);
@@ -385,7 +423,8 @@ START_TEST(test_halved_fixed_steps)
                     run_refined(&q, t, back ? -1 : 1, 0, want);
                     ad_tape_free(q.tape);
                     for (int i = 0; i < 8; i++)
-                        ck_assert_msg(fabs(got[i] - want[i]) <= 1e-11 * (1 + fabs(want[i])), "%s, adjoint %d, result %d: %.16g, not %.16g",
+                        ck_assert_msg(fabs(got[i] - want[i]) <= 1e-11 * (1 + fabs(want[i])),
+                                      "%s, adjoint %d, result %d: %.16g, not %.16g",
                                       ode_method_name(methods[m]), adjoint, i, got[i], want[i]);
                 }
             }
@@ -401,7 +440,12 @@ START_TEST(test_halved_adaptive_steps)
     const double t[TIMES] = { 0, 0.5, 0.9, 1.6 }, jump[] = { 0.6 };
     for (size_t m = 0; m < sizeof methods / sizeof *methods; m++) {
         ode_stats coarse = { 0 }, fine = { 0 };
-        ode_options options = { .method = methods[m], .jump_times = jump, .njump = 1, .stats = &coarse, .rtol = 1e-3, .atol = 1e-3 };
+        ode_options options = { .method = methods[m],
+                                .jump_times = jump,
+                                .njump = 1,
+                                .stats = &coarse,
+                                .rtol = 1e-3,
+                                .atol = 1e-3 };
         double got[8], want[8];
         timed q = make_timed(&options, t, 1);
         for (int i = 0; i < 4; i++) ck_assert_ptr_nonnull(ad_value(q.out[i]));
@@ -414,24 +458,33 @@ START_TEST(test_halved_adaptive_steps)
         ad_program *program = ad_compile(3, q.x, 4, q.out);
         ad_workspace *w = ad_workspace_new(program, 1);
         const void *in[] = { (double[]){ 0.7, 2 }, (double[]){ 1.3 }, t };
-        ad_run_args args = { .rows = ROWS, .inputs = in, .outputs = (void *[]){ got, got + 1, got + 3, got + 4 }, .refine = 1 };
+        ad_run_args args = { .rows = ROWS,
+                             .inputs = in,
+                             .outputs = (void *[]){ got, got + 1, got + 3, got + 4 },
+                             .refine = 1 };
         ck_assert_int_eq(ad_run_with(program, w, &args), 0);
         ad_workspace_free(w);
         ad_program_free(program);
         ad_tape_free(q.tape);
         ck_assert_int_eq(fine.steps, 2 * coarse.steps);
-        const double *a = ode_steps_times(coarse.steps_taken), *b = ode_steps_times(fine.steps_taken);
+        const double *a = ode_steps_times(coarse.steps_taken),
+                     *b = ode_steps_times(fine.steps_taken);
         for (int64_t k = 0; k < coarse.steps; k++) {
             ck_assert_double_eq(b[2 * k], a[k]);
             ck_assert_double_eq_tol(b[2 * k + 1], (a[k] + a[k + 1]) / 2, 1e-15);
         }
-        ode_options replay = { .method = methods[m], .jump_times = jump, .njump = 1, .replay = fine.steps_taken };
+        ode_options replay = {
+            .method = methods[m], .jump_times = jump, .njump = 1, .replay = fine.steps_taken
+        };
         q = make_timed(&replay, t, 1);
         run_refined(&q, t, 1, 0, want);
         ad_tape_free(q.tape);
-        for (int i = 0; i < 4; i++) ck_assert_double_eq_tol(got[i], want[i], 1e-12 * (1 + fabs(want[i])));
-        /* The middles of the first and last step move with the times here; replayed steps do not. */
-        for (int i = 4; i < 8; i++) ck_assert_double_eq_tol(got[i], want[i], 1e-3 * (1 + fabs(want[i])));
+        for (int i = 0; i < 4; i++)
+            ck_assert_double_eq_tol(got[i], want[i], 1e-12 * (1 + fabs(want[i])));
+        /* The middles of the first and last step move with the times here; replayed steps do not.
+         */
+        for (int i = 4; i < 8; i++)
+            ck_assert_double_eq_tol(got[i], want[i], 1e-3 * (1 + fabs(want[i])));
         ck_assert_double_eq(report.refined_loss, got[0]);
         ode_stats_clear(&coarse);
         ode_stats_clear(&fine);
@@ -439,7 +492,8 @@ START_TEST(test_halved_adaptive_steps)
 }
 END_TEST
 
-/* A solve inside the field of another is refined too: with one step each, the inner one's error would stay. */
+/* A solve inside the field of another is refined too: with one step each, the inner one's error
+ * would stay. */
 static ad_var inner(ad_var t, ad_var y, const ad_var *p, void *user)
 {
     (void)t, (void)user;
@@ -450,12 +504,14 @@ static ad_var outer(ad_var t, ad_var y, const ad_var *p, void *user)
 {
     (void)t, (void)user;
     ode_options options = { .method = &ode_euler, .steps = 1 };
-    return ad_sub(ode_solve_final(inner, NULL, y, 1, p, ode_interval(y.tape, 0, 1), &options), ad_scale(y, 1.5));
+    return ad_sub(ode_solve_final(inner, NULL, y, 1, p, ode_interval(y.tape, 0, 1), &options),
+                  ad_scale(y, 1.5));
 }
 
 START_TEST(test_solve_inside_a_field)
 {
-    checked c = make(AD_F64, &(problem){ outer, 1, { 1 }, 1, 0.5, 0, NAN, NAN }, &(ode_options){ .method = &ode_euler, .steps = 1 });
+    checked c = make(AD_F64, &(problem){ outer, 1, { 1 }, 1, 0.5, 0, NAN, NAN },
+                     &(ode_options){ .method = &ode_euler, .steps = 1 });
     check(&c);
     /* Euler: 1 + h (2 - 1.5); halved twice h = 1/4 and the inner solve gives 2.25. */
     ck_assert_double_eq_tol(c.report.loss, 1.25, 1e-14);
@@ -464,12 +520,13 @@ START_TEST(test_solve_inside_a_field)
 }
 END_TEST
 
-/* ---- the call ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- the call -------------------------------------------------------------------------------- */
 
 START_TEST(test_tape_is_as_it_was)
 {
     ode_stats stats = { 0 };
-    checked c = make(AD_F64, &(problem){ lotka_volterra, 2, { 1, 1 }, 1.5, 5, 0, NAN, NAN }, &(ode_options){ .stats = &stats });
+    checked c = make(AD_F64, &(problem){ lotka_volterra, 2, { 1, 1 }, 1.5, 5, 0, NAN, NAN },
+                     &(ode_options){ .stats = &stats });
     ad_var g[2];
     ad_grad(c.loss, 2, c.x, g);
     double loss = ad_item(c.loss), before[2], after[2];
@@ -511,7 +568,8 @@ START_TEST(test_misuse)
     ad_gradient_report report;
     for (int i = 0; i < 6; i++) {
         ad_tape *tape = ad_tape_new(AD_F64), *other = ad_tape_new(AD_F64);
-        ad_var x = ad_param(tape, AD_SHAPE(2), (double[]){ 1, 2 }), loss = ad_sum_all(ad_square(x)), nobody = { 0 };
+        ad_var x = ad_param(tape, AD_SHAPE(2), (double[]){ 1, 2 }), loss = ad_sum_all(ad_square(x)),
+               nobody = { 0 };
         ad_var foreign = ad_param(other, AD_SHAPE(2), (double[]){ 1, 2 });
         int result = i == 0   ? ad_check_gradient(loss, 0, &x, 0, &report, NULL)
                      : i == 1 ? ad_check_gradient(loss, 1, NULL, 0, &report, NULL)

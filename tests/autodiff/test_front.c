@@ -16,7 +16,8 @@ static ad_tape *t;
 static void fails(const char *text)
 {
     const char *error = ad_tape_error(t);
-    ck_assert_msg(error && strstr(error, text), "the error is \"%s\", but wanted \"%s\"", error ? error : "none", text);
+    ck_assert_msg(error && strstr(error, text), "the error is \"%s\", but wanted \"%s\"",
+                  error ? error : "none", text);
     ad_tape_clear_error(t);
 }
 
@@ -25,7 +26,9 @@ static void is(ad_var x, const double *want)
     double got[64];
     ck_assert_int_le(ad_size(x), 64);
     ck_assert_msg(!ad_get(x, got), "%s", ad_tape_error(x.tape));
-    for (int64_t i = 0; i < ad_size(x); i++) ck_assert_msg(got[i] == want[i], "element %d is %.17g, want %.17g", (int)i, got[i], want[i]);
+    for (int64_t i = 0; i < ad_size(x); i++)
+        ck_assert_msg(got[i] == want[i], "element %d is %.17g, want %.17g", (int)i, got[i],
+                      want[i]);
 }
 
 /* Data of the other type are converted, whatever the tape's. */
@@ -86,11 +89,15 @@ START_TEST(runs_of_a_type)
         double large = 0;
         int status_f32 = ad_run_f32(p, w, 0, (const float *[]){ narrow }, (float *[]){ &small });
         const char *error = ad_workspace_error(w);
-        if (dtype == AD_F64) ck_assert_str_eq(error, "ad_run: the program computes in double (AD_F64), the arrays are float");
+        if (dtype == AD_F64)
+            ck_assert_str_eq(
+                error, "ad_run: the program computes in double (AD_F64), the arrays are float");
         else ck_assert_ptr_null(error);
         int status_f64 = ad_run_f64(p, w, 0, (const double *[]){ wide }, (double *[]){ &large });
         error = ad_workspace_error(w);
-        if (dtype == AD_F32) ck_assert_str_eq(error, "ad_run: the program computes in float (AD_F32), the arrays are double");
+        if (dtype == AD_F32)
+            ck_assert_str_eq(
+                error, "ad_run: the program computes in float (AD_F32), the arrays are double");
         else ck_assert_ptr_null(error);
         ck_assert_int_eq(status_f32, dtype == AD_F32 ? 0 : -1);
         ck_assert_int_eq(status_f64, dtype == AD_F64 ? 0 : -1);
@@ -111,7 +118,8 @@ static void everywhere(ad_var x, const double *data, ad_var y, int64_t n, const 
     float narrow[64];
     ck_assert_msg(!ad_get(y, got), "%s", ad_tape_error(t));
     ck_assert_int_eq(ad_size(y), n);
-    for (int64_t i = 0; i < n; i++) ck_assert_msg(got[i] == want[i], "element %d is %g, want %g", (int)i, got[i], want[i]);
+    for (int64_t i = 0; i < n; i++)
+        ck_assert_msg(got[i] == want[i], "element %d is %g, want %g", (int)i, got[i], want[i]);
     ad_program *p = ad_compile(1, &x, 1, &y);
     ck_assert_msg(p, "%s", ad_tape_error(t));
     ad_workspace *w = ad_workspace_new(p, 1);
@@ -119,10 +127,13 @@ static void everywhere(ad_var x, const double *data, ad_var y, int64_t n, const 
     for (int64_t i = 0; i < nx; i++) narrow[i] = (float)data[i];
     memset(got, 0, sizeof got);
     float result[64];
-    if (dtype == AD_F32) ck_assert(!ad_run_f32(p, w, 3, (const float *[]){ narrow }, (float *[]){ result }));
+    if (dtype == AD_F32)
+        ck_assert(!ad_run_f32(p, w, 3, (const float *[]){ narrow }, (float *[]){ result }));
     else ck_assert(!ad_run_f64(p, w, 3, (const double *[]){ data }, (double *[]){ got }));
     for (int64_t i = 0; i < n && dtype == AD_F32; i++) got[i] = result[i];
-    for (int64_t i = 0; i < n; i++) ck_assert_msg(got[i] == want[i], "compiled: element %d is %g, want %g", (int)i, got[i], want[i]);
+    for (int64_t i = 0; i < n; i++)
+        ck_assert_msg(got[i] == want[i], "compiled: element %d is %g, want %g", (int)i, got[i],
+                      want[i]);
     ad_workspace_free(w);
     ad_program_free(p);
 }
@@ -176,7 +187,8 @@ START_TEST(splitting)
         ad_split(x, -1, 2, NULL, part);
         everywhere(x, v, part[1], 6, (double[]){ 3, 4, 7, 8, 11, 12 });
         ad_split(x, 1, 3, NULL, part);
-        fails("ad_split: the axis does not fall into so many equal parts (give their sizes): the operand is [rows,4]");
+        fails("ad_split: the axis does not fall into so many equal parts (give their sizes): the "
+              "operand is [rows,4]");
         ck_assert(!ad_valid(part[0]) && !ad_valid(part[2]));
         ad_split(x, 1, 2, (int64_t[]){ 1, 2 }, part);
         fails("add up to the axis");
@@ -231,9 +243,12 @@ static int add_up(void *data, void *state, const ad_opaque_call *call)
     ck_assert(in[0].rank == 2 && in[0].dim[0] == 3 && in[0].dim[1] == 4);
     ck_assert(in[1].rank == 1 && in[1].dim[0] == 2);
     ck_assert(call->out[0] ? out[0].rank == 1 && out[0].dim[0] == 3 : out[0].rank == -1);
-    ck_assert(call->out[1] ? out[1].rank == 2 && out[1].dim[0] == 5 && out[1].dim[1] == 1 : out[1].rank == -1);
-    for (int64_t i = 0; call->out[0] && i < 3; i++) ((double *)call->out[0])[i] = ((const double *)call->in[0])[4 * i];
-    for (int64_t i = 0; call->out[1] && i < 5; i++) ((double *)call->out[1])[i] = ((const double *)call->in[1])[1];
+    ck_assert(call->out[1] ? out[1].rank == 2 && out[1].dim[0] == 5 && out[1].dim[1] == 1
+                           : out[1].rank == -1);
+    for (int64_t i = 0; call->out[0] && i < 3; i++)
+        ((double *)call->out[0])[i] = ((const double *)call->in[0])[4 * i];
+    for (int64_t i = 0; call->out[1] && i < 5; i++)
+        ((double *)call->out[1])[i] = ((const double *)call->in[1])[1];
     ++*(int *)data;
     return 0;
 }
@@ -246,7 +261,8 @@ START_TEST(opaque_shapes)
     t = ad_tape_new(dtype);
     ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 4), 3, v), out[2];
     int runs = 0;
-    ad_opaque(t, &adder, &runs, AD_VARS(x, ad_constant(t, AD_SHAPE(2), v)), 2, (ad_shape[]){ AD_SHAPE(AD_ROWS), AD_SHAPE(5, 1) }, out);
+    ad_opaque(t, &adder, &runs, AD_VARS(x, ad_constant(t, AD_SHAPE(2), v)), 2,
+              (ad_shape[]){ AD_SHAPE(AD_ROWS), AD_SHAPE(5, 1) }, out);
     everywhere(x, v, out[0], 3, (double[]){ 1, 5, 9 });
     everywhere(x, v, out[1], 5, (double[]){ 2, 2, 2, 2, 2 });
     ck_assert_int_gt(runs, 1);
@@ -269,7 +285,8 @@ START_TEST(errors_told)
     ad_var y = ad_sin(ad_mul(x, ad_scale(x, 2)));
     ck_assert_str_eq(text, "");
     ad_add(y, w);
-    ck_assert_str_eq(text, "ad_add: shapes do not broadcast (the row axis leads in operands of equal rank): a is [rows,2], b is [3]\n"
+    ck_assert_str_eq(text, "ad_add: shapes do not broadcast (the row axis leads in operands of "
+                           "equal rank): a is [rows,2], b is [3]\n"
                            "  computed from:\n"
                            "    %0 = ad_input_rows: [rows,2]\n"
                            "    %1 = ad_param: [3]\n"
@@ -282,7 +299,9 @@ START_TEST(errors_told)
     ck_assert_str_eq(text, "");
     ad_tape_clear_error(t);
     ck_assert_ptr_null(ad_value(ad_neg(ad_input(t, AD_SHAPE(2), NULL))));
-    ck_assert_msg(strstr(text, "an input has no value") && strstr(text, "computed from:\n    %7 = ad_input: [2]\n"), "%s", text);
+    ck_assert_msg(strstr(text, "an input has no value") &&
+                      strstr(text, "computed from:\n    %7 = ad_input: [2]\n"),
+                  "%s", text);
     ad_tape_clear_error(t);
     ad_tape_on_error(t, NULL, NULL);
     text[0] = 0;
@@ -333,7 +352,8 @@ static void field_fails(void)
 {
     const double one[] = { 1, 2, 3 };
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, one), w = ad_param(tape, AD_SHAPE(3), one);
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, one),
+           w = ad_param(tape, AD_SHAPE(3), one);
     ad_value(ode_solve_final(two_shapes, NULL, y0, 1, &w, ode_interval(tape, 0, 1), NULL));
     ad_tape_free(tape);
 }
@@ -363,7 +383,8 @@ START_TEST(errors_printed)
     ck_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
     ck_assert_msg(strstr(text, "costate: ad_add") == text, "%s", text);
     ck_assert_int_eq(written_by("print", run_fails, text, sizeof text), 0);
-    ck_assert_str_eq(text, "costate: ad_run: input 0 of shape [1] is NULL\ncostate: ad_add: no operand is a variable of a tape\n");
+    ck_assert_str_eq(text, "costate: ad_run: input 0 of shape [1] is NULL\ncostate: ad_add: no "
+                           "operand is a variable of a tape\n");
 }
 END_TEST
 
@@ -380,12 +401,16 @@ START_TEST(evaluating)
         float small[2] = { 0 };
         double *results[] = { result, NULL };
         for (int round = 0; round < 2; round++) { /* an equal function after rewinding */
-            ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 2), 1, v + 4), w = ad_param(t, AD_SHAPE(2), weights);
-            ad_var y = ad_sum_axis(ad_mul(x, w), 1, 0), other = ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), 0, NULL);
+            ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 2), 1, v + 4),
+                   w = ad_param(t, AD_SHAPE(2), weights);
+            ad_var y = ad_sum_axis(ad_mul(x, w), 1, 0),
+                   other = ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), 0, NULL);
             for (int again = 0; again < 3; again++) {
-                ck_assert_msg(!ad_evaluate_f64(AD_VARS(x), data, 3, AD_VARS(y), results), "%s", ad_tape_error(t));
+                ck_assert_msg(!ad_evaluate_f64(AD_VARS(x), data, 3, AD_VARS(y), results), "%s",
+                              ad_tape_error(t));
                 ck_assert(result[0] == 210 && result[1] == 430 && result[2] == 650);
-                ck_assert(!ad_evaluate_f32(AD_VARS(x), (const float *[]){ narrow }, 2, AD_VARS(y), (float *[]){ small }));
+                ck_assert(!ad_evaluate_f32(AD_VARS(x), (const float *[]){ narrow }, 2, AD_VARS(y),
+                                           (float *[]){ small }));
                 ck_assert(small[0] == 210 && small[1] == 430);
                 /* The tape is as before. */
                 ck_assert_int_eq(ad_tape_rows(t), 1);
@@ -398,7 +423,9 @@ START_TEST(evaluating)
             }
             ck_assert_int_eq(ad_evaluate_f64(AD_VARS(w), data, 2, AD_VARS(y), results), -1);
             fails("an input of shape [rows,2] that is not listed has 1 rows, the new data 2");
-            ck_assert_int_eq(ad_evaluate_f64(AD_VARS(x), data, 1, AD_VARS(ad_add(ad_sum_axis(other, 1, 0), y)), results), -1);
+            ck_assert_int_eq(ad_evaluate_f64(AD_VARS(x), data, 1,
+                                             AD_VARS(ad_add(ad_sum_axis(other, 1, 0), y)), results),
+                             -1);
             fails("an input of shape [rows,1] has no data, and none are given");
             ck_assert_int_eq(ad_evaluate_f64(AD_VARS(y), data, 1, AD_VARS(y), results), -1);
             fails("variable 0 is the result of ad_");
@@ -406,12 +433,16 @@ START_TEST(evaluating)
             fails("the data of input 0 are NULL");
             ck_assert_int_eq(ad_evaluate_f64(AD_VARS(x), data, 0, AD_VARS(y), results), -1);
             fails("the batch is empty");
-            ck_assert_int_eq(ad_evaluate_f64(AD_VARS(x), data, INT64_MAX / 4, AD_VARS(y), results), -1);
+            ck_assert_int_eq(ad_evaluate_f64(AD_VARS(x), data, INT64_MAX / 4, AD_VARS(y), results),
+                             -1);
             fails("rows are too many");
             ad_var spread = ad_add(w, ad_zeros_like(x)); /* rows that no input has */
-            ck_assert_int_eq(ad_evaluate_f64(AD_VARS(w), data, INT64_MAX / 4, AD_VARS(spread), results), -1);
+            ck_assert_int_eq(
+                ad_evaluate_f64(AD_VARS(w), data, INT64_MAX / 4, AD_VARS(spread), results), -1);
             fails("rows are too many");
-            ck_assert_int_eq(ad_evaluate_f64(AD_VARS(w), data, INT64_MAX, AD_VARS(ad_row_count(t)), results), -1);
+            ck_assert_int_eq(
+                ad_evaluate_f64(AD_VARS(w), data, INT64_MAX, AD_VARS(ad_row_count(t)), results),
+                -1);
             fails("rows need more bytes than can be addressed");
             ck_assert_int_eq(ad_evaluate_f64(AD_VARS(x), data, 1, AD_VARS(y), NULL), -1);
             fails("the list of results is NULL");
@@ -432,7 +463,8 @@ typedef struct {
     int evaluated;
 } from_field;
 
-/* y' = -y; evaluates so many other functions that the tape's cache drops the one that is running. */
+/* y' = -y; evaluates so many other functions that the tape's cache drops the one that is running.
+ */
 static ad_var crowding(ad_var time, ad_var y, const ad_var *args, void *user)
 {
     from_field *f = user;
@@ -443,7 +475,8 @@ static ad_var crowding(ad_var time, ad_var y, const ad_var *args, void *user)
         ad_var x = ad_param(f->tape, AD_SHAPE(1), NULL), scaled = ad_scale(x, factor);
         const double *data[] = { &one };
         double *results[] = { &result };
-        ck_assert_msg(!ad_evaluate_f64(AD_VARS(x), data, 1, AD_VARS(scaled), results), "%s", ad_tape_error(f->tape));
+        ck_assert_msg(!ad_evaluate_f64(AD_VARS(x), data, 1, AD_VARS(scaled), results), "%s",
+                      ad_tape_error(f->tape));
         ck_assert(result == factor);
     }
     return ad_neg(y);
@@ -473,7 +506,9 @@ START_TEST(evaluating_from_a_field)
     from_field f = { .tape = t };
     f.in = ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), 0, NULL);
     ad_var y = ode_solve_final(crowding, &f, f.in, 0, NULL, ode_interval(t, 0, 1), &options);
-    for (int i = 0; i < 3; i++) ck_assert_msg(!ad_evaluate_f64(AD_VARS(f.in), data, 1, AD_VARS(y), results), "%s", ad_tape_error(t));
+    for (int i = 0; i < 3; i++)
+        ck_assert_msg(!ad_evaluate_f64(AD_VARS(f.in), data, 1, AD_VARS(y), results), "%s",
+                      ad_tape_error(t));
     ck_assert(result == 0.25);
     f.out = ode_solve_final(within_itself, &f, f.in, 0, NULL, ode_interval(t, 0, 1), &options);
     f.evaluated = 0;
@@ -535,7 +570,8 @@ START_TEST(meddling_fields)
         m.y = y;
         const double *value = ad_value_f64(y);
         ck_assert(m.done);
-        ck_assert_msg((deed < 7) == (ad_tape_error(t) != NULL), "%d: %s", deed, ad_tape_error(t) ? ad_tape_error(t) : "no error");
+        ck_assert_msg((deed < 7) == (ad_tape_error(t) != NULL), "%d: %s", deed,
+                      ad_tape_error(t) ? ad_tape_error(t) : "no error");
         if (deed < 7) fails(wrong[deed]);
         else ck_assert(value && value[0] == 0.25);
         ad_tape_free(t);
@@ -587,20 +623,23 @@ static void explode(ad_tape *tape, int form, ad_var y0, ad_var rate, ad_var *y)
 
 START_TEST(names_of_calls)
 {
-    const char *const names[] = { "ode_solve: step", "ode_solve_final: step", "ode_flow: step", "ode_cnf_encode: step",
-                                  "ode_solve_cost: step" };
+    const char *const names[] = { "ode_solve: step", "ode_solve_final: step", "ode_flow: step",
+                                  "ode_cnf_encode: step", "ode_solve_cost: step" };
     const double one = 1;
     const double *data[] = { &one };
     double result;
     double *results[] = { &result };
     for (int form = 0; form < 5; form++) {
         t = ad_tape_new(AD_F64);
-        ad_var y0 = ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), 1, &one), rate = ad_param(t, AD_SHAPE(1), &one), y;
+        ad_var y0 = ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), 1, &one),
+               rate = ad_param(t, AD_SHAPE(1), &one), y;
         explode(t, form, y0, rate, &y);
         ck_assert_ptr_null(ad_value(y));
-        ck_assert_msg(strstr(ad_tape_error(t), names[form]) == ad_tape_error(t), "%s", ad_tape_error(t));
+        ck_assert_msg(strstr(ad_tape_error(t), names[form]) == ad_tape_error(t), "%s",
+                      ad_tape_error(t));
         ad_tape_clear_error(t);
-        ck_assert_int_eq(ad_evaluate_f64(AD_VARS(y0), data, 1, AD_VARS(ad_sum_all(y)), results), -1);
+        ck_assert_int_eq(ad_evaluate_f64(AD_VARS(y0), data, 1, AD_VARS(ad_sum_all(y)), results),
+                         -1);
         fails(names[form]);
         ad_tape_free(t);
     }
@@ -628,11 +667,15 @@ START_TEST(printing_in_a_field)
     t = ad_tape_new(AD_F64);
     ad_var y0 = ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), 1, &one);
     double y = ad_item(ode_solve_final(looked_at, NULL, y0, 0, NULL, ode_interval(t, 0, 1), NULL));
-    ck_assert_msg(fabs(y - exp(-1)) < 1e-5, "%s", ad_tape_error(t) ? ad_tape_error(t) : "a wrong value");
+    ck_assert_msg(fabs(y - exp(-1)) < 1e-5, "%s",
+                  ad_tape_error(t) ? ad_tape_error(t) : "a wrong value");
     rewind(seen);
     ck_assert(fread(text, 1, sizeof text - 1, seen) > 0);
-    const char *why = "no value here: the field is traced once and replayed; set ode_options.rerecord";
-    ck_assert_msg(strstr(text, "time [1,1]: ") == text && strstr(text, "\nslope [rows,1]: ") && strstr(text, why), "%s", text);
+    const char *why =
+        "no value here: the field is traced once and replayed; set ode_options.rerecord";
+    ck_assert_msg(strstr(text, "time [1,1]: ") == text && strstr(text, "\nslope [rows,1]: ") &&
+                      strstr(text, why),
+                  "%s", text);
     ck_assert_msg(strstr(text, "\ntwo [] 2\n") != NULL, "%s", text);
     fclose(seen);
     ad_tape_free(t);
@@ -644,10 +687,11 @@ int main(void)
     Suite *s = suite_create("front");
     TCase *c = tcase_create("front");
     tcase_set_timeout(c, 60);
-    const TTest *tests[] = { data_of_either_type, conversion,     runs_of_a_type,      places_of_extremes,
-                             splitting,           rows_given,     opaque_shapes,       errors_told,
-                             errors_printed,      evaluating,     printing_in_a_field, evaluating_from_a_field,
-                             values_of_a_type,    names_of_calls, meddling_fields };
+    const TTest *tests[] = { data_of_either_type, conversion,          runs_of_a_type,
+                             places_of_extremes,  splitting,           rows_given,
+                             opaque_shapes,       errors_told,         errors_printed,
+                             evaluating,          printing_in_a_field, evaluating_from_a_field,
+                             values_of_a_type,    names_of_calls,      meddling_fields };
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) tcase_add_test(c, tests[i]);
     suite_add_tcase(s, c);
     return suite_run(s);

@@ -7,7 +7,7 @@
 
 enum { MAX_IN = 4, SEEDS = 40 };
 
-/* ---- random numbers, arrays, index arithmetic ---------------------------------------------------------------------------------------- */
+/* ---- random numbers, arrays, index arithmetic ------------------------------------------------ */
 
 static uint64_t state;
 
@@ -20,7 +20,10 @@ static uint32_t bits(void)
 static int64_t pick(int64_t lo, int64_t hi) { return lo + bits() % (uint32_t)(hi - lo + 1); }
 static double uniform(void) { return bits() / (double)(1u << 30) - 1; }
 static size_t size_of(ad_dtype t) { return t == AD_F32 ? 4 : 8; }
-static double at(ad_dtype t, const void *p, int64_t i) { return t == AD_F32 ? ((const float *)p)[i] : ((const double *)p)[i]; }
+static double at(ad_dtype t, const void *p, int64_t i)
+{
+    return t == AD_F32 ? ((const float *)p)[i] : ((const double *)p)[i];
+}
 
 static void put(ad_dtype t, void *p, int64_t i, double x)
 {
@@ -80,8 +83,7 @@ static ad_shape random_shape(int rank, bool rows)
     return s;
 }
 
-/* ---- one kernel under test ------------------------------------------------------------------------------------------------------------
- */
+/* ---- one kernel under test ------------------------------------------------------------------- */
 
 typedef struct {
     ad_kernel k;
@@ -110,7 +112,8 @@ static void make_data(trial *t, ad_shape out)
     t->k.in_shapes = t->in_shapes;
     t->k.attr = t->attr;
     for (int i = 0; i < t->k.nin; i++)
-        if (!t->in[i]) t->in[i] = random_array(t->k.dtype, count(with_rows(t->in_shapes[i], t->rows)));
+        if (!t->in[i])
+            t->in[i] = random_array(t->k.dtype, count(with_rows(t->in_shapes[i], t->rows)));
     int64_t n = count(with_rows(out, t->rows));
     t->out = random_array(t->k.dtype, n);
     t->expected = calloc((size_t)n + 1, sizeof(double));
@@ -154,8 +157,9 @@ static void compare(const trial *t, double tolerance, const char *what)
     int64_t n = count(with_rows(t->k.out, t->rows));
     for (int64_t i = 0; i < n; i++) {
         double got = at(t->k.dtype, t->out, i), want = t->expected[i];
-        ck_assert_msg(fabs(got - want) <= tolerance * (1 + fabs(want)), "%s: element %d of %d is %.9g, should be %.9g", what, (int)i,
-                      (int)n, got, want);
+        ck_assert_msg(fabs(got - want) <= tolerance * (1 + fabs(want)),
+                      "%s: element %d of %d is %.9g, should be %.9g", what, (int)i, (int)n, got,
+                      want);
     }
 }
 
@@ -163,7 +167,8 @@ static void compare(const trial *t, double tolerance, const char *what)
 static void finish(trial *t, const char *what)
 {
     int64_t n = count(with_rows(t->k.out, t->rows));
-    ck_assert_msg(ad_kernel_prepare(&t->k, pick(0, 1) ? t->rows : 4 * t->rows), "%s: not prepared", what);
+    ck_assert_msg(ad_kernel_prepare(&t->k, pick(0, 1) ? t->rows : 4 * t->rows), "%s: not prepared",
+                  what);
     if (t->k.reduces_rows) ad_kernel_identity(&t->k, t->out, n);
     run_rows(&t->k, t->rows, t->in, t->out);
     compare(t, t->k.dtype == AD_F32 ? 1e-5 : 1e-13, what);
@@ -171,13 +176,12 @@ static void finish(trial *t, const char *what)
 }
 
 /* Calls body(dtype, rows) for many seeds. */
-#define FOR_TRIALS(dtype, rows)                                                                                                            \
-    for (int seed = 0; seed < SEEDS; seed++)                                                                                               \
-        for (int rows = 0, dtype = (state = (uint64_t)seed * 7919 + 1, AD_F32); rows < 2;                                                  \
+#define FOR_TRIALS(dtype, rows)                                                                    \
+    for (int seed = 0; seed < SEEDS; seed++)                                                       \
+        for (int rows = 0, dtype = (state = (uint64_t)seed * 7919 + 1, AD_F32); rows < 2;          \
              dtype == AD_F64 ? (rows++, dtype = AD_F32) : dtype++)
 
-/* ---- layout ---------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- layout ---------------------------------------------------------------------------------- */
 
 START_TEST(layout_reshape_transpose)
 {
@@ -210,7 +214,8 @@ START_TEST(layout_reshape_transpose)
         out = AD_SHAPE(in.dim[0], in.dim[1] * in.dim[2]);
         add_operand(t, in);
         make_data(t, out);
-        for (int64_t n = 0; n < count(with_rows(out, t->rows)); n++) t->expected[n] = at(dtype, t->in[0], n);
+        for (int64_t n = 0; n < count(with_rows(out, t->rows)); n++)
+            t->expected[n] = at(dtype, t->in[0], n);
         finish(t, "reshape");
     }
 }
@@ -221,7 +226,10 @@ START_TEST(layout_broadcast_slice_flip)
     FOR_TRIALS(dtype, rows)
     {
         for (int which = 0; which < 3; which++) {
-            trial *t = trial_new(which == 0 ? AD_OP_broadcast : which == 1 ? AD_OP_slice : AD_OP_flip, dtype);
+            trial *t = trial_new(which == 0   ? AD_OP_broadcast
+                                 : which == 1 ? AD_OP_slice
+                                              : AD_OP_flip,
+                                 dtype);
             int rank = (int)pick(1 + rows, 4);
             ad_shape in = random_shape(rank, rows), out = in;
             for (int i = 0; i < rank; i++) {
@@ -263,8 +271,10 @@ START_TEST(layout_assemble)
         for (int j = 0; j < n; j++) {
             ad_shape in = out;
             for (int i = rows; i < rank; i++) {
-                t->attr[j * rank + i] = concatenate ? (i == rank - 1 ? 2 * j : 0) : pick(0, out.dim[i] - 1);
-                in.dim[i] = concatenate ? (i == rank - 1 ? 2 : in.dim[i]) : pick(1, out.dim[i] - t->attr[j * rank + i]);
+                t->attr[j * rank + i] =
+                    concatenate ? (i == rank - 1 ? 2 * j : 0) : pick(0, out.dim[i] - 1);
+                in.dim[i] = concatenate ? (i == rank - 1 ? 2 : in.dim[i])
+                                        : pick(1, out.dim[i] - t->attr[j * rank + i]);
             }
             add_operand(t, in);
         }
@@ -312,7 +322,10 @@ START_TEST(layout_gather_scatter)
 }
 END_TEST
 
-static int64_t clamped(double x, int64_t n) { return !(x > 0) ? 0 : x > n - 1 ? n - 1 : (int64_t)x; }
+static int64_t clamped(double x, int64_t n)
+{
+    return !(x > 0) ? 0 : x > n - 1 ? n - 1 : (int64_t)x;
+}
 
 /* take and put_add: table with or without rows, index with or without. */
 START_TEST(layout_take_put)
@@ -324,17 +337,22 @@ START_TEST(layout_take_put)
                 trial *t = trial_new(put_back ? AD_OP_put_add : AD_OP_take, dtype);
                 int64_t n = pick(1, 6), d = pick(1, 4);
                 bool rows = table_rows || index_rows;
-                ad_shape table = table_rows ? AD_SHAPE(AD_ROWS, n, d) : AD_SHAPE(n, d), item = AD_SHAPE(rows ? AD_ROWS : 1, d);
-                ad_shape where = index_rows ? AD_SHAPE(AD_ROWS, 1) : pick(0, 1) ? AD_SHAPE(1) : AD_SHAPE(1, 1);
+                ad_shape table = table_rows ? AD_SHAPE(AD_ROWS, n, d) : AD_SHAPE(n, d),
+                         item = AD_SHAPE(rows ? AD_ROWS : 1, d);
+                ad_shape where = index_rows   ? AD_SHAPE(AD_ROWS, 1)
+                                 : pick(0, 1) ? AD_SHAPE(1)
+                                              : AD_SHAPE(1, 1);
                 add_operand(t, put_back ? item : table);
                 add_operand(t, where);
                 make_data(t, put_back ? table : item);
                 static const double odd[] = { -3, 1e9, NAN, INFINITY, -INFINITY };
                 int64_t nwhere = index_rows ? t->rows : 1;
-                for (int64_t r = 0; r < nwhere; r++) put(dtype, t->in[1], r, pick(0, 3) ? (double)pick(0, n - 1) : odd[pick(0, 4)]);
+                for (int64_t r = 0; r < nwhere; r++)
+                    put(dtype, t->in[1], r, pick(0, 3) ? (double)pick(0, n - 1) : odd[pick(0, 4)]);
                 for (int64_t r = 0; r < (rows ? t->rows : 1); r++)
                     for (int64_t j = 0; j < d; j++) {
-                        int64_t i = clamped(at(dtype, t->in[1], index_rows ? r : 0), n), far = ((table_rows ? r * n : 0) + i) * d + j;
+                        int64_t i = clamped(at(dtype, t->in[1], index_rows ? r : 0), n),
+                                far = ((table_rows ? r * n : 0) + i) * d + j;
                         if (put_back) t->expected[far] += at(dtype, t->in[0], r * d + j);
                         else t->expected[r * d + j] = at(dtype, t->in[0], far);
                     }
@@ -366,8 +384,7 @@ START_TEST(layout_locate)
 }
 END_TEST
 
-/* ---- reductions -------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- reductions ------------------------------------------------------------------------------ */
 
 START_TEST(reduce_sum_max)
 {
@@ -420,7 +437,8 @@ START_TEST(reduce_cumsum)
             int64_t here = index[axis];
             for (int64_t i = 0; i < r.dim[axis]; i++) {
                 index[axis] = i;
-                if (t->attr[1] ? i >= here : i <= here) t->expected[n] += at(dtype, t->in[0], flat(r, index));
+                if (t->attr[1] ? i >= here : i <= here)
+                    t->expected[n] += at(dtype, t->in[0], flat(r, index));
             }
         }
         finish(t, "cumsum");
@@ -428,7 +446,8 @@ START_TEST(reduce_cumsum)
 }
 END_TEST
 
-/* Sums over rows of whole numbers, which are exact in any order, for widths that have loops of their own and widths that have none. */
+/* Sums over rows of whole numbers, which are exact in any order, for widths that have loops of
+ * their own and widths that have none. */
 START_TEST(reduce_columns)
 {
     static const int64_t widths[] = { 1, 2, 3, 4, 7, 8, 9, 31, 32, 33, 64, 65, 72, 96, 128, 130 },
@@ -464,13 +483,20 @@ START_TEST(reduce_is_accurate)
         int64_t n = 1000000;
         ad_shape in = AD_SHAPE(AD_ROWS, columns), out = AD_SHAPE(1, columns);
         int64_t mask = 1;
-        ad_kernel k = { .op = AD_OP_sum, .dtype = AD_F32, .nin = 1, .in_shapes = &in, .out = out, .nattr = 1, .attr = &mask };
+        ad_kernel k = { .op = AD_OP_sum,
+                        .dtype = AD_F32,
+                        .nin = 1,
+                        .in_shapes = &in,
+                        .out = out,
+                        .nattr = 1,
+                        .attr = &mask };
         ck_assert(ad_kernel_prepare(&k, n));
         float *x = aligned((size_t)(n * columns) * 4), total[2] = { 0 };
         for (int64_t i = 0; i < n * columns; i++) x[i] = 0.1f;
         void *operand = x;
         run_rows(&k, n, &operand, total);
-        for (int i = 0; i < columns; i++) ck_assert_msg(fabs(total[i] - 100000.0015) < 0.2, "sum is %.9g", total[i]);
+        for (int i = 0; i < columns; i++)
+            ck_assert_msg(fabs(total[i] - 100000.0015) < 0.2, "sum is %.9g", total[i]);
         ad_kernel_clear(&k);
         free(x);
     }
@@ -481,7 +507,13 @@ START_TEST(reduce_max_keeps_nan)
 {
     ad_shape in = AD_SHAPE(3, 2), out = AD_SHAPE(3, 1);
     int64_t mask = 2;
-    ad_kernel k = { .op = AD_OP_reduce_max, .dtype = AD_F64, .nin = 1, .in_shapes = &in, .out = out, .nattr = 1, .attr = &mask };
+    ad_kernel k = { .op = AD_OP_reduce_max,
+                    .dtype = AD_F64,
+                    .nin = 1,
+                    .in_shapes = &in,
+                    .out = out,
+                    .nattr = 1,
+                    .attr = &mask };
     ck_assert(ad_kernel_prepare(&k, 1));
     double x[6] = { 1, NAN, NAN, 1, -INFINITY, -2 }, y[3];
     void *operand = x;
@@ -491,8 +523,7 @@ START_TEST(reduce_max_keeps_nan)
 }
 END_TEST
 
-/* ---- pointwise --------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- pointwise ------------------------------------------------------------------------------- */
 
 /* An operand that broadcasts against s. */
 static ad_shape narrower(ad_shape s)
@@ -511,7 +542,8 @@ static double value_at(const trial *t, int operand, const int64_t *index, int ra
     return at(t->k.dtype, t->in[operand], flat(s, mine));
 }
 
-static void pointwise_trial(ad_dtype dtype, ad_op op, int n, const ad_shape *in, ad_shape out, int64_t rows)
+static void pointwise_trial(ad_dtype dtype, ad_op op, int n, const ad_shape *in, ad_shape out,
+                            int64_t rows)
 {
     trial *t = trial_new(op, dtype);
     t->rows = rows;
@@ -523,7 +555,11 @@ static void pointwise_trial(ad_dtype dtype, ad_op op, int n, const ad_shape *in,
         unflat(s, l, index);
         double x[3] = { 0 };
         for (int i = 0; i < n; i++) x[i] = value_at(t, i, index, s.rank);
-        t->expected[l] = n == 1 ? x[0] * x[0] : op == AD_OP_mul ? x[0] * x[1] : n == 2 ? x[0] - x[1] : x[0] != 0 ? x[1] : x[2];
+        t->expected[l] = n == 1            ? x[0] * x[0]
+                         : op == AD_OP_mul ? x[0] * x[1]
+                         : n == 2          ? x[0] - x[1]
+                         : x[0] != 0       ? x[1]
+                                           : x[2];
     }
     finish(t, "pointwise");
 }
@@ -543,7 +579,8 @@ START_TEST(pointwise_broadcast)
             }
             for (int i = 0; i < n; i++) in[i] = narrower(out);
             in[n - 1] = out;
-            pointwise_trial(dtype, ops[n - 1], n, in, out, !wide && pick(0, 4) == 0 ? pick(50, 300) : pick(1, 9));
+            pointwise_trial(dtype, ops[n - 1], n, in, out,
+                            !wide && pick(0, 4) == 0 ? pick(50, 300) : pick(1, 9));
         }
     }
 }
@@ -556,8 +593,8 @@ START_TEST(pointwise_scaled_lines)
         for (int64_t d = 31; d <= 70; d += 13)
             for (int64_t rows = 1; rows < 20; rows += 6) {
                 ad_shape full = AD_SHAPE(AD_ROWS, 5, d);
-                ad_shape other[] = { AD_SHAPE(AD_ROWS, 5, 1), AD_SHAPE(AD_ROWS, 1, d), AD_SHAPE(5, 1), AD_SHAPE(5, d),
-                                     AD_SHAPE(AD_ROWS, 1, 1) };
+                ad_shape other[] = { AD_SHAPE(AD_ROWS, 5, 1), AD_SHAPE(AD_ROWS, 1, d),
+                                     AD_SHAPE(5, 1), AD_SHAPE(5, d), AD_SHAPE(AD_ROWS, 1, 1) };
                 for (unsigned i = 0; i < sizeof other / sizeof *other; i++) {
                     ad_shape one[2] = { full, other[i] }, two[2] = { other[i], full };
                     pointwise_trial(dtype, AD_OP_mul, 2, one, full, rows);
@@ -575,7 +612,9 @@ START_TEST(pointwise_common_patterns)
         for (int64_t d = 1; d <= 3000; d = d * 3 + 1)
             for (int64_t rows = 1; rows < 100; rows = rows * 4 + 1) {
                 ad_shape full = AD_SHAPE(AD_ROWS, d);
-                ad_shape other[] = { AD_SCALAR, AD_SHAPE(1), AD_SHAPE(1, 1), AD_SHAPE(d), AD_SHAPE(1, d), AD_SHAPE(AD_ROWS, 1), full };
+                ad_shape other[] = { AD_SCALAR,   AD_SHAPE(1),    AD_SHAPE(1, 1),
+                                     AD_SHAPE(d), AD_SHAPE(1, d), AD_SHAPE(AD_ROWS, 1),
+                                     full };
                 for (unsigned i = 0; i < sizeof other / sizeof *other; i++) {
                     ad_shape one[2] = { full, other[i] }, two[2] = { other[i], full };
                     pointwise_trial(dtype, AD_OP_sub, 2, one, full, rows);
@@ -587,11 +626,11 @@ START_TEST(pointwise_common_patterns)
 }
 END_TEST
 
-/* ---- contract ---------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- contract -------------------------------------------------------------------------------- */
 
 /* sizes[label]: AD_ROWS or a size. */
-static trial *contract_trial(ad_dtype dtype, const char *a, const char *b, const char *c, const int64_t *sizes, int64_t rows)
+static trial *contract_trial(ad_dtype dtype, const char *a, const char *b, const char *c,
+                             const int64_t *sizes, int64_t rows)
 {
     trial *t = trial_new(AD_OP_contract, dtype);
     const char *list[3] = { a, b, c };
@@ -611,7 +650,8 @@ static trial *contract_trial(ad_dtype dtype, const char *a, const char *b, const
     return t;
 }
 
-static void contract_reference(const trial *t, const char *a, const char *b, const char *c, const int64_t *sizes)
+static void contract_reference(const trial *t, const char *a, const char *b, const char *c,
+                               const int64_t *sizes)
 {
     const char *list[3] = { a, b, c };
     ad_shape shape[3], all = { 0 };
@@ -627,13 +667,15 @@ static void contract_reference(const trial *t, const char *a, const char *b, con
         int64_t index[AD_MAX_RANK], mine[3][AD_MAX_RANK];
         unflat(all, n, index);
         for (int s = 0; s < 3; s++)
-            for (int i = 0; list[s][i]; i++) mine[s][i] = index[(char *)memchr(names, list[s][i], (size_t)all.rank) - names];
-        t->expected[flat(shape[2], mine[2])] +=
-            at(t->k.dtype, t->in[0], flat(shape[0], mine[0])) * at(t->k.dtype, t->in[1], flat(shape[1], mine[1]));
+            for (int i = 0; list[s][i]; i++)
+                mine[s][i] = index[(char *)memchr(names, list[s][i], (size_t)all.rank) - names];
+        t->expected[flat(shape[2], mine[2])] += at(t->k.dtype, t->in[0], flat(shape[0], mine[0])) *
+                                                at(t->k.dtype, t->in[1], flat(shape[1], mine[1]));
     }
 }
 
-static void contract_case(ad_dtype dtype, const char *a, const char *b, const char *c, const int64_t *sizes, int64_t rows)
+static void contract_case(ad_dtype dtype, const char *a, const char *b, const char *c,
+                          const int64_t *sizes, int64_t rows)
 {
     char what[64];
     trial *t = contract_trial(dtype, a, b, c, sizes, rows);
@@ -661,7 +703,8 @@ static void order(unsigned set, int which, bool row_first, char *text)
     text[m] = 0;
 }
 
-/* Every way in which up to four labels occur in a, b and the result; label a is the row axis or not; orders at random. */
+/* Every way in which up to four labels occur in a, b and the result; label a is the row axis or
+ * not; orders at random. */
 START_TEST(contract_all_patterns)
 {
     int rows = _i % 2, dtype = _i / 2;
@@ -686,12 +729,15 @@ END_TEST
 START_TEST(contract_larger)
 {
     static const char *spec[][3] = {
-        { "ab", "bc", "ac" },   { "ab", "cb", "ac" },    { "bc", "ab", "ac" },   { "ab", "ac", "bc" },   { "ab", "ac", "cb" },
-        { "ab", "ab", "a" },    { "ab", "ab", "" },      { "ab", "ac", "abc" },  { "abc", "cd", "abd" }, { "abc", "ac", "ab" },
-        { "abc", "bd", "acd" }, { "ab", "b", "a" },      { "abc", "abd", "cd" }, { "abc", "adc", "bd" }, { "abc", "dc", "adb" },
-        { "ab", "bc", "abc" },  { "ab", "cd", "cd" },    { "a", "ab", "b" },     { "abc", "bc", "ab" },  { "abc", "b", "ac" },
-        { "ab", "abc", "ac" },  { "abc", "acd", "abd" }, { "bc", "cd", "bd" },   { "cb", "cd", "bd" },   { "ab", "acd", "cbd" },
-        { "ab", "cbd", "acd" }, { "abc", "ad", "bdc" },
+        { "ab", "bc", "ac" },    { "ab", "cb", "ac" },   { "bc", "ab", "ac" },
+        { "ab", "ac", "bc" },    { "ab", "ac", "cb" },   { "ab", "ab", "a" },
+        { "ab", "ab", "" },      { "ab", "ac", "abc" },  { "abc", "cd", "abd" },
+        { "abc", "ac", "ab" },   { "abc", "bd", "acd" }, { "ab", "b", "a" },
+        { "abc", "abd", "cd" },  { "abc", "adc", "bd" }, { "abc", "dc", "adb" },
+        { "ab", "bc", "abc" },   { "ab", "cd", "cd" },   { "a", "ab", "b" },
+        { "abc", "bc", "ab" },   { "abc", "b", "ac" },   { "ab", "abc", "ac" },
+        { "abc", "acd", "abd" }, { "bc", "cd", "bd" },   { "cb", "cd", "bd" },
+        { "ab", "acd", "cbd" },  { "ab", "cbd", "acd" }, { "abc", "ad", "bdc" },
     };
     static const int64_t size[] = { 1, 2, 3, 17, 33 }, rows[] = { 1, 3, 20, 129, 300 };
     state = 5 + (uint64_t)_i;
@@ -716,8 +762,8 @@ START_TEST(contract_narrow)
 }
 END_TEST
 
-/* An infinity gives an infinity wherever it stands along the sum: what a short vector at the end has in common with the one before it is
- * left out, not multiplied by 0. */
+/* An infinity gives an infinity wherever it stands along the sum: what a short vector at the end
+ * has in common with the one before it is left out, not multiplied by 0. */
 START_TEST(contract_narrow_infinite)
 {
     enum { SUM = 41 };
@@ -730,13 +776,15 @@ START_TEST(contract_narrow_infinite)
             put(t->k.dtype, t->in[0], SUM + l, INFINITY);
             ck_assert(ad_kernel_prepare(&t->k, t->rows));
             run_rows(&t->k, t->rows, t->in, t->out);
-            for (int64_t i = 0; i < 3 * n; i++) ck_assert((at(t->k.dtype, t->out, i) == INFINITY) == (i / n == 1));
+            for (int64_t i = 0; i < 3 * n; i++)
+                ck_assert((at(t->k.dtype, t->out, i) == INFINITY) == (i / n == 1));
             trial_free(t);
         }
 }
 END_TEST
 
-/* Trailing axes of so many elements have loops of their own: elements repeated, pieces copied, sequences taken apart, sums. */
+/* Trailing axes of so many elements have loops of their own: elements repeated, pieces copied,
+ * sequences taken apart, sums. */
 START_TEST(short_trailing_axes)
 {
     static const int64_t sizes[] = { 2, 3, 4, 7, 8, 16, 32, 64 };
@@ -744,15 +792,21 @@ START_TEST(short_trailing_axes)
     for (int which = 0; which < 4; which++) {
         static const ad_op ops[] = { AD_OP_broadcast, AD_OP_slice, AD_OP_transpose, AD_OP_sum };
         trial *t = trial_new(ops[which], _i % 2);
-        ad_shape whole = AD_SHAPE(m, n), out = which == 2 ? AD_SHAPE(n, m) : which == 3 ? AD_SHAPE(m, 1) : whole;
+        ad_shape whole = AD_SHAPE(m, n), out = which == 2   ? AD_SHAPE(n, m)
+                                               : which == 3 ? AD_SHAPE(m, 1)
+                                                            : whole;
         add_operand(t, which == 0 ? AD_SHAPE(m, 1) : which == 1 ? AD_SHAPE(m, n + 3) : whole);
         t->k.nattr = which == 0 ? 0 : which == 3 ? 1 : 2;
-        if (which == 1 || which == 2) t->attr[1] = which == 1 ? 2 : 0, t->attr[0] = which == 1 ? 0 : 1;
+        if (which == 1 || which == 2)
+            t->attr[1] = which == 1 ? 2 : 0, t->attr[0] = which == 1 ? 0 : 1;
         if (which == 3) t->attr[0] = 2;
         make_data(t, out);
         for (int64_t i = 0; i < m; i++)
             for (int64_t j = 0; j < n; j++) {
-                double x = at(t->k.dtype, t->in[0], which == 0 ? i : which == 1 ? i * (n + 3) + j + 2 : i * n + j);
+                double x = at(t->k.dtype, t->in[0],
+                              which == 0   ? i
+                              : which == 1 ? i * (n + 3) + j + 2
+                                           : i * n + j);
                 if (which == 3) t->expected[i] += x;
                 else t->expected[which == 2 ? j * m + i : i * n + j] = x;
             }
@@ -771,11 +825,12 @@ START_TEST(contract_without_rows_large)
 }
 END_TEST
 
-/* ---- rows -------------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- rows ------------------------------------------------------------------------------------ */
 
-/* out of every number of rows, at every place in a block, equals the same rows of one large call, bit for bit. */
-static void check_independence(trial *t, int64_t row_bytes, const int64_t *in_row_bytes, const char *what)
+/* out of every number of rows, at every place in a block, equals the same rows of one large call,
+ * bit for bit. */
+static void check_independence(trial *t, int64_t row_bytes, const int64_t *in_row_bytes,
+                               const char *what)
 {
     ad_kernel small = t->k;
     ck_assert(ad_kernel_prepare(&t->k, t->rows));
@@ -786,14 +841,16 @@ static void check_independence(trial *t, int64_t row_bytes, const int64_t *in_ro
         for (int i = 0; i < t->k.nin; i++) in[i] = (char *)t->in[i] + from * in_row_bytes[i];
         const char *want = (const char *)t->out + from * row_bytes;
         run_rows(&t->k, n, in, out);
-        ck_assert_msg(!memcmp(out, want, (size_t)(n * row_bytes)), "%s: bits change at %d rows", what, (int)n);
+        ck_assert_msg(!memcmp(out, want, (size_t)(n * row_bytes)), "%s: bits change at %d rows",
+                      what, (int)n);
         if (n > 12 && n % 16 != 1) {
             free(out);
             continue;
         }
         ck_assert(ad_kernel_prepare(&small, n));
         run_rows(&small, n, in, out);
-        ck_assert_msg(!memcmp(out, want, (size_t)(n * row_bytes)), "%s: bits change when prepared for %d rows", what, (int)n);
+        ck_assert_msg(!memcmp(out, want, (size_t)(n * row_bytes)),
+                      "%s: bits change when prepared for %d rows", what, (int)n);
         ad_kernel_clear(&small);
         free(out);
     }
@@ -807,7 +864,9 @@ START_TEST(rows_are_independent_in_products)
     for (int dtype = AD_F32; dtype <= AD_F64; dtype++)
         for (int i = 0; i < 7; i++) {
             int64_t sizes[3] = { AD_ROWS, widths[_i], widths[i] }, size = (int64_t)size_of(dtype);
-            static const char *spec[][3] = { { "ab", "bc", "ac" }, { "ab", "cb", "ac" }, { "ab", "abc", "ac" } };
+            static const char *spec[][3] = { { "ab", "bc", "ac" },
+                                             { "ab", "cb", "ac" },
+                                             { "ab", "abc", "ac" } };
             for (int s = 0; s < 3; s++) {
                 trial *t = contract_trial(dtype, spec[s][0], spec[s][1], spec[s][2], sizes, 70);
                 int64_t steps[2] = { sizes[1] * size, s == 2 ? sizes[1] * sizes[2] * size : 0 };
@@ -821,7 +880,8 @@ START_TEST(rows_are_independent_elsewhere)
 {
     for (int dtype = AD_F32; dtype <= AD_F64; dtype++)
         for (int i = 0; i < 7; i++) {
-            int64_t d = widths[i], size = (int64_t)size_of(dtype), steps[2] = { d * size, 0 }, both[2] = { d * size, d * size };
+            int64_t d = widths[i], size = (int64_t)size_of(dtype), steps[2] = { d * size, 0 },
+                    both[2] = { d * size, d * size };
             trial *t = trial_new(AD_OP_sum, dtype);
             t->rows = 70;
             t->attr[0] = 2;
@@ -846,17 +906,21 @@ START_TEST(rows_are_independent_elsewhere)
 }
 END_TEST
 
-/* Accumulating rows in two calls, or in two places that are combined, is the same as in one call, to rounding. */
+/* Accumulating rows in two calls, or in two places that are combined, is the same as in one call,
+ * to rounding. */
 START_TEST(rows_accumulate)
 {
-    static const char *spec[][3] = {
-        { "ab", "ac", "bc" }, { "ab", "ab", "" }, { "ab", "ac", "cb" }, { "ab", "bc", "bc" }, { "a", "ab", "b" }
-    };
+    static const char *spec[][3] = { { "ab", "ac", "bc" },
+                                     { "ab", "ab", "" },
+                                     { "ab", "ac", "cb" },
+                                     { "ab", "bc", "bc" },
+                                     { "a", "ab", "b" } };
     state = 11;
     for (int dtype = AD_F32; dtype <= AD_F64; dtype++)
         for (unsigned s = 0; s < sizeof spec / sizeof *spec; s++)
             for (int64_t rows = 2; rows < 700; rows = rows * 3 + 1) {
-                int64_t sizes[3] = { AD_ROWS, pick(1, 20), pick(1, 20) }, first = pick(1, rows - 1), size = (int64_t)size_of(dtype);
+                int64_t sizes[3] = { AD_ROWS, pick(1, 20), pick(1, 20) }, first = pick(1, rows - 1),
+                        size = (int64_t)size_of(dtype);
                 trial *t = contract_trial(dtype, spec[s][0], spec[s][1], spec[s][2], sizes, rows);
                 contract_reference(t, spec[s][0], spec[s][1], spec[s][2], sizes);
                 int64_t n = count(t->k.out);
@@ -864,7 +928,8 @@ START_TEST(rows_accumulate)
                 ck_assert(t->k.reduces_rows);
                 void *rest[2], *lane = aligned((size_t)(n * size));
                 for (int i = 0; i < 2; i++) {
-                    int64_t row = ad_has_rows(t->in_shapes[i]) ? count(with_rows(t->in_shapes[i], 1)) : 0;
+                    int64_t row =
+                        ad_has_rows(t->in_shapes[i]) ? count(with_rows(t->in_shapes[i], 1)) : 0;
                     rest[i] = (char *)t->in[i] + first * row * size;
                 }
                 ad_kernel_identity(&t->k, t->out, n);
@@ -887,7 +952,13 @@ START_TEST(max_combines)
 {
     ad_shape in = AD_SHAPE(AD_ROWS, 2), out = AD_SHAPE(1, 2);
     int64_t mask = 1;
-    ad_kernel k = { .op = AD_OP_reduce_max, .dtype = AD_F32, .nin = 1, .in_shapes = &in, .out = out, .nattr = 1, .attr = &mask };
+    ad_kernel k = { .op = AD_OP_reduce_max,
+                    .dtype = AD_F32,
+                    .nin = 1,
+                    .in_shapes = &in,
+                    .out = out,
+                    .nattr = 1,
+                    .attr = &mask };
     ck_assert(ad_kernel_prepare(&k, 4));
     ck_assert(k.reduces_rows);
     float x[] = { -5, 1, -3, -1, -9, 0, -4, -8 }, y[2], z[2];
@@ -906,7 +977,8 @@ END_TEST
 
 START_TEST(sources_have_no_kernel)
 {
-    static const ad_op ops[] = { AD_OP_input, AD_OP_constant, AD_OP_fill, AD_OP_eye, AD_OP_row_count, AD_OP_opaque, AD_OP_project };
+    static const ad_op ops[] = { AD_OP_input,     AD_OP_constant, AD_OP_fill,   AD_OP_eye,
+                                 AD_OP_row_count, AD_OP_opaque,   AD_OP_project };
     for (unsigned i = 0; i < sizeof ops / sizeof *ops; i++) {
         ad_kernel k = { .op = ops[i], .dtype = AD_F32 };
         ck_assert(!ad_kernel_prepare(&k, 1));

@@ -1,6 +1,7 @@
-/* Very long recordings: compiling takes time in proportion to their length (times its logarithm), whatever they consist of; so do values
- * and gradients on a tape that is never rewound. Each of these took minutes where a step looked through all the others, and now takes
- * seconds: the suite's time limit tells. */
+/* Very long recordings: compiling takes time in proportion to their length (times its logarithm),
+ * whatever they consist of; so do values and gradients on a tape that is never rewound. Each of
+ * these took minutes where a step looked through all the others, and now takes seconds: the suite's
+ * time limit tells. */
 #include "tests/support/allocations.h"
 #include "autodiff/extension.h"
 #include "costate.h"
@@ -41,7 +42,8 @@ static void run(recording *r, ad_var loss, double *out)
     double x[ROWS * WIDTH], p[WIDTH];
     for (int i = 0; i < ROWS * WIDTH; i++) x[i] = 0.1 * (i + 1);
     for (int i = 0; i < WIDTH; i++) p[i] = 1 - 1e-5 * i;
-    int failed = ad_run(program, w, ROWS, (const void *[]){ x, p }, (void *[]){ out, out + 1, out + 1 + ROWS * WIDTH });
+    int failed = ad_run(program, w, ROWS, (const void *[]){ x, p },
+                        (void *[]){ out, out + 1, out + 1 + ROWS * WIDTH });
     ck_assert_msg(!failed, "%s", ad_workspace_error(w));
     ad_workspace_free(w);
     ad_program_free(program);
@@ -76,10 +78,13 @@ START_TEST(test_slices_and_concatenations)
     const int n = 15000 / SLOWER;
     recording r = new_recording();
     ad_var y = r.x, c = ad_slice(r.p, 0, 0, 2);
-    for (int i = 0; i < 2 * n; i++) y = ad_concatenate(2, (ad_var[]){ ad_mul(ad_slice(y, 1, 2, 4), c), ad_slice(y, 1, 0, 2) }, 1);
+    for (int i = 0; i < 2 * n; i++)
+        y = ad_concatenate(2, (ad_var[]){ ad_mul(ad_slice(y, 1, 2, 4), c), ad_slice(y, 1, 0, 2) },
+                           1);
     double out[1 + ROWS * WIDTH + WIDTH];
     run(&r, ad_sum_all(y), out);
-    for (int k = 0; k < ROWS * WIDTH; k++) ck_assert_double_eq_tol(out[1 + k], pow(1 - 1e-5 * (k % 2), n), 1e-9);
+    for (int k = 0; k < ROWS * WIDTH; k++)
+        ck_assert_double_eq_tol(out[1 + k], pow(1 - 1e-5 * (k % 2), n), 1e-9);
 }
 END_TEST
 
@@ -114,14 +119,17 @@ START_TEST(test_many_parameters)
 {
     const int n = 30000 / SLOWER;
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var in[] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 0, NULL), ad_param(tape, AD_SHAPE(2 * n), NULL) }, y = in[0], out[2];
+    ad_var in[] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 0, NULL),
+                    ad_param(tape, AD_SHAPE(2 * n), NULL) },
+           y = in[0], out[2];
     for (int i = 0; i < n; i++) y = ad_tanh(ad_add(y, ad_slice(in[1], 0, 2 * i, 2 * i + 2)));
     out[0] = ad_sum_all(y);
     ad_grad(out[0], 1, &in[1], &out[1]);
     ad_program *program = ad_compile(2, in, 2, out);
     ck_assert_msg(program != NULL, "%s", ad_tape_error(tape));
     ad_tape_free(tape);
-    double x[2] = { 0.5, -1 }, loss, *p = calloc(2 * (size_t)n, sizeof *p), *g = calloc(2 * (size_t)n, sizeof *g);
+    double x[2] = { 0.5, -1 }, loss, *p = calloc(2 * (size_t)n, sizeof *p),
+           *g = calloc(2 * (size_t)n, sizeof *g);
     for (int i = 0; i < 2 * n; i++) p[i] = 0.3 * sin(i);
     ad_workspace *w = ad_workspace_new(program, 1);
     ck_assert_int_eq(ad_run(program, w, 1, (const void *[]){ x, p }, (void *[]){ &loss, g }), 0);
@@ -144,13 +152,15 @@ END_TEST
 
 /* ---- loops that record ---- */
 
-/* Every iteration takes the same time on a tape that is never rewound, and has the same result: values, gradients, new data. */
+/* Every iteration takes the same time on a tape that is never rewound, and has the same result:
+ * values, gradients, new data. */
 START_TEST(test_loop_without_rewinding)
 {
     const int n = 10000 / SLOWER;
     double x[2 * 2] = { 0.5, -0.2, 0.1, 0.9 }, w[4] = { 0.6, -0.3, 0.2, 0.8 }, first[5];
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var in = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, x), p = ad_param(tape, AD_SHAPE(2, 2), w);
+    ad_var in = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, x),
+           p = ad_param(tape, AD_SHAPE(2, 2), w);
     for (int i = 0; i < n; i++) {
         ad_var y = in, g;
         if (i % 2) ck_assert_int_eq(ad_set(in, 2, x), 0);
@@ -172,9 +182,11 @@ START_TEST(test_loop_of_forward_derivatives)
     const int n = 10000 / SLOWER;
     double x[2 * 2] = { 0.5, -0.2, 0.1, 0.9 }, first[2 * 2 + 2 * 2 * 2 + 2];
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var in = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, x), other = ad_param(tape, AD_SCALAR, (double[]){ 1 });
+    ad_var in = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, x),
+           other = ad_param(tape, AD_SCALAR, (double[]){ 1 });
     for (int i = 0; i < n; i++) {
-        ad_var y = ad_mul(ad_sin(in), ad_sum_axis(ad_square(in), 1, 1)), tangent = ad_ones_like(in), dot;
+        ad_var y = ad_mul(ad_sin(in), ad_sum_axis(ad_square(in), 1, 1)), tangent = ad_ones_like(in),
+               dot;
         ad_jvp(1, &in, &tangent, 1, &y, &dot);
         double out[2 * 2 + 2 * 2 * 2 + 2];
         ad_get(dot, out);
@@ -199,8 +211,10 @@ START_TEST(test_limit)
     ck_assert_msg(ad_valid(x), "%s", ad_tape_error(tape));
     ck_assert(!ad_valid(ad_cos(x)));
     const char *error = ad_tape_error(tape);
-    ck_assert_msg(strstr(error, "ad_cos: the tape holds 1000 operations, its limit") == error, "%s", error);
-    ck_assert(strstr(error, "ad_tape_rewind") && strstr(error, "ad_compile") && strstr(error, "ad_tape_set_limit"));
+    ck_assert_msg(strstr(error, "ad_cos: the tape holds 1000 operations, its limit") == error, "%s",
+                  error);
+    ck_assert(strstr(error, "ad_tape_rewind") && strstr(error, "ad_compile") &&
+              strstr(error, "ad_tape_set_limit"));
     ad_tape_clear_error(tape);
     ad_tape_rewind(tape, 10);
     ck_assert(ad_valid(ad_scalar(tape, 1)));
@@ -210,7 +224,8 @@ START_TEST(test_limit)
     for (int i = 0; i < 2000; i++) x = ad_sin(x);
     ck_assert(ad_valid(x));
     ad_tape_set_limit(tape, -1);
-    ck_assert_msg(strstr(ad_tape_error(tape), "ad_tape_set_limit") != NULL, "%s", ad_tape_error(tape));
+    ck_assert_msg(strstr(ad_tape_error(tape), "ad_tape_set_limit") != NULL, "%s",
+                  ad_tape_error(tape));
     ad_tape_free(tape);
 }
 END_TEST
@@ -228,7 +243,8 @@ START_TEST(test_values_fill_the_memory)
     allocations_fail_at(-1);
     ck_assert_ptr_null(value);
     const char *error = ad_tape_error(tape);
-    ck_assert_msg(strstr(error, "out of memory: ad_sin") && strstr(error, "ad_tape_rewind"), "%s", error);
+    ck_assert_msg(strstr(error, "out of memory: ad_sin") && strstr(error, "ad_tape_rewind"), "%s",
+                  error);
     ad_tape_free(tape);
 }
 END_TEST
@@ -244,25 +260,29 @@ static ad_var scaled_decay(ad_var t, ad_var y, const ad_var *args, void *user)
 static void check_decay(ad_var y0, ad_var p, double rate, ad_var y, ad_var *g)
 {
     ad_grad(ad_sum_all(y), 2, (ad_var[]){ y0, p }, g);
-    ck_assert_msg(fabs(ad_item(y) - exp(rate)) < 1e-5, "%.9g, not %.9g: %s", ad_item(y), exp(rate), ad_tape_error(y.tape));
+    ck_assert_msg(fabs(ad_item(y) - exp(rate)) < 1e-5, "%.9g, not %.9g: %s", ad_item(y), exp(rate),
+                  ad_tape_error(y.tape));
     ck_assert_double_eq_tol(ad_item(g[0]), exp(rate), 1e-4);
     ck_assert_double_eq_tol(ad_item(g[1]), rate * exp(rate), 1e-4);
 }
 
-/* A field with another constant each time is another function: its programs are compiled, and forgotten when many others have come since.
- * What is still on the tape keeps its own. */
+/* A field with another constant each time is another function: its programs are compiled, and
+ * forgotten when many others have come since. What is still on the tape keeps its own. */
 START_TEST(test_ever_new_fields)
 {
     enum { LOOPS = 600 / SLOWER, SETTLED = 200 };
     ad_tape *tape = ad_tape_new(AD_F64);
     double one[] = { 1 }, rate = -0.3;
-    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, one), p = ad_param(tape, AD_SCALAR, one), g[2];
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, one),
+           p = ad_param(tape, AD_SCALAR, one), g[2];
     ad_var kept = ode_solve_final(scaled_decay, &rate, y0, 1, &p, ode_interval(tape, 0, 1), NULL);
     int32_t mark = ad_tape_mark(tape);
     long live = 0;
     for (int i = 0; i < LOOPS; i++) {
         double other = -0.5 - 0.001 * i;
-        check_decay(y0, p, other, ode_solve_final(scaled_decay, &other, y0, 1, &p, ode_interval(tape, 0, 1), NULL), g);
+        check_decay(
+            y0, p, other,
+            ode_solve_final(scaled_decay, &other, y0, 1, &p, ode_interval(tape, 0, 1), NULL), g);
         ad_tape_rewind(tape, mark);
         if (i == SETTLED) live = allocations_live();
     }
@@ -270,7 +290,8 @@ START_TEST(test_ever_new_fields)
     ck_assert_int_le(allocations_live(), live + 100); /* 200 for each field that is not forgotten */
 #endif
     check_decay(y0, p, rate, kept, g);
-    check_decay(y0, p, rate, ode_solve_final(scaled_decay, &rate, y0, 1, &p, ode_interval(tape, 0, 1), NULL), g);
+    check_decay(y0, p, rate,
+                ode_solve_final(scaled_decay, &rate, y0, 1, &p, ode_interval(tape, 0, 1), NULL), g);
     ad_tape_free(tape);
 }
 END_TEST

@@ -1,4 +1,5 @@
-/* Poles that a selection leaves out: the derivative there is that of what is selected, by every route and in every order. */
+/* Poles that a selection leaves out: the derivative there is that of what is selected, by every
+ * route and in every order. */
 #include "autodiff/extension.h"
 #include "tests/support/suite.h"
 #include <math.h>
@@ -22,25 +23,39 @@ static ad_var f_entropy(ad_var x) { return ad_mul(x, ad_log(x)); }
 static ad_var f_huge(ad_var x) { return ad_exp(ad_scale(ad_sub(number(0.5), x), 1e5)); }
 static ad_var f_scaled(ad_var x) { return ad_mul(ad_square(ad_log(x)), ad_shift(x, 2)); }
 
-static ad_var (*const functions[])(ad_var) = { f_log,   f_sqrt,        f_rsqrt, f_reciprocal, f_div,  f_quotient, f_pow,
-                                               f_power, f_pow_above_1, f_log1p, f_entropy,    f_huge, f_scaled };
+static ad_var (*const functions[])(ad_var) = { f_log,      f_sqrt, f_rsqrt, f_reciprocal,  f_div,
+                                               f_quotient, f_pow,  f_power, f_pow_above_1, f_log1p,
+                                               f_entropy,  f_huge, f_scaled };
 enum { FUNCTIONS = sizeof functions / sizeof *functions };
 
 /* Each mask gives f at 2 and leaves out f at 0; x = (0, 2). */
 static ad_var item(ad_var x, int i) { return ad_slice(x, 0, i, i + 1); }
 static ad_var m_select(ad_var x, ad_var y) { return ad_select(ad_gt(x, number(0)), y, number(0)); }
-static ad_var m_select_else(ad_var x, ad_var y) { return ad_select(ad_le(x, number(0)), number(3), y); }
+static ad_var m_select_else(ad_var x, ad_var y)
+{
+    return ad_select(ad_le(x, number(0)), number(3), y);
+}
 static ad_var m_slice(ad_var x, ad_var y) { return (void)x, item(y, 1); }
-static ad_var m_gather(ad_var x, ad_var y) { return (void)x, ad_gather(y, 0, 2, (int64_t[]){ 1, 1 }); }
-static ad_var m_take(ad_var x, ad_var y) { return (void)x, ad_take(y, ad_fill(tape, AD_SHAPE(1), 1)); }
+static ad_var m_gather(ad_var x, ad_var y)
+{
+    return (void)x, ad_gather(y, 0, 2, (int64_t[]){ 1, 1 });
+}
+static ad_var m_take(ad_var x, ad_var y)
+{
+    return (void)x, ad_take(y, ad_fill(tape, AD_SHAPE(1), 1));
+}
 static ad_var m_matrix(ad_var x, ad_var y)
 {
     ad_var wide = ad_matmul(ad_reshape(y, AD_SHAPE(2, 1)), ad_fill(tape, AD_SHAPE(1, 3), 0.5));
     return ad_select(ad_reshape(ad_gt(x, number(0)), AD_SHAPE(2, 1)), wide, number(0));
 }
-static ad_var m_twice(ad_var x, ad_var y) { return ad_add(ad_scale(m_select(x, y), 2), m_slice(x, ad_square(y))); }
+static ad_var m_twice(ad_var x, ad_var y)
+{
+    return ad_add(ad_scale(m_select(x, y), 2), m_slice(x, ad_square(y)));
+}
 
-static ad_var (*const masks[])(ad_var, ad_var) = { m_select, m_select_else, m_slice, m_gather, m_take, m_matrix, m_twice };
+static ad_var (*const masks[])(ad_var, ad_var) = { m_select, m_select_else, m_slice, m_gather,
+                                                   m_take,   m_matrix,      m_twice };
 enum { MASKS = sizeof masks / sizeof *masks };
 
 /* These give 2 at 2 and leave out -1, before f: there f has a pole, or is no number. */
@@ -52,14 +67,19 @@ static ad_var u_select(ad_var x) { return ad_select(ad_gt(x, number(0)), x, numb
 static ad_var u_select_else(ad_var x) { return ad_select(ad_lt(x, number(0)), number(0), x); }
 static ad_var u_pad(ad_var x) { return ad_pad(item(x, 1), 0, 1, 0); }
 static ad_var u_scatter(ad_var x) { return ad_scatter_add(item(x, 1), 0, 2, (int64_t[]){ 1 }); }
-static ad_var u_scaled(ad_var x) { return ad_scale(ad_flip(ad_flip(ad_relu(ad_scale(x, 2)), 0), 0), 0.5); }
+static ad_var u_scaled(ad_var x)
+{
+    return ad_scale(ad_flip(ad_flip(ad_relu(ad_scale(x, 2)), 0), 0), 0.5);
+}
 static ad_var u_matrix(ad_var x)
 {
-    ad_var wide = ad_matmul(ad_reshape(ad_relu(x), AD_SHAPE(2, 1)), ad_fill(tape, AD_SHAPE(1, 3), 0.5));
+    ad_var wide =
+        ad_matmul(ad_reshape(ad_relu(x), AD_SHAPE(2, 1)), ad_fill(tape, AD_SHAPE(1, 3), 0.5));
     return ad_reshape(ad_slice(wide, 1, 0, 2), AD_SHAPE(4));
 }
 
-static ad_var (*const before[])(ad_var) = { u_relu, u_max, u_min, u_clamp, u_select, u_select_else, u_pad, u_scatter, u_scaled, u_matrix };
+static ad_var (*const before[])(ad_var) = { u_relu,        u_max, u_min,     u_clamp,  u_select,
+                                            u_select_else, u_pad, u_scatter, u_scaled, u_matrix };
 enum { BEFORE = sizeof before / sizeof *before };
 
 /* ---- routes to the gradient of the sum of y by x [2] ---- */
@@ -90,7 +110,10 @@ static ad_var by_jacobian(ad_var y, ad_var x)
 static ad_var (*const routes[])(ad_var, ad_var) = { by_reverse, by_forward, by_jacobian };
 enum { ROUTES = sizeof routes / sizeof *routes };
 
-static void values(ad_var g, double *out) { ck_assert_msg(!ad_get(g, out), "%s", ad_tape_error(tape)); }
+static void values(ad_var g, double *out)
+{
+    ck_assert_msg(!ad_get(g, out), "%s", ad_tape_error(tape));
+}
 
 /* A derivative g by x = (what is left out, 2) is (0, that by z = (2, 2) there). */
 static void check_left_out(const char *what, ad_var g, ad_var at_two)
@@ -99,7 +122,8 @@ static void check_left_out(const char *what, ad_var g, ad_var at_two)
     values(g, out);
     values(at_two, want);
     ck_assert_msg(out[0] == 0, "%s: %g, not 0", what, out[0]);
-    ck_assert_msg(fabs(out[1] - want[1]) <= 1e-12 * fabs(want[1]) + 1e-300, "%s: %.17g, not %.17g", what, out[1], want[1]);
+    ck_assert_msg(fabs(out[1] - want[1]) <= 1e-12 * fabs(want[1]) + 1e-300, "%s: %.17g, not %.17g",
+                  what, out[1], want[1]);
     ck_assert_msg(isfinite(want[1]), "%s: %g", what, want[1]);
 }
 
@@ -130,8 +154,10 @@ static void check_trace(const char *what, ad_var y, ad_var x, ad_var w, ad_var z
     ad_var t = ad_jacobian_trace(y, x);
     values(t, &trace);
     values(by_reverse(w, z), g);
-    ck_assert_msg(fabs(trace - g[1]) <= 1e-12 * fabs(g[1]) + 1e-300, "%s: trace %.17g, not %.17g", what, trace, g[1]);
-    for (int i = 0; i < ROUTES; i++) check_left_out(what, routes[i](t, x), by_reverse(by_reverse(w, z), z));
+    ck_assert_msg(fabs(trace - g[1]) <= 1e-12 * fabs(g[1]) + 1e-300, "%s: trace %.17g, not %.17g",
+                  what, trace, g[1]);
+    for (int i = 0; i < ROUTES; i++)
+        check_left_out(what, routes[i](t, x), by_reverse(by_reverse(w, z), z));
 }
 
 static ad_var (*function)(ad_var);
@@ -143,7 +169,8 @@ static ad_var afterwards(ad_var x) { return function(mask_before(x)); }
 static void check_masked(const char *what, ad_var (*masked)(ad_var), double bad, bool elementwise)
 {
     tape = ad_tape_new(AD_F64);
-    ad_var x = ad_param(tape, AD_SHAPE(2), ((double[]){ bad, 2 })), z = ad_param(tape, AD_SHAPE(2), ((double[]){ 2, 2 }));
+    ad_var x = ad_param(tape, AD_SHAPE(2), ((double[]){ bad, 2 })),
+           z = ad_param(tape, AD_SHAPE(2), ((double[]){ 2, 2 }));
     ad_var y = masked(x), w = masked(z);
     check_routes(what, y, x, w, z);
     if (elementwise) check_trace(what, y, x, w, z);
@@ -198,7 +225,8 @@ START_TEST(largest)
             values(routes[k](first, x), g);
             ck_assert_msg(g[0] == 0 && g[1] == -0.25, "%d of %d: %g %g", k, i, g[0], g[1]);
         }
-        /* What is left out before the maximum is taken: the derivative of the maximum there is that of 0. */
+        /* What is left out before the maximum is taken: the derivative of the maximum there is that
+         * of 0. */
         values(routes[i](ad_sqrt(ad_reduce_max(ad_relu(ad_neg(x)), 0, NULL, 0)), x), g);
         ck_assert_msg(g[0] == 0 && g[1] == 0, "%d: %g %g", i, g[0], g[1]);
     }
@@ -211,9 +239,11 @@ START_TEST(contracted)
 {
     tape = ad_tape_new(AD_F64);
     double g[2];
-    ad_var x = ad_param(tape, AD_SHAPE(2), ((double[]){ 0, 2 })), one = ad_fill(tape, AD_SHAPE(2), 1);
+    ad_var x = ad_param(tape, AD_SHAPE(2), ((double[]){ 0, 2 })),
+           one = ad_fill(tape, AD_SHAPE(2), 1);
     ad_var weight = ad_reciprocal(ad_mul(ad_stop_gradient(x), one));
-    ad_var y = ad_matmul(ad_reshape(ad_relu(x), AD_SHAPE(1, 2)), ad_reshape(weight, AD_SHAPE(2, 1)));
+    ad_var y =
+        ad_matmul(ad_reshape(ad_relu(x), AD_SHAPE(1, 2)), ad_reshape(weight, AD_SHAPE(2, 1)));
     for (int i = 0; i < ROUTES; i++) {
         values(routes[i](y, x), g);
         ck_assert_msg(g[0] == 0 && g[1] == 0.5, "route %d: %g %g", i, g[0], g[1]);
@@ -222,7 +252,8 @@ START_TEST(contracted)
 }
 END_TEST
 
-/* A row that is masked leaves the gradient of weights alone; a zero that is none of the mask's is not taken for one. */
+/* A row that is masked leaves the gradient of weights alone; a zero that is none of the mask's is
+ * not taken for one. */
 START_TEST(beside_the_mask)
 {
     double g[2];
@@ -230,12 +261,14 @@ START_TEST(beside_the_mask)
     ad_var x = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, ((double[]){ 0, 1, 2, 4 }));
     ad_var w = ad_param(tape, AD_SHAPE(2, 1), ((double[]){ 3, 5 })), y = ad_matmul(ad_log(x), w);
     ad_var kept = ad_constant(tape, AD_SHAPE(1), (double[]){ 1 });
-    ad_var first = ad_slice(x, 1, 0, 1), loss = ad_sum_all(ad_select(ad_gt(first, number(0)), ad_mul(y, kept), number(0)));
+    ad_var first = ad_slice(x, 1, 0, 1),
+           loss = ad_sum_all(ad_select(ad_gt(first, number(0)), ad_mul(y, kept), number(0)));
     values(by_reverse(loss, w), g);
     ck_assert_double_eq_tol(g[0], log(2), 1e-15);
     ck_assert_double_eq_tol(g[1], log(4), 1e-15);
     ad_var p = ad_param(tape, AD_SHAPE(2), ((double[]){ 0, 4 }));
-    const ad_var roots[] = { ad_select(ad_ge(p, number(0)), ad_square(ad_sqrt(p)), number(0)), ad_square(ad_sqrt(ad_max(p, number(-1)))) };
+    const ad_var roots[] = { ad_select(ad_ge(p, number(0)), ad_square(ad_sqrt(p)), number(0)),
+                             ad_square(ad_sqrt(ad_max(p, number(-1)))) };
     for (int k = 0; k < 2; k++)
         for (int i = 0; i < ROUTES; i++) {
             values(routes[i](roots[k], p), g);

@@ -1,12 +1,16 @@
-/* Compiling and running random tapes (random_tapes.h) when memory fails at any point: an error, nothing lost. And errors of programs that
- * are too large for the machine, which name the bytes before anything is touched. */
+/* Compiling and running random tapes (random_tapes.h) when memory fails at any point: an error,
+ * nothing lost. And errors of programs that are too large for the machine, which name the bytes
+ * before anything is touched. */
 #include "autodiff/plan/program.h"
 #include "tests/support/allocations.h"
 #include "tests/autodiff/random_tapes.h"
 #include "tests/support/suite.h"
 #include <sys/resource.h>
 
-static ad_program *compile(const world *w) { return ad_compile(INPUTS, w->input, OUTPUTS, w->output); }
+static ad_program *compile(const world *w)
+{
+    return ad_compile(INPUTS, w->input, OUTPUTS, w->output);
+}
 
 static int run(const world *w, const ad_program *p, ad_workspace *s, int64_t rows)
 {
@@ -19,7 +23,8 @@ static int run(const world *w, const ad_program *p, ad_workspace *s, int64_t row
 static world tape_of(uint64_t seed)
 {
     world w = make_world((recipe){ .seed = seed, .dtype = AD_F64, .steps = MAX_STEPS });
-    ck_assert_msg(!ad_tape_error(w.tape), "seed %llu: %s", (unsigned long long)seed, ad_tape_error(w.tape));
+    ck_assert_msg(!ad_tape_error(w.tape), "seed %llu: %s", (unsigned long long)seed,
+                  ad_tape_error(w.tape));
     return w;
 }
 
@@ -46,8 +51,8 @@ START_TEST(test_compiling_without_memory)
             p = compile(&w);
             failed = allocations_failed();
             if (p) continue;
-            ck_assert_msg(ad_tape_error(w.tape) && strstr(ad_tape_error(w.tape), "out of memory"), "%s",
-                          ad_tape_error(w.tape) ? ad_tape_error(w.tape) : "no error");
+            ck_assert_msg(ad_tape_error(w.tape) && strstr(ad_tape_error(w.tape), "out of memory"),
+                          "%s", ad_tape_error(w.tape) ? ad_tape_error(w.tape) : "no error");
             ad_tape_clear_error(w.tape);
             ck_assert_int_eq(allocations_live(), live);
         }
@@ -94,7 +99,8 @@ static void check_too_large(ad_tape *t, ad_var x, ad_var y, const char *want)
 {
     ad_program *p = ad_compile(1, &x, 1, &y);
     ck_assert_ptr_null(p);
-    ck_assert_msg(ad_tape_error(t) && strstr(ad_tape_error(t), want), "%s", ad_tape_error(t) ? ad_tape_error(t) : "no error");
+    ck_assert_msg(ad_tape_error(t) && strstr(ad_tape_error(t), want), "%s",
+                  ad_tape_error(t) ? ad_tape_error(t) : "no error");
     ad_tape_free(t);
 }
 
@@ -103,10 +109,12 @@ START_TEST(test_values_too_large)
     const int64_t n = (int64_t)1 << 22; /* squared: 2^44 elements of 8 bytes */
     ad_tape *t = ad_tape_new(AD_F64);
     ad_var x = ad_input(t, AD_SHAPE(n, 1), NULL);
-    check_too_large(t, x, ad_mul(ad_exp(x), ad_reshape(x, AD_SHAPE(1, n))), "out of memory: the program needs 1407");
+    check_too_large(t, x, ad_mul(ad_exp(x), ad_reshape(x, AD_SHAPE(1, n))),
+                    "out of memory: the program needs 1407");
     t = ad_tape_new(AD_F64);
     x = ad_input(t, AD_SCALAR, NULL);
-    check_too_large(t, x, ad_mul(x, ad_exp(ad_eye(t, n, n, 0))), "out of memory: the program needs ");
+    check_too_large(t, x, ad_mul(x, ad_exp(ad_eye(t, n, n, 0))),
+                    "out of memory: the program needs ");
 }
 END_TEST
 
@@ -115,7 +123,8 @@ START_TEST(test_rows_too_large)
 {
     for (int shift = 50; shift <= 58; shift++) {
         ad_tape *t = ad_tape_new(AD_F64);
-        ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), 1, NULL), y = ad_broadcast(ad_exp(x), AD_SHAPE(AD_ROWS, (int64_t)1 << shift));
+        ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), 1, NULL),
+               y = ad_broadcast(ad_exp(x), AD_SHAPE(AD_ROWS, (int64_t)1 << shift));
         y = ad_cumsum(y, 1, 0);
         y = ad_sum_all(ad_mul(ad_neg(ad_sin(y)), ad_scale(ad_cos(y), 2)));
         ad_program *p = ad_compile(1, &x, 1, &y);
@@ -123,10 +132,13 @@ START_TEST(test_rows_too_large)
         if (p) { /* the size of a block can be counted */
             ad_workspace *w = ad_workspace_new(p, 1);
             ck_assert_int_eq(ad_run(p, w, 1, (const void *[]){ &in }, (void *[]){ &out }), -1);
-            ck_assert_msg(strstr(ad_workspace_error(w), "out of memory: ") != NULL, "%s", ad_workspace_error(w));
+            ck_assert_msg(strstr(ad_workspace_error(w), "out of memory: ") != NULL, "%s",
+                          ad_workspace_error(w));
             ad_workspace_free(w);
         } else {
-            ck_assert_msg(strstr(ad_tape_error(t), "the program needs more bytes than can be addressed") != NULL, "%s", ad_tape_error(t));
+            ck_assert_msg(strstr(ad_tape_error(t),
+                                 "the program needs more bytes than can be addressed") != NULL,
+                          "%s", ad_tape_error(t));
         }
         ad_program_free(p);
         ad_tape_free(t);
@@ -134,19 +146,23 @@ START_TEST(test_rows_too_large)
 }
 END_TEST
 
-/* Compiling takes no memory to speak of however long the sums of a product are: here the matrices for a trial would have 10 GB. */
+/* Compiling takes no memory to speak of however long the sums of a product are: here the matrices
+ * for a trial would have 10 GB. */
 START_TEST(test_long_sums)
 {
     const int64_t n = (int64_t)1 << 23;
     ad_tape *t = ad_tape_new(AD_F64);
-    ad_var in[] = { ad_input_rows(t, AD_SHAPE(AD_ROWS, n), 1, NULL), ad_param(t, AD_SHAPE(n, 16), NULL) }, y = ad_matmul(in[0], in[1]);
+    ad_var in[] = { ad_input_rows(t, AD_SHAPE(AD_ROWS, n), 1, NULL),
+                    ad_param(t, AD_SHAPE(n, 16), NULL) },
+           y = ad_matmul(in[0], in[1]);
     ad_program *p = ad_compile(2, in, 1, &y);
     struct rusage usage;
     ck_assert_ptr_nonnull(p);
     getrusage(RUSAGE_SELF, &usage);
     ck_assert_int_lt(usage.ru_maxrss, 1 << 20); /* KiB */
     ad_program_free(p);
-    in[0] = ad_param(t, AD_SHAPE(4096, (int64_t)1 << 45), NULL); /* more multiplications than can be counted */
+    in[0] = ad_param(t, AD_SHAPE(4096, (int64_t)1 << 45),
+                     NULL); /* more multiplications than can be counted */
     in[1] = ad_param(t, AD_SHAPE((int64_t)1 << 45, 4096), NULL);
     y = ad_matmul(in[0], in[1]);
     p = ad_compile(2, in, 1, &y);
@@ -165,7 +181,8 @@ START_TEST(test_too_many_rows)
     ad_program *p = ad_compile(1, &x, 1, &y);
     ad_workspace *w = ad_workspace_new(p, 2);
     float in[4] = { 0 }, out[4];
-    static const int64_t rows[] = { (int64_t)1 << 42, (int64_t)1 << 57, (int64_t)1 << 60, INT64_MAX };
+    static const int64_t rows[] = { (int64_t)1 << 42, (int64_t)1 << 57, (int64_t)1 << 60,
+                                    INT64_MAX };
     for (int k = 0; k < 4; k++) {
         ck_assert_int_eq(ad_run(p, w, rows[k], (const void *[]){ in }, (void *[]){ out }), -1);
         const char *want = k == 0   ? "ad_run: out of memory: 7036"
@@ -189,7 +206,8 @@ START_TEST(test_negative_threads)
     ad_program *p = compile(&w);
     ad_workspace *s = ad_workspace_new(p, -3);
     ck_assert_int_eq(run(&w, p, s, 3), -1);
-    ck_assert_msg(strstr(ad_workspace_error(s), "negative number of threads (-3)") != NULL, "%s", ad_workspace_error(s));
+    ck_assert_msg(strstr(ad_workspace_error(s), "negative number of threads (-3)") != NULL, "%s",
+                  ad_workspace_error(s));
     ad_workspace_free(s);
     ad_program_free(p);
     end_world(&w);
@@ -221,7 +239,9 @@ START_TEST(test_unknown_instruction_set)
     ck_assert_ptr_null(ad_compile(0, NULL, 1, &y));
     const char *error = ad_tape_error(t);
     ck_assert_ptr_nonnull(error);
-    ck_assert_msg(strstr(error, "COSTATE_ISA=x86-64-v9: no such instruction set (choices: ") == error, "%s", error);
+    ck_assert_msg(strstr(error, "COSTATE_ISA=x86-64-v9: no such instruction set (choices: ") ==
+                      error,
+                  "%s", error);
     ad_tape_free(t);
 }
 END_TEST

@@ -1,6 +1,8 @@
-/* Every operation of ops.def, in both types. The table below is generated from ops.def: a row without a case here does not compile.
- * For each: values against libm (pointwise), gradients and second derivatives against central differences, JVP against VJP by the
- * dot-product identity, forward-over-reverse against reverse-over-reverse, lazy values against replayed programs, f32 against f64. */
+/* Every operation of ops.def, in both types. The table below is generated from ops.def: a row
+ * without a case here does not compile. For each: values against libm (pointwise), gradients and
+ * second derivatives against central differences, JVP against VJP by the dot-product identity,
+ * forward-over-reverse against reverse-over-reverse, lazy values against replayed programs, f32
+ * against f64. */
 #include "autodiff/tape/tape.h"
 #include "tests/support/suite.h"
 #include <math.h>
@@ -21,39 +23,40 @@ typedef struct {
 
 /* ---- cases of the pointwise rows ---- */
 
-#define AD_UNARY(name, kernel, push, ref, lo, hi)                                                                                          \
-    static ad_var build_##name(ad_tape *t, const ad_var *x)                                                                                \
-    {                                                                                                                                      \
-        (void)t;                                                                                                                           \
-        return ad_##name(x[0]);                                                                                                            \
-    }                                                                                                                                      \
-    static double reference_##name(double x, double b, double c)                                                                           \
-    {                                                                                                                                      \
-        (void)b, (void)c;                                                                                                                  \
-        return ref;                                                                                                                        \
+#define AD_UNARY(name, kernel, push, ref, lo, hi)                                                  \
+    static ad_var build_##name(ad_tape *t, const ad_var *x)                                        \
+    {                                                                                              \
+        (void)t;                                                                                   \
+        return ad_##name(x[0]);                                                                    \
+    }                                                                                              \
+    static double reference_##name(double x, double b, double c)                                   \
+    {                                                                                              \
+        (void)b, (void)c;                                                                          \
+        return ref;                                                                                \
     }
-#define AD_BINARY(name, kernel, pa, pb, ref, ...)                                                                                          \
-    static ad_var build_##name(ad_tape *t, const ad_var *x)                                                                                \
-    {                                                                                                                                      \
-        (void)t;                                                                                                                           \
-        return ad_##name(x[0], x[1]);                                                                                                      \
-    }                                                                                                                                      \
-    static double reference_##name(double a, double b, double c)                                                                           \
-    {                                                                                                                                      \
-        (void)c;                                                                                                                           \
-        return ref;                                                                                                                        \
+#define AD_BINARY(name, kernel, pa, pb, ref, ...)                                                  \
+    static ad_var build_##name(ad_tape *t, const ad_var *x)                                        \
+    {                                                                                              \
+        (void)t;                                                                                   \
+        return ad_##name(x[0], x[1]);                                                              \
+    }                                                                                              \
+    static double reference_##name(double a, double b, double c)                                   \
+    {                                                                                              \
+        (void)c;                                                                                   \
+        return ref;                                                                                \
     }
-#define AD_TERNARY(name, kernel, pa, pb, pc, ref)                                                                                          \
-    static ad_var build_##name(ad_tape *t, const ad_var *x)                                                                                \
-    {                                                                                                                                      \
-        (void)t;                                                                                                                           \
-        return ad_##name(x[0], x[1], x[2]);                                                                                                \
-    }                                                                                                                                      \
+#define AD_TERNARY(name, kernel, pa, pb, pc, ref)                                                  \
+    static ad_var build_##name(ad_tape *t, const ad_var *x)                                        \
+    {                                                                                              \
+        (void)t;                                                                                   \
+        return ad_##name(x[0], x[1], x[2]);                                                        \
+    }                                                                                              \
     static double reference_##name(double a, double b, double c) { return ref; }
 #define AD_CODED(...)
 #include "autodiff/ops.def"
 
-/* ---- cases of the structural rows: the operation acts on the square of the operand where that makes second derivatives visible ---- */
+/* ---- cases of the structural rows: the operation acts on the square of the operand where that
+ * makes second derivatives visible ---- */
 
 static const int64_t indices[] = { 2, 0, 2, 1, 2 };
 static const int permutation[] = { 0, 2, 1 };
@@ -68,12 +71,19 @@ static ad_var case_constant(ad_tape *t, const ad_var *x)
 {
     return ad_mul(curved(x[0]), ad_constant(t, AD_SHAPE(4), (double[]){ 1, -2, 3, 0.5 }));
 }
-static ad_var case_fill(ad_tape *t, const ad_var *x) { return ad_mul(curved(x[0]), ad_fill(t, AD_SHAPE(1, 4), 2.5)); }
+static ad_var case_fill(ad_tape *t, const ad_var *x)
+{
+    return ad_mul(curved(x[0]), ad_fill(t, AD_SHAPE(1, 4), 2.5));
+}
 static ad_var case_eye(ad_tape *t, const ad_var *x)
 {
-    return ad_add(ad_matmul(curved(x[0]), ad_eye(t, 4, 5, 1)), ad_slice(ad_add(x[0], ad_eye(t, 1, 4, 2)), 1, 0, 1));
+    return ad_add(ad_matmul(curved(x[0]), ad_eye(t, 4, 5, 1)),
+                  ad_slice(ad_add(x[0], ad_eye(t, 1, 4, 2)), 1, 0, 1));
 }
-static ad_var case_row_count(ad_tape *t, const ad_var *x) { return ad_div(curved(x[0]), ad_row_count(t)); }
+static ad_var case_row_count(ad_tape *t, const ad_var *x)
+{
+    return ad_div(curved(x[0]), ad_row_count(t));
+}
 static ad_var case_sum(ad_tape *t, const ad_var *x)
 {
     (void)t;
@@ -102,7 +112,8 @@ static ad_var case_slice(ad_tape *t, const ad_var *x)
 static ad_var case_assemble(ad_tape *t, const ad_var *x)
 {
     (void)t;
-    return ad_add(ad_concatenate(2, (ad_var[]){ curved(x[0]), ad_pad(x[1], 1, 0, 2) }, 1), ad_pad(curved(x[0]), 1, 3, 1));
+    return ad_add(ad_concatenate(2, (ad_var[]){ curved(x[0]), ad_pad(x[1], 1, 0, 2) }, 1),
+                  ad_pad(curved(x[0]), 1, 3, 1));
 }
 static ad_var case_flip(ad_tape *t, const ad_var *x)
 {
@@ -126,18 +137,23 @@ static ad_var case_cumsum(ad_tape *t, const ad_var *x)
 }
 static ad_var case_take(ad_tape *t, const ad_var *x)
 {
-    return ad_mul(ad_take(curved(x[0]), ad_floor(x[1])), ad_take(x[0], ad_constant(t, AD_SHAPE(1), (double[]){ 1 })));
+    return ad_mul(ad_take(curved(x[0]), ad_floor(x[1])),
+                  ad_take(x[0], ad_constant(t, AD_SHAPE(1), (double[]){ 1 })));
 }
 static ad_var case_put_add(ad_tape *t, const ad_var *x)
 {
     (void)t;
     return ad_put_add(curved(x[0]), ad_floor(x[1]), AD_SHAPE(4, 2));
 }
-static ad_var case_locate(ad_tape *t, const ad_var *x) { return ad_locate(x[0], ad_constant(t, AD_SHAPE(4), (double[]){ -1, 0, 0.5, 2 })); }
+static ad_var case_locate(ad_tape *t, const ad_var *x)
+{
+    return ad_locate(x[0], ad_constant(t, AD_SHAPE(4), (double[]){ -1, 0, 0.5, 2 }));
+}
 static ad_var case_reduce_max(ad_tape *t, const ad_var *x)
 {
     (void)t;
-    return ad_add(ad_reduce_max(curved(x[0]), 1, (int[]){ 1 }, 1), ad_reduce_max(curved(x[0]), 1, (int[]){ 0 }, 1));
+    return ad_add(ad_reduce_max(curved(x[0]), 1, (int[]){ 1 }, 1),
+                  ad_reduce_max(curved(x[0]), 1, (int[]){ 0 }, 1));
 }
 static ad_var case_contract(ad_tape *t, const ad_var *x)
 {
@@ -147,7 +163,8 @@ static ad_var case_contract(ad_tape *t, const ad_var *x)
 static ad_var case_opaque(ad_tape *t, const ad_var *x);
 #define case_project case_opaque
 
-/* A user's opaque operation, y = x^3 and s = sum over rows of x, whose rules record (the first again opaque-free). */
+/* A user's opaque operation, y = x^3 and s = sum over rows of x, whose rules record (the first
+ * again opaque-free). */
 static int cube_forward(void *data, void *state, const ad_opaque_call *call)
 {
     (void)data, (void)state;
@@ -164,26 +181,31 @@ static int cube_forward(void *data, void *state, const ad_opaque_call *call)
     for (int k = 0; k < 4 && call->out[1]; k++) {
         double s = 0;
         for (int64_t b = 0; b < call->rows; b++)
-            s += call->dtype == AD_F32 ? ((const float *)call->in[0])[b * 4 + k] : ((const double *)call->in[0])[b * 4 + k];
+            s += call->dtype == AD_F32 ? ((const float *)call->in[0])[b * 4 + k]
+                                       : ((const double *)call->in[0])[b * 4 + k];
         if (call->dtype == AD_F32) ((float *)call->out[1])[k] = (float)s;
         else ((double *)call->out[1])[k] = s;
     }
     return 0;
 }
-static void cube_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out, const ad_var *ybar, const bool *need,
-                     ad_var *xbar)
+static void cube_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout,
+                     const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar)
 {
     (void)data, (void)token, (void)nin, (void)nout, (void)out, (void)need;
-    ad_var a = ybar[0].node >= 0 ? ad_mul(ybar[0], ad_scale(ad_square(in[0]), 3)) : ad_zeros_like(in[0]);
+    ad_var a =
+        ybar[0].node >= 0 ? ad_mul(ybar[0], ad_scale(ad_square(in[0]), 3)) : ad_zeros_like(in[0]);
     xbar[0] = ybar[1].node >= 0 ? ad_add(a, ybar[1]) : a;
 }
-static void cube_jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot, int nout, const ad_var *out, ad_var *ydot)
+static void cube_jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot,
+                     int nout, const ad_var *out, ad_var *ydot)
 {
     (void)data, (void)token, (void)nin, (void)nout, (void)out;
     ydot[0] = ad_mul(xdot[0], ad_scale(ad_square(in[0]), 3));
     ydot[1] = ad_sum_axis(xdot[0], 0, 1);
 }
-static const ad_opaque_class cube = { .name = "cube", .forward = cube_forward, .vjp = cube_vjp, .jvp = cube_jvp };
+static const ad_opaque_class cube = {
+    .name = "cube", .forward = cube_forward, .vjp = cube_vjp, .jvp = cube_jvp
+};
 static ad_var case_opaque(ad_tape *t, const ad_var *x)
 {
     ad_var out[2];
@@ -197,35 +219,45 @@ typedef struct {
     double lo[MAX_IN], hi[MAX_IN];
     bool flat;
 } domain;
-#define R(...)                                                                                                                             \
-    {                                                                                                                                      \
-        (int)(sizeof((int64_t[]){ AD_ROWS, __VA_ARGS__ }) / 8), { AD_ROWS, __VA_ARGS__ }                                                   \
+#define R(...)                                                                                     \
+    {                                                                                              \
+        (int)(sizeof((int64_t[]){ AD_ROWS, __VA_ARGS__ }) / 8), { AD_ROWS, __VA_ARGS__ }           \
     }
-#define S(...)                                                                                                                             \
-    {                                                                                                                                      \
-        (int)(sizeof((int64_t[]){ __VA_ARGS__ }) / 8), { __VA_ARGS__ }                                                                     \
+#define S(...)                                                                                     \
+    {                                                                                              \
+        (int)(sizeof((int64_t[]){ __VA_ARGS__ }) / 8), { __VA_ARGS__ }                             \
     }
-#define ONE(shape)                                                                                                                         \
-    {                                                                                                                                      \
-        1, { shape }, { -1.5 }, { 1.5 }, false                                                                                             \
+#define ONE(shape)                                                                                 \
+    {                                                                                              \
+        1, { shape }, { -1.5 }, { 1.5 }, false                                                     \
     }
-static const domain domain_input = ONE(R(4)), domain_constant = ONE(R(4)), domain_fill = ONE(R(4)), domain_eye = ONE(R(4)),
-                    domain_row_count = ONE(R(4)), domain_sum = ONE(R(4, 2)), domain_reshape = ONE(R(6)), domain_transpose = ONE(R(2, 3)),
-                    domain_broadcast = ONE(S(3, 1)), domain_slice = ONE(R(3)), domain_flip = ONE(R(4)), domain_gather = ONE(R(3)),
-                    domain_scatter_add = ONE(R(5)), domain_cumsum = ONE(R(5, 2)), domain_reduce_max = ONE(R(5)), domain_opaque = ONE(R(4)),
-                    domain_project = ONE(R(4)), domain_locate = { 1, { R(1) }, { -1.5 }, { 2.5 }, true },
+static const domain domain_input = ONE(R(4)), domain_constant = ONE(R(4)), domain_fill = ONE(R(4)),
+                    domain_eye = ONE(R(4)), domain_row_count = ONE(R(4)), domain_sum = ONE(R(4, 2)),
+                    domain_reshape = ONE(R(6)), domain_transpose = ONE(R(2, 3)),
+                    domain_broadcast = ONE(S(3, 1)), domain_slice = ONE(R(3)),
+                    domain_flip = ONE(R(4)), domain_gather = ONE(R(3)),
+                    domain_scatter_add = ONE(R(5)), domain_cumsum = ONE(R(5, 2)),
+                    domain_reduce_max = ONE(R(5)), domain_opaque = ONE(R(4)),
+                    domain_project = ONE(R(4)),
+                    domain_locate = { 1, { R(1) }, { -1.5 }, { 2.5 }, true },
                     domain_assemble = { 2, { R(3), R(2) }, { -1.5, -1.5 }, { 1.5, 1.5 }, false },
                     domain_take = { 2, { S(4, 2), R(1) }, { -1, 0.01 }, { 1, 3.99 }, false },
                     domain_put_add = { 2, { R(2), R(1) }, { -1, 0.01 }, { 1, 3.99 }, false },
-                    domain_contract = { 3, { R(3), S(3, 5), S(5, 2) }, { -1, -1, -1 }, { 1, 1, 1 }, false };
+                    domain_contract = {
+                        3, { R(3), S(3, 5), S(5, 2) }, { -1, -1, -1 }, { 1, 1, 1 }, false
+                    };
 
 static const op_case cases[] = {
-#define AD_UNARY(name, kernel, push, ref, lo, hi) { #name, build_##name, 1, { R(4) }, { lo }, { hi }, reference_##name, #push[0] == 'A' },
-#define AD_BINARY(name, kernel, pa, pb, ref, la, ha, lb, hb)                                                                               \
-    { #name, build_##name, 2, { R(4), R(4) }, { la, lb }, { ha, hb }, reference_##name, #pa[0] == 'A' },
-#define AD_TERNARY(name, kernel, pa, pb, pc, ref)                                                                                          \
-    { #name, build_##name, 3, { R(4), R(4), R(4) }, { -2, -3, 0.5 }, { 2, -0.1, 3 }, reference_##name, false },
-#define AD_STRUCTURAL(name, kind) { #name, case_##name, 0, { { 0, { 0 } } }, { 0 }, { 0 }, NULL, false },
+#define AD_UNARY(name, kernel, push, ref, lo, hi)                                                  \
+    { #name, build_##name, 1, { R(4) }, { lo }, { hi }, reference_##name, #push[0] == 'A' },
+#define AD_BINARY(name, kernel, pa, pb, ref, la, ha, lb, hb)                                       \
+    { #name,        build_##name, 2, { R(4), R(4) }, { la, lb }, { ha, hb }, reference_##name,     \
+      #pa[0] == 'A' },
+#define AD_TERNARY(name, kernel, pa, pb, pc, ref)                                                  \
+    { #name,          build_##name,     3,    { R(4), R(4), R(4) }, { -2, -3, 0.5 },               \
+      { 2, -0.1, 3 }, reference_##name, false },
+#define AD_STRUCTURAL(name, kind)                                                                  \
+    { #name, case_##name, 0, { { 0, { 0 } } }, { 0 }, { 0 }, NULL, false },
 #define AD_CODED(...)
 #include "autodiff/ops.def"
 };
@@ -234,7 +266,11 @@ static const domain *const domains[] = {
 #define AD_CODED(...)
 #include "autodiff/ops.def"
 };
-enum { NCASE = (int)(sizeof cases / sizeof *cases), NDOMAIN = (int)(sizeof domains / sizeof *domains), FIRST_STRUCTURAL = NCASE - NDOMAIN };
+enum {
+    NCASE = (int)(sizeof cases / sizeof *cases),
+    NDOMAIN = (int)(sizeof domains / sizeof *domains),
+    FIRST_STRUCTURAL = NCASE - NDOMAIN
+};
 
 static op_case case_at(int i)
 {
@@ -268,7 +304,10 @@ typedef struct {
 
 static int64_t elements(ad_shape s) { return ad_count(s, ROWS); }
 
-static ad_var give(ad_tape *t, ad_shape s, const double *v) { return ad_has_rows(s) ? ad_input_rows(t, s, ROWS, v) : ad_param(t, s, v); }
+static ad_var give(ad_tape *t, ad_shape s, const double *v)
+{
+    return ad_has_rows(s) ? ad_input_rows(t, s, ROWS, v) : ad_param(t, s, v);
+}
 
 /* loss = <w, y>; g its gradient; s = <g, u>; h the gradient of s: the Hessian times u. */
 static void record(trial *r, const op_case *c, ad_dtype dtype)
@@ -305,20 +344,26 @@ static void draw(trial *r, const op_case *c, uint64_t seed)
         }
 }
 
-static void close_to(const op_case *c, const char *what, double got, double want, double scale, double tolerance)
+static void close_to(const op_case *c, const char *what, double got, double want, double scale,
+                     double tolerance)
 {
     if (got == want) return;
-    ck_assert_msg(fabs(got - want) <= tolerance * (1 + fabs(scale)), "%s: %s: got %.17g, want %.17g", c->name, what, got, want);
+    ck_assert_msg(fabs(got - want) <= tolerance * (1 + fabs(scale)),
+                  "%s: %s: got %.17g, want %.17g", c->name, what, got, want);
 }
 
-static void values_of(ad_var x, double *out) { ck_assert_msg(ad_get(x, out) == 0, "%s", ad_tape_error(x.tape)); }
+static void values_of(ad_var x, double *out)
+{
+    ck_assert_msg(ad_get(x, out) == 0, "%s", ad_tape_error(x.tape));
+}
 
 static void check_values(const trial *r)
 {
     double y[MAX_ELEMENTS];
     values_of(r->y, y);
     for (int64_t k = 0; r->c.reference && k < elements(ad_shape_of(r->y)); k++)
-        close_to(&r->c, "value", y[k], r->c.reference(r->value[0][k], r->value[1][k], r->value[2][k]), y[k],
+        close_to(&r->c, "value", y[k],
+                 r->c.reference(r->value[0][k], r->value[1][k], r->value[2][k]), y[k],
                  r->dtype == AD_F32 ? 2e-6 : 2e-15);
 }
 
@@ -345,9 +390,11 @@ static void check_differences(trial *r)
             double lp, lm, sp, sm;
             perturb(r, i, k, r->value[i][k] + e, &lp, &sp);
             perturb(r, i, k, r->value[i][k] - e, &lm, &sm);
-            if (!strcmp(r->c.name, "stop_gradient")) lp = lm = sp = sm = 0; /* zero by definition, not by its values */
+            if (!strcmp(r->c.name, "stop_gradient"))
+                lp = lm = sp = sm = 0; /* zero by definition, not by its values */
             close_to(&r->c, "gradient against differences", g[k], (lp - lm) / (2 * e), g[k], 2e-8);
-            close_to(&r->c, "second derivative against differences", h[k], (sp - sm) / (2 * e), h[k], 4e-7);
+            close_to(&r->c, "second derivative against differences", h[k], (sp - sm) / (2 * e),
+                     h[k], 4e-7);
             if (r->c.flat) ck_assert_msg(g[k] == 0, "%s: derivative should be zero", r->c.name);
         }
     }
@@ -358,7 +405,8 @@ static void check_forward(trial *r)
 {
     ad_var ydot, h[MAX_IN];
     ad_jvp(r->c.nin, r->x, r->u, 1, &r->y, &ydot);
-    double forward = ad_item(ad_sum_all(ad_mul(ydot, r->w))), reverse = ad_item(r->s), tolerance = r->dtype == AD_F32 ? 3e-5 : 1e-13;
+    double forward = ad_item(ad_sum_all(ad_mul(ydot, r->w))), reverse = ad_item(r->s),
+           tolerance = r->dtype == AD_F32 ? 3e-5 : 1e-13;
     ck_assert_msg(!ad_tape_error(r->t), "%s: %s", r->c.name, ad_tape_error(r->t));
     close_to(&r->c, "JVP against VJP", forward, reverse, reverse * 10, tolerance);
     ad_jvp(r->c.nin, r->x, r->u, r->c.nin, r->g, h);
@@ -366,7 +414,8 @@ static void check_forward(trial *r)
         double a[MAX_ELEMENTS], b[MAX_ELEMENTS];
         values_of(h[i], a);
         values_of(r->h[i], b);
-        for (int64_t k = 0; k < elements(r->c.shape[i]); k++) close_to(&r->c, "forward over reverse", a[k], b[k], b[k] * 10, tolerance);
+        for (int64_t k = 0; k < elements(r->c.shape[i]); k++)
+            close_to(&r->c, "forward over reverse", a[k], b[k], b[k] * 10, tolerance);
     }
 }
 
@@ -383,20 +432,23 @@ static void check_replay(trial *r)
     out[no++] = r->s;
     for (int i = 0; i < r->c.nin; i++) out[no++] = r->g[i], out[no++] = r->h[i];
     for (int i = 0; i < ni; i++) {
-        memcpy(data[i], ad_value(in[i]), (size_t)elements(ad_shape_of(in[i])) * ad_dtype_size(r->dtype));
+        memcpy(data[i], ad_value(in[i]),
+               (size_t)elements(ad_shape_of(in[i])) * ad_dtype_size(r->dtype));
         inputs[i] = data[i];
     }
     for (int i = 0; i < no; i++) outputs[i] = got[i];
     ad_program *p = ad_compile(ni, in, no, out);
     ck_assert_msg(p != NULL, "%s: %s", r->c.name, ad_tape_error(r->t));
     ad_workspace *ws = ad_workspace_new(p, 1);
-    ck_assert_msg(ad_run(p, ws, ROWS, inputs, outputs) == 0, "%s: %s", r->c.name, ad_workspace_error(ws));
+    ck_assert_msg(ad_run(p, ws, ROWS, inputs, outputs) == 0, "%s: %s", r->c.name,
+                  ad_workspace_error(ws));
     for (int i = 0; i < no; i++) {
         double want[MAX_ELEMENTS];
         values_of(out[i], want);
         for (int64_t k = 0; k < elements(ad_shape_of(out[i])); k++) {
             double v = r->dtype == AD_F32 ? ((float *)got[i])[k] : ((double *)got[i])[k];
-            close_to(&r->c, "replayed against lazy", v, want[k], want[k] * 10, r->dtype == AD_F32 ? 3e-6 : 1e-14);
+            close_to(&r->c, "replayed against lazy", v, want[k], want[k] * 10,
+                     r->dtype == AD_F32 ? 3e-6 : 1e-14);
         }
     }
     ad_workspace_free(ws);
@@ -409,16 +461,19 @@ static void check_f32(const op_case *c, const trial *wide)
     narrow = *wide;
     for (int i = 0; i < c->nin; i++) /* the same numbers in both types */
         for (int64_t k = 0; k < elements(c->shape[i]); k++)
-            narrow.value[i][k] = (float)wide->value[i][k], narrow.direction[i][k] = (float)wide->direction[i][k];
+            narrow.value[i][k] = (float)wide->value[i][k],
+            narrow.direction[i][k] = (float)wide->direction[i][k];
     record(&narrow, c, AD_F32);
     for (int i = 0; i < c->nin; i++) {
         double a[MAX_ELEMENTS], b[MAX_ELEMENTS];
         values_of(narrow.g[i], a);
         values_of(wide->g[i], b);
-        for (int64_t k = 0; k < elements(c->shape[i]); k++) close_to(c, "f32 gradient against f64", a[k], b[k], b[k], 1e-4);
+        for (int64_t k = 0; k < elements(c->shape[i]); k++)
+            close_to(c, "f32 gradient against f64", a[k], b[k], b[k], 1e-4);
         values_of(narrow.h[i], a);
         values_of(wide->h[i], b);
-        for (int64_t k = 0; k < elements(c->shape[i]); k++) close_to(c, "f32 second derivative against f64", a[k], b[k], b[k], 5e-4);
+        for (int64_t k = 0; k < elements(c->shape[i]); k++)
+            close_to(c, "f32 second derivative against f64", a[k], b[k], b[k], 5e-4);
     }
     check_values(&narrow);
     check_forward(&narrow);
@@ -456,18 +511,23 @@ START_TEST(broadcasting)
             draw(&r, &c, (uint64_t)(100 * _i) + 10 * i + k);
             record(&r, &c, AD_F64);
             ad_shape out = shapes[0];
-            for (int j = 0; j < c.nin; j++) ck_assert(j ? ad_broadcast_shapes(out, c.shape[j], &out) : (out = c.shape[0], true));
+            for (int j = 0; j < c.nin; j++)
+                ck_assert(j ? ad_broadcast_shapes(out, c.shape[j], &out)
+                            : (out = c.shape[0], true));
             ck_assert(ad_same_shape(out, ad_shape_of(r.y)));
             double y[MAX_ELEMENTS];
             values_of(r.y, y);
             for (int64_t n = 0; n < elements(out); n++) {
                 double v[MAX_IN] = { 0 };
-                for (int j = 0; j < c.nin; j++) { /* out is [R?,C?]; operand axes of size 1 repeat */
-                    int64_t columns = out.rank ? out.dim[out.rank - 1] : 1, row = n / columns, column = n % columns;
+                for (int j = 0; j < c.nin;
+                     j++) { /* out is [R?,C?]; operand axes of size 1 repeat */
+                    int64_t columns = out.rank ? out.dim[out.rank - 1] : 1, row = n / columns,
+                            column = n % columns;
                     ad_shape s = c.shape[j];
                     int64_t mine = s.rank ? s.dim[s.rank - 1] : 1;
                     if (out.rank == 1 && ad_has_rows(out)) mine = 1;
-                    v[j] = r.value[j][(ad_has_rows(s) ? row : 0) * (mine < 0 ? 1 : mine) + (mine > 1 ? column : 0)];
+                    v[j] = r.value[j][(ad_has_rows(s) ? row : 0) * (mine < 0 ? 1 : mine) +
+                                      (mine > 1 ? column : 0)];
                 }
                 close_to(&c, "broadcast value", y[n], c.reference(v[0], v[1], v[2]), y[n], 2e-15);
             }

@@ -1,5 +1,6 @@
-/* Every pointwise operation of the table, in both types and on every instruction set this machine has, against long double libm: error
- * bounds over the whole range, special values; and that an element's bits do not depend on its place, on strides, or on working in place.
+/* Every pointwise operation of the table, in both types and on every instruction set this machine
+ * has, against long double libm: error bounds over the whole range, special values; and that an
+ * element's bits do not depend on its place, on strides, or on working in place.
  */
 #include "autodiff/kernels/builds.h"
 #include "autodiff/base/isa.h"
@@ -17,11 +18,11 @@ typedef struct {
 } operation;
 
 /* The table's reference expressions, which <tgmath.h> turns to long double. */
-#define AD_UNARY(name, kernel, push, reference, ...)                                                                                       \
+#define AD_UNARY(name, kernel, push, reference, ...)                                               \
     static real reference_##name(real x, real b, real c) { return (void)b, (void)c, (reference); }
-#define AD_BINARY(name, kernel, push_a, push_b, reference, ...)                                                                            \
+#define AD_BINARY(name, kernel, push_a, push_b, reference, ...)                                    \
     static real reference_##name(real a, real b, real c) { return (void)c, (reference); }
-#define AD_TERNARY(name, kernel, push_a, push_b, push_c, reference)                                                                        \
+#define AD_TERNARY(name, kernel, push_a, push_b, push_c, reference)                                \
     static real reference_##name(real a, real b, real c) { return (reference); }
 #define AD_CODED(...)
 #include "autodiff/ops.def"
@@ -30,16 +31,18 @@ static const operation operations[] = {
 #define AD_UNARY(name, ...) [AD_OP_##name] = { #name, 1, reference_##name },
 #define AD_BINARY(name, ...) [AD_OP_##name] = { #name, 2, reference_##name },
 #define AD_TERNARY(name, ...) [AD_OP_##name] = { #name, 3, reference_##name },
-#define AD_CODED(name, ...) [AD_OP_##name] = { #name, 1, NULL }, /* tested by what they make of arguments: derivatives */
+#define AD_CODED(name, ...)                                                                        \
+    [AD_OP_##name] = { #name, 1, NULL }, /* tested by what they make of arguments: derivatives */
 #include "autodiff/ops.def"
 };
 enum { OPERATIONS = sizeof operations / sizeof operations[0] };
 
-/* What an error is measured in: units in the last place of the result; the same, but x times the smallest number where that is more (silu,
- * gelu: x times a factor that underflows gradually). */
+/* What an error is measured in: units in the last place of the result; the same, but x times the
+ * smallest number where that is more (silu, gelu: x times a factor that underflows gradually). */
 typedef enum { OF_RESULT, OF_SCALED_UNDERFLOW } unit;
 
-/* The bounds, in those units, in float and double. An operation that is not listed is rounded correctly. */
+/* The bounds, in those units, in float and double. An operation that is not listed is rounded
+ * correctly. */
 static const struct {
     double ulp[2];
     unit unit;
@@ -64,9 +67,12 @@ static const struct {
     [AD_OP_exp_minus_half_square] = { { 1.5, 1.5 }, OF_RESULT },
 };
 
-static double bound(int op, int dtype) { return bounds[op].ulp[dtype] > 0 ? bounds[op].ulp[dtype] : 0.501; }
+static double bound(int op, int dtype)
+{
+    return bounds[op].ulp[dtype] > 0 ? bounds[op].ulp[dtype] : 0.501;
+}
 
-/* ---- both types under one roof ------------------------------------------------------------------------------------------------------ */
+/* ---- both types under one roof --------------------------------------------------------------- */
 
 enum { N = 1024, F32 = 0, F64 = 1 };
 static const ad_dtype dtypes[] = { AD_F32, AD_F64 };
@@ -85,14 +91,17 @@ static real get(const void *array, int dtype, int i)
 
 static bool same_bits(const void *x, int i, const void *y, int j, int dtype, int n)
 {
-    const char *a = (const char *)x + (size_t)i * sizes[dtype], *b = (const char *)y + (size_t)j * sizes[dtype];
+    const char *a = (const char *)x + (size_t)i * sizes[dtype],
+               *b = (const char *)y + (size_t)j * sizes[dtype];
     return !memcmp(a, b, (size_t)n * sizes[dtype]);
 }
 
-/* |y - r| in units in the last place of scale, in the type's range; a result beyond it must be infinite or close to the end. */
+/* |y - r| in units in the last place of scale, in the type's range; a result beyond it must be
+ * infinite or close to the end. */
 static double error_in_ulp(real y, real r, real scale, int dtype)
 {
-    const int digits = dtype == F32 ? 24 : 53, emin = dtype == F32 ? -125 : -1021, emax = dtype == F32 ? 128 : 1024;
+    const int digits = dtype == F32 ? 24 : 53, emin = dtype == F32 ? -125 : -1021,
+              emax = dtype == F32 ? 128 : 1024;
     const real end = ldexp(1.0L, emax);
     int e;
     if (isnan(y) || isnan(r)) return isnan(y) && isnan(r) ? 0 : INFINITY;
@@ -106,11 +115,12 @@ static double error_in_ulp(real y, real r, real scale, int dtype)
 static double error_of(int op, int dtype, real x, real y, real r)
 {
     const real smallest = dtype == F32 ? 0x1p-126L : 0x1p-1022L;
-    const real scale = bounds[op].unit == OF_SCALED_UNDERFLOW ? fmax(fabs(r), fabs(x) * smallest) : r;
+    const real scale =
+        bounds[op].unit == OF_SCALED_UNDERFLOW ? fmax(fabs(r), fabs(x) * smallest) : r;
     return error_in_ulp(y, r, scale, dtype);
 }
 
-/* ---- arguments ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- arguments ------------------------------------------------------------------------------- */
 
 static uint64_t random_bits(uint64_t *state)
 {
@@ -120,7 +130,8 @@ static uint64_t random_bits(uint64_t *state)
 
 static real uniform(uint64_t *state) { return (real)(random_bits(state) >> 11) * 0x1p-53L; }
 
-/* By turns: any bits (all exponents, infinities, NaN), the interesting interval, twice wider ones, small numbers, and numbers near 1. */
+/* By turns: any bits (all exponents, infinities, NaN), the interesting interval, twice wider ones,
+ * small numbers, and numbers near 1. */
 static real argument(uint64_t *state, int dtype, int kind)
 {
     const real u = 2 * uniform(state) - 1;
@@ -128,7 +139,9 @@ static real argument(uint64_t *state, int dtype, int kind)
     double d;
     const uint64_t bits = random_bits(state);
     switch (kind) {
-    case 0: memcpy(&f, &bits, sizeof f), memcpy(&d, &bits, sizeof d); return dtype == F32 ? (real)f : (real)d;
+    case 0:
+        memcpy(&f, &bits, sizeof f), memcpy(&d, &bits, sizeof d);
+        return dtype == F32 ? (real)f : (real)d;
     case 1: return 4 * u;
     case 2: return 20 * u;
     case 3: return (dtype == F32 ? 110 : 750) * u;
@@ -138,17 +151,23 @@ static real argument(uint64_t *state, int dtype, int kind)
 }
 enum { KINDS = 6 };
 
-/* Limits, kinks, thresholds of underflow and overflow, integers odd and even (pow), and the ends of reductions. */
+/* Limits, kinks, thresholds of underflow and overflow, integers odd and even (pow), and the ends of
+ * reductions. */
 static int special_values(int dtype, real *list)
 {
-    static const real common[] = { 0,       1,     0.5L,    2,          3,       0.99999994L, 1.0000001L, 1.5707963267948966L,
-                                   88.72L,  87.3L, 103.97L, 709.78L,    708.4L,  745.13L,     9.02L,      19.1L,
-                                   3.95L,   5.95L, 0x1p15L, 32768.004L, 0x1p20L, 1048576.1L,  1e10L,      0x1p-30L,
-                                   INFINITY };
-    const real smallest = dtype == F32 ? 0x1p-149L : 0x1p-1074L, normal = dtype == F32 ? 0x1p-126L : 0x1p-1022L;
-    const real own[] = { smallest, normal - smallest, normal, dtype == F32 ? 0x1.fffffep127L : 0x1.fffffffffffffp1023L };
+    static const real common[] = {
+        0,       1,     0.5L,    2,          3,       0.99999994L, 1.0000001L, 1.5707963267948966L,
+        88.72L,  87.3L, 103.97L, 709.78L,    708.4L,  745.13L,     9.02L,      19.1L,
+        3.95L,   5.95L, 0x1p15L, 32768.004L, 0x1p20L, 1048576.1L,  1e10L,      0x1p-30L,
+        INFINITY
+    };
+    const real smallest = dtype == F32 ? 0x1p-149L : 0x1p-1074L,
+               normal = dtype == F32 ? 0x1p-126L : 0x1p-1022L;
+    const real own[] = { smallest, normal - smallest, normal,
+                         dtype == F32 ? 0x1.fffffep127L : 0x1.fffffffffffffp1023L };
     int n = 0;
-    for (size_t i = 0; i < sizeof common / sizeof *common; i++) list[n++] = common[i], list[n++] = -common[i];
+    for (size_t i = 0; i < sizeof common / sizeof *common; i++)
+        list[n++] = common[i], list[n++] = -common[i];
     for (size_t i = 0; i < sizeof own / sizeof *own; i++) list[n++] = own[i], list[n++] = -own[i];
     list[n++] = NAN;
     return n;
@@ -181,7 +200,8 @@ static void for_each_kernel(void (*run)(int op, int dtype, const char *isa, ad_p
     const char *isa;
     for (int k = 0; (isa = ad_isa_available(k)) != NULL; k++)
         for (int op = 0; op < OPERATIONS; op++)
-            for (int dtype = 0; operations[op].name && dtype < 2; dtype++) run(op, dtype, isa, kernel_of(op, dtype, isa));
+            for (int dtype = 0; operations[op].name && dtype < 2; dtype++)
+                run(op, dtype, isa, kernel_of(op, dtype, isa));
 }
 
 /* NaN wins over both branches of min and max, which their references leave open. */
@@ -194,11 +214,12 @@ static real expected(int op, real a, real b, real c)
 /* (Assertions that hold are recorded, too, which takes longer than the arithmetic.) */
 static void compare_one(int op, int dtype, const char *isa, const arrays *v, int i, real r)
 {
-    const real a = get(v->in[0], dtype, i), b = get(v->in[1], dtype, i), c = get(v->in[2], dtype, i), y = get(v->out, dtype, i);
+    const real a = get(v->in[0], dtype, i), b = get(v->in[1], dtype, i),
+               c = get(v->in[2], dtype, i), y = get(v->out, dtype, i);
     const double error = error_of(op, dtype, a, y, r);
     if (error <= bound(op, dtype)) return;
-    ck_abort_msg("%s(%.17Lg, %.17Lg, %.17Lg), %s, %s: is %.17Lg, should be %.17Lg: %.3g ulp", operations[op].name, a, b, c,
-                 dtype == F32 ? "float" : "double", isa, y, r, error);
+    ck_abort_msg("%s(%.17Lg, %.17Lg, %.17Lg), %s, %s: is %.17Lg, should be %.17Lg: %.3g ulp",
+                 operations[op].name, a, b, c, dtype == F32 ? "float" : "double", isa, y, r, error);
 }
 
 /* The first n arguments on every instruction set. */
@@ -206,14 +227,17 @@ static void compare(int op, int dtype, arrays *v, int n)
 {
     real r[N];
     const char *isa;
-    for (int i = 0; i < n; i++) r[i] = expected(op, get(v->in[0], dtype, i), get(v->in[1], dtype, i), get(v->in[2], dtype, i));
+    for (int i = 0; i < n; i++)
+        r[i] =
+            expected(op, get(v->in[0], dtype, i), get(v->in[1], dtype, i), get(v->in[2], dtype, i));
     for (int k = 0; (isa = ad_isa_available(k)) != NULL; k++) {
-        kernel_of(op, dtype, isa)(n, (const void *const[]){ v->in[0], v->in[1], v->in[2] }, ones, v->out);
+        kernel_of(op, dtype, isa)(n, (const void *const[]){ v->in[0], v->in[1], v->in[2] }, ones,
+                                  v->out);
         for (int i = 0; i < n; i++) compare_one(op, dtype, isa, v, i, r[i]);
     }
 }
 
-/* ---- the tests ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- the tests ------------------------------------------------------------------------------- */
 
 static void check_accuracy(int op, int dtype)
 {
@@ -222,7 +246,9 @@ static void check_accuracy(int op, int dtype)
     const int arity = operations[op].arity, combinations = arity == 1 ? KINDS : KINDS * KINDS;
     for (int round = 0; round < (arity == 1 ? 20 : 2) * combinations; round++) {
         for (int i = 0; i < N; i++)
-            for (int k = 0; k < 3; k++) put(v.in[k], dtype, i, argument(&state, dtype, k == 1 ? round / KINDS % KINDS : round % KINDS));
+            for (int k = 0; k < 3; k++)
+                put(v.in[k], dtype, i,
+                    argument(&state, dtype, k == 1 ? round / KINDS % KINDS : round % KINDS));
         compare(op, dtype, &v, N);
     }
 }
@@ -237,7 +263,9 @@ static void check_special(int op, int dtype)
     const int n = special_values(dtype, list), arity = operations[op].arity;
     for (int j = 0; j < (arity > 1 ? n : 1); j++)
         for (int k = 0; k < (arity > 2 ? n : 1); k++) {
-            for (int i = 0; i < n; i++) put(v.in[0], dtype, i, list[i]), put(v.in[1], dtype, i, list[j]), put(v.in[2], dtype, i, list[k]);
+            for (int i = 0; i < n; i++)
+                put(v.in[0], dtype, i, list[i]), put(v.in[1], dtype, i, list[j]),
+                    put(v.in[2], dtype, i, list[k]);
             compare(op, dtype, &v, n);
         }
 }
@@ -252,7 +280,10 @@ static void fill(arrays *v, int dtype)
         for (int i = 0; i < N; i++) put(v->in[k], dtype, i, argument(&state, dtype, i % KINDS));
 }
 
-static const void *at(const void *array, int dtype, int i) { return (const char *)array + (size_t)i * sizes[dtype]; }
+static const void *at(const void *array, int dtype, int i)
+{
+    return (const char *)array + (size_t)i * sizes[dtype];
+}
 
 static void check_position(int op, int dtype, const char *isa, ad_pointwise kernel)
 {
@@ -263,10 +294,13 @@ static void check_position(int op, int dtype, const char *isa, ad_pointwise kern
     for (int offset = 0; offset < 20; offset++)
         for (int n = 0; n <= 70; n++) {
             memset(part, 0x55, sizeof part);
-            kernel(n, (const void *const[]){ at(v.in[0], dtype, offset), at(v.in[1], dtype, offset), at(v.in[2], dtype, offset) }, ones,
-                   part);
+            kernel(n,
+                   (const void *const[]){ at(v.in[0], dtype, offset), at(v.in[1], dtype, offset),
+                                          at(v.in[2], dtype, offset) },
+                   ones, part);
             if (!same_bits(part, 0, v.out, offset, dtype, n))
-                ck_abort_msg("%s, %s: bits depend on the place: offset %d, n = %d", operations[op].name, isa, offset, n);
+                ck_abort_msg("%s, %s: bits depend on the place: offset %d, n = %d",
+                             operations[op].name, isa, offset, n);
             if (*((unsigned char *)part + (size_t)n * sizes[dtype]) != 0x55)
                 ck_abort_msg("%s, %s: writes beyond %d", operations[op].name, isa, n);
         }
@@ -286,8 +320,8 @@ static void check_in_place(int op, int dtype, const char *isa, ad_pointwise kern
         for (int k = 0; k < operations[op].arity; k++) {
             memcpy(work, v.in, sizeof work);
             kernel(counts[c], (const void *const[]){ work[0], work[1], work[2] }, ones, work[k]);
-            ck_assert_msg(same_bits(work[k], 0, v.out, 0, dtype, counts[c]), "%s, %s: wrong in place of operand %d", operations[op].name,
-                          isa, k);
+            ck_assert_msg(same_bits(work[k], 0, v.out, 0, dtype, counts[c]),
+                          "%s, %s: wrong in place of operand %d", operations[op].name, isa, k);
         }
 }
 
@@ -307,33 +341,42 @@ static void check_strides(int op, int dtype, const char *isa, ad_pointwise kerne
             const void *in[3];
             for (int k = 0; k < 3; k++) {
                 in[k] = stride[k] ? v.in[k] : at(v.in[k], dtype, number);
-                for (int i = 0; i < n; i++) put(full.in[k], dtype, i, get(in[k], dtype, i * stride[k]));
+                for (int i = 0; i < n; i++)
+                    put(full.in[k], dtype, i, get(in[k], dtype, i * stride[k]));
             }
             kernel(n, (const void *const[]){ full.in[0], full.in[1], full.in[2] }, ones, full.out);
             kernel(n, in, stride, out);
-            ck_assert_msg(same_bits(out, 0, full.out, 0, dtype, n), "%s, %s: strides %d %d %d", operations[op].name, isa, stride[0],
-                          stride[1], stride[2]);
+            ck_assert_msg(same_bits(out, 0, full.out, 0, dtype, n), "%s, %s: strides %d %d %d",
+                          operations[op].name, isa, stride[0], stride[1], stride[2]);
         }
 }
 
 START_TEST(strides) { for_each_kernel(check_strides); }
 END_TEST
 
-static bool is_nan(const void *x, int dtype, int i) { return dtype == F32 ? isnan(((const float *)x)[i]) : isnan(((const double *)x)[i]); }
+static bool is_nan(const void *x, int dtype, int i)
+{
+    return dtype == F32 ? isnan(((const float *)x)[i]) : isnan(((const double *)x)[i]);
+}
 
-/* The same bits, but for those of NaN: which of two NaN operands a product takes is left to the compiler. */
+/* The same bits, but for those of NaN: which of two NaN operands a product takes is left to the
+ * compiler. */
 static bool same_values(const void *x, int i, const void *y, int j, int dtype, int n)
 {
     for (int k = 0; k < n; k++)
-        if (!same_bits(x, i + k, y, j + k, dtype, 1) && !(is_nan(x, dtype, i + k) && is_nan(y, dtype, j + k))) return false;
+        if (!same_bits(x, i + k, y, j + k, dtype, 1) &&
+            !(is_nan(x, dtype, i + k) && is_nan(y, dtype, j + k)))
+            return false;
     return true;
 }
 
-/* An operation with one operand more than it has, against its parts one after the other: the same bits from any operands, also in place. */
+/* An operation with one operand more than it has, against its parts one after the other: the same
+ * bits from any operands, also in place. */
 static void check_composite(int op, int dtype, const char *isa, ad_pointwise kernel)
 {
-    if (op == AD_OP_slope_of_code) return;                     /* see pairs */
-    const int nin = operations[op].arity + 1, first = nin - 2; /* the part within reads operands first and first + 1 */
+    if (op == AD_OP_slope_of_code) return; /* see pairs */
+    const int nin = operations[op].arity + 1,
+              first = nin - 2; /* the part within reads operands first and first + 1 */
     setenv("COSTATE_ISA", isa, 1);
     ad_pointwise composite = ad_pointwise_kernel((ad_op)op, dtypes[dtype], nin);
     ad_pointwise part = ad_pointwise_kernel(nin == 2 ? AD_OP_add : AD_OP_mul, dtypes[dtype], 2);
@@ -345,13 +388,16 @@ static void check_composite(int op, int dtype, const char *isa, ad_pointwise ker
         for (int n = 0; n <= 100; n += n < 70 ? 1 : 30) {
             int stride[3] = { mask & 1, mask >> 1 & 1, mask >> 2 & 1 };
             double inner[N], out[N];
-            const void *whole[] = { at(v.in[0], dtype, 1), at(v.in[1], dtype, 2), at(v.in[2], dtype, 3) }, *outer[2] = { whole[0], inner };
+            const void *whole[] = { at(v.in[0], dtype, 1), at(v.in[1], dtype, 2),
+                                    at(v.in[2], dtype, 3) },
+                       *outer[2] = { whole[0], inner };
             part(n, whole + first, stride + first, inner);
             if (nin == 2) outer[0] = inner;
             kernel(n, outer, (const int[]){ nin == 2 ? 1 : stride[0], 1 }, v.out);
             memset(out, 0x55, sizeof out);
             composite(n, whole, stride, out);
-            bool right = same_values(out, 0, v.out, 0, dtype, n) && *((unsigned char *)out + (size_t)n * sizes[dtype]) == 0x55;
+            bool right = same_values(out, 0, v.out, 0, dtype, n) &&
+                         *((unsigned char *)out + (size_t)n * sizes[dtype]) == 0x55;
             for (int k = 0; k < nin && n > 0; k++) {
                 double work[N];
                 memcpy(work, v.in[k], sizeof work);
@@ -361,7 +407,8 @@ static void check_composite(int op, int dtype, const char *isa, ad_pointwise ker
                 right = right && (!stride[k] || same_values(in[k], 0, v.out, 0, dtype, n));
             }
             if (!right)
-                ck_abort_msg("%s, %s: a composite of %d operands differs, strides %d, n = %d", operations[op].name, isa, nin, mask, n);
+                ck_abort_msg("%s, %s: a composite of %d operands differs, strides %d, n = %d",
+                             operations[op].name, isa, nin, mask, n);
         }
 }
 
@@ -369,12 +416,13 @@ static void check_composite(int op, int dtype, const char *isa, ad_pointwise ker
 static void fill_codes(double *codes, const double *x, int dtype, const char *isa)
 {
     setenv("COSTATE_ISA", isa, 1);
-    ad_pointwise_kernel(AD_OP_tanh_code, dtypes[dtype], 1)(N, (const void *const[]){ x }, (const int[]){ 1 }, codes);
+    ad_pointwise_kernel(AD_OP_tanh_code, dtypes[dtype], 1)(N, (const void *const[]){ x },
+                                                           (const int[]){ 1 }, codes);
     unsetenv("COSTATE_ISA");
 }
 
-/* Two operations in one pass against one after the other, where `first` has nin operands: the same bits, also in place, and where both
- * results are one array. coded: the last operand is a code. */
+/* Two operations in one pass against one after the other, where `first` has nin operands: the same
+ * bits, also in place, and where both results are one array. coded: the last operand is a code. */
 static void check_pair(ad_op first, ad_op second, int nin, bool coded, int dtype, const char *isa)
 {
     arrays v;
@@ -401,13 +449,17 @@ static void check_pair(ad_op first, ad_op second, int nin, bool coded, int dtype
             memcpy(x, v.in[k], sizeof x);
             in[k] = x;
             pair(n, in, a, x);
-            same = same && same_values(a, 0, y, 0, dtype, n) && same_values(x, 0, right, 0, dtype, n);
+            same =
+                same && same_values(a, 0, y, 0, dtype, n) && same_values(x, 0, right, 0, dtype, n);
             memcpy(x, v.in[k], sizeof x);
             pair(n, in, x, b);
-            same = same && same_values(x, 0, y, 0, dtype, n) && same_values(b, 0, right, 0, dtype, n);
+            same =
+                same && same_values(x, 0, y, 0, dtype, n) && same_values(b, 0, right, 0, dtype, n);
             in[k] = v.in[k];
         }
-        if (!same) ck_abort_msg("%d and %d of %d operands, %s: differ, n = %d", (int)first, (int)second, nin, isa, n);
+        if (!same)
+            ck_abort_msg("%d and %d of %d operands, %s: differ, n = %d", (int)first, (int)second,
+                         nin, isa, n);
     }
 }
 
@@ -430,12 +482,15 @@ static void check_slope(int dtype, const char *isa)
     fill(&v, dtype);
     fill_codes(v.in[1], v.in[1], dtype, isa);
     setenv("COSTATE_ISA", isa, 1);
-    ad_pointwise_kernel(AD_OP_slope_of_code, dtypes[dtype], 1)(N, (const void *const[]){ v.in[1] }, (const int[]){ 1 }, slope);
-    ad_pointwise_kernel(AD_OP_mul, dtypes[dtype], 2)(N, (const void *const[]){ v.in[0], slope }, (const int[]){ 1, 1 }, right);
+    ad_pointwise_kernel(AD_OP_slope_of_code, dtypes[dtype], 1)(N, (const void *const[]){ v.in[1] },
+                                                               (const int[]){ 1 }, slope);
+    ad_pointwise_kernel(AD_OP_mul, dtypes[dtype], 2)(N, (const void *const[]){ v.in[0], slope },
+                                                     (const int[]){ 1, 1 }, right);
     const void *in[] = { v.in[0], v.in[1] };
     ad_pointwise_kernel(AD_OP_slope_of_code, dtypes[dtype], 2)(N, in, (const int[]){ 1, 1 }, v.out);
     unsetenv("COSTATE_ISA");
-    ck_assert_msg(same_values(v.out, 0, right, 0, dtype, N), "%s: a slope with a factor differs", isa);
+    ck_assert_msg(same_values(v.out, 0, right, 0, dtype, N), "%s: a slope with a factor differs",
+                  isa);
 }
 
 START_TEST(pairs)

@@ -1,4 +1,5 @@
-/* Compiled programs: replayed against lazy values over graphs, rows, types and threads; bits; allocations; errors; the description. */
+/* Compiled programs: replayed against lazy values over graphs, rows, types and threads; bits;
+ * allocations; errors; the description. */
 #include "autodiff/plan/program.h"
 #include "autodiff/run/threads.h"
 #include "tests/support/allocations.h"
@@ -7,7 +8,7 @@
 #include <malloc.h>
 #include <pthread.h>
 
-/* ---- running them ------------------------------------------------------------------------------------------------ */
+/* ---- running them ---------------------------------------------------------------------------- */
 
 typedef struct {
     void *data[MAX_VARS];
@@ -36,7 +37,8 @@ static void shapes_of(const function *f, ad_shape *shapes)
     for (int j = 0; j < f->noutput; j++) shapes[j] = ad_shape_of(f->output[j]);
 }
 
-static results run_on(const function *f, const ad_program *p, ad_workspace *w, int64_t rows, void *const *inputs)
+static results run_on(const function *f, const ad_program *p, ad_workspace *w, int64_t rows,
+                      void *const *inputs)
 {
     ad_shape shapes[MAX_VARS];
     shapes_of(f, shapes);
@@ -55,14 +57,16 @@ static void check_close(const char *name, const function *f, const results *r)
         ck_assert_msg(lazy != NULL, "%s: %s", name, ad_tape_error(f->tape));
         int64_t n = ad_size(f->output[j]);
         double scale = 1;
-        for (int64_t i = 0; i < n; i++) { /* not fmax, here and elsewhere: GCC 12 fails on a loop of it for AArch64 */
+        for (int64_t i = 0; i < n;
+             i++) { /* not fmax, here and elsewhere: GCC 12 fails on a loop of it for AArch64 */
             double element = fabs(get(f->dtype, lazy, i));
             if (element > scale) scale = element;
         }
         for (int64_t i = 0; i < n; i++) {
             double a = get(f->dtype, lazy, i), b = get(f->dtype, r->data[j], i);
-            ck_assert_msg(fabs(a - b) <= tolerance * scale, "%s: output %d[%lld]: lazy %.17g, replayed %.17g (%lld rows, f%d)", name, j,
-                          (long long)i, a, b, (long long)f->rows, f->dtype == AD_F32 ? 32 : 64);
+            ck_assert_msg(fabs(a - b) <= tolerance * scale,
+                          "%s: output %d[%lld]: lazy %.17g, replayed %.17g (%lld rows, f%d)", name,
+                          j, (long long)i, a, b, (long long)f->rows, f->dtype == AD_F32 ? 32 : 64);
         }
     }
 }
@@ -70,7 +74,8 @@ static void check_close(const char *name, const function *f, const results *r)
 static void check_same_bits(const char *name, const char *what, const results *a, const results *b)
 {
     for (int j = 0; j < a->n; j++)
-        ck_assert_msg(memcmp(a->data[j], b->data[j], a->bytes[j]) == 0, "%s: output %d differs in bits: %s", name, j, what);
+        ck_assert_msg(memcmp(a->data[j], b->data[j], a->bytes[j]) == 0,
+                      "%s: output %d differs in bits: %s", name, j, what);
 }
 
 static const int64_t row_counts[] = { 1, 2, 3, 5, 63, 64, 65, 511, 512 };
@@ -123,8 +128,10 @@ static void compare_alone(const graph *g, ad_dtype dtype, int64_t rows, int64_t 
     for (int j = 0; j < f.noutput; j++) {
         ad_shape s = ad_shape_of(f.output[j]);
         if (!has_rows(s)) continue;
-        ck_assert_msg(memcmp(alone.data[j], (char *)among.data[j] + row * (int64_t)alone.bytes[j], alone.bytes[j]) == 0,
-                      "%s: output %d: row %lld of %lld depends on its batch mates", g->name, j, (long long)row, (long long)rows);
+        ck_assert_msg(memcmp(alone.data[j], (char *)among.data[j] + row * (int64_t)alone.bytes[j],
+                             alone.bytes[j]) == 0,
+                      "%s: output %d: row %lld of %lld depends on its batch mates", g->name, j,
+                      (long long)row, (long long)rows);
     }
     discard(&among);
     discard(&alone);
@@ -157,7 +164,8 @@ START_TEST(test_second_run_allocates_nothing)
     code |= ad_run(p, w, 1, (const void *const *)f.data, a.data);
     long after = allocations();
     ck_assert_int_eq(code, 0);
-    ck_assert_msg(after == before, "%s: %ld allocations in later runs", graphs[_i].name, after - before);
+    ck_assert_msg(after == before, "%s: %ld allocations in later runs", graphs[_i].name,
+                  after - before);
     ck_assert_uint_eq(ad_workspace_bytes(w), bytes);
     discard(&a);
     ad_workspace_free(w);
@@ -166,7 +174,7 @@ START_TEST(test_second_run_allocates_nothing)
 }
 END_TEST
 
-/* ---- the run's options ------------------------------------------------------------------------------------------- */
+/* ---- the run's options ----------------------------------------------------------------------- */
 
 START_TEST(test_tape_may_die)
 {
@@ -178,10 +186,12 @@ START_TEST(test_tape_may_die)
     ad_workspace *w = ad_workspace_new(p, 1);
     ad_program_retain(p);
     ad_program_free(p);
-    ck_assert_int_eq(ad_run(p, w, 70, (const void *const *)f.data, (void *[]){ &loss, NULL, NULL }), 0);
+    ck_assert_int_eq(ad_run(p, w, 70, (const void *const *)f.data, (void *[]){ &loss, NULL, NULL }),
+                     0);
     ck_assert_double_eq_tol(loss, expected, 1e-12);
     ad_program_free(p); /* the workspace holds it */
-    ck_assert_int_eq(ad_run(p, w, 70, (const void *const *)f.data, (void *[]){ &loss, NULL, NULL }), 0);
+    ck_assert_int_eq(ad_run(p, w, 70, (const void *const *)f.data, (void *[]){ &loss, NULL, NULL }),
+                     0);
     ad_workspace_free(w);
     forget(&f);
 }
@@ -198,11 +208,13 @@ START_TEST(test_accumulate_and_undelivered)
                          .outputs = (void *[]){ NULL, b.data[1], NULL },
                          .accumulate = (bool[]){ false, true, false } };
     ck_assert_int_eq(ad_run_with(p, w, &args), 0);
-    for (int i = 0; i < THETA; i++) ck_assert_double_eq(((double *)b.data[1])[i], 2 * ((double *)a.data[1])[i]);
+    for (int i = 0; i < THETA; i++)
+        ck_assert_double_eq(((double *)b.data[1])[i], 2 * ((double *)a.data[1])[i]);
     args.accumulate = (bool[]){ false, false, true };
     args.outputs = b.data;
     ck_assert_int_eq(ad_run_with(p, w, &args), -1);
-    ck_assert_str_eq(ad_workspace_error(w), "ad_run: output 2 of shape [rows,5] has rows: only outputs without rows can be accumulated");
+    ck_assert_str_eq(ad_workspace_error(w), "ad_run: output 2 of shape [rows,5] has rows: only "
+                                            "outputs without rows can be accumulated");
     for (int j = 0; j < f.noutput; j++) {
         void *only[MAX_VARS] = { NULL };
         results c = run_on(&f, p, w, 100, f.data);
@@ -230,7 +242,10 @@ START_TEST(test_same_parameters)
     ck_assert_ptr_nonnull(p);
     ad_workspace *s = ad_workspace_new(p, 1);
     double weights[2] = { 0, 0 }, rows[2] = { 1, 2 }, result[2];
-    ad_run_args args = { .rows = 1, .inputs = (const void *[]){ weights, rows }, .outputs = (void *[]){ result }, .same_parameters = true };
+    ad_run_args args = { .rows = 1,
+                         .inputs = (const void *[]){ weights, rows },
+                         .outputs = (void *[]){ result },
+                         .same_parameters = true };
     ck_assert_int_eq(ad_run_with(p, s, &args), 0);
     ck_assert_double_eq(result[1], 2);
     weights[1] = 1;
@@ -298,26 +313,29 @@ START_TEST(test_workspace_grows)
 }
 END_TEST
 
-/* ---- errors ------------------------------------------------------------------------------------------------------ */
+/* ---- errors ---------------------------------------------------------------------------------- */
 
 START_TEST(test_compile_errors)
 {
     ad_tape *t = ad_tape_new(AD_F32), *other = ad_tape_new(AD_F32);
     float data[128] = { 0 };
-    ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 2), 0, NULL), w = ad_param(t, AD_SHAPE(64, 2), data), y = ad_sum_all(w);
+    ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 2), 0, NULL),
+           w = ad_param(t, AD_SHAPE(64, 2), data), y = ad_sum_all(w);
     ck_assert_ptr_null(ad_compile(1, &x, 3, (ad_var[]){ x, ad_exp(x), y }));
-    ck_assert_str_eq(ad_tape_error(t), "ad_compile: output 2 depends on an input of shape [64,2] that is not in the list of inputs");
+    ck_assert_str_eq(ad_tape_error(t), "ad_compile: output 2 depends on an input of shape [64,2] "
+                                       "that is not in the list of inputs");
     ad_tape_clear_error(t);
     ck_assert_ptr_null(ad_compile(2, (ad_var[]){ w, ad_neg(w) }, 1, &y));
-    ck_assert_str_eq(ad_tape_error(t),
-                     "ad_compile: input 1 is the result of ad_neg; inputs are made by ad_param, ad_input or ad_input_rows");
+    ck_assert_str_eq(ad_tape_error(t), "ad_compile: input 1 is the result of ad_neg; inputs are "
+                                       "made by ad_param, ad_input or ad_input_rows");
     ad_tape_clear_error(t);
     ck_assert_ptr_null(ad_compile(2, (ad_var[]){ w, w }, 1, &y));
     ck_assert_str_eq(ad_tape_error(t), "ad_compile: input 1 is already in the list, as input 0");
     ad_tape_clear_error(t);
     ad_var z = ad_param(other, AD_SHAPE(1), NULL);
     ck_assert_ptr_null(ad_compile(1, &z, 1, &y));
-    ck_assert(strstr(ad_tape_error(t), "ad_compile: inputs[0] is on another tape; ") == ad_tape_error(t));
+    ck_assert(strstr(ad_tape_error(t), "ad_compile: inputs[0] is on another tape; ") ==
+              ad_tape_error(t));
     ad_tape_clear_error(t);
     ad_tape_clear_error(other);
     ck_assert_ptr_null(ad_compile(1, &w, 0, NULL));
@@ -362,11 +380,13 @@ START_TEST(test_impossible_memory)
     ad_workspace *w = ad_workspace_new(p, 1);
     void *outputs[2] = { f.data[0], f.data[0] };
     ck_assert_int_eq(ad_run(p, w, INT64_MAX / 2, (const void *const *)f.data, outputs), -1);
-    ck_assert_ptr_nonnull(strstr(ad_workspace_error(w), "4611686018427387903 rows need more bytes than can be addressed"));
+    ck_assert_ptr_nonnull(strstr(ad_workspace_error(w),
+                                 "4611686018427387903 rows need more bytes than can be addressed"));
 #ifndef ALLOCATIONS_NOT_COUNTED /* sanitizers end the program at such sizes */
     ck_assert_int_eq(ad_run(p, w, (int64_t)1 << 50, (const void *const *)f.data, outputs), -1);
     ck_assert_ptr_nonnull(strstr(ad_workspace_error(w), "ad_run: out of memory: "));
-    ck_assert_ptr_nonnull(strstr(ad_workspace_error(w), " bytes for a program at 1125899906842624 rows"));
+    ck_assert_ptr_nonnull(
+        strstr(ad_workspace_error(w), " bytes for a program at 1125899906842624 rows"));
 #endif
     results r = run_on(&f, p, w, 4, f.data);
     check_close("standardise", &f, &r);
@@ -401,7 +421,8 @@ START_TEST(test_failing_opaque)
 }
 END_TEST
 
-/* An operation that waits inside a run, so that a second run of the same workspace is sure to meet it. */
+/* An operation that waits inside a run, so that a second run of the same workspace is sure to meet
+ * it. */
 typedef struct {
     const ad_program *program;
     ad_workspace *workspace;
@@ -413,7 +434,8 @@ static int run_again(void *data, void *state, const ad_opaque_call *call)
     const inner_run *r = data;
     double y = 0;
     int code = r->workspace ? ad_run(r->program, r->workspace, 1, call->in, (void *[]){ &y }) : 0;
-    put(call->dtype, call->out[0], 0, code == -1 && strstr(ad_workspace_error(r->workspace), "in use by another run") != NULL);
+    put(call->dtype, call->out[0], 0,
+        code == -1 && strstr(ad_workspace_error(r->workspace), "in use by another run") != NULL);
     return 0;
 }
 static const ad_opaque_class run_again_class = { .name = "run_again", .forward = run_again };
@@ -428,7 +450,8 @@ START_TEST(test_workspace_in_use)
     ck_assert_ptr_nonnull(p);
     again = (inner_run){ p, ad_workspace_new(p, 1) };
     double value = 1, refused = 0;
-    ck_assert_int_eq(ad_run(p, again.workspace, 0, (const void *[]){ &value }, (void *[]){ &refused }), 0);
+    ck_assert_int_eq(
+        ad_run(p, again.workspace, 0, (const void *[]){ &value }, (void *[]){ &refused }), 0);
     ck_assert_double_eq(refused, 1);
     ad_workspace_free(again.workspace);
     ad_program_free(p);
@@ -462,7 +485,8 @@ static void *first_run(void *data)
 {
     meeting *m = data;
     double value = 3;
-    m->code = ad_run(m->program, m->workspace, 0, (const void *[]){ &value }, (void *[]){ &m->result });
+    m->code =
+        ad_run(m->program, m->workspace, 0, (const void *[]){ &value }, (void *[]){ &m->result });
     return NULL;
 }
 
@@ -488,7 +512,8 @@ START_TEST(test_workspace_of_two_threads)
     pthread_barrier_wait(&m.turned_away);
     pthread_join(thread, NULL);
     ck_assert_int_eq(code, -1);
-    ck_assert_str_eq(error, "ad_run: the workspace is in use by another run; every thread needs its own");
+    ck_assert_str_eq(error,
+                     "ad_run: the workspace is in use by another run; every thread needs its own");
     ck_assert_double_eq(result, 7);
     ck_assert_int_eq(m.code, 0);
     ck_assert_double_eq(m.result, 6);
@@ -500,7 +525,7 @@ START_TEST(test_workspace_of_two_threads)
 }
 END_TEST
 
-/* ---- one program, many threads ----------------------------------------------------------------------------------- */
+/* ---- one program, many threads --------------------------------------------------------------- */
 
 typedef struct {
     const function *f;
@@ -580,7 +605,7 @@ START_TEST(test_nested_in_a_team)
 }
 END_TEST
 
-/* ---- what was compiled ------------------------------------------------------------------------------------------- */
+/* ---- what was compiled ----------------------------------------------------------------------- */
 
 static char *description(const graph *g)
 {
@@ -593,8 +618,14 @@ static char *description(const graph *g)
     return text;
 }
 
-static void expect(const char *text, const char *part) { ck_assert_msg(strstr(text, part) != NULL, "no \"%s\" in\n%s", part, text); }
-static void expect_not(const char *text, const char *part) { ck_assert_msg(strstr(text, part) == NULL, "\"%s\" in\n%s", part, text); }
+static void expect(const char *text, const char *part)
+{
+    ck_assert_msg(strstr(text, part) != NULL, "no \"%s\" in\n%s", part, text);
+}
+static void expect_not(const char *text, const char *part)
+{
+    ck_assert_msg(strstr(text, part) == NULL, "\"%s\" in\n%s", part, text);
+}
 
 static int occurrences(const char *text, const char *part)
 {
@@ -625,28 +656,37 @@ static char *description_of_trace(int hidden, int64_t d)
     return text;
 }
 
-/* Every product with rows reads and writes its operands as they lie: no result in another order than its operands', and large products of
- * weights are multiplied out in both orders instead of being transposed. */
+/* Every product with rows reads and writes its operands as they lie: no result in another order
+ * than its operands', and large products of weights are multiplied out in both orders instead of
+ * being transposed. */
 START_TEST(test_describe_trace)
 {
-    static const char *packing[] = { "->kjl", "->lkj", "->ilj", "[64,64,64] transpose", "[64,32,64] transpose", "[64,64,32] transpose" };
+    static const char *packing[] = { "->kjl",
+                                     "->lkj",
+                                     "->ilj",
+                                     "[64,64,64] transpose",
+                                     "[64,32,64] transpose",
+                                     "[64,64,32] transpose" };
     static const int64_t dims[] = { 8, 32, 128 };
     char *text = description_of_trace(3 + _i / 3, dims[_i % 3]);
     for (size_t k = 0; k < sizeof packing / sizeof *packing; k++) expect_not(text, packing[k]);
-    if (dims[_i % 3] == 32) expect(text, "ij,kjl->ikl"); /* rows of weights that would lie pages apart */
+    if (dims[_i % 3] == 32)
+        expect(text, "ij,kjl->ikl"); /* rows of weights that would lie pages apart */
     if (dims[_i % 3] == 8) expect(text, "ij,jkl->ikl"), expect_not(text, "ij,kjl->ikl");
     expect(text, "ijk,jkl->il");
     free(text);
 }
 END_TEST
 
-/* Weights are multiplied with each other first, though that takes more multiplications than with the rows of a batch: it is done once. */
+/* Weights are multiplied with each other first, though that takes more multiplications than with
+ * the rows of a batch: it is done once. */
 START_TEST(test_describe_order)
 {
     enum { WIDE = 512 };
     ad_tape *tape = ad_tape_new(AD_F32);
     ad_shape square = AD_SHAPE(WIDE, WIDE);
-    ad_var in[] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, WIDE), 0, NULL), ad_param(tape, square, NULL), ad_param(tape, square, NULL) };
+    ad_var in[] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, WIDE), 0, NULL),
+                    ad_param(tape, square, NULL), ad_param(tape, square, NULL) };
     ad_var y = ad_contract("bi,ij,jk->bk", 3, in);
     ad_program *p = ad_compile(3, in, 1, &y);
     char *text = ad_program_describe(p);
@@ -662,7 +702,8 @@ END_TEST
 START_TEST(test_describe_batch)
 {
     ad_tape *tape = ad_tape_new(AD_F32);
-    ad_var in[] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, 4, 8), 0, NULL), ad_param(tape, AD_SHAPE(4, 8, 16), NULL) };
+    ad_var in[] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, 4, 8), 0, NULL),
+                    ad_param(tape, AD_SHAPE(4, 8, 16), NULL) };
     ad_var y = ad_contract("bij,ijk->bik", 2, in);
     ad_program *p = ad_compile(2, in, 1, &y);
     char *text = ad_program_describe(p);
@@ -687,7 +728,8 @@ START_TEST(test_describe_network)
 }
 END_TEST
 
-/* The cotangent needs transposed weights, once per change of the parameters; gradients of slices are added into their places. */
+/* The cotangent needs transposed weights, once per change of the parameters; gradients of slices
+ * are added into their places. */
 START_TEST(test_describe_gradient)
 {
     char *text = description(&graphs[1]);
@@ -701,7 +743,8 @@ START_TEST(test_describe_gradient)
 }
 END_TEST
 
-/* Gradients of a matrix and a bias that are used three times have lanes for one of them each, and so has a sum that an output is. */
+/* Gradients of a matrix and a bias that are used three times have lanes for one of them each, and
+ * so has a sum that an output is. */
 START_TEST(test_describe_sums)
 {
     char *text = description(&graphs[16]);
@@ -710,12 +753,15 @@ START_TEST(test_describe_sums)
 }
 END_TEST
 
-/* Of composites: what is read elsewhere, of another extent, an output, or known earlier stays a value of its own. */
+/* Of composites: what is read elsewhere, of another extent, an output, or known earlier stays a
+ * value of its own. */
 START_TEST(test_describe_composites)
 {
     ad_tape *tape = ad_tape_new(AD_F32);
-    ad_var x = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), 0, NULL), column = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 0, NULL);
-    ad_var p = ad_param(tape, AD_SHAPE(3), NULL), t = ad_input(tape, AD_SHAPE(3), NULL), in[] = { x, column, p, t };
+    ad_var x = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), 0, NULL),
+           column = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 0, NULL);
+    ad_var p = ad_param(tape, AD_SHAPE(3), NULL), t = ad_input(tape, AD_SHAPE(3), NULL),
+           in[] = { x, column, p, t };
     ad_var shared = ad_mul(x, p), out = ad_square(x);
     struct {
         ad_var y;
@@ -734,7 +780,8 @@ START_TEST(test_describe_composites)
         ad_program *program = ad_compile(4, in, 2, (ad_var[]){ cases[k].y, out });
         ck_assert_msg(program != NULL, "%s", ad_tape_error(tape));
         char *text = ad_program_describe(program);
-        ck_assert_msg(occurrences(text, cases[k].sign) == cases[k].count, "case %d: %s", (int)k, text);
+        ck_assert_msg(occurrences(text, cases[k].sign) == cases[k].count, "case %d: %s", (int)k,
+                      text);
         free(text);
         ad_program_free(program);
     }
@@ -748,21 +795,26 @@ START_TEST(test_describe_phases)
         char *text = description(&graphs[k]), body[32];
         for (int phase = 0; phase < 4; phase++) {
             snprintf(body, sizeof body, "phase %d body\n", phase);
-            ck_assert_msg((strstr(text, body) != NULL) == (phase < graphs[k].phases), "%s: %s%s", graphs[k].name, body, text);
+            ck_assert_msg((strstr(text, body) != NULL) == (phase < graphs[k].phases), "%s: %s%s",
+                          graphs[k].name, body, text);
         }
         free(text);
     }
 }
 END_TEST
 
-/* Signs and powers of two of a product become one, at its smallest factor; what others need stays. */
+/* Signs and powers of two of a product become one, at its smallest factor; what others need stays.
+ */
 START_TEST(test_describe_scales)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var in[] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), 0, NULL), ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 0, NULL) }, y[2];
+    ad_var in[] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), 0, NULL),
+                    ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 0, NULL) },
+           y[2];
     ad_var a = in[0], b = in[1], twice = ad_scale(a, 2);
-    y[0] = ad_mul(ad_neg(ad_mul(ad_sin(a), ad_cos(b))), ad_scale(ad_exp(a), 2)); /* sin(a) (cos(b) -2) exp(a) */
-    y[1] = ad_mul(ad_neg(ad_mul(twice, ad_scale(ad_neg(b), 0.5))), twice);       /* (2a) (b/2) (2a) */
+    y[0] = ad_mul(ad_neg(ad_mul(ad_sin(a), ad_cos(b))),
+                  ad_scale(ad_exp(a), 2)); /* sin(a) (cos(b) -2) exp(a) */
+    y[1] = ad_mul(ad_neg(ad_mul(twice, ad_scale(ad_neg(b), 0.5))), twice); /* (2a) (b/2) (2a) */
     ad_program *p = ad_compile(2, in, 2, y);
     char *text = ad_program_describe(p);
     expect(text, "  rows 8: exp 1, sin 1, cos 1, mul 5\n");
@@ -782,11 +834,13 @@ START_TEST(test_describe_scales)
 }
 END_TEST
 
-/* Large powers of two stay: moved together they would leave the range of numbers, though the product does not. */
+/* Large powers of two stay: moved together they would leave the range of numbers, though the
+ * product does not. */
 START_TEST(test_large_scales)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var x = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 0, NULL), y = ad_mul(ad_scale(x, 0x1p600), ad_scale(ad_sin(x), 0x1p600));
+    ad_var x = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 0, NULL),
+           y = ad_mul(ad_scale(x, 0x1p600), ad_scale(ad_sin(x), 0x1p600));
     ad_program *p = ad_compile(1, &x, 1, &y);
     ad_workspace *w = ad_workspace_new(p, 1);
     double small = 0x1p-590, result;
@@ -798,12 +852,15 @@ START_TEST(test_large_scales)
 }
 END_TEST
 
-/* The factor that takes a sign or power of two is not looked for in all of a long product: that would take half an hour here. */
+/* The factor that takes a sign or power of two is not looked for in all of a long product: that
+ * would take half an hour here. */
 START_TEST(test_long_products)
 {
     enum { FACTORS = 8000 };
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var in[] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 0, NULL), ad_param(tape, AD_SHAPE(FACTORS), NULL) }, y = in[0];
+    ad_var in[] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 0, NULL),
+                    ad_param(tape, AD_SHAPE(FACTORS), NULL) },
+           y = in[0];
     for (int k = 0; k < FACTORS; k++) {
         ad_var factor = ad_tanh(ad_slice(in[1], 0, k, k + 1));
         y = k % 2 ? ad_mul(y, ad_scale(factor, 2)) : ad_mul(ad_scale(factor, -2), ad_neg(y));
@@ -820,13 +877,15 @@ START_TEST(test_long_products)
 }
 END_TEST
 
-/* Sums of thousands of padded pieces are added up in some steps: each piece copied into one list with those before it took 700 MB here. */
+/* Sums of thousands of padded pieces are added up in some steps: each piece copied into one list
+ * with those before it took 700 MB here. */
 START_TEST(test_long_sums)
 {
     enum { TERMS = 10000 };
     ad_tape *tape = ad_tape_new(AD_F64);
     ad_var x = ad_param(tape, AD_SHAPE(TERMS), NULL), y = x;
-    for (int k = 0; k < TERMS; k++) y = ad_add(y, ad_pad(ad_square(ad_slice(x, 0, k, k + 1)), 0, k, TERMS - k - 1));
+    for (int k = 0; k < TERMS; k++)
+        y = ad_add(y, ad_pad(ad_square(ad_slice(x, 0, k, k + 1)), 0, k, TERMS - k - 1));
 #ifndef ALLOCATIONS_NOT_COUNTED
     struct mallinfo2 before = mallinfo2();
 #endif
@@ -846,12 +905,14 @@ START_TEST(test_long_sums)
 }
 END_TEST
 
-/* Pieces are not compared each with each, nor looked through for each slice of the whole: that would take minutes here. */
+/* Pieces are not compared each with each, nor looked through for each slice of the whole: that
+ * would take minutes here. */
 START_TEST(test_long_concatenations)
 {
     enum { PIECES = 100000 };
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var x = ad_param(tape, AD_SHAPE(PIECES), NULL), y = x, *piece = malloc(PIECES * sizeof *piece);
+    ad_var x = ad_param(tape, AD_SHAPE(PIECES), NULL), y = x,
+           *piece = malloc(PIECES * sizeof *piece);
     for (int round = 0; round < 2; round++) {
         for (int k = 0; k < PIECES; k++) piece[k] = ad_square(ad_slice(y, 0, k, k + 1));
         y = ad_concatenate(PIECES, piece, 0);
@@ -915,11 +976,14 @@ START_TEST(test_verifier)
 }
 END_TEST
 
-/* The first value of the operation that is, or is not, in the lanes of another one; -1: there is none. */
+/* The first value of the operation that is, or is not, in the lanes of another one; -1: there is
+ * none. */
 static int32_t in_lanes(const ad_program *p, ad_op op, bool shared)
 {
     for (int32_t i = 0; i < p->ir.n; i++)
-        if (p->ir.inst[i].op == op && p->slot[i].place == AD_PLACE_LANES && (p->slot[i].root != i) == shared) return i;
+        if (p->ir.inst[i].op == op && p->slot[i].place == AD_PLACE_LANES &&
+            (p->slot[i].root != i) == shared)
+            return i;
     return -1;
 }
 
@@ -928,7 +992,8 @@ START_TEST(test_verifier_of_sums)
 {
     function f = record(&graphs[16], AD_F32, 4);
     ad_program *p = compile(&f);
-    int32_t where = 0, part = in_lanes(p, AD_OP_contract, true), root = p->slot[part].root, largest = in_lanes(p, AD_OP_reduce_max, false);
+    int32_t where = 0, part = in_lanes(p, AD_OP_contract, true), root = p->slot[part].root,
+            largest = in_lanes(p, AD_OP_reduce_max, false);
     ck_assert_ptr_null(ad_verify_plan(p, &where));
     int32_t *output = &p->ir.output[0], sum = *output;
     *output = part;
@@ -943,10 +1008,12 @@ START_TEST(test_verifier_of_sums)
     p->slot[part].root = largest;
     ck_assert_str_eq(ad_verify_plan(p, &where), "lanes: a maximum is no sum");
     p->slot[part].root = in_lanes(p, AD_OP_sum, false);
-    ck_assert_str_eq(ad_verify_plan(p, &where), "lanes: shared by reductions of different phases or sizes");
+    ck_assert_str_eq(ad_verify_plan(p, &where),
+                     "lanes: shared by reductions of different phases or sizes");
     p->slot[part].root = root;
     p->slot[part].phase++;
-    ck_assert_str_eq(ad_verify_plan(p, &where), "lanes: shared by reductions of different phases or sizes");
+    ck_assert_str_eq(ad_verify_plan(p, &where),
+                     "lanes: shared by reductions of different phases or sizes");
     p->slot[part].phase--;
     p->slot[part].root = p->ir.output[0];
     ck_assert_str_eq(ad_verify_plan(p, &where), "lanes: no reduction's");
@@ -955,8 +1022,8 @@ START_TEST(test_verifier_of_sums)
 }
 END_TEST
 
-/* A group's values are the lazy ones to the last bit, in whole chunks and in the rest: operands of every extent, a value that is read again
- * after the group, and an output in the middle of it. */
+/* A group's values are the lazy ones to the last bit, in whole chunks and in the rest: operands of
+ * every extent, a value that is read again after the group, and an output in the middle of it. */
 START_TEST(test_fused_bits)
 {
     for (int which = 0; which < 6; which++) {
@@ -966,14 +1033,17 @@ START_TEST(test_fused_bits)
         for (int64_t i = 0; i < rows * d; i++) x[i] = sin(0.37 * (double)i);
         for (int64_t i = 0; i < 200; i++) bias[i] = cos(0.71 * (double)i);
         for (int64_t i = 0; i < 187; i++) scale[i] = 1 + 0.01 * (double)i;
-        results in = room((ad_shape[]){ AD_SHAPE(AD_ROWS, d), AD_SHAPE(d), AD_SHAPE(AD_ROWS, 1) }, 3, dtype, rows);
+        results in = room((ad_shape[]){ AD_SHAPE(AD_ROWS, d), AD_SHAPE(d), AD_SHAPE(AD_ROWS, 1) },
+                          3, dtype, rows);
         for (int64_t i = 0; i < rows * d; i++) put(dtype, in.data[0], i, x[i]);
         for (int64_t i = 0; i < d; i++) put(dtype, in.data[1], i, bias[i]);
         for (int64_t i = 0; i < rows; i++) put(dtype, in.data[2], i, scale[i]);
         ad_tape *t = ad_tape_new(dtype);
-        ad_var v[3] = { ad_input_rows(t, AD_SHAPE(AD_ROWS, d), rows, x), ad_param(t, AD_SHAPE(d), bias),
+        ad_var v[3] = { ad_input_rows(t, AD_SHAPE(AD_ROWS, d), rows, x),
+                        ad_param(t, AD_SHAPE(d), bias),
                         ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), rows, scale) };
-        ad_var a = ad_tanh(ad_add(v[0], v[1])), b = ad_mul(ad_mul(a, v[2]), ad_add(v[1], v[0])), c = ad_sub(ad_exp(b), ad_square(v[0]));
+        ad_var a = ad_tanh(ad_add(v[0], v[1])), b = ad_mul(ad_mul(a, v[2]), ad_add(v[1], v[0])),
+               c = ad_sub(ad_exp(b), ad_square(v[0]));
         ad_var out[3] = { ad_mul(c, b), b, ad_add(ad_cumsum(c, 1, 0), ad_mul(a, v[1])) };
         ad_program *p = ad_compile(3, v, 3, out);
         ck_assert_msg(p != NULL, "%s", ad_tape_error(t));
@@ -1007,7 +1077,8 @@ START_TEST(test_block_sizes)
     static const int64_t widths[] = { 2, 64, 1024, 8192 }, blocks[] = { 4, 4, 8, 32 };
     for (int k = 0; k < 4; k++) {
         ad_tape *t = ad_tape_new(AD_F32);
-        ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, widths[k]), 0, NULL), y = ad_mul(ad_cumsum(ad_tanh(x), 1, 0), ad_flip(x, 1));
+        ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, widths[k]), 0, NULL),
+               y = ad_mul(ad_cumsum(ad_tanh(x), 1, 0), ad_flip(x, 1));
         ad_program *p = ad_compile(1, &x, 1, &y);
         char *text = ad_program_describe(p), *at = strstr(text, "512 rows in ");
         ck_assert_ptr_nonnull(at);

@@ -1,7 +1,8 @@
-/* Random tapes: seed after seed passes what random_trials.h asks for, or is shrunk to a tape with as few steps as will fail. Trials run in
- * processes of their own, which leave the seed at work in shared memory, so that crashes and endless loops are told and shrunk as well.
- *     test_random [FIRST:COUNT [SHARE/SHARES]]
- * runs the SHARE-th part of these seeds; COSTATE_RANDOM_SEEDS=FIRST:COUNT in the environment asks for others. */
+/* Random tapes: seed after seed passes what random_trials.h asks for, or is shrunk to a tape with
+ * as few steps as will fail. Trials run in processes of their own, which leave the seed at work in
+ * shared memory, so that crashes and endless loops are told and shrunk as well. test_random
+ * [FIRST:COUNT [SHARE/SHARES]] runs the SHARE-th part of these seeds;
+ * COSTATE_RANDOM_SEEDS=FIRST:COUNT in the environment asks for others. */
 #include "tests/autodiff/random_trials.h"
 #include "tests/support/suite.h"
 #include <signal.h>
@@ -36,8 +37,10 @@ static bool in_process(bool (*action)(const void *), const void *argument, bool 
         exit(action(argument) ? 0 : FAILED);
     }
     if (waitpid(child, &status, 0) != child) return failed("waitpid failed");
-    if (WIFSIGNALED(status)) return failed("signal %d: %s", WTERMSIG(status), strsignal(WTERMSIG(status)));
-    if (WEXITSTATUS(status) != 0 && !found->failure[0]) return failed("exit status %d", WEXITSTATUS(status));
+    if (WIFSIGNALED(status))
+        return failed("signal %d: %s", WTERMSIG(status), strsignal(WTERMSIG(status)));
+    if (WEXITSTATUS(status) != 0 && !found->failure[0])
+        return failed("exit status %d", WEXITSTATUS(status));
     return WEXITSTATUS(status) == 0;
 }
 
@@ -87,8 +90,10 @@ static bool print_tape(const void *r)
 {
     trial t;
     alarm(SECONDS_SHRINKING);
-    ad_program *p =
-        begin(&t, *(const recipe *)r) ? ad_compile_with(&(ad_compile_options){ .without = ~0u }, t.ninput, t.in, t.noutput, t.out) : NULL;
+    ad_program *p = begin(&t, *(const recipe *)r)
+                        ? ad_compile_with(&(ad_compile_options){ .without = ~0u }, t.ninput, t.in,
+                                          t.noutput, t.out)
+                        : NULL;
     char *text = ad_program_describe(p);
     if (text) fputs(text, stdout);
     free(text);
@@ -109,7 +114,8 @@ static void report(uint64_t seed)
     for (int k = 0; k < small.steps; k++) left += !(small.without >> k & 1);
     printf("with %d of %d steps: %s\n", left, r.steps, found->failure);
     in_process(print_tape, &small, true);
-    ck_abort_msg("seed %llu: %s (COSTATE_RANDOM_SEEDS=%llu:1)", (unsigned long long)seed, first, (unsigned long long)seed);
+    ck_abort_msg("seed %llu: %s (COSTATE_RANDOM_SEEDS=%llu:1)", (unsigned long long)seed, first,
+                 (unsigned long long)seed);
 }
 
 /* What shows at a process's end only, a leak, need not be the last seed's. */
@@ -131,12 +137,13 @@ START_TEST(test_random_tapes)
     int64_t before = shared->trials;
     if (seeds.end > first_seed + seed_count) seeds.end = first_seed + seed_count;
     if (in_process(all_seeds, &seeds, false)) return;
-    report(shared->trials - before == (int64_t)(seeds.end - seeds.first) ? culprit(&seeds) : shared->seed);
+    report(shared->trials - before == (int64_t)(seeds.end - seeds.first) ? culprit(&seeds)
+                                                                         : shared->seed);
 }
 END_TEST
 
-/* Every operation is in one tape of forty at least, and in one of a hundred where derivatives are compared with differences; and
- * differences decide nearly always. */
+/* Every operation is in one tape of forty at least, and in one of a hundred where derivatives are
+ * compared with differences; and differences decide nearly always. */
 START_TEST(test_coverage)
 {
     int rarest = 0, rarest_smooth = 0;
@@ -150,9 +157,11 @@ START_TEST(test_coverage)
         if (found->tapes[op] < found->tapes[rarest]) rarest = op;
         if (found->smooth[op] < found->smooth[rarest_smooth]) rarest_smooth = op;
     }
-    printf("%lld tapes, %s in %lld of them, %s in %lld that are compared with differences\n", (long long)shared->trials,
-           ad_ops[rarest].name, (long long)found->tapes[rarest], ad_ops[rarest_smooth].name, (long long)found->smooth[rarest_smooth]);
-    printf("%lld derivatives compared, %lld of them undecided\n", (long long)found->differences, (long long)found->unresolved);
+    printf("%lld tapes, %s in %lld of them, %s in %lld that are compared with differences\n",
+           (long long)shared->trials, ad_ops[rarest].name, (long long)found->tapes[rarest],
+           ad_ops[rarest_smooth].name, (long long)found->smooth[rarest_smooth]);
+    printf("%lld derivatives compared, %lld of them undecided\n", (long long)found->differences,
+           (long long)found->unresolved);
     ck_assert_int_ge(found->tapes[rarest] * 40, shared->trials);
     ck_assert_int_ge(found->smooth[rarest_smooth] * 100, shared->trials);
     ck_assert_int_gt(found->differences, shared->trials / 2);
@@ -172,7 +181,8 @@ static void read_seeds(const char *text)
 static void take_share(const char *text)
 {
     char *slash = NULL;
-    uint64_t share = strtoull(text, &slash, 10), shares = *slash == '/' ? strtoull(slash + 1, NULL, 10) : 1;
+    uint64_t share = strtoull(text, &slash, 10),
+             shares = *slash == '/' ? strtoull(slash + 1, NULL, 10) : 1;
     uint64_t begin = (share - 1) * seed_count / shares, end = share * seed_count / shares;
     first_seed += begin;
     seed_count = end - begin;
@@ -186,7 +196,8 @@ int main(int argc, char **argv)
     const char *wanted = getenv("COSTATE_RANDOM_SEEDS");
     if (wanted || argc > 1) read_seeds(wanted ? wanted : argv[1]);
     if (argc > 2) take_share(argv[2]);
-    printf("random tapes: seeds %llu to %llu\n", (unsigned long long)first_seed, (unsigned long long)(first_seed + seed_count - 1));
+    printf("random tapes: seeds %llu to %llu\n", (unsigned long long)first_seed,
+           (unsigned long long)(first_seed + seed_count - 1));
     fflush(stdout);
     Suite *s = suite_create("random");
     TCase *t = tcase_create("tapes");

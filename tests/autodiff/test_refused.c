@@ -1,6 +1,8 @@
-/* Every function of autodiff.h and extension.h called in ways it must refuse: without a tape, with NULL for its lists and numbers of
- * elements that make no sense, with variables of another tape, stale ones, results of failed operations, and {0}. Nothing crashes, and
- * wherever one of the arguments is on a tape, that tape has an error. structure.sh looks that no function is left out. */
+/* Every function of autodiff.h and extension.h called in ways it must refuse: without a tape, with
+ * NULL for its lists and numbers of elements that make no sense, with variables of another tape,
+ * stale ones, results of failed operations, and {0}. Nothing crashes, and wherever one of the
+ * arguments is on a tape, that tape has an error. structure.sh looks that no function is left out.
+ */
 #include "autodiff/extension.h"
 #include "tests/support/suite.h"
 #include <math.h>
@@ -12,18 +14,18 @@
 static ad_tape *another; /* whose error is cleared too */
 
 /* Calls what must set the error of the tape. */
-#define REFUSES(tape, ...)                                                                                                                 \
-    do {                                                                                                                                   \
-        ad_tape_clear_error(tape);                                                                                                         \
-        ad_tape_clear_error(another);                                                                                                      \
-        __VA_ARGS__;                                                                                                                       \
-        ck_assert_msg(ad_tape_error(tape) != NULL, "no error: %s", #__VA_ARGS__);                                                          \
-        ad_tape_clear_error(tape);                                                                                                         \
+#define REFUSES(tape, ...)                                                                         \
+    do {                                                                                           \
+        ad_tape_clear_error(tape);                                                                 \
+        ad_tape_clear_error(another);                                                              \
+        __VA_ARGS__;                                                                               \
+        ck_assert_msg(ad_tape_error(tape) != NULL, "no error: %s", #__VA_ARGS__);                  \
+        ad_tape_clear_error(tape);                                                                 \
     } while (0)
 /* Calls what has no tape that could say anything. */
-#define HARMLESS(...)                                                                                                                      \
-    do {                                                                                                                                   \
-        __VA_ARGS__;                                                                                                                       \
+#define HARMLESS(...)                                                                              \
+    do {                                                                                           \
+        __VA_ARGS__;                                                                               \
     } while (0)
 #define NO_RESULT(...) ck_assert(!ad_valid(__VA_ARGS__))
 
@@ -302,11 +304,14 @@ enum { FOREIGN, ZERO, STALE, INVALID, BAD };
 START_TEST(test_variables_from_elsewhere)
 {
     ad_tape *t = ad_tape_new(AD_F64), *u = another = ad_tape_new(AD_F64);
-    ad_var x = ad_param(t, square, four), loss = ad_sum_all(ad_square(x)), v = ad_param(t, AD_SHAPE(2), four), one = ad_scalar(t, 1);
+    ad_var x = ad_param(t, square, four), loss = ad_sum_all(ad_square(x)),
+           v = ad_param(t, AD_SHAPE(2), four), one = ad_scalar(t, 1);
     int32_t mark = ad_tape_mark(t);
     ad_var gone = ad_sin(x), foreign = ad_param(u, square, four);
     ad_tape_rewind(t, mark);
-    ad_var kinds[BAD] = { [FOREIGN] = foreign, [ZERO] = nothing, [STALE] = gone, [INVALID] = ad_none(t) };
+    ad_var kinds[BAD] = {
+        [FOREIGN] = foreign, [ZERO] = nothing, [STALE] = gone, [INVALID] = ad_none(t)
+    };
     ad_var bad = kinds[_i], out[4];
     double numbers[4];
 
@@ -380,12 +385,12 @@ START_TEST(test_variables_from_elsewhere)
     }
     /* Beside a good one, in every place. */
 #define AD_UNARY(name, ...)
-#define AD_BINARY(name, ...)                                                                                                               \
-    REFUSES(t, NO_RESULT(ad_##name(x, bad)));                                                                                              \
+#define AD_BINARY(name, ...)                                                                       \
+    REFUSES(t, NO_RESULT(ad_##name(x, bad)));                                                      \
     REFUSES(t, NO_RESULT(ad_##name(bad, x)));
-#define AD_TERNARY(name, ...)                                                                                                              \
-    REFUSES(t, NO_RESULT(ad_##name(bad, x, x)));                                                                                           \
-    REFUSES(t, NO_RESULT(ad_##name(x, bad, x)));                                                                                           \
+#define AD_TERNARY(name, ...)                                                                      \
+    REFUSES(t, NO_RESULT(ad_##name(bad, x, x)));                                                   \
+    REFUSES(t, NO_RESULT(ad_##name(x, bad, x)));                                                   \
     REFUSES(t, NO_RESULT(ad_##name(x, x, bad)));
 #define AD_CODED(...)
 #include "autodiff/ops.def"
@@ -415,9 +420,12 @@ START_TEST(test_variables_from_elsewhere)
     REFUSES(t, ad_grad(loss, 2, (ad_var[]){ x, bad }, out); NO_RESULT(out[0]); NO_RESULT(out[1]));
     REFUSES(t, ad_vjp(1, &bad, &one, 1, &x, out); NO_RESULT(out[0]));
     REFUSES(t, ad_vjp(1, &loss, &one, 1, &bad, out); NO_RESULT(out[0]));
-    REFUSES(t, ad_vjp(2, (ad_var[]){ loss, bad }, (ad_var[]){ one, one }, 1, &x, out); NO_RESULT(out[0]));
+    REFUSES(t, ad_vjp(2, (ad_var[]){ loss, bad }, (ad_var[]){ one, one }, 1, &x, out);
+            NO_RESULT(out[0]));
     REFUSES(t, ad_vjp_cut(1, &loss, &one, 1, &bad, out); NO_RESULT(out[0]));
-    if (_i != INVALID) REFUSES(t, ad_vjp(1, &loss, &bad, 1, &x, out); NO_RESULT(out[0])); /* which is an absent cotangent */
+    if (_i != INVALID)
+        REFUSES(t, ad_vjp(1, &loss, &bad, 1, &x, out);
+                NO_RESULT(out[0])); /* which is an absent cotangent */
     REFUSES(t, ad_jvp(1, &bad, &x, 1, &loss, out); NO_RESULT(out[0]));
     REFUSES(t, ad_jvp(1, &x, &bad, 1, &loss, out); NO_RESULT(out[0]));
     REFUSES(t, ad_jvp(1, &x, &x, 1, &bad, out); NO_RESULT(out[0]));
@@ -427,8 +435,12 @@ START_TEST(test_variables_from_elsewhere)
     REFUSES(t, ck_assert_int_eq(ad_check_gradient(bad, 1, &x, 0, NULL, NULL), -1));
     REFUSES(t, ck_assert_int_eq(ad_check_gradient(loss, 1, &bad, 0, NULL, NULL), -1));
     REFUSES(t, ck_assert_ptr_null(ad_compile(1, &bad, 1, &loss)));
-    REFUSES(t, ck_assert_int_eq(ad_evaluate_f64(1, &bad, (const double *[]){ four }, 1, 1, &loss, (double *[]){ NULL }), -1));
-    REFUSES(t, ck_assert_int_eq(ad_evaluate_f64(1, &x, (const double *[]){ four }, 1, 1, &bad, (double *[]){ NULL }), -1));
+    REFUSES(t, ck_assert_int_eq(ad_evaluate_f64(1, &bad, (const double *[]){ four }, 1, 1, &loss,
+                                                (double *[]){ NULL }),
+                                -1));
+    REFUSES(t, ck_assert_int_eq(ad_evaluate_f64(1, &x, (const double *[]){ four }, 1, 1, &bad,
+                                                (double *[]){ NULL }),
+                                -1));
     REFUSES(t, ck_assert_ptr_null(ad_compile(1, &x, 1, &bad)));
     REFUSES(t, NO_RESULT(ad_opaque(t, &opaque, NULL, 1, &bad, 1, &square, out)));
     REFUSES(t, ad_inline(1, &x, 1, &loss, t, &bad, out); NO_RESULT(out[0]));
@@ -461,10 +473,13 @@ END_TEST
 START_TEST(test_both_tapes)
 {
     ad_tape *t = ad_tape_new(AD_F64), *u = ad_tape_new(AD_F64);
-    ad_var x = ad_param(t, square, four), y = ad_sum_all(ad_square(x)), z = ad_param(u, square, four), g;
+    ad_var x = ad_param(t, square, four), y = ad_sum_all(ad_square(x)),
+           z = ad_param(u, square, four), g;
     ad_grad(y, 1, &z, &g);
-    ck_assert_msg(ad_tape_error(t) && strstr(ad_tape_error(t), "ad_grad: x[0] is on another tape"), "%s", ad_tape_error(t));
-    ck_assert_msg(ad_tape_error(u) && strstr(ad_tape_error(u), "ad_grad: "), "%s", ad_tape_error(u));
+    ck_assert_msg(ad_tape_error(t) && strstr(ad_tape_error(t), "ad_grad: x[0] is on another tape"),
+                  "%s", ad_tape_error(t));
+    ck_assert_msg(ad_tape_error(u) && strstr(ad_tape_error(u), "ad_grad: "), "%s",
+                  ad_tape_error(u));
     ad_tape_free(t);
     ad_tape_free(u);
 }

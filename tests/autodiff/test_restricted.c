@@ -1,5 +1,6 @@
-/* Products where no memory may become executable (systemd's MemoryDenyWriteExecute, prctl(PR_SET_MDWE)), so that generated code cannot run,
- * and products of so many kinds that generating code for each would fill the memory: plain C computes them. */
+/* Products where no memory may become executable (systemd's MemoryDenyWriteExecute,
+ * prctl(PR_SET_MDWE)), so that generated code cannot run, and products of so many kinds that
+ * generating code for each would fill the memory: plain C computes them. */
 #include "autodiff/extension.h"
 #include "autodiff/kernels/gemm.h"
 #include "tests/support/suite.h"
@@ -32,7 +33,8 @@ static bool filter_calls(void)
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
     struct sock_fprog program = { .len = sizeof code / sizeof *code, .filter = code };
-    return !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
+    return !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) &&
+           !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
 }
 
 /* Whether this process is restricted now; false: this system cannot do it. */
@@ -65,28 +67,33 @@ static double at(ad_dtype dtype, const void *x, int64_t i)
     return dtype == AD_F32 ? (double)((const float *)x)[i] : ((const double *)x)[i];
 }
 
-static void check_product(ad_dtype dtype, int64_t n, const void *y, double want, int64_t i, const char *what)
+static void check_product(ad_dtype dtype, int64_t n, const void *y, double want, int64_t i,
+                          const char *what)
 {
     double tolerance = (dtype == AD_F32 ? 1e-6 : 1e-14) * (double)(n + 10);
-    ck_assert_msg(fabs(at(dtype, y, i) - want) <= tolerance, "%s: element %lld is %.9g, not %.9g", what, (long long)i, at(dtype, y, i),
-                  want);
+    ck_assert_msg(fabs(at(dtype, y, i) - want) <= tolerance, "%s: element %lld is %.9g, not %.9g",
+                  what, (long long)i, at(dtype, y, i), want);
 }
 
-/* x w of rows, and the weights' gradient of sum(x w)^2 / 2, which is x^T (x w); lazily, or compiled. */
+/* x w of rows, and the weights' gradient of sum(x w)^2 / 2, which is x^T (x w); lazily, or
+ * compiled. */
 static void check_rows(ad_dtype dtype, int64_t rows, int64_t n, int64_t m, bool compiled)
 {
     ad_tape *tape = ad_tape_new(dtype);
     void *x = numbers(dtype, rows * n), *w = numbers(dtype, n * m);
     size_t size = dtype == AD_F32 ? sizeof(float) : sizeof(double);
     void *y = malloc((size_t)(rows * m) * size), *g = malloc((size_t)(n * m) * size);
-    ad_var in[] = { ad_input_rows_data(tape, AD_SHAPE(AD_ROWS, n), rows, dtype, x), ad_param_data(tape, AD_SHAPE(n, m), dtype, w) };
+    ad_var in[] = { ad_input_rows_data(tape, AD_SHAPE(AD_ROWS, n), rows, dtype, x),
+                    ad_param_data(tape, AD_SHAPE(n, m), dtype, w) };
     ad_var out[] = { ad_matmul(in[0], in[1]), in[0] };
     ad_grad(ad_scale(ad_sum_all(ad_square(out[0])), 0.5), 1, &in[1], &out[1]);
     if (compiled) {
         ad_program *program = ad_compile(2, in, 2, out);
         ck_assert_msg(program != NULL, "%s", ad_tape_error(tape));
         ad_workspace *space = ad_workspace_new(program, 1);
-        ad_run_args args = { .rows = rows, .inputs = (const void *[]){ x, w }, .outputs = (void *[]){ y, g } };
+        ad_run_args args = { .rows = rows,
+                             .inputs = (const void *[]){ x, w },
+                             .outputs = (void *[]){ y, g } };
         ck_assert_int_eq(ad_run_with(program, space, &args), 0);
         ad_workspace_free(space);
         ad_program_free(program);
@@ -97,7 +104,8 @@ static void check_rows(ad_dtype dtype, int64_t rows, int64_t n, int64_t m, bool 
     double *exact = calloc((size_t)(rows * m), sizeof *exact);
     for (int64_t r = 0; r < rows; r++)
         for (int64_t j = 0; j < m; j++) {
-            for (int64_t i = 0; i < n; i++) exact[r * m + j] += at(dtype, x, r * n + i) * at(dtype, w, i * m + j);
+            for (int64_t i = 0; i < n; i++)
+                exact[r * m + j] += at(dtype, x, r * n + i) * at(dtype, w, i * m + j);
             check_product(dtype, n, y, exact[r * m + j], r * m + j, "x w");
         }
     for (int64_t i = 0; i < n; i++)
@@ -119,12 +127,14 @@ static void check_matrices(ad_dtype dtype, int64_t n, int64_t k, int64_t m)
 {
     ad_tape *tape = ad_tape_new(dtype);
     void *a = numbers(dtype, k * n), *b = numbers(dtype, k * m);
-    ad_var x[] = { ad_param_data(tape, AD_SHAPE(k, n), dtype, a), ad_param_data(tape, AD_SHAPE(k, m), dtype, b) };
+    ad_var x[] = { ad_param_data(tape, AD_SHAPE(k, n), dtype, a),
+                   ad_param_data(tape, AD_SHAPE(k, m), dtype, b) };
     const void *y = ad_value(ad_contract("ki,kj->ij", 2, x));
     for (int64_t i = 0; i < n; i += 1 + n / 40)
         for (int64_t j = 0; j < m; j += 1 + m / 40) {
             double want = 0;
-            for (int64_t l = 0; l < k; l++) want += at(dtype, a, l * n + i) * at(dtype, b, l * m + j);
+            for (int64_t l = 0; l < k; l++)
+                want += at(dtype, a, l * n + i) * at(dtype, b, l * m + j);
             check_product(dtype, k, y, want, i * m + j, "a b");
         }
     free(a);
@@ -134,10 +144,13 @@ static void check_matrices(ad_dtype dtype, int64_t n, int64_t k, int64_t m)
 
 static void check_products(int64_t shift)
 {
-    static const int64_t sizes[][3] = { { 1, 3, 5 },   { 7, 2, 2 },    { 4, 16, 16 },  { 130, 64, 33 },
-                                        { 33, 1, 40 }, { 200, 24, 1 }, { 64, 100, 60 } };
+    static const int64_t sizes[][3] = { { 1, 3, 5 },     { 7, 2, 2 },   { 4, 16, 16 },
+                                        { 130, 64, 33 }, { 33, 1, 40 }, { 200, 24, 1 },
+                                        { 64, 100, 60 } };
     for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++)
-        for (int i = 0; i < 4; i++) check_rows(i & 1 ? AD_F32 : AD_F64, sizes[k][0], sizes[k][1] + shift, sizes[k][2] + shift, i & 2);
+        for (int i = 0; i < 4; i++)
+            check_rows(i & 1 ? AD_F32 : AD_F64, sizes[k][0], sizes[k][1] + shift,
+                       sizes[k][2] + shift, i & 2);
     for (int i = 0; i < 2; i++) {
         check_matrices(i ? AD_F32 : AD_F64, 5 + shift, 9, 6);
         check_matrices(i ? AD_F32 : AD_F64, 40, 30 + shift, 50);
@@ -145,7 +158,8 @@ static void check_products(int64_t shift)
     }
 }
 
-/* _i: how memory is restricted, whether the instruction set is the generic one, whether products came before. */
+/* _i: how memory is restricted, whether the instruction set is the generic one, whether products
+ * came before. */
 START_TEST(test_no_executable_memory)
 {
     if (_i & 2) setenv("COSTATE_ISA", "generic", 1);
@@ -169,7 +183,11 @@ START_TEST(test_ever_new_sizes)
     bool first = false;
     for (int i = 0; i <= SIDE * SIDE * SIDE; i++) {
         int j = i % (SIDE * SIDE * SIDE); /* the first once more at the end */
-        ad_gemm g = { .dtype = AD_F64, .m = 1 + j % SIDE, .n = 1 + j / SIDE % SIDE, .k = 1 + j / SIDE / SIDE, .ldc = SIDE };
+        ad_gemm g = { .dtype = AD_F64,
+                      .m = 1 + j % SIDE,
+                      .n = 1 + j / SIDE % SIDE,
+                      .k = 1 + j / SIDE / SIDE,
+                      .ldc = SIDE };
         g.lda = g.k;
         g.ldb = g.n;
         ad_gemm_prepare(&g);
@@ -194,6 +212,7 @@ int main(void)
     suite_add_tcase(suite, tests);
     tcase_set_timeout(tests, 0);
     tcase_add_test(tests, test_ever_new_sizes);
-    tcase_add_loop_test(tests, test_no_executable_memory, 0, 8); /* last: without forks the restriction stays */
+    tcase_add_loop_test(tests, test_no_executable_memory, 0,
+                        8); /* last: without forks the restriction stays */
     return suite_run(suite);
 }

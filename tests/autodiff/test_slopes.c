@@ -1,5 +1,6 @@
-/* First and second derivatives of the pointwise operations over the whole range of their arguments, in both types and on every
- * instruction set this machine has, against long double: relative accuracy also where a function has nearly reached its limit. */
+/* First and second derivatives of the pointwise operations over the whole range of their arguments,
+ * in both types and on every instruction set this machine has, against long double: relative
+ * accuracy also where a function has nearly reached its limit. */
 #include "autodiff/base/isa.h"
 #include "autodiff/kernels/builds.h"
 #include "tests/support/suite.h"
@@ -8,7 +9,8 @@
 
 typedef long double real;
 
-/* A derivative, and the size of its terms where they cancel at one of its zeros (0: they do not). */
+/* A derivative, and the size of its terms where they cancel at one of its zeros (0: they do not).
+ */
 typedef struct {
     real first, first_size, second, second_size;
 } slopes;
@@ -16,37 +18,73 @@ typedef struct {
 static const real pi = 3.14159265358979323846264338327950288L;
 
 static real logistic(real x) { return x < 0 ? exp(x) / (1 + exp(x)) : 1 / (1 + exp(-x)); }
-static real logistic_slope(real x) { return exp(-fabs(x)) / ((1 + exp(-fabs(x))) * (1 + exp(-fabs(x)))); }
+static real logistic_slope(real x)
+{
+    return exp(-fabs(x)) / ((1 + exp(-fabs(x))) * (1 + exp(-fabs(x))));
+}
 static real logistic_bend(real x) { return -logistic_slope(x) * tanh(x / 2); }
 static real density(real x) { return exp(-x * x / 2) / sqrt(2 * pi); }
 /* a b, 0 where b is. */
 static real times(real a, real b) { return b == 0 ? 0 : a * b; }
 
-static slopes of_reciprocal(real x) { return (slopes){ .first = -1 / (x * x), .second = 2 / (x * x * x) }; }
+static slopes of_reciprocal(real x)
+{
+    return (slopes){ .first = -1 / (x * x), .second = 2 / (x * x * x) };
+}
 static slopes of_square(real x) { return (slopes){ .first = 2 * x, .second = 2 }; }
-static slopes of_sqrt(real x) { return (slopes){ .first = 0.5L / sqrt(x), .second = -0.25L / (x * sqrt(x)) }; }
-static slopes of_rsqrt(real x) { return (slopes){ .first = -0.5L / (x * sqrt(x)), .second = 0.75L / (x * x * sqrt(x)) }; }
+static slopes of_sqrt(real x)
+{
+    return (slopes){ .first = 0.5L / sqrt(x), .second = -0.25L / (x * sqrt(x)) };
+}
+static slopes of_rsqrt(real x)
+{
+    return (slopes){ .first = -0.5L / (x * sqrt(x)), .second = 0.75L / (x * x * sqrt(x)) };
+}
 static slopes of_exp(real x) { return (slopes){ .first = exp(x), .second = exp(x) }; }
 static slopes of_log(real x) { return (slopes){ .first = 1 / x, .second = -1 / (x * x) }; }
-static slopes of_log1p(real x) { return (slopes){ .first = 1 / (1 + x), .second = -1 / ((1 + x) * (1 + x)) }; }
+static slopes of_log1p(real x)
+{
+    return (slopes){ .first = 1 / (1 + x), .second = -1 / ((1 + x) * (1 + x)) };
+}
 static slopes of_sin(real x) { return (slopes){ .first = cos(x), .second = -sin(x) }; }
 static slopes of_cos(real x) { return (slopes){ .first = -sin(x), .second = -cos(x) }; }
-static slopes of_tan(real x) { return (slopes){ .first = 1 + tan(x) * tan(x), .second = 2 * tan(x) * (1 + tan(x) * tan(x)) }; }
-static slopes of_tanh(real x) { return (slopes){ .first = 4 * logistic_slope(2 * x), .second = 8 * logistic_bend(2 * x) }; }
-static slopes of_sigmoid(real x) { return (slopes){ .first = logistic_slope(x), .second = logistic_bend(x) }; }
-static slopes of_softplus(real x) { return (slopes){ .first = logistic(x), .second = logistic_slope(x) }; }
+static slopes of_tan(real x)
+{
+    return (slopes){ .first = 1 + tan(x) * tan(x), .second = 2 * tan(x) * (1 + tan(x) * tan(x)) };
+}
+static slopes of_tanh(real x)
+{
+    return (slopes){ .first = 4 * logistic_slope(2 * x), .second = 8 * logistic_bend(2 * x) };
+}
+static slopes of_sigmoid(real x)
+{
+    return (slopes){ .first = logistic_slope(x), .second = logistic_bend(x) };
+}
+static slopes of_softplus(real x)
+{
+    return (slopes){ .first = logistic(x), .second = logistic_slope(x) };
+}
 static slopes of_silu(real x)
 {
     const real a = times(x, logistic_slope(x)), b = times(x, logistic_bend(x));
-    return (slopes){ logistic(x) + a, logistic(x) + fabs(a), 2 * logistic_slope(x) + b, 2 * logistic_slope(x) + fabs(b) };
+    return (slopes){ logistic(x) + a, logistic(x) + fabs(a), 2 * logistic_slope(x) + b,
+                     2 * logistic_slope(x) + fabs(b) };
 }
 static slopes of_gelu(real x)
 {
-    const real cdf = 0.5L * erfc(-x * sqrt(0.5L)), a = times(x, density(x)), b = times(x * x, density(x));
+    const real cdf = 0.5L * erfc(-x * sqrt(0.5L)), a = times(x, density(x)),
+               b = times(x * x, density(x));
     return (slopes){ cdf + a, cdf + fabs(a), 2 * density(x) - b, 2 * density(x) + b };
 }
-static slopes of_erf(real x) { return (slopes){ .first = 2 / sqrt(pi) * exp(-x * x), .second = -4 / sqrt(pi) * times(x, exp(-x * x)) }; }
-static slopes of_normal_cdf(real x) { return (slopes){ .first = density(x), .second = -times(x, density(x)) }; }
+static slopes of_erf(real x)
+{
+    return (slopes){ .first = 2 / sqrt(pi) * exp(-x * x),
+                     .second = -4 / sqrt(pi) * times(x, exp(-x * x)) };
+}
+static slopes of_normal_cdf(real x)
+{
+    return (slopes){ .first = density(x), .second = -times(x, density(x)) };
+}
 
 static const struct {
     const char *name;
@@ -84,27 +122,39 @@ static double uniform(uint64_t *state)
     return (double)(*state >> 11) * 0x1p-53;
 }
 
-/* By turns: a few units, saturation, the ends of exponentials, and small numbers; at last, for functions with limits, infinities. */
+/* By turns: a few units, saturation, the ends of exponentials, and small numbers; at last, for
+ * functions with limits, infinities. */
 static double argument(uint64_t *state, int i, ad_dtype dtype, int which)
 {
     const double u = 2 * uniform(state) - 1, ends = dtype == AD_F32 ? 100 : 740;
-    double x = i % 4 == 0 ? 3 * u : i % 4 == 1 ? 20 * u : i % 4 == 2 ? ends * u : ldexp(u, -(i / 4) % 30);
+    double x = i % 4 == 0   ? 3 * u
+               : i % 4 == 1 ? 20 * u
+               : i % 4 == 2 ? ends * u
+                            : ldexp(u, -(i / 4) % 30);
     if (cases[which].everywhere && i >= N - 2) x = i % 2 ? INFINITY : -INFINITY;
     if (cases[which].positive) x = fabs(x);
     return dtype == AD_F32 ? (double)(float)x : x;
 }
 
 /* The most by which a number may be off where it or a part of it underflows. */
-static real underflow(ad_dtype dtype, real x) { return (dtype == AD_F32 ? 0x1p-125L : 0x1p-1021L) * fmax(1, fmin(fabs(x), 1000)); }
-
-static void compare(int which, ad_dtype dtype, int order, const char *isa, double x, double got, real right, real size)
+static real underflow(ad_dtype dtype, real x)
 {
-    const real unit = dtype == AD_F32 ? 0x1p-24L : 0x1p-53L, largest = dtype == AD_F32 ? 0x1p127L : 0x1p1023L;
+    return (dtype == AD_F32 ? 0x1p-125L : 0x1p-1021L) * fmax(1, fmin(fabs(x), 1000));
+}
+
+static void compare(int which, ad_dtype dtype, int order, const char *isa, double x, double got,
+                    real right, real size)
+{
+    const real unit = dtype == AD_F32 ? 0x1p-24L : 0x1p-53L,
+               largest = dtype == AD_F32 ? 0x1p127L : 0x1p1023L;
     if (fabs(right) > largest) return;
-    const real bound = cases[which].tolerance[order - 1] * unit * fmax(size, fabs(right)) + underflow(dtype, x);
+    const real bound =
+        cases[which].tolerance[order - 1] * unit * fmax(size, fabs(right)) + underflow(dtype, x);
     if (fabs((real)got - right) <= bound) return;
-    ck_abort_msg("derivative %d of %s(%.17g), %s, %s: is %.17g, should be %.17Lg: off by %.3Lg units", order, cases[which].name, x,
-                 dtype == AD_F32 ? "f32" : "f64", isa, got, right, fabs((real)got - right) / unit / fmax(size, fabs(right)));
+    ck_abort_msg(
+        "derivative %d of %s(%.17g), %s, %s: is %.17g, should be %.17Lg: off by %.3Lg units", order,
+        cases[which].name, x, dtype == AD_F32 ? "f32" : "f64", isa, got, right,
+        fabs((real)got - right) / unit / fmax(size, fabs(right)));
 }
 
 static void check(int which, ad_dtype dtype, const char *isa)
@@ -146,17 +196,24 @@ typedef struct {
     real value[PARTIALS], size[PARTIALS];
 } partials;
 
-static partials of_div(real a, real b) { return (partials){ { 1 / b, -a / (b * b), 0, -1 / (b * b), 2 * a / (b * b * b) }, { 0 } }; }
+static partials of_div(real a, real b)
+{
+    return (partials){ { 1 / b, -a / (b * b), 0, -1 / (b * b), 2 * a / (b * b * b) }, { 0 } };
+}
 
 static partials of_mul(real a, real b) { return (partials){ { b, a, 0, 1, 0 }, { 0 } }; }
 
-/* The exponents b - 1 and b - 2 are rounded where b is below 1/2 or 3/2, and a rounding of the exponent is one of the power times log a. */
+/* The exponents b - 1 and b - 2 are rounded where b is below 1/2 or 3/2, and a rounding of the
+ * exponent is one of the power times log a. */
 static partials of_pow(real a, real b)
 {
     const real l = log(a), p = pow(a, b - 1), y = pow(a, b), q = pow(a, b - 2);
-    const real once = 1 + (b < 0.5L ? fabs((b - 1) * l) : 0), twice = 1 + (b < 1.5L ? fabs((b - 1) * l) + fabs((b - 2) * l) : 0);
+    const real once = 1 + (b < 0.5L ? fabs((b - 1) * l) : 0),
+               twice = 1 + (b < 1.5L ? fabs((b - 1) * l) + fabs((b - 2) * l) : 0);
     return (partials){ { b * p, y * l, b * (b - 1) * q, p * (1 + b * l), y * l * l },
-                       { [BY_A] = fabs(b) * p * once, [BY_AA] = (fabs(b) + b * b) * q * twice, [BY_AB] = p * (1 + fabs(b * l)) * once } };
+                       { [BY_A] = fabs(b) * p * once,
+                         [BY_AA] = (fabs(b) + b * b) * q * twice,
+                         [BY_AB] = p * (1 + fabs(b * l)) * once } };
 }
 
 static const struct {
@@ -172,25 +229,34 @@ static const struct {
 };
 enum { BINARY = sizeof binary / sizeof *binary };
 
-static void compare_partials(int which, ad_dtype dtype, const char *isa, double a, double b, const double *got)
+static void compare_partials(int which, ad_dtype dtype, const char *isa, double a, double b,
+                             const double *got)
 {
-    const real unit = dtype == AD_F32 ? 0x1p-24L : 0x1p-53L, largest = dtype == AD_F32 ? 0x1p125L : 0x1p1021L;
+    const real unit = dtype == AD_F32 ? 0x1p-24L : 0x1p-53L,
+               largest = dtype == AD_F32 ? 0x1p125L : 0x1p1021L;
     const partials right = binary[which].reference(a, b);
     for (int k = 0; k < PARTIALS; k++) {
-        const real size = fmax(fabs(right.value[k]), right.size[k]), bound = binary[which].tolerance[k] * unit * size;
+        const real size = fmax(fabs(right.value[k]), right.size[k]),
+                   bound = binary[which].tolerance[k] * unit * size;
         if (size > largest || size < 0x1p20L / largest) continue; /* a part of it may underflow */
         ck_assert_msg(fabs((real)got[k] - right.value[k]) <= bound,
-                      "partial %d of %s(%.17g, %.17g), %s, %s: is %.17g, should be %.17Lg: off by %.3Lg units", k, binary[which].name, a, b,
-                      dtype == AD_F32 ? "f32" : "f64", isa, got[k], right.value[k], fabs((real)got[k] - right.value[k]) / unit / size);
+                      "partial %d of %s(%.17g, %.17g), %s, %s: is %.17g, should be %.17Lg: off by "
+                      "%.3Lg units",
+                      k, binary[which].name, a, b, dtype == AD_F32 ? "f32" : "f64", isa, got[k],
+                      right.value[k], fabs((real)got[k] - right.value[k]) / unit / size);
     }
 }
 
-/* a: of all sizes in the type's range; b: a few units, small ones, and of all sizes where that is no power. */
+/* a: of all sizes in the type's range; b: a few units, small ones, and of all sizes where that is
+ * no power. */
 static void draw(int which, ad_dtype dtype, uint64_t *state, int i, double *a, double *b)
 {
     const int ends = dtype == AD_F32 ? 40 : 300;
-    *a = i % 2 ? 3 * uniform(state) : ldexp(1 + uniform(state), (int)(2 * ends * uniform(state)) - ends);
-    *b = i % 3 == 0 ? 6 * uniform(state) - 3 : i % 3 == 1 ? ldexp(uniform(state), -i % 30) : 40 * uniform(state) - 20;
+    *a = i % 2 ? 3 * uniform(state)
+               : ldexp(1 + uniform(state), (int)(2 * ends * uniform(state)) - ends);
+    *b = i % 3 == 0   ? 6 * uniform(state) - 3
+         : i % 3 == 1 ? ldexp(uniform(state), -i % 30)
+                      : 40 * uniform(state) - 20;
     if (!binary[which].positive && i % 4 < 2) *a = -*a;
     if (dtype == AD_F32) *a = (float)*a, *b = (float)*b;
 }
@@ -201,14 +267,16 @@ static void check_binary(int which, ad_dtype dtype, const char *isa)
     uint64_t state = 88172645463325252u;
     for (int i = 0; i < N; i++) draw(which, dtype, &state, i, &a[i], &b[i]);
     ad_tape *tape = ad_tape_new(dtype);
-    ad_var x[] = { ad_param(tape, AD_SHAPE(N), a), ad_param(tape, AD_SHAPE(N), b) }, first[2], by_a[2], by_b[2];
+    ad_var x[] = { ad_param(tape, AD_SHAPE(N), a), ad_param(tape, AD_SHAPE(N), b) }, first[2],
+           by_a[2], by_b[2];
     ad_grad(ad_sum_all(binary[which].record(x[0], x[1])), 2, x, first);
     ad_grad(ad_sum_all(first[0]), 2, x, by_a);
     ad_grad(ad_sum_all(first[1]), 2, x, by_b);
     const ad_var all[PARTIALS] = { first[0], first[1], by_a[0], by_a[1], by_b[1] };
     for (int k = 0; k < PARTIALS; k++) ck_assert_int_eq(ad_get(all[k], got[k]), 0);
     for (int i = 0; i < N; i++)
-        compare_partials(which, dtype, isa, a[i], b[i], (double[]){ got[0][i], got[1][i], got[2][i], got[3][i], got[4][i] });
+        compare_partials(which, dtype, isa, a[i], b[i],
+                         (double[]){ got[0][i], got[1][i], got[2][i], got[3][i], got[4][i] });
     ad_tape_free(tape);
 }
 
@@ -241,7 +309,8 @@ START_TEST(published)
     ck_assert_double_eq_tol(slope_at(AD_F64, ad_tanh, 20, 1) / 1.6993417021166355e-17, 1, 2e-15);
     ck_assert_double_eq_tol(slope_at(AD_F64, ad_gelu, -9, 0) / -1.0157295653584566e-18, 1, 1e-13);
     ck_assert_double_eq_tol(slope_at(AD_F64, ad_softplus, 1e-9, 3) / -1.25e-10, 1, 1e-15);
-    ck_assert_double_eq_tol(slope_at(AD_F64, ad_softplus, 40, 3) / -4.248354255291589e-18, 1, 1e-14);
+    ck_assert_double_eq_tol(slope_at(AD_F64, ad_softplus, 40, 3) / -4.248354255291589e-18, 1,
+                            1e-14);
     for (int dtype = 0; dtype < 2; dtype++) {
         ck_assert(slope_at(dtype ? AD_F64 : AD_F32, ad_silu, INFINITY, 1) == 1);
         ck_assert(slope_at(dtype ? AD_F64 : AD_F32, ad_gelu, INFINITY, 1) == 1);
@@ -253,17 +322,21 @@ START_TEST(published)
 }
 END_TEST
 
-/* The trace of the Jacobian of tanh is the sum of its slopes 4 / (exp(x) + exp(-x))^2; by a program, with the bias absorbed. */
+/* The trace of the Jacobian of tanh is the sum of its slopes 4 / (exp(x) + exp(-x))^2; by a
+ * program, with the bias absorbed. */
 START_TEST(trace_of_the_saturated)
 {
     const float x[] = { 6, -9.1f, 15 };
     float got[3];
     ad_tape *tape = ad_tape_new(AD_F32);
-    ad_var v = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 3, x), y = ad_tanh(v), trace = ad_jacobian_trace(y, v);
+    ad_var v = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 3, x), y = ad_tanh(v),
+           trace = ad_jacobian_trace(y, v);
     ad_program *program = ad_compile(1, &v, 2, (ad_var[]){ trace, y });
     ad_workspace *workspace = ad_workspace_new(program, 1);
-    ck_assert_int_eq(ad_run(program, workspace, 3, (const void *const[]){ x }, (void *const[]){ got, NULL }), 0);
-    for (int i = 0; i < 3; i++) ck_assert_double_eq_tol(got[i] / (4 * (double)logistic_slope(2 * (real)x[i])), 1, 1e-6);
+    ck_assert_int_eq(
+        ad_run(program, workspace, 3, (const void *const[]){ x }, (void *const[]){ got, NULL }), 0);
+    for (int i = 0; i < 3; i++)
+        ck_assert_double_eq_tol(got[i] / (4 * (double)logistic_slope(2 * (real)x[i])), 1, 1e-6);
     ad_workspace_free(workspace);
     ad_program_free(program);
     ad_tape_free(tape);

@@ -1,5 +1,6 @@
-/* The tape and what surrounds it: lazy values, marks, errors and their texts, misuse of every operation, opaque operations, functions
- * recorded again elsewhere, derivatives at special points, and the limits of shapes. */
+/* The tape and what surrounds it: lazy values, marks, errors and their texts, misuse of every
+ * operation, opaque operations, functions recorded again elsewhere, derivatives at special points,
+ * and the limits of shapes. */
 #include "autodiff/tape/tape.h"
 #include "tests/support/suite.h"
 #include <math.h>
@@ -33,7 +34,8 @@ static void fails_on(ad_tape *tape, const char *text)
 {
     const char *error = ad_tape_error(tape);
     ck_assert_msg(error != NULL, "no error, but wanted \"%s\"", text);
-    ck_assert_msg(strstr(error, text) != NULL, "the error is \"%s\", but wanted \"%s\"", error, text);
+    ck_assert_msg(strstr(error, text) != NULL, "the error is \"%s\", but wanted \"%s\"", error,
+                  text);
     ad_tape_clear_error(tape);
 }
 static void fails(const char *text) { fails_on(t, text); }
@@ -43,7 +45,9 @@ static void is(ad_var x, double want)
 {
     double got = ad_item(x);
     fine();
-    ck_assert_msg(got == want || (isnan(got) && isnan(want)) || fabs(got - want) <= 1e-13 * fabs(want), "got %.17g, want %.17g", got, want);
+    ck_assert_msg(got == want || (isnan(got) && isnan(want)) ||
+                      fabs(got - want) <= 1e-13 * fabs(want),
+                  "got %.17g, want %.17g", got, want);
 }
 
 static ad_var gradient(ad_var y, ad_var x)
@@ -100,7 +104,8 @@ static int triple_forward(void *data, void *state, const ad_opaque_call *c)
     return 0;
 }
 /* The tangents of the second and third result are left absent: zero. */
-static void triple_jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot, int nout, const ad_var *out, ad_var *ydot)
+static void triple_jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot,
+                       int nout, const ad_var *out, ad_var *ydot)
 {
     (void)data, (void)token, (void)nin, (void)in, (void)nout, (void)out;
     ydot[0] = xdot[0];
@@ -114,15 +119,18 @@ static int peek_forward(void *data, void *state, const ad_opaque_call *c)
 }
 static const ad_opaque_class peek = { .name = "peek", .forward = peek_forward };
 /* The vjp is opaque again, and that one has no rule. */
-static void triple_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out, const ad_var *ybar,
-                       const bool *need, ad_var *xbar);
-static const ad_opaque_class triple = { "triple",        triple_forward, memory_new, memory_free, account_retain,
-                                        account_release, triple_vjp,     triple_jvp, NULL,        false };
-static const ad_opaque_class ruleless = {
-    .name = "ruleless", .forward = triple_forward, .retain = account_retain, .release = account_release
-};
-static void triple_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out, const ad_var *ybar,
-                       const bool *need, ad_var *xbar)
+static void triple_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout,
+                       const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar);
+static const ad_opaque_class triple = { "triple",    triple_forward, memory_new,
+                                        memory_free, account_retain, account_release,
+                                        triple_vjp,  triple_jvp,     NULL,
+                                        false };
+static const ad_opaque_class ruleless = { .name = "ruleless",
+                                          .forward = triple_forward,
+                                          .retain = account_retain,
+                                          .release = account_release };
+static void triple_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout,
+                       const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar)
 {
     (void)token, (void)nin, (void)nout, (void)out;
     ck_assert(need[0]);
@@ -134,7 +142,8 @@ static void triple_vjp(void *data, ad_var token, int nin, const ad_var *in, int 
         }
     account_retain(data);
     ad_var x = ad_mul(bar, ad_div(in[0], in[0]));
-    ad_opaque(x.tape, &ruleless, data, 1, &x, 3, (ad_shape[]){ ad_shape_of(x), ad_shape_of(x), ad_shape_of(x) }, o);
+    ad_opaque(x.tape, &ruleless, data, 1, &x, 3,
+              (ad_shape[]){ ad_shape_of(x), ad_shape_of(x), ad_shape_of(x) }, o);
     xbar[0] = o[0];
 }
 
@@ -200,7 +209,8 @@ START_TEST(printing)
     char *text = printed(ad_fill(t, AD_SHAPE(2000), 1));
     ck_assert(strstr(text, "2000 elements") && strlen(text) < 4000);
     free(text);
-    prints(ad_sin(ad_input(t, AD_SHAPE(2), NULL)), "x [2]: no value here: an input was recorded without data\n");
+    prints(ad_sin(ad_input(t, AD_SHAPE(2), NULL)),
+           "x [2]: no value here: an input was recorded without data\n");
     fine();
     prints(ad_none(NULL), "x: not a variable\n");
     ad_tape *narrow = ad_tape_new(AD_F32);
@@ -294,7 +304,8 @@ END_TEST
 
 START_TEST(setting)
 {
-    ad_var x = param(2), r = ad_input_rows(t, AD_SHAPE(AD_ROWS, 2), 0, NULL), q = ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), 0, NULL);
+    ad_var x = param(2), r = ad_input_rows(t, AD_SHAPE(AD_ROWS, 2), 0, NULL),
+           q = ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), 0, NULL);
     ad_var y = ad_sum_all(ad_mul(ad_add(r, q), x));
     ck_assert_int_eq(ad_tape_rows(t), -1);
     ad_value(y);
@@ -335,7 +346,8 @@ START_TEST(sources_misused)
     ad_param(t, AD_SHAPE(AD_ROWS, 3), numbers);
     fails("ad_param: [rows,3] has the row axis, which ad_input_rows declares");
     ad_input(t, AD_SHAPE(3, AD_ROWS), numbers);
-    fails("ad_input: size -1 of axis 1 is not positive in [3,rows] (AD_ROWS stands first, or nowhere)");
+    fails("ad_input: size -1 of axis 1 is not positive in [3,rows] (AD_ROWS stands first, or "
+          "nowhere)");
     ad_input_rows(t, AD_SHAPE(3, 2), 3, numbers);
     fails("ad_input_rows: the shape must begin with AD_ROWS, it is [3,2]");
     ad_input_rows(t, AD_SHAPE(AD_ROWS, 2), 0, numbers);
@@ -359,10 +371,13 @@ START_TEST(sources_misused)
     fails("ad_eye");
     is(ad_sum_all(ad_eye(t, 2, 3, INT64_MAX)), 0);
     is(ad_sum_all(ad_eye(t, 2, 3, INT64_MIN)), 0);
-    is(ad_sum_all(ad_contract("ij,jk->ik", 2, (ad_var[]){ ad_eye(t, 2, 3, 3), ad_eye(t, 3, 2, -3) })), 0);
+    is(ad_sum_all(
+           ad_contract("ij,jk->ik", 2, (ad_var[]){ ad_eye(t, 2, 3, 3), ad_eye(t, 3, 2, -3) })),
+       0);
     ck_assert_ptr_null(ad_constant_elements(param(2)));
     ck_assert_double_eq(ad_constant_elements(ad_scalar(t, 3))[0], 3);
-    ck_assert(!ad_valid(ad_param(NULL, AD_SHAPE(1), numbers)) && !ad_valid(ad_scalar(NULL, 1)) && !ad_valid(ad_row_count(NULL)));
+    ck_assert(!ad_valid(ad_param(NULL, AD_SHAPE(1), numbers)) && !ad_valid(ad_scalar(NULL, 1)) &&
+              !ad_valid(ad_row_count(NULL)));
     ck_assert_ptr_nonnull(ad_tape_error(NULL));
     ad_tape_free(NULL);
 }
@@ -409,7 +424,8 @@ START_TEST(errors_stick)
     ad_hvp(bad, a, b);
     ad_fill(t, AD_SHAPE(-4), 1);
     ad_param(t, AD_SHAPE(2), numbers);
-    ck_assert(!ad_value(a) && isnan(ad_item(a)) && ad_get(a, &(double){ 0 }) == -1 && ad_set(a, 1, numbers) == -1);
+    ck_assert(!ad_value(a) && isnan(ad_item(a)) && ad_get(a, &(double){ 0 }) == -1 &&
+              ad_set(a, 1, numbers) == -1);
     ck_assert_ptr_null(ad_compile(1, &a, 1, &bad));
     ck_assert_int_eq(ad_frontier(1, &bad, 0, NULL), -1);
     size_t length;
@@ -424,7 +440,8 @@ START_TEST(errors_stick)
     fails("ad_exp: operand 0 is an invalid variable");
     ad_add(a, ad_none(NULL));
     fails("ad_add: operand 1 is not a variable");
-    ck_assert(!ad_valid(ad_exp(ad_none(NULL))) && !ad_valid(ad_stack(0, NULL, 0)) && !ad_valid(ad_concatenate(0, NULL, 0)));
+    ck_assert(!ad_valid(ad_exp(ad_none(NULL))) && !ad_valid(ad_stack(0, NULL, 0)) &&
+              !ad_valid(ad_concatenate(0, NULL, 0)));
 }
 END_TEST
 
@@ -461,18 +478,19 @@ START_TEST(pointwise_misused)
 {
     ad_var a = matrix(2, 3), b = param(4), r = rows(3), n = ad_none(t);
     (void)n;
-#define AD_BINARY(name, ...)                                                                                                               \
-    ad_##name(a, b);                                                                                                                       \
-    fails("ad_" #name ": shapes do not broadcast: a is [2,3], b is [4]");                                                                  \
-    ad_##name(r, a);                                                                                                                       \
-    fails("ad_" #name ": shapes do not broadcast (the row axis leads in operands of equal rank): a is [rows,3], b is [2,3]");              \
-    ad_##name(r, ad_fill(t, AD_SHAPE(5, 1, 3), 1));                                                                                        \
+#define AD_BINARY(name, ...)                                                                       \
+    ad_##name(a, b);                                                                               \
+    fails("ad_" #name ": shapes do not broadcast: a is [2,3], b is [4]");                          \
+    ad_##name(r, a);                                                                               \
+    fails("ad_" #name ": shapes do not broadcast (the row axis leads in operands of equal rank): " \
+                      "a is [rows,3], b is [2,3]");                                                \
+    ad_##name(r, ad_fill(t, AD_SHAPE(5, 1, 3), 1));                                                \
     fails("ad_" #name ": shapes do not broadcast (the row axis");
-#define AD_TERNARY(name, ...)                                                                                                              \
-    ad_##name(a, a, b);                                                                                                                    \
+#define AD_TERNARY(name, ...)                                                                      \
+    ad_##name(a, a, b);                                                                            \
     fails("ad_" #name ": shapes do not broadcast: a is [2,3], b is [2,3], c is [4]");
-#define AD_UNARY(name, ...)                                                                                                                \
-    ad_##name(n);                                                                                                                          \
+#define AD_UNARY(name, ...)                                                                        \
+    ad_##name(n);                                                                                  \
     fails("ad_" #name ": operand 0 is an invalid variable");
 #define AD_CODED(...)
 #include "autodiff/ops.def"
@@ -484,7 +502,8 @@ START_TEST(axes_misused)
     ad_var a = matrix(2, 3), r = rows(3);
     int axis = 2;
     const int64_t index[] = { 0, 1 }, outside[] = { 0, 3 };
-#define BAD_AXIS(name, call) call, fails("ad_" name ": axis 2 is out of range for rank 2: the operand is [2,3]");
+#define BAD_AXIS(name, call)                                                                       \
+    call, fails("ad_" name ": axis 2 is out of range for rank 2: the operand is [2,3]");
     BAD_AXIS("sum", ad_sum(a, 1, &axis, 0))
     BAD_AXIS("mean", ad_mean(a, 1, &axis, 0))
     BAD_AXIS("reduce_max", ad_reduce_max(a, 1, &axis, 0))
@@ -499,7 +518,9 @@ START_TEST(axes_misused)
     BAD_AXIS("cumsum", ad_cumsum(a, axis, 0))
     ad_flip(a, -3);
     fails("ad_flip: axis -3 is out of range");
-#define ON_ROWS(name, call) call, fails("ad_" name ": axis 0 is the row axis, whose length is known only when the program runs");
+#define ON_ROWS(name, call)                                                                        \
+    call, fails("ad_" name                                                                         \
+                ": axis 0 is the row axis, whose length is known only when the program runs");
     ON_ROWS("slice", ad_slice(r, 0, 0, 1))
     ON_ROWS("pad", ad_pad(r, -2, 0, 1))
     ON_ROWS("flip", ad_flip(r, 0))
@@ -571,7 +592,9 @@ START_TEST(layout_misused)
     fails("ad_stack: the shapes differ: a is [2,3], b is [2]");
     ad_stack(2, (ad_var[]){ ad_fill(t, AD_SHAPE(1, 3), 1), r }, 0);
     fails("ad_stack: the new axis is out of range, or before the row axis");
-    is(ad_sum_all(ad_stack(2, (ad_var[]){ ad_fill(t, AD_SHAPE(1, 3), 0), ad_mul(r, ad_scalar(t, 0)) }, 1)), 0);
+    is(ad_sum_all(
+           ad_stack(2, (ad_var[]){ ad_fill(t, AD_SHAPE(1, 3), 0), ad_mul(r, ad_scalar(t, 0)) }, 1)),
+       0);
     ad_sum(a, -1, (int[]){ 0 }, 0);
     fails("ad_sum: the number of axes is negative: the operand is [2,3]");
     ad_stack(2, (ad_var[]){ a, a }, 3);
@@ -582,7 +605,8 @@ START_TEST(layout_misused)
     ad_stack(2, (ad_var[]){ eight, eight }, 0);
     fails("ad_stack");
     ad_take(number(1), b);
-    fails("ad_take: the table must be [K,...] or [rows,K,...] and the index [1] or [R,1]: a is [], b is [2]");
+    fails("ad_take: the table must be [K,...] or [rows,K,...] and the index [1] or [R,1]: a is [], "
+          "b is [2]");
     ad_take(a, b);
     fails("ad_take");
     ad_take(ad_input_rows(t, AD_SHAPE(AD_ROWS), 2, numbers), one);
@@ -624,7 +648,8 @@ START_TEST(contractions_misused)
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char text[256];
-        snprintf(text, sizeof text, "ad_contract: \"%s\": %s: a is [2,3], b is [3,4]", bad[i].spec, bad[i].problem);
+        snprintf(text, sizeof text, "ad_contract: \"%s\": %s: a is [2,3], b is [3,4]", bad[i].spec,
+                 bad[i].problem);
         ad_contract(bad[i].spec, 2, (ad_var[]){ a, b });
         fails(text);
     }
@@ -647,11 +672,13 @@ START_TEST(contractions_misused)
     ad_matmul(a, ad_fill(t, AD_SHAPE(2, 3, 4), 1));
     fails("ad_matmul: batched operands need the same number of axes");
     ad_dot(a, b);
-    fails("ad_dot: the operands need the same shape with at least one axis: a is [2,3], b is [3,4]");
+    fails(
+        "ad_dot: the operands need the same shape with at least one axis: a is [2,3], b is [3,4]");
     ad_dot(number(1), number(2));
     fails("ad_dot");
     ad_outer(a, v);
-    fails("ad_outer: the operands must be [n] and [m], or [rows,n] and [rows,m]: a is [2,3], b is [4]");
+    fails("ad_outer: the operands must be [n] and [m], or [rows,n] and [rows,m]: a is [2,3], b is "
+          "[4]");
     ad_outer(r, v);
     fails("ad_outer");
 }
@@ -662,20 +689,29 @@ START_TEST(contractions_at_the_limits)
     ad_var chain[16], m = ad_fill(t, AD_SHAPE(3, 50), 1), n = ad_fill(t, AD_SHAPE(50, 3), 1),
                       eight = ad_fill(t, AD_SHAPE(2, 2, 2, 2, 2, 2, 2, 2), 1);
     for (int i = 0; i < 16; i++) chain[i] = ad_fill(t, AD_SHAPE(2, 2), 1);
-    is(ad_sum_all(ad_contract("ab,bc,cd,de,ef,fg,gh,hi,ij,jk,kl,lm,mn,no,op,pq->aq", 16, chain)), 131072);
-    is(ad_sum_all(ad_contract("ax,by,cz,dw,xe,yf,zg,wh->abcdefgh", 8, (ad_var[]){ m, m, m, m, n, n, n, n })), 6561 * pow(50, 4));
-    is(ad_sum_all(ad_contract("abcdefgh,ijklmnop,abcdefgh,ijklmnop->ai", 4, (ad_var[]){ eight, eight, eight, eight })), 65536);
+    is(ad_sum_all(ad_contract("ab,bc,cd,de,ef,fg,gh,hi,ij,jk,kl,lm,mn,no,op,pq->aq", 16, chain)),
+       131072);
+    is(ad_sum_all(ad_contract("ax,by,cz,dw,xe,yf,zg,wh->abcdefgh", 8,
+                              (ad_var[]){ m, m, m, m, n, n, n, n })),
+       6561 * pow(50, 4));
+    is(ad_sum_all(ad_contract("abcdefgh,ijklmnop,abcdefgh,ijklmnop->ai", 4,
+                              (ad_var[]){ eight, eight, eight, eight })),
+       65536);
     is(ad_contract(" a b , a -> ", 2, (ad_var[]){ matrix(2, 2), param(2) }), 1 + 2 + 2 * (3 + 4));
     /* not every order has intermediate results of eight axes at most */
     for (int i = 0; i < 12; i++) chain[i] = ad_fill(t, AD_SHAPE(1, 1, 1, 1, 1), 2);
     is(ad_contract("abcde,fghij,abcde,fghij->", 4, chain), 16);
-    is(ad_contract("abcde,fghij,klmno,abcde,fghij,klmno,abcde,fghij,klmno,abcde,fghij,klmno->", 12, chain), 4096);
-    ck_assert(!ad_valid(ad_contract("abcghimn,abcjklop,defghiop,defjklmn->", 4, (ad_var[]){ eight, eight, eight, eight })));
+    is(ad_contract("abcde,fghij,klmno,abcde,fghij,klmno,abcde,fghij,klmno,abcde,fghij,klmno->", 12,
+                   chain),
+       4096);
+    ck_assert(!ad_valid(ad_contract("abcghimn,abcjklop,defghiop,defjklmn->", 4,
+                                    (ad_var[]){ eight, eight, eight, eight })));
     fails("no order was found whose intermediate results have at most 8 axes");
     /* rows by rows are no array, however cheap they would be */
     rows(1);
     ad_var wide = ad_fill(t, AD_SHAPE(AD_ROWS, 400), 1);
-    is(ad_sum_all(ad_contract("bi,ci,cj->bj", 3, (ad_var[]){ wide, wide, wide })), 2. * 2 * 400 * 400);
+    is(ad_sum_all(ad_contract("bi,ci,cj->bj", 3, (ad_var[]){ wide, wide, wide })),
+       2. * 2 * 400 * 400);
     /* diagonals, of identities too */
     is(ad_contract("ii->", 1, (ad_var[]){ matrix(2, 2) }), 5);
     is(ad_contract("ab,bb->", 2, (ad_var[]){ ad_eye(t, 3, 3, 0), ad_eye(t, 3, 3, 1) }), 0);
@@ -696,7 +732,8 @@ START_TEST(derivatives_misused)
 {
     ad_var a = matrix(2, 3), b = param(2), r = rows(3), g;
     ad_grad(a, 1, &b, &g);
-    fails("ad_grad: the loss must be one number (ad_vjp takes cotangents of anything else): the operand is [2,3]");
+    fails("ad_grad: the loss must be one number (ad_vjp takes cotangents of anything else): the "
+          "operand is [2,3]");
     ck_assert(!ad_valid(g));
     ad_grad(rows(1), 1, &b, &g);
     fails("ad_grad");
@@ -737,7 +774,8 @@ START_TEST(jacobians_by_directions)
     ad_get(ad_jacobian(ad_sum_axis(ad_mul(d, ad_square(x)), 0, 0), x), j);
     ck_assert(j[0] == 18 && j[1] == 0 && j[2] == 0 && j[3] == 48);
     ad_var s = ad_contract("bi,bi->i", 2, (ad_var[]){ ad_mul(d, x), d });
-    is(ad_jacobian_trace(ad_contract("bi,bi->i", 2, (ad_var[]){ ad_mul(d, s), d }), x), 35. * 35 + 56. * 56);
+    is(ad_jacobian_trace(ad_contract("bi,bi->i", 2, (ad_var[]){ ad_mul(d, s), d }), x),
+       35. * 35 + 56. * 56);
     ad_var eight = ad_cumsum(ad_reshape(v, AD_SHAPE(1, 1, 2, 1, 2, 1, 1, 1)), 2, 0);
     ad_get(ad_jacobian(ad_reshape(ad_square(eight), AD_SHAPE(4)), v), j);
     fine();
@@ -748,7 +786,8 @@ END_TEST
 /* What lies between x and y on the tape without leading to y is left alone: no error, no nodes. */
 START_TEST(beside_the_way)
 {
-    ad_var x = rows(2), mean = ad_mean(x, 0, NULL, 0), v = ad_ones_like(x), y = ad_square(x), p[3], dot;
+    ad_var x = rows(2), mean = ad_mean(x, 0, NULL, 0), v = ad_ones_like(x), y = ad_square(x), p[3],
+           dot;
     for (int i = 0; i < 100; i++) mean = ad_exp(mean);
     opaque(&book, &ruleless, x, p);
     ad_var z = ad_sin(y);
@@ -786,11 +825,13 @@ START_TEST(opaque_bookkeeping)
     is(run, 2); /* the state lives on */
     ad_var bad = ad_none(t);
     book.references++;
-    ad_opaque(t, &triple, &book, 1, &bad, 3, (ad_shape[]){ AD_SHAPE(2), AD_SHAPE(2), AD_SHAPE(2) }, o);
+    ad_opaque(t, &triple, &book, 1, &bad, 3, (ad_shape[]){ AD_SHAPE(2), AD_SHAPE(2), AD_SHAPE(2) },
+              o);
     ck_assert(ad_tape_error(t) && book.references == 1 && !ad_valid(o[0]));
     ad_tape_clear_error(t);
     book.references++;
-    ad_opaque(t, &triple, &book, 1, &x, 2, (ad_shape[]){ AD_SHAPE(2), AD_SHAPE((int64_t)1 << 40, (int64_t)1 << 40) }, o);
+    ad_opaque(t, &triple, &book, 1, &x, 2,
+              (ad_shape[]){ AD_SHAPE(2), AD_SHAPE((int64_t)1 << 40, (int64_t)1 << 40) }, o);
     fails("triple: [1099511627776,1099511627776] has too many elements");
     ck_assert(book.references == 1);
     book.references++;
@@ -811,7 +852,8 @@ START_TEST(tokens_have_no_value)
     ad_var x = param(2), o[3], k = opaque(&book, &triple, x, o), g;
     int permutation[] = { 0 }, axis = 0;
     const int64_t index[] = { 0 };
-#define TOKEN_AT(name, place, call) (void)(call), fails("ad_" name ": " place " is the token of triple, which has no value");
+#define TOKEN_AT(name, place, call)                                                                \
+    (void)(call), fails("ad_" name ": " place " is the token of triple, which has no value");
 #define TOKEN(name, call) TOKEN_AT(name, "operand 0", call)
     TOKEN("value", ad_value(k))
     TOKEN("item", ad_item(k))
@@ -868,12 +910,15 @@ START_TEST(opaque_derivatives)
     is(ad_sum_all(g), 2 * (1 + 2) + 18 * (1 + 2));
     ad_jvp(1, &x, &v, 1, &y, &dot); /* by its rule, only the first result moves */
     is(dot, 2);
-    ad_var max = ad_add(ad_reduce_max(o[1], 0, NULL, 0),
-                        ad_sum_all(ad_concatenate(2, (ad_var[]){ o[1], ad_reshape(ad_cumsum(o[2], 0, 0), AD_SHAPE(2)) }, 0)));
+    ad_var max =
+        ad_add(ad_reduce_max(o[1], 0, NULL, 0),
+               ad_sum_all(ad_concatenate(
+                   2, (ad_var[]){ o[1], ad_reshape(ad_cumsum(o[2], 0, 0), AD_SHAPE(2)) }, 0)));
     ad_jvp(1, &x, &v, 1, &max, &dot);
     is(dot, 0);
     gradient(ad_sum_all(g), x);
-    fails("ad_vjp: ruleless has no derivative rule (vjp); a derivative of this order is not defined for it");
+    fails("ad_vjp: ruleless has no derivative rule (vjp); a derivative of this order is not "
+          "defined for it");
     ad_jvp(1, &x, &v, 1, &g, &dot);
     fails("ad_jvp: ruleless has no forward derivative rule (jvp)");
     ad_hvp(y, x, v);
@@ -892,20 +937,23 @@ END_TEST
 
 /* Rules that give what they should not. */
 static ad_var rule_result;
-static void bad_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out, const ad_var *ybar, const bool *need,
-                    ad_var *xbar)
+static void bad_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout,
+                    const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar)
 {
     (void)data, (void)token, (void)nin, (void)in, (void)nout, (void)out, (void)ybar, (void)need;
     xbar[0] = rule_result;
 }
-static void bad_jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot, int nout, const ad_var *out, ad_var *ydot)
+static void bad_jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot,
+                    int nout, const ad_var *out, ad_var *ydot)
 {
     (void)data, (void)token, (void)nin, (void)in, (void)xdot, (void)nout, (void)out;
     ydot[0] = rule_result;
 }
 START_TEST(opaque_rules_misused)
 {
-    static const ad_opaque_class class_ = { .name = "bad", .forward = triple_forward, .vjp = bad_vjp, .jvp = bad_jvp };
+    static const ad_opaque_class class_ = {
+        .name = "bad", .forward = triple_forward, .vjp = bad_vjp, .jvp = bad_jvp
+    };
     ad_tape *other = ad_tape_new(AD_F64);
     ad_var x = rows(2), v = ad_ones_like(x), o[3], dot;
     opaque(&book, &class_, x, o);
@@ -950,7 +998,9 @@ START_TEST(opaque_in_programs)
         for (int i = 0; i < 600; i++) in[i] = narrow ? 0 : i / 300. - 1;
         for (int k = 0; k < 3; k++)
             for (int i = 0; i < 2; i++) {
-                ck_assert_int_eq(ad_run(p, w[i], 300 / (k + 1), (const void *[]){ in }, (void *[]){ y, &run }), 0);
+                ck_assert_int_eq(
+                    ad_run(p, w[i], 300 / (k + 1), (const void *[]){ in }, (void *[]){ y, &run }),
+                    0);
                 if (narrow) memcpy(&narrow_run, &run, sizeof narrow_run);
                 ck_assert_int_eq((int)(narrow ? (double)narrow_run : run), k + 1);
                 ck_assert_int_eq(book.rows, 300 / (k + 1));
@@ -974,24 +1024,29 @@ END_TEST
 START_TEST(inlining)
 {
     ad_tape *inner = ad_tape_new(AD_F64);
-    ad_var x = ad_input(inner, AD_SHAPE(2), NULL), w = ad_param(inner, AD_SHAPE(2), NULL), o[3], r[2];
+    ad_var x = ad_input(inner, AD_SHAPE(2), NULL), w = ad_param(inner, AD_SHAPE(2), NULL), o[3],
+           r[2];
     ad_var y = ad_mul(ad_exp(x), w);
     opaque(&book, &triple, y, o);
     ad_var args[2] = { ad_scale(param(2), 0), param(2) };
-    ad_inline(2, (ad_var[]){ x, w }, 2, (ad_var[]){ o[0], ad_add(y, w) }, t, args, r); /* the first of three results, alone */
+    ad_inline(2, (ad_var[]){ x, w }, 2, (ad_var[]){ o[0], ad_add(y, w) }, t, args,
+              r); /* the first of three results, alone */
     is(ad_sum_all(r[0]), 3);
     is(ad_sum_all(r[1]), 6);
     ad_inline(1, &y, 1, &o[1], t, args + 1, r); /* cut at y: its inputs are not asked for */
     is(ad_sum_all(r[0]), 6);
-    ad_inline(2, (ad_var[]){ o[0], y }, 1, (ad_var[]){ ad_add(o[0], o[1]) }, t, args, r); /* a result as input, its sibling computed */
+    ad_inline(2, (ad_var[]){ o[0], y }, 1, (ad_var[]){ ad_add(o[0], o[1]) }, t, args,
+              r); /* a result as input, its sibling computed */
     is(ad_sum_all(r[0]), 6);
     ad_inline(1, &x, 1, &x, t, args, r);
     ck_assert_int_eq(r[0].node, args[0].node);
     ad_inline(1, &x, 1, &y, t, args, r);
-    fails("ad_inline: the function depends on an input of shape [2] that is not among its arguments");
+    fails(
+        "ad_inline: the function depends on an input of shape [2] that is not among its arguments");
     ck_assert(!ad_valid(r[0]));
     ad_inline(1, &x, 1, &y, t, (ad_var[]){ number(1) }, r);
-    fails("ad_inline: an argument must have the shape of the variable whose place it takes: the operand is []");
+    fails("ad_inline: an argument must have the shape of the variable whose place it takes: the "
+          "operand is []");
     ad_tape *third = ad_tape_new(AD_F64);
     ad_var z = ad_input(third, AD_SHAPE(2), NULL);
     ad_inline(1, &z, 1, &y, t, args, r);
@@ -1013,9 +1068,11 @@ START_TEST(captured_variables)
 {
     ad_tape *inner = ad_tape_new(AD_F64);
     ad_var x = ad_input(inner, AD_SHAPE(2), NULL), outside = param(2), y = ad_mul(x, outside), r;
-    fails("ad_mul: mixes variables of this tape with those of another; pass them as arguments (args)");
+    fails("ad_mul: mixes variables of this tape with those of another; pass them as arguments "
+          "(args)");
     ad_inline(1, &x, 1, &y, t, &outside, &r);
-    fails("ad_mul: operand 1 is on another tape; a function that is traced on a tape of its own must get outside variables as arguments "
+    fails("ad_mul: operand 1 is on another tape; a function that is traced on a tape of its own "
+          "must get outside variables as arguments "
           "(args)");
     ad_tape_free(inner);
 }
@@ -1033,7 +1090,8 @@ START_TEST(frontiers)
     ck_assert_int_eq(ad_frontier(2, (ad_var[]){ y, unused }, 4, f), 3);
     ck_assert_int_eq(ad_frontier(1, (ad_var[]){ ad_square(x) }, 4, f), 0);
     ck_assert_int_eq(ad_frontier(1, (ad_var[]){ ad_scalar(t, 1) }, 4, f), 0);
-    ck_assert(ad_depends(y, w) && ad_depends(y, y) && !ad_depends(y, unused) && !ad_depends(w, y) && ad_depends(ad_floor(y), x));
+    ck_assert(ad_depends(y, w) && ad_depends(y, y) && !ad_depends(y, unused) && !ad_depends(w, y) &&
+              ad_depends(ad_floor(y), x));
     /* independent of each other: propagation stops at packed */
     ad_var loss = ad_sum_all(y), one = ad_ones_like(loss), bar[2];
     ad_vjp_cut(1, &loss, &one, 2, (ad_var[]){ packed, w }, bar);
@@ -1112,7 +1170,8 @@ START_TEST(powers_at_zero)
     for (size_t i = 0; i < sizeof at_zero / sizeof *at_zero; i++)
         for (int form = 0; form < 3; form++) {
             ad_var x = number(0), p = number(at_zero[i][0]);
-            ad_var y = form == 0 ? ad_pow_scalar(x, at_zero[i][0]) : ad_pow(x, form == 1 ? ad_scalar(t, at_zero[i][0]) : p),
+            ad_var y = form == 0 ? ad_pow_scalar(x, at_zero[i][0])
+                                 : ad_pow(x, form == 1 ? ad_scalar(t, at_zero[i][0]) : p),
                    g = gradient(y, x);
             is(y, at_zero[i][1]);
             is(g, at_zero[i][2]);
@@ -1136,11 +1195,13 @@ START_TEST(powers_at_zero)
 }
 END_TEST
 
-/* The derivative selects: infinities on the side not taken, in values or cotangents, do not matter. (A function that is itself
- * infinitely steep at the point, as log at 0, must be given another argument there.) */
+/* The derivative selects: infinities on the side not taken, in values or cotangents, do not matter.
+ * (A function that is itself infinitely steep at the point, as log at 0, must be given another
+ * argument there.) */
 START_TEST(selections)
 {
-    ad_var x = number(0), inf = number(INFINITY), zero = ad_scalar(t, 0), one = ad_scalar(t, 1), positive = ad_gt(x, zero);
+    ad_var x = number(0), inf = number(INFINITY), zero = ad_scalar(t, 0), one = ad_scalar(t, 1),
+           positive = ad_gt(x, zero);
     ad_var safe = ad_select(positive, x, one);
     is(gradient(ad_select(positive, ad_log(safe), zero), x), 0);
     is(gradient(ad_select(positive, ad_sqrt(safe), zero), x), 0);
@@ -1167,18 +1228,22 @@ START_TEST(selections)
 }
 END_TEST
 
-/* Parts of identities, transposed or not, are identities: no infinity is multiplied with their zeros, which a program does not do either.
+/* Parts of identities, transposed or not, are identities: no infinity is multiplied with their
+ * zeros, which a program does not do either.
  */
 START_TEST(identities_select)
 {
-    ad_var x = ad_param(t, AD_SHAPE(1, 3), (double[]){ INFINITY, 1, 2 }), part = ad_slice(ad_eye(t, 3, 4, 0), 0, 1, 3);
+    ad_var x = ad_param(t, AD_SHAPE(1, 3), (double[]){ INFINITY, 1, 2 }),
+           part = ad_slice(ad_eye(t, 3, 4, 0), 0, 1, 3);
     is(ad_sum_all(ad_matmul(x, ad_transpose(ad_slice(part, 1, 0, 3), (int[]){ 1, 0 }))), 3);
 }
 END_TEST
 
 START_TEST(flat_operations)
 {
-    ad_var x = number(1.5), v = number(1), dot, y[] = { ad_sign(x), ad_floor(x), ad_stop_gradient(x), ad_gt(x, v), ad_locate(x, param(3)) };
+    ad_var x = number(1.5), v = number(1), dot,
+           y[] = { ad_sign(x), ad_floor(x), ad_stop_gradient(x), ad_gt(x, v),
+                   ad_locate(x, param(3)) };
     for (int i = 0; i < 5; i++) {
         is(gradient(y[i], x), 0);
         ad_jvp(1, &x, &v, 1, &y[i], &dot);
@@ -1207,7 +1272,8 @@ START_TEST(logsumexp_of_infinities)
 }
 END_TEST
 
-/* The Hessian of two terms is p (1 - p) times (1, -1; -1, 1); with x = (0, -40), p (1 - p) = 1 / (2 + exp(40) + exp(-40)). */
+/* The Hessian of two terms is p (1 - p) times (1, -1; -1, 1); with x = (0, -40), p (1 - p) = 1 / (2
+ * + exp(40) + exp(-40)). */
 START_TEST(logsumexp_of_the_dominant)
 {
     const double p = 4.248354255291589e-18;
@@ -1220,7 +1286,9 @@ START_TEST(logsumexp_of_the_dominant)
     }
     x = ad_param(t, AD_SHAPE(3), (double[]){ 2, 1, 2 }); /* a tie; p = (1, 1/e, 1) / (2 + 1/e) */
     double h[3];
-    ad_get(ad_hvp(ad_logsumexp(x, 0, NULL, 0), x, ad_constant(t, AD_SHAPE(3), (double[]){ 1, 0, 0 })), h);
+    ad_get(
+        ad_hvp(ad_logsumexp(x, 0, NULL, 0), x, ad_constant(t, AD_SHAPE(3), (double[]){ 1, 0, 0 })),
+        h);
     ck_assert_double_eq_tol(h[0], 0.24396563089491166, 1e-15);
     ck_assert_double_eq_tol(h[1], -0.06561246353830515, 1e-15);
     ck_assert_double_eq_tol(h[2], -0.17835316735660653, 1e-15);
@@ -1232,7 +1300,8 @@ START_TEST(long_running_sums)
 {
     enum { MANY = 10000000 };
     ad_tape *f32 = ad_tape_new(AD_F32);
-    ad_var tenths = ad_fill(f32, AD_SHAPE(MANY), 0.1f), end = ad_slice(ad_cumsum(tenths, 0, 0), 0, MANY - 1, MANY);
+    ad_var tenths = ad_fill(f32, AD_SHAPE(MANY), 0.1f),
+           end = ad_slice(ad_cumsum(tenths, 0, 0), 0, MANY - 1, MANY);
     ck_assert_double_eq_tol(ad_item(end), 1000000.015, 0.06);
     ck_assert_double_eq_tol(ad_item(ad_slice(ad_cumsum(tenths, 0, 1), 0, 0, 1)), 1000000.015, 0.06);
     ad_var x = ad_param(f32, AD_SHAPE(3), (float[]){ 1, INFINITY, 2 });
@@ -1245,7 +1314,8 @@ END_TEST
 
 START_TEST(ties_of_the_maximum)
 {
-    ad_var x = ad_param(t, AD_SHAPE(4), (double[]){ 3, 1, 3, 3 }), v = ad_param(t, AD_SHAPE(4), (double[]){ 3, 5, 6, 9 }), dot,
+    ad_var x = ad_param(t, AD_SHAPE(4), (double[]){ 3, 1, 3, 3 }),
+           v = ad_param(t, AD_SHAPE(4), (double[]){ 3, 5, 6, 9 }), dot,
            y = ad_reduce_max(x, 0, NULL, 0);
     double g[4];
     ad_get(gradient(y, x), g);
@@ -1268,7 +1338,8 @@ START_TEST(long_tapes)
     ck_assert(ad_valid(g) && ad_tape_mark(t) - before < 3 * before);
     ck_assert(isfinite(ad_item(g)));
     y = x;
-    for (int i = 0; i < 60; i++) y = ad_mul(y, y), y = ad_scale(y, 1.5); /* paths double at every step */
+    for (int i = 0; i < 60; i++)
+        y = ad_mul(y, y), y = ad_scale(y, 1.5); /* paths double at every step */
     before = ad_tape_mark(t);
     gradient(gradient(y, x), x);
     ck_assert(ad_tape_mark(t) - before < 4000);
@@ -1277,12 +1348,18 @@ END_TEST
 
 START_TEST(deep_traces)
 {
-    ad_var x = rows(4), w = ad_param(t, AD_SHAPE(4, 4), (double[]){ .1, .2, .3, .4, -.5, .6, .7, -.8, .9, .1, .2, -.3, .4, .5, -.6, .7 });
+    ad_var x = rows(4), w = ad_param(t, AD_SHAPE(4, 4),
+                                     (double[]){ .1, .2, .3, .4, -.5, .6, .7, -.8, .9, .1, .2, -.3,
+                                                 .4, .5, -.6, .7 });
     ad_var y = x, dense = x;
     for (int i = 0; i < 20; i++) y = ad_add(y, ad_tanh(ad_matmul(y, w)));
     for (int i = 0; i < 8; i++)
         dense = ad_concatenate(
-            2, (ad_var[]){ dense, ad_tanh(ad_matmul(ad_slice(dense, 1, ad_shape_of(dense).dim[1] - 4, ad_shape_of(dense).dim[1]), w)) }, 1);
+            2,
+            (ad_var[]){ dense, ad_tanh(ad_matmul(ad_slice(dense, 1, ad_shape_of(dense).dim[1] - 4,
+                                                          ad_shape_of(dense).dim[1]),
+                                                 w)) },
+            1);
     dense = ad_sum_axis(ad_reshape(dense, AD_SHAPE(AD_ROWS, 9, 4)), 1, 0);
     ad_var deep[] = { y, dense };
     for (int k = 0; k < 2; k++) {
@@ -1294,8 +1371,9 @@ START_TEST(deep_traces)
         ad_get(j, full);
         fine();
         for (int b = 0; b < 2; b++)
-            ck_assert_double_eq_tol(got[b], full[16 * b] + full[16 * b + 5] + full[16 * b + 10] + full[16 * b + 15],
-                                    1e-11 * (1 + fabs(got[b])));
+            ck_assert_double_eq_tol(
+                got[b], full[16 * b] + full[16 * b + 5] + full[16 * b + 10] + full[16 * b + 15],
+                1e-11 * (1 + fabs(got[b])));
     }
 }
 END_TEST

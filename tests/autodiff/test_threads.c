@@ -1,5 +1,6 @@
-/* The library's own threads: every part is done once, by threads that work side by side with the caller's arithmetic; forks, exits,
- * several callers, more threads than the system has or the work needs. */
+/* The library's own threads: every part is done once, by threads that work side by side with the
+ * caller's arithmetic; forks, exits, several callers, more threads than the system has or the work
+ * needs. */
 #define _GNU_SOURCE
 #include "autodiff/plan/program.h"
 #include "autodiff/run/threads.h"
@@ -28,7 +29,8 @@
 #endif
 #ifndef __SANITIZE_THREAD__ /* which has no threads after a fork */
 #define FORK
-#ifndef __SANITIZE_ADDRESS__ /* whose allocator may be locked for ever in the child when threads are at work */
+#ifndef __SANITIZE_ADDRESS__ /* whose allocator may be locked for ever in the child when threads   \
+                                are at work */
 #define FORK_MEANWHILE
 #endif
 #endif
@@ -56,8 +58,9 @@ static void count_part(void *data, int thread, int64_t part)
     atomic_store(&c->busy[thread], 0);
 }
 
-/* Whether every part is done once, by a thread of a number of its own. Like all here that a second thread or a forked process calls, it
- * asserts nothing: check's assertions take a lock, which a fork may leave locked for ever in the child. */
+/* Whether every part is done once, by a thread of a number of its own. Like all here that a second
+ * thread or a forked process calls, it asserts nothing: check's assertions take a lock, which a
+ * fork may leave locked for ever in the child. */
 static bool every_part_once(int threads, double work, int64_t parts)
 {
     census c = { .threads = threads };
@@ -168,16 +171,20 @@ typedef struct {
     float loss, gradient[SIZE], y[ROWS_MOST * IN];
 } answer;
 
-/* A network's values, a loss and its gradient: blocks and sums of lanes that are worth several threads. */
+/* A network's values, a loss and its gradient: blocks and sums of lanes that are worth several
+ * threads. */
 static ad_program *network(void)
 {
     for (int i = 0; i < SIZE; i++) theta[i] = 0.1f * sinf(1.7f * (float)i);
     for (int i = 0; i < ROWS_MOST * IN; i++) rows_of_x[i] = cosf(0.3f * (float)i);
     ad_tape *t = ad_tape_new(AD_F32);
-    ad_var w = ad_param(t, AD_SHAPE(SIZE), NULL), x = ad_input_rows(t, AD_SHAPE(AD_ROWS, IN), 0, NULL), out[3];
+    ad_var w = ad_param(t, AD_SHAPE(SIZE), NULL),
+           x = ad_input_rows(t, AD_SHAPE(AD_ROWS, IN), 0, NULL), out[3];
     ad_var w1 = ad_reshape(ad_slice(w, 0, 0, IN * HIDDEN), AD_SHAPE(IN, HIDDEN));
-    ad_var w2 = ad_reshape(ad_slice(w, 0, IN * HIDDEN, IN * HIDDEN + HIDDEN * HIDDEN), AD_SHAPE(HIDDEN, HIDDEN));
-    ad_var w3 = ad_reshape(ad_slice(w, 0, IN * HIDDEN + HIDDEN * HIDDEN, SIZE), AD_SHAPE(HIDDEN, IN));
+    ad_var w2 = ad_reshape(ad_slice(w, 0, IN * HIDDEN, IN * HIDDEN + HIDDEN * HIDDEN),
+                           AD_SHAPE(HIDDEN, HIDDEN));
+    ad_var w3 =
+        ad_reshape(ad_slice(w, 0, IN * HIDDEN + HIDDEN * HIDDEN, SIZE), AD_SHAPE(HIDDEN, IN));
     out[2] = ad_matmul(ad_tanh(ad_matmul(ad_tanh(ad_matmul(x, w1)), w2)), w3);
     out[0] = ad_mean_all(ad_square(out[2]));
     ad_grad(out[0], 1, &w, &out[1]);
@@ -190,7 +197,9 @@ static ad_program *network(void)
 static bool replay(const ad_program *p, ad_workspace *s, int64_t rows, answer *a)
 {
     memset(a, 0, sizeof *a);
-    if (ad_run(p, s, rows, (const void *[]){ theta, rows_of_x }, (void *[]){ &a->loss, a->gradient, a->y }) == 0) return true;
+    if (ad_run(p, s, rows, (const void *[]){ theta, rows_of_x },
+               (void *[]){ &a->loss, a->gradient, a->y }) == 0)
+        return true;
     fprintf(stderr, "%s\n", ad_workspace_error(s));
     return false;
 }
@@ -201,7 +210,8 @@ static bool agrees(const ad_program *p, int threads, int64_t rows, int runs)
     ad_workspace *one = ad_workspace_new(p, 1), *many = ad_workspace_new(p, threads);
     answer *a = malloc(sizeof *a), *b = malloc(sizeof *b);
     bool same = replay(p, one, rows, a);
-    for (int k = 0; k < runs && same; k++) same = replay(p, many, rows, b) && !memcmp(a, b, sizeof *a);
+    for (int k = 0; k < runs && same; k++)
+        same = replay(p, many, rows, b) && !memcmp(a, b, sizeof *a);
     free(a);
     free(b);
     ad_workspace_free(one);
@@ -217,7 +227,8 @@ START_TEST(test_bits)
     ad_program *p = network();
     for (size_t i = 0; i < sizeof threads / sizeof *threads; i++)
         for (size_t k = 0; k < sizeof rows / sizeof *rows; k++)
-            ck_assert_msg(agrees(p, threads[i], rows[k], 50), "%d threads, %d rows", threads[i], (int)rows[k]);
+            ck_assert_msg(agrees(p, threads[i], rows[k], 50), "%d threads, %d rows", threads[i],
+                          (int)rows[k]);
     ad_program_free(p);
 }
 END_TEST
@@ -233,8 +244,9 @@ START_TEST(test_bits_of_rounding)
 }
 END_TEST
 
-/* Many numbers in single precision: what is lost hardly grows with their number. A column is added up, a gradient of a product is, and the
- * largest is found, for numbers of rows about which lanes begin to have groups. */
+/* Many numbers in single precision: what is lost hardly grows with their number. A column is added
+ * up, a gradient of a product is, and the largest is found, for numbers of rows about which lanes
+ * begin to have groups. */
 START_TEST(test_long_sums)
 {
     enum { MOST = 4000000 };
@@ -242,7 +254,8 @@ START_TEST(test_long_sums)
     float *x = malloc(MOST * sizeof *x), got[2][3];
     const float one = 1;
     ad_tape *tape = ad_tape_new(AD_F32);
-    ad_var in[] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 0, NULL), ad_param(tape, AD_SHAPE(1, 1), NULL) };
+    ad_var in[] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 0, NULL),
+                    ad_param(tape, AD_SHAPE(1, 1), NULL) };
     ad_var out[] = { ad_sum_all(in[0]), in[1], ad_reduce_max(in[0], 0, NULL, 0) };
     ad_grad(ad_sum_all(ad_matmul(in[0], in[1])), 1, &in[1], &out[1]);
     ad_program *p = ad_compile(2, in, 3, out);
@@ -253,13 +266,18 @@ START_TEST(test_long_sums)
         for (int threads = 1; threads <= 2; threads++) {
             ad_workspace *w = ad_workspace_new(p, threads);
             float *y = got[threads - 1];
-            ck_assert_int_eq(ad_run(p, w, rows[k], (const void *const[]){ x, &one }, (void *const[]){ y, y + 1, y + 2 }), 0);
+            ck_assert_int_eq(ad_run(p, w, rows[k], (const void *const[]){ x, &one },
+                                    (void *const[]){ y, y + 1, y + 2 }),
+                             0);
             ad_workspace_free(w);
         }
         ck_assert_mem_eq(got[0], got[1], sizeof got[0]);
-        ck_assert_msg(fabs(got[0][0] / sum - 1) < 2e-6, "%lld rows: the sum is %.9g, should be %.9g", (long long)rows[k], got[0][0], sum);
-        ck_assert_msg(fabs(got[0][1] / sum - 1) < 2e-6, "%lld rows: the gradient is %.9g, should be %.9g", (long long)rows[k], got[0][1],
+        ck_assert_msg(fabs(got[0][0] / sum - 1) < 2e-6,
+                      "%lld rows: the sum is %.9g, should be %.9g", (long long)rows[k], got[0][0],
                       sum);
+        ck_assert_msg(fabs(got[0][1] / sum - 1) < 2e-6,
+                      "%lld rows: the gradient is %.9g, should be %.9g", (long long)rows[k],
+                      got[0][1], sum);
         ck_assert(got[0][2] == 0.1f);
     }
     ad_program_free(p);
@@ -271,12 +289,13 @@ END_TEST
 /* ---- beside a threaded BLAS ---- */
 
 static atomic_int blas_calls;
-typedef void sgemm(CBLAS_LAYOUT, CBLAS_TRANSPOSE, CBLAS_TRANSPOSE, blasint, blasint, blasint, float, const float *, blasint, const float *,
-                   blasint, float, float *, blasint);
+typedef void sgemm(CBLAS_LAYOUT, CBLAS_TRANSPOSE, CBLAS_TRANSPOSE, blasint, blasint, blasint, float,
+                   const float *, blasint, const float *, blasint, float, float *, blasint);
 
 /* In the place of the library's, to be counted. */
-void cblas_sgemm(CBLAS_LAYOUT layout, CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, blasint m, blasint n, blasint k, float alpha, const float *a,
-                 blasint lda, const float *b, blasint ldb, float beta, float *c, blasint ldc)
+void cblas_sgemm(CBLAS_LAYOUT layout, CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, blasint m, blasint n,
+                 blasint k, float alpha, const float *a, blasint lda, const float *b, blasint ldb,
+                 float beta, float *c, blasint ldc)
 {
     void *real = dlsym(RTLD_NEXT, "cblas_sgemm");
     sgemm *call;
@@ -285,7 +304,10 @@ void cblas_sgemm(CBLAS_LAYOUT layout, CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, bl
     call(layout, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
-enum { LARGE = 170, LARGE_ROWS = 5 }; /* more multiplications than gemm.c leaves to its own kernels */
+enum {
+    LARGE = 170,
+    LARGE_ROWS = 5
+}; /* more multiplications than gemm.c leaves to its own kernels */
 
 static float large[LARGE_ROWS][LARGE][LARGE];
 
@@ -295,13 +317,15 @@ static void check_large_product(bool rows, int threads)
     static float product[2][LARGE_ROWS][LARGE][LARGE];
     ad_shape shape = rows ? AD_SHAPE(AD_ROWS, LARGE, LARGE) : AD_SHAPE(LARGE, LARGE);
     ad_tape *t = ad_tape_new(AD_F32);
-    ad_var x = rows ? ad_input_rows(t, shape, 0, NULL) : ad_input(t, shape, NULL), y = ad_matmul(x, x);
+    ad_var x = rows ? ad_input_rows(t, shape, 0, NULL) : ad_input(t, shape, NULL),
+           y = ad_matmul(x, x);
     ad_program *p = ad_compile_with(&(ad_compile_options){ .block_rows = 1 }, 1, &x, 1, &y);
     ck_assert_msg(p != NULL, "%s", ad_tape_error(t));
     atomic_store(&blas_calls, 0);
     for (int k = 0; k < 2; k++) {
         ad_workspace *s = ad_workspace_new(p, k ? threads : 1);
-        ck_assert_int_eq(ad_run(p, s, LARGE_ROWS, (const void *[]){ large }, (void *[]){ product[k] }), 0);
+        ck_assert_int_eq(
+            ad_run(p, s, LARGE_ROWS, (const void *[]){ large }, (void *[]){ product[k] }), 0);
         ad_workspace_free(s);
     }
     ck_assert_int_eq(atomic_load(&blas_calls), rows ? 0 : 2);
@@ -309,7 +333,8 @@ static void check_large_product(bool rows, int threads)
         for (int i = 0; i < LARGE; i++)
             for (int j = 0; j < LARGE; j++) {
                 double sum = 0;
-                for (int l = 0; l < LARGE; l++) sum += (double)large[r][i][l] * (double)large[r][l][j];
+                for (int l = 0; l < LARGE; l++)
+                    sum += (double)large[r][i][l] * (double)large[r][l][j];
                 ck_assert_double_eq_tol((double)product[0][r][i][j], sum, 1e-4);
             }
     ck_assert_mem_eq(product[0], product[1], sizeof product[0]);
@@ -321,7 +346,8 @@ START_TEST(test_large_products)
 {
     for (int r = 0; r < LARGE_ROWS; r++)
         for (int i = 0; i < LARGE; i++)
-            for (int j = 0; j < LARGE; j++) large[r][i][j] = sinf((float)(31 * r + 17 * i * (j + 3)));
+            for (int j = 0; j < LARGE; j++)
+                large[r][i][j] = sinf((float)(31 * r + 17 * i * (j + 3)));
     check_large_product(false, 3);
     check_large_product(true, 3);
 }
@@ -397,14 +423,16 @@ START_TEST(test_cancelled_caller)
 }
 END_TEST
 
-/* The signals that the program gets go to its own threads, those that a thread brings upon itself to that thread. */
+/* The signals that the program gets go to its own threads, those that a thread brings upon itself
+ * to that thread. */
 static void note_signals(void *data, int thread, int64_t part)
 {
     sigset_t blocked;
     meet(data, thread, part);
     pthread_sigmask(SIG_BLOCK, NULL, &blocked);
-    if (thread && sigismember(&blocked, SIGINT) && sigismember(&blocked, SIGALRM) && sigismember(&blocked, SIGCHLD) &&
-        !sigismember(&blocked, SIGSEGV) && !sigismember(&blocked, SIGSYS))
+    if (thread && sigismember(&blocked, SIGINT) && sigismember(&blocked, SIGALRM) &&
+        sigismember(&blocked, SIGCHLD) && !sigismember(&blocked, SIGSEGV) &&
+        !sigismember(&blocked, SIGSYS))
         atomic_fetch_add(&((meeting *)data)->first_only, 1);
 }
 
@@ -471,7 +499,8 @@ END_TEST
 static bool compiles(int size)
 {
     ad_tape *t = ad_tape_new(AD_F64);
-    ad_var w = ad_input(t, AD_SHAPE(size, 40), NULL), x = ad_input_rows(t, AD_SHAPE(AD_ROWS, size), 0, NULL), y = ad_matmul(x, w);
+    ad_var w = ad_input(t, AD_SHAPE(size, 40), NULL),
+           x = ad_input_rows(t, AD_SHAPE(AD_ROWS, size), 0, NULL), y = ad_matmul(x, w);
     ad_program *p = ad_compile(2, (ad_var[]){ w, x }, 1, &y);
     ad_program_free(p);
     ad_tape_free(t);
@@ -510,7 +539,8 @@ static void *share_for_ever(void *data)
     return data;
 }
 
-/* Neither the pool nor the code of the products is taken from a thread that is still at work at the end. */
+/* Neither the pool nor the code of the products is taken from a thread that is still at work at the
+ * end. */
 START_TEST(test_exit_meanwhile)
 {
     for (int k = 0; k < 10; k++) {
@@ -527,7 +557,8 @@ START_TEST(test_exit_meanwhile)
 }
 END_TEST
 
-#ifndef __SANITIZE_ADDRESS__ /* whose leak checker may take for lost what a thread at work holds */
+#ifndef __SANITIZE_ADDRESS__ /* whose leak checker may take for lost what a thread at work holds   \
+                              */
 START_TEST(test_exit_while_programs_run)
 {
     ad_program *p = network();

@@ -1,5 +1,5 @@
-/* Reading tables as they are met: classes, dates, missing values, choices of columns, line ends; and what is
- * said where the options do not fit the file. (test_data.c has the strict reader.) */
+/* Reading tables as they are met: classes, dates, missing values, choices of columns, line ends;
+ * and what is said where the options do not fit the file. (test_data.c has the strict reader.) */
 #include "tests/support/allocations.h"
 #include "nn/nn.h"
 #include "tests/support/suite.h"
@@ -96,7 +96,8 @@ static const good_csv good[] = {
       .names = "date|t",
       .classes = "",
       .values = { 0, 1, 17167, 2, -1, 3, 11016, 4 } },
-    { "t\n2024-01-31T06:30\n2024-01-31T06:30:15.25Z\n2024-01-31T06:30:00+02:00\n2024-01-31T06:30:00-0530\n",
+    { "t\n2024-01-31T06:30\n2024-01-31T06:30:15.25Z\n2024-01-31T06:30:00+02:00\n2024-01-31T06:30:"
+      "00-0530\n",
       { { .number = 1, .kind = NN_SECONDS } },
       .rows = 4,
       .ncolumn = 1,
@@ -135,10 +136,38 @@ static const good_csv good[] = {
       .classes = "NA|x/",
       .values = { 10957, 1, M, M, M, 0 } },
     /* separators at the end of lines */
-    { "a,b,\n1,2,\n3,4,\n", { { 0 } }, .missing = true, .rows = 2, .ncolumn = 2, .names = "a|b", .classes = "", .values = { 1, 2, 3, 4 } },
-    { "a,b\n1,2,\n3,4\n", { { 0 } }, .missing = true, .rows = 2, .ncolumn = 2, .names = "a|b", .classes = "", .values = { 1, 2, 3, 4 } },
-    { "1,2,\n3,4,\n", { { 0 } }, .missing = true, .rows = 2, .ncolumn = 2, .names = "|", .classes = "", .values = { 1, 2, 3, 4 } },
-    { "1,2,\n3,4,5\n", { { 0 } }, .missing = true, .rows = 2, .ncolumn = 3, .names = "||", .classes = "", .values = { 1, 2, M, 3, 4, 5 } },
+    { "a,b,\n1,2,\n3,4,\n",
+      { { 0 } },
+      .missing = true,
+      .rows = 2,
+      .ncolumn = 2,
+      .names = "a|b",
+      .classes = "",
+      .values = { 1, 2, 3, 4 } },
+    { "a,b\n1,2,\n3,4\n",
+      { { 0 } },
+      .missing = true,
+      .rows = 2,
+      .ncolumn = 2,
+      .names = "a|b",
+      .classes = "",
+      .values = { 1, 2, 3, 4 } },
+    { "1,2,\n3,4,\n",
+      { { 0 } },
+      .missing = true,
+      .rows = 2,
+      .ncolumn = 2,
+      .names = "|",
+      .classes = "",
+      .values = { 1, 2, 3, 4 } },
+    { "1,2,\n3,4,5\n",
+      { { 0 } },
+      .missing = true,
+      .rows = 2,
+      .ncolumn = 3,
+      .names = "||",
+      .classes = "",
+      .values = { 1, 2, M, 3, 4, 5 } },
     { "1,2,\n3,4,\n",
       { { .number = 3, .kind = NN_CLASS, .nclass = 3, .classes = listed } },
       .missing = true,
@@ -172,8 +201,20 @@ static const good_csv good[] = {
       .classes = "p/x|y/",
       .values = { 0, 0, 0, 1 } },
     /* line ends of old Macs; a header of words that are no dates */
-    { "a,b\r1,2\r3,4\r", { { 0 } }, .rows = 2, .ncolumn = 2, .names = "a|b", .classes = "", .values = { 1, 2, 3, 4 } },
-    { "a,b\r1,2\r\r3,4", { { 0 } }, .rows = 2, .ncolumn = 2, .names = "a|b", .classes = "", .values = { 1, 2, 3, 4 } },
+    { "a,b\r1,2\r3,4\r",
+      { { 0 } },
+      .rows = 2,
+      .ncolumn = 2,
+      .names = "a|b",
+      .classes = "",
+      .values = { 1, 2, 3, 4 } },
+    { "a,b\r1,2\r\r3,4",
+      { { 0 } },
+      .rows = 2,
+      .ncolumn = 2,
+      .names = "a|b",
+      .classes = "",
+      .values = { 1, 2, 3, 4 } },
     /* line ends of every kind in one file */
     { "a,k\r\n1,x\r2,y\n\r\n3,x\r",
       { { .name = "k", .kind = NN_CLASS } },
@@ -200,10 +241,14 @@ static const good_csv good[] = {
       .values = { 17167, 0 } },
 };
 
-static nn_csv_options options_of(const nn_csv_column *columns, bool only, bool missing, bool no_header)
+static nn_csv_options options_of(const nn_csv_column *columns, bool only, bool missing,
+                                 bool no_header)
 {
-    nn_csv_options o = { .columns = columns, .only = only, .missing = missing, .no_header = no_header };
-    while (o.ncolumn < MAX_COLUMNS && (columns[o.ncolumn].name || columns[o.ncolumn].number)) o.ncolumn++;
+    nn_csv_options o = {
+        .columns = columns, .only = only, .missing = missing, .no_header = no_header
+    };
+    while (o.ncolumn < MAX_COLUMNS && (columns[o.ncolumn].name || columns[o.ncolumn].number))
+        o.ncolumn++;
     return o;
 }
 
@@ -249,51 +294,74 @@ static const char *const twice[] = { "x", "x" };
 static const bad_csv bad[] = {
     { "d,x\n2017-01-01,1\n",
       { { 0 } },
-      .message = ":2: column 1 of 2 ('d') is a date or a time: '2017-01-01' (the kinds NN_DAYS and NN_SECONDS read it)" },
+      .message = ":2: column 1 of 2 ('d') is a date or a time: '2017-01-01' (the kinds NN_DAYS and "
+                 "NN_SECONDS read it)" },
     { "x,t\n1,06:30\n",
       { { 0 } },
-      .message = ":2: column 2 of 2 ('t') is a date or a time: '06:30' (the kinds NN_DAYS and NN_SECONDS read it)" },
+      .message = ":2: column 2 of 2 ('t') is a date or a time: '06:30' (the kinds NN_DAYS and "
+                 "NN_SECONDS read it)" },
     { "d\n2017-02-29\n",
       { { .name = "d", .kind = NN_DAYS } },
-      .message = ":2: column 1 of 1 ('d') is no date or time: '2017-02-29' (2024-01-31, 2024-01-31T06:30, 06:30)" },
+      .message = ":2: column 1 of 1 ('d') is no date or time: '2017-02-29' (2024-01-31, "
+                 "2024-01-31T06:30, 06:30)" },
     { "d\n01/02/2017\n",
       { { .name = "d", .kind = NN_DAYS } },
-      .message = ":2: column 1 of 1 ('d') is no date or time: '01/02/2017' (2024-01-31, 2024-01-31T06:30, 06:30)" },
+      .message = ":2: column 1 of 1 ('d') is no date or time: '01/02/2017' (2024-01-31, "
+                 "2024-01-31T06:30, 06:30)" },
     { "d\n2017-01-01T24:00\n2017-01-01T24:01\n",
       { { .name = "d", .kind = NN_DAYS } },
-      .message = ":3: column 1 of 1 ('d') is no date or time: '2017-01-01T24:01' (2024-01-31, 2024-01-31T06:30, 06:30)" },
+      .message = ":3: column 1 of 1 ('d') is no date or time: '2017-01-01T24:01' (2024-01-31, "
+                 "2024-01-31T06:30, 06:30)" },
     { "x,y\r1,2\n\n\r\n3,z\n",
       { { 0 } },
-      .message = ":5: column 2 of 2 ('y') is not a number: 'z' (the kind NN_CLASS numbers texts, NN_SKIP leaves the column out)" },
+      .message = ":5: column 2 of 2 ('y') is not a number: 'z' (the kind NN_CLASS numbers texts, "
+                 "NN_SKIP leaves the column out)" },
     { "d\nNA\n",
       { { .name = "d", .kind = NN_DAYS } },
-      .message = ":2: column 1 of 1 ('d') is a missing value: 'NA' (options.missing reads it as NaN)" },
+      .message =
+          ":2: column 1 of 1 ('d') is a missing value: 'NA' (options.missing reads it as NaN)" },
     { "d,e\n,1\n",
       { { .name = "d", .kind = NN_SECONDS } },
       .message = ":2: column 1 of 2 ('d') is empty (options.missing reads it as NaN)" },
-    { "k,e\n,1\n", { { .name = "k", .kind = NN_CLASS } }, .message = ":2: column 1 of 2 ('k') is empty (options.missing reads it as NaN)" },
+    { "k,e\n,1\n",
+      { { .name = "k", .kind = NN_CLASS } },
+      .message = ":2: column 1 of 2 ('k') is empty (options.missing reads it as NaN)" },
     { "k\nsetosa\noak\n",
       { { .name = "k", .kind = NN_CLASS, .nclass = 3, .classes = listed } },
       .message = ":3: column 1 of 1 ('k') is none of the 3 classes listed: 'oak'" },
-    { "a,b\n1,2\n3,4,5\n", { { 0 } }, .missing = true, .message = ":3: 3 columns, but line 1 has 2" },
+    { "a,b\n1,2\n3,4,5\n",
+      { { 0 } },
+      .missing = true,
+      .message = ":3: 3 columns, but line 1 has 2" },
     { "a,b\n1,2\n3\n", { { 0 } }, .missing = true, .message = ":3: 1 columns, but line 1 has 2" },
     { "a,b\n1,2\n", { { .name = "c" } }, .message = ":1: the header has no column 'c'" },
-    { "a,a\n1,2\n", { { .name = "a" } }, .message = ":1: two columns are called 'a'; give the column's number" },
-    { "1,2\n", { { .name = "a" } }, .message = ":1: there is no header with a column 'a'; give the column's number" },
+    { "a,a\n1,2\n",
+      { { .name = "a" } },
+      .message = ":1: two columns are called 'a'; give the column's number" },
+    { "1,2\n",
+      { { .name = "a" } },
+      .message = ":1: there is no header with a column 'a'; give the column's number" },
     { "a,b\n1,2\n", { { .number = 3 } }, .message = ":1: there is no column 3, there are 2" },
     { "a,b\n1,2\n", { { .number = -1 } }, .message = ":1: there is no column -1, there are 2" },
-    { "a,b\n1,2\n", { { .number = 1 }, { .name = "a" } }, .message = ":1: options.columns: column 1 is listed twice" },
-    { "a,b\n1,2\n", { { .number = 1, .kind = (nn_column_kind)9 } }, .message = ":1: options.columns: column 1 is of no kind" },
+    { "a,b\n1,2\n",
+      { { .number = 1 }, { .name = "a" } },
+      .message = ":1: options.columns: column 1 is listed twice" },
+    { "a,b\n1,2\n",
+      { { .number = 1, .kind = (nn_column_kind)9 } },
+      .message = ":1: options.columns: column 1 is of no kind" },
     { "a\n1\n", { { .number = 1, .kind = NN_SKIP } }, .message = ":1: no column is to be read" },
     { "a\n1\n", { { 0 } }, .only = true, .message = ":1: no column is to be read" },
-    { "a\n1\n", { { .number = 1, .kind = NN_CLASS, .nclass = 2 } }, .message = ":1: options.columns: the list of classes is missing" },
+    { "a\n1\n",
+      { { .number = 1, .kind = NN_CLASS, .nclass = 2 } },
+      .message = ":1: options.columns: the list of classes is missing" },
     { "a\n1\n",
       { { .number = 1, .kind = NN_CLASS, .nclass = 2, .classes = twice } },
       .message = ":1: options.columns: class 'x' is listed twice" },
     { "a\n1\n",
       { { 0 } },
       .no_header = true,
-      .message = ":1: column 1 of 1 is not a number: 'a' (the kind NN_CLASS numbers texts, NN_SKIP leaves the column out)" },
+      .message = ":1: column 1 of 1 is not a number: 'a' (the kind NN_CLASS numbers texts, NN_SKIP "
+                 "leaves the column out)" },
 };
 
 START_TEST(refuses)
@@ -319,15 +387,17 @@ START_TEST(calendar)
     for (int year = 1600; year < 2400; year++)
         for (int month = 1; month <= 12; month++) {
             bool leap = month == 2 && (year % 4 == 0) && (year % 100 != 0 || year % 400 == 0);
-            for (int day = 1; day <= length[month - 1] + leap; day++) fprintf(f, "%04d-%02d-%02d\n", year, month, day);
+            for (int day = 1; day <= length[month - 1] + leap; day++)
+                fprintf(f, "%04d-%02d-%02d\n", year, month, day);
         }
     fclose(f);
     nn_table t;
     nn_csv_column d = { .name = "d", .kind = NN_DAYS };
     nn_csv_options o = { .ncolumn = 1, .columns = &d };
     ck_assert_msg(nn_read_csv(path, &o, &t, error, sizeof error) == 0, "%s", error);
-    ck_assert_int_eq(t.rows, 292194);                                                        /* two cycles of 146097 days */
-    for (int64_t i = 0; i < t.rows; i++) ck_assert_double_eq(t.data[i], (double)i - 135140); /* 1600-01-01 (Python's datetime) */
+    ck_assert_int_eq(t.rows, 292194); /* two cycles of 146097 days */
+    for (int64_t i = 0; i < t.rows; i++)
+        ck_assert_double_eq(t.data[i], (double)i - 135140); /* 1600-01-01 (Python's datetime) */
     nn_table_clear(&t);
 }
 END_TEST
@@ -358,14 +428,18 @@ START_TEST(writes_classes)
 END_TEST
 
 #ifndef ALLOCATIONS_NOT_COUNTED
-/* Wherever memory ends while a table with classes is read, that is what is said, and nothing is lost. */
+/* Wherever memory ends while a table with classes is read, that is what is said, and nothing is
+ * lost. */
 START_TEST(without_memory)
 {
-    nn_csv_column columns[] = { { .name = "k", .kind = NN_CLASS }, { .name = "d", .kind = NN_DAYS } };
+    nn_csv_column columns[] = { { .name = "k", .kind = NN_CLASS },
+                                { .name = "d", .kind = NN_DAYS } };
     nn_csv_options o = { .ncolumn = 2, .columns = columns, .missing = true };
     nn_table t;
     char text[2000] = "x,k,d,\n";
-    for (int i = 0; i < 60; i++) snprintf(text + strlen(text), sizeof text - strlen(text), "%d,c%d,2000-01-01,\n", i, i % 40);
+    for (int i = 0; i < 60; i++)
+        snprintf(text + strlen(text), sizeof text - strlen(text), "%d,c%d,2000-01-01,\n", i,
+                 i % 40);
     put(text);
     ck_assert_int_eq(nn_read_csv(path, &o, &t, error, sizeof error), 0);
     nn_table_clear(&t);
@@ -376,7 +450,9 @@ START_TEST(without_memory)
         allocations_fail_at(k);
         result = nn_read_csv(path, &o, &t, error, sizeof error);
         allocations_fail_at(-1);
-        if (result) ck_assert_msg(strstr(error, "out of memory") || strstr(error, "Cannot allocate memory"), "%ld: %s", k, error);
+        if (result)
+            ck_assert_msg(strstr(error, "out of memory") || strstr(error, "Cannot allocate memory"),
+                          "%ld: %s", k, error);
         if (result) ck_assert_int_eq(allocations_live(), live);
     }
     ck_assert_int_eq(result, 0);

@@ -1,4 +1,5 @@
-/* Files of nn/: tables of numbers as text, and theta in safetensors files; above all, what is wrong with them and what is said about it. */
+/* Files of nn/: tables of numbers as text, and theta in safetensors files; above all, what is wrong
+ * with them and what is said about it. */
 #define _GNU_SOURCE
 #include "nn/nn.h"
 #include "tests/support/suite.h"
@@ -54,7 +55,7 @@ static int count_files(void)
     return n - 2; /* . and .. */
 }
 
-/* ---- tables -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- tables ---------------------------------------------------------------------------------- */
 
 typedef struct {
     const char *text;
@@ -110,23 +111,30 @@ static const bad_csv bad[] = {
     { "a,b\n", ": there is a header, but no data" },
     { "a,b\n1,2\n3\n", ":3: 1 columns, but line 1 has 2" },
     { "# c\n1,2\n\n3,4,5\n", ":4: 3 columns, but line 2 has 2" },
-    { "a,b,c\n1,2,3\n4,5,n/a\n", ":3: column 3 of 3 ('c') is a missing value: 'n/a' (options.missing reads it as NaN)" },
-    { "1,x\n", ":1: column 2 of 2 is not a number: 'x' (the kind NN_CLASS numbers texts, NN_SKIP leaves the column out)" },
+    { "a,b,c\n1,2,3\n4,5,n/a\n",
+      ":3: column 3 of 3 ('c') is a missing value: 'n/a' (options.missing reads it as NaN)" },
+    { "1,x\n", ":1: column 2 of 2 is not a number: 'x' (the kind NN_CLASS numbers texts, NN_SKIP "
+               "leaves the column out)" },
     { "a,b\n1,\n", ":2: column 2 of 2 ('b') is empty (options.missing reads it as NaN)" },
-    { "a,b\n1,NaN\n", ":2: column 2 of 2 ('b') is a missing value: 'NaN' (options.missing reads it as NaN)" },
+    { "a,b\n1,NaN\n",
+      ":2: column 2 of 2 ('b') is a missing value: 'NaN' (options.missing reads it as NaN)" },
     { "nan,1\n", ":1: column 1 of 2 is a missing value: 'nan' (options.missing reads it as NaN)" },
     { "a,b\n1,-inf\n", ":2: column 2 of 2 ('b') is infinite or too large: '-inf'" },
     { "a,b\n1,1e999\n", ":2: column 2 of 2 ('b') is infinite or too large: '1e999'" },
-    { "a;b\n1,5;2\n", ":2: column 1 of 2 ('a') is not a number: '1,5' (a decimal comma? write a point)" },
-    { "a,b\n0x10,2\n", ":2: column 1 of 2 ('a') is not a number: '0x10' (the kind NN_CLASS numbers texts, NN_SKIP leaves the column out)" },
+    { "a;b\n1,5;2\n",
+      ":2: column 1 of 2 ('a') is not a number: '1,5' (a decimal comma? write a point)" },
+    { "a,b\n0x10,2\n", ":2: column 1 of 2 ('a') is not a number: '0x10' (the kind NN_CLASS numbers "
+                       "texts, NN_SKIP leaves the column out)" },
     { "a,b\n\"1,2\n", ":2: a quote in column 1 is not closed on the line" },
     { "a,b\n\"1\"\",2\n", ":2: a quote in column 1 is not closed on the line" },
     { "a,b\n\"1\"2,3\n", ":2: column 1 goes on after its closing quote" },
-    { "a,b\n1,2 3\n", ":2: column 2 of 2 ('b') is not a number: '2 3' (the kind NN_CLASS numbers texts, NN_SKIP leaves the column out)" },
-    { "a,b\n1,2\n\r\n3,4,\r\n",
-      ":4: 3 columns, but line 1 has 2 (the last one is empty: with options.missing a separator may end the line)" },
+    { "a,b\n1,2 3\n", ":2: column 2 of 2 ('b') is not a number: '2 3' (the kind NN_CLASS numbers "
+                      "texts, NN_SKIP leaves the column out)" },
+    { "a,b\n1,2\n\r\n3,4,\r\n", ":4: 3 columns, but line 1 has 2 (the last one is empty: with "
+                                "options.missing a separator may end the line)" },
     { "a,b\n1,2\n1,aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n",
-      ":3: column 2 of 2 ('b') is not a number: 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa' (the kind NN_CLASS numbers texts, NN_SKIP "
+      ":3: column 2 of 2 ('b') is not a number: 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa' (the "
+      "kind NN_CLASS numbers texts, NN_SKIP "
       "leaves the column out)" },
 };
 
@@ -170,7 +178,8 @@ START_TEST(reads_many)
     FILE *f = fopen(path, "w");
     enum { ROWS = 3000, COLUMNS = 70 };
     for (int i = 0; i < ROWS; i++)
-        for (int j = 0; j < COLUMNS; j++) fprintf(f, "%d%s", i * COLUMNS + j, j + 1 < COLUMNS ? "," : "\n");
+        for (int j = 0; j < COLUMNS; j++)
+            fprintf(f, "%d%s", i * COLUMNS + j, j + 1 < COLUMNS ? "," : "\n");
     fclose(f);
     nn_table t;
     ck_assert_msg(nn_read_csv(path, NULL, &t, error, sizeof error) == 0, "%s", error);
@@ -187,7 +196,9 @@ START_TEST(writes)
     nn_table t = { .rows = 3, .columns = 2, .data = data, .names = names }, back;
     ck_assert_msg(nn_write_csv(path, &t, error, sizeof error) == 0, "%s", error);
     get(text, sizeof text - 1);
-    ck_assert_str_eq(text, "\"t \"\"s\"\"\",\"2\"\n0.1,-0.3333333333333333\n1e-300,12345678901234568\n4.94065645841247e-324,-0\n");
+    ck_assert_str_eq(text, "\"t "
+                           "\"\"s\"\"\",\"2\"\n0.1,-0.3333333333333333\n1e-300,"
+                           "12345678901234568\n4.94065645841247e-324,-0\n");
     ck_assert_msg(nn_read_csv(path, NULL, &back, error, sizeof error) == 0, "%s", error);
     ck_assert(back.rows == 3 && back.columns == 2 && memcmp(back.data, data, sizeof data) == 0);
     ck_assert_str_eq(back.names[0], names[0]);
@@ -222,12 +233,15 @@ START_TEST(writing_refuses)
 }
 END_TEST
 
-/* Decimal commas in the program's locale change nothing. Skipped by machines that have none of these locales. */
+/* Decimal commas in the program's locale change nothing. Skipped by machines that have none of
+ * these locales. */
 START_TEST(any_locale)
 {
-    static const char *const commas[] = { "de_DE.UTF-8", "fr_FR.UTF-8", "nl_NL.UTF-8", "ru_RU.UTF-8" };
+    static const char *const commas[] = { "de_DE.UTF-8", "fr_FR.UTF-8", "nl_NL.UTF-8",
+                                          "ru_RU.UTF-8" };
     bool found = false;
-    for (size_t i = 0; !found && i < sizeof commas / sizeof commas[0]; i++) found = setlocale(LC_ALL, commas[i]) != NULL;
+    for (size_t i = 0; !found && i < sizeof commas / sizeof commas[0]; i++)
+        found = setlocale(LC_ALL, commas[i]) != NULL;
     if (!found) return;
     double data[] = { 1.5, 2.25 };
     nn_table t = { .rows = 1, .columns = 2, .data = data }, back;
@@ -241,7 +255,7 @@ START_TEST(any_locale)
 }
 END_TEST
 
-/* ---- safetensors --------------------------------------------------------------------------------------------------------------------- */
+/* ---- safetensors ----------------------------------------------------------------------------- */
 
 static nn_model *make_model(void)
 {
@@ -299,7 +313,8 @@ END_TEST
 /* What is written, byte by byte. */
 START_TEST(bytes)
 {
-    static const char header[] = "{\"w\":{\"dtype\":\"F32\",\"shape\":[1,2],\"data_offsets\":[0,8]}}";
+    static const char header[] =
+        "{\"w\":{\"dtype\":\"F32\",\"shape\":[1,2],\"data_offsets\":[0,8]}}";
     nn_model *m = nn_model_new();
     nn_model_add(m, "w", AD_SHAPE(1, 2), nn_init_zeros, 1, 2);
     nn_theta *theta = nn_theta_new(m, AD_F32, NULL);
@@ -317,7 +332,8 @@ START_TEST(bytes)
 }
 END_TEST
 
-/* A safetensors file with this header and `size` zero bytes of data; the length written is the header's plus `lie`. */
+/* A safetensors file with this header and `size` zero bytes of data; the length written is the
+ * header's plus `lie`. */
 static void put_tensors(const char *header, size_t size, int64_t lie)
 {
     char file[2000] = { 0 };
@@ -329,7 +345,8 @@ static void put_tensors(const char *header, size_t size, int64_t lie)
 
 #define W "\"w\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]}"
 #define B "\"b\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[24,36]}"
-#define WITH_B(dtype, shape, offsets) "{" W ",\"b\":{\"dtype\":" dtype ",\"shape\":" shape ",\"data_offsets\":" offsets "}}"
+#define WITH_B(dtype, shape, offsets)                                                              \
+    "{" W ",\"b\":{\"dtype\":" dtype ",\"shape\":" shape ",\"data_offsets\":" offsets "}}"
 
 typedef struct {
     const char *header;
@@ -346,26 +363,32 @@ static const tensors hostile[] = {
     { "{" W "," B "}", 36, -1000, "truncated, or not a safetensors file" },
     { "{" W "," B "}", 36, -1, "the header is not JSON" },
     { "{" W "," B "}", 36, 5, "there is a zero byte in the header" },
-    { "{" W "," B "}", 35, 0, "the data_offsets of 'b' are not two places, in order, in the 35 bytes of data" },
+    { "{" W "," B "}", 35, 0,
+      "the data_offsets of 'b' are not two places, in order, in the 35 bytes of data" },
     { "{" W "," B "}", 40, 0, "4 bytes at the end belong to no array" },
     { "{" W "}", 24, 0, "the model's parameter 'b' is not in the file" },
     { "{}", 0, 0, "the model's parameter 'w' is not in the file" },
     { "[1]", 0, 0, "the header is not a JSON object" },
     { "", 0, 0, "the header is not JSON" },
-    { "{" W "," B ",\"c\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[36,40]}}", 40, 0, "'c' is in the file, but not in the model" },
+    { "{" W "," B ",\"c\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[36,40]}}", 40, 0,
+      "'c' is in the file, but not in the model" },
     { "{" W "," W "," B "}", 36, 0, "repeats a name" },
     { "{" W ",\"b\":7}", 36, 0, "'b' has no dtype" },
     { WITH_B("7", "[3]", "[24,36]"), 36, 0, "'b' has no dtype" },
     { WITH_B("\"F16\"", "[6]", "[24,36]"), 36, 0, "'b' has dtype F16; only F32 and F64 are read" },
-    { WITH_B("\"F32\"", "[3,1]", "[24,36]"), 36, 0, "'b' is [3,1] in the file, but [3] in the model" },
+    { WITH_B("\"F32\"", "[3,1]", "[24,36]"), 36, 0,
+      "'b' is [3,1] in the file, but [3] in the model" },
     { WITH_B("\"F32\"", "[2]", "[24,32]"), 32, 0, "'b' is [2] in the file, but [3] in the model" },
-    { WITH_B("\"F32\"", "[4]", "[24,36]"), 36, 0, "'b' needs 16 bytes for its shape and dtype, but its data_offsets span 12" },
+    { WITH_B("\"F32\"", "[4]", "[24,36]"), 36, 0,
+      "'b' needs 16 bytes for its shape and dtype, but its data_offsets span 12" },
     { WITH_B("\"F64\"", "[3]", "[24,36]"), 36, 0, "'b' needs 24 bytes" },
     { WITH_B("\"F32\"", "[-3]", "[24,36]"), 36, 0, "the shape of 'b' is not a list" },
     { WITH_B("\"F32\"", "[3.0]", "[24,36]"), 36, 0, "the shape of 'b' is not a list" },
     { WITH_B("\"F32\"", "3", "[24,36]"), 36, 0, "the shape of 'b' is not a list" },
-    { WITH_B("\"F32\"", "[4611686018427387904,4]", "[24,36]"), 36, 0, "the shape of 'b' is not a list" },
-    { WITH_B("\"F32\"", "[1,1,1,1,1,1,1,1,3]", "[24,36]"), 36, 0, "the shape of 'b' is not a list" },
+    { WITH_B("\"F32\"", "[4611686018427387904,4]", "[24,36]"), 36, 0,
+      "the shape of 'b' is not a list" },
+    { WITH_B("\"F32\"", "[1,1,1,1,1,1,1,1,3]", "[24,36]"), 36, 0,
+      "the shape of 'b' is not a list" },
     { WITH_B("\"F32\"", "[99999999999999999999]", "[24,36]"), 36, 0, "the header is not JSON" },
     { WITH_B("\"F32\"", "[3]", "[36,24]"), 36, 0, "the data_offsets of 'b'" },
     { WITH_B("\"F32\"", "[3]", "[-12,0]"), 36, 0, "the data_offsets of 'b'" },
@@ -379,7 +402,8 @@ START_TEST(refuses_tensors)
 {
     const tensors *h = &hostile[_i];
     nn_model *m = make_model();
-    nn_theta *theta = make_theta(m, AD_F32), *before = nn_theta_copy(theta), *zero = nn_theta_new(m, AD_F32, NULL);
+    nn_theta *theta = make_theta(m, AD_F32), *before = nn_theta_copy(theta),
+             *zero = nn_theta_new(m, AD_F32, NULL);
     put_tensors(h->header, h->size, h->lie);
     int result = nn_load(path, theta, error, sizeof error);
     if (!h->message) {
@@ -387,7 +411,8 @@ START_TEST(refuses_tensors)
         expect_same(theta, zero, false);
     } else {
         ck_assert_int_eq(result, -1);
-        ck_assert_msg(strstr(error, h->message) && strncmp(error, path, strlen(path)) == 0, "%s", error);
+        ck_assert_msg(strstr(error, h->message) && strncmp(error, path, strlen(path)) == 0, "%s",
+                      error);
         expect_same(theta, before, false);
     }
     nn_theta_free(theta);
@@ -454,7 +479,11 @@ START_TEST(odd_headers)
     put((const char *)&many, 8);
     ck_assert_int_eq(truncate(path, 8 + (off_t)many), 0);
     ck_assert_int_eq(nn_load(path, theta, error, sizeof error), -1);
-    ck_assert_msg(strstr(error, "the header's length is 126000000 bytes; the format allows at most 100000000 (100 MB)"), "%s", error);
+    ck_assert_msg(
+        strstr(
+            error,
+            "the header's length is 126000000 bytes; the format allows at most 100000000 (100 MB)"),
+        "%s", error);
     nn_theta_free(theta);
     nn_model_free(m);
 }
@@ -475,7 +504,8 @@ START_TEST(many_arrays)
     for (int i = 0; i < ARRAYS; i++) nn_theta_f32(theta, NULL)[16 * i] = (float)i;
     ck_assert_int_eq(nn_save(path, theta, error, sizeof error), 0);
     ck_assert_msg(nn_load(path, back, error, sizeof error) == 0, "%s", error);
-    ck_assert_int_eq(memcmp(nn_theta_data(theta), nn_theta_data(back), ARRAYS * 16 * sizeof(float)), 0);
+    ck_assert_int_eq(memcmp(nn_theta_data(theta), nn_theta_data(back), ARRAYS * 16 * sizeof(float)),
+                     0);
     ck_assert_int_eq(nn_model_find(m, "blocks.7919.weight", NULL), 16);
     ck_assert_int_eq(nn_model_find(m, "blocks.16000.weight", NULL), -1);
     nn_theta_free(theta);
@@ -489,7 +519,8 @@ START_TEST(refuses_arguments)
     nn_model *m = make_model(), *odd = nn_model_new(), *broken = nn_model_new();
     nn_model_add(broken, "", AD_SHAPE(1), nn_init_zeros, 1, 1);
     nn_model_add(odd, "\xff", AD_SHAPE(1), nn_init_zeros, 1, 1);
-    nn_theta *theta = make_theta(m, AD_F32), *bad = nn_theta_new(broken, AD_F32, NULL), *odd_theta = nn_theta_new(odd, AD_F32, NULL);
+    nn_theta *theta = make_theta(m, AD_F32), *bad = nn_theta_new(broken, AD_F32, NULL),
+             *odd_theta = nn_theta_new(odd, AD_F32, NULL);
     ck_assert_int_eq(nn_save(path, bad, error, sizeof error), -1);
     ck_assert_int_eq(nn_save(path, NULL, error, sizeof error), -1);
     ck_assert_int_eq(nn_save(NULL, theta, error, sizeof error), -1);
@@ -513,8 +544,7 @@ START_TEST(refuses_arguments)
 }
 END_TEST
 
-/* ---- whole or not at all ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- whole or not at all --------------------------------------------------------------------- */
 
 /* A disk that is full after 4096 bytes. */
 START_TEST(full_disk)

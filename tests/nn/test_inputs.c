@@ -1,6 +1,6 @@
-/* What comes into a loss beside theta: data of both types, draws, values of a step; and what must not come
- * in: values that change in C, labels that are none, numbers that are none. Each is checked against the same
- * training in plain C, or against the message. */
+/* What comes into a loss beside theta: data of both types, draws, values of a step; and what must
+ * not come in: values that change in C, labels that are none, numbers that are none. Each is
+ * checked against the same training in plain C, or against the message. */
 #include "tests/support/allocations.h"
 #include "costate.h"
 #include "tests/support/suite.h"
@@ -43,7 +43,7 @@ static double weight(const weights *w)
 
 static ad_var first_of(ad_var theta) { return ad_slice(theta, 0, 0, 1); }
 
-/* ---- four kinds of arrays -------------------------------------------------------------------------- */
+/* ---- four kinds of arrays -------------------------------------------------------------------- */
 
 enum { EXAMPLES = 7, BATCH = 3, STEPS = 11 };
 
@@ -56,7 +56,8 @@ static ad_var four_kinds(ad_tape *tape, ad_var theta, const ad_var *batch, void 
     (void)tape, (void)user;
     ad_var w = first_of(theta);
     ad_var distance = ad_square(ad_sub(w, ad_add(batch[0], batch[1])));
-    return ad_add(ad_mul(ad_mean_all(distance), batch[3]), ad_mul(ad_sum_all(w), ad_sum_all(batch[2])));
+    return ad_add(ad_mul(ad_mean_all(distance), batch[3]),
+                  ad_mul(ad_sum_all(w), ad_sum_all(batch[2])));
 }
 
 /* The same training in plain C goes along in draw: it sees the examples of each batch. */
@@ -93,8 +94,10 @@ static plain train_four(ad_dtype dtype)
     static const float narrow[EXAMPLES] = { 1, 2, 3, 4, 5, 6, 7 };
     plain p = { .rate = 0.1, .single = dtype == AD_F32 };
     weights w = make_weights(dtype, 1, NULL);
-    nn_array rows = dtype == AD_F64 ? nn_array_of(AD_SHAPE(AD_ROWS, 1), narrow) : nn_array_of(AD_SHAPE(AD_ROWS, 1), data);
-    nn_array arrays[] = { rows, nn_array_drawn(AD_SHAPE(AD_ROWS, 1)), nn_array_of(AD_SHAPE(2), offset_f32), nn_array_drawn(AD_SCALAR) };
+    nn_array rows = dtype == AD_F64 ? nn_array_of(AD_SHAPE(AD_ROWS, 1), narrow)
+                                    : nn_array_of(AD_SHAPE(AD_ROWS, 1), data);
+    nn_array arrays[] = { rows, nn_array_drawn(AD_SHAPE(AD_ROWS, 1)),
+                          nn_array_of(AD_SHAPE(2), offset_f32), nn_array_drawn(AD_SCALAR) };
     nn_train_options o = { .loss = four_kinds,
                            .user = &p,
                            .narray = 4,
@@ -111,8 +114,8 @@ static plain train_four(ad_dtype dtype)
     return p;
 }
 
-/* Data of the other type are converted, constants and drawn values arrive where they belong, noise lies beside
- * its examples, and the step is seen. A second training draws the same. */
+/* Data of the other type are converted, constants and drawn values arrive where they belong, noise
+ * lies beside its examples, and the step is seen. A second training draws the same. */
 START_TEST(kinds_of_arrays)
 {
     for (int type = 0; type < 2; type++) {
@@ -126,7 +129,7 @@ START_TEST(kinds_of_arrays)
 }
 END_TEST
 
-/* ---- losses that stand still ----------------------------------------------------------------------- */
+/* ---- losses that stand still ----------------------------------------------------------------- */
 
 static ad_rng noise_rng;
 static double annealed, horizon;
@@ -135,7 +138,8 @@ static int counted;
 static ad_var noisy(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
 {
     (void)batch, (void)user;
-    return ad_sum_all(ad_square(ad_sub(first_of(theta), ad_scalar(tape, ad_rng_normal(&noise_rng)))));
+    return ad_sum_all(
+        ad_square(ad_sub(first_of(theta), ad_scalar(tape, ad_rng_normal(&noise_rng)))));
 }
 
 static ad_var annealing(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
@@ -188,10 +192,13 @@ static int count(int64_t step, double loss, nn_theta *theta, void *user)
     return 0;
 }
 
-static int train_alone(nn_loss loss, int (*on_step)(int64_t, double, nn_theta *, void *), ad_dtype dtype, int64_t steps)
+static int train_alone(nn_loss loss, int (*on_step)(int64_t, double, nn_theta *, void *),
+                       ad_dtype dtype, int64_t steps)
 {
     weights w = make_weights(dtype, 1, (double[]){ 0.5 });
-    nn_train_options o = { .loss = loss, .on_step = on_step, .steps = steps, .optimizer = { .rate = 0.01 } };
+    nn_train_options o = {
+        .loss = loss, .on_step = on_step, .steps = steps, .optimizer = { .rate = 0.01 }
+    };
     noise_rng = ad_rng_seed(1);
     annealed = horizon = 1;
     int result = nn_train(w.theta, &o, NULL, error, sizeof error);
@@ -219,12 +226,17 @@ START_TEST(frozen_values)
     for (int i = 0; i < COUNT(cases); i++) {
         for (int type = 0; type < 2; type++) {
             error[0] = 0;
-            int result = train_alone(cases[i].loss, cases[i].on_step, type ? AD_F64 : AD_F32, cases[i].steps);
+            int result = train_alone(cases[i].loss, cases[i].on_step, type ? AD_F64 : AD_F32,
+                                     cases[i].steps);
             ck_assert_msg(result == (cases[i].found ? -1 : 0), "case %d: %s", i, error);
             if (!cases[i].found) continue;
             ck_assert_msg(strstr(error, cases[i].found), "case %d: %s", i, error);
             ck_assert_msg(strstr(error, "it reads a value that changes"), "%s", error);
-            ck_assert_msg(strstr(error, "Bring it in as an array without data, which options.draw fills for each step"), "%s", error);
+            ck_assert_msg(
+                strstr(
+                    error,
+                    "Bring it in as an array without data, which options.draw fills for each step"),
+                "%s", error);
         }
     }
     ck_assert_int_eq(counted, 2 * 20);
@@ -255,16 +267,21 @@ static ad_var compared(ad_tape *tape, ad_var theta, const ad_var *batch, void *u
 START_TEST(losses_without_use)
 {
     ck_assert_int_eq(train_alone(looking, NULL, AD_F64, 10), -1);
-    ck_assert_msg(strstr(error, "of nn_train's loss, look at values in options.on_step"), "%s", error);
+    ck_assert_msg(strstr(error, "of nn_train's loss, look at values in options.on_step"), "%s",
+                  error);
     static const nn_loss flat[] = { stopped, compared };
     for (int i = 0; i < 2; i++) {
         ck_assert_int_eq(train_alone(flat[i], NULL, AD_F32, 10), -1);
-        ck_assert_msg(strstr(error, "nn_train: the loss depends on theta only through operations without a derivative"), "%s", error);
+        ck_assert_msg(
+            strstr(
+                error,
+                "nn_train: the loss depends on theta only through operations without a derivative"),
+            "%s", error);
     }
 }
 END_TEST
 
-/* ---- labels ---------------------------------------------------------------------------------------- */
+/* ---- labels ---------------------------------------------------------------------------------- */
 
 enum { PEOPLE = 40, CLASSES = 3 };
 
@@ -286,11 +303,13 @@ static int count_updates(int64_t step, double loss, nn_theta *theta, void *user)
 static int draw_labels(const nn_step *step, double *const *out, void *user)
 {
     (void)user;
-    for (int64_t r = 0; r < step->rows; r++) out[1][r] = step->step == 3 && r == 4 ? CLASSES : (double)(r % CLASSES);
+    for (int64_t r = 0; r < step->rows; r++)
+        out[1][r] = step->step == 3 && r == 4 ? CLASSES : (double)(r % CLASSES);
     return 0;
 }
 
-/* A label that is no class is found before the first update, wherever it lies; of drawn ones, when it comes. */
+/* A label that is no class is found before the first update, wherever it lies; of drawn ones, when
+ * it comes. */
 START_TEST(labels)
 {
     static const double bad[] = { CLASSES, -1, 0.5, 255 };
@@ -305,40 +324,61 @@ START_TEST(labels)
             bool fine = k == 2 * COUNT(bad);
             label[37] = fine ? 1 : bad[k / 2];
             for (int i = 0; i < PEOPLE; i++) narrow[i] = (float)label[i];
-            nn_array arrays[] = { nn_array_of(AD_SHAPE(AD_ROWS, 1), x), nn_array_of(AD_SHAPE(AD_ROWS, 1), narrow) };
+            nn_array arrays[] = { nn_array_of(AD_SHAPE(AD_ROWS, 1), x),
+                                  nn_array_of(AD_SHAPE(AD_ROWS, 1), narrow) };
             weights w = make_weights(k % 2 ? AD_F64 : AD_F32, CLASSES, (double[]){ 1, 2, -1 });
-            nn_train_options o = {
-                .loss = classify, .narray = 2, .arrays = arrays, .examples = PEOPLE, .batch = batch, .steps = 1, .on_step = count_updates
-            };
+            nn_train_options o = { .loss = classify,
+                                   .narray = 2,
+                                   .arrays = arrays,
+                                   .examples = PEOPLE,
+                                   .batch = batch,
+                                   .steps = 1,
+                                   .on_step = count_updates };
             updates = 0;
-            ck_assert_msg(nn_train(w.theta, &o, NULL, error, sizeof error) == (fine ? 0 : -1), "%s", error);
+            ck_assert_msg(nn_train(w.theta, &o, NULL, error, sizeof error) == (fine ? 0 : -1), "%s",
+                          error);
             ck_assert_int_eq(updates, fine);
             char expected[200];
-            snprintf(expected, sizeof expected, "nn_cross_entropy: the class is %g, but must be a whole number from 0 to 2", label[37]);
-            if (!fine) ck_assert_msg(strstr(error, "nn_train: example 37 (from 0): ") && strstr(error, expected), "%s", error);
+            snprintf(expected, sizeof expected,
+                     "nn_cross_entropy: the class is %g, but must be a whole number from 0 to 2",
+                     label[37]);
+            if (!fine)
+                ck_assert_msg(strstr(error, "nn_train: example 37 (from 0): ") &&
+                                  strstr(error, expected),
+                              "%s", error);
             free_weights(&w);
         }
     }
-    nn_array arrays[] = { nn_array_of(AD_SHAPE(AD_ROWS, 1), x), nn_array_drawn(AD_SHAPE(AD_ROWS, 1)) };
+    nn_array arrays[] = { nn_array_of(AD_SHAPE(AD_ROWS, 1), x),
+                          nn_array_drawn(AD_SHAPE(AD_ROWS, 1)) };
     weights w = make_weights(AD_F64, CLASSES, (double[]){ 1, 2, -1 });
-    nn_train_options o = {
-        .loss = classify, .narray = 2, .arrays = arrays, .examples = PEOPLE, .draw = draw_labels, .steps = 5, .on_step = count_updates
-    };
+    nn_train_options o = { .loss = classify,
+                           .narray = 2,
+                           .arrays = arrays,
+                           .examples = PEOPLE,
+                           .draw = draw_labels,
+                           .steps = 5,
+                           .on_step = count_updates };
     ck_assert_int_eq(nn_train(w.theta, &o, NULL, error, sizeof error), -1);
     ck_assert_int_eq(updates, 2);
-    ck_assert_msg(strstr(error, "step 3 of 5: ") && strstr(error, "nn_cross_entropy: the class of row 4 (from 0) is 3, but must"), "%s",
-                  error);
-    ck_assert_msg(strstr(error, "; 1 of 40 examples do so alone, the first is 4 (from 0); theta is as after step 2"), "%s", error);
+    ck_assert_msg(strstr(error, "step 3 of 5: ") &&
+                      strstr(error, "nn_cross_entropy: the class of row 4 (from 0) is 3, but must"),
+                  "%s", error);
+    ck_assert_msg(
+        strstr(error,
+               "; 1 of 40 examples do so alone, the first is 4 (from 0); theta is as after step 2"),
+        "%s", error);
     free_weights(&w);
 }
 END_TEST
 
-/* ---- numbers that are none ------------------------------------------------------------------------- */
+/* ---- numbers that are none ------------------------------------------------------------------- */
 
 static ad_var log_likelihood(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
 {
     (void)tape, (void)user;
-    return ad_mean_all(ad_square(ad_sub(ad_log(ad_add(batch[0], first_of(theta))), ad_scale(batch[0], 2))));
+    return ad_mean_all(
+        ad_square(ad_sub(ad_log(ad_add(batch[0], first_of(theta))), ad_scale(batch[0], 2))));
 }
 
 /* One example of forty gives NaN: it is named, and the rate is not blamed. */
@@ -358,15 +398,16 @@ START_TEST(an_example_that_fails)
                                .optimizer = { .rate = 1e-3 } };
         ck_assert_int_eq(nn_train(w.theta, &o, NULL, error, sizeof error), -1);
         ck_assert_msg(strstr(error, "the loss is nan; 1 of "), "%s", error);
-        ck_assert_msg(strstr(error, " examples do so alone, the first is 23 (from 0)"), "%s", error);
+        ck_assert_msg(strstr(error, " examples do so alone, the first is 23 (from 0)"), "%s",
+                      error);
         ck_assert_ptr_null(strstr(error, "smaller rate"));
         free_weights(&w);
     }
 }
 END_TEST
 
-/* y' = -w^2 y is stiff for a large w, so a rate that is far too large ends in the solver; what is said is that
- * training blew up. */
+/* y' = -w^2 y is stiff for a large w, so a rate that is far too large ends in the solver; what is
+ * said is that training blew up. */
 static ad_var squared_rate(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     (void)t, (void)user;
@@ -386,19 +427,24 @@ START_TEST(blown_up)
 {
     weights w = make_weights(AD_F64, 1, (double[]){ 1 });
     nn_train_report report;
-    nn_train_options o = { .loss = stiffening, .steps = 50, .optimizer = { .algorithm = &nn_sgd, .rate = 1000 } };
+    nn_train_options o = { .loss = stiffening,
+                           .steps = 50,
+                           .optimizer = { .algorithm = &nn_sgd, .rate = 1000 } };
     ck_assert_int_eq(nn_train(w.theta, &o, &report, error, sizeof error), -1);
     ck_assert_int_eq(report.steps, 1);
-    const char *expected = "; the training has blown up: the loss went from 0.368 to 0.368, the largest |theta| from 1 to 737; try a "
+    const char *expected = "; the training has blown up: the loss went from 0.368 to 0.368, the "
+                           "largest |theta| from 1 to 737; try a "
                            "smaller rate, or clip_norm; theta is as after step 1";
-    ck_assert_msg(strstr(error, "nn_train: step 2 of 50: ") == error && strstr(error, expected), "%s", error);
+    ck_assert_msg(strstr(error, "nn_train: step 2 of 50: ") == error && strstr(error, expected),
+                  "%s", error);
     free_weights(&w);
 }
 END_TEST
 
-/* ---- the optimiser's state ------------------------------------------------------------------------- */
+/* ---- the optimiser's state ------------------------------------------------------------------- */
 
-/* 100 updates, and 30 + 70 with one state, which also carries its schedule on; without it, something else. */
+/* 100 updates, and 30 + 70 with one state, which also carries its schedule on; without it,
+ * something else. */
 START_TEST(state_goes_on)
 {
     for (int algorithm = 0; algorithm < 2; algorithm++) {
@@ -407,16 +453,21 @@ START_TEST(state_goes_on)
             annealed = 1;
             weights w = make_weights(AD_F64, 1, (double[]){ 0.5 });
             nn_optimizer_options options = { .rate = 0.01, .schedule = nn_schedule_cosine };
-            if (algorithm) options = (nn_optimizer_options){ .algorithm = &nn_sgd, .rate = 0.001, .momentum = 0.9 };
+            if (algorithm)
+                options =
+                    (nn_optimizer_options){ .algorithm = &nn_sgd, .rate = 0.001, .momentum = 0.9 };
             nn_optimizer_state *state = nn_optimizer_new(&options, w.theta, 100);
-            nn_train_options o = { .loss = annealing, .state = state, .steps = way == 0 ? 100 : 30 };
+            nn_train_options o = { .loss = annealing,
+                                   .state = state,
+                                   .steps = way == 0 ? 100 : 30 };
             if (way == 2) {
                 o.state = NULL;
                 o.optimizer = options;
             }
             ck_assert_msg(nn_train(w.theta, &o, NULL, error, sizeof error) == 0, "%s", error);
             o.steps = 70;
-            if (way > 0) ck_assert_msg(nn_train(w.theta, &o, NULL, error, sizeof error) == 0, "%s", error);
+            if (way > 0)
+                ck_assert_msg(nn_train(w.theta, &o, NULL, error, sizeof error) == 0, "%s", error);
             if (way < 2) ck_assert_int_eq(nn_optimizer_steps(state), 100);
             result[way] = weight(&w);
             nn_optimizer_free(state);
@@ -438,14 +489,21 @@ static int draw_going_on(const nn_step *step, double *const *out, void *user)
 }
 
 /* Makes the updates in parts, with a state for so many (planned -1: without one), and returns w. */
-static double train_in_parts(ad_dtype dtype, int64_t batch, int64_t planned, int nparts, const int64_t *parts)
+static double train_in_parts(ad_dtype dtype, int64_t batch, int64_t planned, int nparts,
+                             const int64_t *parts)
 {
     weights w = make_weights(dtype, 1, NULL);
     nn_optimizer_options options = { .rate = 0.05 };
     nn_optimizer_state *state = planned < 0 ? NULL : nn_optimizer_new(&options, w.theta, planned);
-    nn_array arrays[] = { nn_array_of(AD_SHAPE(AD_ROWS, 1), data), nn_array_drawn(AD_SHAPE(AD_ROWS, 1)),
+    nn_array arrays[] = { nn_array_of(AD_SHAPE(AD_ROWS, 1), data),
+                          nn_array_drawn(AD_SHAPE(AD_ROWS, 1)),
                           nn_array_of(AD_SHAPE(2), offset_f32), nn_array_drawn(AD_SCALAR) };
-    nn_train_options o = { .loss = four_kinds, .narray = 4, .arrays = arrays, .examples = EXAMPLES, .batch = batch, .seed = 9 };
+    nn_train_options o = { .loss = four_kinds,
+                           .narray = 4,
+                           .arrays = arrays,
+                           .examples = EXAMPLES,
+                           .batch = batch,
+                           .seed = 9 };
     o.draw = draw_going_on;
     o.state = state;
     if (!state) o.optimizer = options;
@@ -459,7 +517,8 @@ static double train_in_parts(ad_dtype dtype, int64_t batch, int64_t planned, int
     return result;
 }
 
-/* Batches and draws go on with the state, wherever in an epoch of three (of one, of seven) a part ends. */
+/* Batches and draws go on with the state, wherever in an epoch of three (of one, of seven) a part
+ * ends. */
 START_TEST(batches_go_on)
 {
     static const int64_t batches[] = { 3, 1, 4, 7, 0 };
@@ -469,7 +528,8 @@ START_TEST(batches_go_on)
         for (int b = 0; b < COUNT(batches); b++) {
             double whole = train_in_parts(dtype, batches[b], 20, 1, (int64_t[]){ 20 });
             ck_assert_double_eq(train_in_parts(dtype, batches[b], -1, 1, (int64_t[]){ 20 }), whole);
-            for (int i = 0; i < COUNT(parts); i++) ck_assert_double_eq(train_in_parts(dtype, batches[b], 20, 3, parts[i]), whole);
+            for (int i = 0; i < COUNT(parts); i++)
+                ck_assert_double_eq(train_in_parts(dtype, batches[b], 20, 3, parts[i]), whole);
         }
     }
 }
@@ -482,23 +542,28 @@ START_TEST(foreign_state)
     nn_optimizer_state *state = nn_optimizer_new(NULL, other.theta, 0);
     nn_train_options o = { .loss = annealing, .state = state, .steps = 3 };
     ck_assert_int_eq(nn_train(w.theta, &o, NULL, error, sizeof error), -1);
-    ck_assert_msg(strstr(error, "f64 [16] of another model, but the optimiser was made for f64 [48]"), "%s", error);
+    ck_assert_msg(
+        strstr(error, "f64 [16] of another model, but the optimiser was made for f64 [48]"), "%s",
+        error);
     o.optimizer.rate = 0.1;
     ck_assert_int_eq(nn_train(w.theta, &o, NULL, error, sizeof error), -1);
-    ck_assert_str_eq(error, "nn_train: options.state has its options already; leave options.optimizer zero");
+    ck_assert_str_eq(
+        error, "nn_train: options.state has its options already; leave options.optimizer zero");
     nn_optimizer_free(state);
     free_weights(&w);
     free_weights(&other);
 }
 END_TEST
 
-/* ---- at the ends of the number range --------------------------------------------------------------- */
+/* ---- at the ends of the number range --------------------------------------------------------- */
 
-/* The loss at theta after the last update is infinite, of a solution that is not. It has not changed. */
+/* The loss at theta after the last update is infinite, of a solution that is not. It has not
+ * changed. */
 static ad_var growing(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
 {
     (void)batch, (void)user;
-    ad_var rate = ad_neg(first_of(theta)), y0 = ad_broadcast(ad_scalar(tape, 1), AD_SHAPE(AD_ROWS, 1));
+    ad_var rate = ad_neg(first_of(theta)),
+           y0 = ad_broadcast(ad_scalar(tape, 1), AD_SHAPE(AD_ROWS, 1));
     ode_options o = { .method = &ode_euler, .steps = 1 };
     ad_var y = ode_solve_final(decaying, NULL, y0, 1, &rate, ode_interval(tape, 0, 1), &o);
     return ad_neg(ad_mean_all(ad_square(y)));
@@ -507,7 +572,10 @@ static ad_var growing(ad_tape *tape, ad_var theta, const ad_var *batch, void *us
 START_TEST(last_loss_too_large)
 {
     weights w = make_weights(AD_F64, 1, (double[]){ 0.5 });
-    nn_train_options o = { .loss = growing, .steps = 1, .check_gradient = -1, .optimizer = { .algorithm = &nn_sgd, .rate = 1e200 } };
+    nn_train_options o = { .loss = growing,
+                           .steps = 1,
+                           .check_gradient = -1,
+                           .optimizer = { .algorithm = &nn_sgd, .rate = 1e200 } };
     ck_assert_msg(nn_train(w.theta, &o, NULL, error, sizeof error) == 0, "%s", error);
     ck_assert_double_gt(weight(&w), 1e199);
     free_weights(&w);
@@ -529,27 +597,43 @@ static ad_var distance(ad_tape *tape, ad_var theta, const ad_var *batch, void *u
 START_TEST(sizes_beyond_memory)
 {
     weights w = make_weights(AD_F64, 1, NULL);
-    nn_array drawn = nn_array_drawn(AD_SHAPE(AD_ROWS, 1)), rows = nn_array_of(AD_SHAPE(AD_ROWS, 1), data);
-    nn_train_options o = { .loss = distance, .narray = 1, .arrays = &drawn, .draw = draw_nothing, .batch = INT64_MAX, .steps = 1 };
+    nn_array drawn = nn_array_drawn(AD_SHAPE(AD_ROWS, 1)),
+             rows = nn_array_of(AD_SHAPE(AD_ROWS, 1), data);
+    nn_train_options o = { .loss = distance,
+                           .narray = 1,
+                           .arrays = &drawn,
+                           .draw = draw_nothing,
+                           .batch = INT64_MAX,
+                           .steps = 1 };
     ck_assert_int_eq(nn_train(w.theta, &o, NULL, error, sizeof error), -1);
     ck_assert_str_eq(error, "nn_train: array 0 does not fit into memory");
-    o = (nn_train_options){ .loss = distance, .narray = 1, .arrays = &rows, .examples = INT64_MAX, .steps = 1 };
+    o = (nn_train_options){
+        .loss = distance, .narray = 1, .arrays = &rows, .examples = INT64_MAX, .steps = 1
+    };
     ck_assert_int_eq(nn_train(w.theta, &o, NULL, error, sizeof error), -1);
     ck_assert_str_eq(error, "nn_train: array 0 does not fit into memory");
     free_weights(&w);
 }
 END_TEST
 
-/* ---- memory ---------------------------------------------------------------------------------------- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 #ifndef ALLOCATIONS_NOT_COUNTED
-/* Wherever memory ends in a training, that is what is said; theta is as it was or as after a step. */
+/* Wherever memory ends in a training, that is what is said; theta is as it was or as after a step.
+ */
 START_TEST(without_memory)
 {
     double x[PEOPLE] = { 0 }, label[PEOPLE] = { 0 };
-    nn_array arrays[] = { nn_array_of(AD_SHAPE(AD_ROWS, 1), x), nn_array_of(AD_SHAPE(AD_ROWS, 1), label) };
+    nn_array arrays[] = { nn_array_of(AD_SHAPE(AD_ROWS, 1), x),
+                          nn_array_of(AD_SHAPE(AD_ROWS, 1), label) };
     weights w = make_weights(AD_F32, CLASSES, (double[]){ 1, 2, -1 });
-    nn_train_options o = { .loss = classify, .narray = 2, .arrays = arrays, .examples = PEOPLE, .batch = 16, .steps = 2, .threads = 1 };
+    nn_train_options o = { .loss = classify,
+                           .narray = 2,
+                           .arrays = arrays,
+                           .examples = PEOPLE,
+                           .batch = 16,
+                           .steps = 2,
+                           .threads = 1 };
     ck_assert_msg(nn_train(w.theta, &o, NULL, error, sizeof error) == 0, "%s", error);
     int result = -1;
     long k = 0;
@@ -559,7 +643,9 @@ START_TEST(without_memory)
         result = nn_train(w.theta, &o, NULL, error, sizeof error);
         allocations_fail_at(-1);
         ck_assert_int_eq(allocations_live(), live);
-        if (result) ck_assert_msg(strstr(error, "out of memory") || strstr(error, "memory is short"), "%ld: %s", k, error);
+        if (result)
+            ck_assert_msg(strstr(error, "out of memory") || strstr(error, "memory is short"),
+                          "%ld: %s", k, error);
         ck_assert(isfinite(weight(&w)));
     }
     ck_assert_int_eq(result, 0);

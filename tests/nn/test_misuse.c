@@ -1,5 +1,5 @@
-/* Every public function of nn/ called with nothing, and theta used as what it is not: an error that says so,
- * never a crash, never a write out of bounds (which the sanitizers would see). */
+/* Every public function of nn/ called with nothing, and theta used as what it is not: an error that
+ * says so, never a crash, never a write out of bounds (which the sanitizers would see). */
 #include "nn/nn.h"
 #include "tests/support/suite.h"
 #include <math.h>
@@ -7,13 +7,13 @@
 
 static const ad_dtype both_types[] = { AD_F32, AD_F64 };
 
-/* ---- nothing at all -------------------------------------------------------------------------------- */
+/* ---- nothing at all -------------------------------------------------------------------------- */
 
 static void expect_error(ad_tape *tape, ad_var x, const char *part)
 {
     ck_assert(!ad_valid(x));
-    ck_assert_msg(ad_tape_error(tape) && strstr(ad_tape_error(tape), part), "'%s' is not in '%s'", part,
-                  ad_tape_error(tape) ? ad_tape_error(tape) : "no error");
+    ck_assert_msg(ad_tape_error(tape) && strstr(ad_tape_error(tape), part), "'%s' is not in '%s'",
+                  part, ad_tape_error(tape) ? ad_tape_error(tape) : "no error");
     ad_tape_clear_error(tape);
 }
 
@@ -77,8 +77,10 @@ END_TEST
 
 START_TEST(no_generator)
 {
-    static const nn_init inits[] = { nn_init_zeros,      nn_init_ones,      nn_init_xavier_uniform, nn_init_xavier_normal,
-                                     nn_init_he_uniform, nn_init_he_normal, nn_init_lecun_normal,   nn_init_uniform_fan_in };
+    static const nn_init inits[] = { nn_init_zeros,          nn_init_ones,
+                                     nn_init_xavier_uniform, nn_init_xavier_normal,
+                                     nn_init_he_uniform,     nn_init_he_normal,
+                                     nn_init_lecun_normal,   nn_init_uniform_fan_in };
     ad_rng rng = ad_rng_seed(1);
     for (size_t i = 0; i < sizeof inits / sizeof inits[0]; i++) {
         double x[2] = { 0, 0 };
@@ -96,19 +98,25 @@ START_TEST(no_layer)
     ad_tape *tape = ad_tape_new(AD_F32), *other = ad_tape_new(AD_F32);
     nn_model *m = nn_model_new();
     nn_linear l = nn_linear_new(m, "l", 2, 3, NULL);
-    ad_var theta = ad_param(tape, AD_SHAPE(nn_model_size(m)), NULL), x = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 0, NULL);
+    ad_var theta = ad_param(tape, AD_SHAPE(nn_model_size(m)), NULL),
+           x = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 0, NULL);
     ad_var foreign = ad_param(other, AD_SHAPE(nn_model_size(m)), NULL);
     expect_error(tape, nn_linear_apply(NULL, theta, x), "the layer could not be made");
     expect_error(tape, nn_mlp_apply(NULL, theta, x), "the network could not be made");
     expect_error(tape, nn_time_linear_apply(NULL, theta, x, x), "the layer could not be made");
     expect_error(tape, nn_time_mlp_apply(NULL, theta, x, x), "the network could not be made");
-    expect_error(tape, nn_model_get(NULL, theta, "l.weight"), "the model has no parameter 'l.weight'");
+    expect_error(tape, nn_model_get(NULL, theta, "l.weight"),
+                 "the model has no parameter 'l.weight'");
     expect_error(tape, nn_model_get(m, theta, NULL), "the model has no parameter");
     expect_error(tape, nn_linear_apply(&l, foreign, x), "another tape");
-    ck_assert(!ad_valid(nn_linear_apply(&l, none, none)) && !ad_valid(nn_linear_apply(NULL, none, none)));
-    ck_assert(!ad_valid(nn_mlp_apply(NULL, none, none)) && !ad_valid(nn_time_mlp_apply(NULL, none, none, none)));
-    ck_assert(!ad_valid(nn_time_linear_apply(NULL, none, none, none)) && !ad_valid(nn_model_get(m, none, "l.weight")));
-    ck_assert(!ad_valid(nn_mse(none, none)) && !ad_valid(nn_mae(none, none)) && !ad_valid(nn_cross_entropy(none, none)));
+    ck_assert(!ad_valid(nn_linear_apply(&l, none, none)) &&
+              !ad_valid(nn_linear_apply(NULL, none, none)));
+    ck_assert(!ad_valid(nn_mlp_apply(NULL, none, none)) &&
+              !ad_valid(nn_time_mlp_apply(NULL, none, none, none)));
+    ck_assert(!ad_valid(nn_time_linear_apply(NULL, none, none, none)) &&
+              !ad_valid(nn_model_get(m, none, "l.weight")));
+    ck_assert(!ad_valid(nn_mse(none, none)) && !ad_valid(nn_mae(none, none)) &&
+              !ad_valid(nn_cross_entropy(none, none)));
     ck_assert(!ad_valid(nn_gaussian_nll(none, none, none)));
     ad_var three[] = { nn_mse(x, none), nn_cross_entropy(x, none), nn_gaussian_nll(x, none, x) };
     for (int i = 0; i < 3; i++) ck_assert(!ad_valid(three[i]));
@@ -147,7 +155,8 @@ START_TEST(no_table)
     t.data = &cell;
     ck_assert_int_eq(nn_write_csv(NULL, &t, NULL, 0), -1);
     ck_assert_int_eq(nn_write_csv("", &t, NULL, 0), -1);
-    ck_assert(nn_table_column(NULL, "a") == -1 && nn_table_column(&t, NULL) == -1 && nn_table_column(&t, "a") == -1);
+    ck_assert(nn_table_column(NULL, "a") == -1 && nn_table_column(&t, NULL) == -1 &&
+              nn_table_column(&t, "a") == -1);
     nn_table_clear(NULL);
     nn_progress_update(NULL, 1, NULL);
     nn_progress_free(NULL);
@@ -160,7 +169,7 @@ START_TEST(no_table)
 }
 END_TEST
 
-/* ---- theta as what it is not ----------------------------------------------------------------------- */
+/* ---- theta as what it is not ----------------------------------------------------------------- */
 
 START_TEST(types_of_theta)
 {
@@ -170,13 +179,18 @@ START_TEST(types_of_theta)
     ad_rng rng = ad_rng_seed(1);
     for (int type = 0; type < 2; type++) {
         nn_theta *theta = nn_theta_new(m, both_types[type], &rng), *copy = nn_theta_copy(theta);
-        ck_assert(nn_theta_dtype(copy) == both_types[type] && nn_theta_size(copy) == 32 && nn_theta_model(copy) == m);
-        ck_assert_int_eq(memcmp(nn_theta_data(copy), nn_theta_data(theta), 32 * (type ? sizeof(double) : sizeof(float))), 0);
+        ck_assert(nn_theta_dtype(copy) == both_types[type] && nn_theta_size(copy) == 32 &&
+                  nn_theta_model(copy) == m);
+        ck_assert_int_eq(memcmp(nn_theta_data(copy), nn_theta_data(theta),
+                                32 * (type ? sizeof(double) : sizeof(float))),
+                         0);
         ck_assert(type ? nn_theta_f64(copy, "a")[2] == 1 : nn_theta_f32(copy, "a")[2] == 1);
         ck_assert(type ? !nn_theta_f32(copy, "a") : !nn_theta_f64(copy, "a"));
         ck_assert_str_eq(nn_theta_error(copy),
-                         type ? "nn_theta_f32: theta is f64; nn_theta_f64 has its numbers, nn_theta_get copies them as double"
-                              : "nn_theta_f64: theta is f32; nn_theta_f32 has its numbers, nn_theta_get copies them as double");
+                         type ? "nn_theta_f32: theta is f64; nn_theta_f64 has its numbers, "
+                                "nn_theta_get copies them as double"
+                              : "nn_theta_f64: theta is f32; nn_theta_f32 has its numbers, "
+                                "nn_theta_get copies them as double");
         char error[300];
         ck_assert_int_eq(nn_save("/nowhere/file", copy, error, sizeof error), -1); /* sticky */
         ck_assert_msg(strstr(error, "nn_save: nn_theta_f"), "%s", error);
@@ -198,8 +212,10 @@ START_TEST(sizes_of_theta)
         { "a", 4, 1, "nn_theta_set: 'a' has 3 elements, not 4" },
         { NULL, 3, 1, "nn_theta_set: 'theta' has 16 elements, not 3" },
         { "c", 3, 1, "nn_theta_set: the model has no parameter 'c'" },
-        { "a", 3, 1e300, "nn_theta_set: element 2 of 'a' would be 1e+300, which is no finite number in f32" },
-        { "a", 3, -NAN, "nn_theta_set: element 2 of 'a' would be nan, which is no finite number in f32" },
+        { "a", 3, 1e300,
+          "nn_theta_set: element 2 of 'a' would be 1e+300, which is no finite number in f32" },
+        { "a", 3, -NAN,
+          "nn_theta_set: element 2 of 'a' would be nan, which is no finite number in f32" },
     };
     nn_model *m = nn_model_new();
     nn_model_add(m, "a", AD_SHAPE(3), nn_init_ones, 1, 1);
@@ -215,8 +231,8 @@ START_TEST(sizes_of_theta)
     nn_theta *theta = nn_theta_new(m, AD_F64, NULL);
     nn_model_add(m, "b", AD_SHAPE(3), nn_init_ones, 1, 1);
     ck_assert_ptr_null(nn_theta_f64(theta, "b"));
-    ck_assert_str_eq(nn_theta_error(theta),
-                     "nn_theta_f64: theta has 16 elements, but its model needs 32: parameters were added after nn_theta_new");
+    ck_assert_str_eq(nn_theta_error(theta), "nn_theta_f64: theta has 16 elements, but its model "
+                                            "needs 32: parameters were added after nn_theta_new");
     nn_theta_free(theta);
     /* And a model that is freed stays for its thetas. */
     theta = nn_theta_new(m, AD_F64, NULL);

@@ -7,10 +7,10 @@
 
 #define COUNT(a) (int)(sizeof(a) / sizeof(a)[0])
 
-/* ---- random numbers ---------------------------------------------------------------------------------------------------------------- */
+/* ---- random numbers -------------------------------------------------------------------------- */
 
-/* Random123's known answers for philox4x32-10 start with counter 0, key 0: 6627e8d5 e169c58d ...; the others come from an independent
- * implementation that gives all three of its known answers. */
+/* Random123's known answers for philox4x32-10 start with counter 0, key 0: 6627e8d5 e169c58d ...;
+ * the others come from an independent implementation that gives all three of its known answers. */
 START_TEST(philox)
 {
     ad_rng zero = ad_rng_seed(0), rng = ad_rng_seed(0x0123456789abcdef);
@@ -58,7 +58,8 @@ START_TEST(random_below)
     ck_assert_double_lt(chi2, 27.9); /* 6 degrees of freedom, p = 1e-4 */
     ck_assert_uint_eq(ad_rng_below(&rng, 1), 0);
     ck_assert_uint_eq(ad_rng_below(&rng, 0), 0);
-    for (int i = 0; i < 100; i++) ck_assert_uint_lt(ad_rng_below(&rng, (1ull << 63) + 1), (1ull << 63) + 1);
+    for (int i = 0; i < 100; i++)
+        ck_assert_uint_lt(ad_rng_below(&rng, (1ull << 63) + 1), (1ull << 63) + 1);
 }
 END_TEST
 
@@ -83,8 +84,9 @@ END_TEST
 START_TEST(random_normal_bits)
 {
     ad_rng rng = ad_rng_seed(42);
-    static const double expected[] = { -0x1.763ffa9d1bf8dp-2, 0x1.307d499ccfe68p+0,  0x1.a40598ac0a685p-1,
-                                       0x1.835c921269364p+0,  -0x1.01f549629c80bp+0, 0x1.e86115fa54f4ap+0 };
+    static const double expected[] = { -0x1.763ffa9d1bf8dp-2, 0x1.307d499ccfe68p+0,
+                                       0x1.a40598ac0a685p-1,  0x1.835c921269364p+0,
+                                       -0x1.01f549629c80bp+0, 0x1.e86115fa54f4ap+0 };
     for (int i = 0; i < COUNT(expected); i++) ck_assert_double_eq(ad_rng_normal(&rng), expected[i]);
 }
 END_TEST
@@ -117,7 +119,8 @@ START_TEST(initialisers)
         }
         ck_assert_double_eq_tol(mean, 0, 5 * sqrt(cases[c].variance / N));
         ck_assert_double_eq_tol(variance / cases[c].variance, 1, 5 * sqrt(2.0 / N));
-        if (cases[c].limit > 0) ck_assert(largest <= cases[c].limit && largest > 0.999 * cases[c].limit);
+        if (cases[c].limit > 0)
+            ck_assert(largest <= cases[c].limit && largest > 0.999 * cases[c].limit);
     }
     ad_rng rng = ad_rng_seed(0);
     nn_init_ones(&rng, 1, 1, 2, x);
@@ -127,7 +130,7 @@ START_TEST(initialisers)
 }
 END_TEST
 
-/* ---- theta --------------------------------------------------------------------------------------------------------------------------- */
+/* ---- theta ----------------------------------------------------------------------------------- */
 
 START_TEST(layout)
 {
@@ -194,25 +197,38 @@ START_TEST(layout_errors)
         int64_t size, fan;
         nn_init init;
     } cases[] = {
-        { "a", "nn_model_add: parameter 'a': the model has one of this name already", 1, 1, nn_init_ones },
+        { "a", "nn_model_add: parameter 'a': the model has one of this name already", 1, 1,
+          nn_init_ones },
         { "", "nn_model_add: parameter '': it needs a name", 1, 1, nn_init_ones },
         { NULL, "nn_model_add: parameter '': it needs a name", 1, 1, nn_init_ones },
-        { "__metadata__", "nn_model_add: parameter '__metadata__': the name is reserved by the safetensors format", 1, 1, nn_init_ones },
-        { "b", "nn_model_add: parameter 'b': every size must be at least 1, and theta fit into memory, but the shape is [0]", 0, 1,
-          nn_init_ones },
+        { "__metadata__",
+          "nn_model_add: parameter '__metadata__': the name is reserved by the safetensors format",
+          1, 1, nn_init_ones },
         { "b",
-          "nn_model_add: parameter 'b': every size must be at least 1, and theta fit into memory, but the shape is [9223372036854775807]",
+          "nn_model_add: parameter 'b': every size must be at least 1, and theta fit into memory, "
+          "but the shape is [0]",
+          0, 1, nn_init_ones },
+        { "b",
+          "nn_model_add: parameter 'b': every size must be at least 1, and theta fit into memory, "
+          "but the shape is [9223372036854775807]",
           INT64_MAX, 1, nn_init_ones },
-        { "b", "nn_model_add: parameter 'b': every size must be at least 1, and theta fit into memory, but the shape is [-1]", -1, 1,
-          nn_init_ones },
-        { "b", "nn_model_add: parameter 'b': it needs an initialiser, e.g. nn_init_zeros", 1, 1, NULL },
-        { "b", "nn_model_add: parameter 'b': fan_in and fan_out must be at least 1, but are 0 and 0", 1, 0, nn_init_ones },
+        { "b",
+          "nn_model_add: parameter 'b': every size must be at least 1, and theta fit into memory, "
+          "but the shape is [-1]",
+          -1, 1, nn_init_ones },
+        { "b", "nn_model_add: parameter 'b': it needs an initialiser, e.g. nn_init_zeros", 1, 1,
+          NULL },
+        { "b",
+          "nn_model_add: parameter 'b': fan_in and fan_out must be at least 1, but are 0 and 0", 1,
+          0, nn_init_ones },
     };
     for (int i = 0; i < COUNT(cases); i++) {
         nn_model *m = nn_model_new();
         ad_rng rng = ad_rng_seed(0);
         nn_model_add(m, "a", AD_SHAPE(1), nn_init_ones, 1, 1);
-        ck_assert_int_eq(nn_model_add(m, cases[i].name, AD_SHAPE(cases[i].size), cases[i].init, cases[i].fan, cases[i].fan), -1);
+        ck_assert_int_eq(nn_model_add(m, cases[i].name, AD_SHAPE(cases[i].size), cases[i].init,
+                                      cases[i].fan, cases[i].fan),
+                         -1);
         ck_assert_str_eq(nn_model_error(m), cases[i].message);
         ck_assert_int_eq(nn_model_add(m, "c", AD_SHAPE(1), nn_init_ones, 1, 1), -1); /* sticky */
         ck_assert_str_eq(nn_model_error(m), cases[i].message);
@@ -226,7 +242,7 @@ START_TEST(layout_errors)
 }
 END_TEST
 
-/* ---- layers -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- layers ---------------------------------------------------------------------------------- */
 
 /* A model and theta with numbers in it, a tape with x [rows,in] and t, and a network on it. */
 typedef struct {
@@ -260,7 +276,8 @@ static void stop(bench *b)
 }
 
 /* y = x W + b of one row, in plain C; W at weight, b at bias (or -1). */
-static void naive_linear(const double *theta, int64_t weight, int64_t bias, int in, int out, const double *x, double *y)
+static void naive_linear(const double *theta, int64_t weight, int64_t bias, int in, int out,
+                         const double *x, double *y)
 {
     for (int j = 0; j < out; j++) {
         y[j] = bias < 0 ? 0 : theta[bias + j];
@@ -301,14 +318,16 @@ static void compare_gradient(bench *b, ad_var y, void (*plain)(const bench *b, d
 static nn_linear linear;
 static void plain_linear(const bench *b, double *y)
 {
-    for (int r = 0; r < ROWS; r++) naive_linear(b->theta, linear.weight, linear.bias, IN, OUT, b->x + r * IN, y + r * OUT);
+    for (int r = 0; r < ROWS; r++)
+        naive_linear(b->theta, linear.weight, linear.bias, IN, OUT, b->x + r * IN, y + r * OUT);
 }
 
 START_TEST(linear_layer)
 {
     bench b = { .model = nn_model_new() };
     double y[ROWS * OUT];
-    linear = _i ? nn_linear_new(b.model, "l", IN, OUT, nn_init_he_normal) : nn_linear_new_unbiased(b.model, "l", IN, OUT, NULL);
+    linear = _i ? nn_linear_new(b.model, "l", IN, OUT, nn_init_he_normal)
+                : nn_linear_new_unbiased(b.model, "l", IN, OUT, NULL);
     ck_assert_int_eq(nn_model_parameters(b.model), IN * OUT + (_i ? OUT : 0));
     start(&b);
     if (_i) {
@@ -324,7 +343,8 @@ START_TEST(linear_layer)
     ad_var row = nn_linear_apply(&linear, b.theta_var, ad_input(b.tape, AD_SHAPE(IN), b.x));
     ck_assert_int_eq(ad_shape_of(row).rank, 1);
     compare(&b, row, y, OUT);
-    compare(&b, nn_linear_apply(&linear, b.theta_var, ad_input(b.tape, AD_SHAPE(2, 2, IN), b.x)), y, 4 * OUT);
+    compare(&b, nn_linear_apply(&linear, b.theta_var, ad_input(b.tape, AD_SHAPE(2, 2, IN), b.x)), y,
+            4 * OUT);
     stop(&b);
 }
 END_TEST
@@ -334,7 +354,8 @@ static void plain_mlp(const bench *b, double *y)
 {
     for (int r = 0; r < ROWS; r++) {
         double h[HIDDEN];
-        naive_linear(b->theta, mlp.layer[0].weight, mlp.layer[0].bias, IN, HIDDEN, b->x + r * IN, h);
+        naive_linear(b->theta, mlp.layer[0].weight, mlp.layer[0].bias, IN, HIDDEN, b->x + r * IN,
+                     h);
         for (int i = 0; i < HIDDEN; i++) h[i] = tanh(h[i]);
         naive_linear(b->theta, mlp.layer[1].weight, mlp.layer[1].bias, HIDDEN, OUT, h, y + r * OUT);
     }
@@ -359,7 +380,8 @@ END_TEST
 static nn_time_mlp time_mlp;
 static double times[ROWS];
 
-static void plain_time_layer(const double *theta, const nn_time_linear *l, int in, int out, double t, const double *x, double *y)
+static void plain_time_layer(const double *theta, const nn_time_linear *l, int in, int out,
+                             double t, const double *x, double *y)
 {
     if (l->kind == NN_CONCAT) {
         double extended[HIDDEN + 1];
@@ -391,7 +413,8 @@ START_TEST(time_network)
     bench b = { .model = nn_model_new() };
     double y[ROWS * OUT];
     nn_time_kind kind = _i < 3 ? NN_CONCAT : NN_CONCAT_SQUASH;
-    time_mlp = nn_time_mlp_new(b.model, "net", kind, 3, (int64_t[]){ IN, HIDDEN, OUT }, ad_silu, NULL);
+    time_mlp =
+        nn_time_mlp_new(b.model, "net", kind, 3, (int64_t[]){ IN, HIDDEN, OUT }, ad_silu, NULL);
     start(&b);
     for (int r = 0; r < ROWS; r++) times[r] = _i % 3 == 2 ? 0.3 * r - 0.2 : 0.7;
     ad_var t = _i % 3 == 0   ? ad_input(b.tape, AD_SHAPE(1, 1), times)
@@ -419,32 +442,47 @@ START_TEST(layer_errors)
     ad_tape *tape = ad_tape_new(AD_F32);
     nn_linear l = nn_linear_new(m, "l", IN, OUT, NULL);
     nn_time_linear tl = nn_time_linear_new(m, "t", NN_CONCAT_SQUASH, IN, OUT, NULL);
-    ad_var theta = ad_param(tape, AD_SHAPE(nn_model_size(m)), NULL), x = ad_input_rows(tape, AD_SHAPE(AD_ROWS, IN), 0, NULL), none = { 0 };
-    expect_error(tape, nn_linear_apply(&l, theta, ad_input_rows(tape, AD_SHAPE(AD_ROWS, 4), 0, NULL)),
+    ad_var theta = ad_param(tape, AD_SHAPE(nn_model_size(m)), NULL),
+           x = ad_input_rows(tape, AD_SHAPE(AD_ROWS, IN), 0, NULL), none = { 0 };
+    expect_error(tape,
+                 nn_linear_apply(&l, theta, ad_input_rows(tape, AD_SHAPE(AD_ROWS, 4), 0, NULL)),
                  "nn_linear_apply: x is [rows,4], but the layer takes [...,3]");
-    expect_error(tape, nn_linear_apply(&l, ad_slice(theta, 0, 0, 5), x), "nn_linear_apply: theta is [5]; the model needs [112]");
-    expect_error(tape, nn_linear_apply(&l, ad_param(tape, AD_SHAPE(65), NULL), x), "nn_linear_apply: theta is [65]; the model needs [112]");
-    expect_error(tape, nn_linear_apply(&l, theta, none), "nn_linear_apply: x is not a valid variable");
-    expect_error(tape, nn_linear_apply(&l, none, x), "nn_linear_apply: theta is not a valid variable");
+    expect_error(tape, nn_linear_apply(&l, ad_slice(theta, 0, 0, 5), x),
+                 "nn_linear_apply: theta is [5]; the model needs [112]");
+    expect_error(tape, nn_linear_apply(&l, ad_param(tape, AD_SHAPE(65), NULL), x),
+                 "nn_linear_apply: theta is [65]; the model needs [112]");
+    expect_error(tape, nn_linear_apply(&l, theta, none),
+                 "nn_linear_apply: x is not a valid variable");
+    expect_error(tape, nn_linear_apply(&l, none, x),
+                 "nn_linear_apply: theta is not a valid variable");
     ck_assert(!ad_valid(nn_linear_apply(&l, none, none)));
-    expect_error(tape, nn_time_linear_apply(&tl, theta, x, x), "nn_time_linear_apply: t is [rows,3]; it must have sizes 1, or [rows,1]");
-    expect_error(tape, nn_time_linear_apply(&tl, theta, none, x), "nn_time_linear_apply: t is not a valid variable");
+    expect_error(tape, nn_time_linear_apply(&tl, theta, x, x),
+                 "nn_time_linear_apply: t is [rows,3]; it must have sizes 1, or [rows,1]");
+    expect_error(tape, nn_time_linear_apply(&tl, theta, none, x),
+                 "nn_time_linear_apply: t is not a valid variable");
 
     nn_linear twice = nn_linear_new(m, "l", IN, OUT, NULL);
-    ck_assert_str_eq(nn_model_error(m), "nn_model_add: parameter 'l.weight': the model has one of this name already");
-    expect_error(tape, nn_linear_apply(&twice, theta, x), "nn_linear_apply: the layer could not be made; nn_model_error says why");
+    ck_assert_str_eq(nn_model_error(m),
+                     "nn_model_add: parameter 'l.weight': the model has one of this name already");
+    expect_error(tape, nn_linear_apply(&twice, theta, x),
+                 "nn_linear_apply: the layer could not be made; nn_model_error says why");
     nn_mlp late = nn_mlp_new(m, "net", 3, (int64_t[]){ IN, 4, OUT }, NULL, NULL);
-    expect_error(tape, nn_mlp_apply(&late, theta, x), "nn_linear_apply: the layer could not be made; nn_model_error says why");
+    expect_error(tape, nn_mlp_apply(&late, theta, x),
+                 "nn_linear_apply: the layer could not be made; nn_model_error says why");
     nn_model_free(m);
 
     m = nn_model_new();
     nn_mlp short_one = nn_mlp_new(m, "net", 1, (int64_t[]){ IN }, NULL, NULL);
-    ck_assert_str_eq(nn_model_error(m), "nn: 'net' needs 2 to 17 sizes, from input to output, but got 1");
-    expect_error(tape, nn_mlp_apply(&short_one, theta, x), "nn_mlp_apply: the network could not be made; nn_model_error says why");
+    ck_assert_str_eq(nn_model_error(m),
+                     "nn: 'net' needs 2 to 17 sizes, from input to output, but got 1");
+    expect_error(tape, nn_mlp_apply(&short_one, theta, x),
+                 "nn_mlp_apply: the network could not be made; nn_model_error says why");
     nn_model_free(m);
     m = nn_model_new();
-    nn_time_mlp wide = nn_time_mlp_new(m, "net", NN_CONCAT_SQUASH, 2, (int64_t[]){ 0, 3 }, NULL, NULL);
-    ck_assert_ptr_nonnull(strstr(nn_model_error(m), "parameter 'net.0.weight': every size must be at least 1"));
+    nn_time_mlp wide =
+        nn_time_mlp_new(m, "net", NN_CONCAT_SQUASH, 2, (int64_t[]){ 0, 3 }, NULL, NULL);
+    ck_assert_ptr_nonnull(
+        strstr(nn_model_error(m), "parameter 'net.0.weight': every size must be at least 1"));
     expect_error(tape, nn_time_mlp_apply(&wide, theta, none, x),
                  "nn_time_linear_apply: the layer could not be made; nn_model_error says why");
     nn_model_free(m);
@@ -452,7 +490,7 @@ START_TEST(layer_errors)
 }
 END_TEST
 
-/* ---- losses -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- losses ---------------------------------------------------------------------------------- */
 
 static ad_var rows(ad_tape *tape, int64_t n, int64_t columns, const double *data)
 {
@@ -463,7 +501,8 @@ START_TEST(losses)
 {
     const double a[] = { 1, 2, 3, 4 }, b[] = { 0, 4, 3, 1 }, log_sd[] = { 0.5, -0.25 };
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var x = rows(tape, 2, 2, a), y = rows(tape, 2, 2, b), s = ad_input(tape, AD_SHAPE(1, 2), log_sd), g;
+    ad_var x = rows(tape, 2, 2, a), y = rows(tape, 2, 2, b),
+           s = ad_input(tape, AD_SHAPE(1, 2), log_sd), g;
     double gradient[4];
     ck_assert_double_eq_tol(ad_item(nn_mse(x, y)), (1 + 4 + 0 + 9) / 4.0, 1e-15);
     ck_assert_double_eq_tol(ad_item(nn_mae(x, y)), (1 + 2 + 0 + 3) / 4.0, 1e-15);
@@ -472,17 +511,20 @@ START_TEST(losses)
     for (int i = 0; i < 4; i++) ck_assert_double_eq_tol(gradient[i], (a[i] - b[i]) / 2, 1e-15);
     ad_grad(nn_mae(x, y), 1, &x, &g);
     ck_assert_int_eq(ad_get(g, gradient), 0);
-    ck_assert(gradient[0] == 0.25 && gradient[1] == -0.25 && gradient[2] == 0 && gradient[3] == 0.25);
+    ck_assert(gradient[0] == 0.25 && gradient[1] == -0.25 && gradient[2] == 0 &&
+              gradient[3] == 0.25);
     double expected = 0;
     for (int i = 0; i < 4; i++) {
         double sd = exp(log_sd[i % 2]), z = (a[i] - b[i]) / sd;
         expected += (0.5 * z * z + log_sd[i % 2] + 0.5 * log(2 * acos(-1))) / 4;
     }
     ck_assert_double_eq_tol(ad_item(nn_gaussian_nll(x, y, s)), expected, 1e-14);
-    expect_error(tape, nn_mse(x, ad_slice(y, 1, 0, 1)),
-                 "nn_mse: the prediction is [rows,2], the target is [rows,1]; they must be the same");
+    expect_error(
+        tape, nn_mse(x, ad_slice(y, 1, 0, 1)),
+        "nn_mse: the prediction is [rows,2], the target is [rows,1]; they must be the same");
     expect_error(tape, nn_gaussian_nll(ad_slice(x, 1, 0, 1), y, s),
-                 "nn_gaussian_nll: x is [rows,1], x with mean and log_sd is [rows,2]; mean and log_sd must broadcast to x");
+                 "nn_gaussian_nll: x is [rows,1], x with mean and log_sd is [rows,2]; mean and "
+                 "log_sd must broadcast to x");
     ad_tape_free(tape);
 }
 END_TEST
@@ -501,13 +543,17 @@ static void expect_class_error(ad_var logits, ad_var classes, const char *messag
     }
 }
 
-/* Values of torch.nn.functional.cross_entropy (PyTorch 2.5.1, float64); logits of +-100 would overflow a naive softmax in f32. */
+/* Values of torch.nn.functional.cross_entropy (PyTorch 2.5.1, float64); logits of +-100 would
+ * overflow a naive softmax in f32. */
 START_TEST(cross_entropy)
 {
-    const double logits[] = { 1, 2, 0.5, 100, -50, 0, -1, -1, 3 }, classes[] = { 2, 0, 1 }, outside[] = { 2, 3, 1 }, half[] = { 2, 0.5, 1 };
+    const double logits[] = { 1, 2, 0.5, 100, -50, 0, -1, -1, 3 }, classes[] = { 2, 0, 1 },
+                 outside[] = { 2, 3, 1 }, half[] = { 2, 0.5, 1 };
     const double soft[] = { .2, .3, .5, 0, 1, 0, .25, .25, .5 };
-    const double gradient[] = { 0.07707463254071634,  0.20951057307058746,    -0.28658520561130385,  0,
-                                2.39169865772147e-66, 1.2400253253402787e-44, 0.0058894740046826835, -0.3274438593286506,
+    const double gradient[] = { 0.07707463254071634,   0.20951057307058746,
+                                -0.28658520561130385,  0,
+                                2.39169865772147e-66,  1.2400253253402787e-44,
+                                0.0058894740046826835, -0.3274438593286506,
                                 0.3215543853239679 };
     ad_tape *tape = ad_tape_new(AD_F64);
     ad_var z = rows(tape, 3, 3, logits), loss = nn_cross_entropy(z, rows(tape, 3, 1, classes)), g;
@@ -516,30 +562,39 @@ START_TEST(cross_entropy)
     ad_grad(loss, 1, &z, &g);
     ck_assert_int_eq(ad_get(g, got), 0);
     for (int i = 0; i < 9; i++) ck_assert_double_eq_tol(got[i], gradient[i], 1e-15);
-    ck_assert_double_eq_tol(ad_item(nn_cross_entropy(z, rows(tape, 3, 3, soft))), 51.150115027952047, 1e-13);
+    ck_assert_double_eq_tol(ad_item(nn_cross_entropy(z, rows(tape, 3, 3, soft))),
+                            51.150115027952047, 1e-13);
     expect_class_error(z, rows(tape, 3, 1, outside),
-                       "nn_cross_entropy: the class of row 1 (from 0) is 3, but must be a whole number from 0 to 2");
+                       "nn_cross_entropy: the class of row 1 (from 0) is 3, but must be a whole "
+                       "number from 0 to 2");
     expect_class_error(z, rows(tape, 3, 1, half),
-                       "nn_cross_entropy: the class of row 1 (from 0) is 0.5, but must be a whole number from 0 to 2");
+                       "nn_cross_entropy: the class of row 1 (from 0) is 0.5, but must be a whole "
+                       "number from 0 to 2");
     expect_class_error(z, rows(tape, 3, 1, (double[]){ 0, 1, -1 }),
-                       "nn_cross_entropy: the class of row 2 (from 0) is -1, but must be a whole number from 0 to 2");
+                       "nn_cross_entropy: the class of row 2 (from 0) is -1, but must be a whole "
+                       "number from 0 to 2");
     expect_class_error(z, rows(tape, 3, 1, (double[]){ 0, 1, -NAN }),
-                       "nn_cross_entropy: the class of row 2 (from 0) is nan, but must be a whole number from 0 to 2");
+                       "nn_cross_entropy: the class of row 2 (from 0) is nan, but must be a whole "
+                       "number from 0 to 2");
     expect_error(tape, nn_cross_entropy(z, rows(tape, 3, 2, logits)),
-                 "nn_cross_entropy: logits is [rows,3], classes is [rows,2]; classes must be [rows,1], or probabilities [rows,C]");
+                 "nn_cross_entropy: logits is [rows,3], classes is [rows,2]; classes must be "
+                 "[rows,1], or probabilities [rows,C]");
     expect_error(tape, nn_cross_entropy(rows(tape, 3, 1, classes), rows(tape, 3, 1, classes)),
-                 "nn_cross_entropy: logits is [rows,1], classes is [rows,1]; logits must be [rows,C] with C >= 2 classes");
+                 "nn_cross_entropy: logits is [rows,1], classes is [rows,1]; logits must be "
+                 "[rows,C] with C >= 2 classes");
     ad_tape_free(tape);
     tape = ad_tape_new(AD_F32);
     const float big[] = { 100, -100, 0 }, first[] = { 0 };
     z = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), 1, big);
-    ck_assert_double_eq_tol(ad_item(nn_cross_entropy(z, ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, first))), 0, 1e-30);
+    ck_assert_double_eq_tol(
+        ad_item(nn_cross_entropy(z, ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, first))), 0,
+        1e-30);
     ad_tape_free(tape);
 }
 END_TEST
 
-/* Two classes, logits (0, -40): the gradient is (-p, p), p = 1 / (1 + exp(40)), and the Hessian p (1 - p) times (1, -1; -1, 1). Likewise
- * where the class is given by probabilities. */
+/* Two classes, logits (0, -40): the gradient is (-p, p), p = 1 / (1 + exp(40)), and the Hessian p
+ * (1 - p) times (1, -1; -1, 1). Likewise where the class is given by probabilities. */
 START_TEST(cross_entropy_of_the_sure)
 {
     const double logits[] = { 0, -40 }, zero[] = { 0 }, one[] = { 1 }, p = 4.248354255291589e-18;
@@ -549,7 +604,9 @@ START_TEST(cross_entropy_of_the_sure)
     for (int i = 0; i < 4; i++) {
         const int class_ = i % 2;
         const double probabilities[] = { !class_, class_ };
-        ad_var given = i < 2 ? rows(tape, 1, 1, class_ ? one : zero) : rows(tape, 1, 2, probabilities), loss = nn_cross_entropy(z, given);
+        ad_var given =
+                   i < 2 ? rows(tape, 1, 1, class_ ? one : zero) : rows(tape, 1, 2, probabilities),
+               loss = nn_cross_entropy(z, given);
         ad_grad(loss, 1, &z, &g);
         ck_assert_int_eq(ad_get(g, got), 0);
         ck_assert_double_eq_tol(got[0] / (class_ ? 1 : -p), 1, 1e-14);
@@ -565,21 +622,24 @@ START_TEST(cross_entropy_of_the_sure)
 }
 END_TEST
 
-/* The gradient by a logit is (softmax - probability) / rows, by a probability the distance of the logit from their logsumexp; also where
- * probabilities are equal, do not add up to 1, or where a row is sure. */
+/* The gradient by a logit is (softmax - probability) / rows, by a probability the distance of the
+ * logit from their logsumexp; also where probabilities are equal, do not add up to 1, or where a
+ * row is sure. */
 START_TEST(cross_entropy_of_probabilities)
 {
     enum { ROWS = 5, C = 3, N = ROWS * C };
     const double logits[N] = { 1, 2, 0.5, 100, -50, 0, -1, -1, 3, 30, -7, 0, 0.25, 1, 2 };
     const double probability[N] = { .2, .3, .5, 0, 1, 0, .25, .25, .25, .5, .5, 0, 0, 0, 0 };
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var x[] = { rows(tape, ROWS, C, logits), rows(tape, ROWS, C, probability) }, g[2], loss = nn_cross_entropy(x[0], x[1]);
+    ad_var x[] = { rows(tape, ROWS, C, logits), rows(tape, ROWS, C, probability) }, g[2],
+           loss = nn_cross_entropy(x[0], x[1]);
     double by_logit[N], by_probability[N], value = 0;
     ad_grad(loss, 2, x, g);
     ck_assert_int_eq(ad_get(g[0], by_logit), 0);
     ck_assert_int_eq(ad_get(g[1], by_probability), 0);
     for (int r = 0; r < ROWS; r++) {
-        const double *z = logits + r * C, *p = probability + r * C, largest = fmax(z[0], fmax(z[1], z[2]));
+        const double *z = logits + r * C, *p = probability + r * C,
+                     largest = fmax(z[0], fmax(z[1], z[2]));
         double sum = 0, all = p[0] + p[1] + p[2];
         for (int k = 0; k < C; k++) sum += exp(z[k] - largest);
         for (int k = 0; k < C; k++) {
@@ -594,7 +654,7 @@ START_TEST(cross_entropy_of_probabilities)
 }
 END_TEST
 
-/* ---- optimisers ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- optimisers ------------------------------------------------------------------------------ */
 
 /* f = ((x0-3)^2 + 10 (x1-1)^2 + 0.1 (x2+1)^2) / 2 + sin(x0 x1) */
 static void gradient_of(const double *x, double *g)
@@ -609,16 +669,30 @@ static const struct {
     nn_optimizer_options options;
     double x[3];
 } pytorch[] = {
-    { { .algorithm = &nn_sgd, .rate = 0.05 }, { 1.3862215856585249, 0.82545508912309018, 0.46287312968281252 } },
-    { { .algorithm = &nn_sgd, .rate = 0.05, .momentum = 0.9 }, { 1.9776351650255073, 2.4707731550498413, 0.40257717180781244 } },
-    { { .algorithm = &nn_sgd, .rate = 0.05, .momentum = 0.9, .nesterov = true, .weight_decay = 0.1 },
+    { { .algorithm = &nn_sgd, .rate = 0.05 },
+      { 1.3862215856585249, 0.82545508912309018, 0.46287312968281252 } },
+    { { .algorithm = &nn_sgd, .rate = 0.05, .momentum = 0.9 },
+      { 1.9776351650255073, 2.4707731550498413, 0.40257717180781244 } },
+    { { .algorithm = &nn_sgd,
+        .rate = 0.05,
+        .momentum = 0.9,
+        .nesterov = true,
+        .weight_decay = 0.1 },
       { 2.7024341304017545, 1.2278976339913252, 0.33844076332050099 } },
     { { .rate = 0.1 }, { 1.4868746093777603, -1.5015125721021905, 0.0043582026726840389 } },
-    { { .algorithm = &nn_adam, .rate = 0.1, .beta1 = 0.8, .beta2 = 0.95, .epsilon = 1e-3, .weight_decay = 0.2 },
+    { { .algorithm = &nn_adam,
+        .rate = 0.1,
+        .beta1 = 0.8,
+        .beta2 = 0.95,
+        .epsilon = 1e-3,
+        .weight_decay = 0.2 },
       { 1.4703017034755774, -1.5023864699242497, 0.016841104622736858 } },
-    { { .algorithm = &nn_adamw, .rate = 0.1 }, { 1.4820506388151196, -1.4925787828081416, 0.0028827064922420931 } },
-    { { .algorithm = &nn_adamw, .rate = 0.1, .weight_decay = 0.3 }, { 1.3313276402477043, -1.2496200877846906, -0.036561360411659499 } },
-    { { .algorithm = &nn_rmsprop, .rate = 0.1 }, { 2.9459828346475732, 0.26186922571218707, -0.99128080176851407 } },
+    { { .algorithm = &nn_adamw, .rate = 0.1 },
+      { 1.4820506388151196, -1.4925787828081416, 0.0028827064922420931 } },
+    { { .algorithm = &nn_adamw, .rate = 0.1, .weight_decay = 0.3 },
+      { 1.3313276402477043, -1.2496200877846906, -0.036561360411659499 } },
+    { { .algorithm = &nn_rmsprop, .rate = 0.1 },
+      { 2.9459828346475732, 0.26186922571218707, -0.99128080176851407 } },
     { { .algorithm = &nn_rmsprop, .rate = 0.1, .beta2 = 0.9, .momentum = 0.5, .weight_decay = 0.1 },
       { 2.5171372123105615, -0.37390765062717429, -0.63130948029810963 } },
 };
@@ -681,7 +755,8 @@ START_TEST(as_pytorch)
             ck_assert_int_eq(step(s, &v, g), 0);
         }
         ck_assert_int_eq(nn_optimizer_steps(s), 5);
-        for (int i = 0; i < 3; i++) ck_assert_double_eq_tol(at(&v, i), pytorch[_i].x[i], type ? 1e-14 : 2e-5);
+        for (int i = 0; i < 3; i++)
+            ck_assert_double_eq_tol(at(&v, i), pytorch[_i].x[i], type ? 1e-14 : 2e-5);
         nn_optimizer_free(s);
         free_numbers(&v);
     }
@@ -712,13 +787,31 @@ static const struct {
 } descents[] = {
     { quadratic, { .algorithm = &nn_sgd, .rate = 0.05 }, 400, 1e-15 },
     { quadratic, { .algorithm = &nn_sgd, .rate = 0.02, .momentum = 0.9 }, 400, 1e-12 },
-    { quadratic, { .algorithm = &nn_sgd, .rate = 0.02, .momentum = 0.9, .nesterov = true }, 400, 1e-12 },
+    { quadratic,
+      { .algorithm = &nn_sgd, .rate = 0.02, .momentum = 0.9, .nesterov = true },
+      400,
+      1e-12 },
     { quadratic, { .rate = 0.05, .schedule = nn_schedule_cosine }, 1000, 1e-8 },
-    { quadratic, { .algorithm = &nn_adamw, .rate = 0.05, .weight_decay = 1e-9, .schedule = nn_schedule_exponential }, 1000, 1e-8 },
-    { quadratic, { .algorithm = &nn_rmsprop, .rate = 0.05, .schedule = nn_schedule_exponential }, 1000, 1e-4 },
+    { quadratic,
+      { .algorithm = &nn_adamw,
+        .rate = 0.05,
+        .weight_decay = 1e-9,
+        .schedule = nn_schedule_exponential },
+      1000,
+      1e-8 },
+    { quadratic,
+      { .algorithm = &nn_rmsprop, .rate = 0.05, .schedule = nn_schedule_exponential },
+      1000,
+      1e-4 },
     { rosenbrock, { .rate = 0.05, .schedule = nn_schedule_cosine }, 5000, 1e-6 },
-    { rosenbrock, { .algorithm = &nn_sgd, .rate = 1e-3, .momentum = 0.9, .clip_norm = 10 }, 20000, 1e-6 },
-    { rosenbrock, { .algorithm = &nn_rmsprop, .rate = 0.005, .schedule = nn_schedule_exponential }, 10000, 1e-4 },
+    { rosenbrock,
+      { .algorithm = &nn_sgd, .rate = 1e-3, .momentum = 0.9, .clip_norm = 10 },
+      20000,
+      1e-6 },
+    { rosenbrock,
+      { .algorithm = &nn_rmsprop, .rate = 0.005, .schedule = nn_schedule_exponential },
+      10000,
+      1e-4 },
 };
 
 START_TEST(descends)
@@ -784,7 +877,10 @@ START_TEST(clipping_at_the_ends)
 }
 END_TEST
 
-static double own_schedule(int64_t k, int64_t n, void *user) { return *(double *)user * (double)(n - k); }
+static double own_schedule(int64_t k, int64_t n, void *user)
+{
+    return *(double *)user * (double)(n - k);
+}
 
 START_TEST(schedules)
 {
@@ -792,7 +888,9 @@ START_TEST(schedules)
     ck_assert_double_eq_tol(nn_schedule_cosine(5, 10, NULL), 0.5, 1e-15);
     ck_assert_double_eq_tol(nn_schedule_exponential(5, 10, NULL), 0.1, 1e-15);
     double expected = 0, factor = 0.25;
-    nn_optimizer_options o = { .algorithm = &nn_sgd, .rate = 1, .schedule = nn_schedule_exponential };
+    nn_optimizer_options o = { .algorithm = &nn_sgd,
+                               .rate = 1,
+                               .schedule = nn_schedule_exponential };
     numbers v = make_numbers(AD_F64, 1, &expected);
     nn_optimizer_state *s = nn_optimizer_new(&o, v.x, 2);
     for (int k = 0; k < 4; k++) {
@@ -814,7 +912,9 @@ START_TEST(schedules)
         factor = bad[k];
         ck_assert_int_eq(step(s, &v, (double[]){ 1 }), -1);
         snprintf(message, sizeof message,
-                 "nn_optimizer_step: the schedule's factor at step 1 of 2 is %s, but must be finite and not negative", shown[k]);
+                 "nn_optimizer_step: the schedule's factor at step 1 of 2 is %s, but must be "
+                 "finite and not negative",
+                 shown[k]);
         ck_assert_str_eq(nn_optimizer_error(s), message);
         ck_assert_double_eq(at(&v, 0), expected);
     }
@@ -826,8 +926,9 @@ START_TEST(schedules)
 }
 END_TEST
 
-/* Each step of Adam, whose gradient stays the same, is the rate, however large or small that gradient is; of RMSprop the rate over
- * sqrt(1 - alpha^k). The squares of these gradients are beyond the type's range. */
+/* Each step of Adam, whose gradient stays the same, is the rate, however large or small that
+ * gradient is; of RMSprop the rate over sqrt(1 - alpha^k). The squares of these gradients are
+ * beyond the type's range. */
 START_TEST(gradients_of_any_size)
 {
     static const double sizes[] = { 1e30, -1e30, 1e-30, 1e200, 1e-200, 1.7e308 };
@@ -837,7 +938,9 @@ START_TEST(gradients_of_any_size)
         const double size = sizes[k % 6], sign = size < 0 ? -1 : 1;
         const nn_optimizer *a = algorithm[k / 6 % 3];
         if (single && k % 6 >= 3) continue; /* no float */
-        const nn_optimizer_options o = { .algorithm = a, .rate = 0.1, .epsilon = 1e-300, .weight_decay = 1e-300 };
+        const nn_optimizer_options o = {
+            .algorithm = a, .rate = 0.1, .epsilon = 1e-300, .weight_decay = 1e-300
+        };
         numbers v = make_numbers(single ? AD_F32 : AD_F64, 1, (double[]){ 1 });
         nn_optimizer_state *s = nn_optimizer_new(&o, v.x, 0);
         double expected = 1;
@@ -859,8 +962,9 @@ static bool decays_start(const char *name, ad_shape shape, void *user)
     return strcmp(name, "start") == 0;
 }
 
-/* Weights shrink; biases and learnt starts do not, unless they are asked to. With a gradient of zero only the
- * decay moves: by 1 - rate decay in adamw, and in the others by a gradient of decay theta. */
+/* Weights shrink; biases and learnt starts do not, unless they are asked to. With a gradient of
+ * zero only the decay moves: by 1 - rate decay in adamw, and in the others by a gradient of decay
+ * theta. */
 START_TEST(decay_mask)
 {
     static const char *const names[] = { "start", "l.weight", "l.bias", "scale", "m.weight" };
@@ -880,12 +984,16 @@ START_TEST(decay_mask)
     const nn_optimizer *const algorithms[] = { &nn_adamw, &nn_sgd };
     for (int i = 0; i < 2 * COUNT(cases); i++) {
         nn_theta *theta = nn_theta_new(m, AD_F32, &rng), *gradient = nn_theta_new(m, AD_F32, NULL);
-        nn_optimizer_options o = {
-            .algorithm = algorithms[i % 2], .rate = 0.5, .weight_decay = 0.5, .decays = cases[i / 2].decays, .user = (void *)"mine"
-        };
+        nn_optimizer_options o = { .algorithm = algorithms[i % 2],
+                                   .rate = 0.5,
+                                   .weight_decay = 0.5,
+                                   .decays = cases[i / 2].decays,
+                                   .user = (void *)"mine" };
         nn_optimizer_state *s = nn_optimizer_new(&o, theta, 0);
         ck_assert_int_eq(nn_optimizer_step(s, theta, gradient), 0);
-        for (int k = 0; k < 5; k++) ck_assert_float_eq(*nn_theta_f32(theta, names[k]), cases[i / 2].decayed[k] ? 0.75f : 1.0f);
+        for (int k = 0; k < 5; k++)
+            ck_assert_float_eq(*nn_theta_f32(theta, names[k]),
+                               cases[i / 2].decayed[k] ? 0.75f : 1.0f);
         nn_optimizer_free(s);
         nn_theta_free(theta);
         nn_theta_free(gradient);
@@ -906,7 +1014,8 @@ START_TEST(bad_gradients)
     step(s, &x, good);
     step(same, &y, good);
     ck_assert_ptr_null(nn_optimizer_error(s));
-    for (int i = 0; i < 3; i++) ck_assert_double_eq(at(&x, i), at(&y, i)); /* the state was untouched too */
+    for (int i = 0; i < 3; i++)
+        ck_assert_double_eq(at(&x, i), at(&y, i)); /* the state was untouched too */
     nn_optimizer_free(s);
     nn_optimizer_free(same);
     free_numbers(&y);
@@ -915,7 +1024,9 @@ START_TEST(bad_gradients)
     s = nn_optimizer_new(&wild, x.x, 0);
     double before = at(&x, 2);
     ck_assert_int_eq(step(s, &x, (double[]){ 0, 0, 1e20 }), -1);
-    ck_assert_str_eq(nn_optimizer_error(s), "nn_optimizer_step: element 2 of theta would overflow; the rate (1e+30) is too large");
+    ck_assert_str_eq(
+        nn_optimizer_error(s),
+        "nn_optimizer_step: element 2 of theta would overflow; the rate (1e+30) is too large");
     ck_assert_double_eq(at(&x, 2), before);
     ck_assert_int_eq(step(s, &x, good), -1);
     ck_assert_int_eq(step(NULL, &x, good), -1);
@@ -928,19 +1039,23 @@ END_TEST
 /* Another dtype, another model, nothing at all. */
 START_TEST(foreign_thetas)
 {
-    numbers x = make_numbers(AD_F32, 3, (double[]){ 1, 2, 3 }), wide = make_numbers(AD_F64, 3, (double[]){ 1, 2, 3 }),
+    numbers x = make_numbers(AD_F32, 3, (double[]){ 1, 2, 3 }),
+            wide = make_numbers(AD_F64, 3, (double[]){ 1, 2, 3 }),
             longer = make_numbers(AD_F32, 20, (double[20]){ 0 });
     nn_optimizer_state *s = nn_optimizer_new(NULL, x.x, 0);
     ck_assert_int_eq(nn_optimizer_step(s, wide.x, wide.gradient), -1);
-    ck_assert_str_eq(nn_optimizer_error(s), "nn_optimizer_step: f64 [16] of another model, but the optimiser was made for f32 [16]");
+    ck_assert_str_eq(
+        nn_optimizer_error(s),
+        "nn_optimizer_step: f64 [16] of another model, but the optimiser was made for f32 [16]");
     ck_assert_int_eq(nn_optimizer_step(s, x.x, longer.gradient), -1);
-    ck_assert_str_eq(nn_optimizer_error(s),
-                     "nn_optimizer_step: gradient: f32 [32] of another model, but the optimiser was made for f32 [16]");
+    ck_assert_str_eq(nn_optimizer_error(s), "nn_optimizer_step: gradient: f32 [32] of another "
+                                            "model, but the optimiser was made for f32 [16]");
     ck_assert_int_eq(nn_optimizer_step(s, x.x, x.x), -1);
     ck_assert_int_eq(nn_optimizer_step(s, x.x, NULL), -1);
     ck_assert_str_eq(nn_optimizer_error(s), "nn_optimizer_step: gradient: theta is NULL");
     ck_assert_int_eq(nn_optimizer_step(s, NULL, x.gradient), -1);
-    ck_assert_int_eq(nn_optimizer_step(s, x.x, x.gradient), 0); /* and nothing of that has done harm */
+    ck_assert_int_eq(nn_optimizer_step(s, x.x, x.gradient),
+                     0); /* and nothing of that has done harm */
     nn_optimizer_free(s);
     s = nn_optimizer_new(NULL, NULL, 0);
     ck_assert_str_eq(nn_optimizer_error(s), "nn_optimizer_new: theta is NULL");
@@ -959,15 +1074,20 @@ START_TEST(bad_options)
     } cases[] = {
         { { .rate = -1 }, "nn_optimizer_new: adam: the rate must be positive" },
         { { .rate = NAN }, "nn_optimizer_new: adam: the rate must be positive" },
-        { { .algorithm = &nn_sgd, .momentum = 1 }, "nn_optimizer_new: sgd: momentum must be in [0,1)" },
-        { { .momentum = 0.9 }, "nn_optimizer_new: adam: this algorithm takes no momentum (its beta1 is one)" },
-        { { .algorithm = &nn_sgd, .nesterov = true }, "nn_optimizer_new: sgd: nesterov needs sgd with momentum" },
-        { { .algorithm = &nn_sgd, .beta1 = 0.9 }, "nn_optimizer_new: sgd: this algorithm takes no beta1, beta2, epsilon" },
+        { { .algorithm = &nn_sgd, .momentum = 1 },
+          "nn_optimizer_new: sgd: momentum must be in [0,1)" },
+        { { .momentum = 0.9 },
+          "nn_optimizer_new: adam: this algorithm takes no momentum (its beta1 is one)" },
+        { { .algorithm = &nn_sgd, .nesterov = true },
+          "nn_optimizer_new: sgd: nesterov needs sgd with momentum" },
+        { { .algorithm = &nn_sgd, .beta1 = 0.9 },
+          "nn_optimizer_new: sgd: this algorithm takes no beta1, beta2, epsilon" },
         { { .beta2 = 1 }, "nn_optimizer_new: adam: beta1 and beta2 must be in [0,1)" },
         { { .epsilon = -1 }, "nn_optimizer_new: adam: epsilon must be positive" },
         { { .weight_decay = -1 }, "nn_optimizer_new: adam: weight_decay must not be negative" },
         { { .clip_norm = NAN }, "nn_optimizer_new: adam: clip_norm must not be negative" },
-        { { .schedule = nn_schedule_cosine }, "nn_optimizer_new: adam: a schedule needs the number of planned steps" },
+        { { .schedule = nn_schedule_cosine },
+          "nn_optimizer_new: adam: a schedule needs the number of planned steps" },
     };
     numbers v = make_numbers(AD_F64, 1, (double[]){ 0 });
     for (int i = 0; i < COUNT(cases); i++) {
@@ -984,7 +1104,8 @@ END_TEST
 int main(void)
 {
     Suite *s = suite_create("nn");
-    TCase *random = tcase_create("random"), *layers = tcase_create("layers"), *optimisers = tcase_create("optimisers");
+    TCase *random = tcase_create("random"), *layers = tcase_create("layers"),
+          *optimisers = tcase_create("optimisers");
     tcase_add_test(random, philox);
     tcase_add_test(random, random_moments);
     tcase_add_test(random, random_below);

@@ -1,4 +1,5 @@
-/* Training: what it reaches, that it repeats itself to the bit, and what it says when it cannot go on. */
+/* Training: what it reaches, that it repeats itself to the bit, and what it says when it cannot go
+ * on. */
 #define _GNU_SOURCE
 #include "nn/nn.h"
 #include "tests/support/suite.h"
@@ -63,7 +64,9 @@ static ad_var loss(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
 {
     problem *p = user;
     (void)tape;
-    return nn_mse(p->mlp.nlayer ? nn_mlp_apply(&p->mlp, theta, batch[0]) : nn_linear_apply(&p->layer, theta, batch[0]), batch[1]);
+    return nn_mse(p->mlp.nlayer ? nn_mlp_apply(&p->mlp, theta, batch[0])
+                                : nn_linear_apply(&p->layer, theta, batch[0]),
+                  batch[1]);
 }
 
 static int note(int64_t step, double value, nn_theta *theta, void *user)
@@ -77,15 +80,18 @@ static int note(int64_t step, double value, nn_theta *theta, void *user)
 
 static int train(problem *p, ad_dtype dtype, nn_train_options options, nn_train_report *report)
 {
-    nn_array f64[] = { nn_array_of(AD_SHAPE(AD_ROWS, IN), p->x), nn_array_of(AD_SHAPE(AD_ROWS, 1), p->y) };
-    nn_array f32[] = { nn_array_of(AD_SHAPE(AD_ROWS, IN), p->xf), nn_array_of(AD_SHAPE(AD_ROWS, 1), p->yf) };
+    nn_array f64[] = { nn_array_of(AD_SHAPE(AD_ROWS, IN), p->x),
+                       nn_array_of(AD_SHAPE(AD_ROWS, 1), p->y) };
+    nn_array f32[] = { nn_array_of(AD_SHAPE(AD_ROWS, IN), p->xf),
+                       nn_array_of(AD_SHAPE(AD_ROWS, 1), p->yf) };
     options.loss = loss;
     options.user = p;
     options.narray = 2;
     options.arrays = dtype == AD_F32 ? f32 : f64;
     options.examples = EXAMPLES;
     if (!options.on_step) options.on_step = note;
-    return nn_train(dtype == AD_F32 ? p->numbersf : p->numbers, &options, report, error, sizeof error);
+    return nn_train(dtype == AD_F32 ? p->numbersf : p->numbers, &options, report, error,
+                    sizeof error);
 }
 
 /* Least squares by the normal equations and Gauss's elimination: weights, then bias. */
@@ -115,9 +121,11 @@ START_TEST(least_squares_solution)
     nn_train_report report;
     double w[IN + 1];
     least_squares(p, w);
-    nn_train_options sgd = { .optimizer = { .algorithm = &nn_sgd, .rate = 0.2, .momentum = 0.5 }, .steps = 400 };
+    nn_train_options sgd = { .optimizer = { .algorithm = &nn_sgd, .rate = 0.2, .momentum = 0.5 },
+                             .steps = 400 };
     ck_assert_msg(train(p, AD_F64, sgd, &report) == 0, "%s", error);
-    for (int i = 0; i < IN; i++) ck_assert_double_eq_tol(p->theta[p->layer.weight + i], w[i], 1e-12);
+    for (int i = 0; i < IN; i++)
+        ck_assert_double_eq_tol(p->theta[p->layer.weight + i], w[i], 1e-12);
     ck_assert_double_eq_tol(p->theta[p->layer.bias], w[IN], 1e-12);
     ck_assert_int_eq(report.steps, 400);
     ck_assert_double_eq(report.first_loss, p->losses[0]);
@@ -129,17 +137,21 @@ START_TEST(least_squares_solution)
 
     p->steps = 0;
     ck_assert_msg(train(p, AD_F32, sgd, NULL) == 0, "%s", error);
-    for (int i = 0; i < IN; i++) ck_assert_double_eq_tol(p->thetaf[p->layer.weight + i], w[i], 1e-5);
+    for (int i = 0; i < IN; i++)
+        ck_assert_double_eq_tol(p->thetaf[p->layer.weight + i], w[i], 1e-5);
     free_problem(p);
 }
 END_TEST
 
-/* The first epoch's batches cover every example once: the batch losses, weighted with their rows, add up to the loss of all, while theta
- * stands still; 203 examples in batches of 50 leave one of 3. */
+/* The first epoch's batches cover every example once: the batch losses, weighted with their rows,
+ * add up to the loss of all, while theta stands still; 203 examples in batches of 50 leave one
+ * of 3. */
 START_TEST(partial_batches)
 {
     problem *p = make_problem(false);
-    nn_train_options o = { .optimizer = { .algorithm = &nn_sgd, .rate = 1e-300 }, .steps = 10, .batch = 50 };
+    nn_train_options o = { .optimizer = { .algorithm = &nn_sgd, .rate = 1e-300 },
+                           .steps = 10,
+                           .batch = 50 };
     ck_assert_msg(train(p, AD_F64, o, NULL) == 0, "%s", error);
     double all = 0;
     for (int i = 0; i < EXAMPLES; i++) all += p->y[i] * p->y[i];
@@ -170,7 +182,11 @@ START_TEST(repeats_itself)
     float first[MAX_SIZE];
     for (int run = 0; run < COUNT(threads); run++) {
         problem *p = make_problem(true);
-        nn_train_options o = { .optimizer = { .rate = 0.01 }, .steps = 60, .batch = _i ? 0 : 64, .seed = 5, .threads = threads[run] };
+        nn_train_options o = { .optimizer = { .rate = 0.01 },
+                               .steps = 60,
+                               .batch = _i ? 0 : 64,
+                               .seed = 5,
+                               .threads = threads[run] };
         ck_assert_msg(train(p, AD_F32, o, NULL) == 0, "%s", error);
         ck_assert_double_lt(p->losses[59], p->losses[0]);
         size_t size = (size_t)nn_theta_size(p->numbersf) * sizeof *first;
@@ -187,14 +203,25 @@ END_TEST
 #define SANITIZED
 #endif
 #endif
-#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && !defined(SANITIZED)
+#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) &&       \
+    !defined(SANITIZED)
 #define COUNTS_ALLOCATIONS 1
-extern void *__libc_malloc(size_t size), *__libc_calloc(size_t n, size_t size), *__libc_realloc(void *old, size_t size);
+extern void *__libc_malloc(size_t size), *__libc_calloc(size_t n, size_t size),
+    *__libc_realloc(void *old, size_t size);
 extern void *__libc_memalign(size_t alignment, size_t size);
 static long allocations;
-void *malloc(size_t size) { return __atomic_fetch_add(&allocations, 1, __ATOMIC_RELAXED), __libc_malloc(size); }
-void *calloc(size_t n, size_t size) { return __atomic_fetch_add(&allocations, 1, __ATOMIC_RELAXED), __libc_calloc(n, size); }
-void *realloc(void *old, size_t size) { return __atomic_fetch_add(&allocations, 1, __ATOMIC_RELAXED), __libc_realloc(old, size); }
+void *malloc(size_t size)
+{
+    return __atomic_fetch_add(&allocations, 1, __ATOMIC_RELAXED), __libc_malloc(size);
+}
+void *calloc(size_t n, size_t size)
+{
+    return __atomic_fetch_add(&allocations, 1, __ATOMIC_RELAXED), __libc_calloc(n, size);
+}
+void *realloc(void *old, size_t size)
+{
+    return __atomic_fetch_add(&allocations, 1, __ATOMIC_RELAXED), __libc_realloc(old, size);
+}
 void *aligned_alloc(size_t alignment, size_t size)
 {
     return __atomic_fetch_add(&allocations, 1, __ATOMIC_RELAXED), __libc_memalign(alignment, size);
@@ -253,7 +280,8 @@ START_TEST(draws)
 {
     for (int single = 0; single < 2; single++) {
         problem *p = make_problem(false);
-        nn_array arrays[] = { nn_array_drawn(AD_SHAPE(AD_ROWS, IN)), nn_array_drawn(AD_SHAPE(AD_ROWS, 1)) };
+        nn_array arrays[] = { nn_array_drawn(AD_SHAPE(AD_ROWS, IN)),
+                              nn_array_drawn(AD_SHAPE(AD_ROWS, 1)) };
         nn_train_options o = { .loss = loss,
                                .user = p,
                                .narray = 2,
@@ -287,7 +315,9 @@ START_TEST(without_data)
     nn_model *m = nn_model_new();
     nn_model_add(m, "a", AD_SCALAR, nn_init_zeros, 1, 1);
     nn_theta *theta = nn_theta_new(m, AD_F64, NULL);
-    nn_train_options o = { .loss = no_data, .optimizer = { .algorithm = &nn_sgd, .rate = 0.25 }, .steps = 100 };
+    nn_train_options o = { .loss = no_data,
+                           .optimizer = { .algorithm = &nn_sgd, .rate = 0.25 },
+                           .steps = 100 };
     ck_assert_msg(nn_train(theta, &o, NULL, error, sizeof error) == 0, "%s", error);
     ck_assert_double_eq_tol(nn_theta_f64(theta, NULL)[0], 3, 1e-14);
     ck_assert_double_eq(nn_theta_f64(theta, NULL)[1], 0);
@@ -296,8 +326,7 @@ START_TEST(without_data)
 }
 END_TEST
 
-/* ---- what goes wrong -------------------------------------------------------------------------------------------------------------------
- */
+/* ---- what goes wrong ------------------------------------------------------------------------- */
 
 static ad_var bad_shape(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
 {
@@ -342,21 +371,28 @@ START_TEST(losses_that_fail)
         double first;
         const char *message;
     } cases[] = {
-        { bad_shape, 0, "nn_train: the loss must be a scalar, but is [rows,1]; take its mean (ad_mean_all)" },
+        { bad_shape, 0,
+          "nn_train: the loss must be a scalar, but is [rows,1]; take its mean (ad_mean_all)" },
         { bad_operation, 0,
-          "nn_train: recording the loss: nn_mse: the prediction is [rows,3], the target is [rows,1]; they must be the same" },
+          "nn_train: recording the loss: nn_mse: the prediction is [rows,3], the target is "
+          "[rows,1]; they must be the same" },
         { no_theta, 0, "nn_train: the loss does not depend on theta" },
         { nothing, 0, "nn_train: the loss function did not return a variable of its tape" },
         { log_loss, -1,
-          "nn_train: step 1 of 10: the loss is nan; this is before any update: it is the loss, the data or the initial theta; theta is "
+          "nn_train: step 1 of 10: the loss is nan; this is before any update: it is the loss, the "
+          "data or the initial theta; theta is "
           "as after step 0" },
         { root_loss, 0,
-          "nn_train: step 1 of 10: nn_optimizer_step: element 0 of the gradient is inf (in 'l.weight'); this is before any update: it is "
+          "nn_train: step 1 of 10: nn_optimizer_step: element 0 of the gradient is inf (in "
+          "'l.weight'); this is before any update: it is "
           "the loss, the data or the initial theta; theta is as after step 0" },
     };
     problem *p = make_problem(false);
-    nn_array arrays[] = { nn_array_of(AD_SHAPE(AD_ROWS, IN), p->x), nn_array_of(AD_SHAPE(AD_ROWS, 1), p->y) };
-    nn_train_options o = { .user = p, .narray = 2, .arrays = arrays, .examples = EXAMPLES, .steps = 10 };
+    nn_array arrays[] = { nn_array_of(AD_SHAPE(AD_ROWS, IN), p->x),
+                          nn_array_of(AD_SHAPE(AD_ROWS, 1), p->y) };
+    nn_train_options o = {
+        .user = p, .narray = 2, .arrays = arrays, .examples = EXAMPLES, .steps = 10
+    };
     for (int i = 0; i < COUNT(cases); i++) {
         double before[MAX_SIZE];
         size_t size = (size_t)nn_theta_size(p->numbers) * sizeof *before;
@@ -387,18 +423,25 @@ START_TEST(divergence)
     problem *p = make_problem(false);
     nn_train_report report;
     char expected[200];
-    nn_train_options o = { .optimizer = { .algorithm = &nn_sgd, .rate = 100 }, .steps = 100000, .on_step = remember };
+    nn_train_options o = { .optimizer = { .algorithm = &nn_sgd, .rate = 100 },
+                           .steps = 100000,
+                           .on_step = remember };
     ck_assert_int_eq(train(p, AD_F64, o, &report), -1);
     ck_assert_int_eq(report.steps, last_step);
     ck_assert_int_gt(last_step, 3);
     ck_assert_mem_eq(p->theta, last_theta, 32 * sizeof(double));
     for (int i = 0; i < 32; i++) ck_assert(isfinite(p->theta[i]));
-    snprintf(expected, sizeof expected, "nn_train: step %lld of 100000: ", (long long)last_step + 1);
+    snprintf(expected, sizeof expected,
+             "nn_train: step %lld of 100000: ", (long long)last_step + 1);
     ck_assert_msg(strstr(error, expected) == error, "%s", error);
-    snprintf(expected, sizeof expected, "the training has blown up: the loss went from %.3g to %.3g, the largest |theta| from 0 to ",
+    snprintf(expected, sizeof expected,
+             "the training has blown up: the loss went from %.3g to %.3g, the largest |theta| from "
+             "0 to ",
              report.first_loss, report.last_loss);
     ck_assert_msg(strstr(error, expected) != NULL, "%s", error);
-    snprintf(expected, sizeof expected, "; try a smaller rate, or clip_norm; theta is as after step %lld", (long long)last_step);
+    snprintf(expected, sizeof expected,
+             "; try a smaller rate, or clip_norm; theta is as after step %lld",
+             (long long)last_step);
     ck_assert_msg(strstr(error, expected) != NULL, "%s", error);
     free_problem(p);
 }
@@ -439,7 +482,8 @@ START_TEST(bad_arguments)
     ck_assert_str_eq(error, "nn_train: there are no examples (options.examples is 0)");
     bad.shape = AD_SHAPE(AD_ROWS, 0);
     ck_assert_int_eq(try_train(p, good, bad, EXAMPLES), -1);
-    ck_assert_str_eq(error, "nn_train: array 0: the shape must be [AD_ROWS, ...] or [...] with sizes >= 1, but is [rows,0]");
+    ck_assert_str_eq(error, "nn_train: array 0: the shape must be [AD_ROWS, ...] or [...] with "
+                            "sizes >= 1, but is [rows,0]");
     bad.shape = AD_SHAPE(AD_ROWS, 1ll << 40, 1ll << 14);
     ck_assert_int_eq(try_train(p, good, bad, EXAMPLES), -1);
     ck_assert_str_eq(error, "nn_train: array 0 does not fit into memory");
@@ -448,7 +492,8 @@ START_TEST(bad_arguments)
     ck_assert_int_eq(try_train(p, good, bad, EXAMPLES), -1);
     bad = nn_array_drawn(x.shape);
     ck_assert_int_eq(try_train(p, good, bad, EXAMPLES), -1);
-    ck_assert_str_eq(error, "nn_train: array 0 has no data, and there is no options.draw to fill it");
+    ck_assert_str_eq(error,
+                     "nn_train: array 0 has no data, and there is no options.draw to fill it");
     p->x[7] = -NAN;
     ck_assert_int_eq(try_train(p, good, x, EXAMPLES), -1);
     ck_assert_str_eq(error, "nn_train: array 0: element 1 of example 2 (from 0) is nan");
@@ -461,13 +506,16 @@ START_TEST(bad_arguments)
     ck_assert_int_eq(try_train(p, o, x, EXAMPLES), -1);
     o = good, o.draw = draw;
     ck_assert_int_eq(try_train(p, o, x, EXAMPLES), -1);
-    ck_assert_str_eq(error, "nn_train: options.draw is given, but every array has data: leave the data of what it draws NULL");
+    ck_assert_str_eq(error, "nn_train: options.draw is given, but every array has data: leave the "
+                            "data of what it draws NULL");
     o.draw = refuse;
     ck_assert_int_eq(try_train(p, o, nn_array_drawn(x.shape), EXAMPLES), -1);
-    ck_assert_str_eq(error, "nn_train: options.draw returned an error at step 3 of 4; theta is as after step 2");
+    ck_assert_str_eq(
+        error, "nn_train: options.draw returned an error at step 3 of 4; theta is as after step 2");
     o.draw = draw_nan;
     ck_assert_int_eq(try_train(p, o, nn_array_drawn(x.shape), EXAMPLES), -1);
-    ck_assert_str_eq(error, "nn_train: options.draw wrote nan as element 4 of array 0 at step 1 of 4; theta is as after step 0");
+    ck_assert_str_eq(error, "nn_train: options.draw wrote nan as element 4 of array 0 at step 1 of "
+                            "4; theta is as after step 0");
     o = good, o.optimizer.rate = -1;
     ck_assert_int_eq(try_train(p, o, x, EXAMPLES), -1);
     ck_assert_str_eq(error, "nn_train: nn_optimizer_new: adam: the rate must be positive");
@@ -492,7 +540,8 @@ START_TEST(bad_arguments)
 END_TEST
 
 /* ---- progress
- * ---------------------------------------------------------------------------------------------------------------------------- */
+ * ----------------------------------------------------------------------------------------------------------------------------
+ */
 
 /* Runs f with stderr going to a file; returns its text, which the caller frees. */
 static char *captured(void (*f)(void))
@@ -525,13 +574,15 @@ static void work(void)
 static void train_with_progress(void)
 {
     problem *p = make_problem(false);
-    ck_assert_int_eq(train(p, AD_F64, (nn_train_options){ .steps = 50, .label = "fitting" }, NULL), 0);
+    ck_assert_int_eq(train(p, AD_F64, (nn_train_options){ .steps = 50, .label = "fitting" }, NULL),
+                     0);
     p->steps = 0;
     ck_assert_int_eq(train(p, AD_F64, (nn_train_options){ .steps = 50 }, NULL), 0);
     free_problem(p);
 }
 
-/* Elsewhere than on a terminal: whole lines, one for every tenth (and a few more on a machine that stands still for half a minute). */
+/* Elsewhere than on a terminal: whole lines, one for every tenth (and a few more on a machine that
+ * stands still for half a minute). */
 START_TEST(progress_lines)
 {
     char *text = captured(work);

@@ -1,5 +1,6 @@
-/* Training looks at its own gradient: the one of halved steps beside it, at the first update and then rarely. A difference is a warning
- * that says what to do, not an error; nothing else changes. */
+/* Training looks at its own gradient: the one of halved steps beside it, at the first update and
+ * then rarely. A difference is a warning that says what to do, not an error; nothing else changes.
+ */
 #include "costate.h"
 #include "tests/support/suite.h"
 #include <math.h>
@@ -25,7 +26,9 @@ static ad_var loss(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
 {
     problem *p = user;
     ad_var height = nn_model_get(p->model, theta, "height"), y = ad_mul(batch[0], height);
-    if (!p->algebraic) y = ode_solve_final(wave, NULL, batch[0], 1, &height, ode_interval(tape, 0, 1), &p->options);
+    if (!p->algebraic)
+        y = ode_solve_final(wave, NULL, batch[0], 1, &height, ode_interval(tape, 0, 1),
+                            &p->options);
     return nn_mse(y, batch[1]);
 }
 
@@ -38,7 +41,8 @@ static int note(int64_t step, double value, nn_theta *theta, void *user)
     return 0;
 }
 
-static nn_train_report train(problem *p, ad_dtype dtype, int64_t steps, int64_t check, double *height)
+static nn_train_report train(problem *p, ad_dtype dtype, int64_t steps, int64_t check,
+                             double *height)
 {
     double x[EXAMPLES], y[EXAMPLES];
     char error[512];
@@ -50,7 +54,8 @@ static nn_train_report train(problem *p, ad_dtype dtype, int64_t steps, int64_t 
     nn_model_add(p->model, "height", AD_SHAPE(1), nn_init_zeros, 1, 1);
     p->options.stats = &p->stats;
     nn_theta *theta = nn_theta_new(p->model, dtype, NULL);
-    nn_array arrays[] = { nn_array_of(AD_SHAPE(AD_ROWS, 1), x), nn_array_of(AD_SHAPE(AD_ROWS, 1), y) };
+    nn_array arrays[] = { nn_array_of(AD_SHAPE(AD_ROWS, 1), x),
+                          nn_array_of(AD_SHAPE(AD_ROWS, 1), y) };
     nn_train_options options = { .loss = loss,
                                  .user = p,
                                  .narray = 2,
@@ -78,12 +83,17 @@ START_TEST(test_warns)
         problem p = { .options = { .method = &ode_rk4, .steps = 3 } };
         double height;
         nn_train_report report = train(&p, d ? AD_F32 : AD_F64, 20, 2, &height);
-        ck_assert_msg(strstr(report.warning, "step 1 of 20: warning: the gradient of the loss changes by") != NULL, "'%s'", report.warning);
-        ck_assert_msg(strstr(report.warning, "most in 'height'") && strstr(report.warning, "max_step"), "%s", report.warning);
-        ck_assert_msg(strstr(report.warning, "ad_check_gradient") != NULL, "cut off: %s", report.warning);
+        ck_assert_msg(strstr(report.warning,
+                             "step 1 of 20: warning: the gradient of the loss changes by") != NULL,
+                      "'%s'", report.warning);
+        ck_assert_msg(strstr(report.warning, "most in 'height'") &&
+                          strstr(report.warning, "max_step"),
+                      "%s", report.warning);
+        ck_assert_msg(strstr(report.warning, "ad_check_gradient") != NULL, "cut off: %s",
+                      report.warning);
         ck_assert_double_gt(report.gradient_difference, 0.1);
         ck_assert_int_eq(report.gradient_checks, 1); /* it has been said */
-        ck_assert_int_eq(p.solved, 3);               /* what on_step sees of the solve is the training's own */
+        ck_assert_int_eq(p.solved, 3); /* what on_step sees of the solve is the training's own */
     }
 }
 END_TEST
@@ -113,7 +123,8 @@ START_TEST(test_rarely)
     problem p = { .options = { .method = &ode_rk4, .steps = 40 } };
     double height;
     ck_assert_int_eq(train(&p, AD_F64, 499, 0, &height).gradient_checks, 1);
-    ck_assert_int_eq(train(&p, AD_F64, 2100, 0, &height).gradient_checks, 4); /* 1, 500, 1000, 2000 */
+    ck_assert_int_eq(train(&p, AD_F64, 2100, 0, &height).gradient_checks,
+                     4); /* 1, 500, 1000, 2000 */
     p.algebraic = true;
     ck_assert_int_eq(train(&p, AD_F64, 10, 1, &height).gradient_checks, 0); /* nothing is solved */
 }

@@ -1,6 +1,7 @@
-/* Four cases whose answers are known to nine digits (found by other programs at tolerance 1e-12): a training step on the spiral data, a
- * neural ODE, continuous normalizing flows in 2 and 8 dimensions, a wide network. Weights W_l[i][j] = s sin(1.7 i + 0.9 j + 0.37 i j + l),
- * biases 0, points x[b][i] = sin(0.37 b + 1.3 i). Solved here in f64 at tolerance 1e-10; answers to 1e-7. */
+/* Four cases whose answers are known to nine digits (found by other programs at tolerance 1e-12): a
+ * training step on the spiral data, a neural ODE, continuous normalizing flows in 2 and 8
+ * dimensions, a wide network. Weights W_l[i][j] = s sin(1.7 i + 0.9 j + 0.37 i j + l), biases 0,
+ * points x[b][i] = sin(0.37 b + 1.3 i). Solved here in f64 at tolerance 1e-10; answers to 1e-7. */
 #include "costate.h"
 #include "tests/support/suite.h"
 #include <math.h>
@@ -31,9 +32,12 @@ static void parameters(ad_tape *tape, const network *n, ad_var *args)
 {
     for (int l = 0; l < n->nlayer; l++) {
         int64_t in = n->size[l], out = n->size[l + 1];
-        double *w = calloc((size_t)(in * out + out), sizeof *w), s = n->scale > 0 ? n->scale : 1 / sqrt((double)in);
+        double *w = calloc((size_t)(in * out + out), sizeof *w),
+               s = n->scale > 0 ? n->scale : 1 / sqrt((double)in);
         for (int64_t i = 0; i < in; i++)
-            for (int64_t j = 0; j < out; j++) w[i * out + j] = s * sin(1.7 * (double)i + 0.9 * (double)j + 0.37 * (double)(i * j) + l);
+            for (int64_t j = 0; j < out; j++)
+                w[i * out + j] =
+                    s * sin(1.7 * (double)i + 0.9 * (double)j + 0.37 * (double)(i * j) + l);
         args[2 * l] = ad_param(tape, AD_SHAPE(in, out), w);
         args[2 * l + 1] = ad_param(tape, AD_SHAPE(out), w + in * out); /* zeros */
         free(w);
@@ -52,7 +56,8 @@ static ad_var points(ad_tape *tape, int64_t rows, int64_t d)
 
 static void near(const char *what, double value, double known)
 {
-    ck_assert_msg(fabs(value - known) <= 1e-7 * fabs(known) + 5e-10, "%s: %.10g, known %.10g", what, value, known);
+    ck_assert_msg(fabs(value - known) <= 1e-7 * fabs(known) + 5e-10, "%s: %.10g, known %.10g", what,
+                  value, known);
 }
 
 static double *values(ad_var x)
@@ -72,7 +77,8 @@ static void sums(ad_var x, double sum, double squares, int n, const double *firs
     free(v);
 }
 
-static void gradients(ad_var loss, int nargs, const ad_var *args, const double *norms, const double *first)
+static void gradients(ad_var loss, int nargs, const ad_var *args, const double *norms,
+                      const double *first)
 {
     ad_var g[2 * MAX_LAYERS];
     ad_grad(loss, nargs, args, g);
@@ -87,7 +93,10 @@ static void gradients(ad_var loss, int nargs, const ad_var *args, const double *
 
 static const ode_options tight = { .method = &ode_dopri8, .rtol = 1e-10, .atol = 1e-10 };
 
-static ad_var half_mean_square(ad_var x, double rows) { return ad_scale(ad_sum_all(ad_square(x)), 1 / (2 * rows)); }
+static ad_var half_mean_square(ad_var x, double rows)
+{
+    return ad_scale(ad_sum_all(ad_square(x)), 1 / (2 * rows));
+}
 
 /* ---- a: one training iteration of the spiral demo ---- */
 
@@ -131,7 +140,8 @@ START_TEST(case_a)
     if (_i == 1) o.adjoint = &ode_backsolve;
     ad_var y = ode_solve(mlp, &n, start, 4, args, ad_constant(tape, AD_SHAPE(T), times), &o);
     ad_var loss = ad_mean_all(ad_abs(ad_sub(y, goal)));
-    sums(ad_slice(y, 1, T - 1, T), 3.66937636, 16.8985677, 4, (double[]){ 1.99645735, -0.00370675549, 1.45019199, -0.556099175 });
+    sums(ad_slice(y, 1, T - 1, T), 3.66937636, 16.8985677, 4,
+         (double[]){ 1.99645735, -0.00370675549, 1.45019199, -0.556099175 });
     near("loss", ad_item(loss), 0.108761084);
     gradients(loss, 4, args, (double[]){ 0.0353470722, 0.0109725013, 0.0383922272, 0.0170719063 },
               (double[]){ -0.00103313773, 0.00522921948, -0.00251651285, -0.00648200895 });
@@ -173,7 +183,8 @@ static void neural_case(const neural *c, const ode_adjoint *adjoint)
     parameters(tape, &n, args);
     ode_options o = tight;
     o.adjoint = adjoint;
-    ad_var y = ode_solve_final(mlp, &n, x, 6, args, ode_interval(tape, 0, c->end), &o), loss = half_mean_square(y, 512);
+    ad_var y = ode_solve_final(mlp, &n, x, 6, args, ode_interval(tape, 0, c->end), &o),
+           loss = half_mean_square(y, 512);
     sums(y, c->sum, c->squares, 4, c->first);
     near("loss", ad_item(loss), c->loss);
     gradients(loss, 6, args, c->norms, c->gradient);
@@ -222,7 +233,8 @@ START_TEST(case_c)
     parameters(tape, &n, args);
     ode_options o = tight;
     if (_i % 2) o.adjoint = &ode_backsolve;
-    ad_var z = ode_flow(mlp, &n, x, 6, args, ode_interval(tape, 1, 0), &o, &logdet), logp = ad_neg(logdet);
+    ad_var z = ode_flow(mlp, &n, x, 6, args, ode_interval(tape, 1, 0), &o, &logdet),
+           logp = ad_neg(logdet);
     ad_var loss = ad_neg(ad_mean_all(ad_sub(ode_normal_log_density(z), logp)));
     sums(z, c->sum, c->squares, 4, c->first);
     double *l = values(logp), sum = 0;

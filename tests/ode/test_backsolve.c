@@ -1,5 +1,5 @@
-/* The adjoint that solves backwards: quadratures that only their own errors can resolve, and states that are lost on the way back, by row
- * and component. */
+/* The adjoint that solves backwards: quadratures that only their own errors can resolve, and states
+ * that are lost on the way back, by row and component. */
 #include "costate.h"
 #include "tests/support/suite.h"
 #include <math.h>
@@ -34,15 +34,19 @@ static ad_var modulated(ad_var t, ad_var y, const ad_var *args, void *user)
     return ad_mul(ad_mul(args[0], y), ad_cos(ad_scale(t, 30)));
 }
 
-/* At p = 0 state and costate stand still, and the gradient by p is an integral: [0,1] of sin^2(20 pi t) is 1/2, of
- * 1 / (1 + 400 (t - 1/2)^2) is atan(10) / 10, of cos(30 t) is sin(30) / 30. */
+/* At p = 0 state and costate stand still, and the gradient by p is an integral: [0,1] of sin^2(20
+ * pi t) is 1/2, of 1 / (1 + 400 (t - 1/2)^2) is atan(10) / 10, of cos(30 t) is sin(30) / 30. */
 static const struct {
     ode_field field;
     double y0, integral;
-} still[] = { { pulses, 0, 0.5 }, { peak, 0, 0.147112767430373 }, { modulated, 1, -0.03293438747 } };
+} still[] = { { pulses, 0, 0.5 },
+              { peak, 0, 0.147112767430373 },
+              { modulated, 1, -0.03293438747 } };
 
-/* Gradient by p, shared or of the rows (all equal), of the sum over rows; the evaluations that it took. */
-static double integral(int which, ad_dtype dtype, const ode_options *given, int64_t rows, bool per_row, bool reverse, int64_t *evaluations)
+/* Gradient by p, shared or of the rows (all equal), of the sum over rows; the evaluations that it
+ * took. */
+static double integral(int which, ad_dtype dtype, const ode_options *given, int64_t rows,
+                       bool per_row, bool reverse, int64_t *evaluations)
 {
     ad_tape *tape = ad_tape_new(dtype);
     ode_stats stats = { 0 };
@@ -56,7 +60,8 @@ static double integral(int which, ad_dtype dtype, const ode_options *given, int6
                                reverse ? ode_interval(tape, 1, 0) : ode_interval(tape, 0, 1), &o);
     ad_grad(ad_sum_all(y), 1, &p, &g);
     get(g, v);
-    for (int64_t i = 1; i < rows && per_row; i++) ck_assert_double_eq_tol(v[i], v[0], 1e-6 * fabs(v[0]));
+    for (int64_t i = 1; i < rows && per_row; i++)
+        ck_assert_double_eq_tol(v[i], v[0], 1e-6 * fabs(v[0]));
     *evaluations = stats.backward_evaluations;
     ode_stats_clear(&stats);
     ad_tape_free(tape);
@@ -76,7 +81,8 @@ START_TEST(quadratures_bound_the_steps)
             double right = still[which].integral * (double)(per_row ? 1 : rows);
             double g = integral(which, dtype, &o, rows, per_row, reverse, &evaluations);
             double most = dtype == AD_F64 ? 3e-5 : 2e-3;
-            ck_assert_msg(fabs(g - right) <= most * fmax(fabs(right), 0.1), "%s, case %d: %.9g, right is %.9g (%lld evaluations)",
+            ck_assert_msg(fabs(g - right) <= most * fmax(fabs(right), 0.1),
+                          "%s, case %d: %.9g, right is %.9g (%lld evaluations)",
                           ode_method_name(*m), i, g, right, (long long)evaluations);
         }
 }
@@ -116,7 +122,9 @@ START_TEST(rows_that_cancel)
         ode_stats stats = { 0 };
         ode_options o = { .adjoint = &ode_backsolve, .stats = &stats, .adjoint_seminorm = k };
         ad_var p = zero(tape), g;
-        ad_grad(ad_sum_all(ode_solve_final(pulled, NULL, rows_of(tape, ROWS, 1, y0), 1, &p, ode_interval(tape, 0, 1), &o)), 1, &p, &g);
+        ad_grad(ad_sum_all(ode_solve_final(pulled, NULL, rows_of(tape, ROWS, 1, y0), 1, &p,
+                                           ode_interval(tape, 0, 1), &o)),
+                1, &p, &g);
         double v;
         get(g, &v);
         ck_assert_double_eq_tol(v, 0, _i ? 1e-4 : 1e-10);
@@ -130,8 +138,9 @@ END_TEST
 
 /* ---- states that are lost ---- */
 
-/* a' = -28 a (1 + a), b' = 28 a^2, c' = 0. b has the derivative a0 / (1 + a0) by a0 in the end; but a has decayed to e^-28, and what the
- * way back makes of that has nothing to do with where it came from. */
+/* a' = -28 a (1 + a), b' = 28 a^2, c' = 0. b has the derivative a0 / (1 + a0) by a0 in the end; but
+ * a has decayed to e^-28, and what the way back makes of that has nothing to do with where it came
+ * from. */
 static void forgetting_rates(ad_var a, ad_var *da, ad_var *db)
 {
     *da = ad_scale(ad_mul(a, ad_shift(a, 1)), -28);
@@ -147,19 +156,22 @@ static ad_var forgetting(ad_var t, ad_var y, const ad_var *args, void *user)
     return ad_concatenate(3, d, 1);
 }
 
-static void forgetting_states(ad_var t, int nstate, const ad_var *y, const ad_var *args, void *user, ad_var *dy)
+static void forgetting_states(ad_var t, int nstate, const ad_var *y, const ad_var *args, void *user,
+                              ad_var *dy)
 {
     (void)t, (void)args, (void)user;
     forgetting_rates(y[nstate - 1], &dy[nstate - 1], &dy[1]);
     dy[0] = ad_zeros_like(y[0]);
 }
 
-/* It is refused: in the end, with the place, or on the way back when the state runs away. Whether the former. */
+/* It is refused: in the end, with the place, or on the way back when the state runs away. Whether
+ * the former. */
 static int expect_lost(ad_tape *tape, ad_var g, const char *where, const char *name)
 {
     const void *value = ad_value(g);
     const char *error = ad_tape_error(tape);
-    ck_assert_msg(!value && error && strstr(error, "use ode_discrete there"), "%s: %s", name, error ? error : "no error");
+    ck_assert_msg(!value && error && strstr(error, "use ode_discrete there"), "%s: %s", name,
+                  error ? error : "no error");
     bool arrived = strstr(error, "the recomputed state is off by");
     ck_assert_msg(!arrived || strstr(error, where), "%s: %s", name, error);
     return arrived;
@@ -174,11 +186,13 @@ START_TEST(lost_component)
         for (int k = 0; k < 4; k++) {
             ad_tape *tape = ad_tape_new(_i ? AD_F32 : AD_F64);
             ode_options o = { .method = *m, .adjoint = &ode_backsolve };
-            ad_var y0 = k ? rows_of(tape, 3, 3, rows) : rows_of(tape, 1, 3, single), g, y, parts[3], ends[3];
+            ad_var y0 = k ? rows_of(tape, 3, 3, rows) : rows_of(tape, 1, 3, single), g, y, parts[3],
+                   ends[3];
             if (k == 3) { /* as states of their own, a the last */
                 for (int i = 0; i < 3; i++) parts[i] = ad_slice(y0, 1, 2 - i, 3 - i);
                 ad_var order[] = { parts[0], parts[1], parts[2] };
-                ode_solve_states(forgetting_states, NULL, 3, order, 0, NULL, ode_interval(tape, 0, 1), &o, ends);
+                ode_solve_states(forgetting_states, NULL, 3, order, 0, NULL,
+                                 ode_interval(tape, 0, 1), &o, ends);
                 y = ends[1];
             } else if (k == 2) {
                 y = ode_solve(forgetting, NULL, y0, 0, NULL, ode_linspace(tape, 0, 1, 2), &o);
@@ -186,7 +200,8 @@ START_TEST(lost_component)
                 y = ode_solve_final(forgetting, NULL, y0, 0, NULL, ode_interval(tape, 0, 1), &o);
             }
             ad_grad(ad_sum_all(y), 1, &y0, &g);
-            arrived += expect_lost(tape, g, k ? "row 1, component" : "row 0, component", ode_method_name(*m));
+            arrived += expect_lost(tape, g, k ? "row 1, component" : "row 0, component",
+                                   ode_method_name(*m));
             ad_tape_free(tape);
         }
     }
@@ -206,8 +221,9 @@ static ad_var oscillator(ad_var t, ad_var y, const ad_var *args, void *user)
     return ad_concatenate(2, (ad_var[]){ ad_slice(y, 1, 1, 2), ad_neg(ad_slice(y, 1, 0, 1)) }, 1);
 }
 
-/* Starting or ending at zero is no loss: y' = cos t from 0, to where sin is something and to where it is zero; an oscillator that is at
- * zero in one component or the other, whose gradient is a rotation. */
+/* Starting or ending at zero is no loss: y' = cos t from 0, to where sin is something and to where
+ * it is zero; an oscillator that is at zero in one component or the other, whose gradient is a
+ * rotation. */
 START_TEST(states_at_zero)
 {
     const double pi = acos(-1.0), ends[] = { 10, pi, 2 * pi, pi / 2 };

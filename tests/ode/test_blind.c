@@ -1,5 +1,6 @@
-/* Gradients where the state does not say how large the steps may be: at rest, beside a mode that is at rest, with forcing whose coefficient
- * is zero. The right values are those of the exact solutions. */
+/* Gradients where the state does not say how large the steps may be: at rest, beside a mode that is
+ * at rest, with forcing whose coefficient is zero. The right values are those of the exact
+ * solutions. */
 #include "autodiff/extension.h"
 #include "ode/ode.h"
 #include "tests/support/methods.h"
@@ -108,9 +109,11 @@ static ad_var stiff_turned(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     (void)t, (void)user;
     const double c = sqrt(0.5);
-    ad_var z = ad_scale(ad_add(part(y, 0), part(y, 1)), c), w = ad_scale(ad_sub(part(y, 0), part(y, 1)), c);
+    ad_var z = ad_scale(ad_add(part(y, 0), part(y, 1)), c),
+           w = ad_scale(ad_sub(part(y, 0), part(y, 1)), c);
     ad_var dz = ad_mul(args[0], ad_sub(ad_ones_like(z), z)), dw = part(y, 2);
-    return join(3, (ad_var[]){ ad_scale(ad_add(dz, dw), c), ad_scale(ad_sub(dz, dw), c), ad_neg(w) });
+    return join(3,
+                (ad_var[]){ ad_scale(ad_add(dz, dw), c), ad_scale(ad_sub(dz, dw), c), ad_neg(w) });
 }
 
 /* z'' = -p^2 z at rest, and w' = -w, turned. */
@@ -118,29 +121,66 @@ static ad_var oscillator_turned(ad_var t, ad_var y, const ad_var *args, void *us
 {
     (void)t, (void)user;
     const double c = sqrt(0.5);
-    ad_var z = ad_scale(ad_add(part(y, 0), part(y, 1)), c), w = ad_scale(ad_sub(part(y, 0), part(y, 1)), c);
+    ad_var z = ad_scale(ad_add(part(y, 0), part(y, 1)), c),
+           w = ad_scale(ad_sub(part(y, 0), part(y, 1)), c);
     ad_var dz = ad_mul(args[0], part(y, 2)), dw = ad_neg(w);
-    return join(3, (ad_var[]){ ad_scale(ad_add(dz, dw), c), ad_scale(ad_sub(dz, dw), c), ad_neg(ad_mul(args[0], z)) });
+    return join(3, (ad_var[]){ ad_scale(ad_add(dz, dw), c), ad_scale(ad_sub(dz, dw), c),
+                               ad_neg(ad_mul(args[0], z)) });
 }
 
 #define E10 4.5399929762484854e-05
 static const problem problems[] = {
     { "forced decay at rest", forced_decay, 1, { 0 }, 0, 10, { E10 }, 0.14754816462646 },
-    { "forced decay at rest, backwards", forced_growth, 1, { 0 }, 0, -10, { E10 }, 0.14754816462646 },
+    { "forced decay at rest, backwards",
+      forced_growth,
+      1,
+      { 0 },
+      0,
+      -10,
+      { E10 },
+      0.14754816462646 },
     { "forced decay at rest for long", forced_decay, 1, { 0 }, 0, 200, { 0 }, -0.68025494 },
     { "fast forcing off", fast, 1, { 0 }, 0, 1, { 1 }, 0.5 },
     { "fast forcing off, backwards", fast, 1, { 0 }, 0, -1, { 1 }, -0.5 },
     { "bump off", bump, 1, { 0 }, 0, 1, { 1 }, 0.147112767430373 },
     { "late start off", late, 1, { 0 }, 0, 1, { 1 }, 0.4 },
     { "gate off", gate, 1, { 1 }, 0, 1, { 1 }, -0.0329343874697206 },
-    { "oscillator at rest", oscillator, 2, { 0, 0 }, 0, 50, { 0.0763844318043403, -0.02510413 }, 0.9236155682 },
+    { "oscillator at rest",
+      oscillator,
+      2,
+      { 0, 0 },
+      0,
+      50,
+      { 0.0763844318043403, -0.02510413 },
+      0.9236155682 },
     { "species in balance", species, 2, { 0.5, 0.5 }, 0, 100, { 0, 1 }, 49.5 },
     { "fast forcing off beside decay", fast_beside_decay, 2, { 0, 1 }, 0, 1, { 1, 0 }, 0.5 },
     { "fast forcing off in a drift", fast_drift_beside_decay, 2, { 0, 1 }, 0, 1, { 1, 0 }, 0.5 },
     { "stiff beside oscillator", stiff_beside_oscillator, 3, { 1, 1, 0 }, 1000, 2, { 0, 0, 0 }, 0 },
-    { "stiff turned", stiff_turned, 3, { 0, 1.4142135623730951, 1 }, 20, 30, { 0.07712572494, -0.07712572494, -0.69864672 }, 0 },
-    { "very stiff turned", stiff_turned, 3, { 0, 1.4142135623730951, 1 }, 1000, 2, { -0.20807341827, 0.20807341827, 0.64297037 }, 0 },
-    { "oscillator turned", oscillator_turned, 3, { 1, -1, 0 }, 40, 10, { -0.26262694, -0.26267234, -0.60167478 }, 0 },
+    { "stiff turned",
+      stiff_turned,
+      3,
+      { 0, 1.4142135623730951, 1 },
+      20,
+      30,
+      { 0.07712572494, -0.07712572494, -0.69864672 },
+      0 },
+    { "very stiff turned",
+      stiff_turned,
+      3,
+      { 0, 1.4142135623730951, 1 },
+      1000,
+      2,
+      { -0.20807341827, 0.20807341827, 0.64297037 },
+      0 },
+    { "oscillator turned",
+      oscillator_turned,
+      3,
+      { 1, -1, 0 },
+      40,
+      10,
+      { -0.26262694, -0.26267234, -0.60167478 },
+      0 },
     { "fast forcing far below the tolerance", fast, 1, { 0 }, 1e-15, 1, { 1 }, 0.5 },
 };
 enum { PROBLEMS = sizeof problems / sizeof *problems };
@@ -150,20 +190,27 @@ static const struct {
     ad_dtype dtype;
     double rtol, atol;
 } settings[] = {
-    { &ode_dopri5, AD_F64, 0, 0 },        { &ode_tsit5, AD_F64, 0, 0 },          { &ode_dopri8, AD_F64, 0, 0 },
-    { &ode_bosh3, AD_F64, 0, 0 },         { &ode_midpoint, AD_F64, 1e-4, 1e-6 }, { &ode_heun, AD_F64, 1e-4, 1e-6 },
-    { &ode_ralston, AD_F64, 1e-4, 1e-6 }, { &ode_dopri5, AD_F64, 1e-6, 0 },      { &ode_dopri8, AD_F64, 1e-10, 1e-12 },
-    { &ode_tsit5, AD_F64, 1e-3, 1e-6 },   { &ode_dopri5, AD_F32, 0, 0 },         { &ode_tsit5, AD_F32, 0, 0 },
-    { &ode_dopri8, AD_F32, 0, 0 },        { &ode_bosh3, AD_F32, 0, 0 },          { &ode_dopri5, AD_F32, 1e-4, 0 },
+    { &ode_dopri5, AD_F64, 0, 0 },         { &ode_tsit5, AD_F64, 0, 0 },
+    { &ode_dopri8, AD_F64, 0, 0 },         { &ode_bosh3, AD_F64, 0, 0 },
+    { &ode_midpoint, AD_F64, 1e-4, 1e-6 }, { &ode_heun, AD_F64, 1e-4, 1e-6 },
+    { &ode_ralston, AD_F64, 1e-4, 1e-6 },  { &ode_dopri5, AD_F64, 1e-6, 0 },
+    { &ode_dopri8, AD_F64, 1e-10, 1e-12 }, { &ode_tsit5, AD_F64, 1e-3, 1e-6 },
+    { &ode_dopri5, AD_F32, 0, 0 },         { &ode_tsit5, AD_F32, 0, 0 },
+    { &ode_dopri8, AD_F32, 0, 0 },         { &ode_bosh3, AD_F32, 0, 0 },
+    { &ode_dopri5, AD_F32, 1e-4, 0 },
 };
 enum { SETTINGS = sizeof settings / sizeof *settings };
 
-static double get(ad_dtype dtype, const void *x, int i) { return dtype == AD_F32 ? (double)((const float *)x)[i] : ((const double *)x)[i]; }
-
-static void check_close(const char *name, const char *method, const char *what, double got, double want)
+static double get(ad_dtype dtype, const void *x, int i)
 {
-    ck_assert_msg(fabs(got - want) <= 0.1 * fabs(want) + 1e-4 * (want == 0), "%s, %s: %s is %.9g, right is %.9g", name, method, what, got,
-                  want);
+    return dtype == AD_F32 ? (double)((const float *)x)[i] : ((const double *)x)[i];
+}
+
+static void check_close(const char *name, const char *method, const char *what, double got,
+                        double want)
+{
+    ck_assert_msg(fabs(got - want) <= 0.1 * fabs(want) + 1e-4 * (want == 0),
+                  "%s, %s: %s is %.9g, right is %.9g", name, method, what, got, want);
 }
 
 START_TEST(gradients_are_right)
@@ -171,14 +218,19 @@ START_TEST(gradients_are_right)
     const problem *q = &problems[_i % PROBLEMS];
     const ode_method *method = settings[_i / PROBLEMS].method;
     ad_dtype dtype = settings[_i / PROBLEMS].dtype;
-    ode_options o = { .method = method, .rtol = settings[_i / PROBLEMS].rtol, .atol = settings[_i / PROBLEMS].atol };
+    ode_options o = { .method = method,
+                      .rtol = settings[_i / PROBLEMS].rtol,
+                      .atol = settings[_i / PROBLEMS].atol };
     ad_tape *tape = ad_tape_new(dtype);
-    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, q->n), 1, q->y0), p = ad_param(tape, AD_SHAPE(1, 1), &q->p), bar[2];
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, q->n), 1, q->y0),
+           p = ad_param(tape, AD_SHAPE(1, 1), &q->p), bar[2];
     ad_var y = ode_solve_final(q->field, NULL, y0, 1, &p, ode_interval(tape, 0, q->horizon), &o);
     ad_grad(ad_sum_all(part(y, 0)), 2, (ad_var[]){ y0, p }, bar);
     const void *by_y0 = ad_value(bar[0]), *by_p = ad_value(bar[1]);
-    ck_assert_msg(by_y0 && by_p, "%s, %s: %s", q->name, ode_method_name(method), ad_tape_error(tape));
-    for (int i = 0; i < q->n; i++) check_close(q->name, ode_method_name(method), "dy/dy0", get(dtype, by_y0, i), q->by_y0[i]);
+    ck_assert_msg(by_y0 && by_p, "%s, %s: %s", q->name, ode_method_name(method),
+                  ad_tape_error(tape));
+    for (int i = 0; i < q->n; i++)
+        check_close(q->name, ode_method_name(method), "dy/dy0", get(dtype, by_y0, i), q->by_y0[i]);
     check_close(q->name, ode_method_name(method), "dy/dp", get(dtype, by_p, 0), q->by_p);
     ad_tape_free(tape);
 }
@@ -193,12 +245,14 @@ static ad_var approach(ad_var t, ad_var y, const ad_var *args, void *user)
     return ad_mul(args[0], ad_sub(ad_ones_like(y), y));
 }
 
-/* One row is stiff and at rest, the others move: dy/dy0 = exp(-a T), dy/da = T exp(-a T) (1 - y0). */
+/* One row is stiff and at rest, the others move: dy/dy0 = exp(-a T), dy/da = T exp(-a T) (1 - y0).
+ */
 START_TEST(rows_at_rest)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
     const double start[] = { 1, 0, 0.5 }, rate[] = { 1000, 1, 0.5 }, horizon = 3;
-    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 3, start), a = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 3, rate), bar[2];
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 3, start),
+           a = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 3, rate), bar[2];
     ad_var y = ode_solve_final(approach, NULL, y0, 1, &a, ode_interval(tape, 0, horizon), NULL);
     ad_grad(ad_sum_all(y), 2, (ad_var[]){ y0, a }, bar);
     const double *by_y0 = ad_value(bar[0]), *by_a = ad_value(bar[1]);
@@ -218,7 +272,8 @@ START_TEST(rows_with_forcing_off)
     ad_tape *tape = ad_tape_new(AD_F64);
     ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 2, ((double[]){ 0, 1 }));
     ad_var p = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 2, ((double[]){ 0, 1e-4 })), bar;
-    ad_grad(ad_sum_all(ode_solve_final(fast, NULL, y0, 1, &p, ode_interval(tape, 0, 1), NULL)), 1, &p, &bar);
+    ad_grad(ad_sum_all(ode_solve_final(fast, NULL, y0, 1, &p, ode_interval(tape, 0, 1), NULL)), 1,
+            &p, &bar);
     const double *by_p = ad_value(bar);
     ck_assert_msg(by_p, "%s", ad_tape_error(tape));
     for (int r = 0; r < 2; r++) check_close("rows", "dopri5", "dy/dp", by_p[r], 0.5);
@@ -240,7 +295,8 @@ START_TEST(several_states)
                     ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2, 1), 1, ((double[]){ 1, 2 })) };
     ad_var p = ad_param(tape, AD_SHAPE(1), ((double[]){ 0 })), y[2], bar;
     ad_var times = ode_interval(tape, 0, 1);
-    ck_assert_msg(ode_solve_states(two_states, NULL, 2, y0, 1, &p, times, NULL, y) == 0, "%s", ad_tape_error(tape));
+    ck_assert_msg(ode_solve_states(two_states, NULL, 2, y0, 1, &p, times, NULL, y) == 0, "%s",
+                  ad_tape_error(tape));
     ad_grad(ad_sum_all(y[0]), 1, &p, &bar);
     ck_assert_msg(ad_value(bar), "%s", ad_tape_error(tape));
     check_close("states", "dopri5", "dy/dp", ad_item(bar), 0.5);
@@ -254,7 +310,8 @@ START_TEST(outputs_of_steps_taken_again)
     enum { TIMES = 61 };
     const problem *q = &problems[13];
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), 1, q->y0), p = ad_param(tape, AD_SHAPE(1, 1), &q->p), bar;
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), 1, q->y0),
+           p = ad_param(tape, AD_SHAPE(1, 1), &q->p), bar;
     ode_stats stats = { 0 };
     ode_options o = { .method = settings[_i].method, .stats = &stats };
     ad_var y = ode_solve(q->field, NULL, y0, 1, &p, ode_linspace(tape, 0, q->horizon, TIMES), &o);
@@ -265,7 +322,8 @@ START_TEST(outputs_of_steps_taken_again)
         double t = q->horizon * k / (TIMES - 1), w = sin(t) - cos(t);
         ck_assert_double_eq_tol(value[3 * k], (1 + w) * sqrt(0.5), 1e-4);
     }
-    check_close(q->name, ode_method_name(o.method), "dy/dy0 in the middle", by_y0[0], cos(q->horizon / 2) / 2);
+    check_close(q->name, ode_method_name(o.method), "dy/dy0 in the middle", by_y0[0],
+                cos(q->horizon / 2) / 2);
     const double *t = ode_steps_times(stats.steps_taken);
     for (int64_t k = 0; k < stats.steps; k++) ck_assert(t[k + 1] > t[k]);
     ck_assert_int_eq(ode_steps_count(stats.steps_taken), stats.steps);
@@ -286,15 +344,18 @@ static int negate(void *data, void *state, const ad_opaque_call *call)
     return 0;
 }
 
-static void negate_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out, const ad_var *ybar,
-                       const bool *need, ad_var *xbar)
+static void negate_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout,
+                       const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar)
 {
     (void)data, (void)token, (void)nin, (void)in, (void)nout, (void)out;
     if (need[0]) xbar[0] = ad_neg(ybar[0]);
 }
 
-/* Its name is in the message that says it has no tangent: only what is said of memory is a lack of memory. */
-static const ad_opaque_class memory_cell = { .name = "memory_cell", .forward = negate, .vjp = negate_vjp };
+/* Its name is in the message that says it has no tangent: only what is said of memory is a lack of
+ * memory. */
+static const ad_opaque_class memory_cell = { .name = "memory_cell",
+                                             .forward = negate,
+                                             .vjp = negate_vjp };
 
 /* x' = -x beside a clock, which rests. */
 static ad_var decay_without_tangent(ad_var t, ad_var y, const ad_var *args, void *user)
@@ -311,7 +372,8 @@ START_TEST(fields_without_a_tangent)
     ad_tape *tape = ad_tape_new(AD_F64);
     ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, ((double[]){ 1, 0 })), bar;
     ode_options o = { .rerecord = _i };
-    ad_var y = ode_solve_final(decay_without_tangent, NULL, y0, 0, NULL, ode_interval(tape, 0, 1), &o);
+    ad_var y =
+        ode_solve_final(decay_without_tangent, NULL, y0, 0, NULL, ode_interval(tape, 0, 1), &o);
     ad_grad(ad_sum_all(part(y, 0)), 1, &y0, &bar);
     const double *by_y0 = ad_value(bar);
     ck_assert_msg(by_y0, "%s", ad_tape_error(tape));
@@ -341,7 +403,8 @@ static ad_var lorenz(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     (void)t, (void)user;
     ad_var x = part(y, 0), w = part(y, 1), z = part(y, 2);
-    ad_var dw = ad_sub(ad_mul(x, ad_sub(ad_scale(args[0], 28), z)), w), dz = ad_sub(ad_mul(x, w), ad_scale(z, 8.0 / 3));
+    ad_var dw = ad_sub(ad_mul(x, ad_sub(ad_scale(args[0], 28), z)), w),
+           dz = ad_sub(ad_mul(x, w), ad_scale(z, 8.0 / 3));
     return join(3, (ad_var[]){ ad_scale(ad_sub(w, x), 10), dw, dz });
 }
 
@@ -368,13 +431,19 @@ START_TEST(ordinary_problems_pay_little)
         const problem *q = &ordinary[k];
         ad_tape *tape = ad_tape_new(AD_F64);
         ode_stats stats = { 0 };
-        ode_options o = { .method = method, .stats = &stats, .rtol = ode_method_order(method) < 3 ? 1e-4 : 0 };
-        ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, q->n), 1, q->y0), p = ad_param(tape, AD_SHAPE(1, 1), &q->p), bar;
-        ad_grad(ad_sum_all(ode_solve_final(q->field, NULL, y0, 1, &p, ode_interval(tape, 0, q->horizon), &o)), 1, &p, &bar);
+        ode_options o = { .method = method,
+                          .stats = &stats,
+                          .rtol = ode_method_order(method) < 3 ? 1e-4 : 0 };
+        ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, q->n), 1, q->y0),
+               p = ad_param(tape, AD_SHAPE(1, 1), &q->p), bar;
+        ad_grad(ad_sum_all(ode_solve_final(q->field, NULL, y0, 1, &p,
+                                           ode_interval(tape, 0, q->horizon), &o)),
+                1, &p, &bar);
         ck_assert_msg(ad_value(bar), "%s", ad_tape_error(tape));
         ck_assert_int_gt(stats.probes, 0);
-        ck_assert_msg(stats.probe_evaluations * 20 <= stats.evaluations, "%s, %s: %lld of %lld evaluations", q->name,
-                      ode_method_name(method), (long long)stats.probe_evaluations, (long long)stats.evaluations);
+        ck_assert_msg(stats.probe_evaluations * 20 <= stats.evaluations,
+                      "%s, %s: %lld of %lld evaluations", q->name, ode_method_name(method),
+                      (long long)stats.probe_evaluations, (long long)stats.evaluations);
         ode_stats_clear(&stats);
         ad_tape_free(tape);
     }
@@ -396,7 +465,8 @@ static ad_var kepler_in_space(ad_var t, ad_var y, const ad_var *args, void *user
 
 enum { MOST_RESTING = 6 };
 
-/* A component that rests for ever (a clock's derivative, z of a plane orbit) is looked at, but not again and again. */
+/* A component that rests for ever (a clock's derivative, z of a plane orbit) is looked at, but not
+ * again and again. */
 START_TEST(components_that_rest_pay_little)
 {
     static const struct {
@@ -418,10 +488,13 @@ START_TEST(components_that_rest_pay_little)
         ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, n), 1, resting[k / 2].y0);
         ad_var p = ad_param(tape, AD_SHAPE(1, 1), &resting[k / 2].p), bar;
         ad_var times = ode_interval(tape, 0, resting[k / 2].horizon);
-        ad_grad(ad_sum_all(ode_solve_final(resting[k / 2].field, NULL, y0, 1, &p, times, &o)), 1, &p, &bar);
+        ad_grad(ad_sum_all(ode_solve_final(resting[k / 2].field, NULL, y0, 1, &p, times, &o)), 1,
+                &p, &bar);
         ck_assert_msg(ad_value(bar), "%s", ad_tape_error(tape));
-        ck_assert_msg(stats.probe_evaluations * 6 <= stats.evaluations, "%s, %s, %d: %lld of %lld evaluations", resting[k / 2].name,
-                      ode_method_name(method), k, (long long)stats.probe_evaluations, (long long)stats.evaluations);
+        ck_assert_msg(stats.probe_evaluations * 6 <= stats.evaluations,
+                      "%s, %s, %d: %lld of %lld evaluations", resting[k / 2].name,
+                      ode_method_name(method), k, (long long)stats.probe_evaluations,
+                      (long long)stats.evaluations);
         ode_stats_clear(&stats);
         ad_tape_free(tape);
     }
@@ -431,7 +504,8 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("blind");
-    TCase *gradients = tcase_create("gradients"), *shapes = tcase_create("shapes"), *cost = tcase_create("cost");
+    TCase *gradients = tcase_create("gradients"), *shapes = tcase_create("shapes"),
+          *cost = tcase_create("cost");
     tcase_add_loop_test(gradients, gradients_are_right, 0, PROBLEMS * SETTINGS);
     tcase_add_test(shapes, rows_at_rest);
     tcase_add_test(shapes, rows_with_forcing_off);

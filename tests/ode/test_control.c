@@ -1,5 +1,6 @@
-/* How adaptive solves choose their steps: estimates that see the whole step, first steps without units, limits of the step's size, and
- * what is said when no step will do. Right values are analytic. */
+/* How adaptive solves choose their steps: estimates that see the whole step, first steps without
+ * units, limits of the step's size, and what is said when no step will do. Right values are
+ * analytic. */
 #include "costate.h"
 #include "tests/support/methods.h"
 #include "tests/support/suite.h"
@@ -7,17 +8,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-static ad_var column(ad_tape *tape, int64_t rows, const double *wide) { return ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), rows, wide); }
+static ad_var column(ad_tape *tape, int64_t rows, const double *wide)
+{
+    return ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), rows, wide);
+}
 
 static void has(const char *error, const char *part)
 {
-    ck_assert_msg(error && strstr(error, part), "'%s' is not in '%s'", part, error ? error : "no error");
+    ck_assert_msg(error && strstr(error, part), "'%s' is not in '%s'", part,
+                  error ? error : "no error");
 }
 
 /* The last value of the solution of one row and component from y0; NaN after an error. */
-static double solve(ad_tape *tape, ode_field field, const void *user, double y0, double t0, double t1, const ode_options *o)
+static double solve(ad_tape *tape, ode_field field, const void *user, double y0, double t0,
+                    double t1, const ode_options *o)
 {
-    return ad_item(ode_solve_final(field, (void *)user, column(tape, 1, &y0), 0, NULL, ode_interval(tape, t0, t1), o));
+    return ad_item(ode_solve_final(field, (void *)user, column(tape, 1, &y0), 0, NULL,
+                                   ode_interval(tape, t0, t1), o));
 }
 
 /* ---- estimates ---- */
@@ -26,11 +33,13 @@ static double solve(ad_tape *tape, ode_field field, const void *user, double y0,
 static ad_var late_start(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     (void)args;
-    return ad_sub(ad_sigmoid(ad_scale(ad_shift(t, -*(const double *)user), 1000)), ad_scale(y, 0.1));
+    return ad_sub(ad_sigmoid(ad_scale(ad_shift(t, -*(const double *)user), 1000)),
+                  ad_scale(y, 0.1));
 }
 
-/* A right-hand side that is zero at first: y(0) = 0. An estimate that sees only a part of the step lets whole steps jump over the start,
- * an error of one half. Pairs of high order see it at some places a thousand times less than it is; those of low order see it well. */
+/* A right-hand side that is zero at first: y(0) = 0. An estimate that sees only a part of the step
+ * lets whole steps jump over the start, an error of one half. Pairs of high order see it at some
+ * places a thousand times less than it is; those of low order see it well. */
 START_TEST(late_starts_are_seen)
 {
     const ode_method *m = ode_methods()[_i];
@@ -39,9 +48,12 @@ START_TEST(late_starts_are_seen)
     for (int i = 0; i < 60; i++) {
         double centre = 1 + 0.133 * i + 0.01 * sin(i), right = 10 * (1 - exp(-0.1 * (10 - centre)));
         ad_tape *tape = ad_tape_new(AD_F64);
-        ode_options o = { .method = m, .adjoint = &ode_backsolve, .rtol = 1e-6, .atol = 1e-6 }; /* estimates alone choose the steps */
+        ode_options o = {
+            .method = m, .adjoint = &ode_backsolve, .rtol = 1e-6, .atol = 1e-6
+        }; /* estimates alone choose the steps */
         double y = solve(tape, late_start, &centre, 0, 0, 10, &o);
-        ck_assert_msg(fabs(y - right) < most * right, "%s: start at %g: %.8g, not %.8g", ode_method_name(m), centre, y, right);
+        ck_assert_msg(fabs(y - right) < most * right, "%s: start at %g: %.8g, not %.8g",
+                      ode_method_name(m), centre, y, right);
         ad_tape_free(tape);
     }
 }
@@ -77,12 +89,14 @@ static double linear_solution(const linear *p, double s)
 {
     double l = p->c[1];
     if (l == 0) return p->c[4] + p->c[0] * s + p->c[2] * sin(s) + p->c[3] * (1 - cos(s));
-    double constant = -p->c[0] / l, sine = -(p->c[3] * l - p->c[2]) / (l * l + 1), cosine = -(p->c[2] * l + p->c[3]) / (l * l + 1);
+    double constant = -p->c[0] / l, sine = -(p->c[3] * l - p->c[2]) / (l * l + 1),
+           cosine = -(p->c[2] * l + p->c[3]) / (l * l + 1);
     return constant + sine * sin(s) + cosine * cos(s) + (p->c[4] - constant - cosine) * exp(l * s);
 }
 
-/* The steps do not depend on the unit of time: with units that are powers of two they are the same to the last bit. (Where state and
- * derivative are zero and atol is too, the error of a method of order two is as large as the state until both are nearly out of range.) */
+/* The steps do not depend on the unit of time: with units that are powers of two they are the same
+ * to the last bit. (Where state and derivative are zero and atol is too, the error of a method of
+ * order two is as large as the state until both are nearly out of range.) */
 START_TEST(steps_without_units)
 {
     enum { MOST = 50000 };
@@ -94,18 +108,23 @@ START_TEST(steps_without_units)
         double backwards = k & 2 ? -1 : 1;
         ad_dtype dtype = k & 1 ? AD_F32 : AD_F64;
         ode_stats stats = { 0 };
-        ode_options o = { .method = m, .rtol = k & 1 ? 1e-3 : 1e-4, .atol = k & 4 ? 0 : 1e-5, .stats = &stats };
+        ode_options o = {
+            .method = m, .rtol = k & 1 ? 1e-3 : 1e-4, .atol = k & 4 ? 0 : 1e-5, .stats = &stats
+        };
         for (int unit = 0; unit < 3; unit++) {
             p.tau = backwards * (unit == 0 ? 1 : unit == 1 ? 0x1p-40 : 0x1p40);
             ad_tape *tape = ad_tape_new(dtype);
-            double y = solve(tape, linear_field, &p, p.c[4], 0, 3 * p.tau, &o), right = linear_solution(&p, 3);
-            ck_assert_msg(fabs(y - right) < 0.02 * fmax(1, fabs(right)), "%s, problem %d: %g, not %g (%s)", ode_method_name(m), k, y, right,
+            double y = solve(tape, linear_field, &p, p.c[4], 0, 3 * p.tau, &o),
+                   right = linear_solution(&p, 3);
+            ck_assert_msg(fabs(y - right) < 0.02 * fmax(1, fabs(right)),
+                          "%s, problem %d: %g, not %g (%s)", ode_method_name(m), k, y, right,
                           ad_tape_error(tape) ? ad_tape_error(tape) : "");
             const double *t = ode_steps_times(stats.steps_taken);
             ck_assert_int_lt(stats.steps, MOST);
             for (int64_t i = 0; i <= stats.steps; i++) {
                 if (unit == 0) times[i] = t[i] / p.tau;
-                ck_assert_msg(t[i] / p.tau == times[i], "%s, problem %d: boundary %d", ode_method_name(m), k, (int)i);
+                ck_assert_msg(t[i] / p.tau == times[i], "%s, problem %d: boundary %d",
+                              ode_method_name(m), k, (int)i);
             }
             ad_tape_free(tape);
         }
@@ -127,7 +146,8 @@ START_TEST(decay_in_any_unit)
             ad_tape *tape = ad_tape_new(k & 1 ? AD_F32 : AD_F64);
             ode_options o = { .method = m, .rtol = 1e-4, .atol = 1e-6 };
             double y = solve(tape, linear_field, &p, 1, 0, times * p.tau, &o);
-            ck_assert_msg(fabs(y - right) < 3e-4 * right + 3e-6, "%s, tau = %g, T = %g tau: %g, not %g", ode_method_name(m), p.tau, times,
+            ck_assert_msg(fabs(y - right) < 3e-4 * right + 3e-6,
+                          "%s, tau = %g, T = %g tau: %g, not %g", ode_method_name(m), p.tau, times,
                           y, right);
             ad_tape_free(tape);
         }
@@ -168,7 +188,8 @@ static ad_var at_rest(ad_var t, ad_var y, const ad_var *args, void *user)
     return ad_scale(y, 0);
 }
 
-/* No step is larger than max_step, not even to avoid a sliver at the end; a whole number of them is not one more by rounding. */
+/* No step is larger than max_step, not even to avoid a sliver at the end; a whole number of them is
+ * not one more by rounding. */
 START_TEST(largest_steps)
 {
     const ode_method *m = ode_methods()[_i];
@@ -185,7 +206,8 @@ START_TEST(largest_steps)
         ck_assert_double_eq(solve(tape, at_rest, NULL, 1, 0, end, &o), 1);
         ck_assert_int_eq(stats.steps, cases[k / 2].steps);
         const double *t = ode_steps_times(stats.steps_taken);
-        for (int64_t i = 0; i < stats.steps; i++) ck_assert_double_le(fabs(t[i + 1] - t[i]), most * (1 + 2e-6));
+        for (int64_t i = 0; i < stats.steps; i++)
+            ck_assert_double_le(fabs(t[i + 1] - t[i]), most * (1 + 2e-6));
         ode_stats_clear(&stats);
         ad_tape_free(tape);
     }
@@ -222,7 +244,9 @@ START_TEST(smallest_steps)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
     ode_stats stats = { 0 };
-    ode_options o = { .rtol = 0.05, .atol = 0.05, .first_step = 0.13, .min_step = 0.1, .stats = &stats };
+    ode_options o = {
+        .rtol = 0.05, .atol = 0.05, .first_step = 0.13, .min_step = 0.1, .stats = &stats
+    };
     ck_assert_double_lt(fabs(solve(tape, fast_decay, NULL, 1, 0, 1, &o)), 0.1);
     ck_assert_int_gt(stats.rejected, 0);
     ck_assert_double_eq(ode_steps_times(stats.steps_taken)[1], 0.1);
@@ -241,7 +265,8 @@ static ad_var fast(ad_var t, ad_var y, const ad_var *args, void *user)
     return ad_scale(ad_reciprocal(y), 1e30);
 }
 
-/* A problem whose time scale, here 1e-18, is below the spacing of times: no step of length zero is taken. */
+/* A problem whose time scale, here 1e-18, is below the spacing of times: no step of length zero is
+ * taken. */
 START_TEST(steps_below_rounding)
 {
     const ode_method *m = ode_methods()[_i / 4];
@@ -271,17 +296,21 @@ START_TEST(numbers_of_given_steps)
         ad_tape *tape = ad_tape_new(f32 ? AD_F32 : AD_F64);
         ode_stats stats = { 0 };
         ode_options o = { .method = &ode_euler, .step = 0.01, .stats = &stats };
-        ad_var times = f32 ? ad_input(tape, AD_SHAPE(2), narrow) : ad_input(tape, AD_SHAPE(2), wide);
-        ck_assert_double_eq(ad_item(ode_solve_final(at_rest, NULL, column(tape, 1, (double[]){ 1 }), 0, NULL, times, &o)), 1);
-        ck_assert_msg(stats.steps == n, "%d steps instead of %d from %.17g", (int)stats.steps, n, from);
+        ad_var times =
+            f32 ? ad_input(tape, AD_SHAPE(2), narrow) : ad_input(tape, AD_SHAPE(2), wide);
+        ck_assert_double_eq(ad_item(ode_solve_final(at_rest, NULL, column(tape, 1, (double[]){ 1 }),
+                                                    0, NULL, times, &o)),
+                            1);
+        ck_assert_msg(stats.steps == n, "%d steps instead of %d from %.17g", (int)stats.steps, n,
+                      from);
         ode_stats_clear(&stats);
         ad_tape_free(tape);
     }
 }
 END_TEST
 
-/* y' = 1e10 (t-independent), over 45 spacings of t: methods that take one step at a time are right however many they are asked for; the
- * two-step method needs equal steps, and says so. */
+/* y' = 1e10 (t-independent), over 45 spacings of t: methods that take one step at a time are right
+ * however many they are asked for; the two-step method needs equal steps, and says so. */
 static ad_var steep(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     (void)t, (void)args, (void)user;
@@ -291,12 +320,15 @@ static ad_var steep(ad_var t, ad_var y, const ad_var *args, void *user)
 START_TEST(given_steps_below_rounding)
 {
     const ode_method *m = ode_methods()[_i];
-    double spacing = nextafter(1000, 2000) - 1000, to = 1000 + 45 * spacing, right = 1e10 * (to - 1000);
+    double spacing = nextafter(1000, 2000) - 1000, to = 1000 + 45 * spacing,
+           right = 1e10 * (to - 1000);
     ad_tape *tape = ad_tape_new(AD_F64);
     ode_options o = { .method = m, .steps = 1000 };
     double y = solve(tape, steep, NULL, 0, 1000, to, &o);
     if (m == &ode_nystroem2) has(ad_tape_error(tape), "are not equal, as nystroem2 needs them");
-    else ck_assert_msg(fabs(y - right) < 1e-6 * right, "%s: %g, not %g", ode_method_name(m), y, right);
+    else
+        ck_assert_msg(fabs(y - right) < 1e-6 * right, "%s: %g, not %g", ode_method_name(m), y,
+                      right);
     ad_tape_free(tape);
 }
 END_TEST
@@ -339,7 +371,15 @@ typedef struct {
 
 static const message messages[] = {
     { "one attempt", false, oscillation, 0, 0, 1, { .max_steps = 1 }, "raise max_steps", "stiff" },
-    { "accuracy", false, oscillation, 0, 0, 10, { .rtol = 1e-12, .atol = 1e-12, .max_steps = 100 }, "not stability", "stiff" },
+    { "accuracy",
+      false,
+      oscillation,
+      0,
+      0,
+      10,
+      { .rtol = 1e-12, .atol = 1e-12, .max_steps = 100 },
+      "not stability",
+      "stiff" },
     { "relay", false, relay, 1.2345, 0, 3, { .max_steps = 200 }, "step", "stiff" },
     { "stiff",
       false,
@@ -351,7 +391,15 @@ static const message messages[] = {
       "the problem is stiff there; use an L-stable method (ode_implicit_euler)",
       NULL },
     { "stiff in f32", true, stiff, 2, 0, 1, { .max_steps = 200 }, "|h lambda| = ", NULL },
-    { "trapezoidal is no advice", false, stiff, 2, 0, 1, { .max_steps = 200 }, "L-stable", "trapezoidal" },
+    { "trapezoidal is no advice",
+      false,
+      stiff,
+      2,
+      0,
+      1,
+      { .max_steps = 200 },
+      "L-stable",
+      "trapezoidal" },
     { "fine tolerance",
       true,
       oscillation,
@@ -362,10 +410,34 @@ static const message messages[] = {
       "below the rounding of float32",
       "stiff" },
     { "singularity", false, growth_of_square, 1, 0, 2, { 0 }, "look for a singularity", "stiff" },
-    { "singularity before", false, growth_of_square, -1, 0, -2, { 0 }, "look for a singularity", "stiff" },
+    { "singularity before",
+      false,
+      growth_of_square,
+      -1,
+      0,
+      -2,
+      { 0 },
+      "look for a singularity",
+      "stiff" },
     { "no number", false, zero_by_zero, 1, 0, 1, { 0 }, "the field is not finite (nan)", "-nan" },
-    { "no number in f32", true, zero_by_zero, 1, 0, 1, { 0 }, "the field is not finite (nan)", "-nan" },
-    { "no number in a step", false, zero_by_zero, 1, 0, 1, { .method = &ode_rk4, .steps = 2 }, "the state becomes nan", "-nan" },
+    { "no number in f32",
+      true,
+      zero_by_zero,
+      1,
+      0,
+      1,
+      { 0 },
+      "the field is not finite (nan)",
+      "-nan" },
+    { "no number in a step",
+      false,
+      zero_by_zero,
+      1,
+      0,
+      1,
+      { .method = &ode_rk4, .steps = 2 },
+      "the state becomes nan",
+      "-nan" },
     { "no root",
       false,
       growth_of_square,
@@ -390,9 +462,11 @@ START_TEST(what_is_said)
 {
     const message *s = &messages[_i];
     ad_tape *tape = ad_tape_new(s->f32 ? AD_F32 : AD_F64);
-    ck_assert_msg(isnan(solve(tape, s->field, NULL, s->y0, s->t0, s->t1, &s->options)), "%s", s->name);
+    ck_assert_msg(isnan(solve(tape, s->field, NULL, s->y0, s->t0, s->t1, &s->options)), "%s",
+                  s->name);
     has(ad_tape_error(tape), s->part);
-    ck_assert_msg(!s->not || !strstr(ad_tape_error(tape), s->not ), "%s: '%s' is in '%s'", s->name, s->not, ad_tape_error(tape));
+    ck_assert_msg(!s->not || !strstr(ad_tape_error(tape), s->not ), "%s: '%s' is in '%s'", s->name,
+                  s->not, ad_tape_error(tape));
     ad_tape_free(tape);
 }
 END_TEST

@@ -1,5 +1,6 @@
-/* Solving, attacked from outside: problems that must fail fail with the place named, counts are compared with an operation that counts
- * itself, programs are run with other rows and data, in two threads, without new memory. */
+/* Solving, attacked from outside: problems that must fail fail with the place named, counts are
+ * compared with an operation that counts itself, programs are run with other rows and data, in two
+ * threads, without new memory. */
 #include "tests/support/allocations.h"
 #include "autodiff/extension.h"
 #include "costate.h"
@@ -12,10 +13,11 @@ static ad_var column(ad_var y, int i) { return ad_slice(y, 1, i, i + 1); }
 
 static void expect(const char *error, const char *part)
 {
-    ck_assert_msg(error && strstr(error, part), "'%s' is not in '%s'", part, error ? error : "no error");
+    ck_assert_msg(error && strstr(error, part), "'%s' is not in '%s'", part,
+                  error ? error : "no error");
 }
 
-/* ---- what must fail, and where --------------------------------------------------------------------------------------------------- */
+/* ---- what must fail, and where --------------------------------------------------------------- */
 
 static ad_var root_of_past(ad_var t, ad_var y, const ad_var *args, void *user)
 {
@@ -49,12 +51,14 @@ static ad_var ones(ad_tape *tape, int64_t rows, int64_t d)
     return ad_shift(x, 1);
 }
 
-/* At t = 0 rounding does not bound the step from below: it must not shrink to nothing and "succeed" for ever. */
+/* At t = 0 rounding does not bound the step from below: it must not shrink to nothing and "succeed"
+ * for ever. */
 START_TEST(test_singular_after_zero)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
     ode_stats stats = { 0 };
-    ad_var y = ode_solve_final(root_of_past, NULL, ones(tape, 3, 2), 0, NULL, ode_interval(tape, 0, 1), &(ode_options){ .stats = &stats });
+    ad_var y = ode_solve_final(root_of_past, NULL, ones(tape, 3, 2), 0, NULL,
+                               ode_interval(tape, 0, 1), &(ode_options){ .stats = &stats });
     ck_assert_ptr_null(ad_value(y));
     expect(ad_tape_error(tape), "near t = 0: the state is not finite in row 0, component 0");
     ck_assert_int_eq(stats.steps, 0);
@@ -69,11 +73,14 @@ START_TEST(test_sample_is_named)
     double *y0 = malloc(512 * 8 * sizeof *y0);
     for (int i = 0; i < 512 * 8; i++) y0[i] = 1.5;
     y0[300 * 8 + 5] = 0.5; /* falls to 0 near t = 0.379 */
-    const ode_options options[] = { { 0 }, { .method = &ode_rk4, .steps = 40 }, { .method = &ode_implicit_euler, .steps = 40 } };
+    const ode_options options[] = { { 0 },
+                                    { .method = &ode_rk4, .steps = 40 },
+                                    { .method = &ode_implicit_euler, .steps = 40 } };
     for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
         ad_tape *tape = ad_tape_new(AD_F64);
         ad_var y = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 8), 512, y0);
-        ck_assert_ptr_null(ad_value(ode_solve_final(logarithm, NULL, y, 0, NULL, ode_interval(tape, 0, 5), &options[i])));
+        ck_assert_ptr_null(ad_value(
+            ode_solve_final(logarithm, NULL, y, 0, NULL, ode_interval(tape, 0, 5), &options[i])));
         expect(ad_tape_error(tape), "row 300, component 5");
         expect(ad_tape_error(tape), "t = 0.");
         ad_tape_free(tape);
@@ -86,9 +93,11 @@ START_TEST(test_rows_that_mix)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
     ad_var y0 = ones(tape, 4, 2);
-    ck_assert_ptr_nonnull(ad_value(ode_solve_final(to_the_mean, NULL, y0, 0, NULL, ode_interval(tape, 0, 1), NULL)));
+    ck_assert_ptr_nonnull(
+        ad_value(ode_solve_final(to_the_mean, NULL, y0, 0, NULL, ode_interval(tape, 0, 1), NULL)));
     ode_options implicit = { .method = &ode_trapezoidal, .steps = 4 };
-    ck_assert(!ad_valid(ode_solve_final(to_the_mean, NULL, y0, 0, NULL, ode_interval(tape, 0, 1), &implicit)));
+    ck_assert(!ad_valid(
+        ode_solve_final(to_the_mean, NULL, y0, 0, NULL, ode_interval(tape, 0, 1), &implicit)));
     expect(ad_tape_error(tape), "y does not depend on x row by row");
     ad_tape_free(tape);
 }
@@ -101,7 +110,10 @@ START_TEST(test_tiny_intervals)
         ad_tape *tape = ad_tape_new(AD_F64);
         double t[3] = { 0, size[i] / 2, size[i] }, y[6];
         ode_options options = { .jump_times = (double[]){ size[i] / 4 }, .njump = 1 };
-        ck_assert_int_eq(ad_get(ode_solve(decay, NULL, ones(tape, 2, 1), 0, NULL, ad_constant(tape, AD_SHAPE(3), t), &options), y), 0);
+        ck_assert_int_eq(ad_get(ode_solve(decay, NULL, ones(tape, 2, 1), 0, NULL,
+                                          ad_constant(tape, AD_SHAPE(3), t), &options),
+                                y),
+                         0);
         for (int j = 0; j < 6; j++) ck_assert_double_eq_tol(y[j], 1, 1e-11);
         ad_tape_free(tape);
     }
@@ -127,21 +139,29 @@ static ad_var lorenz(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     (void)t, (void)args, (void)user;
     ad_var a = column(y, 0), b = column(y, 1), c = column(y, 2);
-    return ad_concatenate(
-        3,
-        (ad_var[]){ ad_scale(ad_sub(b, a), 10), ad_sub(ad_mul(a, ad_shift(ad_neg(c), 28)), b), ad_sub(ad_mul(a, b), ad_scale(c, 8.0 / 3)) },
-        1);
+    return ad_concatenate(3,
+                          (ad_var[]){ ad_scale(ad_sub(b, a), 10),
+                                      ad_sub(ad_mul(a, ad_shift(ad_neg(c), 28)), b),
+                                      ad_sub(ad_mul(a, b), ad_scale(c, 8.0 / 3)) },
+                          1);
 }
 
-/* Reverse time is hopeless on a strange attractor: an error whether the backward solve arrives elsewhere or does not arrive. */
+/* Reverse time is hopeless on a strange attractor: an error whether the backward solve arrives
+ * elsewhere or does not arrive. */
 START_TEST(test_reverse_time_is_distrusted)
 {
     const double span[] = { 2, 15 };
     for (int i = 0; i < 2; i++) {
         ad_tape *tape = ad_tape_new(AD_F64);
         ode_stats stats = { 0 };
-        ode_options options = { .rtol = 1e-10, .atol = 1e-10, .adjoint = &ode_backsolve, .max_steps = 20000, .stats = &stats };
-        ad_var y0 = ones(tape, 1, 3), g, y = ode_solve_final(lorenz, NULL, y0, 0, NULL, ode_interval(tape, 0, span[i]), &options);
+        ode_options options = { .rtol = 1e-10,
+                                .atol = 1e-10,
+                                .adjoint = &ode_backsolve,
+                                .max_steps = 20000,
+                                .stats = &stats };
+        ad_var y0 = ones(tape, 1, 3), g,
+               y = ode_solve_final(lorenz, NULL, y0, 0, NULL, ode_interval(tape, 0, span[i]),
+                                   &options);
         ad_grad(ad_sum_all(y), 1, &y0, &g);
         ck_assert_ptr_nonnull(ad_value(y));
         const void *value = ad_value(g);
@@ -155,14 +175,15 @@ START_TEST(test_reverse_time_is_distrusted)
 }
 END_TEST
 
-/* ---- statistics against an operation that counts ---------------------------------------------------------------------------------- */
+/* ---- statistics against an operation that counts --------------------------------------------- */
 
 static long evaluations, derivatives;
 
 static int negate(long *count, const ad_opaque_call *call)
 {
     ++*count;
-    for (int64_t i = 0; i < 2 * call->rows; i++) ((double *)call->out[0])[i] = -((const double *)call->in[0])[i];
+    for (int64_t i = 0; i < 2 * call->rows; i++)
+        ((double *)call->out[0])[i] = -((const double *)call->in[0])[i];
     return 0;
 }
 
@@ -177,21 +198,24 @@ static int count_derivative(void *data, void *state, const ad_opaque_call *call)
 
 static const ad_opaque_class minus_vjp = { .name = "minus_vjp", .forward = count_derivative };
 
-static void vjp_of_minus(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out, const ad_var *ybar,
-                         const bool *need, ad_var *xbar)
+static void vjp_of_minus(void *data, ad_var token, int nin, const ad_var *in, int nout,
+                         const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar)
 {
     (void)data, (void)nin, (void)nout, (void)out, (void)need;
     ad_shape shape = ad_shape_of(in[0]);
     ad_opaque(token.tape, &minus_vjp, NULL, 1, ybar, 1, &shape, xbar);
 }
 
-static void jvp_of_minus(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot, int nout, const ad_var *out, ad_var *ydot)
+static void jvp_of_minus(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot,
+                         int nout, const ad_var *out, ad_var *ydot)
 {
     (void)data, (void)token, (void)nin, (void)in, (void)nout, (void)out;
     ydot[0] = ad_neg(xdot[0]);
 }
 
-static const ad_opaque_class minus = { .name = "minus", .forward = count_evaluation, .vjp = vjp_of_minus, .jvp = jvp_of_minus };
+static const ad_opaque_class minus = {
+    .name = "minus", .forward = count_evaluation, .vjp = vjp_of_minus, .jvp = jvp_of_minus
+};
 
 static ad_var counted(ad_var t, ad_var y, const ad_var *args, void *user)
 {
@@ -202,30 +226,37 @@ static ad_var counted(ad_var t, ad_var y, const ad_var *args, void *user)
     return ad_add(out, ad_sin(ad_scale(t, 3)));
 }
 
-static void check_counts(const ode_method *method, const ode_adjoint *adjoint, int fixed, int variable)
+static void check_counts(const ode_method *method, const ode_adjoint *adjoint, int fixed,
+                         int variable)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
     ode_stats stats = { 0 };
-    ode_options options = { .method = method, .adjoint = adjoint, .rtol = 1e-4, .atol = 1e-4, .stats = &stats };
+    ode_options options = {
+        .method = method, .adjoint = adjoint, .rtol = 1e-4, .atol = 1e-4, .stats = &stats
+    };
     if (fixed) options.steps = 7;
     else options.first_step = 3; /* too large: there are rejections */
     double t[4] = { 0, 0.5, 2, 3 };
-    ad_var times = variable ? ad_input(tape, AD_SHAPE(4), t) : ad_constant(tape, AD_SHAPE(4), t), y0 = ones(tape, 2, 2), g;
+    ad_var times = variable ? ad_input(tape, AD_SHAPE(4), t) : ad_constant(tape, AD_SHAPE(4), t),
+           y0 = ones(tape, 2, 2), g;
     ad_var loss = ad_sum_all(ad_square(ode_solve(counted, NULL, y0, 0, NULL, times, &options)));
     ad_grad(loss, 1, variable ? &times : &y0, &g);
     evaluations = derivatives = 0;
     ck_assert_ptr_nonnull(ad_value(loss));
     const char *name = ode_method_name(method);
-    ck_assert_msg(stats.evaluations == evaluations, "%s: %ld evaluations, counted %ld", name, (long)stats.evaluations, evaluations);
+    ck_assert_msg(stats.evaluations == evaluations, "%s: %ld evaluations, counted %ld", name,
+                  (long)stats.evaluations, evaluations);
     ck_assert_int_eq(stats.steps, ode_steps_count(stats.steps_taken));
     ck_assert(fixed ? stats.rejected == 0 : stats.rejected > 0);
     evaluations = 0;
-    if (method == &ode_implicit_euler || method == &ode_trapezoidal) goto done; /* derivatives of the root are Jacobians */
+    if (method == &ode_implicit_euler || method == &ode_trapezoidal)
+        goto done; /* derivatives of the root are Jacobians */
     ck_assert_ptr_nonnull(ad_value(g));
-    ck_assert_msg(stats.vjps == derivatives, "%s: %ld VJPs, counted %ld", name, (long)stats.vjps, derivatives);
+    ck_assert_msg(stats.vjps == derivatives, "%s: %ld VJPs, counted %ld", name, (long)stats.vjps,
+                  derivatives);
     if (adjoint == &ode_backsolve)
-        ck_assert_msg(stats.backward_evaluations == evaluations, "%s: %ld back, counted %ld", name, (long)stats.backward_evaluations,
-                      evaluations);
+        ck_assert_msg(stats.backward_evaluations == evaluations, "%s: %ld back, counted %ld", name,
+                      (long)stats.backward_evaluations, evaluations);
 done:
     ode_stats_clear(&stats);
     ad_tape_free(tape);
@@ -242,7 +273,7 @@ START_TEST(test_counts)
 }
 END_TEST
 
-/* ---- one program, many runs -------------------------------------------------------------------------------------------------------- */
+/* ---- one program, many runs ------------------------------------------------------------------ */
 
 static ad_var network(ad_var t, ad_var y, const ad_var *args, void *user)
 {
@@ -250,7 +281,8 @@ static ad_var network(ad_var t, ad_var y, const ad_var *args, void *user)
     return ad_add(ad_tanh(ad_matmul(y, args[0])), ad_scale(ad_mul(y, ad_cos(t)), 0.1));
 }
 
-/* Loss and gradients of solves in sequence and side by side, between an encoder and a decoder. in: x [rows,3], W, V [2,2], E [3,2]. */
+/* Loss and gradients of solves in sequence and side by side, between an encoder and a decoder. in:
+ * x [rows,3], W, V [2,2], E [3,2]. */
 static void record_composition(const ad_var *in, const ode_options *options, ad_var *out)
 {
     ad_tape *tape = in[0].tape;
@@ -280,14 +312,16 @@ static void fill(numbers *n, int k)
 
 static int run(const ad_program *program, ad_workspace *workspace, int64_t rows, numbers *n)
 {
-    return ad_run(program, workspace, rows, (const void *[]){ n->x, n->w, n->v, n->e }, (void *[]){ &n->loss, n->gx, n->gw, n->gv, n->ge });
+    return ad_run(program, workspace, rows, (const void *[]){ n->x, n->w, n->v, n->e },
+                  (void *[]){ &n->loss, n->gx, n->gw, n->gv, n->ge });
 }
 
 static ad_program *compile_composition(const ode_options *options)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var in[4] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), 0, NULL), ad_param(tape, AD_SHAPE(2, 2), NULL),
-                     ad_param(tape, AD_SHAPE(2, 2), NULL), ad_param(tape, AD_SHAPE(3, 2), NULL) };
+    ad_var in[4] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), 0, NULL),
+                     ad_param(tape, AD_SHAPE(2, 2), NULL), ad_param(tape, AD_SHAPE(2, 2), NULL),
+                     ad_param(tape, AD_SHAPE(3, 2), NULL) };
     ad_var out[5];
     record_composition(in, options, out);
     ad_program *program = ad_compile(4, in, 5, out);
@@ -356,22 +390,28 @@ START_TEST(test_two_threads)
     ck_assert_int_eq(pthread_create(&thread, NULL, work, &jobs[0]), 0);
     work(&jobs[1]);
     pthread_join(thread, NULL);
-    for (int i = 0; i < 40; i++) ck_assert(jobs[0].losses[i] == jobs[1].losses[i]); /* NaN is unequal to itself */
+    for (int i = 0; i < 40; i++)
+        ck_assert(jobs[0].losses[i] == jobs[1].losses[i]); /* NaN is unequal to itself */
     ad_program_free(program);
     free(jobs);
 }
 END_TEST
 
 #ifndef ALLOCATIONS_NOT_COUNTED
-/* Backsolve's memory does not grow with the number of steps. (The first solve is not counted: it starts threads.) */
+/* Backsolve's memory does not grow with the number of steps. (The first solve is not counted: it
+ * starts threads.) */
 START_TEST(test_constant_memory)
 {
     long live[3];
     for (int i = 0; i < 3; i++) {
         ad_tape *tape = ad_tape_new(AD_F64);
-        ode_options options = { .method = &ode_rk4, .steps = i == 2 ? 5000 : 50, .adjoint = &ode_backsolve };
+        ode_options options = { .method = &ode_rk4,
+                                .steps = i == 2 ? 5000 : 50,
+                                .adjoint = &ode_backsolve };
         ad_var y0 = ones(tape, 10, 2), g;
-        ad_grad(ad_sum_all(ode_solve_final(decay, NULL, y0, 0, NULL, ode_interval(tape, 0, 1), &options)), 1, &y0, &g);
+        ad_grad(ad_sum_all(
+                    ode_solve_final(decay, NULL, y0, 0, NULL, ode_interval(tape, 0, 1), &options)),
+                1, &y0, &g);
         long before = allocations_live();
         ck_assert_ptr_nonnull(ad_value(g));
         live[i] = allocations_live() - before;

@@ -1,5 +1,6 @@
-/* Gradients that are not finite are errors that name step, time, row and component: of both adjoints, by initial states, by arguments
- * shared and given per row, and by times; lazy and compiled. A loss whose derivative is not finite is named as such. */
+/* Gradients that are not finite are errors that name step, time, row and component: of both
+ * adjoints, by initial states, by arguments shared and given per row, and by times; lazy and
+ * compiled. A loss whose derivative is not finite is named as such. */
 #include "costate.h"
 #include "tests/support/suite.h"
 #include <math.h>
@@ -56,11 +57,14 @@ typedef struct {
 } singular;
 
 /* The error of the gradient, copied; the tape is freed. */
-static void gradient_error(const singular *q, const ode_options *options, bool compiled, char *text, size_t size)
+static void gradient_error(const singular *q, const ode_options *options, bool compiled, char *text,
+                           size_t size)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), ROWS, q->y0), times = ad_input(tape, AD_SHAPE(2), q->times), g;
-    ad_var p = q->by == 2 ? ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), ROWS, q->p) : ad_param(tape, AD_SHAPE(1), q->p);
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), ROWS, q->y0),
+           times = ad_input(tape, AD_SHAPE(2), q->times), g;
+    ad_var p = q->by == 2 ? ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), ROWS, q->p)
+                          : ad_param(tape, AD_SHAPE(1), q->p);
     ad_var y = ode_solve_final(q->field, NULL, y0, 1, &p, times, options);
     ad_var loss = ad_sum_all(q->bad_loss ? ad_sqrt(ad_sub(y, ad_stop_gradient(y))) : y);
     ad_var x = q->by == 0 ? y0 : q->by == 3 ? times : p;
@@ -70,7 +74,9 @@ static void gradient_error(const singular *q, const ode_options *options, bool c
         ad_program *program = ad_compile(3, (ad_var[]){ y0, p, times }, 1, &g);
         ck_assert_msg(program != NULL, "%s", ad_tape_error(tape));
         ad_workspace *w = ad_workspace_new(program, 1);
-        ck_assert_int_eq(ad_run(program, w, ROWS, (const void *[]){ q->y0, q->p, q->times }, (void *[]){ out }), -1);
+        ck_assert_int_eq(
+            ad_run(program, w, ROWS, (const void *[]){ q->y0, q->p, q->times }, (void *[]){ out }),
+            -1);
         snprintf(text, size, "%s", ad_workspace_error(w));
         ad_workspace_free(w);
         ad_program_free(program);
@@ -87,7 +93,13 @@ static const singular cases[] = {
     { root_of_state, { 1, 0, 1 }, { 1 }, { 1, 0.5 }, 0, false, { "row 1, component 0", "t = " } },
     { root_of_argument, { 1, 1, 1 }, { 0 }, { 0, 1 }, 1, false, { "argument 0", "element 0" } },
     { root_in_time, { 1, 1, 1 }, { 0 }, { 0, 1 }, 1, false, { "argument 0", "t = " } },
-    { root_in_time, { 1, 1, 1 }, { 1, 1, 0 }, { 0, 1 }, 2, false, { "by argument 0, row 2, element 0", "t = " } },
+    { root_in_time,
+      { 1, 1, 1 },
+      { 1, 1, 0 },
+      { 0, 1 },
+      2,
+      false,
+      { "by argument 0, row 2, element 0", "t = " } },
     { root_in_time,
       { 1, 1, 1 },
       { 1 },
@@ -102,7 +114,9 @@ static void check_case(const singular *q, const ode_options *options)
     char text[1024];
     for (int compiled = 0; compiled < 2; compiled++) {
         gradient_error(q, options, compiled, text, sizeof text);
-        for (int i = 0; i < 2; i++) ck_assert_msg(strstr(text, q->says[i]) != NULL, "'%s' is not in '%s'", q->says[i], text);
+        for (int i = 0; i < 2; i++)
+            ck_assert_msg(strstr(text, q->says[i]) != NULL, "'%s' is not in '%s'", q->says[i],
+                          text);
     }
 }
 
@@ -112,8 +126,10 @@ START_TEST(test_named)
         for (int back = 0; back < 2; back++) {
             const ode_adjoint *adjoint = back ? &ode_backsolve : NULL;
             check_case(&cases[i], &(ode_options){ .adjoint = adjoint });
-            check_case(&cases[i], &(ode_options){ .adjoint = adjoint, .method = &ode_rk4, .steps = 5 });
-            check_case(&cases[i], &(ode_options){ .adjoint = adjoint, .method = &ode_bosh3, .rerecord = true });
+            check_case(&cases[i],
+                       &(ode_options){ .adjoint = adjoint, .method = &ode_rk4, .steps = 5 });
+            check_case(&cases[i], &(ode_options){
+                                      .adjoint = adjoint, .method = &ode_bosh3, .rerecord = true });
         }
     }
 }
@@ -121,13 +137,16 @@ END_TEST
 
 START_TEST(test_times_named)
 {
-    const singular q = { root_of_time, { 1, 1, 1 }, { 1 }, { 0, 1 }, 3, false, { "by times[0]", "step 0" } };
+    const singular q = {
+        root_of_time, { 1, 1, 1 }, { 1 }, { 0, 1 }, 3, false, { "by times[0]", "step 0" }
+    };
     check_case(&q, NULL);
     check_case(&q, &(ode_options){ .method = &ode_rk4, .steps = 5 });
 }
 END_TEST
 
-/* The step is the one that spoils it: of twelve implicit steps and more, the one that begins where the field's derivative is infinite. */
+/* The step is the one that spoils it: of twelve implicit steps and more, the one that begins where
+ * the field's derivative is infinite. */
 static ad_var root_at_one(ad_var t, ad_var y, const ad_var *p, void *user)
 {
     (void)p, (void)user;
@@ -136,21 +155,27 @@ static ad_var root_at_one(ad_var t, ad_var y, const ad_var *p, void *user)
 
 START_TEST(test_step_named)
 {
-    const singular q = { root_at_one, { 1, 1, 1 }, { 1 }, { 0, 2 }, 0, false, { "step 6 ", "t = 1 to" } };
+    const singular q = {
+        root_at_one, { 1, 1, 1 }, { 1 }, { 0, 2 }, 0, false, { "step 6 ", "t = 1 to" }
+    };
     check_case(&q, &(ode_options){ .method = &ode_euler, .steps = 12 });
 }
 END_TEST
 
-/* What grows beyond the type's range is told from a derivative that is infinite by its size before the step. */
+/* What grows beyond the type's range is told from a derivative that is infinite by its size before
+ * the step. */
 START_TEST(test_growth_is_told)
 {
     ad_tape *tape = ad_tape_new(AD_F32);
     float start = 1, rate = 100;
-    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, &start), p = ad_param(tape, AD_SHAPE(1), &rate), g;
-    ad_var y = ode_solve_final(explosion, NULL, y0, 1, &p, ode_interval(tape, 0, 1), &(ode_options){ .method = &ode_euler, .steps = 30 });
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, &start),
+           p = ad_param(tape, AD_SHAPE(1), &rate), g;
+    ad_var y = ode_solve_final(explosion, NULL, y0, 1, &p, ode_interval(tape, 0, 1),
+                               &(ode_options){ .method = &ode_euler, .steps = 30 });
     ad_grad(ad_sum_all(y), 1, &y0, &g);
     ck_assert_ptr_nonnull(ad_value(g));
-    y = ode_solve_final(explosion, NULL, y0, 1, &p, ode_interval(tape, 0, 2), &(ode_options){ .method = &ode_euler, .steps = 90 });
+    y = ode_solve_final(explosion, NULL, y0, 1, &p, ode_interval(tape, 0, 2),
+                        &(ode_options){ .method = &ode_euler, .steps = 90 });
     ad_grad(ad_sum_all(y), 1, &y0, &g);
     ck_assert_ptr_null(ad_value(g));
     const char *size = strstr(ad_tape_error(tape), "by the state at its end it is ");

@@ -1,4 +1,5 @@
-/* Gradients of solves: against finite differences that replay the accepted steps, closed forms, published numbers, and between adjoints. */
+/* Gradients of solves: against finite differences that replay the accepted steps, closed forms,
+ * published numbers, and between adjoints. */
 #include "costate.h"
 #include "tests/support/methods.h"
 #include "tests/support/suite.h"
@@ -10,18 +11,21 @@ static void get(ad_var x, double *v) { ck_assert_msg(!ad_get(x, v), "%s", ad_tap
 
 static void relative(const char *what, double value, double known, double tolerance)
 {
-    ck_assert_msg(fabs(value - known) <= tolerance * fmax(fabs(known), 1e-3), "%s: %.12g, known %.12g", what, value, known);
+    ck_assert_msg(fabs(value - known) <= tolerance * fmax(fabs(known), 1e-3),
+                  "%s: %.12g, known %.12g", what, value, known);
 }
 
 /* ---- frozen steps ---- */
 
-/* Two rows of Lotka-Volterra with a shared parameter vector [4], a forcing of given strength per row, and a time-dependent term. */
+/* Two rows of Lotka-Volterra with a shared parameter vector [4], a forcing of given strength per
+ * row, and a time-dependent term. */
 static ad_var forced(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     (void)user;
     ad_var p[4], u = ad_slice(y, 1, 0, 1), v = ad_slice(y, 1, 1, 2);
     for (int i = 0; i < 4; i++) p[i] = ad_slice(ad_exp(args[0]), 0, i, i + 1);
-    ad_var uv = ad_mul(u, v), du = ad_sub(ad_mul(p[0], u), ad_mul(p[1], uv)), dv = ad_sub(ad_mul(p[3], uv), ad_mul(p[2], v));
+    ad_var uv = ad_mul(u, v), du = ad_sub(ad_mul(p[0], u), ad_mul(p[1], uv)),
+           dv = ad_sub(ad_mul(p[3], uv), ad_mul(p[2], v));
     return ad_concatenate(2, (ad_var[]){ ad_add(du, ad_mul(args[1], ad_sin(t))), dv }, 1);
 }
 
@@ -32,7 +36,8 @@ typedef struct {
     double x[UNKNOWNS], times[TIMES];
 } inputs;
 
-static const inputs centre = { { 1, 1, 1.5, 0.7, 0.405, 0, 1.0986, 0, 0.3, -0.2 }, { 0, 0.35, 0.8, 1.7 } };
+static const inputs centre = { { 1, 1, 1.5, 0.7, 0.405, 0, 1.0986, 0, 0.3, -0.2 },
+                               { 0, 0.35, 0.8, 1.7 } };
 
 typedef struct {
     ad_tape *tape;
@@ -46,9 +51,11 @@ static problem record(const inputs *at, const ode_options *o, bool variable_time
     q.y0 = ad_input_rows(q.tape, AD_SHAPE(AD_ROWS, 2), ROWS, at->x);
     q.p = ad_param(q.tape, AD_SHAPE(4), at->x + 4);
     q.strength = ad_input_rows(q.tape, AD_SHAPE(AD_ROWS, 1), ROWS, at->x + 8);
-    q.times = variable_times ? ad_input(q.tape, AD_SHAPE(TIMES), at->times) : ad_constant(q.tape, AD_SHAPE(TIMES), at->times);
+    q.times = variable_times ? ad_input(q.tape, AD_SHAPE(TIMES), at->times)
+                             : ad_constant(q.tape, AD_SHAPE(TIMES), at->times);
     ad_var y = ode_solve(forced, NULL, q.y0, 2, (ad_var[]){ q.p, q.strength }, q.times, o);
-    ad_var weight = ad_constant(q.tape, AD_SHAPE(TIMES, 2), (double[]){ 0.3, 0.1, 1, -0.5, 0.7, 0.4, 1, 1.3 });
+    ad_var weight =
+        ad_constant(q.tape, AD_SHAPE(TIMES, 2), (double[]){ 0.3, 0.1, 1, -0.5, 0.7, 0.4, 1, 1.3 });
     q.loss = ad_sum_all(ad_mul(weight, ad_mul(y, ad_shift(ad_scale(y, 0.3), 1))));
     return q;
 }
@@ -69,7 +76,8 @@ static double difference(const inputs *at, int k, const ode_options *o)
     double h = 2e-3, sum = 0;
     for (int i = 0; i < 3; i++) {
         inputs up = *at, down = *at;
-        double *u = k < UNKNOWNS ? &up.x[k] : &up.times[k - UNKNOWNS], *d = k < UNKNOWNS ? &down.x[k] : &down.times[k - UNKNOWNS];
+        double *u = k < UNKNOWNS ? &up.x[k] : &up.times[k - UNKNOWNS],
+               *d = k < UNKNOWNS ? &down.x[k] : &down.times[k - UNKNOWNS];
         *u += (i + 1) * h;
         *d -= (i + 1) * h;
         sum += weight[i] * (loss_at(&up, o) - loss_at(&down, o));
@@ -84,7 +92,8 @@ static ode_options for_method(const ode_method *m, double tolerance)
     return o;
 }
 
-/* The discrete gradient equals finite differences that take the very same steps, at a loose and at a tight tolerance. */
+/* The discrete gradient equals finite differences that take the very same steps, at a loose and at
+ * a tight tolerance. */
 START_TEST(frozen_steps)
 {
     const ode_method *m = ode_methods()[_i / 2];
@@ -102,7 +111,8 @@ START_TEST(frozen_steps)
     replay.replay = stats.steps_taken;
     ck_assert_int_eq(ode_steps_count(stats.steps_taken), stats.steps);
     relative("replayed loss", loss_at(&centre, &replay), ad_item(q.loss), 1e-14);
-    for (int k = 0; k < UNKNOWNS; k++) relative(ode_method_name(m), g[k], difference(&centre, k, &replay), 1e-8);
+    for (int k = 0; k < UNKNOWNS; k++)
+        relative(ode_method_name(m), g[k], difference(&centre, k, &replay), 1e-8);
     ad_tape_free(q.tape);
     ode_stats_clear(&stats);
 }
@@ -112,7 +122,9 @@ END_TEST
 START_TEST(times_fixed_steps)
 {
     const ode_method *m = ode_methods()[_i / 2];
-    double jump_at[] = { _i % 2 ? -0.5 : 0.5 }; /* inside an interval: pieces beside it move with one time only */
+    double jump_at[] = {
+        _i % 2 ? -0.5 : 0.5
+    }; /* inside an interval: pieces beside it move with one time only */
     ode_options o = { .method = m, .steps = 5, .jump_times = jump_at, .njump = 1 };
     inputs at = centre;
     if (_i % 2)
@@ -122,7 +134,8 @@ START_TEST(times_fixed_steps)
     ad_var grad;
     ad_grad(q.loss, 1, &q.times, &grad);
     get(grad, g);
-    for (int j = 0; j < TIMES; j++) relative(ode_method_name(m), g[j], difference(&at, UNKNOWNS + j, &o), 1e-8);
+    for (int j = 0; j < TIMES; j++)
+        relative(ode_method_name(m), g[j], difference(&at, UNKNOWNS + j, &o), 1e-8);
     ad_tape_free(q.tape);
 }
 END_TEST
@@ -133,29 +146,35 @@ START_TEST(times_adaptive)
     const ode_method *m = ode_methods()[_i];
     if (!ode_method_adaptive(m) || ode_method_order(m) < 3) return;
     ode_stats stats = { 0 };
-    ode_options o = for_method(m, 1e-6), replay = { .method = m }, exact = for_method(&ode_dopri8, 1e-12);
+    ode_options o = for_method(m, 1e-6), replay = { .method = m },
+                exact = for_method(&ode_dopri8, 1e-12);
     o.stats = &stats;
     inputs at = centre;
     (void)loss_at(&at, &o);
-    /* Interior times at the middle of steps (which they do not influence): at a step's end the interpolant has a kink. */
+    /* Interior times at the middle of steps (which they do not influence): at a step's end the
+     * interpolant has a kink. */
     const double *t = ode_steps_times(stats.steps_taken);
     for (int j = 1; j + 1 < TIMES; j++)
         for (int64_t k = 0; k < ode_steps_count(stats.steps_taken); k++)
-            if (t[k] <= centre.times[j] && centre.times[j] < t[k + 1]) at.times[j] = (t[k] + t[k + 1]) / 2;
+            if (t[k] <= centre.times[j] && centre.times[j] < t[k + 1])
+                at.times[j] = (t[k] + t[k + 1]) / 2;
     problem q = record(&at, &o, true);
     double g[TIMES];
     ad_var grad;
     ad_grad(q.loss, 1, &q.times, &grad);
     get(grad, g);
     replay.replay = stats.steps_taken;
-    for (int j = 1; j + 1 < TIMES; j++) relative(ode_method_name(m), g[j], difference(&at, UNKNOWNS + j, &replay), 1e-8);
-    for (int j = 0; j < TIMES; j++) relative(ode_method_name(m), g[j], difference(&at, UNKNOWNS + j, &exact), 5e-3);
+    for (int j = 1; j + 1 < TIMES; j++)
+        relative(ode_method_name(m), g[j], difference(&at, UNKNOWNS + j, &replay), 1e-8);
+    for (int j = 0; j < TIMES; j++)
+        relative(ode_method_name(m), g[j], difference(&at, UNKNOWNS + j, &exact), 5e-3);
     ad_tape_free(q.tape);
     ode_stats_clear(&stats);
 }
 END_TEST
 
-/* One adaptive step over everything, at a tolerance that nothing fails: its ends and its interior outputs all move with the times. */
+/* One adaptive step over everything, at a tolerance that nothing fails: its ends and its interior
+ * outputs all move with the times. */
 START_TEST(times_in_one_step)
 {
     const ode_method *m = ode_methods()[_i];
@@ -168,16 +187,19 @@ START_TEST(times_in_one_step)
     ad_var grad;
     ad_grad(q.loss, 1, &q.times, &grad);
     get(grad, g);
-    for (int j = 0; j < TIMES; j++) relative(ode_method_name(m), g[j], difference(&at, UNKNOWNS + j, &o), 1e-8);
+    for (int j = 0; j < TIMES; j++)
+        relative(ode_method_name(m), g[j], difference(&at, UNKNOWNS + j, &o), 1e-8);
     ad_tape_free(q.tape);
 }
 END_TEST
 
-/* Backsolve reaches the gradient of the continuous problem to about its tolerance, also for methods of fixed steps. */
+/* Backsolve reaches the gradient of the continuous problem to about its tolerance, also for methods
+ * of fixed steps. */
 START_TEST(backsolve_agrees)
 {
     const ode_method *m = ode_methods()[_i];
-    ode_options o = for_method(m, ode_method_order(m) > 3 ? 1e-9 : 1e-6), exact = for_method(&ode_dopri8, 1e-12);
+    ode_options o = for_method(m, ode_method_order(m) > 3 ? 1e-9 : 1e-6),
+                exact = for_method(&ode_dopri8, 1e-12);
     if (!ode_method_adaptive(m)) o.steps = ode_method_order(m) == 1 ? 400 : 200;
     ode_stats stats = { 0 };
     o.adjoint = &ode_backsolve;
@@ -196,7 +218,8 @@ START_TEST(backsolve_agrees)
     }
     double tolerance = ode_method_order(m) == 1 ? 6e-2 : ode_method_order(m) > 3 ? 1e-6 : 1e-3;
     for (int k = 0; k < UNKNOWNS + TIMES; k++)
-        ck_assert_msg(fabs(g[k] - e[k]) < tolerance * (1 + fabs(e[k])), "%s: %d: %g, exact %g", ode_method_name(m), k, g[k], e[k]);
+        ck_assert_msg(fabs(g[k] - e[k]) < tolerance * (1 + fabs(e[k])), "%s: %d: %g, exact %g",
+                      ode_method_name(m), k, g[k], e[k]);
     ck_assert_int_gt(stats.backward_steps, 0);
     ck_assert_int_gt(stats.backward_evaluations, 0);
     ck_assert_uint_eq(stats.stored_bytes, 0);
@@ -205,17 +228,23 @@ START_TEST(backsolve_agrees)
 }
 END_TEST
 
-/* Of a solve for the last time only, backsolve takes as many fixed steps between the times as the solve did. */
+/* Of a solve for the last time only, backsolve takes as many fixed steps between the times as the
+ * solve did. */
 START_TEST(backsolve_of_the_end)
 {
     double g[2][2];
     for (int k = 0; k < 2; k++) {
         ode_stats stats = { 0 };
-        ode_options o = { .method = &ode_rk4, .steps = 6, .adjoint = k ? &ode_backsolve : &ode_discrete, .stats = &stats };
+        ode_options o = { .method = &ode_rk4,
+                          .steps = 6,
+                          .adjoint = k ? &ode_backsolve : &ode_discrete,
+                          .stats = &stats };
         ad_tape *tape = ad_tape_new(AD_F64);
-        ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, (double[]){ 1, 1 }), p = ad_param(tape, AD_SHAPE(4), centre.x + 4);
+        ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, (double[]){ 1, 1 }),
+               p = ad_param(tape, AD_SHAPE(4), centre.x + 4);
         ad_var strength = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 0.3 }), grad;
-        ad_var y = ode_solve_final(forced, NULL, y0, 2, (ad_var[]){ p, strength }, ode_linspace(tape, 3, 0, 9), &o);
+        ad_var y = ode_solve_final(forced, NULL, y0, 2, (ad_var[]){ p, strength },
+                                   ode_linspace(tape, 3, 0, 9), &o);
         ad_grad(ad_sum_all(ad_square(y)), 1, &y0, &grad);
         get(grad, g[k]);
         ck_assert_int_eq(stats.steps, 48);
@@ -236,7 +265,8 @@ START_TEST(recording_anew)
         ode_options o = for_method(methods[_i / 2], 1e-4);
         o.rerecord = k;
         if (_i % 2) o.adjoint = &ode_backsolve;
-        o.adjoint_seminorm = true; /* quadratures are by what the trace shares, and without a trace by the arguments themselves */
+        o.adjoint_seminorm = true; /* quadratures are by what the trace shares, and without a trace
+                                      by the arguments themselves */
         problem q = record(&centre, &o, true);
         ad_var x[] = { q.y0, q.p, q.strength, q.times }, grad[4];
         ad_grad(q.loss, 4, x, grad);
@@ -257,7 +287,10 @@ static ad_var lotka(ad_var t, ad_var y, const ad_var *args, void *user)
     (void)t, (void)user;
     ad_var p[4], u = ad_slice(y, 1, 0, 1), v = ad_slice(y, 1, 1, 2), uv = ad_mul(u, v);
     for (int i = 0; i < 4; i++) p[i] = ad_slice(args[0], 0, i, i + 1);
-    return ad_concatenate(2, (ad_var[]){ ad_sub(ad_mul(p[0], u), ad_mul(p[1], uv)), ad_sub(ad_mul(p[3], uv), ad_mul(p[2], v)) }, 1);
+    return ad_concatenate(2,
+                          (ad_var[]){ ad_sub(ad_mul(p[0], u), ad_mul(p[1], uv)),
+                                      ad_sub(ad_mul(p[3], uv), ad_mul(p[2], v)) },
+                          1);
 }
 
 START_TEST(lotka_volterra)
@@ -267,11 +300,13 @@ START_TEST(lotka_volterra)
            p = ad_param(tape, AD_SHAPE(4), (double[]){ 1.5, 1, 3, 1 });
     ode_options o = { .method = _i % 2 ? &ode_tsit5 : &ode_dopri8, .rtol = 1e-10, .atol = 1e-14 };
     if (_i / 2) o.adjoint = &ode_backsolve;
-    ad_var u = ode_solve_final(lotka, NULL, u0, 1, &p, ode_interval(tape, 0, 10), &o), x[] = { u0, p }, g[2];
+    ad_var u = ode_solve_final(lotka, NULL, u0, 1, &p, ode_interval(tape, 0, 10), &o),
+           x[] = { u0, p }, g[2];
     ad_var loss = ad_scale(ad_sum_all(ad_square(ad_sub(ad_scalar(tape, 1), u))), 0.5);
     double end[2], du[2], dp[4];
     get(u, end);
-    /* The published numbers carry the error of the solver that made them, some 3e-8; the solution to twelve digits is this. */
+    /* The published numbers carry the error of the solver that made them, some 3e-8; the solution
+     * to twelve digits is this. */
     relative("u", end[0], 1.02634476757509, 1e-9);
     relative("v", end[1], 0.909691078136039, 1e-9);
     relative("published u", end[0], 1.026344801589377, 5e-8);
@@ -279,7 +314,8 @@ START_TEST(lotka_volterra)
     ad_grad(loss, 2, x, g);
     get(g[0], du);
     get(g[1], dp);
-    const double known_u[] = { 0.2995996056786226, -0.01415181416922305 }, known_p[] = { 0.6219617, 0.0680014, 0.1691765, 0.2725608 };
+    const double known_u[] = { 0.2995996056786226, -0.01415181416922305 },
+                 known_p[] = { 0.6219617, 0.0680014, 0.1691765, 0.2725608 };
     for (int i = 0; i < 2; i++) relative("du0", du[i], known_u[i], 5e-7);
     for (int i = 0; i < 4; i++) relative("dp", dp[i], known_p[i], 5e-7);
     ad_tape_free(tape);
@@ -302,7 +338,8 @@ START_TEST(unused_parameter)
     ad_var row = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, (double[]){ 5, 6 });
     ode_options o = { .adjoint = _i ? &ode_backsolve : &ode_discrete, .rtol = 1e-9, .atol = 1e-9 };
     ad_var times = ad_input(tape, AD_SHAPE(3), (double[]){ 0, 10, 25 });
-    ad_var y = ode_solve(cubic, NULL, y0, 3, (ad_var[]){ unused, a, row }, times, &o), x[] = { unused, a, y0, times, row }, g[5];
+    ad_var y = ode_solve(cubic, NULL, y0, 3, (ad_var[]){ unused, a, row }, times, &o),
+           x[] = { unused, a, y0, times, row }, g[5];
     ad_grad(ad_sum_all(y), 5, x, g);
     double v[5][4];
     for (int i = 0; i < 5; i++) get(g[i], v[i]);
@@ -317,19 +354,24 @@ START_TEST(unused_parameter)
 }
 END_TEST
 
-/* One tape, one field, an argument that it does not use, of another shape each time: gradients have the argument's. */
+/* One tape, one field, an argument that it does not use, of another shape each time: gradients have
+ * the argument's. */
 START_TEST(unused_of_any_shape)
 {
-    const ad_shape shapes[] = { AD_SHAPE(200),        AD_SHAPE(3),           AD_SHAPE(200), AD_SHAPE(2, 5),
-                                AD_SHAPE(AD_ROWS, 4), AD_SHAPE(AD_ROWS, 50), AD_SHAPE(3) };
+    const ad_shape shapes[] = { AD_SHAPE(200),  AD_SHAPE(3),          AD_SHAPE(200),
+                                AD_SHAPE(2, 5), AD_SHAPE(AD_ROWS, 4), AD_SHAPE(AD_ROWS, 50),
+                                AD_SHAPE(3) };
     ad_tape *tape = ad_tape_new(AD_F64);
     double data[200] = { 1, 2, 3 }, v[200];
     ode_options o = { .adjoint = _i ? &ode_backsolve : &ode_discrete, .rtol = 1e-6, .atol = 1e-6 };
     for (int k = 0; k < 7; k++) {
         ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, (double[]){ 2, 0 });
-        ad_var unused = shapes[k].dim[0] == AD_ROWS ? ad_input_rows(tape, shapes[k], 1, data) : ad_param(tape, shapes[k], data), g[2];
+        ad_var unused = shapes[k].dim[0] == AD_ROWS ? ad_input_rows(tape, shapes[k], 1, data)
+                                                    : ad_param(tape, shapes[k], data),
+               g[2];
         ad_var a = ad_param(tape, AD_SHAPE(2, 2), (double[]){ -0.1, 2, -2, -0.1 });
-        ad_var y = ode_solve_final(cubic, NULL, y0, 2, (ad_var[]){ unused, a }, ode_interval(tape, 0, 1), &o);
+        ad_var y = ode_solve_final(cubic, NULL, y0, 2, (ad_var[]){ unused, a },
+                                   ode_interval(tape, 0, 1), &o);
         ad_grad(ad_sum_all(y), 2, (ad_var[]){ unused, a }, g);
         ad_shape shape = ad_shape_of(g[0]);
         ck_assert_int_eq(shape.rank, shapes[k].rank);
@@ -379,7 +421,8 @@ START_TEST(zero_length)
     get(g[1], dt);
     for (int r = 0; r < 2; r++)
         for (int j = 0; j < 2; j++)
-            for (int i = 0; i < 2; i++) ck_assert_double_eq_tol(v[4 * r + 2 * j + i], 1 + 2 * r + i, 1e-12);
+            for (int i = 0; i < 2; i++)
+                ck_assert_double_eq_tol(v[4 * r + 2 * j + i], 1 + 2 * r + i, 1e-12);
     for (int i = 0; i < 4; i++) ck_assert_double_eq_tol(dy[i], 1, 1e-12);
     ck_assert_double_eq_tol(dt[1], 10, 1e-12);
     ck_assert_double_eq_tol(dt[0], -10, 1e-12);
@@ -404,7 +447,10 @@ START_TEST(jump)
         ad_tape *tape = ad_tape_new(AD_F64);
         ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 1 }), g;
         ode_stats stats = { 0 };
-        ode_options o = { .rtol = 1e-8, .atol = 1e-8, .adjoint = _i % 2 ? &ode_backsolve : &ode_discrete, .stats = &stats };
+        ode_options o = { .rtol = 1e-8,
+                          .atol = 1e-8,
+                          .adjoint = _i % 2 ? &ode_backsolve : &ode_discrete,
+                          .stats = &stats };
         if (k) o.jump_times = jump_at, o.njump = 1;
         ad_var y = ode_solve_final(jumping, &closed, y0, 0, NULL, ode_interval(tape, 0, 1), &o);
         ad_grad(ad_sum_all(y), 1, &y0, &g);
@@ -421,8 +467,8 @@ START_TEST(jump)
 }
 END_TEST
 
-/* Several states of different shapes, fixed and adaptive, discrete and backsolve: x' = A z, z' = -x summed; checked against one joined
- * state. */
+/* Several states of different shapes, fixed and adaptive, discrete and backsolve: x' = A z, z' = -x
+ * summed; checked against one joined state. */
 static void two_states(ad_var t, int n, const ad_var *y, const ad_var *args, void *user, ad_var *dy)
 {
     (void)t, (void)n, (void)user;
@@ -432,14 +478,17 @@ static void two_states(ad_var t, int n, const ad_var *y, const ad_var *args, voi
 
 static ad_var joined(ad_var t, ad_var y, const ad_var *args, void *user)
 {
-    ad_var parts[2] = { ad_slice(y, 1, 0, 2), ad_reshape(ad_slice(y, 1, 2, 8), AD_SHAPE(AD_ROWS, 2, 3)) }, d[2];
+    ad_var parts[2] = { ad_slice(y, 1, 0, 2),
+                        ad_reshape(ad_slice(y, 1, 2, 8), AD_SHAPE(AD_ROWS, 2, 3)) },
+           d[2];
     two_states(t, 2, parts, args, user, d);
     return ad_concatenate(2, (ad_var[]){ d[0], ad_reshape(d[1], AD_SHAPE(AD_ROWS, 6)) }, 1);
 }
 
 START_TEST(several_states)
 {
-    static const ode_method *const methods[] = { &ode_dopri5, &ode_dopri8, &ode_rk4, &ode_nystroem2, &ode_trapezoidal };
+    static const ode_method *const methods[] = { &ode_dopri5, &ode_dopri8, &ode_rk4, &ode_nystroem2,
+                                                 &ode_trapezoidal };
     double a[16], ga, gb[2];
     ad_tape *tape = ad_tape_new(AD_F64);
     for (int i = 0; i < 16; i++) a[i] = sin(1.0 + i);
@@ -450,11 +499,15 @@ START_TEST(several_states)
     }
     ode_options o = for_method(methods[_i / 2], 1e-7);
     if (_i % 2) o.adjoint = &ode_backsolve;
-    ad_var p = ad_param(tape, AD_SHAPE(2), (double[]){ 0.4, -0.3 }), times = ad_constant(tape, AD_SHAPE(3), (double[]){ 0, 0.4, 1 });
+    ad_var p = ad_param(tape, AD_SHAPE(2), (double[]){ 0.4, -0.3 }),
+           times = ad_constant(tape, AD_SHAPE(3), (double[]){ 0, 0.4, 1 });
     ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 8), 2, a), g;
-    ad_var s0[2] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, first), ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2, 3), 2, second) }, s[2];
+    ad_var s0[2] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, first),
+                     ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2, 3), 2, second) },
+           s[2];
     ad_var y = ode_solve(joined, NULL, y0, 1, &p, times, &o);
-    ck_assert_msg(!ode_solve_states(two_states, NULL, 2, s0, 1, &p, times, &o, s), "%s", ad_tape_error(tape));
+    ck_assert_msg(!ode_solve_states(two_states, NULL, 2, s0, 1, &p, times, &o, s), "%s",
+                  ad_tape_error(tape));
     ad_grad(ad_sum_all(ad_square(ad_slice(y, 2, 2, 8))), 1, &p, &g);
     get(g, gb);
     ga = gb[0];
@@ -463,7 +516,9 @@ START_TEST(several_states)
     get(s[1], part);
     for (int r = 0; r < 2; r++)
         for (int j = 0; j < 3; j++)
-            for (int i = 0; i < 6; i++) ck_assert_double_eq_tol(part[(r * 3 + j) * 6 + i], whole[(r * 3 + j) * 8 + 2 + i], 1e-12);
+            for (int i = 0; i < 6; i++)
+                ck_assert_double_eq_tol(part[(r * 3 + j) * 6 + i], whole[(r * 3 + j) * 8 + 2 + i],
+                                        1e-12);
     /* Only the second state has a cotangent. */
     ad_grad(ad_sum_all(ad_square(s[1])), 1, &p, &g);
     get(g, gb);
@@ -472,22 +527,27 @@ START_TEST(several_states)
 }
 END_TEST
 
-/* A training loop that rewinds and records again; a compiled program with another number of rows. */
+/* A training loop that rewinds and records again; a compiled program with another number of rows.
+ */
 START_TEST(programs)
 {
     ad_tape *tape = ad_tape_new(AD_F32);
     float p0[1] = { -0.5f }, y[3] = { 1, 2, 3 }, out[3], grad[1];
-    ad_var p = ad_param(tape, AD_SHAPE(1), p0), y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 0, NULL), g;
+    ad_var p = ad_param(tape, AD_SHAPE(1), p0),
+           y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 0, NULL), g;
     ode_options o = { .rtol = 1e-5, .atol = 1e-6, .adjoint = _i ? &ode_backsolve : &ode_discrete };
-    ad_var end = ode_solve_final(identity, NULL, ad_mul(y0, p), 0, NULL, ode_interval(tape, 0, 1), &o);
+    ad_var end =
+        ode_solve_final(identity, NULL, ad_mul(y0, p), 0, NULL, ode_interval(tape, 0, 1), &o);
     ad_grad(ad_sum_all(end), 1, &p, &g);
     ad_program *program = ad_compile(2, (ad_var[]){ p, y0 }, 2, (ad_var[]){ end, g });
     ck_assert_msg(program != NULL, "%s", ad_tape_error(tape));
     ad_tape_free(tape);
     ad_workspace *w = ad_workspace_new(program, 1);
     for (int64_t rows = 1; rows <= 3; rows++) {
-        ck_assert_msg(!ad_run(program, w, rows, (const void *[]){ p0, y }, (void *[]){ out, grad }), "%s", ad_workspace_error(w));
-        for (int64_t i = 0; i < rows; i++) ck_assert_double_eq_tol(out[i], -0.5 * y[i] * exp(1), 1e-4);
+        ck_assert_msg(!ad_run(program, w, rows, (const void *[]){ p0, y }, (void *[]){ out, grad }),
+                      "%s", ad_workspace_error(w));
+        for (int64_t i = 0; i < rows; i++)
+            ck_assert_double_eq_tol(out[i], -0.5 * y[i] * exp(1), 1e-4);
         ck_assert_double_eq_tol(grad[0], (double)(rows * (rows + 1)) / 2 * exp(1), 3e-4);
     }
     ad_workspace_free(w);
@@ -503,19 +563,23 @@ START_TEST(second_derivative)
     int32_t mark = ad_tape_mark(tape);
     for (int k = 0; k < 5; k++) {
         ad_tape_rewind(tape, mark);
-        ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 1 }), g, h, p = ad_param(tape, AD_SHAPE(1), (double[]){ 1 });
-        ad_var y = ode_solve_final(identity, NULL, ad_mul(y0, p), 0, NULL, ode_interval(tape, 0, 1), &o);
+        ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 1 }), g, h,
+               p = ad_param(tape, AD_SHAPE(1), (double[]){ 1 });
+        ad_var y =
+            ode_solve_final(identity, NULL, ad_mul(y0, p), 0, NULL, ode_interval(tape, 0, 1), &o);
         ad_var loss = ad_sum_all(ad_square(y));
         ad_grad(loss, 1, &y0, &g);
         const char *way =
-            k < 1 ? "ode_solve_final: the gradient of a solve has no derivative of its own" : "ode_solve_final: a solve has no forward";
+            k < 1 ? "ode_solve_final: the gradient of a solve has no derivative of its own"
+                  : "ode_solve_final: a solve has no forward";
         if (k == 0) ad_grad(ad_sum_all(g), 1, &y0, &h);
         else if (k == 1) h = ad_hvp(loss, y0, ad_ones_like(y0));
         else if (k == 2) h = ad_jacobian(y, y0);
         else if (k == 3) ad_jvp(1, &y0, &y0, 1, &y, &h);
         else h = ad_jacobian(y, p);
         if (k == 4)
-            way = "ad_jacobian: both variables need the row axis, or neither; for rows by a parameter take ad_vjp with unit cotangents";
+            way = "ad_jacobian: both variables need the row axis, or neither; for rows by a "
+                  "parameter take ad_vjp with unit cotangents";
         const char *error = ad_tape_error(tape);
         ck_assert_msg(error && strstr(error, way), "%d: %s", k, error ? error : "no error");
         ad_tape_clear_error(tape);
@@ -524,10 +588,12 @@ START_TEST(second_derivative)
 }
 END_TEST
 
-/* The way out: y' = sin(p y) with its derivative s = dy/dp as a second state. The gradient of y(1)^2's derivative 2 y s is the second
- * derivative, and a unit cotangent for each component gives the Jacobian. Against differences of the solution in closed form:
- * tan(p y / 2) = tan(p y0 / 2) e^(p t). */
-static void with_sensitivity(ad_var t, int nstate, const ad_var *y, const ad_var *args, void *user, ad_var *dy)
+/* The way out: y' = sin(p y) with its derivative s = dy/dp as a second state. The gradient of
+ * y(1)^2's derivative 2 y s is the second derivative, and a unit cotangent for each component gives
+ * the Jacobian. Against differences of the solution in closed form: tan(p y / 2) = tan(p y0 / 2)
+ * e^(p t). */
+static void with_sensitivity(ad_var t, int nstate, const ad_var *y, const ad_var *args, void *user,
+                             ad_var *dy)
 {
     (void)t, (void)nstate, (void)user;
     ad_var along[] = { y[0], args[0] }, direction[] = { y[1], ad_ones_like(args[0]) };
@@ -541,9 +607,13 @@ START_TEST(sensitivities_as_states)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
     double p = 0.8, start = 0.9, h = 1e-4, v, f[3];
-    ode_options o = { .rtol = 1e-10, .atol = 1e-12, .adjoint = _i ? &ode_backsolve : &ode_discrete };
-    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, &start), x = ad_param(tape, AD_SCALAR, &p), y[2], g;
-    ode_solve_states_final(with_sensitivity, NULL, 2, (ad_var[]){ y0, ad_zeros_like(y0) }, 1, &x, ode_interval(tape, 0, 1), &o, y);
+    ode_options o = { .rtol = 1e-10,
+                      .atol = 1e-12,
+                      .adjoint = _i ? &ode_backsolve : &ode_discrete };
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, &start),
+           x = ad_param(tape, AD_SCALAR, &p), y[2], g;
+    ode_solve_states_final(with_sensitivity, NULL, 2, (ad_var[]){ y0, ad_zeros_like(y0) }, 1, &x,
+                           ode_interval(tape, 0, 1), &o, y);
     for (int i = 0; i < 3; i++) f[i] = pow(sine_flow(p + (i - 1) * h, start), 2);
     get(y[0], &v);
     relative("y", v, sine_flow(p, start), 1e-9);
@@ -566,11 +636,14 @@ static ad_var looking(ad_var t, ad_var y, const ad_var *args, void *user)
     (void)t;
     use how = *(const use *)user;
     double p = how == LOOKS_ONLY || how == LOOKS_TOO ? ad_item(ad_scale(args[0], 1)) : 0;
-    ad_var rate = how == LOOKS_ONLY ? ad_scalar(y.tape, p) : how == IGNORES ? ad_scalar(y.tape, 1) : args[0];
+    ad_var rate = how == LOOKS_ONLY ? ad_scalar(y.tape, p)
+                  : how == IGNORES  ? ad_scalar(y.tape, 1)
+                                    : args[0];
     return ad_neg(ad_mul(ad_add(rate, args[1]), y));
 }
 
-/* The number p alone has no gradient; asking for it is an error, not 0. All else is as it would be: y(1) and its derivative by p and q. */
+/* The number p alone has no gradient; asking for it is an error, not 0. All else is as it would be:
+ * y(1) and its derivative by p and q. */
 START_TEST(arguments_looked_at)
 {
     for (int k = 0; k < 4 * 2 * 2 * 2; k++) {
@@ -578,17 +651,23 @@ START_TEST(arguments_looked_at)
         bool rows = k / 4 % 2, by_p = k / 8 % 2, back = k / 16;
         ad_tape *tape = ad_tape_new(AD_F64);
         ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 1 }), g;
-        ad_var p = rows ? ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 1 }) : ad_param(tape, AD_SHAPE(1), (double[]){ 1 });
+        ad_var p = rows ? ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 1 })
+                        : ad_param(tape, AD_SHAPE(1), (double[]){ 1 });
         ad_var args[] = { p, ad_param(tape, AD_SHAPE(1), (double[]){ 0.5 }) };
-        ode_options o = { .adjoint = back ? &ode_backsolve : &ode_discrete, .rtol = 1e-8, .atol = 1e-10, .rerecord = true };
+        ode_options o = { .adjoint = back ? &ode_backsolve : &ode_discrete,
+                          .rtol = 1e-8,
+                          .atol = 1e-10,
+                          .rerecord = true };
         ad_var y = ode_solve_final(looking, &how, y0, 2, args, ode_interval(tape, 0, 1), &o);
         ck_assert_double_eq_tol(ad_item(y), exp(-1.5), 1e-6);
         ad_grad(ad_sum_all(y), 1, &args[by_p ? 0 : 1], &g);
         double slope = ad_item(g);
         if (how == LOOKS_ONLY && by_p) {
             const char *error = ad_tape_error(tape);
-            ck_assert_msg(error && strstr(error, "the field reads the value of argument 0 (ad_value, ad_item)"), "%d: %s", k,
-                          error ? error : "no error");
+            ck_assert_msg(
+                error &&
+                    strstr(error, "the field reads the value of argument 0 (ad_value, ad_item)"),
+                "%d: %s", k, error ? error : "no error");
             ck_assert(isnan(slope));
         } else {
             ck_assert_msg(!ad_tape_error(tape), "%d: %s", k, ad_tape_error(tape));

@@ -25,7 +25,8 @@ static ad_var sampled(ad_tape *tape, int degree)
     return ad_param(tape, AD_SHAPE(K, D), u);
 }
 
-/* Linear pieces reproduce straight lines, the cubic's three-point slopes parabolas, at the knots, between and outside them. */
+/* Linear pieces reproduce straight lines, the cubic's three-point slopes parabolas, at the knots,
+ * between and outside them. */
 START_TEST(reproduces_polynomials)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
@@ -41,7 +42,9 @@ START_TEST(reproduces_polynomials)
         for (int d = 0; d < D; d++) ck_assert_double_eq_tol(v[d], polynomial(degree, d, at), 1e-12);
         ad_grad(ad_sum_all(y), 1, &t, &g);
         get(g, &slope);
-        for (int d = 0; d < D; d++) expected += (polynomial(degree, d, at + 1e-4) - polynomial(degree, d, at - 1e-4)) / 2e-4;
+        for (int d = 0; d < D; d++)
+            expected +=
+                (polynomial(degree, d, at + 1e-4) - polynomial(degree, d, at - 1e-4)) / 2e-4;
         ck_assert_double_eq_tol(slope, expected, 1e-8);
     }
     ad_tape_free(tape);
@@ -77,7 +80,8 @@ START_TEST(rows)
     ad_tape *tape = ad_tape_new(AD_F64);
     double u[B * K * D], t[B] = { 0.1, 1.1, 2.9 }, both[B * D], one[D], g[B * K * D];
     for (int i = 0; i < B * K * D; i++) u[i] = sin(2.7 * i);
-    ad_var samples = ad_input_rows(tape, AD_SHAPE(AD_ROWS, K, D), B, u), time = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), B, t);
+    ad_var samples = ad_input_rows(tape, AD_SHAPE(AD_ROWS, K, D), B, u),
+           time = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), B, t);
     ad_var k = ad_constant(tape, AD_SHAPE(K), knots), grad;
     ode_interpolation kind = _i ? ODE_CUBIC : ODE_LINEAR;
     ad_var y = ode_interpolate(kind, time, k, samples);
@@ -102,21 +106,26 @@ START_TEST(rows)
 }
 END_TEST
 
-/* y' = -y + u(t), u a parabola given by samples: the cubic is exact, y = c1 + c2 t + c3 t^2 + c exp(-t). Gradient in a sample by
- * differences. */
+/* y' = -y + u(t), u a parabola given by samples: the cubic is exact, y = c1 + c2 t + c3 t^2 + c
+ * exp(-t). Gradient in a sample by differences. */
 static ad_var driven(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     (void)user;
-    return ad_sub(ode_interpolate(ODE_CUBIC, t, ad_constant(t.tape, AD_SHAPE(K), knots), args[0]), y);
+    return ad_sub(ode_interpolate(ODE_CUBIC, t, ad_constant(t.tape, AD_SHAPE(K), knots), args[0]),
+                  y);
 }
 
 static double end_sum(const double *u, double *gradient, const ode_adjoint *adjoint)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
     double zero[2 * D] = { 0, 0, 1, -1 };
-    ad_var samples = ad_param(tape, AD_SHAPE(K, D), u), y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, D), 2, zero), g;
-    ode_options o = { .rtol = 1e-10, .atol = 1e-10, .adjoint = adjoint, .jump_times = knots, .njump = K };
-    ad_var y = ode_solve_final(driven, NULL, y0, 1, &samples, ode_interval(tape, 0, 3), &o), loss = ad_sum_all(ad_square(y));
+    ad_var samples = ad_param(tape, AD_SHAPE(K, D), u),
+           y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, D), 2, zero), g;
+    ode_options o = {
+        .rtol = 1e-10, .atol = 1e-10, .adjoint = adjoint, .jump_times = knots, .njump = K
+    };
+    ad_var y = ode_solve_final(driven, NULL, y0, 1, &samples, ode_interval(tape, 0, 3), &o),
+           loss = ad_sum_all(ad_square(y));
     double value = ad_item(loss);
     ck_assert_msg(!ad_tape_error(tape), "%s", ad_tape_error(tape));
     if (gradient) {
@@ -138,7 +147,8 @@ START_TEST(inside_a_field)
         memcpy(down, u, sizeof u);
         up[i] += h;
         down[i] -= h;
-        ck_assert_double_eq_tol(g[i], (end_sum(up, NULL, NULL) - end_sum(down, NULL, NULL)) / (2 * h), 1e-6);
+        ck_assert_double_eq_tol(
+            g[i], (end_sum(up, NULL, NULL) - end_sum(down, NULL, NULL)) / (2 * h), 1e-6);
     }
 }
 END_TEST
@@ -146,24 +156,28 @@ END_TEST
 START_TEST(bad_input)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var u = sampled(tape, 1), k = ad_constant(tape, AD_SHAPE(K), knots), t = ad_scalar(tape, 0.5);
+    ad_var u = sampled(tape, 1), k = ad_constant(tape, AD_SHAPE(K), knots),
+           t = ad_scalar(tape, 0.5);
     struct {
         ad_var t, knots, samples;
         const char *message;
     } bad[] = {
         { ad_constant(tape, AD_SHAPE(2), knots), k, u, "ode_interpolate: t has shape [2]" },
         { t, ad_constant(tape, AD_SHAPE(1), knots), u, "ode_interpolate: knots have shape [1]" },
-        { t, ad_constant(tape, AD_SHAPE(3), knots), u, "ode_interpolate: samples have shape [6,2] for knots of shape [3]" },
+        { t, ad_constant(tape, AD_SHAPE(3), knots), u,
+          "ode_interpolate: samples have shape [6,2] for knots of shape [3]" },
         { t, k, k, "ode_interpolate: samples have shape [6]" },
         { t, ad_constant(tape, AD_SHAPE(K), (double[]){ 0, 1, 1, 2, 3, 4 }), u,
           "knots must be finite and strictly increasing: knots[1] = 1, knots[2] = 1" },
-        { t, ad_constant(tape, AD_SHAPE(K), (double[]){ 0, 1, NAN, 2, 3, 4 }), u, "knots must be finite" },
+        { t, ad_constant(tape, AD_SHAPE(K), (double[]){ 0, 1, NAN, 2, 3, 4 }), u,
+          "knots must be finite" },
         { t, ad_fill(tape, AD_SHAPE(K), 1), u, "knots must be strictly increasing; all are 1" },
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         ode_interpolate(ODE_CUBIC, bad[i].t, bad[i].knots, bad[i].samples);
         const char *error = ad_tape_error(tape);
-        ck_assert_msg(error && strstr(error, bad[i].message), "\"%s\", not \"%s\"", error ? error : "no error", bad[i].message);
+        ck_assert_msg(error && strstr(error, bad[i].message), "\"%s\", not \"%s\"",
+                      error ? error : "no error", bad[i].message);
         ad_tape_clear_error(tape);
     }
     ode_interpolate((ode_interpolation)7, t, k, u);

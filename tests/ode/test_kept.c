@@ -1,5 +1,6 @@
-/* The discrete adjoint with activations kept from the forward solve: against the same gradients with everything computed again, against
- * finite differences that replay the steps, and what is kept for how many bytes. */
+/* The discrete adjoint with activations kept from the forward solve: against the same gradients
+ * with everything computed again, against finite differences that replay the steps, and what is
+ * kept for how many bytes. */
 #include "autodiff/extension.h"
 #include "tests/support/allocations.h"
 #include "costate.h"
@@ -11,19 +12,23 @@
 
 enum { D = 3, H = 7, ROWS = 5, WEIGHTS = D * H + H + H * D, ALL = ROWS * D + WEIGHTS + ROWS };
 
-/* dy/dt = g tanh([y W1 + b] s(t)) W2 - y^3/8 with a gate g per row and s(t) = 1 + t/2, until the time *user half of that. */
+/* dy/dt = g tanh([y W1 + b] s(t)) W2 - y^3/8 with a gate g per row and s(t) = 1 + t/2, until the
+ * time *user half of that. */
 static ad_var network(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     double *until = user;
-    ad_var w1 = ad_reshape(ad_slice(args[0], 0, 0, D * H), AD_SHAPE(D, H)), b = ad_slice(args[0], 0, D * H, D * H + H),
+    ad_var w1 = ad_reshape(ad_slice(args[0], 0, 0, D * H), AD_SHAPE(D, H)),
+           b = ad_slice(args[0], 0, D * H, D * H + H),
            w2 = ad_reshape(ad_slice(args[0], 0, D * H + H, WEIGHTS), AD_SHAPE(H, D));
     ad_var s = ad_shift(ad_scale(t, 0.5), 1);
-    if (until) s = ad_mul(s, ad_shift(ad_scale(ad_lt(t, ad_fill(t.tape, AD_SCALAR, *until)), -0.5), 1));
+    if (until)
+        s = ad_mul(s, ad_shift(ad_scale(ad_lt(t, ad_fill(t.tape, AD_SCALAR, *until)), -0.5), 1));
     ad_var h = ad_tanh(ad_mul(ad_add(ad_matmul(y, w1), b), s));
     return ad_sub(ad_mul(args[1], ad_matmul(h, w2)), ad_scale(ad_mul(y, ad_square(y)), 0.125));
 }
 
-/* What is solved for: the end, several times (interpolated by adaptive methods), several times that are a variable, several with jumps. */
+/* What is solved for: the end, several times (interpolated by adaptive methods), several times that
+ * are a variable, several with jumps. */
 enum { END, TIMES, VARIABLE_TIMES, JUMPS, FLOW, KINDS };
 
 typedef struct {
@@ -47,14 +52,16 @@ static problem record(int kind, const double *at, const ode_options *options)
     q.y0 = ad_input_rows(q.tape, AD_SHAPE(AD_ROWS, D), ROWS, at);
     q.theta = ad_param(q.tape, AD_SHAPE(WEIGHTS), at + ROWS * D);
     q.gate = ad_input_rows(q.tape, AD_SHAPE(AD_ROWS, 1), ROWS, at + ROWS * D + WEIGHTS);
-    q.times = kind == VARIABLE_TIMES ? ad_input(q.tape, AD_SHAPE(4), times) : ad_constant(q.tape, AD_SHAPE(4), times);
+    q.times = kind == VARIABLE_TIMES ? ad_input(q.tape, AD_SHAPE(4), times)
+                                     : ad_constant(q.tape, AD_SHAPE(4), times);
     ad_var args[] = { q.theta, q.gate }, logdet;
     if (kind == JUMPS) o.jump_times = jumps, o.njump = 2;
     if (kind == FLOW) {
         ad_var y = ode_flow(network, NULL, q.y0, 2, args, q.times, &o, &logdet);
         q.loss = ad_add(ad_sum_all(ad_sin(y)), ad_sum_all(ad_square(logdet)));
     } else {
-        ad_var y = (kind == END ? ode_solve_final : ode_solve)(network, kind == JUMPS ? jumps : NULL, q.y0, 2, args, q.times, &o);
+        ad_var y = (kind == END ? ode_solve_final : ode_solve)(
+            network, kind == JUMPS ? jumps : NULL, q.y0, 2, args, q.times, &o);
         q.loss = ad_sum_all(ad_sin(y));
     }
     return q;
@@ -86,7 +93,10 @@ static ode_options options_of(const ode_method *m, ode_stats *stats)
     return o;
 }
 
-static bool is_explicit(const ode_method *m) { return m != &ode_implicit_euler && m != &ode_trapezoidal && m != &ode_nystroem2; }
+static bool is_explicit(const ode_method *m)
+{
+    return m != &ode_implicit_euler && m != &ode_trapezoidal && m != &ode_nystroem2;
+}
 
 /* Every method and kind of solve, with all, some and none of the activations kept. */
 START_TEST(as_computed_again)
@@ -152,13 +162,15 @@ START_TEST(differences)
             ck_assert_msg(!ad_tape_error(q.tape), "%s", ad_tape_error(q.tape));
             ad_tape_free(q.tape);
         }
-        ck_assert_msg(fabs(sum / h - g[k]) <= 1e-8, "%s, unknown %d: %.12g, difference %.12g", ode_method_name(m), k, g[k], sum / h);
+        ck_assert_msg(fabs(sum / h - g[k]) <= 1e-8, "%s, unknown %d: %.12g, difference %.12g",
+                      ode_method_name(m), k, g[k], sum / h);
     }
     ode_stats_clear(&stats);
 }
 END_TEST
 
-/* Of each evaluation the state, the hidden units, and (for the gates' derivatives) the last product: nothing that follows from these. */
+/* Of each evaluation the state, the hidden units, and (for the gates' derivatives) the last
+ * product: nothing that follows from these. */
 START_TEST(what_is_kept)
 {
     ode_stats stats = { 0 };
@@ -173,13 +185,16 @@ START_TEST(what_is_kept)
     q = record(END, start, &o);
     gradient(&q, false, g);
     ad_tape_free(q.tape);
-    size_t one = 2 * ((ROWS * D * sizeof(double) + 63) / 64 * 64) + (ROWS * H * sizeof(double) + 63) / 64 * 64;
-    ck_assert_uint_eq(stats.stored_bytes - states, (3 * 4 + 1) * 4 * one); /* three intervals of four steps, and one slot over */
+    size_t one = 2 * ((ROWS * D * sizeof(double) + 63) / 64 * 64) +
+                 (ROWS * H * sizeof(double) + 63) / 64 * 64;
+    ck_assert_uint_eq(stats.stored_bytes - states,
+                      (3 * 4 + 1) * 4 * one); /* three intervals of four steps, and one slot over */
     ode_stats_clear(&stats);
 }
 END_TEST
 
-/* The gradient by times wants more of an evaluation (the first product), whether or not the field has been differentiated without. */
+/* The gradient by times wants more of an evaluation (the first product), whether or not the field
+ * has been differentiated without. */
 START_TEST(what_times_want)
 {
     ode_stats stats = { 0 };
@@ -191,7 +206,8 @@ START_TEST(what_times_want)
         ad_var x[] = { q.theta, q.times }, grad[2];
         if (k == 2) {
             ad_grad(q.loss, 1, x, grad);
-            q.loss = ad_sum_all(ode_solve(network, NULL, q.y0, 2, (ad_var[]){ q.theta, q.gate }, q.times, &o));
+            q.loss = ad_sum_all(
+                ode_solve(network, NULL, q.y0, 2, (ad_var[]){ q.theta, q.gate }, q.times, &o));
         }
         ad_grad(q.loss, k ? 2 : 1, x, grad);
         ck_assert_msg(ad_value(grad[k > 0]) != NULL, "%s", ad_tape_error(q.tape));
@@ -217,7 +233,8 @@ START_TEST(nothing_to_keep)
     ode_stats stats = { 0 };
     ode_options o = { .stats = &stats };
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, (double[]){ 1, 0 }), p = ad_param(tape, AD_SHAPE(1), (double[]){ 2 }), g;
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, (double[]){ 1, 0 }),
+           p = ad_param(tape, AD_SHAPE(1), (double[]){ 2 }), g;
     ad_var y = ode_solve_final(pendulum, NULL, y0, 1, &p, ode_interval(tape, 0, 1), &o);
     ad_grad(ad_sum_all(y), 1, &p, &g);
     ck_assert(isfinite(ad_item(g)));
@@ -258,13 +275,17 @@ END_TEST
 START_TEST(programs)
 {
     enum { MOST = 9 };
-    double y0[MOST * D], gate[MOST], theta[WEIGHTS], gy[MOST * D], gt[WEIGHTS], known_y[MOST * D], known_t[WEIGHTS];
-    ode_options o = { .method = _i ? &ode_dopri5 : &ode_rk4, .rtol = 1e-5, .atol = 1e-5, .steps = _i ? 0 : 3 };
+    double y0[MOST * D], gate[MOST], theta[WEIGHTS], gy[MOST * D], gt[WEIGHTS], known_y[MOST * D],
+        known_t[WEIGHTS];
+    ode_options o = {
+        .method = _i ? &ode_dopri5 : &ode_rk4, .rtol = 1e-5, .atol = 1e-5, .steps = _i ? 0 : 3
+    };
     ad_program *program[2];
     for (int k = 0; k < 2; k++) {
         o.keep_bytes = k ? 0 : 1;
         ad_tape *tape = ad_tape_new(AD_F64);
-        ad_var in[] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, D), 0, NULL), ad_param(tape, AD_SHAPE(WEIGHTS), NULL),
+        ad_var in[] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, D), 0, NULL),
+                        ad_param(tape, AD_SHAPE(WEIGHTS), NULL),
                         ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 0, NULL) },
                grad[2];
         ad_var y = ode_solve_final(network, NULL, in[0], 2, in + 1, ode_interval(tape, 0, 1), &o);
@@ -292,15 +313,17 @@ START_TEST(programs)
 }
 END_TEST
 
-/* How much is kept does not depend on what the workspace ran before, and batches that fit the budget in turn with ones too large for it
- * allocate nothing. */
+/* How much is kept does not depend on what the workspace ran before, and batches that fit the
+ * budget in turn with ones too large for it allocate nothing. */
 START_TEST(after_a_larger_batch)
 {
     enum { LARGE = 20, SMALL = 2 };
     static double y0[LARGE * D], gate[LARGE], g[2][WEIGHTS];
     size_t kept[2];
     ode_stats stats = { 0 };
-    ode_options o = { .method = &ode_rk4, .steps = 30, .stats = &stats, .keep_bytes = _i ? 3000 : 19000 };
+    ode_options o = {
+        .method = &ode_rk4, .steps = 30, .stats = &stats, .keep_bytes = _i ? 3000 : 19000
+    };
     draw();
     for (int i = 0; i < LARGE * D; i++) y0[i] = sin(i);
     for (int i = 0; i < LARGE; i++) gate[i] = 1 + 0.5 * cos(i);
@@ -316,7 +339,8 @@ START_TEST(after_a_larger_batch)
         kept[k] = stats.stored_bytes;
         long before = allocations();
         int failed = 0;
-        for (int i = 0; k && i < 4; i++) failed |= ad_run(program, w, i % 2 ? SMALL : LARGE, values, (void *[]){ g[k] });
+        for (int i = 0; k && i < 4; i++)
+            failed |= ad_run(program, w, i % 2 ? SMALL : LARGE, values, (void *[]){ g[k] });
         long made = allocations() - before;
         ck_assert_int_eq(made, 0);
         ck_assert_int_eq(failed, 0);
@@ -363,7 +387,8 @@ START_TEST(older_than_the_seeds)
 {
     enum { BETWEEN = 1 << 18 };
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var x = ad_input_rows(tape, AD_SHAPE(AD_ROWS, D), 0, NULL), w = ad_param(tape, AD_SHAPE(D, D), NULL), kept;
+    ad_var x = ad_input_rows(tape, AD_SHAPE(AD_ROWS, D), 0, NULL),
+           w = ad_param(tape, AD_SHAPE(D, D), NULL), kept;
     ad_var y = ad_tanh(ad_matmul(x, w)), seed = x;
     for (int k = 0; k < BETWEEN; k++) seed = ad_sin(seed);
     ck_assert_int_eq(ad_residuals(1, &seed, 1, &x, 1, &y, 1, &kept), 1);
@@ -372,8 +397,8 @@ START_TEST(older_than_the_seeds)
 }
 END_TEST
 
-/* A value before anybody has asked for a gradient: more states than keep_bytes allows are not kept, and the gradient, asked for later, is
- * the same bit by bit. */
+/* A value before anybody has asked for a gradient: more states than keep_bytes allows are not kept,
+ * and the gradient, asked for later, is the same bit by bit. */
 static ad_var halving(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     (void)user;
@@ -382,7 +407,8 @@ static ad_var halving(ad_var t, ad_var y, const ad_var *args, void *user)
 
 START_TEST(value_before_gradient)
 {
-    const ode_method *const methods[] = { &ode_dopri5, &ode_rk4, &ode_nystroem2, &ode_implicit_euler };
+    const ode_method *const methods[] = { &ode_dopri5, &ode_rk4, &ode_nystroem2,
+                                          &ode_implicit_euler };
     for (int m = 0; m < 4; m++) {
         double g[2][3];
         for (int k = 0; k < 2; k++) {
@@ -390,14 +416,16 @@ START_TEST(value_before_gradient)
             ode_stats stats = { 0 };
             ode_options o = { .method = methods[m], .stats = &stats, .keep_bytes = k ? 40 : 0 };
             if (m) o.steps = 50;
-            ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 2, (double[]){ 1, -2 }), p = ad_param(tape, AD_SCALAR, (double[]){ 0.7 }),
-                   b[2];
-            ad_var y = ode_solve(halving, NULL, y0, 1, &p, ode_linspace(tape, 0, 2, 5), &o), loss = ad_sum_all(ad_square(y));
+            ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 2, (double[]){ 1, -2 }),
+                   p = ad_param(tape, AD_SCALAR, (double[]){ 0.7 }), b[2];
+            ad_var y = ode_solve(halving, NULL, y0, 1, &p, ode_linspace(tape, 0, 2, 5), &o),
+                   loss = ad_sum_all(ad_square(y));
             ck_assert_ptr_nonnull(ad_value(loss));
             if (k) ck_assert_int_eq(stats.stored_bytes, 0);
             else ck_assert_int_gt(stats.stored_bytes, 0);
             ad_grad(loss, 2, (ad_var[]){ y0, p }, b);
-            ck_assert_msg(!ad_get(b[0], g[k]) && !ad_get(b[1], g[k] + 2), "%s", ad_tape_error(tape));
+            ck_assert_msg(!ad_get(b[0], g[k]) && !ad_get(b[1], g[k] + 2), "%s",
+                          ad_tape_error(tape));
             ck_assert_int_gt(stats.stored_bytes, 0);
             ode_stats_clear(&stats);
             ad_tape_free(tape);

@@ -1,4 +1,5 @@
-/* Methods: order conditions of every tableau by rooted trees (Butcher; Hairer, Norsett, Wanner, Solving ODEs I, II.2), and measured orders.
+/* Methods: order conditions of every tableau by rooted trees (Butcher; Hairer, Norsett, Wanner,
+ * Solving ODEs I, II.2), and measured orders.
  */
 #include "ode/methods/recorders.h"
 #include "tests/support/methods.h"
@@ -24,7 +25,8 @@ static void grow(forest *f, tree *partial, int left, int largest)
     if (!left) {
         ck_assert_int_lt(f->count, MAX_TREES);
         partial->gamma = partial->order;
-        for (int i = 0; i < partial->nchild; i++) partial->gamma *= f->tree[partial->child[i]].gamma;
+        for (int i = 0; i < partial->nchild; i++)
+            partial->gamma *= f->tree[partial->child[i]].gamma;
         f->tree[f->count++] = *partial;
         return;
     }
@@ -47,7 +49,8 @@ static forest all_trees(void)
 }
 
 /* u[tree][stage] = product over the root's subtrees of (A u_subtree)[stage]. */
-static void elementary_weights(const forest *f, const ode_tableau *t, double u[MAX_TREES][ODE_MAX_STAGES])
+static void elementary_weights(const forest *f, const ode_tableau *t,
+                               double u[MAX_TREES][ODE_MAX_STAGES])
 {
     int n = t->stages + 1 + t->extra;
     for (int k = 0; k < f->count; k++)
@@ -55,14 +58,16 @@ static void elementary_weights(const forest *f, const ode_tableau *t, double u[M
             double product = 1;
             for (int c = 0; c < f->tree[k].nchild; c++) {
                 double sum = 0;
-                for (int j = 0; j < i; j++) sum += ode_tableau_row(t, i)[j] * u[f->tree[k].child[c]][j];
+                for (int j = 0; j < i; j++)
+                    sum += ode_tableau_row(t, i)[j] * u[f->tree[k].child[c]][j];
                 product *= sum;
             }
             u[k][i] = product;
         }
 }
 
-static double worst_residual(const forest *f, double u[MAX_TREES][ODE_MAX_STAGES], int n, const double *w, int order, double theta)
+static double worst_residual(const forest *f, double u[MAX_TREES][ODE_MAX_STAGES], int n,
+                             const double *w, int order, double theta)
 {
     double worst = 0;
     for (int k = 0; k < f->count; k++) {
@@ -96,20 +101,25 @@ START_TEST(order_conditions)
     for (int i = 1; i < n; i++) {
         double sum = 0;
         for (int j = 0; j < i; j++) sum += ode_tableau_row(t, i)[j];
-        ck_assert_msg(fabs(sum - t->c[i]) < 1e-14, "%s: node %d is %g, its row sums to %g", m->name, i, t->c[i], sum);
+        ck_assert_msg(fabs(sum - t->c[i]) < 1e-14, "%s: node %d is %g, its row sums to %g", m->name,
+                      i, t->c[i], sum);
     }
     const double *b = ode_tableau_row(t, s);
     double r = worst_residual(&f, u, s, b, m->order, 1);
-    ck_assert_msg(r < (m == &ode_tsit5 ? 2e-14 : 4e-15), /* Tsitouras's coefficients are published with 16 digits */
+    ck_assert_msg(r < (m == &ode_tsit5
+                           ? 2e-14
+                           : 4e-15), /* Tsitouras's coefficients are published with 16 digits */
                   "%s: order %d: %g", m->name, m->order, r);
     if (m->order < MAX_ORDER)
-        ck_assert_msg(worst_residual(&f, u, s, b, m->order + 1, 1) > 1e-6, "%s is of a higher order than %d", m->name, m->order);
+        ck_assert_msg(worst_residual(&f, u, s, b, m->order + 1, 1) > 1e-6,
+                      "%s is of a higher order than %d", m->name, m->order);
     double w[ODE_MAX_STAGES];
     if (t->e) {
         for (int i = 0; i <= s; i++) w[i] = (i < s ? b[i] : 0) - t->e[i];
         r = worst_residual(&f, u, s + 1, w, m->error_order, 1);
         ck_assert_msg(r < 1e-14, "%s: embedded order %d: %g", m->name, m->error_order, r);
-        ck_assert_msg(worst_residual(&f, u, s + 1, w, m->error_order + 1, 1) > 1e-6, "%s: the estimate is of a higher order", m->name);
+        ck_assert_msg(worst_residual(&f, u, s + 1, w, m->error_order + 1, 1) > 1e-6,
+                      "%s: the estimate is of a higher order", m->name);
     }
     if (t->e3) {
         for (int i = 0; i <= s; i++) w[i] = (i < s ? b[i] : 0) - t->e3[i];
@@ -127,7 +137,8 @@ START_TEST(dense_order_conditions)
     static double u[MAX_TREES][ODE_MAX_STAGES];
     forest f = all_trees();
     elementary_weights(&f, t, u);
-    double w[ODE_MAX_STAGES], slope[ODE_MAX_STAGES], above[ODE_MAX_STAGES], below[ODE_MAX_STAGES], unused[ODE_MAX_STAGES];
+    double w[ODE_MAX_STAGES], slope[ODE_MAX_STAGES], above[ODE_MAX_STAGES], below[ODE_MAX_STAGES],
+        unused[ODE_MAX_STAGES];
     int n = t->stages + 1 + t->extra;
     for (double theta = 0; theta <= 1.01; theta += 0.125) {
         ode_dense_weights(t, theta, w, slope);
@@ -135,7 +146,8 @@ START_TEST(dense_order_conditions)
         ck_assert_msg(r < 2e-13, "%s: dense order %d at %g: %g", m->name, m->dense_order, theta, r);
         ode_dense_weights(t, theta + 1e-5, above, unused);
         ode_dense_weights(t, theta - 1e-5, below, unused);
-        for (int i = 0; i < n; i++) ck_assert_double_eq_tol(slope[i], (above[i] - below[i]) / 2e-5, 1e-6);
+        for (int i = 0; i < n; i++)
+            ck_assert_double_eq_tol(slope[i], (above[i] - below[i]) / 2e-5, 1e-6);
     }
     ode_dense_weights(t, 1, w, slope);
     for (int i = 0; i < n; i++) {
@@ -145,17 +157,19 @@ START_TEST(dense_order_conditions)
 }
 END_TEST
 
-/* y1' = y1^2 cos t, y2' = -2 t y2^2, and a rotation: 1 / (1.5 - sin t), 1 / (1 + t^2), r cos 3t, r sin 3t. A large radius brings
- * the asymptotic steps of accurate methods into the range of errors that is looked at. */
+/* y1' = y1^2 cos t, y2' = -2 t y2^2, and a rotation: 1 / (1.5 - sin t), 1 / (1 + t^2), r cos 3t, r
+ * sin 3t. A large radius brings the asymptotic steps of accurate methods into the range of errors
+ * that is looked at. */
 static ad_var smooth(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     (void)args, (void)user;
     ad_var c[4];
     for (int i = 0; i < 4; i++) c[i] = ad_slice(y, 1, i, i + 1);
-    return ad_concatenate(
-        4,
-        (ad_var[]){ ad_mul(ad_square(c[0]), ad_cos(t)), ad_mul(ad_scale(t, -2), ad_square(c[1])), ad_scale(c[3], -3), ad_scale(c[2], 3) },
-        1);
+    return ad_concatenate(4,
+                          (ad_var[]){ ad_mul(ad_square(c[0]), ad_cos(t)),
+                                      ad_mul(ad_scale(t, -2), ad_square(c[1])), ad_scale(c[3], -3),
+                                      ad_scale(c[2], 3) },
+                          1);
 }
 
 static void solution(double t, double radius, double *y)
@@ -181,7 +195,8 @@ static double error_with_steps(const ode_method *m, int64_t steps, double from, 
     return sqrt(sum);
 }
 
-/* The slope of log error over log steps by least squares over the last points of at least three halvings with errors in 1e-11..1e-3. */
+/* The slope of log error over log steps by least squares over the last points of at least three
+ * halvings with errors in 1e-11..1e-3. */
 static double fitted_slope(const ode_method *m, double from, double to)
 {
     enum { POINTS = 4 };
@@ -211,14 +226,16 @@ START_TEST(measured_order)
     double end = m->order == 1 ? 0.4 : 3; /* sooner, where many steps are needed */
     double forwards = fitted_slope(m, 0, end), backwards = fitted_slope(m, end, 0);
     ck_assert_msg(fabs(forwards - m->order) < 0.15, "%s: measured order %g", m->name, forwards);
-    ck_assert_msg(fabs(backwards - m->order) < 0.15, "%s: measured order backwards %g", m->name, backwards);
+    ck_assert_msg(fabs(backwards - m->order) < 0.15, "%s: measured order backwards %g", m->name,
+                  backwards);
 }
 END_TEST
 
 /* The two-step method bootstraps such that its first step is the midpoint rule's. */
 START_TEST(two_step_start)
 {
-    double two_step = error_with_steps(&ode_nystroem2, 1, 0, 0.5), midpoint = error_with_steps(&ode_midpoint, 1, 0, 0.5);
+    double two_step = error_with_steps(&ode_nystroem2, 1, 0, 0.5),
+           midpoint = error_with_steps(&ode_midpoint, 1, 0, 0.5);
     ck_assert_double_eq_tol(two_step, midpoint, 1e-14);
 }
 END_TEST

@@ -1,5 +1,5 @@
-/* The trapezoidal rule on stiff problems: where it alternates instead of decaying, its result is an error that says what to use; where it
- * is right, nothing is said. Right values are analytic. */
+/* The trapezoidal rule on stiff problems: where it alternates instead of decaying, its result is an
+ * error that says what to use; where it is right, nothing is said. Right values are analytic. */
 #include "costate.h"
 #include "tests/support/suite.h"
 #include <math.h>
@@ -10,10 +10,12 @@ static ad_var rows_of(ad_tape *tape, int64_t rows, int d, const double *wide)
     float narrow[64];
     for (int64_t i = 0; i < rows * d; i++) narrow[i] = (float)wide[i];
     ad_shape shape = AD_SHAPE(AD_ROWS, d);
-    return ad_tape_dtype(tape) == AD_F32 ? ad_input_rows(tape, shape, rows, narrow) : ad_input_rows(tape, shape, rows, wide);
+    return ad_tape_dtype(tape) == AD_F32 ? ad_input_rows(tape, shape, rows, narrow)
+                                         : ad_input_rows(tape, shape, rows, wide);
 }
 
-/* y' = rate (y - cos t), each row with a rate of its own: it follows cos t after a time of 1 / rate. */
+/* y' = rate (y - cos t), each row with a rate of its own: it follows cos t after a time of 1 /
+ * rate. */
 static ad_var to_the_cosine(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     (void)user;
@@ -25,10 +27,12 @@ enum { ROWS = 3 };
 static int follow(ad_tape *tape, const double *rate, double end, const ode_options *o, double *y)
 {
     ad_var y0 = rows_of(tape, ROWS, 1, (double[]){ 1, 2, 1 }), k = rows_of(tape, ROWS, 1, rate);
-    return ad_get(ode_solve_final(to_the_cosine, NULL, y0, 1, &k, ode_interval(tape, 0, end), o), y);
+    return ad_get(ode_solve_final(to_the_cosine, NULL, y0, 1, &k, ode_interval(tape, 0, end), o),
+                  y);
 }
 
-/* Every number of steps gives the right result or an error, in either type and direction, with steps of its own or replayed. */
+/* Every number of steps gives the right result or an error, in either type and direction, with
+ * steps of its own or replayed. */
 START_TEST(right_or_an_error)
 {
     double direction = _i & 1 ? -1 : 1, y[ROWS];
@@ -41,12 +45,14 @@ START_TEST(right_or_an_error)
         int failed = follow(tape, rate, direction, &o, y);
         if (failed) {
             refused++;
-            ck_assert_msg(strstr(ad_tape_error(tape), "row 1, component 0") && strstr(ad_tape_error(tape), "use ode_implicit_euler"), "%s",
-                          ad_tape_error(tape));
+            ck_assert_msg(strstr(ad_tape_error(tape), "row 1, component 0") &&
+                              strstr(ad_tape_error(tape), "use ode_implicit_euler"),
+                          "%s", ad_tape_error(tape));
         } else ck_assert_msg(fabs(y[1] - cos(1)) < 0.05, "%d steps: %g", n, y[1]);
         ad_tape_clear_error(tape);
         o = (ode_options){ .method = &ode_implicit_euler, .steps = n };
-        ck_assert_msg(!follow(tape, rate, direction, &o, y) && fabs(y[1] - cos(1)) < 1e-5, "implicit Euler, %d steps: %g", n, y[1]);
+        ck_assert_msg(!follow(tape, rate, direction, &o, y) && fabs(y[1] - cos(1)) < 1e-5,
+                      "implicit Euler, %d steps: %g", n, y[1]);
         ode_stats_clear(&stats);
         ad_tape_free(tape);
     }
@@ -70,7 +76,8 @@ START_TEST(replayed_steps)
 }
 END_TEST
 
-/* Diffusion on a line: eigenvalues to -4 (n + 1)^2, but of the smooth start only the slowest part is there. */
+/* Diffusion on a line: eigenvalues to -4 (n + 1)^2, but of the smooth start only the slowest part
+ * is there. */
 static ad_var diffusion(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     (void)t, (void)user;
@@ -80,7 +87,8 @@ static ad_var diffusion(ad_var t, ad_var y, const ad_var *args, void *user)
 START_TEST(smooth_parts_of_stiff_problems)
 {
     enum { N = 20 };
-    double a[N * N] = { 0 }, y0[N], y[N], pi = acos(-1), slowest = -4 * (N + 1) * (N + 1) * pow(sin(pi / 2 / (N + 1)), 2);
+    double a[N * N] = { 0 }, y0[N], y[N], pi = acos(-1),
+                 slowest = -4 * (N + 1) * (N + 1) * pow(sin(pi / 2 / (N + 1)), 2);
     for (int i = 0; i < N; i++) {
         y0[i] = sin(pi * (i + 1) / (N + 1));
         a[i * N + i] = -2 * (N + 1) * (N + 1);
@@ -90,9 +98,11 @@ START_TEST(smooth_parts_of_stiff_problems)
         ad_tape *tape = ad_tape_new(_i ? AD_F32 : AD_F64);
         ad_var matrix = ad_constant(tape, AD_SHAPE(N, N), a);
         ode_options o = { .method = &ode_trapezoidal, .steps = n };
-        ad_var end = ode_solve_final(diffusion, NULL, rows_of(tape, 1, N, y0), 1, &matrix, ode_interval(tape, 0, 0.1), &o);
+        ad_var end = ode_solve_final(diffusion, NULL, rows_of(tape, 1, N, y0), 1, &matrix,
+                                     ode_interval(tape, 0, 0.1), &o);
         ck_assert_msg(!ad_get(end, y), "%s", ad_tape_error(tape));
-        for (int i = 0; i < N; i++) ck_assert_double_eq_tol(y[i], y0[i] * exp(0.1 * slowest), 0.05 / n / n + 1e-4);
+        for (int i = 0; i < N; i++)
+            ck_assert_double_eq_tol(y[i], y0[i] * exp(0.1 * slowest), 0.05 / n / n + 1e-4);
         ad_tape_free(tape);
     }
 }
@@ -112,8 +122,10 @@ START_TEST(oscillations)
         double y[2 * 65];
         ode_options o = { .method = &ode_trapezoidal, .steps = n / 8 };
         ad_var times = ode_linspace(tape, 0, 8 * acos(-1), 65);
-        ck_assert_msg(!ad_get(ode_solve(oscillator, NULL, rows_of(tape, 1, 2, (double[]){ 1, 0 }), 0, NULL, times, &o), y), "%s",
-                      ad_tape_error(tape));
+        ck_assert_msg(!ad_get(ode_solve(oscillator, NULL, rows_of(tape, 1, 2, (double[]){ 1, 0 }),
+                                        0, NULL, times, &o),
+                              y),
+                      "%s", ad_tape_error(tape));
         ad_tape_free(tape);
     }
 }

@@ -1,4 +1,5 @@
-/* Solving: problems with known solutions in both types and directions, step control, replay, implicit methods, bad input, allocations. */
+/* Solving: problems with known solutions in both types and directions, step control, replay,
+ * implicit methods, bad input, allocations. */
 #include "tests/support/allocations.h"
 #include "autodiff/extension.h"
 #include "costate.h"
@@ -31,14 +32,16 @@ static ad_var sine_field(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     (void)args, (void)user;
     ad_var t2 = ad_square(t), t3 = ad_mul(t2, t);
-    ad_var force = ad_add(ad_sub(ad_mul(ad_square(t2), ad_sin(ad_scale(t, 2))), t2), ad_scale(t3, 4));
+    ad_var force =
+        ad_add(ad_sub(ad_mul(ad_square(t2), ad_sin(ad_scale(t, 2))), t2), ad_scale(t3, 4));
     return ad_add(ad_div(ad_scale(y, 2), t), force);
 }
 
 static void sine_solution(double t, double *y)
 {
     double t2 = t * t, t3 = t2 * t, t4 = t2 * t2;
-    y[0] = -t4 * cos(2 * t) / 2 + t3 * sin(2 * t) / 2 + t2 * cos(2 * t) / 4 - t3 + 2 * t4 + (acos(-1) - 0.25) * t2;
+    y[0] = -t4 * cos(2 * t) / 2 + t3 * sin(2 * t) / 2 + t2 * cos(2 * t) / 4 - t3 + 2 * t4 +
+           (acos(-1) - 0.25) * t2;
 }
 
 enum { N = 10 };
@@ -47,7 +50,8 @@ enum { N = 10 };
 static void linear_matrix(double *a)
 {
     for (int i = 0; i < N; i++)
-        for (int j = 0; j < N; j++) a[i * N + j] = 0.15 * (sin(3.7 * i * i + 1.3 * j) - sin(3.7 * j * j + 1.3 * i));
+        for (int j = 0; j < N; j++)
+            a[i * N + j] = 0.15 * (sin(3.7 * i * i + 1.3 * j) - sin(3.7 * j * j + 1.3 * i));
 }
 
 static ad_var linear_field(ad_var t, ad_var y, const ad_var *args, void *user)
@@ -97,13 +101,15 @@ static const known_problem known[] = { { "constant", constant_field, constant_so
                                        { "linear", linear_field, linear_solution, N },
                                        { "exp", exp_field, exp_solution, 1 } };
 
-static double worst_error(const known_problem *p, const ode_options *o, ad_dtype dtype, bool backwards)
+static double worst_error(const known_problem *p, const ode_options *o, ad_dtype dtype,
+                          bool backwards)
 {
     enum { T = 10 };
     ad_tape *tape = ad_tape_new(dtype);
     double y0[N], exact[N], y[T * N], from = backwards ? 8 : 1, to = backwards ? 1 : 8, worst = 0;
     p->solution(from, y0);
-    ad_var end = ode_solve(p->field, NULL, rows_of(tape, 1, p->d, y0), 0, NULL, ode_linspace(tape, from, to, T), o);
+    ad_var end = ode_solve(p->field, NULL, rows_of(tape, 1, p->d, y0), 0, NULL,
+                           ode_linspace(tape, from, to, T), o);
     get(end, y);
     for (int j = 0; j < T; j++) {
         double scale = 0, error = 0;
@@ -118,8 +124,8 @@ static double worst_error(const known_problem *p, const ode_options *o, ad_dtype
     return worst;
 }
 
-/* Adaptive methods at rtol 1e-7, atol 1e-9 (f32: 1e-5, 1e-6), fixed ones with steps that suit their order. Bounds: relative to the
- * solution. */
+/* Adaptive methods at rtol 1e-7, atol 1e-9 (f32: 1e-5, 1e-6), fixed ones with steps that suit their
+ * order. Bounds: relative to the solution. */
 START_TEST(known_solutions)
 {
     const ode_method *m = ode_methods()[_i];
@@ -130,10 +136,13 @@ START_TEST(known_solutions)
         ode_options o = { .method = m, .rtol = f32 ? 1e-5 : 1e-7, .atol = f32 ? 1e-6 : 1e-9 };
         if (!ode_method_adaptive(m)) o.steps = order == 1 ? 500 : order == 2 ? 200 : 40;
         double error = worst_error(p, &o, f32 ? AD_F32 : AD_F64, backwards);
-        double bound = order == 1 ? 4e-2 : f32 ? 3e-4 : ode_method_adaptive(m) && order > 2 ? 2e-6 : 2e-4;
+        double bound = order == 1                            ? 4e-2
+                       : f32                                 ? 3e-4
+                       : ode_method_adaptive(m) && order > 2 ? 2e-6
+                                                             : 2e-4;
         if (order == 2 && f32) bound = 2e-3;
-        ck_assert_msg(error < bound, "%s, %s, %s, %s: %g", ode_method_name(m), p->name, f32 ? "f32" : "f64",
-                      backwards ? "backwards" : "forwards", error);
+        ck_assert_msg(error < bound, "%s, %s, %s, %s: %g", ode_method_name(m), p->name,
+                      f32 ? "f32" : "f64", backwards ? "backwards" : "forwards", error);
     }
 }
 END_TEST
@@ -145,7 +154,10 @@ static ad_var lotka(ad_var t, ad_var y, const ad_var *args, void *user)
     (void)t, (void)user;
     ad_var p[4], u = ad_slice(y, 1, 0, 1), v = ad_slice(y, 1, 1, 2), uv = ad_mul(u, v);
     for (int i = 0; i < 4; i++) p[i] = ad_slice(args[0], 0, i, i + 1);
-    return ad_concatenate(2, (ad_var[]){ ad_sub(ad_mul(p[0], u), ad_mul(p[1], uv)), ad_sub(ad_mul(p[3], uv), ad_mul(p[2], v)) }, 1);
+    return ad_concatenate(2,
+                          (ad_var[]){ ad_sub(ad_mul(p[0], u), ad_mul(p[1], uv)),
+                                      ad_sub(ad_mul(p[3], uv), ad_mul(p[2], v)) },
+                          1);
 }
 
 static const double lotka_p[] = { 1.5, 1, 3, 1 };
@@ -155,7 +167,8 @@ static double error_at_tolerance(const ode_method *m, double tolerance, const do
 {
     double exact[41 * 2], y[41 * 2], error = 0;
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, from), p = ad_constant(tape, AD_SHAPE(4), lotka_p);
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, from),
+           p = ad_constant(tape, AD_SHAPE(4), lotka_p);
     ode_options reference = { .method = &ode_dopri8, .steps = 40 };
     get(ode_solve(lotka, NULL, y0, 1, &p, ode_linspace(tape, 0, 4, 41), &reference), exact);
     ode_stats dense = { 0 }, final = { 0 };
@@ -173,20 +186,25 @@ static double error_at_tolerance(const ode_method *m, double tolerance, const do
     return error;
 }
 
-/* The error falls with the tolerance, at the end and at interpolated times. It is a geometric mean over several starts: a step of order
- * eight may have a small estimate by chance, so the error of one start is worth little. */
+/* The error falls with the tolerance, at the end and at interpolated times. It is a geometric mean
+ * over several starts: a step of order eight may have a small estimate by chance, so the error of
+ * one start is worth little. */
 START_TEST(tolerance_is_kept)
 {
     enum { STARTS = 8 };
     const ode_method *m = ode_methods()[_i];
     if (!ode_method_adaptive(m)) return;
     double last = 1;
-    for (double tolerance = 1e-3; tolerance > (ode_method_order(m) == 2 ? 1e-6 : 1e-9); tolerance /= 10) {
+    for (double tolerance = 1e-3; tolerance > (ode_method_order(m) == 2 ? 1e-6 : 1e-9);
+         tolerance /= 10) {
         double sum = 0;
-        for (int k = 0; k < STARTS; k++) sum += log(error_at_tolerance(m, tolerance, (double[]){ 1 + 0.1 * k, 1 - 0.05 * k })) / STARTS;
+        for (int k = 0; k < STARTS; k++)
+            sum += log(error_at_tolerance(m, tolerance, (double[]){ 1 + 0.1 * k, 1 - 0.05 * k })) /
+                   STARTS;
         double error = exp(sum);
         ck_assert_msg(error < 70 * tolerance, "%s at %g: %g", ode_method_name(m), tolerance, error);
-        ck_assert_msg(error < last / 2, "%s at %g: %g, not half of what was before", ode_method_name(m), tolerance, error);
+        ck_assert_msg(error < last / 2, "%s at %g: %g, not half of what was before",
+                      ode_method_name(m), tolerance, error);
         last = error;
     }
 }
@@ -196,10 +214,12 @@ END_TEST
 START_TEST(statistics)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, (double[]){ 1, 1 }), p = ad_constant(tape, AD_SHAPE(4), lotka_p);
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, (double[]){ 1, 1 }),
+           p = ad_constant(tape, AD_SHAPE(4), lotka_p);
     ode_stats s = { 0 };
     ode_options o = { .rtol = 1e-6, .atol = 1e-6, .stats = &s };
-    ck_assert(isfinite(ad_item(ad_sum_all(ode_solve_final(lotka, NULL, y0, 1, &p, ode_interval(tape, 0, 10), &o)))));
+    ck_assert(isfinite(ad_item(
+        ad_sum_all(ode_solve_final(lotka, NULL, y0, 1, &p, ode_interval(tape, 0, 10), &o)))));
     ck_assert_int_eq(s.evaluations - s.probe_evaluations, 2 + 6 * (s.steps + s.rejected));
     ck_assert_int_gt(s.rejected, 0);
     ck_assert_int_eq(ode_steps_count(s.steps_taken), s.steps);
@@ -208,12 +228,15 @@ START_TEST(statistics)
     ck_assert_uint_gt(s.stored_bytes, (size_t)s.steps * 16);
     o.first_step = 0.25;
     o.max_step = 0.25;
-    ck_assert(isfinite(ad_item(ad_sum_all(ode_solve_final(lotka, NULL, y0, 1, &p, ode_interval(tape, 0, 10), &o)))));
+    ck_assert(isfinite(ad_item(
+        ad_sum_all(ode_solve_final(lotka, NULL, y0, 1, &p, ode_interval(tape, 0, 10), &o)))));
     ck_assert_int_eq(s.evaluations - s.probe_evaluations, 1 + 6 * (s.steps + s.rejected));
     for (int64_t k = 0; k < s.steps; k++)
-        ck_assert_double_le(ode_steps_times(s.steps_taken)[k + 1] - ode_steps_times(s.steps_taken)[k], 0.25 + 1e-6);
+        ck_assert_double_le(
+            ode_steps_times(s.steps_taken)[k + 1] - ode_steps_times(s.steps_taken)[k], 0.25 + 1e-6);
     ode_options fixed = { .method = &ode_rk4, .step = 0.3, .stats = &s };
-    ck_assert(isfinite(ad_item(ad_sum_all(ode_solve_final(lotka, NULL, y0, 1, &p, ode_interval(tape, 0, 3), &fixed)))));
+    ck_assert(isfinite(ad_item(
+        ad_sum_all(ode_solve_final(lotka, NULL, y0, 1, &p, ode_interval(tape, 0, 3), &fixed)))));
     ck_assert_int_eq(s.steps, 10); /* 3 / 0.3 is a little more than 10 in floating point */
     ck_assert_int_eq(s.evaluations, 40);
     ode_stats_clear(&s);
@@ -222,15 +245,18 @@ START_TEST(statistics)
 }
 END_TEST
 
-/* Replaying the accepted steps gives the same solution, dense output included, bit for bit for the methods that take them adaptively. */
+/* Replaying the accepted steps gives the same solution, dense output included, bit for bit for the
+ * methods that take them adaptively. */
 START_TEST(replay)
 {
     const ode_method *m = ode_methods()[_i];
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, (double[]){ 1, 1, 2, 0.5 }), p = ad_constant(tape, AD_SHAPE(4), lotka_p);
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, (double[]){ 1, 1, 2, 0.5 }),
+           p = ad_constant(tape, AD_SHAPE(4), lotka_p);
     ad_var times = ad_constant(tape, AD_SHAPE(4), (double[]){ 3, 2, 1, 0 });
     ode_stats s = { 0 };
-    ode_options o = { .method = m, .rtol = 1e-4, .atol = 1e-4, .stats = &s }, again = { .method = m };
+    ode_options o = { .method = m, .rtol = 1e-4, .atol = 1e-4, .stats = &s },
+                again = { .method = m };
     if (!ode_method_adaptive(m)) o.steps = 20;
     double a[16], b[16];
     get(ode_solve(lotka, NULL, y0, 1, &p, times, &o), a);
@@ -242,8 +268,8 @@ START_TEST(replay)
 }
 END_TEST
 
-/* Stiff: y' = -1e4 (y - cos t) - sin t. Implicit steps stay on the slow solution; row by row, with a nonlinear companion of another
- * stiffness. */
+/* Stiff: y' = -1e4 (y - cos t) - sin t. Implicit steps stay on the slow solution; row by row, with
+ * a nonlinear companion of another stiffness. */
 static ad_var stiff(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     (void)user;
@@ -254,9 +280,12 @@ static ad_var stiff(ad_var t, ad_var y, const ad_var *args, void *user)
 START_TEST(stiff_rows)
 {
     ad_tape *tape = ad_tape_new(_i % 2 ? AD_F32 : AD_F64);
-    ad_var y0 = rows_of(tape, 3, 1, (double[]){ 1, 1, 1.5 }), k = rows_of(tape, 3, 1, (double[]){ 1, 1e4, 1e2 });
+    ad_var y0 = rows_of(tape, 3, 1, (double[]){ 1, 1, 1.5 }),
+           k = rows_of(tape, 3, 1, (double[]){ 1, 1e4, 1e2 });
     ode_stats s = { 0 };
-    ode_options o = { .method = _i / 2 ? &ode_trapezoidal : &ode_implicit_euler, .step = 0.01, .stats = &s };
+    ode_options o = { .method = _i / 2 ? &ode_trapezoidal : &ode_implicit_euler,
+                      .step = 0.01,
+                      .stats = &s };
     double y[3];
     get(ode_solve_final(stiff, NULL, y0, 1, &k, ode_interval(tape, 0, 2), &o), y);
     for (int r = 0; r < 3; r++) ck_assert_double_eq_tol(y[r], cos(2), _i / 2 ? 1e-4 : 5e-3);
@@ -277,10 +306,13 @@ START_TEST(rows_are_independent)
     ad_var p = ad_constant(tape, AD_SHAPE(4), lotka_p);
     ode_options o = { .method = m, .steps = 30 };
     int32_t mark = ad_tape_mark(tape);
-    get(ode_solve_final(lotka, NULL, ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 3, x), 1, &p, ode_interval(tape, 0, 1), &o), together);
+    get(ode_solve_final(lotka, NULL, ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 3, x), 1, &p,
+                        ode_interval(tape, 0, 1), &o),
+        together);
     for (int r = 0; r < 3; r++) {
         ad_tape_rewind(tape, mark);
-        get(ode_solve_final(lotka, NULL, ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, x + 2 * r), 1, &p, ode_interval(tape, 0, 1), &o),
+        get(ode_solve_final(lotka, NULL, ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, x + 2 * r), 1,
+                            &p, ode_interval(tape, 0, 1), &o),
             alone);
         ck_assert(alone[0] == together[2 * r] && alone[1] == together[2 * r + 1]);
     }
@@ -288,7 +320,8 @@ START_TEST(rows_are_independent)
 }
 END_TEST
 
-/* With rerecord the field sees values and may branch on them; traced, asking is an error that names the option. */
+/* With rerecord the field sees values and may branch on them; traced, asking is an error that names
+ * the option. */
 static ad_var peeking(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     (void)t, (void)args;
@@ -305,8 +338,9 @@ START_TEST(values_in_the_field)
         ad_tape *tape = ad_tape_new(AD_F64);
         int calls = 0;
         ode_options o = { .method = &ode_rk4, .steps = 100, .rerecord = k };
-        ad_var y = ode_solve_final(peeking, &calls, ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 1 }), 0, NULL,
-                                   ode_interval(tape, 0, 3), &o);
+        ad_var y = ode_solve_final(peeking, &calls,
+                                   ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 1 }), 0,
+                                   NULL, ode_interval(tape, 0, 3), &o);
         if (k) {
             ck_assert_double_eq_tol(ad_item(y), 2, 0.05);
             ck_assert_int_eq(calls, 400);
@@ -387,18 +421,36 @@ static ad_var no_root(ad_var t, ad_var y, const ad_var *args, void *user)
     return ad_shift(ad_square(y), 100); /* z = y + h (z^2 + 100) has no solution for h = 1 */
 }
 
-static ad_var vector(ad_tape *tape, int n, const double *t) { return ad_constant(tape, AD_SHAPE(n), t); }
+static ad_var vector(ad_tape *tape, int n, const double *t)
+{
+    return ad_constant(tape, AD_SHAPE(n), t);
+}
 
-static void set_nan_y0(setting *s) { s->y0 = ad_input_rows(s->tape, AD_SHAPE(AD_ROWS, 2), 2, (double[]){ 1, 2, 3, NAN }); }
-static void set_inf_y0(setting *s) { s->y0 = ad_input_rows(s->tape, AD_SHAPE(AD_ROWS, 2), 2, (double[]){ 1, INFINITY, 3, 4 }); }
+static void set_nan_y0(setting *s)
+{
+    s->y0 = ad_input_rows(s->tape, AD_SHAPE(AD_ROWS, 2), 2, (double[]){ 1, 2, 3, NAN });
+}
+static void set_inf_y0(setting *s)
+{
+    s->y0 = ad_input_rows(s->tape, AD_SHAPE(AD_ROWS, 2), 2, (double[]){ 1, INFINITY, 3, 4 });
+}
 static void set_no_rows(setting *s) { s->y0 = ad_input(s->tape, AD_SHAPE(2), (double[]){ 1, 2 }); }
 static void set_nan_times(setting *s) { s->times = vector(s->tape, 3, (double[]){ 0, NAN, 1 }); }
 static void set_same_times(setting *s) { s->times = vector(s->tape, 3, (double[]){ 0, 0, 1 }); }
-static void set_back_and_forth(setting *s) { s->times = vector(s->tape, 3, (double[]){ 0, 1, 0.5 }); }
-static void set_variable_times(setting *s) { s->times = ad_input(s->tape, AD_SHAPE(3), (double[]){ 0, 1, 0.5 }); }
+static void set_back_and_forth(setting *s)
+{
+    s->times = vector(s->tape, 3, (double[]){ 0, 1, 0.5 });
+}
+static void set_variable_times(setting *s)
+{
+    s->times = ad_input(s->tape, AD_SHAPE(3), (double[]){ 0, 1, 0.5 });
+}
 static void set_one_time(setting *s) { s->times = vector(s->tape, 1, (double[]){ 0 }); }
 static void set_filled_times(setting *s) { s->times = ad_fill(s->tape, AD_SHAPE(3), 1); }
-static void set_matrix_times(setting *s) { s->times = ad_constant(s->tape, AD_SHAPE(1, 2), (double[]){ 0, 1 }); }
+static void set_matrix_times(setting *s)
+{
+    s->times = ad_constant(s->tape, AD_SHAPE(1, 2), (double[]){ 0, 1 });
+}
 static void set_invalid_times(setting *s) { s->times = ad_none(s->tape); }
 static void set_negative_rtol(setting *s) { s->options.rtol = -1e-3; }
 static void set_nan_atol(setting *s) { s->options.atol = NAN; }
@@ -477,8 +529,9 @@ static ode_steps *steps_of_another(void)
     ode_stats stats = { 0 };
     ad_tape *tape = ad_tape_new(AD_F64);
     ode_options o = { .stats = &stats };
-    (void)ad_item(
-        ode_solve_final(decay, NULL, ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 1 }), 0, NULL, ode_interval(tape, 0, 2), &o));
+    (void)ad_item(ode_solve_final(decay, NULL,
+                                  ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 1 }), 0,
+                                  NULL, ode_interval(tape, 0, 2), &o));
     ad_tape_free(tape);
     return stats.steps_taken;
 }
@@ -514,7 +567,8 @@ typedef struct {
 static const bad_input bad[] = {
     { "NaN in y0", set_nan_y0, "ode_solve: y0 is nan in row 1, component 1" },
     { "infinite y0", set_inf_y0, "y0 is inf in row 0, component 1" },
-    { "y0 without rows", set_no_rows, "ode_solve: y0 (state 0) of shape [2] has no row axis|ad_input_rows" },
+    { "y0 without rows", set_no_rows,
+      "ode_solve: y0 (state 0) of shape [2] has no row axis|ad_input_rows" },
     { "NaN in times", set_nan_times, "ode_solve: times[1] is nan" },
     { "equal times", set_same_times, "strictly increasing or decreasing|times[0]" },
     { "back and forth", set_back_and_forth, "strictly increasing or decreasing|times[2]" },
@@ -533,27 +587,37 @@ static const bad_input bad[] = {
     { "limits", set_limits, "options.min_step 0.1 is larger than max_step 0.01" },
     { "jumps", set_jumps, "options.njump is 1 with jump_times NULL" },
     { "NaN jump", set_nan_jump, "options.jump_times[0] is nan" },
-    { "shape of the field", set_wrong_shape, "ode_solve: in the field: it returned [rows,4] for a state of shape [rows,2]" },
+    { "shape of the field", set_wrong_shape,
+      "ode_solve: in the field: it returned [rows,4] for a state of shape [rows,2]" },
     { "captured variable", set_capturing, "ode_solve: in the field: ad_mul:|args" },
-    { "variable of another tape", set_returns_other, "ode_solve: in the field: it returned a variable of another tape|args" },
-    { "no variable", set_returns_nothing, "ode_solve: in the field: it returned no valid variable" },
+    { "variable of another tape", set_returns_other,
+      "ode_solve: in the field: it returned a variable of another tape|args" },
+    { "no variable", set_returns_nothing,
+      "ode_solve: in the field: it returned no valid variable" },
     { "error in the field", set_field_error, "ode_solve: in the field: ad_matmul" },
     { "NaN field", set_nan_field, "ode_solve: the field is not finite|t = 0, row 0, component 0" },
     { "blow-up", set_blow_up, "ode_solve: step|underflows|row 1, component 1|singularity" },
-    { "blow-up in fixed steps", set_blow_up_fixed, "ode_solve: step|row 1, component 1|smaller steps" },
+    { "blow-up in fixed steps", set_blow_up_fixed,
+      "ode_solve: step|row 1, component 1|smaller steps" },
     { "NaN later", set_later_nan, "not finite|near t = 0.|check the field" },
     { "least step", set_min_step, "a step of options.min_step = 0.01|ode_implicit_euler" },
-    { "too many steps", set_max_steps, "ode_solve: max_steps = 100 attempts are used up at t = |ode_implicit_euler" },
+    { "too many steps", set_max_steps,
+      "ode_solve: max_steps = 100 attempts are used up at t = |ode_implicit_euler" },
     { "too many fixed steps", set_max_steps_fixed, "more than max_steps = 100000" },
-    { "limit of fixed steps", set_limit_of_fixed, "options.first_step, min_step and max_step are for steps that the error chooses" },
+    { "limit of fixed steps", set_limit_of_fixed,
+      "options.first_step, min_step and max_step are for steps that the error chooses" },
     { "no root", set_no_root, "ode_solve: step 0 from t = 0|Newton's method|row" },
     { "bad argument", set_bad_argument, "ode_solve: argument 0 is not a valid variable" },
     { "too many arguments", set_too_many_arguments, "ode_solve: 65 arguments" },
-    { "replay of other steps", set_replay, "the steps to replay go from t = 0 to 2, not from 0 to 1" },
-    { "replay with backsolve", set_replay_backsolve, "options.replay works with the discrete adjoint" },
-    { "replay of its own statistics", set_replay_own, "options.replay is the steps_taken of options.stats" },
+    { "replay of other steps", set_replay,
+      "the steps to replay go from t = 0 to 2, not from 0 to 1" },
+    { "replay with backsolve", set_replay_backsolve,
+      "options.replay works with the discrete adjoint" },
+    { "replay of its own statistics", set_replay_own,
+      "options.replay is the steps_taken of options.stats" },
     { "replay with steps", set_replay_step, "options.replay takes given steps" },
-    { "replay past an output", set_replay_inside, "time 1 (1.2345) lies inside the replayed step|trapezoidal has no dense output" },
+    { "replay past an output", set_replay_inside,
+      "time 1 (1.2345) lies inside the replayed step|trapezoidal has no dense output" },
 };
 
 static void has_parts(const char *name, const char *message, const char *parts)
@@ -564,7 +628,8 @@ static void has_parts(const char *name, const char *message, const char *parts)
         size_t n = strcspn(p, "|");
         memcpy(part, p, n);
         part[n] = 0;
-        ck_assert_msg(strstr(message, part) != NULL, "%s: \"%s\" is not in \"%s\"", name, part, message);
+        ck_assert_msg(strstr(message, part) != NULL, "%s: \"%s\" is not in \"%s\"", name, part,
+                      message);
         p += n + (p[n] == '|');
     }
 }
@@ -576,7 +641,8 @@ START_TEST(bad_inputs)
     s.y0 = ad_input_rows(s.tape, AD_SHAPE(AD_ROWS, 2), 2, (double[]){ 1, 1, 1, 2 });
     s.times = ode_interval(s.tape, 0, 1);
     b->set(&s);
-    if (ad_shape_of(s.y0).rank == 1 || b->set == set_nan_y0 || b->set == set_inf_y0) ck_assert(ad_valid(s.y0));
+    if (ad_shape_of(s.y0).rank == 1 || b->set == set_nan_y0 || b->set == set_inf_y0)
+        ck_assert(ad_valid(s.y0));
     ad_var y = ode_solve(s.field, s.user, s.y0, s.nargs, s.args, s.times, &s.options);
     (void)ad_value(y);
     has_parts(b->name, ad_tape_error(s.tape), b->message);
@@ -585,7 +651,8 @@ START_TEST(bad_inputs)
 }
 END_TEST
 
-/* Errors at run time reach the workspace of a compiled program; the batch may not be empty; afterwards the program still works. */
+/* Errors at run time reach the workspace of a compiled program; the batch may not be empty;
+ * afterwards the program still works. */
 START_TEST(errors_of_programs)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
@@ -598,7 +665,8 @@ START_TEST(errors_of_programs)
     ck_assert_int_eq(ad_run(program, w, 2, (const void *[]){ x }, (void *[]){ out }), -1);
     has_parts("blow-up", ad_workspace_error(w), "ode_solve_final: step|underflows|row 1");
     ck_assert_int_eq(ad_run(program, w, 0, (const void *[]){ x }, (void *[]){ out }), -1);
-    ck_assert_msg(!ad_run(program, w, 1, (const void *[]){ x }, (void *[]){ out }), "%s", ad_workspace_error(w));
+    ck_assert_msg(!ad_run(program, w, 1, (const void *[]){ x }, (void *[]){ out }), "%s",
+                  ad_workspace_error(w));
     ck_assert_double_eq_tol(out[0], 2, 1e-4);
     ad_workspace_free(w);
     ad_program_free(program);
@@ -608,7 +676,8 @@ END_TEST
 
 /* ---- allocations ---- */
 
-/* A network with work that depends on parameters alone, in the prologue (exp) and in the steps (products and their transposes). */
+/* A network with work that depends on parameters alone, in the prologue (exp) and in the steps
+ * (products and their transposes). */
 static ad_var trained(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     (void)t, (void)user;
@@ -619,21 +688,26 @@ static ad_var trained(ad_var t, ad_var y, const ad_var *args, void *user)
 /* A second solve and gradient of the same size, with rejected steps, allocates nothing. */
 START_TEST(nothing_is_allocated)
 {
-    static const ode_method *const methods[] = { &ode_dopri5, &ode_dopri8, &ode_rk4, &ode_trapezoidal, &ode_nystroem2 };
+    static const ode_method *const methods[] = { &ode_dopri5, &ode_dopri8, &ode_rk4,
+                                                 &ode_trapezoidal, &ode_nystroem2 };
     const ode_method *m = methods[_i / 2];
     ad_tape *tape = ad_tape_new(AD_F64);
     ode_stats stats = { 0 };
-    ode_options o = {
-        .method = m, .rtol = 1e-5, .atol = 1e-5, .first_step = 3, .adjoint = _i % 2 ? &ode_backsolve : &ode_discrete, .stats = &stats
-    };
+    ode_options o = { .method = m,
+                      .rtol = 1e-5,
+                      .atol = 1e-5,
+                      .first_step = 3,
+                      .adjoint = _i % 2 ? &ode_backsolve : &ode_discrete,
+                      .stats = &stats };
     if (!ode_method_adaptive(m)) o.first_step = 0, o.steps = 60;
     enum { B = 100 };
     static double x[2 * B], out[3 * 2 * B], gx[2 * B], gp[4], p0[4], t[3] = { 0, 1, 4 }, gt[3];
     for (int i = 0; i < 2 * B; i++) x[i] = 1 + 0.3 * sin(1.7 * i);
     memcpy(p0, lotka_p, sizeof p0);
-    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 0, NULL), p = ad_param(tape, AD_SHAPE(4), NULL),
-           times = ad_input(tape, AD_SHAPE(3), NULL);
-    ad_var y = ode_solve(trained, NULL, y0, 1, &p, times, &o), in[] = { y0, p, times }, results[4] = { y };
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 0, NULL),
+           p = ad_param(tape, AD_SHAPE(4), NULL), times = ad_input(tape, AD_SHAPE(3), NULL);
+    ad_var y = ode_solve(trained, NULL, y0, 1, &p, times, &o), in[] = { y0, p, times },
+           results[4] = { y };
     ad_grad(ad_sum_all(ad_square(y)), 3, in, results + 1);
     ad_program *program = ad_compile(3, in, 4, results);
     ck_assert_msg(program != NULL, "%s", ad_tape_error(tape));
@@ -653,7 +727,8 @@ START_TEST(nothing_is_allocated)
     /* With the new values of the parameters: as a fresh workspace has it. */
     static double fresh[3 * 2 * B], fresh_x[2 * B], fresh_p[4], fresh_t[3];
     ad_workspace *other = ad_workspace_new(program, 1);
-    ck_assert_int_eq(ad_run(program, other, B, inputs, (void *[]){ fresh, fresh_x, fresh_p, fresh_t }), 0);
+    ck_assert_int_eq(
+        ad_run(program, other, B, inputs, (void *[]){ fresh, fresh_x, fresh_p, fresh_t }), 0);
     ck_assert_mem_eq(out, fresh, sizeof out);
     ck_assert_mem_eq(gx, fresh_x, sizeof gx);
     ck_assert_mem_eq(gp, fresh_p, sizeof gp);
@@ -667,8 +742,9 @@ START_TEST(nothing_is_allocated)
 END_TEST
 
 #ifndef ALLOCATIONS_NOT_COUNTED
-/* Records, differentiates, compiles and runs a solve; true when all went well. *failed: whether an allocation failed. After a failure in
- * the run the program works again, after one before it so does the tape. */
+/* Records, differentiates, compiles and runs a solve; true when all went well. *failed: whether an
+ * allocation failed. After a failure in the run the program works again, after one before it so
+ * does the tape. */
 static bool attempt(ode_field field, const ode_method *m, const ode_adjoint *adjoint, bool *failed)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
@@ -676,11 +752,14 @@ static bool attempt(ode_field field, const ode_method *m, const ode_adjoint *adj
     if (!tape) return false;
     double x[4] = { 1, 1, 2, 0.5 }, t[3] = { 0, 0.5, 1 }, out[12], gx[4], gp[4], gt[3];
     ode_stats stats = { 0 };
-    ode_options o = {
-        .method = m, .adjoint = adjoint, .rtol = 1e-3, .atol = 1e-3, .steps = ode_method_adaptive(m) ? 0 : 3, .stats = &stats
-    };
-    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 0, NULL), p = ad_param(tape, AD_SHAPE(4), NULL),
-           times = ad_input(tape, AD_SHAPE(3), NULL);
+    ode_options o = { .method = m,
+                      .adjoint = adjoint,
+                      .rtol = 1e-3,
+                      .atol = 1e-3,
+                      .steps = ode_method_adaptive(m) ? 0 : 3,
+                      .stats = &stats };
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 0, NULL),
+           p = ad_param(tape, AD_SHAPE(4), NULL), times = ad_input(tape, AD_SHAPE(3), NULL);
     ad_var y = ode_solve(field, NULL, y0, 1, &p, times, &o), in[] = { y0, p, times }, r[4] = { y };
     ad_grad(ad_sum_all(ad_square(y)), 3, in, r + 1);
     ad_program *program = ad_compile(3, in, 4, r);
@@ -697,7 +776,8 @@ static bool attempt(ode_field field, const ode_method *m, const ode_adjoint *adj
         ck_assert_ptr_nonnull(ad_tape_error(tape));
         ad_tape_clear_error(tape);
         if (ad_valid(y0) && ad_valid(p) && ad_valid(times)) {
-            ad_grad(ad_sum_all(ad_square(ode_solve(field, NULL, y0, 1, &p, times, &o))), 3, in, r + 1);
+            ad_grad(ad_sum_all(ad_square(ode_solve(field, NULL, y0, 1, &p, times, &o))), 3, in,
+                    r + 1);
             ck_assert_msg(ad_valid(r[1]), "%s", ad_tape_error(tape));
         }
     }
@@ -708,16 +788,19 @@ static bool attempt(ode_field field, const ode_method *m, const ode_adjoint *adj
     return good;
 }
 
-/* Wherever memory runs out, for good or for one allocation alone, there is an error and no crash, and nothing stays broken. */
+/* Wherever memory runs out, for good or for one allocation alone, there is an error and no crash,
+ * and nothing stays broken. */
 START_TEST(every_allocation_may_fail)
 {
-    static const ode_method *const methods[] = { &ode_dopri5, &ode_rk4, &ode_trapezoidal, &ode_nystroem2 };
+    static const ode_method *const methods[] = { &ode_dopri5, &ode_rk4, &ode_trapezoidal,
+                                                 &ode_nystroem2 };
     ode_field field = _i % 16 < 8 ? lotka : trained;
     bool failed = true;
     for (long k = 0; failed; k += k < 40 || _i % 16 % 8 < 2 ? 1 : 5) {
         if (_i < 16) allocations_fail_at(k);
         else allocations_fail_alone(k);
-        bool good = attempt(field, methods[_i % 8 / 2], _i % 2 ? &ode_backsolve : &ode_discrete, &failed);
+        bool good =
+            attempt(field, methods[_i % 8 / 2], _i % 2 ? &ode_backsolve : &ode_discrete, &failed);
         allocations_fail_at(-1);
         ck_assert(good || failed);
     }
@@ -729,13 +812,14 @@ END_TEST
 START_TEST(recording_again_is_cheap)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, (double[]){ 1, 1 }), p = ad_param(tape, AD_SHAPE(4), lotka_p),
-           in[] = { y0, p };
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, (double[]){ 1, 1 }),
+           p = ad_param(tape, AD_SHAPE(4), lotka_p), in[] = { y0, p };
     int32_t mark = ad_tape_mark(tape);
     long count[3];
     for (int k = 0; k < 3; k++) {
         long before = allocations();
-        ad_var g[2], y = ode_solve_final(lotka, NULL, y0, 1, &p, ode_interval(tape, 0, 1 - 0.1 * k), NULL);
+        ad_var g[2],
+            y = ode_solve_final(lotka, NULL, y0, 1, &p, ode_interval(tape, 0, 1 - 0.1 * k), NULL);
         ad_grad(ad_sum_all(y), 2, in, g);
         ad_value(g[1]);
         ck_assert_msg(!ad_tape_error(tape), "%s", ad_tape_error(tape));
@@ -753,7 +837,8 @@ END_TEST
 int main(void)
 {
     Suite *s = suite_create("solve");
-    TCase *c = tcase_create("solutions"), *e = tcase_create("errors"), *a = tcase_create("allocations");
+    TCase *c = tcase_create("solutions"), *e = tcase_create("errors"),
+          *a = tcase_create("allocations");
     tcase_set_timeout(c, 120);
     tcase_set_timeout(e, 60);
     tcase_set_timeout(a, 60);

@@ -1,5 +1,6 @@
-/* Gradients of problems whose solution does not say how large the steps may be: stiff ones, where only feedback from the error keeps the
- * state right, and ones at rest. The right values are analytic, or those of a solve with very many small steps. */
+/* Gradients of problems whose solution does not say how large the steps may be: stiff ones, where
+ * only feedback from the error keeps the state right, and ones at rest. The right values are
+ * analytic, or those of a solve with very many small steps. */
 #include "ode/march/march.h"
 #include "ode/methods/recorders.h"
 #include "tests/support/suite.h"
@@ -18,7 +19,10 @@ typedef struct {
     ode_stats stats;
 } answer;
 
-static double get(ad_dtype dtype, const void *x, int i) { return dtype == AD_F32 ? (double)((const float *)x)[i] : ((const double *)x)[i]; }
+static double get(ad_dtype dtype, const void *x, int i)
+{
+    return dtype == AD_F32 ? (double)((const float *)x)[i] : ((const double *)x)[i];
+}
 
 static answer solve(const problem *q, ad_dtype dtype, ode_options o)
 {
@@ -43,12 +47,14 @@ static answer solve(const problem *q, ad_dtype dtype, ode_options o)
 
 static void check_close(const char *what, double got, double want, double tolerance)
 {
-    ck_assert_msg(fabs(got - want) <= tolerance * fabs(want), "%s: %.9g, right is %.9g", what, got, want);
+    ck_assert_msg(fabs(got - want) <= tolerance * fabs(want), "%s: %.9g, right is %.9g", what, got,
+                  want);
 }
 
 /* ---- stiff problems within the stability limit ---- */
 
-/* y' = p (cos t - y) (Prothero and Robinson 1974, doi:10.1090/S0025-5718-1974-0331793-2), y(0) = 1. */
+/* y' = p (cos t - y) (Prothero and Robinson 1974, doi:10.1090/S0025-5718-1974-0331793-2), y(0) = 1.
+ */
 static ad_var towards_cosine(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     (void)user;
@@ -69,8 +75,9 @@ static const struct {
     const ode_method *method;
     ad_dtype dtype;
 } swept[] = {
-    { &ode_dopri5, AD_F64 },  { &ode_tsit5, AD_F64 },  { &ode_dopri8, AD_F64 }, { &ode_bosh3, AD_F64 }, { &ode_heun, AD_F64 },
-    { &ode_ralston, AD_F64 }, { &ode_dopri5, AD_F32 }, { &ode_tsit5, AD_F32 },  { &ode_bosh3, AD_F32 },
+    { &ode_dopri5, AD_F64 }, { &ode_tsit5, AD_F64 }, { &ode_dopri8, AD_F64 },
+    { &ode_bosh3, AD_F64 },  { &ode_heun, AD_F64 },  { &ode_ralston, AD_F64 },
+    { &ode_dopri5, AD_F32 }, { &ode_tsit5, AD_F32 }, { &ode_bosh3, AD_F32 },
 };
 enum { SWEPT = sizeof swept / sizeof *swept };
 
@@ -81,7 +88,8 @@ START_TEST(stiffness_sweep)
         double p = 10 * pow(1.3, i);
         problem q = { towards_cosine, 1, 1, { 1 }, { p }, 3 };
         answer a = solve(&q, swept[_i].dtype, (ode_options){ .method = swept[_i].method });
-        check_close("dy/dp", a.gradient[1], towards_cosine_by_p(p, 3), swept[_i].dtype == AD_F32 ? 0.1 : 0.06);
+        check_close("dy/dp", a.gradient[1], towards_cosine_by_p(p, 3),
+                    swept[_i].dtype == AD_F32 ? 0.1 : 0.06);
     }
 }
 END_TEST
@@ -105,7 +113,8 @@ START_TEST(van_der_pol_is_right)
     /* It is stiff, and the statistics say so. */
     ck_assert_int_gt(a.stats.stability_limited, a.stats.steps / 4);
     double limit = ode_stability_limit(accurate[_i]->tableau);
-    ck_assert_msg(a.stats.stability > 0.8 * limit && a.stats.stability <= limit, "h |lambda| = %g", a.stats.stability);
+    ck_assert_msg(a.stats.stability > 0.8 * limit && a.stats.stability <= limit, "h |lambda| = %g",
+                  a.stats.stability);
 }
 END_TEST
 
@@ -118,17 +127,19 @@ START_TEST(ordinary_problems_are_not_limited)
 }
 END_TEST
 
-/* Where decay stays decay: of dopri5 3.3 (Hairer & Wanner, Solving ODEs II, IV.2), of DOP853 6.1, of orders 2 to 4 with as many stages
- * 2, 2.51, 2.79 (the same, table 2.1's polynomials). */
+/* Where decay stays decay: of dopri5 3.3 (Hairer & Wanner, Solving ODEs II, IV.2), of DOP853 6.1,
+ * of orders 2 to 4 with as many stages 2, 2.51, 2.79 (the same, table 2.1's polynomials). */
 START_TEST(stability_limits)
 {
     const struct {
         const ode_method *method;
         double limit;
-    } known[] = { { &ode_euler, 2 },    { &ode_midpoint, 2 },    { &ode_heun, 2 },    { &ode_bosh3, 2.5127 },
-                  { &ode_rk4, 2.7853 }, { &ode_dopri5, 3.3066 }, { &ode_dopri8, 6.1 } };
+    } known[] = { { &ode_euler, 2 },      { &ode_midpoint, 2 }, { &ode_heun, 2 },
+                  { &ode_bosh3, 2.5127 }, { &ode_rk4, 2.7853 }, { &ode_dopri5, 3.3066 },
+                  { &ode_dopri8, 6.1 } };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        check_close(known[i].method->name, ode_stability_limit(known[i].method->tableau), known[i].limit, i == 6 ? 0.05 : 1e-4);
+        check_close(known[i].method->name, ode_stability_limit(known[i].method->tableau),
+                    known[i].limit, i == 6 ? 0.05 : 1e-4);
 }
 END_TEST
 

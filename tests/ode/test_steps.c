@@ -1,5 +1,5 @@
-/* The steps that solves take, against what the test works out by itself: sizes from the error estimates of every tableau, sizes after a
- * landing, iterations of Newton's method. */
+/* The steps that solves take, against what the test works out by itself: sizes from the error
+ * estimates of every tableau, sizes after a landing, iterations of Newton's method. */
 #include "ode/methods/recorders.h"
 #include "tests/support/methods.h"
 #include "tests/support/suite.h"
@@ -31,39 +31,49 @@ static double error_of_step(const ode_tableau *t, double h)
     return t->e3 ? e * e / sqrt(e * e + 0.01 * e3 * e3) : e;
 }
 
-/* The second step is 0.9 ratio^(-1/order) times the first, where ratio is the first's error in units of the tolerance: here such that the
- * step grows by a twentieth. */
+/* The second step is 0.9 ratio^(-1/order) times the first, where ratio is the first's error in
+ * units of the tolerance: here such that the step grows by a twentieth. */
 START_TEST(sizes_by_the_estimate)
 {
     const ode_method *m = ode_methods()[_i];
     if (!m->tableau || !ode_method_adaptive(m)) return;
-    const double h = 0.5, growth = 1.05, tolerance = error_of_step(m->tableau, h) / pow(0.9 / growth, m->order);
+    const double h = 0.5, growth = 1.05,
+                 tolerance = error_of_step(m->tableau, h) / pow(0.9 / growth, m->order);
     ad_tape *tape = ad_tape_new(AD_F64);
     ode_stats stats = { 0 };
-    ode_options o = { .method = m, .rtol = tolerance, .atol = tolerance, .first_step = h, .stats = &stats };
+    ode_options o = {
+        .method = m, .rtol = tolerance, .atol = tolerance, .first_step = h, .stats = &stats
+    };
     ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 1 });
-    ck_assert(isfinite(ad_item(ode_solve_final(decay, NULL, y0, 0, NULL, ode_interval(tape, 0, 3), &o))));
+    ck_assert(
+        isfinite(ad_item(ode_solve_final(decay, NULL, y0, 0, NULL, ode_interval(tape, 0, 3), &o))));
     const double *t = ode_steps_times(stats.steps_taken);
     ck_assert_double_eq_tol(t[1], h, 1e-15);
     double want = growth * h, got = t[2] - t[1];
-    ck_assert_msg(fabs(got - want) < 1e-5 * want, "%s: the second step is %.12g, not %.12g", m->name, got, want);
+    ck_assert_msg(fabs(got - want) < 1e-5 * want, "%s: the second step is %.12g, not %.12g",
+                  m->name, got, want);
     ck_assert_int_eq(m == &ode_dopri8, m->tableau->e3 != NULL);
     ode_stats_clear(&stats);
     ad_tape_free(tape);
 }
 END_TEST
 
-/* All steps but the last, which lands, are within the limits: also the first, which would be smaller by itself. */
+/* All steps but the last, which lands, are within the limits: also the first, which would be
+ * smaller by itself. */
 START_TEST(sizes_within_limits)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
     ode_stats stats = { 0 };
-    ode_options o = { .rtol = 1e-3, .atol = 1e-3, .min_step = 0.2, .max_step = 0.25, .stats = &stats };
+    ode_options o = {
+        .rtol = 1e-3, .atol = 1e-3, .min_step = 0.2, .max_step = 0.25, .stats = &stats
+    };
     if (_i) o.first_step = _i == 1 ? 0.01 : 2;
     ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 1 });
-    ck_assert(isfinite(ad_item(ode_solve_final(decay, NULL, y0, 0, NULL, ode_interval(tape, 0, 3), &o))));
+    ck_assert(
+        isfinite(ad_item(ode_solve_final(decay, NULL, y0, 0, NULL, ode_interval(tape, 0, 3), &o))));
     const double *t = ode_steps_times(stats.steps_taken);
-    for (int64_t k = 0; k + 1 < stats.steps; k++) ck_assert(t[k + 1] - t[k] > 0.2 - 1e-12 && t[k + 1] - t[k] < 0.25 + 1e-12);
+    for (int64_t k = 0; k + 1 < stats.steps; k++)
+        ck_assert(t[k + 1] - t[k] > 0.2 - 1e-12 && t[k + 1] - t[k] < 0.25 + 1e-12);
     ode_stats_clear(&stats);
     ad_tape_free(tape);
 }
@@ -73,9 +83,12 @@ static ode_stats steps_with_jump(double jump, int njump)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
     ode_stats stats = { 0 };
-    ode_options o = { .rtol = 1e-9, .atol = 1e-3, .jump_times = &jump, .njump = njump, .stats = &stats };
+    ode_options o = {
+        .rtol = 1e-9, .atol = 1e-3, .jump_times = &jump, .njump = njump, .stats = &stats
+    };
     ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 1 });
-    ck_assert(isfinite(ad_item(ode_solve_final(decay, NULL, y0, 0, NULL, ode_interval(tape, 0, 12), &o))));
+    ck_assert(isfinite(
+        ad_item(ode_solve_final(decay, NULL, y0, 0, NULL, ode_interval(tape, 0, 12), &o))));
     ck_assert_int_eq(stats.rejected, 0);
     ad_tape_free(tape);
     return stats;
@@ -94,8 +107,9 @@ static double after_landing(const double *t, int k, double part)
     return h;
 }
 
-/* A step that is short because it lands says nothing about the next one, which is as long as the landing step would have been; one that is
- * nearly as long as it would have been says what that would have said. */
+/* A step that is short because it lands says nothing about the next one, which is as long as the
+ * landing step would have been; one that is nearly as long as it would have been says what that
+ * would have said. */
 START_TEST(sizes_after_a_landing)
 {
     ode_stats whole = steps_with_jump(0, 0);
@@ -120,7 +134,8 @@ static ad_var cubic(ad_var t, ad_var y, const ad_var *args, void *user)
     return ad_neg(ad_mul(args[0], ad_mul(ad_square(y), y)));
 }
 
-/* How many iterations the root of z = 1 - k z^3 takes from z = 1 until a change is below the tolerance; *last: the change before it. */
+/* How many iterations the root of z = 1 - k z^3 takes from z = 1 until a change is below the
+ * tolerance; *last: the change before it. */
 static int iterations(double k, double tolerance, double *last)
 {
     double z = 1, change = 1;
@@ -133,8 +148,9 @@ static int iterations(double k, double tolerance, double *last)
     }
 }
 
-/* A step of implicit Euler of size 1 takes as many iterations as its rows need at the tolerance that is documented, not fewer: the rows
- * are such that they need one fewer at a tolerance a hundred times as large. */
+/* A step of implicit Euler of size 1 takes as many iterations as its rows need at the tolerance
+ * that is documented, not fewer: the rows are such that they need one fewer at a tolerance a
+ * hundred times as large. */
 START_TEST(newton_iterations)
 {
     enum { ROWS = 12 };
@@ -157,7 +173,8 @@ START_TEST(newton_iterations)
     ad_var k = ad_input_rows(tape, shape, rows, wide);
     ode_stats stats = { 0 };
     ode_options o = { .method = &ode_implicit_euler, .steps = 1, .stats = &stats };
-    ck_assert_ptr_nonnull(ad_value(ode_solve_final(cubic, NULL, y0, 1, &k, ode_interval(tape, 0, 1), &o)));
+    ck_assert_ptr_nonnull(
+        ad_value(ode_solve_final(cubic, NULL, y0, 1, &k, ode_interval(tape, 0, 1), &o)));
     ck_assert_int_eq(stats.newton_iterations, most);
     ck_assert_int_eq(stats.factorisations, sum);
     ode_stats_clear(&stats);

@@ -1,4 +1,5 @@
-/* Times: jumps of the field where times are no numbers of the type, gradients with respect to times of every kind. */
+/* Times: jumps of the field where times are no numbers of the type, gradients with respect to times
+ * of every kind. */
 #include "costate.h"
 #include "tests/support/suite.h"
 #include <math.h>
@@ -8,14 +9,19 @@ static void get(ad_var x, double *v) { ck_assert_msg(!ad_get(x, v), "%s", ad_tap
 
 static void close_to(const char *what, double value, double right, double tolerance)
 {
-    ck_assert_msg(fabs(value - right) <= tolerance * fmax(1, fabs(right)), "%s: %.9g, right is %.9g", what, value, right);
+    ck_assert_msg(fabs(value - right) <= tolerance * fmax(1, fabs(right)),
+                  "%s: %.9g, right is %.9g", what, value, right);
 }
 
-static ad_var one_row(ad_tape *tape, double y) { return ad_shift(ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 0 }), y); }
+static ad_var one_row(ad_tape *tape, double y)
+{
+    return ad_shift(ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 0 }), y);
+}
 
 /* ---- jumps ---- */
 
-/* y' = p y before the jump and -p y after it; user: the jump and whether it belongs to the time before. */
+/* y' = p y before the jump and -p y after it; user: the jump and whether it belongs to the time
+ * before. */
 typedef struct {
     double at;
     bool before;
@@ -29,7 +35,8 @@ static ad_var turning(ad_var t, ad_var y, const ad_var *args, void *user)
 }
 
 /* The end and its derivatives by p, y0 and both times. */
-static void turn(ad_dtype dtype, jump j, const ode_options *given, double from, double to, double *v)
+static void turn(ad_dtype dtype, jump j, const ode_options *given, double from, double to,
+                 double *v)
 {
     ad_tape *tape = ad_tape_new(dtype);
     ode_options o = *given;
@@ -38,7 +45,8 @@ static void turn(ad_dtype dtype, jump j, const ode_options *given, double from, 
     o.njump = 1;
     double p = 1.3;
     ad_var rate = ad_param(tape, AD_SCALAR, &p), y0 = one_row(tape, 2);
-    ad_var times = ode_interval(tape, from, to), y = ode_solve_final(turning, &j, y0, 1, &rate, times, &o), g[3];
+    ad_var times = ode_interval(tape, from, to),
+           y = ode_solve_final(turning, &j, y0, 1, &rate, times, &o), g[3];
     ad_grad(ad_sum_all(y), 3, (ad_var[]){ rate, y0, times }, g);
     get(y, v);
     for (int i = 0; i < 3; i++) get(g[i], v + 1 + i);
@@ -58,7 +66,8 @@ START_TEST(jump_between_numbers)
             for (int k = 0; k < 2; k++) turn(k ? AD_F32 : AD_F64, j, &o, from, to, v[k]);
             double shift = sign * (2 * j.at - 1), y = 2 * exp(1.3 * shift);
             bool first = ode_method_order(*m) < 2;
-            double most = o.steps ? first ? 0.1 : 0.01 : 2e-3, right[] = { y, shift * y, y / 2, -1.3 * (i & 8 ? -2 : 2) };
+            double most = o.steps ? first ? 0.1 : 0.01 : 2e-3,
+                   right[] = { y, shift * y, y / 2, -1.3 * (i & 8 ? -2 : 2) };
             char what[128];
             snprintf(what, sizeof what, "%s, jump %g, case %d", ode_method_name(*m), j.at, i);
             for (int k = 0; k < 3; k++) close_to(what, v[0][k], right[k], most);
@@ -76,7 +85,9 @@ START_TEST(jump_at_an_output)
     float t[3] = { 0, 0.6f, 1 };
     jump j = { 0.6, _i };
     ode_stats stats = { 0 };
-    ode_options o = { .method = &ode_rk4, .steps = 5, .jump_times = &j.at, .njump = 1, .stats = &stats };
+    ode_options o = {
+        .method = &ode_rk4, .steps = 5, .jump_times = &j.at, .njump = 1, .stats = &stats
+    };
     ad_var rate = ad_fill(tape, AD_SCALAR, 1.3);
     double y[3];
     get(ode_solve(turning, &j, one_row(tape, 2), 1, &rate, ad_input(tape, AD_SHAPE(3), t), &o), y);
@@ -103,14 +114,17 @@ static ad_var resting(ad_var t, ad_var y, const ad_var *args, void *user)
     return ad_neg(y);
 }
 
-/* A start, a length, whether the type can tell the times of a solve apart. At 1.7e9 floats are 128 apart, at 1e16 doubles 2. */
+/* A start, a length, whether the type can tell the times of a solve apart. At 1.7e9 floats are 128
+ * apart, at 1e16 doubles 2. */
 static const struct {
     ad_dtype dtype;
     double start, length;
     bool good;
-} clocks[] = { { AD_F32, 1.7e9, 10, false }, { AD_F32, 1.7e9, -10, false }, { AD_F32, 1.7e9, 1e4, false },
-               { AD_F64, 1.7e9, 10, true },  { AD_F64, 1e16, 10, false },   { AD_F64, -1e16, 10, false },
-               { AD_F32, 100, 10, true },    { AD_F32, 0, 10, true },       { AD_F32, 1000, 10, true } };
+} clocks[] = { { AD_F32, 1.7e9, 10, false },  { AD_F32, 1.7e9, -10, false },
+               { AD_F32, 1.7e9, 1e4, false }, { AD_F64, 1.7e9, 10, true },
+               { AD_F64, 1e16, 10, false },   { AD_F64, -1e16, 10, false },
+               { AD_F32, 100, 10, true },     { AD_F32, 0, 10, true },
+               { AD_F32, 1000, 10, true } };
 
 START_TEST(clock_times)
 {
@@ -121,14 +135,19 @@ START_TEST(clock_times)
             ad_tape *tape = ad_tape_new(clocks[_i].dtype);
             ode_options o = { .method = *m, .adjoint = i & 2 ? &ode_backsolve : &ode_discrete };
             if (!(i & 1)) o.steps = fabs(clocks[_i].length) > 10 ? 200 : 5;
-            ad_var y0 = one_row(tape, 0), y = ode_solve_final(by_the_clock, &start, y0, 0, NULL, ode_interval(tape, start, end), &o);
+            ad_var y0 = one_row(tape, 0), y = ode_solve_final(by_the_clock, &start, y0, 0, NULL,
+                                                              ode_interval(tape, start, end), &o);
             bool good = ad_value(y);
             const char *error = ad_tape_error(tape);
-            ck_assert_msg(good == clocks[_i].good, "%s, case %d: %s", ode_method_name(*m), i, good ? "no error" : error);
-            bool told = good || strstr(error, "count time from the start") || strstr(error, "shift the origin of time") ||
+            ck_assert_msg(good == clocks[_i].good, "%s, case %d: %s", ode_method_name(*m), i,
+                          good ? "no error" : error);
+            bool told = good || strstr(error, "count time from the start") ||
+                        strstr(error, "shift the origin of time") ||
                         strstr(error, "are not equal"); /* (steps of nystroem2) */
             ck_assert_msg(told, "%s: %s", ode_method_name(*m), error ? error : "no error");
-            if (good && i & 1) close_to(ode_method_name(*m), ad_item(y), sin(clocks[_i].length), clocks[_i].dtype == AD_F32 ? 1e-2 : 1e-4);
+            if (good && i & 1)
+                close_to(ode_method_name(*m), ad_item(y), sin(clocks[_i].length),
+                         clocks[_i].dtype == AD_F32 ? 1e-2 : 1e-4);
             ad_tape_free(tape);
         }
 }
@@ -141,7 +160,9 @@ START_TEST(clock_is_not_read)
         ad_tape *tape = ad_tape_new(AD_F32);
         ode_options o = { .method = *m };
         if (!ode_method_adaptive(*m)) o.steps = 200;
-        ad_var y0 = one_row(tape, 1), g, y = ode_solve_final(resting, NULL, y0, 0, NULL, ode_interval(tape, 1.7e9, 1.7e9 + 2), &o);
+        ad_var y0 = one_row(tape, 1), g,
+               y = ode_solve_final(resting, NULL, y0, 0, NULL, ode_interval(tape, 1.7e9, 1.7e9 + 2),
+                                   &o);
         ad_grad(ad_sum_all(y), 1, &y0, &g);
         double v;
         get(y, &v);
@@ -167,7 +188,8 @@ static ad_var no_cost(ad_var t, ad_var y, const ad_var *args, void *user)
     return y;
 }
 
-static void growing_states(ad_var t, int nstate, const ad_var *y, const ad_var *args, void *user, ad_var *dy)
+static void growing_states(ad_var t, int nstate, const ad_var *y, const ad_var *args, void *user,
+                           ad_var *dy)
 {
     (void)nstate;
     dy[0] = growing(t, y[0], args, user);
@@ -209,7 +231,8 @@ START_TEST(constant_times)
             ad_program *program = ad_compile(1, &y0, 1, &g);
             ck_assert_msg(program, "%s", ad_tape_error(tape) ? ad_tape_error(tape) : "");
             ad_workspace *w = ad_workspace_new(program, 1);
-            ck_assert_msg(!ad_run(program, w, 1, (const void *[]){ dtype == AD_F32 ? (void *)&single_one : &one },
+            ck_assert_msg(!ad_run(program, w, 1,
+                                  (const void *[]){ dtype == AD_F32 ? (void *)&single_one : &one },
                                   (void *[]){ dtype == AD_F32 ? (void *)single : v }),
                           "%s", ad_workspace_error(w));
             for (int k = 0; k < n && dtype == AD_F32; k++) v[k] = single[k];

@@ -1,6 +1,6 @@
-/* A continuous normalizing flow after training: its density is one (it integrates to 1), it is better than before training and than the
- * best Gaussian, its samples have the moments of the data, and decoding undoes encoding. ode/ and nn/ together, through the public
- * headers only. */
+/* A continuous normalizing flow after training: its density is one (it integrates to 1), it is
+ * better than before training and than the best Gaussian, its samples have the moments of the data,
+ * and decoding undoes encoding. ode/ and nn/ together, through the public headers only. */
 #include "costate.h"
 #include "tests/support/suite.h"
 #include <math.h>
@@ -19,7 +19,8 @@ static ad_var field(ad_var t, ad_var x, const ad_var *args, void *user)
 
 static ode_cnf flow(double tolerance)
 {
-    return (ode_cnf){ field, NULL, 1, { .method = &ode_dopri5, .rtol = tolerance, .atol = tolerance } };
+    return (
+        ode_cnf){ field, NULL, 1, { .method = &ode_dopri5, .rtol = tolerance, .atol = tolerance } };
 }
 
 static ad_var loss(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
@@ -29,7 +30,8 @@ static ad_var loss(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
     return ad_neg(ad_mean_all(ode_cnf_log_density(&f, batch[0], 1, &theta)));
 }
 
-/* Two Gaussians of deviation 0.4 at (-1.5, 0) and (1.5, 0.5); the entropy is that of one plus log 2, nearly. */
+/* Two Gaussians of deviation 0.4 at (-1.5, 0) and (1.5, 0.5); the entropy is that of one plus log
+ * 2, nearly. */
 static void draw_points(int64_t n, double *x)
 {
     for (int64_t i = 0; i < n; i++) {
@@ -67,7 +69,8 @@ static double nll(const nn_theta *theta, int64_t n, const double *x)
 START_TEST(density_of_a_trained_flow)
 {
     nn_model *model = nn_model_new();
-    network = nn_time_mlp_new(model, "field", NN_CONCAT, 3, (int64_t[]){ 2, WIDTH, 2 }, ad_tanh, NULL);
+    network =
+        nn_time_mlp_new(model, "field", NN_CONCAT, 3, (int64_t[]){ 2, WIDTH, 2 }, ad_tanh, NULL);
     rng = ad_rng_seed(3);
     nn_theta *theta = nn_theta_new(model, AD_F64, &rng);
     double *test = malloc(2 * SAMPLES * sizeof *test);
@@ -83,10 +86,14 @@ START_TEST(density_of_a_trained_flow)
                                  .steps = 150,
                                  .optimizer = { .rate = 2e-2, .schedule = nn_schedule_cosine } };
     ck_assert_msg(nn_train(theta, &options, NULL, error, sizeof error) == 0, "%s", error);
-    double after = nll(theta, SAMPLES, test), gaussian = log(2 * M_PI * M_E) + 0.5 * log((2.25 + 0.16) * (0.0625 + 0.16) - 0.375 * 0.375);
-    ck_assert_msg(after < before - 0.5 && after < gaussian - 0.2, "nll %g before, %g after, Gaussian %g", before, after, gaussian);
+    double after = nll(theta, SAMPLES, test),
+           gaussian =
+               log(2 * M_PI * M_E) + 0.5 * log((2.25 + 0.16) * (0.0625 + 0.16) - 0.375 * 0.375);
+    ck_assert_msg(after < before - 0.5 && after < gaussian - 0.2,
+                  "nll %g before, %g after, Gaussian %g", before, after, gaussian);
 
-    /* Trapezoidal sums of a smooth density that has decayed at the edges are as exact as its values. */
+    /* Trapezoidal sums of a smooth density that has decayed at the edges are as exact as its
+     * values. */
     static double x[2 * GRID * GRID], log_p[GRID * GRID];
     const double radius = 9, h = 2 * radius / (GRID - 1);
     for (int row = 0; row < GRID; row++)
@@ -102,17 +109,23 @@ START_TEST(density_of_a_trained_flow)
 
     /* Samples, and the way there and back. */
     ad_tape *t = ad_tape_new(AD_F64);
-    double *z = malloc(2 * SAMPLES * sizeof *z), *s = malloc(2 * SAMPLES * sizeof *s), mean[2] = { 0 }, second[2] = { 0 };
+    double *z = malloc(2 * SAMPLES * sizeof *z), *s = malloc(2 * SAMPLES * sizeof *s),
+           mean[2] = { 0 }, second[2] = { 0 };
     for (int i = 0; i < 2 * SAMPLES; i++) z[i] = ad_rng_normal(&rng);
     ode_cnf f = flow(1e-7);
-    ad_var w = nn_theta_param(t, theta), data = ad_input_rows(t, AD_SHAPE(AD_ROWS, 2), SAMPLES, test);
+    ad_var w = nn_theta_param(t, theta),
+           data = ad_input_rows(t, AD_SHAPE(AD_ROWS, 2), SAMPLES, test);
     ad_var back = ode_cnf_sample(&f, ode_cnf_encode(&f, data, 1, &w), 1, &w);
     double worst = ad_item(ad_reduce_max(ad_abs(ad_sub(back, data)), 0, NULL, 0));
-    ck_assert_msg(worst < 1e-5, "decoding misses by %g: %s", worst, ad_tape_error(t) ? ad_tape_error(t) : "");
-    ck_assert(ad_get(ode_cnf_sample(&f, ad_input_rows(t, AD_SHAPE(AD_ROWS, 2), SAMPLES, z), 1, &w), s) == 0);
-    for (int i = 0; i < 2 * SAMPLES; i++) mean[i % 2] += s[i] / SAMPLES, second[i % 2] += s[i] * s[i] / SAMPLES;
-    ck_assert_msg(fabs(mean[0]) < 0.25 && fabs(mean[1] - 0.25) < 0.1 && fabs(second[0] - 2.41) < 0.5, "moments %g %g %g", mean[0], mean[1],
-                  second[0]);
+    ck_assert_msg(worst < 1e-5, "decoding misses by %g: %s", worst,
+                  ad_tape_error(t) ? ad_tape_error(t) : "");
+    ck_assert(ad_get(ode_cnf_sample(&f, ad_input_rows(t, AD_SHAPE(AD_ROWS, 2), SAMPLES, z), 1, &w),
+                     s) == 0);
+    for (int i = 0; i < 2 * SAMPLES; i++)
+        mean[i % 2] += s[i] / SAMPLES, second[i % 2] += s[i] * s[i] / SAMPLES;
+    ck_assert_msg(fabs(mean[0]) < 0.25 && fabs(mean[1] - 0.25) < 0.1 &&
+                      fabs(second[0] - 2.41) < 0.5,
+                  "moments %g %g %g", mean[0], mean[1], second[0]);
     ad_tape_free(t);
     free(z), free(s), free(test);
     nn_theta_free(theta);

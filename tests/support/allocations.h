@@ -1,5 +1,6 @@
-/* Counts allocations, and lets them fail: a test that includes this replaces malloc and its kin by functions that count and pass on.
- * Include it once per program. Under a sanitizer, which brings its own, nothing is counted. */
+/* Counts allocations, and lets them fail: a test that includes this replaces malloc and its kin by
+ * functions that count and pass on. Include it once per program. Under a sanitizer, which brings
+ * its own, nothing is counted. */
 #ifndef COSTATE_TESTS_ALLOCATIONS_H
 #define COSTATE_TESTS_ALLOCATIONS_H
 #include <errno.h>
@@ -8,7 +9,8 @@
 #include <stdlib.h>
 
 #if defined __has_feature
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) ||                         \
+    __has_feature(memory_sanitizer)
 #define ALLOCATIONS_NOT_COUNTED
 #endif
 #endif
@@ -66,8 +68,14 @@ static inline void *allocations_hold(void *p)
     return p;
 }
 
-void *malloc(size_t size) { return allocations_allow() ? allocations_hold(__libc_malloc(size)) : NULL; }
-void *calloc(size_t n, size_t size) { return allocations_allow() ? allocations_hold(__libc_calloc(n, size)) : NULL; }
+void *malloc(size_t size)
+{
+    return allocations_allow() ? allocations_hold(__libc_malloc(size)) : NULL;
+}
+void *calloc(size_t n, size_t size)
+{
+    return allocations_allow() ? allocations_hold(__libc_calloc(n, size)) : NULL;
+}
 void *aligned_alloc(size_t alignment, size_t size)
 {
     return allocations_allow() ? allocations_hold(__libc_memalign(alignment, size)) : NULL;
