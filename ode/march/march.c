@@ -42,8 +42,10 @@ bool ode_march_compile(ode_march_units *u, ode_system *s, const ode_settings *se
     ode_unit_key tangent = { .kind = ODE_UNIT_TANGENT,
                              .method = set->method,
                              .flags = flags & ODE_EACH };
+    ode_unit_key field_tangent = { .kind = ODE_UNIT_TANGENT, .flags = flags & ODE_EACH };
     if (adaptive && set->adjoint->stores &&
-        !(u->tangent = ode_unit_plan(s, tangent, tape, set->caller)))
+        (!(u->tangent = ode_unit_plan(s, tangent, tape, set->caller)) ||
+         !(u->field_tangent = ode_unit_plan(s, field_tangent, tape, set->caller))))
         return false;
     ode_unit_key field = { .kind = ODE_UNIT_FIELD,
                            .flags = quadrature & ODE_QUADRATURE,

@@ -50,10 +50,14 @@ double ode_guard_margin(double rtol);
 double ode_guard_factor(const ode_guard *guard); /* how much the next step may be larger */
 void ode_guard_accept(ode_guard *guard);
 
+/* What the march of a system needs is compiled: units for stepping. */
+typedef struct {
+    const ode_unit *step, *begin, *field, *tangent, *field_tangent;
+} ode_march_units;
+
 /* Looks for what the state does not show of its derivatives (watch.c). */
 typedef struct {
-    bool on, prepared,
-        pointed; /* memory and directions, and those of the arguments, are those of this solve */
+    bool on, prepared; /* memory and directions are those of this solve */
     double horizon,
         first_output; /* the whole time of the solve, and that before the first output */
     /* Hidden stiff modes. direction: of the power iteration, in units of the tolerance; largest:
@@ -69,14 +73,17 @@ typedef struct {
     bool damped; /* the mode that limits the steps decays */
     bool again;  /* the march has gone back */
     /* Blind components. */
-    const ode_unit *unit; /* NULL: without probes */
-    ode_runner tangent;
+    const ode_unit *unit,
+        *field_unit; /* of the step and of the field alone; NULL: without probes */
+    ode_runner tangent, field_tangent;
     double least;             /* tolerance where there is none */
     double number[1];         /* atol of the tangents in the call's type */
     ode_buffer each;          /* or that of each element */
     ode_buffer arguments;     /* their directions */
     ode_buffer chosen;        /* 1: an element whose tangents are in question, else 0 */
     int64_t asked;            /* the step at which a probe had the steepest mode looked for */
+    double short_apart;       /* evaluations from one short look to the next; 0: none yet */
+    bool short_looks;         /* whether they may still be enough */
     bool unseen;              /* the arguments did nothing in that step, in some row */
     int said_nothing;         /* attempts in a row whose error said nothing */
     int64_t probe_due, pause; /* steps before the next probe, and between it and the one after */
@@ -87,7 +94,8 @@ typedef struct {
 } ode_watch;
 /* For a solve over times of these lengths; after ode_march_open. 0, or -1 with the march's error
  * written. */
-int ode_watch_open(ode_march *march, const ode_unit *tangent, double horizon, double first_output);
+int ode_watch_open(ode_march *march, const ode_march_units *units, double horizon,
+                   double first_output);
 void ode_watch_close(ode_watch *watch);
 /* Whether the attempted step will do: 1; 0: no, and by what factor its size is to change; -1 with
  * the march's error written. */
@@ -131,10 +139,6 @@ struct ode_march {
     size_t error_size;
 };
 
-/* What the march of a system needs is compiled: units for stepping. */
-typedef struct {
-    const ode_unit *step, *begin, *field, *tangent;
-} ode_march_units;
 /* quadrature: 0, or ODE_QUADRATURE, and ODE_QUADRATURE_NORM with it for adaptive steps that their
  * errors bound too. */
 bool ode_march_compile(ode_march_units *units, ode_system *system, const ode_settings *settings,

@@ -13,6 +13,10 @@
  * not change over a step, the step's tangents by the state and by the arguments are taken, in one
  * random direction each: the error estimate's tangent must be small against the result's. As long
  * as nothing is found, this is done more and more rarely.
+ * - Short looks, before that. A tangent of a step takes three times its evaluations; those of the
+ * field at one point in the step take four, and are enough where the arguments do nothing to what
+ * rests and its Jacobian is small: a clock, z of a plane orbit. If the whole state rests for ever,
+ * as with a last layer of zeros, the arguments do what is constant, and the Jacobian alone decides.
  *
  * Directions are random by counting, the same in every row, so that results depend on nothing else.
  */
@@ -60,6 +64,9 @@ static const double unseen_part = 0.05;
  * where only some elements rest, then in blind steps. */
 static const double easy_growth = 5;
 static const int64_t pause_easy = 256, pause_free[2] = { 64, 8 }, pause_close[2] = { 4, 1 };
+/* Evaluations from one short look to the next: after the first one, and at most. Four times as many
+ * each time. */
+static const double short_apart = 50, most_short_apart = 500;
 
 /* ---- memory ---- */
 
@@ -84,6 +91,7 @@ static double state_weight(const ode_system *s, int j, int64_t i)
 void ode_watch_close(ode_watch *w)
 {
     ode_runner_close(&w->tangent);
+    ode_runner_close(&w->field_tangent);
     ode_buffer *all[] = { &w->direction, &w->largest,   &w->moved, &w->slope, &w->sizes,
                           &w->rows,      &w->arguments, &w->each,  &w->chosen };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
@@ -106,17 +114,16 @@ static void argument_direction(ad_dtype dtype, ad_shape shape, int64_t rows, uin
 }
 
 /* What each tangent needs once a solve. false: out of memory. */
-static bool point_arguments(ode_watch *w, const ode_march *m)
+static bool point_arguments(ode_watch *w, const ode_march *m, ode_runner *r)
 {
     const ode_system *s = m->system;
-    const ode_places *at = &w->tangent.unit->at;
+    const ode_places *at = &r->unit->at;
     size_t bytes = 0;
     for (int i = 0; i < s->nrow; i++)
         bytes += ode_array_bytes(s->dtype, s->arg[s->row[i]], m->rows);
     for (int i = 0; i < s->nshared; i++) bytes += ode_array_bytes(s->dtype, s->shared[i], 1);
     char *to = ode_buffer_need(&w->arguments, bytes);
     if (!to) return false;
-    ode_runner *r = &w->tangent;
     const ode_places *from = &m->step.unit->at;
     for (int i = 0; i < s->nrow + s->nshared; i++) {
         bool row = i < s->nrow;
@@ -129,6 +136,7 @@ static bool point_arguments(ode_watch *w, const ode_march *m)
         to += ode_array_bytes(s->dtype, shape, row ? m->rows : 1);
     }
     r->primed = false;
+    r->connected = true;
     return true;
 }
 
@@ -147,7 +155,7 @@ static void set_tolerances(ode_march *m, const void *y)
     ode_store(s->dtype, w->number, 0, fmax(m->atol, w->least));
 }
 
-int ode_watch_open(ode_march *m, const ode_unit *tangent, double horizon, double first_output)
+int ode_watch_open(ode_march *m, const ode_march_units *units, double horizon, double first_output)
 {
     ode_watch *w = &m->watch;
     size_t slot = (size_t)m->cells * ode_bytes(m->system->dtype),
@@ -159,15 +167,19 @@ int ode_watch_open(ode_march *m, const ode_unit *tangent, double horizon, double
         !ode_buffer_need(&w->chosen, slot) || !ode_buffer_need(&w->rows, ODE_TANGENTS * rows))
         return ode_fail(m, "out of memory");
     w->on = true;
-    w->unit = tangent;
+    w->unit = units->tangent;
+    w->field_unit = units->field_tangent;
     w->horizon = horizon;
     w->first_output = first_output;
-    w->prepared = w->pointed = w->certain = w->damped = w->again = false;
+    w->prepared = w->tangent.connected = w->field_tangent.connected = w->certain = w->damped =
+        w->again = false;
+    w->short_looks = true;
     w->due = first_look;
     w->since[0] = w->since[1] = 0;
     w->reach = w->most = w->allowed = w->vetted = INFINITY;
     w->until = 0;
     w->said_nothing = 0;
+    w->short_apart = 0;
     w->asked = -1;
     w->evaluations = w->probes = w->probe_due = w->probed = 0;
     w->pause = 1;
@@ -354,58 +366,65 @@ static void relative_errors(const ode_march *m, const double *x, double size, do
     *unseen = !(whole > 0);
 }
 
-/* Relative errors of the step's tangents by state and by arguments, in units of what is allowed,
- * the largest of all rows: of all elements in a blind step, else of those that rest. These need not
- * be more accurate than the others, for which the state's error has chosen the step. -1 with the
- * march's error written. */
-static int tangent_errors(ode_march *m, const ode_boundary *a, const void *y, double size,
-                          bool blind, double most, double *error)
+/* Runs a tangent of the step or of the field, whose errors are those of elements that rest, or of
+ * all. 1; 0: the field has none; -1 with the march's error written. */
+static int run_tangent(ode_march *m, ode_runner *r, const ode_unit *unit, const ode_boundary *a,
+                       const void *y, bool all)
 {
     ode_watch *w = &m->watch;
     const ode_system *s = m->system;
-    ode_runner *r = &w->tangent;
-    const ode_places *at = &w->unit->at;
-    error[0] = error[1] = 0;
-    if (ode_runner_open(r, w->unit, m->threads, m->error, m->error_size)) {
-        if (!w->unit->absent) return -1;
-        w->unit = NULL; /* the field has an operation without a tangent: there are no probes */
-        return 0;
-    }
+    const ode_places *at = &unit->at, *step = &m->step.unit->at;
+    char text[ODE_ERROR_SIZE];
+    if (ode_runner_open(r, unit, m->threads, m->error, m->error_size)) return unit->absent ? 0 : -1;
     prepare(m, y);
-    if (!w->pointed && !point_arguments(w, m)) return ode_fail(m, "out of memory");
-    w->pointed = true;
+    if (!r->connected && !point_arguments(w, m, r)) return ode_fail(m, "out of memory");
     int64_t cell = 0;
     for (int j = 0; j < s->nstate; j++)
         for (int64_t i = 0; i < m->rows * s->size[j]; i++, cell++)
             ode_store(s->dtype, w->moved.data, cell,
                       state_weight(s, j, i) * scale_of(m, cell, fabs(ode_load(s->dtype, y, cell))));
-    const ode_places *step = &m->step.unit->at;
-    r->in[at->h] = m->step.in[step->h];
-    for (int i = 0; i < at->nt; i++) r->in[at->t + i] = m->step.in[step->t + i];
+    if (unit->key.method) r->in[at->h] = m->step.in[step->h];
+    /* The field's own is taken inside the step. */
+    for (int i = 0; i < at->nt; i++) r->in[at->t + i] = m->step.in[step->t + i + !unit->key.method];
     for (int i = 0; i < 3; i++)
         r->in[at->tolerance + i] = i == 1 ? w->number : m->step.in[step->tolerance + i];
-    for (int j = 0; w->unit->key.flags & ODE_EACH && j < s->nstate; j++)
+    for (int j = 0; unit->key.flags & ODE_EACH && j < s->nstate; j++)
         r->in[at->each + j] = ode_part(s, 1, w->each.data, j);
     for (int64_t i = 0; i < m->cells; i++)
-        ode_store(s->dtype, w->chosen.data, i, blind || rests(m, i));
+        ode_store(s->dtype, w->chosen.data, i, all || rests(m, i));
     for (int j = 0; j < s->nstate; j++) {
         r->in[at->chosen + j] = ode_part(s, m->rows, w->chosen.data, j);
         r->in[at->y + j] = ode_part(s, m->rows, y, j);
         r->in[at->ybar + j] = ode_part(s, m->rows, w->moved.data, j);
     }
     char *out = w->rows.data;
-    for (int i = 0; i < ODE_TANGENTS; i++)
+    for (int i = 0; i < unit->nout; i++)
         r->out[i] = out + (size_t)i * (size_t)m->rows * sizeof(double);
-    char text[ODE_ERROR_SIZE];
-    if (ode_runner_run(r, m->rows, text, sizeof text)) {
-        if (!w->unit->absent)
-            return ode_fail(m, "step %lld from t = %.15g: %s", (long long)m->steps, a->t, text);
-        w->unit = NULL;
-        return 0;
-    }
-    m->evaluations += 3 * m->method->tableau->stages;
-    w->evaluations += 3 * m->method->tableau->stages;
+    if (ode_runner_run(r, m->rows, text, sizeof text))
+        return unit->absent
+                   ? 0
+                   : ode_fail(m, "step %lld from t = %.15g: %s", (long long)m->steps, a->t, text);
+    int arguments = s->nrow + s->nshared > 0;
+    int64_t taken = unit->key.method ? (2 + arguments) * m->method->tableau->stages : 3 + arguments;
+    m->evaluations += taken;
+    w->evaluations += taken;
     w->probes++;
+    return 1;
+}
+
+/* Relative errors of the step's tangents by state and by arguments, in units of what is allowed,
+ * the largest of all rows: of all elements in a blind step, else of those that rest. These need not
+ * be more accurate than the others, for which the state's error has chosen the step. 1; 0: the
+ * field has no tangents; -1 with the march's error written. */
+static int tangent_errors(ode_march *m, const ode_boundary *a, const void *y, double size,
+                          bool blind, double most, double *error)
+{
+    ode_watch *w = &m->watch;
+    const ode_system *s = m->system;
+    ode_runner *r = &w->tangent;
+    int there = run_tangent(m, r, w->unit, a, y, blind);
+    if (there <= 0) return there;
+    error[0] = error[1] = 0;
     w->unseen = false;
     for (int64_t i = 0; i < m->rows; i++) {
         double x[ODE_TANGENTS], inside[2], outside[2];
@@ -421,7 +440,60 @@ static int tangent_errors(ode_march *m, const ode_boundary *a, const void *y, do
             if (isfinite(inside[k])) error[k] = fmax(error[k], inside[k] / allowed);
         }
     }
-    return 0;
+    return 1;
+}
+
+/* What the arguments must do to an element to be told from rounding, in units of the tolerance. */
+static double least_force(const ode_march *m)
+{
+    double rounding = 64 * (m->system->dtype == AD_F32 ? FLT_EPSILON : DBL_EPSILON);
+    return rounding / fmax(m->rtol, rounding);
+}
+
+/* Whether nothing will ever move: the field does not read the time, and is zero. */
+static bool is_at_rest(const ode_march *m)
+{
+    if (!m->system->trace || m->system->reads_time) return false;
+    for (int64_t i = 0; i < m->cells; i++)
+        if (ode_load(m->system->dtype, m->carry[0].data, i) != 0 || !rests(m, i)) return false;
+    return true;
+}
+
+/* A short look: whether the field's tangents say that those of the step are accurate for the
+ * elements that rest. The arguments do nothing to these (or what is constant for ever), and the
+ * first term of exp(h |J|) that the method lacks is allowed; |J|^2 is what two products by the
+ * Jacobian do to a random direction, which is right for oscillators, whatever their units.
+ * *largest: the step for which this still holds. 1; 0: they do not say it; -1 with the march's
+ * error written. */
+static int look_shortly(ode_march *m, const ode_boundary *a, const void *y, double size,
+                        double most, double *largest)
+{
+    ode_watch *w = &m->watch;
+    bool still = is_at_rest(m);
+    int there = run_tangent(m, &w->field_tangent, w->field_unit, a, y, still);
+    if (there <= 0) return there;
+    most = fmin(most, fmax(least_error, whole_error * size / w->horizon));
+    double order = m->method->order + 1, part = fmax(size, jump_part * w->horizon), rate = 0;
+    for (int64_t i = 0; i < m->rows; i++) {
+        double x[ODE_FIELD_TANGENTS], chosen = 0;
+        for (int k = 0; k < ODE_FIELD_TANGENTS; k++)
+            x[k] = ode_load(m->system->dtype, w->field_tangent.out[k], i);
+        if (!still && !(part * sqrt(x[ODE_TANGENT_FORCE]) <= least_force(m))) {
+            w->short_looks = false; /* by chance they may do nothing at another point */
+            return 0;
+        }
+        int64_t first = 0;
+        for (int j = 0; j < m->system->nstate; first += m->rows * m->system->size[j++])
+            for (int64_t c = i * m->system->size[j]; c < (i + 1) * m->system->size[j]; c++)
+                chosen += ode_load(m->system->dtype, w->chosen.data, first + c);
+        if (chosen > 0)
+            rate =
+                fmax(rate, sqrt(x[ODE_TANGENT_SECOND] / sqrt(x[ODE_TANGENT_DIRECTION] / chosen)));
+        if (!isfinite(x[ODE_TANGENT_SECOND])) return 0;
+    }
+    *largest = pow(most * tgamma(order + 1), 1 / order) / rate;
+    w->short_looks = size <= *largest || !still;
+    return size <= *largest;
 }
 
 /* Whether a damped mode limits the steps, and this one is within its limit: it need not be accurate
@@ -466,8 +538,26 @@ int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, c
         w->probed = m->steps + 1;
         return 1;
     }
-    if (tangent_errors(m, a, y, taken, blind, most, error)) return -1;
-    if (!w->unit) return 1;
+    if (w->short_looks && (!blind || is_at_rest(m))) {
+        double largest;
+        int fine = look_shortly(m, a, y, taken, most, &largest);
+        if (fine < 0) return -1;
+        if (fine) {
+            w->allowed = INFINITY;
+            w->vetted = fmax(taken, largest / 2);
+            w->short_apart =
+                w->short_apart > 0 ? fmin(4 * w->short_apart, most_short_apart) : short_apart;
+            w->probe_due = m->steps + 1 + (int64_t)w->short_apart / m->method->tableau->stages;
+            w->probed = m->steps + 1;
+            return 1;
+        }
+    }
+    int there = tangent_errors(m, a, y, taken, blind, most, error);
+    if (there < 0) return -1;
+    if (!there) {
+        w->unit = NULL; /* there are no probes */
+        return 1;
+    }
     if (error[0] > 1 && !damps(m, taken) && w->asked != m->steps) {
         mode found;
         w->asked = m->steps;
@@ -482,6 +572,7 @@ int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, c
     if (change < 0.9) {
         *factor = fmin(*factor, change);
         w->pause = 1;
+        w->short_looks = false; /* the tangents set the steps */
         return 0;
     }
     w->allowed = fmax(change, 1) * taken;

@@ -458,8 +458,7 @@ static int solve(void *data, void *state, const ad_opaque_call *call)
     if (!p->final_only) put_slot(s, 0, y);
     double horizon = fabs(t[p->ntimes - 1] - t[0]),
            first_output = p->final_only ? horizon : fabs(t[1] - t[0]);
-    if (s->stores && m->adaptive && ode_watch_open(m, units->tangent, horizon, first_output))
-        return -1;
+    if (s->stores && m->adaptive && ode_watch_open(m, units, horizon, first_output)) return -1;
     ode_sink sink = { .context = s,
                       .slot = slot_of,
                       .accepted = accepted,

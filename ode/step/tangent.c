@@ -1,5 +1,5 @@
 /* The tangents of a step: how its result and its error estimate change with the state, and with the
- * arguments. */
+ * arguments. Those of the field alone are the cheap look before. */
 #include "ode/step/unit.h"
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +24,7 @@ void ode_tangent_place(ode_unit *u)
         u->parameter[u->nin] = true;
         u->in[u->nin++] = s->shared[i];
     }
-    u->nout = ODE_TANGENTS;
+    u->nout = u->key.method ? ODE_TANGENTS : ODE_FIELD_TANGENTS;
 }
 
 /* Sums of squares of x in units of the tolerance, by row: of the elements that are chosen (1, else
@@ -44,19 +44,48 @@ static void scaled(const ode_step *s, const ad_var *chosen, const ad_var *x, ad_
     out[ODE_TANGENT_SUMS] = total[1];
 }
 
+/* Tangents of the field at the state. */
+static void record_field(const ode_unit *u, ode_step *s, const ad_var *in, ad_var *out)
+{
+    const ode_places *at = &u->at;
+    const ode_system *sys = u->system;
+    int narguments = sys->nrow + sys->nshared, axes[AD_MAX_RANK];
+    ad_var slope[ODE_MAX_JOINT], once[ODE_MAX_JOINT], change[ODE_MAX_JOINT],
+        sums[2 * ODE_TANGENT_SUMS];
+    for (int j = 0; j < sys->nstate; j++) s->next[j] = s->y[j];
+    ode_system_record(sys, s->tape, s->t[0], s->y, s->row, s->shared, slope, NULL);
+    ad_jvp(sys->nstate, s->y, in + at->ybar, sys->nstate, slope, once);
+    ad_jvp(sys->nstate, s->y, once, sys->nstate, slope, change);
+    for (int j = 0; j < sys->nstate; j++) {
+        int rank = ad_shape_of(change[j]).rank;
+        for (int i = 1; i < rank; i++) axes[i - 1] = i;
+        ad_var size =
+            ad_abs(ad_mul(ad_div(change[j], ode_record_tolerance(s, j)), in[at->chosen + j]));
+        if (rank > 1) size = ad_reduce_max(size, rank - 1, axes, 0);
+        out[ODE_TANGENT_SECOND] = j ? ad_max(out[ODE_TANGENT_SECOND], size) : size;
+    }
+    scaled(s, in + at->chosen, in + at->ybar, sums);
+    out[ODE_TANGENT_DIRECTION] = sums[0];
+    if (narguments)
+        ad_jvp(narguments, in + at->row, in + at->arguments_dot, sys->nstate, slope, change);
+    for (int j = 0; !narguments && j < sys->nstate; j++) change[j] = ad_zeros_like(change[j]);
+    scaled(s, in + at->chosen, change, sums);
+    out[ODE_TANGENT_FORCE] = sums[0];
+}
+
 void ode_tangent_record(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_var *out)
 {
     const ode_places *at = &u->at;
     const ode_method *m = u->key.method;
     const ode_system *sys = u->system;
-    int n = sys->nstate, narguments = sys->nrow + sys->nshared, last = m->tableau->stages;
+    int n = sys->nstate, narguments = sys->nrow + sys->nshared;
     ad_var next[ODE_MAX_JOINT], carry_next[ODE_MAX_JOINT], k[ODE_MAX_STAGES * ODE_MAX_JOINT];
     ode_step s = { .tape = tape,
                    .system = u->system,
                    .row = in + at->row,
                    .shared = in + at->shared,
                    .newton = u->key.newton,
-                   .h = in[at->h],
+                   .h = m ? in[at->h] : ad_none(tape),
                    .t = in + at->t,
                    .y = in + at->y,
                    .estimate = true,
@@ -67,7 +96,12 @@ void ode_tangent_record(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_v
                    .next = next,
                    .carry_next = carry_next,
                    .k = k };
+    if (!m) {
+        record_field(u, &s, in, out);
+        return;
+    }
     m->step(m, &s);
+    int last = m->tableau->stages;
     ad_var result[2 * ODE_MAX_JOINT], change[2 * ODE_MAX_JOINT];
     for (int j = 0; j < n; j++) {
         result[j] = next[j];

@@ -49,6 +49,11 @@ enum {
     ODE_TANGENT_SUMS,
     ODE_TANGENTS = 2 * ODE_TANGENT_SUMS
 };
+/* What a tangent of the field alone (of no method) gives of the elements that are chosen, [rows]
+ * each, in units of the tolerance: the largest element of J J d, d the direction and J the field's
+ * Jacobian by the state; sums of squares of d, and of the derivatives' changes with the arguments.
+ */
+enum { ODE_TANGENT_SECOND, ODE_TANGENT_DIRECTION, ODE_TANGENT_FORCE, ODE_FIELD_TANGENTS };
 
 /* Places of the inputs and outputs of a unit in its lists (the first of each group). */
 typedef struct {

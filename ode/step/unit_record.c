@@ -172,8 +172,8 @@ void ode_unit_place(ode_unit *u)
         u->nout = 2;
         break;
     case ODE_UNIT_TANGENT:
-        u->at.h = add_input(u, AD_SCALAR, false);
-        place_times(u, ode_method_times(u->key.method, true, false));
+        if (u->key.method) u->at.h = add_input(u, AD_SCALAR, false);
+        place_times(u, u->key.method ? ode_method_times(u->key.method, true, false) : 1);
         u->at.y = add_states(u);
         place_arguments(u);
         ode_tangent_place(u);
