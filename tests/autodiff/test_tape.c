@@ -483,7 +483,7 @@ START_TEST(pointwise_misused)
     fails("ad_" #name ": shapes do not broadcast: a is [2,3], b is [4]");                          \
     ad_##name(r, a);                                                                               \
     fails("ad_" #name ": shapes do not broadcast (the row axis leads in operands of equal rank): " \
-                      "a is [rows,3], b is [2,3]");                                                \
+          "a is [rows,3], b is [2,3]");                                                            \
     ad_##name(r, ad_fill(t, AD_SHAPE(5, 1, 3), 1));                                                \
     fails("ad_" #name ": shapes do not broadcast (the row axis");
 #define AD_TERNARY(name, ...)                                                                      \
