@@ -5,8 +5,26 @@
 #define COSTATE_AUTODIFF_EXTENSION_H
 #include "autodiff.h"
 #include <stdbool.h>
+#include <stdlib.h>
 #ifdef __cplusplus
 extern "C" {
+#endif
+
+/* ---- assertions ------------------------------------------------------------------------------ */
+
+/* Says what the code around it relies on. Where NDEBUG is not defined (debug and sanitizer builds)
+ * a condition that does not hold is written to stderr with file and line, and the process aborts.
+ * Otherwise the condition is compiled but never evaluated, so it costs nothing and must have no
+ * side effects. It is for mistakes of the library itself: what a caller can do wrong is an error
+ * that is reported. */
+#ifdef NDEBUG
+#define AD_ASSERT(condition) ((void)(0 && (condition)))
+#else
+#define AD_ASSERT(condition)                                                                       \
+    ((condition) ? (void)0                                                                         \
+                 : ((void)fprintf(stderr, "%s:%d: assertion failed: %s\n", __FILE__, __LINE__,     \
+                                  #condition),                                                     \
+                    abort()))
 #endif
 
 /* ---- shapes ---------------------------------------------------------------------------------- */
