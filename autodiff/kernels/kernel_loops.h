@@ -147,8 +147,8 @@ static void M(run_pair)(M(pair_body) body, int arity, int64_t n, const void *con
         M(run_pair)(M(pair_body_##name), arity, n, in, out, second);                               \
     }
 #define PAIRS(function)                                                                            \
-    PAIR(function##_code, 1, M(function##_code)(b), M(function##_of_code)(y))                      \
-    PAIR(sum_##function##_code, 2, M(function##_code)(a + b), M(function##_of_code)(y))            \
+    PAIR(function##_code, 1, M(function##_code)(b), M(function)(b))                                \
+    PAIR(sum_##function##_code, 2, M(function##_code)(a + b), M(function)(a + b))                  \
     PAIR(slope_##function, 1, M(slope_of_code)(b), M(function##_of_code)(b))                       \
     PAIR(mul_slope_##function, 2, a *M(slope_of_code)(b), M(function##_of_code)(b))
 PAIRS(tanh)

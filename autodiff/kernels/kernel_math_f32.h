@@ -132,7 +132,8 @@ INLINE float code_complement_f32(float code)
 
 INLINE float tanh_of_code_f32(float code)
 {
-    return is_far_f32(code) ? __builtin_copysignf(1, code) - code_complement_f32(code) : code;
+    return is_far_f32(code) ? __builtin_copysignf(1 - code_complement_f32(fabs_f32(code)), code)
+                            : code;
 }
 
 INLINE float slope_of_code_f32(float code)

@@ -157,7 +157,8 @@ INLINE double code_complement_f64(double code)
 
 INLINE double tanh_of_code_f64(double code)
 {
-    return is_far_f64(code) ? __builtin_copysign(1, code) - code_complement_f64(code) : code;
+    return is_far_f64(code) ? __builtin_copysign(1 - code_complement_f64(fabs_f64(code)), code)
+                            : code;
 }
 
 /* 1 - tanh^2. */

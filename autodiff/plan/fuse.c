@@ -181,38 +181,81 @@ static int32_t companion(const ad_program *p, const ad_step *step, int32_t s, co
     return found && p->slot[step[found - 1].value].bytes == p->slot[v].bytes ? found : 0;
 }
 
+/* The steps of a body while they are sorted: a list by their numbers + 1; 0 is its head. */
+typedef struct {
+    int32_t *next, *before;
+} order;
+
+static bool make_order(ad_pool *pool, order *o, int32_t n)
+{
+    o->next = ad_pool_alloc(pool, ((size_t)n + 1) * sizeof *o->next);
+    o->before = ad_pool_alloc(pool, ((size_t)n + 2) * sizeof *o->before);
+    if (!o->next || !o->before) return false;
+    for (int32_t s = 0; s <= n; s++) {
+        o->next[s] = s < n ? s + 1 : 0;
+        o->before[s] = s - 1;
+    }
+    return true;
+}
+
+static void move_behind(order *o, int32_t s, int32_t other)
+{
+    o->next[o->before[s]] = o->next[s];
+    o->before[o->next[s]] = o->before[s];
+    o->next[s] = o->next[other];
+    o->before[s] = other;
+    o->before[o->next[other]] = s;
+    o->next[other] = s;
+}
+
 /* A pointwise step that only sums read goes to where another one reads the same array: they share
  * what is in the caches, and the sums are early. */
-static bool join_readers(ad_program *p, const ad_phase *phase, use *uses)
+static bool join_readers(ad_program *p, const ad_step *step, int32_t n, const use *uses, order *o)
+{
+    bool *moved = ad_pool_alloc(&p->pool, (size_t)n + 1);
+    if (!moved) return false;
+    for (int32_t s = 1; s <= n; s++) {
+        int32_t other = companion(p, step, s - 1, uses);
+        if (!other || moved[other] || o->before[s] == other)
+            continue; /* where the other went, not all that s reads may be there */
+        moved[s] = true;
+        move_behind(o, s, other);
+    }
+    return true;
+}
+
+/* The slope of a code that the body is given goes to what decodes the same code first: both are one
+ * pass (ad_pair_kernel). */
+static void join_slopes(const ad_program *p, const ad_step *step, int32_t n, const use *uses,
+                        order *o)
+{
+    for (int32_t s = 1; s <= n; s++) {
+        const ad_step *slope = &step[s - 1];
+        const ad_inst *x = &p->ir.inst[slope->value];
+        if (x->op != AD_OP_slope_of_code || x->nin != 1) continue;
+        const use *code = &uses[slope->operand[0].root];
+        if (code->made || !code->reader || code->reader >= s) continue;
+        const ad_step *first = &step[code->reader - 1];
+        if (first->operand[0].offset != slope->operand[0].offset) continue;
+        if (ad_pair_kernel(x->op, p->ir.inst[first->value].op, p->ir.dtype, 1))
+            move_behind(o, s, o->before[code->reader]);
+    }
+}
+
+static bool sort_body(ad_program *p, const ad_phase *phase, use *uses)
 {
     int32_t from = phase->body_steps[0];
     int32_t n = phase->body_steps[1] - from;
     ad_step *step = p->step + from;
     ad_step *old = ad_pool_alloc(&p->pool, ((size_t)n + 1) * sizeof *old);
-    int32_t *next = ad_pool_alloc(&p->pool, ((size_t)n + 1) * sizeof *next);
-    int32_t *before = ad_pool_alloc(&p->pool, ((size_t)n + 2) * sizeof *before);
-    bool *moved = ad_pool_alloc(&p->pool, (size_t)n + 1);
-    if (!old || !next || !before || !moved) return false;
+    order o;
+    if (!old || !make_order(&p->pool, &o, n)) return false;
     note_uses(p, step, n, uses);
-    for (int32_t s = 0; s <= n; s++) { /* a list of the steps by their numbers + 1; 0: its head */
-        next[s] = s < n ? s + 1 : 0;
-        before[s] = s - 1;
-    }
-    for (int32_t s = 1; s <= n; s++) {
-        int32_t other = companion(p, step, s - 1, uses);
-        if (!other || moved[other] || before[s] == other)
-            continue; /* where the other went, not all that s reads may be there */
-        moved[s] = true;
-        next[before[s]] = next[s];
-        before[next[s]] = before[s];
-        next[s] = next[other];
-        before[s] = other;
-        before[next[other]] = s;
-        next[other] = s;
-    }
+    if (!join_readers(p, step, n, uses, &o)) return false;
+    join_slopes(p, step, n, uses, &o);
     forget_uses(p, step, n, uses);
     memcpy(old, step, (size_t)n * sizeof *old);
-    for (int32_t s = next[0], count = 0; s > 0; s = next[s]) step[count++] = old[s - 1];
+    for (int32_t s = o.next[0], count = 0; s > 0; s = o.next[s]) step[count++] = old[s - 1];
     return true;
 }
 
@@ -277,7 +320,7 @@ bool ad_fuse(ad_program *p)
                   .repeats = ad_pool_alloc(&p->pool, ((size_t)p->nstep + 1) * sizeof *m.repeats) };
     if (!m.uses || !m.last || !m.unused || !m.repeats) return false;
     for (int f = 0; f < p->nphase; f++)
-        if (!join_readers(p, &p->phase[f], m.uses) || !hasten_reductions(p, &p->phase[f], m.last))
+        if (!sort_body(p, &p->phase[f], m.uses) || !hasten_reductions(p, &p->phase[f], m.last))
             return false;
     memset(m.last, 0, (size_t)p->ir.n * sizeof *m.last);
     for (int32_t s = 0; s < p->nstep; s++) {

@@ -64,8 +64,9 @@ static inline double root_mean_square(double beta, double root, double x)
 {
     const double size = fabs(x), largest = size > root ? size : root;
     const double scale = largest > 0x1p400 ? 0x1p-600 : largest < 0x1p-400 ? 0x1p600 : 1;
+    const double back = largest > 0x1p400 ? 0x1p600 : largest < 0x1p-400 ? 0x1p-600 : 1;
     const double a = root * scale, b = x * scale;
-    return sqrt(beta * (a * a) + (1 - beta) * (b * b)) / scale;
+    return sqrt(beta * (a * a) + (1 - beta) * (b * b)) * back;
 }
 
 static inline double adam(const update *u, double theta, double gradient, double *first,

@@ -523,6 +523,35 @@ START_TEST(reduce_max_keeps_nan)
 }
 END_TEST
 
+/* A line that goes by strips: no place of it is left out. */
+START_TEST(reduce_max_of_a_line)
+{
+    enum { LINE = 150 };
+    ad_shape in = AD_SHAPE(1, LINE), out = AD_SHAPE(1, 1);
+    int64_t mask = 2;
+    ad_kernel k = { .op = AD_OP_reduce_max,
+                    .dtype = AD_F64,
+                    .nin = 1,
+                    .in_shapes = &in,
+                    .out = out,
+                    .nattr = 1,
+                    .attr = &mask };
+    ck_assert(ad_kernel_prepare(&k, 1));
+    for (int i = 0; i < LINE; i++) {
+        double x[LINE], y;
+        void *operand = x;
+        for (int l = 0; l < LINE; l++) x[l] = -l;
+        x[i] = 3;
+        run_rows(&k, 1, &operand, &y);
+        ck_assert_double_eq(y, 3);
+        x[i] = NAN;
+        run_rows(&k, 1, &operand, &y);
+        ck_assert(isnan(y));
+    }
+    ad_kernel_clear(&k);
+}
+END_TEST
+
 /* ---- pointwise ------------------------------------------------------------------------------- */
 
 /* An operand that broadcasts against s. */
@@ -1004,6 +1033,7 @@ int main(void)
     tcase_add_test(c, reduce_columns);
     tcase_add_test(c, reduce_is_accurate);
     tcase_add_test(c, reduce_max_keeps_nan);
+    tcase_add_test(c, reduce_max_of_a_line);
     tcase_add_test(c, pointwise_broadcast);
     tcase_add_test(c, pointwise_common_patterns);
     tcase_add_test(c, pointwise_scaled_lines);
