@@ -66,7 +66,13 @@ const ode_method *ode_method_find(const char *name); /* NULL when there is none 
 
 /* ---- adjoints -------------------------------------------------------------------------------- */
 
+/* Constant objects as methods are: ode_adjoints() lists them (of none, NULL: "no adjoint"). All of
+ * this may be called from any thread. */
 typedef struct ode_adjoint ode_adjoint;
+const ode_adjoint *const *ode_adjoints(void);              /* all, NULL-terminated */
+const char *ode_adjoint_name(const ode_adjoint *adjoint);  /* "discrete" */
+const char *ode_adjoint_about(const ode_adjoint *adjoint); /* one line: what it is */
+const ode_adjoint *ode_adjoint_find(const char *name);     /* NULL when there is none */
 /* The exact gradient of the discretisation with the accepted steps frozen (default). Steps that
  * suit the solution need not suit it: docs/gradients.md says when, and what is done about it;
  * ad_check_gradient checks it in one call. States of accepted steps are stored, and what the

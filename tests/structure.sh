@@ -37,7 +37,7 @@ trespassing() {
 # Storeys: room, then its folders from the lowest up. Folders joined by = are side by side, and do not see each other.
 storeys="
 autodiff base tape derive=kernels compile plan run
-ode field step methods march solve adjoints
+ode field step methods march trajectory adjoints solve
 nn model layers data train
 "
 

@@ -1,114 +1,118 @@
-/* What the adjoints share: the recorded operation, its operands by name, cotangents of shared
- * values. */
+/* What the adjoints share: recording the operation, and the frame of a run.
+ *
+ * A run goes from the last time to the first once. Where its results are not finite, it goes a
+ * second time, in search of the step that spoilt them (finite.c). */
 #include "ode/adjoints/adjoint.h"
+#include "ode/adjoints/shared_bar.h"
 #include <stdlib.h>
 #include <string.h>
 
-void ode_adjoint_retain(void *data)
-{
-    atomic_fetch_add(&((ode_adjoint_data *)data)->references, 1);
-}
+/* ---- the plan ---- */
 
-void ode_adjoint_release(void *data)
+static void retain(void *data) { atomic_fetch_add(&((ode_adjoint_plan *)data)->references, 1); }
+
+static void release(void *data)
 {
-    ode_adjoint_data *d = data;
+    ode_adjoint_plan *d = data;
     if (!d || atomic_fetch_sub(&d->references, 1) != 1) return;
     ode_problem_release(d->problem);
+    free(d->own);
     free(d);
 }
 
-const char *ode_adjoint_called(const void *data)
+static const char *called(const void *data) { return ((const ode_adjoint_plan *)data)->called; }
+
+/* The VJP of the prologue, if an argument that is wanted comes in through it. */
+static bool plan_prologue(ode_adjoint_plan *d, ad_tape *tape)
 {
-    return ((const ode_adjoint_data *)data)->called;
+    ode_system *s = d->problem->system;
+    bool any = false;
+    for (int i = 0; i < s->nshared; i++) any = any || ode_shared_needed(s, i, d->need);
+    if (!any || s->rerecord) return true;
+    ode_unit_key key = { .kind = ODE_UNIT_PROLOGUE_VJP, .need = d->need };
+    d->prologue = ode_unit_make(s, key, tape, d->problem->settings.caller);
+    return d->prologue != NULL;
 }
 
-ode_adjoint_data *ode_adjoint_new(ode_problem *p, int nin, const ad_var *ybar, const bool *need,
+static ode_adjoint_plan *new_plan(ode_problem *p, int nin, const ad_var *ybar, const bool *need,
                                   ad_tape *tape)
 {
     const ode_system *s = p->system;
-    ode_adjoint_data *d = calloc(1, sizeof *d);
-    if (!d) {
+    const ode_adjoint *adjoint = p->settings.adjoint;
+    ode_adjoint_plan *d = calloc(1, sizeof *d);
+    void *own = calloc(1, adjoint->own);
+    if (!d || !own) {
         ad_fail(tape, "%s: out of memory", p->settings.caller);
+        free(d);
+        free(own);
         return NULL;
     }
     atomic_init(&d->references, 1);
     d->problem = p;
+    d->own = own;
     snprintf(d->called, sizeof d->called, "%s's adjoint", p->settings.caller);
     ode_problem_retain(p);
-    bool shared = false;
     for (int i = 0; i < s->nstate; i++) {
         d->has[i] = ybar[i].node >= 0;
         d->need_y0[i] = need[i];
     }
-    for (int i = 0; i < s->nargs; i++) {
-        if (!need[s->nstate + i]) continue;
-        d->need |= (uint64_t)1 << i;
-        shared = shared || !ad_has_rows(s->arg[i]);
-    }
+    for (int i = 0; i < s->nargs; i++)
+        if (need[s->nstate + i]) d->need |= (uint64_t)1 << i;
     d->need_times = nin > s->nstate + s->nargs && need[s->nstate + s->nargs];
-    if (!shared || s->rerecord) return d;
-    ode_unit_key key = { .kind = ODE_UNIT_PROLOGUE_VJP, .need = d->need };
-    bool any = false;
-    for (int i = 0; i < s->nshared; i++) any = any || ode_shared_needed(s, i, d->need);
-    if (!any || (d->prologue = ode_unit_make(p->system, key, tape, p->settings.caller))) return d;
-    ode_adjoint_release(d);
+    if (adjoint->states) atomic_store(&p->differentiated, true);
+    if (plan_prologue(d, tape) && adjoint->plan(d, tape)) return d;
+    release(d);
     return NULL;
 }
 
-void ode_adjoint_record(ode_adjoint_data *d, const ad_opaque_class *class_, ad_var token, int nin,
-                        const ad_var *in, const ad_var *out, const ad_var *ybar, const bool *need,
-                        ad_var *xbar)
+/* ---- a run ---- */
+
+/* The state of the operation. */
+typedef struct {
+    ode_adjoint_run run;
+    ode_shared_bar shared;
+    ode_buffer times;
+    const ode_adjoint *adjoint;
+} adjoint_state;
+
+static void *state_new(void *data)
 {
-    int n = d->problem->system->nstate, nop = 0, nout = 0;
-    ad_var op[2 + 3 * ODE_MAX_STATES + ODE_MAX_ARGS], bar[1 + ODE_MAX_STATES + ODE_MAX_ARGS];
-    ad_shape shapes[1 + ODE_MAX_STATES + ODE_MAX_ARGS];
-    op[nop++] = token;
-    for (int i = 0; i < nin; i++) op[nop++] = in[i];
-    for (int i = 0; i < n; i++) op[nop++] = out[i];
-    for (int i = 0; i < n; i++)
-        if (d->has[i]) op[nop++] = ybar[i];
-    for (int i = 0; i < nin; i++)
-        if (need[i]) shapes[nout++] = ad_shape_of(in[i]);
-    if (!ad_valid(ad_opaque(token.tape, class_, d, nop, op, nout, shapes, bar))) return;
-    nout = 0;
-    for (int i = 0; i < nin; i++)
-        if (need[i]) xbar[i] = bar[nout++];
+    const ode_adjoint *adjoint = ((ode_adjoint_plan *)data)->problem->settings.adjoint;
+    adjoint_state *state = calloc(1, sizeof *state);
+    void *memory = calloc(1, adjoint->memory);
+    if (!state || !memory) {
+        free(state);
+        free(memory);
+        return NULL;
+    }
+    state->adjoint = adjoint;
+    state->run.memory = memory;
+    return state;
 }
 
-static void no_second_derivative(const ode_adjoint_data *d, ad_tape *tape)
+static void state_free(void *state_)
 {
-    ad_fail(tape,
-            "%s: the gradient of a solve has no derivative of its own (ad_hvp, gradients of "
-            "gradients): for a Hessian times v solve for the "
-            "derivative in direction v as another state, s' = (dF/dy) s + (dF/dargs) v by ad_jvp "
-            "inside the field (ode_solve_states), and take "
-            "ad_grad of the loss's derivative made from it; or take differences of gradients",
-            d->problem->settings.caller);
+    adjoint_state *state = state_;
+    if (!state) return;
+    state->adjoint->close(state->run.memory);
+    free(state->run.memory);
+    ode_shared_bar_close(&state->shared);
+    ode_buffer_free(&state->times);
+    free(state);
 }
 
-void ode_adjoint_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout,
-                     const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar)
-{
-    (void)nin, (void)in, (void)nout, (void)out, (void)ybar, (void)need, (void)xbar;
-    no_second_derivative(data, token.tape);
-}
-
-void ode_adjoint_jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot,
-                     int nout, const ad_var *out, ad_var *ydot)
-{
-    (void)nin, (void)in, (void)xdot, (void)nout, (void)out, (void)ydot;
-    no_second_derivative(data, token.tape);
-}
-
-ode_adjoint_call ode_adjoint_parse(const ode_adjoint_data *d, const ad_opaque_call *call)
+static ode_adjoint_call parse(const ode_adjoint_plan *d, const ad_opaque_call *call)
 {
     const ode_problem *p = d->problem;
     int n = p->system->nstate, nargs = p->system->nargs, k = 1, o = 0;
     ode_adjoint_call c = { 0 };
-    c.y0 = call->in + k, k += n;
-    c.args = call->in + k, k += nargs;
+    c.y0 = call->in + k;
+    k += n;
+    c.args = call->in + k;
+    k += nargs;
     c.times = call->in[k++];
-    c.y = call->in + k, k += n;
+    c.y = call->in + k;
+    k += n;
     for (int i = 0; i < n; i++)
         if (d->has[i]) c.ybar[i] = call->in[k++];
     for (int i = 0; i < n; i++)
@@ -119,85 +123,119 @@ ode_adjoint_call ode_adjoint_parse(const ode_adjoint_data *d, const ad_opaque_ca
     return c;
 }
 
-void ode_clear_row_bars(const ode_adjoint_data *d, const ad_opaque_call *call,
-                        const ode_adjoint_call *c)
+/* Zeros for the cotangents of per-row arguments, to which steps add theirs. */
+static void clear_row_bars(const ode_adjoint_run *run)
 {
-    const ode_system *s = d->problem->system;
+    const ode_system *s = run->plan->problem->system;
     for (int i = 0; i < s->nrow; i++) {
-        void *bar = c->argbar[s->row[i]];
-        if (bar)
-            memset(bar, 0, (size_t)ad_count(s->arg[s->row[i]], call->rows) * ode_bytes(s->dtype));
+        void *bar = run->c.argbar[s->row[i]];
+        int64_t n = ad_count(s->arg[s->row[i]], run->call->rows);
+        if (bar) memset(bar, 0, (size_t)n * ode_bytes(s->dtype));
     }
 }
 
-int ode_call_fail(const ad_opaque_call *call, const char *reason)
+static void write_stats(ode_stats *to, const ode_stats *from)
 {
-    snprintf(call->error, call->error_size, "%s", reason);
-    return -1;
+    to->backward_steps = from->backward_steps;
+    to->backward_rejected = from->backward_rejected;
+    to->backward_evaluations = from->backward_evaluations;
+    to->backward_drift = from->backward_drift;
+    to->vjps = from->vjps;
 }
 
-void ode_write_times(const ode_problem *p, ad_dtype dtype, const double *bar, void *out)
+static int go_back(adjoint_state *state)
 {
-    for (int j = 0; out && j < p->ntimes; j++) ode_store(dtype, out, j, bar[j]);
+    ode_adjoint_run *run = &state->run;
+    const ode_problem *p = run->plan->problem;
+    ode_stats stats = { 0 };
+    run->stats = &stats;
+    run->times_bar = ode_buffer_need(&state->times, (size_t)p->ntimes * sizeof(double));
+    run->shared_bar = ode_shared_bar_begin(&state->shared, run->plan);
+    if (!run->times_bar || !run->shared_bar) return ode_call_fail(run->call, "out of memory");
+    memset(run->times_bar, 0, (size_t)p->ntimes * sizeof(double));
+    clear_row_bars(run);
+    int failed = state->adjoint->run(run);
+    if (p->settings.stats) write_stats(p->settings.stats, &stats);
+    if (failed) return -1;
+    for (int j = 0; run->c.timesbar && j < p->ntimes; j++)
+        ode_store(p->system->dtype, run->c.timesbar, j, run->times_bar[j]);
+    return ode_shared_bar_finish(&state->shared, run);
 }
 
-/* ---- shared values ---- */
-
-void **ode_shared_bar_begin(ode_shared_bar *bar, const ode_adjoint_data *d)
+static int forward(void *data, void *state_, const ad_opaque_call *call)
 {
-    const ode_system *s = d->problem->system;
-    size_t bytes = 0;
-    for (int i = 0; i < s->nshared; i++)
-        if (ode_shared_needed(s, i, d->need)) bytes += ode_array_bytes(s->dtype, s->shared[i], 1);
-    char *memory = ode_buffer_need(&bar->memory, bytes);
-    void **at = ode_buffer_need(&bar->pointers, (size_t)s->nshared * sizeof *at);
-    if (!memory || !at) return NULL;
-    memset(memory, 0, bytes);
-    for (int i = 0; i < s->nshared; i++) {
-        at[i] = NULL;
-        if (!ode_shared_needed(s, i, d->need)) continue;
-        at[i] = memory;
-        memory += ode_array_bytes(s->dtype, s->shared[i], 1);
-    }
-    return at;
-}
-
-int ode_shared_bar_finish(ode_shared_bar *bar, const ode_adjoint_data *d,
-                          const ad_opaque_call *call, const ode_adjoint_call *c)
-{
-    const ode_system *s = d->problem->system;
-    void **at = bar->pointers.data;
-    ode_runner *r = &bar->prologue;
-    int n = 0, nout = 0, nin = 0;
-    if (d->prologue &&
-        ode_runner_open(r, d->prologue, call->threads, call->error, call->error_size))
+    adjoint_state *state = state_;
+    ode_adjoint_run *run = &state->run;
+    run->plan = data;
+    run->call = call;
+    run->forward = call->in_state[0];
+    run->c = parse(run->plan, call);
+    run->searching = false;
+    if (state->adjoint->states && !run->forward->trajectory.stores &&
+        ode_forward_again(run->forward, call))
         return -1;
-    for (int i = 0; i < s->nargs; i++) {
-        if (ad_has_rows(s->arg[i])) continue;
-        size_t bytes = (size_t)ad_count(s->arg[i], 1) * ode_bytes(s->dtype);
-        bool wanted = d->need >> i & 1;
-        if (d->prologue) {
-            r->in[nin++] = c->args[i];
-            if (wanted) r->out[nout++] = c->argbar[i];
-        } else if (wanted && c->argbar[i]) {
-            if (s->rerecord)
-                memcpy(c->argbar[i], at[n], bytes); /* the arguments are the shared values */
-            else memset(c->argbar[i], 0, bytes);
-        }
-        n++;
-    }
-    if (!d->prologue) return 0;
-    for (int i = 0; i < s->nshared; i++)
-        if (at[i]) r->in[nin++] = at[i];
-    r->primed = false;
-    r->refine = call->refine;
-    char error[ODE_ERROR_SIZE];
-    return ode_runner_run(r, call->rows, error, sizeof error) ? ode_call_fail(call, error) : 0;
+    bool failed = go_back(state);
+    if (!failed && ode_results_finite(run)) return 0;
+    if (ode_blame_cotangents(run) || failed) return -1;
+    run->searching = true;
+    return go_back(state) ? -1 : ode_blame_arguments(run);
 }
 
-void ode_shared_bar_close(ode_shared_bar *bar)
+/* ---- the operation ---- */
+
+static void no_second_derivative(const ode_adjoint_plan *d, ad_tape *tape)
 {
-    ode_runner_close(&bar->prologue);
-    ode_buffer_free(&bar->memory);
-    ode_buffer_free(&bar->pointers);
+    ad_fail(tape,
+            "%s: the gradient of a solve has no derivative of its own (ad_hvp, gradients of "
+            "gradients): for a Hessian times v solve for the "
+            "derivative in direction v as another state, s' = (dF/dy) s + (dF/dargs) v by ad_jvp "
+            "inside the field (ode_solve_states), and take "
+            "ad_grad of the loss's derivative made from it; or take differences of gradients",
+            d->problem->settings.caller);
+}
+
+static void vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out,
+                const ad_var *ybar, const bool *need, ad_var *xbar)
+{
+    (void)nin, (void)in, (void)nout, (void)out, (void)ybar, (void)need, (void)xbar;
+    no_second_derivative(data, token.tape);
+}
+
+static void jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot, int nout,
+                const ad_var *out, ad_var *ydot)
+{
+    (void)nin, (void)in, (void)xdot, (void)nout, (void)out, (void)ydot;
+    no_second_derivative(data, token.tape);
+}
+
+static const ad_opaque_class adjoint_class = { .name = "ode_solve_adjoint",
+                                               .called = called,
+                                               .forward = forward,
+                                               .state_new = state_new,
+                                               .state_free = state_free,
+                                               .retain = retain,
+                                               .release = release,
+                                               .vjp = vjp,
+                                               .jvp = jvp,
+                                               .discretises = true };
+
+void ode_adjoint_record(ode_problem *p, ad_var token, int nin, const ad_var *in, const ad_var *out,
+                        const ad_var *ybar, const bool *need, ad_var *xbar)
+{
+    ode_adjoint_plan *d = new_plan(p, nin, ybar, need, token.tape);
+    if (!d) return;
+    int n = p->system->nstate, nop = 0, nout = 0;
+    ad_var op[2 + 3 * ODE_MAX_STATES + ODE_MAX_ARGS], bar[1 + ODE_MAX_STATES + ODE_MAX_ARGS];
+    ad_shape shapes[1 + ODE_MAX_STATES + ODE_MAX_ARGS];
+    op[nop++] = token;
+    for (int i = 0; i < nin; i++) op[nop++] = in[i];
+    for (int i = 0; i < n; i++) op[nop++] = out[i];
+    for (int i = 0; i < n; i++)
+        if (d->has[i]) op[nop++] = ybar[i];
+    for (int i = 0; i < nin; i++)
+        if (need[i]) shapes[nout++] = ad_shape_of(in[i]);
+    if (!ad_valid(ad_opaque(token.tape, &adjoint_class, d, nop, op, nout, shapes, bar))) return;
+    nout = 0;
+    for (int i = 0; i < nin; i++)
+        if (need[i]) xbar[i] = bar[nout++];
 }

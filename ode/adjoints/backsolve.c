@@ -6,44 +6,36 @@
 #include <stdlib.h>
 #include <string.h>
 
-const ode_adjoint ode_backsolve = { .name = "backsolve", .measures = true };
-
 typedef struct {
-    ode_march march, field; /* field: the system's own right-hand side, for the times' cotangents */
+    ode_system *augmented;
+    ode_march_units march;
+    const ode_unit *field; /* the system's own right-hand side, for the times' cotangents */
+} backsolve_plan;
+
+/* The memory of a run. */
+typedef struct {
+    ode_march march, field; /* as in the plan */
     ode_shared shared;
-    ode_shared_bar bar;
     ode_pile states;
-    ode_buffer f, g, times, times_bar;
+    ode_buffer f, g, times;
     ode_refinement refinement;
-    /* of the call in progress */
-    ode_adjoint_data *d;
-    const ad_opaque_call *call;
-    ode_adjoint_call c;
-    void **shared_at, *end; /* end: the latest accepted state */
-    bool searching;         /* the second run over a gradient that is not finite */
-    double drift;
-    int64_t steps, rejected, evaluations;
+    /* of the run in progress */
+    ode_adjoint_run *run;
+    const backsolve_plan *plan;
+    const ode_problem *problem;
+    void *end; /* the latest accepted state */
 } backward;
 
-static void *backward_new(void *data)
+static void close_memory(void *memory)
 {
-    (void)data;
-    return calloc(1, sizeof(backward));
-}
-
-static void backward_free(void *state)
-{
-    backward *b = state;
-    if (!b) return;
+    backward *b = memory;
     ode_march_close(&b->march);
     ode_march_close(&b->field);
     ode_shared_close(&b->shared);
-    ode_shared_bar_close(&b->bar);
     ode_pile_free(&b->states);
     ode_refinement_free(&b->refinement);
-    ode_buffer *all[] = { &b->f, &b->g, &b->times, &b->times_bar };
+    ode_buffer *all[] = { &b->f, &b->g, &b->times };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
-    free(b);
 }
 
 /* ---- steps ---- */
@@ -58,21 +50,19 @@ static int accepted(void *context, const ode_march *m, int64_t k, const ode_boun
                     const ode_boundary *to, const void *y, const void *next)
 {
     backward *b = context;
-    const ode_system *s = b->d->augmented;
+    const ode_system *s = b->plan->augmented;
     const char *increment = m->increment.data;
     (void)y;
     for (int q = 0; q < s->nquad; q++) {
-        int64_t n = ad_count(s->quad[q], b->call->rows);
-        void *sum =
-            q < s->nquad_row ? b->c.argbar[s->row[s->quad_of[q]]] : b->shared_at[s->quad_of[q]];
+        int64_t n = ad_count(s->quad[q], b->run->call->rows);
+        void *sum = q < s->nquad_row ? b->run->c.argbar[s->row[s->quad_of[q]]]
+                                     : b->run->shared_bar[s->quad_of[q]];
         if (sum) ode_add(s->dtype, n, increment, sum);
         increment += (size_t)n * ode_bytes(s->dtype);
     }
     b->end = (void *)next;
     char what[160];
-    if (!b->searching ||
-        !ode_name_nonfinite(b->d, b->call, &b->c, NULL, b->shared_at, NULL, what, sizeof what))
-        return 0;
+    if (!b->run->searching || !ode_name_nonfinite(b->run, NULL, false, what, sizeof what)) return 0;
     return ode_fail(
         &b->march,
         "the gradient %s, is not finite from step %lld on (going back; t = %.15g to %.15g); the "
@@ -87,15 +77,15 @@ static int accepted(void *context, const ode_march *m, int64_t k, const ode_boun
  * the system. */
 static void read_solution(const backward *b, int j, void *slot)
 {
-    const ode_problem *p = b->d->problem;
+    const ode_problem *p = b->problem;
     const ode_system *s = p->system;
-    int64_t rows = b->call->rows;
+    int64_t rows = b->run->call->rows;
     for (int i = 0; i < s->nstate; i++) {
         void *part = ode_part(s, rows, slot, i);
         size_t bytes = (size_t)(rows * s->size[i]) * ode_bytes(s->dtype);
         memset(part, 0, bytes);
-        if (j == 0) memcpy(part, b->c.y0[i], bytes);
-        else ode_output_add(p, rows, b->c.y[i], i, j, part);
+        if (j == 0) memcpy(part, b->run->c.y0[i], bytes);
+        else ode_output_add(p, rows, b->run->c.y[i], i, j, part);
     }
 }
 
@@ -103,7 +93,7 @@ static void read_solution(const backward *b, int j, void *slot)
 static int rate_of_loss(backward *b, int j, const void *x, const void *bar, double *rate)
 {
     const double *t = b->times.data;
-    int last = b->d->problem->ntimes - 1, direction = t[last] > t[0] ? 1 : -1, side = 0;
+    int last = b->problem->ntimes - 1, direction = t[last] > t[0] ? 1 : -1, side = 0;
     if (ode_stops_jump(&b->march.stops, t[j])) side = j ? -direction : direction;
     *rate = 0;
     if (ode_march_field(&b->field, t[j], side, x, b->f.data, NULL, NULL)) return -1;
@@ -115,15 +105,15 @@ static int rate_of_loss(backward *b, int j, const void *x, const void *bar, doub
  * problems, and the statistics say so too. */
 static int went_astray(const backward *b)
 {
-    if (b->searching) return -1;
-    char *error = b->call->error;
+    if (b->run->searching) return -1;
+    char *error = b->run->call->error;
     size_t used = strlen(error);
-    if (used < b->call->error_size)
-        snprintf(error + used, b->call->error_size - used,
+    if (used < b->run->call->error_size)
+        snprintf(error + used, b->run->call->error_size - used,
                  " (while backsolve recomputed the state in reverse time, which chaotic and "
                  "dissipative problems do not allow: use "
                  "ode_discrete there)");
-    if (b->d->problem->settings.stats) b->d->problem->settings.stats->backward_drift = INFINITY;
+    b->run->stats->backward_drift = INFINITY;
     return -1;
 }
 
@@ -133,15 +123,15 @@ static int went_astray(const backward *b)
  * behind a larger one, and none is blamed for being near zero at this time. */
 static int came_back(backward *b, int64_t cells, double t)
 {
-    const ode_problem *p = b->d->problem;
+    const ode_problem *p = b->problem;
     const ode_settings *set = &p->settings;
-    const ode_solution *forward = b->call->in_state[0];
+    const ode_forward *forward = b->run->forward;
     ad_dtype dtype = p->system->dtype;
     double most = set->adaptive ? 0.1 : 0.5; /* given steps may be coarse on purpose */
     double worst = 1;
     int64_t where = -1;
     for (int64_t i = 0; i < cells; i++) {
-        double size = ode_load(dtype, forward->largest.data, i);
+        double size = ode_load(dtype, forward->trajectory.largest.data, i);
         double off = fabs(ode_load(dtype, b->end, i) - ode_load(dtype, b->g.data, i));
         if (off == 0) continue;
         off /= most * size + 10 * fmax(ode_tolerance(&forward->march, i, size),
@@ -153,33 +143,33 @@ static int came_back(backward *b, int64_t cells, double t)
     }
     if (where < 0) return 0;
     char place[96];
-    ode_where(p->system, b->call->rows, where, place, sizeof place);
+    ode_where(p->system, b->run->call->rows, where, place, sizeof place);
     double stored = ode_load(dtype, b->g.data, where), found = ode_load(dtype, b->end, where);
-    snprintf(b->call->error, b->call->error_size,
+    snprintf(b->run->call->error, b->run->call->error_size,
              "at t = %g the recomputed state is off by %.2g in %s: %.6g, where the solution is "
              "%.6g (and never larger than %.3g)",
              t, fabs(found - stored), place, ode_shown(found), ode_shown(stored),
-             ode_load(dtype, forward->largest.data, where));
+             ode_load(dtype, forward->trajectory.largest.data, where));
     return went_astray(b);
 }
 
 /* From output time j to output time i < j. The state and costate are in b->end. */
 static int piece(backward *b, int j, int i)
 {
-    const ode_problem *p = b->d->problem;
+    const ode_problem *p = b->problem;
     const ode_system *s = p->system;
-    int64_t rows = b->call->rows, cells = rows * s->width;
+    int64_t rows = b->run->call->rows, cells = rows * s->width;
     size_t half = (size_t)cells * ode_bytes(s->dtype);
     const double *t = b->times.data;
-    double *times_bar = b->times_bar.data, rate;
+    double *times_bar = b->run->times_bar, rate;
     char *z = ode_pile_slot(&b->states, 0);
     if (b->end != z) memmove(z, b->end, 2 * half);
     read_solution(b, j, z);
     memset(b->g.data, 0, half);
     for (int k = 0; k < s->nstate; k++)
-        if (b->c.ybar[k])
-            ode_output_add(p, rows, b->c.ybar[k], k, j, ode_part(s, rows, b->g.data, k));
-    if (b->c.timesbar) {
+        if (b->run->c.ybar[k])
+            ode_output_add(p, rows, b->run->c.ybar[k], k, j, ode_part(s, rows, b->g.data, k));
+    if (b->run->c.timesbar) {
         if (rate_of_loss(b, j, z, b->g.data, &rate)) return -1;
         times_bar[j] += rate;
     }
@@ -189,13 +179,15 @@ static int piece(backward *b, int j, int i)
     ode_sink sink = { .context = b, .slot = slot_of, .accepted = accepted };
     b->march.steps = b->march.rejected = 0;
     const double *back = t + 2 * p->ntimes - 1; /* back[-k] is t[k] */
-    if (ode_march_run_refined(&b->march, j - i + 1, back - j, z, &sink, b->call->refine,
+    if (ode_march_run_refined(&b->march, j - i + 1, back - j, z, &sink, b->run->call->refine,
                               &b->refinement))
         return went_astray(b);
-    b->steps += b->march.steps;
-    b->rejected += b->march.rejected;
+    ode_stats *stats = b->run->stats;
+    stats->backward_steps += b->march.steps;
+    stats->backward_rejected += b->march.rejected;
     read_solution(b, i, b->g.data);
-    b->drift = fmax(b->drift, ode_march_distance(&b->march, cells, b->end, b->g.data));
+    double drift = ode_march_distance(&b->march, cells, b->end, b->g.data);
+    stats->backward_drift = fmax(stats->backward_drift, drift);
     return came_back(b, cells, t[i]);
 }
 
@@ -203,31 +195,29 @@ static int piece(backward *b, int j, int i)
 
 static int prepare(backward *b)
 {
-    const ode_problem *p = b->d->problem;
+    const ode_problem *p = b->problem;
     const ode_system *s = p->system;
-    const ad_opaque_call *call = b->call;
+    const ad_opaque_call *call = b->run->call;
     size_t half = (size_t)(call->rows * s->width) * ode_bytes(s->dtype);
     double *t = ode_buffer_need(&b->times,
                                 2 * (size_t)p->ntimes * sizeof *t); /* forwards, then backwards */
     const void *row[ODE_MAX_ARGS];
-    ode_row_arguments(s, b->c.args, row);
+    ode_row_arguments(s, b->run->c.args, row);
     ode_pile_reset(&b->states, 2 * half);
-    void **values = ode_shared_compute(&b->shared, p, call, b->c.args);
+    void **values = ode_shared_compute(&b->shared, p, call, b->run->c.args);
     if (!values) return -1;
-    b->shared_at = ode_shared_bar_begin(&b->bar, b->d);
-    if (!t || !b->shared_at || !ode_pile_slot(&b->states, 1) || !ode_buffer_need(&b->g, half) ||
-        !ode_buffer_need(&b->f, half) ||
-        !ode_buffer_need(&b->times_bar, (size_t)p->ntimes * sizeof *t))
-        return ode_call_fail(b->call, "out of memory");
-    if (ode_march_open(&b->march, &b->d->march, call->rows, call->threads, b->c.args, values))
+    if (!t || !ode_pile_slot(&b->states, 1) || !ode_buffer_need(&b->g, half) ||
+        !ode_buffer_need(&b->f, half))
+        return ode_call_fail(b->run->call, "out of memory");
+    if (ode_march_open(&b->march, &b->plan->march, call->rows, call->threads, b->run->c.args,
+                       values))
         return -1;
     for (int i = 0; i < p->ntimes; i++)
         t[i] = t[2 * p->ntimes - 1 - i] =
-            p->times ? p->times[i] : ode_load(call->dtype, b->c.times, i);
-    memset(b->times_bar.data, 0, (size_t)p->ntimes * sizeof *t);
+            p->times ? p->times[i] : ode_load(call->dtype, b->run->c.times, i);
     ode_runner *f = &b->field.field;
-    if (!b->c.timesbar) return 0;
-    if (ode_runner_open(f, b->d->field, call->threads, call->error, call->error_size)) return -1;
+    if (!b->run->c.timesbar) return 0;
+    if (ode_runner_open(f, b->plan->field, call->threads, call->error, call->error_size)) return -1;
     b->field.rows = call->rows;
     b->field.cells = call->rows * s->width;
     for (int i = 0; i < s->nrow; i++) f->in[f->unit->at.row + i] = row[i];
@@ -238,108 +228,86 @@ static int prepare(backward *b)
 
 static void set_march(backward *b, ode_march *m, ode_system *s)
 {
-    const ode_settings *set = &b->d->problem->settings;
+    const ode_settings *set = &b->problem->settings;
     m->system = s;
     m->settings = set;
     m->method = set->method;
-    m->rtol = set->adjoint_rtol, m->atol = set->adjoint_atol;
+    m->rtol = set->adjoint_rtol;
+    m->atol = set->adjoint_atol;
     m->each = set->atol_each;
-    m->error = b->call->error, m->error_size = b->call->error_size;
+    m->error = b->run->call->error;
+    m->error_size = b->run->call->error_size;
 }
 
-/* From the last time to the first, and on to the arguments. */
-static int go_back(backward *b)
+/* From the last time to the first. */
+static int go_back(ode_adjoint_run *run)
 {
-    const ad_opaque_call *call = b->call;
-    b->steps = b->rejected = b->field.evaluations = 0;
-    b->drift = 0;
-    const ode_problem *p = b->d->problem;
+    backward *b = run->memory;
+    const ad_opaque_call *call = run->call;
+    b->run = run;
+    b->plan = run->plan->own;
+    b->problem = run->plan->problem;
+    b->field.evaluations = 0;
+    const ode_problem *p = b->problem;
     const ode_system *s = p->system;
-    set_march(b, &b->march, b->d->augmented);
+    set_march(b, &b->march, b->plan->augmented);
     set_march(b, &b->field, p->system);
     b->march.adaptive = p->settings.adaptive;
-    b->march.quadrature = b->d->augmented->nquad > 0;
+    b->march.quadrature = b->plan->augmented->nquad > 0;
     b->march.norm = b->march.quadrature && b->march.adaptive && !p->settings.seminorm;
     if (prepare(b)) return -1;
     size_t half = (size_t)(call->rows * s->width) * ode_bytes(s->dtype);
-    ode_clear_row_bars(b->d, call, &b->c);
     b->end = ode_pile_slot(&b->states, 0);
     memset(b->end, 0, 2 * half);
     for (int j = p->ntimes - 1; j > 0; j = p->final_only ? 0 : j - 1)
         if (piece(b, j, p->final_only ? 0 : j - 1)) return -1;
     char *a = (char *)b->end + half;
-    double rate, *times_bar = b->times_bar.data;
-    if (b->c.timesbar) {
+    double rate;
+    if (run->c.timesbar) {
         read_solution(b, 0, b->g.data);
         if (rate_of_loss(b, 0, b->g.data, a, &rate)) return -1;
-        times_bar[0] -= rate;
+        run->times_bar[0] -= rate;
     }
     for (int i = 0; i < s->nstate; i++) {
         void *part = ode_part(s, call->rows, a, i);
-        if (b->c.ybar[i] && !p->final_only) ode_output_add(p, call->rows, b->c.ybar[i], i, 0, part);
-        if (b->c.y0bar[i])
-            memcpy(b->c.y0bar[i], part, (size_t)(call->rows * s->size[i]) * ode_bytes(s->dtype));
+        if (run->c.ybar[i] && !p->final_only)
+            ode_output_add(p, call->rows, run->c.ybar[i], i, 0, part);
+        if (run->c.y0bar[i])
+            memcpy(run->c.y0bar[i], part, (size_t)(call->rows * s->size[i]) * ode_bytes(s->dtype));
     }
-    ode_write_times(p, s->dtype, times_bar, b->c.timesbar);
-    if (p->settings.stats) {
-        ode_stats *stats = p->settings.stats;
-        stats->backward_steps = b->steps;
-        stats->backward_rejected = b->rejected;
-        stats->vjps = b->march.evaluations;
-        stats->backward_evaluations = b->march.evaluations + b->field.evaluations;
-        stats->backward_drift = b->drift;
-    }
-    return ode_shared_bar_finish(&b->bar, b->d, call, &b->c);
+    run->stats->vjps = b->march.evaluations;
+    run->stats->backward_evaluations = b->march.evaluations + b->field.evaluations;
+    return 0;
 }
 
-static int run(void *data, void *state, const ad_opaque_call *call)
+static bool plan(ode_adjoint_plan *d, ad_tape *tape)
 {
-    backward *b = state;
-    b->d = data;
-    b->call = call;
-    b->c = ode_adjoint_parse(b->d, call);
-    b->searching = false;
-    bool failed = go_back(b);
-    if (!failed && ode_results_finite(b->d, call, &b->c)) return 0;
-    if (ode_blame_cotangents(b->d, call, &b->c, b->times.data) || failed) return -1;
-    b->searching = true;
-    return go_back(b) ? -1 : ode_blame_arguments(b->d, call, &b->c);
-}
-
-static const ad_opaque_class backsolve_class = { .name = "ode_solve_backsolve",
-                                                 .called = ode_adjoint_called,
-                                                 .forward = run,
-                                                 .state_new = backward_new,
-                                                 .state_free = backward_free,
-                                                 .retain = ode_adjoint_retain,
-                                                 .release = ode_adjoint_release,
-                                                 .vjp = ode_adjoint_vjp,
-                                                 .jvp = ode_adjoint_jvp,
-                                                 .discretises = true };
-
-void ode_backsolve_vjp(ode_problem *p, ad_var token, int nin, const ad_var *in, const ad_var *out,
-                       const ad_var *ybar, const bool *need, ad_var *xbar)
-{
-    ad_tape *tape = token.tape;
+    const ode_problem *p = d->problem;
     const ode_settings *set = &p->settings;
-    ode_adjoint_data *d = ode_adjoint_new(p, nin, ybar, need, tape);
-    if (!d) return;
-    d->augmented = ode_system_augmented(p->system, d->need);
-    if (!d->augmented) ad_fail(tape, "%s: out of memory", set->caller);
-    else {
-        int quadrature =
-            !d->augmented->nquad
-                ? 0
-                : ODE_QUADRATURE | (set->adaptive && !set->seminorm ? ODE_QUADRATURE_NORM : 0);
-        ode_march_compile(&d->march, d->augmented, set, set->adaptive, false, quadrature, NULL,
-                          tape);
+    backsolve_plan *own = d->own;
+    own->augmented = ode_system_augmented(p->system, d->need);
+    if (!own->augmented) {
+        ad_fail(tape, "%s: out of memory", set->caller);
+        return false;
     }
-    if (d->need_times)
-        d->field =
-            ode_unit_make(p->system, (ode_unit_key){ .kind = ODE_UNIT_FIELD }, tape, set->caller);
-    if (ad_tape_error(tape)) {
-        ode_adjoint_release(d);
-        return;
-    }
-    ode_adjoint_record(d, &backsolve_class, token, nin, in, out, ybar, need, xbar);
+    int quadrature = 0;
+    if (own->augmented->nquad) quadrature = ODE_QUADRATURE;
+    if (quadrature && set->adaptive && !set->seminorm) quadrature |= ODE_QUADRATURE_NORM;
+    ode_march_compile(&own->march, own->augmented, set, set->adaptive, false, quadrature, NULL,
+                      tape);
+    ode_unit_key field = { .kind = ODE_UNIT_FIELD };
+    if (d->need_times) own->field = ode_unit_make(p->system, field, tape, set->caller);
+    return !ad_tape_error(tape);
 }
+
+const ode_adjoint ode_backsolve = {
+    .name = "backsolve",
+    .about = "the gradient of the continuous problem: state, adjoint and quadratures integrated "
+             "backwards together (Chen et al. 2018)",
+    .magnitudes = true,
+    .own = sizeof(backsolve_plan),
+    .memory = sizeof(backward),
+    .plan = plan,
+    .run = go_back,
+    .close = close_memory
+};

@@ -10,10 +10,11 @@ static bool all_finite(ad_dtype dtype, int64_t n, const void *x)
     return !x || ode_first_nonfinite(dtype, n, x) < 0;
 }
 
-bool ode_results_finite(const ode_adjoint_data *d, const ad_opaque_call *call,
-                        const ode_adjoint_call *c)
+bool ode_results_finite(const ode_adjoint_run *run)
 {
-    const ode_problem *p = d->problem;
+    const ode_problem *p = run->plan->problem;
+    const ad_opaque_call *call = run->call;
+    const ode_adjoint_call *c = &run->c;
     const ode_system *s = p->system;
     bool finite = all_finite(s->dtype, p->ntimes, c->timesbar);
     for (int i = 0; i < s->nstate && finite; i++)
@@ -23,10 +24,12 @@ bool ode_results_finite(const ode_adjoint_data *d, const ad_opaque_call *call,
     return finite;
 }
 
-bool ode_blame_cotangents(const ode_adjoint_data *d, const ad_opaque_call *call,
-                          const ode_adjoint_call *c, const double *times)
+bool ode_blame_cotangents(const ode_adjoint_run *run)
 {
-    const ode_problem *p = d->problem;
+    const ode_problem *p = run->plan->problem;
+    const ad_opaque_call *call = run->call;
+    const ode_adjoint_call *c = &run->c;
+    const double *times = run->forward->times.data;
     const ode_system *s = p->system;
     int64_t ntimes = p->final_only ? 1 : p->ntimes;
     for (int i = 0; i < s->nstate; i++) {
@@ -49,11 +52,13 @@ bool ode_blame_cotangents(const ode_adjoint_data *d, const ad_opaque_call *call,
     return false;
 }
 
-bool ode_name_nonfinite(const ode_adjoint_data *d, const ad_opaque_call *call,
-                        const ode_adjoint_call *c, const void *state, void *const *shared,
-                        const double *times, char *text, size_t size)
+bool ode_name_nonfinite(const ode_adjoint_run *run, const void *state, bool times, char *text,
+                        size_t size)
 {
-    const ode_problem *p = d->problem;
+    const ode_problem *p = run->plan->problem;
+    const ad_opaque_call *call = run->call;
+    const ode_adjoint_call *c = &run->c;
+    void *const *shared = run->shared_bar;
     const ode_system *s = p->system;
     int64_t bad = state ? ode_first_nonfinite(s->dtype, call->rows * s->width, state) : -1;
     if (bad >= 0) {
@@ -72,21 +77,28 @@ bool ode_name_nonfinite(const ode_adjoint_data *d, const ad_opaque_call *call,
     for (int i = 0; i < s->nshared; i++) {
         bad = shared[i] ? ode_first_nonfinite(s->dtype, ad_count(s->shared[i], 1), shared[i]) : -1;
         if (bad < 0) continue;
-        ode_name_shared(s, i, d->need, bad, text, size);
+        ode_name_shared(s, i, run->plan->need, bad, text, size);
         return true;
     }
     for (int j = 0; times && j < p->ntimes; j++) {
-        if (isfinite(times[j])) continue;
+        if (isfinite(run->times_bar[j])) continue;
         snprintf(text, size, "by times[%d]", j);
         return true;
     }
     return false;
 }
 
-int ode_blame_arguments(const ode_adjoint_data *d, const ad_opaque_call *call,
-                        const ode_adjoint_call *c)
+int ode_call_fail(const ad_opaque_call *call, const char *reason)
 {
-    const ode_system *s = d->problem->system;
+    snprintf(call->error, call->error_size, "%s", reason);
+    return -1;
+}
+
+int ode_blame_arguments(const ode_adjoint_run *run)
+{
+    const ode_system *s = run->plan->problem->system;
+    const ad_opaque_call *call = run->call;
+    const ode_adjoint_call *c = &run->c;
     for (int i = 0; i < s->nargs; i++) {
         int64_t bad = c->argbar[i] ? ode_first_nonfinite(s->dtype, ad_count(s->arg[i], call->rows),
                                                          c->argbar[i])

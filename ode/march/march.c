@@ -43,7 +43,7 @@ bool ode_march_compile(ode_march_units *u, ode_system *s, const ode_settings *se
                              .method = set->method,
                              .flags = flags & ODE_EACH };
     ode_unit_key field_tangent = { .kind = ODE_UNIT_TANGENT, .flags = flags & ODE_EACH };
-    if (adaptive && set->adjoint->stores &&
+    if (adaptive && set->adjoint->frozen &&
         (!(u->tangent = ode_unit_plan(s, tangent, tape, set->caller)) ||
          !(u->field_tangent = ode_unit_plan(s, field_tangent, tape, set->caller))))
         return false;

@@ -1,6 +1,7 @@
 /* Internal: the march from step to step. */
 #ifndef ODE_MARCH_H
 #define ODE_MARCH_H
+#include "ode/field/pile.h"
 #include "ode/march/stops.h"
 #include "ode/step/unit.h"
 
@@ -157,19 +158,6 @@ int ode_march_run(ode_march *march, int n, const double *times, void *y, const o
  * on. */
 int ode_march_step(ode_march *march, const ode_sink *sink, const ode_boundary *a,
                    const ode_boundary *b, void **y);
-/* Slots of equal size whose addresses stay. */
-typedef struct {
-    char **chunk;
-    int64_t count, capacity;
-    size_t bytes, slot; /* of a chunk, of a slot */
-    int64_t per_chunk;  /* slots */
-} ode_pile;
-/* Divides the chunks into slots of another size; forgets them when they are too small for one. */
-void ode_pile_reset(ode_pile *pile, size_t slot);
-void ode_pile_trim(ode_pile *pile, int64_t slots); /* gives back the memory beyond so many slots */
-void *ode_pile_slot(ode_pile *pile, int64_t k);    /* NULL: out of memory */
-void ode_pile_free(ode_pile *pile);
-
 /* As ode_march_run, and for refine > 0 once more, with each step that it took divided into
  * 2^refine; the sink receives only the latter. */
 typedef struct {

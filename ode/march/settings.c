@@ -150,7 +150,7 @@ static bool check_stepping(ode_settings *s, ad_tape *tape)
                 "%s: options.replay is the steps_taken of options.stats, which this solve "
                 "overwrites; give it other statistics",
                 s->caller);
-    else if (s->replay && !s->adjoint->stores)
+    else if (s->replay && !s->adjoint->frozen)
         ad_fail(tape,
                 "%s: options.replay works with the discrete adjoint; the %s adjoint chooses its "
                 "own steps",
@@ -175,11 +175,11 @@ static bool check_stepping(ode_settings *s, ad_tape *tape)
 bool ode_settings_make(ode_settings *s, const ode_options *options, ad_tape *tape,
                        const char *caller)
 {
-    ode_options o = options ? *options : (ode_options){ 0 };
+    ode_options o = *options;
     bool f32 = ad_tape_dtype(tape) == AD_F32;
     *s = (ode_settings){ .caller = caller,
                          .method = o.method ? o.method : &ode_dopri5,
-                         .adjoint = o.adjoint ? o.adjoint : &ode_discrete,
+                         .adjoint = o.adjoint,
                          .steps = o.steps,
                          .max_steps = o.max_steps ? o.max_steps : 100000,
                          .keep_bytes = o.keep_bytes ? o.keep_bytes : (int64_t)256 << 20,

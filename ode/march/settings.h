@@ -8,10 +8,23 @@ struct ode_steps {
     ode_buffer times;
 };
 
+/* An adjoint: what it needs of the forward solve, how it is prepared when it is recorded, and how
+ * it runs (ode/adjoints/adjoint.h). */
+typedef struct ode_adjoint_plan ode_adjoint_plan;
+typedef struct ode_adjoint_run ode_adjoint_run;
 struct ode_adjoint {
-    const char *name;
-    bool stores;   /* the forward solve keeps the states of accepted steps */
-    bool measures; /* it keeps the largest magnitude of each component */
+    const char *name, *about;
+    bool states;     /* needs the trajectory's states */
+    bool magnitudes; /* needs the largest magnitude of each element */
+    bool frozen;     /* differentiates the accepted steps as they are: adaptive ones are watched
+                        (watch.c), and steps may be replayed */
+    size_t own;      /* bytes of what it plans of its own, and of the memory of a run (zeros) */
+    size_t memory;
+    /* Compiles what it runs. false with the tape's error set. */
+    bool (*plan)(ode_adjoint_plan *plan, ad_tape *tape);
+    /* From the last time to the first. 0, or -1 with the call's error written. */
+    int (*run)(ode_adjoint_run *run);
+    void (*close)(void *memory); /* frees what the memory of a run holds */
 };
 
 typedef struct {
@@ -32,7 +45,7 @@ typedef struct {
     ode_stats *stats;
 } ode_settings;
 
-/* Checks options (NULL: defaults) and resolves defaults. false with the tape's error set. */
+/* Checks options (which have an adjoint) and resolves defaults. false with the tape's error set. */
 bool ode_settings_make(ode_settings *settings, const ode_options *options, ad_tape *tape,
                        const char *caller);
 /* Checks that atol_each fits the rows of the system. */

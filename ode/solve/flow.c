@@ -1,6 +1,6 @@
 /* Joint systems built from the user's field: a running cost, a flow with its log-determinant,
  * continuous normalizing flows. */
-#include "ode/solve/solution.h"
+#include "ode/solve/solve.h"
 #include <math.h>
 
 /* Says that something is NULL; on the tape of x, or of times where that has none. */

@@ -1,6 +1,7 @@
 /* Recording a solve: arguments checked, the field traced, programs compiled or found, one opaque
  * operation. */
-#include "ode/solve/solution.h"
+#include "ode/solve/solve.h"
+#include "ode/adjoints/adjoint.h"
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -86,6 +87,47 @@ static bool copy_times(ode_problem *p, ad_var times, ad_tape *tape)
     return !error;
 }
 
+/* ---- the operation ---- */
+
+static void solve_vjp(void *problem, ad_var token, int nin, const ad_var *in, int nout,
+                      const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar)
+{
+    (void)nout;
+    ode_adjoint_record(problem, token, nin, in, out, ybar, need, xbar);
+}
+
+static void solve_jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot,
+                      int nout, const ad_var *out, ad_var *ydot)
+{
+    const ode_problem *p = data;
+    (void)nin, (void)in, (void)xdot, (void)nout, (void)out, (void)ydot;
+    ad_fail(token.tape,
+            "%s: a solve has no forward derivative (ad_jvp, ad_jacobian, ad_jacobian_trace, "
+            "ad_hvp): take ad_grad or ad_vjp, for a Jacobian "
+            "one ad_vjp with a unit cotangent for each component of the result; or solve for the "
+            "derivative in a direction v of args as "
+            "another state, s' = (dF/dy) s + (dF/dargs) v by ad_jvp inside the field "
+            "(ode_solve_states): ad_grad of a loss's derivative made "
+            "from it is a Hessian times v",
+            p->settings.caller);
+}
+
+static const char *called(const void *problem)
+{
+    return ((const ode_problem *)problem)->settings.caller;
+}
+
+static const ad_opaque_class solve_class = { .name = "ode_solve",
+                                             .called = called,
+                                             .forward = ode_forward_solve,
+                                             .state_new = ode_forward_new,
+                                             .state_free = ode_forward_free,
+                                             .retain = ode_problem_retain,
+                                             .release = ode_problem_release,
+                                             .jvp = solve_jvp,
+                                             .vjp = solve_vjp,
+                                             .discretises = true };
+
 /* ---- recording ---- */
 
 static bool compile(ode_problem *p, ad_tape *tape)
@@ -113,8 +155,9 @@ static ode_problem *make_problem(const ode_right_side *right, int nstate, const 
     }
     atomic_init(&p->references, 1);
     p->final_only = final_only;
-    if (ode_settings_make(&p->settings, options, tape, right->caller) &&
-        copy_times(p, times, tape) &&
+    ode_options o = options ? *options : (ode_options){ 0 };
+    if (!o.adjoint) o.adjoint = &ode_discrete;
+    if (ode_settings_make(&p->settings, &o, tape, right->caller) && copy_times(p, times, tape) &&
         (p->system = ode_system_make(tape, right, nstate, y0, nargs, args, p->settings.rerecord)) &&
         ode_settings_fit(&p->settings, p->system, tape) && compile(p, tape))
         return p;
@@ -158,7 +201,7 @@ int ode_record_solve(const ode_right_side *right, int nstate, const ad_var *y0, 
     for (int i = 0; i < nargs; i++) in[n++] = args[i];
     in[n++] = times;
     for (int i = 0; i < nstate; i++) shapes[i] = solution_shape(p, i);
-    return ad_valid(ad_opaque(tape, &ode_solve_class, p, n, in, nstate, shapes, out)) ? 0 : -1;
+    return ad_valid(ad_opaque(tape, &solve_class, p, n, in, nstate, shapes, out)) ? 0 : -1;
 }
 
 /* ---- the everyday forms ---- */

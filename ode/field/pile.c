@@ -1,0 +1,44 @@
+/* Piles: slots of equal size whose addresses stay while more are added. */
+#include "ode/field/pile.h"
+#include <stdlib.h>
+
+void ode_pile_reset(ode_pile *p, size_t slot)
+{
+    if (slot > p->bytes) {
+        for (int64_t i = 0; i < p->count; i++) free(p->chunk[i]);
+        p->count = 0;
+        p->bytes = slot < (size_t)1 << 17 ? 8 * slot : slot;
+    }
+    p->slot = slot;
+    p->per_chunk = (int64_t)(p->bytes / slot);
+}
+
+void *ode_pile_slot(ode_pile *p, int64_t k)
+{
+    while (k / p->per_chunk >= p->count) {
+        if (p->count == p->capacity) {
+            int64_t capacity = p->capacity ? 2 * p->capacity : 16;
+            char **more = realloc(p->chunk, (size_t)capacity * sizeof *more);
+            if (!more) return NULL;
+            p->chunk = more;
+            p->capacity = capacity;
+        }
+        p->chunk[p->count] = malloc(p->bytes);
+        if (!p->chunk[p->count]) return NULL;
+        p->count++;
+    }
+    return p->chunk[k / p->per_chunk] + (size_t)(k % p->per_chunk) * p->slot;
+}
+
+void ode_pile_trim(ode_pile *p, int64_t slots)
+{
+    int64_t chunks = p->per_chunk ? (slots + p->per_chunk - 1) / p->per_chunk : 0;
+    while (p->count > chunks) free(p->chunk[--p->count]);
+}
+
+void ode_pile_free(ode_pile *p)
+{
+    for (int64_t i = 0; i < p->count; i++) free(p->chunk[i]);
+    free(p->chunk);
+    *p = (ode_pile){ 0 };
+}

@@ -1,0 +1,299 @@
+/* The forward solve: a march whose steps fill a trajectory and whose outputs fill the results. */
+#include "ode/trajectory/forward.h"
+#include "ode/trajectory/outputs.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- outputs ---- */
+
+static void put_slot(ode_forward *s, int j, const void *slot)
+{
+    ode_problem *p = s->problem;
+    for (int i = 0; i < p->system->nstate; i++)
+        if (s->call->out[i])
+            ode_output_put(p, s->call->rows, ode_part(p->system, s->call->rows, slot, i), i, j,
+                           s->call->out[i]);
+}
+
+/* The solution inside the step from a to b, from its stages. */
+static void put_interpolated(ode_forward *s, const ode_march *m, int j, double t,
+                             const ode_boundary *a, const ode_boundary *b, const void *y)
+{
+    double w[ODE_MAX_STAGES], slope[ODE_MAX_STAGES];
+    const void *k[ODE_MAX_STAGES];
+    int n = ode_output_weights(m->method, a, b, t, w, slope);
+    size_t slot = (size_t)m->cells * ode_bytes(m->system->dtype);
+    for (int i = 0; i < n; i++) k[i] = (char *)m->k.data + (size_t)i * slot;
+    ode_combine(m->system->dtype, m->cells, y, n, w, k, s->scratch.data);
+    put_slot(s, j, s->scratch.data);
+}
+
+static int put_outputs(ode_forward *s, ode_march *m, const ode_boundary *a, const ode_boundary *b,
+                       const void *y, const void *next)
+{
+    const ode_problem *p = s->problem;
+    const double *t = s->times.data;
+    int last = p->ntimes - 1;
+    double direction = t[last] > t[0] ? 1 : -1;
+    if (b->t == t[last]) put_slot(s, last, next);
+    if (p->final_only) return 0;
+    for (; s->next_output < last && direction * (t[s->next_output] - b->t) <= 0; s->next_output++) {
+        int j = s->next_output;
+        if (p->dense) put_interpolated(s, m, j, t[j], a, b, y);
+        else if (t[j] == b->t) put_slot(s, j, next);
+        else
+            return ode_fail(m,
+                            "time %d (%.15g) lies inside the replayed step from %.15g to %.15g, "
+                            "and %s has no dense output; replay steps "
+                            "that end there",
+                            j, t[j], a->t, b->t, m->method->name);
+    }
+    return 0;
+}
+
+/* ---- steps as they come ---- */
+
+static void *slot_of(void *context, int64_t k)
+{
+    return ode_trajectory_next(&((ode_forward *)context)->trajectory, k);
+}
+
+static void *rewind_to(void *context, int64_t k, ode_boundary *a)
+{
+    ode_forward *s = context;
+    const double *t = s->times.data;
+    double direction = t[s->problem->ntimes - 1] > t[0] ? 1 : -1;
+    *a = *ode_trajectory_boundary(&s->trajectory, k);
+    while (s->next_output > 1 && direction * (t[s->next_output - 1] - a->t) > 0) s->next_output--;
+    return ode_trajectory_state(&s->trajectory, k);
+}
+
+static void *keep(void *context, int64_t k, int i)
+{
+    return ode_trajectory_kept(&((ode_forward *)context)->trajectory, k, i);
+}
+
+static int note_step(ode_stats *stats, ode_march *m, int64_t k, double t)
+{
+    double *times = ode_buffer_need(&stats->steps_taken->times, (size_t)(k + 2) * sizeof *times);
+    if (!times) return ode_fail(m, "out of memory for the times of the steps");
+    times[k + 1] = t;
+    stats->steps_taken->count = k + 1;
+    return 0;
+}
+
+static int accepted(void *context, const ode_march *march, int64_t k, const ode_boundary *a,
+                    const ode_boundary *b, const void *y, const void *next)
+{
+    ode_forward *s = context;
+    ode_march *m = &s->march;
+    ode_stats *stats = s->problem->settings.stats;
+    (void)march;
+    const void *carried = m->method->begin ? m->carry[0].data : NULL;
+    if (!ode_trajectory_add(&s->trajectory, k, b, carried, next))
+        return ode_fail(m, "out of memory for step %lld", (long long)k);
+    if (!s->trajectory.stores) m->watch.on = false; /* a watched march goes back to stored states */
+    if (stats && note_step(stats, m, k, b->t)) return -1;
+    return put_outputs(s, m, a, b, y, next);
+}
+
+/* ---- the solve ---- */
+
+void *ode_forward_new(void *problem)
+{
+    ode_forward *s = calloc(1, sizeof *s);
+    if (!s) return NULL;
+    s->problem = problem;
+    ode_problem_retain(problem);
+    return s;
+}
+
+void ode_forward_free(void *forward)
+{
+    ode_forward *s = forward;
+    if (!s) return;
+    ode_march_close(&s->march);
+    ode_shared_close(&s->shared);
+    ode_trajectory_close(&s->trajectory);
+    ode_buffer_free(&s->times);
+    ode_buffer_free(&s->scratch);
+    ode_refinement_free(&s->refinement);
+    ode_problem_release(s->problem);
+    free(s);
+}
+
+static bool begin_stats(ode_stats *stats, double t0)
+{
+    if (!stats->steps_taken) stats->steps_taken = calloc(1, sizeof *stats->steps_taken);
+    double *times =
+        stats->steps_taken ? ode_buffer_need(&stats->steps_taken->times, sizeof *times) : NULL;
+    if (!times) return false;
+    times[0] = t0;
+    stats->steps_taken->count = 0;
+    return true;
+}
+
+static void fill_stats(const ode_forward *s, ode_stats *stats)
+{
+    const ode_march *m = &s->march;
+    stats->steps = m->steps;
+    stats->rejected = m->rejected;
+    stats->stability_limited = m->guard.limited;
+    stats->stability = m->guard.most;
+    stats->probes = m->watch.on ? m->watch.probes : 0;
+    stats->probe_evaluations = m->watch.on ? m->watch.evaluations : 0;
+    stats->evaluations = m->evaluations;
+    stats->jacobians = m->counts[0];
+    stats->factorisations = m->counts[1];
+    stats->newton_iterations = m->counts[2];
+    stats->stored_bytes = ode_trajectory_bytes(&s->trajectory);
+}
+
+/* Times as doubles, checked. */
+static const double *read_times(ode_forward *s, const ad_opaque_call *call)
+{
+    const ode_problem *p = s->problem;
+    double *t = ode_buffer_need(&s->times, (size_t)p->ntimes * sizeof *t);
+    if (!t) {
+        snprintf(call->error, call->error_size, "out of memory");
+        return NULL;
+    }
+    for (int i = 0; i < p->ntimes; i++)
+        t[i] = p->times ? p->times[i]
+                        : ode_load(call->dtype, call->in[p->system->nstate + p->system->nargs], i);
+    char text[256];
+    const char *error = ode_check_times(p->ntimes, t, text, sizeof text);
+    if (!error) return t;
+    snprintf(call->error, call->error_size, "%s", error);
+    return NULL;
+}
+
+/* What the solve leaves, for an adjoint that has been recorded. A lazy evaluation cannot know
+ * whether a gradient will be asked for. Until one has been recorded, states are stored within
+ * keep_bytes; a longer solve stores none, and is solved again if its gradient is asked for after
+ * all. */
+static ode_trajectory_policy policy_of(const ode_forward *s)
+{
+    const ode_problem *p = s->problem;
+    const ode_adjoint *adjoint = p->settings.adjoint;
+    bool wanted = s->call->state_used, certain = s->again || atomic_load(&p->differentiated);
+    ode_trajectory_policy policy = { .states = adjoint->states && wanted,
+                                     .magnitudes = adjoint->magnitudes && wanted,
+                                     .states_bytes = certain ? 0 : p->settings.keep_bytes,
+                                     .residuals_bytes = p->settings.keep_bytes,
+                                     .dense = p->dense };
+    if (policy.states) policy.residuals = atomic_load(&p->residuals);
+    return policy;
+}
+
+/* y0 as the first state of the trajectory, checked. */
+static void *read_initial(ode_forward *s, const ad_opaque_call *call)
+{
+    const ode_system *sys = s->problem->system;
+    ode_march *m = &s->march;
+    size_t slot = (size_t)(call->rows * sys->width) * ode_bytes(call->dtype);
+    ode_trajectory_policy policy = policy_of(s);
+    char *y =
+        ode_trajectory_begin(&s->trajectory, sys, s->problem->settings.method, &policy, call->rows);
+    if (!y || !ode_buffer_need(&s->scratch, slot)) {
+        ode_fail(m, "out of memory");
+        return NULL;
+    }
+    for (int i = 0; i < sys->nstate; i++) {
+        int64_t n = call->rows * sys->size[i],
+                bad = ode_first_nonfinite(call->dtype, n, call->in[i]);
+        if (bad >= 0) {
+            ode_fail(m, "y0 is %g in row %lld, component %lld%s; initial states must be finite",
+                     ode_shown(ode_load(call->dtype, call->in[i], bad)),
+                     (long long)(bad / sys->size[i]), (long long)(bad % sys->size[i]),
+                     i ? " (of a later state)" : "");
+            return NULL;
+        }
+        memcpy(ode_part(sys, call->rows, y, i), call->in[i], (size_t)n * ode_bytes(call->dtype));
+    }
+    return y;
+}
+
+/* A solve over no time at all: one step of size zero, for the adjoint to differentiate. */
+static int solve_identity(ode_forward *s, ode_march *m, const void *y)
+{
+    const double *t = s->times.data;
+    ode_trajectory *tr = &s->trajectory;
+    ode_boundary end = { .t = t[0], .lo = s->problem->ntimes - 1, .hi = s->problem->ntimes - 1 };
+    size_t slot = (size_t)m->cells * ode_bytes(m->system->dtype);
+    void *next = ode_trajectory_next(tr, 0);
+    memcpy(next, y, slot);
+    tr->kept_limit = 0;
+    put_slot(s, 1, y);
+    if (m->method->begin) memcpy(m->carry[0].data, y, slot);
+    if (ode_trajectory_add(tr, 0, &end, m->method->begin ? m->carry[0].data : NULL, next)) return 0;
+    return ode_fail(m, "out of memory");
+}
+
+int ode_forward_solve(void *problem, void *forward, const ad_opaque_call *call)
+{
+    ode_problem *p = problem;
+    ode_forward *s = forward;
+    ode_march *m = &s->march;
+    ode_trajectory *tr = &s->trajectory;
+    const ode_settings *set = &p->settings;
+    const double *t = read_times(s, call);
+    if (!t) return -1;
+    m->system = p->system;
+    m->settings = set;
+    m->method = set->method;
+    m->adaptive = set->adaptive;
+    m->dense = p->dense;
+    m->rtol = set->rtol;
+    m->atol = set->atol;
+    m->each = set->atol_each;
+    m->error = call->error;
+    m->error_size = call->error_size;
+    s->call = call;
+    s->next_output = 1;
+    if (call->rows < 1) return ode_fail(m, "the batch is empty (no rows)");
+    void *y = read_initial(s, call);
+    if (!y) return -1;
+    const void *const *args = call->in + p->system->nstate;
+    s->values = ode_shared_compute(&s->shared, p, call, args);
+    if (!s->values) return -1;
+    const ode_residuals *residuals = tr->policy.residuals;
+    const ode_march_units *units = residuals ? &p->keeping : &p->units;
+    if (ode_march_open(m, units, call->rows, call->threads, args, s->values)) return -1;
+    ode_boundary first = { .t = t[0], .jump = ode_stops_jump(&m->stops, t[0]), .restart = true };
+    ode_trajectory_start(tr, &first);
+    if (set->stats && !begin_stats(set->stats, t[0])) return ode_fail(m, "out of memory");
+    if (!p->final_only) put_slot(s, 0, y);
+    double horizon = fabs(t[p->ntimes - 1] - t[0]),
+           first_output = p->final_only ? horizon : fabs(t[1] - t[0]);
+    bool watched = tr->stores && m->adaptive && set->adjoint->frozen;
+    if (watched && ode_watch_open(m, units, horizon, first_output)) return -1;
+    ode_sink sink = { .context = s,
+                      .slot = slot_of,
+                      .accepted = accepted,
+                      .rewind = rewind_to,
+                      .keep = residuals ? keep : NULL };
+    int failed = t[0] == t[p->ntimes - 1] ? solve_identity(s, m, y)
+                                          : ode_march_run_refined(m, p->ntimes, t, y, &sink,
+                                                                  call->refine, &s->refinement);
+    ode_trajectory_end(tr);
+    if (set->stats) fill_stats(s, set->stats);
+    if (!failed && m->blurred && m->blurred == m->steps)
+        return ode_fail_blurred(m, t[0], t[p->ntimes - 1]);
+    return failed;
+}
+
+int ode_forward_again(ode_forward *s, const ad_opaque_call *call)
+{
+    void *const nowhere[ODE_MAX_STATES] = { NULL };
+    ad_opaque_call again = *call;
+    again.in = call->in + 1;
+    again.in_state = call->in_state + 1;
+    again.out = nowhere;
+    again.state_used = true;
+    s->again = true;
+    int failed = ode_forward_solve(s->problem, s, &again);
+    s->again = false;
+    return failed;
+}

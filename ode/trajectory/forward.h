@@ -1,0 +1,31 @@
+/* Internal: forward solves, which fill trajectories. */
+#ifndef ODE_FORWARD_H
+#define ODE_FORWARD_H
+#include "ode/trajectory/shared.h"
+#include "ode/trajectory/trajectory.h"
+
+/* The state of a forward operation, where its adjoint finds what the latest solve has left. */
+typedef struct {
+    ode_problem *problem;
+    ode_march march;
+    ode_shared shared;
+    ode_trajectory trajectory;
+    void **values; /* shared values of the latest solve */
+    bool again;    /* the solve in progress is for an adjoint that found nothing stored */
+    ode_buffer times;
+    ode_buffer scratch;
+    ode_refinement refinement;
+    const ad_opaque_call *call; /* in progress */
+    int next_output;
+} ode_forward;
+void *ode_forward_new(void *problem);
+void ode_forward_free(void *forward);
+
+/* Solves; operands y0 [n], arguments, times; results the solutions. 0, or -1 with the call's error
+ * written. */
+int ode_forward_solve(void *problem, void *forward, const ad_opaque_call *call);
+/* Solves again and stores the steps, for an adjoint that finds none: `call` is the adjoint's, which
+ * has the solve's operands after the token. 0, or -1 with the call's error written. */
+int ode_forward_again(ode_forward *forward, const ad_opaque_call *call);
+
+#endif

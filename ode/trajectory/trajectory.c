@@ -1,0 +1,135 @@
+/* Trajectories: what is stored of the accepted steps of a solve. */
+#include "ode/trajectory/trajectory.h"
+#include <stdlib.h>
+#include <string.h>
+
+static size_t slot_bytes(const ode_trajectory *tr)
+{
+    return (size_t)(tr->rows * tr->system->width) * ode_bytes(tr->system->dtype);
+}
+
+/* Stages of a step whose residuals lie in its slot: not the one after the last. */
+static int kept_stages(const ode_trajectory *tr)
+{
+    const ode_tableau *t = tr->method->tableau;
+    return t->stages + (tr->policy.dense ? t->extra : 0);
+}
+
+static void plan_residuals(ode_trajectory *tr)
+{
+    const ode_residuals *residuals = tr->policy.residuals;
+    tr->kept_limit = 0;
+    if (!residuals) return;
+    size_t slot = (size_t)kept_stages(tr) * ode_residuals_bytes(tr->system, residuals, tr->rows);
+    tr->kept_limit = tr->policy.residuals_bytes / (int64_t)slot;
+    if (tr->kept_limit) ode_pile_reset(&tr->kept, slot);
+}
+
+void *ode_trajectory_begin(ode_trajectory *tr, const ode_system *system, const ode_method *method,
+                           const ode_trajectory_policy *policy, int64_t rows)
+{
+    tr->system = system;
+    tr->method = method;
+    tr->policy = *policy;
+    tr->rows = rows;
+    tr->stores = policy->states;
+    tr->count = 0;
+    size_t slot = slot_bytes(tr);
+    ode_pile_reset(&tr->states, slot);
+    if (method->begin) ode_pile_reset(&tr->carries, slot);
+    plan_residuals(tr);
+    if (!ode_buffer_need(&tr->bounds, 2 * sizeof(ode_boundary))) return NULL;
+    if (policy->magnitudes && !ode_buffer_need(&tr->largest, slot)) return NULL;
+    return ode_pile_slot(&tr->states, 1) ? ode_pile_slot(&tr->states, 0) : NULL;
+}
+
+void ode_trajectory_start(ode_trajectory *tr, const ode_boundary *first)
+{
+    *(ode_boundary *)tr->bounds.data = *first;
+    if (!tr->policy.magnitudes) return;
+    memset(tr->largest.data, 0, slot_bytes(tr));
+    ode_grow(tr->system->dtype, tr->rows * tr->system->width, ode_pile_slot(&tr->states, 0),
+             tr->largest.data);
+}
+
+void *ode_trajectory_next(ode_trajectory *tr, int64_t k)
+{
+    return ode_pile_slot(&tr->states, tr->stores ? k + 1 : (k + 1) % 2);
+}
+
+static bool within_budget(const ode_trajectory *tr, int64_t k)
+{
+    if (!tr->policy.states_bytes) return true;
+    double arrays = tr->method->begin ? 2 : 1;
+    return arrays * (double)(k + 2) * (double)slot_bytes(tr) <= (double)tr->policy.states_bytes;
+}
+
+bool ode_trajectory_add(ode_trajectory *tr, int64_t k, const ode_boundary *b, const void *carried,
+                        const void *next)
+{
+    if (tr->policy.magnitudes)
+        ode_grow(tr->system->dtype, tr->rows * tr->system->width, next, tr->largest.data);
+    tr->stores = tr->stores && within_budget(tr, k);
+    if (!tr->stores) return true;
+    ode_boundary *all = ode_buffer_need(&tr->bounds, (size_t)(k + 2) * sizeof *all);
+    if (!all) return false;
+    all[k + 1] = *b;
+    tr->count = k + 1;
+    if (!carried) return true;
+    void *carry = ode_pile_slot(&tr->carries, k);
+    if (!carry) return false;
+    memcpy(carry, carried, slot_bytes(tr));
+    return true;
+}
+
+void ode_trajectory_end(ode_trajectory *tr)
+{
+    if (!tr->policy.states || tr->stores) return;
+    ode_pile_trim(&tr->states, 2);
+    ode_pile_trim(&tr->carries, 0);
+    ode_pile_trim(&tr->kept, 0);
+}
+
+void ode_trajectory_close(ode_trajectory *tr)
+{
+    ode_pile_free(&tr->states);
+    ode_pile_free(&tr->carries);
+    ode_pile_free(&tr->kept);
+    ode_buffer_free(&tr->bounds);
+    ode_buffer_free(&tr->largest);
+}
+
+const ode_boundary *ode_trajectory_boundary(const ode_trajectory *tr, int64_t k)
+{
+    return (const ode_boundary *)tr->bounds.data + k;
+}
+
+void *ode_trajectory_state(ode_trajectory *tr, int64_t k) { return ode_pile_slot(&tr->states, k); }
+
+void *ode_trajectory_carried(ode_trajectory *tr, int64_t k)
+{
+    return ode_pile_slot(&tr->carries, k);
+}
+
+void *ode_trajectory_kept(ode_trajectory *tr, int64_t k, int i)
+{
+    int last = tr->method->tableau->stages;
+    if (i == last) {
+        k++;
+        i = 0;
+    } else if (i > last) i--;
+    if (k >= tr->kept_limit) return NULL;
+    char *slot = ode_pile_slot(&tr->kept, k);
+    if (slot) return slot + (size_t)i * (tr->kept.slot / (size_t)kept_stages(tr));
+    tr->kept_limit = k; /* no memory: from here on nothing is kept */
+    return NULL;
+}
+
+size_t ode_trajectory_bytes(const ode_trajectory *tr)
+{
+    if (!tr->stores) return 0;
+    size_t slot = slot_bytes(tr);
+    int64_t kept = tr->count + 1 < tr->kept_limit ? tr->count + 1 : tr->kept_limit;
+    return (size_t)(tr->count + 1) * (slot + sizeof(ode_boundary)) +
+           (tr->method->begin ? (size_t)tr->count * slot : 0) + (size_t)kept * tr->kept.slot;
+}

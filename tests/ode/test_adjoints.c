@@ -1,0 +1,32 @@
+/* The adjoints as a list of objects: each is found by its name and says what it is. */
+#include "costate.h"
+#include "tests/support/suite.h"
+#include <string.h>
+
+START_TEST(are_listed)
+{
+    const ode_adjoint *const *all = ode_adjoints();
+    int n = 0;
+    for (; all[n]; n++) {
+        ck_assert_ptr_eq(ode_adjoint_find(ode_adjoint_name(all[n])), all[n]);
+        ck_assert_uint_gt(strlen(ode_adjoint_about(all[n])), 20);
+        for (int i = 0; i < n; i++)
+            ck_assert_str_ne(ode_adjoint_name(all[i]), ode_adjoint_name(all[n]));
+    }
+    ck_assert_ptr_eq(ode_adjoint_find("discrete"), &ode_discrete);
+    ck_assert_ptr_eq(ode_adjoint_find("backsolve"), &ode_backsolve);
+    ck_assert_ptr_null(ode_adjoint_find("forward"));
+    ck_assert_ptr_null(ode_adjoint_find(NULL));
+    ck_assert_str_eq(ode_adjoint_name(NULL), "no adjoint");
+    ck_assert_str_eq(ode_adjoint_about(NULL), "no adjoint (NULL)");
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("adjoints");
+    TCase *c = tcase_create("list");
+    tcase_add_test(c, are_listed);
+    suite_add_tcase(s, c);
+    return suite_run(s);
+}
