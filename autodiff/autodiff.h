@@ -9,11 +9,17 @@
  * number of rows is not part of the recording: it is given with the data (ad_input_rows) or with
  * the run (ad_run). All row variables of a tape share it. Everything else broadcasts as in NumPy.
  *
- * Errors are sticky: the first failure stays on the tape (ad_tape_error) with the operation, the
- * shapes and what to do; operations on a failed tape, or on invalid variables, are harmless and
- * return an invalid variable. COSTATE_ERRORS=print in the environment has them told at once, with
- * what led to them (ad_tape_on_error). Lists that are handed over (operands, axes, indices, data)
- * are copied.
+ * Errors are reported in two ways. Questions with yes or no for an answer are bool.
+ * - Sticky objects. The first failure stays on the tape (ad_tape_error) with the operation, the
+ *   shapes and what to do. Operations on a failed tape, or on invalid variables, are harmless and
+ *   return an invalid variable. A workspace keeps the error of its latest run. Calls that return
+ *   int give 0, or -1 with the object's error set; calls that return a pointer give NULL then.
+ * - A message buffer, for a call without such an object: the forward function of an opaque
+ *   operation (extension.h) returns 0, or -1 with its message written.
+ * COSTATE_ERRORS=print in the environment has errors told at once, with what led to them
+ * (ad_tape_on_error).
+ *
+ * Lists that are handed over (operands, axes, indices, data) are copied.
  *
  * Threads: a tape belongs to one thread at a time. A program is immutable and may be run by many
  * threads, each with a workspace.
@@ -21,6 +27,7 @@
  * Languages: C from C11 on, C++ from C++11 on. What differs between them is in typed.h. */
 #ifndef COSTATE_AUTODIFF_H
 #define COSTATE_AUTODIFF_H
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -126,7 +133,7 @@ ad_var ad_row_count(ad_tape *tape);
 
 /* ---- values ---------------------------------------------------------------------------------- */
 
-int ad_valid(ad_var x);         /* on a tape, not stale, not the result of a failed operation */
+bool ad_valid(ad_var x);        /* on a tape, not stale, not the result of a failed operation */
 ad_shape ad_shape_of(ad_var x); /* with AD_ROWS where rows are declared; rank -1 when invalid */
 int64_t ad_size(ad_var x);      /* number of elements, with the tape's rows; -1 when unknown, or too
                                    large for a number */
@@ -168,17 +175,17 @@ ad_var ad_ones_like(ad_var x);
 
 /* Reductions over axes (a list; negative counts from the end; naxis 0 means all axes). keep:
  * reduced axes stay with size 1. */
-ad_var ad_sum(ad_var x, int naxis, const int *axes, int keep);
-ad_var ad_mean(ad_var x, int naxis, const int *axes, int keep);
-ad_var ad_reduce_max(ad_var x, int naxis, const int *axes, int keep);
-ad_var ad_logsumexp(ad_var x, int naxis, const int *axes, int keep);
+ad_var ad_sum(ad_var x, int naxis, const int *axes, bool keep);
+ad_var ad_mean(ad_var x, int naxis, const int *axes, bool keep);
+ad_var ad_reduce_max(ad_var x, int naxis, const int *axes, bool keep);
+ad_var ad_logsumexp(ad_var x, int naxis, const int *axes, bool keep);
 /* Place of the largest and of the smallest element along an axis, as a whole number 0, 1, ...: of
  * equal ones the first, of NaNs the first NaN. Derivative zero. Not along the row axis. */
-ad_var ad_argmax(ad_var x, int axis, int keep);
-ad_var ad_argmin(ad_var x, int axis, int keep);
+ad_var ad_argmax(ad_var x, int axis, bool keep);
+ad_var ad_argmin(ad_var x, int axis, bool keep);
 ad_var ad_sum_all(ad_var x);
 ad_var ad_mean_all(ad_var x);
-ad_var ad_sum_axis(ad_var x, int axis, int keep);
+ad_var ad_sum_axis(ad_var x, int axis, bool keep);
 
 /* Layout. A negative axis counts from the end. The row axis stays first: it cannot be reshaped
  * away, moved, sliced, padded, flipped or gathered. */
@@ -200,7 +207,7 @@ ad_var ad_flip(ad_var x, int axis);
  * axis has one element an index, into zeros of the given size. */
 ad_var ad_gather(ad_var x, int axis, int64_t n, const int64_t *indices);
 ad_var ad_scatter_add(ad_var x, int axis, int64_t size, const int64_t *indices);
-ad_var ad_cumsum(ad_var x, int axis, int reverse); /* running sums; reverse: from the end */
+ad_var ad_cumsum(ad_var x, int axis, bool reverse); /* running sums; reverse: from the end */
 /* Indices that are computed. table [K,...] or [rows,K,...], index [1] / [R,1] (R = 1 or rows)
  * holding whole numbers, clamped to 0..K-1; result [R,...]. ad_locate(t, knots [K]): largest k in
  * 0..K-2 with knots[k] <= t (0 below, K-2 above); derivative zero. */
@@ -255,7 +262,7 @@ typedef struct {
 typedef struct {
     double loss, refined_loss;
     int worst_variable; /* the number in x of the variable that differs most */
-    int agrees;      /* the verdict: 1 when every variable's difference is at most the threshold */
+    bool agrees; /* the verdict: true when every variable's difference is at most the threshold */
     char text[2048]; /* for people: a line a variable, the verdict, what to do */
 } ad_gradient_report;
 

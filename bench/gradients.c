@@ -84,7 +84,7 @@ FIELD(lorenz)
 FIELD(kepler)
 {
     (void)t, (void)user;
-    ad_var q = ad_slice(y, 1, 0, 2), r2 = ad_sum_axis(ad_square(q), 1, 1);
+    ad_var q = ad_slice(y, 1, 0, 2), r2 = ad_sum_axis(ad_square(q), 1, true);
     return pair(ad_slice(y, 1, 2, 4), ad_neg(ad_mul(p[0], ad_div(q, ad_mul(r2, ad_sqrt(r2))))));
 }
 

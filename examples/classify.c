@@ -32,7 +32,7 @@ static double accuracy(const nn_theta *theta, const nn_mlp *mlp, int n, const do
     ad_tape *tape = ad_tape_new(AD_F64);
     ad_var points = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), n, x),
            truth = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), n, arm);
-    ad_var said = ad_argmax(nn_mlp_apply(mlp, nn_theta_param(tape, theta), points), 1, 1);
+    ad_var said = ad_argmax(nn_mlp_apply(mlp, nn_theta_param(tape, theta), points), 1, true);
     double share = ad_item(ad_mean_all(ad_eq(said, truth)));
     if (ad_tape_error(tape)) fprintf(stderr, "%s\n", ad_tape_error(tape));
     ad_tape_free(tape);

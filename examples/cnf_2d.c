@@ -109,7 +109,7 @@ static bool sample(problem *p, const nn_theta *theta, int64_t n, double *out,
                back = ode_cnf_sample(&flow, ode_cnf_encode(&flow, data, 1, &w), 1, &w);
         fine = ad_get(ode_cnf_sample(&flow, ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), n, z), 1, &w),
                       out) == 0;
-        *reconstruction = ad_item(ad_reduce_max(ad_abs(ad_sub(back, data)), 0, NULL, 0));
+        *reconstruction = ad_item(ad_reduce_max(ad_abs(ad_sub(back, data)), 0, NULL, false));
     }
     if (!fine || ad_tape_error(tape)) example_failed("sampling", ad_tape_error(tape));
     ad_tape_free(tape);

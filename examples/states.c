@@ -15,7 +15,7 @@ static void gravity(ad_var t, int nstate, const ad_var *y, const ad_var *args, v
     (void)args;
     (void)user;
     ad_var x = y[0], v = y[1];
-    ad_var cube = ad_pow_scalar(ad_sum_axis(ad_square(x), 1, 1), 1.5);
+    ad_var cube = ad_pow_scalar(ad_sum_axis(ad_square(x), 1, true), 1.5);
     dy[0] = v;
     dy[1] = ad_neg(ad_div(x, cube));
 }
@@ -23,8 +23,8 @@ static void gravity(ad_var t, int nstate, const ad_var *y, const ad_var *args, v
 /* |v|^2 / 2 - 1 / |x| of arrays [rows,T,2]: [rows,T]. */
 static ad_var energy(ad_var x, ad_var v)
 {
-    ad_var kinetic = ad_scale(ad_sum_axis(ad_square(v), 2, 0), 0.5);
-    return ad_sub(kinetic, ad_rsqrt(ad_sum_axis(ad_square(x), 2, 0)));
+    ad_var kinetic = ad_scale(ad_sum_axis(ad_square(v), 2, false), 0.5);
+    return ad_sub(kinetic, ad_rsqrt(ad_sum_axis(ad_square(x), 2, false)));
 }
 
 int main(void)

@@ -216,13 +216,13 @@ static bool measure(check *c, double threshold, ad_gradient_report *report,
     }
     if (!evaluate(c, &report->loss, discretised ? NULL : c->refined)) return false;
     if (!discretised) report->refined_loss = report->loss;
-    report->agrees = 1;
+    report->agrees = true;
     double worst = -1, scale = scale_of(c, report->loss);
     for (int i = 0; i < c->nx && !ad_tape_error(c->tape); i++) {
         const void *x = ad_value(c->x[i]), *g = ad_value(c->gradient[i]);
         difference[i] = ad_compare_gradients(ad_tape_dtype(c->tape), ad_size(c->gradient[i]), x,
                                              scale, g, c->refined[i]);
-        if (!ad_gradients_agree(&difference[i], threshold)) report->agrees = 0;
+        if (!ad_gradients_agree(&difference[i], threshold)) report->agrees = false;
         if (!(difference[i].difference > worst)) continue;
         worst = difference[i].difference;
         report->worst_variable = i;

@@ -175,7 +175,7 @@ ad_var ad_sum_mask(ad_var x, uint32_t mask)
 }
 
 static ad_var reduce_axes(const char *name, ad_op op, ad_var x, int naxis, const int *axes,
-                          int keep)
+                          bool keep)
 {
     uint32_t mask;
     if (!ad_common_tape(name, 1, &x) || !axes_mask(name, x, naxis, axes, &mask))
@@ -184,19 +184,19 @@ static ad_var reduce_axes(const char *name, ad_op op, ad_var x, int naxis, const
     return keep ? y : drop_axes(y, mask);
 }
 
-ad_var ad_sum(ad_var x, int naxis, const int *axes, int keep)
+ad_var ad_sum(ad_var x, int naxis, const int *axes, bool keep)
 {
     return reduce_axes("sum", AD_OP_sum, x, naxis, axes, keep);
 }
-ad_var ad_reduce_max(ad_var x, int naxis, const int *axes, int keep)
+ad_var ad_reduce_max(ad_var x, int naxis, const int *axes, bool keep)
 {
     return reduce_axes("reduce_max", AD_OP_reduce_max, x, naxis, axes, keep);
 }
-ad_var ad_sum_all(ad_var x) { return ad_sum(x, 0, NULL, 0); }
-ad_var ad_mean_all(ad_var x) { return ad_mean(x, 0, NULL, 0); }
-ad_var ad_sum_axis(ad_var x, int axis, int keep) { return ad_sum(x, 1, &axis, keep); }
+ad_var ad_sum_all(ad_var x) { return ad_sum(x, 0, NULL, false); }
+ad_var ad_mean_all(ad_var x) { return ad_mean(x, 0, NULL, false); }
+ad_var ad_sum_axis(ad_var x, int axis, bool keep) { return ad_sum(x, 1, &axis, keep); }
 
-ad_var ad_mean(ad_var x, int naxis, const int *axes, int keep)
+ad_var ad_mean(ad_var x, int naxis, const int *axes, bool keep)
 {
     uint32_t mask;
     if (!ad_common_tape("mean", 1, &x) || !axes_mask("mean", x, naxis, axes, &mask))
@@ -214,7 +214,7 @@ ad_var ad_mean(ad_var x, int naxis, const int *axes, int keep)
  * cancels: all derivatives of the sum are then in differences from that of the maximum, so that
  * those of the dominant term do not cancel. Where m is infinite, terms that attain it count 1 and
  * others nothing; where it is -inf, the derivative is zero. */
-ad_var ad_logsumexp(ad_var x, int naxis, const int *axes, int keep)
+ad_var ad_logsumexp(ad_var x, int naxis, const int *axes, bool keep)
 {
     uint32_t mask;
     if (!ad_common_tape("logsumexp", 1, &x) || !axes_mask("logsumexp", x, naxis, axes, &mask))
@@ -512,13 +512,12 @@ ad_var ad_scatter_add(ad_var x, int axis, int64_t size, const int64_t *indices)
     return y;
 }
 
-ad_var ad_cumsum(ad_var x, int axis, int reverse)
+ad_var ad_cumsum(ad_var x, int axis, bool reverse)
 {
     ad_tape *t = ad_common_tape("cumsum", 1, &x);
     int a = t ? axis_within_rows("cumsum", x, axis) : -1;
     if (a < 0) return ad_none(x.tape);
-    return ad_record(t, AD_OP_cumsum, 1, &x.node, 2, (int64_t[]){ a, reverse != 0 },
-                     ad_shape_of(x));
+    return ad_record(t, AD_OP_cumsum, 1, &x.node, 2, (int64_t[]){ a, reverse }, ad_shape_of(x));
 }
 
 /* Shape of table[index]: [R, rest of the table's shape behind its K axis]. false: index or table do
@@ -597,7 +596,7 @@ void ad_split(ad_var x, int axis, int n, const int64_t *sizes, ad_var *out)
 
 /* The smallest index among the elements that equal the maximum; where it is NaN, among those that
  * are NaN. Indices count downwards, so that their maximum is the first. */
-static ad_var index_of_maximum(const char *name, ad_var x, ad_var compared, int axis, int keep)
+static ad_var index_of_maximum(const char *name, ad_var x, ad_var compared, int axis, bool keep)
 {
     ad_tape *t = ad_common_tape(name, 1, &x);
     int a = t ? axis_within_rows(name, x, axis) : -1;
@@ -616,16 +615,16 @@ static ad_var index_of_maximum(const char *name, ad_var x, ad_var compared, int 
     for (int64_t i = 0; i < n; i++) from_end[i] = (double)(n - 1 - i);
     ad_var place = ad_constant(t, line, from_end), v = ad_stop_gradient(compared);
     free(from_end);
-    ad_var chosen = ad_max(ad_eq(v, ad_reduce_max(v, 1, &a, 1)), ad_ne(v, v));
+    ad_var chosen = ad_max(ad_eq(v, ad_reduce_max(v, 1, &a, true)), ad_ne(v, v));
     ad_var last = ad_reduce_max(ad_select(chosen, place, ad_scalar(t, -1)), 1, &a, keep);
     return ad_sub(ad_scalar(t, (double)(n - 1)), last);
 }
 
-ad_var ad_argmax(ad_var x, int axis, int keep)
+ad_var ad_argmax(ad_var x, int axis, bool keep)
 {
     return index_of_maximum("argmax", x, x, axis, keep);
 }
-ad_var ad_argmin(ad_var x, int axis, int keep)
+ad_var ad_argmin(ad_var x, int axis, bool keep)
 {
     return index_of_maximum("argmin", x, ad_neg(x), axis, keep);
 }

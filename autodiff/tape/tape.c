@@ -401,7 +401,7 @@ ad_var ad_record(ad_tape *t, ad_op op, int nin, const int32_t *in, int nattr, co
 
 ad_var ad_var_at(ad_tape *t, int32_t i) { return (ad_var){ t, i, ad_node_at(t, i)->epoch }; }
 
-int ad_valid(ad_var x)
+bool ad_valid(ad_var x)
 {
     return x.tape && x.node >= 0 && x.node < x.tape->nnode &&
            ad_node_at(x.tape, x.node)->epoch == x.epoch && !x.tape->failed;

@@ -38,7 +38,7 @@ enum { MAX_CLASSES = 1 << 24 }; /* beyond it, f32 does not have every whole numb
 /* 0, 1, ..., n-1 as a constant [n], made by the tape. */
 static ad_var range(ad_tape *tape, int64_t n)
 {
-    return ad_shift(ad_cumsum(ad_fill(tape, AD_SHAPE(n), 1), 0, 0), -1);
+    return ad_shift(ad_cumsum(ad_fill(tape, AD_SHAPE(n), 1), 0, false), -1);
 }
 
 /* The logits' distances from that of one class of each row, where hit is 1. The class's own
@@ -47,15 +47,15 @@ static ad_var range(ad_tape *tape, int64_t n)
 static ad_var distances(ad_var logits, ad_var hit)
 {
     ad_var zero = ad_scalar(logits.tape, 0),
-           chosen = ad_sum_axis(ad_select(hit, logits, zero), -1, 1);
+           chosen = ad_sum_axis(ad_select(hit, logits, zero), -1, true);
     return ad_select(hit, zero, ad_sub(logits, chosen));
 }
 
 /* 1 at the first of the largest probabilities of each row. */
 static ad_var likeliest(ad_var probabilities)
 {
-    ad_var hit = ad_eq(probabilities, ad_reduce_max(probabilities, 1, (int[]){ -1 }, 1));
-    return ad_mul(hit, ad_eq(ad_cumsum(hit, -1, 0), ad_scalar(hit.tape, 1)));
+    ad_var hit = ad_eq(probabilities, ad_reduce_max(probabilities, 1, (int[]){ -1 }, true));
+    return ad_mul(hit, ad_eq(ad_cumsum(hit, -1, false), ad_scalar(hit.tape, 1)));
 }
 
 ad_var nn_cross_entropy(ad_var logits, ad_var classes)
@@ -70,15 +70,15 @@ ad_var nn_cross_entropy(ad_var logits, ad_var classes)
     single.dim[shape.rank - 1] = 1;
     if (ad_same_shape(ad_shape_of(classes), single)) {
         ad_var hit = ad_eq(nn_check_classes(classes, n), range(logits.tape, n));
-        return ad_mean_all(ad_logsumexp(distances(logits, hit), 1, (int[]){ -1 }, 1));
+        return ad_mean_all(ad_logsumexp(distances(logits, hit), 1, (int[]){ -1 }, true));
     }
     if (!ad_same_shape(ad_shape_of(classes), shape)) {
         return shapes_differ("nn_cross_entropy", logits, "logits", classes, "classes",
                              "classes must be [rows,1], or probabilities [rows,C]");
     }
     ad_var distance = distances(logits, likeliest(classes)),
-           normaliser = ad_logsumexp(distance, 1, (int[]){ -1 }, 1); /* [...,1] */
-    return ad_mean_all(ad_sum_axis(ad_mul(classes, ad_sub(normaliser, distance)), -1, 1));
+           normaliser = ad_logsumexp(distance, 1, (int[]){ -1 }, true); /* [...,1] */
+    return ad_mean_all(ad_sum_axis(ad_mul(classes, ad_sub(normaliser, distance)), -1, true));
 }
 
 ad_var nn_gaussian_nll(ad_var x, ad_var mean, ad_var log_sd)

@@ -147,8 +147,8 @@ static void build_hvp(function *f)
 static void build_standardise(function *f)
 {
     ad_var x = in(f, ROWS, AD_SHAPE(AD_ROWS, D)), y = ad_tanh(x);
-    ad_var centred = ad_sub(y, ad_mean(y, 1, (int[]){ 0 }, 1));
-    ad_var variance = ad_mean(ad_square(centred), 1, (int[]){ 0 }, 1);
+    ad_var centred = ad_sub(y, ad_mean(y, 1, (int[]){ 0 }, true));
+    ad_var variance = ad_mean(ad_square(centred), 1, (int[]){ 0 }, true);
     out(f, ad_mul(centred, ad_rsqrt(ad_shift(variance, 1e-3))));
     out(f, variance);
 }
@@ -157,11 +157,11 @@ static void build_reductions(function *f)
 {
     ad_var x = in(f, ROWS, AD_SHAPE(AD_ROWS, 3, 4)), p = in(f, PARAMETER, AD_SHAPE(3, 4));
     out(f, ad_sum_all(x));
-    out(f, ad_reduce_max(x, 1, (int[]){ 0 }, 0));
-    out(f, ad_reduce_max(x, 2, (int[]){ 1, 2 }, 1));
-    out(f, ad_logsumexp(x, 1, (int[]){ -1 }, 0));
-    out(f, ad_logsumexp(x, 1, (int[]){ 0 }, 1));
-    out(f, ad_sum(ad_mul(x, p), 2, (int[]){ 0, 2 }, 0));
+    out(f, ad_reduce_max(x, 1, (int[]){ 0 }, false));
+    out(f, ad_reduce_max(x, 2, (int[]){ 1, 2 }, true));
+    out(f, ad_logsumexp(x, 1, (int[]){ -1 }, false));
+    out(f, ad_logsumexp(x, 1, (int[]){ 0 }, true));
+    out(f, ad_sum(ad_mul(x, p), 2, (int[]){ 0, 2 }, false));
     out(f, ad_contract("rij,rkj->ik", 2, (ad_var[]){ x, ad_exp(x) }));
     out(f, ad_mul(ad_row_count(f->tape), ad_sum_all(p)));
 }
@@ -190,7 +190,7 @@ static void build_layouts(function *f)
     out(f, ad_add(ad_pad(left, 2, 1, 3), ad_pad(right, 2, 2, 0)));
     out(f, ad_flip(ad_gather(x, 1, 3, (int64_t[]){ 2, 0, 2 }), 2));
     out(f, ad_scatter_add(x, 1, 3, (int64_t[]){ 2, 0, 2, 1 }));
-    out(f, ad_cumsum(x, 2, 1));
+    out(f, ad_cumsum(x, 2, true));
     out(f, ad_take(p, ad_scale(ad_abs(i), 4)));
     out(f, ad_transpose(ad_reshape(x, AD_SHAPE(AD_ROWS, 2, 12)), (int[]){ 0, 2, 1 }));
     out(f, ad_reshape(ad_slice(p, 0, 1, 3), AD_SHAPE(12)));
@@ -337,7 +337,7 @@ static void build_opaque(function *f)
               (ad_shape[]){ AD_SHAPE(AD_ROWS, D), AD_SHAPE(D) }, twice);
     out(f, twice[1]);
     out(f, ad_add(ad_mul(sum[0], y), sum[1]));
-    out(f, ad_sum_axis(sum[0], 0, 0));
+    out(f, ad_sum_axis(sum[0], 0, false));
     out(f, runs);
     out(f, unused[0]);
 }
@@ -347,7 +347,7 @@ static void build_uniform(function *f)
     ad_var w = in(f, PARAMETER, AD_SHAPE(4, 3)), t = in(f, CALL, AD_SHAPE(3));
     ad_var y = ad_matmul(w, ad_reshape(t, AD_SHAPE(3, 1)));
     out(f, ad_tanh(y));
-    out(f, ad_logsumexp(ad_matmul(w, ad_transpose(w, (int[]){ 1, 0 })), 0, NULL, 0));
+    out(f, ad_logsumexp(ad_matmul(w, ad_transpose(w, (int[]){ 1, 0 })), 0, NULL, false));
     out(f, ad_sum_all(ad_square(t)));
 }
 
@@ -362,17 +362,18 @@ static void build_sums(function *f)
     out(f, bar[0]);
     out(f, ad_square(bar[1]));
     ad_var r[6];
-    for (int k = 0; k < 6; k++) r[k] = ad_sum_axis(ad_shift(ad_square(y), 0.1 * k), 0, 0);
+    for (int k = 0; k < 6; k++) r[k] = ad_sum_axis(ad_shift(ad_square(y), 0.1 * k), 0, false);
     ad_var part = ad_add(r[0], r[1]);
     out(f, part);
     out(f, ad_add(ad_reshape(part, AD_SHAPE(1, D)),
-                  ad_sum_axis(x, 0, 1))); /* the sum's part is an output */
+                  ad_sum_axis(x, 0, true))); /* the sum's part is an output */
     out(f, ad_add(r[2], r[2]));
     out(f, ad_add(r[3], ad_sum_all(x))); /* broadcast */
-    out(f, ad_add(ad_reduce_max(x, 1, (int[]){ 0 }, 0), ad_reduce_max(y, 1, (int[]){ 0 }, 0)));
-    ad_var centred = ad_sub(x, ad_mean(x, 1, (int[]){ 0 }, 1));
-    out(f, ad_add(r[4], ad_sum_axis(ad_square(centred), 0, 0))); /* made in different bodies */
-    out(f, ad_mul(ad_add(ad_add(b, r[5]), ad_sum_axis(ad_mul(x, y), 0, 0)), b));
+    out(f,
+        ad_add(ad_reduce_max(x, 1, (int[]){ 0 }, false), ad_reduce_max(y, 1, (int[]){ 0 }, false)));
+    ad_var centred = ad_sub(x, ad_mean(x, 1, (int[]){ 0 }, true));
+    out(f, ad_add(r[4], ad_sum_axis(ad_square(centred), 0, false))); /* made in different bodies */
+    out(f, ad_mul(ad_add(ad_add(b, r[5]), ad_sum_axis(ad_mul(x, y), 0, false)), b));
 }
 
 /* Two stretches of one vector that begin at the same place, each added to every row of an array as

@@ -222,7 +222,7 @@ static ad_var draw_reduction(world *w)
     case 0: return ad_sum(a, n, axes, keep);
     case 1: return ad_mean(a, n, axes, keep);
     case 2: return ad_logsumexp(a, n, axes, keep);
-    case 3: return ad_sub(a, ad_mean(a, n, axes, 1));
+    case 3: return ad_sub(a, ad_mean(a, n, axes, true));
     default: return ad_reduce_max(a, n, axes, keep);
     }
 }
@@ -340,7 +340,7 @@ static ad_var draw_contraction(world *w)
         if (p.dim[1] == q.dim[1] && pick(2))
             return ad_contract(
                 "bi,bi,b->b", 3,
-                (ad_var[]){ a, b, ad_reshape(ad_sum_axis(a, 1, 0), AD_SHAPE(AD_ROWS)) });
+                (ad_var[]){ a, b, ad_reshape(ad_sum_axis(a, 1, false), AD_SHAPE(AD_ROWS)) });
         return ad_outer(a, b);
     }
     if (p.rank == 2 && !ad_has_rows(p) && p.dim[0] == p.dim[1])

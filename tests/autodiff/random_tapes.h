@@ -124,7 +124,7 @@ static void keep(world *w, ad_var v)
     ad_shape s = ad_shape_of(v);
     if (s.rank > 4 || ad_row_size(s) > 60) {
         int axis = s.rank - 1;
-        v = ad_tanh(ad_mean(v, 1, &axis, 0));
+        v = ad_tanh(ad_mean(v, 1, &axis, false));
     }
     if (!ad_valid(v) || ad_row_size(ad_shape_of(v)) > 600 || ad_get(v, values)) return;
     for (int64_t i = 0, n = ad_size(v); i < n; i++)

@@ -82,7 +82,7 @@ static ad_var kepler(ad_var t, ad_var y, const ad_var *p, void *user)
 {
     (void)t, (void)user;
     ad_var q = ad_slice(y, 1, 0, 2), v = ad_slice(y, 1, 2, 4);
-    ad_var r2 = ad_sum_axis(ad_square(q), 1, 1);
+    ad_var r2 = ad_sum_axis(ad_square(q), 1, true);
     return pair(v, ad_neg(ad_mul(p[0], ad_div(q, ad_mul(r2, ad_sqrt(r2))))));
 }
 

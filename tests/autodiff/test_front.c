@@ -145,28 +145,28 @@ START_TEST(places_of_extremes)
     const double zeros[12] = { 0 };
     for (dtype = AD_F32; dtype <= AD_F64; dtype++) {
         t = ad_tape_new(dtype);
-        ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 4), 3, v), m = ad_argmax(x, 1, 0), g;
+        ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 4), 3, v), m = ad_argmax(x, 1, false), g;
         everywhere(x, v, m, 3, (double[]){ 1, 1, 1 });
-        everywhere(x, v, ad_argmin(x, -1, 0), 3, (double[]){ 3, 0, 1 });
-        ck_assert(ad_shape_of(m).rank == 1 && ad_shape_of(ad_argmax(x, 1, 1)).rank == 2);
+        everywhere(x, v, ad_argmin(x, -1, false), 3, (double[]){ 3, 0, 1 });
+        ck_assert(ad_shape_of(m).rank == 1 && ad_shape_of(ad_argmax(x, 1, true)).rank == 2);
         ad_grad(ad_sum_all(m), 1, &x, &g);
         everywhere(x, v, g, 12, zeros);
         ad_jvp(1, &x, &x, 1, &m, &g);
         everywhere(x, v, g, 3, zeros);
         ad_var cube = ad_input_rows(t, AD_SHAPE(AD_ROWS, 2, 2), 3, v);
-        everywhere(cube, v, ad_argmax(cube, 1, 0), 6, (double[]){ 1, 0, 1, 0, 1, 0 });
+        everywhere(cube, v, ad_argmax(cube, 1, false), 6, (double[]){ 1, 0, 1, 0, 1, 0 });
         ad_var p = ad_param(t, AD_SHAPE(2, 2), v);
-        everywhere(p, v, ad_argmax(p, 0, 0), 2, (double[]){ 1, 0 });
-        everywhere(p, v, ad_argmin(p, 0, 1), 2, (double[]){ 0, 1 });
-        everywhere(x, v, ad_argmax(ad_slice(x, 1, 2, 3), 1, 0), 3, zeros);
-        ad_argmax(x, 0, 0);
+        everywhere(p, v, ad_argmax(p, 0, false), 2, (double[]){ 1, 0 });
+        everywhere(p, v, ad_argmin(p, 0, true), 2, (double[]){ 0, 1 });
+        everywhere(x, v, ad_argmax(ad_slice(x, 1, 2, 3), 1, false), 3, zeros);
+        ad_argmax(x, 0, false);
         fails("ad_argmax: axis 0 is the row axis");
-        ad_argmin(x, 2, 0);
+        ad_argmin(x, 2, false);
         fails("ad_argmin: axis 2 is out of range");
         ad_tape_free(t);
     }
     t = ad_tape_new(AD_F32);
-    ad_argmax(ad_fill(t, AD_SHAPE((1 << 24) + 1), 0), 0, 0);
+    ad_argmax(ad_fill(t, AD_SHAPE((1 << 24) + 1), 0), 0, false);
     fails("2^24");
     ad_tape_free(t);
 }
@@ -403,7 +403,7 @@ START_TEST(evaluating)
         for (int round = 0; round < 2; round++) { /* an equal function after rewinding */
             ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 2), 1, v + 4),
                    w = ad_param(t, AD_SHAPE(2), weights);
-            ad_var y = ad_sum_axis(ad_mul(x, w), 1, 0),
+            ad_var y = ad_sum_axis(ad_mul(x, w), 1, false),
                    other = ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), 0, NULL);
             for (int again = 0; again < 3; again++) {
                 ck_assert_msg(!ad_evaluate_f64(AD_VARS(x), data, 3, AD_VARS(y), results), "%s",
@@ -424,7 +424,8 @@ START_TEST(evaluating)
             ck_assert_int_eq(ad_evaluate_f64(AD_VARS(w), data, 2, AD_VARS(y), results), -1);
             fails("an input of shape [rows,2] that is not listed has 1 rows, the new data 2");
             ck_assert_int_eq(ad_evaluate_f64(AD_VARS(x), data, 1,
-                                             AD_VARS(ad_add(ad_sum_axis(other, 1, 0), y)), results),
+                                             AD_VARS(ad_add(ad_sum_axis(other, 1, false), y)),
+                                             results),
                              -1);
             fails("an input of shape [rows,1] has no data, and none are given");
             ck_assert_int_eq(ad_evaluate_f64(AD_VARS(y), data, 1, AD_VARS(y), results), -1);

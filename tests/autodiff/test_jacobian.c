@@ -75,7 +75,7 @@ static ad_var f_slice_of_wider(net *n)
 {
     ad_var left = ad_slice(n->x, 1, 0, 1), right = ad_slice(n->x, 1, 1, n->d);
     return ad_concatenate(2,
-                          (ad_var[]){ ad_mul(ad_square(left), ad_sum_axis(right, 1, 1)),
+                          (ad_var[]){ ad_mul(ad_square(left), ad_sum_axis(right, 1, true)),
                                       ad_mul(right, ad_exp(left)) },
                           1);
 }
@@ -85,19 +85,19 @@ static ad_var f_pointwise(net *n)
 }
 static ad_var f_norm(net *n)
 {
-    ad_var c = ad_sub(n->x, ad_mean(n->x, 1, (int[]){ 1 }, 1));
-    return ad_div(c, ad_sqrt(ad_shift(ad_mean(ad_square(c), 1, (int[]){ 1 }, 1), 0.1)));
+    ad_var c = ad_sub(n->x, ad_mean(n->x, 1, (int[]){ 1 }, true));
+    return ad_div(c, ad_sqrt(ad_shift(ad_mean(ad_square(c), 1, (int[]){ 1 }, true), 0.1)));
 }
 static ad_var f_softmax(net *n)
 {
-    return ad_exp(ad_sub(n->x, ad_logsumexp(n->x, 1, (int[]){ 1 }, 1)));
+    return ad_exp(ad_sub(n->x, ad_logsumexp(n->x, 1, (int[]){ 1 }, true)));
 }
 static ad_var f_gather(net *n)
 {
     int64_t order[MAX_D];
     for (int64_t i = 0; i < n->d; i++) order[i] = (i * 2 + 1) % n->d;
     return ad_add(ad_mul(ad_gather(n->x, 1, n->d, order), n->x),
-                  ad_cumsum(ad_flip(ad_tanh(n->x), 1), 1, 0));
+                  ad_cumsum(ad_flip(ad_tanh(n->x), 1), 1, false));
 }
 static ad_var f_reshaped(net *n)
 {
@@ -105,7 +105,7 @@ static ad_var f_reshaped(net *n)
     return ad_reshape(ad_matmul(ad_transpose(ad_tanh(m), (int[]){ 0, 2, 1 }), m),
                       AD_SHAPE(AD_ROWS, 4));
 }
-static ad_var f_max(net *n) { return ad_mul(n->x, ad_reduce_max(n->x, 1, (int[]){ 1 }, 1)); }
+static ad_var f_max(net *n) { return ad_mul(n->x, ad_reduce_max(n->x, 1, (int[]){ 1 }, true)); }
 /* A part, across its seams, of what is put together. */
 static ad_var f_window(net *n)
 {
@@ -115,7 +115,7 @@ static ad_var f_window(net *n)
 /* A sum along an axis along which one term is the same. */
 static ad_var f_repeated(net *n)
 {
-    return ad_mul(n->x, ad_sum_axis(ad_add(n->x, ad_slice(n->x, 1, 0, 1)), 1, 1));
+    return ad_mul(n->x, ad_sum_axis(ad_add(n->x, ad_slice(n->x, 1, 0, 1)), 1, true));
 }
 static ad_var f_linear(net *n) { return ad_matmul(n->x, weight(n, 0, n->d, n->d)); }
 static ad_var f_constant(net *n) { return ad_broadcast(bias(n, 0, n->d), ad_shape_of(n->x)); }
@@ -466,9 +466,9 @@ START_TEST(errors)
     static const char *const expected[] = { "row by row", "[rows,d]",
                                             "both variables need the row axis" };
     for (int i = 0; i < 3; i++) {
-        ad_var y = i == 0   ? ad_mul(x, ad_sum_axis(x, 0, 1))
+        ad_var y = i == 0   ? ad_mul(x, ad_sum_axis(x, 0, true))
                    : i == 1 ? ad_slice(x, 1, 0, 2)
-                            : ad_sum_axis(x, 0, 0);
+                            : ad_sum_axis(x, 0, false);
         ad_var tr = ad_jacobian_trace(y, x);
         ck_assert(!ad_valid(tr));
         ck_assert_msg(ad_tape_error(t) && strstr(ad_tape_error(t), expected[i]), "%s",

@@ -185,8 +185,8 @@ START_TEST(test_loop_of_forward_derivatives)
     ad_var in = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, x),
            other = ad_param(tape, AD_SCALAR, (double[]){ 1 });
     for (int i = 0; i < n; i++) {
-        ad_var y = ad_mul(ad_sin(in), ad_sum_axis(ad_square(in), 1, 1)), tangent = ad_ones_like(in),
-               dot;
+        ad_var y = ad_mul(ad_sin(in), ad_sum_axis(ad_square(in), 1, true)),
+               tangent = ad_ones_like(in), dot;
         ad_jvp(1, &in, &tangent, 1, &y, &dot);
         double out[2 * 2 + 2 * 2 * 2 + 2];
         ad_get(dot, out);

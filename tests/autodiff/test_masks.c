@@ -104,7 +104,8 @@ static ad_var by_forward(ad_var y, ad_var x)
 
 static ad_var by_jacobian(ad_var y, ad_var x)
 {
-    return ad_sum_axis(ad_jacobian(ad_reshape(y, AD_SHAPE(ad_row_size(ad_shape_of(y)))), x), 0, 0);
+    return ad_sum_axis(ad_jacobian(ad_reshape(y, AD_SHAPE(ad_row_size(ad_shape_of(y)))), x), 0,
+                       false);
 }
 
 static ad_var (*const routes[])(ad_var, ad_var) = { by_reverse, by_forward, by_jacobian };
@@ -218,7 +219,7 @@ START_TEST(largest)
     ad_var x = ad_param(tape, AD_SHAPE(2), ((double[]){ 0, 2 }));
     double g[2];
     for (int i = 0; i < 2; i++) {
-        ad_var first = routes[i](ad_reduce_max(ad_log(x), 0, NULL, 0), x);
+        ad_var first = routes[i](ad_reduce_max(ad_log(x), 0, NULL, false), x);
         values(first, g);
         ck_assert_msg(g[0] == 0 && g[1] == 0.5, "%d: %g %g", i, g[0], g[1]);
         for (int k = 0; k < 2; k++) {
@@ -227,7 +228,7 @@ START_TEST(largest)
         }
         /* What is left out before the maximum is taken: the derivative of the maximum there is that
          * of 0. */
-        values(routes[i](ad_sqrt(ad_reduce_max(ad_relu(ad_neg(x)), 0, NULL, 0)), x), g);
+        values(routes[i](ad_sqrt(ad_reduce_max(ad_relu(ad_neg(x)), 0, NULL, false)), x), g);
         ck_assert_msg(g[0] == 0 && g[1] == 0, "%d: %g %g", i, g[0], g[1]);
     }
     ad_tape_free(tape);

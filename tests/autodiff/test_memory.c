@@ -125,7 +125,7 @@ START_TEST(test_rows_too_large)
         ad_tape *t = ad_tape_new(AD_F64);
         ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), 1, NULL),
                y = ad_broadcast(ad_exp(x), AD_SHAPE(AD_ROWS, (int64_t)1 << shift));
-        y = ad_cumsum(y, 1, 0);
+        y = ad_cumsum(y, 1, false);
         y = ad_sum_all(ad_mul(ad_neg(ad_sin(y)), ad_scale(ad_cos(y), 2)));
         ad_program *p = ad_compile(1, &x, 1, &y);
         double in = 1, out;
@@ -177,7 +177,7 @@ START_TEST(test_too_many_rows)
 {
     ad_tape *t = ad_tape_new(AD_F32);
     ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 4), 1, NULL), y = ad_exp(x);
-    y = ad_sub(y, ad_mean(y, 1, (int[]){ 0 }, 1));
+    y = ad_sub(y, ad_mean(y, 1, (int[]){ 0 }, true));
     ad_program *p = ad_compile(1, &x, 1, &y);
     ad_workspace *w = ad_workspace_new(p, 2);
     float in[4] = { 0 }, out[4];

@@ -87,7 +87,7 @@ static ad_var case_row_count(ad_tape *t, const ad_var *x)
 static ad_var case_sum(ad_tape *t, const ad_var *x)
 {
     (void)t;
-    return ad_add(ad_sum_axis(curved(x[0]), 1, 1), ad_sum(curved(x[0]), 0, NULL, 0));
+    return ad_add(ad_sum_axis(curved(x[0]), 1, true), ad_sum(curved(x[0]), 0, NULL, false));
 }
 static ad_var case_reshape(ad_tape *t, const ad_var *x)
 {
@@ -133,7 +133,7 @@ static ad_var case_scatter_add(ad_tape *t, const ad_var *x)
 static ad_var case_cumsum(ad_tape *t, const ad_var *x)
 {
     (void)t;
-    return ad_add(ad_cumsum(curved(x[0]), 1, 0), ad_cumsum(x[0], 1, 1));
+    return ad_add(ad_cumsum(curved(x[0]), 1, false), ad_cumsum(x[0], 1, true));
 }
 static ad_var case_take(ad_tape *t, const ad_var *x)
 {
@@ -152,8 +152,8 @@ static ad_var case_locate(ad_tape *t, const ad_var *x)
 static ad_var case_reduce_max(ad_tape *t, const ad_var *x)
 {
     (void)t;
-    return ad_add(ad_reduce_max(curved(x[0]), 1, (int[]){ 1 }, 1),
-                  ad_reduce_max(curved(x[0]), 1, (int[]){ 0 }, 1));
+    return ad_add(ad_reduce_max(curved(x[0]), 1, (int[]){ 1 }, true),
+                  ad_reduce_max(curved(x[0]), 1, (int[]){ 0 }, true));
 }
 static ad_var case_contract(ad_tape *t, const ad_var *x)
 {
@@ -201,7 +201,7 @@ static void cube_jvp(void *data, ad_var token, int nin, const ad_var *in, const 
 {
     (void)data, (void)token, (void)nin, (void)nout, (void)out;
     ydot[0] = ad_mul(xdot[0], ad_scale(ad_square(in[0]), 3));
-    ydot[1] = ad_sum_axis(xdot[0], 0, 1);
+    ydot[1] = ad_sum_axis(xdot[0], 0, true);
 }
 static const ad_opaque_class cube = {
     .name = "cube", .forward = cube_forward, .vjp = cube_vjp, .jvp = cube_jvp

@@ -1044,7 +1044,7 @@ START_TEST(test_fused_bits)
                         ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), rows, scale) };
         ad_var a = ad_tanh(ad_add(v[0], v[1])), b = ad_mul(ad_mul(a, v[2]), ad_add(v[1], v[0])),
                c = ad_sub(ad_exp(b), ad_square(v[0]));
-        ad_var out[3] = { ad_mul(c, b), b, ad_add(ad_cumsum(c, 1, 0), ad_mul(a, v[1])) };
+        ad_var out[3] = { ad_mul(c, b), b, ad_add(ad_cumsum(c, 1, false), ad_mul(a, v[1])) };
         ad_program *p = ad_compile(3, v, 3, out);
         ck_assert_msg(p != NULL, "%s", ad_tape_error(t));
         int32_t where = 0;
@@ -1078,7 +1078,7 @@ START_TEST(test_block_sizes)
     for (int k = 0; k < 4; k++) {
         ad_tape *t = ad_tape_new(AD_F32);
         ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, widths[k]), 0, NULL),
-               y = ad_mul(ad_cumsum(ad_tanh(x), 1, 0), ad_flip(x, 1));
+               y = ad_mul(ad_cumsum(ad_tanh(x), 1, false), ad_flip(x, 1));
         ad_program *p = ad_compile(1, &x, 1, &y);
         char *text = ad_program_describe(p), *at = strstr(text, "512 rows in ");
         ck_assert_ptr_nonnull(at);

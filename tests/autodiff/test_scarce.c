@@ -52,7 +52,7 @@ static void operations(outcome *o)
     ad_var h = ad_tanh(ad_matmul(x, w)),
            parts[2] = { ad_flip(h, 1), ad_gather(h, 1, 3, (int64_t[]){ 1, 0, 1 }) };
     ad_var joined = ad_concatenate(2, parts, 1);
-    ad_var sum = ad_cumsum(ad_logsumexp(joined, 1, (int[]){ 1 }, 1), 1, 0);
+    ad_var sum = ad_cumsum(ad_logsumexp(joined, 1, (int[]){ 1 }, true), 1, false);
     ad_var all = ad_contract("bi,bj,ij->b", 3, (ad_var[]){ x, h, w });
     ad_var taken = ad_take(x, ad_scale(ad_gt(sum, ad_scalar(tape, 1)), 1));
     ad_var loss = ad_mean_all(
@@ -88,7 +88,7 @@ static ad_var network(ad_var t, ad_var y, const ad_var *args, void *user)
 static ad_var cost(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     (void)t, (void)user;
-    return ad_sum_axis(ad_square(ad_mul(y, args[1])), 1, 1);
+    return ad_sum_axis(ad_square(ad_mul(y, args[1])), 1, true);
 }
 
 static void two_states(ad_var t, int nstate, const ad_var *y, const ad_var *args, void *user,

@@ -417,7 +417,7 @@ START_TEST(errors_stick)
     ad_contract("ij,ij->", 2, list);
     ad_reshape(bad, AD_SHAPE(1));
     ad_sum_all(bad);
-    ad_logsumexp(bad, 0, NULL, 0);
+    ad_logsumexp(bad, 0, NULL, false);
     ad_scale(bad, 2);
     ad_pow_scalar(bad, 2);
     ad_take(a, bad);
@@ -452,7 +452,7 @@ START_TEST(tapes_do_not_mix)
     ad_mul(x, y);
     fails("ad_mul: operand 1 is on another tape");
     fails_on(other, "ad_mul: mixes variables of this tape with those of another");
-    ad_var s = ad_sum(x, 0, NULL, 1), bar = ad_param(other, AD_SHAPE(1), numbers);
+    ad_var s = ad_sum(x, 0, NULL, true), bar = ad_param(other, AD_SHAPE(1), numbers);
     ad_vjp(1, &s, &bar, 1, &x, &g);
     fails("ad_vjp: operand 1 is on another tape");
     fails_on(other, "ad_vjp");
@@ -504,18 +504,18 @@ START_TEST(axes_misused)
     const int64_t index[] = { 0, 1 }, outside[] = { 0, 3 };
 #define BAD_AXIS(name, call)                                                                       \
     call, fails("ad_" name ": axis 2 is out of range for rank 2: the operand is [2,3]");
-    BAD_AXIS("sum", ad_sum(a, 1, &axis, 0))
-    BAD_AXIS("mean", ad_mean(a, 1, &axis, 0))
-    BAD_AXIS("reduce_max", ad_reduce_max(a, 1, &axis, 0))
-    BAD_AXIS("logsumexp", ad_logsumexp(a, 1, &axis, 0))
-    BAD_AXIS("sum", ad_sum_axis(a, axis, 0))
+    BAD_AXIS("sum", ad_sum(a, 1, &axis, false))
+    BAD_AXIS("mean", ad_mean(a, 1, &axis, false))
+    BAD_AXIS("reduce_max", ad_reduce_max(a, 1, &axis, false))
+    BAD_AXIS("logsumexp", ad_logsumexp(a, 1, &axis, false))
+    BAD_AXIS("sum", ad_sum_axis(a, axis, false))
     BAD_AXIS("slice", ad_slice(a, axis, 0, 1))
     BAD_AXIS("pad", ad_pad(a, axis, 0, 1))
     BAD_AXIS("concatenate", ad_concatenate(1, &a, axis))
     BAD_AXIS("flip", ad_flip(a, axis))
     BAD_AXIS("gather", ad_gather(a, axis, 2, index))
     BAD_AXIS("scatter_add", ad_scatter_add(a, axis, 2, index))
-    BAD_AXIS("cumsum", ad_cumsum(a, axis, 0))
+    BAD_AXIS("cumsum", ad_cumsum(a, axis, false))
     ad_flip(a, -3);
     fails("ad_flip: axis -3 is out of range");
 #define ON_ROWS(name, call)                                                                        \
@@ -526,7 +526,7 @@ START_TEST(axes_misused)
     ON_ROWS("flip", ad_flip(r, 0))
     ON_ROWS("gather", ad_gather(r, 0, 2, index))
     ON_ROWS("scatter_add", ad_scatter_add(r, 0, 2, index))
-    ON_ROWS("cumsum", ad_cumsum(r, 0, 0))
+    ON_ROWS("cumsum", ad_cumsum(r, 0, false))
     ON_ROWS("concatenate", ad_concatenate(2, (ad_var[]){ r, r }, 0))
     ad_gather(a, 1, 2, outside);
     fails("ad_gather: index 3 at place 1 is not in 0..2: the operand is [2,3]");
@@ -595,7 +595,7 @@ START_TEST(layout_misused)
     is(ad_sum_all(
            ad_stack(2, (ad_var[]){ ad_fill(t, AD_SHAPE(1, 3), 0), ad_mul(r, ad_scalar(t, 0)) }, 1)),
        0);
-    ad_sum(a, -1, (int[]){ 0 }, 0);
+    ad_sum(a, -1, (int[]){ 0 }, false);
     fails("ad_sum: the number of axes is negative: the operand is [2,3]");
     ad_stack(2, (ad_var[]){ a, a }, 3);
     fails("ad_stack: the new axis is out of range");
@@ -743,7 +743,7 @@ START_TEST(derivatives_misused)
     fails("ad_jvp: a tangent must have the shape of its variable: a is [2,3], b is [2]");
     ad_jacobian(a, r);
     fails("ad_jacobian: both variables need the row axis, or neither: a is [2,3], b is [rows,3]");
-    ad_jacobian(ad_sub(r, ad_mean(r, 1, (int[]){ 0 }, 1)), r);
+    ad_jacobian(ad_sub(r, ad_mean(r, 1, (int[]){ 0 }, true)), r);
     fails("ad_jacobian: y does not depend on x row by row (ad_sum reduces over rows)");
     ad_jacobian_trace(a, b);
     fails("ad_jacobian_trace: both must be [rows,d], or both [d]: a is [2,3], b is [2]");
@@ -771,12 +771,12 @@ START_TEST(jacobians_by_directions)
 {
     ad_var d = ad_input_rows(t, AD_SHAPE(AD_ROWS, 2), 3, numbers), x = param(2), v = param(4);
     double j[16];
-    ad_get(ad_jacobian(ad_sum_axis(ad_mul(d, ad_square(x)), 0, 0), x), j);
+    ad_get(ad_jacobian(ad_sum_axis(ad_mul(d, ad_square(x)), 0, false), x), j);
     ck_assert(j[0] == 18 && j[1] == 0 && j[2] == 0 && j[3] == 48);
     ad_var s = ad_contract("bi,bi->i", 2, (ad_var[]){ ad_mul(d, x), d });
     is(ad_jacobian_trace(ad_contract("bi,bi->i", 2, (ad_var[]){ ad_mul(d, s), d }), x),
        35. * 35 + 56. * 56);
-    ad_var eight = ad_cumsum(ad_reshape(v, AD_SHAPE(1, 1, 2, 1, 2, 1, 1, 1)), 2, 0);
+    ad_var eight = ad_cumsum(ad_reshape(v, AD_SHAPE(1, 1, 2, 1, 2, 1, 1, 1)), 2, false);
     ad_get(ad_jacobian(ad_reshape(ad_square(eight), AD_SHAPE(4)), v), j);
     fine();
     ck_assert(j[0] == 2 && j[8] == 8 && j[10] == 8 && j[13] == 12 && j[15] == 12 && j[1] == 0);
@@ -786,8 +786,8 @@ END_TEST
 /* What lies between x and y on the tape without leading to y is left alone: no error, no nodes. */
 START_TEST(beside_the_way)
 {
-    ad_var x = rows(2), mean = ad_mean(x, 0, NULL, 0), v = ad_ones_like(x), y = ad_square(x), p[3],
-           dot;
+    ad_var x = rows(2), mean = ad_mean(x, 0, NULL, false), v = ad_ones_like(x), y = ad_square(x),
+           p[3], dot;
     for (int i = 0; i < 100; i++) mean = ad_exp(mean);
     opaque(&book, &ruleless, x, p);
     ad_var z = ad_sin(y);
@@ -865,11 +865,11 @@ START_TEST(tokens_have_no_value)
     TOKEN("zeros_like", ad_zeros_like(k))
     TOKEN("ones_like", ad_ones_like(k))
     TOKEN("pow_scalar", ad_pow_scalar(k, 0))
-    TOKEN("sum", ad_sum(k, 1, &axis, 0))
+    TOKEN("sum", ad_sum(k, 1, &axis, false))
     TOKEN("sum", ad_sum_all(k))
-    TOKEN("mean", ad_mean(k, 1, &axis, 0))
-    TOKEN("reduce_max", ad_reduce_max(k, 0, NULL, 0))
-    TOKEN("logsumexp", ad_logsumexp(k, 0, NULL, 0))
+    TOKEN("mean", ad_mean(k, 1, &axis, false))
+    TOKEN("reduce_max", ad_reduce_max(k, 0, NULL, false))
+    TOKEN("logsumexp", ad_logsumexp(k, 0, NULL, false))
     TOKEN("reshape", ad_reshape(k, AD_SHAPE(1)))
     TOKEN("transpose", ad_transpose(k, permutation))
     TOKEN("broadcast", ad_broadcast(k, AD_SHAPE(2)))
@@ -880,7 +880,7 @@ START_TEST(tokens_have_no_value)
     TOKEN("flip", ad_flip(k, 0))
     TOKEN("gather", ad_gather(k, 0, 1, index))
     TOKEN("scatter_add", ad_scatter_add(k, 0, 1, index))
-    TOKEN("cumsum", ad_cumsum(k, 0, 0))
+    TOKEN("cumsum", ad_cumsum(k, 0, false))
     TOKEN("take", ad_take(k, x))
     TOKEN("locate", ad_locate(k, x))
     TOKEN("contract", ad_contract("i->i", 1, &k))
@@ -911,9 +911,9 @@ START_TEST(opaque_derivatives)
     ad_jvp(1, &x, &v, 1, &y, &dot); /* by its rule, only the first result moves */
     is(dot, 2);
     ad_var max =
-        ad_add(ad_reduce_max(o[1], 0, NULL, 0),
+        ad_add(ad_reduce_max(o[1], 0, NULL, false),
                ad_sum_all(ad_concatenate(
-                   2, (ad_var[]){ o[1], ad_reshape(ad_cumsum(o[2], 0, 0), AD_SHAPE(2)) }, 0)));
+                   2, (ad_var[]){ o[1], ad_reshape(ad_cumsum(o[2], 0, false), AD_SHAPE(2)) }, 0)));
     ad_jvp(1, &x, &v, 1, &max, &dot);
     is(dot, 0);
     gradient(ad_sum_all(g), x);
@@ -957,7 +957,7 @@ START_TEST(opaque_rules_misused)
     ad_tape *other = ad_tape_new(AD_F64);
     ad_var x = rows(2), v = ad_ones_like(x), o[3], dot;
     opaque(&book, &class_, x, o);
-    ad_var y = ad_cumsum(o[0], 1, 0), loss = ad_sum_all(y);
+    ad_var y = ad_cumsum(o[0], 1, false), loss = ad_sum_all(y);
     rule_result = ad_fill(t, AD_SHAPE(3), 1);
     gradient(loss, x);
     fails("bad: its rule vjp gave a variable [3] where [rows,2] is due");
@@ -1122,7 +1122,8 @@ START_TEST(function_keys)
     ck_assert(!same_function(x, y, u, ad_exp(ad_scale(u, 3))));
     ck_assert(!same_function(x, y, u, ad_sin(ad_scale(u, 2))));
     ck_assert(!same_function(x, y, i, ad_exp(ad_scale(i, 2))));
-    ck_assert(!same_function(x, ad_sum_all(ad_cumsum(x, 0, 0)), u, ad_sum_all(ad_cumsum(u, 0, 1))));
+    ck_assert(!same_function(x, ad_sum_all(ad_cumsum(x, 0, false)), u,
+                             ad_sum_all(ad_cumsum(u, 0, true))));
     ck_assert(!same_function(x, ad_sum_all(x), w, ad_sum_all(w)));
     ad_tape *other = ad_tape_new(AD_F64);
     for (int k = 0; k < 600; k++) ad_scalar(other, k);
@@ -1256,7 +1257,7 @@ END_TEST
 START_TEST(logsumexp_of_infinities)
 {
     const double v[] = { -INFINITY, -INFINITY, INFINITY, 0, -INFINITY, 1, 1000, 1000 };
-    ad_var x = ad_param(t, AD_SHAPE(4, 2), v), y = ad_logsumexp(x, 1, (int[]){ 1 }, 0);
+    ad_var x = ad_param(t, AD_SHAPE(4, 2), v), y = ad_logsumexp(x, 1, (int[]){ 1 }, false);
     double got[8];
     ad_get(y, got);
     ck_assert(got[0] == -INFINITY && got[1] == INFINITY && got[2] == 1);
@@ -1264,10 +1265,10 @@ START_TEST(logsumexp_of_infinities)
     ad_get(gradient(ad_sum_all(y), x), got);
     ck_assert(got[0] == 0 && got[1] == 0 && got[3] == 0 && got[4] == 0 && got[5] == 1);
     ck_assert_double_eq_tol(got[6], 0.5, 1e-15);
-    is(ad_logsumexp(ad_param(t, AD_SHAPE(2), (double[]){ NAN, 1 }), 0, NULL, 0), NAN);
-    is(ad_logsumexp(ad_fill(t, AD_SHAPE(3), -INFINITY), 0, NULL, 0), -INFINITY);
+    is(ad_logsumexp(ad_param(t, AD_SHAPE(2), (double[]){ NAN, 1 }), 0, NULL, false), NAN);
+    is(ad_logsumexp(ad_fill(t, AD_SHAPE(3), -INFINITY), 0, NULL, false), -INFINITY);
     x = ad_param(t, AD_SHAPE(2), (double[]){ INFINITY, 1 });
-    ad_get(gradient(ad_logsumexp(x, 0, NULL, 0), x), got);
+    ad_get(gradient(ad_logsumexp(x, 0, NULL, false), x), got);
     ck_assert(got[0] == 1 && got[1] == 0);
 }
 END_TEST
@@ -1277,7 +1278,7 @@ END_TEST
 START_TEST(logsumexp_of_the_dominant)
 {
     const double p = 4.248354255291589e-18;
-    ad_var x = ad_param(t, AD_SHAPE(2), (double[]){ 0, -40 }), y = ad_logsumexp(x, 0, NULL, 0);
+    ad_var x = ad_param(t, AD_SHAPE(2), (double[]){ 0, -40 }), y = ad_logsumexp(x, 0, NULL, false);
     double got[2];
     for (int i = 0; i < 2; i++) {
         ad_get(ad_hvp(y, x, ad_constant(t, AD_SHAPE(2), (double[]){ i == 0, i == 1 })), got);
@@ -1286,9 +1287,9 @@ START_TEST(logsumexp_of_the_dominant)
     }
     x = ad_param(t, AD_SHAPE(3), (double[]){ 2, 1, 2 }); /* a tie; p = (1, 1/e, 1) / (2 + 1/e) */
     double h[3];
-    ad_get(
-        ad_hvp(ad_logsumexp(x, 0, NULL, 0), x, ad_constant(t, AD_SHAPE(3), (double[]){ 1, 0, 0 })),
-        h);
+    ad_get(ad_hvp(ad_logsumexp(x, 0, NULL, false), x,
+                  ad_constant(t, AD_SHAPE(3), (double[]){ 1, 0, 0 })),
+           h);
     ck_assert_double_eq_tol(h[0], 0.24396563089491166, 1e-15);
     ck_assert_double_eq_tol(h[1], -0.06561246353830515, 1e-15);
     ck_assert_double_eq_tol(h[2], -0.17835316735660653, 1e-15);
@@ -1301,12 +1302,13 @@ START_TEST(long_running_sums)
     enum { MANY = 10000000 };
     ad_tape *f32 = ad_tape_new(AD_F32);
     ad_var tenths = ad_fill(f32, AD_SHAPE(MANY), 0.1f),
-           end = ad_slice(ad_cumsum(tenths, 0, 0), 0, MANY - 1, MANY);
+           end = ad_slice(ad_cumsum(tenths, 0, false), 0, MANY - 1, MANY);
     ck_assert_double_eq_tol(ad_item(end), 1000000.015, 0.06);
-    ck_assert_double_eq_tol(ad_item(ad_slice(ad_cumsum(tenths, 0, 1), 0, 0, 1)), 1000000.015, 0.06);
+    ck_assert_double_eq_tol(ad_item(ad_slice(ad_cumsum(tenths, 0, true), 0, 0, 1)), 1000000.015,
+                            0.06);
     ad_var x = ad_param(f32, AD_SHAPE(3), (float[]){ 1, INFINITY, 2 });
     double got[3];
-    ad_get(ad_cumsum(x, 0, 0), got);
+    ad_get(ad_cumsum(x, 0, false), got);
     ck_assert(got[0] == 1 && got[1] == INFINITY && got[2] == INFINITY);
     ad_tape_free(f32);
 }
@@ -1316,14 +1318,14 @@ START_TEST(ties_of_the_maximum)
 {
     ad_var x = ad_param(t, AD_SHAPE(4), (double[]){ 3, 1, 3, 3 }),
            v = ad_param(t, AD_SHAPE(4), (double[]){ 3, 5, 6, 9 }), dot,
-           y = ad_reduce_max(x, 0, NULL, 0);
+           y = ad_reduce_max(x, 0, NULL, false);
     double g[4];
     ad_get(gradient(y, x), g);
     ck_assert(g[0] == g[2] && g[2] == g[3] && g[1] == 0);
     ck_assert_double_eq_tol(g[0], 1. / 3, 1e-16);
     ad_jvp(1, &x, &v, 1, &y, &dot);
     is(dot, 6);
-    is(ad_reduce_max(ad_fill(t, AD_SHAPE(2), -INFINITY), 0, NULL, 0), -INFINITY);
+    is(ad_reduce_max(ad_fill(t, AD_SHAPE(2), -INFINITY), 0, NULL, false), -INFINITY);
 }
 END_TEST
 
@@ -1360,7 +1362,7 @@ START_TEST(deep_traces)
                                                           ad_shape_of(dense).dim[1]),
                                                  w)) },
             1);
-    dense = ad_sum_axis(ad_reshape(dense, AD_SHAPE(AD_ROWS, 9, 4)), 1, 0);
+    dense = ad_sum_axis(ad_reshape(dense, AD_SHAPE(AD_ROWS, 9, 4)), 1, false);
     ad_var deep[] = { y, dense };
     for (int k = 0; k < 2; k++) {
         int32_t before = ad_tape_mark(t);

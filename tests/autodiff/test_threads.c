@@ -256,7 +256,7 @@ START_TEST(test_long_sums)
     ad_tape *tape = ad_tape_new(AD_F32);
     ad_var in[] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 0, NULL),
                     ad_param(tape, AD_SHAPE(1, 1), NULL) };
-    ad_var out[] = { ad_sum_all(in[0]), in[1], ad_reduce_max(in[0], 0, NULL, 0) };
+    ad_var out[] = { ad_sum_all(in[0]), in[1], ad_reduce_max(in[0], 0, NULL, false) };
     ad_grad(ad_sum_all(ad_matmul(in[0], in[1])), 1, &in[1], &out[1]);
     ad_program *p = ad_compile(2, in, 3, out);
     for (int i = 0; i < MOST; i++) x[i] = 0.1f;

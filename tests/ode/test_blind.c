@@ -458,7 +458,7 @@ static ad_var lotka_volterra_with_clock(ad_var t, ad_var y, const ad_var *args, 
 static ad_var kepler_in_space(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     (void)t, (void)user;
-    ad_var x = ad_slice(y, 1, 0, 3), square = ad_sum(ad_square(x), 1, (int[]){ 1 }, 1);
+    ad_var x = ad_slice(y, 1, 0, 3), square = ad_sum(ad_square(x), 1, (int[]){ 1 }, true);
     ad_var pull = ad_neg(ad_div(args[0], ad_mul(square, ad_sqrt(square))));
     return join(2, (ad_var[]){ ad_slice(y, 1, 3, 6), ad_mul(pull, x) });
 }

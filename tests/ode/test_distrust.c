@@ -34,7 +34,7 @@ static ad_var logarithm(ad_var t, ad_var y, const ad_var *args, void *user)
 static ad_var to_the_mean(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     (void)t, (void)args, (void)user;
-    return ad_sub(ad_mean(y, 1, (int[]){ 0 }, 1), y);
+    return ad_sub(ad_mean(y, 1, (int[]){ 0 }, true), y);
 }
 
 static ad_var decay(ad_var t, ad_var y, const ad_var *args, void *user)

@@ -95,7 +95,7 @@ static ad_var drift(ad_var t, ad_var x, const ad_var *args, void *user)
 static ad_var together(ad_var t, ad_var x, const ad_var *args, void *user)
 {
     (void)t, (void)user;
-    return ad_mul(ad_sum_axis(x, 1, 1), ad_slice(ad_slice(args[0], 0, 0, 1), 1, 0, 1));
+    return ad_mul(ad_sum_axis(x, 1, true), ad_slice(ad_slice(args[0], 0, 0, 1), 1, 0, 1));
 }
 static ad_var twice(ad_var t, ad_var x, const ad_var *args, void *user)
 {
@@ -254,7 +254,7 @@ static ad_var decay(ad_var t, ad_var y, const ad_var *args, void *user)
 static ad_var square_cost(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     (void)args, (void)user;
-    return ad_add(ad_sum_axis(ad_square(y), 1, 1), t);
+    return ad_add(ad_sum_axis(ad_square(y), 1, true), t);
 }
 
 /* y = y0 exp(-k t): q = |y0|^2 (1 - exp(-2 k t)) / 2k + t^2 / 2. */
@@ -287,7 +287,7 @@ END_TEST
 /* The squared speed, by the field itself. */
 static ad_var speed(ad_var t, ad_var y, const ad_var *args, void *user)
 {
-    return ad_sum_axis(ad_square(decay(t, y, args, user)), 1, 1);
+    return ad_sum_axis(ad_square(decay(t, y, args, user)), 1, true);
 }
 
 /* y = y0 exp(-k t), the logarithm of the determinant is -2 k T, the cost k |y0|^2 (1 - exp(-2 k T))

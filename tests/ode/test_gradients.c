@@ -472,7 +472,7 @@ END_TEST
 static void two_states(ad_var t, int n, const ad_var *y, const ad_var *args, void *user, ad_var *dy)
 {
     (void)t, (void)n, (void)user;
-    dy[0] = ad_tanh(ad_add(ad_mul(args[0], y[0]), ad_sum_axis(y[1], 2, 0)));
+    dy[0] = ad_tanh(ad_add(ad_mul(args[0], y[0]), ad_sum_axis(y[1], 2, false)));
     dy[1] = ad_mul(ad_reshape(y[0], AD_SHAPE(AD_ROWS, 2, 1)), ad_cos(y[1]));
 }
 
