@@ -71,8 +71,10 @@ typedef struct {
     double reach;     /* a step beyond this size wants a look first */
     double most; /* largest step that the modes allow; until this time no more than it is now */
     double until;
-    bool damped; /* the mode that limits the steps decays */
-    bool again;  /* the march has gone back */
+    double seen;   /* |lambda| that the last accepted step shows, 0: none */
+    double lambda; /* |lambda| of the mode that limits the steps, 0: none */
+    bool damped;   /* the mode that limits the steps decays */
+    bool again;    /* the march has gone back */
     /* Blind components. */
     const ode_unit *unit,
         *field_unit; /* of the step and of the field alone; NULL: without probes */

@@ -33,6 +33,9 @@ static const int64_t limited_apart = 8;
 /* Parts of the limit to h |lambda|: what may lie beyond it for a while; where, within the margin,
  * to look closely. */
 static const double beyond = 1.15, close = 0.77;
+/* A mode that is no more than so much steeper than what the step itself shows is looked for half as
+ * often: the guard sees it grow. */
+static const double hidden = 1.1;
 /* Power iterations in one look, how many of the last are averaged where they do not converge, and
  * the relative change that ends them. */
 enum { MOST_ITERATIONS = 16, MEAN_OF = 8 };
@@ -177,7 +180,7 @@ int ode_watch_open(ode_march *m, const ode_march_units *units, double horizon, d
     w->due = first_look;
     w->since[0] = w->since[1] = 0;
     w->reach = w->most = w->allowed = w->vetted = INFINITY;
-    w->until = 0;
+    w->until = w->seen = w->lambda = 0;
     w->said_nothing = 0;
     w->short_apart = 0;
     w->asked = -1;
@@ -272,12 +275,12 @@ static bool iterate(ode_march *m, const ode_boundary *a, int direction, const vo
 static bool find_steepest(ode_march *m, const ode_boundary *a, int direction, const void *y,
                           double least, mode *found)
 {
-    double before = 0, product = 0;
+    double before = m->watch.lambda, product = 0;
     *found = (mode){ 0 };
     prepare(m, y);
     for (int i = 0; i < MOST_ITERATIONS; i++) {
         if (!iterate(m, a, direction, y, found) || !(found->lambda > least)) return false;
-        if (i && fabs(found->lambda - before) <= converged * found->lambda) return true;
+        if (fabs(found->lambda - before) <= converged * found->lambda) return true;
         before = found->lambda;
         if (i >= MOST_ITERATIONS - MEAN_OF) product += log(found->lambda);
     }
@@ -294,7 +297,9 @@ static void limit_steps(ode_march *m, const ode_boundary *a, int direction, cons
     w->most = m->guard.limit / (m->guard.margin * found->lambda);
     w->damped = found->along < damped_along && found->lambda * w->first_output > spent;
     w->reach = INFINITY;
-    w->due = m->evaluations + limited_apart * m->method->tableau->stages;
+    w->lambda = found->lambda;
+    bool shown = hidden * w->seen >= found->lambda;
+    w->due = m->evaluations + (shown ? 2 : 1) * limited_apart * m->method->tableau->stages;
     if (direction * (a->t - w->until) < 0) w->most = fmin(w->most, before);
 }
 
@@ -318,6 +323,7 @@ int64_t ode_watch_look(ode_march *m, const ode_boundary *a, int direction, const
     if (w->certain) {
         limit_steps(m, a, direction, &found);
     } else {
+        w->lambda = 0;
         if (direction * (a->t - w->until) >= 0) w->most = INFINITY;
         w->reach = found.lambda > 0
                        ? fmax(2 * h, close * m->guard.limit / m->guard.margin / found.lambda)
@@ -568,7 +574,9 @@ int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, c
             return 0;
         }
     }
-    double change = change_for(m, damps(m, taken) ? error[1] : fmax(error[0], error[1]));
+    /* A damped mode forgets its errors: those by the arguments do not add up over the solve. */
+    double by_arguments = damps(m, taken) ? error[1] * most / whole_error : error[1];
+    double change = change_for(m, damps(m, taken) ? by_arguments : fmax(error[0], error[1]));
     if (change < 0.9) {
         *factor = fmin(*factor, change);
         w->pause = 1;
@@ -584,6 +592,7 @@ int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, c
                                                       : pause_close[blind];
     w->pause *= (easy ? 4 : 2) * (blind ? 1 : 2);
     if (w->pause > longest) w->pause = longest;
+    if (is_at_rest(m)) w->pause = pause_easy; /* the same at each step to come */
     w->probe_due = m->steps + w->pause;
     w->probed = m->steps + 1;
     return 1;
@@ -600,6 +609,7 @@ int ode_watch_accept(ode_march *m, double size)
 {
     ode_watch *w = &m->watch;
     if (!w->on) return 0;
+    w->seen = m->guard.z / size;
     double *sizes = ode_buffer_need(&w->sizes, (size_t)(m->steps + 1) * sizeof *sizes);
     if (!sizes) return ode_fail(m, "out of memory for step %lld", (long long)m->steps);
     sizes[m->steps] = size;
