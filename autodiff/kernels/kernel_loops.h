@@ -1,5 +1,5 @@
-/* Internal, a template that kernel_pointwise.c includes once per dtype with T, the type, and M(f),
- * the name of f for that type: the loops of all pointwise operations.
+/* Internal, a template that kernel_pointwise.c includes once per dtype with T, the type, M(f), the
+ * name of f for that type, and SAME (kernel_vectors.h): the loops of all pointwise operations.
  *
  * Loops run over whole multiples of 64 bytes. What is left over is copied into a vector of that
  * length and goes through the same loop: an element's result does not depend on where it stands. */
@@ -7,21 +7,50 @@
 
 typedef void (*M(body))(int64_t n, const void *const *in, const int *stride, void *out);
 
+/* Copies fewer than LANES elements in pieces whose sizes are powers of two. Each is read back by a
+ * piece of its own size: where the next kernel reads it at once, it need not wait until it is in
+ * the cache. */
+INLINE void M(copy_few)(T *to, const T *from, int64_t n)
+{
+    for (int64_t piece = LANES / 2; piece > 0; piece /= 2) {
+        if (!(n & piece)) continue;
+        memcpy(to, from, (size_t)piece * sizeof(T));
+        to += piece;
+        from += piece;
+    }
+}
+
+/* The first n > 0 of LANES elements, then the last of them again and again. They are put together
+ * in registers: a vector that is read where its elements have just been stored one by one would
+ * have to wait until they are in the cache. */
+typedef T M(vector) __attribute__((vector_size(BYTES)));
+INLINE void M(fill_line)(T *to, const T *from, int64_t n)
+{
+    enum { WIDTH = BYTES / sizeof(T) };
+    const T last = from[n - 1];
+    for (int64_t start = 0; start < LANES; start += WIDTH) {
+        M(vector) v = { SAME(last) };
+        for (int64_t i = 0; i < WIDTH; i++) { /* unrolled */
+            if (start + i >= n - 1) break;
+            v[i] = from[start + i];
+        }
+        memcpy(to + start, &v, sizeof v);
+    }
+}
+
 /* The last, incomplete vector; unused lanes repeat its last element. */
 static void M(run_tail)(M(body) body, int arity, int64_t start, int64_t n, const void *const *in,
                         const int *stride, void *out)
 {
-    T padded[3][64 / sizeof(T)], result[64 / sizeof(T)];
+    _Alignas(64) T padded[3][64 / sizeof(T)], result[64 / sizeof(T)];
     const void *operand[3];
     for (int k = 0; k < arity; k++) {
-        const T *from = (const T *)in[k] + start * stride[k],
-                last = from[stride[k] * (n - 1 - start)];
-        for (int64_t i = 0; i < LANES; i++) padded[k][i] = last;
-        if (stride[k]) memcpy(padded[k], from, (size_t)(n - start) * sizeof(T));
+        const T *from = (const T *)in[k] + start * stride[k];
+        M(fill_line)(padded[k], from, stride[k] ? n - start : 1);
         operand[k] = padded[k];
     }
     body(LANES, operand, (const int[]){ 1, 1, 1 }, result);
-    memcpy((T *)out + start, result, (size_t)(n - start) * sizeof(T));
+    M(copy_few)((T *)out + start, result, n - start);
 }
 
 static void M(run)(M(body) body, int arity, int64_t n, const void *const *in, const int *stride,
@@ -116,16 +145,14 @@ static void M(run_pair)(M(pair_body) body, int arity, int64_t n, const void *con
                         void *second)
 {
     const int64_t whole = n / LANES * LANES;
-    T padded[2][64 / sizeof(T)], result[2][64 / sizeof(T)];
+    _Alignas(64) T padded[2][64 / sizeof(T)], result[2][64 / sizeof(T)];
     const void *operand[2] = { padded[0], padded[1] };
     if (whole > 0) body(whole, in, out, second);
     if (whole >= n) return;
-    for (int k = 0; k < arity; k++)
-        for (int64_t i = 0; i < LANES; i++)
-            padded[k][i] = ((const T *)in[k])[whole + i < n ? whole + i : n - 1];
+    for (int k = 0; k < arity; k++) M(fill_line)(padded[k], (const T *)in[k] + whole, n - whole);
     body(LANES, operand, result[0], result[1]);
-    memcpy((T *)out + whole, result[0], (size_t)(n - whole) * sizeof(T));
-    memcpy((T *)second + whole, result[1], (size_t)(n - whole) * sizeof(T));
+    M(copy_few)((T *)out + whole, result[0], n - whole);
+    M(copy_few)((T *)second + whole, result[1], n - whole);
 }
 
 #define PAIR(name, arity, kernel, second_kernel)                                                   \

@@ -9,12 +9,15 @@
 
 #define T float
 #define M(f) f##_f32
+#define SAME SAME_F32
 #include "autodiff/kernels/kernel_loops.h"
 #undef T
 #undef M
+#undef SAME
 
 #define T double
 #define M(f) f##_f64
+#define SAME SAME_F64
 #include "autodiff/kernels/kernel_loops.h"
 #undef T
 #undef M

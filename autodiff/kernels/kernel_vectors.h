@@ -1,5 +1,6 @@
 /* Internal to the kernels: loops that are vectorised, and vectors of the instruction set that a
- * file is built for: VECTORS is defined where the compiler has them, BYTES is their size. */
+ * file is built for, of BYTES; VECTORS is defined where the compiler can rearrange their elements.
+ */
 #ifndef COSTATE_KERNEL_VECTORS_H
 #define COSTATE_KERNEL_VECTORS_H
 
@@ -12,13 +13,6 @@
 #define VECTORISE _Pragma("GCC ivdep")
 #endif
 
-#if defined __GNUC__ && defined __has_builtin
-#if __has_builtin(__builtin_shufflevector)
-#define VECTORS 1
-#endif
-#endif
-
-#ifdef VECTORS
 #if defined __AVX512F__
 #define BYTES 64
 #elif defined __AVX__
@@ -26,6 +20,29 @@
 #else
 #define BYTES 16
 #endif
+/* x for each element of a vector. */
+#define SAME_2(x) x, x
+#define SAME_4(x) SAME_2(x), SAME_2(x)
+#define SAME_8(x) SAME_4(x), SAME_4(x)
+#define SAME_16(x) SAME_8(x), SAME_8(x)
+#if BYTES == 64
+#define SAME_F32 SAME_16
+#define SAME_F64 SAME_8
+#elif BYTES == 32
+#define SAME_F32 SAME_8
+#define SAME_F64 SAME_4
+#else
+#define SAME_F32 SAME_4
+#define SAME_F64 SAME_2
+#endif
+
+#if defined __GNUC__ && defined __has_builtin
+#if __has_builtin(__builtin_shufflevector)
+#define VECTORS 1
+#endif
+#endif
+
+#ifdef VECTORS
 /* Every other element of x followed by y, from `first` on. */
 #define EVERY_OTHER_2(x, y, first) __builtin_shufflevector(x, y, first, first + 2)
 #define EVERY_OTHER_4(x, y, first)                                                                 \

@@ -193,6 +193,23 @@ static bool verified(ad_tape *tape, const ad_program *p, const char *pass, bool 
 }
 #endif
 
+/* Whether the program has rows, and how many it can have. */
+static void count_rows(ad_program *p)
+{
+    int64_t widest = 1;
+    for (int32_t i = 0; i < p->ir.n; i++) {
+        bool rows = ad_has_rows(p->ir.inst[i].shape);
+        p->has_rows = p->has_rows || rows || p->ir.inst[i].op == AD_OP_row_count;
+        if (rows && i < p->ir.ninput && ad_row_size(p->ir.inst[i].shape) > widest)
+            widest = ad_row_size(p->ir.inst[i].shape);
+    }
+    for (int j = 0; j < p->ir.noutput; j++) {
+        ad_shape out = p->ir.inst[p->ir.output[j]].shape;
+        if (ad_has_rows(out) && ad_row_size(out) > widest) widest = ad_row_size(out);
+    }
+    p->most_rows = INT64_MAX / (int64_t)sizeof(double) / widest;
+}
+
 static bool transform(ad_tape *tape, ad_program *p, uint32_t without)
 {
     if (!verified(tape, p, "collect", false)) return false;
@@ -201,9 +218,7 @@ static bool transform(ad_tape *tape, ad_program *p, uint32_t without)
             (!passes[k].run(&p->ir) || !verified(tape, p, passes[k].name, false)))
             return false;
     ad_ir_count_uses(&p->ir);
-    for (int32_t i = 0; i < p->ir.n; i++)
-        p->has_rows =
-            p->has_rows || ad_has_rows(p->ir.inst[i].shape) || p->ir.inst[i].op == AD_OP_row_count;
+    count_rows(p);
     return ad_plan(p) && verified(tape, p, "plan", true);
 }
 

@@ -103,8 +103,9 @@ struct ad_program {
     ad_held *held;
     ad_ir ir;
     bool has_rows;
-    const char *isa; /* as ad_isa gave it when the kernels were chosen */
-    ad_slot *slot;   /* one a value */
+    int64_t most_rows; /* with more the caller's arrays would have more bytes than can be counted */
+    const char *isa;   /* as ad_isa gave it when the kernels were chosen */
+    ad_slot *slot;     /* one a value */
     int32_t nstep;
     ad_step *step;
     int nphase;

@@ -170,12 +170,13 @@ static void begin_lane(const ad_workspace *w, const ad_phase *phase, ad_thread_m
                        int64_t lane)
 {
     const ad_program *p = w->program;
+    const int64_t size = (int64_t)ad_dtype_size(p->ir.dtype);
     for (int i = 0; i < phase->nreduction; i++) {
         const ad_step *s = &p->step[phase->reduction[i]];
         int32_t root = p->slot[s->value].root;
         t->pointer[s->value] = w->base[root] + lane * p->lane_bytes;
         if (root == s->value)
-            ad_kernel_identity(&s->kernel, t->pointer[s->value], ad_row_size(s->kernel.out));
+            ad_kernel_identity(&s->kernel, t->pointer[s->value], p->slot[root].bytes / size);
     }
 }
 
@@ -268,12 +269,6 @@ static const char *shape_text(const ad_program *p, int32_t value, char *text, si
 
 static bool input_is_used(const ad_program *p, int i) { return p->ir.inst[i].uses > 0; }
 
-/* Whether an array of this shape has more bytes than can be counted. */
-static bool too_many(ad_shape s, int64_t rows)
-{
-    return ad_has_rows(s) && rows > INT64_MAX / (int64_t)sizeof(double) / ad_row_size(s);
-}
-
 static int check_arguments(ad_workspace *w, const ad_run_args *a)
 {
     const ad_program *p = w->program;
@@ -289,11 +284,7 @@ static int check_arguments(ad_workspace *w, const ad_run_args *a)
                                      ? "ad_run: the batch is empty (rows = %lld)"
                                      : "ad_run: the number of rows is negative (rows = %lld)",
                                  (long long)a->rows);
-    bool many = p->has_rows && a->rows > INT64_MAX / (int64_t)sizeof(double);
-    for (int i = 0; i < p->ir.ninput; i++) many = many || too_many(p->ir.inst[i].shape, a->rows);
-    for (int j = 0; j < p->ir.noutput; j++)
-        many = many || too_many(p->ir.inst[p->ir.output[j]].shape, a->rows);
-    if (many)
+    if (p->has_rows && a->rows > p->most_rows)
         return ad_workspace_fail(w, "ad_run: %lld rows need more bytes than can be addressed",
                                  (long long)a->rows);
     if ((p->ir.ninput && !a->inputs) || (p->ir.noutput && !a->outputs))

@@ -195,7 +195,8 @@ int ad_workspace_reserve(ad_workspace *w, int64_t rows)
 {
     const ad_program *p = w->program;
     if (make_states(w)) return -1;
-    if (!p->has_rows) return 0;
+    if (!p->has_rows || rows <= w->reserved) return 0;
+    w->reserved = 0;
     int64_t blocks = ad_block_count(p, rows), threads = blocks < w->threads ? blocks : w->threads;
     int64_t lanes = ad_size_mul(p->lane_bytes, lane_count(blocks));
     int64_t bytes = ad_size_add(complete_bytes(p, rows),
@@ -207,5 +208,7 @@ int ad_workspace_reserve(ad_workspace *w, int64_t rows)
             w,
             "ad_run: out of memory: %lld bytes for a program at %lld rows; this machine has %lld",
             (long long)bytes, (long long)rows, (long long)ad_machine_bytes());
-    return reserve_complete(w, rows) || reserve_lanes(w, rows) || reserve_threads(w, rows) ? -1 : 0;
+    if (reserve_complete(w, rows) || reserve_lanes(w, rows) || reserve_threads(w, rows)) return -1;
+    w->reserved = rows;
+    return 0;
 }

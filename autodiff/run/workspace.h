@@ -24,7 +24,8 @@ struct ad_workspace {
     char *lanes;
     int nlane;
     char *complete;
-    int64_t rows; /* rows that the complete arrays hold */
+    int64_t rows;     /* rows that the complete arrays hold */
+    int64_t reserved; /* rows for which all memory is there */
     size_t bytes;
     char **base; /* of every root: its array as a whole; NULL: block memory, or not there */
     const void **in;

@@ -48,7 +48,7 @@ void ode_implicit_step(const ode_method *m, ode_step *s)
     }
     ode_record_root(s, s->t[m->times - 1], g, base, s->next, &s->counts);
     ad_var unused[ODE_MAX_JOINT];
-    s->finite = ode_record_largest(n, s->next);
+    s->finite = ode_record_largest(n, s->next, NULL);
     if (m->rings) record_ringing(s);
     if (!rate || !s->system->nquad) return;
     ad_var *end = s->carry_quad_next;

@@ -27,7 +27,7 @@ void ode_nystroem_step(const ode_method *m, ode_step *s)
         s->next[j] = ad_add(s->carry[j], ad_mul(two, s->k[j]));
         s->carry_next[j] = s->y[j];
     }
-    s->finite = ode_record_largest(n, s->next);
+    s->finite = ode_record_largest(n, s->next, NULL);
     if (!s->quadrature || !s->system->nquad) return;
     /* Quadratures carry nothing: the midpoint rule at the mean of the ends, of the same order. */
     ad_var mean[ODE_MAX_JOINT], rate[ODE_MAX_JOINT];

@@ -82,10 +82,9 @@ void ode_runge_kutta_step(const ode_method *m, ode_step *s)
                               rate);
     }
     if (s->quadrature) finish_quadratures(t, s);
-    s->finite = ode_record_largest(s->system->nstate, s->next);
+    s->finite = ode_record_largest(n, s->next, s->estimate ? s->k + last * n : NULL);
     if (!s->estimate) return;
     for (int j = 0; j < n; j++) s->carry_next[j] = s->k[last * n + j];
-    s->finite = ad_max(s->finite, ode_record_largest(n, s->carry_next));
     s->error = scaled_squares(s, last + 1, t->e);
     s->error3 = t->e3 ? scaled_squares(s, last + 1, t->e3) : ad_zeros_like(s->error);
     ode_record_stiffness(m, s, before);

@@ -19,11 +19,12 @@ ad_var ode_record_sum(ad_var y, ad_var weight, int n, const double *c, const ad_
     return sum.tape ? ad_add(y, ad_mul(weight, sum)) : y;
 }
 
-ad_var ode_record_largest(int n, const ad_var *x)
+ad_var ode_record_largest(int n, const ad_var *x, const ad_var *y)
 {
     ad_var all = ad_none(x[0].tape);
     for (int j = 0; j < n; j++) {
-        ad_var one = ad_reduce_max(ad_abs(x[j]), 0, NULL, 0);
+        ad_var size = y ? ad_max(ad_abs(x[j]), ad_abs(y[j])) : ad_abs(x[j]);
+        ad_var one = ad_reduce_max(size, 0, NULL, 0);
         all = j ? ad_max(all, one) : one;
     }
     return all;

@@ -84,8 +84,9 @@ ad_var ode_record_sum(ad_var y, ad_var weight, int n, const double *c, const ad_
 ad_var ode_record_tolerance(const ode_step *s, int j);
 ad_var ode_record_weight(const ode_step *s,
                          int j); /* its reciprocal, which all norms of a step share */
-/* The largest absolute value of n arrays: finite if and only if all their elements are. */
-ad_var ode_record_largest(int n, const ad_var *x);
+/* The largest absolute value of n arrays x and of as many y of their shapes (NULL: none): finite if
+ * and only if all elements are. */
+ad_var ode_record_largest(int n, const ad_var *x, const ad_var *y);
 ad_var ode_record_row_squares(ad_var x); /* sums of squares by row, [rows] */
 
 #endif
