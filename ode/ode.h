@@ -64,6 +64,54 @@ int ode_method_order(const ode_method *method);
 bool ode_method_adaptive(const ode_method *method);  /* has an error estimate */
 const ode_method *ode_method_find(const char *name); /* NULL when there is none */
 
+/* ---- controllers of step sizes --------------------------------------------------------------- */
+
+/* How an adaptive solve chooses the size of the next step from the errors of the latest ones, with
+ * k = ode_method_order and r_n the error of step n in units of the tolerance:
+ *
+ *   h_(n+1) = h_n prod_i (e / r_(n-i))^(beta[i] / k) prod_i (h_(n-i) / h_(n-i-1))^(-alpha[i]),
+ *
+ * e = safety^k (Soederlind 2003, doi:10.1145/641876.641877; Soederlind, Wang 2006,
+ * doi:10.1016/j.cam.2005.03.008). A rejected attempt (r > 1) is followed by the elementary choice,
+ * h safety r^(-1/k), and forgotten; so it is until as many steps as the formula needs have been
+ * accepted, and after a step that was cut short to end at a given time. The stability limit and
+ * options.max_step bound the size besides. */
+enum { ODE_CONTROL_PAST = 3 };
+typedef struct {
+    int order;      /* k */
+    int steps;      /* entries that are known below, at least 1: the latest attempt, then accepted
+                       steps, backwards. Earlier errors below 1e-4 are 1e-4 */
+    int rejections; /* attempts of this step that were rejected before this one */
+    double ratio[ODE_CONTROL_PAST]; /* r; above 1: the attempt is rejected */
+    double size[ODE_CONTROL_PAST];  /* |h| */
+} ode_control_history;
+
+/* Zeros mean the defaults; one's own controllers are objects like those below. */
+typedef struct {
+    const char *name, *about;
+    double beta[3], alpha[2]; /* the formula's; the sum of beta must be positive */
+    double safety;            /* default 0.9, at most 1 */
+    double most, least;       /* limits to h_(n+1) / h_n: default 10, 0.2 */
+    double least_accepted; /* instead of least, after an accepted step: default least, at most 1 */
+    double most_again; /* instead of most, where an attempt of the step was rejected: default most;
+                          1 is advised (Hairer, Norsett, Wanner, Solving ODEs I, II.4) */
+    /* Instead of beta and alpha: h_(n+1) / h_n, which the limits then bound. Called by the thread
+     * that runs the solve, for accepted and rejected attempts whose error is finite and not zero;
+     * after a rejected one, at most `safety` is taken. A result that is not finite is an error. */
+    double (*factor)(const ode_control_history *past, void *user);
+    void *user; /* borrowed: must outlive the tape and programs */
+} ode_controller;
+
+/* i: integral, the default; steps do not shrink after accepted steps. pi: PI.4.7 of Gustafsson
+ * 1991. h211b (b = 4), pid (H312PID): digital filters of Soederlind 2003, table III. The longer the
+ * memory, the smoother the sizes: fewer rejections where the error of a step depends on the one
+ * before (at the limit of stability), smoother results as functions of the tolerance; and a slower
+ * answer to changes. */
+extern const ode_controller ode_control_i, ode_control_pi, ode_control_h211b, ode_control_pid;
+const ode_controller *const *ode_controllers(void); /* all, NULL-terminated */
+/* h_(n+1) / h_n as the controller chooses it, within its limits; NaN: its factor is not finite. */
+double ode_controller_factor(const ode_controller *controller, const ode_control_history *past);
+
 /* ---- adjoints -------------------------------------------------------------------------------- */
 
 /* Constant objects as methods are: ode_adjoints() lists them (of none, NULL: "no adjoint"). All of
@@ -146,6 +194,7 @@ typedef struct {
                       between times and stops   (jump_times, knots of ode_interpolate) evenly */
     int64_t steps; /* > 0: so many equal steps in each interval between times (excludes step); stops
                       divide it into pieces with steps of at most this size */
+    const ode_controller *controller; /* adaptive: default ode_control_i. Copied */
     double first_step; /* adaptive: size of the first step; default: chosen from two evaluations of
                           the field, after Hairer, Norsett, Wanner, Solving ODEs I, II.4, but free
                           of time's unit. Do not give a large one: the error estimates of bosh3 and

@@ -1,5 +1,5 @@
-/* The march from step to step: fixed, adaptive or replayed, in either direction of time. Joint
- * control: one step size for all rows. */
+/* A step of a march: memory and programs, one attempt, what it found, its acceptance. The loops
+ * over steps are fixed.c and adaptive.c. Joint control: one step size for all rows. */
 #include "ode/march/march.h"
 #include <float.h>
 #include <math.h>
@@ -194,43 +194,13 @@ int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int thr
 
 /* ---- times ---- */
 
-/* The float or double after t (direction > 0) or before it. */
-static double next_to(ad_dtype dtype, double t, double direction)
-{
-    double end = direction > 0 ? INFINITY : -INFINITY;
-    return dtype == AD_F64 ? nextafter(t, end) : (double)nextafterf((float)t, (float)end);
-}
-
-double ode_spacing(double t)
-{
-    t = fabs(t);
-    return fmax(nextafter(t, INFINITY) - t, DBL_MIN);
-}
-
-double ode_type_spacing(ad_dtype dtype, double t)
-{
-    if (dtype == AD_F64) return ode_spacing(t);
-    float at = fabsf((float)t);
-    return (double)nextafterf(at, INFINITY) - (double)at;
-}
-
-double ode_stage_time(ad_dtype dtype, double t, const ode_boundary *a, const ode_boundary *b)
-{
-    double direction = b->t > a->t ? 1 : -1, rounded = ode_round_time(dtype, t);
-    if (a->jump && direction * (rounded - ode_round_time(dtype, a->t)) <= 0)
-        return next_to(dtype, a->t, direction);
-    if (b->jump && direction * (rounded - ode_round_time(dtype, b->t)) >= 0)
-        return next_to(dtype, b->t, -direction);
-    return rounded;
-}
-
 int ode_march_field(ode_march *m, double t, int side, const void *y, void *dy, void *rate,
                     void *kept)
 {
     ode_system *s = m->system;
     ode_runner *r = &m->field;
     const ode_places *at = &r->unit->at;
-    double number = 0, tt = side ? next_to(s->dtype, t, side) : ode_round_time(s->dtype, t);
+    double number = 0, tt = side ? ode_next_time(s->dtype, t, side) : ode_round_time(s->dtype, t);
     ode_store(s->dtype, &number, 0, tt);
     r->in[at->t] = &number;
     point_in(r, s, m->rows, at->y, y);
@@ -260,15 +230,13 @@ static int64_t evaluations_of_step(const ode_march *m)
     return m->method->implicit ? (int64_t)get_number(m, N_COUNTS) + m->method->times - 1 : 1;
 }
 
-/* Memory for the residuals of evaluation i of the step to be taken, or NULL. */
-static void *keep(const ode_march *m, const ode_sink *sink, int i)
+void *ode_march_keep(const ode_march *m, const ode_sink *sink, int i)
 {
     return sink->keep ? sink->keep(sink->context, m->steps, i) : NULL;
 }
 
-/* Runs the step program from a to b. */
-static int run_step(ode_march *m, const ode_sink *sink, const ode_boundary *a,
-                    const ode_boundary *b, const void *y, void *next)
+int ode_march_attempt(ode_march *m, const ode_sink *sink, const ode_boundary *a,
+                      const ode_boundary *b, const void *y, void *next)
 {
     ode_system *s = m->system;
     ode_runner *r = &m->step;
@@ -296,7 +264,7 @@ static int run_step(ode_march *m, const ode_sink *sink, const ode_boundary *a,
     }
     const ode_residuals *residuals = r->unit->key.residuals;
     for (int i = at->first_kept; residuals && i < at->nkept; i++)
-        ode_residuals_point(s, residuals, m->rows, keep(m, sink, i), NULL,
+        ode_residuals_point(s, residuals, m->rows, ode_march_keep(m, sink, i), NULL,
                             r->out + at->kept + (i - at->first_kept) * residuals->n);
     char error[ODE_ERROR_SIZE];
     if (ode_runner_run(r, m->rows, error, sizeof error))
@@ -330,8 +298,8 @@ static int note_blur(ode_march *m, const ode_boundary *a, const ode_boundary *b)
     return m->blurred < ODE_BLURRED_STEPS ? 0 : ode_fail_blurred(m, a->t, b->t);
 }
 
-static int accept(ode_march *m, const ode_sink *sink, const ode_boundary *a, const ode_boundary *b,
-                  const void *y, const void *next)
+int ode_march_accept(ode_march *m, const ode_sink *sink, const ode_boundary *a,
+                     const ode_boundary *b, const void *y, const void *next)
 {
     if (sink->accepted(sink->context, m, m->steps, a, b, y, next)) return -1;
     if (m->carry[0].data) ode_buffer_swap(m->carry);
@@ -391,7 +359,7 @@ int ode_march_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, co
     void *next = sink->slot(sink->context, m->steps);
     if (!next) return ode_fail_memory(m);
     if (a->restart && m->method->begin && bootstrap(m, a, b, *y)) return -1;
-    if (run_step(m, sink, a, b, *y, next)) return -1;
+    if (ode_march_attempt(m, sink, a, b, *y, next)) return -1;
     bool derivative;
     int64_t bad = isfinite(get_number(m, N_SUMS)) ? -1 : ode_march_nonfinite(m, next, &derivative);
     if (bad >= 0) {
@@ -405,126 +373,16 @@ int ode_march_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, co
                         ode_shown(ode_load(m->system->dtype, next, bad)), where);
     }
     if (m->method->rings && b->output && is_ringing(m, a, b)) return -1;
-    if (accept(m, sink, a, b, *y, next)) return -1;
+    if (ode_march_accept(m, sink, a, b, *y, next)) return -1;
     *y = next;
     return 0;
 }
 
-static int take_step(ode_march *m, const ode_sink *sink, const ode_boundary *a,
-                     const ode_boundary *b, void **y)
-{
-    if (m->steps < m->settings->max_steps) return ode_march_step(m, sink, a, b, y);
-    return ode_fail(m, "more than %lld steps (at t = %.15g); take larger steps or raise max_steps",
-                    (long long)m->settings->max_steps, a->t);
-}
-
-static double spacing_between(double from, double to)
-{
-    return ode_spacing(fmax(fabs(from), fabs(to)));
-}
-
-/* How many steps of at most this size: a whole number of them may come out a little longer by
- * rounding, of the times (in the type they were given in) and of the step. */
-static double steps_between(const ode_march *m, double from, double to, double step)
-{
-    double length = fabs(to - from);
-    bool floats =
-        m->system->dtype == AD_F32 && (double)(float)from == from && (double)(float)to == to;
-    double slack = 2 * (floats ? FLT_EPSILON : DBL_EPSILON) * fmax(fabs(from), fabs(to));
-    slack = fmin(slack, 0.01 * step) + 8 * DBL_EPSILON * length;
-    return fmax(1, ceil((length - slack) / step));
-}
-
-/* Equal steps between neighbouring output times (and jumps). */
-static int run_fixed(ode_march *m, int n, const double *times, void *y, const ode_sink *sink)
-{
-    const ode_settings *set = m->settings;
-    for (int j = 0; j + 1 < n; j++) {
-        double from = times[j];
-        ode_boundary a = {
-            .t = from, .lo = j, .hi = j, .jump = ode_stops_jump(&m->stops, from), .restart = true
-        };
-        while (from != times[j + 1]) {
-            double to = ode_stops_next(&m->stops, from, times[j + 1]), length = to - from;
-            double size =
-                set->steps ? fabs(times[j + 1] - times[j]) / (double)set->steps : set->step;
-            double wanted = steps_between(m, from, to, size);
-            if (wanted > (double)set->max_steps)
-                return ode_fail(m,
-                                "%.3g steps are asked for from t = %g to %g, more than max_steps = "
-                                "%lld; take larger steps or raise max_steps",
-                                wanted, from, to, (long long)set->max_steps);
-            int64_t count = (int64_t)wanted;
-            if (m->method->begin && fabs(length) < 1e3 * wanted * spacing_between(from, to))
-                return ode_fail(
-                    m,
-                    "steps of %.3g from t = %.15g to %.15g are not equal, as %s needs them, but "
-                    "rounded to the spacing of "
-                    "numbers there (%.2g); take fewer steps, or shift the origin of time",
-                    fabs(length) / wanted, from, to, m->method->name, spacing_between(from, to));
-            /* Ends that are output times move with them; a jump is a constant, so pieces beside one
-             * are affine in one time only. */
-            bool start = from == times[j], end = to == times[j + 1];
-            for (int64_t i = 1; i <= count; i++) {
-                double w = (double)i / (double)count;
-                ode_boundary b = { .t = i == count ? to : from + w * length,
-                                   .weight = w,
-                                   .lo = j,
-                                   .hi = j + 1,
-                                   .jump = i == count && ode_stops_jump(&m->stops, to) };
-                b.restart = i == count;
-                b.output = i == count && to == times[j + 1];
-                if (!start || !end) {
-                    b.lo = start ? j : end ? j + 1 : -1;
-                    b.hi = -1;
-                    b.weight =
-                        start ? w : 1 - w; /* a part (1 - weight) of the one end that moves */
-                }
-                if (take_step(m, sink, &a, &b, &y)) return -1;
-                a = b;
-            }
-            from = to;
-        }
-    }
-    return 0;
-}
-
-static int run_replay(ode_march *m, int n, const double *times, void *y, const ode_sink *sink)
-{
-    const ode_steps *steps = m->settings->replay;
-    const double *t = ode_steps_times(steps);
-    int64_t count = ode_steps_count(steps);
-    if (count < 1 || t[0] != times[0] || t[count] != times[n - 1])
-        return ode_fail(
-            m,
-            "the steps to replay go from t = %.15g to %.15g, not from %.15g to %.15g as times do",
-            count < 1 ? NAN : t[0], count < 1 ? NAN : t[count], times[0], times[n - 1]);
-    ode_boundary a = {
-        .t = t[0], .lo = 0, .hi = 0, .jump = ode_stops_jump(&m->stops, t[0]), .restart = true
-    };
-    for (int64_t i = 1; i <= count; i++) {
-        bool last = i == count, output = false;
-        for (int j = 0; j < n; j++) output = output || times[j] == t[i];
-        ode_boundary b = { .t = t[i],
-                           .lo = last ? n - 1 : -1,
-                           .hi = last ? n - 1 : -1,
-                           .jump = ode_stops_jump(&m->stops, t[i]) };
-        b.output = output;
-        double h = t[i] - t[i - 1], following = last ? h : t[i + 1] - t[i];
-        b.restart = b.jump || output || fabs(following - h) > 1e-9 * fabs(h);
-        if (take_step(m, sink, &a, &b, &y)) return -1;
-        a = b;
-    }
-    return 0;
-}
-
-/* ---- adaptive steps ---- */
+/* ---- what an attempt found ---- */
 
 static double rms(const ode_march *m, double squares) { return sqrt(squares / (double)m->cells); }
 
-/* The error of the attempted step in units of the tolerance; infinite when anything is not finite.
- */
-static double error_ratio(const ode_march *m)
+double ode_march_error(const ode_march *m)
 {
     double finite = get_number(m, N_SUMS), error = get_number(m, N_SUMS + 1),
            error3 = get_number(m, N_SUMS + 2);
@@ -537,110 +395,4 @@ static double error_ratio(const ode_march *m)
     return fmax(state, quadratures);
 }
 
-/* How much the step may grow or must shrink. */
-static double step_factor(const ode_march *m, double ratio)
-{
-    double least = ratio <= 1 ? 1 : 0.2;
-    if (ratio == 0) return 10;
-    if (!isfinite(ratio)) return least;
-    return fmin(10, fmax(least, 0.9 * pow(ratio, -1.0 / m->method->order)));
-}
-
-/* The smallest step that is tried at t. */
-static double least_step(const ode_settings *set, double t)
-{
-    return fmax(set->min_step, 16 * ode_spacing(t));
-}
-
-/* Goes back to where step k began. */
-static int go_back(ode_march *m, const ode_sink *sink, int64_t k, int direction, ode_boundary *a,
-                   void **y)
-{
-    *y = sink->rewind(sink->context, k, a);
-    m->steps = k;
-    ode_watch_rewind(m);
-    return ode_march_field(m, a->t, a->jump ? direction : 0, *y, m->carry[0].data, m->rate[0].data,
-                           keep(m, sink, 0));
-}
-
-static int run_adaptive(ode_march *m, int n, double t0, double t1, void *y, const ode_sink *sink)
-{
-    const ode_settings *set = m->settings;
-    double direction = t1 > t0 ? 1 : -1, h = set->first_step,
-           stop = ode_stops_next(&m->stops, t0, t1);
-    ode_boundary a = { .t = t0, .lo = 0, .hi = 0, .jump = ode_stops_jump(&m->stops, t0) };
-    if (ode_march_field(m, t0, a.jump ? (int)direction : 0, y, m->carry[0].data, m->rate[0].data,
-                        keep(m, sink, 0)))
-        return -1;
-    if (h == 0) h = ode_first_step(m, t0, t1, y);
-    for (int64_t attempt = 0; a.t != t1; attempt++) {
-        if (attempt >= set->max_steps) return ode_fail_many(m, a.t, t1, h, y);
-        double left = fabs(stop - a.t), least = least_step(set, a.t);
-        h = fmax(h, least);
-        if (set->max_step > 0) h = fmin(h, set->max_step);
-        /* Stretch a little rather than leave a sliver; beyond max_step only by what rounding makes
-         * of a whole number of steps. */
-        double stretched =
-                   set->max_step > 0 ? fmin(1.01 * h, set->max_step * (1 + 1e-6)) : 1.01 * h,
-               taken = h;
-        bool landing = left <= stretched;
-        if (landing) taken = left;
-        if (taken < least && !landing)
-            return ode_fail(m,
-                            "options.max_step = %g is too small at t = %.15g, where the rounding "
-                            "of time allows steps of %.3g at least; "
-                            "raise it, or shift the origin of time towards t",
-                            set->max_step, a.t, least);
-        void *next = sink->slot(sink->context, m->steps);
-        if (!next) return ode_fail_memory(m);
-        ode_boundary b = { .t = landing ? stop : a.t + direction * h,
-                           .lo = -1,
-                           .hi = -1,
-                           .jump = landing && ode_stops_jump(&m->stops, stop) };
-        if (b.t == t1) b.lo = b.hi = n - 1;
-        if (run_step(m, sink, &a, &b, y, next)) return -1;
-        double ratio = error_ratio(m), factor = step_factor(m, ratio);
-        bool stable = ode_guard_allows(&m->guard, taken, get_number(m, N_SUMS + ODE_SUM_STIFFNESS));
-        factor = fmin(factor, fmax(0.2, ode_guard_factor(&m->guard)));
-        int fine = ratio <= 1 && stable ? ode_watch_step(m, &a, &b, y, ratio, &factor) : 0;
-        if (fine < 0) return -1;
-        if (fine) {
-            if (ode_watch_accept(m, taken)) return -1;
-            ode_guard_accept(&m->guard);
-            if (accept(m, sink, &a, &b, y, next)) return -1;
-            y = next;
-            a = b;
-            h = landing && factor * taken < h ? fmin(h, ode_guard_factor(&m->guard) * taken)
-                                              : factor * taken;
-            stop = ode_stops_next(&m->stops, a.t, t1);
-            if (b.jump && a.t != t1 &&
-                ode_march_field(m, a.t, (int)direction, y, m->carry[0].data, m->rate[0].data,
-                                keep(m, sink, 0)))
-                return -1;
-            h = fmin(h, ode_watch_limit(&m->watch));
-            int64_t back = a.t == t1 ? -1 : ode_watch_look(m, &a, (int)direction, y, h);
-            if (back >= 0) {
-                if (go_back(m, sink, back, (int)direction, &a, &y)) return -1;
-                stop = ode_stops_next(&m->stops, a.t, t1);
-            }
-            h = fmin(h, ode_watch_limit(&m->watch));
-            continue;
-        }
-        m->rejected++;
-        if (taken <= least) return ode_fail_small(m, a.t, taken, ratio, y, next);
-        h = factor * taken;
-        int64_t doubtful = ratio <= 1 && stable ? ode_watch_doubtful(m) : -1;
-        if (doubtful >= 0) {
-            if (go_back(m, sink, doubtful, (int)direction, &a, &y)) return -1;
-            stop = ode_stops_next(&m->stops, a.t, t1);
-        }
-    }
-    return 0;
-}
-
-int ode_march_run(ode_march *m, int n, const double *times, void *y, const ode_sink *sink)
-{
-    if (m->settings->replay) return run_replay(m, n, times, y, sink);
-    return m->adaptive ? run_adaptive(m, n, times[0], times[n - 1], y, sink)
-                       : run_fixed(m, n, times, y, sink);
-}
+double ode_march_stiffness(const ode_march *m) { return get_number(m, N_SUMS + ODE_SUM_STIFFNESS); }

@@ -135,6 +135,7 @@ struct ode_march {
                   16]; /* scalars in the call's type: h, tolerances, times, then results */
     int64_t steps, rejected, evaluations, counts[3];
     int64_t blurred; /* the latest steps, so many, are too short for a field that reads the time */
+    ode_control control;
     ode_guard guard;
     ode_watch watch;
     int threads;
@@ -156,6 +157,23 @@ int ode_march_open(ode_march *march, const ode_march_units *units, int64_t rows,
 /* From times[0] to times[n - 1]: fixed steps end at all of the times, adaptive ones at the last. y:
  * the first state. */
 int ode_march_run(ode_march *march, int n, const double *times, void *y, const ode_sink *sink);
+/* The two loops behind that: over equal or replayed steps, and over steps that the error chooses.
+ */
+int ode_march_fixed(ode_march *march, void *y, const ode_sink *sink);
+int ode_march_replay(ode_march *march, void *y, const ode_sink *sink);
+int ode_march_adaptive(ode_march *march, void *y, const ode_sink *sink);
+/* Runs the step program from a, state y, to b, state next. */
+int ode_march_attempt(ode_march *march, const ode_sink *sink, const ode_boundary *a,
+                      const ode_boundary *b, const void *y, void *next);
+/* Of the latest attempt: its error in units of the tolerance, infinite when anything is not finite;
+ * its ODE_SUM_STIFFNESS. */
+double ode_march_error(const ode_march *march);
+double ode_march_stiffness(const ode_march *march);
+/* Hands it to the sink. */
+int ode_march_accept(ode_march *march, const ode_sink *sink, const ode_boundary *a,
+                     const ode_boundary *b, const void *y, const void *next);
+/* Memory for the residuals of evaluation i of the step to be taken, or NULL. */
+void *ode_march_keep(const ode_march *march, const ode_sink *sink, int i);
 /* One step without error control (of an adaptive march: with the first stage in carry[0]). *y moves
  * on. */
 int ode_march_step(ode_march *march, const ode_sink *sink, const ode_boundary *a,
@@ -191,6 +209,10 @@ int64_t ode_march_nonfinite(const ode_march *march, const void *next, bool *deri
 int ode_fail_small(ode_march *march, double t, double h, double ratio, const void *y,
                    const void *next);
 int ode_fail_many(ode_march *march, double t, double t1, double h, const void *y);
+/* ---- times (times.c) ---- */
+
+/* The number of the type after t (direction > 0) or before it. */
+double ode_next_time(ad_dtype dtype, double t, double direction);
 /* How far the next double is from t. */
 double ode_spacing(double t);
 double ode_type_spacing(ad_dtype dtype,

@@ -172,6 +172,44 @@ static bool check_stepping(ode_settings *s, ad_tape *tape)
     return false;
 }
 
+/* A controller that cannot do what it is for is refused. */
+static bool check_controller(const ode_settings *s, const ode_options *o, ad_tape *tape)
+{
+    if (!o->controller) return true;
+    const ode_controller *c = &s->controller;
+    const struct {
+        const char *name;
+        double value, least, most;
+    } range[] = {
+        { "safety", c->safety, 0.01, 1 },        { "most", c->most, 1.01, 1e6 },
+        { "least", c->least, 1e-6, 0.99 },       { "least_accepted", c->least_accepted, 1e-6, 1 },
+        { "most_again", c->most_again, 1, 1e6 },
+    };
+    if (!s->adaptive) {
+        ad_fail(tape,
+                "%s: options.controller is for steps that the error chooses; these are given "
+                "(step, steps or replay)",
+                s->caller);
+        return false;
+    }
+    for (size_t i = 0; i < sizeof range / sizeof *range; i++) {
+        if (range[i].value >= range[i].least && range[i].value <= range[i].most) continue;
+        ad_fail(tape, "%s: options.controller (%s): %s is %g; it must be between %g and %g",
+                s->caller, c->name ? c->name : "no name", range[i].name, ode_shown(range[i].value),
+                range[i].least, range[i].most);
+        return false;
+    }
+    double sum = c->beta[0] + c->beta[1] + c->beta[2], all = sum + c->alpha[0] + c->alpha[1];
+    if (c->factor || (sum > 0 && isfinite(all))) return true;
+    ad_fail(tape,
+            "%s: options.controller (%s): beta {%g, %g, %g}, alpha {%g, %g}; they must be finite, "
+            "and the sum of beta positive, or steps whose errors are too large would grow (or give "
+            "a factor)",
+            s->caller, c->name ? c->name : "no name", ode_shown(c->beta[0]), ode_shown(c->beta[1]),
+            ode_shown(c->beta[2]), ode_shown(c->alpha[0]), ode_shown(c->alpha[1]));
+    return false;
+}
+
 bool ode_settings_make(ode_settings *s, const ode_options *options, ad_tape *tape,
                        const char *caller)
 {
@@ -180,6 +218,8 @@ bool ode_settings_make(ode_settings *s, const ode_options *options, ad_tape *tap
     *s = (ode_settings){ .caller = caller,
                          .method = o.method ? o.method : &ode_dopri5,
                          .adjoint = o.adjoint,
+                         .controller =
+                             ode_controller_resolved(o.controller ? o.controller : &ode_control_i),
                          .steps = o.steps,
                          .max_steps = o.max_steps ? o.max_steps : 100000,
                          .keep_bytes = o.keep_bytes ? o.keep_bytes : (int64_t)256 << 20,
@@ -209,7 +249,7 @@ bool ode_settings_make(ode_settings *s, const ode_options *options, ad_tape *tap
          check_count(tape, caller, "newton_iterations", o.newton_iterations);
     s->adaptive = s->method->error_order > 0 && !s->step && !s->steps && !s->replay;
     if (s->adaptive) s->stability = ode_stability_limit(s->method->tableau);
-    if (ok && check_stepping(s, tape) && copy_atols(s, &o, tape) &&
+    if (ok && check_stepping(s, tape) && check_controller(s, &o, tape) && copy_atols(s, &o, tape) &&
         check_rounding(s, s->rtol, s->atol, "", tape) &&
         check_rounding(s, s->adjoint_rtol, s->adjoint_atol, "adjoint_", tape) &&
         copy_jumps(s, &o, tape))

@@ -1,6 +1,7 @@
 /* Internal: options, resolved and checked. */
 #ifndef ODE_SETTINGS_H
 #define ODE_SETTINGS_H
+#include "ode/march/controller.h"
 #include "ode/step/step.h"
 
 struct ode_steps {
@@ -31,6 +32,7 @@ typedef struct {
     const char *caller;
     const ode_method *method;
     const ode_adjoint *adjoint;
+    ode_controller controller;
     double *atol_each; /* NULL, or instead of atol: of the elements of a row, all states in order,
                           then of their costates; owned */
     int natol;         /* of the former */

@@ -5,23 +5,31 @@
 
 typedef struct {
     double t;
-    bool jump; /* of the field itself: it is evaluated on the step's own side; else of a derivative
-                */
+    int output; /* the output time that it is; -1: none */
+    bool jump;  /* of the field itself: it is evaluated on the step's own side; else of a derivative
+                 */
 } ode_stop;
 
+/* The queue of a march: constant stops, and the output times. */
 typedef struct {
-    ode_stop *at; /* increasing; in memory */
+    ode_stop *at; /* the former, increasing; in memory */
     int64_t n;
     ad_dtype dtype;
     ode_buffer memory;
+    const double *times; /* the latter, in either direction; borrowed */
+    int ntimes;
+    bool all; /* steps end at all of these, else at the last one */
 } ode_stops;
 /* Of a solve with these arguments, as given to it. false: out of memory. */
 bool ode_stops_gather(ode_stops *stops, const ode_settings *settings, const ode_system *system,
                       const void *const *args);
 void ode_stops_free(ode_stops *stops);
-bool ode_stops_jump(const ode_stops *stops, double t); /* whether the field jumps at t */
-/* The first stop strictly between a and b, going from a to b; b when there is none. */
-double ode_stops_next(const ode_stops *stops, double a, double b);
-double ode_round_time(ad_dtype dtype, double t); /* as a field of this type sees it */
+/* For a march from times[0] to times[n - 1]. */
+void ode_stops_begin(ode_stops *stops, int n, const double *times, bool all);
+/* The first stop beyond t; before the last output time there is always one. */
+ode_stop ode_stops_next(const ode_stops *stops, double t);
+ode_stop ode_stops_at(const ode_stops *stops, double t); /* what t is to the march */
+bool ode_stops_jump(const ode_stops *stops, double t);   /* whether the field jumps at t */
+double ode_round_time(ad_dtype dtype, double t);         /* as a field of this type sees it */
 
 #endif

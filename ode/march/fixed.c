@@ -1,0 +1,150 @@
+/* Marches whose steps are given: equal ones between stops, and those of another solve. */
+#include "ode/march/march.h"
+#include <float.h>
+#include <math.h>
+
+static int take_step(ode_march *m, const ode_sink *sink, const ode_boundary *a,
+                     const ode_boundary *b, void **y)
+{
+    if (m->steps < m->settings->max_steps) return ode_march_step(m, sink, a, b, y);
+    return ode_fail(m, "more than %lld steps (at t = %.15g); take larger steps or raise max_steps",
+                    (long long)m->settings->max_steps, a->t);
+}
+
+/* ---- equal steps ---- */
+
+/* Equal steps from one stop to the next, within the interval between two output times. */
+typedef struct {
+    double from, to;
+    int interval; /* from output time `interval` to the next */
+    bool start;   /* begins at its first output time */
+    ode_stop stop;
+    int64_t count;
+} piece;
+
+/* How many steps of at most this size: a whole number of them may come out a little longer by
+ * rounding, of the times (in the type they were given in) and of the step. */
+static double steps_between(const ode_march *m, double from, double to, double step)
+{
+    double length = fabs(to - from);
+    bool floats =
+        m->system->dtype == AD_F32 && (double)(float)from == from && (double)(float)to == to;
+    double slack = 2 * (floats ? FLT_EPSILON : DBL_EPSILON) * fmax(fabs(from), fabs(to));
+    slack = fmin(slack, 0.01 * step) + 8 * DBL_EPSILON * length;
+    return fmax(1, ceil((length - slack) / step));
+}
+
+/* Counts the steps of a piece, which end at the stop. 0, or -1 with the march's error written. */
+static int divide(ode_march *m, piece *p)
+{
+    const ode_settings *set = m->settings;
+    const double *t = m->stops.times + p->interval;
+    double size = set->steps ? fabs(t[1] - t[0]) / (double)set->steps : set->step;
+    double wanted = steps_between(m, p->from, p->to, size), length = fabs(p->to - p->from);
+    if (wanted > (double)set->max_steps)
+        return ode_fail(m,
+                        "%.3g steps are asked for from t = %g to %g, more than max_steps = %lld; "
+                        "take larger steps or raise max_steps",
+                        wanted, p->from, p->to, (long long)set->max_steps);
+    double spacing = ode_spacing(fmax(fabs(p->from), fabs(p->to)));
+    if (m->method->begin && length < 1e3 * wanted * spacing)
+        return ode_fail(m,
+                        "steps of %.3g from t = %.15g to %.15g are not equal, as %s needs them, "
+                        "but rounded to the spacing of "
+                        "numbers there (%.2g); take fewer steps, or shift the origin of time",
+                        length / wanted, p->from, p->to, m->method->name, spacing);
+    p->count = (int64_t)wanted;
+    return 0;
+}
+
+/* The end of step i of a piece. Ends that are output times move with them; other stops are
+ * constants, so pieces beside one are affine in one time only. */
+static ode_boundary end_of_step(const piece *p, int64_t i)
+{
+    bool last = i == p->count, output = p->stop.output >= 0;
+    double w = (double)i / (double)p->count;
+    ode_boundary b = { .t = last ? p->to : p->from + w * (p->to - p->from),
+                       .jump = last && p->stop.jump,
+                       .restart = last,
+                       .output = last && output };
+    b.lo = b.hi = -1;
+    if (p->start && output) {
+        b.weight = w;
+        b.lo = p->interval;
+        b.hi = p->interval + 1;
+    } else if (p->start) {
+        b.weight = w; /* a part (1 - weight) of the one end that moves */
+        b.lo = p->interval;
+    } else {
+        b.weight = 1 - w;
+        if (output) b.lo = p->interval + 1;
+    }
+    return b;
+}
+
+int ode_march_fixed(ode_march *m, void *y, const ode_sink *sink)
+{
+    const ode_stops *stops = &m->stops;
+    ode_boundary a = { 0 };
+    for (piece p = { .stop = ode_stops_at(stops, stops->times[0]) };
+         p.stop.output != stops->ntimes - 1;) {
+        p.start = p.stop.output >= 0;
+        if (p.start) {
+            p.interval = p.stop.output;
+            a = (ode_boundary){ .t = p.stop.t,
+                                .lo = p.interval,
+                                .hi = p.interval,
+                                .jump = p.stop.jump,
+                                .restart = true };
+        }
+        p.from = a.t;
+        p.stop = ode_stops_next(stops, a.t);
+        p.to = p.stop.t;
+        if (divide(m, &p)) return -1;
+        for (int64_t i = 1; i <= p.count; i++) {
+            ode_boundary b = end_of_step(&p, i);
+            if (take_step(m, sink, &a, &b, &y)) return -1;
+            a = b;
+        }
+    }
+    return 0;
+}
+
+/* ---- replayed steps ---- */
+
+int ode_march_replay(ode_march *m, void *y, const ode_sink *sink)
+{
+    const ode_steps *steps = m->settings->replay;
+    const double *t = ode_steps_times(steps);
+    const ode_stops *stops = &m->stops;
+    int n = stops->ntimes;
+    const double *times = stops->times;
+    int64_t count = ode_steps_count(steps);
+    if (count < 1 || t[0] != times[0] || t[count] != times[n - 1])
+        return ode_fail(
+            m,
+            "the steps to replay go from t = %.15g to %.15g, not from %.15g to %.15g as times do",
+            count < 1 ? NAN : t[0], count < 1 ? NAN : t[count], times[0], times[n - 1]);
+    ode_boundary a = {
+        .t = t[0], .lo = 0, .hi = 0, .jump = ode_stops_jump(stops, t[0]), .restart = true
+    };
+    for (int64_t i = 1; i <= count; i++) {
+        bool last = i == count;
+        ode_stop stop = ode_stops_at(stops, t[i]);
+        ode_boundary b = { .t = t[i], .jump = stop.jump, .output = stop.output >= 0 };
+        b.lo = b.hi = last ? n - 1 : -1;
+        double h = t[i] - t[i - 1], following = last ? h : t[i + 1] - t[i];
+        b.restart = b.jump || b.output || fabs(following - h) > 1e-9 * fabs(h);
+        if (take_step(m, sink, &a, &b, &y)) return -1;
+        a = b;
+    }
+    return 0;
+}
+
+int ode_march_run(ode_march *m, int n, const double *times, void *y, const ode_sink *sink)
+{
+    bool given = m->settings->replay || !m->adaptive;
+    ode_stops_begin(&m->stops, n, times, given);
+    if (m->settings->replay) return ode_march_replay(m, y, sink);
+    return m->adaptive ? ode_march_adaptive(m, y, sink) : ode_march_fixed(m, y, sink);
+}
