@@ -108,6 +108,7 @@ static bool place_operands(ad_program *p, ad_phase *phase, const scratch *m, ad_
         const ad_inst *in = &p->ir.inst[x->in[k]];
         if (ad_has_rows(in->shape)) {
             r->row_bytes = p->slot[r->root].place == AD_PLACE_CHUNK ? 0 : p->slot[r->root].bytes;
+            r->far = p->slot[r->root].place == AD_PLACE_INPUT;
         } else if (ad_row_size(in->shape) > 1 && ad_row_size(in->shape) == ad_row_size(x->shape)) {
             r->pointer = repeated(p, phase, m, r, p->slot[s->value].bytes, s->chunk_rows);
             if (r->pointer < 0) return false;
@@ -128,8 +129,11 @@ static bool make_group(ad_program *p, ad_phase *phase, const scratch *m, int32_t
         p->step[s].chunk_rows = rows;
     }
     if (!place_values(p, m, begin, end)) return false;
-    for (int32_t s = begin; s < end; s++)
+    for (int32_t s = begin; s < end; s++) {
         if (!place_operands(p, phase, m, &p->step[s])) return false;
+        for (int k = 0; k < p->ir.inst[p->step[s].value].nin; k++)
+            if (p->step[s].operand[k].far) p->step[begin].far = true;
+    }
     return true;
 }
 

@@ -48,6 +48,7 @@ typedef struct {
     int32_t root, pointer; /* pointer: the number of its pointer, the root's or an ad_repeat's */
     int64_t offset;
     int64_t row_bytes; /* in a group: bytes from row to row; 0: the same in every chunk */
+    bool far;          /* in a group: rows of an input, not in the caches as yet */
 } ad_ref;
 
 /* Copies of an array without rows, one for each row of a chunk: a group's kernels see it as large
@@ -71,6 +72,7 @@ typedef struct {
     bool state_used;    /* AD_STEP_OPAQUE: another one takes its token */
     int32_t begin, end; /* the steps of its group; of its own alone when it is not fused */
     bool paired; /* in a group: its kernel makes the value of the next step in the same pass */
+    bool far;    /* of the first step of a group: an operand of the group is far */
     int64_t chunk_rows; /* in a group: rows of a chunk */
     int64_t row_bytes;  /* in a group: bytes of the result from row to row; 0: the same memory for
                            every chunk */

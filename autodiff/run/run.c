@@ -78,7 +78,29 @@ static int run_uniform(ad_workspace *w, const int32_t *range, const ad_run_args 
 
 /* ---- bodies ---- */
 
-enum { PIECE_BYTES = 2048 };
+enum { PIECE_BYTES = 2048, LINE_BYTES = 64 };
+
+/* Asks for what the next chunk will read while this one is computed: processors do not look beyond
+ * a page. */
+static void fetch(const char *from, int64_t bytes)
+{
+#ifdef __GNUC__
+    for (int64_t i = 0; i < bytes; i += LINE_BYTES) __builtin_prefetch(from + i);
+#else
+    (void)from, (void)bytes;
+#endif
+}
+
+/* The same for a group's first chunk, while the step before it runs. */
+static void fetch_first(const ad_step *begin, const ad_step *end, const ad_thread_memory *t)
+{
+    int64_t count = begin->chunk_rows;
+    for (const ad_step *s = begin; s < end; s++)
+        for (int k = 0; k < s->kernel.nin; k++) {
+            const ad_ref *r = &s->operand[k];
+            if (r->far) fetch(t->pointer[r->pointer] + r->offset, count * r->row_bytes);
+        }
+}
 
 /* A group of steps, chunk by chunk. */
 static void run_group(const ad_step *begin, const ad_step *end, ad_thread_memory *t, int64_t rows)
@@ -86,10 +108,16 @@ static void run_group(const ad_step *begin, const ad_step *end, ad_thread_memory
     int64_t chunk = begin->chunk_rows;
     for (int64_t first = 0; first < rows; first += chunk) {
         int64_t count = rows - first < chunk ? rows - first : chunk;
+        int64_t left = rows - first - count, following = left < chunk ? left : chunk;
+        bool ahead = begin->far && following > 0;
         for (const ad_step *s = begin; s < end; s++) {
             const ad_ref *r = s->operand;
-            for (int k = 0; k < s->kernel.nin; k++)
-                t->in[k] = t->pointer[r[k].pointer] + r[k].offset + first * r[k].row_bytes;
+            for (int k = 0; k < s->kernel.nin; k++) {
+                const char *in = t->pointer[r[k].pointer] + r[k].offset + first * r[k].row_bytes;
+                t->in[k] = in;
+                if (ahead && r[k].far)
+                    fetch(in + count * r[k].row_bytes, following * r[k].row_bytes);
+            }
             char *out = t->pointer[s->value] + first * s->row_bytes;
             if (s->paired) {
                 ad_kernel_run_pair(&s->kernel, count, t->in, out,
@@ -120,6 +148,9 @@ static void run_block(const ad_workspace *w, const ad_phase *phase, ad_thread_me
             fill(p, s->value, rows, t->pointer[s->value]);
             continue;
         }
+        const ad_step *next = s + 1;
+        if (i + 1 < phase->body_steps[1] && next->far && next->chunk_rows < rows)
+            fetch_first(next, p->step + next->end, t);
         for (int k = 0; k < s->kernel.nin; k++)
             t->in[k] = t->pointer[s->operand[k].root] + s->operand[k].offset;
         s->kernel.run(&s->kernel, rows, t->in, t->pointer[s->value], t->scratch);
