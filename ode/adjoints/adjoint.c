@@ -29,7 +29,7 @@ static bool plan_prologue(ode_adjoint_plan *d, ad_tape *tape)
     bool any = false;
     for (int i = 0; i < s->nshared; i++) any = any || ode_shared_needed(s, i, d->need);
     if (!any || s->rerecord) return true;
-    ode_unit_key key = { .kind = ODE_UNIT_PROLOGUE_VJP, .need = d->need };
+    ode_unit_key key = { .kind = ODE_UNIT_PROLOGUE, .derivative = ODE_VJP, .need = d->need };
     d->prologue = ode_unit_make(s, key, tape, d->problem->settings.caller);
     return d->prologue != NULL;
 }

@@ -220,9 +220,7 @@ static int prepare(backward *b)
     if (ode_runner_open(f, b->plan->field, call->threads, call->error, call->error_size)) return -1;
     b->field.rows = call->rows;
     b->field.cells = call->rows * s->width;
-    for (int i = 0; i < s->nrow; i++) f->in[f->unit->at.row + i] = row[i];
-    for (int i = 0; i < s->nshared; i++) f->in[f->unit->at.shared + i] = values[i];
-    f->primed = false;
+    ode_runner_arguments(f, row, (const void *const *)values);
     return 0;
 }
 

@@ -14,6 +14,9 @@ typedef struct {
     const ode_residuals *residuals; /* NULL: none are kept */
 } discrete_plan;
 
+/* Places of numbers in the call's type, each in a slot of 8 bytes. */
+enum { N_H, N_TIMES, N_H_BAR = N_TIMES + ODE_MAX_STAGES, N_TIMES_BAR };
+
 /* The memory of a run. */
 typedef struct {
     ode_runner step[2][2], begin; /* as in the plan */
@@ -29,7 +32,7 @@ typedef struct {
     size_t slot;
     double largest; /* in a search: cotangent of the state at the end of the step */
     int output;     /* the next output time to be passed, going back */
-    double number[2 * ODE_MAX_STAGES + 4];
+    double number[N_TIMES_BAR + ODE_MAX_STAGES];
 } backward;
 
 static void close_memory(void *memory)
@@ -54,40 +57,24 @@ static int connect(backward *b, ode_runner *r, const ode_unit *unit)
         return -1;
     r->connected = true;
     r->refine = b->run->call->refine;
-    const ode_places *at = &unit->at;
-    for (int i = 0; i < s->nrow; i++) r->in[at->row + i] = b->run->c.args[s->row[i]];
-    for (int i = 0; i < s->nshared; i++) r->in[at->shared + i] = b->run->forward->values[i];
-    r->in[at->h] = &b->number[0];
-    for (int i = 0; i < at->nt; i++) r->in[at->t + i] = &b->number[1 + i];
-    char *rows = b->rows.data;
-    for (int i = 0, o = at->row_out; i < s->nrow; i++) {
-        if (!(b->run->plan->need >> s->row[i] & 1)) continue;
-        r->out[o++] = rows;
-        rows += (size_t)ad_count(s->arg[s->row[i]], b->nrows) * ode_bytes(s->dtype);
-    }
-    for (int i = 0, o = at->shared_out; i < s->nshared; i++) {
+    const void *row[ODE_MAX_ARGS];
+    ode_row_arguments(s, b->run->c.args, row);
+    ode_runner_arguments(r, row, (const void *const *)b->run->forward->values);
+    ode_place times = ode_unit_place(unit, ODE_VALUE, ODE_PORT_TIMES),
+              times_bar = ode_unit_place(unit, ODE_BAR, ODE_PORT_TIMES),
+              shared_bar = ode_unit_place(unit, ODE_BAR, ODE_PORT_SHARED);
+    *ode_runner_in(r, ODE_VALUE, ODE_PORT_H) = &b->number[N_H];
+    for (int i = 0; i < times.count; i++) r->in[times.first + i] = &b->number[N_TIMES + i];
+    if (times_bar.count) *ode_runner_out(r, ODE_BAR, ODE_PORT_H) = &b->number[N_H_BAR];
+    for (int i = 0; i < times_bar.count; i++)
+        r->out[times_bar.first + i] = &b->number[N_TIMES_BAR + i];
+    ode_runner_write(r, ODE_BAR, ODE_PORT_ROW, b->nrows, b->rows.data);
+    for (int i = 0, o = shared_bar.first; i < s->nshared; i++) {
         if (!b->run->shared_bar[i]) continue;
         r->accumulate[o] = true;
         r->out[o++] = b->run->shared_bar[i];
     }
-    if (unit->key.flags & ODE_TIMES) {
-        for (int i = 0; i < at->nt; i++) r->out[at->t_out + i] = &b->number[2 + ODE_MAX_STAGES + i];
-        r->out[at->h_out] = &b->number[1 + ODE_MAX_STAGES];
-    }
-    r->primed = false;
     return 0;
-}
-
-static void point(const backward *b, const void **list, int first, const void *slot)
-{
-    const ode_system *s = b->system;
-    for (int j = 0; j < s->nstate; j++) list[first + j] = ode_part(s, b->nrows, slot, j);
-}
-
-static void point_out(const backward *b, void **list, int first, void *slot)
-{
-    const ode_system *s = b->system;
-    for (int j = 0; j < s->nstate; j++) list[first + j] = ode_part(s, b->nrows, slot, j);
 }
 
 /* Adds a movement of a step's end to the times' cotangents. */
@@ -105,26 +92,27 @@ static int run_vjp(backward *b, ode_runner *r, const double *c, const ode_bounda
 {
     const ode_system *s = b->system;
     ad_dtype dtype = s->dtype;
-    const ode_places *at = &r->unit->at;
     double h = e->t - a->t;
-    ode_store(dtype, &b->number[0], 0, h);
-    for (int i = 0; i < at->nt; i++)
-        ode_store(dtype, &b->number[1 + i], 0,
+    ode_place times = ode_unit_place(r->unit, ODE_VALUE, ODE_PORT_TIMES),
+              row_bar = ode_unit_place(r->unit, ODE_BAR, ODE_PORT_ROW);
+    ode_store(dtype, &b->number[N_H], 0, h);
+    for (int i = 0; i < times.count; i++)
+        ode_store(dtype, &b->number[N_TIMES + i], 0,
                   ode_stage_time(dtype, c[i] == 1 ? e->t : a->t + c[i] * h, a, e));
     char error[ODE_ERROR_SIZE];
     if (ode_runner_run(r, b->nrows, error, sizeof error)) return ode_call_fail(b->run->call, error);
-    b->run->stats->vjps += at->nt;
-    if (!r->unit->key.residuals) b->run->stats->backward_evaluations += at->nt;
-    for (int i = 0, o = at->row_out; i < s->nrow; i++) {
+    b->run->stats->vjps += times.count;
+    if (!r->unit->key.residuals) b->run->stats->backward_evaluations += times.count;
+    for (int i = 0, o = row_bar.first; i < s->nrow; i++) {
         if (!(b->run->plan->need >> s->row[i] & 1)) continue;
         void *bar = b->run->c.argbar[s->row[i]];
         if (bar) ode_add(dtype, ad_count(s->arg[s->row[i]], b->nrows), r->out[o], bar);
         o++;
     }
     if (!(r->unit->key.flags & ODE_TIMES)) return 0;
-    double h_bar = ode_load(dtype, &b->number[1 + ODE_MAX_STAGES], 0), from = -h_bar, to = h_bar;
-    for (int i = 0; i < at->nt; i++) {
-        double bar = ode_load(dtype, &b->number[2 + ODE_MAX_STAGES + i], 0);
+    double h_bar = ode_load(dtype, &b->number[N_H_BAR], 0), from = -h_bar, to = h_bar;
+    for (int i = 0; i < times.count; i++) {
+        double bar = ode_load(dtype, &b->number[N_TIMES_BAR + i], 0);
         from += (1 - c[i]) * bar;
         to += c[i] * bar;
     }
@@ -206,7 +194,7 @@ static int gather_outputs(backward *b, int64_t k, const ode_boundary *a, const o
             continue;
         }
         if (!inside++) {
-            memset(b->k_bar.data, 0, (size_t)b->plan->step[1][0]->at.nk * b->slot);
+            memset(b->k_bar.data, 0, (size_t)p->settings.method->dense_stages * b->slot);
             memset(b->g.data, 0, b->slot);
         }
         spread_output(b, j, a, e);
@@ -225,9 +213,11 @@ static ode_runner *choose(backward *b, int64_t k, bool dense)
     bool kept = residuals && k + dense < tr->kept_limit && !(dense && e->jump);
     ode_runner *r = &b->step[dense][kept];
     if (connect(b, r, b->plan->step[dense][kept])) return NULL;
-    for (int i = 0; kept && i < r->unit->at.nkept; i++)
+    int evaluations = ode_unit_place(r->unit, ODE_VALUE, ODE_PORT_TIMES).count;
+    const void **in = ode_runner_in(r, ODE_VALUE, ODE_PORT_KEPT);
+    for (int i = 0; kept && i < evaluations; i++)
         ode_residuals_point(b->system, residuals, b->nrows, ode_trajectory_kept(tr, k, i),
-                            r->in + r->unit->at.kept + i * residuals->n, NULL);
+                            in + i * residuals->n, NULL);
     return r;
 }
 
@@ -252,36 +242,32 @@ static int step_back(backward *b, int64_t k)
     if (b->run->searching) b->largest = largest_cotangent(b);
     ode_runner *r = choose(b, k, inside);
     if (!r) return -1;
-    const ode_places *at = &r->unit->at;
     const void *y = ode_trajectory_state(b->trajectory, k);
-    point(b, r->in, at->y, y);
-    point(b, r->in, at->ybar, b->bar[0].data);
-    point_out(b, r->out, at->xbar, b->bar[1].data);
-    if (m->begin) {
-        point(b, r->in, at->carry, ode_trajectory_carried(b->trajectory, k));
-        point(b, r->in, at->carry_bar, b->carry[0].data);
-        point_out(b, r->out, at->carry_out, b->carry[1].data);
-    }
-    for (int i = 0; i < at->nk; i++) {
-        point(b, r->in, at->k_bar + i * s->nstate, (char *)b->k_bar.data + (size_t)i * b->slot);
-        if (b->run->plan->need_times)
-            point_out(b, r->out, at->k + i * s->nstate, (char *)b->k.data + (size_t)i * b->slot);
-    }
+    ode_runner_read(r, ODE_VALUE, ODE_PORT_STATE, b->nrows, y);
+    ode_runner_read(r, ODE_BAR, ODE_PORT_NEXT, b->nrows, b->bar[0].data);
+    ode_runner_write(r, ODE_BAR, ODE_PORT_STATE, b->nrows, b->bar[1].data);
+    if (m->ncarry)
+        ode_runner_read(r, ODE_VALUE, ODE_PORT_CARRY, b->nrows,
+                        ode_trajectory_carried(b->trajectory, k));
+    ode_runner_read(r, ODE_BAR, ODE_PORT_CARRY_NEXT, b->nrows, b->carry[0].data);
+    ode_runner_write(r, ODE_BAR, ODE_PORT_CARRY, b->nrows, b->carry[1].data);
+    ode_runner_read(r, ODE_BAR, ODE_PORT_STAGES, b->nrows, b->k_bar.data);
+    ode_runner_write(r, ODE_VALUE, ODE_PORT_STAGES, b->nrows, b->k.data);
     if (run_vjp(b, r, m->c, a, e)) return -1;
     ode_buffer_swap(b->bar);
     if (inside) ode_add(s->dtype, cells, b->g.data, b->bar[0].data);
     for (int j = b->output + 1; b->run->plan->need_times && j <= b->output + inside; j++)
         move_output(b, j, a, e);
-    if (!m->begin) return 0;
+    if (!m->ncarry) return 0;
     ode_buffer_swap(b->carry);
     if (!a->restart) return 0;
     if (connect(b, &b->begin, b->plan->begin)) return -1;
-    point(b, b->begin.in, b->begin.unit->at.y, y);
-    point(b, b->begin.in, b->begin.unit->at.carry_bar, b->carry[0].data);
-    point_out(b, b->begin.out, b->begin.unit->at.xbar, b->bar[1].data);
+    ode_runner_read(&b->begin, ODE_VALUE, ODE_PORT_STATE, b->nrows, y);
+    ode_runner_read(&b->begin, ODE_BAR, ODE_PORT_CARRY_NEXT, b->nrows, b->carry[0].data);
+    ode_runner_write(&b->begin, ODE_BAR, ODE_PORT_STATE, b->nrows, b->bar[1].data);
     if (run_vjp(b, &b->begin, m->begin_c, a, e)) return -1;
     ode_add(s->dtype, cells, b->bar[1].data, b->bar[0].data);
-    memset(b->carry[0].data, 0, b->slot);
+    memset(b->carry[0].data, 0, b->trajectory->policy.carried);
     return 0;
 }
 
@@ -290,16 +276,14 @@ static int step_back(backward *b, int64_t k)
 static bool need_memory(backward *b)
 {
     const ode_problem *p = b->problem;
-    const ode_system *s = p->system;
-    size_t rows = 0, stages = b->plan->step[1][0] ? (size_t)b->plan->step[1][0]->at.nk : 0;
-    for (int i = 0; i < s->nrow; i++)
-        if (b->run->plan->need >> s->row[i] & 1)
-            rows += (size_t)ad_count(s->arg[s->row[i]], b->nrows) * ode_bytes(s->dtype);
+    size_t rows = ode_port_bytes(b->plan->step[0][0], ODE_BAR, ODE_PORT_ROW, b->nrows),
+           carried = b->trajectory->policy.carried,
+           stages = p->dense ? (size_t)p->settings.method->dense_stages : 0;
     for (int i = 0; i < 2; i++) {
         if (!ode_buffer_need(&b->bar[i], b->slot)) return false;
-        if (p->settings.method->begin && !ode_buffer_need(&b->carry[i], b->slot)) return false;
+        if (carried && !ode_buffer_need(&b->carry[i], carried)) return false;
     }
-    if (p->settings.method->begin) memset(b->carry[0].data, 0, b->slot);
+    if (carried) memset(b->carry[0].data, 0, carried);
     if (!ode_buffer_need(&b->rows, rows)) return false;
     if (stages &&
         (!ode_buffer_need(&b->g, 2 * b->slot) || !ode_buffer_need(&b->k_bar, stages * b->slot)))
@@ -367,20 +351,22 @@ static void plan_keeping(ode_adjoint_plan *d, int flags, ad_tape *tape)
     ode_problem *p = d->problem;
     discrete_plan *own = d->own;
     const ode_settings *set = &p->settings;
-    if (!set->method->tableau) return;
+    if (!ode_method_has(set->method, ODE_METHOD_KEEPS)) return;
     const ode_residuals *r = ode_system_residuals(p->system, d->need, d->need_times, tape,
                                                   set->caller),
                         *first = atomic_load(&p->residuals);
     if (!r || !r->n || (first && first != r) ||
         (size_t)set->keep_bytes < ode_residuals_bytes(p->system, r, 1))
         return;
-    ode_unit_key key = { .kind = ODE_UNIT_STEP_VJP,
+    ode_unit_key key = { .kind = ODE_UNIT_STEP,
+                         .derivative = ODE_VJP,
                          .method = set->method,
                          .need = d->need,
                          .flags = flags,
                          .residuals = r };
     own->step[0][1] = ode_unit_make(p->system, key, tape, set->caller);
     key.flags |= ODE_DENSE;
+    if (d->need_times) key.values = ode_port_bit(ODE_PORT_STAGES);
     if (p->dense) own->step[1][1] = ode_unit_make(p->system, key, tape, set->caller);
     if (!first &&
         !ode_march_compile(&p->keeping, p->system, set, set->adaptive, p->dense, 0, r, tape))
@@ -394,7 +380,8 @@ static bool plan(ode_adjoint_plan *d, ad_tape *tape)
     const ode_problem *p = d->problem;
     discrete_plan *own = d->own;
     int flags = d->need_times ? ODE_TIMES : 0;
-    ode_unit_key key = { .kind = ODE_UNIT_STEP_VJP,
+    ode_unit_key key = { .kind = ODE_UNIT_STEP,
+                         .derivative = ODE_VJP,
                          .method = p->settings.method,
                          .need = d->need,
                          .flags = flags,
@@ -404,10 +391,13 @@ static bool plan(ode_adjoint_plan *d, ad_tape *tape)
         own->residuals ? ode_unit_plan : ode_unit_make;
     own->step[0][0] = make(p->system, key, tape, p->settings.caller);
     key.flags |= ODE_DENSE;
+    if (d->need_times) key.values = ode_port_bit(ODE_PORT_STAGES);
     if (p->dense) own->step[1][0] = make(p->system, key, tape, p->settings.caller);
-    key = (ode_unit_key){
-        .kind = ODE_UNIT_BEGIN_VJP, .method = p->settings.method, .need = d->need, .flags = flags
-    };
+    key = (ode_unit_key){ .kind = ODE_UNIT_BEGIN,
+                          .derivative = ODE_VJP,
+                          .method = p->settings.method,
+                          .need = d->need,
+                          .flags = flags };
     if (p->settings.method->begin)
         own->begin = ode_unit_make(p->system, key, tape, p->settings.caller);
     return !ad_tape_error(tape);

@@ -40,7 +40,7 @@ static double least_step(const ode_settings *set, double t)
 static int evaluate(ode_march *m, const place *p)
 {
     void *kept = ode_march_keep(m, p->sink, 0);
-    return ode_march_field(m, p->a.t, p->a.jump ? p->direction : 0, p->y, m->carry[0].data,
+    return ode_march_field(m, p->a.t, p->a.jump ? p->direction : 0, p->y, m->slope[0].data,
                            m->rate[0].data, kept);
 }
 

@@ -12,7 +12,7 @@ static int64_t worst_element(const ode_march *m, const void *y)
     double most = -1;
     for (int64_t i = 0; i < m->cells; i++) {
         double change =
-            fabs(ode_load(s->dtype, m->carry[1].data, i) - ode_load(s->dtype, m->carry[0].data, i));
+            fabs(ode_load(s->dtype, m->slope[1].data, i) - ode_load(s->dtype, m->slope[0].data, i));
         if (change > 0) change /= ode_tolerance(m, i, ode_load(s->dtype, y, i));
         if (change <= most) continue;
         worst = i;

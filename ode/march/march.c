@@ -29,7 +29,7 @@ bool ode_march_compile(ode_march_units *u, ode_system *s, const ode_settings *se
                           .residuals = residuals };
     /* Of a traced field nothing can be wrong with an explicit step, and its adjoint may want
      * another: it is compiled when first run. */
-    bool later = s->trace && set->method->tableau;
+    bool later = s->trace && !ode_method_has(set->method, ODE_METHOD_IMPLICIT);
     ode_unit *(*make)(ode_system *, ode_unit_key, ad_tape *, const char *) =
         later ? ode_unit_plan : ode_unit_make;
     u->step = make(s, step, tape, set->caller);
@@ -42,7 +42,7 @@ bool ode_march_compile(ode_march_units *u, ode_system *s, const ode_settings *se
     ode_unit_key tangent = { .kind = ODE_UNIT_TANGENT,
                              .method = set->method,
                              .flags = flags & ODE_EACH };
-    ode_unit_key field_tangent = { .kind = ODE_UNIT_TANGENT, .flags = flags & ODE_EACH };
+    ode_unit_key field_tangent = { .kind = ODE_UNIT_FIELD_TANGENT, .flags = flags & ODE_EACH };
     if (adaptive && set->adjoint->frozen &&
         (!(u->tangent = ode_unit_plan(s, tangent, tape, set->caller)) ||
          !(u->field_tangent = ode_unit_plan(s, field_tangent, tape, set->caller))))
@@ -59,19 +59,11 @@ void ode_march_close(ode_march *m)
     ode_runner_close(&m->begin);
     ode_runner_close(&m->field);
     ode_watch_close(&m->watch);
-    ode_buffer *all[] = { &m->carry[0], &m->carry[1], &m->rate[0],   &m->rate[1], &m->size[0],
-                          &m->size[1],  &m->k,        &m->increment, &m->work,    &m->atols };
+    ode_buffer *all[] = { &m->slope[0], &m->slope[1],  &m->carry[0], &m->carry[1],
+                          &m->rate[0],  &m->rate[1],   &m->size[0],  &m->size[1],
+                          &m->k,        &m->increment, &m->work,     &m->atols };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
     ode_stops_free(&m->stops);
-}
-
-static void give_arguments(ode_runner *r, const void *const *row, void *const *shared)
-{
-    if (!r->unit) return;
-    const ode_system *s = r->unit->system;
-    for (int i = 0; i < s->nrow; i++) r->in[r->unit->at.row + i] = row[i];
-    for (int i = 0; i < s->nshared; i++) r->in[r->unit->at.shared + i] = shared[i];
-    r->primed = false;
 }
 
 static size_t quad_bytes(const ode_system *s, int64_t rows)
@@ -81,29 +73,6 @@ static size_t quad_bytes(const ode_system *s, int64_t rows)
     return (size_t)n * ode_bytes(s->dtype);
 }
 
-/* Points a group of inputs (or outputs) at the consecutive parts of a slot. */
-static void point_in(ode_runner *r, const ode_system *s, int64_t rows, int first, const void *slot)
-{
-    for (int j = 0; j < s->nstate; j++) r->in[first + j] = ode_part(s, rows, slot, j);
-}
-
-static void point_out(ode_runner *r, const ode_system *s, int64_t rows, int first, void *slot)
-{
-    for (int j = 0; j < s->nstate; j++)
-        r->out[first + j] = slot ? ode_part(s, rows, slot, j) : NULL;
-}
-
-static void point_quads(const ode_system *s, int64_t rows, void *memory, const void **in,
-                        void **out)
-{
-    char *at = memory;
-    for (int q = 0; q < s->nquad; q++) {
-        if (in) in[q] = at;
-        if (out) out[q] = at;
-        if (at) at += (size_t)ad_count(s->quad[q], rows) * ode_bytes(s->dtype);
-    }
-}
-
 /* Places of scalars in march->number (each an element of the call's type in a slot of 8 bytes). */
 enum {
     N_H,
@@ -111,8 +80,11 @@ enum {
     N_ATOL,
     N_ROUNDING,
     N_QUADS,
-    N_SUMS,
-    N_COUNTS = N_SUMS + ODE_SUMS,
+    N_FINITE,
+    N_ERROR,
+    N_ERROR3,
+    N_STIFFNESS,
+    N_COUNTS,
     N_TIMES = N_COUNTS + 3
 };
 
@@ -125,67 +97,92 @@ static double get_number(const ode_march *m, int i)
     return ode_load(m->system->dtype, &m->number[i], 0);
 }
 
+/* The numbers that steps read and give. */
+static const struct {
+    ode_port port;
+    int number;
+} numbers_in[] = { { ODE_PORT_H, N_H },
+                   { ODE_PORT_RTOL, N_RTOL },
+                   { ODE_PORT_ATOL, N_ATOL },
+                   { ODE_PORT_ROUNDING, N_ROUNDING },
+                   { ODE_PORT_TIMES, N_TIMES } },
+  numbers_out[] = { { ODE_PORT_QUADRATURE_ERROR, N_QUADS },
+                    { ODE_PORT_FINITE, N_FINITE },
+                    { ODE_PORT_ERROR, N_ERROR },
+                    { ODE_PORT_ERROR3, N_ERROR3 },
+                    { ODE_PORT_STIFFNESS, N_STIFFNESS },
+                    { ODE_PORT_COUNTS, N_COUNTS } };
+
+/* Points all ports of a runner that are numbers at the march's. */
+static void point_numbers(ode_march *m, ode_runner *r)
+{
+    for (size_t i = 0; i < sizeof numbers_in / sizeof *numbers_in; i++) {
+        ode_place place = ode_unit_place(r->unit, ODE_VALUE, numbers_in[i].port);
+        for (int k = 0; k < place.count; k++)
+            r->in[place.first + k] = &m->number[numbers_in[i].number + k];
+    }
+    for (size_t i = 0; i < sizeof numbers_out / sizeof *numbers_out; i++)
+        if (ode_unit_place(r->unit, ODE_VALUE, numbers_out[i].port).count)
+            *ode_runner_out(r, ODE_VALUE, numbers_out[i].port) = &m->number[numbers_out[i].number];
+}
+
+/* Sets the tolerances of the error norm. */
+static int set_norm(ode_march *m, ode_runner *r)
+{
+    const ode_system *s = m->system;
+    /* Where both the state and atol are zero, an error of zero must pass: 0 / 0 would not. */
+    double least = s->dtype == AD_F32 ? FLT_MIN : DBL_MIN;
+    set_number(m, N_RTOL, m->rtol);
+    set_number(m, N_ATOL, fmax(m->atol, least));
+    set_number(m, N_ROUNDING, ode_guard_rounding(s, m->rtol));
+    if (!m->each) return 0;
+    if (!ode_buffer_need(&m->atols, (size_t)s->width * ode_bytes(s->dtype)))
+        return ode_fail(m, "out of memory");
+    for (int64_t i = 0; i < s->width; i++)
+        ode_store(s->dtype, m->atols.data, i, fmax(m->each[i], least));
+    ode_runner_read(r, ODE_VALUE, ODE_PORT_ATOL_EACH, 1, m->atols.data);
+    return 0;
+}
+
 int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int threads,
                    const void *const *args, void *const *shared)
 {
     ode_system *s = m->system;
     if (!ode_stops_gather(&m->stops, m->settings, s, args)) return ode_fail(m, "out of memory");
-    if (ode_runner_open(&m->step, u->step, threads, m->error, m->error_size) ||
-        (u->begin && ode_runner_open(&m->begin, u->begin, threads, m->error, m->error_size)) ||
-        (u->field && ode_runner_open(&m->field, u->field, threads, m->error, m->error_size)))
-        return -1;
+    const ode_unit *units[] = { u->step, u->begin, u->field };
+    ode_runner *runners[] = { &m->step, &m->begin, &m->field };
+    const void *row[ODE_MAX_ARGS];
+    ode_row_arguments(s, args, row);
+    for (int i = 0; i < 3; i++) {
+        if (!units[i]) continue;
+        if (ode_runner_open(runners[i], units[i], threads, m->error, m->error_size)) return -1;
+        ode_runner_arguments(runners[i], row, (const void *const *)shared);
+        point_numbers(m, runners[i]);
+    }
     m->rows = rows;
     m->threads = threads;
     m->watch.on = false;
     m->cells = rows * s->width;
     size_t slot = (size_t)m->cells * ode_bytes(s->dtype),
-           quads = m->quadrature ? quad_bytes(s, rows) : 0;
-    bool carries = m->adaptive || m->method->begin;
+           quads = m->quadrature ? quad_bytes(s, rows) : 0,
+           carried = ode_port_bytes(u->step, ODE_VALUE, ODE_PORT_CARRY, rows);
     for (int i = 0; i < 2; i++)
-        if ((carries && !ode_buffer_need(&m->carry[i], slot)) ||
+        if ((m->adaptive && !ode_buffer_need(&m->slope[i], slot)) ||
+            (carried && !ode_buffer_need(&m->carry[i], carried)) ||
             (m->adaptive && !ode_buffer_need(&m->rate[i], quads)) ||
             (m->norm && !ode_buffer_need(&m->size[i], quads)))
             return ode_fail(m, "out of memory");
     if (m->norm) memset(m->size[0].data, 0, quads);
+    bool rings = ode_method_has(m->method, ODE_METHOD_RINGS);
     if (!ode_buffer_need(&m->increment, quads) ||
-        ((m->adaptive || m->method->rings) && !ode_buffer_need(&m->work, 2 * slot)))
+        ((m->adaptive || rings) && !ode_buffer_need(&m->work, 2 * slot)))
         return ode_fail(m, "out of memory");
     ode_runner *r = &m->step;
-    const ode_places *at = &u->step->at;
-    if (m->dense && !ode_buffer_need(&m->k, (size_t)at->nk * slot))
+    if (m->dense && !ode_buffer_need(&m->k, (size_t)m->method->dense_stages * slot))
         return ode_fail(m, "out of memory");
-    const void *row[ODE_MAX_ARGS];
-    ode_row_arguments(s, args, row);
-    give_arguments(r, row, shared);
-    give_arguments(&m->begin, row, shared);
-    give_arguments(&m->field, row, shared);
-    r->in[at->h] = &m->number[N_H];
-    for (int i = 0; i < at->nt; i++) r->in[at->t + i] = &m->number[N_TIMES + i];
-    int sums = 1;
-    if (m->adaptive) {
-        r->in[at->tolerance] = &m->number[N_RTOL];
-        r->in[at->tolerance + 1] = &m->number[N_ATOL];
-        set_number(m, N_RTOL, m->rtol);
-        /* Where both the state and atol are zero, an error of zero must pass: 0 / 0 would not. */
-        double least = s->dtype == AD_F32 ? FLT_MIN : DBL_MIN;
-        set_number(m, N_ATOL, fmax(m->atol, least));
-        if (u->step->key.flags & ODE_EACH) {
-            if (!ode_buffer_need(&m->atols, (size_t)s->width * ode_bytes(s->dtype)))
-                return ode_fail(m, "out of memory");
-            for (int64_t i = 0; i < s->width; i++)
-                ode_store(s->dtype, m->atols.data, i, fmax(m->each[i], least));
-            point_in(r, s, 1, at->each, m->atols.data);
-        }
-        r->in[at->tolerance + 2] = &m->number[N_ROUNDING];
-        set_number(m, N_ROUNDING, ode_guard_rounding(s, m->rtol));
-        sums = ODE_SUMS;
-    }
-    if (m->norm) r->out[at->quad_error] = &m->number[N_QUADS];
-    for (int i = 0; i < sums; i++) r->out[at->sums + i] = &m->number[N_SUMS + i];
-    if (m->method->implicit) r->out[at->counts] = (char *)m->number + N_COUNTS * sizeof(double);
-    for (int i = 0; i < at->nk; i++)
-        point_out(r, s, rows, at->k + i * s->nstate, (char *)m->k.data + (size_t)i * slot);
-    if (m->quadrature) point_quads(s, rows, m->increment.data, NULL, r->out + at->quad);
+    if (m->adaptive && set_norm(m, r)) return -1;
+    ode_runner_write(r, ODE_VALUE, ODE_PORT_STAGES, rows, m->k.data);
+    ode_runner_write(r, ODE_VALUE, ODE_PORT_QUADRATURE, rows, m->increment.data);
     m->steps = m->rejected = m->evaluations = m->blurred = 0;
     m->guard = (ode_guard){ .limit = m->settings->stability, .margin = ode_guard_margin(m->rtol) };
     memset(m->counts, 0, sizeof m->counts);
@@ -199,15 +196,15 @@ int ode_march_field(ode_march *m, double t, int side, const void *y, void *dy, v
 {
     ode_system *s = m->system;
     ode_runner *r = &m->field;
-    const ode_places *at = &r->unit->at;
     double number = 0, tt = side ? ode_next_time(s->dtype, t, side) : ode_round_time(s->dtype, t);
     ode_store(s->dtype, &number, 0, tt);
-    r->in[at->t] = &number;
-    point_in(r, s, m->rows, at->y, y);
-    point_out(r, s, m->rows, at->next, dy);
-    if (m->quadrature) point_quads(s, m->rows, rate, NULL, r->out + at->quad);
+    *ode_runner_in(r, ODE_VALUE, ODE_PORT_TIMES) = &number;
+    ode_runner_read(r, ODE_VALUE, ODE_PORT_STATE, m->rows, y);
+    ode_runner_write(r, ODE_VALUE, ODE_PORT_DERIVATIVE, m->rows, dy);
+    ode_runner_write(r, ODE_VALUE, ODE_PORT_QUADRATURE, m->rows, rate);
     if (r->unit->key.residuals)
-        ode_residuals_point(s, r->unit->key.residuals, m->rows, kept, NULL, r->out + at->kept);
+        ode_residuals_point(s, r->unit->key.residuals, m->rows, kept, NULL,
+                            ode_runner_out(r, ODE_VALUE, ODE_PORT_KEPT));
     char error[ODE_ERROR_SIZE];
     if (ode_runner_run(r, m->rows, error, sizeof error))
         return ode_fail(m, "at t = %.15g: %s", t, error);
@@ -225,9 +222,10 @@ int ode_march_field(ode_march *m, double t, int side, const void *y, void *dy, v
 
 static int64_t evaluations_of_step(const ode_march *m)
 {
-    const ode_tableau *t = m->method->tableau;
-    if (t) return t->stages + (m->dense ? t->extra + !m->adaptive : 0);
-    return m->method->implicit ? (int64_t)get_number(m, N_COUNTS) + m->method->times - 1 : 1;
+    const ode_method *method = m->method;
+    if (ode_method_has(method, ODE_METHOD_IMPLICIT))
+        return (int64_t)get_number(m, N_COUNTS) + method->times - 1;
+    return ode_method_times(method, m->adaptive, m->dense) - m->adaptive; /* a slope is given */
 }
 
 void *ode_march_keep(const ode_march *m, const ode_sink *sink, int i)
@@ -240,38 +238,37 @@ int ode_march_attempt(ode_march *m, const ode_sink *sink, const ode_boundary *a,
 {
     ode_system *s = m->system;
     ode_runner *r = &m->step;
-    const ode_places *at = &r->unit->at;
     double h = b->t - a->t;
+    int ntimes = ode_unit_place(r->unit, ODE_VALUE, ODE_PORT_TIMES).count;
     set_number(m, N_H, h);
-    for (int i = 0; i < at->nt; i++) {
+    for (int i = 0; i < ntimes; i++) {
         double c = m->method->c[i];
         set_number(m, N_TIMES + i, ode_stage_time(s->dtype, c == 1 ? b->t : a->t + c * h, a, b));
     }
-    point_in(r, s, m->rows, at->y, y);
-    point_out(r, s, m->rows, at->next, next);
-    if (m->method->rings) point_out(r, s, m->rows, at->ringing, b->output ? m->work.data : NULL);
-    if (m->carry[0].data) {
-        point_in(r, s, m->rows, at->carry, m->carry[0].data);
-        point_out(r, s, m->rows, at->carry_next, m->carry[1].data);
-    }
-    if (m->adaptive && m->quadrature) {
-        point_quads(s, m->rows, m->rate[0].data, r->in + at->carry_quad, NULL);
-        point_quads(s, m->rows, m->rate[1].data, NULL, r->out + at->carry_quad_next);
-    }
-    if (m->norm) {
-        point_quads(s, m->rows, m->size[0].data, r->in + at->size, NULL);
-        point_quads(s, m->rows, m->size[1].data, NULL, r->out + at->size_next);
-    }
+    ode_runner_read(r, ODE_VALUE, ODE_PORT_STATE, m->rows, y);
+    ode_runner_read(r, ODE_VALUE, ODE_PORT_SLOPE, m->rows, m->slope[0].data);
+    ode_runner_read(r, ODE_VALUE, ODE_PORT_CARRY, m->rows, m->carry[0].data);
+    ode_runner_read(r, ODE_VALUE, ODE_PORT_RATE, m->rows, m->rate[0].data);
+    ode_runner_read(r, ODE_VALUE, ODE_PORT_SIZE, m->rows, m->size[0].data);
+    ode_runner_write(r, ODE_VALUE, ODE_PORT_NEXT, m->rows, next);
+    ode_runner_write(r, ODE_VALUE, ODE_PORT_SLOPE_NEXT, m->rows, m->slope[1].data);
+    ode_runner_write(r, ODE_VALUE, ODE_PORT_CARRY_NEXT, m->rows, m->carry[1].data);
+    ode_runner_write(r, ODE_VALUE, ODE_PORT_RATE_NEXT, m->rows, m->rate[1].data);
+    ode_runner_write(r, ODE_VALUE, ODE_PORT_SIZE_NEXT, m->rows, m->size[1].data);
+    ode_runner_write(r, ODE_VALUE, ODE_PORT_RINGING, m->rows, b->output ? m->work.data : NULL);
     const ode_residuals *residuals = r->unit->key.residuals;
-    for (int i = at->first_kept; residuals && i < at->nkept; i++)
+    void **kept = ode_runner_out(r, ODE_VALUE, ODE_PORT_KEPT);
+    int first = ode_first_kept(&r->unit->key);
+    for (int i = first; residuals && i < ntimes; i++)
         ode_residuals_point(s, residuals, m->rows, ode_march_keep(m, sink, i), NULL,
-                            r->out + at->kept + (i - at->first_kept) * residuals->n);
+                            kept + (i - first) * residuals->n);
     char error[ODE_ERROR_SIZE];
     if (ode_runner_run(r, m->rows, error, sizeof error))
         return ode_fail(m, "step %lld from t = %.15g, size %.3g: %s", (long long)m->steps, a->t, h,
                         error);
     m->evaluations += evaluations_of_step(m);
-    for (int i = 0; i < 3 && m->method->implicit; i++)
+    bool counted = ode_method_has(m->method, ODE_METHOD_IMPLICIT);
+    for (int i = 0; i < 3 && counted; i++)
         m->counts[i] += (int64_t)ode_load(s->dtype, &m->number[N_COUNTS], i);
     return 0;
 }
@@ -281,7 +278,7 @@ int64_t ode_march_nonfinite(const ode_march *m, const void *next, bool *derivati
     int64_t bad = ode_first_nonfinite(m->system->dtype, m->cells, next);
     *derivative = bad < 0;
     if (bad < 0 && m->adaptive)
-        bad = ode_first_nonfinite(m->system->dtype, m->cells, m->carry[1].data);
+        bad = ode_first_nonfinite(m->system->dtype, m->cells, m->slope[1].data);
     return bad;
 }
 
@@ -303,6 +300,7 @@ int ode_march_accept(ode_march *m, const ode_sink *sink, const ode_boundary *a,
 {
     if (sink->accepted(sink->context, m, m->steps, a, b, y, next)) return -1;
     if (m->carry[0].data) ode_buffer_swap(m->carry);
+    if (m->adaptive) ode_buffer_swap(m->slope);
     if (m->adaptive) ode_buffer_swap(m->rate);
     if (m->norm) ode_buffer_swap(m->size);
     m->steps++;
@@ -316,16 +314,12 @@ static int bootstrap(ode_march *m, const ode_boundary *a, const ode_boundary *b,
 {
     ode_system *s = m->system;
     ode_runner *r = &m->begin;
-    const ode_places *at = &r->unit->at;
     set_number(m, N_H, b->t - a->t);
-    r->in[at->h] = &m->number[N_H];
-    for (int i = 0; i < at->nt; i++) {
+    for (int i = 0; i < m->method->begin_times; i++)
         set_number(m, N_TIMES + i,
                    ode_stage_time(s->dtype, a->t + m->method->begin_c[i] * (b->t - a->t), a, b));
-        r->in[at->t + i] = &m->number[N_TIMES + i];
-    }
-    point_in(r, s, m->rows, at->y, y);
-    point_out(r, s, m->rows, at->carry_next, m->carry[0].data);
+    ode_runner_read(r, ODE_VALUE, ODE_PORT_STATE, m->rows, y);
+    ode_runner_write(r, ODE_VALUE, ODE_PORT_CARRY_NEXT, m->rows, m->carry[0].data);
     char error[ODE_ERROR_SIZE];
     if (ode_runner_run(r, m->rows, error, sizeof error))
         return ode_fail(m, "at t = %.15g: %s", a->t, error);
@@ -361,7 +355,8 @@ int ode_march_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, co
     if (a->restart && m->method->begin && bootstrap(m, a, b, *y)) return -1;
     if (ode_march_attempt(m, sink, a, b, *y, next)) return -1;
     bool derivative;
-    int64_t bad = isfinite(get_number(m, N_SUMS)) ? -1 : ode_march_nonfinite(m, next, &derivative);
+    int64_t bad =
+        isfinite(get_number(m, N_FINITE)) ? -1 : ode_march_nonfinite(m, next, &derivative);
     if (bad >= 0) {
         char where[96];
         ode_where(m->system, m->rows, bad, where, sizeof where);
@@ -372,7 +367,7 @@ int ode_march_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, co
                         (long long)m->steps, a->t, b->t - a->t,
                         ode_shown(ode_load(m->system->dtype, next, bad)), where);
     }
-    if (m->method->rings && b->output && is_ringing(m, a, b)) return -1;
+    if (ode_method_has(m->method, ODE_METHOD_RINGS) && b->output && is_ringing(m, a, b)) return -1;
     if (ode_march_accept(m, sink, a, b, *y, next)) return -1;
     *y = next;
     return 0;
@@ -384,15 +379,15 @@ static double rms(const ode_march *m, double squares) { return sqrt(squares / (d
 
 double ode_march_error(const ode_march *m)
 {
-    double finite = get_number(m, N_SUMS), error = get_number(m, N_SUMS + 1),
-           error3 = get_number(m, N_SUMS + 2);
+    double finite = get_number(m, N_FINITE), error = get_number(m, N_ERROR),
+           error3 = get_number(m, N_ERROR3);
     double quadratures = m->norm ? sqrt(get_number(m, N_QUADS)) : 0, state = rms(m, error);
     if (!isfinite(finite) || !isfinite(error) || !isfinite(error3) || !isfinite(quadratures))
         return INFINITY;
     /* DOP853's combination of its two estimates (Hairer, Norsett, Wanner, II.10). */
-    if (m->method->tableau->e3)
+    if (ode_method_has(m->method, ODE_METHOD_TWO_ESTIMATES))
         state = error == 0 ? 0 : state * sqrt(error / (error + 0.01 * error3));
     return fmax(state, quadratures);
 }
 
-double ode_march_stiffness(const ode_march *m) { return get_number(m, N_SUMS + ODE_SUM_STIFFNESS); }
+double ode_march_stiffness(const ode_march *m) { return get_number(m, N_STIFFNESS); }

@@ -39,7 +39,7 @@ typedef struct {
     double most;              /* of the accepted ones */
     int64_t limited, refused; /* accepted steps close to the limit, attempts beyond it */
 } ode_guard;
-/* Whether the attempted step, which gave this ODE_SUM_STIFFNESS, is within the limit. */
+/* Whether the attempted step, which gave this stiffness, is within the limit. */
 bool ode_guard_allows(ode_guard *guard, double h, double stiffness);
 /* What rounding alone can make of the square of two stages' difference, in units of the tolerance:
  * that is no estimate. */
@@ -126,10 +126,10 @@ struct ode_march {
         *each; /* absolute tolerances of the elements of a row, all states in order; NULL: atol */
     bool adaptive, dense, quadrature, norm; /* norm: quadratures are in the error norm */
     ode_runner step, begin, field;
-    /* carry: the carried state, and the one after the attempted step; rate, size: quadratures'
-     * first rates, and their sizes so far; k: stages; increment: quadratures'.
-     */
-    ode_buffer carry[2], rate[2], size[2], k, increment, work, atols;
+    /* Before and after the attempted step: slope: the field (of adaptive steps); carry: what the
+     * method carries; rate, size: quadratures' rates, and their sizes so far. k: stages; increment:
+     * quadratures'. */
+    ode_buffer slope[2], carry[2], rate[2], size[2], k, increment, work, atols;
     int64_t rows, cells; /* cells: rows x width */
     double number[ODE_MAX_STAGES +
                   16]; /* scalars in the call's type: h, tolerances, times, then results */
@@ -166,7 +166,7 @@ int ode_march_adaptive(ode_march *march, void *y, const ode_sink *sink);
 int ode_march_attempt(ode_march *march, const ode_sink *sink, const ode_boundary *a,
                       const ode_boundary *b, const void *y, void *next);
 /* Of the latest attempt: its error in units of the tolerance, infinite when anything is not finite;
- * its ODE_SUM_STIFFNESS. */
+ * its stiffness. */
 double ode_march_error(const ode_march *march);
 double ode_march_stiffness(const ode_march *march);
 /* Hands it to the sink. */
@@ -174,7 +174,8 @@ int ode_march_accept(ode_march *march, const ode_sink *sink, const ode_boundary 
                      const ode_boundary *b, const void *y, const void *next);
 /* Memory for the residuals of evaluation i of the step to be taken, or NULL. */
 void *ode_march_keep(const ode_march *march, const ode_sink *sink, int i);
-/* One step without error control (of an adaptive march: with the first stage in carry[0]). *y moves
+/* One step without error control (of an adaptive march: with the field at its
+ * beginning in slope[0]). *y moves
  * on. */
 int ode_march_step(ode_march *march, const ode_sink *sink, const ode_boundary *a,
                    const ode_boundary *b, void **y);
@@ -196,7 +197,7 @@ int ode_march_field(ode_march *march, double t, int side, const void *y, void *d
 double ode_tolerance(const ode_march *march, int64_t element, double size);
 /* The largest |x - y| in units of the tolerance at y, over the first n elements of a slot. */
 double ode_march_distance(const ode_march *march, int64_t n, const void *x, const void *y);
-/* A size for the first step, from f(t0, y) in carry[0]; 0: none is small enough. */
+/* A size for the first step, from f(t0, y) in slope[0]; 0: none is small enough. */
 double ode_first_step(ode_march *march, double t0, double t1, const void *y);
 /* Writes the error of the call in progress (the operation's name comes before it); -1. */
 int ode_fail(ode_march *march, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -90,7 +90,7 @@ static int begin(ode_march *m, const ode_sink *sink, const ode_boundary *a, doub
                  const void *y)
 {
     void *kept = sink->keep ? sink->keep(sink->context, m->steps, 0) : NULL;
-    return ode_march_field(m, a->t, a->jump ? (int)direction : 0, y, m->carry[0].data,
+    return ode_march_field(m, a->t, a->jump ? (int)direction : 0, y, m->slope[0].data,
                            m->rate[0].data, kept);
 }
 

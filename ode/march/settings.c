@@ -1,7 +1,6 @@
 /* Options: checked, with defaults resolved; lists of times; what a caller gets to know of a solve.
  */
 #include "ode/march/march.h"
-#include "ode/methods/recorders.h"
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
@@ -247,8 +246,9 @@ bool ode_settings_make(ode_settings *s, const ode_options *options, ad_tape *tap
          check_count(tape, caller, "max_steps", o.max_steps) &&
          check_count(tape, caller, "keep_bytes", o.keep_bytes) &&
          check_count(tape, caller, "newton_iterations", o.newton_iterations);
-    s->adaptive = s->method->error_order > 0 && !s->step && !s->steps && !s->replay;
-    if (s->adaptive) s->stability = ode_stability_limit(s->method->tableau);
+    s->adaptive =
+        ode_method_has(s->method, ODE_METHOD_ADAPTIVE) && !s->step && !s->steps && !s->replay;
+    s->stability = s->adaptive && s->method->stability ? s->method->stability(s->method) : INFINITY;
     if (ok && check_stepping(s, tape) && check_controller(s, &o, tape) && copy_atols(s, &o, tape) &&
         check_rounding(s, s->rtol, s->atol, "", tape) &&
         check_rounding(s, s->adjoint_rtol, s->adjoint_atol, "adjoint_", tape) &&

@@ -62,7 +62,7 @@ static double norm(const ode_march *m, const void *x, const void *y, const void 
 double ode_first_step(ode_march *m, double t0, double t1, const void *y)
 {
     ad_dtype dtype = m->system->dtype;
-    const void *f0 = m->carry[0].data;
+    const void *f0 = m->slope[0].data;
     double length = fabs(t1 - t0), direction = t1 > t0 ? 1 : -1, order = m->method->order;
     double d0 = norm(m, y, y, f0, length), d1 = norm(m, f0, y, f0, length);
     if (!isfinite(d1)) return 0;

@@ -120,25 +120,25 @@ static void argument_direction(ad_dtype dtype, ad_shape shape, int64_t rows, uin
 static bool point_arguments(ode_watch *w, const ode_march *m, ode_runner *r)
 {
     const ode_system *s = m->system;
-    const ode_places *at = &r->unit->at;
     size_t bytes = 0;
     for (int i = 0; i < s->nrow; i++)
         bytes += ode_array_bytes(s->dtype, s->arg[s->row[i]], m->rows);
     for (int i = 0; i < s->nshared; i++) bytes += ode_array_bytes(s->dtype, s->shared[i], 1);
     char *to = ode_buffer_need(&w->arguments, bytes);
     if (!to) return false;
-    const ode_places *from = &m->step.unit->at;
+    const void **row_values = ode_runner_in(&m->step, ODE_VALUE, ODE_PORT_ROW),
+               **shared_values = ode_runner_in(&m->step, ODE_VALUE, ODE_PORT_SHARED);
+    ode_runner_arguments(r, row_values, shared_values);
     for (int i = 0; i < s->nrow + s->nshared; i++) {
         bool row = i < s->nrow;
         int k = row ? i : i - s->nrow;
         ad_shape shape = row ? s->arg[s->row[k]] : s->shared[k];
-        const void *value = m->step.in[row ? from->row + k : from->shared + k];
-        r->in[row ? at->row + k : at->shared + k] = value;
+        const void *value = row ? row_values[k] : shared_values[k];
         argument_direction(s->dtype, shape, m->rows, (uint64_t)(i + 1) << 40, value, to);
-        r->in[at->arguments_dot + i] = to;
+        ode_runner_in(r, ODE_VALUE, row ? ODE_PORT_ROW_DIRECTION : ODE_PORT_SHARED_DIRECTION)[k] =
+            to;
         to += ode_array_bytes(s->dtype, shape, row ? m->rows : 1);
     }
-    r->primed = false;
     r->connected = true;
     return true;
 }
@@ -249,7 +249,7 @@ static bool iterate(ode_march *m, const ode_boundary *a, int direction, const vo
                     double scale = scale_of(m, at, ode_load(dtype, w->largest.data, at));
                     double moved = ode_load(dtype, w->moved.data, at) - ode_load(dtype, y, at);
                     double turned =
-                        ode_load(dtype, w->slope.data, at) - ode_load(dtype, m->carry[0].data, at);
+                        ode_load(dtype, w->slope.data, at) - ode_load(dtype, m->slope[0].data, at);
                     if (!(scale > 0)) continue;
                     if (!pass) {
                         before[r] += pow(moved / scale, 2);
@@ -299,7 +299,7 @@ static void limit_steps(ode_march *m, const ode_boundary *a, int direction, cons
     w->reach = INFINITY;
     w->lambda = found->lambda;
     bool shown = hidden * w->seen >= found->lambda;
-    w->due = m->evaluations + (shown ? 2 : 1) * limited_apart * m->method->tableau->stages;
+    w->due = m->evaluations + (shown ? 2 : 1) * limited_apart * m->method->times;
     if (direction * (a->t - w->until) < 0) w->most = fmin(w->most, before);
 }
 
@@ -346,7 +346,7 @@ int64_t ode_watch_look(ode_march *m, const ode_boundary *a, int direction, const
 static bool rests(const ode_march *m, int64_t i)
 {
     ad_dtype dtype = m->system->dtype;
-    return ode_load(dtype, m->carry[0].data, i) == ode_load(dtype, m->carry[1].data, i);
+    return ode_load(dtype, m->slope[0].data, i) == ode_load(dtype, m->slope[1].data, i);
 }
 
 static bool some_element_rests(const ode_march *m)
@@ -379,7 +379,6 @@ static int run_tangent(ode_march *m, ode_runner *r, const ode_unit *unit, const 
 {
     ode_watch *w = &m->watch;
     const ode_system *s = m->system;
-    const ode_places *at = &unit->at, *step = &m->step.unit->at;
     char text[ODE_ERROR_SIZE];
     if (ode_runner_open(r, unit, m->threads, m->error, m->error_size)) return unit->absent ? 0 : -1;
     prepare(m, y);
@@ -389,29 +388,30 @@ static int run_tangent(ode_march *m, ode_runner *r, const ode_unit *unit, const 
         for (int64_t i = 0; i < m->rows * s->size[j]; i++, cell++)
             ode_store(s->dtype, w->moved.data, cell,
                       state_weight(s, j, i) * scale_of(m, cell, fabs(ode_load(s->dtype, y, cell))));
-    if (unit->key.method) r->in[at->h] = m->step.in[step->h];
-    /* The field's own is taken inside the step. */
-    for (int i = 0; i < at->nt; i++) r->in[at->t + i] = m->step.in[step->t + i + !unit->key.method];
-    for (int i = 0; i < 3; i++)
-        r->in[at->tolerance + i] = i == 1 ? w->number : m->step.in[step->tolerance + i];
-    for (int j = 0; unit->key.flags & ODE_EACH && j < s->nstate; j++)
-        r->in[at->each + j] = ode_part(s, 1, w->each.data, j);
+    /* The field's own tangents are taken inside the step. */
+    bool of_field = unit->key.kind == ODE_UNIT_FIELD_TANGENT;
+    const void **steps_times = ode_runner_in(&m->step, ODE_VALUE, ODE_PORT_TIMES);
+    ode_place times = ode_unit_place(unit, ODE_VALUE, ODE_PORT_TIMES);
+    for (int i = 0; i < times.count; i++) r->in[times.first + i] = steps_times[i + of_field];
+    const ode_port numbers[] = { ODE_PORT_H, ODE_PORT_RTOL, ODE_PORT_ROUNDING };
+    for (int i = of_field; i < 3; i++)
+        *ode_runner_in(r, ODE_VALUE, numbers[i]) = *ode_runner_in(&m->step, ODE_VALUE, numbers[i]);
+    *ode_runner_in(r, ODE_VALUE, ODE_PORT_ATOL) = w->number;
+    ode_runner_read(r, ODE_VALUE, ODE_PORT_ATOL_EACH, 1, w->each.data);
     for (int64_t i = 0; i < m->cells; i++)
         ode_store(s->dtype, w->chosen.data, i, all || rests(m, i));
-    for (int j = 0; j < s->nstate; j++) {
-        r->in[at->chosen + j] = ode_part(s, m->rows, w->chosen.data, j);
-        r->in[at->y + j] = ode_part(s, m->rows, y, j);
-        r->in[at->ybar + j] = ode_part(s, m->rows, w->moved.data, j);
-    }
+    ode_runner_read(r, ODE_VALUE, ODE_PORT_CHOSEN, m->rows, w->chosen.data);
+    ode_runner_read(r, ODE_VALUE, ODE_PORT_STATE, m->rows, y);
+    ode_runner_read(r, ODE_VALUE, ODE_PORT_DIRECTION, m->rows, w->moved.data);
     char *out = w->rows.data;
-    for (int i = 0; i < unit->nout; i++)
+    for (int i = 0; i < unit->layout.nout; i++)
         r->out[i] = out + (size_t)i * (size_t)m->rows * sizeof(double);
     if (ode_runner_run(r, m->rows, text, sizeof text))
         return unit->absent
                    ? 0
                    : ode_fail(m, "step %lld from t = %.15g: %s", (long long)m->steps, a->t, text);
     int arguments = s->nrow + s->nshared > 0;
-    int64_t taken = unit->key.method ? (2 + arguments) * m->method->tableau->stages : 3 + arguments;
+    int64_t taken = of_field ? 3 + arguments : (2 + arguments) * m->method->times;
     m->evaluations += taken;
     w->evaluations += taken;
     w->probes++;
@@ -461,7 +461,7 @@ static bool is_at_rest(const ode_march *m)
 {
     if (!m->system->trace || m->system->reads_time) return false;
     for (int64_t i = 0; i < m->cells; i++)
-        if (ode_load(m->system->dtype, m->carry[0].data, i) != 0 || !rests(m, i)) return false;
+        if (ode_load(m->system->dtype, m->slope[0].data, i) != 0 || !rests(m, i)) return false;
     return true;
 }
 
@@ -553,7 +553,7 @@ int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, c
             w->vetted = fmax(taken, largest / 2);
             w->short_apart =
                 w->short_apart > 0 ? fmin(4 * w->short_apart, most_short_apart) : short_apart;
-            w->probe_due = m->steps + 1 + (int64_t)w->short_apart / m->method->tableau->stages;
+            w->probe_due = m->steps + 1 + (int64_t)w->short_apart / m->method->times;
             w->probed = m->steps + 1;
             return 1;
         }

@@ -3,11 +3,11 @@
 #include "ode/methods/recorders.h"
 
 /* The largest |y| or |next| of each row: [rows]. */
-static ad_var row_size(const ode_step *s)
+static ad_var row_size(const ode_step *s, const ode_step_results *r)
 {
     ad_var all = ad_none(s->tape);
     for (int j = 0; j < s->system->nstate; j++) {
-        ad_var one = ad_max(ad_abs(s->y[j]), ad_abs(s->next[j]));
+        ad_var one = ad_max(ad_abs(s->y[j]), ad_abs(r->next[j]));
         int axes[AD_MAX_RANK], rank = s->system->state[j].rank;
         for (int i = 1; i < rank; i++) axes[i - 1] = i;
         if (rank > 1) one = ad_reduce_max(one, rank - 1, axes, 0);
@@ -21,39 +21,36 @@ static ad_var row_size(const ode_step *s)
  * this change is not small. Where an element moves by more than a tenth of its size while its slope
  * asks for ten times its size, what is computed is not the solution, which would have done the one
  * or the other. What Newton's method leaves, which is relative to the row, is no size. */
-static void record_ringing(ode_step *s)
+static void record_ringing(const ode_step *s, ode_step_results *r)
 {
-    ad_var row = row_size(s);
+    ad_var row = row_size(s, r);
     for (int j = 0; j < s->system->nstate; j++) {
         ad_shape shape = { .rank = s->system->state[j].rank, .dim = { AD_ROWS } };
         for (int i = 1; i < shape.rank; i++) shape.dim[i] = 1;
-        ad_var size = ad_max(ad_max(ad_abs(s->y[j]), ad_abs(s->next[j])),
+        ad_var size = ad_max(ad_max(ad_abs(s->y[j]), ad_abs(r->next[j])),
                              ad_scale(ad_reshape(row, shape), 1e3 * s->newton.tolerance));
-        ad_var change = ad_scale(ad_abs(ad_sub(s->next[j], s->y[j])), 10),
-               slope = ad_scale(ad_abs(ad_mul(s->h, s->k[j])), 0.1);
-        s->ringing[j] = ad_div(ad_min(change, slope), size);
+        ad_var change = ad_scale(ad_abs(ad_sub(r->next[j], s->y[j])), 10),
+               slope = ad_scale(ad_abs(ad_mul(s->h, r->k[j])), 0.1);
+        r->ringing[j] = ad_div(ad_min(change, slope), size);
     }
 }
 
-void ode_implicit_step(const ode_method *m, ode_step *s)
+void ode_implicit_step(const ode_method *m, const ode_step *s, ode_step_results *r)
 {
-    int n = s->system->nstate;
+    int n = s->system->nstate, nquad = s->quadrature.wanted ? s->system->nquad : 0,
+        last = m->times - 1;
     bool trapezoidal = m->times == 2;
     ad_var base[ODE_MAX_JOINT], g = trapezoidal ? ad_scale(s->h, 0.5) : s->h;
-    ad_var *rate = s->quadrature ? s->quad : NULL;
+    ad_var *begin = nquad ? r->rates : NULL, *end = r->rates + nquad, unused[ODE_MAX_JOINT];
     for (int j = 0; j < n; j++) base[j] = s->y[j];
     if (trapezoidal) {
-        ode_system_record(s->system, s->tape, s->t[0], s->y, s->row, s->shared, s->k, rate);
-        for (int j = 0; j < n; j++) base[j] = ad_add(s->y[j], ad_mul(g, s->k[j]));
+        ode_record_field(s, r, 0, s->y, r->k, begin);
+        for (int j = 0; j < n; j++) base[j] = ad_add(s->y[j], ad_mul(g, r->k[j]));
     }
-    ode_record_root(s, s->t[m->times - 1], g, base, s->next, &s->counts);
-    ad_var unused[ODE_MAX_JOINT];
-    s->finite = ode_record_largest(n, s->next, NULL);
-    if (m->rings) record_ringing(s);
-    if (!rate || !s->system->nquad) return;
-    ad_var *end = s->carry_quad_next;
-    ode_system_record(s->system, s->tape, s->t[m->times - 1], s->next, s->row, s->shared, unused,
-                      end);
-    for (int q = 0; q < s->system->nquad; q++)
-        s->quad[q] = ad_mul(g, trapezoidal ? ad_add(rate[q], end[q]) : end[q]);
+    ode_record_root(s, s->t[last], g, base, r->next, &r->counts);
+    if (ode_method_has(m, ODE_METHOD_RINGS)) record_ringing(s, r);
+    if (!nquad) return;
+    ode_record_field(s, r, last, r->next, unused, end);
+    for (int q = 0; q < nquad; q++)
+        r->quad[q] = ad_mul(g, trapezoidal ? ad_add(begin[q], end[q]) : end[q]);
 }

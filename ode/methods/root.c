@@ -86,15 +86,12 @@ static int prepare(root_data *d, root_state *s, const ad_opaque_call *call, plac
         !ode_buffer_need(&s->base, count * sizeof(double)) ||
         !ode_buffer_need(&s->active, (size_t)call->rows))
         return no_memory(call);
-    const ode_places *at = &d->unit->at;
-    s->runner.in[at->t] = call->in[p.t];
-    s->runner.in[at->y] = s->z.data;
-    for (int i = 0; i < d->system->nrow; i++) s->runner.in[at->row + i] = call->in[p.row + i];
-    for (int i = 0; i < d->system->nshared; i++)
-        s->runner.in[at->shared + i] = call->in[p.shared + i];
-    s->runner.out[0] = s->f.data;
-    s->runner.out[1] = s->jacobian.data;
-    s->runner.primed = false; /* other shared values may be at the same place */
+    ode_runner *r = &s->runner;
+    *ode_runner_in(r, ODE_VALUE, ODE_PORT_TIMES) = call->in[p.t];
+    *ode_runner_in(r, ODE_VALUE, ODE_PORT_ROOT_STATE) = s->z.data;
+    ode_runner_arguments(r, call->in + p.row, call->in + p.shared);
+    *ode_runner_out(r, ODE_VALUE, ODE_PORT_ROOT_DERIVATIVE) = s->f.data;
+    *ode_runner_out(r, ODE_VALUE, ODE_PORT_ROOT_JACOBIAN) = s->jacobian.data;
     return 0;
 }
 

@@ -1,91 +1,97 @@
 /* One recorder for all explicit Runge-Kutta tableaux. */
 #include "ode/methods/recorders.h"
 
-/* Sum of squares of (h sum_i e_i k_i) / (atol + rtol max(|y|, |next|)) over all states, rows and
- * components. */
-static ad_var scaled_squares(const ode_step *s, int nstage, const double *e)
+/* h sum_i e_i k_i over the first n stages of each of `count` arrays. */
+static void record_errors(const ode_step *s, int n, const double *e, int count, const ad_var *k,
+                          ad_var *error)
 {
-    int n = s->system->nstate;
-    ad_var total = ad_none(s->tape);
-    for (int j = 0; j < n; j++) {
-        ad_var error = ode_record_weighted(nstage, e, s->k + j, n);
-        ad_var sum = ad_sum_all(ad_square(ad_mul(ad_mul(s->h, error), ode_record_weight(s, j))));
-        total = j ? ad_add(total, sum) : sum;
-    }
-    return total;
+    for (int j = 0; j < count; j++)
+        error[j] = ad_mul(s->h, ode_record_weighted(n, e, k + j, count));
 }
 
-/* Increments of the quadratures, and their errors. A quadrature is measured by itself: the mean
- * square over its elements of the error divided by atol + rtol times the sum of the increments'
- * magnitudes so far. What it has come to would be too strict a measure where it passes through
- * zero. A sum over the rows has independent errors in each, so atol counts sqrt(rows) times; this
- * also keeps the tolerance above the rounding of a sum whose terms cancel. */
-static void finish_quadratures(const ode_tableau *t, ode_step *s)
+/* Increments of the quadratures, and their errors. */
+static void finish_quadratures(const ode_tableau *t, const ode_step *s, ode_step_results *r)
 {
-    int nquad = s->system->nquad, n = t->stages + 1;
+    int nquad = s->system->nquad, last = t->stages;
+    const double *b = ode_tableau_row(t, last);
     for (int q = 0; q < nquad; q++) {
-        s->quad[q] = ad_mul(s->h, ode_record_weighted(t->stages, ode_tableau_row(t, t->stages),
-                                                      s->rates + q, nquad));
-        if (s->estimate) s->carry_quad_next[q] = s->rates[t->stages * nquad + q];
-        if (!s->size) continue;
-        s->size_next[q] = ad_add(s->size[q], ad_abs(s->quad[q]));
-        bool sum = !ad_has_rows(s->system->quad[q]);
-        ad_var atol = sum ? ad_mul(s->atol, ad_sqrt(ad_row_count(s->tape))) : s->atol;
-        ad_var scale = ad_add(atol, ad_mul(s->rtol, s->size_next[q]));
-        ad_var error = ad_mean_all(ad_square(
-            ad_div(ad_mul(s->h, ode_record_weighted(n, t->e, s->rates + q, nquad)), scale)));
-        if (t->e3) { /* as the march combines the estimates of the state */
-            ad_var error3 = ad_mean_all(ad_square(
-                ad_div(ad_mul(s->h, ode_record_weighted(n, t->e3, s->rates + q, nquad)), scale)));
-            ad_var both = ad_div(ad_square(error), ad_add(error, ad_scale(error3, 0.01)));
-            error = ad_select(ad_eq(error, ad_scalar(s->tape, 0)), error, both);
-        }
-        s->quad_error = q ? ad_max(s->quad_error, error) : error;
+        r->quad[q] = ad_mul(s->h, ode_record_weighted(last, b, r->rates + q, nquad));
+        if (s->estimate) r->rate[q] = r->rates[last * nquad + q];
     }
+    if (!s->quadrature.size) return;
+    record_errors(s, last + 1, t->e, nquad, r->rates, r->quad_error);
+    if (t->e3) record_errors(s, last + 1, t->e3, nquad, r->rates, r->quad_error3);
 }
 
 /* Whether the quadratures' rates at stage i are wanted: the last one begins the next step. */
 static bool wants_rates(const ode_tableau *t, const ode_step *s, int i)
 {
-    if (!s->quadrature || i > t->stages) return false;
+    if (!s->quadrature.wanted || i > t->stages) return false;
     if (i == t->stages) return s->estimate;
     return ode_tableau_row(t, t->stages)[i] != 0 ||
-           (s->size && (t->e[i] != 0 || (t->e3 && t->e3[i] != 0)));
+           (s->quadrature.size && (t->e[i] != 0 || (t->e3 && t->e3[i] != 0)));
 }
 
-void ode_runge_kutta_step(const ode_method *m, ode_step *s)
+/* The slope at stage i, where the state is `stage`. */
+static void record_slope(const ode_tableau *t, const ode_step *s, ode_step_results *r, int i,
+                         const ad_var *stage)
+{
+    int n = s->system->nstate, nquad = s->quadrature.wanted ? s->system->nquad : 0;
+    ad_var *k = r->k + i * n, *rate = wants_rates(t, s, i) ? r->rates + i * nquad : NULL;
+    if (i > 0 || !s->slope) {
+        ode_record_field(s, r, i, stage, k, rate);
+        return;
+    }
+    for (int j = 0; j < n; j++) k[j] = s->slope[j];
+    for (int q = 0; rate && q < nquad; q++) rate[q] = s->quadrature.rate[q];
+}
+
+void ode_runge_kutta_step(const ode_method *m, const ode_step *s, ode_step_results *r)
 {
     const ode_tableau *t = m->tableau;
-    int n = s->system->nstate, last = t->stages;
-    int count = s->dense ? last + 1 + t->extra : s->estimate ? last + 1 : last;
-    int nquad = s->quadrature ? s->system->nquad : 0, twin = ode_stage_before_last(t);
-    ad_var *y = s->next, before[ODE_MAX_JOINT] = { 0 };
+    int n = s->system->nstate, last = t->stages, twin = ode_stage_before_last(t);
+    int count = ode_method_times(m, s->estimate, s->dense);
+    ad_var before[ODE_MAX_JOINT] = { 0 };
     for (int i = 0; i < (count > last ? count : last + 1); i++) {
         ad_var stage[ODE_MAX_JOINT];
+        const double *a = i ? ode_tableau_row(t, i) : NULL;
         for (int j = 0; j < n; j++)
-            stage[j] =
-                i ? ode_record_sum(s->y[j], s->h, i, ode_tableau_row(t, i), s->k + j, n) : s->y[j];
-        if (i == last)
-            for (int j = 0; j < n; j++) y[j] = stage[j];
-        if (i && i == twin)
-            for (int j = 0; j < n; j++) before[j] = stage[j];
-        if (i >= count) break;
-        ad_var *rate = wants_rates(t, s, i) ? s->rates + i * nquad : NULL;
-        if (i == 0 && s->carry) {
-            for (int j = 0; j < n; j++) s->k[j] = s->carry[j];
-            for (int q = 0; q < nquad; q++) rate[q] = s->carry_quad[q];
-        } else if (s->residuals)
-            ode_system_record_kept(s->system, s->tape, s->t[i], stage, s->row, s->shared,
-                                   s->k + i * n, s->residuals, s->kept + i * s->residuals->n);
-        else
-            ode_system_record(s->system, s->tape, s->t[i], stage, s->row, s->shared, s->k + i * n,
-                              rate);
+            stage[j] = i ? ode_record_sum(s->y[j], s->h, i, a, r->k + j, n) : s->y[j];
+        for (int j = 0; i == last && j < n; j++) r->next[j] = stage[j];
+        for (int j = 0; i && i == twin && j < n; j++) before[j] = stage[j];
+        if (i < count) record_slope(t, s, r, i, stage);
     }
-    if (s->quadrature) finish_quadratures(t, s);
-    s->finite = ode_record_largest(n, s->next, s->estimate ? s->k + last * n : NULL);
+    if (s->quadrature.wanted) finish_quadratures(t, s, r);
     if (!s->estimate) return;
-    for (int j = 0; j < n; j++) s->carry_next[j] = s->k[last * n + j];
-    s->error = scaled_squares(s, last + 1, t->e);
-    s->error3 = t->e3 ? scaled_squares(s, last + 1, t->e3) : ad_zeros_like(s->error);
-    ode_record_stiffness(m, s, before);
+    for (int j = 0; j < n; j++) r->slope[j] = r->k[last * n + j];
+    record_errors(s, last + 1, t->e, n, r->k, r->error);
+    if (t->e3) record_errors(s, last + 1, t->e3, n, r->k, r->error3);
+    ode_record_stiffness(t, s, r, before);
+}
+
+/* Hermite's basis in the form theta F0 + theta (1-theta) F1 + theta^2 (1-theta) F2 + theta^2
+ * (1-theta)^2 (...), with F0 = sum b k, F1 = k_1 - F0, F2 = 2 F0 - k_last - k_1 (Hairer, Norsett,
+ * Wanner, Solving ODEs I, II.6). */
+void ode_runge_kutta_dense(const ode_method *m, double theta, double *w, double *slope)
+{
+    const ode_tableau *t = m->tableau;
+    int s = t->stages, n = s + 1 + t->extra;
+    const double *b = ode_tableau_row(t, s);
+    double x = theta, u = 1 - theta;
+    double p0 = x, p1 = x * u, p2 = x * x * u, d0 = 1, d1 = 1 - 2 * x, d2 = x * (2 - 3 * x);
+    double q = x * x * u * u,
+           dq =
+               2 * x * u * (1 - 2 * x); /* times 1, theta, theta (1 - theta), theta^2 (1 - theta) */
+    double p[] = { q, q * x, q * x * u, q * x * x * u };
+    double d[] = { dq, dq * x + q, dq * x * u + q * (1 - 2 * x),
+                   dq * x * x * u + q * x * (2 - 3 * x) };
+    for (int i = 0; i < n; i++) {
+        double bi = i < s ? b[i] : 0, first = i == 0, last = i == s;
+        w[i] = bi * p0 + (first - bi) * p1 + (2 * bi - last - first) * p2;
+        slope[i] = bi * d0 + (first - bi) * d1 + (2 * bi - last - first) * d2;
+        for (int r = 0; r < t->dense; r++) {
+            w[i] += t->d[r * n + i] * p[r];
+            slope[i] += t->d[r * n + i] * d[r];
+        }
+    }
 }

@@ -26,8 +26,9 @@ static double amplification(int n, const double *coefficient, double x)
     return fabs(r);
 }
 
-double ode_stability_limit(const ode_tableau *t)
+double ode_runge_kutta_stability(const ode_method *m)
 {
+    const ode_tableau *t = m->tableau;
     int n = t->stages;
     double coefficient[ODE_MAX_STAGES + 1] = { 1 }, power[ODE_MAX_STAGES], next[ODE_MAX_STAGES];
     const double *b = ode_tableau_row(t, n);
@@ -67,34 +68,39 @@ static void divided_difference(const ode_tableau *t, double *w, double *q)
         for (int j = 0; j < i; j++) q[j] += w[i] * ode_tableau_row(t, i)[j];
 }
 
-static ad_var weighted(const ode_step *s, int n, const double *w, int state)
+static ad_var weighted(const ode_step *s, const ad_var *k, int n, const double *w, int state)
 {
     ad_var sum = ad_none(s->tape);
     int terms = 0;
     for (int i = 0; i < n; i++) {
         if (w[i] == 0) continue;
-        ad_var term = ad_scale(s->k[i * s->system->nstate + state], w[i]);
+        ad_var term = ad_scale(k[i * s->system->nstate + state], w[i]);
         sum = terms++ ? ad_add(sum, term) : term;
     }
     return sum;
 }
 
-void ode_record_stiffness(const ode_method *m, ode_step *s, const ad_var *g)
+void ode_record_stiffness(const ode_tableau *t, const ode_step *s, ode_step_results *r,
+                          const ad_var *g)
 {
-    const ode_tableau *t = m->tableau;
     int n = s->system->nstate, last = t->stages, twin = ode_stage_before_last(t);
     double w[ODE_MAX_STAGES], q[ODE_MAX_STAGES];
     if (!twin) divided_difference(t, w, q);
     ad_var slopes = ad_none(s->tape), states = ad_none(s->tape);
     for (int j = 0; j < n; j++) {
-        ad_var dk =
-            twin ? ad_sub(s->k[last * n + j], s->k[twin * n + j]) : weighted(s, last + 1, w, j);
-        ad_var dg = twin ? ad_sub(s->next[j], g[j]) : ad_mul(s->h, weighted(s, last + 1, q, j));
-        ad_var weight = ode_record_weight(s, j);
+        ad_var dk, dg, weight = ode_record_weight(s, r->next, j);
+        if (twin) {
+            dk = ad_sub(r->k[last * n + j], r->k[twin * n + j]);
+            dg = ad_sub(r->next[j], g[j]);
+        } else {
+            dk = weighted(s, r->k, last + 1, w, j);
+            dg = ad_mul(s->h, weighted(s, r->k, last + 1, q, j));
+        }
         ad_var dk2 = ode_record_row_squares(ad_mul(dk, weight));
         ad_var dg2 = ode_record_row_squares(ad_mul(dg, weight));
         slopes = j ? ad_add(slopes, dk2) : dk2;
         states = j ? ad_add(states, dg2) : dg2;
     }
-    s->stiffness = ad_reduce_max(ad_div(slopes, ad_add(states, s->rounding)), 0, NULL, 0);
+    ad_var ratio = ad_div(slopes, ad_add(states, s->norm.rounding));
+    r->stiffness = ad_reduce_max(ratio, 0, NULL, 0);
 }

@@ -1,6 +1,15 @@
 /* What recorders of steps share. */
 #include "ode/step/step.h"
 
+void ode_record_field(const ode_step *s, const ode_step_results *r, int i, const ad_var *y,
+                      ad_var *dy, ad_var *rate)
+{
+    if (s->residuals)
+        ode_system_record_kept(s->system, s->tape, s->t[i], y, s->row, s->shared, dy, s->residuals,
+                               r->kept + i * s->residuals->n);
+    else ode_system_record(s->system, s->tape, s->t[i], y, s->row, s->shared, dy, rate);
+}
+
 ad_var ode_record_weighted(int n, const double *c, const ad_var *x, int stride)
 {
     ad_var sum = { 0 };
@@ -30,15 +39,16 @@ ad_var ode_record_largest(int n, const ad_var *x, const ad_var *y)
     return all;
 }
 
-ad_var ode_record_tolerance(const ode_step *s, int j)
+ad_var ode_record_tolerance(const ode_step *s, const ad_var *next, int j)
 {
-    ad_var relative = ad_mul(s->rtol, ad_max(ad_abs(s->y[j]), ad_abs(s->next[j])));
-    return ad_add(s->each ? s->each[j] : s->atol, relative);
+    const ode_step_norm *norm = &s->norm;
+    ad_var relative = ad_mul(norm->rtol, ad_max(ad_abs(s->y[j]), ad_abs(next[j])));
+    return ad_add(norm->each ? norm->each[j] : norm->atol, relative);
 }
 
-ad_var ode_record_weight(const ode_step *s, int j)
+ad_var ode_record_weight(const ode_step *s, const ad_var *next, int j)
 {
-    return ad_div(ad_scalar(s->tape, 1), ode_record_tolerance(s, j));
+    return ad_div(ad_scalar(s->tape, 1), ode_record_tolerance(s, next, j));
 }
 
 ad_var ode_record_row_squares(ad_var x)

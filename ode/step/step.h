@@ -1,7 +1,31 @@
-/* Internal: what a step is recorded from and into, and what a method is. */
+/* Internal: what a method is, and what a step is recorded from and into.
+ *
+ * A method is a constant: what it can do (flags, orders), which times it evaluates the field at,
+ * what it carries from step to step, and recorders. A recorder writes one step as operations on a
+ * tape: it reads an ode_step and fills an ode_step_results. What all methods have in common (error
+ * norms, whether the step is finite, derivatives, dense output without stages) is made around it.
+ */
 #ifndef ODE_STEP_H
 #define ODE_STEP_H
 #include "ode/field/system.h"
+
+/* Kinds of arrays in ports (ports.def); how many of them there are is the system's. */
+typedef enum {
+    ODE_SHAPE_SCALAR,          /* [], one for the call */
+    ODE_SHAPE_TIME,            /* as a field gets t: sizes 1 */
+    ODE_SHAPE_ROW_NUMBER,      /* [rows] */
+    ODE_SHAPE_STATE,           /* each state [rows,D...] */
+    ODE_SHAPE_STATE_ELEMENT,   /* each state's elements [1,D...] */
+    ODE_SHAPE_WIDE,            /* [rows,width]: all states side by side */
+    ODE_SHAPE_JACOBIAN,        /* [rows,width,width] */
+    ODE_SHAPE_QUADRATURE,      /* each quadrature */
+    ODE_SHAPE_ROW_ARGUMENT,    /* each per-row argument */
+    ODE_SHAPE_SHARED,          /* each shared value */
+    ODE_SHAPE_SHARED_ARGUMENT, /* each argument without rows */
+    ODE_SHAPE_RESIDUAL,        /* each residual of an evaluation */
+    ODE_SHAPE_COUNTS,          /* [3] */
+    ODE_SHAPE_CARRIED          /* each kind in ode_method.carry */
+} ode_shapes;
 
 /* An explicit Runge-Kutta tableau, laid out as methods.def says: `stages` make y_next, one more is
  * f(t + h, y_next), `extra` serve dense output. */
@@ -14,65 +38,118 @@ static inline const double *ode_tableau_row(const ode_tableau *t, int i)
 {
     return t->a + i * (i - 1) / 2;
 }
-/* Weights w, and their derivatives, of y(t + theta h) = y + h sum_i w_i k_i; stages + 1 + extra of
- * each. */
-void ode_dense_weights(const ode_tableau *t, double theta, double *w, double *slope);
 
 typedef struct {
     double tolerance;
     int iterations;
 } ode_newton;
 
-/* What a step is recorded from and into. Arrays of states have system->nstate variables. */
+/* ---- what a step is recorded from ---- */
+
+/* Quadratures: integrals along the solution that do not act on it. */
+typedef struct {
+    bool wanted;
+    const ad_var *rate; /* at the beginning, where a slope is given; else NULL */
+    const ad_var *size; /* sums of the increments' magnitudes so far; NULL: not in the error norm */
+} ode_step_quadratures;
+
+/* The error that a step may make. */
+typedef struct {
+    ad_var rtol, atol;
+    ad_var rounding;    /* ode_guard_rounding */
+    const ad_var *each; /* NULL, or instead of atol: of each state's elements [1,D...] */
+} ode_step_norm;
+
+/* Arrays of states have system->nstate variables. */
 typedef struct {
     ad_tape *tape;
     ode_system *system;
     const ad_var *row, *shared; /* per-row arguments and shared values of the system */
-    ode_newton newton;
     ad_var h;
-    const ad_var *t;          /* stage times, with the rank a field expects */
-    const ad_var *y, *carry;  /* carry: the method's, or the first stage k_1 of a Runge-Kutta step
-                                 (NULL: to be evaluated) */
-    const ad_var *carry_quad; /* its quadrature part */
-    const ad_var *size; /* quadratures in the error norm: the sum of their increments' magnitudes so
-                           far (NULL: they are not in it) */
-    bool estimate, dense, quadrature;
-    ad_var rtol, atol, rounding; /* rounding: ode_guard_rounding */
-    const ad_var
-        *each; /* NULL, or absolute tolerances of each state's elements [1,D...], instead of atol */
-    const ode_residuals *residuals; /* NULL, or what of every evaluation is wanted, of stage i from
-                                       kept[i * residuals->n] */
-    ad_var *kept;
-    /* Results. */
-    ad_var *next, *carry_next, *carry_quad_next;
-    ad_var *ringing; /* of each state, if the method rings: elements above 1 where it does */
-    ad_var *quad;    /* increments of the quadratures */
-    ad_var *rates;   /* memory for the quadratures' rates at the stages, [stage][quadrature] */
-    ad_var *size_next, quad_error; /* the largest mean square of a quadrature's scaled errors */
-    ad_var *k;                     /* stages, [stage][state] */
-    ad_var error, error3, finite, counts; /* sums of squares of scaled errors; a number that is
-                                             finite when the step is; Newton's counts */
-    ad_var stiffness;                     /* |lambda|^2, the largest of all rows */
+    const ad_var *t; /* times of the evaluations (ode_method.c), with the rank a field expects */
+    const ad_var *y; /* state at the beginning */
+    const ad_var *slope; /* the field there; NULL: to be evaluated */
+    const ad_var *carry; /* what the method carries, its arrays one after the other */
+    bool estimate;       /* the error is wanted */
+    bool dense;          /* the stages are wanted, ode_method.dense_stages of them */
+    ode_step_quadratures quadrature;
+    ode_step_norm norm;
+    ode_newton newton;
+    const ode_residuals *residuals; /* NULL, or what of every evaluation is to be kept */
 } ode_step;
+
+/* ---- what a recorder fills ---- */
+
+typedef struct {
+    ad_var *next;     /* state at the end */
+    ad_var *slope;    /* estimate: the field there */
+    ad_var *carry;    /* of methods that carry something */
+    ad_var *k;        /* stages, [stage][state]; memory for ODE_MAX_STAGES of them */
+    ad_var *error;    /* estimate: of each state, in its unit */
+    ad_var *error3;   /* ODE_METHOD_TWO_ESTIMATES: the cruder one */
+    ad_var stiffness; /* estimate: |lambda|^2, the largest of all rows; invalid: not known */
+    ad_var counts;    /* ODE_METHOD_IMPLICIT: [3] Newton's Jacobians, factorisations, iterations */
+    ad_var *ringing;  /* ODE_METHOD_RINGS: of each state, elements above 1 where it does */
+    ad_var *kept;     /* residuals: of evaluation i from kept[i * residuals->n] */
+    /* Quadratures: increments, errors of both kinds, rates at the end (where a slope is wanted);
+     * memory for rates [stage][quadrature]. */
+    ad_var *quad, *quad_error, *quad_error3, *rate, *rates;
+} ode_step_results;
+
+/* ---- methods ---- */
+
+enum {
+    ODE_METHOD_ADAPTIVE = 1, /* gives an error estimate */
+    ODE_METHOD_FSAL = 2,     /* the field at the end of a step with an estimate is a stage: the
+                                next step's first */
+    ODE_METHOD_IMPLICIT = 4, /* finds roots, and counts what that takes */
+    ODE_METHOD_STIFFLY_ACCURATE = 8, /* the last stage is the result */
+    ODE_METHOD_MULTISTEP = 16,       /* wants equal steps, and begins anew where they change */
+    ODE_METHOD_RINGS = 32,           /* a part of the state that decays fast may alternate instead:
+                                        steps say so (ode_step_results.ringing) */
+    ODE_METHOD_TWO_ESTIMATES = 64,   /* a second, cruder estimate damps the first */
+    ODE_METHOD_KEEPS = 128           /* evaluations are recorded in the step itself, so that their
+                                        residuals can be kept */
+};
 
 struct ode_method {
     const char *name, *about;
+    int flags;
     int order, error_order, dense_order;
-    const ode_tableau *tableau; /* explicit Runge-Kutta methods, else NULL */
-    int times, begin_times;     /* stage times t + c_i h of a step and of the bootstrap */
+    /* Evaluations are at t + c_i h: the first `times` of a step, with an error estimate and with
+     * dense output more of them; begin_times of the recorder `begin`. */
+    int times, times_estimate, times_dense, begin_times;
     const double *c, *begin_c;
-    bool implicit;
-    bool rings; /* a part of the state that decays fast may alternate instead: steps say so
-                   (ode_step.ringing) */
-    void (*step)(const ode_method *method, ode_step *s);
-    void (*begin)(const ode_method *method,
-                  ode_step *s); /* makes carry_next from y; NULL: nothing is carried */
+    int dense_stages; /* stages that dense output takes */
+    int ncarry;
+    const ode_shapes *carry;
+    const ode_tableau *tableau; /* of explicit Runge-Kutta methods: for their own recorders */
+    void (*step)(const ode_method *method, const ode_step *s, ode_step_results *r);
+    /* Makes results->carry from y; NULL: nothing is carried. */
+    void (*begin)(const ode_method *method, const ode_step *s, ode_step_results *r);
+    /* Weights w of y(t + theta h) = y + h sum_i w_i k_i over the dense stages, and their
+     * derivatives by theta. */
+    void (*dense)(const ode_method *method, double theta, double *w, double *slope);
+    /* The largest h |lambda| of steps whose gradient is to be trusted; NULL: there is no limit. */
+    double (*stability)(const ode_method *method);
 };
+
+static inline bool ode_method_has(const ode_method *m, int flags)
+{
+    return (m->flags & flags) == flags;
+}
+/* How many of method->c a step evaluates at. */
+static inline int ode_method_times(const ode_method *m, bool estimate, bool dense)
+{
+    return dense ? m->times_dense : estimate ? m->times_estimate : m->times;
+}
 
 /* ---- what recorders share (record.c) ---- */
 
-/* Stage times that a program of the method reads (dense: with those of the dense stages). */
-int ode_method_times(const ode_method *method, bool last, bool dense);
+/* The field at time t[i] of the step. dy: where the derivatives go; rate: the quadratures' (NULL:
+ * not wanted). Residuals are kept as evaluation i where they are wanted. */
+void ode_record_field(const ode_step *s, const ode_step_results *r, int i, const ad_var *y,
+                      ad_var *dy, ad_var *rate);
 /* Sum of c_i x_i over n of them that lie stride apart (terms with c_i = 0 are left out); invalid
  * when there is none. */
 ad_var ode_record_weighted(int n, const double *c, const ad_var *x, int stride);
@@ -81,12 +158,22 @@ ad_var ode_record_weighted(int n, const double *c, const ad_var *x, int stride);
 ad_var ode_record_sum(ad_var y, ad_var weight, int n, const double *c, const ad_var *k, int nstate);
 
 /* The error that a step may make in state j: atol + rtol max(|y|, |next|). */
-ad_var ode_record_tolerance(const ode_step *s, int j);
-ad_var ode_record_weight(const ode_step *s,
-                         int j); /* its reciprocal, which all norms of a step share */
+ad_var ode_record_tolerance(const ode_step *s, const ad_var *next, int j);
+/* Its reciprocal, which all norms of a step share. */
+ad_var ode_record_weight(const ode_step *s, const ad_var *next, int j);
 /* The largest absolute value of n arrays x and of as many y of their shapes (NULL: none): finite if
  * and only if all elements are. */
 ad_var ode_record_largest(int n, const ad_var *x, const ad_var *y);
 ad_var ode_record_row_squares(ad_var x); /* sums of squares by row, [rows] */
+
+/* Numbers that all steps give, made from a recorder's results (measure.c). error, error3: sums of
+ * squares of scaled errors, of steps with an estimate; quadratures: the largest mean square of a
+ * quadrature's scaled errors. */
+typedef struct {
+    ad_var finite, error, error3, quadratures;
+    ad_var *size; /* of the quadratures, after the step */
+} ode_step_measures;
+void ode_record_measures(const ode_method *method, const ode_step *s, const ode_step_results *r,
+                         ode_step_measures *measures);
 
 #endif

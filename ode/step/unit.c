@@ -9,8 +9,8 @@ static void free_unit(ode_unit *u)
 {
     if (!u) return;
     ad_program_free(u->program);
-    free(u->in);
-    free(u->parameter);
+    ode_layout_clear(&u->layout);
+    ode_layout_clear(&u->own);
     free(u);
 }
 
@@ -48,8 +48,9 @@ void ode_systems_unlock(void) { pthread_mutex_unlock(&lock); }
  * operation of the field has not, will never be there. */
 static void note_absence(ode_unit *u, const char *error)
 {
+    bool is_tangent = u->key.kind == ODE_UNIT_TANGENT || u->key.kind == ODE_UNIT_FIELD_TANGENT;
     ode_systems_lock();
-    if (u->key.kind == ODE_UNIT_TANGENT && !strstr(error, "out of memory")) u->absent = true;
+    if (is_tangent && !strstr(error, "out of memory")) u->absent = true;
     ode_systems_unlock();
 }
 
@@ -62,7 +63,7 @@ static const ad_program *compile(ode_unit *u, char *error, size_t error_size)
     } else if (!u->program) {
         ad_tape *tape = ad_tape_new(u->system->dtype);
         ad_var *v = tape ? ode_unit_record(u, tape, 0, NULL) : NULL;
-        u->program = v ? ad_compile(u->nin, v, u->nout, v + u->nin) : NULL;
+        u->program = v ? ad_compile(u->layout.nin, v, u->layout.nout, v + u->layout.nin) : NULL;
         if (!u->program)
             snprintf(error, error_size, "%s",
                      tape && ad_tape_error(tape) ? ad_tape_error(tape) : "out of memory");
@@ -81,29 +82,30 @@ static const ad_program *compile(ode_unit *u, char *error, size_t error_size)
 static ode_unit *find_or_make(ode_system *s, ode_unit_key key, ad_tape *tape, const char *caller)
 {
     ode_unit_key clean;
-    memset(&clean, 0, sizeof clean);
-    clean.kind = key.kind, clean.flags = key.flags, clean.method = key.method,
+    memset(&clean, 0, sizeof clean); /* the bytes between members are compared too */
+    clean.kind = key.kind;
+    clean.derivative = key.derivative;
+    clean.flags = key.flags;
+    clean.method = key.method;
     clean.need = key.need;
+    clean.values = key.values;
+    clean.newton.tolerance = key.newton.tolerance;
+    clean.newton.iterations = key.newton.iterations;
     clean.residuals = key.residuals;
-    clean.newton.tolerance = key.newton.tolerance, clean.newton.iterations = key.newton.iterations;
     for (ode_unit *u = s->units; u; u = u->next)
         if (!memcmp(&u->key, &clean, sizeof clean)) return u;
-    size_t most = 8 + (ODE_MAX_STAGES + 8) * (1 + ODE_MAX_JOINT) +
-                  (size_t)(key.residuals ? ODE_MAX_STAGES * key.residuals->n : 0) +
-                  (size_t)(2 * s->nquad + s->nrow + 2 * s->nshared + s->nargs);
+    ode_unit_key own = clean;
+    own.derivative = ODE_ITSELF;
     ode_unit *u = calloc(1, sizeof *u);
     if (u) {
         memcpy(&u->key, &clean, sizeof clean);
         u->system = s;
-        u->in = calloc(most, sizeof *u->in);
-        u->parameter = calloc(most, sizeof *u->parameter);
     }
-    if (!u || !u->in || !u->parameter) {
+    if (!u || !ode_layout_make(&u->own, s, &own) || !ode_layout_make(&u->layout, s, &u->key)) {
         ad_fail(tape, "%s: out of memory", caller);
         free_unit(u);
         return NULL;
     }
-    ode_unit_place(u);
     u->next = s->units;
     s->units = u;
     s->free_units = free_units;
@@ -134,9 +136,9 @@ int ode_runner_open(ode_runner *r, const ode_unit *u, int threads, char *error, 
     /* The unit is the system's, which everybody holds; only its program is still to come. */
     if (!u->system->rerecord && !(r->program = compile((ode_unit *)u, error, error_size)))
         return -1;
-    r->in = calloc((size_t)u->nin + 1, sizeof *r->in);
-    r->out = calloc((size_t)u->nout + 1, sizeof *r->out);
-    r->accumulate = calloc((size_t)u->nout + 1, sizeof *r->accumulate);
+    r->in = calloc((size_t)u->layout.nin + 1, sizeof *r->in);
+    r->out = calloc((size_t)u->layout.nout + 1, sizeof *r->out);
+    r->accumulate = calloc((size_t)u->layout.nout + 1, sizeof *r->accumulate);
     if (r->program) r->workspace = ad_workspace_new(r->program, threads);
     if (!r->in || !r->out || !r->accumulate || (r->program && !r->workspace)) {
         ode_runner_close(r);
@@ -164,11 +166,11 @@ static int run_recorded(ode_runner *r, int64_t rows, char *error, size_t error_s
     ad_tape *tape = ad_tape_new(dtype);
     ad_var *v = tape ? ode_unit_record(u, tape, rows, (const void *const *)r->in) : NULL;
     bool recorded = v && !ad_tape_error(tape);
-    for (int i = 0; v && i < u->nout; i++) {
+    for (int i = 0; v && i < u->layout.nout; i++) {
         if (!r->out[i]) continue;
-        const void *value = ad_value(v[u->nin + i]);
+        const void *value = ad_value(v[u->layout.nin + i]);
         if (!value) break;
-        int64_t n = ad_size(v[u->nin + i]);
+        int64_t n = ad_size(v[u->layout.nin + i]);
         if (r->accumulate[i]) ode_add(dtype, n, value, r->out[i]);
         else memcpy(r->out[i], value, (size_t)n * ode_bytes(dtype));
     }
@@ -201,4 +203,48 @@ int ode_runner_run(ode_runner *r, int64_t rows, char *error, size_t error_size)
     }
     r->primed = true;
     return 0;
+}
+
+size_t ode_port_bytes(const ode_unit *u, ode_role role, ode_port port, int64_t rows)
+{
+    ode_place place = ode_unit_place(u, role, port);
+    const ad_shape *shape = place.output ? u->layout.out : u->layout.in;
+    int64_t n = 0;
+    for (int i = 0; i < place.count; i++) n += ad_count(shape[place.first + i], rows);
+    return (size_t)n * ode_bytes(u->system->dtype);
+}
+
+const void *ode_runner_read(ode_runner *r, ode_role role, ode_port port, int64_t rows,
+                            const void *memory)
+{
+    const ode_layout *l = &r->unit->layout;
+    ode_place place = l->at[role][port];
+    const char *at = memory;
+    for (int i = place.first; i < place.first + place.count; i++) {
+        r->in[i] = at;
+        at += (size_t)ad_count(l->in[i], rows) * ode_bytes(r->unit->system->dtype);
+    }
+    return at;
+}
+
+void *ode_runner_write(ode_runner *r, ode_role role, ode_port port, int64_t rows, void *memory)
+{
+    const ode_layout *l = &r->unit->layout;
+    ode_place place = l->at[role][port];
+    char *at = memory;
+    for (int i = place.first; i < place.first + place.count; i++) {
+        r->out[i] = at;
+        if (at) at += (size_t)ad_count(l->out[i], rows) * ode_bytes(r->unit->system->dtype);
+    }
+    return at;
+}
+
+void ode_runner_arguments(ode_runner *r, const void *const *row, const void *const *shared)
+{
+    const ode_system *s = r->unit->system;
+    const void **rows = ode_runner_in(r, ODE_VALUE, ODE_PORT_ROW),
+               **values = ode_runner_in(r, ODE_VALUE, ODE_PORT_SHARED);
+    for (int i = 0; i < s->nrow; i++) rows[i] = row[i];
+    for (int i = 0; i < s->nshared; i++) values[i] = shared[i];
+    r->primed = false;
 }

@@ -1,99 +1,41 @@
 /* Internal: units, functions of a system that run on arrays. */
 #ifndef ODE_UNIT_H
 #define ODE_UNIT_H
-#include "ode/step/step.h"
-
-typedef enum {
-    ODE_UNIT_FIELD,
-    ODE_UNIT_BEGIN,
-    ODE_UNIT_STEP,
-    ODE_UNIT_STEP_VJP,
-    ODE_UNIT_BEGIN_VJP,
-    ODE_UNIT_PROLOGUE,
-    ODE_UNIT_PROLOGUE_VJP,
-    ODE_UNIT_ROOT,
-    ODE_UNIT_TANGENT,
-    ODE_UNIT_KINDS
-} ode_unit_kind;
-enum {
-    ODE_ESTIMATE = 1,
-    ODE_DENSE = 2,
-    ODE_TIMES = 4,
-    ODE_QUADRATURE = 8,
-    ODE_QUADRATURE_NORM = 16,
-    ODE_EACH = 32
-};
-
-typedef struct {
-    ode_unit_kind kind;
-    int flags;
-    const ode_method *method;
-    uint64_t need; /* arguments whose cotangents are wanted */
-    ode_newton newton;
-    const ode_residuals *residuals; /* NULL, or a step or field that delivers them, a VJP of a step
-                                       that is given them */
-} ode_unit_key;
-
-/* Numbers that a step with an error estimate gives beside its arrays (without one: the first). */
-enum { ODE_SUM_FINITE, ODE_SUM_ERROR, ODE_SUM_ERROR3, ODE_SUM_STIFFNESS, ODE_SUMS };
-
-/* What a tangent gives, [rows] each: sums of squares in units of the tolerance, of the change of
- * the result and of the error estimate with the state, of the direction itself, and of both changes
- * with the arguments. Of the elements that are chosen, then of the others. */
-enum {
-    ODE_TANGENT_STATE,
-    ODE_TANGENT_STATE_ERROR,
-    ODE_TANGENT_STATE_START,
-    ODE_TANGENT_ARGUMENTS,
-    ODE_TANGENT_ARGUMENTS_ERROR,
-    ODE_TANGENT_SUMS,
-    ODE_TANGENTS = 2 * ODE_TANGENT_SUMS
-};
-/* What a tangent of the field alone (of no method) gives of the elements that are chosen, [rows]
- * each, in units of the tolerance: the largest element of J J d, d the direction and J the field's
- * Jacobian by the state; sums of squares of d, and of the derivatives' changes with the arguments.
- */
-enum { ODE_TANGENT_SECOND, ODE_TANGENT_DIRECTION, ODE_TANGENT_FORCE, ODE_FIELD_TANGENTS };
-
-/* Places of the inputs and outputs of a unit in its lists (the first of each group). */
-typedef struct {
-    int h, t, tolerance, each, y, carry, carry_quad, size, row, shared, ybar, chosen, carry_bar,
-        k_bar; /* inputs */
-
-    int next, carry_next, carry_quad_next, size_next, quad_error, quad, k, sums, counts,
-        ringing;                                            /* outputs of a step */
-    int xbar, carry_out, t_out, h_out, row_out, shared_out; /* outputs of a VJP */
-    int arguments_dot; /* of a tangent: the directions of row and shared; its ybar is that of the
-                          state */
-    int nt, nk;
-    int kept, first_kept, nkept; /* residuals of stages first_kept .. nkept - 1: outputs of a step
-                                    or field, inputs of a VJP */
-} ode_places;
+#include "ode/step/ports.h"
 
 /* A function of the system that runs on arrays. */
 struct ode_unit {
     ode_unit *next;
     ode_unit_key key;
     ode_system *system;
-    ode_places at;
-    int nin, nout;
-    ad_shape *in;
-    bool *parameter;
+    ode_layout layout;   /* of its inputs and outputs */
+    ode_layout own;      /* of what it is a derivative of (of other units: as layout) */
     ad_program *program; /* NULL: not compiled yet, or recorded at every run */
     bool absent;         /* a tangent that the field has not */
 };
+static inline ode_place ode_unit_place(const ode_unit *u, ode_role role, ode_port port)
+{
+    return u->layout.at[role][port];
+}
 
 /* Finds or makes a unit and compiles it; NULL with the tape's error set, preceded by `caller`. */
 ode_unit *ode_unit_make(ode_system *system, ode_unit_key key, ad_tape *tape, const char *caller);
 /* As above, but it is only compiled when it is first run (it may never be). */
 ode_unit *ode_unit_plan(ode_system *system, ode_unit_key key, ad_tape *tape, const char *caller);
-/* What it computes (unit_record.c), as its system and key say: finds the places of inputs and
- * outputs; records it, with data (NULL: symbolic) in inputs. The variables in a new array, inputs
- * first; NULL with the tape's error set. */
-void ode_unit_place(ode_unit *unit);
-void ode_tangent_place(ode_unit *unit); /* the inputs after the arguments, and the outputs */
-void ode_tangent_record(const ode_unit *unit, ad_tape *tape, const ad_var *in, ad_var *out);
+/* Records what it computes, as its system and key say, with data (NULL: symbolic) in inputs
+ * (unit_record.c). The variables in a new array, inputs first; NULL with the tape's error set. */
 ad_var *ode_unit_record(const ode_unit *unit, ad_tape *tape, int64_t rows, const void *const *data);
+/* Record units of the kinds ODE_UNIT_TANGENT and ODE_UNIT_FIELD_TANGENT (tangent.c). */
+void ode_tangent_record(const ode_unit *unit, ad_tape *tape, const ad_var *in, ad_var *out);
+void ode_field_tangent_record(const ode_unit *unit, ad_tape *tape, const ad_var *in, ad_var *out);
+/* The step of a unit's method, from inputs `in`: fills s, and where results are to go (NULL:
+ * memory short, with the tape's error set). */
+typedef struct {
+    ad_var next[ODE_MAX_JOINT], slope[ODE_MAX_JOINT], error[ODE_MAX_JOINT], error3[ODE_MAX_JOINT],
+        ringing[ODE_MAX_JOINT], k[ODE_MAX_STAGES * ODE_MAX_JOINT];
+} ode_step_memory;
+void ode_step_connect(const ode_unit *unit, ad_tape *tape, const ad_var *in, ode_step *s,
+                      ode_step_results *r, ode_step_memory *memory);
 
 /* A unit with the memory to run it. */
 typedef struct {
@@ -113,5 +55,24 @@ int ode_runner_open(ode_runner *runner, const ode_unit *unit, int threads, char 
 void ode_runner_close(ode_runner *runner);
 /* 0, or -1 with a message. */
 int ode_runner_run(ode_runner *runner, int64_t rows, char *error, size_t error_size);
+/* Of all arrays of a port, one after the other. */
+size_t ode_port_bytes(const ode_unit *unit, ode_role role, ode_port port, int64_t rows);
+/* Pointers to the arrays of a port, as inputs and as outputs. */
+static inline const void **ode_runner_in(const ode_runner *r, ode_role role, ode_port port)
+{
+    return r->in + ode_unit_place(r->unit, role, port).first;
+}
+static inline void **ode_runner_out(const ode_runner *r, ode_role role, ode_port port)
+{
+    return r->out + ode_unit_place(r->unit, role, port).first;
+}
+/* Points all arrays of a port at memory where they lie one after the other (write: NULL, they are
+ * not delivered). Returns the end of them. */
+const void *ode_runner_read(ode_runner *r, ode_role role, ode_port port, int64_t rows,
+                            const void *memory);
+void *ode_runner_write(ode_runner *r, ode_role role, ode_port port, int64_t rows, void *memory);
+/* Points per-row arguments and shared values at those of a solve, which may be others than at the
+ * previous run. */
+void ode_runner_arguments(ode_runner *r, const void *const *row, const void *const *shared);
 
 #endif

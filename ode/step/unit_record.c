@@ -1,474 +1,323 @@
-/* What units compute: the places of their inputs and outputs, and how each kind is recorded. */
+/* What units compute: how each kind is recorded, and derivatives of all of them. */
 #include "ode/step/unit.h"
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- places of inputs and outputs ---- */
-
-static int add_input(ode_unit *u, ad_shape shape, bool parameter)
+static ad_var unit_input(const ode_unit *u, ad_tape *tape, int i, int64_t rows, const void *data)
 {
-    u->in[u->nin] = shape;
-    u->parameter[u->nin] = parameter;
-    return u->nin++;
+    ad_dtype dtype = ad_tape_dtype(tape);
+    ad_shape shape = u->layout.in[i];
+    if (ad_has_rows(shape)) return ad_input_rows_data(tape, shape, rows, dtype, data);
+    return u->layout.parameter[i] ? ad_param_data(tape, shape, dtype, data)
+                                  : ad_input_data(tape, shape, dtype, data);
 }
 
-static int add_states(ode_unit *u)
+/* The variables of a port of what the unit is (a derivative of), in a list of its inputs or its
+ * outputs; NULL: it has none. */
+static const ad_var *input(const ode_unit *u, const ad_var *in, ode_port port)
 {
-    int first = u->nin;
-    for (int i = 0; i < u->system->nstate; i++) add_input(u, u->system->state[i], false);
-    return first;
+    ode_place place = u->own.at[ODE_VALUE][port];
+    return place.count ? in + place.first : NULL;
+}
+static ad_var *output(const ode_unit *u, ad_var *out, ode_port port)
+{
+    ode_place place = u->own.at[ODE_VALUE][port];
+    return place.count ? out + place.first : NULL;
 }
 
-static int add_outputs(ode_unit *u, int n)
+static ad_var number(const ode_unit *u, ad_tape *tape, const ad_var *in, ode_port port)
 {
-    int first = u->nout;
-    u->nout += n;
-    return first;
+    const ad_var *x = input(u, in, port);
+    return x ? *x : ad_none(tape);
 }
 
-static void place_times(ode_unit *u, int n)
+static void put(const ode_unit *u, ad_var *out, ode_port port, int n, const ad_var *x)
 {
-    u->at.nt = n;
-    u->at.t = u->nin;
-    for (int i = 0; i < n; i++) add_input(u, ode_time_shape(u->system->rank), false);
+    ad_var *to = output(u, out, port);
+    if (to) memcpy(to, x, (size_t)n * sizeof *x);
 }
 
-static void place_arguments(ode_unit *u)
+/* ---- steps ---- */
+
+void ode_step_connect(const ode_unit *u, ad_tape *tape, const ad_var *in, ode_step *s,
+                      ode_step_results *r, ode_step_memory *memory)
 {
-    const ode_system *s = u->system;
-    u->at.row = u->nin;
-    for (int i = 0; i < s->nrow; i++) add_input(u, s->arg[s->row[i]], false);
-    u->at.shared = u->nin;
-    for (int i = 0; i < s->nshared; i++) add_input(u, s->shared[i], true);
+    int flags = u->key.flags;
+    *s = (ode_step){ .tape = tape,
+                     .system = u->system,
+                     .row = input(u, in, ODE_PORT_ROW),
+                     .shared = input(u, in, ODE_PORT_SHARED),
+                     .h = number(u, tape, in, ODE_PORT_H),
+                     .t = input(u, in, ODE_PORT_TIMES),
+                     .y = input(u, in, ODE_PORT_STATE),
+                     .slope = input(u, in, ODE_PORT_SLOPE),
+                     .carry = input(u, in, ODE_PORT_CARRY),
+                     .estimate = flags & ODE_ESTIMATE,
+                     .dense = flags & ODE_DENSE,
+                     .quadrature = { .wanted = flags & ODE_QUADRATURE,
+                                     .rate = input(u, in, ODE_PORT_RATE),
+                                     .size = input(u, in, ODE_PORT_SIZE) },
+                     .norm = { .rtol = number(u, tape, in, ODE_PORT_RTOL),
+                               .atol = number(u, tape, in, ODE_PORT_ATOL),
+                               .rounding = number(u, tape, in, ODE_PORT_ROUNDING),
+                               .each = input(u, in, ODE_PORT_ATOL_EACH) },
+                     .newton = u->key.newton,
+                     .residuals = u->key.residuals };
+    ad_var none = ad_none(tape);
+    *r = (ode_step_results){ .next = memory->next,
+                             .slope = memory->slope,
+                             .k = memory->k,
+                             .error = memory->error,
+                             .error3 = memory->error3,
+                             .ringing = memory->ringing,
+                             .stiffness = none,
+                             .counts = none };
 }
 
-/* Residuals of evaluations first .. n - 1: outputs, or (of a VJP) inputs. */
-static void place_kept(ode_unit *u, int first, int n)
+/* Variables of a step of which a system may have any number, one array after the other. */
+static ad_var *quadrature_memory(const ode_unit *u, ode_step_results *r, int nsize)
 {
-    const ode_residuals *r = u->key.residuals;
-    bool given = u->key.kind == ODE_UNIT_STEP_VJP;
-    u->at.first_kept = first;
-    u->at.nkept = n;
-    u->at.kept = given ? u->nin : u->nout;
-    if (!r) return;
-    if (!given) u->nout += (n - first) * r->n;
-    for (int i = first; given && i < n; i++)
-        for (int j = 0; j < r->n; j++) add_input(u, r->shape[j], false);
+    size_t nquad = (size_t)u->system->nquad, nkept = 0;
+    if (u->key.residuals) nkept = (size_t)(ODE_MAX_STAGES * u->key.residuals->n);
+    size_t n = (4 + ODE_MAX_STAGES) * nquad + (size_t)nsize + nkept + 1;
+    ad_var *memory = malloc(n * sizeof *memory);
+    if (!memory) return NULL;
+    r->quad = memory;
+    r->quad_error = r->quad + nquad;
+    r->quad_error3 = r->quad_error + nquad;
+    r->rate = r->quad_error3 + nquad;
+    r->rates = r->rate + nquad;
+    r->kept = r->rates + ODE_MAX_STAGES * nquad + nsize;
+    return memory;
 }
 
-static void place_vjp_outputs(ode_unit *u)
-{
-    const ode_system *s = u->system;
-    u->at.xbar = add_outputs(u, s->nstate);
-    if (u->key.method->begin && u->key.kind == ODE_UNIT_STEP_VJP)
-        u->at.carry_out = add_outputs(u, s->nstate);
-    u->at.row_out = u->nout;
-    for (int i = 0; i < s->nrow; i++) u->nout += u->key.need >> s->row[i] & 1;
-    u->at.shared_out = u->nout;
-    for (int i = 0; i < s->nshared; i++) u->nout += ode_shared_needed(s, i, u->key.need);
-    if (!(u->key.flags & ODE_TIMES)) return;
-    u->at.t_out = add_outputs(u, u->at.nt);
-    u->at.h_out = add_outputs(u, 1);
-}
-
-static void place_step(ode_unit *u)
+static void record_step(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_var *out)
 {
     const ode_method *m = u->key.method;
-    int n = u->system->nstate;
-    bool estimate = u->key.flags & ODE_ESTIMATE, dense = u->key.flags & ODE_DENSE,
-         quadrature = u->key.flags & ODE_QUADRATURE;
-    bool norm = u->key.flags & ODE_QUADRATURE_NORM;
-    u->at.h = add_input(u, AD_SCALAR, false);
-    place_times(u, ode_method_times(m, estimate, dense));
-    u->at.y = add_states(u);
-    if (estimate || m->begin) u->at.carry = add_states(u);
-    u->at.nk = dense ? m->tableau->stages + 1 + m->tableau->extra : 0;
-    place_arguments(u);
-    if (u->key.kind == ODE_UNIT_STEP_VJP) {
-        u->at.ybar = add_states(u);
-        if (m->begin) u->at.carry_bar = add_states(u);
-        u->at.k_bar = u->nin;
-        for (int i = 0; i < u->at.nk; i++) add_states(u);
-        place_vjp_outputs(u);
-        u->at.k = add_outputs(u, dense && u->key.flags & ODE_TIMES ? u->at.nk * n : 0);
-        if (u->key.residuals) place_kept(u, 0, dense ? u->at.nk : m->tableau->stages);
+    int n = u->system->nstate, nquad = u->system->nquad;
+    ode_step s;
+    ode_step_results r;
+    ode_step_memory memory;
+    ode_step_connect(u, tape, in, &s, &r, &memory);
+    ad_var *quads = quadrature_memory(u, &r, nquad);
+    if (!quads) {
+        ad_fail(tape, "out of memory");
         return;
     }
-    if (estimate) {
-        u->at.tolerance = add_input(u, AD_SCALAR, false);
-        add_input(u, AD_SCALAR, false);
-        add_input(u, AD_SCALAR, false);
-    }
-    u->at.each = u->nin;
-    for (int i = 0; u->key.flags & ODE_EACH && i < n; i++) {
-        ad_shape each = u->system->state[i];
-        each.dim[0] = 1;
-        add_input(u, each, false);
-    }
-    u->at.carry_quad = u->nin;
-    for (int i = 0; estimate && quadrature && i < u->system->nquad; i++)
-        add_input(u, u->system->quad[i], false);
-    u->at.size = u->nin;
-    for (int i = 0; norm && i < u->system->nquad; i++) add_input(u, u->system->quad[i], false);
-    u->at.next = add_outputs(u, n);
-    u->at.carry_next = add_outputs(u, estimate || m->begin ? n : 0);
-    u->at.carry_quad_next = add_outputs(u, estimate && quadrature ? u->system->nquad : 0);
-    u->at.size_next = add_outputs(u, norm ? u->system->nquad : 0);
-    u->at.quad_error = add_outputs(u, norm);
-    u->at.quad = add_outputs(u, quadrature ? u->system->nquad : 0);
-    u->at.k = add_outputs(u, u->at.nk * n);
-    u->at.sums = add_outputs(u, estimate ? ODE_SUMS : 1);
-    u->at.counts = add_outputs(u, m->implicit);
-    u->at.ringing = add_outputs(u, m->rings ? n : 0);
-    if (u->key.residuals) place_kept(u, estimate, dense ? u->at.nk : m->tableau->stages + estimate);
+    r.carry = output(u, out, ODE_PORT_CARRY_NEXT);
+    m->step(m, &s, &r);
+    ad_var none = ad_none(tape);
+    ode_step_measures measures = { none, none, none, none, r.rates + ODE_MAX_STAGES * nquad };
+    ode_record_measures(m, &s, &r, &measures);
+    put(u, out, ODE_PORT_NEXT, n, r.next);
+    put(u, out, ODE_PORT_SLOPE_NEXT, n, r.slope);
+    put(u, out, ODE_PORT_STAGES, u->own.at[ODE_VALUE][ODE_PORT_STAGES].count, r.k);
+    put(u, out, ODE_PORT_QUADRATURE, nquad, r.quad);
+    put(u, out, ODE_PORT_RATE_NEXT, nquad, r.rate);
+    put(u, out, ODE_PORT_SIZE_NEXT, nquad, measures.size);
+    put(u, out, ODE_PORT_QUADRATURE_ERROR, 1, &measures.quadratures);
+    put(u, out, ODE_PORT_FINITE, 1, &measures.finite);
+    put(u, out, ODE_PORT_ERROR, 1, &measures.error);
+    put(u, out, ODE_PORT_ERROR3, 1, &measures.error3);
+    put(u, out, ODE_PORT_STIFFNESS, 1, &r.stiffness);
+    put(u, out, ODE_PORT_COUNTS, 1, &r.counts);
+    put(u, out, ODE_PORT_RINGING, n, r.ringing);
+    if (u->key.residuals)
+        put(u, out, ODE_PORT_KEPT, u->own.at[ODE_VALUE][ODE_PORT_KEPT].count,
+            r.kept + ode_first_kept(&u->key) * u->key.residuals->n);
+    free(quads);
 }
 
-void ode_unit_place(ode_unit *u)
+static void record_begin(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_var *out)
+{
+    ode_step s;
+    ode_step_results r;
+    ode_step_memory memory;
+    ode_step_connect(u, tape, in, &s, &r, &memory);
+    r.carry = output(u, out, ODE_PORT_CARRY_NEXT);
+    u->key.method->begin(u->key.method, &s, &r);
+}
+
+/* ---- other units ---- */
+
+static void record_field(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_var *out)
+{
+    ad_var t = *input(u, in, ODE_PORT_TIMES), *dy = output(u, out, ODE_PORT_DERIVATIVE);
+    const ad_var *y = input(u, in, ODE_PORT_STATE), *row = input(u, in, ODE_PORT_ROW),
+                 *shared = input(u, in, ODE_PORT_SHARED);
+    if (u->key.residuals)
+        ode_system_record_kept(u->system, tape, t, y, row, shared, dy, u->key.residuals,
+                               output(u, out, ODE_PORT_KEPT));
+    else
+        ode_system_record(u->system, tape, t, y, row, shared, dy,
+                          output(u, out, ODE_PORT_QUADRATURE));
+}
+
+/* The shared values from the shared arguments. */
+static void record_prologue(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_var *out)
 {
     const ode_system *s = u->system;
+    ad_var args[ODE_MAX_ARGS];
+    int n = 0;
+    for (int i = 0; i < s->nargs; i++)
+        if (!ad_has_rows(s->arg[i])) args[n++] = s->args[i];
+    ad_inline(n, args, s->nshared, s->frontier, tape, input(u, in, ODE_PORT_ARGUMENTS), out);
+}
+
+/* f and its Jacobian for the states laid side by side, z [rows,width]. */
+static void record_root(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_var *out)
+{
+    const ode_system *s = u->system;
+    ad_var y[ODE_MAX_JOINT], dy[ODE_MAX_JOINT], z = *input(u, in, ODE_PORT_ROOT_STATE);
+    int64_t at = 0;
+    for (int i = 0; i < s->nstate; at += s->size[i++])
+        y[i] = ad_reshape(ad_slice(z, 1, at, at + s->size[i]), s->state[i]);
+    ode_system_record(s, tape, *input(u, in, ODE_PORT_TIMES), y, input(u, in, ODE_PORT_ROW),
+                      input(u, in, ODE_PORT_SHARED), dy, NULL);
+    for (int i = 0; i < s->nstate; i++) dy[i] = ad_reshape(dy[i], AD_SHAPE(AD_ROWS, s->size[i]));
+    ad_var f = s->nstate == 1 ? dy[0] : ad_concatenate(s->nstate, dy, 1);
+    *output(u, out, ODE_PORT_ROOT_DERIVATIVE) = f;
+    *output(u, out, ODE_PORT_ROOT_JACOBIAN) = ad_jacobian(f, z);
+}
+
+/* What the unit is (a derivative of): outputs of own.nout from inputs of own.nin. */
+static void record_itself(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_var *out)
+{
+    for (int i = 0; i < u->own.nout; i++) out[i] = ad_none(tape);
     switch (u->key.kind) {
-    case ODE_UNIT_FIELD:
-        place_times(u, 1);
-        u->at.y = add_states(u);
-        place_arguments(u);
-        u->at.next = add_outputs(u, s->nstate);
-        u->at.quad = add_outputs(u, u->key.flags & ODE_QUADRATURE ? s->nquad : 0);
-        place_kept(u, 0, 1);
-        break;
-    case ODE_UNIT_STEP:
-    case ODE_UNIT_STEP_VJP: place_step(u); break;
-    case ODE_UNIT_BEGIN:
-    case ODE_UNIT_BEGIN_VJP:
-        u->at.h = add_input(u, AD_SCALAR, false);
-        place_times(u, u->key.method->begin_times);
-        u->at.y = add_states(u);
-        place_arguments(u);
-        if (u->key.kind == ODE_UNIT_BEGIN) {
-            u->at.carry_next = add_outputs(u, s->nstate);
-        } else {
-            u->at.carry_bar = add_states(u);
-            place_vjp_outputs(u);
-        }
-        break;
-    case ODE_UNIT_PROLOGUE:
-    case ODE_UNIT_PROLOGUE_VJP:
-        u->at.shared = u->nin;
-        for (int i = 0; i < s->nargs; i++)
-            if (!ad_has_rows(s->arg[i])) add_input(u, s->arg[i], true);
-        u->at.ybar = u->nin;
-        if (u->key.kind == ODE_UNIT_PROLOGUE) {
-            u->nout = s->nshared;
-            break;
-        }
-        for (int i = 0; i < s->nshared; i++)
-            if (ode_shared_needed(s, i, u->key.need)) add_input(u, s->shared[i], false);
-        for (int i = 0; i < s->nargs; i++)
-            u->nout += !ad_has_rows(s->arg[i]) && u->key.need >> i & 1;
-        break;
-    case ODE_UNIT_ROOT:
-        place_times(u, 1);
-        u->at.y = add_input(u, AD_SHAPE(AD_ROWS, s->width), false);
-        place_arguments(u);
-        u->nout = 2;
-        break;
-    case ODE_UNIT_TANGENT:
-        if (u->key.method) u->at.h = add_input(u, AD_SCALAR, false);
-        place_times(u, u->key.method ? ode_method_times(u->key.method, true, false) : 1);
-        u->at.y = add_states(u);
-        place_arguments(u);
-        ode_tangent_place(u);
-        break;
+    case ODE_UNIT_FIELD: record_field(u, tape, in, out); break;
+    case ODE_UNIT_BEGIN: record_begin(u, tape, in, out); break;
+    case ODE_UNIT_STEP: record_step(u, tape, in, out); break;
+    case ODE_UNIT_PROLOGUE: record_prologue(u, tape, in, out); break;
+    case ODE_UNIT_ROOT: record_root(u, tape, in, out); break;
+    case ODE_UNIT_TANGENT: ode_tangent_record(u, tape, in, out); break;
+    case ODE_UNIT_FIELD_TANGENT: ode_field_tangent_record(u, tape, in, out); break;
     case ODE_UNIT_KINDS: break;
     }
 }
 
-/* ---- recording ---- */
+/* ---- derivatives ---- */
 
-static ad_var unit_input(const ode_unit *u, ad_tape *tape, int i, int64_t rows, const void *data)
-{
-    ad_dtype dtype = ad_tape_dtype(tape);
-    if (ad_has_rows(u->in[i])) return ad_input_rows_data(tape, u->in[i], rows, dtype, data);
-    return u->parameter[i] ? ad_param_data(tape, u->in[i], dtype, data)
-                           : ad_input_data(tape, u->in[i], dtype, data);
-}
-
+/* Variables x of what the unit is a derivative of, and beside each its cotangent or tangent. */
 typedef struct {
-    ad_var next[ODE_MAX_JOINT], carry_next[ODE_MAX_JOINT], ringing[ODE_MAX_JOINT],
-        k[ODE_MAX_STAGES * ODE_MAX_JOINT];
-} results;
+    int n;
+    ad_var *x, *along;
+} pairs;
 
-/* s->quad holds memory for the variables; kept: residuals of all stages (not of a first one that is
- * carried). */
-static bool record_step(const ode_unit *u, ad_tape *tape, const ad_var *in, ode_step *s, results *r)
+static void add_pair(pairs *p, ad_var x, ad_var along)
 {
-    const ode_places *at = &u->at;
-    int flags = u->key.flags;
-    bool carry = flags & ODE_ESTIMATE || u->key.method->begin;
-    int nquad = u->system->nquad, nkept = u->key.residuals ? at->nkept * u->key.residuals->n : 0;
-    ad_var *quads =
-        malloc(((size_t)(3 + ODE_MAX_STAGES) * (size_t)nquad + (size_t)nkept + 1) * sizeof *quads);
-    if (!quads) {
-        ad_fail(tape, "out of memory");
-        return false;
-    }
-    *s = (ode_step){ .tape = tape,
-                     .system = u->system,
-                     .row = in + at->row,
-                     .shared = in + at->shared,
-                     .newton = u->key.newton,
-                     .h = in[at->h],
-                     .t = in + at->t,
-                     .y = in + at->y,
-                     .carry = carry ? in + at->carry : NULL,
-                     .carry_quad = in + at->carry_quad,
-                     .size = flags & ODE_QUADRATURE_NORM ? in + at->size : NULL,
-                     .estimate = flags & ODE_ESTIMATE,
-                     .dense = flags & ODE_DENSE,
-                     .quadrature = flags & ODE_QUADRATURE,
-                     .next = r->next,
-                     .ringing = r->ringing,
-                     .carry_next = r->carry_next,
-                     .quad = quads,
-                     .carry_quad_next = quads + nquad,
-                     .size_next = quads + 2 * nquad,
-                     .rates = quads + 3 * nquad,
-                     .residuals = u->key.residuals,
-                     .kept = quads + (3 + ODE_MAX_STAGES) * nquad,
-                     .k = r->k };
-    if (s->estimate) {
-        s->rtol = in[at->tolerance];
-        s->atol = in[at->tolerance + 1];
-        s->rounding = in[at->tolerance + 2];
-    }
-    if (flags & ODE_EACH) s->each = in + at->each;
-    u->key.method->step(u->key.method, s);
-    return true;
+    p->x[p->n] = x;
+    p->along[p->n++] = along;
 }
 
-static void step_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape, ad_var *out)
+/* Collects, of what the unit is a derivative of, the arrays that take part in it: inputs or outputs
+ * `values`. along: the unit's own inputs, where the layout has their cotangents or tangents; NULL:
+ * those are results, which have the same order. */
+static void collect(const ode_unit *u, bool inputs, const ad_var *values, const ad_var *along,
+                    pairs *p)
 {
-    ode_step s;
-    results r;
-    if (!record_step(u, tape, in, &s, &r)) return;
-    const ode_places *at = &u->at;
-    int n = u->system->nstate, nquad = u->key.flags & ODE_QUADRATURE ? u->system->nquad : 0;
-    for (int i = 0; i < n; i++) {
-        out[at->next + i] = r.next[i];
-        if (s.carry) out[at->carry_next + i] = r.carry_next[i];
-    }
-    for (int i = 0; i < nquad; i++) {
-        out[at->quad + i] = s.quad[i];
-        if (s.estimate) out[at->carry_quad_next + i] = s.carry_quad_next[i];
-        if (s.size) out[at->size_next + i] = s.size_next[i];
-    }
-    for (int i = 0; i < at->nk * n; i++) out[at->k + i] = r.k[i];
-    out[at->sums + ODE_SUM_FINITE] = s.finite;
-    if (s.estimate) {
-        out[at->sums + ODE_SUM_ERROR] = s.error;
-        out[at->sums + ODE_SUM_ERROR3] = s.error3;
-        out[at->sums + ODE_SUM_STIFFNESS] = s.stiffness;
-    }
-    if (s.size) out[at->quad_error] = s.quad_error;
-    if (u->key.method->implicit) out[at->counts] = s.counts;
-    for (int i = 0; u->key.method->rings && i < n; i++) out[at->ringing + i] = r.ringing[i];
-    int nres = u->key.residuals ? u->key.residuals->n : 0;
-    for (int i = at->first_kept * nres; i < at->nkept * nres; i++)
-        out[at->kept + i - at->first_kept * nres] = s.kept[i];
-    free(s.quad);
-}
-
-/* Cotangents of needed arguments, from place n of x and of their VJP on, per row first. */
-static void check_arguments(const ode_unit *u, int n, const ad_var *x, const ad_var *bar)
-{
-    const ode_system *s = u->system;
-    for (int i = 0; i < s->nrow; i++) {
-        if (!(u->key.need >> s->row[i] & 1)) continue;
-        ode_check_argument(s, x[n], true, i, bar[n]);
-        n++;
-    }
-    for (int i = 0; i < s->nshared; i++) {
-        if (!ode_shared_needed(s, i, u->key.need)) continue;
-        ode_check_argument(s, x[n], false, i, bar[n]);
-        n++;
+    ode_role role = u->key.derivative == ODE_VJP ? ODE_BAR : ODE_DOT;
+    for (ode_port port = 0; port < ODE_PORTS; port++) {
+        ode_place own = u->own.at[ODE_VALUE][port];
+        if (!ode_port_differentiable(port) || ode_port_is_input(u->key.kind, port) != inputs)
+            continue;
+        int place = u->layout.at[role][port].first;
+        for (int i = 0; i < own.count; i++)
+            if (ode_port_needed(u->system, &u->key, port, i))
+                add_pair(p, values[own.first + i], along ? along[place++] : ad_none(values->tape));
     }
 }
 
-/* Records the VJP of y [ny] with cotangents ybar by all that the unit's key asks for, in the order
- * of place_vjp_outputs. */
-static void vjp_outputs(const ode_unit *u, ad_tape *tape, const ad_var *in, int ny, const ad_var *y,
-                        const ad_var *ybar, ad_var *out)
+/* The cotangents of arguments that the field reads by their values only are no zeros. */
+static void check_arguments(const ode_unit *u, const ad_var *in, const ad_var *bar)
 {
-    const ode_system *s = u->system;
-    const ode_places *at = &u->at;
-    ad_var *x = malloc((size_t)u->nin * sizeof *x);
-    if (!x) {
+    const ode_port ports[] = { ODE_PORT_ROW, ODE_PORT_SHARED };
+    for (int k = 0; k < 2; k++) {
+        ode_place own = u->own.at[ODE_VALUE][ports[k]];
+        int place = u->layout.at[ODE_BAR][ports[k]].first;
+        for (int i = 0; i < own.count; i++)
+            if (ode_port_is_input(u->key.kind, ports[k]) &&
+                ode_port_needed(u->system, &u->key, ports[k], i))
+                ode_check_argument(u->system, in[own.first + i], k == 0, i, bar[place++]);
+    }
+}
+
+/* The derivative, from values `own` of what it is taken of. */
+static void differentiate(const ode_unit *u, const ad_var *in, const ad_var *own, pairs *x,
+                          pairs *y, ad_var *out)
+{
+    bool vjp = u->key.derivative == ODE_VJP;
+    collect(u, true, in, vjp ? NULL : in, x);
+    collect(u, false, own, vjp ? in : NULL, y);
+    if (vjp) {
+        ad_vjp_cut(y->n, y->x, y->along, x->n, x->x, out);
+        check_arguments(u, in, out);
+    } else {
+        ad_jvp(x->n, x->x, x->along, y->n, y->x, out);
+    }
+    for (ode_port port = 0; port < ODE_PORTS; port++) {
+        ode_place place = u->layout.at[ODE_VALUE][port];
+        if (u->key.values & ode_port_bit(port) && place.count)
+            memcpy(out + place.first, own + u->own.at[ODE_VALUE][port].first,
+                   (size_t)place.count * sizeof *out);
+    }
+}
+
+/* Records the derivative; kept: NULL, or where the variables go that residuals can stand for. */
+static void record_derivative(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_var *out,
+                              ad_var *kept)
+{
+    int nin = u->own.nin, nout = u->own.nout;
+    ad_var *memory = malloc((size_t)(2 * nin + 3 * nout + 1) * sizeof *memory);
+    if (!memory) {
         ad_fail(tape, "out of memory");
         return;
     }
-    int n = 0;
-    for (int i = 0; i < s->nstate; i++) x[n++] = in[at->y + i];
-    if (u->key.method->begin && u->key.kind == ODE_UNIT_STEP_VJP)
-        for (int i = 0; i < s->nstate; i++) x[n++] = in[at->carry + i];
-    int first_argument = n;
-    for (int i = 0; i < s->nrow; i++)
-        if (u->key.need >> s->row[i] & 1) x[n++] = in[at->row + i];
-    for (int i = 0; i < s->nshared; i++)
-        if (ode_shared_needed(s, i, u->key.need)) x[n++] = in[at->shared + i];
-    if (u->key.flags & ODE_TIMES) {
-        for (int i = 0; i < at->nt; i++) x[n++] = in[at->t + i];
-        x[n++] = in[at->h];
-    }
-    ad_vjp_cut(ny, y, ybar, n, x, out);
-    check_arguments(u, first_argument, x, out);
-    free(x);
+    ad_var *own = memory + 2 * nin + 2 * nout;
+    pairs x = { .x = memory, .along = memory + nin };
+    pairs y = { .x = memory + 2 * nin, .along = memory + 2 * nin + nout };
+    record_itself(u, tape, in, own);
+    ode_place residuals = u->own.at[ODE_VALUE][ODE_PORT_KEPT];
+    if (kept) memcpy(kept, own + residuals.first, (size_t)residuals.count * sizeof *kept);
+    differentiate(u, in, own, &x, &y, out);
+    free(memory);
 }
 
-/* kept: NULL, or where the variables go that residuals can stand for. */
-static void step_vjp_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape, ad_var *out,
-                             ad_var *kept)
+/* A VJP that is given the residuals of the evaluations: recorded on a tape of its own, and from
+ * there the part above them. */
+static void record_kept_vjp(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_var *out)
 {
-    ode_step s;
-    results r;
-    if (!record_step(u, tape, in, &s, &r)) return;
-    const ode_places *at = &u->at;
-    if (kept) memcpy(kept, s.kept, (size_t)(at->nkept * s.residuals->n) * sizeof *kept);
-    free(s.quad);
-    int n = u->system->nstate, ny = 0;
-    ad_var *y = malloc(2 * (size_t)(2 + at->nk) * (size_t)n * sizeof *y);
-    if (!y) {
-        ad_fail(tape, "out of memory");
-        return;
-    }
-    ad_var *ybar = y + (2 + at->nk) * n;
-    for (int i = 0; i < n; i++) y[ny] = r.next[i], ybar[ny++] = in[at->ybar + i];
-    for (int i = 0; u->key.method->begin && i < n; i++)
-        y[ny] = r.carry_next[i], ybar[ny++] = in[at->carry_bar + i];
-    for (int i = 0; i < at->nk * n; i++) y[ny] = r.k[i], ybar[ny++] = in[at->k_bar + i];
-    vjp_outputs(u, tape, in, ny, y, ybar, out);
-    for (int i = 0; u->key.flags & ODE_TIMES && i < at->nk * n; i++) out[at->k + i] = r.k[i];
-    free(y);
-}
-
-/* The VJP of a step with the residuals of its evaluations given: recorded on a tape of its own, and
- * from there the part above them. */
-static void kept_vjp_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape, ad_var *out)
-{
+    int nin = u->layout.nin, nout = u->layout.nout;
+    ode_place given = ode_unit_place(u, ODE_VALUE, ODE_PORT_KEPT);
     ad_tape *whole = ad_tape_new(u->system->dtype);
-    ad_var *v = whole ? malloc((size_t)(u->nin + u->nout) * sizeof *v) : NULL;
+    ad_var *v = whole ? malloc((size_t)(nin + nout) * sizeof *v) : NULL;
     if (!v) ad_fail(tape, "out of memory");
     else {
-        ad_var *y = v + u->nin;
-        for (int i = 0; i < u->at.kept; i++) v[i] = unit_input(u, whole, i, 0, NULL);
-        for (int i = 0; i < u->nout; i++) y[i] = ad_none(whole);
-        step_vjp_outputs(u, v, whole, y, v + u->at.kept);
+        ad_var *y = v + nin;
+        for (int i = 0; i < nin; i++)
+            if (i < given.first || i >= given.first + given.count)
+                v[i] = unit_input(u, whole, i, 0, NULL);
+        for (int i = 0; i < nout; i++) y[i] = ad_none(whole);
+        record_derivative(u, whole, v, y, v + given.first);
         if (ad_tape_error(whole)) ad_fail(tape, "%s", ad_tape_error(whole));
-        else ad_inline(u->nin, v, u->nout, y, tape, in, out);
+        else ad_inline(nin, v, nout, y, tape, in, out);
     }
     free(v);
     ad_tape_free(whole);
 }
 
-static void begin_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape, ad_var *out)
-{
-    const ode_places *at = &u->at;
-    ad_var carry[ODE_MAX_JOINT];
-    ode_step s = { .tape = tape,
-                   .system = u->system,
-                   .row = in + at->row,
-                   .shared = in + at->shared,
-                   .h = in[at->h],
-                   .t = in + at->t,
-                   .y = in + at->y,
-                   .carry_next = carry };
-    u->key.method->begin(u->key.method, &s);
-    if (u->key.kind == ODE_UNIT_BEGIN_VJP) {
-        vjp_outputs(u, tape, in, u->system->nstate, carry, in + at->carry_bar, out);
-    } else {
-        for (int i = 0; i < u->system->nstate; i++) out[at->carry_next + i] = carry[i];
-    }
-}
-
-/* The shared values from the shared arguments, or the VJP of that. */
-static void prologue_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape, ad_var *out)
-{
-    const ode_system *s = u->system;
-    ad_var args[ODE_MAX_ARGS], x[ODE_MAX_ARGS];
-    int n = 0, ny = 0, nx = 0;
-    for (int i = 0; i < s->nargs; i++)
-        if (!ad_has_rows(s->arg[i])) args[n++] = s->args[i];
-    if (u->key.kind == ODE_UNIT_PROLOGUE) {
-        ad_inline(n, args, s->nshared, s->frontier, tape, in + u->at.shared, out);
-        return;
-    }
-    ad_var *y = malloc((2 * (size_t)s->nshared + 1) * sizeof *y);
-    if (!y) {
-        ad_fail(tape, "out of memory");
-        return;
-    }
-    for (int i = 0; i < s->nshared; i++)
-        if (ode_shared_needed(s, i, u->key.need)) y[ny++] = s->frontier[i];
-    ad_inline(n, args, ny, y, tape, in + u->at.shared, y + ny);
-    n = 0;
-    for (int i = 0; i < s->nargs; i++) {
-        if (ad_has_rows(s->arg[i])) continue;
-        if (u->key.need >> i & 1) x[nx++] = in[u->at.shared + n];
-        n++;
-    }
-    ad_vjp(ny, y + ny, in + u->at.ybar, nx, x, out);
-    free(y);
-}
-
-/* f and its Jacobian for the states laid side by side, z [rows,width]. */
-static void root_outputs(const ode_unit *u, const ad_var *in, ad_tape *tape, ad_var *out)
-{
-    const ode_system *s = u->system;
-    ad_var y[ODE_MAX_JOINT], dy[ODE_MAX_JOINT], z = in[u->at.y];
-    int64_t at = 0;
-    for (int i = 0; i < s->nstate; at += s->size[i++])
-        y[i] = ad_reshape(ad_slice(z, 1, at, at + s->size[i]), s->state[i]);
-    ode_system_record(s, tape, in[u->at.t], y, in + u->at.row, in + u->at.shared, dy, NULL);
-    for (int i = 0; i < s->nstate; i++) dy[i] = ad_reshape(dy[i], AD_SHAPE(AD_ROWS, s->size[i]));
-    out[0] = s->nstate == 1 ? dy[0] : ad_concatenate(s->nstate, dy, 1);
-    out[1] = ad_jacobian(out[0], z);
-}
-
-static void record(const ode_unit *u, const ad_var *in, ad_tape *tape, ad_var *out)
-{
-    for (int i = 0; i < u->nout; i++) out[i] = ad_none(tape);
-    switch (u->key.kind) {
-    case ODE_UNIT_FIELD:
-        if (u->key.residuals)
-            ode_system_record_kept(u->system, tape, in[u->at.t], in + u->at.y, in + u->at.row,
-                                   in + u->at.shared, out + u->at.next, u->key.residuals,
-                                   out + u->at.kept);
-        else
-            ode_system_record(u->system, tape, in[u->at.t], in + u->at.y, in + u->at.row,
-                              in + u->at.shared, out + u->at.next,
-                              u->key.flags & ODE_QUADRATURE ? out + u->at.quad : NULL);
-        break;
-    case ODE_UNIT_STEP: step_outputs(u, in, tape, out); break;
-    case ODE_UNIT_STEP_VJP:
-        if (u->key.residuals) kept_vjp_outputs(u, in, tape, out);
-        else step_vjp_outputs(u, in, tape, out, NULL);
-        break;
-    case ODE_UNIT_BEGIN:
-    case ODE_UNIT_BEGIN_VJP: begin_outputs(u, in, tape, out); break;
-    case ODE_UNIT_PROLOGUE:
-    case ODE_UNIT_PROLOGUE_VJP: prologue_outputs(u, in, tape, out); break;
-    case ODE_UNIT_ROOT: root_outputs(u, in, tape, out); break;
-    case ODE_UNIT_TANGENT: ode_tangent_record(u, tape, in, out); break;
-    case ODE_UNIT_KINDS: break;
-    }
-}
-
 ad_var *ode_unit_record(const ode_unit *u, ad_tape *tape, int64_t rows, const void *const *data)
 {
-    ad_var *v = malloc((size_t)(u->nin + u->nout + 1) * sizeof *v);
+    int nin = u->layout.nin, nout = u->layout.nout;
+    ad_var *v = malloc((size_t)(nin + nout + 1) * sizeof *v), *out = v + nin;
     if (!v) {
         ad_fail(tape, "out of memory");
         return NULL;
     }
-    for (int i = 0; i < u->nin; i++) v[i] = unit_input(u, tape, i, rows, data ? data[i] : NULL);
-    record(u, v, tape, v + u->nin);
+    for (int i = 0; i < nin; i++) v[i] = unit_input(u, tape, i, rows, data ? data[i] : NULL);
+    for (int i = 0; i < nout; i++) out[i] = ad_none(tape);
+    if (u->key.derivative == ODE_ITSELF) record_itself(u, tape, v, out);
+    else if (u->key.derivative == ODE_VJP && u->key.residuals) record_kept_vjp(u, tape, v, out);
+    else record_derivative(u, tape, v, out, NULL);
     return v;
 }

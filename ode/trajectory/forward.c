@@ -90,7 +90,7 @@ static int accepted(void *context, const ode_march *march, int64_t k, const ode_
     ode_march *m = &s->march;
     ode_stats *stats = s->problem->settings.stats;
     (void)march;
-    const void *carried = m->method->begin ? m->carry[0].data : NULL;
+    const void *carried = m->carry[0].data;
     if (!ode_trajectory_add(&s->trajectory, k, b, carried, next))
         return ode_fail(m, "out of memory for step %lld", (long long)k);
     if (!s->trajectory.stores) m->watch.on = false; /* a watched march goes back to stored states */
@@ -180,6 +180,8 @@ static ode_trajectory_policy policy_of(const ode_forward *s)
     bool wanted = s->call->state_used, certain = s->again || atomic_load(&p->differentiated);
     ode_trajectory_policy policy = { .states = adjoint->states && wanted,
                                      .magnitudes = adjoint->magnitudes && wanted,
+                                     .carried = ode_port_bytes(p->units.step, ODE_VALUE,
+                                                               ODE_PORT_CARRY, s->call->rows),
                                      .states_bytes = certain ? 0 : p->settings.keep_bytes,
                                      .residuals_bytes = p->settings.keep_bytes,
                                      .dense = p->dense };
@@ -226,8 +228,8 @@ static int solve_identity(ode_forward *s, ode_march *m, const void *y)
     memcpy(next, y, slot);
     tr->kept_limit = 0;
     put_slot(s, 1, y);
-    if (m->method->begin) memcpy(m->carry[0].data, y, slot);
-    if (ode_trajectory_add(tr, 0, &end, m->method->begin ? m->carry[0].data : NULL, next)) return 0;
+    if (tr->policy.carried) memset(m->carry[0].data, 0, tr->policy.carried);
+    if (ode_trajectory_add(tr, 0, &end, m->carry[0].data, next)) return 0;
     return ode_fail(m, "out of memory");
 }
 

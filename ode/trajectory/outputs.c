@@ -34,8 +34,8 @@ int ode_output_weights(const ode_method *m, const ode_boundary *a, const ode_bou
                        double *w, double *slope)
 {
     double h = b->t - a->t;
-    int n = m->tableau->stages + 1 + m->tableau->extra;
-    ode_dense_weights(m->tableau, (t - a->t) / h, w, slope);
+    int n = m->dense_stages;
+    m->dense(m, (t - a->t) / h, w, slope);
     for (int i = 0; i < n; i++) w[i] *= h;
     return n;
 }

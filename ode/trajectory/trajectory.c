@@ -11,8 +11,7 @@ static size_t slot_bytes(const ode_trajectory *tr)
 /* Stages of a step whose residuals lie in its slot: not the one after the last. */
 static int kept_stages(const ode_trajectory *tr)
 {
-    const ode_tableau *t = tr->method->tableau;
-    return t->stages + (tr->policy.dense ? t->extra : 0);
+    return ode_method_times(tr->method, false, tr->policy.dense) - tr->policy.dense;
 }
 
 static void plan_residuals(ode_trajectory *tr)
@@ -36,7 +35,7 @@ void *ode_trajectory_begin(ode_trajectory *tr, const ode_system *system, const o
     tr->count = 0;
     size_t slot = slot_bytes(tr);
     ode_pile_reset(&tr->states, slot);
-    if (method->begin) ode_pile_reset(&tr->carries, slot);
+    if (policy->carried) ode_pile_reset(&tr->carries, policy->carried);
     plan_residuals(tr);
     if (!ode_buffer_need(&tr->bounds, 2 * sizeof(ode_boundary))) return NULL;
     if (policy->magnitudes && !ode_buffer_need(&tr->largest, slot)) return NULL;
@@ -60,8 +59,8 @@ void *ode_trajectory_next(ode_trajectory *tr, int64_t k)
 static bool within_budget(const ode_trajectory *tr, int64_t k)
 {
     if (!tr->policy.states_bytes) return true;
-    double arrays = tr->method->begin ? 2 : 1;
-    return arrays * (double)(k + 2) * (double)slot_bytes(tr) <= (double)tr->policy.states_bytes;
+    double bytes = (double)(slot_bytes(tr) + tr->policy.carried);
+    return (double)(k + 2) * bytes <= (double)tr->policy.states_bytes;
 }
 
 bool ode_trajectory_add(ode_trajectory *tr, int64_t k, const ode_boundary *b, const void *carried,
@@ -78,7 +77,7 @@ bool ode_trajectory_add(ode_trajectory *tr, int64_t k, const ode_boundary *b, co
     if (!carried) return true;
     void *carry = ode_pile_slot(&tr->carries, k);
     if (!carry) return false;
-    memcpy(carry, carried, slot_bytes(tr));
+    memcpy(carry, carried, tr->policy.carried);
     return true;
 }
 
@@ -113,7 +112,7 @@ void *ode_trajectory_carried(ode_trajectory *tr, int64_t k)
 
 void *ode_trajectory_kept(ode_trajectory *tr, int64_t k, int i)
 {
-    int last = tr->method->tableau->stages;
+    int last = tr->method->times;
     if (i == last) {
         k++;
         i = 0;
@@ -131,5 +130,5 @@ size_t ode_trajectory_bytes(const ode_trajectory *tr)
     size_t slot = slot_bytes(tr);
     int64_t kept = tr->count + 1 < tr->kept_limit ? tr->count + 1 : tr->kept_limit;
     return (size_t)(tr->count + 1) * (slot + sizeof(ode_boundary)) +
-           (tr->method->begin ? (size_t)tr->count * slot : 0) + (size_t)kept * tr->kept.slot;
+           (size_t)tr->count * tr->policy.carried + (size_t)kept * tr->kept.slot;
 }

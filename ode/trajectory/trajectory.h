@@ -11,6 +11,7 @@
 /* What is to be stored. */
 typedef struct {
     bool states;                    /* at the boundaries, with what the method carries */
+    size_t carried;                 /* bytes of that in a step; 0: nothing */
     bool magnitudes;                /* the largest |y| of each element, over all boundaries */
     int64_t states_bytes;           /* for states: where they need more, none are stored. 0: any */
     const ode_residuals *residuals; /* of evaluations, for VJPs of the steps; NULL: none */

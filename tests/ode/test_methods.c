@@ -141,15 +141,15 @@ START_TEST(dense_order_conditions)
         unused[ODE_MAX_STAGES];
     int n = t->stages + 1 + t->extra;
     for (double theta = 0; theta <= 1.01; theta += 0.125) {
-        ode_dense_weights(t, theta, w, slope);
+        m->dense(m, theta, w, slope);
         double r = worst_residual(&f, u, n, w, m->dense_order, theta);
         ck_assert_msg(r < 2e-13, "%s: dense order %d at %g: %g", m->name, m->dense_order, theta, r);
-        ode_dense_weights(t, theta + 1e-5, above, unused);
-        ode_dense_weights(t, theta - 1e-5, below, unused);
+        m->dense(m, theta + 1e-5, above, unused);
+        m->dense(m, theta - 1e-5, below, unused);
         for (int i = 0; i < n; i++)
             ck_assert_double_eq_tol(slope[i], (above[i] - below[i]) / 2e-5, 1e-6);
     }
-    ode_dense_weights(t, 1, w, slope);
+    m->dense(m, 1, w, slope);
     for (int i = 0; i < n; i++) {
         ck_assert_double_eq_tol(w[i], i < t->stages ? ode_tableau_row(t, t->stages)[i] : 0, 1e-15);
         ck_assert_double_eq_tol(slope[i], i == t->stages, 1e-12);

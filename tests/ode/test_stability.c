@@ -112,7 +112,7 @@ START_TEST(van_der_pol_is_right)
     check_close("dx/dmu", a.gradient[2], 0.0324498, 1e-4);
     /* It is stiff, and the statistics say so. */
     ck_assert_int_gt(a.stats.stability_limited, a.stats.steps / 4);
-    double limit = ode_stability_limit(accurate[_i]->tableau);
+    double limit = ode_runge_kutta_stability(accurate[_i]);
     ck_assert_msg(a.stats.stability > 0.8 * limit && a.stats.stability <= limit, "h |lambda| = %g",
                   a.stats.stability);
 }
@@ -138,7 +138,7 @@ START_TEST(stability_limits)
                   { &ode_bosh3, 2.5127 }, { &ode_rk4, 2.7853 }, { &ode_dopri5, 3.3066 },
                   { &ode_dopri8, 6.1 } };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        check_close(known[i].method->name, ode_stability_limit(known[i].method->tableau),
+        check_close(known[i].method->name, ode_runge_kutta_stability(known[i].method),
                     known[i].limit, i == 6 ? 0.05 : 1e-4);
 }
 END_TEST
