@@ -264,6 +264,32 @@ ad_var ode_linspace(ad_tape *tape, double t0, double t1, int n);
  * solve over [0, 1], with T_r among the args too, the time t0 + T_r t and the field times T_r.
  * Gradients by t0 and T_r are those by an argument. */
 
+/* ---- dense output ---------------------------------------------------------------------------- */
+
+/* A solve that can be asked for its state at times that are given later. A value: there is nothing
+ * to free; it lives as long as the variables of its tape. Its fields are the library's. */
+typedef struct {
+    ad_var solve, operand[8 + 64 + 1];
+    int nstate, nargs;
+    void *problem;
+} ode_dense;
+/* Solves from times[0] to times[last] (the others: as ode_solve has them for its steps). The states
+ * of accepted steps are stored; the discrete and the interpolating adjoint work. 0, or -1 with the
+ * tape's error set. */
+int ode_solve_dense(ode_dense *dense, ode_field field, void *user, ad_var y0, int nargs,
+                    const ad_var *args, ad_var times, const ode_options *options);
+int ode_solve_dense_states(ode_dense *dense, ode_fields fields, void *user, int nstate,
+                           const ad_var *y0, int nargs, const ad_var *args, ad_var times,
+                           const ode_options *options);
+/* The state at `times` [T], in any order, each within the interval of the solve: [rows, T, D...],
+ * by the method's dense output (methods without one: the cubic Hermite interpolant). times may be
+ * an input, which changes from run to run. A solve may be asked as often as one likes: it is solved
+ * once. Gradients flow to these times, and through the solve to y0, arguments and the solve's
+ * times; each asking has an adjoint of its own, which goes back over the steps from its last time.
+ * An invalid variable, or -1, with the tape's error set. */
+ad_var ode_dense_at(const ode_dense *dense, ad_var times);
+int ode_dense_states_at(const ode_dense *dense, ad_var times, ad_var *y); /* of all states */
+
 /* A cost integrated beside the state: q' = cost(t, y; args) [rows,1], q(t0) = 0. Field and cost get
  * the same `user`. Returns y as ode_solve does and *q [rows, T, 1]. */
 ad_var ode_solve_cost(ode_field field, ode_field cost, void *user, ad_var y0, int nargs,

@@ -16,6 +16,7 @@ static void release(void *data)
     ode_adjoint_plan *d = data;
     if (!d || atomic_fetch_sub(&d->references, 1) != 1) return;
     ode_problem_release(d->problem);
+    free(d->asked.times);
     free(d->own);
     free(d);
 }
@@ -34,14 +35,24 @@ static bool plan_prologue(ode_adjoint_plan *d, ad_tape *tape)
     return d->prologue != NULL;
 }
 
-static ode_adjoint_plan *new_plan(ode_problem *p, int nin, const ad_var *ybar, const bool *need,
-                                  ad_tape *tape)
+static bool copy_asked(ode_asked *to, const ode_asked *from)
+{
+    to->n = from->n;
+    if (!from->times) return true;
+    size_t bytes = (size_t)from->n * sizeof *to->times;
+    to->times = malloc(bytes);
+    if (to->times) memcpy(to->times, from->times, bytes);
+    return to->times != NULL;
+}
+
+static ode_adjoint_plan *new_plan(ode_problem *p, const ode_asked *asked, const ad_var *ybar,
+                                  const bool *need, ad_tape *tape)
 {
     const ode_system *s = p->system;
     const ode_adjoint *adjoint = p->settings.adjoint;
     ode_adjoint_plan *d = calloc(1, sizeof *d);
     void *own = calloc(1, adjoint->own);
-    if (!d || !own) {
+    if (!d || !own || (asked && !copy_asked(&d->asked, asked))) {
         ad_fail(tape, "%s: out of memory", p->settings.caller);
         free(d);
         free(own);
@@ -50,7 +61,8 @@ static ode_adjoint_plan *new_plan(ode_problem *p, int nin, const ad_var *ybar, c
     atomic_init(&d->references, 1);
     d->problem = p;
     d->own = own;
-    snprintf(d->called, sizeof d->called, "%s's adjoint", p->settings.caller);
+    const char *caller = asked ? "ode_dense_at" : p->settings.caller;
+    snprintf(d->called, sizeof d->called, "%s's adjoint", caller);
     ode_problem_retain(p);
     for (int i = 0; i < s->nstate; i++) {
         d->has[i] = ybar[i].node >= 0;
@@ -58,7 +70,9 @@ static ode_adjoint_plan *new_plan(ode_problem *p, int nin, const ad_var *ybar, c
     }
     for (int i = 0; i < s->nargs; i++)
         if (need[s->nstate + i]) d->need |= (uint64_t)1 << i;
-    d->need_times = nin > s->nstate + s->nargs && need[s->nstate + s->nargs];
+    d->need_solve_times = need[s->nstate + s->nargs];
+    d->need_asked = asked && need[s->nstate + s->nargs + 1];
+    d->need_times = d->need_solve_times || d->need_asked;
     if (adjoint->states) atomic_store(&p->differentiated, true);
     if (plan_prologue(d, tape) && adjoint->plan(d, tape)) return d;
     release(d);
@@ -71,7 +85,8 @@ static ode_adjoint_plan *new_plan(ode_problem *p, int nin, const ad_var *ybar, c
 typedef struct {
     ode_adjoint_run run;
     ode_shared_bar shared;
-    ode_buffer times;
+    ode_buffer times, places, asked_bar;
+    ode_asked_order order;
     const ode_adjoint *adjoint;
 } adjoint_state;
 
@@ -97,7 +112,9 @@ static void state_free(void *state_)
     state->adjoint->close(state->run.memory);
     free(state->run.memory);
     ode_shared_bar_close(&state->shared);
-    ode_buffer_free(&state->times);
+    ode_asked_close(&state->order);
+    ode_buffer *all[] = { &state->times, &state->places, &state->asked_bar };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
     free(state);
 }
 
@@ -111,6 +128,7 @@ static ode_adjoint_call parse(const ode_adjoint_plan *d, const ad_opaque_call *c
     c.args = call->in + k;
     k += nargs;
     c.times = call->in[k++];
+    if (d->asked.n) c.asked = call->in[k++];
     c.y = call->in + k;
     k += n;
     for (int i = 0; i < n; i++)
@@ -119,7 +137,8 @@ static ode_adjoint_call parse(const ode_adjoint_plan *d, const ad_opaque_call *c
         if (d->need_y0[i]) c.y0bar[i] = call->out[o++];
     for (int i = 0; i < nargs; i++)
         if (d->need >> i & 1) c.argbar[i] = call->out[o++];
-    if (d->need_times) c.timesbar = call->out[o++];
+    if (d->need_solve_times) c.timesbar = call->out[o++];
+    if (d->need_asked) c.askedbar = call->out[o++];
     return c;
 }
 
@@ -143,6 +162,54 @@ static void write_stats(ode_stats *to, const ode_stats *from)
     to->vjps = from->vjps;
 }
 
+static int order_outputs(adjoint_state *state)
+{
+    ode_adjoint_run *run = &state->run;
+    const ode_problem *p = run->plan->problem;
+    ode_adjoint_outputs *out = &run->out;
+    int n = run->plan->asked.n;
+    if (n) {
+        if (ode_asked_read(&state->order, &run->plan->asked, run->forward, run->c.asked, run->call))
+            return -1;
+        double *bar = ode_buffer_need(&state->asked_bar, (size_t)n * sizeof *bar);
+        if (!bar) return ode_call_fail(run->call, "out of memory");
+        memset(bar, 0, (size_t)n * sizeof *bar);
+        *out = (ode_adjoint_outputs){ n, state->order.t, state->order.place, n, bar };
+        return 0;
+    }
+    n = p->ntimes;
+    int *place = ode_buffer_need(&state->places, (size_t)n * sizeof *place);
+    if (!place) return ode_call_fail(run->call, "out of memory");
+    for (int j = 0; j < n; j++) place[j] = p->final_only ? -1 : j;
+    if (p->final_only) place[n - 1] = 0;
+    *out = (ode_adjoint_outputs){ n, run->forward->times.data, place, p->final_only ? 1 : n,
+                                  run->times_bar };
+    return 0;
+}
+
+void ode_adjoint_add_output(const ode_adjoint_run *run, int i, void *slot)
+{
+    const ode_system *s = run->plan->problem->system;
+    const ode_adjoint_outputs *out = &run->out;
+    int64_t rows = run->call->rows;
+    if (out->place[i] < 0) return;
+    for (int k = 0; k < s->nstate; k++)
+        if (run->c.ybar[k])
+            ode_output_add(s, rows, run->c.ybar[k], k, out->places, out->place[i],
+                           ode_part(s, rows, slot, k));
+}
+
+static void write_times(const ode_adjoint_run *run)
+{
+    const ode_problem *p = run->plan->problem;
+    const ode_adjoint_outputs *out = &run->out;
+    ad_dtype dtype = p->system->dtype;
+    for (int j = 0; run->c.timesbar && j < p->ntimes; j++)
+        ode_store(dtype, run->c.timesbar, j, run->times_bar[j]);
+    for (int i = 0; run->c.askedbar && i < out->n; i++)
+        ode_store(dtype, run->c.askedbar, out->place[i], out->bar[i]);
+}
+
 static int go_back(adjoint_state *state)
 {
     ode_adjoint_run *run = &state->run;
@@ -154,11 +221,11 @@ static int go_back(adjoint_state *state)
     if (!run->times_bar || !run->shared_bar) return ode_call_fail(run->call, "out of memory");
     memset(run->times_bar, 0, (size_t)p->ntimes * sizeof(double));
     clear_row_bars(run);
+    if (order_outputs(state)) return -1;
     int failed = state->adjoint->run(run);
     if (p->settings.stats) write_stats(p->settings.stats, &stats);
     if (failed) return -1;
-    for (int j = 0; run->c.timesbar && j < p->ntimes; j++)
-        ode_store(p->system->dtype, run->c.timesbar, j, run->times_bar[j]);
+    write_times(run);
     return ode_shared_bar_finish(&state->shared, run);
 }
 
@@ -219,14 +286,15 @@ static const ad_opaque_class adjoint_class = { .name = "ode_solve_adjoint",
                                                .jvp = jvp,
                                                .discretises = true };
 
-void ode_adjoint_record(ode_problem *p, ad_var token, int nin, const ad_var *in, const ad_var *out,
-                        const ad_var *ybar, const bool *need, ad_var *xbar)
+void ode_adjoint_record(ode_problem *p, const ode_asked *asked, ad_var token, int nin,
+                        const ad_var *in, const ad_var *out, const ad_var *ybar, const bool *need,
+                        ad_var *xbar)
 {
-    ode_adjoint_plan *d = new_plan(p, nin, ybar, need, token.tape);
+    ode_adjoint_plan *d = new_plan(p, asked, ybar, need, token.tape);
     if (!d) return;
     int n = p->system->nstate, nop = 0, nout = 0;
-    ad_var op[2 + 3 * ODE_MAX_STATES + ODE_MAX_ARGS], bar[1 + ODE_MAX_STATES + ODE_MAX_ARGS];
-    ad_shape shapes[1 + ODE_MAX_STATES + ODE_MAX_ARGS];
+    ad_var op[3 + 3 * ODE_MAX_STATES + ODE_MAX_ARGS], bar[2 + ODE_MAX_STATES + ODE_MAX_ARGS];
+    ad_shape shapes[2 + ODE_MAX_STATES + ODE_MAX_ARGS];
     op[nop++] = token;
     for (int i = 0; i < nin; i++) op[nop++] = in[i];
     for (int i = 0; i < n; i++) op[nop++] = out[i];

@@ -4,31 +4,45 @@
  * values, statistics, and what is said of gradients that are not finite. */
 #ifndef ODE_ADJOINT_H
 #define ODE_ADJOINT_H
-#include "ode/trajectory/forward.h"
+#include "ode/trajectory/asked.h"
 #include "ode/trajectory/outputs.h"
 
-/* A recorded adjoint of a solve. Its operands: token, y0 [n], arguments, times, solutions [n],
- * cotangents of those that have one. Its results: cotangents of what is needed, in the order y0,
- * arguments, times. */
+/* A recorded adjoint of a solve, or of an asking for its state at other times. Its operands: token,
+ * y0 [n], arguments, times, (asked times), solutions [n], cotangents of those that have one. Its
+ * results: cotangents of what is needed, in the order y0, arguments, times, asked times. */
 struct ode_adjoint_plan {
     atomic_int references;
     ode_problem *problem;
     char called[64]; /* "ode_solve_final's adjoint", for messages */
-    bool has[ODE_MAX_STATES], need_y0[ODE_MAX_STATES], need_times;
+    bool has[ODE_MAX_STATES], need_y0[ODE_MAX_STATES];
+    bool need_times; /* of either kind: those of the solve, those that it is asked for */
+    bool need_solve_times, need_asked;
     uint64_t need;            /* arguments */
+    ode_asked asked;          /* n == 0: the solutions are at the solve's times; owned */
     const ode_unit *prologue; /* its VJP */
     void *own;                /* the adjoint's: adjoint->own bytes, owned */
 };
-/* Records the adjoint of the problem's options as an operation: the VJP rule of solves. */
-void ode_adjoint_record(ode_problem *p, ad_var token, int nin, const ad_var *in, const ad_var *out,
-                        const ad_var *ybar, const bool *need, ad_var *xbar);
+/* Records the adjoint of the problem's options as an operation: the VJP rule of solves, and of
+ * askings (asked not NULL: the last of in[nin] are their times). token: the solve's. */
+void ode_adjoint_record(ode_problem *p, const ode_asked *asked, ad_var token, int nin,
+                        const ad_var *in, const ad_var *out, const ad_var *ybar, const bool *need,
+                        ad_var *xbar);
 
 /* The operands and results of a call by name. */
 typedef struct {
     const void *const *y0, *const *args, *const *y;
-    const void *times, *ybar[ODE_MAX_STATES];
-    void *y0bar[ODE_MAX_STATES], *argbar[ODE_MAX_ARGS], *timesbar;
+    const void *times, *asked, *ybar[ODE_MAX_STATES];
+    void *y0bar[ODE_MAX_STATES], *argbar[ODE_MAX_ARGS], *timesbar, *askedbar;
 } ode_adjoint_call;
+
+/* The times of the solutions, in the order in which the solve passes them. */
+typedef struct {
+    int n;
+    const double *t;
+    const int *place; /* of each in the arrays of solutions; -1: it is not in them */
+    int places;       /* in those arrays */
+    double *bar;      /* cotangents of the times */
+} ode_adjoint_outputs;
 
 /* A run of an adjoint. The shared part prepares it, and finishes it: cotangents of shared values
  * are pulled back to the arguments, those of times and the statistics written. In between the
@@ -41,10 +55,13 @@ struct ode_adjoint_run {
     ode_adjoint_call c;
     void **shared_bar; /* by shared value; NULL where nobody asks */
     double *times_bar; /* [ntimes] */
-    bool searching;    /* a second run, over a gradient that is not finite: for the step */
-    ode_stats *stats;  /* the backward part: zeros before */
-    void *memory;      /* the adjoint's: adjoint->memory bytes, kept from run to run */
+    ode_adjoint_outputs out;
+    bool searching;   /* a second run, over a gradient that is not finite: for the step */
+    ode_stats *stats; /* the backward part: zeros before */
+    void *memory;     /* the adjoint's: adjoint->memory bytes, kept from run to run */
 };
+/* Adds the cotangents of the solutions at output i to a slot. */
+void ode_adjoint_add_output(const ode_adjoint_run *run, int i, void *slot);
 int ode_call_fail(const ad_opaque_call *call, const char *reason); /* writes the call's error; -1 */
 
 /* Gradients that are not finite (finite.c). Whether all that the run delivers is finite. */

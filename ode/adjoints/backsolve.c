@@ -85,7 +85,9 @@ static void read_solution(const backward *b, int j, void *slot)
         size_t bytes = (size_t)(rows * s->size[i]) * ode_bytes(s->dtype);
         memset(part, 0, bytes);
         if (j == 0) memcpy(part, b->run->c.y0[i], bytes);
-        else ode_output_add(p, rows, b->run->c.y[i], i, j, part);
+        else
+            ode_output_add(s, rows, b->run->c.y[i], i, b->run->out.places, b->run->out.place[j],
+                           part);
     }
 }
 
@@ -166,9 +168,7 @@ static int piece(backward *b, int j, int i)
     if (b->end != z) memmove(z, b->end, 2 * half);
     read_solution(b, j, z);
     memset(b->g.data, 0, half);
-    for (int k = 0; k < s->nstate; k++)
-        if (b->run->c.ybar[k])
-            ode_output_add(p, rows, b->run->c.ybar[k], k, j, ode_part(s, rows, b->g.data, k));
+    ode_adjoint_add_output(b->run, j, b->g.data);
     if (b->run->c.timesbar) {
         if (rate_of_loss(b, j, z, b->g.data, &rate)) return -1;
         times_bar[j] += rate;
@@ -266,10 +266,9 @@ static int go_back(ode_adjoint_run *run)
         if (rate_of_loss(b, 0, b->g.data, a, &rate)) return -1;
         run->times_bar[0] -= rate;
     }
+    ode_adjoint_add_output(run, 0, a);
     for (int i = 0; i < s->nstate; i++) {
         void *part = ode_part(s, call->rows, a, i);
-        if (run->c.ybar[i] && !p->final_only)
-            ode_output_add(p, call->rows, run->c.ybar[i], i, 0, part);
         if (run->c.y0bar[i])
             memcpy(run->c.y0bar[i], part, (size_t)(call->rows * s->size[i]) * ode_bytes(s->dtype));
     }

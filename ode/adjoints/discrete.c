@@ -3,6 +3,7 @@
  * variables: the first and last boundary of an adaptive solve, all boundaries of a fixed one (they
  * are affine in the output times), and the times of interpolated outputs. */
 #include "ode/adjoints/adjoint.h"
+#include "ode/trajectory/interpolant.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +28,7 @@ typedef struct {
     const ode_problem *problem;
     const ode_system *system;
     ode_trajectory *trajectory;
-    const double *times;
+    bool interpolates; /* outputs lie inside steps */
     int64_t nrows, cells;
     size_t slot;
     double largest; /* in a search: cotangent of the state at the end of the step */
@@ -123,16 +124,6 @@ static int run_vjp(backward *b, ode_runner *r, const double *c, const ode_bounda
 
 /* ---- outputs ---- */
 
-/* Adds the cotangents of output time j to a slot. */
-static void add_output(const backward *b, int j, void *slot)
-{
-    const ode_problem *p = b->problem;
-    for (int i = 0; i < p->system->nstate; i++)
-        if (b->run->c.ybar[i])
-            ode_output_add(p, b->nrows, b->run->c.ybar[i], i, j,
-                           ode_part(p->system, b->nrows, slot, i));
-}
-
 /* Cotangents of output j, inside the step from a to e, on its stages and on the state at a; g
  * collects the latter. */
 static void spread_output(backward *b, int j, const ode_boundary *a, const ode_boundary *e)
@@ -143,8 +134,8 @@ static void spread_output(backward *b, int j, const ode_boundary *a, const ode_b
     double w[ODE_MAX_STAGES], slope[ODE_MAX_STAGES];
     char *one = (char *)b->g.data + b->slot;
     memset(one, 0, b->slot);
-    add_output(b, j, one);
-    int n = ode_output_weights(p->settings.method, a, e, b->times[j], w, slope);
+    ode_adjoint_add_output(b->run, j, one);
+    int n = ode_output_weights(p->settings.method, a, e, b->run->out.t[j], w, slope);
     for (int i = 0; i < n; i++)
         if (w[i] != 0)
             ode_add_scaled(dtype, cells, w[i], one, (char *)b->k_bar.data + (size_t)i * b->slot);
@@ -158,10 +149,10 @@ static void move_output(backward *b, int j, const ode_boundary *a, const ode_bou
     const ode_problem *p = b->problem;
     int64_t cells = b->cells;
     double w[ODE_MAX_STAGES], slope[ODE_MAX_STAGES], by_theta = 0, by_h = 0, h = e->t - a->t,
-                                                     t = b->times[j];
+                                                     t = b->run->out.t[j];
     char *one = (char *)b->g.data + b->slot;
     memset(one, 0, b->slot);
-    add_output(b, j, one);
+    ode_adjoint_add_output(b->run, j, one);
     int n = ode_output_weights(p->settings.method, a, e, t, w, slope);
     for (int i = 0; i < n; i++) {
         double dot = ode_dot(p->system->dtype, cells, (char *)b->k.data + (size_t)i * b->slot, one);
@@ -169,7 +160,7 @@ static void move_output(backward *b, int j, const ode_boundary *a, const ode_bou
         by_h += w[i] / h * dot;
     }
     double theta = (t - a->t) / h;
-    b->run->times_bar[j] += by_theta / h;
+    b->run->out.bar[j] += by_theta / h;
     move_boundary(b, e, by_h - by_theta * theta / h);
     move_boundary(b, a, -by_h + by_theta * (theta - 1) / h);
 }
@@ -177,20 +168,27 @@ static void move_output(backward *b, int j, const ode_boundary *a, const ode_bou
 /* ---- one step back ---- */
 
 /* The cotangents of outputs at the end of the step, and inside it: returns how many of the latter
- * there are, from b->output + 1 on. */
+ * there are, from b->output + 1 on. The first time of a solve is no output of a step; where a solve
+ * is asked for its state there, it is one of the first step. */
 static int gather_outputs(backward *b, int64_t k, const ode_boundary *a, const ode_boundary *e)
 {
     const ode_problem *p = b->problem;
-    const double *t = b->times;
-    int last = p->ntimes - 1, inside = 0;
-    double direction = t[last] > t[0] ? 1 : -1;
-    if (k == b->trajectory->count - 1) add_output(b, last, b->bar[0].data);
-    if (p->final_only) return 0;
-    for (; b->output > 0; b->output--) {
+    const double *t = b->run->out.t;
+    bool asked = b->run->plan->asked.n;
+    int inside = 0;
+    double direction = ode_trajectory_boundary(b->trajectory, b->trajectory->count)->t >
+                               ode_trajectory_boundary(b->trajectory, 0)->t
+                           ? 1
+                           : -1;
+    if (!asked && k == b->trajectory->count - 1)
+        ode_adjoint_add_output(b->run, b->run->out.n - 1, b->bar[0].data);
+    if (!asked && p->final_only) return 0;
+    for (; b->output >= !asked; b->output--) {
         int j = b->output;
-        if (p->dense ? direction * (t[j] - a->t) <= 0 : t[j] != e->t) break;
-        if (!p->dense) {
-            add_output(b, j, b->bar[0].data);
+        bool first = asked && k == 0;
+        if (!first && (b->interpolates ? direction * (t[j] - a->t) <= 0 : t[j] != e->t)) break;
+        if (!b->interpolates) {
+            ode_adjoint_add_output(b->run, j, b->bar[0].data);
             continue;
         }
         if (!inside++) {
@@ -210,7 +208,8 @@ static ode_runner *choose(backward *b, int64_t k, bool dense)
     ode_trajectory *tr = b->trajectory;
     const ode_residuals *residuals = b->plan->residuals;
     const ode_boundary *e = ode_trajectory_boundary(tr, k + 1);
-    bool kept = residuals && k + dense < tr->kept_limit && !(dense && e->jump);
+    bool kept =
+        residuals && b->plan->step[dense][1] && k + dense < tr->kept_limit && !(dense && e->jump);
     ode_runner *r = &b->step[dense][kept];
     if (connect(b, r, b->plan->step[dense][kept])) return NULL;
     int evaluations = ode_unit_place(r->unit, ODE_VALUE, ODE_PORT_TIMES).count;
@@ -323,17 +322,20 @@ static int go_back(ode_adjoint_run *run)
     b->problem = run->plan->problem;
     b->system = b->problem->system;
     b->trajectory = &run->forward->trajectory;
-    b->times = run->forward->times.data;
+    bool asked = run->plan->asked.n;
+    b->interpolates = asked || b->problem->dense;
     b->nrows = call->rows;
     b->cells = call->rows * b->system->width;
     b->slot = (size_t)b->cells * ode_bytes(b->system->dtype);
-    b->output = b->problem->ntimes - 2;
-    run->stats->backward_steps = b->trajectory->count;
+    b->output = run->out.n - (asked ? 1 : 2);
     if (!need_memory(b)) return ode_call_fail(call, "out of memory");
     memset(b->bar[0].data, 0, b->slot);
-    for (int64_t k = b->trajectory->count - 1; k >= 0; k--)
+    int64_t last = b->trajectory->count - 1;
+    if (asked) last = ode_trajectory_find(b->trajectory, run->out.t[run->out.n - 1]);
+    run->stats->backward_steps = last + 1;
+    for (int64_t k = last; k >= 0; k--)
         if (step_back(b, k) || (run->searching && look(b, k))) return -1;
-    if (!b->problem->final_only) add_output(b, 0, b->bar[0].data);
+    if (!asked) ode_adjoint_add_output(run, 0, b->bar[0].data);
     const ode_system *s = b->system;
     for (int i = 0; i < s->nstate; i++)
         if (run->c.y0bar[i])
@@ -367,7 +369,12 @@ static void plan_keeping(ode_adjoint_plan *d, int flags, ad_tape *tape)
     own->step[0][1] = ode_unit_make(p->system, key, tape, set->caller);
     key.flags |= ODE_DENSE;
     if (d->need_times) key.values = ode_port_bit(ODE_PORT_STAGES);
-    if (p->dense) own->step[1][1] = ode_unit_make(p->system, key, tape, set->caller);
+    /* Of steps that were taken without dense output, the stages for it have left no residuals;
+     * those of many methods are the stages of the step and the first one of the next. */
+    const ode_method *m = set->method;
+    bool same = set->adaptive && m->times_dense == m->times_estimate;
+    bool kept = p->dense || (d->asked.n && same);
+    if (kept) own->step[1][1] = ode_unit_make(p->system, key, tape, set->caller);
     if (!first &&
         !ode_march_compile(&p->keeping, p->system, set, set->adaptive, p->dense, 0, r, tape))
         return;
@@ -392,7 +399,7 @@ static bool plan(ode_adjoint_plan *d, ad_tape *tape)
     own->step[0][0] = make(p->system, key, tape, p->settings.caller);
     key.flags |= ODE_DENSE;
     if (d->need_times) key.values = ode_port_bit(ODE_PORT_STAGES);
-    if (p->dense) own->step[1][0] = make(p->system, key, tape, p->settings.caller);
+    if (p->dense || d->asked.n) own->step[1][0] = make(p->system, key, tape, p->settings.caller);
     key = (ode_unit_key){ .kind = ODE_UNIT_BEGIN,
                           .derivative = ODE_VJP,
                           .method = p->settings.method,
@@ -409,6 +416,7 @@ const ode_adjoint ode_discrete = {
              "frozen, from the last to the first",
     .states = true,
     .frozen = true,
+    .asked = true,
     .own = sizeof(discrete_plan),
     .memory = sizeof(backward),
     .plan = plan,

@@ -16,7 +16,8 @@ bool ode_results_finite(const ode_adjoint_run *run)
     const ad_opaque_call *call = run->call;
     const ode_adjoint_call *c = &run->c;
     const ode_system *s = p->system;
-    bool finite = all_finite(s->dtype, p->ntimes, c->timesbar);
+    bool finite = all_finite(s->dtype, p->ntimes, c->timesbar) &&
+                  all_finite(s->dtype, run->out.n, c->askedbar);
     for (int i = 0; i < s->nstate && finite; i++)
         finite = all_finite(s->dtype, call->rows * s->size[i], c->y0bar[i]);
     for (int i = 0; i < s->nargs && finite; i++)
@@ -24,14 +25,21 @@ bool ode_results_finite(const ode_adjoint_run *run)
     return finite;
 }
 
+/* Of a place in the arrays of solutions. */
+static double time_of(const ode_adjoint_run *run, int place)
+{
+    int i = 0;
+    while (run->out.place[i] != place) i++;
+    return run->out.t[i];
+}
+
 bool ode_blame_cotangents(const ode_adjoint_run *run)
 {
     const ode_problem *p = run->plan->problem;
     const ad_opaque_call *call = run->call;
     const ode_adjoint_call *c = &run->c;
-    const double *times = run->forward->times.data;
     const ode_system *s = p->system;
-    int64_t ntimes = p->final_only ? 1 : p->ntimes;
+    int64_t ntimes = run->out.places;
     for (int i = 0; i < s->nstate; i++) {
         int64_t bad =
             c->ybar[i] ? ode_first_nonfinite(s->dtype, call->rows * ntimes * s->size[i], c->ybar[i])
@@ -44,8 +52,7 @@ bool ode_blame_cotangents(const ode_adjoint_run *run)
                  "the derivative of the loss by the solution is not finite (%g) at t = %.15g in "
                  "row %lld, component %lld%s; what is computed "
                  "from the solution is at fault, not the solve",
-                 fabs(ode_load(s->dtype, c->ybar[i], bad)),
-                 times[p->final_only ? p->ntimes - 1 : time], (long long)row,
+                 fabs(ode_load(s->dtype, c->ybar[i], bad)), time_of(run, (int)time), (long long)row,
                  (long long)(bad % s->size[i]), state);
         return true;
     }
@@ -83,6 +90,11 @@ bool ode_name_nonfinite(const ode_adjoint_run *run, const void *state, bool time
     for (int j = 0; times && j < p->ntimes; j++) {
         if (isfinite(run->times_bar[j])) continue;
         snprintf(text, size, "by times[%d]", j);
+        return true;
+    }
+    for (int i = 0; times && run->plan->need_asked && i < run->out.n; i++) {
+        if (isfinite(run->out.bar[i])) continue;
+        snprintf(text, size, "by the asked times[%d]", run->out.place[i]);
         return true;
     }
     return false;

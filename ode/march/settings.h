@@ -19,6 +19,7 @@ struct ode_adjoint {
     bool magnitudes; /* needs the largest magnitude of each element */
     bool frozen;     /* differentiates the accepted steps as they are: adaptive ones are watched
                         (watch.c), and steps may be replayed */
+    bool asked;      /* goes back from times that are asked for later, too */
     size_t own;      /* bytes of what it plans of its own, and of the memory of a run (zeros) */
     size_t memory;
     /* Compiles what it runs. false with the tape's error set. */

@@ -93,7 +93,7 @@ static void solve_vjp(void *problem, ad_var token, int nin, const ad_var *in, in
                       const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar)
 {
     (void)nout;
-    ode_adjoint_record(problem, token, nin, in, out, ybar, need, xbar);
+    ode_adjoint_record(problem, NULL, token, nin, in, out, ybar, need, xbar);
 }
 
 static void solve_jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot,
@@ -165,43 +165,50 @@ static ode_problem *make_problem(const ode_right_side *right, int nstate, const 
     return NULL;
 }
 
-/* [rows, T, D...], or [rows, D...]. */
 static ad_shape solution_shape(const ode_problem *p, int state)
 {
-    ad_shape s = p->system->state[state], out = s;
-    if (p->final_only) return s;
-    out.rank = s.rank + 1;
-    out.dim[1] = p->ntimes;
-    for (int i = 1; i < s.rank; i++) out.dim[i + 1] = s.dim[i];
-    return out;
+    ad_shape s = p->system->state[state];
+    return p->final_only ? s : ode_shape_at_times(s, p->ntimes);
 }
 
-int ode_record_solve(const ode_right_side *right, int nstate, const ad_var *y0, int nargs,
-                     const ad_var *args, ad_var times, const ode_options *options, bool final_only,
-                     ad_var *out)
+ad_var ode_record_forward(const ode_right_side *right, int nstate, const ad_var *y0, int nargs,
+                          const ad_var *args, ad_var times, const ode_options *options,
+                          bool final_only, ad_var *out, ad_var *in, ode_problem **problem)
 {
     ad_tape *tape = check_arguments(right, nstate, y0, nargs, args, times, out);
-    for (int i = 0; out && i < nstate && i < ODE_MAX_STATES; i++)
-        out[i] = ad_none(y0 ? y0[0].tape : times.tape);
-    if (!tape) return -1;
+    ad_var none = ad_none(y0 ? y0[0].tape : times.tape);
+    for (int i = 0; out && i < nstate && i < ODE_MAX_STATES; i++) out[i] = none;
+    if (!tape) return none;
     for (int i = 0; i < nstate; i++) {
         if (ad_shape_of(y0[i]).rank < AD_MAX_RANK || final_only) continue;
         ad_fail(tape,
                 "%s: y0 (state %d) has the largest rank, %d: there is no room for the time axis; "
                 "reshape it",
                 right->caller, i, AD_MAX_RANK);
-        return -1;
+        return none;
     }
     ode_problem *p = make_problem(right, nstate, y0, nargs, args, times, options, final_only, tape);
-    if (!p) return -1;
-    ad_var in[ODE_MAX_STATES + ODE_MAX_ARGS + 1];
+    if (!p) return none;
+    *problem = p;
     ad_shape shapes[ODE_MAX_STATES];
     int n = 0;
     for (int i = 0; i < nstate; i++) in[n++] = y0[i];
     for (int i = 0; i < nargs; i++) in[n++] = args[i];
     in[n++] = times;
     for (int i = 0; i < nstate; i++) shapes[i] = solution_shape(p, i);
-    return ad_valid(ad_opaque(tape, &solve_class, p, n, in, nstate, shapes, out)) ? 0 : -1;
+    return ad_opaque(tape, &solve_class, p, n, in, nstate, shapes, out);
+}
+
+int ode_record_solve(const ode_right_side *right, int nstate, const ad_var *y0, int nargs,
+                     const ad_var *args, ad_var times, const ode_options *options, bool final_only,
+                     ad_var *out)
+{
+    ad_var in[ODE_MAX_OPERANDS];
+    ode_problem *problem;
+    return ad_valid(ode_record_forward(right, nstate, y0, nargs, args, times, options, final_only,
+                                       out, in, &problem))
+               ? 0
+               : -1;
 }
 
 /* ---- the everyday forms ---- */

@@ -9,10 +9,12 @@
 
 static void put_slot(ode_forward *s, int j, const void *slot)
 {
-    ode_problem *p = s->problem;
+    const ode_problem *p = s->problem;
+    int64_t rows = s->call->rows;
+    int n = p->final_only ? 1 : p->ntimes, at = p->final_only ? 0 : j;
     for (int i = 0; i < p->system->nstate; i++)
         if (s->call->out[i])
-            ode_output_put(p, s->call->rows, ode_part(p->system, s->call->rows, slot, i), i, j,
+            ode_output_put(p->system, rows, ode_part(p->system, rows, slot, i), i, n, at,
                            s->call->out[i]);
 }
 

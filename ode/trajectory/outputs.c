@@ -2,32 +2,40 @@
 #include "ode/trajectory/outputs.h"
 #include <string.h>
 
-void ode_output_put(const ode_problem *p, int64_t rows, const void *part, int state, int j,
+ad_shape ode_shape_at_times(ad_shape state, int ntimes)
+{
+    ad_shape out = state;
+    out.rank = state.rank + 1;
+    out.dim[1] = ntimes;
+    for (int i = 1; i < state.rank; i++) out.dim[i + 1] = state.dim[i];
+    return out;
+}
+
+void ode_output_put(const ode_system *s, int64_t rows, const void *part, int state, int n, int at,
                     void *to)
 {
-    size_t bytes = (size_t)p->system->size[state] * ode_bytes(p->system->dtype);
-    size_t n = p->final_only ? 1 : (size_t)p->ntimes, at = p->final_only ? 0 : (size_t)j;
+    size_t bytes = (size_t)s->size[state] * ode_bytes(s->dtype);
     if (n == 1) {
         memcpy(to, part, (size_t)rows * bytes);
         return;
     }
-    for (size_t r = 0; r < (size_t)rows; r++)
-        memcpy((char *)to + (r * n + at) * bytes, (const char *)part + r * bytes, bytes);
+    for (int64_t r = 0; r < rows; r++)
+        memcpy((char *)to + (size_t)(r * n + at) * bytes, (const char *)part + (size_t)r * bytes,
+               bytes);
 }
 
-void ode_output_add(const ode_problem *p, int64_t rows, const void *from, int state, int j,
+void ode_output_add(const ode_system *s, int64_t rows, const void *from, int state, int n, int at,
                     void *part)
 {
-    int64_t size = p->system->size[state];
-    ad_dtype dtype = p->system->dtype;
-    size_t bytes = (size_t)size * ode_bytes(dtype), n = p->final_only ? 1 : (size_t)p->ntimes,
-           at = p->final_only ? 0 : (size_t)j;
+    int64_t size = s->size[state];
+    size_t bytes = (size_t)size * ode_bytes(s->dtype);
     if (n == 1) {
-        ode_add(dtype, rows * size, from, part);
+        ode_add(s->dtype, rows * size, from, part);
         return;
     }
-    for (size_t r = 0; r < (size_t)rows; r++)
-        ode_add(dtype, size, (const char *)from + (r * n + at) * bytes, (char *)part + r * bytes);
+    for (int64_t r = 0; r < rows; r++)
+        ode_add(s->dtype, size, (const char *)from + (size_t)(r * n + at) * bytes,
+                (char *)part + (size_t)r * bytes);
 }
 
 int ode_output_weights(const ode_method *m, const ode_boundary *a, const ode_boundary *b, double t,

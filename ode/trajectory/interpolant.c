@@ -1,0 +1,104 @@
+/* The solution between the boundaries of a stored trajectory: dense output, step by step. Stages
+ * are not stored but computed again, one step for all times in it: a state takes the memory of one
+ * array, its stages that of seven or more. */
+#include "ode/trajectory/interpolant.h"
+#include "ode/trajectory/outputs.h"
+#include <string.h>
+
+bool ode_interpolant_compile(ode_march_units *units, const ode_problem *p, ad_tape *tape)
+{
+    return ode_march_compile(units, p->system, &p->settings, false, true, 0, NULL, tape);
+}
+
+int ode_interpolant_open(ode_interpolant *in, ode_forward *forward, const ode_march_units *units,
+                         const ad_opaque_call *call, const void *const *args)
+{
+    const ode_problem *p = forward->problem;
+    ode_march *m = &in->march;
+    in->trajectory = &forward->trajectory;
+    in->step = -1;
+    m->system = p->system;
+    m->settings = &p->settings;
+    m->method = p->settings.method;
+    m->dense = true;
+    m->error = call->error;
+    m->error_size = call->error_size;
+    m->step.refine = m->begin.refine = call->refine;
+    if (ode_march_open(m, units, call->rows, call->threads, args, forward->values)) return -1;
+    size_t slot = (size_t)m->cells * ode_bytes(p->system->dtype);
+    return ode_buffer_need(&in->next, slot) ? 0 : ode_fail(m, "out of memory");
+}
+
+void ode_interpolant_close(ode_interpolant *in)
+{
+    ode_march_close(&in->march);
+    ode_buffer_free(&in->next);
+}
+
+int64_t ode_trajectory_find(const ode_trajectory *tr, double t)
+{
+    double first = ode_trajectory_boundary(tr, 0)->t,
+           last = ode_trajectory_boundary(tr, tr->count)->t;
+    double direction = last < first ? -1 : 1;
+    int64_t low = 0, high = tr->count - 1;
+    while (low < high) {
+        int64_t middle = low + (high - low) / 2;
+        if (direction * (ode_trajectory_boundary(tr, middle + 1)->t - t) < 0) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+static void *slot_of(void *context, int64_t k)
+{
+    (void)k;
+    return ((ode_interpolant *)context)->next.data;
+}
+
+static int accepted(void *context, const ode_march *march, int64_t k, const ode_boundary *a,
+                    const ode_boundary *b, const void *y, const void *next)
+{
+    (void)context, (void)march, (void)k, (void)a, (void)b, (void)y, (void)next;
+    return 0;
+}
+
+/* Takes step k again. */
+static int visit(ode_interpolant *in, int64_t k)
+{
+    ode_trajectory *tr = in->trajectory;
+    ode_march *m = &in->march;
+    ode_boundary a = *ode_trajectory_boundary(tr, k), b = *ode_trajectory_boundary(tr, k + 1);
+    a.restart = b.output = false;
+    void *y = ode_trajectory_state(tr, k);
+    if (m->method->begin)
+        memcpy(m->carry[0].data, ode_trajectory_carried(tr, k),
+               (size_t)m->cells * ode_bytes(m->system->dtype));
+    m->steps = k;
+    m->blurred = 0;
+    ode_sink sink = { .context = in, .slot = slot_of, .accepted = accepted };
+    in->step = -1;
+    if (ode_march_step(m, &sink, &a, &b, &y)) return -1;
+    in->step = k;
+    return 0;
+}
+
+int ode_interpolant_at(ode_interpolant *in, double t, void *y)
+{
+    const ode_trajectory *tr = in->trajectory;
+    const ode_march *m = &in->march;
+    int64_t k = ode_trajectory_find(tr, t);
+    const ode_boundary *a = ode_trajectory_boundary(tr, k), *b = ode_trajectory_boundary(tr, k + 1);
+    size_t slot = (size_t)m->cells * ode_bytes(m->system->dtype);
+    if (t == a->t || t == b->t) {
+        memcpy(y, ode_trajectory_state(in->trajectory, t == a->t ? k : k + 1), slot);
+        return 0;
+    }
+    if (k != in->step && visit(in, k)) return -1;
+    double w[ODE_MAX_STAGES], slope[ODE_MAX_STAGES];
+    const void *stage[ODE_MAX_STAGES];
+    int n = ode_output_weights(m->method, a, b, t, w, slope);
+    for (int i = 0; i < n; i++) stage[i] = (const char *)m->k.data + (size_t)i * slot;
+    ode_combine(m->system->dtype, m->cells, ode_trajectory_state(in->trajectory, k), n, w, stage,
+                y);
+    return 0;
+}

@@ -1,0 +1,29 @@
+/* Internal: the solution between the boundaries of a stored trajectory. */
+#ifndef ODE_INTERPOLANT_H
+#define ODE_INTERPOLANT_H
+#include "ode/trajectory/forward.h"
+
+/* The method's dense output in one step at a time, whose stages are computed again from the state
+ * where the step begins. */
+typedef struct {
+    ode_march march; /* its k: the stages of `step` */
+    ode_buffer next;
+    ode_trajectory *trajectory;
+    int64_t step; /* -1: none yet */
+} ode_interpolant;
+
+/* Compiles what is run. false with the tape's error set. */
+bool ode_interpolant_compile(ode_march_units *units, const ode_problem *problem, ad_tape *tape);
+/* For the latest solve of `forward`, with the arguments args[nargs]. 0, or -1 with the call's error
+ * written. */
+int ode_interpolant_open(ode_interpolant *in, ode_forward *forward, const ode_march_units *units,
+                         const ad_opaque_call *call, const void *const *args);
+void ode_interpolant_close(ode_interpolant *in);
+/* The state at t, in the interval of the solve, into y (a slot). 0, or -1 with the call's error
+ * written. */
+int ode_interpolant_at(ode_interpolant *in, double t, void *y);
+
+/* The step that t lies in: of two that meet there, the earlier one. */
+int64_t ode_trajectory_find(const ode_trajectory *tr, double t);
+
+#endif
