@@ -277,7 +277,7 @@ static bool need_memory(backward *b)
     const ode_problem *p = b->problem;
     size_t rows = ode_port_bytes(b->plan->step[0][0], ODE_BAR, ODE_PORT_ROW, b->nrows),
            carried = b->trajectory->policy.carried,
-           stages = p->dense ? (size_t)p->settings.method->dense_stages : 0;
+           stages = b->interpolates ? (size_t)p->settings.method->dense_stages : 0;
     for (int i = 0; i < 2; i++) {
         if (!ode_buffer_need(&b->bar[i], b->slot)) return false;
         if (carried && !ode_buffer_need(&b->carry[i], carried)) return false;

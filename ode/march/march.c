@@ -224,7 +224,8 @@ static int64_t evaluations_of_step(const ode_march *m)
 {
     const ode_method *method = m->method;
     if (ode_method_has(method, ODE_METHOD_IMPLICIT))
-        return (int64_t)get_number(m, N_COUNTS) + method->times - 1;
+        return (int64_t)get_number(m, N_COUNTS) +
+               (m->dense ? method->times_dense : method->times - 1);
     return ode_method_times(method, m->adaptive, m->dense) - m->adaptive; /* a slope is given */
 }
 

@@ -50,7 +50,7 @@
 #undef D
 
 static const ode_shapes one_state[] = { ODE_SHAPE_STATE };
-static const double at_end[] = { 1 }, at_both_ends[] = { 0, 1 }, at_start[] = { 0 },
+static const double at_end[] = { 1, 0 }, at_both_ends[] = { 0, 1 },
                     at_start_and_middle[] = { 0, 0.5 };
 
 const ode_method ode_implicit_euler = {
@@ -60,8 +60,10 @@ const ode_method ode_implicit_euler = {
     .order = 1,
     .times = 1,
     .times_estimate = 1,
-    .times_dense = 1,
+    .times_dense = 2,
     .c = at_end,
+    .dense_stages = ODE_HERMITE_STAGES,
+    .dense = ode_hermite_dense,
     .step = ode_implicit_step
 };
 const ode_method ode_trapezoidal = {
@@ -74,6 +76,8 @@ const ode_method ode_trapezoidal = {
     .times_estimate = 2,
     .times_dense = 2,
     .c = at_both_ends,
+    .dense_stages = ODE_HERMITE_STAGES,
+    .dense = ode_hermite_dense,
     .step = ode_implicit_step
 };
 const ode_method ode_nystroem2 = {
@@ -84,8 +88,10 @@ const ode_method ode_nystroem2 = {
     .order = 2,
     .times = 1,
     .times_estimate = 1,
-    .times_dense = 1,
-    .c = at_start,
+    .times_dense = 2,
+    .c = at_both_ends,
+    .dense_stages = ODE_HERMITE_STAGES,
+    .dense = ode_hermite_dense,
     .begin_times = 2,
     .begin_c = at_start_and_middle,
     .ncarry = 1,

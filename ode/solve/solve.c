@@ -134,8 +134,7 @@ static bool compile(ode_problem *p, ad_tape *tape)
 {
     const ode_settings *set = &p->settings;
     const ode_system *s = p->system;
-    bool dense_output = set->method->dense != NULL;
-    p->dense = !p->final_only && p->ntimes > 2 && dense_output && (set->adaptive || set->replay);
+    p->dense = !p->final_only && p->ntimes > 2 && (set->adaptive || set->replay);
     if (s->nshared && !s->rerecord) {
         p->prologue = ode_unit_make(p->system, (ode_unit_key){ .kind = ODE_UNIT_PROLOGUE }, tape,
                                     set->caller);

@@ -144,6 +144,12 @@ static inline int ode_method_times(const ode_method *m, bool estimate, bool dens
     return dense ? m->times_dense : estimate ? m->times_estimate : m->times;
 }
 
+/* Dense output of methods without their own (hermite.c): three dense stages, of which the
+ * evaluations with dense output must include those at c = 0 and 1. */
+enum { ODE_HERMITE_STAGES = 3 };
+void ode_hermite_dense(const ode_method *method, double theta, double *w, double *slope);
+void ode_hermite_record(const ode_method *method, const ode_step *s, ode_step_results *r);
+
 /* ---- what recorders share (record.c) ---- */
 
 /* The field at time t[i] of the step. dy: where the derivatives go; rate: the quadratures' (NULL:

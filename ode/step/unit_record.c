@@ -106,6 +106,7 @@ static void record_step(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_v
     }
     r.carry = output(u, out, ODE_PORT_CARRY_NEXT);
     m->step(m, &s, &r);
+    if (s.dense && m->dense == ode_hermite_dense) ode_hermite_record(m, &s, &r);
     ad_var none = ad_none(tape);
     ode_step_measures measures = { none, none, none, none, r.rates + ODE_MAX_STAGES * nquad };
     ode_record_measures(m, &s, &r, &measures);

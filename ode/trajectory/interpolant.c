@@ -70,9 +70,8 @@ static int visit(ode_interpolant *in, int64_t k)
     ode_boundary a = *ode_trajectory_boundary(tr, k), b = *ode_trajectory_boundary(tr, k + 1);
     a.restart = b.output = false;
     void *y = ode_trajectory_state(tr, k);
-    if (m->method->begin)
-        memcpy(m->carry[0].data, ode_trajectory_carried(tr, k),
-               (size_t)m->cells * ode_bytes(m->system->dtype));
+    if (tr->policy.carried)
+        memcpy(m->carry[0].data, ode_trajectory_carried(tr, k), tr->policy.carried);
     m->steps = k;
     m->blurred = 0;
     ode_sink sink = { .context = in, .slot = slot_of, .accepted = accepted };

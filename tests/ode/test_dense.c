@@ -166,6 +166,30 @@ START_TEST(askings_share_a_solve)
 }
 END_TEST
 
+/* Steps that are replayed may be asked between, whatever the method: by ode_solve too. */
+START_TEST(replayed_steps_are_interpolated)
+{
+    const ode_method *m = ode_methods()[_i];
+    ad_tape *tape = ad_tape_new(AD_F64);
+    double start[] = { 1, 0 }, y[8], z[8];
+    const double times[] = { 0, 0.33, 1.27, 2 };
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, start);
+    ode_stats stats = { 0 };
+    ode_options o = { .method = m, .steps = 7, .stats = &stats };
+    get(ode_solve(circle, NULL, y0, 0, NULL, ode_interval(tape, 0, 2), &o), z);
+    o = (ode_options){ .method = m, .replay = stats.steps_taken };
+    ad_var asked = ad_constant(tape, AD_SHAPE(4), times);
+    get(ode_solve(circle, NULL, y0, 0, NULL, asked, &o), y);
+    ck_assert_double_eq_tol(y[6], z[2], 1e-13);
+    ode_dense dense;
+    ode_solve_dense(&dense, circle, NULL, y0, 0, NULL, ode_interval(tape, 0, 2), &o);
+    get(ode_dense_at(&dense, asked), z);
+    for (int i = 0; i < 8; i++) ck_assert_double_eq_tol(y[i], z[i], 1e-13);
+    ad_tape_free(tape);
+    ode_stats_clear(&stats);
+}
+END_TEST
+
 /* Gradients of two askings in one loss are the sum of their gradients. */
 START_TEST(gradients_of_askings_add)
 {
@@ -302,6 +326,7 @@ int main(void)
     tcase_set_timeout(c, 60);
     tcase_add_test(c, values_are_those_of_the_solution);
     tcase_add_test(c, askings_share_a_solve);
+    tcase_add_loop_test(c, replayed_steps_are_interpolated, 0, n);
     tcase_add_test(c, times_change_from_run_to_run);
     tcase_add_test(c, several_states);
     tcase_add_loop_test(c, errors, 0, 6);

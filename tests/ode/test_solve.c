@@ -551,13 +551,6 @@ static void set_replay_step(setting *s)
     s->options.replay = steps_of_another();
     s->options.steps = 3;
 }
-static void set_replay_inside(setting *s)
-{
-    s->options.replay = steps_of_another();
-    s->options.method = &ode_trapezoidal;
-    s->times = vector(s->tape, 3, (double[]){ 0, 1.2345, 2 });
-}
-
 typedef struct {
     const char *name;
     void (*set)(setting *s);
@@ -616,8 +609,6 @@ static const bad_input bad[] = {
     { "replay of its own statistics", set_replay_own,
       "options.replay is the steps_taken of options.stats" },
     { "replay with steps", set_replay_step, "options.replay takes given steps" },
-    { "replay past an output", set_replay_inside,
-      "time 1 (1.2345) lies inside the replayed step|trapezoidal has no dense output" },
 };
 
 static void has_parts(const char *name, const char *message, const char *parts)
