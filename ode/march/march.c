@@ -290,8 +290,9 @@ enum { ODE_SPACINGS = 4, ODE_BLURRED_STEPS = 8 };
 static int note_blur(ode_march *m, const ode_boundary *a, const ode_boundary *b)
 {
     const ode_system *s = m->system->base ? m->system->base : m->system;
+    if (!s->reads_time) return 0;
     double spacing = ode_type_spacing(s->dtype, fmax(fabs(a->t), fabs(b->t)));
-    bool blurred = s->reads_time && fabs(b->t - a->t) < ODE_SPACINGS * spacing;
+    bool blurred = fabs(b->t - a->t) < ODE_SPACINGS * spacing;
     m->blurred = blurred ? m->blurred + 1 : 0;
     return m->blurred < ODE_BLURRED_STEPS ? 0 : ode_fail_blurred(m, a->t, b->t);
 }

@@ -88,6 +88,7 @@ typedef struct {
     double short_apart;       /* evaluations from one short look to the next; 0: none yet */
     bool short_looks;         /* whether they may still be enough */
     bool unseen;              /* the arguments did nothing in that step, in some row */
+    double silent;            /* an error of the state below it says nothing */
     int said_nothing;         /* attempts in a row whose error said nothing */
     int64_t probe_due, pause; /* steps before the next probe, and between it and the one after */
     int64_t probed; /* the step after the last probed one, or after the last that needed no probe */

@@ -173,6 +173,7 @@ int ode_watch_open(ode_march *m, const ode_march_units *units, double horizon, d
     w->unit = units->tangent;
     w->field_unit = units->field_tangent;
     w->horizon = horizon;
+    w->silent = pow(blind_growth, -m->method->order);
     w->first_output = first_output;
     w->prepared = w->tangent.connected = w->field_tangent.connected = w->certain = w->damped =
         w->again = false;
@@ -530,8 +531,7 @@ int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, c
     if (!w->on || !w->unit) return 1;
     double taken = fabs(b->t - a->t), error[2], most = allowed_error(m, taken);
     int direction = b->t > a->t ? 1 : -1;
-    bool says_nothing = ratio < pow(blind_growth, -m->method->order) &&
-                        m->guard.z < 0.3 * m->guard.limit &&
+    bool says_nothing = ratio < w->silent && m->guard.z < 0.3 * m->guard.limit &&
                         !(damps(m, taken) && taken > w->most / 2);
     w->said_nothing = says_nothing ? w->said_nothing + 1 : 0;
     bool large = m->steps > 0 && taken > large_part * w->horizon;
