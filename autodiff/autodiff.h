@@ -124,12 +124,8 @@ ad_var ad_input_rows_data(ad_tape *tape, ad_shape shape, int64_t rows, ad_dtype 
 int ad_set_data(ad_var input, int64_t rows, ad_dtype dtype, const void *data);
 /* Constants, kept in double whatever the tape's dtype. */
 ad_var ad_constant_data(ad_tape *tape, ad_shape shape, ad_dtype dtype, const void *data);
-ad_var ad_fill(ad_tape *tape, ad_shape shape, double value);
 ad_var ad_scalar(ad_tape *tape, double value);
-/* [n,m] matrix with ones where column == row + offset. Never stored when it is only contracted. */
-ad_var ad_eye(ad_tape *tape, int64_t n, int64_t m, int64_t offset);
-/* The number of rows of the run, a scalar. */
-ad_var ad_row_count(ad_tape *tape);
+/* ad_fill, ad_eye, ad_row_count: operations without operands, below. */
 
 /* ---- values ---------------------------------------------------------------------------------- */
 
@@ -155,16 +151,33 @@ void ad_print(FILE *file, const char *name, ad_var x);
 /* "[rows,64]"; of at most size bytes, cut off where it is longer. */
 void ad_format_shape(ad_shape shape, char *text, size_t size);
 
-/* ---- operations: one prototype per row of ops.def -------------------------------------------- */
+/* ---- operations ------------------------------------------------------------------------------ */
 
+/* One prototype a row of ops.def, which says what each does: x, a, b, c are variables, and the
+ * result is a variable; a row's `arguments` are those of its prototype. On failure the result is an
+ * invalid variable, and the tape has the error. */
 #define AD_UNARY(name, ...) ad_var ad_##name(ad_var x);
 #define AD_BINARY(name, ...) ad_var ad_##name(ad_var a, ad_var b);
 #define AD_TERNARY(name, ...) ad_var ad_##name(ad_var a, ad_var b, ad_var c);
 #define AD_CODED(...)
+#define AD_STRUCTURAL(name, kind, attributes, traits, arguments) ad_var ad_##name arguments;
+#define AD_INTERNAL(...)
 #include "ops.def"
-/* Element by element; operands broadcast. ad_select(c, a, b): a where c is not zero, else b.
- * ad_clamp(x, lo, hi). Comparisons give 1 or 0. ad_stop_gradient(x): x with derivative zero. Where
- * a derivative jumps (ad_abs, ad_relu, ad_max, ...) it is one of its limits, or their mean. */
+/* Pointwise: element by element; operands broadcast. ad_select(c, a, b): a where c is not zero,
+ * else b. ad_clamp(x, lo, hi). Comparisons give 1 or 0. ad_stop_gradient(x): x with derivative
+ * zero. Where a derivative jumps (ad_abs, ad_relu, ad_max, ...) it is one of its limits, or their
+ * mean.
+ *
+ * The others, in short:
+ * ad_sum, ad_reduce_max(x, naxis, axes, keep)
+ * ad_reshape(x, shape), ad_broadcast(x, shape), ad_transpose(x, permutation)
+ * ad_slice(x, axis, start, stop), ad_flip(x, axis), ad_cumsum(x, axis, reverse)
+ * ad_gather(x, axis, n, indices), ad_scatter_add(x, axis, size, indices)
+ * ad_take(table, index), ad_locate(t, knots)
+ * ad_contract(spec, n, x): einsum
+ * ad_fill(tape, shape, value), ad_eye(tape, n, m, offset), ad_row_count(tape)
+ *
+ * The rest of this section is composed of them. */
 
 /* With a number: x * factor, x + term, x to the power of exponent; zeros and ones of x's shape. */
 ad_var ad_scale(ad_var x, double factor);
@@ -173,11 +186,8 @@ ad_var ad_pow_scalar(ad_var x, double exponent);
 ad_var ad_zeros_like(ad_var x);
 ad_var ad_ones_like(ad_var x);
 
-/* Reductions over axes (a list; negative counts from the end; naxis 0 means all axes). keep:
- * reduced axes stay with size 1. */
-ad_var ad_sum(ad_var x, int naxis, const int *axes, bool keep);
+/* Reductions over axes, as in ad_sum. */
 ad_var ad_mean(ad_var x, int naxis, const int *axes, bool keep);
-ad_var ad_reduce_max(ad_var x, int naxis, const int *axes, bool keep);
 ad_var ad_logsumexp(ad_var x, int naxis, const int *axes, bool keep);
 /* Place of the largest and of the smallest element along an axis, as a whole number 0, 1, ...: of
  * equal ones the first, of NaNs the first NaN. Derivative zero. Not along the row axis. */
@@ -187,38 +197,16 @@ ad_var ad_sum_all(ad_var x);
 ad_var ad_mean_all(ad_var x);
 ad_var ad_sum_axis(ad_var x, int axis, bool keep);
 
-/* Layout. A negative axis counts from the end. The row axis stays first: it cannot be reshaped
- * away, moved, sliced, padded, flipped or gathered. */
-ad_var ad_reshape(ad_var x, ad_shape shape);
-ad_var ad_transpose(ad_var x,
-                    const int *permutation);   /* result axis i is x's axis permutation[i] */
-ad_var ad_broadcast(ad_var x, ad_shape shape); /* NumPy rules */
-ad_var ad_slice(ad_var x, int axis, int64_t start, int64_t stop); /* start included, stop not */
 /* n parts that follow each other along the axis, of the given sizes; sizes NULL: of equal size. On
  * failure all are invalid. */
 void ad_split(ad_var x, int axis, int n, const int64_t *sizes, ad_var *parts);
 /* Shapes differ along the axis only; where some operand has rows, [1,...] is repeated for each. */
 ad_var ad_concatenate(int n, const ad_var *x, int axis);
-ad_var ad_stack(int n, const ad_var *x,
-                int axis); /* of one shape; the result's axis `axis` is new, of size n */
-ad_var ad_pad(ad_var x, int axis, int64_t before, int64_t after); /* with zeros */
-ad_var ad_flip(ad_var x, int axis);
-/* Constant indices, which may repeat; the result's axis has size n. Its transpose adds x, whose
- * axis has one element an index, into zeros of the given size. */
-ad_var ad_gather(ad_var x, int axis, int64_t n, const int64_t *indices);
-ad_var ad_scatter_add(ad_var x, int axis, int64_t size, const int64_t *indices);
-ad_var ad_cumsum(ad_var x, int axis, bool reverse); /* running sums; reverse: from the end */
-/* Indices that are computed. table [K,...] or [rows,K,...], index [1] / [R,1] (R = 1 or rows)
- * holding whole numbers, clamped to 0..K-1; result [R,...]. ad_locate(t, knots [K]): largest k in
- * 0..K-2 with knots[k] <= t (0 below, K-2 above); derivative zero. */
-ad_var ad_take(ad_var table, ad_var index);
-ad_var ad_locate(ad_var t, ad_var knots);
+/* Of one shape; the result's axis `axis` is new, of size n. */
+ad_var ad_stack(int n, const ad_var *x, int axis);
+ad_var ad_pad(ad_var x, int axis, int64_t before, int64_t after); /* with zeros; not the row axis */
 
-/* Contractions in einsum notation of up to 16 operands: "bi,ij->bj", "bi,bi->b", "i,j->ij", "ii->".
- * One letter an axis; a letter that is not in the result is summed over. The order of
- * multiplication is chosen by cost. ad_matmul: [...,n,k] x [k,m], or [b...,n,k] x [b...,k,m]
- * (batched). */
-ad_var ad_contract(const char *spec, int n, const ad_var *x);
+/* ad_matmul: [...,n,k] x [k,m], or [b...,n,k] x [b...,k,m] (batched). */
 ad_var ad_matmul(ad_var a, ad_var b);
 ad_var ad_dot(ad_var a, ad_var b);   /* over the last axis */
 ad_var ad_outer(ad_var a, ad_var b); /* [n] x [m] -> [n,m]; [rows,n] x [rows,m] -> [rows,n,m] */

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prints the coefficients of autodiff/kernels/kernel_math_f32.h and kernel_math_f64.h, with the relative error that each fit leaves in its
+"""Prints the coefficients of autodiff/kernels/maths_f32.h and maths_f64.h, with the relative error that each fit leaves in its
 function: minimax polynomials by the Remez exchange on a fine grid, in mpmath. Takes a minute or two."""
 
 import mpmath as mp

@@ -56,6 +56,7 @@ static bool run_kernel(ad_ir *ir, const ad_inst *x, const ad_shape *shapes, cons
                     .out = x->shape,
                     .nattr = x->nattr,
                     .attr = x->attr };
+    AD_ASSERT(ad_kernel_exists(k.op, k.dtype, k.nin));
     if (!ad_kernel_prepare(&k, 1)) return false;
     size_t bytes = ad_kernel_scratch(&k, 1);
     void *scratch = ad_aligned_alloc((int64_t)bytes);
@@ -102,8 +103,8 @@ static int32_t evaluate(ad_ir *ir, const ad_inst *x)
 
 static int32_t fold(ad_ir *ir, ad_inst *x)
 {
-    bool constant = !ad_is_source(x->op) && x->op != AD_OP_opaque && x->op != AD_OP_project &&
-                    !ad_has_rows(x->shape);
+    bool constant = !ad_is_source(x->op) && ad_ops[x->op].kind != AD_OPAQUE &&
+                    ad_ops[x->op].kind != AD_RESULT && !ad_has_rows(x->shape);
     for (int i = 0; i < x->nin && constant; i++)
         constant = ad_is_constant(&ir->inst[x->in[i]]) && !ad_has_rows(ir->inst[x->in[i]].shape);
     return constant ? evaluate(ir, x) : ad_ir_add(ir, x);

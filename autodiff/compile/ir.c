@@ -74,8 +74,8 @@ static bool equal_bytes(const void *a, const void *b, size_t bytes)
  * so that -0 is not 0. */
 static bool equal(const ad_inst *a, const ad_inst *b)
 {
-    return a->op == b->op && a->op != AD_OP_opaque && a->nin == b->nin && a->nattr == b->nattr &&
-           a->ndata == b->ndata && ad_same_shape(a->shape, b->shape) &&
+    return a->op == b->op && ad_ops[a->op].kind != AD_OPAQUE && a->nin == b->nin &&
+           a->nattr == b->nattr && a->ndata == b->ndata && ad_same_shape(a->shape, b->shape) &&
            equal_bytes(a->in, b->in, (size_t)a->nin * sizeof *a->in) &&
            equal_bytes(a->attr, b->attr, (size_t)a->nattr * sizeof *a->attr) &&
            equal_bytes(a->data, b->data, (size_t)a->ndata * sizeof *a->data);
@@ -137,10 +137,7 @@ int32_t ad_ir_add(ad_ir *ir, const ad_inst *x)
 
 bool ad_inst_reduces(const ad_ir *ir, const ad_inst *x)
 {
-    /* An assemble has rows if one of its operands, of which it may have thousands, does. */
-    if (ad_has_rows(x->shape) || x->op == AD_OP_opaque || x->op == AD_OP_project ||
-        x->op == AD_OP_assemble)
-        return false;
+    if (ad_has_rows(x->shape) || !ad_has_trait(x->op, AD_REDUCES)) return false;
     for (int i = 0; i < x->nin; i++)
         if (ad_has_rows(ir->inst[x->in[i]].shape)) return true;
     return false;
@@ -219,14 +216,15 @@ bool ad_ir_rewrite(ad_ir *ir, ad_rule rule)
 
 double ad_contract_flop(const ad_ir *ir, const ad_inst *x)
 {
-    const int64_t *label = x->attr + 3;
-    bool seen[3 * AD_MAX_RANK] = { false };
+    const ad_contraction c = ad_inst_contraction(x);
     double flop = 2;
     for (int k = 0; k < 2; k++)
-        for (int64_t i = 0; i < x->attr[k]; i++, label++) {
-            int64_t size = ir->inst[x->in[k]].shape.dim[i];
-            if (!seen[*label] && size != AD_ROWS) flop *= (double)size;
-            seen[*label] = true;
+        for (int i = 0; i < c.rank[k]; i++) {
+            const int64_t label = c.label[k][i];
+            const int64_t size = ir->inst[x->in[k]].shape.dim[i];
+            const bool seen = ad_label_find(c.label[k], i, label) >= 0 ||
+                              (k == 1 && ad_label_find(c.label[0], c.rank[0], label) >= 0);
+            if (!seen && size != AD_ROWS) flop *= (double)size;
         }
     return flop;
 }

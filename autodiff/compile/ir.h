@@ -57,9 +57,11 @@ bool ad_ir_rewrite(ad_ir *ir, ad_rule rule);
 bool ad_ir_sweep(ad_ir *ir); /* drops what no output needs */
 void ad_ir_count_uses(ad_ir *ir);
 static inline bool ad_is_source(ad_op op) { return ad_ops[op].kind == AD_SOURCE; }
-static inline bool ad_is_constant(const ad_inst *x)
+static inline bool ad_is_constant(const ad_inst *x) { return ad_has_trait(x->op, AD_CONSTANT); }
+static inline ad_contraction ad_inst_contraction(const ad_inst *x)
 {
-    return x->op == AD_OP_constant || x->op == AD_OP_fill || x->op == AD_OP_eye;
+    AD_ASSERT(x->op == AD_OP_contract);
+    return ad_contraction_of(x->attr, x->nattr);
 }
 /* Whether x reduces over the row axis. */
 bool ad_inst_reduces(const ad_ir *ir, const ad_inst *x);

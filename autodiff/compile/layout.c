@@ -8,38 +8,33 @@ enum {
     DISTANT = 2048 /* elements of a row of b: with so many, rows share few sets of a cache */
 };
 
-static bool has(const int64_t *labels, int64_t n, int64_t label)
-{
-    for (int64_t i = 0; i < n; i++)
-        if (labels[i] == label) return true;
-    return false;
-}
-
 /* The labels of b in the order that the kernel reads best: those kept of both, then those summed in
  * a's order, then those of b in the result's order; of the last, leading ones stand before the
  * summed ones where rows of b would lie pages apart. Returns how many; fewer than b has when some
  * are summed in b alone. */
-static int wanted_order(const int64_t *attr, ad_shape shape, int64_t *want)
+static int wanted_order(const ad_contraction *c, ad_shape shape, int64_t *want)
 {
-    int64_t na = attr[0], nb = attr[1], nout = attr[2], own[AD_MAX_RANK];
-    const int64_t *a = attr + 3, *b = a + na, *out = b + nb;
+    const int64_t *a = c->label[0], *b = c->label[1], *out = c->label[2];
+    const int na = c->rank[0], nb = c->rank[1], nout = c->rank[2];
+    int64_t own[AD_MAX_RANK];
     int n = 0, nown = 0, trailing = 0;
-    for (int64_t i = 0; i < nout; i++) {
-        if (!has(b, nb, out[i])) continue;
-        if (has(a, na, out[i])) want[n++] = out[i];
+    for (int i = 0; i < nout; i++) {
+        if (ad_label_find(b, nb, out[i]) < 0) continue;
+        if (ad_label_find(a, na, out[i]) >= 0) want[n++] = out[i];
         else own[nown++] = out[i];
     }
     int64_t width = 1, row = 1;
-    for (int i = nown - 1; i >= 0; i--)
-        for (int d = 0; d < nb; d++) {
-            if (b[d] != own[i]) continue;
-            row *= shape.dim[d];
-            if (width < WIDTH) width *= shape.dim[d], trailing = i;
-        }
+    for (int i = nown - 1; i >= 0; i--) {
+        const int64_t size = shape.dim[ad_label_find(b, nb, own[i])];
+        row *= size;
+        if (width >= WIDTH) continue;
+        width *= size;
+        trailing = i;
+    }
     if (row < DISTANT) trailing = 0;
     for (int i = 0; i < trailing; i++) want[n++] = own[i];
-    for (int64_t i = 0; i < na; i++)
-        if (has(b, nb, a[i]) && !has(out, nout, a[i])) want[n++] = a[i];
+    for (int i = 0; i < na; i++)
+        if (ad_label_find(b, nb, a[i]) >= 0 && ad_label_find(out, nout, a[i]) < 0) want[n++] = a[i];
     for (int i = trailing; i < nown; i++) want[n++] = own[i];
     return n;
 }
@@ -89,14 +84,16 @@ static int32_t lay_out(ad_ir *ir, ad_inst *x)
 {
     if (x->op != AD_OP_contract || !ad_has_rows(x->shape) || ad_has_rows(ir->inst[x->in[1]].shape))
         return ad_ir_add(ir, x);
-    int64_t want[AD_MAX_RANK], permutation[AD_MAX_RANK] = { 0 },
-                               *attr = ad_ir_longs(ir, x->nattr, x->attr);
+    int64_t want[AD_MAX_RANK], permutation[AD_MAX_RANK] = { 0 };
+    int64_t *attr = ad_ir_longs(ir, x->nattr, x->attr);
     ad_shape from = ir->inst[x->in[1]].shape;
-    if (!attr || wanted_order(attr, from, want) != attr[1]) return ad_ir_add(ir, x);
+    const ad_contraction c = ad_inst_contraction(x);
+    const int rank = c.rank[1];
+    if (!attr || wanted_order(&c, from, want) != rank) return ad_ir_add(ir, x);
     bool moved = false;
-    int64_t *b = attr + 3 + attr[0];
+    int64_t *b = attr + (c.label[1] - x->attr);
     int64_t last = -1;
-    for (int i = 0; i < attr[1]; i++) {
+    for (int i = 0; i < rank; i++) {
         permutation[i] = 0;
         while (b[permutation[i]] != want[i]) permutation[i]++;
         if (from.dim[permutation[i]] == 1) continue;
@@ -104,10 +101,10 @@ static int32_t lay_out(ad_ir *ir, ad_inst *x)
         last = permutation[i];
     }
     if (!moved) return ad_ir_add(ir, x);
-    for (int i = 0; i < attr[1]; i++) b[i] = want[i];
+    for (int i = 0; i < rank; i++) b[i] = want[i];
     int32_t *in = ad_ir_ints(ir, 2, x->in);
     if (ir->failed) return 0;
-    in[1] = transposed(ir, in[1], (int)attr[1], permutation);
+    in[1] = transposed(ir, in[1], rank, permutation);
     x->in = in;
     x->attr = attr;
     return ad_ir_add(ir, x);

@@ -71,19 +71,20 @@ static ad_shape absorb_broadcasts(ad_ir *ir, ad_inst *x)
     return span;
 }
 
-/* The operand that x equals by an exact identity of algebra, or NO_RULE. */
+/* The operand that x equals by an exact identity of algebra, or NO_RULE. A program has no
+ * derivatives any more, so there stop_gradient does nothing. */
 static int32_t identity(const ad_ir *ir, const ad_inst *x)
 {
-    int32_t a = x->in[0], b = x->nin > 1 ? x->in[1] : 0;
-    switch (x->op) {
-    case AD_OP_stop_gradient: return a;
-    case AD_OP_neg: return ir->inst[a].op == AD_OP_neg ? ir->inst[a].in[0] : NO_RULE;
-    case AD_OP_mul: return is_fill(ir, b, 1) ? a : is_fill(ir, a, 1) ? b : NO_RULE;
-    case AD_OP_div: return is_fill(ir, b, 1) ? a : NO_RULE;
-    case AD_OP_sub: return is_fill(ir, b, 0) ? a : NO_RULE;
-    case AD_OP_add: return is_fill(ir, b, -0.0) ? a : is_fill(ir, a, -0.0) ? b : NO_RULE;
-    default: return NO_RULE;
+    ad_operand operand[3];
+    if (x->op == AD_OP_stop_gradient) return x->in[0];
+    for (int k = 0; k < x->nin; k++) {
+        const ad_inst *a = &ir->inst[x->in[k]];
+        operand[k] = (ad_operand){ .number = x->in[k],
+                                   .op = a->op,
+                                   .fill = a->op == AD_OP_fill ? a->data[0] : 0,
+                                   .first = a->nin ? a->in[0] : -1 };
     }
+    return ad_identity(x->op, x->nin, operand);
 }
 
 static int32_t fold_numbers(ad_ir *ir, const ad_inst *x)
@@ -209,8 +210,9 @@ static int32_t permute_contraction(ad_ir *ir, const ad_inst *x, const ad_inst *a
 {
     int64_t *attr = ad_ir_longs(ir, a->nattr, a->attr);
     if (!attr) return 0;
-    const int64_t *out = a->attr + 3 + a->attr[0] + a->attr[1];
-    for (int i = 0; i < x->shape.rank; i++) attr[3 + a->attr[0] + a->attr[1] + i] = out[x->attr[i]];
+    const ad_contraction c = ad_inst_contraction(a);
+    int64_t *result = attr + (c.label[2] - a->attr);
+    for (int i = 0; i < x->shape.rank; i++) result[i] = c.label[2][x->attr[i]];
     return make(ir, AD_OP_contract, x->shape, 2, a->in, a->nattr, attr);
 }
 
@@ -345,26 +347,26 @@ typedef struct {
 
 static labels labels_of(const ad_inst *x)
 {
-    labels l = { .n = { (int)x->attr[0], (int)x->attr[1], (int)x->attr[2] } };
-    const int64_t *from = x->attr + 3;
-    for (int k = 0; k < 3; from += l.n[k++])
-        for (int i = 0; i < l.n[k]; i++) l.label[k][i] = from[i];
+    const ad_contraction c = ad_inst_contraction(x);
+    labels l;
+    for (int k = 0; k < 3; k++) {
+        l.n[k] = c.rank[k];
+        for (int i = 0; i < c.rank[k]; i++) l.label[k][i] = c.label[k][i];
+    }
     return l;
 }
 
 static int find(const labels *l, int k, int64_t label)
 {
-    for (int i = 0; i < l->n[k]; i++)
-        if (l->label[k][i] == label) return i;
-    return -1;
+    return ad_label_find(l->label[k], l->n[k], label);
 }
 
 static int32_t contraction(ad_ir *ir, ad_shape shape, const labels *l, int32_t a, int32_t b)
 {
-    int64_t attr[3 + 3 * AD_MAX_RANK] = { l->n[0], l->n[1], l->n[2] };
-    int n = 3;
-    for (int k = 0; k < 3; k++)
-        for (int i = 0; i < l->n[k]; i++) attr[n++] = l->label[k][i];
+    const ad_contraction c = { { l->n[0], l->n[1], l->n[2] },
+                               { l->label[0], l->label[1], l->label[2] } };
+    int64_t attr[AD_CONTRACTION_MOST];
+    const int n = ad_contraction_write(&c, attr);
     return make(ir, AD_OP_contract, shape, 2, (int32_t[]){ a, b }, n, attr);
 }
 

@@ -3,15 +3,17 @@
 
 static const char *verify_contract(const ad_ir *ir, const ad_inst *x)
 {
-    int64_t n[3] = { x->attr[0], x->attr[1], x->attr[2] };
-    const int64_t *label[3] = { x->attr + 3, x->attr + 3 + n[0], x->attr + 3 + n[0] + n[1] };
+    if (x->nattr != 3 + x->attr[0] + x->attr[1] + x->attr[2])
+        return "contraction: wrong number of labels";
+    const ad_contraction c = ad_inst_contraction(x);
+    const int *n = c.rank;
+    const int64_t *const *label = c.label;
     const ad_shape *shape[3] = { &ir->inst[x->in[0]].shape, &ir->inst[x->in[1]].shape, &x->shape };
-    if (x->nattr != 3 + n[0] + n[1] + n[2]) return "contraction: wrong number of labels";
     for (int k = 0; k < 3; k++) {
         if (n[k] != shape[k]->rank) return "contraction: labels do not fit the rank";
-        for (int64_t i = 0; i < n[k]; i++)
+        for (int i = 0; i < n[k]; i++)
             for (int j = 0; j < 3; j++)
-                for (int64_t m = 0; m < n[j]; m++)
+                for (int m = 0; m < n[j]; m++)
                     if (label[k][i] == label[j][m] && shape[k]->dim[i] != shape[j]->dim[m])
                         return "contraction: a label has two sizes";
     }

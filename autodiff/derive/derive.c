@@ -170,30 +170,18 @@ static ad_var settle(sweep *s, int32_t node)
  */
 static void pull_contract(sweep *s, int32_t node, const ad_node *n, ad_var v, ad_var live)
 {
-    int rank[3] = { (int)n->attr[0], (int)n->attr[1], (int)n->attr[2] };
-    const int64_t *label[3] = { n->attr + 3, n->attr + 3 + rank[0],
-                                n->attr + 3 + rank[0] + rank[1] };
+    const ad_contraction c = ad_node_contraction(n);
     for (int i = 0; i < 2; i++) {
         if (!s->act.active[n->in[i]]) continue;
         ad_var other = ad_live_other(&s->live, n, 2, 1 - i, live);
         ad_factor f[2] = { { .x = v }, { .x = other } };
         int8_t out[AD_MAX_RANK];
-        for (int k = 0; k < rank[2]; k++) f[0].label[k] = (int8_t)label[2][k];
-        for (int k = 0; k < rank[1 - i]; k++) f[1].label[k] = (int8_t)label[1 - i][k];
-        for (int k = 0; k < rank[i]; k++) out[k] = (int8_t)label[i][k];
+        for (int k = 0; k < c.rank[2]; k++) f[0].label[k] = (int8_t)c.label[2][k];
+        for (int k = 0; k < c.rank[1 - i]; k++) f[1].label[k] = (int8_t)c.label[1 - i][k];
+        for (int k = 0; k < c.rank[i]; k++) out[k] = (int8_t)c.label[i][k];
         add_live(s, n->in[i], ad_live_pull(&s->live, ad_var_at(s->tape, node), n, i, live));
-        add_to(s, n->in[i], ad_contract_factors(s->tape, 2, f, rank[i], out));
+        add_to(s, n->in[i], ad_contract_factors(s->tape, 2, f, c.rank[i], out));
     }
-}
-
-/* d max: the places that attain the maximum share it equally. */
-static void pull_reduce_max(sweep *s, int32_t node, const ad_node *n, ad_var v, ad_var live)
-{
-    ad_var x = ad_var_at(s->tape, n->in[0]), zero = ad_scalar(s->tape, 0);
-    ad_var hit = ad_eq(x, ad_var_at(s->tape, node));
-    ad_var share = ad_div(v, ad_sum_mask(hit, (uint32_t)n->attr[0]));
-    add_live(s, n->in[0], ad_live_pull(&s->live, ad_var_at(s->tape, node), n, 0, live));
-    add_to(s, n->in[0], ad_select(hit, share, zero));
 }
 
 /* What a rule of an opaque operation gave for a variable of this shape: of that shape, after
@@ -273,19 +261,21 @@ static void pull(sweep *s, int32_t node)
         return;
     }
     ad_var y = ad_var_at(s->tape, node), v = settle(s, node);
-    if (v.node < 0 || n->op == AD_OP_project) return;
+    const ad_kind kind = ad_ops[n->op].kind;
+    if (v.node < 0 || kind == AD_RESULT) return;
     const ad_var live = ad_live_at(&s->live, node);
-    if (n->op == AD_OP_contract) pull_contract(s, node, n, v, live);
-    else if (n->op == AD_OP_reduce_max) pull_reduce_max(s, node, n, v, live);
-    else
-        for (int i = 0; i < n->nin; i++) {
-            if (!s->act.active[n->in[i]] || !ad_differentiable(n, i)) continue;
-            add_live(s, n->in[i], ad_live_pull(&s->live, y, n, i, live));
-            if (n->op == AD_OP_slice) add_piece(s, n->in[i], v, n->attr);
-            else if (ad_ops[n->op].kind == AD_LINEAR)
-                add_to(s, n->in[i], ad_transpose_rule(y, i, v));
-            else add_to(s, n->in[i], push_live(&s->live, y, n, i, v, live));
-        }
+    if (kind == AD_CONTRACT) {
+        pull_contract(s, node, n, v, live);
+        return;
+    }
+    for (int i = 0; i < n->nin; i++) {
+        if (!s->act.active[n->in[i]] || !ad_differentiable(n, i)) continue;
+        add_live(s, n->in[i], ad_live_pull(&s->live, y, n, i, live));
+        if (n->op == AD_OP_slice) add_piece(s, n->in[i], v, n->attr);
+        else if (kind == AD_LINEAR) add_to(s, n->in[i], ad_transpose_rule(y, i, v));
+        else if (kind == AD_NONLINEAR) add_to(s, n->in[i], ad_own_rules_of(n->op)->pull(y, v));
+        else add_to(s, n->in[i], push_live(&s->live, y, n, i, v, live));
+    }
 }
 
 static bool seed(sweep *s, int ny, const ad_var *y, const ad_var *ybar)
@@ -407,13 +397,6 @@ static ad_var push_contract(ad_live *l, const ad_node *n, const ad_var *dot)
     return sum;
 }
 
-static ad_var push_reduce_max(ad_tape *t, int32_t node, const ad_node *n, ad_var v)
-{
-    ad_var hit = ad_eq(ad_var_at(t, n->in[0]), ad_var_at(t, node));
-    uint32_t mask = (uint32_t)n->attr[0];
-    return ad_div(ad_sum_mask(ad_select(hit, v, ad_scalar(t, 0)), mask), ad_sum_mask(hit, mask));
-}
-
 static void push_opaque(ad_tape *t, int32_t node, const ad_node *n, ad_var *dot, int32_t end)
 {
     int nout = (int)n->attr[0], nin = n->nin;
@@ -447,10 +430,13 @@ static ad_var tangent_of(ad_live *l, int32_t node, const ad_node *n, const ad_va
         return n->op == AD_OP_assemble || dot[n->in[0]].node >= 0 ? ad_push_linear(t, n, dot)
                                                                   : ad_none(t);
     case AD_CONTRACT: return push_contract(l, n, dot);
+    case AD_NONLINEAR: {
+        ad_var v = dot[n->in[0]];
+        return v.node < 0 ? v : ad_own_rules_of(n->op)->push(ad_var_at(t, node), v);
+    }
     case AD_OPAQUE:
-        return n->op == AD_OP_reduce_max && dot[n->in[0]].node >= 0
-                   ? push_reduce_max(t, node, n, dot[n->in[0]])
-                   : dot[node];
+    case AD_RESULT: return dot[node];
+    case AD_FLAT:
     case AD_SOURCE: break;
     case AD_POINTWISE: {
         ad_var sum = ad_none(t), y = ad_var_at(t, node);
@@ -512,7 +498,7 @@ void ad_jvp(int nx, const ad_var *x, const ad_var *xdot, int ny, const ad_var *y
         const ad_node *n = ad_node_at(t, k);
         if (!(act.active[k] & AD_THROUGH)) continue;
         if (n->op == AD_OP_opaque) push_opaque(t, k, n, dot, act.end);
-        else if (n->op != AD_OP_project) {
+        else if (ad_ops[n->op].kind != AD_RESULT) {
             ad_var v = tangent_of(&live, k, n, dot);
             ad_live_push(&live, k, n);
             dot[k] = dot[k].node < 0 ? v : v.node < 0 ? dot[k] : ad_add(dot[k], v);

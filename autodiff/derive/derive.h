@@ -8,15 +8,18 @@
  * node. */
 ad_var ad_push(ad_var y, int i, ad_var v);
 ad_var ad_transpose_rule(ad_var y, int i, ad_var ybar);
+/* Rules of an operation of one operand that is neither pointwise nor linear (kind AD_NONLINEAR),
+ * for its result y. pull: the operand's cotangent, given v, that of y. push: the tangent of y,
+ * given v, that of the operand. live_back, live_on: the same for masks of what is live (live.c). */
+typedef struct {
+    ad_var (*pull)(ad_var y, ad_var v);
+    ad_var (*push)(ad_var y, ad_var v);
+    ad_var (*live_back)(ad_var y, ad_var mask);
+    ad_var (*live_on)(ad_var y, ad_var mask);
+} ad_own_rules;
+const ad_own_rules *ad_own_rules_of(ad_op op);
 /* Whether node's result depends differentiably on its operand i. */
 bool ad_differentiable(const ad_node *node, int i);
-/* Operations whose derivative selects: where something else is selected, it is zero whatever the
- * operand's derivative is, also no number.
- */
-bool ad_selects(ad_op op);
-/* Operations that have infinite derivatives, or values, at finite arguments or in the type's range.
- */
-bool ad_has_pole(ad_op op);
 
 enum { AD_SEED = 1, AD_THROUGH = 2, AD_NEEDED = 4 /* while finding */ };
 typedef struct {

@@ -259,8 +259,9 @@ static void through_pointwise(walk *w, int32_t node, const ad_node *n)
             term *t = copy_term(w, g, &from->t[k]);
             if (!t) return;
             align_axes(t, ad_node_at(w->tape, n->in[i])->shape, n->shape);
-            if (ad_selects(n->op) && select_factors(t, ad_var_at(w->tape, node), i, n->shape,
-                                                    partial, ad_live_wild(&w->live, n->in[i])))
+            if (ad_has_trait(n->op, AD_SELECTS) &&
+                select_factors(t, ad_var_at(w->tape, node), i, n->shape, partial,
+                               ad_live_wild(&w->live, n->in[i])))
                 continue;
             append_partial(t, partial, n->shape);
         }
@@ -270,9 +271,7 @@ static void through_pointwise(walk *w, int32_t node, const ad_node *n)
 static void through_contract(walk *w, int32_t node, const ad_node *n)
 {
     tangent *g = tangent_at(w, node);
-    int rank[3] = { (int)n->attr[0], (int)n->attr[1], (int)n->attr[2] };
-    const int64_t *label[3] = { n->attr + 3, n->attr + 3 + rank[0],
-                                n->attr + 3 + rank[0] + rank[1] };
+    const ad_contraction c = ad_node_contraction(n);
     for (int i = 0; i < 2; i++) {
         if (!w->act.active[n->in[i]]) continue;
         const tangent *from = tangent_at(w, n->in[i]);
@@ -283,15 +282,15 @@ static void through_contract(walk *w, int32_t node, const ad_node *n)
             if (!t) return;
             int8_t name[AD_MAX_LABELS];
             memset(name, -1, sizeof name);
-            for (int a = 0; a < rank[i]; a++) name[label[i][a]] = t->axis[a];
+            for (int a = 0; a < c.rank[i]; a++) name[c.label[i][a]] = t->axis[a];
             ad_factor *f = &t->f[t->n++];
             f->x = other;
-            for (int a = 0; a < rank[1 - i]; a++) {
-                int8_t *l = &name[label[1 - i][a]];
+            for (int a = 0; a < c.rank[1 - i]; a++) {
+                int8_t *l = &name[c.label[1 - i][a]];
                 if (*l < 0) *l = ad_shape_of(f->x).dim[a] == AD_ROWS ? ROW : (int8_t)t->labels++;
                 f->label[a] = *l;
             }
-            for (int a = 0; a < rank[2]; a++) t->axis[a] = name[label[2][a]];
+            for (int a = 0; a < c.rank[2]; a++) t->axis[a] = name[c.label[2][a]];
         }
     }
 }
@@ -384,9 +383,7 @@ static bool relabel(walk *w, term *t, const ad_node *n)
 /* A linear operation on arrays with the axis of directions behind the rows. */
 static void through_array(walk *w, int32_t node, const ad_node *n)
 {
-    w->single = n->shape.rank == AD_MAX_RANK ||
-                (n->op != AD_OP_reshape && n->op != AD_OP_flip && n->op != AD_OP_gather &&
-                 n->op != AD_OP_scatter_add && n->op != AD_OP_cumsum);
+    w->single = n->shape.rank == AD_MAX_RANK || !ad_has_trait(n->op, AD_BATCHED);
     if (!w->single) multiply_node(w, n->in[0]);
     if (w->single || ad_tape_error(w->tape)) return;
     const term *from = &tangent_at(w, n->in[0])->t[0];
@@ -405,8 +402,8 @@ static void through_array(walk *w, int32_t node, const ad_node *n)
     out.dim[out.rank++] = w->ndir;
     for (int k = ad_has_rows(n->shape) ? 1 : 0; k < n->shape.rank; k++)
         out.dim[out.rank++] = n->shape.dim[k];
-    if (n->op == AD_OP_flip) attr[0] = n->attr[0] << shift;
-    else if (n->op != AD_OP_reshape) attr[0] += shift;
+    if (ad_ops[n->op].attributes == AD_ATTR_AXES) attr[0] = n->attr[0] << shift;
+    else if (ad_ops[n->op].attributes == AD_ATTR_AXIS) attr[0] += shift;
     ad_var x = ad_record(w->tape, n->op, 1, &from->f[0].x.node, nattr, attr, out);
     free(attr);
     term *t = ad_valid(x) ? add_term(w, tangent_at(w, node)) : NULL;
@@ -425,7 +422,7 @@ static void through_array(walk *w, int32_t node, const ad_node *n)
 
 static void through_linear(walk *w, int32_t node, const ad_node *n)
 {
-    if (n->op == AD_OP_slice || n->op == AD_OP_assemble) {
+    if (ad_ops[n->op].attributes == AD_ATTR_WINDOWS) {
         through_windows(w, node, n);
         return;
     }
@@ -454,7 +451,9 @@ static void walk_free(walk *w)
 
 static bool expressible(const ad_node *n)
 {
-    return ad_ops[n->op].kind != AD_OPAQUE && n->op != AD_OP_take && n->op != AD_OP_put_add;
+    const ad_kind kind = ad_ops[n->op].kind;
+    return kind == AD_POINTWISE || kind == AD_CONTRACT || kind == AD_SOURCE ||
+           (kind == AD_LINEAR && !ad_has_trait(n->op, AD_INDEX_1));
 }
 
 /* Whether products of factors can express the node's tangent. Sums over rows they cannot: the rows
@@ -510,7 +509,7 @@ static bool walk_from(walk *w, ad_var y, ad_var x)
         const ad_node *n = ad_node_at(w->tape, k);
         if (!(w->act.active[k] & AD_THROUGH)) continue;
         if (ad_ops[n->op].kind == AD_POINTWISE) through_pointwise(w, k, n);
-        else if (n->op == AD_OP_contract) through_contract(w, k, n);
+        else if (ad_ops[n->op].kind == AD_CONTRACT) through_contract(w, k, n);
         else through_linear(w, k, n);
         ad_live_push(&w->live, k, n);
         if (!ad_tape_error(w->tape) && !w->single) limit(w, k);

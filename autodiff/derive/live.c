@@ -20,9 +20,9 @@ enum {
 
 bool ad_live_guards(const ad_live *l, const ad_node *n)
 {
-    if (ad_ops[n->op].kind != AD_POINTWISE || ad_selects(n->op)) return false;
-    if (n->op == AD_OP_neg || n->op == AD_OP_add || n->op == AD_OP_sub) return false;
-    bool wild = ad_has_pole(n->op);
+    if (ad_ops[n->op].kind != AD_POINTWISE) return false;
+    if (ad_has_trait(n->op, AD_SELECTS | AD_SIGNS)) return false;
+    bool wild = ad_has_trait(n->op, AD_POLE);
     for (int i = 0; i < n->nin; i++) wild = wild || l->danger[n->in[i]] & WILD;
     return wild;
 }
@@ -33,17 +33,15 @@ bool ad_live_wild(const ad_live *l, int32_t node) { return l->danger[node] & WIL
 static bool multiplies(const ad_live *l, const ad_node *n)
 {
     bool wild = false;
-    for (int i = 0; i < n->nin && n->op == AD_OP_contract; i++)
+    for (int i = 0; i < n->nin && ad_ops[n->op].kind == AD_CONTRACT; i++)
         wild = wild || l->danger[n->in[i]] & WILD;
     return wild || ad_live_guards(l, n);
 }
 
-static bool is_opaque(const ad_node *n) { return n->op == AD_OP_opaque || n->op == AD_OP_project; }
-
-/* Operations in whose results are elements that no element of the operands comes to. */
-static bool fills(ad_op op)
+/* Whether n is an operation of the user, or its result. */
+static bool is_opaque(const ad_node *n)
 {
-    return op == AD_OP_assemble || op == AD_OP_scatter_add || op == AD_OP_put_add;
+    return ad_ops[n->op].kind == AD_OPAQUE || ad_ops[n->op].kind == AD_RESULT;
 }
 
 static void find_wild(ad_live *l)
@@ -52,7 +50,7 @@ static void find_wild(ad_live *l)
         const int32_t k = l->act->reach.node[j];
         const ad_node *n = ad_node_at(l->tape, k);
         if (is_opaque(n)) continue;
-        char wild = ad_has_pole(n->op) ? WILD : 0;
+        char wild = ad_has_trait(n->op, AD_POLE) ? WILD : 0;
         for (int i = 0; i < n->nin; i++) wild |= l->danger[n->in[i]] & WILD;
         l->danger[k] |= wild;
     }
@@ -65,7 +63,9 @@ static void find_upstream(ad_live *l, char flag)
         const int32_t k = l->act->reach.node[j];
         const ad_node *n = ad_node_at(l->tape, k);
         if (is_opaque(n) || !(l->act->active[k] & AD_THROUGH)) continue;
-        bool found = flag == POLE ? multiplies(l, n) : ad_selects(n->op) || fills(n->op);
+        bool found = flag == POLE
+                         ? multiplies(l, n)
+                         : ad_has_trait(n->op, AD_SELECTS) || ad_has_trait(n->op, AD_FILLS);
         for (int i = 0; i < n->nin; i++)
             found = found || (l->act->active[n->in[i]] && l->danger[n->in[i]] & flag);
         if (found) l->danger[k] |= flag;
@@ -123,29 +123,22 @@ void ad_live_clear(ad_live *l)
     *l = (ad_live){ 0 };
 }
 
-/* Labels of a contraction's operands 0 and 1 and of its result, 2. */
-static const int64_t *labels_of(const ad_node *n, int which, int *rank)
-{
-    *rank = (int)n->attr[which];
-    return n->attr + 3 + (which > 0 ? n->attr[0] : 0) + (which > 1 ? n->attr[1] : 0);
-}
-
 /* A mask of the part `from` of a contraction (0, 1: operands, 2: result) as one of its part `to`,
  * whose shape is given: live is what takes part in a product with anything that is live. Invalid:
  * everywhere. */
 static ad_var through_contract(ad_live *l, const ad_node *n, int from, int to, ad_shape shape,
                                ad_var mask)
 {
-    int have, want, nout = 0;
-    const int64_t *of_mask = labels_of(n, from, &have), *wanted = labels_of(n, to, &want);
+    const ad_contraction c = ad_node_contraction(n);
+    const int have = c.rank[from], want = c.rank[to];
+    const int64_t *of_mask = c.label[from], *wanted = c.label[to];
+    int nout = 0;
     ad_factor f = { .x = mask };
     ad_shape part = shape;
     int8_t out[AD_MAX_RANK];
     for (int k = 0; k < have; k++) f.label[k] = (int8_t)of_mask[k];
     for (int k = 0; k < want; k++) {
-        bool found = false;
-        for (int m = 0; m < have; m++) found = found || of_mask[m] == wanted[k];
-        if (found) out[nout++] = (int8_t)wanted[k];
+        if (ad_label_find(of_mask, have, wanted[k]) >= 0) out[nout++] = (int8_t)wanted[k];
         else part.dim[k] = 1;
     }
     ad_var x = ad_contract_factors(l->tape, 1, &f, nout, out);
@@ -185,15 +178,16 @@ void ad_live_add(ad_live *l, int32_t node, bool first, ad_var mask)
 ad_var ad_live_pull(ad_live *l, ad_var y, const ad_node *n, int i, ad_var mask)
 {
     if (!(l->danger[n->in[i]] & POLE)) return ad_none(l->tape);
-    const bool leaves_out = ad_selects(n->op) || n->op == AD_OP_slice || n->op == AD_OP_gather ||
-                            n->op == AD_OP_take || n->op == AD_OP_reduce_max;
+    const bool leaves_out = ad_has_trait(n->op, AD_SELECTS | AD_OMITS);
     if (mask.node < 0 && !leaves_out) return mask;
     if (mask.node < 0) mask = ad_fill(l->tape, n->shape, 1);
-    if (n->op == AD_OP_contract)
+    switch (ad_ops[n->op].kind) {
+    case AD_CONTRACT:
         return through_contract(l, n, 2, i, ad_node_at(l->tape, n->in[i])->shape, mask);
-    if (n->op == AD_OP_reduce_max) return ad_mul(ad_eq(ad_var_at(l->tape, n->in[0]), y), mask);
-    if (ad_ops[n->op].kind == AD_LINEAR) return ad_transpose_rule(y, i, mask);
-    return ad_selects(n->op) ? ad_push(y, i, mask) : mask;
+    case AD_NONLINEAR: return ad_own_rules_of(n->op)->live_back(y, mask);
+    case AD_LINEAR: return ad_transpose_rule(y, i, mask);
+    default: return ad_has_trait(n->op, AD_SELECTS) ? ad_push(y, i, mask) : mask;
+    }
 }
 
 /* ---- forward mode ---- */
@@ -231,7 +225,7 @@ static bool all_live(const ad_live *l, const ad_node *n)
         any = any || live;
         all = all && live;
     }
-    if (ad_selects(n->op) || fills(n->op)) return false;
+    if (ad_has_trait(n->op, AD_SELECTS) || ad_has_trait(n->op, AD_FILLS)) return false;
     return ad_ops[n->op].kind == AD_LINEAR ? all : any;
 }
 
@@ -246,12 +240,10 @@ void ad_live_push(ad_live *l, int32_t node, const ad_node *n)
         for (int i = 0; i < n->nin; i++) {
             if (!l->act->active[n->in[i]] || !ad_differentiable(n, i)) continue;
             ad_var x = array_of(l, n->in[i]);
-            if (n->op == AD_OP_contract) x = through_contract(l, n, i, 2, n->shape, x);
-            else if (n->op == AD_OP_reduce_max)
-                x = ad_sum_mask(ad_mul(ad_eq(ad_var_at(l->tape, n->in[0]), y), x),
-                                (uint32_t)n->attr[0]);
+            if (ad_ops[n->op].kind == AD_CONTRACT) x = through_contract(l, n, i, 2, n->shape, x);
+            else if (ad_ops[n->op].kind == AD_NONLINEAR) x = ad_own_rules_of(n->op)->live_on(y, x);
             else x = ad_broadcast(x, n->shape);
-            if (ad_selects(n->op)) x = ad_push(y, i, x);
+            if (ad_has_trait(n->op, AD_SELECTS)) x = ad_push(y, i, x);
             if (!ad_valid(x)) return; /* no array for it: everywhere */
             sum = sum.node < 0 ? x : ad_add(sum, x);
         }

@@ -68,19 +68,19 @@ static ad_var push_above(ad_var x, ad_var lo, ad_var hi, ad_var v)
 }
 
 #define ABSENT ad_none(y.tape)
-#define AD_UNARY(name, kernel, push, ...)                                                          \
+#define AD_UNARY(name, traits, kernel, push, ...)                                                  \
     static ad_var push_unary_##name(ad_var x, ad_var y, ad_var v)                                  \
     {                                                                                              \
         (void)x, (void)y, (void)v;                                                                 \
         return push;                                                                               \
     }
-#define AD_BINARY(name, kernel, push_a, push_b, ...)                                               \
+#define AD_BINARY(name, traits, kernel, push_a, push_b, ...)                                       \
     static ad_var push_binary_##name(int i, ad_var a, ad_var b, ad_var y, ad_var v)                \
     {                                                                                              \
         (void)a, (void)b, (void)y, (void)v;                                                        \
         return i == 0 ? push_a : push_b;                                                           \
     }
-#define AD_TERNARY(name, kernel, push_a, push_b, push_c, ...)                                      \
+#define AD_TERNARY(name, traits, kernel, push_a, push_b, push_c, ...)                              \
     static ad_var push_ternary_##name(int i, ad_var a, ad_var b, ad_var c, ad_var y, ad_var v)     \
     {                                                                                              \
         (void)a, (void)b, (void)c, (void)y, (void)v;                                               \
@@ -110,10 +110,10 @@ static bool push_is_absent(ad_op op, int i)
 #define IS_ABSENT(rule) (STRING(rule)[0] == 'A') /* no other rule begins with a capital */
     switch (op) {
 #undef ABSENT
-#define AD_UNARY(name, kernel, push, ...) CASE(name, IS_ABSENT(push))
-#define AD_BINARY(name, kernel, push_a, push_b, ...)                                               \
+#define AD_UNARY(name, traits, kernel, push, ...) CASE(name, IS_ABSENT(push))
+#define AD_BINARY(name, traits, kernel, push_a, push_b, ...)                                       \
     CASE(name, i == 0 ? IS_ABSENT(push_a) : IS_ABSENT(push_b))
-#define AD_TERNARY(name, kernel, push_a, push_b, push_c, ...)                                      \
+#define AD_TERNARY(name, traits, kernel, push_a, push_b, push_c, ...)                              \
     CASE(name, i == 0 ? IS_ABSENT(push_a) : i == 1 ? IS_ABSENT(push_b) : IS_ABSENT(push_c))
 #include "autodiff/ops.def"
     default: return false;
@@ -124,35 +124,15 @@ bool ad_differentiable(const ad_node *n, int i)
 {
     switch (ad_ops[n->op].kind) {
     case AD_POINTWISE: return !push_is_absent(n->op, i);
-    case AD_LINEAR: return (n->op != AD_OP_take && n->op != AD_OP_put_add) || i == 0;
-    case AD_OPAQUE: return n->op != AD_OP_locate;
-    case AD_CONTRACT: return true;
+    case AD_LINEAR: return i != 1 || !ad_has_trait(n->op, AD_INDEX_1);
+    case AD_CONTRACT:
+    case AD_NONLINEAR:
+    case AD_OPAQUE:
+    case AD_RESULT: return true;
+    case AD_FLAT:
     case AD_SOURCE: break;
     }
     return false;
-}
-
-bool ad_selects(ad_op op)
-{
-    return op == AD_OP_select || op == AD_OP_relu || op == AD_OP_min || op == AD_OP_max ||
-           op == AD_OP_clamp;
-}
-
-bool ad_has_pole(ad_op op)
-{
-    switch (op) {
-    case AD_OP_reciprocal:
-    case AD_OP_sqrt:
-    case AD_OP_rsqrt:
-    case AD_OP_exp:
-    case AD_OP_expm1:
-    case AD_OP_log:
-    case AD_OP_log1p:
-    case AD_OP_tan:
-    case AD_OP_div:
-    case AD_OP_pow: return true;
-    default: return false;
-    }
 }
 
 /* ---- transposes of linear operations: the cotangent of operand i, given that of y ------------ */
@@ -241,11 +221,61 @@ ad_var ad_transpose_rule(ad_var y, int i, ad_var v)
 #define RULE_LINEAR(name)                                                                          \
     case AD_OP_##name:                                                                             \
         return transpose_##name(y, i, v);
+#define RULE_CONTRACT(name)
+#define RULE_NONLINEAR(name)
+#define RULE_FLAT(name)
 #define RULE_SOURCE(name)
 #define RULE_OPAQUE(name)
-#define RULE_CONTRACT(name)
-#define AD_STRUCTURAL(name, kind) RULE_##kind(name)
+#define RULE_RESULT(name)
+#define AD_STRUCTURAL(name, kind, ...) RULE_##kind(name)
 #include "autodiff/ops.def"
     default: return ad_none(y.tape);
     }
+}
+
+/* ---- operations with rules of their own, of one operand -------------------------------------- */
+
+/* Where x attains the maximum y: 1 or 0. */
+static ad_var attains(ad_var y) { return ad_eq(operand(y, 0), y); }
+static ad_var sum_as(ad_var y, ad_var v) { return ad_sum_mask(v, (uint32_t)node_of(y)->attr[0]); }
+
+/* d max: the places that attain the maximum share it equally. */
+static ad_var pull_reduce_max(ad_var y, ad_var v)
+{
+    ad_var hit = attains(y);
+    ad_var zero = number(y, 0);
+    return ad_select(hit, ad_div(v, sum_as(y, hit)), zero);
+}
+
+static ad_var push_reduce_max(ad_var y, ad_var v)
+{
+    ad_var hit = attains(y);
+    ad_var sum = sum_as(y, ad_select(hit, v, number(y, 0)));
+    return ad_div(sum, sum_as(y, hit));
+}
+
+static ad_var live_back_reduce_max(ad_var y, ad_var mask) { return ad_mul(attains(y), mask); }
+
+static ad_var live_on_reduce_max(ad_var y, ad_var mask)
+{
+    return sum_as(y, ad_mul(attains(y), mask));
+}
+
+#define OWN_LINEAR(name)
+#define OWN_CONTRACT(name)
+#define OWN_FLAT(name)
+#define OWN_SOURCE(name)
+#define OWN_OPAQUE(name)
+#define OWN_RESULT(name)
+#define OWN_NONLINEAR(name)                                                                        \
+    [AD_OP_##name] = { pull_##name, push_##name, live_back_##name, live_on_##name },
+static const ad_own_rules own_rules[AD_OP_COUNT] = {
+#define AD_STRUCTURAL(name, kind, ...) OWN_##kind(name)
+#include "autodiff/ops.def"
+};
+
+const ad_own_rules *ad_own_rules_of(ad_op op)
+{
+    AD_ASSERT(ad_ops[op].kind == AD_NONLINEAR);
+    return &own_rules[op];
 }

@@ -3,7 +3,7 @@
  */
 #ifndef COSTATE_BUILDS_H
 #define COSTATE_BUILDS_H
-#include "autodiff/kernels/kernel_impl.h"
+#include "autodiff/kernels/impl.h"
 
 ad_pointwise ad_pointwise_generic(ad_op op, ad_dtype dtype, int nin);
 ad_pointwise_pair ad_pair_generic(ad_op op, ad_op second, ad_dtype dtype, int nin);

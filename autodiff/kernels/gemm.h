@@ -4,7 +4,7 @@
  * depend, bit for bit, on how many rows are computed with it. */
 #ifndef COSTATE_GEMM_H
 #define COSTATE_GEMM_H
-#include "autodiff/kernels/kernel_impl.h"
+#include "autodiff/kernels/impl.h"
 
 typedef enum { AD_GEMM_FIXED, AD_GEMM_VARY_M, AD_GEMM_VARY_K } ad_gemm_vary;
 typedef void (*ad_gemm_jit)(

@@ -22,10 +22,13 @@ struct ad_kernel {
     void *plan; /* kernel's own, freed by ad_kernel_clear */
 };
 
+/* Whether there is a kernel for the operation with so many operands. Sources, opaque operations and
+ * their results have none: they are the caller's. */
+bool ad_kernel_exists(ad_op op, ad_dtype dtype, int nin);
 /* Prepares a kernel whose op, dtype, nin, in_shapes, out, nattr, attr are set. max_rows: the
  * largest number of rows per call (kernels may generate code for it and for smaller counts). false:
- * memory is short, or the operation has no kernel (input, opaque, project, constant, fill, eye,
- * row_count are the caller's). Pointwise operands broadcast against out (ranks may be smaller). */
+ * there is no kernel (ad_kernel_exists), or else memory is short. Pointwise operands broadcast
+ * against out (ranks may be smaller). */
 bool ad_kernel_prepare(ad_kernel *k, int64_t max_rows);
 void ad_kernel_clear(ad_kernel *k);
 /* Whether a prepared pointwise kernel can compute `second` (as ad_pair_kernel has it) in the same
@@ -40,7 +43,7 @@ size_t ad_kernel_scratch(const ad_kernel *k, int64_t rows);
 void ad_kernel_identity(const ad_kernel *k, void *out, int64_t n);
 void ad_kernel_combine(const ad_kernel *k, void *into, const void *from, int64_t n);
 
-/* ---- pointwise kernels on contiguous arrays (kernel_pointwise.c, built once per instruction set)
+/* ---- pointwise kernels on contiguous arrays (pointwise_isa.c, built once per instruction set)
  * ---- */
 
 /* out[i] = f(in0[i * s0], in1[i * s1], ...), s = 1, or 0 for an operand that is one number; out may

@@ -222,9 +222,10 @@ static bool transform(ad_tape *tape, ad_program *p, uint32_t without)
     return ad_plan(p) && verified(tape, p, "plan", true);
 }
 
-static void fail_memory(ad_tape *tape, const ad_program *p)
+static void fail_compiling(ad_tape *tape, const ad_program *p)
 {
-    if (p && p->refused > 0)
+    if (p && p->without_kernel) ad_fail(tape, "ad_compile: no kernel for ad_%s", p->without_kernel);
+    else if (p && p->refused > 0)
         ad_fail(tape,
                 "ad_compile: out of memory: the program needs %lld bytes whatever its rows; this "
                 "machine has %lld",
@@ -261,7 +262,7 @@ ad_program *ad_compile_with(const ad_compile_options *options, int ninput, const
             transform(tape, p, options->without))
             return p;
     }
-    fail_memory(tape, p);
+    fail_compiling(tape, p);
     ad_program_free(p);
     return NULL;
 }

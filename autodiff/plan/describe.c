@@ -42,17 +42,18 @@ static void put(writer *w, const char *format, ...)
 /* " ij,jk->ik, 256 flop a row" */
 static void put_contraction(writer *w, const ad_program *p, const ad_inst *x)
 {
-    const int64_t *label = x->attr + 3;
+    const ad_contraction c = ad_inst_contraction(x);
     char text[3 * AD_MAX_RANK + 4];
     size_t used = 0;
     bool rows = false;
     for (int k = 0; k < 3; k++) {
-        for (int64_t i = 0; i < x->attr[k]; i++) {
-            text[used++] = (char)('i' + *label++);
+        for (int i = 0; i < c.rank[k]; i++) {
+            text[used++] = (char)('i' + c.label[k][i]);
             rows |= k < 2 && p->ir.inst[x->in[k]].shape.dim[i] == AD_ROWS;
         }
         if (k == 0) text[used++] = ',';
-        if (k == 1) text[used++] = '-', text[used++] = '>';
+        if (k == 1) text[used++] = '-';
+        if (k == 1) text[used++] = '>';
     }
     text[used] = 0;
     put(w, " %s, %.0f flop%s", text, ad_contract_flop(&p->ir, x), rows ? " a row" : "");
@@ -102,8 +103,8 @@ typedef enum {
 static group group_of(const ad_program *p, int32_t i)
 {
     const ad_inst *x = &p->ir.inst[i];
-    if (x->op == AD_OP_opaque) return GROUP_OPAQUE;
-    if (x->op == AD_OP_input || x->op == AD_OP_project || is_view(p, i)) return GROUP_NONE;
+    if (ad_ops[x->op].kind == AD_OPAQUE) return GROUP_OPAQUE;
+    if (x->op == AD_OP_input || ad_ops[x->op].kind == AD_RESULT || is_view(p, i)) return GROUP_NONE;
     if (p->slot[i].place == AD_PLACE_CONSTANT) return GROUP_CONSTANT;
     if (ad_has_rows(x->shape)) return GROUP_ROWS;
     if (p->slot[i].place == AD_PLACE_LANES) return GROUP_REDUCTION;

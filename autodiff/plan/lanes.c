@@ -16,7 +16,7 @@ static int32_t summand(const ad_program *p, int32_t i, int64_t size)
 {
     int32_t root = find(p, i);
     const ad_inst *r = &p->ir.inst[root];
-    if (!ad_inst_reduces(&p->ir, r) || r->op == AD_OP_reduce_max) return -1;
+    if (!ad_inst_reduces(&p->ir, r) || ad_has_trait(r->op, AD_MAXIMUM)) return -1;
     if (ad_row_size(p->ir.inst[i].shape) != size || ad_row_size(r->shape) != size) return -1;
     for (; p->ir.inst[i].uses == 1; i = p->ir.inst[i].in[0])
         if (is_sum(&p->ir.inst[i]) || ad_inst_reduces(&p->ir, &p->ir.inst[i])) return root;

@@ -20,8 +20,8 @@ static kind kind_of(const ad_program *p, int32_t i)
     const ad_inst *x = &p->ir.inst[i];
     if (ad_inst_reduces(&p->ir, x)) return KIND_REDUCTION;
     if (p->slot[i].root != i) return KIND_VIEW;
-    if (x->op == AD_OP_opaque) return KIND_OPAQUE;
-    if (x->op == AD_OP_project) return KIND_RESULT;
+    if (ad_ops[x->op].kind == AD_OPAQUE) return KIND_OPAQUE;
+    if (ad_ops[x->op].kind == AD_RESULT) return KIND_RESULT;
     if (x->op == AD_OP_input || (ad_is_constant(x) && !ad_has_rows(x->shape))) return KIND_SOURCE;
     return ad_has_rows(x->shape) ? KIND_ROWS : KIND_UNIFORM;
 }
@@ -49,8 +49,8 @@ static void find_views(ad_program *p)
         const ad_inst *x = &p->ir.inst[i];
         int64_t offset = 0;
         p->slot[i] = (ad_slot){ .root = i };
-        if (x->op != AD_OP_reshape && !(x->op == AD_OP_slice && is_stretch(&p->ir, x, &offset)))
-            continue;
+        if (!ad_has_trait(x->op, AD_VIEW)) continue;
+        if (x->op == AD_OP_slice && !is_stretch(&p->ir, x, &offset)) continue;
         const ad_slot *from = &p->slot[x->in[0]];
         p->slot[i].root = from->root;
         p->slot[i].offset = from->offset + offset * (int64_t)ad_dtype_size(p->ir.dtype);
@@ -256,7 +256,7 @@ static bool list_opaques(ad_program *p)
     }
     for (int32_t i = 0; i < p->ir.n; i++) {
         const ad_inst *x = &p->ir.inst[i];
-        if (x->op == AD_OP_project) result[x->in[0]][x->attr[0]] = i;
+        if (ad_ops[x->op].kind == AD_RESULT) result[x->in[0]][x->attr[0]] = i;
         for (int k = 0; x->op == AD_OP_opaque && k < x->nin; k++)
             if (p->ir.inst[x->in[k]].op == AD_OP_opaque) made[x->in[k]]->state_used = true;
     }
@@ -318,6 +318,11 @@ static bool prepare_kernels(ad_program *p)
             int64_t *scratch = body ? &p->block_scratch : &p->uniform_scratch,
                     rows = body ? p->block_rows : 1;
             if (step->kind != AD_STEP_KERNEL) continue;
+            const ad_kernel *k = &step->kernel;
+            if (!ad_kernel_exists(k->op, k->dtype, k->nin)) {
+                p->without_kernel = ad_ops[k->op].name;
+                return false;
+            }
             if (!ad_kernel_prepare(&step->kernel, rows)) return false;
             int64_t need = (int64_t)ad_kernel_scratch(&step->kernel, rows);
             if (need > *scratch) *scratch = need;

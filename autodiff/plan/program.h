@@ -126,6 +126,7 @@ struct ad_program {
     int32_t *complete; /* roots in complete arrays */
     int64_t uniform_scratch, block_scratch;
     int64_t refused; /* bytes that the plan asked for in vain; -1: more than can be addressed */
+    const char *without_kernel; /* the operation for which the plan found no kernel */
 };
 
 /* What tests vary: every choice gives the same values to rounding. */

@@ -74,7 +74,7 @@ static const char *verify_lanes(const ad_program *p, int32_t i, int32_t *parts)
         if (root == i) return NULL;
         if (p->slot[root].root != root || !ad_inst_reduces(&p->ir, r))
             return "lanes: no reduction's";
-        if (x->op == AD_OP_reduce_max || r->op == AD_OP_reduce_max)
+        if (ad_has_trait(x->op, AD_MAXIMUM) || ad_has_trait(r->op, AD_MAXIMUM))
             return "lanes: a maximum is no sum";
         if (p->slot[i].phase != p->slot[root].phase ||
             ad_row_size(x->shape) != ad_row_size(r->shape))

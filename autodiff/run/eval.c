@@ -110,6 +110,11 @@ static bool evaluate_kernel(ad_tape *t, ad_node *n)
                     .out = n->shape,
                     .nattr = n->nattr,
                     .attr = n->attr };
+    if (!ad_kernel_exists(k.op, k.dtype, k.nin)) {
+        ad_fail(t, "ad_value: no kernel for %s", name_of(n).text);
+        free(shapes);
+        return false;
+    }
     bool fine = allocate(t, n) && ad_kernel_prepare(&k, rows);
     if (fine) {
         size_t bytes = (ad_kernel_scratch(&k, rows) + 127) & ~(size_t)63;
@@ -190,10 +195,10 @@ static bool evaluate(ad_tape *t, int32_t node)
 {
     ad_node *n = ad_node_at(t, node);
     if (n->op != AD_OP_input) ad_tape_note_value(t, node);
-    bool fine = ad_ops[n->op].kind == AD_SOURCE ? evaluate_source(t, n)
-                : n->op == AD_OP_opaque         ? evaluate_opaque(t, node, n)
-                : n->op == AD_OP_project        ? true
-                                                : evaluate_kernel(t, n);
+    bool fine = ad_ops[n->op].kind == AD_SOURCE   ? evaluate_source(t, n)
+                : n->op == AD_OP_opaque           ? evaluate_opaque(t, node, n)
+                : ad_ops[n->op].kind == AD_RESULT ? true
+                                                  : evaluate_kernel(t, n);
     n->known = fine;
     return fine;
 }

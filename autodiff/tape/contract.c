@@ -254,15 +254,17 @@ static ad_factor multiply_pair(const product *p, const ad_factor *a, const ad_fa
         return r;
     }
     ad_shape s = { n, { 0 } };
-    int64_t attr[3 + 3 * AD_MAX_RANK] = { rank_of(a), rank_of(b), n };
-    int k = 3;
-    for (int i = 0; i < rank_of(a); i++) attr[k++] = a->label[i];
-    for (int i = 0; i < rank_of(b); i++) attr[k++] = b->label[i];
+    int64_t label[3][AD_MAX_RANK], attr[AD_CONTRACTION_MOST];
+    ad_contraction c = { { rank_of(a), rank_of(b), n }, { label[0], label[1], label[2] } };
+    for (int i = 0; i < rank_of(a); i++) label[0][i] = a->label[i];
+    for (int i = 0; i < rank_of(b); i++) label[1][i] = b->label[i];
     for (int i = 0; i < n; i++) {
         s.dim[i] = p->size[(int)r.label[i]];
-        attr[k++] = r.label[i];
+        label[2][i] = r.label[i];
     }
-    r.x = ad_record(p->tape, AD_OP_contract, 2, (int32_t[]){ a->x.node, b->x.node }, k, attr, s);
+    int nattr = ad_contraction_write(&c, attr);
+    int32_t in[2] = { a->x.node, b->x.node };
+    r.x = ad_record(p->tape, AD_OP_contract, 2, in, nattr, attr, s);
     return r;
 }
 

@@ -158,45 +158,6 @@ int ad_frontier(int nout, const ad_var *out, int max, ad_var *frontier)
 
 /* ---- residuals ---- */
 
-/* Whether an operation is better done again than its result kept. */
-static bool is_cheap(const ad_node *n)
-{
-    switch (n->op) {
-    case AD_OP_neg:
-    case AD_OP_reciprocal:
-    case AD_OP_square:
-    case AD_OP_relu:
-    case AD_OP_abs:
-    case AD_OP_sign:
-    case AD_OP_floor:
-    case AD_OP_stop_gradient:
-    case AD_OP_tanh_of_code:
-    case AD_OP_sigmoid_of_code:
-    case AD_OP_slope_of_code:
-    case AD_OP_add:
-    case AD_OP_sub:
-    case AD_OP_mul:
-    case AD_OP_div:
-    case AD_OP_min:
-    case AD_OP_max:
-    case AD_OP_lt:
-    case AD_OP_le:
-    case AD_OP_gt:
-    case AD_OP_ge:
-    case AD_OP_eq:
-    case AD_OP_ne:
-    case AD_OP_select:
-    case AD_OP_clamp:
-    case AD_OP_reshape:
-    case AD_OP_transpose:
-    case AD_OP_broadcast:
-    case AD_OP_slice:
-    case AD_OP_assemble:
-    case AD_OP_flip: return true;
-    default: return false;
-    }
-}
-
 enum { WANTED = 1, KEPT = 2, AVAILABLE = 4 };
 
 /* Whether node k follows from the other kept and the available ones by cheap operations. */
@@ -205,7 +166,7 @@ static bool follows(ad_tape *t, char *mark, int32_t k, char *known)
     for (int32_t j = 0; j <= k; j++) {
         const ad_node *n = ad_node_at(t, j);
         known[j] = n->level != AD_LEVEL_ROW || mark[j] & AVAILABLE || (mark[j] & KEPT && j != k);
-        if (known[j] || !is_cheap(n)) continue;
+        if (known[j] || !ad_has_trait(n->op, AD_CHEAP)) continue;
         known[j] = 1;
         for (int i = 0; i < n->nin; i++) known[j] = known[j] && known[n->in[i]];
     }
@@ -221,7 +182,7 @@ static bool mark_kept(ad_tape *t, char *mark, int32_t last, int32_t first)
     for (int32_t k = last; k >= 0; k--) {
         const ad_node *n = ad_node_at(t, k);
         if (!(mark[k] & WANTED)) continue;
-        if (n->op == AD_OP_opaque || n->op == AD_OP_project) return false;
+        if (ad_ops[n->op].kind == AD_OPAQUE || ad_ops[n->op].kind == AD_RESULT) return false;
         if (k < first && n->level == AD_LEVEL_ROW && !(mark[k] & AVAILABLE)) mark[k] |= KEPT;
         if (mark[k] & (KEPT | AVAILABLE)) continue;
         for (int i = 0; i < n->nin; i++) mark[n->in[i]] |= WANTED;

@@ -5,35 +5,26 @@
 #include <stdlib.h>
 #include <string.h>
 
-const ad_op_info ad_ops[AD_OP_COUNT] = {
-#define AD_UNARY(name, ...) { #name, AD_POINTWISE, 1 },
-#define AD_BINARY(name, ...) { #name, AD_POINTWISE, 2 },
-#define AD_TERNARY(name, ...) { #name, AD_POINTWISE, 3 },
-#define AD_STRUCTURAL(name, kind) { #name, AD_##kind, -1 },
-#include "autodiff/ops.def"
-};
-
-const ad_coded ad_coded_ops[AD_CODED_OPS] = { { AD_OP_tanh, AD_OP_tanh_code, AD_OP_tanh_of_code },
-                                              { AD_OP_sigmoid, AD_OP_sigmoid_code,
-                                                AD_OP_sigmoid_of_code } };
-
 static const ad_node *node_of(ad_var x) { return ad_node_at(x.tape, x.node); }
-static bool is_fill(ad_var x, double value)
-{
-    return node_of(x)->op == AD_OP_fill && node_of(x)->data[0] == value;
-}
 
 /* ---- pointwise ---- */
 
-/* x * 1 = x to the bit; found often in derivatives, where seeds are ones. */
-static ad_var product_with_one(ad_op op, const ad_var *x, ad_shape shape)
+/* The operand that the operation equals, where it has the result's shape (factors of one are found
+ * often in derivatives, where seeds are ones). */
+static ad_var identical(ad_op op, int n, const ad_var *x, ad_shape shape)
 {
-    if (op == AD_OP_mul && is_fill(x[0], 1) && ad_same_shape(node_of(x[1])->shape, shape))
-        return x[1];
-    if ((op == AD_OP_mul || op == AD_OP_div) && is_fill(x[1], 1) &&
-        ad_same_shape(node_of(x[0])->shape, shape))
-        return x[0];
-    return ad_none(x[0].tape);
+    ad_tape *t = x[0].tape;
+    ad_operand operand[3];
+    for (int i = 0; i < n; i++) {
+        const ad_node *node = node_of(x[i]);
+        operand[i] = (ad_operand){ .number = x[i].node,
+                                   .op = node->op,
+                                   .fill = node->op == AD_OP_fill ? node->data[0] : 0,
+                                   .first = node->nin ? node->in[0] : -1 };
+    }
+    int32_t same = ad_identity(op, n, operand);
+    if (same < 0 || !ad_same_shape(ad_node_at(t, same)->shape, shape)) return ad_none(t);
+    return ad_var_at(t, same);
 }
 
 static ad_var pointwise(ad_op op, int n, const ad_var *x)
@@ -54,10 +45,8 @@ static ad_var pointwise(ad_op op, int n, const ad_var *x)
                 n, x);
         }
     }
-    if (n == 2) {
-        ad_var same = product_with_one(op, x, shape);
-        if (same.node >= 0) return same;
-    }
+    ad_var same = identical(op, n, x, shape);
+    if (same.node >= 0) return same;
     for (int k = 0; k < AD_CODED_OPS; k++) {
         if (op != ad_coded_ops[k].whole) continue;
         ad_var code = ad_record(t, ad_coded_ops[k].code, 1, in, 0, NULL, shape);

@@ -2,64 +2,23 @@
  * compilation. */
 #ifndef COSTATE_TAPE_H
 #define COSTATE_TAPE_H
-#include "autodiff/extension.h"
 #include "autodiff/base/memory.h"
-
-typedef enum {
-#define AD_UNARY(name, ...) AD_OP_##name,
-#define AD_BINARY(name, ...) AD_OP_##name,
-#define AD_TERNARY(name, ...) AD_OP_##name,
-#define AD_STRUCTURAL(name, ...) AD_OP_##name,
-#include "autodiff/ops.def"
-    AD_OP_COUNT
-} ad_op;
-
-typedef enum { AD_POINTWISE, AD_LINEAR, AD_CONTRACT, AD_OPAQUE, AD_SOURCE } ad_kind;
-
-typedef struct {
-    const char *name; /* "tanh" */
-    ad_kind kind;
-    int arity; /* of pointwise operations; -1 otherwise */
-} ad_op_info;
-extern const ad_op_info ad_ops[AD_OP_COUNT];
-
-/* Operations that are recorded in two, by way of a code (ops.def). */
-typedef struct {
-    ad_op whole, code, of_code;
-} ad_coded;
-enum { AD_CODED_OPS = 2 };
-extern const ad_coded ad_coded_ops[AD_CODED_OPS];
+#include "autodiff/tape/ops.h"
 
 /* What a value depends on, in order; a node's level is the highest among its operands (a reduction
  * over rows stays AD_LEVEL_ROW: `shape` says that it has no row axis, `level` that it was computed
  * from rows). */
 typedef enum { AD_LEVEL_CONSTANT, AD_LEVEL_PARAMETER, AD_LEVEL_CALL, AD_LEVEL_ROW } ad_level;
 
-/* Integer attributes, by operation:
- *   input       level
- *   constant    - (data: elements)        fill  - (data: one element)        eye  offset row_count
- * - sum, reduce_max   bit mask of the reduced axes, which stay with size 1 (removing them is a
- * reshape) reshape, broadcast   - (the node's shape says it; broadcast: same rank as its operand,
- * sizes 1 are stretched) transpose   permutation[rank]: result axis i is operand axis
- * permutation[i] slice       start[rank] (the node's shape has the sizes) assemble    start[rank]
- * of each operand in turn: operands are added into zeros at these places (pad, concatenate, adjoint
- * of slices) flip        bit mask of axes gather      axis, indices...            scatter_add axis,
- * indices... (result size in the node's shape) cumsum      axis, reverse take        - (operands
- * table, index)   put_add - (operands values, index: the transpose of take; table's shape is the
- * node's) locate      - (operands t, knots) contract    na, nb, nout, labels of a, of b, of the
- * result (small non-negative integers; distinct within each list; every label of the result occurs
- * in a or b) opaque      number of outputs (class_, opaque: class and data); its projections are
- * the nodes that follow it directly project     k: output k of the opaque operation that is its
- * operand */
 typedef struct {
     ad_op op;
     ad_level level;
     uint32_t epoch;
     int nin, nattr;
-    const int32_t *in; /* operands: node numbers, smaller than this node's */
-    const int64_t *attr;
-    ad_shape shape;     /* opaque: rank -1 */
-    const double *data; /* constant, fill */
+    const int32_t *in;   /* operands: node numbers, smaller than this node's */
+    const int64_t *attr; /* integers that the operation is recorded with: ops.def, `attributes` */
+    ad_shape shape;      /* opaque: rank -1 */
+    const double *data;  /* constant, fill */
     int64_t ndata;
     const ad_opaque_class *class_; /* opaque */
     void *opaque;                  /* its data */
@@ -146,6 +105,12 @@ static inline ad_shape ad_with_rows(ad_shape s, int64_t rows)
 {
     if (ad_has_rows(s)) s.dim[0] = rows;
     return s;
+}
+
+static inline ad_contraction ad_node_contraction(const ad_node *n)
+{
+    AD_ASSERT(n->op == AD_OP_contract);
+    return ad_contraction_of(n->attr, n->nattr);
 }
 
 const char *ad_tape_advice(const ad_tape *tape); /* of ad_tape_set_traced, or NULL */

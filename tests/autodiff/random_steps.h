@@ -16,9 +16,9 @@ typedef struct {
 } pointwise;
 
 static const pointwise pointwise_table[] = {
-#define AD_UNARY(name, kernel, push, reference, lo_, hi_)                                          \
+#define AD_UNARY(name, traits, kernel, push, reference, lo_, hi_)                                  \
     { AD_OP_##name, 1, ad_##name, NULL, NULL, { lo_, 0 }, { hi_, 0 } },
-#define AD_BINARY(name, kernel, push_a, push_b, reference, lo_a, hi_a, lo_b, hi_b)                 \
+#define AD_BINARY(name, traits, kernel, push_a, push_b, reference, lo_a, hi_a, lo_b, hi_b)         \
     { AD_OP_##name, 2, NULL, ad_##name, NULL, { lo_a, lo_b }, { hi_a, hi_b } },
 #define AD_TERNARY(name, ...) { AD_OP_##name, 3, NULL, NULL, ad_##name, { 0, 0 }, { 0, 0 } },
 #define AD_CODED(...)

@@ -23,7 +23,7 @@ typedef struct {
 
 /* ---- cases of the pointwise rows ---- */
 
-#define AD_UNARY(name, kernel, push, ref, lo, hi)                                                  \
+#define AD_UNARY(name, traits, kernel, push, ref, lo, hi)                                          \
     static ad_var build_##name(ad_tape *t, const ad_var *x)                                        \
     {                                                                                              \
         (void)t;                                                                                   \
@@ -34,7 +34,7 @@ typedef struct {
         (void)b, (void)c;                                                                          \
         return ref;                                                                                \
     }
-#define AD_BINARY(name, kernel, pa, pb, ref, ...)                                                  \
+#define AD_BINARY(name, traits, kernel, pa, pb, ref, ...)                                          \
     static ad_var build_##name(ad_tape *t, const ad_var *x)                                        \
     {                                                                                              \
         (void)t;                                                                                   \
@@ -45,7 +45,7 @@ typedef struct {
         (void)c;                                                                                   \
         return ref;                                                                                \
     }
-#define AD_TERNARY(name, kernel, pa, pb, pc, ref)                                                  \
+#define AD_TERNARY(name, traits, kernel, pa, pb, pc, ref)                                          \
     static ad_var build_##name(ad_tape *t, const ad_var *x)                                        \
     {                                                                                              \
         (void)t;                                                                                   \
@@ -248,21 +248,21 @@ static const domain domain_input = ONE(R(4)), domain_constant = ONE(R(4)), domai
                     };
 
 static const op_case cases[] = {
-#define AD_UNARY(name, kernel, push, ref, lo, hi)                                                  \
+#define AD_UNARY(name, traits, kernel, push, ref, lo, hi)                                          \
     { #name, build_##name, 1, { R(4) }, { lo }, { hi }, reference_##name, #push[0] == 'A' },
-#define AD_BINARY(name, kernel, pa, pb, ref, la, ha, lb, hb)                                       \
+#define AD_BINARY(name, traits, kernel, pa, pb, ref, la, ha, lb, hb)                               \
     { #name,        build_##name, 2, { R(4), R(4) }, { la, lb }, { ha, hb }, reference_##name,     \
       #pa[0] == 'A' },
-#define AD_TERNARY(name, kernel, pa, pb, pc, ref)                                                  \
+#define AD_TERNARY(name, traits, kernel, pa, pb, pc, ref)                                          \
     { #name,          build_##name,     3,    { R(4), R(4), R(4) }, { -2, -3, 0.5 },               \
       { 2, -0.1, 3 }, reference_##name, false },
-#define AD_STRUCTURAL(name, kind)                                                                  \
+#define AD_STRUCTURAL(name, ...)                                                                   \
     { #name, case_##name, 0, { { 0, { 0 } } }, { 0 }, { 0 }, NULL, false },
 #define AD_CODED(...)
 #include "autodiff/ops.def"
 };
 static const domain *const domains[] = {
-#define AD_STRUCTURAL(name, kind) &domain_##name,
+#define AD_STRUCTURAL(name, ...) &domain_##name,
 #define AD_CODED(...)
 #include "autodiff/ops.def"
 };
@@ -539,6 +539,45 @@ START_TEST(broadcasting)
 }
 END_TEST
 
+/* Operands that are no variables of the tape: nothing is recorded and nothing crashes. */
+START_TEST(refuses_what_is_no_operand)
+{
+    op_case c = case_at(_i);
+    if (!c.nin) return;
+    for (int which = 0; which < 3; which++) {
+        ad_tape *t = ad_tape_new(AD_F64), *other = ad_tape_new(AD_F64);
+        int32_t mark = ad_tape_mark(t);
+        ad_var x[MAX_IN];
+        for (int i = 0; i < c.nin; i++) x[i] = ad_fill(t, AD_SCALAR, 1);
+        if (which == 0) ad_tape_rewind(t, mark); /* stale */
+        for (int i = 0; i < c.nin && which == 1; i++) x[i] = ad_none(t);
+        if (which == 2) x[0] = ad_fill(other, AD_SHAPE(0, -1), 1);
+        ad_var y = c.build(t, x);
+        ck_assert_msg(!ad_valid(y), "%s", c.name);
+        ck_assert_msg(ad_tape_error(t) || ad_tape_error(other), "%s", c.name);
+        ad_tape_free(t);
+        ad_tape_free(other);
+    }
+}
+END_TEST
+
+/* An operation with a number of operands for which there is no kernel. */
+START_TEST(no_kernel)
+{
+    ad_tape *t = ad_tape_new(AD_F64);
+    ad_var x = ad_input(t, AD_SHAPE(2), ((double[]){ 1, 2 }));
+    ad_var y =
+        ad_record(t, AD_OP_max, 3, (int32_t[]){ x.node, x.node, x.node }, 0, NULL, AD_SHAPE(2));
+    ck_assert(ad_valid(y));
+    ck_assert(!ad_value(y));
+    ck_assert_str_eq(ad_tape_error(t), "ad_value: no kernel for ad_max");
+    ad_tape_clear_error(t);
+    ck_assert(!ad_compile(1, &x, 1, &y));
+    ck_assert_str_eq(ad_tape_error(t), "ad_compile: no kernel for ad_max");
+    ad_tape_free(t);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("operations");
@@ -546,6 +585,8 @@ int main(void)
     tcase_set_timeout(t, 120);
     tcase_add_loop_test(t, operation, 0, NCASE);
     tcase_add_loop_test(t, broadcasting, 0, FIRST_STRUCTURAL);
+    tcase_add_loop_test(t, refuses_what_is_no_operand, 0, NCASE);
+    tcase_add_test(t, no_kernel);
     suite_add_tcase(s, t);
     return suite_run(s);
 }

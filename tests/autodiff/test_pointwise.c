@@ -18,11 +18,11 @@ typedef struct {
 } operation;
 
 /* The table's reference expressions, which <tgmath.h> turns to long double. */
-#define AD_UNARY(name, kernel, push, reference, ...)                                               \
+#define AD_UNARY(name, traits, kernel, push, reference, ...)                                       \
     static real reference_##name(real x, real b, real c) { return (void)b, (void)c, (reference); }
-#define AD_BINARY(name, kernel, push_a, push_b, reference, ...)                                    \
+#define AD_BINARY(name, traits, kernel, push_a, push_b, reference, ...)                            \
     static real reference_##name(real a, real b, real c) { return (void)c, (reference); }
-#define AD_TERNARY(name, kernel, push_a, push_b, push_c, reference)                                \
+#define AD_TERNARY(name, traits, kernel, push_a, push_b, push_c, reference)                        \
     static real reference_##name(real a, real b, real c) { return (reference); }
 #define AD_CODED(...)
 #include "autodiff/ops.def"

@@ -1,4 +1,4 @@
-/* Internal, part of kernel_math.h: double. */
+/* Internal, part of maths.h: double. */
 
 INLINE double fma_f64(double a, double b, double c)
 {

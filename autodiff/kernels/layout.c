@@ -1,6 +1,6 @@
 /* Kernels that move elements without computing with them, apart from adding what falls on the same
  * place. */
-#include "autodiff/kernels/kernel_impl.h"
+#include "autodiff/kernels/impl.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -58,38 +58,43 @@ static bool prepare_strided(ad_kernel *k, const int64_t *stride, int64_t in0)
     return true;
 }
 
-static bool prepare_reshape(ad_kernel *k)
+bool ad_prepare_reshape(ad_kernel *k, int64_t max_rows)
 {
+    (void)max_rows;
     int64_t stride[AD_MAX_RANK];
     ad_dense_strides(k->out, stride);
     return prepare_strided(k, stride, 0);
 }
 
-static bool prepare_transpose(ad_kernel *k)
+bool ad_prepare_transpose(ad_kernel *k, int64_t max_rows)
 {
+    (void)max_rows;
     int64_t dense[AD_MAX_RANK], stride[AD_MAX_RANK];
     ad_dense_strides(k->in_shapes[0], dense);
     for (int i = 0; i < k->out.rank; i++) stride[i] = dense[k->attr[i]];
     return prepare_strided(k, stride, 0);
 }
 
-static bool prepare_broadcast(ad_kernel *k)
+bool ad_prepare_broadcast(ad_kernel *k, int64_t max_rows)
 {
+    (void)max_rows;
     ad_nest nest = ad_nest_over(k->out);
     ad_nest_broadcast(&nest, k->out, k->in_shapes[0]);
     return prepare_strided(k, nest.stride[1], 0);
 }
 
-static bool prepare_slice(ad_kernel *k)
+bool ad_prepare_slice(ad_kernel *k, int64_t max_rows)
 {
+    (void)max_rows;
     int64_t stride[AD_MAX_RANK], in0 = 0;
     ad_dense_strides(k->in_shapes[0], stride);
     for (int i = 0; i < k->out.rank; i++) in0 += k->attr[i] * stride[i];
     return prepare_strided(k, stride, in0);
 }
 
-static bool prepare_flip(ad_kernel *k)
+bool ad_prepare_flip(ad_kernel *k, int64_t max_rows)
 {
+    (void)max_rows;
     int64_t stride[AD_MAX_RANK], in0 = 0;
     ad_dense_strides(k->in_shapes[0], stride);
     for (int i = 0; i < k->out.rank; i++)
@@ -133,8 +138,9 @@ static bool overlaps_earlier(const ad_kernel *k, int i, extent *e)
 }
 
 /* Operands that do not overlap are copied, and where they leave no gap nothing need be cleared. */
-static bool prepare_assemble(ad_kernel *k)
+bool ad_prepare_assemble(ad_kernel *k, int64_t max_rows)
 {
+    (void)max_rows;
     move_plan *p = new_moves(k, k->nin);
     if (!p) return false;
     int64_t covered = 0, dense[AD_MAX_RANK];
@@ -199,6 +205,18 @@ static bool prepare_gather(ad_kernel *k)
     return true;
 }
 
+bool ad_prepare_gather(ad_kernel *k, int64_t max_rows)
+{
+    (void)max_rows;
+    return prepare_gather(k);
+}
+
+bool ad_prepare_scatter_add(ad_kernel *k, int64_t max_rows)
+{
+    (void)max_rows;
+    return prepare_gather(k);
+}
+
 /* ---- take, put_add, locate ------------------------------------------------------------------- */
 
 /* A table of n items of `inner` elements, one for all rows (table_row = 0) or one a row; the items
@@ -247,6 +265,18 @@ static bool prepare_take(ad_kernel *k)
     return p->n > 0;
 }
 
+bool ad_prepare_take(ad_kernel *k, int64_t max_rows)
+{
+    (void)max_rows;
+    return prepare_take(k);
+}
+
+bool ad_prepare_put_add(ad_kernel *k, int64_t max_rows)
+{
+    (void)max_rows;
+    return prepare_take(k);
+}
+
 static void locate_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
                        void *scratch)
 {
@@ -256,26 +286,9 @@ static void locate_run(const ad_kernel *k, int64_t rows, const void *const *in, 
     p->loops->locate(n, in[0], ad_row_size(k->in_shapes[1]), in[1], out);
 }
 
-static bool prepare_locate(ad_kernel *k)
+bool ad_prepare_locate(ad_kernel *k, int64_t max_rows)
 {
+    (void)max_rows;
     k->run = locate_run;
     return ad_plan_new(k, sizeof(ad_plan)) != NULL;
-}
-
-bool ad_prepare_layout(ad_kernel *k)
-{
-    switch (k->op) {
-    case AD_OP_reshape: return prepare_reshape(k);
-    case AD_OP_transpose: return prepare_transpose(k);
-    case AD_OP_broadcast: return prepare_broadcast(k);
-    case AD_OP_slice: return prepare_slice(k);
-    case AD_OP_assemble: return prepare_assemble(k);
-    case AD_OP_flip: return prepare_flip(k);
-    case AD_OP_gather:
-    case AD_OP_scatter_add: return prepare_gather(k);
-    case AD_OP_take:
-    case AD_OP_put_add: return prepare_take(k);
-    case AD_OP_locate: return prepare_locate(k);
-    default: return false;
-    }
 }

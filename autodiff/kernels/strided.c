@@ -2,21 +2,21 @@
  * AD_LOOPS_ISA names the function that hands them out. The order of every sum is spelt out, so that
  * all builds give the same bits. */
 #include "autodiff/kernels/builds.h"
-#include "autodiff/kernels/kernel_vectors.h"
+#include "autodiff/kernels/vectors.h"
 #include <math.h>
 #include <string.h>
 
 #define T float
 #define F(name) name##_f32
 #define EVERY_OTHER EVERY_OTHER_F32
-#include "autodiff/kernels/kernel_strided.inc"
+#include "autodiff/kernels/strided.inc"
 #undef EVERY_OTHER
 #undef T
 #undef F
 #define T double
 #define F(name) name##_f64
 #define EVERY_OTHER EVERY_OTHER_F64
-#include "autodiff/kernels/kernel_strided.inc"
+#include "autodiff/kernels/strided.inc"
 #undef EVERY_OTHER
 #undef T
 #undef F

@@ -1,5 +1,5 @@
 /* Sums, maxima and cumulative sums. */
-#include "autodiff/kernels/kernel_impl.h"
+#include "autodiff/kernels/impl.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -58,7 +58,7 @@ static bool prepare_reduce(ad_kernel *k)
     if (!p) return false;
     ad_shape s = k->in_shapes[0];
     int64_t mask = k->attr[0], inner = 1;
-    p->max = k->op == AD_OP_reduce_max;
+    p->max = ad_has_trait(k->op, AD_MAXIMUM);
     p->head.scratch = reduce_scratch;
     k->run = reduce_run;
     for (int i = s.rank - 1; i >= 0;) {
@@ -84,6 +84,20 @@ static bool prepare_reduce(ad_kernel *k)
     return true;
 }
 
+bool ad_prepare_sum(ad_kernel *k, int64_t max_rows)
+{
+    (void)max_rows;
+    return prepare_reduce(k);
+}
+
+bool ad_prepare_reduce_max(ad_kernel *k, int64_t max_rows)
+{
+    (void)max_rows;
+    return prepare_reduce(k);
+}
+
+/* ---- cumulative sums ---- */
+
 typedef struct {
     ad_plan head;
     bool rows;
@@ -100,8 +114,9 @@ static void cumsum_run(const ad_kernel *k, int64_t rows, const void *const *in, 
                               in[0], out);
 }
 
-static bool prepare_cumsum(ad_kernel *k)
+bool ad_prepare_cumsum(ad_kernel *k, int64_t max_rows)
 {
+    (void)max_rows;
     cumsum_plan *p = ad_plan_new(k, sizeof *p);
     if (!p) return false;
     int axis = (int)k->attr[0];
@@ -113,9 +128,4 @@ static bool prepare_cumsum(ad_kernel *k)
     p->inner = ad_size_behind(k->out, axis);
     k->run = cumsum_run;
     return true;
-}
-
-bool ad_prepare_reduce(ad_kernel *k)
-{
-    return k->op == AD_OP_cumsum ? prepare_cumsum(k) : prepare_reduce(k);
 }

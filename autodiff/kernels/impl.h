@@ -17,7 +17,7 @@ static inline char *ad_at_out(void *array, int64_t element, size_t size)
     return (char *)array + element * (int64_t)size;
 }
 
-/* Inner loops of one dtype (kernel_strided.c, built once per instruction set). Sizes and strides
+/* Inner loops of one dtype (strided.c, built once per instruction set). Sizes and strides
  * count elements. Sums run in an order that depends on the sizes alone. */
 typedef struct {
     /* out[i,j] (+)= in[i,j], i < n0, j < n1, strides for i and j. */
@@ -114,9 +114,12 @@ static inline int64_t ad_size_behind(ad_shape s, int axis)
     return n;
 }
 
-bool ad_prepare_layout(ad_kernel *k); /* reshape, transpose, broadcast, slice, assemble, flip,
-                                         gather, scatter_add, take, put_add, locate */
-bool ad_prepare_reduce(ad_kernel *k); /* sum, reduce_max, cumsum */
-bool ad_prepare_contract(ad_kernel *k, int64_t max_rows);
+/* Sets what ad_kernel_prepare fills, as if nothing were prepared yet. */
+void ad_kernel_begin(ad_kernel *k);
+/* One for each row of ops.def that needs a kernel: sets k->run and k->plan. false: memory is short,
+ * and ad_kernel_clear takes back what there is. */
+#define AD_STRUCTURAL(name, ...) bool ad_prepare_##name(ad_kernel *k, int64_t max_rows);
+#include "autodiff/ops.def"
+bool ad_prepare_pointwise(ad_kernel *k, int64_t max_rows);
 
 #endif

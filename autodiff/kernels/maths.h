@@ -1,8 +1,8 @@
 /* Internal: the functions of the pointwise kernels, M(f) in the table of operations, for float
- * (kernel_math_f32.h) and double (kernel_math_f64.h). They have no branches and call nothing, so
+ * (maths_f32.h) and double (maths_f64.h). They have no branches and call nothing, so
  * that loops over them become vector code. They hold for all arguments: infinities, NaN, subnormal
  * arguments and results, signed zeros. Only sin, cos and tan are for |x| <= TRIG_LIMIT;
- * kernel_loops.h sees to the rest. Bounds on their errors are stated, and tested, in
+ * pointwise_loops.h sees to the rest. Bounds on their errors are stated, and tested, in
  * tests/test_pointwise.c.
  *
  * Every rounding is written out: contraction is off, and a fused multiply-add is a call of FMA,
@@ -52,7 +52,7 @@
 #define POLY22(x, a, ...) FMA(POLY21(x, __VA_ARGS__), x, a)
 #define POLY23(x, a, ...) FMA(POLY22(x, __VA_ARGS__), x, a)
 
-#include "autodiff/kernels/kernel_math_f64.h"
-#include "autodiff/kernels/kernel_math_f32.h"
+#include "autodiff/kernels/maths_f64.h"
+#include "autodiff/kernels/maths_f32.h"
 
 #endif

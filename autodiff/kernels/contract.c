@@ -56,19 +56,12 @@ typedef struct {
 
 /* ---- labels ---------------------------------------------------------------------------------- */
 
-static int find(const int64_t *list, int n, int64_t what)
-{
-    for (int i = 0; i < n; i++)
-        if (list[i] == what) return i;
-    return -1;
-}
-
 /* All labels, those of the result first and in its order, then those of a, then those of b. */
 static void collect(const ad_kernel *k, const ad_shape shapes[3], labels *all)
 {
-    const int64_t *list[3] = { k->attr + 3, k->attr + 3 + k->attr[0],
-                               k->attr + 3 + k->attr[0] + k->attr[1] };
-    int count[3] = { (int)k->attr[0], (int)k->attr[1], (int)k->attr[2] };
+    const ad_contraction c = ad_contraction_of(k->attr, k->nattr);
+    const int64_t *const *list = c.label;
+    const int *count = c.rank;
     static const int order[3] = { C, A, B };
     int64_t seen[3 * AD_MAX_RANK], dense[3][AD_MAX_RANK];
     for (int s = 0; s < 3; s++) ad_dense_strides(shapes[s], dense[s]);
@@ -77,11 +70,11 @@ static void collect(const ad_kernel *k, const ad_shape shapes[3], labels *all)
     for (int o = 0; o < 3; o++)
         for (int i = 0; i < count[order[o]]; i++) {
             int64_t what = list[order[o]][i];
-            if (find(seen, nseen, what) >= 0) continue;
+            if (ad_label_find(seen, nseen, what) >= 0) continue;
             seen[nseen++] = what;
             label l = { .size = 1 };
             for (int s = 0; s < 3; s++) {
-                int at = find(list[s], count[s], what);
+                int at = ad_label_find(list[s], count[s], what);
                 if (at < 0) continue;
                 int64_t size = shapes[s].dim[at];
                 l.in[s] = true;
@@ -142,14 +135,13 @@ static void nest_add(ad_nest *nest, const labels *l, int arrays, const int *whic
 
 static bool prepare_presum(const ad_kernel *k, contract_plan *p, int which, int64_t max_rows)
 {
-    const int64_t *mine = k->attr + 3 + (which ? k->attr[0] : 0),
-                  *other = k->attr + 3 + (which ? 0 : k->attr[0]);
-    const int64_t *result = k->attr + 3 + k->attr[0] + k->attr[1];
+    const ad_contraction c = ad_contraction_of(k->attr, k->nattr);
+    const int64_t *mine = c.label[which], *other = c.label[!which], *result = c.label[2];
     ad_shape in = k->in_shapes[which], out = in;
     int64_t *mask = &p->presum_mask[which];
     for (int i = 0; i < in.rank; i++)
-        if (in.dim[i] != 1 && find(other, (int)k->attr[!which], mine[i]) < 0 &&
-            find(result, (int)k->attr[2], mine[i]) < 0) {
+        if (in.dim[i] != 1 && ad_label_find(other, c.rank[!which], mine[i]) < 0 &&
+            ad_label_find(result, c.rank[2], mine[i]) < 0) {
             *mask |= (int64_t)1 << i;
             out.dim[i] = 1;
         }
@@ -164,7 +156,9 @@ static bool prepare_presum(const ad_kernel *k, contract_plan *p, int which, int6
                         .out = out,
                         .nattr = 1,
                         .attr = mask };
-    p->summed[which] = ad_kernel_prepare(sum, max_rows);
+    ad_kernel_begin(sum);
+    p->summed[which] = ad_prepare_sum(sum, max_rows);
+    if (!p->summed[which]) ad_kernel_clear(sum);
     return p->summed[which];
 }
 

@@ -2,15 +2,15 @@
  * (autodiff/meson.build), each build with its own AD_POINTWISE_ISA and AD_PAIR_ISA, the names of
  * the functions it exports. */
 #include "autodiff/kernels/builds.h"
-#include "autodiff/kernels/kernel_math.h"
-#include "autodiff/kernels/kernel_vectors.h"
+#include "autodiff/kernels/maths.h"
+#include "autodiff/kernels/vectors.h"
 #include <math.h>
 #include <string.h>
 
 #define T float
 #define M(f) f##_f32
 #define SAME SAME_F32
-#include "autodiff/kernels/kernel_loops.h"
+#include "autodiff/kernels/pointwise_loops.h"
 #undef T
 #undef M
 #undef SAME
@@ -18,7 +18,7 @@
 #define T double
 #define M(f) f##_f64
 #define SAME SAME_F64
-#include "autodiff/kernels/kernel_loops.h"
+#include "autodiff/kernels/pointwise_loops.h"
 #undef T
 #undef M
 

@@ -2,7 +2,7 @@
  * contraction on: every multiplication here is fused with its addition wherever the instruction set
  * can do so, hence the same for each element of a product. */
 #include "autodiff/kernels/builds.h"
-#include "autodiff/kernels/kernel_vectors.h"
+#include "autodiff/kernels/vectors.h"
 #include <string.h>
 
 #ifdef VECTORS
@@ -11,14 +11,14 @@
 #define T float
 #define F(name) name##_f32
 #define EVERY_OTHER EVERY_OTHER_F32
-#include "autodiff/kernels/kernel_narrow.inc"
+#include "autodiff/kernels/narrow.inc"
 #undef T
 #undef F
 #undef EVERY_OTHER
 #define T double
 #define F(name) name##_f64
 #define EVERY_OTHER EVERY_OTHER_F64
-#include "autodiff/kernels/kernel_narrow.inc"
+#include "autodiff/kernels/narrow.inc"
 
 /* Generated code does better with half a vector of columns or more; transposing B and adding lanes
  * wants long sums. */

@@ -1,5 +1,5 @@
-/* Internal, a template that kernel_pointwise.c includes once per dtype with T, the type, M(f), the
- * name of f for that type, and SAME (kernel_vectors.h): the loops of all pointwise operations.
+/* Internal, a template that pointwise_isa.c includes once per dtype with T, the type, M(f), the
+ * name of f for that type, and SAME (vectors.h): the loops of all pointwise operations.
  *
  * Loops run over whole multiples of 64 bytes. What is left over is copied into a vector of that
  * length and goes through the same loop: an element's result does not depend on where it stands. */
@@ -121,13 +121,13 @@ static void M(run)(M(body) body, int arity, int64_t n, const void *const *in, co
     }                                                                                              \
     RUN(name, 3)
 
-#define AD_UNARY(name, kernel, ...) ONE(name, kernel)
-#define AD_BINARY(name, kernel, ...) TWO(name, kernel)
-#define AD_TERNARY(name, kernel, ...) THREE(name, kernel)
+#define AD_UNARY(name, traits, kernel, ...) ONE(name, kernel)
+#define AD_BINARY(name, traits, kernel, ...) TWO(name, kernel)
+#define AD_TERNARY(name, traits, kernel, ...) THREE(name, kernel)
 #include "autodiff/ops.def"
 
 /* Composites (see kernel.h). */
-#define AD_UNARY(name, kernel, ...)                                                                \
+#define AD_UNARY(name, traits, kernel, ...)                                                        \
     INLINE T M(of_##name)(T x) { return (T)(kernel); }                                             \
     TWO(sum_##name, M(of_##name)(a + b))
 #include "autodiff/ops.def"

@@ -1,4 +1,4 @@
-/* Internal, part of kernel_math.h: float. What is explained in kernel_math_f64.h is not repeated.
+/* Internal, part of maths.h: float. What is explained in maths_f64.h is not repeated.
  */
 
 INLINE float fma_f32(float a, float b, float c)
