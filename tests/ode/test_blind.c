@@ -382,177 +382,17 @@ START_TEST(fields_without_a_tangent)
 }
 END_TEST
 
-/* ---- what it costs ---- */
-
-static ad_var lotka_volterra(ad_var t, ad_var y, const ad_var *args, void *user)
-{
-    (void)t, (void)user;
-    ad_var x = part(y, 0), w = part(y, 1), xw = ad_mul(x, w);
-    return join(2, (ad_var[]){ ad_sub(ad_mul(args[0], x), xw), ad_sub(xw, ad_scale(w, 3)) });
-}
-
-static ad_var van_der_pol(ad_var t, ad_var y, const ad_var *args, void *user)
-{
-    (void)t, (void)user;
-    ad_var x = part(y, 0), v = part(y, 1);
-    ad_var damping = ad_mul(args[0], ad_sub(ad_ones_like(x), ad_square(x)));
-    return join(2, (ad_var[]){ v, ad_sub(ad_mul(damping, v), x) });
-}
-
-static ad_var lorenz(ad_var t, ad_var y, const ad_var *args, void *user)
-{
-    (void)t, (void)user;
-    ad_var x = part(y, 0), w = part(y, 1), z = part(y, 2);
-    ad_var dw = ad_sub(ad_mul(x, ad_sub(ad_scale(args[0], 28), z)), w),
-           dz = ad_sub(ad_mul(x, w), ad_scale(z, 8.0 / 3));
-    return join(3, (ad_var[]){ ad_scale(ad_sub(w, x), 10), dw, dz });
-}
-
-static ad_var kepler(ad_var t, ad_var y, const ad_var *args, void *user)
-{
-    (void)t, (void)user;
-    ad_var x = part(y, 0), w = part(y, 1), square = ad_add(ad_square(x), ad_square(w));
-    ad_var pull = ad_neg(ad_div(args[0], ad_mul(square, ad_sqrt(square))));
-    return join(4, (ad_var[]){ part(y, 2), part(y, 3), ad_mul(pull, x), ad_mul(pull, w) });
-}
-
-/* Looks take at most a twentieth of the evaluations of ordinary problems. */
-START_TEST(ordinary_problems_pay_little)
-{
-    static const problem ordinary[] = {
-        { "Lotka-Volterra", lotka_volterra, 2, { 1, 1 }, 1.5, 10, { 0 }, 0 },
-        { "van der Pol", van_der_pol, 2, { 2, 0 }, 1, 20, { 0 }, 0 },
-        { "Lorenz", lorenz, 3, { 1, 1, 1 }, 1, 3, { 0 }, 0 },
-        { "Kepler", kepler, 4, { 1, 0, 0, 1.2 }, 1, 20, { 0 }, 0 },
-    };
-    const ode_method *method = ode_methods()[_i];
-    if (!ode_method_adaptive(method)) return;
-    for (size_t k = 0; k < sizeof ordinary / sizeof *ordinary; k++) {
-        const problem *q = &ordinary[k];
-        ad_tape *tape = ad_tape_new(AD_F64);
-        ode_stats stats = { 0 };
-        ode_options o = { .method = method,
-                          .stats = &stats,
-                          .rtol = ode_method_order(method) < 3 ? 1e-4 : 0 };
-        ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, q->n), 1, q->y0),
-               p = ad_param(tape, AD_SHAPE(1, 1), &q->p), bar;
-        ad_grad(ad_sum_all(ode_solve_final(q->field, NULL, y0, 1, &p,
-                                           ode_interval(tape, 0, q->horizon), &o)),
-                1, &p, &bar);
-        ck_assert_msg(ad_value(bar), "%s", ad_tape_error(tape));
-        ck_assert_int_gt(stats.probes, 0);
-        ck_assert_msg(stats.probe_evaluations * 20 <= stats.evaluations,
-                      "%s, %s: %lld of %lld evaluations", q->name, ode_method_name(method),
-                      (long long)stats.probe_evaluations, (long long)stats.evaluations);
-        ode_stats_clear(&stats);
-        ad_tape_free(tape);
-    }
-}
-END_TEST
-
-static ad_var lotka_volterra_with_clock(ad_var t, ad_var y, const ad_var *args, void *user)
-{
-    return join(2, (ad_var[]){ lotka_volterra(t, y, args, user), ad_ones_like(part(y, 0)) });
-}
-
-static ad_var kepler_in_space(ad_var t, ad_var y, const ad_var *args, void *user)
-{
-    (void)t, (void)user;
-    ad_var x = ad_slice(y, 1, 0, 3), square = ad_sum(ad_square(x), 1, (int[]){ 1 }, true);
-    ad_var pull = ad_neg(ad_div(args[0], ad_mul(square, ad_sqrt(square))));
-    return join(2, (ad_var[]){ ad_slice(y, 1, 3, 6), ad_mul(pull, x) });
-}
-
-enum { MOST_RESTING = 6 };
-
-/* A component that rests for ever (a clock's derivative, z of a plane orbit) is looked at, for a
- * twentieth of the evaluations. */
-START_TEST(components_that_rest_pay_little)
-{
-    static const struct {
-        const char *name;
-        ode_field field;
-        int n;
-        double y0[MOST_RESTING], p, horizon;
-    } resting[] = {
-        { "Lotka-Volterra", lotka_volterra_with_clock, 3, { 1, 1, 0 }, 1.5, 30 },
-        { "Kepler", kepler_in_space, 6, { 1, 0, 0, 0, 1.2, 0 }, 1, 100 },
-    };
-    const ode_method *method = ode_methods()[_i];
-    if (!ode_method_adaptive(method) || ode_method_order(method) < 3) return;
-    for (int k = 0; k < 4; k++) {
-        ad_tape *tape = ad_tape_new(k % 2 ? AD_F32 : AD_F64);
-        ode_stats stats = { 0 };
-        ode_options o = { .method = method, .stats = &stats, .rtol = 1e-6, .atol = 1e-8 };
-        int n = resting[k / 2].n;
-        ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, n), 1, resting[k / 2].y0);
-        ad_var p = ad_param(tape, AD_SHAPE(1, 1), &resting[k / 2].p), bar;
-        ad_var times = ode_interval(tape, 0, resting[k / 2].horizon);
-        ad_grad(ad_sum_all(ode_solve_final(resting[k / 2].field, NULL, y0, 1, &p, times, &o)), 1,
-                &p, &bar);
-        ck_assert_msg(ad_value(bar), "%s", ad_tape_error(tape));
-        ck_assert_msg(stats.probe_evaluations * 20 <= stats.evaluations,
-                      "%s, %s, %d: %lld of %lld evaluations", resting[k / 2].name,
-                      ode_method_name(method), k, (long long)stats.probe_evaluations,
-                      (long long)stats.evaluations);
-        ode_stats_clear(&stats);
-        ad_tape_free(tape);
-    }
-}
-END_TEST
-
-/* y' = W tanh(y). */
-static ad_var layer(ad_var t, ad_var y, const ad_var *args, void *user)
-{
-    (void)t, (void)user;
-    return ad_matmul(ad_tanh(y), args[0]);
-}
-
-/* A last layer of zeros: the state rests for ever, and so does what the weights do to it,
- * dy_i/dW_ji = tanh(y_j). One short look knows. */
-START_TEST(zeros_in_the_last_layer_pay_little)
-{
-    const ode_method *method = ode_methods()[_i];
-    if (!ode_method_adaptive(method)) return;
-    for (int k = 0; k < 2; k++) {
-        ad_dtype dtype = k ? AD_F32 : AD_F64;
-        ad_tape *tape = ad_tape_new(dtype);
-        ode_stats stats = { 0 };
-        ode_options o = { .method = method, .stats = &stats };
-        const double start[] = { 1, 0.5 }, zeros[4] = { 0 };
-        ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, start);
-        ad_var weights = ad_param(tape, AD_SHAPE(2, 2), zeros), bar;
-        ad_grad(
-            ad_sum_all(ode_solve_final(layer, NULL, y0, 1, &weights, ode_interval(tape, 0, 1), &o)),
-            1, &weights, &bar);
-        const void *by_weights = ad_value(bar);
-        ck_assert_msg(by_weights, "%s", ad_tape_error(tape));
-        for (int i = 0; i < 4; i++)
-            ck_assert_double_eq_tol(get(dtype, by_weights, i), tanh(start[i / 2]), 1e-5);
-        ck_assert_int_gt(stats.probe_evaluations, 0);
-        ck_assert_int_le(stats.probe_evaluations, 6);
-        ode_stats_clear(&stats);
-        ad_tape_free(tape);
-    }
-}
-END_TEST
-
 int main(void)
 {
     Suite *suite = suite_create("blind");
-    TCase *gradients = tcase_create("gradients"), *shapes = tcase_create("shapes"),
-          *cost = tcase_create("cost");
+    TCase *gradients = tcase_create("gradients"), *shapes = tcase_create("shapes");
     tcase_add_loop_test(gradients, gradients_are_right, 0, PROBLEMS * SETTINGS);
     tcase_add_test(shapes, rows_at_rest);
     tcase_add_test(shapes, rows_with_forcing_off);
     tcase_add_test(shapes, several_states);
     tcase_add_loop_test(shapes, outputs_of_steps_taken_again, 0, 4);
-    tcase_add_loop_test(cost, ordinary_problems_pay_little, 0, method_count());
-    tcase_add_loop_test(cost, zeros_in_the_last_layer_pay_little, 0, method_count());
-    tcase_add_loop_test(cost, components_that_rest_pay_little, 0, method_count());
     tcase_add_loop_test(shapes, fields_without_a_tangent, 0, 2);
     suite_add_tcase(suite, gradients);
     suite_add_tcase(suite, shapes);
-    suite_add_tcase(suite, cost);
     return suite_run(suite);
 }
