@@ -357,6 +357,15 @@ static bool some_element_rests(const ode_march *m)
     return false;
 }
 
+/* Whether one rests whose derivative is zero: others may do so by rounding, on the slow parts of a
+ * stiff solution. */
+static bool some_element_stands(const ode_march *m)
+{
+    for (int64_t i = 0; i < m->cells; i++)
+        if (rests(m, i) && ode_load(m->system->dtype, m->carry[0].data, i) == 0) return true;
+    return false;
+}
+
 /* Relative errors of the tangents by state and by arguments, from the sums of a row; NaN: nothing
  * can be said. */
 static void relative_errors(const ode_march *m, const double *x, double size, double *by_state,
@@ -575,7 +584,8 @@ int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, c
         }
     }
     /* A damped mode forgets its errors: those by the arguments do not add up over the solve. */
-    double by_arguments = damps(m, taken) ? error[1] * most / whole_error : error[1];
+    bool adds_up = blind || !damps(m, taken) || some_element_stands(m);
+    double by_arguments = adds_up ? error[1] : error[1] * most / whole_error;
     double change = change_for(m, damps(m, taken) ? by_arguments : fmax(error[0], error[1]));
     if (change < 0.9) {
         *factor = fmin(*factor, change);

@@ -236,6 +236,28 @@ START_TEST(gradients_are_right)
 }
 END_TEST
 
+/* At the limit of stability a step is a large part of a period of the forcing. */
+START_TEST(gradients_after_a_long_rest)
+{
+    const ode_method *method = ode_methods()[_i];
+    if (!ode_method_adaptive(method) || ode_method_order(method) < 3) return;
+    const double zero = 0, horizon = 1000;
+    for (int k = 0; k < 2; k++) {
+        ad_tape *tape = ad_tape_new(k ? AD_F32 : AD_F64);
+        ode_options o = { .method = method };
+        ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, &zero);
+        ad_var p = ad_param(tape, AD_SHAPE(1, 1), &zero), bar,
+               times = ode_interval(tape, 0, horizon);
+        ad_var y = ode_solve_final(forced_decay, NULL, y0, 1, &p, times, &o);
+        ad_grad(ad_sum_all(y), 1, &p, &bar);
+        ck_assert_msg(ad_value(bar), "%s", ad_tape_error(tape));
+        check_close("long rest", ode_method_name(method), "dy/dp", ad_item(bar),
+                    (sin(horizon) - cos(horizon)) / 2);
+        ad_tape_free(tape);
+    }
+}
+END_TEST
+
 /* ---- rows, states, outputs ---- */
 
 /* y' = a (1 - y), with a for each row. */
@@ -387,6 +409,7 @@ int main(void)
     Suite *suite = suite_create("blind");
     TCase *gradients = tcase_create("gradients"), *shapes = tcase_create("shapes");
     tcase_add_loop_test(gradients, gradients_are_right, 0, PROBLEMS * SETTINGS);
+    tcase_add_loop_test(gradients, gradients_after_a_long_rest, 0, method_count());
     tcase_add_test(shapes, rows_at_rest);
     tcase_add_test(shapes, rows_with_forcing_off);
     tcase_add_test(shapes, several_states);
