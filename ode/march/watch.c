@@ -362,7 +362,7 @@ static bool some_element_rests(const ode_march *m)
 static bool some_element_stands(const ode_march *m)
 {
     for (int64_t i = 0; i < m->cells; i++)
-        if (rests(m, i) && ode_load(m->system->dtype, m->carry[0].data, i) == 0) return true;
+        if (rests(m, i) && ode_load(m->system->dtype, m->slope[0].data, i) == 0) return true;
     return false;
 }
 
