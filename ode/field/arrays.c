@@ -1,5 +1,5 @@
 /* Host arrays: memory that only grows, and loops over elements of either type. */
-#include "ode/field/system.h"
+#include "ode/field/arrays.h"
 #include <math.h>
 #include <stdlib.h>
 
@@ -27,6 +27,11 @@ void ode_buffer_swap(ode_buffer pair[2])
     ode_buffer first = pair[0];
     pair[0] = pair[1];
     pair[1] = first;
+}
+
+size_t ode_array_bytes(ad_dtype dtype, ad_shape shape, int64_t rows)
+{
+    return ((size_t)ad_count(shape, rows) * ode_bytes(dtype) + 63) & ~(size_t)63;
 }
 
 double ode_load(ad_dtype t, const void *x, int64_t i)

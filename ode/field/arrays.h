@@ -12,6 +12,8 @@ void *ode_buffer_need(ode_buffer *buffer, size_t bytes);
 void ode_buffer_free(ode_buffer *buffer);
 void ode_buffer_swap(ode_buffer pair[2]);
 
+/* Of arrays laid one after the other, each aligned to 64 bytes. */
+size_t ode_array_bytes(ad_dtype dtype, ad_shape shape, int64_t rows);
 static inline size_t ode_bytes(ad_dtype t) { return t == AD_F32 ? sizeof(float) : sizeof(double); }
 double ode_load(ad_dtype t, const void *x, int64_t i);
 void ode_store(ad_dtype t, void *x, int64_t i, double value);

@@ -36,27 +36,27 @@ static int find(ode_system *s, uint64_t need, bool times, int max, ad_var *resid
     return count;
 }
 
-const ode_residuals *ode_system_residuals(ode_system *s, uint64_t need, bool times, ad_tape *tape,
-                                          const char *caller)
+static ode_residuals *find_residuals(const ode_system *s, uint64_t need, bool times)
 {
-    for (const ode_residuals *r = s->residuals; r; r = r->next)
-        if (r->need == need && r->times == times) return r;
+    ode_residuals *r = s->residuals;
+    while (r && (r->need != need || r->times != times)) r = r->next;
+    return r;
+}
+
+static ode_residuals *make_residuals(ode_system *s, uint64_t need, bool times, ad_tape *tape,
+                                     const char *caller)
+{
     ode_residuals *r = calloc(1, sizeof *r);
-    ode_systems_lock();
     int n = r && s->trace ? find(s, need, times, 0, NULL) : 0;
     if (n > 0) {
         r->var = calloc((size_t)n, sizeof *r->var);
         r->shape = calloc((size_t)n, sizeof *r->shape);
         r->n = r->var && r->shape ? find(s, need, times, n, r->var) : 0;
     }
-    bool failed = !r || n < 0 || r->n != n;
-    if (failed) {
+    if (!r || n < 0 || r->n != n) {
         const char *why = s->trace ? ad_tape_error(s->trace) : NULL;
         ad_fail(tape, "%s: %s", caller, why ? why : "out of memory");
         if (s->trace) ad_tape_clear_error(s->trace); /* of memory: the next attempt may have more */
-    }
-    ode_systems_unlock();
-    if (failed) {
         ode_residuals_free(r);
         return NULL;
     }
@@ -65,6 +65,16 @@ const ode_residuals *ode_system_residuals(ode_system *s, uint64_t need, bool tim
     r->times = times;
     r->next = s->residuals;
     s->residuals = r;
+    return r;
+}
+
+const ode_residuals *ode_system_residuals(ode_system *s, uint64_t need, bool times, ad_tape *tape,
+                                          const char *caller)
+{
+    ode_system_lock(s);
+    const ode_residuals *r = find_residuals(s, need, times);
+    if (!r) r = make_residuals(s, need, times, tape, caller);
+    ode_system_unlock(s);
     return r;
 }
 

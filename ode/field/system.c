@@ -5,11 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-size_t ode_array_bytes(ad_dtype dtype, ad_shape shape, int64_t rows)
-{
-    return ((size_t)ad_count(shape, rows) * ode_bytes(dtype) + 63) & ~(size_t)63;
-}
-
 static bool broadcasts_to(ad_shape from, ad_shape to)
 {
     ad_shape both;
@@ -122,10 +117,24 @@ static bool trace_field(ode_system *s, ad_tape *tape, const char *caller)
 
 /* ---- making and freeing ---- */
 
+static bool make_lock(pthread_mutex_t *lock)
+{
+    pthread_mutexattr_t kind;
+    if (pthread_mutexattr_init(&kind)) return false;
+    bool made = !pthread_mutexattr_settype(&kind, PTHREAD_MUTEX_RECURSIVE) &&
+                !pthread_mutex_init(lock, &kind);
+    pthread_mutexattr_destroy(&kind);
+    return made;
+}
+
 static ode_system *new_system(ad_dtype dtype)
 {
     ode_system *s = calloc(1, sizeof *s);
     if (!s) return NULL;
+    if (!make_lock(&s->lock)) {
+        free(s);
+        return NULL;
+    }
     atomic_init(&s->references, 1);
     s->dtype = dtype;
     s->rank = AD_MAX_RANK;
@@ -172,6 +181,7 @@ static void free_system(ode_system *s)
     free(s->quad_of);
     ode_residuals_free(s->residuals);
     if (s->owns_user) free(s->user);
+    pthread_mutex_destroy(&s->lock);
     free(s);
 }
 
@@ -293,15 +303,8 @@ ode_system *ode_system_make(ad_tape *tape, const ode_right_side *right, int nsta
     return NULL;
 }
 
-bool ode_shared_needed(const ode_system *s, int shared, uint64_t need)
+static ode_system *make_augmented(ode_system *base, uint64_t need)
 {
-    return s->shared_from[shared] & need;
-}
-
-ode_system *ode_system_augmented(ode_system *base, uint64_t need)
-{
-    for (ode_system *a = base->augmented; a; a = a->next)
-        if (a->need == need) return a;
     ode_system *s = new_system(base->dtype);
     if (!s) return NULL;
     s->base = base;
@@ -338,6 +341,16 @@ ode_system *ode_system_augmented(ode_system *base, uint64_t need)
     s->next = base->augmented;
     base->augmented = s;
     return s;
+}
+
+ode_system *ode_system_augmented(ode_system *base, uint64_t need)
+{
+    ode_system_lock(base);
+    ode_system *a = base->augmented;
+    while (a && a->need != need) a = a->next;
+    if (!a) a = make_augmented(base, need);
+    ode_system_unlock(base);
+    return a;
 }
 
 /* ---- recording ---- */

@@ -3,6 +3,7 @@
 #define ODE_SYSTEM_H
 #include "ode/field/arrays.h"
 #include "ode/ode.h"
+#include <pthread.h>
 #include <stdatomic.h>
 
 enum {
@@ -14,11 +15,6 @@ enum {
 };
 
 typedef struct ode_system ode_system;
-
-/* Around all that reads or changes a system's trace and units: a unit may be compiled when it is
- * first run, in whatever thread. */
-void ode_systems_lock(void);
-void ode_systems_unlock(void);
 
 /* What evaluations of a traced field leave for their VJPs (by the arguments in `need`, and by
  * time); owned by the system. */
@@ -48,6 +44,7 @@ typedef struct {
  * per solve by the prologue); without a trace, the shared arguments themselves. */
 struct ode_system {
     atomic_int references;
+    pthread_mutex_t lock; /* of a system with a base: unused, it takes the base's */
     ad_dtype dtype;
     int nstate, rank; /* rank of t: the smallest rank among the states */
     ad_shape state[ODE_MAX_JOINT];
@@ -68,7 +65,7 @@ struct ode_system {
     int nknots;
     /* Augmented systems: states (x, a), quadratures of the needed per-row arguments, then of the
      * needed shared values. */
-    const ode_system *base;
+    ode_system *base;
     ode_system *next; /* of the same base */
     uint64_t need;
     int nquad, nquad_row;
@@ -79,6 +76,20 @@ struct ode_system {
     void (*free_units)(ode_unit *first);
     ode_residuals *residuals;
 };
+
+/* Around all that reads or changes a system's trace, units and residuals: a unit may be compiled
+ * when it is first run, in whatever thread. Recursive: a step that finds a root makes a unit while
+ * it is recorded. Compiling calls the rules of opaque operations, of solves inside the field among
+ * them, which take the locks of their own systems: always those of what is inside after that of
+ * what is around it. */
+static inline void ode_system_lock(ode_system *s)
+{
+    pthread_mutex_lock(s->base ? &s->base->lock : &s->lock);
+}
+static inline void ode_system_unlock(ode_system *s)
+{
+    pthread_mutex_unlock(s->base ? &s->base->lock : &s->lock);
+}
 
 /* A field as given to the solver; user_size > 0: *user is copied (it is the library's own and the
  * caller's stack goes away). */
@@ -99,7 +110,11 @@ void ode_system_release(void *system);
 /* The augmented system for cotangents of the arguments in the bit set `need` (owned by the base);
  * NULL: out of memory. */
 ode_system *ode_system_augmented(ode_system *base, uint64_t need);
-bool ode_shared_needed(const ode_system *system, int shared, uint64_t need);
+/* Whether a shared value depends on arguments in the bit set `need`. */
+static inline bool ode_shared_needed(const ode_system *s, int shared, uint64_t need)
+{
+    return s->shared_from[shared] & need;
+}
 /* The residuals of the field (found once); n = 0 without a trace. NULL with the tape's error set.
  */
 const ode_residuals *ode_system_residuals(ode_system *system, uint64_t need, bool times,
@@ -127,9 +142,6 @@ bool ode_take_knots(ode_system *system);
 /* What a field returned for state i, of shape `state` after broadcasting; invalid with the tape's
  * error set if it is not that. */
 ad_var ode_checked_derivative(ad_tape *tape, ad_var dy, int i, ad_shape state);
-size_t ode_array_bytes(
-    ad_dtype dtype, ad_shape shape,
-    int64_t rows); /* of arrays laid one after the other, each aligned to 64 bytes */
 ad_shape ode_time_shape(int rank); /* sizes 1 */
 
 /* Pointers to the per-row arguments. */

@@ -1,7 +1,6 @@
 /* Units: functions of a system (a step, its VJP, ...) that run on arrays, compiled once, or
  * recorded anew at every run with values at hand (ode_options.rerecord). */
 #include "ode/step/unit.h"
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,42 +22,19 @@ static void free_units(ode_unit *first)
     }
 }
 
-/* Recursive: a step that finds a root makes a unit while it is recorded. */
-static pthread_mutex_t lock;
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-
-static void make_lock(void)
-{
-    pthread_mutexattr_t kind;
-    pthread_mutexattr_init(&kind);
-    pthread_mutexattr_settype(&kind, PTHREAD_MUTEX_RECURSIVE);
-    pthread_mutex_init(&lock, &kind);
-    pthread_mutexattr_destroy(&kind);
-}
-
-void ode_systems_lock(void)
-{
-    pthread_once(&once, make_lock);
-    pthread_mutex_lock(&lock);
-}
-
-void ode_systems_unlock(void) { pthread_mutex_unlock(&lock); }
-
 /* After a failure to record it: a tangent that was not short of memory, but needs a rule that an
  * operation of the field has not, will never be there. */
 static void note_absence(ode_unit *u, const char *error)
 {
     bool is_tangent = u->key.kind == ODE_UNIT_TANGENT || u->key.kind == ODE_UNIT_FIELD_TANGENT;
-    ode_systems_lock();
-    if (is_tangent && !strstr(error, "out of memory")) u->absent = true;
-    ode_systems_unlock();
+    if (is_tangent && !strstr(error, "out of memory")) atomic_store(&u->absent, true);
 }
 
 /* The unit's program; NULL with a message. */
 static const ad_program *compile(ode_unit *u, char *error, size_t error_size)
 {
-    ode_systems_lock();
-    if (u->absent) {
+    ode_system_lock(u->system);
+    if (atomic_load(&u->absent)) {
         snprintf(error, error_size, "the field has an operation without a tangent");
     } else if (!u->program) {
         ad_tape *tape = ad_tape_new(u->system->dtype);
@@ -75,7 +51,7 @@ static const ad_program *compile(ode_unit *u, char *error, size_t error_size)
         ad_tape_free(tape);
     }
     const ad_program *program = u->program;
-    ode_systems_unlock();
+    ode_system_unlock(u->system);
     return program;
 }
 
@@ -114,9 +90,9 @@ static ode_unit *find_or_make(ode_system *s, ode_unit_key key, ad_tape *tape, co
 
 ode_unit *ode_unit_plan(ode_system *s, ode_unit_key key, ad_tape *tape, const char *caller)
 {
-    ode_systems_lock();
+    ode_system_lock(s);
     ode_unit *u = find_or_make(s, key, tape, caller);
-    ode_systems_unlock();
+    ode_system_unlock(s);
     return u;
 }
 
@@ -214,29 +190,25 @@ size_t ode_port_bytes(const ode_unit *u, ode_role role, ode_port port, int64_t r
     return (size_t)n * ode_bytes(u->system->dtype);
 }
 
-const void *ode_runner_read(ode_runner *r, ode_role role, ode_port port, int64_t rows,
-                            const void *memory)
+static size_t array_bytes(const ode_unit *u, ad_shape shape, int64_t rows)
 {
-    const ode_layout *l = &r->unit->layout;
-    ode_place place = l->at[role][port];
-    const char *at = memory;
-    for (int i = place.first; i < place.first + place.count; i++) {
-        r->in[i] = at;
-        at += (size_t)ad_count(l->in[i], rows) * ode_bytes(r->unit->system->dtype);
-    }
-    return at;
+    return (size_t)ad_count(shape, rows) * ode_bytes(u->system->dtype);
 }
 
-void *ode_runner_write(ode_runner *r, ode_role role, ode_port port, int64_t rows, void *memory)
+void ode_runner_spread_in(ode_runner *r, ode_place place, int64_t rows)
 {
-    const ode_layout *l = &r->unit->layout;
-    ode_place place = l->at[role][port];
-    char *at = memory;
-    for (int i = place.first; i < place.first + place.count; i++) {
-        r->out[i] = at;
-        if (at) at += (size_t)ad_count(l->out[i], rows) * ode_bytes(r->unit->system->dtype);
+    for (int i = place.first + 1; i < place.first + place.count; i++)
+        r->in[i] =
+            (const char *)r->in[i - 1] + array_bytes(r->unit, r->unit->layout.in[i - 1], rows);
+}
+
+void ode_runner_spread_out(ode_runner *r, ode_place place, int64_t rows)
+{
+    for (int i = place.first + 1; i < place.first + place.count; i++) {
+        char *before = r->out[i - 1];
+        size_t bytes = array_bytes(r->unit, r->unit->layout.out[i - 1], rows);
+        r->out[i] = before ? before + bytes : NULL;
     }
-    return at;
 }
 
 void ode_runner_arguments(ode_runner *r, const void *const *row, const void *const *shared)

@@ -11,11 +11,24 @@ struct ode_unit {
     ode_layout layout;   /* of its inputs and outputs */
     ode_layout own;      /* of what it is a derivative of (of other units: as layout) */
     ad_program *program; /* NULL: not compiled yet, or recorded at every run */
-    bool absent;         /* a tangent that the field has not */
+    atomic_bool absent;  /* a tangent that the field has not */
 };
 static inline ode_place ode_unit_place(const ode_unit *u, ode_role role, ode_port port)
 {
     return u->layout.at[role][port];
+}
+
+/* The variables of a port of what the unit is, or is a derivative of, in a list of its inputs or
+ * its outputs; NULL: it has none. */
+static inline const ad_var *ode_unit_input(const ode_unit *u, const ad_var *in, ode_port port)
+{
+    ode_place place = u->own.at[ODE_VALUE][port];
+    return place.count ? in + place.first : NULL;
+}
+static inline ad_var *ode_unit_output(const ode_unit *u, ad_var *out, ode_port port)
+{
+    ode_place place = u->own.at[ODE_VALUE][port];
+    return place.count ? out + place.first : NULL;
 }
 
 /* Finds or makes a unit and compiles it; NULL with the tape's error set, preceded by `caller`. */
@@ -28,8 +41,7 @@ ad_var *ode_unit_record(const ode_unit *unit, ad_tape *tape, int64_t rows, const
 /* Record units of the kinds ODE_UNIT_TANGENT and ODE_UNIT_FIELD_TANGENT (tangent.c). */
 void ode_tangent_record(const ode_unit *unit, ad_tape *tape, const ad_var *in, ad_var *out);
 void ode_field_tangent_record(const ode_unit *unit, ad_tape *tape, const ad_var *in, ad_var *out);
-/* The step of a unit's method, from inputs `in`: fills s, and where results are to go (NULL:
- * memory short, with the tape's error set). */
+/* Connects a step to the unit's inputs `in` by name, and its results to memory (connect.c). */
 typedef struct {
     ad_var next[ODE_MAX_JOINT], slope[ODE_MAX_JOINT], error[ODE_MAX_JOINT], error3[ODE_MAX_JOINT],
         ringing[ODE_MAX_JOINT], k[ODE_MAX_STAGES * ODE_MAX_JOINT];
@@ -67,10 +79,25 @@ static inline void **ode_runner_out(const ode_runner *r, ode_role role, ode_port
     return r->out + ode_unit_place(r->unit, role, port).first;
 }
 /* Points all arrays of a port at memory where they lie one after the other (write: NULL, they are
- * not delivered). Returns the end of them. */
-const void *ode_runner_read(ode_runner *r, ode_role role, ode_port port, int64_t rows,
-                            const void *memory);
-void *ode_runner_write(ode_runner *r, ode_role role, ode_port port, int64_t rows, void *memory);
+ * not delivered). Most ports have one array: the others are spread behind it. */
+void ode_runner_spread_in(ode_runner *r, ode_place place, int64_t rows);
+void ode_runner_spread_out(ode_runner *r, ode_place place, int64_t rows);
+static inline void ode_runner_read(ode_runner *r, ode_role role, ode_port port, int64_t rows,
+                                   const void *memory)
+{
+    ode_place place = ode_unit_place(r->unit, role, port);
+    if (!place.count) return;
+    r->in[place.first] = memory;
+    if (place.count > 1) ode_runner_spread_in(r, place, rows);
+}
+static inline void ode_runner_write(ode_runner *r, ode_role role, ode_port port, int64_t rows,
+                                    void *memory)
+{
+    ode_place place = ode_unit_place(r->unit, role, port);
+    if (!place.count) return;
+    r->out[place.first] = memory;
+    if (place.count > 1) ode_runner_spread_out(r, place, rows);
+}
 /* Points per-row arguments and shared values at those of a solve, which may be others than at the
  * previous run. */
 void ode_runner_arguments(ode_runner *r, const void *const *row, const void *const *shared);

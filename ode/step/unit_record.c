@@ -12,67 +12,13 @@ static ad_var unit_input(const ode_unit *u, ad_tape *tape, int i, int64_t rows, 
                                   : ad_input_data(tape, shape, dtype, data);
 }
 
-/* The variables of a port of what the unit is (a derivative of), in a list of its inputs or its
- * outputs; NULL: it has none. */
-static const ad_var *input(const ode_unit *u, const ad_var *in, ode_port port)
-{
-    ode_place place = u->own.at[ODE_VALUE][port];
-    return place.count ? in + place.first : NULL;
-}
-static ad_var *output(const ode_unit *u, ad_var *out, ode_port port)
-{
-    ode_place place = u->own.at[ODE_VALUE][port];
-    return place.count ? out + place.first : NULL;
-}
-
-static ad_var number(const ode_unit *u, ad_tape *tape, const ad_var *in, ode_port port)
-{
-    const ad_var *x = input(u, in, port);
-    return x ? *x : ad_none(tape);
-}
-
 static void put(const ode_unit *u, ad_var *out, ode_port port, int n, const ad_var *x)
 {
-    ad_var *to = output(u, out, port);
+    ad_var *to = ode_unit_output(u, out, port);
     if (to) memcpy(to, x, (size_t)n * sizeof *x);
 }
 
 /* ---- steps ---- */
-
-void ode_step_connect(const ode_unit *u, ad_tape *tape, const ad_var *in, ode_step *s,
-                      ode_step_results *r, ode_step_memory *memory)
-{
-    int flags = u->key.flags;
-    *s = (ode_step){ .tape = tape,
-                     .system = u->system,
-                     .row = input(u, in, ODE_PORT_ROW),
-                     .shared = input(u, in, ODE_PORT_SHARED),
-                     .h = number(u, tape, in, ODE_PORT_H),
-                     .t = input(u, in, ODE_PORT_TIMES),
-                     .y = input(u, in, ODE_PORT_STATE),
-                     .slope = input(u, in, ODE_PORT_SLOPE),
-                     .carry = input(u, in, ODE_PORT_CARRY),
-                     .estimate = flags & ODE_ESTIMATE,
-                     .dense = flags & ODE_DENSE,
-                     .quadrature = { .wanted = flags & ODE_QUADRATURE,
-                                     .rate = input(u, in, ODE_PORT_RATE),
-                                     .size = input(u, in, ODE_PORT_SIZE) },
-                     .norm = { .rtol = number(u, tape, in, ODE_PORT_RTOL),
-                               .atol = number(u, tape, in, ODE_PORT_ATOL),
-                               .rounding = number(u, tape, in, ODE_PORT_ROUNDING),
-                               .each = input(u, in, ODE_PORT_ATOL_EACH) },
-                     .newton = u->key.newton,
-                     .residuals = u->key.residuals };
-    ad_var none = ad_none(tape);
-    *r = (ode_step_results){ .next = memory->next,
-                             .slope = memory->slope,
-                             .k = memory->k,
-                             .error = memory->error,
-                             .error3 = memory->error3,
-                             .ringing = memory->ringing,
-                             .stiffness = none,
-                             .counts = none };
-}
 
 /* Variables of a step of which a system may have any number, one array after the other. */
 static ad_var *quadrature_memory(const ode_unit *u, ode_step_results *r, int nsize)
@@ -104,7 +50,7 @@ static void record_step(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_v
         ad_fail(tape, "out of memory");
         return;
     }
-    r.carry = output(u, out, ODE_PORT_CARRY_NEXT);
+    r.carry = ode_unit_output(u, out, ODE_PORT_CARRY_NEXT);
     m->step(m, &s, &r);
     if (s.dense && m->dense == ode_hermite_dense) ode_hermite_record(m, &s, &r);
     ad_var none = ad_none(tape);
@@ -135,7 +81,7 @@ static void record_begin(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_
     ode_step_results r;
     ode_step_memory memory;
     ode_step_connect(u, tape, in, &s, &r, &memory);
-    r.carry = output(u, out, ODE_PORT_CARRY_NEXT);
+    r.carry = ode_unit_output(u, out, ODE_PORT_CARRY_NEXT);
     u->key.method->begin(u->key.method, &s, &r);
 }
 
@@ -143,15 +89,17 @@ static void record_begin(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_
 
 static void record_field(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_var *out)
 {
-    ad_var t = *input(u, in, ODE_PORT_TIMES), *dy = output(u, out, ODE_PORT_DERIVATIVE);
-    const ad_var *y = input(u, in, ODE_PORT_STATE), *row = input(u, in, ODE_PORT_ROW),
-                 *shared = input(u, in, ODE_PORT_SHARED);
+    ad_var t = *ode_unit_input(u, in, ODE_PORT_TIMES),
+           *dy = ode_unit_output(u, out, ODE_PORT_DERIVATIVE);
+    const ad_var *y = ode_unit_input(u, in, ODE_PORT_STATE),
+                 *row = ode_unit_input(u, in, ODE_PORT_ROW),
+                 *shared = ode_unit_input(u, in, ODE_PORT_SHARED);
     if (u->key.residuals)
         ode_system_record_kept(u->system, tape, t, y, row, shared, dy, u->key.residuals,
-                               output(u, out, ODE_PORT_KEPT));
+                               ode_unit_output(u, out, ODE_PORT_KEPT));
     else
         ode_system_record(u->system, tape, t, y, row, shared, dy,
-                          output(u, out, ODE_PORT_QUADRATURE));
+                          ode_unit_output(u, out, ODE_PORT_QUADRATURE));
 }
 
 /* The shared values from the shared arguments. */
@@ -162,23 +110,25 @@ static void record_prologue(const ode_unit *u, ad_tape *tape, const ad_var *in, 
     int n = 0;
     for (int i = 0; i < s->nargs; i++)
         if (!ad_has_rows(s->arg[i])) args[n++] = s->args[i];
-    ad_inline(n, args, s->nshared, s->frontier, tape, input(u, in, ODE_PORT_ARGUMENTS), out);
+    ad_inline(n, args, s->nshared, s->frontier, tape, ode_unit_input(u, in, ODE_PORT_ARGUMENTS),
+              out);
 }
 
 /* f and its Jacobian for the states laid side by side, z [rows,width]. */
 static void record_root(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_var *out)
 {
     const ode_system *s = u->system;
-    ad_var y[ODE_MAX_JOINT], dy[ODE_MAX_JOINT], z = *input(u, in, ODE_PORT_ROOT_STATE);
+    ad_var y[ODE_MAX_JOINT], dy[ODE_MAX_JOINT], z = *ode_unit_input(u, in, ODE_PORT_ROOT_STATE);
     int64_t at = 0;
     for (int i = 0; i < s->nstate; at += s->size[i++])
         y[i] = ad_reshape(ad_slice(z, 1, at, at + s->size[i]), s->state[i]);
-    ode_system_record(s, tape, *input(u, in, ODE_PORT_TIMES), y, input(u, in, ODE_PORT_ROW),
-                      input(u, in, ODE_PORT_SHARED), dy, NULL);
+    ode_system_record(s, tape, *ode_unit_input(u, in, ODE_PORT_TIMES), y,
+                      ode_unit_input(u, in, ODE_PORT_ROW), ode_unit_input(u, in, ODE_PORT_SHARED),
+                      dy, NULL);
     for (int i = 0; i < s->nstate; i++) dy[i] = ad_reshape(dy[i], AD_SHAPE(AD_ROWS, s->size[i]));
     ad_var f = s->nstate == 1 ? dy[0] : ad_concatenate(s->nstate, dy, 1);
-    *output(u, out, ODE_PORT_ROOT_DERIVATIVE) = f;
-    *output(u, out, ODE_PORT_ROOT_JACOBIAN) = ad_jacobian(f, z);
+    *ode_unit_output(u, out, ODE_PORT_ROOT_DERIVATIVE) = f;
+    *ode_unit_output(u, out, ODE_PORT_ROOT_JACOBIAN) = ad_jacobian(f, z);
 }
 
 /* What the unit is (a derivative of): outputs of own.nout from inputs of own.nin. */

@@ -1,0 +1,43 @@
+/* What a step is recorded from: the fields of an ode_step by the names of ports. */
+#include "ode/step/unit.h"
+
+static ad_var number(const ode_unit *u, ad_tape *tape, const ad_var *in, ode_port port)
+{
+    const ad_var *x = ode_unit_input(u, in, port);
+    return x ? *x : ad_none(tape);
+}
+
+void ode_step_connect(const ode_unit *u, ad_tape *tape, const ad_var *in, ode_step *s,
+                      ode_step_results *r, ode_step_memory *memory)
+{
+    int flags = u->key.flags;
+    *s = (ode_step){ .tape = tape,
+                     .system = u->system,
+                     .row = ode_unit_input(u, in, ODE_PORT_ROW),
+                     .shared = ode_unit_input(u, in, ODE_PORT_SHARED),
+                     .h = number(u, tape, in, ODE_PORT_H),
+                     .t = ode_unit_input(u, in, ODE_PORT_TIMES),
+                     .y = ode_unit_input(u, in, ODE_PORT_STATE),
+                     .slope = ode_unit_input(u, in, ODE_PORT_SLOPE),
+                     .carry = ode_unit_input(u, in, ODE_PORT_CARRY),
+                     .estimate = flags & ODE_ESTIMATE,
+                     .dense = flags & ODE_DENSE,
+                     .quadrature = { .wanted = flags & ODE_QUADRATURE,
+                                     .rate = ode_unit_input(u, in, ODE_PORT_RATE),
+                                     .size = ode_unit_input(u, in, ODE_PORT_SIZE) },
+                     .norm = { .rtol = number(u, tape, in, ODE_PORT_RTOL),
+                               .atol = number(u, tape, in, ODE_PORT_ATOL),
+                               .rounding = number(u, tape, in, ODE_PORT_ROUNDING),
+                               .each = ode_unit_input(u, in, ODE_PORT_ATOL_EACH) },
+                     .newton = u->key.newton,
+                     .residuals = u->key.residuals };
+    ad_var none = ad_none(tape);
+    *r = (ode_step_results){ .next = memory->next,
+                             .slope = memory->slope,
+                             .k = memory->k,
+                             .error = memory->error,
+                             .error3 = memory->error3,
+                             .ringing = memory->ringing,
+                             .stiffness = none,
+                             .counts = none };
+}
