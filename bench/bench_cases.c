@@ -35,8 +35,10 @@ static void print_json(const bench_line *l)
            l->dtype == AD_F32 ? "f32" : "f64", l->threads);
     json_number("ms", l->ms);
     if (l->first_ms > 0) json_number("first_ms", l->first_ms);
-    if (l->floor_ms > 0)
-        json_number("floor_ms", l->floor_ms), json_number("ratio", l->ms / l->floor_ms);
+    if (l->floor_ms > 0) {
+        json_number("floor_ms", l->floor_ms);
+        json_number("ratio", l->ms / l->floor_ms);
+    }
     if (l->must > 0) json_number("must", l->must);
     if (l->over_field > 0) json_number("over_field", l->over_field);
     if (l->must_over_field > 0) json_number("must_over_field", l->must_over_field);
@@ -122,14 +124,15 @@ static int read_options(int argc, char **argv, bench_options *o, const char **wa
     };
     for (int which; (which = getopt_long(argc, argv, "", list, NULL)) != -1;) {
         bool fine = true;
-        if (which == 'h') return help(), 1;
+        if (which == 'h') {
+            help();
+            return 1;
+        }
         if (which == 'j') o->json = true;
         else if (which == 'a') o->answers = true;
-        else if (which == 'c' && (fine = *nwanted < MAX_WANTED)) wanted[(*nwanted)++] = optarg;
-        else if (which == 'd')
-            o->dtype = !strcmp(optarg, "f32")   ? AD_F32
-                       : !strcmp(optarg, "f64") ? AD_F64
-                                                : (fine = false, -1);
+        else if (which == 'c' && *nwanted < MAX_WANTED) wanted[(*nwanted)++] = optarg;
+        else if (which == 'd' && !strcmp(optarg, "f32")) o->dtype = AD_F32;
+        else if (which == 'd' && !strcmp(optarg, "f64")) o->dtype = AD_F64;
         else if (which == 't') fine = positive(optarg, &o->threads);
         else if (which == 'r') fine = positive(optarg, &o->repeats);
         else if (which == 'e') fine = positive_real(optarg, &o->tolerance);

@@ -127,7 +127,9 @@ static double gaussian_baseline(int64_t n, const float *train, const float *test
         for (int k = 0; k < 2; k++) m[k] += train[2 * i + k] / (double)n;
     for (int64_t i = 0; i < n; i++) {
         double u = train[2 * i] - m[0], v = train[2 * i + 1] - m[1];
-        c[0] += u * u / (double)n, c[1] += u * v / (double)n, c[2] += v * v / (double)n;
+        c[0] += u * u / (double)n;
+        c[1] += u * v / (double)n;
+        c[2] += v * v / (double)n;
     }
     double det = c[0] * c[2] - c[1] * c[1];
     for (int64_t i = 0; i < n; i++) {
@@ -207,17 +209,24 @@ static void write_picture(const char *directory, const char *title, double radiu
 static bool read_table(problem *p, const char *path)
 {
     char error[512];
-    if (nn_read_csv(path, NULL, &p->table, error, sizeof error))
-        return example_failed("data", error), false;
-    if (p->table.columns != 2 || p->table.rows < 10)
-        return example_failed(path, "two columns and at least ten rows are expected"), false;
+    if (nn_read_csv(path, NULL, &p->table, error, sizeof error)) {
+        example_failed("data", error);
+        return false;
+    }
+    if (p->table.columns != 2 || p->table.rows < 10) {
+        example_failed(path, "two columns and at least ten rows are expected");
+        return false;
+    }
     for (int k = 0; k < 2; k++) {
         double s = 0, q = 0, n = (double)p->table.rows;
         for (int64_t i = 0; i < p->table.rows; i++) s += p->table.data[2 * i + k];
         for (int64_t i = 0; i < p->table.rows; i++) q += pow(p->table.data[2 * i + k] - s / n, 2);
         p->centre[k] = s / n;
         p->scale[k] = sqrt(q / n);
-        if (!(p->scale[k] > 0)) return example_failed(path, "a column is constant"), false;
+        if (!(p->scale[k] > 0)) {
+            example_failed(path, "a column is constant");
+            return false;
+        }
     }
     return true;
 }
@@ -327,7 +336,10 @@ int main(int argc, char **argv)
            "return to the data within %.1e\n",
            integral, reconstruction);
     write_picture(directory, data, radius);
-    free(train), free(test), free(log_p), free(samples);
+    free(train);
+    free(test);
+    free(log_p);
+    free(samples);
     nn_theta_free(theta);
     nn_table_clear(&p.table);
     nn_model_free(p.model);

@@ -73,20 +73,26 @@ int example_failed(const char *what, const char *message)
 bool example_directory(const char *path)
 {
     char part[4096];
-    if (snprintf(part, sizeof part, "%s", path) >= (int)sizeof part)
-        return example_failed(path, "the name is too long"), false;
+    if (snprintf(part, sizeof part, "%s", path) >= (int)sizeof part) {
+        example_failed(path, "the name is too long");
+        return false;
+    }
     for (char *p = part + 1;; p++) {
         char at = *p;
         if (at != '/' && at) continue;
         *p = 0;
-        if (mkdir(part, 0777) && errno != EEXIST)
-            return example_failed(part, strerror(errno)), false;
+        if (mkdir(part, 0777) && errno != EEXIST) {
+            example_failed(part, strerror(errno));
+            return false;
+        }
         if (!at) break;
         *p = at;
     }
     char inside[4096 + 2];
     snprintf(inside, sizeof inside, "%s/.", path);
-    return !access(inside, W_OK | X_OK) || (example_failed(path, strerror(errno)), false);
+    if (!access(inside, W_OK | X_OK)) return true;
+    example_failed(path, strerror(errno));
+    return false;
 }
 
 FILE *example_file(const char *directory, const char *name)

@@ -279,8 +279,10 @@ int main(int argc, char **argv)
     if (!example_directory(directory)) return 1;
 
     double hare = 0, lynx = 0;
-    for (int i = 0; i < p.years; i++)
-        hare += pelts_hare[i] / (double)p.years, lynx += pelts_lynx[i] / (double)p.years;
+    for (int i = 0; i < p.years; i++) {
+        hare += pelts_hare[i] / (double)p.years;
+        lynx += pelts_lynx[i] / (double)p.years;
+    }
     double persistence =
         constant_rmse(p.years, observed((int)p.years - 1, 0), observed((int)p.years - 1, 1));
     printf("neural ODE (%s field, %lld parameters), fitted to %d-%d, forecast to %d\n", kind,

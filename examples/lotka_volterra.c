@@ -121,8 +121,10 @@ int main(int argc, char **argv)
     for (int i = 0; i < 4; i++) log_rates[i] = log(start[i]);
     log_start[0] = log(pelts_hare[0]);
     log_start[1] = log(pelts_lynx[0]);
-    for (int i = 0; i < PELT_YEARS; i++)
-        data[2 * i] = pelts_hare[i], data[2 * i + 1] = pelts_lynx[i];
+    for (int i = 0; i < PELT_YEARS; i++) {
+        data[2 * i] = pelts_hare[i];
+        data[2 * i + 1] = pelts_lynx[i];
+    }
     nn_train_report report;
     double seconds = 0;
     for (int stage = 0; stage < 3; stage++) {
