@@ -135,6 +135,16 @@ int32_t ad_ir_add(ad_ir *ir, const ad_inst *x)
     return ir->n++;
 }
 
+int32_t ad_make_fill(ad_ir *ir, ad_shape shape, double value)
+{
+    ad_inst x = { .op = AD_OP_fill, .shape = shape, .ndata = 1 };
+    double *data = ad_pool_alloc(ir->pool, sizeof *data);
+    if (!data) ir->failed = true;
+    else *data = value;
+    x.data = data;
+    return ad_ir_add(ir, &x);
+}
+
 bool ad_inst_reduces(const ad_ir *ir, const ad_inst *x)
 {
     if (ad_has_rows(x->shape) || !ad_has_trait(x->op, AD_REDUCES)) return false;

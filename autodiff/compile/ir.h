@@ -47,6 +47,8 @@ void ad_ir_clear(ad_ir *ir);
 /* Adds x, or finds its equal; sets the level. x->in, attr and data must live in the pool. On
  * failure sets ir->failed and returns 0. */
 int32_t ad_ir_add(ad_ir *ir, const ad_inst *x);
+/* A value of this shape whose elements are all the same. */
+int32_t ad_make_fill(ad_ir *ir, ad_shape shape, double value);
 /* Copies into the pool. On failure sets ir->failed and returns NULL. */
 int32_t *ad_ir_ints(ad_ir *ir, int n, const int32_t *from);
 int64_t *ad_ir_longs(ad_ir *ir, int n, const int64_t *from);
@@ -77,7 +79,6 @@ bool ad_pass_layout(ad_ir *ir);
 bool ad_pass_combine(ad_ir *ir);
 /* The value that the simplifying rules make of x (rules use it for what they make in turn). */
 int32_t ad_simplified(ad_ir *ir, ad_inst *x);
-int32_t ad_make_fill(ad_ir *ir, ad_shape shape, double value);
 /* Signs and powers of two in a product or negation, moved to where they cost least (scale.c): the
  * number of the equal value, or -1. */
 int32_t ad_move_scales(ad_ir *ir, const ad_inst *x);

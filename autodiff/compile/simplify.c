@@ -22,16 +22,6 @@ static int32_t make_unary(ad_ir *ir, ad_op op, ad_shape shape, int32_t in)
     return make(ir, op, shape, 1, &in, 0, NULL);
 }
 
-int32_t ad_make_fill(ad_ir *ir, ad_shape shape, double value)
-{
-    ad_inst x = { .op = AD_OP_fill, .shape = shape, .ndata = 1 };
-    double *data = ad_pool_alloc(ir->pool, sizeof *data);
-    if (!data) ir->failed = true;
-    else *data = value;
-    x.data = data;
-    return ad_ir_add(ir, &x);
-}
-
 static bool is_fill(const ad_ir *ir, int32_t i, double value)
 {
     const ad_inst *x = &ir->inst[i];

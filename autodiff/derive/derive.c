@@ -93,12 +93,6 @@ typedef struct {
     int32_t npool, pool_capacity;
 } sweep;
 
-ad_var ad_fit(ad_var v, ad_shape shape)
-{
-    v = ad_sum_to(v, shape);
-    return ad_same_shape(ad_shape_of(v), shape) ? v : ad_broadcast(v, shape);
-}
-
 /* Two cotangents of one variable. Where both are products by the same slope, it multiplies their
  * sum. */
 static ad_var add_cotangents(ad_tape *t, ad_var a, ad_var b)
@@ -360,27 +354,6 @@ void ad_grad(ad_var loss, int nx, const ad_var *x, ad_var *gradient)
 }
 
 /* ---- forward mode ---- */
-
-ad_var ad_push_linear(ad_tape *t, const ad_node *n, const ad_var *dot)
-{
-    if (n->op != AD_OP_assemble) {
-        int32_t in[2] = { dot[n->in[0]].node, n->nin > 1 ? n->in[1] : 0 };
-        return ad_record(t, n->op, n->nin, in, n->nattr, n->attr, n->shape);
-    }
-    int rank = n->shape.rank, count = 0;
-    ad_var *x = malloc((size_t)n->nin * sizeof *x), y = ad_none(t);
-    int64_t *start = malloc((size_t)(n->nattr + 1) * sizeof *start);
-    if (!x || !start) ad_fail(t, "ad_jvp: out of memory");
-    for (int i = 0; i < n->nin && x && start; i++) {
-        if (dot[n->in[i]].node < 0) continue;
-        x[count] = dot[n->in[i]];
-        memcpy(start + count++ * rank, n->attr + i * rank, (size_t)rank * sizeof *start);
-    }
-    if (count) y = ad_assemble(t, count, x, start, n->shape);
-    free(x);
-    free(start);
-    return y;
-}
 
 static ad_var push_contract(ad_live *l, const ad_node *n, const ad_var *dot)
 {

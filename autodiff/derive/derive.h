@@ -70,6 +70,12 @@ void ad_live_add(ad_live *live, int32_t node, bool first, ad_var mask);
 ad_var ad_live_before(const ad_live *live, int32_t node);
 void ad_live_push(ad_live *live, int32_t node, const ad_node *n);
 
+/* The Jacobian [rows?, axes of y, n] and the trace [rows?, 1] of y by x [rows?, n], as products of
+ * factors (products.c). Invalid with *single set: only single directions will do; otherwise the
+ * tape has an error. A trace of nothing is the number 0. */
+ad_var ad_products_jacobian(ad_var y, ad_var x, bool *single);
+ad_var ad_products_trace(ad_var y, ad_var x, bool *single);
+
 /* v summed and broadcast to the shape. */
 ad_var ad_fit(ad_var v, ad_shape shape);
 /* Linear node n applied to other operands, by node; invalid ones count as zero (the first of an

@@ -3,6 +3,7 @@
  * derivatives can be differentiated again. */
 #include "autodiff/derive/derive.h"
 #include <stdlib.h>
+#include <string.h>
 
 static const ad_node *node_of(ad_var x) { return ad_node_at(x.tape, x.node); }
 static ad_var operand(ad_var y, int i) { return ad_var_at(y.tape, node_of(y)->in[i]); }
@@ -231,6 +232,33 @@ ad_var ad_transpose_rule(ad_var y, int i, ad_var v)
 #include "autodiff/ops.def"
     default: return ad_none(y.tape);
     }
+}
+
+ad_var ad_fit(ad_var v, ad_shape shape)
+{
+    v = ad_sum_to(v, shape);
+    return ad_same_shape(ad_shape_of(v), shape) ? v : ad_broadcast(v, shape);
+}
+
+ad_var ad_push_linear(ad_tape *t, const ad_node *n, const ad_var *dot)
+{
+    if (n->op != AD_OP_assemble) {
+        int32_t in[2] = { dot[n->in[0]].node, n->nin > 1 ? n->in[1] : 0 };
+        return ad_record(t, n->op, n->nin, in, n->nattr, n->attr, n->shape);
+    }
+    int rank = n->shape.rank, count = 0;
+    ad_var *x = malloc((size_t)n->nin * sizeof *x), y = ad_none(t);
+    int64_t *start = malloc((size_t)(n->nattr + 1) * sizeof *start);
+    if (!x || !start) ad_fail(t, "ad_jvp: out of memory");
+    for (int i = 0; i < n->nin && x && start; i++) {
+        if (dot[n->in[i]].node < 0) continue;
+        x[count] = dot[n->in[i]];
+        memcpy(start + count++ * rank, n->attr + i * rank, (size_t)rank * sizeof *start);
+    }
+    if (count) y = ad_assemble(t, count, x, start, n->shape);
+    free(x);
+    free(start);
+    return y;
 }
 
 /* ---- operations with rules of their own, of one operand -------------------------------------- */

@@ -1,3 +1,4 @@
+/* Shapes: sizes, comparison, broadcasting, text. */
 #include "autodiff/tape/tape.h"
 
 /* The axes that a shape may have at all, whatever its rank says. */
@@ -41,32 +42,6 @@ bool ad_broadcast_shapes(ad_shape a, ad_shape b, ad_shape *out)
         int64_t p = a.dim[lead + i], q = b.dim[i];
         if (p != q && p != 1 && q != 1) return false;
         out->dim[lead + i] = p == 1 ? q : p;
-    }
-    return true;
-}
-
-bool ad_check_shape(ad_tape *t, const char *what, ad_shape s)
-{
-    char text[128];
-    if (s.rank < 0 || s.rank > AD_MAX_RANK) {
-        ad_fail(t, "ad_%s: rank %d is not between 0 and %d", what, s.rank, AD_MAX_RANK);
-        return false;
-    }
-    int64_t n = 1;
-    for (int i = ad_has_rows(s) ? 1 : 0; i < s.rank; i++) {
-        if (s.dim[i] < 1) {
-            ad_format_shape(s, text, sizeof text);
-            ad_fail(t, "ad_%s: size %lld of axis %d is not positive in %s%s", what,
-                    (long long)s.dim[i], i, text,
-                    s.dim[i] == AD_ROWS ? " (AD_ROWS stands first, or nowhere)" : "");
-            return false;
-        }
-        if (s.dim[i] >= ((int64_t)1 << AD_MAX_ELEMENTS_SHIFT) / n) {
-            ad_format_shape(s, text, sizeof text);
-            ad_fail(t, "ad_%s: %s has too many elements", what, text);
-            return false;
-        }
-        n *= s.dim[i];
     }
     return true;
 }

@@ -1,4 +1,4 @@
-/* Internal: the tape's nodes, shared by recording (tape.c, record.c), rules, evaluation and
+/* Internal: the tape's nodes, shared by recording, rules, evaluation and
  * compilation. */
 #ifndef COSTATE_TAPE_H
 #define COSTATE_TAPE_H
@@ -29,13 +29,13 @@ typedef struct {
     bool running;                  /* opaque: its evaluation is under way */
     int64_t rows;                  /* row input: rows of its data */
     size_t arena_mark;             /* where the arena stood before this node */
-    /* Lazy evaluation: the list of computed nodes that hold a value (tape.c), as numbers + 1; 0:
+    /* Lazy evaluation: the list of computed nodes that hold a value (nodes.c), as numbers + 1; 0:
      * none. */
     bool listed;
     int32_t before, after;
 } ad_node;
 
-/* ---- tape (tape.c) --------------------------------------------------------------------------- */
+/* ---- the tape (tape.c, nodes.c, error.c, operands.c) ----------------------------------------- */
 
 ad_node *ad_node_at(const ad_tape *tape, int32_t node); /* no checks */
 /* What messages call an opaque operation. */
@@ -98,7 +98,7 @@ enum {
  * computed again; the arrays in which they lie stay. */
 void ad_tape_set_refine(ad_tape *tape, int refine);
 int ad_tape_refine(const ad_tape *tape);
-/* Copies n numbers of one dtype as those of another (tape.c). */
+/* Copies n numbers of one dtype as those of another (sources.c). */
 void ad_convert(int64_t n, ad_dtype from, const void *data, ad_dtype to, void *out);
 /* The shape with so many rows in the place of AD_ROWS. */
 static inline ad_shape ad_with_rows(ad_shape s, int64_t rows)
@@ -133,7 +133,7 @@ typedef struct {
 bool ad_reach_find(ad_reach *reach, ad_tape *tape, int n, const ad_var *x,
                    const ad_reach_limits *limits);
 void ad_reach_clear(ad_reach *reach);
-/* A byte for each node, all zero, for one search, which leaves them zero (tape.c). NULL: memory is
+/* A byte for each node, all zero, for one search, which leaves them zero (nodes.c). NULL: memory is
  * short. */
 char *ad_tape_marks(ad_tape *tape);
 
@@ -141,7 +141,7 @@ char *ad_tape_marks(ad_tape *tape);
 
 #define AD_CODED(name, ...) ad_var ad_##name(ad_var x);
 #include "autodiff/ops.def"
-/* Adds n operands into zeros of `shape` at start + i * rank (record.c). */
+/* Adds n operands into zeros of `shape` at start + i * rank (layout.c). */
 ad_var ad_assemble(ad_tape *tape, int n, const ad_var *x, const int64_t *start, ad_shape shape);
 /* Adds values [R,...] (R as of take) into zeros of the table's shape at the rows that index says:
  * the transpose of take. */

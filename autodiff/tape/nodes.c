@@ -1,0 +1,181 @@
+/* Storage of a tape. Nodes lie in chunks, so that their addresses stay when more are recorded.
+ * Their lists of operands, attributes and constants lie in an arena. Both only grow at their end
+ * and are cut back by rewinding, which keeps the memory: marking and rewinding cost nothing, and a
+ * loop that records and rewinds allocates nothing after its first turn.
+ *
+ * A variable is a node's number and the epoch in which it was recorded. Each rewind begins a new
+ * epoch, so that a variable recorded since the mark is told from the node that has its number now.
+ *
+ * Computed nodes that hold a value are a list, so that forgetting all values takes time in
+ * proportion to what was computed, not to the length of the tape. */
+#include "autodiff/tape/store.h"
+#include <stdlib.h>
+
+enum { NODES_PER_CHUNK = 512, ARENA_CHUNK = 1 << 16 /* bytes */ };
+
+static ad_node *node_in(const ad_tape *t, int32_t i)
+{
+    return &t->chunks[i / NODES_PER_CHUNK][i % NODES_PER_CHUNK];
+}
+
+ad_node *ad_node_at(const ad_tape *t, int32_t i)
+{
+    AD_ASSERT(i >= 0 && i < t->nnode);
+    return node_in(t, i);
+}
+
+ad_var ad_var_at(ad_tape *t, int32_t i) { return (ad_var){ t, i, ad_node_at(t, i)->epoch }; }
+
+int32_t ad_tape_size(const ad_tape *t) { return t->nnode; }
+
+bool ad_valid(ad_var x)
+{
+    return x.tape && x.node >= 0 && x.node < x.tape->nnode &&
+           ad_node_at(x.tape, x.node)->epoch == x.epoch && !x.tape->failed;
+}
+
+ad_var ad_none(ad_tape *t) { return (ad_var){ t, -1, 0 }; }
+
+ad_shape ad_shape_of(ad_var x)
+{
+    if (!ad_valid(x)) return (ad_shape){ -1, { 0 } };
+    return ad_node_at(x.tape, x.node)->shape;
+}
+
+void ad_tape_note_value(ad_tape *t, int32_t i)
+{
+    ad_node *n = ad_node_at(t, i);
+    if (n->listed) return;
+    n->listed = true;
+    n->before = 0;
+    n->after = t->valued;
+    if (n->after) ad_node_at(t, n->after - 1)->before = i + 1;
+    t->valued = i + 1;
+}
+
+static void leave_list(ad_tape *t, ad_node *n)
+{
+    if (!n->listed) return;
+    n->listed = false;
+    if (n->after) ad_node_at(t, n->after - 1)->before = n->before;
+    if (n->before) ad_node_at(t, n->before - 1)->after = n->after;
+    else t->valued = n->after;
+}
+
+void ad_tape_forget_values(ad_tape *t)
+{
+    while (t->valued) {
+        ad_node *n = ad_node_at(t, t->valued - 1);
+        leave_list(t, n);
+        if (ad_has_rows(n->shape)) {
+            free(n->value);
+            n->value = NULL;
+        }
+        n->known = false;
+    }
+}
+
+static bool add_chunk(ad_tape *t)
+{
+    if (t->chunk_count == t->chunk_capacity) {
+        int32_t capacity = t->chunk_capacity ? 2 * t->chunk_capacity : 8;
+        ad_node **more = realloc(t->chunks, (size_t)capacity * sizeof *more);
+        if (!more) return false;
+        t->chunks = more;
+        t->chunk_capacity = capacity;
+    }
+    ad_node *chunk = malloc(NODES_PER_CHUNK * sizeof *chunk);
+    if (!chunk) return false;
+    t->chunks[t->chunk_count++] = chunk;
+    return true;
+}
+
+ad_node *ad_node_room(ad_tape *t)
+{
+    if (t->nnode == t->chunk_count * NODES_PER_CHUNK && !add_chunk(t)) return NULL;
+    return node_in(t, t->nnode);
+}
+
+void ad_node_forget(ad_node *n)
+{
+    free(n->value);
+    if (n->op == AD_OP_opaque) {
+        if (n->state && n->class_->state_free) n->class_->state_free(n->state);
+        if (n->class_->release) n->class_->release(n->opaque);
+    }
+}
+
+void ad_nodes_drop(ad_tape *t, int32_t first)
+{
+    AD_ASSERT(first >= 0 && first < t->nnode);
+    for (int32_t i = t->nnode - 1; i >= first; i--) {
+        leave_list(t, node_in(t, i));
+        ad_node_forget(node_in(t, i));
+    }
+    t->arena_used = node_in(t, first)->arena_mark;
+    while (t->arena_at > 0 && t->arena[t->arena_at].base > t->arena_used) t->arena_at--;
+    t->nnode = first;
+    t->epoch++;
+}
+
+void ad_nodes_free(ad_tape *t)
+{
+    for (int32_t i = t->nnode - 1; i >= 0; i--) ad_node_forget(node_in(t, i));
+    for (int32_t i = 0; i < t->chunk_count; i++) free(t->chunks[i]);
+    free(t->chunks);
+    for (int i = 0; i < t->arena_count; i++) free(t->arena[i].bytes);
+    free(t->arena);
+    free(t->marks);
+}
+
+char *ad_tape_marks(ad_tape *t)
+{
+    size_t need = (size_t)t->nnode + 1;
+    if (need <= t->mark_count) return t->marks;
+    free(t->marks);
+    t->mark_count = 0;
+    t->marks = calloc(2 * need, 1);
+    if (t->marks) t->mark_count = 2 * need;
+    return t->marks;
+}
+
+/* ---- arena ---- */
+
+static bool arena_grow(ad_tape *t, size_t bytes)
+{
+    if (t->arena_count == t->arena_capacity) {
+        int capacity = t->arena_capacity ? 2 * t->arena_capacity : 8;
+        ad_arena_chunk *more = realloc(t->arena, (size_t)capacity * sizeof *more);
+        if (!more) return false;
+        t->arena = more;
+        t->arena_capacity = capacity;
+    }
+    ad_arena_chunk *last = t->arena_count ? &t->arena[t->arena_count - 1] : NULL;
+    ad_arena_chunk *c = &t->arena[t->arena_count];
+    c->size = bytes > ARENA_CHUNK ? bytes : ARENA_CHUNK;
+    c->base = last ? last->base + last->size : 0;
+    c->bytes = malloc(c->size);
+    if (!c->bytes) return false;
+    t->arena_count++;
+    return true;
+}
+
+void *ad_arena_take(ad_tape *t, size_t bytes)
+{
+    bytes = (bytes + 15) & ~(size_t)15;
+    /* The chunk that holds the end of what is used, or the first chunk after it that is large
+     * enough. */
+    for (int k = t->arena_at; k < t->arena_count; k++) {
+        ad_arena_chunk *c = &t->arena[k];
+        size_t at = t->arena_used > c->base ? t->arena_used : c->base;
+        if (at + bytes > c->base + c->size) continue;
+        t->arena_at = k;
+        t->arena_used = at + bytes;
+        return c->bytes + (at - c->base);
+    }
+    if (!arena_grow(t, bytes)) return NULL;
+    t->arena_at = t->arena_count - 1;
+    ad_arena_chunk *c = &t->arena[t->arena_at];
+    t->arena_used = c->base + bytes;
+    return c->bytes;
+}

@@ -1,0 +1,94 @@
+/* Recording pointwise operations: one function for every pointwise row of ops.def, and what is
+ * composed of them and of a number. */
+#include "autodiff/tape/tape.h"
+
+static const ad_node *node_of(ad_var x) { return ad_node_at(x.tape, x.node); }
+
+/* The operand that the operation equals, where it has the result's shape (factors of one are found
+ * often in derivatives, where seeds are ones). */
+static ad_var identical(ad_op op, int n, const ad_var *x, ad_shape shape)
+{
+    ad_tape *t = x[0].tape;
+    ad_operand operand[3];
+    for (int i = 0; i < n; i++) {
+        const ad_node *node = node_of(x[i]);
+        operand[i] = (ad_operand){ .number = x[i].node,
+                                   .op = node->op,
+                                   .fill = node->op == AD_OP_fill ? node->data[0] : 0,
+                                   .first = node->nin ? node->in[0] : -1 };
+    }
+    int32_t same = ad_identity(op, n, operand);
+    if (same < 0 || !ad_same_shape(ad_node_at(t, same)->shape, shape)) return ad_none(t);
+    return ad_var_at(t, same);
+}
+
+static ad_var pointwise(ad_op op, int n, const ad_var *x)
+{
+    const char *name = ad_ops[op].name;
+    ad_tape *t = ad_common_tape(name, n, x);
+    if (!t) return ad_none(x[0].tape);
+    ad_shape shape = node_of(x[0])->shape;
+    int32_t in[3];
+    for (int i = 0; i < n; i++) {
+        in[i] = x[i].node;
+        if (i && !ad_broadcast_shapes(shape, node_of(x[i])->shape, &shape)) {
+            bool rows = ad_has_rows(shape) || ad_has_rows(node_of(x[i])->shape);
+            return ad_fail_shapes(
+                t, name,
+                rows ? "shapes do not broadcast (the row axis leads in operands of equal rank)"
+                     : "shapes do not broadcast",
+                n, x);
+        }
+    }
+    ad_var same = identical(op, n, x, shape);
+    if (same.node >= 0) return same;
+    for (int k = 0; k < AD_CODED_OPS; k++) {
+        if (op != ad_coded_ops[k].whole) continue;
+        ad_var code = ad_record(t, ad_coded_ops[k].code, 1, in, 0, NULL, shape);
+        return code.node < 0 ? code
+                             : ad_record(t, ad_coded_ops[k].of_code, 1, &code.node, 0, NULL, shape);
+    }
+    return ad_record(t, op, n, in, 0, NULL, shape);
+}
+
+#define AD_UNARY(name, ...)                                                                        \
+    ad_var ad_##name(ad_var x) { return pointwise(AD_OP_##name, 1, &x); }
+#define AD_BINARY(name, ...)                                                                       \
+    ad_var ad_##name(ad_var a, ad_var b) { return pointwise(AD_OP_##name, 2, (ad_var[]){ a, b }); }
+#define AD_TERNARY(name, ...)                                                                      \
+    ad_var ad_##name(ad_var a, ad_var b, ad_var c)                                                 \
+    {                                                                                              \
+        return pointwise(AD_OP_##name, 3, (ad_var[]){ a, b, c });                                  \
+    }
+#include "autodiff/ops.def"
+
+ad_var ad_scale(ad_var x, double factor)
+{
+    return ad_common_tape("scale", 1, &x) ? ad_mul(x, ad_scalar(x.tape, factor)) : ad_none(x.tape);
+}
+ad_var ad_shift(ad_var x, double term)
+{
+    return ad_common_tape("shift", 1, &x) ? ad_add(x, ad_scalar(x.tape, term)) : ad_none(x.tape);
+}
+ad_var ad_zeros_like(ad_var x)
+{
+    return ad_common_tape("zeros_like", 1, &x) ? ad_fill(x.tape, ad_shape_of(x), 0)
+                                               : ad_none(x.tape);
+}
+ad_var ad_ones_like(ad_var x)
+{
+    return ad_common_tape("ones_like", 1, &x) ? ad_fill(x.tape, ad_shape_of(x), 1)
+                                              : ad_none(x.tape);
+}
+
+ad_var ad_pow_scalar(ad_var x, double p)
+{
+    if (!ad_common_tape("pow_scalar", 1, &x)) return ad_none(x.tape);
+    if (p == 0) return ad_ones_like(x);
+    if (p == 1) return x;
+    if (p == 2) return ad_square(x);
+    if (p == 3) return ad_mul(x, ad_square(x));
+    if (p == 0.5) return ad_sqrt(x);
+    if (p == -1) return ad_reciprocal(x);
+    return ad_pow(x, ad_scalar(x.tape, p));
+}
