@@ -129,6 +129,14 @@ const ode_adjoint *ode_adjoint_find(const char *name);     /* NULL when there is
  * recorded keeps states within options.keep_bytes, else none; if the gradient is asked for later,
  * such a solve is solved again. */
 extern const ode_adjoint ode_discrete;
+/* Of the continuous problem, against the stored solution: adjoint and parameter quadratures are
+ * integrated backwards, and x(t) comes from the forward solve's dense output (CVODES, Hindmarsh et
+ * al. 2005, doi:10.1145/1089014.1089020). States of accepted steps are stored. Adaptive steps back
+ * have tolerances of their own (options.adjoint_rtol, adjoint_atol), which bound the quadratures'
+ * errors as in ode_backsolve; what the gradient owes to the error of x(t) is bounded by rtol and
+ * atol. Given and replayed steps are taken back again. The adjoint is as stable backwards as the
+ * problem is forwards, so dissipative problems are no difficulty. Not with multistep methods. */
+extern const ode_adjoint ode_interpolating;
 /* Of the continuous problem: state, adjoint and parameter quadratures integrated backwards together
  * (Chen et al. 2018, arXiv:1806.07366); memory does not grow with the number of steps. Adaptive
  * steps bound the errors of the quadratures too, each by itself: the mean square over its elements
@@ -211,17 +219,18 @@ typedef struct {
                            but for rounding: a row's gradient is bitwise independent of how many
                            rows there are as long as all steps find room, or none does */
     double adjoint_rtol,
-        adjoint_atol; /* backsolve; both zero: as forward (costates of a solve with atol_each: the
-                         usual atol); the recomputed state keeps atol_each */
-    bool adjoint_seminorm; /* backsolve: only state and costate bound the steps, not the parameters'
-                              quadratures (Kidger, Chen, Lyons 2021, arXiv:2009.09457): fewer steps
-                              where nothing else needs them, and gradients by parameters that nobody
-                              watches. Default: each quadrature's error is bounded as a state's */
+        adjoint_atol; /* of the continuous adjoints; both zero: as forward (costates of a solve with
+                         atol_each: the usual atol); the recomputed state keeps atol_each */
+    bool adjoint_seminorm;   /* continuous adjoints: only state and costate bound the steps, not the
+                                parameters'   quadratures (Kidger, Chen, Lyons 2021,
+                                arXiv:2009.09457):   fewer steps   where nothing else needs them, and
+                                gradients by parameters   that nobody   watches. Default: each
+                                quadrature's error is bounded as a   state's */
     double newton_tolerance; /* implicit methods: relative to the state's scale; default: near
                                 rounding (1e-12 f64, 1e-6 f32) */
     int newton_iterations;   /* default 50 */
     const ode_steps *replay; /* take exactly these steps, without error control (borrowed: must
-                                outlive the tape and programs); with ode_discrete only */
+                                outlive the tape and programs); not with ode_backsolve */
     bool rerecord; /* call the field anew at every step with values at hand: ad_value works inside
                       it; slow, for debugging and data-dependent fields. What is computed from such
                       numbers is constant to the gradient; an argument that comes in by its numbers

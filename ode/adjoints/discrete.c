@@ -417,6 +417,7 @@ const ode_adjoint ode_discrete = {
     .states = true,
     .frozen = true,
     .asked = true,
+    .replays = true,
     .own = sizeof(discrete_plan),
     .memory = sizeof(backward),
     .plan = plan,

@@ -303,14 +303,24 @@ ode_system *ode_system_make(ad_tape *tape, const ode_right_side *right, int nsta
     return NULL;
 }
 
-static ode_system *make_augmented(ode_system *base, uint64_t need)
+/* The states of the base as per-row arguments after its own. */
+static void give_states(ode_system *s)
+{
+    s->ngiven = s->base->nstate;
+    for (int i = 0; i < s->ngiven; i++) {
+        s->arg[s->nargs] = s->base->state[i];
+        s->row[s->nrow++] = s->nargs++;
+    }
+}
+
+static ode_system *make_augmented(ode_system *base, uint64_t need, bool given)
 {
     ode_system *s = new_system(base->dtype);
     if (!s) return NULL;
     s->base = base;
     s->need = need;
     s->rerecord = base->rerecord;
-    for (int k = 0; k < 2; k++)
+    for (int k = given; k < 2; k++)
         for (int i = 0; i < base->nstate; i++) add_state(s, base->state[i]);
     s->nrow = base->nrow;
     s->nshared = base->nshared;
@@ -338,17 +348,18 @@ static ode_system *make_augmented(ode_system *base, uint64_t need)
         s->quad[s->nquad] = base->shared[i];
         s->quad_of[s->nquad++] = i;
     }
+    if (given) give_states(s);
     s->next = base->augmented;
     base->augmented = s;
     return s;
 }
 
-ode_system *ode_system_augmented(ode_system *base, uint64_t need)
+ode_system *ode_system_augmented(ode_system *base, uint64_t need, bool given)
 {
     ode_system_lock(base);
     ode_system *a = base->augmented;
-    while (a && a->need != need) a = a->next;
-    if (!a) a = make_augmented(base, need);
+    while (a && (a->need != need || (a->ngiven > 0) != given)) a = a->next;
+    if (!a) a = make_augmented(base, need, given);
     ode_system_unlock(base);
     return a;
 }
@@ -408,26 +419,29 @@ void ode_check_argument(const ode_system *s, ad_var arg, bool row, int i, ad_var
 }
 
 /* x' = f, a' = -(df/dx)^T a, q' = -(df/dargs)^T a (Pontryagin's adjoint; Chen et al. 2018,
- * arXiv:1806.07366, appendix B). */
+ * arXiv:1806.07366, appendix B). Where x is given, the first is left out. */
 static void record_augmented(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y,
                              const ad_var *row, const ad_var *shared, ad_var *dy, ad_var *quad)
 {
     int n = s->base->nstate, nquad = quad ? s->nquad : 0;
-    ode_system_record(s->base, tape, t, y, row, shared, dy, NULL);
+    const ad_var *state = s->ngiven ? row + s->nrow - s->ngiven : y;
+    const ad_var *costate = s->ngiven ? y : y + n;
+    ad_var f[ODE_MAX_STATES], *slope = s->ngiven ? f : dy, *costate_slope = s->ngiven ? dy : dy + n;
+    ode_system_record(s->base, tape, t, state, row, shared, slope, NULL);
     ad_var *x = malloc(2 * (size_t)(n + nquad) * sizeof *x);
     if (!x) ad_fail(tape, "out of memory");
     if (ad_tape_error(tape)) {
         free(x);
-        for (int i = 0; i < n; i++) dy[n + i] = ad_none(tape);
+        for (int i = 0; i < n; i++) costate_slope[i] = ad_none(tape);
         for (int i = 0; i < nquad; i++) quad[i] = ad_none(tape);
         return;
     }
     ad_var *bar = x + n + nquad;
-    for (int i = 0; i < n; i++) x[i] = y[i];
+    for (int i = 0; i < n; i++) x[i] = state[i];
     for (int i = 0; i < nquad; i++)
         x[n + i] = i < s->nquad_row ? row[s->quad_of[i]] : shared[s->quad_of[i]];
-    ad_vjp_cut(n, dy, y + n, n + nquad, x, bar);
-    for (int i = 0; i < n; i++) dy[n + i] = ad_neg(bar[i]);
+    ad_vjp_cut(n, slope, costate, n + nquad, x, bar);
+    for (int i = 0; i < n; i++) costate_slope[i] = ad_neg(bar[i]);
     for (int i = 0; i < nquad; i++) {
         ode_check_argument(s, x[n + i], i < s->nquad_row, s->quad_of[i], bar[n + i]);
         quad[i] = ad_neg(bar[n + i]);
@@ -445,5 +459,5 @@ void ode_system_record(const ode_system *s, ad_tape *tape, ad_var t, const ad_va
 
 void ode_row_arguments(const ode_system *s, const void *const *args, const void **row)
 {
-    for (int i = 0; i < s->nrow; i++) row[i] = args[s->row[i]];
+    for (int i = 0; i < s->nrow - s->ngiven; i++) row[i] = args[s->row[i]];
 }

@@ -11,6 +11,7 @@ enum {
     ODE_MAX_JOINT = 2 * ODE_MAX_STATES,
     ODE_MAX_STAGES = 16,
     ODE_MAX_ARGS = 64,
+    ODE_MAX_ROWS = ODE_MAX_ARGS + ODE_MAX_STATES, /* per-row arguments with given ones */
     ODE_ERROR_SIZE = 1024
 };
 
@@ -50,8 +51,10 @@ struct ode_system {
     ad_shape state[ODE_MAX_JOINT];
     int64_t size[ODE_MAX_JOINT], width;
     int nargs, nrow, nshared;
-    ad_shape arg[ODE_MAX_ARGS];
-    int row[ODE_MAX_ARGS]; /* argument number of each per-row argument */
+    ad_shape arg[ODE_MAX_ROWS];
+    int row[ODE_MAX_ROWS]; /* argument number of each per-row argument */
+    int ngiven; /* so many, the last ones, differ from evaluation to evaluation: whoever marches the
+                   system gives them as functions of time */
     ad_shape *shared;
     uint64_t *shared_from; /* the arguments each shared value depends on, a bit set */
     ode_field field;
@@ -63,8 +66,8 @@ struct ode_system {
     bool reads_time; /* a trace depends on t */
     ode_knots *knots;
     int nknots;
-    /* Augmented systems: states (x, a), quadratures of the needed per-row arguments, then of the
-     * needed shared values. */
+    /* Augmented systems: states (x, a), or a with x given; quadratures of the needed per-row
+     * arguments, then of the needed shared values. */
     ode_system *base;
     ode_system *next; /* of the same base */
     uint64_t need;
@@ -108,8 +111,8 @@ ode_system *ode_system_make(ad_tape *tape, const ode_right_side *right, int nsta
 ode_system *ode_system_retain(ode_system *system);
 void ode_system_release(void *system);
 /* The augmented system for cotangents of the arguments in the bit set `need` (owned by the base);
- * NULL: out of memory. */
-ode_system *ode_system_augmented(ode_system *base, uint64_t need);
+ * given: its states are costates alone, and those of the base are given. NULL: out of memory. */
+ode_system *ode_system_augmented(ode_system *base, uint64_t need, bool given);
 /* Whether a shared value depends on arguments in the bit set `need`. */
 static inline bool ode_shared_needed(const ode_system *s, int shared, uint64_t need)
 {
@@ -144,7 +147,7 @@ bool ode_take_knots(ode_system *system);
 ad_var ode_checked_derivative(ad_tape *tape, ad_var dy, int i, ad_shape state);
 ad_shape ode_time_shape(int rank); /* sizes 1 */
 
-/* Pointers to the per-row arguments. */
+/* Pointers to the per-row arguments that are not given. */
 void ode_row_arguments(const ode_system *s, const void *const *args, const void **row);
 /* Where state j lies in a slot. */
 static inline void *ode_part(const ode_system *s, int64_t rows, const void *slot, int j)

@@ -59,9 +59,9 @@ void ode_march_close(ode_march *m)
     ode_runner_close(&m->begin);
     ode_runner_close(&m->field);
     ode_watch_close(&m->watch);
-    ode_buffer *all[] = { &m->slope[0], &m->slope[1],  &m->carry[0], &m->carry[1],
-                          &m->rate[0],  &m->rate[1],   &m->size[0],  &m->size[1],
-                          &m->k,        &m->increment, &m->work,     &m->atols };
+    ode_buffer *all[] = { &m->slope[0], &m->slope[1], &m->carry[0], &m->carry[1], &m->rate[0],
+                          &m->rate[1],  &m->size[0],  &m->size[1],  &m->k,        &m->increment,
+                          &m->inputs,   &m->work,     &m->atols };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
     ode_stops_free(&m->stops);
 }
@@ -151,7 +151,7 @@ int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int thr
     if (!ode_stops_gather(&m->stops, m->settings, s, args)) return ode_fail(m, "out of memory");
     const ode_unit *units[] = { u->step, u->begin, u->field };
     ode_runner *runners[] = { &m->step, &m->begin, &m->field };
-    const void *row[ODE_MAX_ARGS];
+    const void *row[ODE_MAX_ROWS] = { NULL };
     ode_row_arguments(s, args, row);
     for (int i = 0; i < 3; i++) {
         if (!units[i]) continue;
@@ -178,6 +178,9 @@ int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int thr
         ((m->adaptive || rings) && !ode_buffer_need(&m->work, 2 * slot)))
         return ode_fail(m, "out of memory");
     ode_runner *r = &m->step;
+    size_t inputs = ode_port_bytes(u->step, ODE_VALUE, ODE_PORT_GIVEN, rows);
+    if (!ode_buffer_need(&m->inputs, inputs)) return ode_fail(m, "out of memory");
+    ode_runner_read(r, ODE_VALUE, ODE_PORT_GIVEN, rows, m->inputs.data);
     if (m->dense && !ode_buffer_need(&m->k, (size_t)m->method->dense_stages * slot))
         return ode_fail(m, "out of memory");
     if (m->adaptive && set_norm(m, r)) return -1;
@@ -189,7 +192,42 @@ int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int thr
     return 0;
 }
 
-/* ---- times ---- */
+/* ---- given arguments ---- */
+
+/* Of the step from a to b: of each evaluation but a first one whose slope is known. */
+static int give_to_step(ode_march *m, const ode_boundary *a, const ode_boundary *b)
+{
+    const ode_unit *u = m->step.unit;
+    if (!m->system->ngiven) return 0;
+    int n = ode_unit_place(u, ODE_VALUE, ODE_PORT_TIMES).count;
+    size_t bytes = ode_port_bytes(u, ODE_VALUE, ODE_PORT_GIVEN, m->rows) / (size_t)n;
+    const double *c = m->method->c;
+    char *at = m->inputs.data;
+    for (int i = m->adaptive; i < n; i++) {
+        char *to = at + (size_t)i * bytes;
+        if (i > m->adaptive && c[i] == c[i - 1]) memcpy(to, to - bytes, bytes);
+        else if (m->given.at(m->given.context, c[i] == 1 ? b->t : a->t + c[i] * (b->t - a->t), to))
+            return -1;
+    }
+    return 0;
+}
+
+/* Of an evaluation of the field alone. */
+static int give_to_field(ode_march *m, double t)
+{
+    const ode_system *s = m->system;
+    if (!s->ngiven) return 0;
+    const void **row = ode_runner_in(&m->field, ODE_VALUE, ODE_PORT_ROW);
+    char *at = m->inputs.data;
+    if (m->given.at(m->given.context, t, at)) return -1;
+    for (int i = s->nrow - s->ngiven; i < s->nrow; i++) {
+        row[i] = at;
+        at += (size_t)ad_count(s->arg[s->row[i]], m->rows) * ode_bytes(s->dtype);
+    }
+    return 0;
+}
+
+/* ---- evaluations ---- */
 
 int ode_march_field(ode_march *m, double t, int side, const void *y, void *dy, void *rate,
                     void *kept)
@@ -205,6 +243,7 @@ int ode_march_field(ode_march *m, double t, int side, const void *y, void *dy, v
     if (r->unit->key.residuals)
         ode_residuals_point(s, r->unit->key.residuals, m->rows, kept, NULL,
                             ode_runner_out(r, ODE_VALUE, ODE_PORT_KEPT));
+    if (give_to_field(m, t)) return -1;
     char error[ODE_ERROR_SIZE];
     if (ode_runner_run(r, m->rows, error, sizeof error))
         return ode_fail(m, "at t = %.15g: %s", t, error);
@@ -263,6 +302,7 @@ int ode_march_attempt(ode_march *m, const ode_sink *sink, const ode_boundary *a,
     for (int i = first; residuals && i < ntimes; i++)
         ode_residuals_point(s, residuals, m->rows, ode_march_keep(m, sink, i), NULL,
                             kept + (i - first) * residuals->n);
+    if (give_to_step(m, a, b)) return -1;
     char error[ODE_ERROR_SIZE];
     if (ode_runner_run(r, m->rows, error, sizeof error))
         return ode_fail(m, "step %lld from t = %.15g, size %.3g: %s", (long long)m->steps, a->t, h,

@@ -117,6 +117,13 @@ int64_t ode_watch_look(ode_march *march, const ode_boundary *a, int direction, c
 void ode_watch_rewind(ode_march *march); /* the march has gone back to march->steps */
 double ode_watch_limit(const ode_watch *watch);
 
+/* Where the given arguments of a system come from: at writes those at time t, one array after the
+ * other; 0, or -1 with the march's error written. */
+typedef struct {
+    void *context;
+    int (*at)(void *context, double t, void *arguments);
+} ode_given;
+
 struct ode_march {
     ode_system *system;
     const ode_settings *settings;
@@ -126,11 +133,12 @@ struct ode_march {
     const double
         *each; /* absolute tolerances of the elements of a row, all states in order; NULL: atol */
     bool adaptive, dense, quadrature, norm; /* norm: quadratures are in the error norm */
+    ode_given given;                        /* of systems that have such arguments */
     ode_runner step, begin, field;
     /* Before and after the attempted step: slope: the field (of adaptive steps); carry: what the
      * method carries; rate, size: quadratures' rates, and their sizes so far. k: stages; increment:
-     * quadratures'. */
-    ode_buffer slope[2], carry[2], rate[2], size[2], k, increment, work, atols;
+     * quadratures'; inputs: given arguments, by evaluation. */
+    ode_buffer slope[2], carry[2], rate[2], size[2], k, increment, inputs, work, atols;
     int64_t rows, cells; /* cells: rows x width */
     double number[ODE_MAX_STAGES +
                   16]; /* scalars in the call's type: h, tolerances, times, then results */

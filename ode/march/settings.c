@@ -149,9 +149,10 @@ static bool check_stepping(ode_settings *s, ad_tape *tape)
                 "%s: options.replay is the steps_taken of options.stats, which this solve "
                 "overwrites; give it other statistics",
                 s->caller);
-    else if (s->replay && !s->adjoint->frozen)
+    else if (s->replay && !s->adjoint->replays)
         ad_fail(tape,
-                "%s: options.replay works with the discrete adjoint; the %s adjoint chooses its "
+                "%s: options.replay works with the discrete and the interpolating adjoint; the %s "
+                "adjoint chooses its "
                 "own steps",
                 s->caller, s->adjoint->name);
     else if (!s->adaptive && !s->replay && !s->step && !s->steps)

@@ -18,7 +18,8 @@ struct ode_adjoint {
     bool states;     /* needs the trajectory's states */
     bool magnitudes; /* needs the largest magnitude of each element */
     bool frozen;     /* differentiates the accepted steps as they are: adaptive ones are watched
-                        (watch.c), and steps may be replayed */
+                        (watch.c) */
+    bool replays;    /* works with steps that are replayed */
     bool asked;      /* goes back from times that are asked for later, too */
     size_t own;      /* bytes of what it plans of its own, and of the memory of a run (zeros) */
     size_t memory;

@@ -47,7 +47,10 @@ void ode_implicit_step(const ode_method *m, const ode_step *s, ode_step_results 
         ode_record_field(s, r, 0, s->y, r->k, begin);
         for (int j = 0; j < n; j++) base[j] = ad_add(s->y[j], ad_mul(g, r->k[j]));
     }
-    ode_record_root(s, s->t[last], g, base, r->next, &r->counts);
+    ad_var row[ODE_MAX_ROWS];
+    ode_step at_end = *s;
+    at_end.row = ode_step_row(s, last, row);
+    ode_record_root(&at_end, s->t[last], g, base, r->next, &r->counts);
     if (ode_method_has(m, ODE_METHOD_RINGS)) record_ringing(s, r);
     if (!nquad) return;
     ode_record_field(s, r, last, r->next, unused, end);

@@ -15,6 +15,7 @@ void ode_step_connect(const ode_unit *u, ad_tape *tape, const ad_var *in, ode_st
                      .system = u->system,
                      .row = ode_unit_input(u, in, ODE_PORT_ROW),
                      .shared = ode_unit_input(u, in, ODE_PORT_SHARED),
+                     .given = ode_unit_input(u, in, ODE_PORT_GIVEN),
                      .h = number(u, tape, in, ODE_PORT_H),
                      .t = ode_unit_input(u, in, ODE_PORT_TIMES),
                      .y = ode_unit_input(u, in, ODE_PORT_STATE),

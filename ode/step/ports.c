@@ -100,7 +100,8 @@ static int arrays_of(const ode_system *s, const ode_unit_key *key, ode_shapes sh
     case ODE_SHAPE_STATE:
     case ODE_SHAPE_STATE_ELEMENT: return s->nstate;
     case ODE_SHAPE_QUADRATURE: return s->nquad;
-    case ODE_SHAPE_ROW_ARGUMENT: return s->nrow;
+    case ODE_SHAPE_ROW_ARGUMENT: return key->kind == ODE_UNIT_STEP ? s->nrow - s->ngiven : s->nrow;
+    case ODE_SHAPE_GIVEN: return s->ngiven;
     case ODE_SHAPE_SHARED: return s->nshared;
     case ODE_SHAPE_SHARED_ARGUMENT: return s->nargs - s->nrow;
     case ODE_SHAPE_RESIDUAL: return key->residuals->n;
@@ -131,6 +132,7 @@ static ad_shape shape_of(const ode_system *s, const ode_unit_key *key, ode_shape
     case ODE_SHAPE_JACOBIAN: return AD_SHAPE(AD_ROWS, s->width, s->width);
     case ODE_SHAPE_QUADRATURE: return s->quad[i];
     case ODE_SHAPE_ROW_ARGUMENT: return s->arg[s->row[i]];
+    case ODE_SHAPE_GIVEN: return s->arg[s->row[s->nrow - s->ngiven + i]];
     case ODE_SHAPE_SHARED: return s->shared[i];
     case ODE_SHAPE_SHARED_ARGUMENT: return s->arg[shared_argument(s, i)];
     case ODE_SHAPE_RESIDUAL: return key->residuals->shape[i];

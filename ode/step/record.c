@@ -1,13 +1,25 @@
 /* What recorders of steps share. */
 #include "ode/step/step.h"
+#include <string.h>
+
+const ad_var *ode_step_row(const ode_step *s, int i, ad_var *memory)
+{
+    int given = s->system->ngiven, others = s->system->nrow - given;
+    if (!given) return s->row;
+    memcpy(memory, s->row, (size_t)others * sizeof *memory);
+    memcpy(memory + others, s->given + i * given, (size_t)given * sizeof *memory);
+    return memory;
+}
 
 void ode_record_field(const ode_step *s, const ode_step_results *r, int i, const ad_var *y,
                       ad_var *dy, ad_var *rate)
 {
+    ad_var memory[ODE_MAX_ROWS];
+    const ad_var *row = ode_step_row(s, i, memory);
     if (s->residuals)
-        ode_system_record_kept(s->system, s->tape, s->t[i], y, s->row, s->shared, dy, s->residuals,
+        ode_system_record_kept(s->system, s->tape, s->t[i], y, row, s->shared, dy, s->residuals,
                                r->kept + i * s->residuals->n);
-    else ode_system_record(s->system, s->tape, s->t[i], y, s->row, s->shared, dy, rate);
+    else ode_system_record(s->system, s->tape, s->t[i], y, row, s->shared, dy, rate);
 }
 
 ad_var ode_record_weighted(int n, const double *c, const ad_var *x, int stride)

@@ -19,7 +19,8 @@ typedef enum {
     ODE_SHAPE_WIDE,            /* [rows,width]: all states side by side */
     ODE_SHAPE_JACOBIAN,        /* [rows,width,width] */
     ODE_SHAPE_QUADRATURE,      /* each quadrature */
-    ODE_SHAPE_ROW_ARGUMENT,    /* each per-row argument */
+    ODE_SHAPE_ROW_ARGUMENT,    /* each per-row argument; of a step those that are not given */
+    ODE_SHAPE_GIVEN,           /* each given argument */
     ODE_SHAPE_SHARED,          /* each shared value */
     ODE_SHAPE_SHARED_ARGUMENT, /* each argument without rows */
     ODE_SHAPE_RESIDUAL,        /* each residual of an evaluation */
@@ -65,6 +66,7 @@ typedef struct {
     ad_tape *tape;
     ode_system *system;
     const ad_var *row, *shared; /* per-row arguments and shared values of the system */
+    const ad_var *given;        /* given arguments, [evaluation][argument] */
     ad_var h;
     const ad_var *t; /* times of the evaluations (ode_method.c), with the rank a field expects */
     const ad_var *y; /* state at the beginning */
@@ -156,6 +158,8 @@ void ode_hermite_record(const ode_method *method, const ode_step *s, ode_step_re
  * not wanted). Residuals are kept as evaluation i where they are wanted. */
 void ode_record_field(const ode_step *s, const ode_step_results *r, int i, const ad_var *y,
                       ad_var *dy, ad_var *rate);
+/* Per-row arguments of the system as evaluation i has them; memory: ODE_MAX_ROWS. */
+const ad_var *ode_step_row(const ode_step *s, int i, ad_var *memory);
 /* Sum of c_i x_i over n of them that lie stride apart (terms with c_i = 0 are left out); invalid
  * when there is none. */
 ad_var ode_record_weighted(int n, const double *c, const ad_var *x, int stride);

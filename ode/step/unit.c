@@ -216,7 +216,8 @@ void ode_runner_arguments(ode_runner *r, const void *const *row, const void *con
     const ode_system *s = r->unit->system;
     const void **rows = ode_runner_in(r, ODE_VALUE, ODE_PORT_ROW),
                **values = ode_runner_in(r, ODE_VALUE, ODE_PORT_SHARED);
-    for (int i = 0; i < s->nrow; i++) rows[i] = row[i];
+    int nrow = ode_unit_place(r->unit, ODE_VALUE, ODE_PORT_ROW).count;
+    for (int i = 0; i < nrow; i++) rows[i] = row[i];
     for (int i = 0; i < s->nshared; i++) values[i] = shared[i];
     r->primed = false;
 }

@@ -170,8 +170,8 @@ static int expect_lost(ad_tape *tape, ad_var g, const char *where, const char *n
 {
     const void *value = ad_value(g);
     const char *error = ad_tape_error(tape);
-    ck_assert_msg(!value && error && strstr(error, "use ode_discrete there"), "%s: %s", name,
-                  error ? error : "no error");
+    ck_assert_msg(!value && error && strstr(error, "use ode_discrete or ode_interpolating there"),
+                  "%s: %s", name, error ? error : "no error");
     bool arrived = strstr(error, "the recomputed state is off by");
     ck_assert_msg(!arrived || strstr(error, where), "%s: %s", name, error);
     return arrived;

@@ -123,8 +123,8 @@ static void check_case(const singular *q, const ode_options *options)
 START_TEST(test_named)
 {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        for (int back = 0; back < 2; back++) {
-            const ode_adjoint *adjoint = back ? &ode_backsolve : NULL;
+        for (int k = 0; ode_adjoints()[k]; k++) {
+            const ode_adjoint *adjoint = ode_adjoints()[k];
             check_case(&cases[i], &(ode_options){ .adjoint = adjoint });
             check_case(&cases[i],
                        &(ode_options){ .adjoint = adjoint, .method = &ode_rk4, .steps = 5 });

@@ -193,16 +193,18 @@ START_TEST(times_in_one_step)
 }
 END_TEST
 
-/* Backsolve reaches the gradient of the continuous problem to about its tolerance, also for methods
- * of fixed steps. */
-START_TEST(backsolve_agrees)
+/* The continuous adjoints reach the gradient of the continuous problem to about their tolerance,
+ * also for methods of fixed steps. */
+START_TEST(continuous_agree)
 {
-    const ode_method *m = ode_methods()[_i];
+    const ode_method *m = ode_methods()[_i / 2];
+    bool back = _i % 2 == 0;
+    if (!back && m == &ode_nystroem2) return;
     ode_options o = for_method(m, ode_method_order(m) > 3 ? 1e-9 : 1e-6),
                 exact = for_method(&ode_dopri8, 1e-12);
     if (!ode_method_adaptive(m)) o.steps = ode_method_order(m) == 1 ? 400 : 200;
     ode_stats stats = { 0 };
-    o.adjoint = &ode_backsolve;
+    o.adjoint = back ? &ode_backsolve : &ode_interpolating;
     o.stats = &stats;
     double g[UNKNOWNS + TIMES], e[UNKNOWNS + TIMES];
     for (int k = 0; k < 2; k++) {
@@ -222,8 +224,9 @@ START_TEST(backsolve_agrees)
                       ode_method_name(m), k, g[k], e[k]);
     ck_assert_int_gt(stats.backward_steps, 0);
     ck_assert_int_gt(stats.backward_evaluations, 0);
-    ck_assert_uint_eq(stats.stored_bytes, 0);
-    ck_assert(stats.backward_drift > 0 && isfinite(stats.backward_drift));
+    ck_assert_int_eq(stats.stored_bytes == 0, back);
+    ck_assert_int_eq(stats.backward_drift > 0, back);
+    ck_assert(isfinite(stats.backward_drift));
     ode_stats_clear(&stats);
 }
 END_TEST
@@ -689,7 +692,7 @@ int main(void)
     tcase_add_loop_test(frozen, times_fixed_steps, 0, 2 * method_count());
     tcase_add_loop_test(frozen, times_adaptive, 0, method_count());
     tcase_add_loop_test(frozen, times_in_one_step, 0, method_count());
-    tcase_add_loop_test(frozen, backsolve_agrees, 0, method_count());
+    tcase_add_loop_test(frozen, continuous_agree, 0, 2 * method_count());
     tcase_add_test(frozen, backsolve_of_the_end);
     tcase_add_loop_test(frozen, recording_anew, 0, 8);
     tcase_add_loop_test(known, lotka_volterra, 0, 4);

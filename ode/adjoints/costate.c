@@ -1,0 +1,212 @@
+/* Costates marched back in time: a' = -(df/dx)^T a from output to output, at each of which the loss
+ * adds its derivative, with the arguments' cotangents as quadratures q' = -(df/dargs)^T a
+ * (Pontryagin's adjoint). Where the state x comes from is for the adjoint to say: it is a part of
+ * what is marched, or given at every evaluation. */
+#include "ode/adjoints/costate.h"
+#include <math.h>
+#include <string.h>
+
+bool ode_costate_plan_make(ode_costate_plan *plan, const ode_adjoint_plan *d, ode_system *system,
+                           ad_tape *tape)
+{
+    const ode_problem *p = d->problem;
+    const ode_settings *set = &p->settings;
+    if (!system) {
+        ad_fail(tape, "%s: out of memory", set->caller);
+        return false;
+    }
+    plan->system = system;
+    int quadrature = system->nquad ? ODE_QUADRATURE : 0;
+    if (quadrature && set->adaptive && !set->seminorm) quadrature |= ODE_QUADRATURE_NORM;
+    ode_march_compile(&plan->march, system, set, set->adaptive, false, quadrature, NULL, tape);
+    ode_unit_key field = { .kind = ODE_UNIT_FIELD };
+    if (d->need_times) plan->field = ode_unit_make(p->system, field, tape, set->caller);
+    return !ad_tape_error(tape);
+}
+
+void ode_costate_close(ode_costate *b)
+{
+    ode_march_close(&b->march);
+    ode_march_close(&b->field);
+    ode_pile_free(&b->states);
+    ode_refinement_free(&b->refinement);
+    ode_buffer *all[] = { &b->f, &b->x, &b->g };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
+}
+
+/* ---- opening ---- */
+
+static void set_march(ode_costate *b, ode_march *m, ode_system *s)
+{
+    const ode_settings *set = &b->settings;
+    m->system = s;
+    m->settings = set;
+    m->method = set->method;
+    m->rtol = set->adjoint_rtol;
+    m->atol = set->adjoint_atol;
+    m->each = set->atol_each;
+    m->error = b->run->call->error;
+    m->error_size = b->run->call->error_size;
+}
+
+static int open_field(ode_costate *b)
+{
+    const ode_system *s = b->problem->system;
+    const ad_opaque_call *call = b->run->call;
+    const void *row[ODE_MAX_ARGS];
+    ode_runner *f = &b->field.field;
+    set_march(b, &b->field, b->problem->system);
+    b->field.evaluations = 0;
+    if (!b->plan->field) return 0;
+    if (ode_runner_open(f, b->plan->field, call->threads, call->error, call->error_size)) return -1;
+    b->field.rows = call->rows;
+    b->field.cells = call->rows * s->width;
+    ode_row_arguments(s, b->run->c.args, row);
+    ode_runner_arguments(f, row, (const void *const *)b->run->forward->values);
+    return 0;
+}
+
+int ode_costate_open(ode_costate *b, ode_adjoint_run *run, const ode_costate_plan *plan)
+{
+    const ode_problem *p = run->plan->problem;
+    const ad_opaque_call *call = run->call;
+    ode_system *s = plan->system;
+    const double *t = run->forward->times.data;
+    b->run = run;
+    b->plan = plan;
+    b->problem = p;
+    b->settings = p->settings;
+    b->first = t[0];
+    b->direction = t[p->ntimes - 1] > t[0] ? 1 : -1;
+    size_t bytes = (size_t)call->rows * ode_bytes(s->dtype), whole = bytes * (size_t)s->width;
+    b->slot = bytes * (size_t)p->system->width;
+    b->lead = whole - b->slot;
+    set_march(b, &b->march, s);
+    b->march.adaptive = p->settings.adaptive;
+    b->march.quadrature = s->nquad > 0;
+    b->march.norm = b->march.quadrature && b->march.adaptive && !p->settings.seminorm;
+    ode_pile_reset(&b->states, whole);
+    bool memory = ode_pile_slot(&b->states, 1) && ode_buffer_need(&b->f, b->slot) &&
+                  ode_buffer_need(&b->x, b->slot) && ode_buffer_need(&b->g, b->slot);
+    if (!memory) return ode_call_fail(call, "out of memory");
+    if (ode_march_open(&b->march, &plan->march, call->rows, call->threads, run->c.args,
+                       run->forward->values) ||
+        open_field(b))
+        return -1;
+    b->end = ode_pile_slot(&b->states, 0);
+    memset(b->end, 0, whole);
+    return 0;
+}
+
+/* ---- steps ---- */
+
+static void *slot_of(void *context, int64_t k)
+{
+    return ode_pile_slot(&((ode_costate *)context)->states, (k + 1) % 2);
+}
+
+/* Adds the increments of the quadratures of an accepted step. */
+static int accepted(void *context, const ode_march *m, int64_t k, const ode_boundary *from,
+                    const ode_boundary *to, const void *y, const void *next)
+{
+    ode_costate *b = context;
+    const ode_system *s = b->plan->system;
+    const char *increment = m->increment.data;
+    (void)y;
+    for (int q = 0; q < s->nquad; q++) {
+        int64_t n = ad_count(s->quad[q], b->run->call->rows);
+        void *sum = q < s->nquad_row ? b->run->c.argbar[s->row[s->quad_of[q]]]
+                                     : b->run->shared_bar[s->quad_of[q]];
+        if (sum) ode_add(s->dtype, n, increment, sum);
+        increment += (size_t)n * ode_bytes(s->dtype);
+    }
+    b->end = (void *)next;
+    char what[160];
+    if (!b->run->searching || !ode_name_nonfinite(b->run, NULL, false, what, sizeof what)) return 0;
+    return ode_fail(
+        &b->march,
+        "the gradient %s, is not finite from step %lld on (going back; t = %.15g to %.15g); the "
+        "field has no finite derivative "
+        "there (a root or a power at 0?), or the gradient grows beyond the range of the type",
+        what, (long long)k, to->t, from->t);
+}
+
+int ode_costate_march(ode_costate *b, int n, const double *times, int refine)
+{
+    void *y = ode_pile_slot(&b->states, 0);
+    if (b->end != y) memmove(y, b->end, b->lead + b->slot);
+    b->end = y;
+    if (times[0] == times[n - 1]) return 0;
+    ode_sink sink = { .context = b, .slot = slot_of, .accepted = accepted };
+    b->march.steps = b->march.rejected = 0;
+    int failed = ode_march_run_refined(&b->march, n, times, y, &sink, refine, &b->refinement);
+    b->run->stats->backward_steps += b->march.steps;
+    b->run->stats->backward_rejected += b->march.rejected;
+    return failed;
+}
+
+/* ---- outputs ---- */
+
+void ode_costate_solution(const ode_costate *b, int i, void *slot)
+{
+    const ode_system *s = b->problem->system;
+    const ode_adjoint_outputs *out = &b->run->out;
+    int64_t rows = b->run->call->rows;
+    bool start = i < 0 || out->place[i] < 0 || (i == 0 && !b->run->plan->asked.n);
+    for (int k = 0; k < s->nstate; k++) {
+        void *part = ode_part(s, rows, slot, k);
+        size_t bytes = (size_t)(rows * s->size[k]) * ode_bytes(s->dtype);
+        memset(part, 0, bytes);
+        if (start) memcpy(part, b->run->c.y0[k], bytes);
+        else ode_output_add(s, rows, b->run->c.y[k], k, out->places, out->place[i], part);
+    }
+}
+
+/* Cotangents times f at t, where the solution is x. */
+static int rate_of_loss(ode_costate *b, double t, const void *x, const void *bar, double *rate)
+{
+    int side = 0;
+    if (ode_stops_jump(&b->march.stops, t)) side = t == b->first ? b->direction : -b->direction;
+    *rate = 0;
+    if (ode_march_field(&b->field, t, side, x, b->f.data, NULL, NULL)) return -1;
+    *rate = ode_dot(b->field.system->dtype, b->field.cells, b->f.data, bar);
+    return 0;
+}
+
+int ode_costate_output(ode_costate *b, int i)
+{
+    const ode_system *s = b->problem->system;
+    double rate, t = b->run->out.t[i];
+    ode_costate_solution(b, i, b->x.data);
+    memset(b->g.data, 0, b->slot);
+    ode_adjoint_add_output(b->run, i, b->g.data);
+    if (b->run->plan->need_times) {
+        if (rate_of_loss(b, t, b->x.data, b->g.data, &rate)) return -1;
+        b->run->out.bar[i] += rate;
+    }
+    ode_add(s->dtype, b->run->call->rows * s->width, b->g.data, b->end + b->lead);
+    return 0;
+}
+
+int ode_costate_finish(ode_costate *b)
+{
+    ode_adjoint_run *run = b->run;
+    const ode_system *s = b->problem->system;
+    int64_t rows = run->call->rows;
+    char *a = b->end + b->lead;
+    double rate;
+    if (run->c.timesbar) {
+        ode_costate_solution(b, -1, b->x.data);
+        if (rate_of_loss(b, b->first, b->x.data, a, &rate)) return -1;
+        run->times_bar[0] -= rate;
+    }
+    /* The first time of a solve that is no asking: its solution is y0 itself. */
+    if (!run->plan->asked.n) ode_adjoint_add_output(run, 0, a);
+    for (int i = 0; i < s->nstate; i++)
+        if (run->c.y0bar[i])
+            memcpy(run->c.y0bar[i], ode_part(s, rows, a, i),
+                   (size_t)(rows * s->size[i]) * ode_bytes(s->dtype));
+    run->stats->vjps = b->march.evaluations;
+    run->stats->backward_evaluations = b->march.evaluations + b->field.evaluations;
+    return 0;
+}
