@@ -47,7 +47,7 @@ static int divide(ode_march *m, piece *p)
                         "take larger steps or raise max_steps",
                         wanted, p->from, p->to, (long long)set->max_steps);
     double spacing = ode_spacing(fmax(fabs(p->from), fabs(p->to)));
-    if (m->method->begin && length < 1e3 * wanted * spacing)
+    if (ode_method_has(m->method, ODE_METHOD_MULTISTEP) && length < 1e3 * wanted * spacing)
         return ode_fail(m,
                         "steps of %.3g from t = %.15g to %.15g are not equal, as %s needs them, "
                         "but rounded to the spacing of "

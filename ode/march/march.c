@@ -87,6 +87,8 @@ enum {
     N_COUNTS,
     N_TIMES = N_COUNTS + 3
 };
+_Static_assert(N_TIMES + ODE_MAX_STAGES <= sizeof((ode_march *)0)->number / sizeof(double),
+               "march->number has room for the times of all stages");
 
 static void set_number(ode_march *m, int i, double value)
 {
@@ -189,6 +191,7 @@ int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int thr
     m->steps = m->rejected = m->evaluations = m->blurred = 0;
     m->guard = (ode_guard){ .limit = m->settings->stability, .margin = ode_guard_margin(m->rtol) };
     memset(m->counts, 0, sizeof m->counts);
+    set_number(m, N_STIFFNESS, 0); /* of steps that do not tell */
     return 0;
 }
 

@@ -30,6 +30,10 @@ static int with_norm(const ode_unit_key *key)
     return key->kind != ODE_UNIT_STEP || estimated(key);
 }
 static int first_slope(const ode_unit_key *key) { return estimated(key); }
+static int with_stability(const ode_unit_key *key)
+{
+    return estimated(key) && key->method->stability;
+}
 static int carried_rate(const ode_unit_key *key)
 {
     return with(key, ODE_ESTIMATE | ODE_QUADRATURE);
@@ -91,7 +95,9 @@ static const row table[] = {
 static ode_shapes shapes_of_group(const ode_unit_key *key, ode_port port, int group)
 {
     ode_shapes shapes = table[port].shapes;
-    return shapes == ODE_SHAPE_CARRIED ? key->method->carry[group] : shapes;
+    if (shapes != ODE_SHAPE_CARRIED) return shapes;
+    AD_ASSERT(key->method->carry[group] != ODE_SHAPE_CARRIED);
+    return key->method->carry[group];
 }
 
 static int arrays_of(const ode_system *s, const ode_unit_key *key, ode_shapes shapes)
@@ -113,6 +119,7 @@ static int arrays_of(const ode_system *s, const ode_unit_key *key, ode_shapes sh
 static int shared_argument(const ode_system *s, int i)
 {
     int k = 0;
+    AD_ASSERT(i < s->nargs - s->nrow);
     while (ad_has_rows(s->arg[k]) || i-- > 0) k++;
     return k;
 }
@@ -284,7 +291,9 @@ bool ode_layout_make(ode_layout *l, const ode_system *s, const ode_unit_key *key
         ode_layout_clear(l);
         return false;
     }
+    int nin = l->nin, nout = l->nout;
     lay_out(&m);
+    AD_ASSERT(l->nin == nin && l->nout == nout);
     return true;
 }
 

@@ -89,7 +89,8 @@ typedef struct {
     ad_var *k;        /* stages, [stage][state]; memory for ODE_MAX_STAGES of them */
     ad_var *error;    /* estimate: of each state, in its unit */
     ad_var *error3;   /* ODE_METHOD_TWO_ESTIMATES: the cruder one */
-    ad_var stiffness; /* estimate: |lambda|^2, the largest of all rows; invalid: not known */
+    ad_var stiffness; /* estimate, of a method with a limit of stability: |lambda|^2, the largest of
+                         all rows */
     ad_var counts;    /* ODE_METHOD_IMPLICIT: [3] Newton's Jacobians, factorisations, iterations */
     ad_var *ringing;  /* ODE_METHOD_RINGS: of each state, elements above 1 where it does */
     ad_var *kept;     /* residuals: of evaluation i from kept[i * residuals->n] */
@@ -106,7 +107,7 @@ enum {
                                 next step's first */
     ODE_METHOD_IMPLICIT = 4, /* finds roots, and counts what that takes */
     ODE_METHOD_STIFFLY_ACCURATE = 8, /* the last stage is the result */
-    ODE_METHOD_MULTISTEP = 16,       /* wants equal steps, and begins anew where they change */
+    ODE_METHOD_MULTISTEP = 16,       /* wants equal steps */
     ODE_METHOD_RINGS = 32,           /* a part of the state that decays fast may alternate instead:
                                         steps say so (ode_step_results.ringing) */
     ODE_METHOD_TWO_ESTIMATES = 64,   /* a second, cruder estimate damps the first */
@@ -127,7 +128,8 @@ struct ode_method {
     const ode_shapes *carry;
     const ode_tableau *tableau; /* of explicit Runge-Kutta methods: for their own recorders */
     void (*step)(const ode_method *method, const ode_step *s, ode_step_results *r);
-    /* Makes results->carry from y; NULL: nothing is carried. */
+    /* Makes results->carry from y, where a solve begins and where steps do not go on as before;
+     * NULL: nothing is carried. */
     void (*begin)(const ode_method *method, const ode_step *s, ode_step_results *r);
     /* Weights w of y(t + theta h) = y + h sum_i w_i k_i over the dense stages, and their
      * derivatives by theta. */

@@ -200,6 +200,8 @@ static void differentiate(const ode_unit *u, const ad_var *in, const ad_var *own
     bool vjp = u->key.derivative == ODE_VJP;
     collect(u, true, in, vjp ? NULL : in, x);
     collect(u, false, own, vjp ? in : NULL, y);
+    AD_ASSERT(x->n <= u->own.nin && y->n <= u->own.nout);
+    AD_ASSERT((vjp ? x->n : y->n) <= u->layout.nout);
     if (vjp) {
         ad_vjp_cut(y->n, y->x, y->along, x->n, x->x, out);
         check_arguments(u, in, out);
