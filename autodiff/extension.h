@@ -68,8 +68,12 @@ typedef struct {
  */
 typedef struct {
     const char *name;
-    /* 0, or -1 with call->error written. `state` persists from call to call within one tape or
-     * workspace, and is where an operation keeps its memory. */
+    /* 0; -1 with call->error written: an error of the run; 1, perhaps with call->error written: the
+     * operands are outside the operation's domain. Then all of its results become NaN, the run goes
+     * on, and ad_workspace_outside has the message: a solver with adaptive steps takes a smaller
+     * one. (Where only some rows are outside, write NaN to those and return 0: the others keep
+     * their results.) `state` persists from call to call within one tape or workspace, and is where
+     * an operation keeps its memory. */
     int (*forward)(void *data, void *state, const ad_opaque_call *call);
     void *(*state_new)(
         void *data); /* may be NULL: no state. Returning NULL is an error (out of memory). */
@@ -176,6 +180,9 @@ typedef struct {
 } ad_run_args;
 /* ad_run, which is this with the other fields zero. */
 int ad_run_with(const ad_program *program, ad_workspace *workspace, const ad_run_args *args);
+/* Of the latest run: the first opaque operation that was outside its domain, "NAME: MESSAGE"; NULL:
+ * none. Valid until the next run. */
+const char *ad_workspace_outside(const ad_workspace *workspace);
 /* Whether ad_run_args.refine changes anything: some operation of the program discretises. */
 bool ad_program_discretises(const ad_program *program);
 /* The gradient of a loss by x, of n elements, beside the refined one, as ad_check_gradient does it;

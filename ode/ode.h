@@ -112,6 +112,22 @@ const ode_controller *const *ode_controllers(void); /* all, NULL-terminated */
 /* h_(n+1) / h_n as the controller chooses it, within its limits; NaN: its factor is not finite. */
 double ode_controller_factor(const ode_controller *controller, const ode_control_history *past);
 
+/* ---- error norms ----------------------------------------------------------------------------- */
+
+/* What the errors of a step, in units of the tolerance, come to: a step is accepted if that is not
+ * larger than one. scaled[i] is the error of state i divided by atol + rtol max(|y0|, |y1|), of its
+ * shape [rows, D...]; the result is a scalar, not negative. Called once to trace it, as a field is
+ * (variables from outside are an error), with options.rerecord at every step. Of backsolve it is
+ * taken of the states and of the costates, and the larger one counts. */
+typedef struct {
+    const char *name;
+    ad_var (*record)(ad_tape *tape, int nstate, const ad_var *scaled, void *user);
+    void *user; /* read while the solve is recorded only; with rerecord at every step */
+} ode_error_norm;
+/* rms: the root mean square over all states, rows and components, the default. max: the largest
+ * error of all; no row and no component is less accurate than asked for because others are more. */
+extern const ode_error_norm ode_norm_rms, ode_norm_max;
+
 /* ---- adjoints -------------------------------------------------------------------------------- */
 
 /* Constant objects as methods are: ode_adjoints() lists them (of none, NULL: "no adjoint"). All of
@@ -158,9 +174,41 @@ int64_t ode_steps_count(const ode_steps *steps);
 /* Boundaries t_0, t_1, ..., t_n of the accepted steps (n + 1 numbers, owned by steps). */
 const double *ode_steps_times(const ode_steps *steps);
 
+/* How a solve ended. */
+typedef enum {
+    ODE_DONE,            /* at the last time */
+    ODE_STOPPED,         /* by options.on_step */
+    ODE_STEP_TOO_SMALL,  /* no step that time allows is exact enough */
+    ODE_TOO_MANY_STEPS,  /* options.max_steps */
+    ODE_NOT_FINITE,      /* y0, the field, or a state */
+    ODE_OUTSIDE_DOMAIN,  /* an operation of the field is, however small the step */
+    ODE_NEWTON,          /* Newton's method failed in an implicit step */
+    ODE_RINGING,         /* the result of a method that is not L-stable alternates */
+    ODE_TIME_TOO_COARSE, /* the field reads times that rounding has made equal */
+    ODE_OUT_OF_MEMORY,
+    ODE_FAILED, /* anything else: the error says what */
+    ODE_STATUSES
+} ode_status;
+const char *ode_status_name(ode_status status); /* "step too small" */
+
+/* An accepted step, as options.on_step sees it. All is borrowed, for the time of the call. */
+typedef struct {
+    int64_t number; /* from 0 */
+    double t, size; /* where it ended, and its size, negative where time runs backwards */
+    double error;   /* in units of the tolerance; 0 where the steps are given */
+    ad_dtype dtype; /* of y */
+    int64_t rows;
+    int nstate;
+    const ad_shape *shape; /* of each state, with AD_ROWS for its rows */
+    const void *const *y;  /* each state at t: [rows, D...] */
+} ode_accepted_step;
+
 /* What a solve did: filled at every evaluation of the solve that has it in its options (and by its
  * adjoint: the backward_ part). */
 typedef struct {
+    ode_status status; /* of the latest forward solve */
+    double reached;    /* the time up to which it was solved: the last one if it is done; NaN: the
+                          times were not valid */
     int64_t steps, rejected;   /* accepted and rejected steps */
     int64_t stability_limited; /* accepted steps whose size was set by the method's stability limit
                                   and not by the error: many of them, and the problem is stiff for
@@ -186,11 +234,11 @@ typedef struct {
     const ode_method *method;   /* default ode_dopri5 */
     const ode_adjoint *adjoint; /* default ode_discrete */
     /* Adaptive methods: the error of a step, a root mean square over all states, rows and
-     * components, is held below atol + rtol max(|y0|, |y1|). Both zero: 1e-6, 1e-8 (f64); 1e-4,
-     * 1e-6 (f32). Where one is given, a zero of the other is a zero: with rtol alone the error is
-     * relative however small the state is, with atol alone absolute however large. States that
-     * begin at zero or pass through it (costs, log-determinants) cost fewer steps with an atol.
-     * rtol alone may not be below the rounding of the tape's type. */
+     * components (or options.norm), is held below atol + rtol max(|y0|, |y1|). Both zero: 1e-6,
+     * 1e-8 (f64); 1e-4, 1e-6 (f32). Where one is given, a zero of the other is a zero: with rtol
+     * alone the error is relative however small the state is, with atol alone absolute however
+     * large. States that begin at zero or pass through it (costs, log-determinants) cost fewer
+     * steps with an atol. rtol alone may not be below the rounding of the tape's type. */
     double rtol, atol;
     /* An atol of its own for each element of a row, all states in order (their shapes [rows, D...]
      * without the rows, one after the other; of a flow: x, logdet; of a solve with a cost: y, q),
@@ -202,6 +250,7 @@ typedef struct {
                       between times and stops   (jump_times, knots of ode_interpolate) evenly */
     int64_t steps; /* > 0: so many equal steps in each interval between times (excludes step); stops
                       divide it into pieces with steps of at most this size */
+    const ode_error_norm *norm;       /* adaptive: default ode_norm_rms. Copied */
     const ode_controller *controller; /* adaptive: default ode_control_i. Copied */
     double first_step; /* adaptive: size of the first step; default: chosen from two evaluations of
                           the field, after Hairer, Norsett, Wanner, Solving ODEs I, II.4, but free
@@ -241,8 +290,15 @@ typedef struct {
                         need not be numbers of that type: what the field sees is what they round to
                         (borrowed until the solve is recorded) */
     int njump;
-    ode_stats *stats; /* filled when the solve is evaluated (borrowed: must outlive the tape and
-                         programs) */
+    /* Called after every accepted step of a forward solve, by the thread that runs it: true to go
+     * on, false to stop there (ode_stats.status ODE_STOPPED, an error of the run that says where;
+     * after the last step it makes no difference). A step may come again: a solve for a gradient
+     * may go back and take steps again that have proved too large, with numbers counted from there.
+     */
+    bool (*on_step)(const ode_accepted_step *step, void *user);
+    void *on_step_user; /* borrowed: must outlive the tape and programs */
+    ode_stats *stats;   /* filled when the solve is evaluated (borrowed: must outlive the tape and
+                           programs) */
 } ode_options;
 
 /* ---- solving --------------------------------------------------------------------------------- */

@@ -1,6 +1,7 @@
 /* Lazy values: computes what a variable needs, node by node, on whole arrays, with the kernels that
  * compiled programs use. */
 #include "autodiff/kernels/kernel.h"
+#include "autodiff/run/workspace.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -179,10 +180,12 @@ static bool evaluate_opaque(ad_tape *t, int32_t node, ad_node *n)
                             .error_size = sizeof error };
     ad_tape_hold(t);
     n->running = true;
-    if (fine && n->class_->forward(n->opaque, n->state, &call)) {
+    int code = fine ? n->class_->forward(n->opaque, n->state, &call) : 0;
+    if (code < 0) {
         ad_fail(t, "%s: %s", ad_node_name(n), error);
         fine = false;
     }
+    if (code > 0) ad_opaque_fill_nan(&call, nout);
     n->running = false;
     ad_tape_release(t);
     for (int k = 0; k < nout && fine; k++) ad_node_at(t, node + 1 + k)->known = true;

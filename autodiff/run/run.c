@@ -1,6 +1,7 @@
 /* The replay of programs in workspaces. */
 #include "autodiff/run/threads.h"
 #include "autodiff/run/workspace.h"
+#include <stdio.h>
 #include <string.h>
 
 /* ---- whole arrays ---- */
@@ -21,6 +22,14 @@ static void write_row_count(const ad_program *p, int64_t rows, void *out)
 {
     if (p->ir.dtype == AD_F32) *(float *)out = (float)rows;
     else *(double *)out = (double)rows;
+}
+
+/* Of a run, the first operation whose operands were outside its domain. */
+static void note_outside(ad_workspace *w, const char *name, const char *message)
+{
+    if (w->outside[0]) return;
+    snprintf(w->outside, sizeof w->outside, "%s: %s", name,
+             message[0] ? message : "its operands are outside its domain");
 }
 
 static int run_opaque(ad_workspace *w, const ad_step *s, const ad_run_args *a)
@@ -52,8 +61,14 @@ static int run_opaque(ad_workspace *w, const ad_step *s, const ad_run_args *a)
                             .out_shape = w->out_shape,
                             .error = message,
                             .error_size = sizeof message };
-    if (x->class_->forward(x->opaque, w->state[p->slot[s->value].position], &call) == 0) return 0;
+    int code = x->class_->forward(x->opaque, w->state[p->slot[s->value].position], &call);
+    if (code == 0) return 0;
     message[sizeof message - 1] = 0;
+    if (code > 0) {
+        note_outside(w, ad_opaque_name(x->class_, x->opaque), message);
+        ad_opaque_fill_nan(&call, x->nout);
+        return 0;
+    }
     return ad_workspace_fail(w, "ad_run: %s: %s", ad_opaque_name(x->class_, x->opaque),
                              message[0] ? message : "the operation failed without a message");
 }
@@ -397,6 +412,7 @@ static int run_alone(const ad_program *program, ad_workspace *w, const ad_run_ar
     }
     atomic_store(&w->refused, false);
     w->error[0] = 0;
+    w->outside[0] = 0;
     int result;
     if (!program || !args)
         result = ad_workspace_fail(w, "ad_run: the %s is NULL",

@@ -2,6 +2,7 @@
 #include "autodiff/run/workspace.h"
 #include "autodiff/run/threads.h"
 #include <stdarg.h>
+#include <math.h>
 #include <stdlib.h>
 
 int ad_workspace_fail(ad_workspace *w, const char *format, ...)
@@ -83,6 +84,23 @@ const char *ad_workspace_error(const ad_workspace *w)
     if (atomic_load(&w->refused))
         return "ad_run: the workspace is in use by another run; every thread needs its own";
     return w->error[0] ? w->error : NULL;
+}
+
+const char *ad_workspace_outside(const ad_workspace *w)
+{
+    return w && w->outside[0] ? w->outside : NULL;
+}
+
+void ad_opaque_fill_nan(const ad_opaque_call *call, int nout)
+{
+    for (int j = 0; j < nout; j++) {
+        if (!call->out[j]) continue;
+        int64_t n = ad_count(call->out_shape[j], 1);
+        for (int64_t i = 0; i < n; i++) {
+            if (call->dtype == AD_F32) ((float *)call->out[j])[i] = NAN;
+            else ((double *)call->out[j])[i] = NAN;
+        }
+    }
 }
 
 size_t ad_workspace_bytes(const ad_workspace *w) { return w ? w->bytes : 0; }

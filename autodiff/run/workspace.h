@@ -35,6 +35,7 @@ struct ad_workspace {
     int nstate;   /* states made so far */
     bool parameters_done;
     char error[640];
+    char outside[640]; /* of the latest run: which operation was outside its domain; "": none */
 };
 
 /* Writes the workspace's error; -1. */
@@ -43,6 +44,8 @@ int ad_workspace_fail(ad_workspace *workspace, const char *format, ...)
     __attribute__((format(printf, 2, 3)))
 #endif
     ;
+/* Makes the results of an opaque operation NaN. */
+void ad_opaque_fill_nan(const ad_opaque_call *call, int nout);
 /* Memory for so many rows, and the states of opaque operations. 0, or -1 with the workspace's error
  * written. */
 int ad_workspace_reserve(ad_workspace *workspace, int64_t rows);

@@ -124,7 +124,7 @@ static int accepted(void *context, const ode_march *m, int64_t k, const ode_boun
     char what[160];
     if (!b->run->searching || !ode_name_nonfinite(b->run, NULL, false, what, sizeof what)) return 0;
     return ode_fail(
-        &b->march,
+        &b->march, ODE_NOT_FINITE,
         "the gradient %s, is not finite from step %lld on (going back; t = %.15g to %.15g); the "
         "field has no finite derivative "
         "there (a root or a power at 0?), or the gradient grows beyond the range of the type",

@@ -107,11 +107,13 @@ static bool trace_field(ode_system *s, ad_tape *tape, const char *caller)
         else
             for (int i = 0; i < s->nshared; i++) describe_shared(s, i);
     }
+    bool of_field = ad_tape_error(s->trace) != NULL;
+    if (!of_field) ode_norm_trace(s);
     const char *error = ad_tape_error(s->trace);
     if (!error) return true;
     ad_tape_clear_error(tape); /* the caller's tape was clean: an error there comes from a captured
                                   variable, and is named here */
-    ad_fail(tape, "%s: in the field: %s", caller, error);
+    ad_fail(tape, "%s: in %s: %s", caller, of_field ? "the field" : "options.norm", error);
     return false;
 }
 
@@ -213,6 +215,7 @@ static ode_system *describe(ad_tape *tape, const ode_right_side *right, int nsta
     s->field = right->field;
     s->fields = right->fields;
     s->rerecord = rerecord;
+    if (right->norm) s->norm = *right->norm;
     for (int i = 0; i < nstate; i++) add_state(s, ad_shape_of(y0[i]));
     s->nargs = nargs;
     for (int i = 0; i < nargs; i++) {
@@ -240,6 +243,7 @@ static int trace_inputs(const ode_system *s, ad_var *in)
     in[n++] = s->t;
     for (int i = 0; i < s->nstate; i++) in[n++] = s->y[i];
     for (int i = 0; i < s->nargs; i++) in[n++] = s->args[i];
+    for (int i = 0; i < s->nstate && s->norm.record; i++) in[n++] = s->scaled[i];
     return n;
 }
 
@@ -248,13 +252,16 @@ static int trace_inputs(const ode_system *s, ad_var *in)
 static ode_system *through_cache(ode_system *s, ad_tape *tape, const char *caller)
 {
     static const char tag[] = "ode_system";
-    ad_var in[1 + ODE_MAX_STATES + ODE_MAX_ARGS];
+    ad_var in[1 + 2 * ODE_MAX_STATES + ODE_MAX_ARGS], out[ODE_MAX_STATES + 1];
     /* The function's key has the shapes of all inputs, also of an argument that the field does not
      * use. */
-    size_t length = 0, counts = 3 * sizeof(int), knots = 0;
+    size_t length = 0, counts = 4 * sizeof(int), knots = 0;
     for (int i = 0; i < s->nknots; i++)
         knots += sizeof *s->knots + (size_t)s->knots[i].n * sizeof(double);
-    void *function = ad_function_key(trace_inputs(s, in), in, s->nstate, s->dy, &length);
+    int normed = s->norm.record != NULL;
+    memcpy(out, s->dy, (size_t)s->nstate * sizeof *out);
+    if (normed) out[s->nstate] = s->norm_value;
+    void *function = ad_function_key(trace_inputs(s, in), in, s->nstate + normed, out, &length);
     char *key = function ? malloc(sizeof tag + counts + knots + length) : NULL;
     if (!key) {
         free(function);
@@ -264,7 +271,7 @@ static ode_system *through_cache(ode_system *s, ad_tape *tape, const char *calle
     }
     char *end = key;
     memcpy(end, tag, sizeof tag), end += sizeof tag;
-    memcpy(end, (int[]){ s->nstate, s->nargs, s->nknots }, counts), end += counts;
+    memcpy(end, (int[]){ s->nstate, s->nargs, s->nknots, normed }, counts), end += counts;
     /* The same function can be written with knots that nobody stops at. */
     for (int i = 0; i < s->nknots; i++) {
         const ode_knots *k = &s->knots[i];

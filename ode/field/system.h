@@ -63,6 +63,10 @@ struct ode_system {
     bool owns_user, rerecord;
     ad_tape *trace;
     ad_var t, y[ODE_MAX_STATES], args[ODE_MAX_ARGS], dy[ODE_MAX_STATES], *frontier;
+    /* The error norm of steps (record NULL: root mean square, which steps make themselves); on the
+     * trace: scaled errors and the norm. */
+    ode_error_norm norm;
+    ad_var scaled[ODE_MAX_STATES], norm_value;
     bool reads_time; /* a trace depends on t */
     ode_knots *knots;
     int nknots;
@@ -102,6 +106,7 @@ typedef struct {
     ode_fields fields;
     void *user;
     size_t user_size;
+    const ode_error_norm *norm; /* NULL: root mean square */
 } ode_right_side;
 
 /* Traces the field for these states and arguments (or finds it in the tape's cache). A new
@@ -138,6 +143,11 @@ void ode_system_record(const ode_system *system, ad_tape *tape, ad_var t, const 
 void ode_system_record_kept(const ode_system *system, ad_tape *tape, ad_var t, const ad_var *y,
                             const ad_var *row, const ad_var *shared, ad_var *dy,
                             const ode_residuals *residuals, ad_var *kept);
+/* Error norms (norm.c). Traces that of a system; whether it has one of its own; records it: of an
+ * augmented system, the larger one of states and costates. */
+void ode_norm_trace(ode_system *system);
+bool ode_has_norm(const ode_system *system);
+ad_var ode_norm_record(const ode_system *system, ad_tape *tape, const ad_var *scaled);
 /* Knots are noted on the tape of a trace that listens (interpolate.c), and taken from there into
  * the system. false: out of memory. */
 bool ode_listen_for_knots(ad_tape *trace);

@@ -49,6 +49,7 @@ static int go_back(ode_march *m, place *p, int64_t k)
 {
     p->y = p->sink->rewind(p->sink->context, k, &p->a);
     m->steps = k;
+    m->reached = p->a.t;
     ode_watch_rewind(m);
     ode_control_forget(&m->control);
     p->stop = ode_stops_next(&m->stops, p->a.t);
@@ -69,7 +70,7 @@ static int plan(ode_march *m, place *p, attempt *try)
     try->size = try->landing ? left : p->h;
     try->cut = try->size < p->h;
     if (try->size < try->least && !try->landing)
-        return ode_fail(m,
+        return ode_fail(m, ODE_STEP_TOO_SMALL,
                         "options.max_step = %g is too small at t = %.15g, where the rounding of "
                         "time allows steps of %.3g at least; "
                         "raise it, or shift the origin of time towards t",
@@ -117,9 +118,15 @@ static int take(ode_march *m, place *p)
     if (plan(m, p, &try)) return -1;
     if (ode_march_attempt(m, p->sink, &p->a, &try.b, p->y, try.next)) return -1;
     double ratio = ode_march_error(m);
+    m->ratio = ratio;
+    if (ratio < 0)
+        return ode_fail(m, ODE_FAILED,
+                        "step %lld from t = %.15g, size %.3g: options.norm gave %g; a norm is not "
+                        "negative",
+                        (long long)m->steps, p->a.t, try.size, ratio);
     double factor = ode_control_factor(&m->control, try.size, ratio, try.cut);
     if (isnan(factor))
-        return ode_fail(m,
+        return ode_fail(m, ODE_FAILED,
                         "step %lld from t = %.15g, size %.3g: the factor of options.controller "
                         "(%s) is not finite after an error of %.3g times the tolerance",
                         (long long)m->steps, p->a.t, try.size,

@@ -4,6 +4,15 @@
 #include <float.h>
 #include <math.h>
 
+int64_t ode_march_nonfinite(const ode_march *m, const void *next, bool *derivative)
+{
+    int64_t bad = ode_first_nonfinite(m->system->dtype, m->cells, next);
+    *derivative = bad < 0;
+    if (bad < 0 && m->adaptive)
+        bad = ode_first_nonfinite(m->system->dtype, m->cells, m->slope[1].data);
+    return bad;
+}
+
 /* The element whose derivative changes most over the attempted step, in units of the tolerance. */
 static int64_t worst_element(const ode_march *m, const void *y)
 {
@@ -29,14 +38,18 @@ static bool looks_stiff(const ode_march *m)
     return g->z > 0.8 * g->limit || 5 * (g->limited + g->refused) > m->steps + m->rejected;
 }
 
-/* What to do about steps of size h at t, after what was seen. */
-static void advise(const ode_march *m, double t, double h, const void *y, int64_t worst, char *text,
-                   size_t size)
+/* What to do about steps of size h at t, which are so small because of element `worst` of the
+ * state, after what was seen. */
+typedef struct {
+    double t, h, state; /* state: the size of the element */
+    int64_t worst;
+} trouble;
+static void advise(const ode_march *m, const trouble *of, char *text, size_t size)
 {
     bool f32 = m->system->dtype == AD_F32;
-    double state = fabs(ode_load(m->system->dtype, y, worst)),
-           tolerance = ode_tolerance(m, worst, state);
-    double rounding = (f32 ? FLT_EPSILON : DBL_EPSILON) * state, spacing = ode_spacing(t);
+    double h = of->h, state = of->state;
+    double tolerance = ode_tolerance(m, of->worst, state);
+    double rounding = (f32 ? FLT_EPSILON : DBL_EPSILON) * state, spacing = ode_spacing(of->t);
     if (tolerance < rounding)
         snprintf(
             text, size,
@@ -74,7 +87,13 @@ int ode_fail_small(ode_march *m, double t, double h, double ratio, const void *y
     int64_t bad = ode_march_nonfinite(m, next, &derivative);
     if (bad >= 0) {
         ode_where(m->system, m->rows, bad, where, sizeof where);
-        return ode_fail(m,
+        const char *outside = ad_workspace_outside(m->step.workspace);
+        if (outside)
+            return ode_fail(m, ODE_OUTSIDE_DOMAIN,
+                            "step %lld near t = %.15g, however small the step (%.3g): %s; the "
+                            "solution leaves the field's domain there",
+                            (long long)m->steps, t, h, outside);
+        return ode_fail(m, ODE_NOT_FINITE,
                         "step %lld near t = %.15g: %s is not finite in %s, however small the step "
                         "(%.3g); check the field there: it may "
                         "have a singularity",
@@ -83,7 +102,7 @@ int ode_fail_small(ode_march *m, double t, double h, double ratio, const void *y
     char what[160];
     if (m->quadrature &&
         ode_name_quadrature(m->system, m->rows, m->increment.data, what, sizeof what))
-        return ode_fail(m,
+        return ode_fail(m, ODE_NOT_FINITE,
                         "step %lld near t = %.15g: the gradient %s, is not finite, however small "
                         "the step (%.3g); the field has no finite "
                         "derivative there (a root or a power at 0?)",
@@ -96,15 +115,16 @@ int ode_fail_small(ode_march *m, double t, double h, double ratio, const void *y
     if (m->settings->min_step >= h) {
         bool stiff = m->guard.z > 0.8 * m->guard.limit;
         return ode_fail(
-            m,
+            m, ODE_STEP_TOO_SMALL,
             "step %lld at t = %.15g: a step of options.min_step = %g %s, worst in %s; lower "
             "min_step%s",
             (long long)m->steps, t, m->settings->min_step, error, where,
             stiff ? ", or use an L-stable method (ode_implicit_euler): the problem is stiff there"
                   : ", or loosen the tolerances");
     }
-    advise(m, t, h, y, worst, advice, sizeof advice);
-    return ode_fail(m,
+    trouble of = { t, h, fabs(ode_load(m->system->dtype, y, worst)), worst };
+    advise(m, &of, advice, sizeof advice);
+    return ode_fail(m, ODE_STEP_TOO_SMALL,
                     "step %lld at t = %.15g underflows: a step of %.3g still %s, worst in %s; %s",
                     (long long)m->steps, t, h, error, where, advice);
 }
@@ -112,10 +132,12 @@ int ode_fail_small(ode_march *m, double t, double h, double ratio, const void *y
 int ode_fail_many(ode_march *m, double t, double t1, double h, const void *y)
 {
     char where[96], advice[400];
-    int64_t worst = worst_element(m, y), all = m->steps + m->rejected;
+    int64_t worst = worst_element(m, y);
+    int64_t all = m->steps + m->rejected;
     ode_where(m->system, m->rows, worst, where, sizeof where);
-    advise(m, t, h, y, worst, advice, sizeof advice);
-    return ode_fail(m,
+    trouble of = { t, h, fabs(ode_load(m->system->dtype, y, worst)), worst };
+    advise(m, &of, advice, sizeof advice);
+    return ode_fail(m, ODE_TOO_MANY_STEPS,
                     "max_steps = %lld attempts are used up at t = %.15g of %.15g (step size %.3g, "
                     "%.0f %% of the attempts rejected), worst "
                     "in %s; %s",
@@ -126,7 +148,7 @@ int ode_fail_many(ode_march *m, double t, double t1, double h, const void *y)
 int ode_fail_blurred(ode_march *m, double from, double to)
 {
     bool f32 = m->system->dtype == AD_F32;
-    return ode_fail(m,
+    return ode_fail(m, ODE_TIME_TOO_COARSE,
                     "the field reads the time, and cannot tell it apart within a step: from t = "
                     "%.15g to %.15g the times of %s are multiples of "
                     "%.3g; count time from the start of the solve (let t run from 0 and add the "
@@ -138,7 +160,7 @@ int ode_fail_blurred(ode_march *m, double from, double to)
 
 int ode_fail_memory(ode_march *m)
 {
-    return ode_fail(m,
+    return ode_fail(m, ODE_OUT_OF_MEMORY,
                     "out of memory for the state after step %lld (%.3g MB a state): states are "
                     "kept for the gradient; ode_backsolve keeps none, "
                     "nor does a compiled program (ad_compile) without a gradient; fewer rows, or "

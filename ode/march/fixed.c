@@ -7,7 +7,8 @@ static int take_step(ode_march *m, const ode_sink *sink, const ode_boundary *a,
                      const ode_boundary *b, void **y)
 {
     if (m->steps < m->settings->max_steps) return ode_march_step(m, sink, a, b, y);
-    return ode_fail(m, "more than %lld steps (at t = %.15g); take larger steps or raise max_steps",
+    return ode_fail(m, ODE_TOO_MANY_STEPS,
+                    "more than %lld steps (at t = %.15g); take larger steps or raise max_steps",
                     (long long)m->settings->max_steps, a->t);
 }
 
@@ -42,13 +43,13 @@ static int divide(ode_march *m, piece *p)
     double size = set->steps ? fabs(t[1] - t[0]) / (double)set->steps : set->step;
     double wanted = steps_between(m, p->from, p->to, size), length = fabs(p->to - p->from);
     if (wanted > (double)set->max_steps)
-        return ode_fail(m,
+        return ode_fail(m, ODE_TOO_MANY_STEPS,
                         "%.3g steps are asked for from t = %g to %g, more than max_steps = %lld; "
                         "take larger steps or raise max_steps",
                         wanted, p->from, p->to, (long long)set->max_steps);
     double spacing = ode_spacing(fmax(fabs(p->from), fabs(p->to)));
     if (ode_method_has(m->method, ODE_METHOD_MULTISTEP) && length < 1e3 * wanted * spacing)
-        return ode_fail(m,
+        return ode_fail(m, ODE_FAILED,
                         "steps of %.3g from t = %.15g to %.15g are not equal, as %s needs them, "
                         "but rounded to the spacing of "
                         "numbers there (%.2g); take fewer steps, or shift the origin of time",
@@ -122,7 +123,7 @@ int ode_march_replay(ode_march *m, void *y, const ode_sink *sink)
     int64_t count = ode_steps_count(steps);
     if (count < 1 || t[0] != times[0] || t[count] != times[n - 1])
         return ode_fail(
-            m,
+            m, ODE_FAILED,
             "the steps to replay go from t = %.15g to %.15g, not from %.15g to %.15g as times do",
             count < 1 ? NAN : t[0], count < 1 ? NAN : t[count], times[0], times[n - 1]);
     ode_boundary a = {

@@ -10,8 +10,8 @@ double ode_guard_margin(double rtol)
 
 double ode_guard_rounding(const ode_system *s, double rtol)
 {
-    double unit = 16 * (s->dtype == AD_F32 ? FLT_EPSILON : DBL_EPSILON),
-           floor = unit / fmax(rtol, 100 * unit);
+    double unit = 16 * (s->dtype == AD_F32 ? FLT_EPSILON : DBL_EPSILON);
+    double floor = unit / fmax(rtol, 100 * unit);
     return floor * floor * (double)s->width;
 }
 

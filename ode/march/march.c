@@ -3,17 +3,7 @@
 #include "ode/march/march.h"
 #include <float.h>
 #include <math.h>
-#include <stdarg.h>
 #include <string.h>
-
-int ode_fail(ode_march *m, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    vsnprintf(m->error, m->error_size, format, args);
-    va_end(args);
-    return -1;
-}
 
 /* ---- memory and programs ---- */
 
@@ -139,18 +129,29 @@ static int set_norm(ode_march *m, ode_runner *r)
     set_number(m, N_ROUNDING, ode_guard_rounding(s, m->rtol));
     if (!m->each) return 0;
     if (!ode_buffer_need(&m->atols, (size_t)s->width * ode_bytes(s->dtype)))
-        return ode_fail(m, "out of memory");
+        return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
     for (int64_t i = 0; i < s->width; i++)
         ode_store(s->dtype, m->atols.data, i, fmax(m->each[i], least));
     ode_runner_read(r, ODE_VALUE, ODE_PORT_ATOL_EACH, 1, m->atols.data);
     return 0;
 }
 
+void ode_march_clear(ode_march *m)
+{
+    m->status = ODE_DONE;
+    m->steps = m->rejected = m->evaluations = m->blurred = 0;
+    m->guard = (ode_guard){ 0 };
+    m->watch.on = false;
+    memset(m->counts, 0, sizeof m->counts);
+}
+
 int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int threads,
                    const void *const *args, void *const *shared)
 {
     ode_system *s = m->system;
-    if (!ode_stops_gather(&m->stops, m->settings, s, args)) return ode_fail(m, "out of memory");
+    ode_march_clear(m);
+    if (!ode_stops_gather(&m->stops, m->settings, s, args))
+        return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
     const ode_unit *units[] = { u->step, u->begin, u->field };
     ode_runner *runners[] = { &m->step, &m->begin, &m->field };
     const void *row[ODE_MAX_ROWS] = { NULL };
@@ -163,7 +164,6 @@ int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int thr
     }
     m->rows = rows;
     m->threads = threads;
-    m->watch.on = false;
     m->cells = rows * s->width;
     size_t slot = (size_t)m->cells * ode_bytes(s->dtype),
            quads = m->quadrature ? quad_bytes(s, rows) : 0,
@@ -173,24 +173,23 @@ int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int thr
             (carried && !ode_buffer_need(&m->carry[i], carried)) ||
             (m->adaptive && !ode_buffer_need(&m->rate[i], quads)) ||
             (m->norm && !ode_buffer_need(&m->size[i], quads)))
-            return ode_fail(m, "out of memory");
+            return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
     if (m->norm) memset(m->size[0].data, 0, quads);
     bool rings = ode_method_has(m->method, ODE_METHOD_RINGS);
     if (!ode_buffer_need(&m->increment, quads) ||
         ((m->adaptive || rings) && !ode_buffer_need(&m->work, 2 * slot)))
-        return ode_fail(m, "out of memory");
+        return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
     ode_runner *r = &m->step;
     size_t inputs = ode_port_bytes(u->step, ODE_VALUE, ODE_PORT_GIVEN, rows);
-    if (!ode_buffer_need(&m->inputs, inputs)) return ode_fail(m, "out of memory");
+    if (!ode_buffer_need(&m->inputs, inputs))
+        return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
     ode_runner_read(r, ODE_VALUE, ODE_PORT_GIVEN, rows, m->inputs.data);
     if (m->dense && !ode_buffer_need(&m->k, (size_t)m->method->dense_stages * slot))
-        return ode_fail(m, "out of memory");
+        return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
     if (m->adaptive && set_norm(m, r)) return -1;
     ode_runner_write(r, ODE_VALUE, ODE_PORT_STAGES, rows, m->k.data);
     ode_runner_write(r, ODE_VALUE, ODE_PORT_QUADRATURE, rows, m->increment.data);
-    m->steps = m->rejected = m->evaluations = m->blurred = 0;
     m->guard = (ode_guard){ .limit = m->settings->stability, .margin = ode_guard_margin(m->rtol) };
-    memset(m->counts, 0, sizeof m->counts);
     set_number(m, N_STIFFNESS, 0); /* of steps that do not tell */
     return 0;
 }
@@ -213,51 +212,6 @@ static int give_to_step(ode_march *m, const ode_boundary *a, const ode_boundary 
             return -1;
     }
     return 0;
-}
-
-/* Of an evaluation of the field alone. */
-static int give_to_field(ode_march *m, double t)
-{
-    const ode_system *s = m->system;
-    if (!s->ngiven) return 0;
-    const void **row = ode_runner_in(&m->field, ODE_VALUE, ODE_PORT_ROW);
-    char *at = m->inputs.data;
-    if (m->given.at(m->given.context, t, at)) return -1;
-    for (int i = s->nrow - s->ngiven; i < s->nrow; i++) {
-        row[i] = at;
-        at += (size_t)ad_count(s->arg[s->row[i]], m->rows) * ode_bytes(s->dtype);
-    }
-    return 0;
-}
-
-/* ---- evaluations ---- */
-
-int ode_march_field(ode_march *m, double t, int side, const void *y, void *dy, void *rate,
-                    void *kept)
-{
-    ode_system *s = m->system;
-    ode_runner *r = &m->field;
-    double number = 0, tt = side ? ode_next_time(s->dtype, t, side) : ode_round_time(s->dtype, t);
-    ode_store(s->dtype, &number, 0, tt);
-    *ode_runner_in(r, ODE_VALUE, ODE_PORT_TIMES) = &number;
-    ode_runner_read(r, ODE_VALUE, ODE_PORT_STATE, m->rows, y);
-    ode_runner_write(r, ODE_VALUE, ODE_PORT_DERIVATIVE, m->rows, dy);
-    ode_runner_write(r, ODE_VALUE, ODE_PORT_QUADRATURE, m->rows, rate);
-    if (r->unit->key.residuals)
-        ode_residuals_point(s, r->unit->key.residuals, m->rows, kept, NULL,
-                            ode_runner_out(r, ODE_VALUE, ODE_PORT_KEPT));
-    if (give_to_field(m, t)) return -1;
-    char error[ODE_ERROR_SIZE];
-    if (ode_runner_run(r, m->rows, error, sizeof error))
-        return ode_fail(m, "at t = %.15g: %s", t, error);
-    m->evaluations++;
-    int64_t bad = ode_first_nonfinite(s->dtype, m->cells, dy);
-    if (bad < 0) return 0;
-    char where[96];
-    ode_where(s, m->rows, bad, where, sizeof where);
-    return ode_fail(
-        m, "the field is not finite (%g) at t = %.15g, %s; check the field there and its arguments",
-        ode_shown(ode_load(s->dtype, dy, bad)), t, where);
 }
 
 /* ---- one step ---- */
@@ -308,22 +262,13 @@ int ode_march_attempt(ode_march *m, const ode_sink *sink, const ode_boundary *a,
     if (give_to_step(m, a, b)) return -1;
     char error[ODE_ERROR_SIZE];
     if (ode_runner_run(r, m->rows, error, sizeof error))
-        return ode_fail(m, "step %lld from t = %.15g, size %.3g: %s", (long long)m->steps, a->t, h,
-                        error);
+        return ode_fail(m, ODE_FAILED, "step %lld from t = %.15g, size %.3g: %s",
+                        (long long)m->steps, a->t, h, error);
     m->evaluations += evaluations_of_step(m);
     bool counted = ode_method_has(m->method, ODE_METHOD_IMPLICIT);
     for (int i = 0; i < 3 && counted; i++)
         m->counts[i] += (int64_t)ode_load(s->dtype, &m->number[N_COUNTS], i);
     return 0;
-}
-
-int64_t ode_march_nonfinite(const ode_march *m, const void *next, bool *derivative)
-{
-    int64_t bad = ode_first_nonfinite(m->system->dtype, m->cells, next);
-    *derivative = bad < 0;
-    if (bad < 0 && m->adaptive)
-        bad = ode_first_nonfinite(m->system->dtype, m->cells, m->slope[1].data);
-    return bad;
 }
 
 /* Steps within which a field that reads the time sees hardly more than one of them. A few of them
@@ -349,7 +294,9 @@ int ode_march_accept(ode_march *m, const ode_sink *sink, const ode_boundary *a,
     if (m->adaptive) ode_buffer_swap(m->rate);
     if (m->norm) ode_buffer_swap(m->size);
     m->steps++;
-    return note_blur(m, a, b);
+    m->reached = b->t;
+    if (note_blur(m, a, b)) return -1;
+    return sink->reports ? ode_march_report(m, a, b, next) : 0;
 }
 
 /* ---- fixed and replayed steps ---- */
@@ -367,7 +314,7 @@ static int bootstrap(ode_march *m, const ode_boundary *a, const ode_boundary *b,
     ode_runner_write(r, ODE_VALUE, ODE_PORT_CARRY_NEXT, m->rows, m->carry[0].data);
     char error[ODE_ERROR_SIZE];
     if (ode_runner_run(r, m->rows, error, sizeof error))
-        return ode_fail(m, "at t = %.15g: %s", a->t, error);
+        return ode_fail(m, ODE_FAILED, "at t = %.15g: %s", a->t, error);
     m->evaluations += m->method->begin_times;
     return 0;
 }
@@ -381,7 +328,7 @@ static bool is_ringing(ode_march *m, const ode_boundary *a, const ode_boundary *
         if (!(ode_load(s->dtype, m->work.data, i) > 1)) continue;
         char where[96];
         ode_where(s, m->rows, i, where, sizeof where);
-        ode_fail(m,
+        ode_fail(m, ODE_RINGING,
                  "step %lld from t = %.15g, size %.3g: the result at its end is wrong in %s: there "
                  "the problem is stiff, and %s, which is not "
                  "L-stable, makes it alternate from step to step instead of decaying; use "
@@ -405,7 +352,13 @@ int ode_march_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, co
     if (bad >= 0) {
         char where[96];
         ode_where(m->system, m->rows, bad, where, sizeof where);
-        return ode_fail(m,
+        const char *outside = ad_workspace_outside(m->step.workspace);
+        if (outside)
+            return ode_fail(m, ODE_OUTSIDE_DOMAIN,
+                            "step %lld from t = %.15g, size %.3g: %s; take smaller steps, or an "
+                            "adaptive method",
+                            (long long)m->steps, a->t, b->t - a->t, outside);
+        return ode_fail(m, ODE_NOT_FINITE,
                         "step %lld from t = %.15g, size %.3g: the state becomes %g in %s; take "
                         "smaller steps, an adaptive or an implicit "
                         "method, or check the field",
@@ -426,12 +379,17 @@ double ode_march_error(const ode_march *m)
 {
     double finite = get_number(m, N_FINITE), error = get_number(m, N_ERROR),
            error3 = get_number(m, N_ERROR3);
-    double quadratures = m->norm ? sqrt(get_number(m, N_QUADS)) : 0, state = rms(m, error);
+    double quadratures = m->norm ? sqrt(get_number(m, N_QUADS)) : 0;
     if (!isfinite(finite) || !isfinite(error) || !isfinite(error3) || !isfinite(quadratures))
         return INFINITY;
-    /* DOP853's combination of its two estimates (Hairer, Norsett, Wanner, II.10). */
-    if (ode_method_has(m->method, ODE_METHOD_TWO_ESTIMATES))
-        state = error == 0 ? 0 : state * sqrt(error / (error + 0.01 * error3));
+    bool own = ode_has_norm(m->system);
+    double state = own ? error : rms(m, error);
+    if (state < 0) return state; /* the user's norm makes no sense: the march says so */
+    /* DOP853's combination of its two estimates (Hairer, Norsett, Wanner, II.10), from squares. */
+    if (ode_method_has(m->method, ODE_METHOD_TWO_ESTIMATES)) {
+        double square = own ? error * error : error, square3 = own ? error3 * error3 : error3;
+        state = error == 0 ? 0 : state * sqrt(square / (square + 0.01 * square3));
+    }
     return fmax(state, quadratures);
 }
 

@@ -30,6 +30,7 @@ typedef struct {
     void *(*rewind)(void *context, int64_t k, ode_boundary *a);
     void *(*keep)(void *context, int64_t k, int i); /* memory for the residuals of stage i of step
                                                        k, NULL: drop them; itself may be NULL */
+    bool reports; /* the steps are those of the solve as its user sees it: options.on_step */
 } ode_sink;
 
 /* Holds the steps of a march within the stability limit (stability.c). */
@@ -144,6 +145,9 @@ struct ode_march {
                   16]; /* scalars in the call's type: h, tolerances, times, then results */
     int64_t steps, rejected, evaluations, counts[3];
     int64_t blurred; /* the latest steps, so many, are too short for a field that reads the time */
+    ode_status status; /* of the march in progress, or of the latest one */
+    double reached;    /* time of the latest accepted state */
+    double ratio;      /* adaptive: error of the latest attempt in units of the tolerance */
     ode_control control;
     ode_guard guard;
     ode_watch watch;
@@ -159,6 +163,8 @@ bool ode_march_compile(ode_march_units *units, ode_system *system, const ode_set
                        ad_tape *tape);
 
 void ode_march_close(ode_march *march);
+/* Counts and status of a new march; ode_march_open does it too. */
+void ode_march_clear(ode_march *march);
 /* Prepares for a solve with so many rows; args: all arguments, shared: shared values. 0, or -1 with
  * the march's error written. */
 int ode_march_open(ode_march *march, const ode_march_units *units, int64_t rows, int threads,
@@ -209,7 +215,11 @@ double ode_march_distance(const ode_march *march, int64_t n, const void *x, cons
 /* A size for the first step, from f(t0, y) in slope[0]; 0: none is small enough. */
 double ode_first_step(ode_march *march, double t0, double t1, const void *y);
 /* Writes the error of the call in progress (the operation's name comes before it); -1. */
-int ode_fail(ode_march *march, const char *format, ...) __attribute__((format(printf, 2, 3)));
+int ode_fail(ode_march *march, ode_status status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* Tells options.on_step of the step from a to b, which has been accepted. */
+int ode_march_report(ode_march *march, const ode_boundary *a, const ode_boundary *b,
+                     const void *next);
 /* The first element that is not finite of the attempted step: its state, or the derivative at its
  * end. -1: there is none. */
 int64_t ode_march_nonfinite(const ode_march *march, const void *next, bool *derivative);

@@ -39,7 +39,8 @@ static int accepted(void *context, const ode_march *march, int64_t k, const ode_
     steps_found *f = context;
     (void)march, (void)y, (void)next;
     ode_boundary *all = ode_buffer_need(&f->memory->bounds, 2 * (size_t)(k + 1) * sizeof *all);
-    if (!all) return ode_fail(f->march, "out of memory for step %lld", (long long)k);
+    if (!all)
+        return ode_fail(f->march, ODE_OUT_OF_MEMORY, "out of memory for step %lld", (long long)k);
     all[2 * k] = *a;
     all[2 * k + 1] = *b;
     f->count = k + 1;

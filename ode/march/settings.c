@@ -32,20 +32,46 @@ static bool check_count(ad_tape *tape, const char *caller, const char *name, int
     return false;
 }
 
-/* Relative and absolute tolerance: defaults where both are zero and nothing else is given;
- * otherwise a zero is a zero. */
-static bool check_tolerances(ad_tape *tape, const char *caller, const char *const name[2],
-                             const double value[2], bool given, const double fallback[2],
-                             double *relative, double *absolute)
+/* A relative and an absolute tolerance as given. */
+typedef struct {
+    const char *name[2];
+    double value[2], fallback[2];
+    bool each; /* there is an absolute tolerance for each element besides */
+} tolerances;
+
+/* Defaults where both are zero and nothing else is given; otherwise a zero is a zero. */
+static bool check_tolerances(ad_tape *tape, const char *caller, const tolerances *t, double out[2])
 {
-    double *const out[2] = { relative, absolute };
+    bool given = t->each || t->value[0] > 0 || t->value[1] > 0;
     for (int i = 0; i < 2; i++) {
-        *out[i] = given || value[0] > 0 || value[1] > 0 ? value[i] : fallback[i];
-        if (value[i] >= 0 && isfinite(value[i])) continue;
-        ad_fail(tape, "%s: options.%s is %g; it must not be negative, and finite", caller, name[i],
-                ode_shown(value[i]));
+        out[i] = given ? t->value[i] : t->fallback[i];
+        if (t->value[i] >= 0 && isfinite(t->value[i])) continue;
+        ad_fail(tape, "%s: options.%s is %g; it must not be negative, and finite", caller,
+                t->name[i], ode_shown(t->value[i]));
         return false;
     }
+    return true;
+}
+
+/* Those of the solve, and of its adjoint, whose defaults they are. */
+static bool resolve_tolerances(ode_settings *s, const ode_options *o, ad_tape *tape)
+{
+    bool f32 = ad_tape_dtype(tape) == AD_F32;
+    double usual_rtol = f32 ? 1e-4 : 1e-6, usual_atol = f32 ? 1e-6 : 1e-8;
+    double forward[2], adjoint[2];
+    tolerances own = { .name = { "rtol", "atol" },
+                       .value = { o->rtol, o->atol },
+                       .fallback = { usual_rtol, usual_atol },
+                       .each = o->natol > 0 };
+    if (!check_tolerances(tape, s->caller, &own, forward)) return false;
+    s->rtol = forward[0];
+    s->atol = forward[1];
+    tolerances back = { .name = { "adjoint_rtol", "adjoint_atol" },
+                        .value = { o->adjoint_rtol, o->adjoint_atol },
+                        .fallback = { s->rtol, o->natol > 0 ? usual_atol : s->atol } };
+    if (!check_tolerances(tape, s->caller, &back, adjoint)) return false;
+    s->adjoint_rtol = adjoint[0];
+    s->adjoint_atol = adjoint[1];
     return true;
 }
 
@@ -175,6 +201,13 @@ static bool check_stepping(ode_settings *s, ad_tape *tape)
 /* A controller that cannot do what it is for is refused. */
 static bool check_controller(const ode_settings *s, const ode_options *o, ad_tape *tape)
 {
+    if (o->norm && !s->adaptive) {
+        ad_fail(tape,
+                "%s: options.norm is for steps that the error chooses; these are given (step, "
+                "steps or replay)",
+                s->caller);
+        return false;
+    }
     if (!o->controller) return true;
     const ode_controller *c = &s->controller;
     const struct {
@@ -226,27 +259,20 @@ bool ode_settings_make(ode_settings *s, const ode_options *options, ad_tape *tap
                          .replay = o.replay,
                          .rerecord = o.rerecord,
                          .seminorm = o.adjoint_seminorm,
+                         .on_step = o.on_step,
+                         .on_step_user = o.on_step_user,
                          .stats = o.stats };
     s->newton.iterations = o.newton_iterations ? o.newton_iterations : 50;
-    const double usual[2] = { f32 ? 1e-4 : 1e-6, f32 ? 1e-6 : 1e-8 };
-    bool ok =
-        check_tolerances(tape, caller, (const char *const[]){ "rtol", "atol" },
-                         (double[]){ o.rtol, o.atol }, o.natol > 0, usual, &s->rtol, &s->atol);
-    const double forward[2] = { s->rtol, o.natol > 0 ? usual[1] : s->atol };
-    ok = ok &&
-         check_tolerances(tape, caller, (const char *const[]){ "adjoint_rtol", "adjoint_atol" },
-                          (double[]){ o.adjoint_rtol, o.adjoint_atol }, false, forward,
-                          &s->adjoint_rtol, &s->adjoint_atol) &&
-         check(tape, caller, "step", o.step, 0, &s->step) &&
-         check(tape, caller, "first_step", o.first_step, 0, &s->first_step) &&
-         check(tape, caller, "min_step", o.min_step, 0, &s->min_step) &&
-         check(tape, caller, "max_step", o.max_step, 0, &s->max_step) &&
-         check(tape, caller, "newton_tolerance", o.newton_tolerance, f32 ? 1e-6 : 1e-12,
-               &s->newton.tolerance) &&
-         check_count(tape, caller, "steps", o.steps) &&
-         check_count(tape, caller, "max_steps", o.max_steps) &&
-         check_count(tape, caller, "keep_bytes", o.keep_bytes) &&
-         check_count(tape, caller, "newton_iterations", o.newton_iterations);
+    bool ok = resolve_tolerances(s, &o, tape) && check(tape, caller, "step", o.step, 0, &s->step) &&
+              check(tape, caller, "first_step", o.first_step, 0, &s->first_step) &&
+              check(tape, caller, "min_step", o.min_step, 0, &s->min_step) &&
+              check(tape, caller, "max_step", o.max_step, 0, &s->max_step) &&
+              check(tape, caller, "newton_tolerance", o.newton_tolerance, f32 ? 1e-6 : 1e-12,
+                    &s->newton.tolerance) &&
+              check_count(tape, caller, "steps", o.steps) &&
+              check_count(tape, caller, "max_steps", o.max_steps) &&
+              check_count(tape, caller, "keep_bytes", o.keep_bytes) &&
+              check_count(tape, caller, "newton_iterations", o.newton_iterations);
     s->adaptive =
         ode_method_has(s->method, ODE_METHOD_ADAPTIVE) && !s->step && !s->steps && !s->replay;
     s->stability = s->adaptive && s->method->stability ? s->method->stability(s->method) : INFINITY;

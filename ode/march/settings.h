@@ -46,6 +46,8 @@ typedef struct {
     double *jump; /* owned */
     int njump;
     bool rerecord, adaptive, seminorm;
+    bool (*on_step)(const ode_accepted_step *step, void *user);
+    void *on_step_user;
     ode_stats *stats;
 } ode_settings;
 

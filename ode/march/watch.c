@@ -168,7 +168,7 @@ int ode_watch_open(ode_march *m, const ode_march_units *units, double horizon, d
     if (!each || !ode_buffer_need(&w->direction, slot) || !ode_buffer_need(&w->largest, slot) ||
         !ode_buffer_need(&w->moved, slot) || !ode_buffer_need(&w->slope, slot) ||
         !ode_buffer_need(&w->chosen, slot) || !ode_buffer_need(&w->rows, ODE_TANGENTS * rows))
-        return ode_fail(m, "out of memory");
+        return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
     w->on = true;
     w->unit = units->tangent;
     w->field_unit = units->field_tangent;
@@ -392,7 +392,8 @@ static int run_tangent(ode_march *m, ode_runner *r, const ode_unit *unit, const 
     char text[ODE_ERROR_SIZE];
     if (ode_runner_open(r, unit, m->threads, m->error, m->error_size)) return unit->absent ? 0 : -1;
     prepare(m, y);
-    if (!r->connected && !point_arguments(w, m, r)) return ode_fail(m, "out of memory");
+    if (!r->connected && !point_arguments(w, m, r))
+        return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
     int64_t cell = 0;
     for (int j = 0; j < s->nstate; j++)
         for (int64_t i = 0; i < m->rows * s->size[j]; i++, cell++)
@@ -417,9 +418,9 @@ static int run_tangent(ode_march *m, ode_runner *r, const ode_unit *unit, const 
     for (int i = 0; i < unit->layout.nout; i++)
         r->out[i] = out + (size_t)i * (size_t)m->rows * sizeof(double);
     if (ode_runner_run(r, m->rows, text, sizeof text))
-        return unit->absent
-                   ? 0
-                   : ode_fail(m, "step %lld from t = %.15g: %s", (long long)m->steps, a->t, text);
+        return unit->absent ? 0
+                            : ode_fail(m, ODE_FAILED, "step %lld from t = %.15g: %s",
+                                       (long long)m->steps, a->t, text);
     int arguments = s->nrow + s->nshared > 0;
     int64_t taken = of_field ? 3 + arguments : (2 + arguments) * m->method->times;
     m->evaluations += taken;
@@ -621,7 +622,8 @@ int ode_watch_accept(ode_march *m, double size)
     if (!w->on) return 0;
     w->seen = m->guard.z / size;
     double *sizes = ode_buffer_need(&w->sizes, (size_t)(m->steps + 1) * sizeof *sizes);
-    if (!sizes) return ode_fail(m, "out of memory for step %lld", (long long)m->steps);
+    if (!sizes)
+        return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory for step %lld", (long long)m->steps);
     sizes[m->steps] = size;
     if (isfinite(w->most))
         m->guard.z = fmax(m->guard.z, m->guard.limit * size / (m->guard.margin * w->most));

@@ -156,8 +156,11 @@ static ode_problem *make_problem(const ode_right_side *right, int nstate, const 
     p->final_only = final_only;
     ode_options o = options ? *options : (ode_options){ 0 };
     if (!o.adjoint) o.adjoint = &ode_discrete;
+    ode_right_side normed = *right;
+    normed.norm = o.norm;
     if (ode_settings_make(&p->settings, &o, tape, right->caller) && copy_times(p, times, tape) &&
-        (p->system = ode_system_make(tape, right, nstate, y0, nargs, args, p->settings.rerecord)) &&
+        (p->system =
+             ode_system_make(tape, &normed, nstate, y0, nargs, args, p->settings.rerecord)) &&
         ode_settings_fit(&p->settings, p->system, tape) && compile(p, tape))
         return p;
     ode_problem_release(p);

@@ -2,13 +2,16 @@
  * tolerance. */
 #include "ode/step/step.h"
 
-/* Sum of squares of error / (atol + rtol max(|y|, |next|)) over all states, rows and components. */
-static ad_var scaled_squares(const ode_step *s, const ad_var *next, const ad_var *error)
+/* The norm of error / (atol + rtol max(|y|, |next|)); where the system has none of its own, the sum
+ * of its squares over all states, rows and components. */
+static ad_var measure_error(const ode_step *s, const ad_var *next, const ad_var *error)
 {
-    ad_var total = ad_none(s->tape);
+    ad_var scaled[ODE_MAX_JOINT], total = ad_none(s->tape);
+    for (int j = 0; j < s->system->nstate; j++)
+        scaled[j] = ad_mul(error[j], ode_record_weight(s, next, j));
+    if (ode_has_norm(s->system)) return ode_norm_record(s->system, s->tape, scaled);
     for (int j = 0; j < s->system->nstate; j++) {
-        ad_var weight = ode_record_weight(s, next, j);
-        ad_var sum = ad_sum_all(ad_square(ad_mul(error[j], weight)));
+        ad_var sum = ad_sum_all(ad_square(scaled[j]));
         total = j ? ad_add(total, sum) : sum;
     }
     return total;
@@ -46,8 +49,7 @@ void ode_record_measures(const ode_method *m, const ode_step *s, const ode_step_
     out->finite = ode_record_largest(n, r->next, slopes ? r->slope : NULL);
     if (s->quadrature.size) measure_quadratures(m, s, r, out);
     if (!s->estimate) return;
-    out->error = scaled_squares(s, r->next, r->error);
-    out->error3 = ode_method_has(m, ODE_METHOD_TWO_ESTIMATES)
-                      ? scaled_squares(s, r->next, r->error3)
-                      : ad_zeros_like(out->error);
+    out->error = measure_error(s, r->next, r->error);
+    out->error3 = ode_method_has(m, ODE_METHOD_TWO_ESTIMATES) ? measure_error(s, r->next, r->error3)
+                                                              : ad_zeros_like(out->error);
 }

@@ -74,7 +74,7 @@ static void *keep(void *context, int64_t k, int i)
 static int note_step(ode_stats *stats, ode_march *m, int64_t k, double t)
 {
     double *times = ode_buffer_need(&stats->steps_taken->times, (size_t)(k + 2) * sizeof *times);
-    if (!times) return ode_fail(m, "out of memory for the times of the steps");
+    if (!times) return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory for the times of the steps");
     times[k + 1] = t;
     stats->steps_taken->count = k + 1;
     return 0;
@@ -89,7 +89,7 @@ static int accepted(void *context, const ode_march *march, int64_t k, const ode_
     (void)march;
     const void *carried = m->carry[0].data;
     if (!ode_trajectory_add(&s->trajectory, k, b, carried, next))
-        return ode_fail(m, "out of memory for step %lld", (long long)k);
+        return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory for step %lld", (long long)k);
     if (!s->trajectory.stores) m->watch.on = false; /* a watched march goes back to stored states */
     if (stats && note_step(stats, m, k, b->t)) return -1;
     put_outputs(s, m, a, b, y, next);
@@ -135,6 +135,8 @@ static bool begin_stats(ode_stats *stats, double t0)
 static void fill_stats(const ode_forward *s, ode_stats *stats)
 {
     const ode_march *m = &s->march;
+    stats->status = m->status;
+    stats->reached = m->reached;
     stats->steps = m->steps;
     stats->rejected = m->rejected;
     stats->stability_limited = m->guard.limited;
@@ -197,14 +199,15 @@ static void *read_initial(ode_forward *s, const ad_opaque_call *call)
     char *y =
         ode_trajectory_begin(&s->trajectory, sys, s->problem->settings.method, &policy, call->rows);
     if (!y || !ode_buffer_need(&s->scratch, slot)) {
-        ode_fail(m, "out of memory");
+        ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
         return NULL;
     }
     for (int i = 0; i < sys->nstate; i++) {
         int64_t n = call->rows * sys->size[i],
                 bad = ode_first_nonfinite(call->dtype, n, call->in[i]);
         if (bad >= 0) {
-            ode_fail(m, "y0 is %g in row %lld, component %lld%s; initial states must be finite",
+            ode_fail(m, ODE_NOT_FINITE,
+                     "y0 is %g in row %lld, component %lld%s; initial states must be finite",
                      ode_shown(ode_load(call->dtype, call->in[i], bad)),
                      (long long)(bad / sys->size[i]), (long long)(bad % sys->size[i]),
                      i ? " (of a later state)" : "");
@@ -228,18 +231,17 @@ static int solve_identity(ode_forward *s, ode_march *m, const void *y)
     put_slot(s, 1, y);
     if (tr->policy.carried) memset(m->carry[0].data, 0, tr->policy.carried);
     if (ode_trajectory_add(tr, 0, &end, m->carry[0].data, next)) return 0;
-    return ode_fail(m, "out of memory");
+    return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
 }
 
-int ode_forward_solve(void *problem, void *forward, const ad_opaque_call *call)
+static int solve(ode_problem *p, ode_forward *s, const ad_opaque_call *call)
 {
-    ode_problem *p = problem;
-    ode_forward *s = forward;
     ode_march *m = &s->march;
     ode_trajectory *tr = &s->trajectory;
     const ode_settings *set = &p->settings;
     const double *t = read_times(s, call);
     if (!t) return -1;
+    m->reached = t[0];
     m->system = p->system;
     m->settings = set;
     m->method = set->method;
@@ -252,7 +254,7 @@ int ode_forward_solve(void *problem, void *forward, const ad_opaque_call *call)
     m->error_size = call->error_size;
     s->call = call;
     s->next_output = 1;
-    if (call->rows < 1) return ode_fail(m, "the batch is empty (no rows)");
+    if (call->rows < 1) return ode_fail(m, ODE_FAILED, "the batch is empty (no rows)");
     void *y = read_initial(s, call);
     if (!y) return -1;
     const void *const *args = call->in + p->system->nstate;
@@ -263,7 +265,8 @@ int ode_forward_solve(void *problem, void *forward, const ad_opaque_call *call)
     if (ode_march_open(m, units, call->rows, call->threads, args, s->values)) return -1;
     ode_boundary first = { .t = t[0], .jump = ode_stops_jump(&m->stops, t[0]), .restart = true };
     ode_trajectory_start(tr, &first);
-    if (set->stats && !begin_stats(set->stats, t[0])) return ode_fail(m, "out of memory");
+    if (set->stats && !begin_stats(set->stats, t[0]))
+        return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
     if (!p->final_only) put_slot(s, 0, y);
     double horizon = fabs(t[p->ntimes - 1] - t[0]),
            first_output = p->final_only ? horizon : fabs(t[1] - t[0]);
@@ -273,14 +276,29 @@ int ode_forward_solve(void *problem, void *forward, const ad_opaque_call *call)
                       .slot = slot_of,
                       .accepted = accepted,
                       .rewind = rewind_to,
-                      .keep = residuals ? keep : NULL };
+                      .keep = residuals ? keep : NULL,
+                      .reports = !s->again };
     int failed = t[0] == t[p->ntimes - 1] ? solve_identity(s, m, y)
                                           : ode_march_run_refined(m, p->ntimes, t, y, &sink,
                                                                   call->refine, &s->refinement);
     ode_trajectory_end(tr);
-    if (set->stats) fill_stats(s, set->stats);
     if (!failed && m->blurred && m->blurred == m->steps)
         return ode_fail_blurred(m, t[0], t[p->ntimes - 1]);
+    return failed;
+}
+
+int ode_forward_solve(void *problem, void *forward, const ad_opaque_call *call)
+{
+    ode_problem *p = problem;
+    ode_forward *s = forward;
+    ode_march *m = &s->march;
+    ode_march_clear(m);
+    m->reached = NAN;
+    int failed = solve(p, s, call);
+    /* What a look at the field found on the way is no failure of the solve. */
+    if (!failed) m->status = ODE_DONE;
+    else if (m->status == ODE_DONE) m->status = ODE_FAILED;
+    if (p->settings.stats) fill_stats(s, p->settings.stats);
     return failed;
 }
 

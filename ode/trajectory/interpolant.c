@@ -26,7 +26,7 @@ int ode_interpolant_open(ode_interpolant *in, ode_forward *forward, const ode_ma
     m->step.refine = m->begin.refine = call->refine;
     if (ode_march_open(m, units, call->rows, call->threads, args, forward->values)) return -1;
     size_t slot = (size_t)m->cells * ode_bytes(p->system->dtype);
-    return ode_buffer_need(&in->next, slot) ? 0 : ode_fail(m, "out of memory");
+    return ode_buffer_need(&in->next, slot) ? 0 : ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
 }
 
 void ode_interpolant_close(ode_interpolant *in)

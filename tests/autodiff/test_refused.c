@@ -84,6 +84,7 @@ START_TEST(test_no_tape)
     ck_assert_ptr_nonnull(ad_workspace_error(NULL));
     ck_assert_int_eq(ad_program_bytes_per_row(NULL), 0);
     ck_assert_int_eq((int)ad_workspace_bytes(NULL), 0);
+    ck_assert_ptr_null(ad_workspace_outside(NULL));
     ck_assert(!ad_program_discretises(NULL));
     ck_assert_int_eq(ad_run(NULL, NULL, 1, NULL, NULL), -1);
     ck_assert_int_eq(ad_run_f32(NULL, NULL, 1, NULL, NULL), -1);
