@@ -4,23 +4,23 @@
 #include <string.h>
 #include <unistd.h>
 
-typedef struct ad_pool_chunk {
-    struct ad_pool_chunk *next;
+typedef struct ad_pool_slab {
+    struct ad_pool_slab *next;
     size_t used, size;
     max_align_t bytes[];
-} ad_pool_chunk;
+} ad_pool_slab;
 
 void *ad_pool_alloc(ad_pool *pool, size_t bytes)
 {
     if (bytes > SIZE_MAX / 2) return NULL;
     bytes = (bytes + 15) & ~(size_t)15;
-    ad_pool_chunk *c = pool->chunk;
+    ad_pool_slab *c = pool->slab;
     if (!c || c->size - c->used < bytes) {
         size_t size = bytes > 32768 ? bytes : 32768;
         c = malloc(sizeof *c + size);
         if (!c) return NULL;
-        *c = (ad_pool_chunk){ .next = pool->chunk, .size = size };
-        pool->chunk = c;
+        *c = (ad_pool_slab){ .next = pool->slab, .size = size };
+        pool->slab = c;
     }
     void *p = (char *)c->bytes + c->used;
     c->used += bytes;
@@ -30,9 +30,9 @@ void *ad_pool_alloc(ad_pool *pool, size_t bytes)
 
 void ad_pool_clear(ad_pool *pool)
 {
-    while (pool->chunk) {
-        ad_pool_chunk *c = pool->chunk;
-        pool->chunk = c->next;
+    while (pool->slab) {
+        ad_pool_slab *c = pool->slab;
+        pool->slab = c->next;
         free(c);
     }
 }

@@ -14,7 +14,7 @@ static inline size_t ad_dtype_size(ad_dtype t)
 }
 
 typedef struct {
-    struct ad_pool_chunk *chunk;
+    struct ad_pool_slab *slab;
 } ad_pool;
 void *ad_pool_alloc(ad_pool *pool,
                     size_t bytes); /* zeroed, 16-byte aligned; NULL when memory is short */

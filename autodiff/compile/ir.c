@@ -117,6 +117,7 @@ static bool grow(ad_ir *ir)
 int32_t ad_ir_add(ad_ir *ir, const ad_inst *x)
 {
     if (ir->failed) return 0;
+    for (int k = 0; k < x->nin; k++) AD_ASSERT(x->in[k] >= 0 && x->in[k] < ir->n);
     if (ir->n == ir->capacity && !grow(ir)) {
         ir->failed = true;
         return 0;

@@ -333,12 +333,12 @@ static int32_t simplify_reduction(ad_ir *ir, ad_inst *x)
 typedef struct {
     int n[3]; /* a, b, result */
     int64_t label[3][AD_MAX_RANK];
-} labels;
+} label_lists;
 
-static labels labels_of(const ad_inst *x)
+static label_lists labels_of(const ad_inst *x)
 {
     const ad_contraction c = ad_inst_contraction(x);
-    labels l;
+    label_lists l;
     for (int k = 0; k < 3; k++) {
         l.n[k] = c.rank[k];
         for (int i = 0; i < c.rank[k]; i++) l.label[k][i] = c.label[k][i];
@@ -346,12 +346,12 @@ static labels labels_of(const ad_inst *x)
     return l;
 }
 
-static int find(const labels *l, int k, int64_t label)
+static int find(const label_lists *l, int k, int64_t label)
 {
     return ad_label_find(l->label[k], l->n[k], label);
 }
 
-static int32_t contraction(ad_ir *ir, ad_shape shape, const labels *l, int32_t a, int32_t b)
+static int32_t contraction(ad_ir *ir, ad_shape shape, const label_lists *l, int32_t a, int32_t b)
 {
     const ad_contraction c = { { l->n[0], l->n[1], l->n[2] },
                                { l->label[0], l->label[1], l->label[2] } };
@@ -391,7 +391,7 @@ static int32_t shift_axis(ad_ir *ir, int32_t x, int axis, int64_t size, int64_t 
 
 /* Operand k is an eye, one axis of which is contracted with an axis of the other operand, and the
  * other axis of which is in the result. */
-static int32_t contract_eye(ad_ir *ir, const ad_inst *x, const labels *l, int k)
+static int32_t contract_eye(ad_ir *ir, const ad_inst *x, const label_lists *l, int k)
 {
     const ad_inst *eye = &ir->inst[x->in[k]];
     int32_t other = x->in[1 - k];
@@ -414,7 +414,7 @@ static int32_t contract_eye(ad_ir *ir, const ad_inst *x, const labels *l, int k)
 }
 
 /* Operands that are transposed are read with their axes in the other order. */
-static bool absorb_transposes(const ad_ir *ir, labels *l, int32_t in[2])
+static bool absorb_transposes(const ad_ir *ir, label_lists *l, int32_t in[2])
 {
     bool changed = false;
     for (int k = 0; k < 2; k++) {
@@ -431,13 +431,13 @@ static bool absorb_transposes(const ad_ir *ir, labels *l, int32_t in[2])
 
 /* Labels are named in the order of their first appearance, so that equal contractions look equal;
  * an operand with rows stands first. */
-static bool normalise(const ad_ir *ir, labels *l, int32_t in[2])
+static bool normalise(const ad_ir *ir, label_lists *l, int32_t in[2])
 {
     int64_t name[3 * AD_MAX_RANK];
     int n = 0;
     bool changed = false;
     if (!ad_has_rows(ir->inst[in[0]].shape) && ad_has_rows(ir->inst[in[1]].shape)) {
-        labels swapped = *l;
+        label_lists swapped = *l;
         swapped.n[0] = l->n[1];
         swapped.n[1] = l->n[0];
         memcpy(swapped.label[0], l->label[1], sizeof swapped.label[0]);
@@ -462,7 +462,7 @@ static bool normalise(const ad_ir *ir, labels *l, int32_t in[2])
 
 static int32_t simplify_contract(ad_ir *ir, ad_inst *x)
 {
-    labels l = labels_of(x);
+    label_lists l = labels_of(x);
     int32_t in[2] = { x->in[0], x->in[1] };
     if (absorb_transposes(ir, &l, in)) return contraction(ir, x->shape, &l, in[0], in[1]);
     for (int k = 0; k < 2; k++) {

@@ -386,8 +386,14 @@ static void push_opaque(ad_tape *t, int32_t node, const ad_node *n, ad_var *dot,
         return;
     }
     ad_var *in = vars, *xdot = in + nin, *out = xdot + nin, *ydot = out + nout;
-    for (int i = 0; i < nin; i++) in[i] = ad_var_at(t, n->in[i]), xdot[i] = dot[n->in[i]];
-    for (int k = 0; k < nout; k++) out[k] = ad_var_at(t, node + 1 + k), ydot[k] = ad_none(t);
+    for (int i = 0; i < nin; i++) {
+        in[i] = ad_var_at(t, n->in[i]);
+        xdot[i] = dot[n->in[i]];
+    }
+    for (int k = 0; k < nout; k++) {
+        out[k] = ad_var_at(t, node + 1 + k);
+        ydot[k] = ad_none(t);
+    }
     n->class_->jvp(n->opaque, ad_var_at(t, node), nin, in, xdot, nout, out, ydot);
     for (int k = 0; k < nout && node + 1 + k < end; k++)
         dot[node + 1 + k] =

@@ -112,9 +112,16 @@ static void multiply_node(walk *w, int32_t node)
     bool rows = false;
     for (int i = 0; i < g->n; i++) rows = rows || carried(&g->t[i], ROW);
     int first = ad_has_rows(s) ? 1 : 0;
-    if (rows) shape.dim[n] = AD_ROWS, axis[n++] = 0;
-    shape.dim[n] = w->ndir, axis[n++] = -1;
-    for (int k = first; k < s.rank; k++) shape.dim[n] = s.dim[k], axis[n++] = k;
+    if (rows) {
+        shape.dim[n] = AD_ROWS;
+        axis[n++] = 0;
+    }
+    shape.dim[n] = w->ndir;
+    axis[n++] = -1;
+    for (int k = first; k < s.rank; k++) {
+        shape.dim[n] = s.dim[k];
+        axis[n++] = k;
+    }
     shape.rank = n;
     ad_var sum = multiply_out(w, g, n, axis, shape),
            x = ad_valid(sum) ? ad_broadcast(sum, shape) : sum;
@@ -178,7 +185,10 @@ static ad_var over_node(const term *t, const ad_factor *f, ad_shape node)
     for (int k = 0; k < node.rank; k++) {
         over.dim[k] = 1;
         for (int a = 0; a < s.rank; a++)
-            if (f->label[a] == t->axis[k]) permutation[n++] = a, over.dim[k] = s.dim[a];
+            if (f->label[a] == t->axis[k]) {
+                permutation[n++] = a;
+                over.dim[k] = s.dim[a];
+            }
     }
     return n == s.rank ? ad_reshape(ad_transpose(f->x, permutation), over) : ad_none(f->x.tape);
 }

@@ -6,7 +6,11 @@
 #include <string.h>
 
 static const ad_node *node_of(ad_var x) { return ad_node_at(x.tape, x.node); }
-static ad_var operand(ad_var y, int i) { return ad_var_at(y.tape, node_of(y)->in[i]); }
+static ad_var operand(ad_var y, int i)
+{
+    AD_ASSERT(i >= 0 && i < node_of(y)->nin);
+    return ad_var_at(y.tape, node_of(y)->in[i]);
+}
 static ad_var number(ad_var like, double value) { return ad_scalar(like.tape, value); }
 
 /* x where what it is multiplied by is not yet 0: an infinite x would make that NaN. */
@@ -243,6 +247,7 @@ ad_var ad_fit(ad_var v, ad_shape shape)
 ad_var ad_push_linear(ad_tape *t, const ad_node *n, const ad_var *dot)
 {
     if (n->op != AD_OP_assemble) {
+        AD_ASSERT(n->nin == 1 || (n->nin == 2 && ad_has_trait(n->op, AD_INDEX_1)));
         int32_t in[2] = { dot[n->in[0]].node, n->nin > 1 ? n->in[1] : 0 };
         return ad_record(t, n->op, n->nin, in, n->nattr, n->attr, n->shape);
     }

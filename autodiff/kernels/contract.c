@@ -20,7 +20,7 @@ typedef struct {
 typedef struct {
     int n;
     label of[LABELS];
-} labels;
+} label_list;
 
 typedef enum { PRODUCT, DOT, MATRIX } form;
 typedef enum { ROW_NONE, ROW_OUTER, ROW_M, ROW_K } row_role;
@@ -36,7 +36,7 @@ typedef struct {
 } side;
 
 typedef struct {
-    ad_plan head;
+    ad_prepared head;
     ad_kernel presum[2];
     ad_shape presum_in[2], presum_out[2];
     int64_t presum_mask[2];
@@ -52,12 +52,12 @@ typedef struct {
     int64_t tile;      /* rows a time */
     side side[3];
     ad_gemm gemm;
-} contract_plan;
+} contract_prepared;
 
 /* ---- labels ---------------------------------------------------------------------------------- */
 
 /* All labels, those of the result first and in its order, then those of a, then those of b. */
-static void collect(const ad_kernel *k, const ad_shape shapes[3], labels *all)
+static void collect(const ad_kernel *k, const ad_shape shapes[3], label_list *all)
 {
     const ad_contraction c = ad_contraction_of(k->attr, k->nattr);
     const int64_t *const *list = c.label;
@@ -86,16 +86,16 @@ static void collect(const ad_kernel *k, const ad_shape shapes[3], labels *all)
         }
 }
 
-static labels choose(const labels *all, bool a, bool b, bool c)
+static label_list choose(const label_list *all, bool a, bool b, bool c)
 {
-    labels some = { 0 };
+    label_list some = { 0 };
     for (int i = 0; i < all->n; i++)
         if (all->of[i].in[A] == a && all->of[i].in[B] == b && all->of[i].in[C] == c)
             some.of[some.n++] = all->of[i];
     return some;
 }
 
-static int64_t size_of(const labels *l)
+static int64_t size_of(const label_list *l)
 {
     int64_t n = 1;
     for (int i = 0; i < l->n; i++) n *= l->of[i].size;
@@ -104,7 +104,7 @@ static int64_t size_of(const labels *l)
 
 /* Whether the labels, in their order, are one axis in array s; its stride (1 when there are none).
  */
-static bool one_axis(const labels *l, int s, int64_t *stride)
+static bool one_axis(const label_list *l, int s, int64_t *stride)
 {
     *stride = l->n ? l->of[l->n - 1].stride[s] : 1;
     for (int i = 1; i < l->n; i++)
@@ -112,17 +112,17 @@ static bool one_axis(const labels *l, int s, int64_t *stride)
     return true;
 }
 
-static bool has_row(const labels *l) { return l->n > 0 && l->of[0].rows; }
+static bool has_row(const label_list *l) { return l->n > 0 && l->of[0].rows; }
 
 /* Without its first label. */
-static labels rest_of(const labels *l)
+static label_list rest_of(const label_list *l)
 {
-    labels rest = { .n = l->n - 1 };
+    label_list rest = { .n = l->n - 1 };
     memcpy(rest.of, l->of + 1, (size_t)rest.n * sizeof rest.of[0]);
     return rest;
 }
 
-static void nest_add(ad_nest *nest, const labels *l, int arrays, const int *which)
+static void nest_add(ad_nest *nest, const label_list *l, int arrays, const int *which)
 {
     for (int i = 0; i < l->n && nest->rank < AD_MAX_RANK; i++, nest->rank++) {
         nest->dim[nest->rank] = l->of[i].size;
@@ -133,7 +133,7 @@ static void nest_add(ad_nest *nest, const labels *l, int arrays, const int *whic
 
 /* ---- sums over labels of one operand alone --------------------------------------------------- */
 
-static bool prepare_presum(const ad_kernel *k, contract_plan *p, int which, int64_t max_rows)
+static bool prepare_presum(const ad_kernel *k, contract_prepared *p, int which, int64_t max_rows)
 {
     const ad_contraction c = ad_contraction_of(k->attr, k->nattr);
     const int64_t *mine = c.label[which], *other = c.label[!which], *result = c.label[2];
@@ -162,13 +162,13 @@ static bool prepare_presum(const ad_kernel *k, contract_plan *p, int which, int6
     return p->summed[which];
 }
 
-static size_t presum_bytes(const contract_plan *p, int which, int64_t rows)
+static size_t presum_bytes(const contract_prepared *p, int which, int64_t rows)
 {
     if (!p->summed[which]) return 0;
     return ad_round_up((size_t)ad_count(p->presum_out[which], rows) * p->head.size);
 }
 
-static size_t presum_scratch(const contract_plan *p, int64_t rows)
+static size_t presum_scratch(const contract_prepared *p, int64_t rows)
 {
     size_t need = 0;
     for (int i = 0; i < 2; i++)
@@ -180,7 +180,8 @@ static size_t presum_scratch(const contract_plan *p, int64_t rows)
 }
 
 /* Leaves the sums in scratch and points at them; returns the scratch that remains. */
-static char *run_presums(const contract_plan *p, int64_t rows, const void **operand, char *scratch)
+static char *run_presums(const contract_prepared *p, int64_t rows, const void **operand,
+                         char *scratch)
 {
     char *rest = scratch + presum_bytes(p, 0, rows) + presum_bytes(p, 1, rows);
     for (int i = 0; i < 2; i++) {
@@ -196,7 +197,8 @@ static char *run_presums(const contract_plan *p, int64_t rows, const void **oper
 
 /* ---- products and dot products --------------------------------------------------------------- */
 
-static void run_nest(const contract_plan *p, int64_t rows, const void *const *operand, void *out)
+static void run_nest(const contract_prepared *p, int64_t rows, const void *const *operand,
+                     void *out)
 {
     const ad_nest *nest = &p->nest;
     const ad_loops *loops = p->head.loops;
@@ -217,7 +219,7 @@ static void run_nest(const contract_plan *p, int64_t rows, const void *const *op
     } while (ad_nest_step(nest, d, outer, index, offset));
 }
 
-static void prepare_nest(contract_plan *p, const labels *result)
+static void prepare_nest(contract_prepared *p, const label_list *result)
 {
     static const int which[3] = { C, A, B };
     p->nest = (ad_nest){ .arrays = 3 };
@@ -229,7 +231,7 @@ static void prepare_nest(contract_plan *p, const labels *result)
 
 /* An operand with the given row and column labels (A: m, k; B: k, n; C: m, n), packed densely as
  * [rows, columns]. */
-static void prepare_pack(side *s, int array, const labels *row, const labels *column)
+static void prepare_pack(side *s, int array, const label_list *row, const label_list *column)
 {
     int which[1] = { array };
     s->packed = true;
@@ -249,7 +251,7 @@ static void prepare_pack(side *s, int array, const labels *row, const labels *co
 
 /* The leading dimension of array s seen as a matrix with rows of adjacent columns; 0 when it cannot
  * be seen so. */
-static int64_t leading(int s, const labels *row, const labels *column)
+static int64_t leading(int s, const label_list *row, const label_list *column)
 {
     int64_t rs, cs, nrow = size_of(row), ncolumn = size_of(column);
     if (has_row(column) || !one_axis(row, s, &rs) || !one_axis(column, s, &cs)) return 0;
@@ -259,7 +261,7 @@ static int64_t leading(int s, const labels *row, const labels *column)
 }
 
 /* The same of A stored transposed: rows are contiguous instead. */
-static int64_t leading_transposed(int s, const labels *row, const labels *column)
+static int64_t leading_transposed(int s, const label_list *row, const label_list *column)
 {
     int64_t rs, cs, nrow = size_of(row), ncolumn = size_of(column);
     if (!one_axis(row, s, &rs) || !one_axis(column, s, &cs)) return 0;
@@ -269,7 +271,7 @@ static int64_t leading_transposed(int s, const labels *row, const labels *column
 }
 
 /* Fixes the leading dimension of an operand used as it lies, or packs it. `transposed`: A only. */
-static int64_t prepare_side(side *s, int array, const labels *row, const labels *column,
+static int64_t prepare_side(side *s, int array, const label_list *row, const label_list *column,
                             bool *transposed)
 {
     int64_t ld = leading(array, row, column);
@@ -288,20 +290,21 @@ static int64_t prepare_side(side *s, int array, const labels *row, const labels 
 }
 
 /* How many arrays need packing. */
-static int packs(const contract_plan *p, const labels *m, const labels *n, const labels *k)
+static int packs(const contract_prepared *p, const label_list *m, const label_list *n,
+                 const label_list *k)
 {
     return (!leading(p->first, m, k) && !leading_transposed(p->first, m, k)) +
            !leading(p->second, k, n) + !leading(C, m, n);
 }
 
-static int64_t row_stride(const labels *all, int array)
+static int64_t row_stride(const label_list *all, int array)
 {
     for (int i = 0; i < all->n; i++)
         if (all->of[i].rows) return all->of[i].stride[array];
     return 0;
 }
 
-static bool moves_with(const labels *batch, int array)
+static bool moves_with(const label_list *batch, int array)
 {
     for (int i = 0; i < batch->n; i++)
         if (batch->of[i].stride[array]) return true;
@@ -309,23 +312,23 @@ static bool moves_with(const labels *batch, int array)
 }
 
 /* Whether the result's contiguous label is among these. */
-static bool innermost(const labels *l)
+static bool innermost(const label_list *l)
 {
     for (int i = 0; i < l->n; i++)
         if (l->of[i].stride[C] == 1 && l->of[i].size > 1) return true;
     return false;
 }
 
-static void swap_labels(labels *a, labels *b)
+static void swap_labels(label_list *a, label_list *b)
 {
-    labels t = *a;
+    label_list t = *a;
     *a = *b;
     *b = t;
 }
 
 /* Moves the row label out of m, n or k to the batch, so that each row has a matrix product of its
  * own. */
-static void row_to_batch(labels *from, labels *batch)
+static void row_to_batch(label_list *from, label_list *batch)
 {
     if (!has_row(from)) return;
     memmove(batch->of + 1, batch->of, (size_t)batch->n * sizeof batch->of[0]);
@@ -337,7 +340,8 @@ static void row_to_batch(labels *from, labels *batch)
 /* Decides where the row label goes and which operand is A: rows are the leading part of M or of K,
  * or they are looped over. Columns of C fill vectors, so that a narrow sum over rows is better made
  * transposed, although C then goes through scratch. */
-static void assign_roles(contract_plan *p, labels *batch, labels *m, labels *n, labels *k)
+static void assign_roles(contract_prepared *p, label_list *batch, label_list *m, label_list *n,
+                         label_list *k)
 {
     int64_t stride;
     if (has_row(n)) {
@@ -346,7 +350,7 @@ static void assign_roles(contract_plan *p, labels *batch, labels *m, labels *n, 
     }
     p->row = ROW_NONE;
     if (has_row(m)) {
-        labels rest = rest_of(m);
+        label_list rest = rest_of(m);
         if (size_of(n) == 1 && size_of(&rest) > 1) row_to_batch(m, batch);
         else p->row = ROW_M;
     } else if (has_row(k)) {
@@ -366,13 +370,14 @@ static void assign_roles(contract_plan *p, labels *batch, labels *m, labels *n, 
 }
 
 /* Moves the leading label of m or n to the batch: many smaller products, without packing. */
-static bool split(const contract_plan *p, labels *batch, labels *m, labels *n, labels *k)
+static bool split(const contract_prepared *p, label_list *batch, label_list *m, label_list *n,
+                  label_list *k)
 {
-    labels *from[2] = { n, m };
+    label_list *from[2] = { n, m };
     for (int i = 0; i < 2; i++) {
-        labels all = *from[i];
+        label_list all = *from[i];
         if (all.n < 2 || has_row(&all) || batch->n == LABELS) continue;
-        labels rest = rest_of(&all);
+        label_list rest = rest_of(&all);
         if (size_of(&rest) < NARROW) continue;
         if (packs(p, i ? &rest : m, i ? n : &rest, k) >= packs(p, m, n, k)) continue;
         batch->of[batch->n++] = all.of[0];
@@ -382,8 +387,9 @@ static bool split(const contract_plan *p, labels *batch, labels *m, labels *n, l
     return false;
 }
 
-static void prepare_matrix(const ad_kernel *kernel, contract_plan *p, const labels *all,
-                           labels *batch, labels *m, labels *n, labels *k, int64_t max_rows)
+static void prepare_matrix(const ad_kernel *kernel, contract_prepared *p, const label_list *all,
+                           label_list *batch, label_list *m, label_list *n, label_list *k,
+                           int64_t max_rows)
 {
     assign_roles(p, batch, m, n, k);
     while (split(p, batch, m, n, k)) continue;
@@ -412,12 +418,18 @@ static void prepare_matrix(const ad_kernel *kernel, contract_plan *p, const labe
     p->row_count = p->row == ROW_M ? p->gemm.m : p->row == ROW_K ? p->gemm.k : 1;
     p->tile = p->row_count < ROW_TILE ? ROW_TILE / (p->row_count ? p->row_count : 1) : 1;
     int64_t most = max_rows < p->tile ? max_rows : p->tile;
-    if (p->row == ROW_M) p->gemm.vary = AD_GEMM_VARY_M, p->gemm.m *= most;
-    if (p->row == ROW_K) p->gemm.vary = AD_GEMM_VARY_K, p->gemm.k *= most;
+    if (p->row == ROW_M) {
+        p->gemm.vary = AD_GEMM_VARY_M;
+        p->gemm.m *= most;
+    }
+    if (p->row == ROW_K) {
+        p->gemm.vary = AD_GEMM_VARY_K;
+        p->gemm.k *= most;
+    }
     ad_gemm_prepare(&p->gemm);
 }
 
-static size_t pack_bytes(const contract_plan *p, int which)
+static size_t pack_bytes(const contract_prepared *p, int which)
 {
     const side *s = &p->side[which];
     return s->packed
@@ -430,7 +442,7 @@ typedef struct {
     bool fresh; /* nothing has been packed yet */
 } matrix_scratch;
 
-static const void *pack_operand(const contract_plan *p, int which, int64_t rows, const void *at,
+static const void *pack_operand(const contract_prepared *p, int which, int64_t rows, const void *at,
                                 matrix_scratch *s)
 {
     const side *o = &p->side[which];
@@ -440,8 +452,8 @@ static const void *pack_operand(const contract_plan *p, int which, int64_t rows,
     return s->pack[which];
 }
 
-static void matrix_tile(const contract_plan *p, int64_t rows, const void *a, const void *b, void *c,
-                        matrix_scratch *s)
+static void matrix_tile(const contract_prepared *p, int64_t rows, const void *a, const void *b,
+                        void *c, matrix_scratch *s)
 {
     const void *pa = pack_operand(p, A, rows, a, s), *pb = pack_operand(p, B, rows, b, s);
     const side *out = &p->side[C];
@@ -460,8 +472,8 @@ static void matrix_tile(const contract_plan *p, int64_t rows, const void *a, con
     ad_nest_move(&back, p->head.loops, p->head.size, false, rows, pc, c);
 }
 
-static void run_matrix(const contract_plan *p, int64_t rows, const void *const *operand, void *out,
-                       char *scratch)
+static void run_matrix(const contract_prepared *p, int64_t rows, const void *const *operand,
+                       void *out, char *scratch)
 {
     size_t size = p->head.size;
     const void *a = operand[p->first], *b = operand[p->second];
@@ -490,7 +502,7 @@ static void run_matrix(const contract_plan *p, int64_t rows, const void *const *
 static void contract_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
                          void *scratch)
 {
-    const contract_plan *p = k->plan;
+    const contract_prepared *p = k->prepared;
     const void *operand[2] = { in[0], in[1] };
     char *rest = run_presums(p, rows, operand, scratch);
     if (p->form == MATRIX) run_matrix(p, rows, operand, out, rest);
@@ -499,7 +511,7 @@ static void contract_run(const ad_kernel *k, int64_t rows, const void *const *in
 
 static size_t contract_scratch(const ad_kernel *k, int64_t rows)
 {
-    const contract_plan *p = k->plan;
+    const contract_prepared *p = k->prepared;
     size_t sums = presum_bytes(p, 0, rows) + presum_bytes(p, 1, rows),
            own = presum_scratch(p, rows), matrix = 0;
     if (p->form == MATRIX) {
@@ -509,14 +521,15 @@ static size_t contract_scratch(const ad_kernel *k, int64_t rows)
     return sums + (own > matrix ? own : matrix);
 }
 
-static void contract_clear(void *plan)
+static void contract_clear(void *prepared)
 {
-    contract_plan *p = plan;
+    contract_prepared *p = prepared;
     for (int i = 0; i < 2; i++)
         if (p->summed[i]) ad_kernel_clear(&p->presum[i]);
 }
 
-static bool is_dot(contract_plan *p, const labels *m, const labels *n, const labels *k)
+static bool is_dot(contract_prepared *p, const label_list *m, const label_list *n,
+                   const label_list *k)
 {
     int64_t sa, sb;
     if (m->n && n->n) return false;
@@ -528,19 +541,19 @@ static bool is_dot(contract_plan *p, const labels *m, const labels *n, const lab
 
 bool ad_prepare_contract(ad_kernel *k, int64_t max_rows)
 {
-    contract_plan *p = ad_plan_new(k, sizeof *p);
+    contract_prepared *p = ad_prepared_new(k, sizeof *p);
     if (!p) return false;
     p->head.scratch = contract_scratch;
     p->head.clear = contract_clear;
     p->accumulate = k->reduces_rows;
     k->run = contract_run;
     if (!prepare_presum(k, p, 0, max_rows) || !prepare_presum(k, p, 1, max_rows)) return false;
-    labels all;
+    label_list all;
     ad_shape shapes[3] = { p->presum_out[0], p->presum_out[1], k->out };
     collect(k, shapes, &all);
-    labels batch = choose(&all, true, true, true), m = choose(&all, true, false, true),
-           n = choose(&all, false, true, true);
-    labels sum = choose(&all, true, true, false), result = { 0 };
+    label_list batch = choose(&all, true, true, true), m = choose(&all, true, false, true),
+               n = choose(&all, false, true, true);
+    label_list sum = choose(&all, true, true, false), result = { 0 };
     for (int i = 0; i < all.n; i++)
         if (all.of[i].in[C]) result.of[result.n++] = all.of[i];
     if (sum.n == 0) p->form = PRODUCT;

@@ -1,5 +1,5 @@
-/* Internal to the kernels: typed inner loops, loop nests over strided arrays, and what every plan
- * begins with. */
+/* Internal to the kernels: typed inner loops, loop nests over strided arrays, and what everything
+ * that a kernel prepares begins with. */
 #ifndef COSTATE_KERNEL_IMPL_H
 #define COSTATE_KERNEL_IMPL_H
 #include "autodiff/kernels/kernel.h"
@@ -95,16 +95,16 @@ void ad_nest_move(const ad_nest *nest, const ad_loops *loops, size_t size, bool 
  * at the start. */
 bool ad_nest_step(const ad_nest *nest, int rank, int64_t outer, int64_t *index, int64_t *offset);
 
-/* Every plan begins with this. */
+/* What a kernel prepares begins with this. */
 typedef struct {
     const ad_loops *loops;
     size_t size;                                         /* of an element */
     size_t (*scratch)(const ad_kernel *k, int64_t rows); /* NULL: none */
-    void (*clear)(void *plan);                           /* NULL: free is enough */
-} ad_plan;
+    void (*clear)(void *prepared);                       /* NULL: free is enough */
+} ad_prepared;
 
-/* Allocates a zeroed plan of the given size and fills its head; NULL when memory is short. */
-void *ad_plan_new(ad_kernel *k, size_t bytes);
+/* Allocates zeroed memory of the given size and fills its head; NULL when memory is short. */
+void *ad_prepared_new(ad_kernel *k, size_t bytes);
 
 /* Elements of the axes behind this one. */
 static inline int64_t ad_size_behind(ad_shape s, int axis)
@@ -116,8 +116,8 @@ static inline int64_t ad_size_behind(ad_shape s, int axis)
 
 /* Sets what ad_kernel_prepare fills, as if nothing were prepared yet. */
 void ad_kernel_begin(ad_kernel *k);
-/* One for each row of ops.def that needs a kernel: sets k->run and k->plan. false: memory is short,
- * and ad_kernel_clear takes back what there is. */
+/* One for each row of ops.def that needs a kernel: sets k->run and k->prepared. false: memory is
+ * short, and ad_kernel_clear takes back what there is. */
 #define AD_STRUCTURAL(name, ...) bool ad_prepare_##name(ad_kernel *k, int64_t max_rows);
 #include "autodiff/ops.def"
 bool ad_prepare_pointwise(ad_kernel *k, int64_t max_rows);

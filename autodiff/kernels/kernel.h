@@ -19,7 +19,7 @@ struct ad_kernel {
      * initialises `out` with ad_kernel_identity. */
     bool reduces_rows;
     void (*run)(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *scratch);
-    void *plan; /* kernel's own, freed by ad_kernel_clear */
+    void *prepared; /* the kernel's own, freed by ad_kernel_clear */
 };
 
 /* Whether there is a kernel for the operation with so many operands. Sources, opaque operations and

@@ -13,17 +13,17 @@ typedef struct {
 } move;
 
 typedef struct {
-    ad_plan head;
+    ad_prepared head;
     int64_t row_size; /* of out, for clearing it */
     bool clear, add;
     int n;
     move moves[];
-} move_plan;
+} move_prepared;
 
 static void move_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
                      void *scratch)
 {
-    const move_plan *p = k->plan;
+    const move_prepared *p = k->prepared;
     (void)scratch;
     size_t size = p->head.size;
     if (p->clear) memset(out, 0, (size_t)(p->row_size * (ad_has_rows(k->out) ? rows : 1)) * size);
@@ -34,9 +34,9 @@ static void move_run(const ad_kernel *k, int64_t rows, const void *const *in, vo
     }
 }
 
-static move_plan *new_moves(ad_kernel *k, int n)
+static move_prepared *new_moves(ad_kernel *k, int n)
 {
-    move_plan *p = ad_plan_new(k, sizeof *p + (size_t)n * sizeof p->moves[0]);
+    move_prepared *p = ad_prepared_new(k, sizeof *p + (size_t)n * sizeof p->moves[0]);
     if (!p) return NULL;
     p->n = n;
     p->row_size = ad_row_size(k->out);
@@ -47,7 +47,7 @@ static move_plan *new_moves(ad_kernel *k, int n)
 /* One operand, read with the given strides from element in0. */
 static bool prepare_strided(ad_kernel *k, const int64_t *stride, int64_t in0)
 {
-    move_plan *p = new_moves(k, 1);
+    move_prepared *p = new_moves(k, 1);
     if (!p) return false;
     ad_nest *nest = &p->moves[0].nest;
     *nest = ad_nest_over(k->out);
@@ -141,7 +141,7 @@ static bool overlaps_earlier(const ad_kernel *k, int i, extent *e)
 bool ad_prepare_assemble(ad_kernel *k, int64_t max_rows)
 {
     (void)max_rows;
-    move_plan *p = new_moves(k, k->nin);
+    move_prepared *p = new_moves(k, k->nin);
     if (!p) return false;
     int64_t covered = 0, dense[AD_MAX_RANK];
     extent before = { { 0 }, { 0 } };
@@ -166,15 +166,15 @@ bool ad_prepare_assemble(ad_kernel *k, int64_t max_rows)
 /* Seen as [outer, n, inner] with the indexed axis in the middle; `whole` is its size in the array
  * the indices point into. */
 typedef struct {
-    ad_plan head;
+    ad_prepared head;
     bool rows;
     int64_t outer, whole, n, inner;
-} gather_plan;
+} gather_prepared;
 
 static void gather_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
                        void *scratch)
 {
-    const gather_plan *p = k->plan;
+    const gather_prepared *p = k->prepared;
     (void)scratch;
     const int64_t *indices = k->attr + 1, outer = p->rows ? p->outer * rows : p->outer;
     bool scatter = k->op == AD_OP_scatter_add;
@@ -191,7 +191,7 @@ static void gather_run(const ad_kernel *k, int64_t rows, const void *const *in, 
 
 static bool prepare_gather(ad_kernel *k)
 {
-    gather_plan *p = ad_plan_new(k, sizeof *p);
+    gather_prepared *p = ad_prepared_new(k, sizeof *p);
     if (!p) return false;
     int axis = (int)k->attr[0];
     ad_shape s = k->op == AD_OP_gather ? k->in_shapes[0] : k->out, lead = s;
@@ -222,15 +222,15 @@ bool ad_prepare_scatter_add(ad_kernel *k, int64_t max_rows)
 /* A table of n items of `inner` elements, one for all rows (table_row = 0) or one a row; the items
  * taken: one a row, or one in all. */
 typedef struct {
-    ad_plan head;
+    ad_prepared head;
     bool rows;
     int64_t n, inner, table_row, index_row, item_row;
-} take_plan;
+} take_prepared;
 
 static void take_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
                      void *scratch)
 {
-    const take_plan *p = k->plan;
+    const take_prepared *p = k->prepared;
     (void)scratch;
     size_t size = p->head.size;
     bool put = k->op == AD_OP_put_add;
@@ -250,7 +250,7 @@ static void take_run(const ad_kernel *k, int64_t rows, const void *const *in, vo
 
 static bool prepare_take(ad_kernel *k)
 {
-    take_plan *p = ad_plan_new(k, sizeof *p);
+    take_prepared *p = ad_prepared_new(k, sizeof *p);
     if (!p) return false;
     ad_shape table = k->op == AD_OP_take ? k->in_shapes[0] : k->out,
              item = k->op == AD_OP_take ? k->out : k->in_shapes[0];
@@ -280,7 +280,7 @@ bool ad_prepare_put_add(ad_kernel *k, int64_t max_rows)
 static void locate_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
                        void *scratch)
 {
-    const ad_plan *p = k->plan;
+    const ad_prepared *p = k->prepared;
     (void)scratch;
     int64_t n = ad_count(k->out, rows);
     p->loops->locate(n, in[0], ad_row_size(k->in_shapes[1]), in[1], out);
@@ -290,5 +290,5 @@ bool ad_prepare_locate(ad_kernel *k, int64_t max_rows)
 {
     (void)max_rows;
     k->run = locate_run;
-    return ad_plan_new(k, sizeof(ad_plan)) != NULL;
+    return ad_prepared_new(k, sizeof(ad_prepared)) != NULL;
 }

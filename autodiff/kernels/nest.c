@@ -21,6 +21,7 @@ ad_nest ad_nest_over(ad_shape out)
 
 void ad_nest_broadcast(ad_nest *nest, ad_shape out, ad_shape in)
 {
+    AD_ASSERT(nest->arrays < AD_NEST_ARRAYS && in.rank <= out.rank);
     int64_t dense[AD_MAX_RANK], *stride = nest->stride[nest->arrays++];
     ad_dense_strides(in, dense);
     int missing = out.rank - in.rank;
@@ -74,6 +75,7 @@ bool ad_nest_step(const ad_nest *nest, int rank, int64_t outer, int64_t *index, 
 void ad_nest_move(const ad_nest *nest, const ad_loops *loops, size_t size, bool add, int64_t rows,
                   const void *in, void *out)
 {
+    AD_ASSERT(nest->arrays == 2 && nest->rank >= 1);
     const int64_t *so = nest->stride[0], *si = nest->stride[1], outer = ad_nest_outer(nest, rows);
     for (int d = 0; d < nest->rank; d++)
         if ((d == 0 ? outer : nest->dim[d]) == 0) return;

@@ -1,17 +1,17 @@
 /* Pointwise operations with broadcasting.
  *
- * The operands and the result are walked together in chunks that stay in L1. A chunk is `step`
+ * The operands and the result are walked together in tiles that stay in L1. A tile is `step`
  * indices of dimension `split` with all of the inner dimensions. Within it an operand is
  * contiguous, one number, or it is expanded into scratch first; an operand that is the same in
- * every chunk (a bias [D] against [rows,D]) is expanded once. */
+ * every tile (a bias [D] against [rows,D]) is expanded once. */
 #include "autodiff/kernels/impl.h"
 #include <stdlib.h>
 
-enum { CHUNK = 1024, LINE = 32, OPERANDS = AD_NEST_ARRAYS - 1 };
+enum { TILE = 1024, LINE = 32, OPERANDS = AD_NEST_ARRAYS - 1 };
 typedef enum { DIRECT, SINGLE, EXPANDED, EXPANDED_ONCE } access;
 
 typedef struct {
-    ad_plan head;
+    ad_prepared head;
     ad_pointwise kernel;
     ad_pointwise_pair pair; /* of it and what ad_kernel_pair was asked for */
     ad_nest nest;           /* array 0: out; then the operands */
@@ -20,18 +20,22 @@ typedef struct {
     int stride[OPERANDS];
     access how[OPERANDS];
     size_t where[OPERANDS], scratch;
-} pointwise_plan;
+} pointwise_prepared;
 
 static access classify(const ad_nest *nest, int array, int split)
 {
     const int64_t *s = nest->stride[array], *dense = nest->stride[0];
     bool same = true, zero = true, fixed = true;
-    for (int d = split; d < nest->rank; d++) same &= s[d] == dense[d], zero &= s[d] == 0;
+    for (int d = split; d < nest->rank; d++) {
+        same &= s[d] == dense[d];
+        zero &= s[d] == 0;
+    }
     for (int d = 0; d <= split; d++) fixed &= s[d] == 0;
     return zero ? SINGLE : same ? DIRECT : fixed ? EXPANDED_ONCE : EXPANDED;
 }
 
-static void expand(const pointwise_plan *p, int operand, int64_t count, const void *in, void *to)
+static void expand(const pointwise_prepared *p, int operand, int64_t count, const void *in,
+                   void *to)
 {
     ad_nest nest = { .arrays = 2, .rank = p->nest.rank - p->split };
     for (int d = 0; d < nest.rank; d++) {
@@ -42,10 +46,10 @@ static void expand(const pointwise_plan *p, int operand, int64_t count, const vo
     ad_nest_move(&nest, p->head.loops, p->head.size, false, 0, in, to);
 }
 
-static void pointwise_chunk(const ad_kernel *k, int64_t count, const int64_t *offset,
-                            const void *const *in, void *out, char *scratch, bool first)
+static void pointwise_tile(const ad_kernel *k, int64_t count, const int64_t *offset,
+                           const void *const *in, void *out, char *scratch, bool first)
 {
-    const pointwise_plan *p = k->plan;
+    const pointwise_prepared *p = k->prepared;
     const void *operand[OPERANDS];
     for (int i = 0; i < k->nin; i++) {
         const void *at = ad_at(in[i], offset[i + 1], p->head.size);
@@ -59,7 +63,7 @@ static void pointwise_chunk(const ad_kernel *k, int64_t count, const int64_t *of
 static void pointwise_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
                           void *scratch)
 {
-    const pointwise_plan *p = k->plan;
+    const pointwise_prepared *p = k->prepared;
     int64_t outer = ad_nest_outer(&p->nest, rows),
             n = p->split == 0 ? outer : p->nest.dim[p->split];
     int64_t index[AD_MAX_RANK] = { 0 }, start[AD_NEST_ARRAYS] = { 0 };
@@ -70,7 +74,7 @@ static void pointwise_run(const ad_kernel *k, int64_t rows, const void *const *i
             int64_t offset[AD_NEST_ARRAYS];
             for (int a = 0; a <= k->nin; a++)
                 offset[a] = start[a] + i * p->nest.stride[a][p->split];
-            pointwise_chunk(k, n - i < p->step ? n - i : p->step, offset, in, out, scratch, first);
+            pointwise_tile(k, n - i < p->step ? n - i : p->step, offset, in, out, scratch, first);
             first = false;
         }
     while (ad_nest_step(&p->nest, p->split, outer, index, start));
@@ -80,7 +84,7 @@ static void pointwise_run(const ad_kernel *k, int64_t rows, const void *const *i
 static void pointwise_run_straight(const ad_kernel *k, int64_t rows, const void *const *in,
                                    void *out, void *scratch)
 {
-    const pointwise_plan *p = k->plan;
+    const pointwise_prepared *p = k->prepared;
     (void)scratch;
     p->kernel(ad_nest_outer(&p->nest, rows), in, p->stride, out);
 }
@@ -90,7 +94,7 @@ static void pointwise_run_straight(const ad_kernel *k, int64_t rows, const void 
 static void pointwise_run_lines(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
                                 void *scratch)
 {
-    const pointwise_plan *p = k->plan;
+    const pointwise_prepared *p = k->prepared;
     const ad_nest *nest = &p->nest;
     const int64_t *so = nest->stride[0], *sa = nest->stride[1], *sb = nest->stride[2];
     int64_t outer = ad_nest_outer(nest, rows), index[AD_MAX_RANK] = { 0 },
@@ -118,12 +122,12 @@ static bool goes_by_lines(const ad_kernel *k, const ad_nest *nest)
 static size_t pointwise_scratch(const ad_kernel *k, int64_t rows)
 {
     (void)rows;
-    return ((const pointwise_plan *)k->plan)->scratch;
+    return ((const pointwise_prepared *)k->prepared)->scratch;
 }
 
 bool ad_kernel_pair(ad_kernel *k, ad_op second)
 {
-    pointwise_plan *p = k->plan;
+    pointwise_prepared *p = k->prepared;
     if (k->run != pointwise_run_straight) return false;
     for (int i = 0; i < k->nin; i++)
         if (p->how[i] != DIRECT) return false;
@@ -134,7 +138,7 @@ bool ad_kernel_pair(ad_kernel *k, ad_op second)
 void ad_kernel_run_pair(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
                         void *second)
 {
-    const pointwise_plan *p = k->plan;
+    const pointwise_prepared *p = k->prepared;
     p->pair(ad_nest_outer(&p->nest, rows), in, out, second);
 }
 
@@ -142,7 +146,7 @@ bool ad_prepare_pointwise(ad_kernel *k, int64_t max_rows)
 {
     (void)max_rows;
     AD_ASSERT(k->nin <= OPERANDS);
-    pointwise_plan *p = ad_plan_new(k, sizeof *p);
+    pointwise_prepared *p = ad_prepared_new(k, sizeof *p);
     if (!p) return false;
     p->head.scratch = pointwise_scratch;
     p->kernel = ad_pointwise_kernel(k->op, k->dtype, k->nin);
@@ -151,9 +155,9 @@ bool ad_prepare_pointwise(ad_kernel *k, int64_t max_rows)
     ad_nest_simplify(&p->nest);
     p->inner = 1;
     p->split = p->nest.rank - 1;
-    while (p->split > 0 && p->inner * p->nest.dim[p->split] <= CHUNK)
+    while (p->split > 0 && p->inner * p->nest.dim[p->split] <= TILE)
         p->inner *= p->nest.dim[p->split--];
-    p->step = CHUNK / (p->inner > 0 ? p->inner : 1);
+    p->step = TILE / (p->inner > 0 ? p->inner : 1);
     if (p->step < 1) p->step = 1;
     bool straight = p->nest.rank == 1;
     for (int i = 0; i < k->nin; i++) {

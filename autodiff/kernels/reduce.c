@@ -12,17 +12,17 @@ typedef struct {
 } pass;
 
 typedef struct {
-    ad_plan head;
+    ad_prepared head;
     bool max;
     int n;
     pass passes[AD_MAX_RANK];
-} reduce_plan;
+} reduce_prepared;
 
 static int64_t pass_outer(const pass *p, int64_t rows)
 {
     return p->rows_outer ? p->outer * rows : p->outer;
 }
-static size_t pass_bytes(const reduce_plan *p, int i, int64_t rows)
+static size_t pass_bytes(const reduce_prepared *p, int i, int64_t rows)
 {
     return i < p->n - 1
                ? ad_round_up((size_t)(pass_outer(&p->passes[i], rows) * p->passes[i].inner) *
@@ -34,7 +34,7 @@ static size_t pass_bytes(const reduce_plan *p, int i, int64_t rows)
 static void reduce_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
                        void *scratch)
 {
-    const reduce_plan *p = k->plan;
+    const reduce_prepared *p = k->prepared;
     const void *from = in[0];
     for (int i = 0; i < p->n; i++) {
         const pass *s = &p->passes[i];
@@ -48,13 +48,13 @@ static void reduce_run(const ad_kernel *k, int64_t rows, const void *const *in, 
 
 static size_t reduce_scratch(const ad_kernel *k, int64_t rows)
 {
-    const reduce_plan *p = k->plan;
+    const reduce_prepared *p = k->prepared;
     return pass_bytes(p, 0, rows) + (p->n > 1 ? pass_bytes(p, 1, rows) : 0);
 }
 
 static bool prepare_reduce(ad_kernel *k)
 {
-    reduce_plan *p = ad_plan_new(k, sizeof *p);
+    reduce_prepared *p = ad_prepared_new(k, sizeof *p);
     if (!p) return false;
     ad_shape s = k->in_shapes[0];
     int64_t mask = k->attr[0], inner = 1;
@@ -99,15 +99,15 @@ bool ad_prepare_reduce_max(ad_kernel *k, int64_t max_rows)
 /* ---- cumulative sums ---- */
 
 typedef struct {
-    ad_plan head;
+    ad_prepared head;
     bool rows;
     int64_t outer, n, inner;
-} cumsum_plan;
+} cumsum_prepared;
 
 static void cumsum_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
                        void *scratch)
 {
-    const cumsum_plan *p = k->plan;
+    const cumsum_prepared *p = k->prepared;
     (void)scratch;
     if (p->n > 0)
         p->head.loops->cumsum(k->attr[1] != 0, p->rows ? p->outer * rows : p->outer, p->n, p->inner,
@@ -117,7 +117,7 @@ static void cumsum_run(const ad_kernel *k, int64_t rows, const void *const *in, 
 bool ad_prepare_cumsum(ad_kernel *k, int64_t max_rows)
 {
     (void)max_rows;
-    cumsum_plan *p = ad_plan_new(k, sizeof *p);
+    cumsum_prepared *p = ad_prepared_new(k, sizeof *p);
     if (!p) return false;
     int axis = (int)k->attr[0];
     ad_shape lead = k->out;

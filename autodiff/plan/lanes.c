@@ -36,5 +36,8 @@ void ad_join_reductions(ad_program *p)
         if (a >= 0 && b >= 0 && p->slot[a].phase == p->slot[b].phase)
             p->slot[a].root = p->slot[b].root = p->slot[i].root = a < b ? a : b;
     }
-    for (int32_t i = 0; i < p->ir.n; i++) p->slot[i].root = find(p, i);
+    for (int32_t i = 0; i < p->ir.n; i++) {
+        p->slot[i].root = find(p, i);
+        AD_ASSERT(p->slot[i].root <= i);
+    }
 }

@@ -135,6 +135,7 @@ static void run_group(const ad_step *begin, const ad_step *end, ad_thread_memory
             }
             char *out = t->pointer[s->value] + first * s->row_bytes;
             if (s->paired) {
+                AD_ASSERT(s + 1 < end);
                 ad_kernel_run_pair(&s->kernel, count, t->in, out,
                                    t->pointer[s[1].value] + first * s[1].row_bytes);
                 s++;
@@ -149,6 +150,7 @@ static void run_block(const ad_workspace *w, const ad_phase *phase, ad_thread_me
                       int64_t first, int64_t rows)
 {
     const ad_program *p = w->program;
+    AD_ASSERT(rows > 0 && rows <= p->block_rows);
     for (int i = 0; i < phase->nmoving; i++) {
         int32_t root = phase->moving[i];
         if (w->base[root]) t->pointer[root] = w->base[root] + first * p->slot[root].bytes;
@@ -196,6 +198,7 @@ static void enter_body(const ad_workspace *w, const ad_phase *phase, ad_thread_m
                        int64_t rows)
 {
     const ad_program *p = w->program;
+    AD_ASSERT(rows > 0);
     memcpy(t->pointer, w->base, (size_t)p->ir.n * sizeof *t->pointer);
     for (int i = 0; i < phase->nblock; i++)
         t->pointer[phase->block[i]] = t->block + p->slot[phase->block[i]].position;
@@ -245,6 +248,8 @@ static void run_unit(void *data, int thread, int64_t unit)
     const ad_workspace *w = b->workspace;
     const ad_phase *phase = b->phase;
     const ad_program *p = w->program;
+    AD_ASSERT(thread >= 0 && thread < w->nthread);
+    AD_ASSERT(unit >= 0 && unit < b->units);
     ad_thread_memory *t = &w->thread[thread];
     const int64_t blocks = ad_block_count(p, b->rows), begin = unit * blocks / b->units,
                   end = (unit + 1) * blocks / b->units;

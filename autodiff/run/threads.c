@@ -10,6 +10,7 @@
 #define _GNU_SOURCE /* sched_getaffinity */
 #endif
 #include "autodiff/run/threads.h"
+#include "autodiff/extension.h"
 #include <fenv.h>
 #include <pthread.h>
 #include <sched.h>
@@ -330,6 +331,7 @@ int ad_threads_worth(int threads, double work)
 
 void ad_threads_share(int threads, double work, int64_t parts, ad_part part, void *data)
 {
+    AD_ASSERT(threads >= 1 && threads <= AD_MAX_THREADS && parts >= 0);
     threads = ad_threads_worth(parts < threads ? (int)parts : threads, work);
     if (threads == 1) {
         for (int64_t k = 0; k < parts; k++) part(data, 0, k);

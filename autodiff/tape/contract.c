@@ -16,23 +16,23 @@ enum {
     EXHAUSTIVE = 10
 };
 
-typedef uint64_t labels; /* a set of labels, one bit each */
+typedef uint64_t label_set; /* one bit a label */
 
 typedef struct {
     ad_tape *tape;
     int n;
     ad_factor f[AD_MAX_FACTORS];
     int64_t size[AD_MAX_LABELS]; /* AD_ROWS for the row label */
-    labels out;
+    label_set out;
 } product;
 
 static const ad_node *node_of(ad_var x) { return ad_node_at(x.tape, x.node); }
 static int rank_of(const ad_factor *f) { return node_of(f->x)->shape.rank; }
 
-static labels labels_of(const ad_factor *f)
+static label_set labels_of(const ad_factor *f)
 {
-    labels s = 0;
-    for (int i = 0; i < rank_of(f); i++) s |= (labels)1 << f->label[i];
+    label_set s = 0;
+    for (int i = 0; i < rank_of(f); i++) s |= (label_set)1 << f->label[i];
     return s;
 }
 
@@ -43,7 +43,7 @@ static int axis_with(const ad_factor *f, int label)
     return -1;
 }
 
-static double size_of(const product *p, labels s)
+static double size_of(const product *p, label_set s)
 {
     double n = 1;
     for (int l = 0; s; l++, s >>= 1)
@@ -51,25 +51,25 @@ static double size_of(const product *p, labels s)
     return n;
 }
 
-static int count(labels s)
+static int count(label_set s)
 {
     int n = 0;
     for (; s; s &= s - 1) n++;
     return n;
 }
 
-static int rows_among(const product *p, labels s)
+static int rows_among(const product *p, label_set s)
 {
     int n = 0;
     for (int l = 0; s; l++, s >>= 1) n += s & 1 && p->size[l] == AD_ROWS;
     return n;
 }
 
-static bool has_rows(const product *p, labels s) { return rows_among(p, s) > 0; }
+static bool has_rows(const product *p, label_set s) { return rows_among(p, s) > 0; }
 
-static labels elsewhere(const product *p, int except_a, int except_b)
+static label_set elsewhere(const product *p, int except_a, int except_b)
 {
-    labels s = p->out;
+    label_set s = p->out;
     for (int i = 0; i < p->n; i++)
         if (i != except_a && i != except_b) s |= labels_of(&p->f[i]);
     return s;
@@ -89,7 +89,7 @@ static ad_var ordered(const ad_factor *f, const int8_t *want, int n)
 static void sum_private(product *p, int i)
 {
     ad_factor *f = &p->f[i];
-    labels keep = elsewhere(p, i, -1);
+    label_set keep = elsewhere(p, i, -1);
     ad_shape s = node_of(f->x)->shape, left = { 0, { 0 } };
     uint32_t mask = 0;
     int8_t label[AD_MAX_RANK];
@@ -204,10 +204,10 @@ static ad_var aligned(const product *p, const ad_factor *f, const int8_t *want, 
  * in the order that comes about. */
 typedef struct {
     int of[AD_MAX_LABELS];
-} places;
+} label_order;
 
 /* Whether a is the operand that gives the order: the one with rows, else the one with more axes. */
-static bool leads(const product *p, labels a, labels b)
+static bool leads(const product *p, label_set a, label_set b)
 {
     if (has_rows(p, a) != has_rows(p, b)) return has_rows(p, a);
     return count(a) >= count(b);
@@ -215,8 +215,8 @@ static bool leads(const product *p, labels a, labels b)
 
 /* Labels of a pair's result: the row label, then a's in order, then b's, as far as `want` leaves
  * the choice. */
-static int result_labels(const product *p, const ad_factor *a, const ad_factor *b, labels keep,
-                         const places *want, int8_t *out)
+static int result_labels(const product *p, const ad_factor *a, const ad_factor *b, label_set keep,
+                         const label_order *want, int8_t *out)
 {
     int n = 0;
     for (int which = 0; which < 2; which++) {
@@ -224,7 +224,7 @@ static int result_labels(const product *p, const ad_factor *a, const ad_factor *
         for (int i = 0; i < rank_of(f); i++) {
             int8_t l = f->label[i];
             if (!(keep >> l & 1)) continue;
-            keep &= ~((labels)1 << l);
+            keep &= ~((label_set)1 << l);
             int at = n++;
             for (; at > 0; at--) {
                 bool row = p->size[(int)l] == AD_ROWS,
@@ -239,10 +239,10 @@ static int result_labels(const product *p, const ad_factor *a, const ad_factor *
 }
 
 static ad_factor multiply_pair(const product *p, const ad_factor *a, const ad_factor *b,
-                               labels keep, const places *want)
+                               label_set keep, const label_order *want)
 {
     ad_factor r = { ad_none(p->tape), { 0 } };
-    labels both = labels_of(a) | labels_of(b);
+    label_set both = labels_of(a) | labels_of(b);
     if (!leads(p, labels_of(a), labels_of(b))) {
         const ad_factor *first = b;
         b = a;
@@ -269,7 +269,7 @@ static ad_factor multiply_pair(const product *p, const ad_factor *a, const ad_fa
 }
 
 /* Whether an intermediate result over these labels is an array: rows by rows is none. */
-static bool is_array(const product *p, labels s)
+static bool is_array(const product *p, label_set s)
 {
     return count(s) <= AD_MAX_RANK && rows_among(p, s) <= 1;
 }
@@ -277,7 +277,7 @@ static bool is_array(const product *p, labels s)
 /* Of ways with equally many multiplications, those are slower that need a matrix product for each
  * index of a label, and a little those that stretch an operand: what it is stretched by is summed
  * again in the VJP. */
-static double pair_cost(const product *p, labels a, labels b, labels keep)
+static double pair_cost(const product *p, label_set a, label_set b, label_set keep)
 {
     double c = size_of(p, a | b),
            batch = size_of(p, a & b & keep) / (has_rows(p, a & b & keep) ? NOMINAL_ROWS : 1);
@@ -291,14 +291,14 @@ static double pair_cost(const product *p, labels a, labels b, labels keep)
 typedef struct {
     double cost[1 << EXHAUSTIVE];
     uint16_t split[1 << EXHAUSTIVE];
-    labels kept[1 << EXHAUSTIVE];
+    label_set kept[1 << EXHAUSTIVE];
 } order_table;
 
 static void plan_exhaustive(const product *p, order_table *t)
 {
     int all = (1 << p->n) - 1;
     for (int set = 1; set <= all; set++) {
-        labels inside = 0, outside = p->out;
+        label_set inside = 0, outside = p->out;
         for (int i = 0; i < p->n; i++) *(set >> i & 1 ? &inside : &outside) |= labels_of(&p->f[i]);
         t->kept[set] = inside & outside;
         t->cost[set] = 0;
@@ -319,7 +319,7 @@ static void plan_exhaustive(const product *p, order_table *t)
     }
 }
 
-static int after(const places *want)
+static int after(const label_order *want)
 {
     int last = 0;
     for (int l = 0; l < AD_MAX_LABELS; l++) last = want->of[l] >= last ? want->of[l] + 1 : last;
@@ -330,10 +330,10 @@ static int after(const places *want)
  * [summed, ...], and C is [those of A, those of B]; where B alone has no rows, a program lays it
  * out for this product, and [..., summed] is the order for the cotangents of A and B. Cotangents
  * have the order of what they belong to, so that their products then need no packing either. */
-static places places_of_second(const product *p, const ad_factor *first, labels second,
-                               labels summed, const places *want)
+static label_order order_of_second(const product *p, const ad_factor *first, label_set second,
+                                   label_set summed, const label_order *want)
 {
-    places place = *want;
+    label_order place = *want;
     bool program_lays_out = has_rows(p, labels_of(first)) && !has_rows(p, second);
     for (int l = 0; l < AD_MAX_LABELS; l++) {
         int axis = axis_with(first, l);
@@ -345,7 +345,8 @@ static places places_of_second(const product *p, const ad_factor *first, labels 
     return place;
 }
 
-static ad_factor multiply_set(const product *p, const order_table *t, int set, const places *want)
+static ad_factor multiply_set(const product *p, const order_table *t, int set,
+                              const label_order *want)
 {
     if (!(set & (set - 1))) {
         int i = 0;
@@ -357,13 +358,13 @@ static ad_factor multiply_set(const product *p, const order_table *t, int set, c
         b = a;
         a = set & ~b;
     }
-    labels summed = (t->kept[a] | t->kept[b]) & ~t->kept[set];
-    places of_a = *want;
+    label_set summed = (t->kept[a] | t->kept[b]) & ~t->kept[set];
+    label_order of_a = *want;
     for (int l = 0, last = after(want); l < AD_MAX_LABELS; l++)
         if (summed >> l & 1) of_a.of[l] = last;
     ad_factor x = multiply_set(p, t, a, &of_a);
     if (ad_tape_error(p->tape)) return x;
-    places of_b = summed ? places_of_second(p, &x, t->kept[b], summed, want) : *want;
+    label_order of_b = summed ? order_of_second(p, &x, t->kept[b], summed, want) : *want;
     ad_factor y = multiply_set(p, t, b, &of_b);
     if (ad_tape_error(p->tape)) return y;
     return multiply_pair(p, &x, &y, t->kept[set], want);
@@ -372,13 +373,13 @@ static ad_factor multiply_set(const product *p, const order_table *t, int set, c
 /* Greedy, for long products: the pair of least cost first. false: no pair's result is an array. */
 static bool reduce_greedily(product *p, int until)
 {
-    const places any = { { 0 } };
+    const label_order any = { { 0 } };
     while (p->n > until && !ad_tape_error(p->tape)) {
         int best_a = 0, best_b = 1;
         double best = -1;
         for (int a = 0; a < p->n; a++)
             for (int b = a + 1; b < p->n; b++) {
-                labels keep = (labels_of(&p->f[a]) | labels_of(&p->f[b])) & elsewhere(p, a, b);
+                label_set keep = (labels_of(&p->f[a]) | labels_of(&p->f[b])) & elsewhere(p, a, b);
                 if (!is_array(p, keep)) continue;
                 double c = pair_cost(p, labels_of(&p->f[a]), labels_of(&p->f[b]), keep);
                 if (best < 0 || c < best) best = c, best_a = a, best_b = b;
@@ -395,7 +396,7 @@ static bool reduce_greedily(product *p, int until)
 
 static bool load_factors(product *p, int n, const ad_factor *factors)
 {
-    labels seen = 0;
+    label_set seen = 0;
     p->n = n;
     for (int i = 0; i < n; i++) {
         p->f[i] = factors[i];
@@ -408,7 +409,7 @@ static bool load_factors(product *p, int n, const ad_factor *factors)
                         (long long)p->size[l], (long long)s.dim[k]);
                 return false;
             }
-            seen |= (labels)1 << l;
+            seen |= (label_set)1 << l;
             p->size[l] = s.dim[k];
         }
     }
@@ -419,7 +420,7 @@ static bool load_factors(product *p, int n, const ad_factor *factors)
  * distinct. (An identity's own is resolved as such.) */
 static bool split_diagonals(product *p)
 {
-    labels used = p->out;
+    label_set used = p->out;
     for (int i = 0; i < p->n; i++) used |= labels_of(&p->f[i]);
     for (int i = 0, given = p->n; i < given; i++) {
         ad_shape s = node_of(p->f[i].x)->shape;
@@ -433,7 +434,7 @@ static bool split_diagonals(product *p)
                     ad_fail(p->tape, "ad_contract: too many repeated indices");
                     return false;
                 }
-                used |= (labels)1 << fresh;
+                used |= (label_set)1 << fresh;
                 p->size[fresh] = s.dim[a];
                 p->f[p->n++] = (ad_factor){ ad_eye(p->tape, s.dim[a], s.dim[a], 0),
                                             { p->f[i].label[a], (int8_t)fresh } };
@@ -447,9 +448,12 @@ ad_var ad_contract_factors(ad_tape *tape, int n, const ad_factor *factors, int n
                            const int8_t *out)
 {
     product p = { .tape = tape };
-    places want = { { 0 } };
+    label_order want = { { 0 } };
     if (ad_tape_error(tape) || !load_factors(&p, n, factors)) return ad_none(tape);
-    for (int i = 0; i < nout; i++) p.out |= (labels)1 << out[i], want.of[(int)out[i]] = i;
+    for (int i = 0; i < nout; i++) {
+        p.out |= (label_set)1 << out[i];
+        want.of[(int)out[i]] = i;
+    }
     if (!split_diagonals(&p)) return ad_none(tape);
     resolve_identities(&p);
     for (int i = 0; i < p.n && !ad_tape_error(tape); i++) sum_private(&p, i);

@@ -51,7 +51,10 @@ ad_var ad_contract(const char *spec, int n, const ad_var *x)
         else if (nout == AD_MAX_RANK) problem = "the result has too many axes";
         else if (size[l] == AD_ROWS && nout)
             problem = "the row axis must be the first of the result";
-        else used |= (uint64_t)1 << l, out[nout++] = (int8_t)l;
+        else {
+            used |= (uint64_t)1 << l;
+            out[nout++] = (int8_t)l;
+        }
     }
     if (problem) {
         char reason[256];

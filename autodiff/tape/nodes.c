@@ -1,4 +1,4 @@
-/* Storage of a tape. Nodes lie in chunks, so that their addresses stay when more are recorded.
+/* Storage of a tape. Nodes lie in slabs, so that their addresses stay when more are recorded.
  * Their lists of operands, attributes and constants lie in an arena. Both only grow at their end
  * and are cut back by rewinding, which keeps the memory: marking and rewinding cost nothing, and a
  * loop that records and rewinds allocates nothing after its first turn.
@@ -11,11 +11,11 @@
 #include "autodiff/tape/store.h"
 #include <stdlib.h>
 
-enum { NODES_PER_CHUNK = 512, ARENA_CHUNK = 1 << 16 /* bytes */ };
+enum { NODES_PER_SLAB = 512, ARENA_SLAB = 1 << 16 /* bytes */ };
 
 static ad_node *node_in(const ad_tape *t, int32_t i)
 {
-    return &t->chunks[i / NODES_PER_CHUNK][i % NODES_PER_CHUNK];
+    return &t->slabs[i / NODES_PER_SLAB][i % NODES_PER_SLAB];
 }
 
 ad_node *ad_node_at(const ad_tape *t, int32_t i)
@@ -75,24 +75,24 @@ void ad_tape_forget_values(ad_tape *t)
     }
 }
 
-static bool add_chunk(ad_tape *t)
+static bool add_slab(ad_tape *t)
 {
-    if (t->chunk_count == t->chunk_capacity) {
-        int32_t capacity = t->chunk_capacity ? 2 * t->chunk_capacity : 8;
-        ad_node **more = realloc(t->chunks, (size_t)capacity * sizeof *more);
+    if (t->slab_count == t->slab_capacity) {
+        int32_t capacity = t->slab_capacity ? 2 * t->slab_capacity : 8;
+        ad_node **more = realloc(t->slabs, (size_t)capacity * sizeof *more);
         if (!more) return false;
-        t->chunks = more;
-        t->chunk_capacity = capacity;
+        t->slabs = more;
+        t->slab_capacity = capacity;
     }
-    ad_node *chunk = malloc(NODES_PER_CHUNK * sizeof *chunk);
-    if (!chunk) return false;
-    t->chunks[t->chunk_count++] = chunk;
+    ad_node *slab = malloc(NODES_PER_SLAB * sizeof *slab);
+    if (!slab) return false;
+    t->slabs[t->slab_count++] = slab;
     return true;
 }
 
 ad_node *ad_node_room(ad_tape *t)
 {
-    if (t->nnode == t->chunk_count * NODES_PER_CHUNK && !add_chunk(t)) return NULL;
+    if (t->nnode == t->slab_count * NODES_PER_SLAB && !add_slab(t)) return NULL;
     return node_in(t, t->nnode);
 }
 
@@ -121,8 +121,8 @@ void ad_nodes_drop(ad_tape *t, int32_t first)
 void ad_nodes_free(ad_tape *t)
 {
     for (int32_t i = t->nnode - 1; i >= 0; i--) ad_node_forget(node_in(t, i));
-    for (int32_t i = 0; i < t->chunk_count; i++) free(t->chunks[i]);
-    free(t->chunks);
+    for (int32_t i = 0; i < t->slab_count; i++) free(t->slabs[i]);
+    free(t->slabs);
     for (int i = 0; i < t->arena_count; i++) free(t->arena[i].bytes);
     free(t->arena);
     free(t->marks);
@@ -145,14 +145,14 @@ static bool arena_grow(ad_tape *t, size_t bytes)
 {
     if (t->arena_count == t->arena_capacity) {
         int capacity = t->arena_capacity ? 2 * t->arena_capacity : 8;
-        ad_arena_chunk *more = realloc(t->arena, (size_t)capacity * sizeof *more);
+        ad_arena_slab *more = realloc(t->arena, (size_t)capacity * sizeof *more);
         if (!more) return false;
         t->arena = more;
         t->arena_capacity = capacity;
     }
-    ad_arena_chunk *last = t->arena_count ? &t->arena[t->arena_count - 1] : NULL;
-    ad_arena_chunk *c = &t->arena[t->arena_count];
-    c->size = bytes > ARENA_CHUNK ? bytes : ARENA_CHUNK;
+    ad_arena_slab *last = t->arena_count ? &t->arena[t->arena_count - 1] : NULL;
+    ad_arena_slab *c = &t->arena[t->arena_count];
+    c->size = bytes > ARENA_SLAB ? bytes : ARENA_SLAB;
     c->base = last ? last->base + last->size : 0;
     c->bytes = malloc(c->size);
     if (!c->bytes) return false;
@@ -163,10 +163,10 @@ static bool arena_grow(ad_tape *t, size_t bytes)
 void *ad_arena_take(ad_tape *t, size_t bytes)
 {
     bytes = (bytes + 15) & ~(size_t)15;
-    /* The chunk that holds the end of what is used, or the first chunk after it that is large
+    /* The slab that holds the end of what is used, or the first slab after it that is large
      * enough. */
     for (int k = t->arena_at; k < t->arena_count; k++) {
-        ad_arena_chunk *c = &t->arena[k];
+        ad_arena_slab *c = &t->arena[k];
         size_t at = t->arena_used > c->base ? t->arena_used : c->base;
         if (at + bytes > c->base + c->size) continue;
         t->arena_at = k;
@@ -175,7 +175,7 @@ void *ad_arena_take(ad_tape *t, size_t bytes)
     }
     if (!arena_grow(t, bytes)) return NULL;
     t->arena_at = t->arena_count - 1;
-    ad_arena_chunk *c = &t->arena[t->arena_at];
+    ad_arena_slab *c = &t->arena[t->arena_at];
     t->arena_used = c->base + bytes;
     return c->bytes;
 }

@@ -24,6 +24,7 @@ static ad_var identical(ad_op op, int n, const ad_var *x, ad_shape shape)
 
 static ad_var pointwise(ad_op op, int n, const ad_var *x)
 {
+    AD_ASSERT(ad_ops[op].kind == AD_POINTWISE && n == ad_ops[op].arity);
     const char *name = ad_ops[op].name;
     ad_tape *t = ad_common_tape(name, n, x);
     if (!t) return ad_none(x[0].tape);

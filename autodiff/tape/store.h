@@ -8,28 +8,28 @@ enum {
     AD_ABOUT_MOST = 4     /* nodes that a message is about */
 };
 
-/* Arena positions are global offsets: chunk k holds [base[k], base[k] + size[k]). */
+/* Arena positions are global offsets: slab k holds [base[k], base[k] + size[k]). */
 typedef struct {
     char *bytes;
     size_t base, size;
-} ad_arena_chunk;
+} ad_arena_slab;
 
 typedef struct ad_cache_entry ad_cache_entry; /* cache.c */
 
 struct ad_tape {
     ad_dtype dtype;
     uint32_t epoch; /* counts rewinds */
-    /* Nodes, in chunks, so that their addresses stay (nodes.c). */
+    /* Nodes, in slabs, so that their addresses stay (nodes.c). */
     int32_t nnode, limit;
-    int32_t chunk_count, chunk_capacity;
-    ad_node **chunks;
+    int32_t slab_count, slab_capacity;
+    ad_node **slabs;
     int32_t valued; /* the first of the computed nodes that hold a value, as a number + 1 */
     char *marks;
     size_t mark_count;
     /* Operand lists, attributes, constants (nodes.c). */
     int arena_count, arena_capacity;
-    int arena_at; /* the chunk that holds the end of what is used */
-    ad_arena_chunk *arena;
+    int arena_at; /* the slab that holds the end of what is used */
+    ad_arena_slab *arena;
     size_t arena_used;
     /* Evaluation. */
     int64_t rows, given_rows; /* given: by ad_tape_set_rows, or -1 */

@@ -101,7 +101,11 @@ void ad_tape_hold(ad_tape *t)
     if (!t->held++) t->held_nodes = t->nnode;
 }
 
-void ad_tape_release(ad_tape *t) { t->held--; }
+void ad_tape_release(ad_tape *t)
+{
+    AD_ASSERT(t->held > 0);
+    t->held--;
+}
 
 bool ad_tape_is_held(ad_tape *t, const char *what)
 {
@@ -168,6 +172,9 @@ ad_var ad_record(ad_tape *t, ad_op op, int nin, const int32_t *in, int nattr, co
 {
     if (t->failed || (op != AD_OP_opaque && !ad_check_shape(t, ad_ops[op].name, shape)))
         return ad_none(t);
+    for (int i = 0; i < nin; i++) AD_ASSERT(in[i] >= 0 && in[i] < t->nnode);
+    AD_ASSERT(ad_ops[op].kind != AD_POINTWISE || nattr == 0);
+    AD_ASSERT(op != AD_OP_contract || ad_contraction_of(attr, nattr).rank[2] == shape.rank);
     size_t mark = t->arena_used;
     int32_t *ins = nin ? ad_arena_alloc(t, (size_t)nin * sizeof *ins) : NULL;
     int64_t *attrs = nattr ? ad_arena_alloc(t, (size_t)nattr * sizeof *attrs) : NULL;
