@@ -60,7 +60,10 @@ static ode_residuals *make_residuals(ode_system *s, uint64_t need, bool times, a
         ode_residuals_free(r);
         return NULL;
     }
-    for (int j = 0; j < n; j++) r->shape[j] = ad_shape_of(r->var[j]);
+    for (int j = 0; j < n; j++) {
+        r->shape[j] = ad_shape_of(r->var[j]);
+        AD_ASSERT(ad_has_rows(r->shape[j]));
+    }
     r->need = need;
     r->times = times;
     r->next = s->residuals;

@@ -51,6 +51,7 @@ void ode_runge_kutta_step(const ode_method *m, const ode_step *s, ode_step_resul
     const ode_tableau *t = m->tableau;
     int n = s->system->nstate, last = t->stages, twin = ode_stage_before_last(t);
     int count = ode_method_times(m, s->estimate, s->dense);
+    AD_ASSERT(count <= ODE_MAX_STAGES && twin < last);
     ad_var before[ODE_MAX_JOINT] = { 0 };
     for (int i = 0; i < (count > last ? count : last + 1); i++) {
         ad_var stage[ODE_MAX_JOINT];

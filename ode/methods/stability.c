@@ -61,8 +61,10 @@ static void divided_difference(const ode_tableau *t, double *w, double *q)
     for (int i = 0; i < n; i++) {
         w[i] = 1;
         q[i] = 0;
-        for (int j = 0; j < n; j++)
+        for (int j = 0; j < n; j++) {
+            AD_ASSERT(j == i || t->c[i] != t->c[j]); /* else the tableau has a pair */
             if (j != i) w[i] /= t->c[i] - t->c[j];
+        }
     }
     for (int i = 1; i < n; i++)
         for (int j = 0; j < i; j++) q[j] += w[i] * ode_tableau_row(t, i)[j];

@@ -70,6 +70,7 @@ static ode_unit *find_or_make(ode_system *s, ode_unit_key key, ad_tape *tape, co
     clean.residuals = key.residuals;
     for (ode_unit *u = s->units; u; u = u->next)
         if (!memcmp(&u->key, &clean, sizeof clean)) return u;
+    AD_ASSERT(!key.residuals || key.derivative != ODE_JVP); /* a JVP evaluates the field itself */
     ode_unit_key own = clean;
     own.derivative = ODE_ITSELF;
     ode_unit *u = calloc(1, sizeof *u);

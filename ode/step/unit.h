@@ -72,11 +72,15 @@ size_t ode_port_bytes(const ode_unit *unit, ode_role role, ode_port port, int64_
 /* Pointers to the arrays of a port, as inputs and as outputs. */
 static inline const void **ode_runner_in(const ode_runner *r, ode_role role, ode_port port)
 {
-    return r->in + ode_unit_place(r->unit, role, port).first;
+    ode_place place = ode_unit_place(r->unit, role, port);
+    AD_ASSERT(!place.count || !place.output);
+    return r->in + place.first;
 }
 static inline void **ode_runner_out(const ode_runner *r, ode_role role, ode_port port)
 {
-    return r->out + ode_unit_place(r->unit, role, port).first;
+    ode_place place = ode_unit_place(r->unit, role, port);
+    AD_ASSERT(!place.count || place.output);
+    return r->out + place.first;
 }
 /* Points all arrays of a port at memory where they lie one after the other (write: NULL, they are
  * not delivered). Most ports have one array: the others are spread behind it. */
@@ -87,6 +91,7 @@ static inline void ode_runner_read(ode_runner *r, ode_role role, ode_port port, 
 {
     ode_place place = ode_unit_place(r->unit, role, port);
     if (!place.count) return;
+    AD_ASSERT(!place.output);
     r->in[place.first] = memory;
     if (place.count > 1) ode_runner_spread_in(r, place, rows);
 }
@@ -95,6 +100,7 @@ static inline void ode_runner_write(ode_runner *r, ode_role role, ode_port port,
 {
     ode_place place = ode_unit_place(r->unit, role, port);
     if (!place.count) return;
+    AD_ASSERT(place.output);
     r->out[place.first] = memory;
     if (place.count > 1) ode_runner_spread_out(r, place, rows);
 }
