@@ -280,6 +280,10 @@ typedef struct {
     int newton_iterations;   /* default 50 */
     const ode_steps *replay; /* take exactly these steps, without error control (borrowed: must
                                 outlive the tape and programs); not with ode_backsolve */
+    bool partial; /* a solve that cannot go on, or that is stopped, is no error but returns the part
+                     that was solved: results at times that it did not reach are NaN. ode_stats says
+                     how far it came and why it ended there. Gradients are those of what was
+                     reached; a loss that depends on the rest is an error of the gradient */
     bool rerecord; /* call the field anew at every step with values at hand: ad_value works inside
                       it; slow, for debugging and data-dependent fields. What is computed from such
                       numbers is constant to the gradient; an argument that comes in by its numbers
@@ -291,9 +295,10 @@ typedef struct {
                         (borrowed until the solve is recorded) */
     int njump;
     /* Called after every accepted step of a forward solve, by the thread that runs it: true to go
-     * on, false to stop there (ode_stats.status ODE_STOPPED, an error of the run that says where;
-     * after the last step it makes no difference). A step may come again: a solve for a gradient
-     * may go back and take steps again that have proved too large, with numbers counted from there.
+     * on, false to stop there (ode_stats.status ODE_STOPPED, an error of the run that says where
+     * unless options.partial; after the last step it makes no difference). A step may come again: a
+     * solve for a gradient may go back and take steps again that have proved too large, with
+     * numbers counted from there.
      */
     bool (*on_step)(const ode_accepted_step *step, void *user);
     void *on_step_user; /* borrowed: must outlive the tape and programs */

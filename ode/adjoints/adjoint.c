@@ -162,29 +162,66 @@ static void write_stats(ode_stats *to, const ode_stats *from)
     to->vjps = from->vjps;
 }
 
+static bool is_zero(ad_dtype dtype, int64_t n, const void *x)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (ode_load(dtype, x, i) != 0) return false;
+    return true;
+}
+
+/* Leaves outputs out that the solve did not reach. What the loss makes of them has no derivative:
+ * 0, or the error is written. */
+static int leave_unreached(ode_adjoint_run *run)
+{
+    const ode_system *s = run->plan->problem->system;
+    ode_adjoint_outputs *out = &run->out;
+    const ode_forward *forward = run->forward;
+    for (int i = out->n - 1; i >= 0 && !ode_forward_reached(forward, out->t[i]); i--) {
+        out->n = i;
+        for (int k = 0; k < s->nstate; k++) {
+            if (out->place[i] < 0 || !run->c.ybar[k]) continue;
+            const char *bar = run->c.ybar[k];
+            size_t one = (size_t)s->size[k] * ode_bytes(s->dtype);
+            for (int64_t r = 0; r < run->call->rows; r++) {
+                const char *at = bar + (size_t)(r * out->places + out->place[i]) * one;
+                if (is_zero(s->dtype, s->size[k], at)) continue;
+                snprintf(run->call->error, run->call->error_size,
+                         "the loss depends on the solution at t = %.15g in row %lld, but the solve "
+                         "came to t = %.15g only (options.partial): let the loss select by "
+                         "ode_stats.reached what it reads",
+                         out->t[i], (long long)r, forward->reached);
+                return -1;
+            }
+        }
+    }
+    return 0;
+}
+
 static int order_outputs(adjoint_state *state)
 {
     ode_adjoint_run *run = &state->run;
     const ode_problem *p = run->plan->problem;
     ode_adjoint_outputs *out = &run->out;
     int n = run->plan->asked.n;
+    run->times_bar = ode_buffer_need(&state->times, (size_t)p->ntimes * sizeof(double));
+    if (!run->times_bar) return ode_call_fail(run->call, "out of memory");
     if (n) {
         if (ode_asked_read(&state->order, &run->plan->asked, run->forward, run->c.asked, run->call))
             return -1;
         double *bar = ode_buffer_need(&state->asked_bar, (size_t)n * sizeof *bar);
         if (!bar) return ode_call_fail(run->call, "out of memory");
-        memset(bar, 0, (size_t)n * sizeof *bar);
-        *out = (ode_adjoint_outputs){ n, state->order.t, state->order.place, n, bar };
-        return 0;
+        *out = (ode_adjoint_outputs){ n, n, state->order.t, state->order.place, n, bar };
+        return leave_unreached(run);
     }
     n = p->ntimes;
     int *place = ode_buffer_need(&state->places, (size_t)n * sizeof *place);
     if (!place) return ode_call_fail(run->call, "out of memory");
     for (int j = 0; j < n; j++) place[j] = p->final_only ? -1 : j;
     if (p->final_only) place[n - 1] = 0;
-    *out = (ode_adjoint_outputs){ n, run->forward->times.data, place, p->final_only ? 1 : n,
-                                  run->times_bar };
-    return 0;
+    *out = (ode_adjoint_outputs){
+        n, n, run->forward->times.data, place, p->final_only ? 1 : n, run->times_bar
+    };
+    return leave_unreached(run);
 }
 
 void ode_adjoint_add_output(const ode_adjoint_run *run, int i, void *slot)
@@ -206,7 +243,7 @@ static void write_times(const ode_adjoint_run *run)
     ad_dtype dtype = p->system->dtype;
     for (int j = 0; run->c.timesbar && j < p->ntimes; j++)
         ode_store(dtype, run->c.timesbar, j, run->times_bar[j]);
-    for (int i = 0; run->c.askedbar && i < out->n; i++)
+    for (int i = 0; run->c.askedbar && i < out->all; i++)
         ode_store(dtype, run->c.askedbar, out->place[i], out->bar[i]);
 }
 
@@ -216,12 +253,11 @@ static int go_back(adjoint_state *state)
     const ode_problem *p = run->plan->problem;
     ode_stats stats = { 0 };
     run->stats = &stats;
-    run->times_bar = ode_buffer_need(&state->times, (size_t)p->ntimes * sizeof(double));
     run->shared_bar = ode_shared_bar_begin(&state->shared, run->plan);
-    if (!run->times_bar || !run->shared_bar) return ode_call_fail(run->call, "out of memory");
+    if (!run->shared_bar) return ode_call_fail(run->call, "out of memory");
     memset(run->times_bar, 0, (size_t)p->ntimes * sizeof(double));
+    memset(run->out.bar, 0, (size_t)run->out.all * sizeof(double));
     clear_row_bars(run);
-    if (order_outputs(state)) return -1;
     int failed = state->adjoint->run(run);
     if (p->settings.stats) write_stats(p->settings.stats, &stats);
     if (failed) return -1;
@@ -241,6 +277,7 @@ static int forward(void *data, void *state_, const ad_opaque_call *call)
     if (state->adjoint->states && !run->forward->trajectory.stores &&
         ode_forward_again(run->forward, call))
         return -1;
+    if (order_outputs(state)) return -1;
     bool failed = go_back(state);
     if (!failed && ode_results_finite(run)) return 0;
     if (ode_blame_cotangents(run) || failed) return -1;

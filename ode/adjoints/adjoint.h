@@ -35,9 +35,10 @@ typedef struct {
     void *y0bar[ODE_MAX_STATES], *argbar[ODE_MAX_ARGS], *timesbar, *askedbar;
 } ode_adjoint_call;
 
-/* The times of the solutions, in the order in which the solve passes them. */
+/* The times of the solutions, in the order in which the solve passes them; of a solve that ended
+ * before its last time those that it reached. */
 typedef struct {
-    int n;
+    int n, all; /* reached, and all that there are */
     const double *t;
     const int *place; /* of each in the arrays of solutions; -1: it is not in them */
     int places;       /* in those arrays */

@@ -100,7 +100,7 @@ static int go_back(ode_adjoint_run *run)
     for (int i = 0; i < n; i++) t[n - 1 - i] = run->out.t[i];
     if (ode_costate_open(&b->back, run, run->plan->own)) return -1;
     for (int j = n - 1; j > 0; j = p->final_only ? 0 : j - 1)
-        if (piece(b, j, p->final_only ? 0 : j - 1)) return -1;
+        if (run->out.place[j] >= 0 && piece(b, j, p->final_only ? 0 : j - 1)) return -1;
     return ode_costate_finish(&b->back);
 }
 

@@ -29,6 +29,7 @@ typedef struct {
     const ode_system *system;
     ode_trajectory *trajectory;
     bool interpolates; /* outputs lie inside steps */
+    bool lands;        /* the last output is at the end of the last step */
     int64_t nrows, cells;
     size_t slot;
     double largest; /* in a search: cotangent of the state at the end of the step */
@@ -180,7 +181,7 @@ static int gather_outputs(backward *b, int64_t k, const ode_boundary *a, const o
                                ode_trajectory_boundary(b->trajectory, 0)->t
                            ? 1
                            : -1;
-    if (!asked && k == b->trajectory->count - 1)
+    if (b->lands && k == b->trajectory->count - 1)
         ode_adjoint_add_output(b->run, b->run->out.n - 1, b->bar[0].data);
     if (!asked && p->final_only) return 0;
     for (; b->output >= !asked; b->output--) {
@@ -327,15 +328,18 @@ static int go_back(ode_adjoint_run *run)
     b->nrows = call->rows;
     b->cells = call->rows * b->system->width;
     b->slot = (size_t)b->cells * ode_bytes(b->system->dtype);
-    b->output = run->out.n - (asked ? 1 : 2);
+    b->lands = !asked && !run->forward->partial;
+    b->output = run->out.n - 1 - b->lands;
     if (!need_memory(b)) return ode_call_fail(call, "out of memory");
     memset(b->bar[0].data, 0, b->slot);
     int64_t last = b->trajectory->count - 1;
-    if (asked) last = ode_trajectory_find(b->trajectory, run->out.t[run->out.n - 1]);
+    if (asked && run->out.n && last >= 0)
+        last = ode_trajectory_find(b->trajectory, run->out.t[run->out.n - 1]);
     run->stats->backward_steps = last + 1;
     for (int64_t k = last; k >= 0; k--)
         if (step_back(b, k) || (run->searching && look(b, k))) return -1;
-    if (!asked) ode_adjoint_add_output(run, 0, b->bar[0].data);
+    int start = asked ? b->output : 0; /* outputs at the first time, where no step was taken */
+    for (int i = start; i >= 0; i--) ode_adjoint_add_output(run, i, b->bar[0].data);
     const ode_system *s = b->system;
     for (int i = 0; i < s->nstate; i++)
         if (run->c.y0bar[i])

@@ -17,7 +17,7 @@ bool ode_results_finite(const ode_adjoint_run *run)
     const ode_adjoint_call *c = &run->c;
     const ode_system *s = p->system;
     bool finite = all_finite(s->dtype, p->ntimes, c->timesbar) &&
-                  all_finite(s->dtype, run->out.n, c->askedbar);
+                  all_finite(s->dtype, run->out.all, c->askedbar);
     for (int i = 0; i < s->nstate && finite; i++)
         finite = all_finite(s->dtype, call->rows * s->size[i], c->y0bar[i]);
     for (int i = 0; i < s->nargs && finite; i++)

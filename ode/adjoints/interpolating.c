@@ -84,7 +84,7 @@ static int go_back(ode_adjoint_run *run)
         set->step = 0;
         set->steps = 1; /* between the times of the march */
     }
-    double last = out->t[out->n - 1], passed = last;
+    double passed = out->n ? out->t[out->n - 1] : back->first;
     for (int i = out->n - 1; i >= first; i--) {
         if (out->place[i] < 0) continue;
         if (march_back(b, passed, out->t[i]) || ode_costate_output(back, i)) return -1;

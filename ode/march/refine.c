@@ -124,7 +124,9 @@ int ode_march_run_refined(ode_march *m, int n, const double *times, void *y, con
     };
     int64_t before = m->steps;
     ode_pile_reset(&memory->states, (size_t)m->cells * ode_bytes(m->system->dtype));
-    if (ode_march_run(m, n, times, y, &first)) return -1;
+    int failed = ode_march_run(m, n, times, y, &first);
+    if (failed && !m->settings->partial) return -1;
     m->steps = before;
-    return march_divided(m, found.count, memory->bounds.data, (int64_t)1 << refine, y, sink);
+    int64_t parts = (int64_t)1 << refine;
+    return march_divided(m, found.count, memory->bounds.data, parts, y, sink) ? -1 : failed;
 }

@@ -258,6 +258,7 @@ bool ode_settings_make(ode_settings *s, const ode_options *options, ad_tape *tap
                          .keep_bytes = o.keep_bytes ? o.keep_bytes : (int64_t)256 << 20,
                          .replay = o.replay,
                          .rerecord = o.rerecord,
+                         .partial = o.partial,
                          .seminorm = o.adjoint_seminorm,
                          .on_step = o.on_step,
                          .on_step_user = o.on_step_user,

@@ -45,7 +45,7 @@ typedef struct {
     const ode_steps *replay;
     double *jump; /* owned */
     int njump;
-    bool rerecord, adaptive, seminorm;
+    bool rerecord, adaptive, seminorm, partial;
     bool (*on_step)(const ode_accepted_step *step, void *user);
     void *on_step_user;
     ode_stats *stats;

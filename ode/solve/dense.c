@@ -76,8 +76,12 @@ static int answer(void *data, void *state_, const ad_opaque_call *call)
     if (ode_asked_read(&state->order, &a->asked, forward, times, call) ||
         ode_interpolant_open(&state->interpolant, forward, &a->units, call, args))
         return -1;
+    int64_t cells = call->rows * s->width;
     for (int i = 0; i < a->asked.n; i++) {
-        if (ode_interpolant_at(&state->interpolant, state->order.t[i], y)) return -1;
+        double t = state->order.t[i];
+        if (!ode_forward_reached(forward, t))
+            for (int64_t k = 0; k < cells; k++) ode_store(s->dtype, y, k, NAN);
+        else if (ode_interpolant_at(&state->interpolant, t, y)) return -1;
         for (int j = 0; j < s->nstate; j++)
             if (call->out[j])
                 ode_output_put(s, call->rows, ode_part(s, call->rows, y, j), j, a->asked.n,

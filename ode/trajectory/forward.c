@@ -5,6 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Of time: 1, -1. */
+static double direction_of(const ode_forward *s)
+{
+    const double *t = s->times.data;
+    return t[s->problem->ntimes - 1] < t[0] ? -1 : 1;
+}
+
 /* ---- outputs ---- */
 
 static void put_slot(ode_forward *s, int j, const void *slot)
@@ -39,7 +46,7 @@ static void put_outputs(ode_forward *s, ode_march *m, const ode_boundary *a, con
     const ode_problem *p = s->problem;
     const double *t = s->times.data;
     int last = p->ntimes - 1;
-    double direction = t[last] > t[0] ? 1 : -1;
+    double direction = direction_of(s);
     if (b->t == t[last]) put_slot(s, last, next);
     if (p->final_only) return;
     for (; s->next_output < last && direction * (t[s->next_output] - b->t) <= 0; s->next_output++) {
@@ -47,6 +54,27 @@ static void put_outputs(ode_forward *s, ode_march *m, const ode_boundary *a, con
         if (p->dense) put_interpolated(s, m, j, t[j], a, b, y);
         else put_slot(s, j, next);
     }
+}
+
+/* A solve that did not reach its last time: results that there are not. */
+static void put_unreached(ode_forward *s)
+{
+    const ode_problem *p = s->problem;
+    ad_dtype dtype = p->system->dtype;
+    for (int64_t i = 0; i < s->march.cells; i++) ode_store(dtype, s->scratch.data, i, NAN);
+    int first = p->final_only ? p->ntimes - 1 : s->next_output;
+    for (int j = first; j < p->ntimes; j++) put_slot(s, j, s->scratch.data);
+}
+
+bool ode_forward_reached(const ode_forward *s, double t)
+{
+    return !s->partial || direction_of(s) * (t - s->reached) <= 0;
+}
+
+/* Whether a march that failed has left a part of the solution. */
+static bool is_partial(const ode_march *m)
+{
+    return m->status != ODE_DONE && m->status != ODE_OUT_OF_MEMORY && m->status != ODE_FAILED;
 }
 
 /* ---- steps as they come ---- */
@@ -60,8 +88,10 @@ static void *rewind_to(void *context, int64_t k, ode_boundary *a)
 {
     ode_forward *s = context;
     const double *t = s->times.data;
-    double direction = t[s->problem->ntimes - 1] > t[0] ? 1 : -1;
+    double direction = direction_of(s);
     *a = *ode_trajectory_boundary(&s->trajectory, k);
+    ode_trajectory_rewind(&s->trajectory, k);
+    if (s->problem->settings.stats) s->problem->settings.stats->steps_taken->count = k;
     while (s->next_output > 1 && direction * (t[s->next_output - 1] - a->t) > 0) s->next_output--;
     return ode_trajectory_state(&s->trajectory, k);
 }
@@ -93,6 +123,8 @@ static int accepted(void *context, const ode_march *march, int64_t k, const ode_
     if (!s->trajectory.stores) m->watch.on = false; /* a watched march goes back to stored states */
     if (stats && note_step(stats, m, k, b->t)) return -1;
     put_outputs(s, m, a, b, y, next);
+    if (s->again && direction_of(s) * (b->t - s->until) >= 0)
+        return ode_fail(m, ODE_STOPPED, "stopped where the first solve was");
     return 0;
 }
 
@@ -254,6 +286,7 @@ static int solve(ode_problem *p, ode_forward *s, const ad_opaque_call *call)
     m->error_size = call->error_size;
     s->call = call;
     s->next_output = 1;
+    s->partial = false;
     if (call->rows < 1) return ode_fail(m, ODE_FAILED, "the batch is empty (no rows)");
     void *y = read_initial(s, call);
     if (!y) return -1;
@@ -282,6 +315,12 @@ static int solve(ode_problem *p, ode_forward *s, const ad_opaque_call *call)
                                           : ode_march_run_refined(m, p->ntimes, t, y, &sink,
                                                                   call->refine, &s->refinement);
     ode_trajectory_end(tr);
+    if (failed && set->partial && is_partial(m)) {
+        s->partial = true;
+        s->reached = s->again && m->status == ODE_STOPPED ? s->until : m->reached;
+        put_unreached(s);
+        return 0;
+    }
     if (!failed && m->blurred && m->blurred == m->steps)
         return ode_fail_blurred(m, t[0], t[p->ntimes - 1]);
     return failed;
@@ -296,8 +335,8 @@ int ode_forward_solve(void *problem, void *forward, const ad_opaque_call *call)
     m->reached = NAN;
     int failed = solve(p, s, call);
     /* What a look at the field found on the way is no failure of the solve. */
-    if (!failed) m->status = ODE_DONE;
-    else if (m->status == ODE_DONE) m->status = ODE_FAILED;
+    if (!failed && !s->partial) m->status = ODE_DONE;
+    else if (failed && m->status == ODE_DONE) m->status = ODE_FAILED;
     if (p->settings.stats) fill_stats(s, p->settings.stats);
     return failed;
 }
@@ -311,6 +350,7 @@ int ode_forward_again(ode_forward *s, const ad_opaque_call *call)
     again.out = nowhere;
     again.state_used = true;
     s->again = true;
+    s->until = s->partial ? s->reached : NAN;
     int failed = ode_forward_solve(s->problem, s, &again);
     s->again = false;
     return failed;

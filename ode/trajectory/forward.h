@@ -10,8 +10,11 @@ typedef struct {
     ode_march march;
     ode_shared shared;
     ode_trajectory trajectory;
-    void **values; /* shared values of the latest solve */
-    bool again;    /* the solve in progress is for an adjoint that found nothing stored */
+    void **values;  /* shared values of the latest solve */
+    bool partial;   /* the latest solve ended before its last time, and that is no error */
+    double reached; /* then: the time of its latest state */
+    double until; /* of a solve in progress that is `again`: where it has to end; NaN: at the end */
+    bool again;   /* the solve in progress is for an adjoint that found nothing stored */
     ode_buffer times;
     ode_buffer scratch;
     ode_refinement refinement;
@@ -24,6 +27,8 @@ void ode_forward_free(void *forward);
 /* Solves; operands y0 [n], arguments, times; results the solutions. 0, or -1 with the call's error
  * written. */
 int ode_forward_solve(void *problem, void *forward, const ad_opaque_call *call);
+/* Whether the latest solve reached a time of its interval. */
+bool ode_forward_reached(const ode_forward *forward, double t);
 /* Solves again and stores the steps, for an adjoint that finds none: `call` is the adjoint's, which
  * has the solve's operands after the token. 0, or -1 with the call's error written. */
 int ode_forward_again(ode_forward *forward, const ad_opaque_call *call);

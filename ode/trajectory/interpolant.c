@@ -88,8 +88,9 @@ int ode_interpolant_at(ode_interpolant *in, double t, void *y)
     int64_t k = ode_trajectory_find(tr, t);
     const ode_boundary *a = ode_trajectory_boundary(tr, k), *b = ode_trajectory_boundary(tr, k + 1);
     size_t slot = (size_t)m->cells * ode_bytes(m->system->dtype);
-    if (t == a->t || t == b->t) {
-        memcpy(y, ode_trajectory_state(in->trajectory, t == a->t ? k : k + 1), slot);
+    bool begin = tr->count == 0 || t == a->t;
+    if (begin || t == b->t) {
+        memcpy(y, ode_trajectory_state(in->trajectory, begin ? k : k + 1), slot);
         return 0;
     }
     if (k != in->step && visit(in, k)) return -1;

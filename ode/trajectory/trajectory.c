@@ -81,6 +81,8 @@ bool ode_trajectory_add(ode_trajectory *tr, int64_t k, const ode_boundary *b, co
     return true;
 }
 
+void ode_trajectory_rewind(ode_trajectory *tr, int64_t k) { tr->count = k; }
+
 void ode_trajectory_end(ode_trajectory *tr)
 {
     if (!tr->policy.states || tr->stores) return;

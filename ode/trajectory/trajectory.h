@@ -43,6 +43,7 @@ void *ode_trajectory_next(ode_trajectory *tr, int64_t k);
  * out of memory. */
 bool ode_trajectory_add(ode_trajectory *tr, int64_t k, const ode_boundary *b, const void *carried,
                         const void *next);
+void ode_trajectory_rewind(ode_trajectory *tr, int64_t k); /* forgets step k and all after it */
 void ode_trajectory_end(ode_trajectory *tr); /* gives back memory that is not needed */
 void ode_trajectory_close(ode_trajectory *tr);
 
