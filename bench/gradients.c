@@ -169,7 +169,7 @@ static void print_gradient(const problem *q, ad_dtype dtype, const ode_method *m
     double by_p = ad_item(g[1]);
     printf("{\"problem\": \"%s\", \"dtype\": \"%s\", \"method\": \"%s\", \"adjoint\": \"%s\"",
            q->name, dtype == AD_F32 ? "f32" : "f64", ode_method_name(method),
-           adjoint == &ode_backsolve ? "backsolve" : "discrete");
+           ode_adjoint_name(adjoint));
     if (failed || ad_tape_error(tape)) {
         printf(", \"error\": ");
         print_text(ad_tape_error(tape));
@@ -191,16 +191,17 @@ int main(void)
 {
     static const ode_method *const methods[] = { &ode_dopri5, &ode_tsit5,    &ode_dopri8,
                                                  &ode_bosh3,  &ode_midpoint, &ode_ralston };
-    const ode_adjoint *const adjoints[] = { &ode_discrete, &ode_backsolve };
     const char *before = "[";
     for (size_t i = 0; i < sizeof problems / sizeof *problems; i++) {
         for (size_t m = 0; m < sizeof methods / sizeof *methods; m++) {
-            for (int k = 0; k < 4; k++) {
-                if (m > 0 && k % 2) continue; /* backsolve with the default method */
-                printf("%s\n", before);
-                print_gradient(&problems[i], k / 2 ? AD_F32 : AD_F64, methods[m], adjoints[k % 2]);
-                before = ",";
-            }
+            for (int k = 0; ode_adjoints()[k]; k++)
+                for (int f32 = 0; f32 < 2; f32++) {
+                    const ode_adjoint *adjoint = ode_adjoints()[k];
+                    if (m > 0 && adjoint != &ode_discrete) continue; /* the default method only */
+                    printf("%s\n", before);
+                    print_gradient(&problems[i], f32 ? AD_F32 : AD_F64, methods[m], adjoint);
+                    before = ",";
+                }
         }
         fflush(stdout);
     }

@@ -237,10 +237,10 @@ def derivative(name):
 
 
 def tables(results, right, peers):
-    lines = [row(["problem", "by", "right", "costate `ode_discrete`", "costate `ode_backsolve`"] + list(PEERS)),
-             row(["---"] * (5 + len(PEERS)))]
+    lines = [row(["problem", "by", "right", "costate `ode_discrete`", "costate `ode_interpolating`", "costate `ode_backsolve`"] + list(PEERS)),
+             row(["---"] * (6 + len(PEERS)))]
     for name in PROBLEMS:
-        ours = [cell(lookup(results, name, "f64", "dopri5", adjoint)[0], right[name]) for adjoint in ("discrete", "backsolve")]
+        ours = [cell(lookup(results, name, "f64", "dopri5", adjoint)[0], right[name]) for adjoint in ("discrete", "interpolating", "backsolve")]
         lines.append(row(["%s: %s" % (name, ABOUT[name]), derivative(name), "%.6g" % right[name]] + ours +
                          [cell(peers[peer][name], right[name]) for peer in PEERS]))
     methods = ["dopri5", "tsit5", "dopri8", "bosh3", "midpoint", "ralston"]
