@@ -1,0 +1,76 @@
+/* Internal: what the parts of the watch share (watch.c says what it is). */
+#ifndef ODE_WATCH_H
+#define ODE_WATCH_H
+#include "ode/march/march.h"
+#include <float.h>
+#include <math.h>
+
+/* Relative errors of the tangents that are allowed: of the whole solve, and the least that is worth
+ * asking for. */
+static const double whole_error = 0.02, least_error = 1e-5;
+
+/* A number in [-1.5,-0.5] or [0.5,1.5] for each counter (SplitMix64's mixing; Steele, Lea, Flood
+ * 2014, doi:10.1145/2660193.2660195). */
+static inline double random_weight(uint64_t counter)
+{
+    uint64_t x = (counter + 1) * 0x9e3779b97f4a7c15u;
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+    x ^= x >> 31;
+    double size = 0.5 + (double)(x >> 12) * 0x1p-52;
+    return x & 1 ? size : -size;
+}
+
+/* That of element i of state j, [rows,size]. */
+static inline double state_weight(const ode_system *s, int j, int64_t i)
+{
+    return random_weight(((uint64_t)j << 32) + (uint64_t)(i % s->size[j]));
+}
+
+/* A disturbance of an element that is at most so large: of the size of its tolerance, and well
+ * above rounding. */
+static inline double scale_of(const ode_march *m, int64_t element, double largest)
+{
+    double rounding = m->system->dtype == AD_F32 ? FLT_EPSILON : DBL_EPSILON;
+    return fmax(fmax(ode_tolerance(m, element, largest), m->watch.least), 3e4 * rounding * largest);
+}
+
+/* What a look finds in the row where it is largest. */
+typedef struct {
+    double lambda; /* |lambda| */
+    double along;  /* cosine of the angle by which the field turns the direction: -1 where the mode
+                      is damped */
+} ode_mode;
+
+/* What the first look or tangent of a solve begins with; many solves are over before. */
+void ode_watch_prepare(ode_march *m, const void *y);
+
+/* The steepest mode. false: it is smaller than asked for, or nothing can be said (modes.c). */
+bool ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const void *y,
+                       double least, ode_mode *found);
+/* Holds the steps within the limit of a mode that is known for certain. */
+void ode_limit_steps(ode_march *m, const ode_boundary *a, int direction, const ode_mode *found);
+
+/* Tangents of steps and of the field (tangents.c). */
+bool ode_some_element_rests(const ode_march *m);
+/* Whether nothing will ever move: the field does not read the time, and is zero. */
+bool ode_is_at_rest(const ode_march *m);
+/* Whether one rests whose derivative is zero: others may do so by rounding, on the slow parts of a
+ * stiff solution. */
+bool ode_some_element_stands(const ode_march *m);
+/* Relative errors of the step's tangents by state and by arguments, in units of what is allowed,
+ * the largest of all rows: of all elements in a blind step, else of those that rest. These need not
+ * be more accurate than the others, for which the state's error has chosen the step. 1; 0: the
+ * field has no tangents; -1 with the march's error written. */
+int ode_tangent_errors(ode_march *m, const ode_boundary *a, const void *y, double size, bool blind,
+                       double most, double *error);
+/* A short look: whether the field's tangents say that those of the step are accurate for the
+ * elements that rest. The arguments do nothing to these (or what is constant for ever), and the
+ * first term of exp(h |J|) that the method lacks is allowed; |J|^2 is what two products by the
+ * Jacobian do to a random direction, which is right for oscillators, whatever their units.
+ * *largest: the step for which this still holds. 1; 0: they do not say it; -1 with the march's
+ * error written. */
+int ode_look_shortly(ode_march *m, const ode_boundary *a, const void *y, double size, double most,
+                     double *largest);
+
+#endif
