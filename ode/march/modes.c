@@ -21,6 +21,35 @@ static const double damped_along = -0.9;
 /* A damped mode need not be accurate if it decays by more than e^-50 before the first output. */
 static const double spent = 50;
 
+/* The tangents' own tolerances: of an element that is zero and has none, a hundredth of rtol of the
+ * largest one (of one, if all are zero).
+ */
+static void set_tolerances(ode_march *m, const void *y)
+{
+    ode_watch *w = &m->watch;
+    const ode_system *s = m->system;
+    double largest = 0;
+    for (int64_t i = 0; i < m->cells; i++) largest = fmax(largest, fabs(ode_load(s->dtype, y, i)));
+    w->least = 0.01 * m->rtol * (largest > 0 ? largest : 1);
+    for (int64_t i = 0; m->each && i < s->width; i++)
+        ode_store(s->dtype, w->each.data, i, fmax(m->each[i], w->least));
+    ode_store(s->dtype, w->number, 0, fmax(m->atol, w->least));
+}
+
+void ode_watch_prepare(ode_march *m, const void *y)
+{
+    ode_watch *w = &m->watch;
+    const ode_system *s = m->system;
+    if (w->prepared) return;
+    set_tolerances(m, y);
+    memset(w->largest.data, 0, (size_t)m->cells * ode_bytes(s->dtype));
+    for (int j = 0; j < s->nstate; j++)
+        for (int64_t i = 0; i < m->rows * s->size[j]; i++)
+            ode_store(s->dtype, ode_part(s, m->rows, w->direction.data, j), i,
+                      state_weight(s, j, i));
+    w->prepared = true;
+}
+
 /* One power iteration in each row: the mode as it shows in the direction, which is turned. false:
  * the field is not finite there. */
 static bool iterate(ode_march *m, const ode_boundary *a, int direction, const void *y,

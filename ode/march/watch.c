@@ -62,21 +62,6 @@ void ode_watch_close(ode_watch *w)
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
 }
 
-/* The tangents' own tolerances: of an element that is zero and has none, a hundredth of rtol of the
- * largest one (of one, if all are zero).
- */
-static void set_tolerances(ode_march *m, const void *y)
-{
-    ode_watch *w = &m->watch;
-    const ode_system *s = m->system;
-    double largest = 0;
-    for (int64_t i = 0; i < m->cells; i++) largest = fmax(largest, fabs(ode_load(s->dtype, y, i)));
-    w->least = 0.01 * m->rtol * (largest > 0 ? largest : 1);
-    for (int64_t i = 0; m->each && i < s->width; i++)
-        ode_store(s->dtype, w->each.data, i, fmax(m->each[i], w->least));
-    ode_store(s->dtype, w->number, 0, fmax(m->atol, w->least));
-}
-
 int ode_watch_open(ode_march *m, const ode_march_units *units, double horizon, double first_output)
 {
     ode_watch *w = &m->watch;
@@ -107,20 +92,6 @@ int ode_watch_open(ode_march *m, const ode_march_units *units, double horizon, d
     w->evaluations = w->probes = w->probe_due = w->probed = 0;
     w->pause = 1;
     return 0;
-}
-
-void ode_watch_prepare(ode_march *m, const void *y)
-{
-    ode_watch *w = &m->watch;
-    const ode_system *s = m->system;
-    if (w->prepared) return;
-    set_tolerances(m, y);
-    memset(w->largest.data, 0, (size_t)m->cells * ode_bytes(s->dtype));
-    for (int j = 0; j < s->nstate; j++)
-        for (int64_t i = 0; i < m->rows * s->size[j]; i++)
-            ode_store(s->dtype, ode_part(s, m->rows, w->direction.data, j), i,
-                      state_weight(s, j, i));
-    w->prepared = true;
 }
 
 /* ---- steps ---- */

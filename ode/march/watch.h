@@ -42,7 +42,7 @@ typedef struct {
                       is damped */
 } ode_mode;
 
-/* What the first look or tangent of a solve begins with; many solves are over before. */
+/* What the first look or tangent of a solve begins with; many solves are over before (modes.c). */
 void ode_watch_prepare(ode_march *m, const void *y);
 
 /* The steepest mode. false: it is smaller than asked for, or nothing can be said (modes.c). */
