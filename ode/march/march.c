@@ -230,6 +230,13 @@ void *ode_march_keep(const ode_march *m, const ode_sink *sink, int i)
     return sink->keep ? sink->keep(sink->context, m->steps, i) : NULL;
 }
 
+/* What kind of failure the error of a step program is: a root that was not found says so. */
+static ode_status status_of(const char *error)
+{
+    static const char newton[] = "Newton's method: ";
+    return strncmp(error, newton, sizeof newton - 1) ? ODE_FAILED : ODE_NEWTON;
+}
+
 int ode_march_attempt(ode_march *m, const ode_sink *sink, const ode_boundary *a,
                       const ode_boundary *b, const void *y, void *next)
 {
@@ -262,7 +269,7 @@ int ode_march_attempt(ode_march *m, const ode_sink *sink, const ode_boundary *a,
     if (give_to_step(m, a, b)) return -1;
     char error[ODE_ERROR_SIZE];
     if (ode_runner_run(r, m->rows, error, sizeof error))
-        return ode_fail(m, ODE_FAILED, "step %lld from t = %.15g, size %.3g: %s",
+        return ode_fail(m, status_of(error), "step %lld from t = %.15g, size %.3g: %s",
                         (long long)m->steps, a->t, h, error);
     m->evaluations += evaluations_of_step(m);
     bool counted = ode_method_has(m->method, ODE_METHOD_IMPLICIT);

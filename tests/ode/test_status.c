@@ -91,6 +91,11 @@ START_TEST(statuses)
     solve(decay, &fast, 1, 0, 0.2, &ringing, &s);
     ck_assert_int_eq(s.status, ODE_RINGING);
     ck_assert_double_eq_tol(s.reached, 0.1, 1e-15);
+    ode_options short_of = { .method = &ode_implicit_euler, .step = 0.5, .newton_iterations = 1 };
+    solve(blow_up, NULL, 1, 0, 1, &short_of, &s);
+    ck_assert_int_eq(s.status, ODE_NEWTON);
+    ck_assert_double_eq(s.reached, 0);
+    has(error, "Newton's method");
     ode_stats_clear(&s);
     ck_assert_int_eq(s.status, ODE_DONE);
 }
