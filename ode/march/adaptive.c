@@ -52,6 +52,7 @@ static int go_back(ode_march *m, place *p, int64_t k)
     m->reached = p->a.t;
     ode_watch_rewind(m);
     ode_control_forget(&m->control);
+    ode_guard_forget(&m->guard);
     p->stop = ode_stops_next(&m->stops, p->a.t);
     return evaluate(m, p);
 }
@@ -102,6 +103,7 @@ static int move_on(ode_march *m, place *p, const attempt *try, double factor)
     p->stop = ode_stops_next(&m->stops, p->a.t);
     if (p->a.jump) {
         ode_control_forget(&m->control);
+        ode_guard_forget(&m->guard);
         if (evaluate(m, p)) return -1;
     }
     p->h = fmin(p->h, ode_watch_limit(&m->watch));
@@ -139,6 +141,7 @@ static int take(ode_march *m, place *p)
     if (fine) return move_on(m, p, &try, factor);
     m->rejected++;
     ode_control_reject(&m->control);
+    ode_guard_forget(&m->guard);
     if (try.size <= try.least) return ode_fail_small(m, p->a.t, try.size, ratio, p->y, try.next);
     p->h = factor * try.size;
     int64_t doubtful = ratio <= 1 && stable ? ode_watch_doubtful(m) : -1;

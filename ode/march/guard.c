@@ -17,11 +17,34 @@ double ode_guard_rounding(const ode_system *s, double rtol)
 
 bool ode_guard_allows(ode_guard *g, double h, double stiffness)
 {
-    g->z = isfinite(stiffness) ? fabs(h) * sqrt(stiffness) : 0;
+    g->lambda = isfinite(stiffness) ? sqrt(stiffness) : 0;
+    g->z = fabs(h) * g->lambda;
     if (g->z <= g->limit) return true;
     g->refused++;
     return false;
 }
+
+/* |lambda| told by this many attempts in a row is relied on in so many more, of sizes up to a
+ * multiple of the last that told it, while h |lambda| is below a part of the limit: within that it
+ * may double unseen. */
+enum { FIRST_TOLD = 4, UNTOLD = 3 };
+static const double most_growth = 1.5, calm = 0.4;
+
+bool ode_guard_asks(const ode_guard *g, double h)
+{
+    if (g->in_a_row < FIRST_TOLD || g->since >= UNTOLD || !(g->lambda > 0)) return true;
+    return fabs(h) > most_growth * g->told || fabs(h) * g->lambda > calm * g->limit;
+}
+
+void ode_guard_note(ode_guard *g, double h, bool told)
+{
+    g->since = told ? 0 : g->since + 1;
+    if (!told) return;
+    g->told = fabs(h);
+    g->in_a_row++;
+}
+
+void ode_guard_forget(ode_guard *g) { g->in_a_row = 0; }
 
 double ode_guard_factor(const ode_guard *g)
 {

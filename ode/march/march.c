@@ -22,6 +22,9 @@ bool ode_march_compile(ode_march_units *u, ode_system *s, const ode_settings *se
     bool later = s->trace && !ode_method_has(set->method, ODE_METHOD_IMPLICIT);
     ode_unit *(*make)(ode_system *, ode_unit_key, ad_tape *, const char *) =
         later ? ode_unit_plan : ode_unit_make;
+    bool tells = adaptive && set->method->stability;
+    if (tells && !(u->brief = ode_unit_plan(s, step, tape, set->caller))) return false;
+    if (tells) step.flags |= ODE_STABILITY;
     u->step = make(s, step, tape, set->caller);
     if (!u->step) return false;
     if (set->method->begin &&
@@ -46,6 +49,7 @@ bool ode_march_compile(ode_march_units *u, ode_system *s, const ode_settings *se
 void ode_march_close(ode_march *m)
 {
     ode_runner_close(&m->step);
+    ode_runner_close(&m->brief);
     ode_runner_close(&m->begin);
     ode_runner_close(&m->field);
     ode_watch_close(&m->watch);
@@ -119,7 +123,7 @@ static void point_numbers(ode_march *m, ode_runner *r)
 }
 
 /* Sets the tolerances of the error norm. */
-static int set_norm(ode_march *m, ode_runner *r)
+static int set_norm(ode_march *m)
 {
     const ode_system *s = m->system;
     /* Where both the state and atol are zero, an error of zero must pass: 0 / 0 would not. */
@@ -132,7 +136,6 @@ static int set_norm(ode_march *m, ode_runner *r)
         return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
     for (int64_t i = 0; i < s->width; i++)
         ode_store(s->dtype, m->atols.data, i, fmax(m->each[i], least));
-    ode_runner_read(r, ODE_VALUE, ODE_PORT_ATOL_EACH, 1, m->atols.data);
     return 0;
 }
 
@@ -143,6 +146,31 @@ void ode_march_clear(ode_march *m)
     m->guard = (ode_guard){ 0 };
     m->watch.on = false;
     memset(m->counts, 0, sizeof m->counts);
+}
+
+/* Connects a step's program to what stays the same over a solve. */
+static void connect_step(ode_march *m, ode_runner *r)
+{
+    point_numbers(m, r);
+    ode_runner_read(r, ODE_VALUE, ODE_PORT_ATOL_EACH, 1, m->atols.data);
+    ode_runner_read(r, ODE_VALUE, ODE_PORT_GIVEN, m->rows, m->inputs.data);
+    ode_runner_write(r, ODE_VALUE, ODE_PORT_STAGES, m->rows, m->k.data);
+    ode_runner_write(r, ODE_VALUE, ODE_PORT_QUADRATURE, m->rows, m->increment.data);
+    r->connected = true;
+}
+
+/* The program for a step of size h; NULL with the march's error written. */
+static ode_runner *step_runner(ode_march *m, double h)
+{
+    ode_runner *full = &m->step, *brief = &m->brief;
+    if (!m->brief_unit || ode_guard_asks(&m->guard, h)) return full;
+    if (brief->connected) return brief;
+    if (ode_runner_open(brief, m->brief_unit, m->threads, m->error, m->error_size)) return NULL;
+    ode_runner_arguments(brief, ode_runner_in(full, ODE_VALUE, ODE_PORT_ROW),
+                         ode_runner_in(full, ODE_VALUE, ODE_PORT_SHARED));
+    connect_step(m, brief);
+    brief->refine = full->refine;
+    return brief;
 }
 
 int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int threads,
@@ -162,6 +190,8 @@ int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int thr
         ode_runner_arguments(runners[i], row, (const void *const *)shared);
         point_numbers(m, runners[i]);
     }
+    m->brief_unit = u->brief;
+    m->brief.connected = false;
     m->rows = rows;
     m->threads = threads;
     m->cells = rows * s->width;
@@ -179,16 +209,13 @@ int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int thr
     if (!ode_buffer_need(&m->increment, quads) ||
         ((m->adaptive || rings) && !ode_buffer_need(&m->work, 2 * slot)))
         return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
-    ode_runner *r = &m->step;
     size_t inputs = ode_port_bytes(u->step, ODE_VALUE, ODE_PORT_GIVEN, rows);
     if (!ode_buffer_need(&m->inputs, inputs))
         return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
-    ode_runner_read(r, ODE_VALUE, ODE_PORT_GIVEN, rows, m->inputs.data);
     if (m->dense && !ode_buffer_need(&m->k, (size_t)m->method->dense_stages * slot))
         return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
-    if (m->adaptive && set_norm(m, r)) return -1;
-    ode_runner_write(r, ODE_VALUE, ODE_PORT_STAGES, rows, m->k.data);
-    ode_runner_write(r, ODE_VALUE, ODE_PORT_QUADRATURE, rows, m->increment.data);
+    if (m->adaptive && set_norm(m)) return -1;
+    connect_step(m, &m->step);
     m->guard = (ode_guard){ .limit = m->settings->stability, .margin = ode_guard_margin(m->rtol) };
     set_number(m, N_STIFFNESS, 0); /* of steps that do not tell */
     return 0;
@@ -241,8 +268,9 @@ int ode_march_attempt(ode_march *m, const ode_sink *sink, const ode_boundary *a,
                       const ode_boundary *b, const void *y, void *next)
 {
     ode_system *s = m->system;
-    ode_runner *r = &m->step;
     double h = b->t - a->t;
+    ode_runner *r = step_runner(m, h);
+    if (!r) return -1;
     int ntimes = ode_unit_place(r->unit, ODE_VALUE, ODE_PORT_TIMES).count;
     set_number(m, N_H, h);
     for (int i = 0; i < ntimes; i++) {
@@ -272,6 +300,7 @@ int ode_march_attempt(ode_march *m, const ode_sink *sink, const ode_boundary *a,
         return ode_fail(m, status_of(error), "step %lld from t = %.15g, size %.3g: %s",
                         (long long)m->steps, a->t, h, error);
     m->evaluations += evaluations_of_step(m);
+    ode_guard_note(&m->guard, h, r == &m->step);
     bool counted = ode_method_has(m->method, ODE_METHOD_IMPLICIT);
     for (int i = 0; i < 3 && counted; i++)
         m->counts[i] += (int64_t)ode_load(s->dtype, &m->number[N_COUNTS], i);

@@ -39,9 +39,19 @@ typedef struct {
     double z;                 /* h |lambda| of the attempted step, 0: nothing shows it */
     double most;              /* of the accepted ones */
     int64_t limited, refused; /* accepted steps close to the limit, attempts beyond it */
+    double lambda;            /* |lambda| as told last, 0: nothing shows it */
+    double told;              /* size of the attempt that did */
+    int in_a_row;             /* attempts that told it, since they have to */
+    int since;                /* attempts that did not, since */
 } ode_guard;
 /* Whether the attempted step, which gave this stiffness, is within the limit. */
 bool ode_guard_allows(ode_guard *guard, double h, double stiffness);
+/* Whether an attempt of size h has to tell |lambda|: what an earlier one told is old, or not far
+ * from the limit. Most attempts need not, and are cheaper. */
+bool ode_guard_asks(const ode_guard *guard, double h);
+void ode_guard_note(ode_guard *guard, double h, bool told); /* after the attempt */
+/* The next attempts have to: the march does not go on as before. */
+void ode_guard_forget(ode_guard *guard);
 /* What rounding alone can make of the square of two stages' difference, in units of the tolerance:
  * that is no estimate. */
 double ode_guard_rounding(const ode_system *system, double rtol);
@@ -55,6 +65,8 @@ void ode_guard_accept(ode_guard *guard);
 /* What the march of a system needs is compiled: units for stepping. */
 typedef struct {
     const ode_unit *step, *begin, *field, *tangent, *field_tangent;
+    const ode_unit *brief; /* a step that does not tell |lambda|, else the same; NULL: step never
+                              does */
 } ode_march_units;
 
 /* Looks for what the state does not show of its derivatives (watch.c). */
@@ -135,7 +147,8 @@ struct ode_march {
         *each; /* absolute tolerances of the elements of a row, all states in order; NULL: atol */
     bool adaptive, dense, quadrature, norm; /* norm: quadratures are in the error norm */
     ode_given given;                        /* of systems that have such arguments */
-    ode_runner step, begin, field;
+    const ode_unit *brief_unit;
+    ode_runner step, brief, begin, field; /* brief: opened when first run */
     /* Before and after the attempted step: slope: the field (of adaptive steps); carry: what the
      * method carries; rate, size: quadratures' rates, and their sizes so far. k: stages; increment:
      * quadratures'; inputs: given arguments, by evaluation. */
@@ -181,7 +194,7 @@ int ode_march_adaptive(ode_march *march, void *y, const ode_sink *sink);
 int ode_march_attempt(ode_march *march, const ode_sink *sink, const ode_boundary *a,
                       const ode_boundary *b, const void *y, void *next);
 /* Of the latest attempt: its error in units of the tolerance, infinite when anything is not finite;
- * its stiffness. */
+ * its stiffness, or what an earlier one told of it. */
 double ode_march_error(const ode_march *march);
 double ode_march_stiffness(const ode_march *march);
 /* Hands it to the sink. */

@@ -67,7 +67,7 @@ void ode_runge_kutta_step(const ode_method *m, const ode_step *s, ode_step_resul
     for (int j = 0; j < n; j++) r->slope[j] = r->k[last * n + j];
     record_errors(s, last + 1, t->e, n, r->k, r->error);
     if (t->e3) record_errors(s, last + 1, t->e3, n, r->k, r->error3);
-    ode_record_stiffness(t, s, r, before);
+    if (s->stability) ode_record_stiffness(t, s, r, before);
 }
 
 /* Hermite's basis in the form theta F0 + theta (1-theta) F1 + theta^2 (1-theta) F2 + theta^2

@@ -22,6 +22,7 @@ void ode_step_connect(const ode_unit *u, ad_tape *tape, const ad_var *in, ode_st
                      .slope = ode_unit_input(u, in, ODE_PORT_SLOPE),
                      .carry = ode_unit_input(u, in, ODE_PORT_CARRY),
                      .estimate = flags & ODE_ESTIMATE,
+                     .stability = flags & ODE_STABILITY,
                      .dense = flags & ODE_DENSE,
                      .quadrature = { .wanted = flags & ODE_QUADRATURE,
                                      .rate = ode_unit_input(u, in, ODE_PORT_RATE),

@@ -32,7 +32,7 @@ static int with_norm(const ode_unit_key *key)
 static int first_slope(const ode_unit_key *key) { return estimated(key); }
 static int with_stability(const ode_unit_key *key)
 {
-    return estimated(key) && key->method->stability;
+    return with(key, ODE_ESTIMATE | ODE_STABILITY);
 }
 static int carried_rate(const ode_unit_key *key)
 {

@@ -48,7 +48,8 @@ enum {
     ODE_TIMES = 4, /* derivatives by times and the size of the step too */
     ODE_QUADRATURE = 8,
     ODE_QUADRATURE_NORM = 16,
-    ODE_EACH = 32
+    ODE_EACH = 32,
+    ODE_STABILITY = 64 /* with the estimate of the error, that of |lambda| */
 };
 
 typedef enum {

@@ -73,6 +73,7 @@ typedef struct {
     const ad_var *slope; /* the field there; NULL: to be evaluated */
     const ad_var *carry; /* what the method carries, its arrays one after the other */
     bool estimate;       /* the error is wanted */
+    bool stability;      /* estimate: |lambda| too, of a method with a limit of stability */
     bool dense;          /* the stages are wanted, ode_method.dense_stages of them */
     ode_step_quadratures quadrature;
     ode_step_norm norm;
@@ -89,8 +90,7 @@ typedef struct {
     ad_var *k;        /* stages, [stage][state]; memory for ODE_MAX_STAGES of them */
     ad_var *error;    /* estimate: of each state, in its unit */
     ad_var *error3;   /* ODE_METHOD_TWO_ESTIMATES: the cruder one */
-    ad_var stiffness; /* estimate, of a method with a limit of stability: |lambda|^2, the largest of
-                         all rows */
+    ad_var stiffness; /* stability: |lambda|^2, the largest of all rows */
     ad_var counts;    /* ODE_METHOD_IMPLICIT: [3] Newton's Jacobians, factorisations, iterations */
     ad_var *ringing;  /* ODE_METHOD_RINGS: of each state, elements above 1 where it does */
     ad_var *kept;     /* residuals: of evaluation i from kept[i * residuals->n] */

@@ -143,6 +143,37 @@ START_TEST(stability_limits)
 }
 END_TEST
 
+/* |lambda| is asked for again and again, of larger steps, and near the limit. */
+START_TEST(guard_asks)
+{
+    ode_guard guard = { .limit = 3, .margin = 1.2 };
+    const double lambda = 10, h = 0.01;
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < 4; i++) {
+            ck_assert(ode_guard_asks(&guard, -h));
+            ck_assert(ode_guard_allows(&guard, -h, lambda * lambda));
+            ode_guard_note(&guard, -h, true);
+        }
+        for (int i = 0; i < 3; i++) {
+            ck_assert(!ode_guard_asks(&guard, h));
+            ck_assert(!ode_guard_asks(&guard, 1.4 * h));
+            ck_assert(ode_guard_asks(&guard, 1.6 * h));
+            ode_guard_note(&guard, h, false);
+        }
+        ck_assert(ode_guard_asks(&guard, h));
+        ode_guard_note(&guard, h, true);
+        ck_assert(!ode_guard_asks(&guard, h));
+        ck_assert(ode_guard_allows(&guard, h, 100 * lambda * lambda));
+        ck_assert_double_eq_tol(guard.z, 1, 1e-12);
+        ck_assert(!ode_guard_asks(&guard, h));
+        ck_assert(ode_guard_asks(&guard, 1.3 * h));
+        ode_guard_forget(&guard);
+    }
+    ode_guard_note(&guard, h, true);
+    ck_assert(ode_guard_asks(&guard, h));
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("stability");
@@ -151,6 +182,7 @@ int main(void)
     tcase_add_loop_test(stiff, van_der_pol_is_right, 0, 3);
     tcase_add_loop_test(stiff, ordinary_problems_are_not_limited, 0, 3);
     tcase_add_test(stiff, stability_limits);
+    tcase_add_test(stiff, guard_asks);
     suite_add_tcase(suite, stiff);
     return suite_run(suite);
 }

@@ -186,6 +186,40 @@ START_TEST(steps)
 }
 END_TEST
 
+/* A step that does not tell |lambda| is the same step. */
+START_TEST(brief_steps)
+{
+    const ode_method *m = ode_methods()[_i];
+    if (!ode_method_adaptive(m) || !m->stability) return;
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ode_system *system = make_system(tape);
+    ode_unit_key key = { .kind = ODE_UNIT_STEP, .method = m, .flags = ODE_ESTIMATE };
+    for (int i = 0; i < 2; i++, key.flags |= ODE_DENSE) {
+        bench *brief = open_bench(tape, system, key, 1);
+        key.flags |= ODE_STABILITY;
+        bench *full = open_bench(tape, system, key, 1);
+        key.flags &= ~ODE_STABILITY;
+        run(brief);
+        run(full);
+        const ode_unit *a = brief->runner.unit, *b = full->runner.unit;
+        ck_assert_int_eq(a->layout.nin, b->layout.nin);
+        ck_assert_int_eq(a->layout.nout + 1, b->layout.nout);
+        for (ode_port p = 0; p < ODE_PORTS; p++) {
+            ode_place from = ode_unit_place(a, ODE_VALUE, p), to = ode_unit_place(b, ODE_VALUE, p);
+            if (!from.output || p == ODE_PORT_STIFFNESS) continue;
+            ck_assert_int_eq(from.count, to.count);
+            for (int k = 0; k < from.count; k++)
+                ck_assert_mem_eq(brief->out[from.first + k], full->out[to.first + k],
+                                 sizeof *brief->out);
+        }
+        close_bench(brief);
+        close_bench(full);
+    }
+    ode_system_release(system);
+    ad_tape_free(tape);
+}
+END_TEST
+
 START_TEST(fields_and_prologues)
 {
     check_unit((ode_unit_key){ .kind = ODE_UNIT_FIELD, .flags = ODE_TIMES }, "the field");
@@ -322,6 +356,7 @@ int main(void)
     Suite *suite = suite_create("units");
     TCase *tests = tcase_create("derivatives");
     tcase_add_loop_test(tests, steps, 0, method_count());
+    tcase_add_loop_test(tests, brief_steps, 0, method_count());
     tcase_add_test(tests, fields_and_prologues);
     tcase_add_test(tests, values_and_needs);
     suite_add_tcase(suite, tests);
