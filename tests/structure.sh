@@ -38,7 +38,7 @@ trespassing() {
 storeys="
 autodiff base tape derive=kernels compile plan run
 ode field step methods march trajectory adjoints solve
-nn model layers data train
+nn base model layers data train
 "
 
 # Of the lines of includes, those that go upwards, or to a folder that has no storey. Public headers belong to all storeys.

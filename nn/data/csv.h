@@ -4,7 +4,8 @@
 #ifndef COSTATE_NN_CSV_H
 #define COSTATE_NN_CSV_H
 #define _GNU_SOURCE /* newlocale, strtod_l */
-#include "nn/model/internal.h"
+#include "nn/base/names.h"
+#include "nn/base/support.h"
 #include <locale.h>
 #ifdef __APPLE__
 #include <xlocale.h>

@@ -1,6 +1,7 @@
 /* Tables of numbers, and writing them as text. */
 #define _GNU_SOURCE /* newlocale, uselocale, strtod_l */
-#include "nn/model/internal.h"
+#include "nn/base/file.h"
+#include "nn/base/support.h"
 #include <locale.h>
 #include <math.h>
 #include <stdlib.h>

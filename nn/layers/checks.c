@@ -1,4 +1,5 @@
 #include "nn/layers/checks.h"
+#include <stdatomic.h>
 #include "autodiff/extension.h"
 #include <stdlib.h>
 

@@ -3,7 +3,7 @@
  * run them on all data before it begins. */
 #ifndef COSTATE_NN_CHECKS_H
 #define COSTATE_NN_CHECKS_H
-#include "nn/model/internal.h"
+#include "nn/base/support.h"
 
 enum { NN_MAX_CHECKS = 8 }; /* listed for a tape; others fail as they run */
 

@@ -1,5 +1,5 @@
 /* Linear layers and stacks of them. */
-#include "nn/model/internal.h"
+#include "nn/model/model.h"
 #include "autodiff/extension.h"
 
 /* "<name>.<suffix>" as a parameter of the model. */

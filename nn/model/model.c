@@ -1,5 +1,5 @@
 /* The layout of theta: which parameter array lies where, and under which name. */
-#include "nn/model/internal.h"
+#include "nn/model/model.h"
 #include "autodiff/extension.h"
 #include <stdarg.h>
 #include <stdlib.h>

@@ -2,7 +2,8 @@
  * header (JSON: for each array its dtype, shape and range of bytes), the arrays one after the other
  * without gaps (little-endian). Files come from anywhere: nothing in the header is believed before
  * it is checked against the file's length and the model. */
-#include "nn/model/internal.h"
+#include "nn/base/file.h"
+#include "nn/model/model.h"
 #include "autodiff/extension.h"
 #include <float.h>
 #include <inttypes.h>

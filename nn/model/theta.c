@@ -1,5 +1,5 @@
 /* theta: the numbers of all parameters of a model, in one array that knows what it is. */
-#include "nn/model/internal.h"
+#include "nn/model/model.h"
 #include "autodiff/extension.h"
 #include <stdarg.h>
 #include <stdlib.h>

@@ -1,7 +1,8 @@
 /* Optimisers: one update of theta. The forms are PyTorch's, so that results can be compared number
  * by number. Parameters that weight decay acts on, and those it does not, are stretches of theta,
  * each updated by one loop. */
-#include "nn/model/internal.h"
+#include "nn/model/model.h"
+#include "nn/train/optimizer.h"
 #include <stdlib.h>
 #include <string.h>
 

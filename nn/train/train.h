@@ -5,7 +5,8 @@
  *   train.c      steps, and what is said when one fails */
 #ifndef COSTATE_NN_TRAIN_H
 #define COSTATE_NN_TRAIN_H
-#include "nn/model/internal.h"
+#include "nn/model/model.h"
+#include "nn/train/optimizer.h"
 
 typedef struct {
     nn_theta *theta;

@@ -1,5 +1,6 @@
 /* Files that are read whole, and files that are written whole or not at all. */
-#include "nn/model/internal.h"
+#include "nn/base/file.h"
+#include "nn/base/support.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>

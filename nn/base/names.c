@@ -1,5 +1,5 @@
 /* Lists of different names, found by a hash table: parameters of a model, classes of a column. */
-#include "nn/model/internal.h"
+#include "nn/base/names.h"
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,5 +1,5 @@
 /* Error texts and scans that the files of nn/ share. */
-#include "nn/model/internal.h"
+#include "nn/base/support.h"
 #include <stdarg.h>
 
 int nn_error(char *error, size_t size, const char *format, ...)
