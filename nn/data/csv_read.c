@@ -1,4 +1,5 @@
 /* Tables of numbers from text files. */
+#include "nn/base/file.h"
 #include "nn/data/csv.h"
 #include <stdlib.h>
 #include <string.h>
