@@ -789,13 +789,16 @@ START_TEST(every_allocation_may_fail)
 {
     static const ode_method *const methods[] = { &ode_dopri5, &ode_rk4, &ode_trapezoidal,
                                                  &ode_nystroem2 };
-    ode_field field = _i % 16 < 8 ? lotka : trained;
+    bool interpolating = _i >= 32; /* two methods, one field */
+    ode_field field = interpolating || _i % 16 >= 8 ? trained : lotka;
+    const ode_method *m = methods[interpolating ? 2 * (_i % 2) : _i % 8 / 2];
+    const ode_adjoint *adjoint = _i % 2 ? &ode_backsolve : &ode_discrete;
+    if (interpolating) adjoint = &ode_interpolating;
     bool failed = true;
     for (long k = 0; failed; k += k < 40 || _i % 16 % 8 < 2 ? 1 : 5) {
-        if (_i < 16) allocations_fail_at(k);
+        if (interpolating ? _i < 34 : _i < 16) allocations_fail_at(k);
         else allocations_fail_alone(k);
-        bool good =
-            attempt(field, methods[_i % 8 / 2], _i % 2 ? &ode_backsolve : &ode_discrete, &failed);
+        bool good = attempt(field, m, adjoint, &failed);
         allocations_fail_at(-1);
         ck_assert(good || failed);
     }
@@ -848,7 +851,7 @@ int main(void)
     tcase_add_test(e, errors_of_programs);
     tcase_add_loop_test(a, nothing_is_allocated, 0, 15);
 #ifndef ALLOCATIONS_NOT_COUNTED
-    tcase_add_loop_test(a, every_allocation_may_fail, 0, 32);
+    tcase_add_loop_test(a, every_allocation_may_fail, 0, 36);
 #endif
     tcase_add_test(a, recording_again_is_cheap);
     suite_add_tcase(s, c);
