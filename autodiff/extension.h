@@ -121,6 +121,8 @@ int ad_residuals(int nseed, const ad_var *seed, int navailable, const ad_var *av
                  const ad_var *out, int max, ad_var *residual);
 /* As ad_vjp, but x are treated as independent of each other: propagation stops at them. */
 void ad_vjp_cut(int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_var *x, ad_var *xbar);
+/* As ad_jvp, likewise: the tangent of an x that depends on another x is the one given. */
+void ad_jvp_cut(int nx, const ad_var *x, const ad_var *xdot, int ny, const ad_var *y, ad_var *ydot);
 /* Whether y depends on x (differentiably or not); false with the tape's error set when memory is
  * short. */
 bool ad_depends(ad_var y, ad_var x);

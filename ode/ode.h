@@ -48,13 +48,17 @@ typedef void (*ode_fields)(ad_var t, int nstate, const ad_var *y, const ad_var *
 typedef struct ode_method ode_method;
 extern const ode_method ode_euler, ode_midpoint, ode_heun, ode_ralston, ode_rk4, ode_rk4_38,
     ode_bosh3, ode_dopri5, ode_tsit5, ode_dopri8;
+/* For stiff problems: adaptive, and L-stable: a part of the state that decays fast is gone after
+ * one step, however long. Orders 2 to 5 (TR-BDF2; Kvaerno 2004). Each step solves several equations
+ * for each row by Newton's method, whose matrices [D,D] (D: elements of a row) are dense. */
+extern const ode_method ode_trbdf2, ode_kvaerno3, ode_kvaerno4, ode_kvaerno5;
 /* Fixed steps. Implicit steps solve for each row by Newton's method. The two-step method starts
- * afresh at each output time and jump. Stiff problems want ode_implicit_euler: it is L-stable, a
- * part of the state that decays fast is gone after one step. ode_trapezoidal is A-stable only:
- * where |h lambda| is large (lambda an eigenvalue of the Jacobian dF/dx), such a part changes its
- * sign from step to step and hardly decays. Where a result (at an output time) comes from a step
- * that does so by a tenth of an element's size, it is an error; but on its way a nonlinear problem
- * may have been led astray before. So it is for problems without fast decay: oscillations, waves.
+ * afresh at each output time and jump. ode_implicit_euler is L-stable, ode_trapezoidal is A-stable
+ * only: where |h lambda| is large (lambda an eigenvalue of the Jacobian dF/dx), a part that decays
+ * fast changes its sign from step to step and hardly decays. Where a result (at an output time)
+ * comes from a step that does so by a tenth of an element's size, it is an error; but on its way a
+ * nonlinear problem may have been led astray before. So it is for problems without fast decay:
+ * oscillations, waves.
  */
 extern const ode_method ode_implicit_euler, ode_trapezoidal, ode_nystroem2;
 const ode_method *const *ode_methods(void);             /* all, NULL-terminated */
@@ -219,7 +223,8 @@ typedef struct {
     int64_t probes, probe_evaluations; /* looks for what the state does not show of its derivatives,
                                           in solves that have a gradient, and the evaluations among
                                           the above that they took */
-    int64_t jacobians, factorisations, newton_iterations; /* implicit methods */
+    int64_t jacobians, factorisations, newton_iterations; /* implicit methods: for the whole batch,
+                                                             of single rows, for the whole batch */
     int64_t backward_steps, backward_rejected, backward_evaluations, vjps;
     double backward_drift; /* backsolve: largest |x recomputed - x stored| / (atol + rtol |x|) at
                               output times; else 0 */
@@ -270,14 +275,18 @@ typedef struct {
     double adjoint_rtol,
         adjoint_atol; /* of the continuous adjoints; both zero: as forward (costates of a solve with
                          atol_each: the usual atol); the recomputed state keeps atol_each */
-    bool adjoint_seminorm;   /* continuous adjoints: only state and costate bound the steps, not the
-                                parameters'   quadratures (Kidger, Chen, Lyons 2021,
-                                arXiv:2009.09457):   fewer steps   where nothing else needs them, and
-                                gradients by parameters   that nobody   watches. Default: each
-                                quadrature's error is bounded as a   state's */
-    double newton_tolerance; /* implicit methods: relative to the state's scale; default: near
-                                rounding (1e-12 f64, 1e-6 f32) */
-    int newton_iterations;   /* default 50 */
+    bool adjoint_seminorm; /* continuous adjoints: only state and costate bound the steps, not the
+                              parameters'   quadratures (Kidger, Chen, Lyons 2021,
+                              arXiv:2009.09457):   fewer steps   where nothing else needs them, and
+                              gradients by parameters   that nobody   watches. Default: each
+                              quadrature's error is bounded as a   state's */
+    /* Implicit methods: each element of a stage is found to this relative error; default: near
+     * rounding (1e-13 f64, 1e-6 f32), so that the gradient, replayed steps and differences of them
+     * agree. A looser one saves a fifth of the iterations or so, and shows in gradients as errors
+     * of its size. newton_iterations: default 50; where the error chooses the steps at most 10, and
+     * a step whose stages are not found is tried again with a smaller size. */
+    double newton_tolerance;
+    int newton_iterations;
     const ode_steps *replay; /* take exactly these steps, without error control (borrowed: must
                                 outlive the tape and programs); not with ode_backsolve */
     bool partial; /* a solve that cannot go on, or that is stopped, is no error but returns the part

@@ -370,7 +370,8 @@ static ad_var push_contract(ad_live *l, const ad_node *n, const ad_var *dot)
     return sum;
 }
 
-static void push_opaque(ad_tape *t, int32_t node, const ad_node *n, ad_var *dot, int32_t end)
+static void push_opaque(const ad_activity *act, ad_tape *t, int32_t node, const ad_node *n,
+                        ad_var *dot)
 {
     int nout = (int)n->attr[0], nin = n->nin;
     if (!n->class_->jvp) {
@@ -395,9 +396,10 @@ static void push_opaque(ad_tape *t, int32_t node, const ad_node *n, ad_var *dot,
         ydot[k] = ad_none(t);
     }
     n->class_->jvp(n->opaque, ad_var_at(t, node), nin, in, xdot, nout, out, ydot);
-    for (int k = 0; k < nout && node + 1 + k < end; k++)
-        dot[node + 1 + k] =
-            checked_result(t, n, "jvp", ydot[k], ad_node_at(t, node + 1 + k)->shape);
+    for (int k = 0; k < nout && node + 1 + k < act->end; k++)
+        if (act->active[node + 1 + k] & AD_THROUGH)
+            dot[node + 1 + k] =
+                checked_result(t, n, "jvp", ydot[k], ad_node_at(t, node + 1 + k)->shape);
     free(vars);
 }
 
@@ -445,23 +447,24 @@ static void clear_tangents(const ad_activity *act, ad_tape *t, int ny, const ad_
     }
 }
 
-void ad_jvp(int nx, const ad_var *x, const ad_var *xdot, int ny, const ad_var *y, ad_var *ydot)
+static void run_jvp(const char *what, int nx, const ad_var *x, const ad_var *xdot, int ny,
+                    const ad_var *y, ad_var *ydot, bool cut)
 {
     const ad_list lists[] = { { "y", ny, y, false },
                               { "x", nx, x, false },
                               { "xdot", nx, xdot, false } };
-    ad_tape *t = ad_lists_tape("jvp", 3, lists);
+    ad_tape *t = ad_lists_tape(what, 3, lists);
     for (int j = 0; ydot && j < ny; j++) ydot[j] = ad_none(t ? t : y ? y[j].tape : NULL);
-    if (ny > 0 && !ydot) ad_fail_null(t, "jvp", "the list of results");
+    if (ny > 0 && !ydot) ad_fail_null(t, what, "the list of results");
     if (!t || ad_tape_error(t)) return;
     ad_activity act;
     for (int i = 0; i < nx; i++)
         if (!ad_same_shape(ad_shape_of(x[i]), ad_shape_of(xdot[i]))) {
-            ad_fail_shapes(t, "jvp", "a tangent must have the shape of its variable", 2,
+            ad_fail_shapes(t, what, "a tangent must have the shape of its variable", 2,
                            (ad_var[]){ x[i], xdot[i] });
             return;
         }
-    if (!ad_activity_find(&act, t, ny, y, nx, x, false)) return;
+    if (!ad_activity_find(&act, t, ny, y, nx, x, cut)) return;
     ad_var *dot = malloc(((size_t)act.end + 1) * sizeof *dot);
     ad_live live = { 0 };
     if (!dot) ad_fail(t, "ad_jvp: out of memory");
@@ -476,7 +479,7 @@ void ad_jvp(int nx, const ad_var *x, const ad_var *xdot, int ny, const ad_var *y
         int32_t k = act.reach.node[j];
         const ad_node *n = ad_node_at(t, k);
         if (!(act.active[k] & AD_THROUGH)) continue;
-        if (n->op == AD_OP_opaque) push_opaque(t, k, n, dot, act.end);
+        if (n->op == AD_OP_opaque) push_opaque(&act, t, k, n, dot);
         else if (ad_ops[n->op].kind != AD_RESULT) {
             ad_var v = tangent_of(&live, k, n, dot);
             ad_live_push(&live, k, n);
@@ -488,6 +491,15 @@ void ad_jvp(int nx, const ad_var *x, const ad_var *xdot, int ny, const ad_var *y
     ad_live_clear(&live);
     free(dot);
     ad_activity_clear(&act);
+}
+
+void ad_jvp(int nx, const ad_var *x, const ad_var *xdot, int ny, const ad_var *y, ad_var *ydot)
+{
+    run_jvp("jvp", nx, x, xdot, ny, y, ydot, false);
+}
+void ad_jvp_cut(int nx, const ad_var *x, const ad_var *xdot, int ny, const ad_var *y, ad_var *ydot)
+{
+    run_jvp("jvp_cut", nx, x, xdot, ny, y, ydot, true);
 }
 
 /* Forward over reverse. */

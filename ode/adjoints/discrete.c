@@ -98,9 +98,11 @@ static int run_vjp(backward *b, ode_runner *r, const double *c, const ode_bounda
     ode_place times = ode_unit_place(r->unit, ODE_VALUE, ODE_PORT_TIMES),
               row_bar = ode_unit_place(r->unit, ODE_BAR, ODE_PORT_ROW);
     ode_store(dtype, &b->number[N_H], 0, h);
-    for (int i = 0; i < times.count; i++)
+    for (int i = 0; i < times.count; i++) {
+        double part = ode_stage_part(c[i], e);
         ode_store(dtype, &b->number[N_TIMES + i], 0,
-                  ode_stage_time(dtype, c[i] == 1 ? e->t : a->t + c[i] * h, a, e));
+                  ode_stage_time(dtype, part == 1 ? e->t : a->t + part * h, a, e));
+    }
     char error[ODE_ERROR_SIZE];
     if (ode_runner_run(r, b->nrows, error, sizeof error)) return ode_call_fail(b->run->call, error);
     b->run->stats->vjps += times.count;
@@ -114,9 +116,10 @@ static int run_vjp(backward *b, ode_runner *r, const double *c, const ode_bounda
     if (!(r->unit->key.flags & ODE_TIMES)) return 0;
     double h_bar = ode_load(dtype, &b->number[N_H_BAR], 0), from = -h_bar, to = h_bar;
     for (int i = 0; i < times.count; i++) {
-        double bar = ode_load(dtype, &b->number[N_TIMES_BAR + i], 0);
-        from += (1 - c[i]) * bar;
-        to += c[i] * bar;
+        double bar = ode_load(dtype, &b->number[N_TIMES_BAR + i], 0),
+               part = ode_stage_part(c[i], e);
+        from += (1 - part) * bar;
+        to += part * bar;
     }
     move_boundary(b, a, from);
     move_boundary(b, e, to);

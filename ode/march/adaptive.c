@@ -160,7 +160,9 @@ int ode_march_adaptive(ode_march *m, void *y, const ode_sink *sink)
                 .stop = ode_stops_next(stops, t0),
                 .end = t1,
                 .direction = t1 > t0 ? 1 : -1 };
-    ode_control_begin(&m->control, &set->controller, m->method->order);
+    /* An estimate of higher order than the method's is the error of the method itself. */
+    bool own = m->method->error_order > m->method->order;
+    ode_control_begin(&m->control, &set->controller, m->method->order + own);
     if (evaluate(m, &p)) return -1;
     if (p.h == 0) p.h = ode_first_step(m, t0, t1, y);
     for (int64_t attempts = 0; p.a.t != t1; attempts++) {

@@ -3,8 +3,8 @@
 #include <float.h>
 #include <math.h>
 
-static int take_step(ode_march *m, const ode_sink *sink, const ode_boundary *a,
-                     const ode_boundary *b, void **y)
+static int take_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, ode_boundary *b,
+                     void **y)
 {
     if (m->steps < m->settings->max_steps) return ode_march_step(m, sink, a, b, y);
     return ode_fail(m, ODE_TOO_MANY_STEPS,

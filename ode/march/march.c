@@ -34,7 +34,8 @@ bool ode_march_compile(ode_march_units *u, ode_system *s, const ode_settings *se
         return false;
     ode_unit_key tangent = { .kind = ODE_UNIT_TANGENT,
                              .method = set->method,
-                             .flags = flags & ODE_EACH };
+                             .flags = flags & ODE_EACH,
+                             .newton = set->newton };
     ode_unit_key field_tangent = { .kind = ODE_UNIT_FIELD_TANGENT, .flags = flags & ODE_EACH };
     if (adaptive && set->adjoint->frozen &&
         (!(u->tangent = ode_unit_plan(s, tangent, tape, set->caller)) ||
@@ -78,6 +79,9 @@ enum {
     N_ERROR,
     N_ERROR3,
     N_STIFFNESS,
+    N_REUSE,
+    N_FAILED_ROW,
+    N_FAILED_HOW,
     N_COUNTS,
     N_TIMES = N_COUNTS + 3
 };
@@ -97,17 +101,17 @@ static double get_number(const ode_march *m, int i)
 static const struct {
     ode_port port;
     int number;
-} numbers_in[] = { { ODE_PORT_H, N_H },
-                   { ODE_PORT_RTOL, N_RTOL },
-                   { ODE_PORT_ATOL, N_ATOL },
-                   { ODE_PORT_ROUNDING, N_ROUNDING },
-                   { ODE_PORT_TIMES, N_TIMES } },
+} numbers_in[] = { { ODE_PORT_H, N_H },         { ODE_PORT_RTOL, N_RTOL },
+                   { ODE_PORT_ATOL, N_ATOL },   { ODE_PORT_ROUNDING, N_ROUNDING },
+                   { ODE_PORT_REUSE, N_REUSE }, { ODE_PORT_TIMES, N_TIMES } },
   numbers_out[] = { { ODE_PORT_QUADRATURE_ERROR, N_QUADS },
                     { ODE_PORT_FINITE, N_FINITE },
                     { ODE_PORT_ERROR, N_ERROR },
                     { ODE_PORT_ERROR3, N_ERROR3 },
                     { ODE_PORT_STIFFNESS, N_STIFFNESS },
-                    { ODE_PORT_COUNTS, N_COUNTS } };
+                    { ODE_PORT_COUNTS, N_COUNTS },
+                    { ODE_PORT_FAILED_ROW, N_FAILED_ROW },
+                    { ODE_PORT_FAILED_HOW, N_FAILED_HOW } };
 
 /* Points all ports of a runner that are numbers at the march's. */
 static void point_numbers(ode_march *m, ode_runner *r)
@@ -218,6 +222,7 @@ int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int thr
     connect_step(m, &m->step);
     m->guard = (ode_guard){ .limit = m->settings->stability, .margin = ode_guard_margin(m->rtol) };
     set_number(m, N_STIFFNESS, 0); /* of steps that do not tell */
+    set_number(m, N_REUSE, 0);
     return 0;
 }
 
@@ -234,8 +239,9 @@ static int give_to_step(ode_march *m, const ode_boundary *a, const ode_boundary 
     char *at = m->inputs.data;
     for (int i = m->adaptive; i < n; i++) {
         char *to = at + (size_t)i * bytes;
+        double part = ode_stage_part(c[i], b);
         if (i > m->adaptive && c[i] == c[i - 1]) memcpy(to, to - bytes, bytes);
-        else if (m->given.at(m->given.context, c[i] == 1 ? b->t : a->t + c[i] * (b->t - a->t), to))
+        else if (m->given.at(m->given.context, part == 1 ? b->t : a->t + part * (b->t - a->t), to))
             return -1;
     }
     return 0;
@@ -247,8 +253,10 @@ static int64_t evaluations_of_step(const ode_march *m)
 {
     const ode_method *method = m->method;
     if (ode_method_has(method, ODE_METHOD_IMPLICIT))
-        return (int64_t)get_number(m, N_COUNTS) +
-               (m->dense ? method->times_dense : method->times - 1);
+        return (int64_t)ode_load(m->system->dtype, &m->number[N_COUNTS], 2) +
+               (ode_method_has(method, ODE_METHOD_FSAL) ? !m->adaptive
+                : m->dense                              ? method->times_dense
+                                                        : method->times - 1);
     return ode_method_times(method, m->adaptive, m->dense) - m->adaptive; /* a slope is given */
 }
 
@@ -264,8 +272,16 @@ static ode_status status_of(const char *error)
     return strncmp(error, newton, sizeof newton - 1) ? ODE_FAILED : ODE_NEWTON;
 }
 
-int ode_march_attempt(ode_march *m, const ode_sink *sink, const ode_boundary *a,
-                      const ode_boundary *b, const void *y, void *next)
+/* Whether an evaluation of the step from a to b would take place beyond a stop. */
+static bool is_closed(const ode_march *m, const ode_boundary *a, const ode_boundary *b)
+{
+    double farthest = 1;
+    for (int i = 0; i < m->method->times; i++) farthest = fmax(farthest, m->method->c[i]);
+    return ode_stops_between(&m->stops, b->t, a->t + farthest * (b->t - a->t));
+}
+
+int ode_march_attempt(ode_march *m, const ode_sink *sink, const ode_boundary *a, ode_boundary *b,
+                      const void *y, void *next)
 {
     ode_system *s = m->system;
     double h = b->t - a->t;
@@ -273,8 +289,9 @@ int ode_march_attempt(ode_march *m, const ode_sink *sink, const ode_boundary *a,
     if (!r) return -1;
     int ntimes = ode_unit_place(r->unit, ODE_VALUE, ODE_PORT_TIMES).count;
     set_number(m, N_H, h);
+    b->closed = is_closed(m, a, b);
     for (int i = 0; i < ntimes; i++) {
-        double c = m->method->c[i];
+        double c = ode_stage_part(m->method->c[i], b);
         set_number(m, N_TIMES + i, ode_stage_time(s->dtype, c == 1 ? b->t : a->t + c * h, a, b));
     }
     ode_runner_read(r, ODE_VALUE, ODE_PORT_STATE, m->rows, y);
@@ -301,6 +318,7 @@ int ode_march_attempt(ode_march *m, const ode_sink *sink, const ode_boundary *a,
                         (long long)m->steps, a->t, h, error);
     m->evaluations += evaluations_of_step(m);
     ode_guard_note(&m->guard, h, r == &m->step);
+    set_number(m, N_REUSE, 1);
     bool counted = ode_method_has(m->method, ODE_METHOD_IMPLICIT);
     for (int i = 0; i < 3 && counted; i++)
         m->counts[i] += (int64_t)ode_load(s->dtype, &m->number[N_COUNTS], i);
@@ -375,7 +393,7 @@ static bool is_ringing(ode_march *m, const ode_boundary *a, const ode_boundary *
     return false;
 }
 
-int ode_march_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, const ode_boundary *b,
+int ode_march_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, ode_boundary *b,
                    void **y)
 {
     void *next = sink->slot(sink->context, m->steps);

@@ -12,6 +12,7 @@ typedef struct {
     double t, weight;
     int lo, hi;
     bool jump;    /* the field is not smooth here */
+    bool closed;  /* no evaluation of the step takes place beyond it */
     bool restart; /* a multistep method begins anew here */
     bool output;  /* given steps: the state here is a result */
 } ode_boundary;
@@ -192,7 +193,7 @@ int ode_march_replay(ode_march *march, void *y, const ode_sink *sink);
 int ode_march_adaptive(ode_march *march, void *y, const ode_sink *sink);
 /* Runs the step program from a, state y, to b, state next. */
 int ode_march_attempt(ode_march *march, const ode_sink *sink, const ode_boundary *a,
-                      const ode_boundary *b, const void *y, void *next);
+                      ode_boundary *b, const void *y, void *next);
 /* Of the latest attempt: its error in units of the tolerance, infinite when anything is not finite;
  * its stiffness, or what an earlier one told of it. */
 double ode_march_error(const ode_march *march);
@@ -205,8 +206,8 @@ void *ode_march_keep(const ode_march *march, const ode_sink *sink, int i);
 /* One step without error control (of an adaptive march: with the field at its
  * beginning in slope[0]). *y moves
  * on. */
-int ode_march_step(ode_march *march, const ode_sink *sink, const ode_boundary *a,
-                   const ode_boundary *b, void **y);
+int ode_march_step(ode_march *march, const ode_sink *sink, const ode_boundary *a, ode_boundary *b,
+                   void **y);
 /* As ode_march_run, and for refine > 0 once more, with each step that it took divided into
  * 2^refine; the sink receives only the latter. */
 typedef struct {
@@ -255,5 +256,8 @@ int ode_fail_blurred(ode_march *march, double from, double to);
 /* t in the step from a to b, rounded to the type; at a jump the nearest number on the step's own
  * side. */
 double ode_stage_time(ad_dtype dtype, double t, const ode_boundary *a, const ode_boundary *b);
+/* Where in the step to b, in parts of its size, the evaluation at t + c h takes place: at c, but
+ * not beyond b where it is closed. */
+double ode_stage_part(double c, const ode_boundary *b);
 
 #endif

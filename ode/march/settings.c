@@ -268,7 +268,7 @@ bool ode_settings_make(ode_settings *s, const ode_options *options, ad_tape *tap
               check(tape, caller, "first_step", o.first_step, 0, &s->first_step) &&
               check(tape, caller, "min_step", o.min_step, 0, &s->min_step) &&
               check(tape, caller, "max_step", o.max_step, 0, &s->max_step) &&
-              check(tape, caller, "newton_tolerance", o.newton_tolerance, f32 ? 1e-6 : 1e-12,
+              check(tape, caller, "newton_tolerance", o.newton_tolerance, f32 ? 1e-6 : 1e-13,
                     &s->newton.tolerance) &&
               check_count(tape, caller, "steps", o.steps) &&
               check_count(tape, caller, "max_steps", o.max_steps) &&

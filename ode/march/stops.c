@@ -97,6 +97,13 @@ static const ode_stop *constant_between(const ode_stops *s, double a, double b)
     return (b > a ? at < to : at > to) ? &s->at[i] : NULL;
 }
 
+bool ode_stops_between(const ode_stops *s, double a, double b)
+{
+    if (a == b || !s->n) return false;
+    double at = ode_round_time(s->dtype, a);
+    return count_before(s, at, false) < count_before(s, at, true) || constant_between(s, a, b);
+}
+
 ode_stop ode_stops_next(const ode_stops *s, double t)
 {
     int output = s->all ? output_from(s, t, true) : s->ntimes - 1;

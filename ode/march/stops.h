@@ -29,7 +29,9 @@ void ode_stops_begin(ode_stops *stops, int n, const double *times, bool all);
 /* The first stop beyond t; before the last output time there is always one. */
 ode_stop ode_stops_next(const ode_stops *stops, double t);
 ode_stop ode_stops_at(const ode_stops *stops, double t); /* what t is to the march */
-bool ode_stops_jump(const ode_stops *stops, double t);   /* whether the field jumps at t */
-double ode_round_time(ad_dtype dtype, double t);         /* as a field of this type sees it */
+/* Whether a constant stop lies at a or between a and b. */
+bool ode_stops_between(const ode_stops *stops, double a, double b);
+bool ode_stops_jump(const ode_stops *stops, double t); /* whether the field jumps at t */
+double ode_round_time(ad_dtype dtype, double t);       /* as a field of this type sees it */
 
 #endif

@@ -25,6 +25,8 @@ double ode_type_spacing(ad_dtype dtype, double t)
     return (double)nextafterf(at, INFINITY) - (double)at;
 }
 
+double ode_stage_part(double c, const ode_boundary *b) { return b->closed && c > 1 ? 1 : c; }
+
 double ode_stage_time(ad_dtype dtype, double t, const ode_boundary *a, const ode_boundary *b)
 {
     double direction = b->t > a->t ? 1 : -1, rounded = ode_round_time(dtype, t);

@@ -1,5 +1,6 @@
 /* Implicit Euler and the trapezoidal rule: z = base + g f(t + h, z) with base = y, g = h, or base =
- * y + h/2 f(t, y), g = h/2. */
+ * y + h/2 f(t, y), g = h/2. Newton's method begins at the base: the slope at the step's start is no
+ * guess where the problem is stiff. */
 #include "ode/methods/recorders.h"
 
 /* The largest |y| or |next| of each row: [rows]. */
@@ -40,17 +41,17 @@ void ode_implicit_step(const ode_method *m, const ode_step *s, ode_step_results 
     int n = s->system->nstate, nquad = s->quadrature.wanted ? s->system->nquad : 0,
         last = m->times - 1;
     bool trapezoidal = m->times == 2;
-    ad_var base[ODE_MAX_JOINT], g = trapezoidal ? ad_scale(s->h, 0.5) : s->h;
-    ad_var *begin = nquad ? r->rates : NULL, *end = r->rates + nquad, unused[ODE_MAX_JOINT];
-    for (int j = 0; j < n; j++) base[j] = s->y[j];
-    if (trapezoidal) {
-        ode_record_field(s, r, 0, s->y, r->k, begin);
-        for (int j = 0; j < n; j++) base[j] = ad_add(s->y[j], ad_mul(g, r->k[j]));
+    ad_var base[ODE_MAX_JOINT], guess[ODE_MAX_JOINT], unused[ODE_MAX_JOINT];
+    ad_var g = trapezoidal ? ad_scale(s->h, 0.5) : s->h;
+    ad_var *begin = nquad ? r->rates : NULL, *end = r->rates + nquad;
+    if (trapezoidal) ode_record_field(s, r, 0, s->y, r->k, begin);
+    for (int j = 0; j < n; j++) {
+        base[j] = trapezoidal ? ad_add(s->y[j], ad_mul(g, r->k[j])) : s->y[j];
+        guess[j] = ad_zeros_like(s->y[j]);
     }
-    ad_var row[ODE_MAX_ROWS];
-    ode_step at_end = *s;
-    at_end.row = ode_step_row(s, last, row);
-    ode_record_root(&at_end, s->t[last], g, base, r->next, &r->counts);
+    ode_stages stages = ode_stages_begin(s);
+    ode_record_stage(&stages, last, g, base, guess, unused, r->next);
+    ode_stages_end(&stages, r);
     if (ode_method_has(m, ODE_METHOD_RINGS)) record_ringing(s, r);
     if (!nquad) return;
     ode_record_field(s, r, last, r->next, unused, end);

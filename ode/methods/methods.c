@@ -15,15 +15,16 @@
                         dense_, c_, a_, e_, e3_, d_)                                               \
     static const double name_##_c[] = c_, name_##_a[] = a_, name_##_e[] = e_, name_##_e3[] = e3_,  \
                         name_##_d[] = d_;                                                          \
-    static const ode_tableau name_##_tableau = { stages_,                                          \
-                                                 extra_,                                           \
-                                                 dense_,                                           \
-                                                 name_##_c,                                        \
-                                                 name_##_a,                                        \
-                                                 (error_order_) ? name_##_e : NULL,                \
-                                                 sizeof name_##_e3 > sizeof(double) ? name_##_e3   \
-                                                                                    : NULL,        \
-                                                 name_##_d };                                      \
+    static const ode_tableau name_##_tableau = { .stages = stages_,                                \
+                                                 .extra = extra_,                                  \
+                                                 .dense = dense_,                                  \
+                                                 .c = name_##_c,                                   \
+                                                 .a = name_##_a,                                   \
+                                                 .e = (error_order_) ? name_##_e : NULL,           \
+                                                 .e3 = sizeof name_##_e3 > sizeof(double)          \
+                                                           ? name_##_e3                            \
+                                                           : NULL,                                 \
+                                                 .d = name_##_d };                                 \
     _Static_assert((stages_) + 1 + (extra_) <= ODE_MAX_STAGES, #name_ " has too many stages");     \
     const ode_method ode_##name_ = {                                                               \
         .name = #name_,                                                                            \
@@ -44,6 +45,34 @@
         .stability = ode_runge_kutta_stability                                                     \
     };
 #include "ode/methods/methods.def"
+#define ODE_ESDIRK(name_, about_, order_, error_order_, dense_order_, stages_, dense_, diagonal_,  \
+                   filtered_, c_, a_, e_, d_)                                                      \
+    static const double name_##_c[] = c_, name_##_a[] = a_, name_##_e[] = e_, name_##_d[] = d_;    \
+    static const ode_tableau name_##_tableau = { .stages = stages_,                                \
+                                                 .dense = dense_,                                  \
+                                                 .diagonal = diagonal_,                            \
+                                                 .filtered = filtered_,                            \
+                                                 .c = name_##_c,                                   \
+                                                 .a = name_##_a,                                   \
+                                                 .e = name_##_e,                                   \
+                                                 .d = name_##_d };                                 \
+    _Static_assert((stages_) + 1 <= ODE_MAX_STAGES, #name_ " has too many stages");                \
+    const ode_method ode_##name_ = { .name = #name_,                                               \
+                                     .about = about_,                                              \
+                                     .flags = ODE_METHOD_IMPLICIT | ODE_METHOD_FSAL |              \
+                                              ODE_METHOD_STIFFLY_ACCURATE | ODE_METHOD_ADAPTIVE,   \
+                                     .order = order_,                                              \
+                                     .error_order = error_order_,                                  \
+                                     .dense_order = dense_order_,                                  \
+                                     .times = (stages_) + 1,                                       \
+                                     .times_estimate = (stages_) + 1,                              \
+                                     .times_dense = (stages_) + 1,                                 \
+                                     .c = name_##_c,                                               \
+                                     .dense_stages = (stages_) + 1,                                \
+                                     .tableau = &name_##_tableau,                                  \
+                                     .step = ode_esdirk_step,                                      \
+                                     .dense = ode_runge_kutta_dense };
+#include "ode/methods/esdirk.def"
 #undef C
 #undef A
 #undef E
@@ -103,6 +132,8 @@ const ode_method ode_nystroem2 = {
 static const ode_method *const all[] = {
 #define ODE_RUNGE_KUTTA(name_, ...) &ode_##name_,
 #include "ode/methods/methods.def"
+#define ODE_ESDIRK(name_, ...) &ode_##name_,
+#include "ode/methods/esdirk.def"
     &ode_implicit_euler, &ode_trapezoidal, &ode_nystroem2, NULL
 };
 

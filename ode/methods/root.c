@@ -1,44 +1,55 @@
-/* Root-finding inside implicit steps: z = base + g f(t, z), row by row, as an opaque operation.
- * Newton's method with the Jacobian from the tape; derivatives by the implicit function theorem
- * with the Jacobian at the root itself: factors kept from the iteration belong to another point,
- * and using them would be wrong. */
+/* The equations of implicit steps as differentiable operations.
+ *
+ * A stage k = f(t, base + g k; args) is one opaque operation, which Newton's method evaluates
+ * (newton.c). Its derivatives follow from the implicit function theorem at the root itself, with
+ * z = base + g k and J = df/dz there:
+ *
+ *     (I - g J) dk = J (dbase + k dg) + df/dt dt + df/dargs dargs,
+ *
+ * so the tangent is the tangent of f, and the cotangent the cotangent of f, with one linear system
+ * between. That system, x = (I - g J)^{-1} b or its transpose, is the second opaque operation. It
+ * uses the Jacobian at z: the factors that Newton's method ended with belong to another point, and
+ * would give a wrong derivative. With u = (I - g J)^{-T} xbar its own derivative is
+ *
+ *     xbar . dx = u . db + u . d(g J) x,
+ *
+ * where d(g J) x is a derivative of the tangent of f in the direction x. All of it is recorded from
+ * f and these two operations, so derivatives of every order exist.
+ *
+ * The stages of a step share one memory (factors, programs): that of the first, which the later
+ * ones reach by its token. */
 #include "ode/methods/recorders.h"
-#include "ode/step/unit.h"
-#include <float.h>
-#include <math.h>
+#include "ode/methods/newton.h"
 #include <stdlib.h>
 #include <string.h>
-
-extern void dgetrf_(const int *m, const int *n, double *a, const int *lda, int *ipiv, int *info);
-extern void dgetrs_(const char *trans, const int *n, const int *nrhs, const double *a,
-                    const int *lda, const int *ipiv, double *b, const int *ldb, int *info);
 
 /* The system outlives what is recorded for it: its units own the programs that hold this. */
 typedef struct {
     atomic_int references;
-    ode_system *system;
-    const ode_unit *unit; /* f and its Jacobian */
-    ode_newton newton;
+    ode_newton_problem problem; /* without what a call decides */
+    bool transposed;            /* of a linear system */
+    bool shares;                /* the memory is that of the operation whose token is an operand */
 } root_data;
 
+/* Operands. Of a stage: base [n], first guess of k [n], t, g, reuse, per-row arguments, shared
+ * values, token (shares). Of a linear system: b [n], z [n], t, g, per-row
+ * arguments, shared values, token (shares). */
 typedef struct {
-    ode_runner runner;
-    ode_buffer z, f, jacobian, matrix, pivots, zd, base, active;
-} root_state;
-
-/* Operands: base or zbar [n], then (solve only) z [n], t, g, per-row arguments, shared values. */
-typedef struct {
-    int t, g, row, shared, count;
+    int second, t, g, reuse, row, shared, token, count;
 } places;
 
-static places operands(const ode_system *s, bool solve)
+static places operands(const root_data *d, bool stage)
 {
+    const ode_system *s = d->problem.system;
     places p;
-    p.t = solve ? 2 * s->nstate : s->nstate;
+    p.second = s->nstate;
+    p.t = 2 * s->nstate;
     p.g = p.t + 1;
-    p.row = p.g + 1;
+    p.reuse = p.g + 1;
+    p.row = p.g + 1 + stage;
     p.shared = p.row + s->nrow;
-    p.count = p.shared + s->nshared;
+    p.token = p.shared + s->nshared;
+    p.count = p.token + d->shares;
     return p;
 }
 
@@ -53,285 +64,450 @@ static void release(void *data)
 static void *state_new(void *data)
 {
     (void)data;
-    return calloc(1, sizeof(root_state));
+    return calloc(1, sizeof(ode_newton_work));
 }
 
 static void state_free(void *state)
 {
-    root_state *s = state;
-    ode_runner_close(&s->runner);
-    ode_buffer *all[] = { &s->z,      &s->f,  &s->jacobian, &s->matrix,
-                          &s->pivots, &s->zd, &s->base,     &s->active };
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
-    free(s);
+    if (state) ode_newton_close(state);
+    free(state);
 }
 
-static int no_memory(const ad_opaque_call *call)
+/* A copy of what is common to operations of one equation. */
+static root_data *data_like(const root_data *d, ad_tape *tape)
 {
-    snprintf(call->error, call->error_size, "out of memory");
-    return -1;
+    root_data *copy = calloc(1, sizeof *copy);
+    if (!copy) {
+        ad_fail(tape, "Newton's method: out of memory");
+        return NULL;
+    }
+    copy->problem = d->problem;
+    atomic_init(&copy->references, 1);
+    return copy;
 }
 
-static int prepare(root_data *d, root_state *s, const ad_opaque_call *call, places p)
+/* ---- linear systems ---- */
+
+static int solve_linear(void *data, void *state, const ad_opaque_call *call)
 {
-    int64_t n = d->system->width, cells = call->rows * n;
-    size_t bytes = ode_bytes(call->dtype), count = (size_t)cells;
-    if (ode_runner_open(&s->runner, d->unit, call->threads, call->error, call->error_size))
+    const root_data *d = data;
+    const ode_system *s = d->problem.system;
+    places p = operands(d, false);
+    ode_newton_problem problem = d->problem;
+    ode_newton_work *own = state, *work = d->shares ? call->in_state[p.token] : own;
+    problem.g = ode_load(call->dtype, call->in[p.g], 0);
+    if (!d->shares &&
+        ode_newton_open(own, &problem, call, call->in[p.t], call->in + p.row, call->in + p.shared))
         return -1;
-    if (!ode_buffer_need(&s->z, count * bytes) || !ode_buffer_need(&s->f, count * bytes) ||
-        !ode_buffer_need(&s->jacobian, count * (size_t)n * bytes) ||
-        !ode_buffer_need(&s->matrix, (size_t)(n * n + n) * sizeof(double)) ||
-        !ode_buffer_need(&s->pivots, (size_t)n * sizeof(int)) ||
-        !ode_buffer_need(&s->zd, count * sizeof(double)) ||
-        !ode_buffer_need(&s->base, count * sizeof(double)) ||
-        !ode_buffer_need(&s->active, (size_t)call->rows))
-        return no_memory(call);
-    ode_runner *r = &s->runner;
-    *ode_runner_in(r, ODE_VALUE, ODE_PORT_TIMES) = call->in[p.t];
-    *ode_runner_in(r, ODE_VALUE, ODE_PORT_ROOT_STATE) = s->z.data;
-    ode_runner_arguments(r, call->in + p.row, call->in + p.shared);
-    *ode_runner_out(r, ODE_VALUE, ODE_PORT_ROOT_DERIVATIVE) = s->f.data;
-    *ode_runner_out(r, ODE_VALUE, ODE_PORT_ROOT_JACOBIAN) = s->jacobian.data;
+    double *x = ode_buffer_need(&own->update, (size_t)(call->rows * s->width) * sizeof(double));
+    if (!x) {
+        snprintf(call->error, call->error_size, "out of memory");
+        return -1;
+    }
+    ode_rows_gather(s, call->rows, call->in, x);
+    if (d->shares) {
+        ode_newton_solve_kept(work, s, x);
+    } else {
+        for (int j = 0; j < s->nstate; j++)
+            memcpy(ode_part(s, call->rows, own->z.data, j), call->in[p.second + j],
+                   (size_t)(call->rows * s->size[j]) * ode_bytes(s->dtype));
+        if (ode_newton_solve(work, &problem, call, d->transposed, x)) return -1;
+    }
+    ode_rows_scatter(s, call->rows, x, call->out);
     return 0;
 }
 
-/* States in arrays of their own, side by side in rows: in double and in the call's type. */
-static void gather(const ode_system *s, const ad_opaque_call *call, int first, double *wide,
-                   void *narrow)
-{
-    for (int64_t r = 0; r < call->rows; r++)
-        for (int64_t i = 0, at = r * s->width; i < s->nstate; at += s->size[i++])
-            for (int64_t j = 0; j < s->size[i]; j++) {
-                double value = ode_load(call->dtype, call->in[first + i], r * s->size[i] + j);
-                if (wide) wide[at + j] = value;
-                if (narrow) ode_store(call->dtype, narrow, at + j, value);
-            }
-}
+static void linear_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout,
+                       const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar);
+static void linear_jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot,
+                       int nout, const ad_var *out, ad_var *ydot);
 
-static void scatter(const ode_system *s, const ad_opaque_call *call, const double *wide)
-{
-    for (int64_t r = 0; r < call->rows; r++)
-        for (int64_t i = 0, at = r * s->width; i < s->nstate; at += s->size[i++])
-            for (int64_t j = 0; call->out[i] && j < s->size[i]; j++)
-                ode_store(call->dtype, call->out[i], r * s->size[i] + j, wide[at + j]);
-}
+static const ad_opaque_class linear_class = { .name = "linear system of an implicit step",
+                                              .forward = solve_linear,
+                                              .state_new = state_new,
+                                              .state_free = state_free,
+                                              .retain = retain,
+                                              .release = release,
+                                              .vjp = linear_vjp,
+                                              .jvp = linear_jvp };
 
-/* Solves (I - g J) x = x, or with the transpose, for one row. Row-major rows are LAPACK's columns:
- * "T" is the matrix itself. */
-static bool solve_row(const root_state *s, const root_data *d, ad_dtype dtype, int64_t row,
-                      double g, const char *trans, double *x)
+/* Records x = (I - g J)^{-1} b, or with the transpose. at: z [n], t, g, per-row arguments, shared
+ * values, as an operation of this equation has them from operand `second` on but for `reuse`. */
+static void record_linear(const root_data *like, ad_tape *tape, bool transposed, const ad_var *b,
+                          const ad_var *at, ad_var *x)
 {
-    int n = (int)d->system->width, one = 1, info = 0;
-    double *m = s->matrix.data;
-    for (int64_t i = 0; i < (int64_t)n * n; i++)
-        m[i] = (i % (n + 1) == 0) - g * ode_load(dtype, s->jacobian.data, row * n * n + i);
-    dgetrf_(&n, &n, m, &n, s->pivots.data, &info);
-    if (info) return false;
-    dgetrs_(trans, &n, &one, m, &n, s->pivots.data, x, &n, &info);
-    for (int i = 0; i < n; i++)
-        if (!isfinite(x[i])) return false;
-    return !info;
-}
-
-/* One Newton update of a row; *converged says whether it was below the tolerance, *residual what it
- * started from, *bad which component of that is not finite (-1: none). */
-static bool update_row(const root_state *s, const root_data *d, ad_dtype dtype, int64_t row,
-                       double g, bool *converged, double *residual, int64_t *bad)
-{
-    int64_t n = d->system->width;
-    double *z = (double *)s->zd.data + row * n, *base = (double *)s->base.data + row * n;
-    double *x = (double *)s->matrix.data + n * n, scale = DBL_MIN, change = 0;
-    *residual = 0;
-    *bad = -1;
-    for (int64_t i = n - 1; i >= 0; i--) {
-        x[i] = base[i] + g * ode_load(dtype, s->f.data, row * n + i) - z[i];
-        if (!isfinite(x[i])) *bad = i;
-        *residual = fmax(*residual, fabs(x[i]));
-    }
-    if (*bad >= 0 || !solve_row(s, d, dtype, row, g, "T", x)) return false;
-    for (int64_t i = 0; i < n; i++) {
-        z[i] += x[i];
-        ode_store(dtype, s->z.data, row * n + i, z[i]);
-        change = fmax(change, fabs(x[i]));
-        scale = fmax(scale, fmax(fabs(z[i]), fabs(base[i])));
-    }
-    *converged = change <= d->newton.tolerance * scale;
-    return true;
-}
-
-/* Why a row's update failed. */
-static int fail_update(const root_data *d, const ad_opaque_call *call, int64_t row, int64_t bad,
-                       int iteration, double g, double residual)
-{
-    int state = 0;
-    if (bad < 0) {
-        snprintf(call->error, call->error_size,
-                 "row %lld, iteration %d: the matrix I - %g J is singular or not finite (residual "
-                 "%.3g); take a smaller step",
-                 (long long)row, iteration, ode_shown(g), ode_shown(residual));
-        return -1;
-    }
-    while (bad >= d->system->size[state]) bad -= d->system->size[state++];
-    snprintf(call->error, call->error_size,
-             "iteration %d: the field is not finite in row %lld, component %lld of state %d; take "
-             "a smaller step, or "
-             "check the field there",
-             iteration, (long long)row, (long long)bad, state);
-    return -1;
-}
-
-static int find_roots(void *data, void *state, const ad_opaque_call *call)
-{
-    root_data *d = data;
-    root_state *s = state;
-    places p = operands(d->system, false);
-    if (prepare(d, s, call, p)) return -1;
-    gather(d->system, call, 0, s->zd.data, s->z.data);
-    gather(d->system, call, 0, s->base.data, NULL);
-    memset(s->active.data, 1, (size_t)call->rows);
-    unsigned char *active = s->active.data;
-    double g = ode_load(call->dtype, call->in[p.g], 0), residual = 0;
-    int64_t left = call->rows, factorisations = 0, failed = 0, bad;
-    int iteration = 0;
-    for (; left && iteration < d->newton.iterations; iteration++) {
-        if (ode_runner_run(&s->runner, call->rows, call->error, call->error_size)) return -1;
-        for (int64_t r = 0; r < call->rows; r++) {
-            bool converged = false;
-            if (!active[r]) continue;
-            factorisations++;
-            if (!update_row(s, d, call->dtype, r, g, &converged, &residual, &bad))
-                return fail_update(d, call, r, bad, iteration, g, residual);
-            if (converged) active[r] = 0, left--;
-            else failed = r;
-        }
-    }
-    if (left) {
-        snprintf(call->error, call->error_size,
-                 "%lld rows, row %lld among them, do not converge in %d iterations (residual %.3g, "
-                 "tolerance %g); take a "
-                 "smaller "
-                 "step, or raise newton_iterations or newton_tolerance",
-                 (long long)left, (long long)failed, d->newton.iterations, ode_shown(residual),
-                 d->newton.tolerance);
-        return -1;
-    }
-    scatter(d->system, call, s->zd.data);
-    void *counts = call->out[d->system->nstate];
-    double values[3] = { iteration, (double)factorisations, iteration };
-    for (int i = 0; counts && i < 3; i++) ode_store(call->dtype, counts, i, values[i]);
-    return 0;
-}
-
-/* w with (I - g J)^T w = zbar at the root. */
-static int solve_adjoint(void *data, void *state, const ad_opaque_call *call)
-{
-    root_data *d = data;
-    root_state *s = state;
-    places p = operands(d->system, true);
-    if (prepare(d, s, call, p)) return -1;
-    gather(d->system, call, d->system->nstate, NULL, s->z.data);
-    gather(d->system, call, 0, s->zd.data, NULL);
-    if (ode_runner_run(&s->runner, call->rows, call->error, call->error_size)) return -1;
-    double g = ode_load(call->dtype, call->in[p.g], 0), *w = s->zd.data;
-    for (int64_t r = 0; r < call->rows; r++) {
-        if (solve_row(s, d, call->dtype, r, g, "N", w + r * d->system->width)) continue;
-        snprintf(call->error, call->error_size,
-                 "row %lld: the matrix I - %g J is singular or not finite", (long long)r, g);
-        return -1;
-    }
-    scatter(d->system, call, w);
-    return 0;
-}
-
-static const ad_opaque_class solve_class = { .name = "adjoint of an implicit step",
-                                             .forward = solve_adjoint,
-                                             .state_new = state_new,
-                                             .state_free = state_free,
-                                             .retain = retain,
-                                             .release = release };
-
-/* dz = (I - g J)^{-1} (dbase + dg f + g (df/dt dt + df/dargs dargs)). */
-static void root_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout,
-                     const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar)
-{
-    root_data *d = data;
-    ode_system *s = d->system;
-    ad_tape *tape = token.tape;
-    int n = s->nstate, nx = 0;
-    (void)nout;
-    places p = operands(s, false);
-    ad_var *op = malloc(3 * (size_t)(nin + n) * sizeof *op);
+    const ode_system *s = like->problem.system;
+    root_data *d = data_like(like, tape);
+    for (int j = 0; j < s->nstate; j++) x[j] = ad_none(tape);
+    if (!d) return;
+    d->transposed = transposed;
+    places p = operands(d, false);
+    ad_var *op = malloc((size_t)p.count * sizeof *op);
     if (!op) {
         ad_fail(tape, "Newton's method: out of memory");
+        release(d);
         return;
     }
-    ad_var *x = op + nin + n, *bar = x + nin + n, w[ODE_MAX_JOINT], f[ODE_MAX_JOINT],
-           scaled[ODE_MAX_JOINT];
-    for (int i = 0; i < n; i++) {
-        op[i] = ybar[i].node >= 0 ? ybar[i] : ad_zeros_like(out[i]);
-        op[n + i] = out[i];
-    }
-    for (int i = n; i < nin; i++) op[n + i] = in[i];
-    retain(d);
-    ad_opaque(tape, &solve_class, d, nin + n, op, n, s->state, w);
-    ode_system_record(s, tape, in[p.t], out, in + p.row, in + p.shared, f, NULL);
-    ad_var gbar = ad_none(tape);
-    for (int i = 0; i < n; i++) {
-        scaled[i] = ad_mul(in[p.g], w[i]);
-        ad_var dot = ad_sum_all(ad_mul(w[i], f[i]));
-        gbar = i ? ad_add(gbar, dot) : dot;
-        if (need[i]) xbar[i] = w[i];
-    }
-    if (need[p.g]) xbar[p.g] = gbar;
-    for (int i = 0; i < n; i++) x[nx++] = out[i]; /* held fixed: its part is in w */
-    for (int i = n; i < nin; i++)
-        if (need[i] && i != p.g) x[nx++] = in[i];
-    ad_vjp_cut(n, f, scaled, nx, x, bar);
-    nx = n;
-    for (int i = n; i < nin; i++)
-        if (need[i] && i != p.g) xbar[i] = bar[nx++];
+    memcpy(op, b, (size_t)s->nstate * sizeof *op);
+    memcpy(op + s->nstate, at, (size_t)(p.count - s->nstate) * sizeof *op);
+    ad_opaque(tape, &linear_class, d, p.count, op, s->nstate, s->state, x);
     free(op);
 }
 
-static const ad_opaque_class root_class = { .name = "Newton's method",
-                                            .forward = find_roots,
-                                            .state_new = state_new,
-                                            .state_free = state_free,
-                                            .retain = retain,
-                                            .release = release,
-                                            .vjp = root_vjp };
+/* A point at which f and its derivatives are recorded: z [n], t, g, per-row arguments, shared
+ * values in one array, and after them up to 2n variables that are held fixed while derivatives by
+ * the others are taken. f depends on all of the former but g. */
+typedef struct {
+    const ode_system *system;
+    ad_tape *tape;
+    ad_var *at;
+    int n, g, count; /* states; the place of g; what is not held */
+    int all;
+} point;
 
-void ode_record_root(const ode_step *step, ad_var t, ad_var g, const ad_var *base, ad_var *z,
-                     ad_var *counts)
+static point point_new(const root_data *d, ad_tape *tape)
 {
-    ode_system *s = step->system;
-    for (int i = 0; i < s->nstate; i++) z[i] = ad_none(step->tape);
-    *counts = ad_none(step->tape);
-    ode_unit_key key = { .kind = ODE_UNIT_ROOT };
-    places p = operands(s, false);
-    const ode_unit *unit = ode_unit_make(s, key, step->tape, "Newton's method");
-    root_data *d = unit ? calloc(1, sizeof *d) : NULL;
-    ad_var *in = d ? malloc((size_t)p.count * sizeof *in) : NULL;
-    if (!in) {
-        ad_fail(step->tape, "out of memory");
-        free(d);
+    const ode_system *s = d->problem.system;
+    point q = { .system = s,
+                .tape = tape,
+                .n = s->nstate,
+                .g = s->nstate + 1,
+                .count = s->nstate + 2 + s->nrow + s->nshared };
+    q.all = q.count;
+    q.at = malloc((size_t)(q.count + 2 * q.n) * sizeof *q.at);
+    if (!q.at) ad_fail(tape, "Newton's method: out of memory");
+    return q;
+}
+
+static void hold(point *q, const ad_var *x)
+{
+    for (int j = 0; j < q->n; j++) q->at[q->all++] = x[j];
+}
+
+static void record_field(const point *q, ad_var *f)
+{
+    const ad_var *row = q->at + q->g + 1;
+    ode_system_record(q->system, q->tape, q->at[q->n], q->at, row, row + q->system->nrow, f, NULL);
+}
+
+/* g J x. */
+static void record_product(const point *q, const ad_var *x, ad_var *product)
+{
+    ad_var f[ODE_MAX_JOINT];
+    record_field(q, f);
+    ad_jvp_cut(q->n, q->at, x, q->n, f, product);
+    for (int j = 0; j < q->n; j++) product[j] = ad_mul(q->at[q->g], product[j]);
+}
+
+/* g J^T x. */
+static void record_transposed_product(const point *q, const ad_var *x, ad_var *product)
+{
+    ad_var f[ODE_MAX_JOINT];
+    record_field(q, f);
+    ad_vjp_cut(q->n, f, x, q->n, q->at, product);
+    for (int j = 0; j < q->n; j++) product[j] = ad_mul(q->at[q->g], product[j]);
+}
+
+/* x, or zeros of the shape of `like` where it is absent. */
+static ad_var or_zeros(ad_var x, ad_var like) { return x.node >= 0 ? x : ad_zeros_like(like); }
+
+/* With u = (I - g J)^{-T} xbar (of the transposed system (I - g J)^{-1} xbar): bbar = u, and the
+ * rest is the cotangent of u . (g J) x, of the transposed system of x . (g J) u. */
+static void linear_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout,
+                       const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar)
+{
+    const root_data *d = data;
+    ad_tape *tape = token.tape;
+    point q = point_new(d, tape);
+    int n = q.n;
+    ad_var b[ODE_MAX_JOINT], u[ODE_MAX_JOINT], product[ODE_MAX_JOINT];
+    (void)nin, (void)nout;
+    ad_var *bar = q.at ? malloc((size_t)(q.count + 2 * n) * sizeof *bar) : NULL;
+    if (!bar) {
+        ad_fail(tape, "Newton's method: out of memory");
+        free(q.at);
         return;
     }
+    memcpy(q.at, in + n, (size_t)q.count * sizeof *q.at);
+    for (int j = 0; j < n; j++) b[j] = or_zeros(ybar[j], out[j]);
+    record_linear(d, tape, !d->transposed, b, q.at, u);
+    record_product(&q, d->transposed ? u : out, product);
+    hold(&q, out);
+    hold(&q, u);
+    ad_vjp_cut(n, product, d->transposed ? out : u, q.all, q.at, bar);
+    for (int j = 0; j < n; j++)
+        if (need[j]) xbar[j] = u[j];
+    for (int i = 0; i < q.count; i++)
+        if (need[n + i]) xbar[n + i] = bar[i];
+    free(bar);
+    free(q.at);
+}
+
+/* (I - g J) dx = db + d(g J) x. */
+static void linear_jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot,
+                       int nout, const ad_var *out, ad_var *ydot)
+{
+    const root_data *d = data;
+    ad_tape *tape = token.tape;
+    point q = point_new(d, tape);
+    int n = q.n;
+    ad_var product[ODE_MAX_JOINT], right[ODE_MAX_JOINT];
+    (void)nin, (void)nout;
+    ad_var *dot = q.at ? malloc((size_t)(q.count + n) * sizeof *dot) : NULL;
+    if (!dot) {
+        ad_fail(tape, "Newton's method: out of memory");
+        free(q.at);
+        return;
+    }
+    memcpy(q.at, in + n, (size_t)q.count * sizeof *q.at);
+    for (int i = 0; i < q.count; i++) dot[i] = or_zeros(xdot[n + i], q.at[i]);
+    (d->transposed ? record_transposed_product : record_product)(&q, out, product);
+    hold(&q, out);
+    for (int i = q.count; i < q.all; i++) dot[i] = ad_zeros_like(q.at[i]);
+    ad_jvp_cut(q.all, q.at, dot, n, product, right);
+    for (int j = 0; j < n; j++)
+        if (xdot[j].node >= 0) right[j] = ad_add(right[j], xdot[j]);
+    record_linear(d, tape, d->transposed, right, q.at, ydot);
+    free(dot);
+    free(q.at);
+}
+
+/* ---- stages ---- */
+
+static int find_roots(void *data, void *state, const ad_opaque_call *call)
+{
+    const root_data *d = data;
+    const ode_system *s = d->problem.system;
+    places p = operands(d, true);
+    ode_newton_work *w = d->shares ? call->in_state[p.token] : state;
+    ode_newton_problem problem = d->problem;
+    problem.first = !d->shares;
+    problem.g = ode_load(call->dtype, call->in[p.g], 0);
+    problem.reuse = ode_load(call->dtype, call->in[p.reuse], 0) != 0;
+    if (ode_newton_open(w, &problem, call, call->in[p.t], call->in + p.row, call->in + p.shared))
+        return -1;
+    ode_rows_gather(s, call->rows, call->in, w->base.data);
+    ode_rows_gather(s, call->rows, call->in + p.second, w->k.data);
+    ode_newton_counts counts;
+    if (ode_newton_find(w, &problem, call, &counts)) return -1;
+    ode_rows_scatter(s, call->rows, w->k.data, call->out);
+    const double values[] = { (double)counts.jacobians, (double)counts.factorisations,
+                              (double)counts.iterations };
+    void *const *out = call->out + s->nstate;
+    for (int i = 0; out[0] && i < 3; i++) ode_store(call->dtype, out[0], i, values[i]);
+    if (out[1]) ode_store(call->dtype, out[1], 0, (double)(counts.failed + 1));
+    if (out[2]) ode_store(call->dtype, out[2], 0, counts.end);
+    return 0;
+}
+
+/* The point of a stage: z = base + g k, and the operands from t on but for `reuse`. */
+static void point_of_stage(point *q, const places *p, const ad_var *in, const ad_var *out)
+{
+    for (int j = 0; j < q->n; j++) q->at[j] = ad_add(in[j], ad_mul(in[p->g], out[j]));
+    q->at[q->n] = in[p->t];
+    q->at[q->g] = in[p->g];
+    for (int i = q->g + 1; i < q->count; i++) q->at[i] = in[p->row + i - q->g - 1];
+}
+
+/* Which operand of the stage element i of its point is, for i > n (z is none). */
+static int operand_of(const point *q, const places *p, int i)
+{
+    return i == q->n ? p->t : i == q->g ? p->g : p->row + i - q->g - 1;
+}
+
+static void stage_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout,
+                      const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar)
+{
+    const root_data *d = data;
+    ad_tape *tape = token.tape;
+    places p = operands(d, true);
+    point q = point_new(d, tape);
+    int n = q.n;
+    ad_var b[ODE_MAX_JOINT], w[ODE_MAX_JOINT], f[ODE_MAX_JOINT];
+    (void)nout;
+    ad_var *bar = q.at ? malloc((size_t)(q.count + 2 * n) * sizeof *bar) : NULL;
+    if (!bar) {
+        ad_fail(tape, "Newton's method: out of memory");
+        free(q.at);
+        return;
+    }
+    point_of_stage(&q, &p, in, out);
+    for (int j = 0; j < n; j++) b[j] = or_zeros(ybar[j], out[j]);
+    record_linear(d, tape, true, b, q.at, w);
+    record_field(&q, f);
+    ad_vjp_cut(n, f, w, q.count, q.at, bar);
+    for (int i = 0; i < nin; i++)
+        if (need[i]) xbar[i] = ad_zeros_like(in[i]);
+    for (int j = 0; j < n; j++) {
+        if (need[j]) xbar[j] = bar[j];
+        if (!need[p.g]) continue;
+        ad_var dot = ad_sum_all(ad_mul(bar[j], out[j]));
+        xbar[p.g] = j ? ad_add(xbar[p.g], dot) : dot;
+    }
+    for (int i = n; i < q.count; i++)
+        if (i != q.g && need[operand_of(&q, &p, i)]) xbar[operand_of(&q, &p, i)] = bar[i];
+    free(bar);
+    free(q.at);
+}
+
+static void stage_jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot,
+                      int nout, const ad_var *out, ad_var *ydot)
+{
+    const root_data *d = data;
+    ad_tape *tape = token.tape;
+    places p = operands(d, true);
+    point q = point_new(d, tape);
+    int n = q.n;
+    ad_var f[ODE_MAX_JOINT], right[ODE_MAX_JOINT];
+    (void)nin, (void)nout;
+    ad_var *dot = q.at ? malloc((size_t)(q.count + n) * sizeof *dot) : NULL;
+    if (!dot) {
+        ad_fail(tape, "Newton's method: out of memory");
+        free(q.at);
+        return;
+    }
+    point_of_stage(&q, &p, in, out);
+    for (int j = 0; j < n; j++) {
+        dot[j] = or_zeros(xdot[j], in[j]);
+        if (xdot[p.g].node >= 0) dot[j] = ad_add(dot[j], ad_mul(out[j], xdot[p.g]));
+    }
+    for (int i = n; i < q.count; i++)
+        dot[i] = i == q.g ? ad_zeros_like(in[p.g])
+                          : or_zeros(xdot[operand_of(&q, &p, i)], in[operand_of(&q, &p, i)]);
+    record_field(&q, f);
+    ad_jvp_cut(q.count, q.at, dot, n, f, right);
+    record_linear(d, tape, false, right, q.at, ydot);
+    free(dot);
+    free(q.at);
+}
+
+static const ad_opaque_class stage_class = { .name = "Newton's method",
+                                             .forward = find_roots,
+                                             .state_new = state_new,
+                                             .state_free = state_free,
+                                             .retain = retain,
+                                             .release = release,
+                                             .vjp = stage_vjp,
+                                             .jvp = stage_jvp };
+
+/* ---- recording ---- */
+
+ode_stages ode_stages_begin(const ode_step *s)
+{
+    ode_stages all = { .step = s,
+                       .owner = ad_none(s->tape),
+                       .counts = ad_none(s->tape),
+                       .failed_row = ad_none(s->tape),
+                       .failed_how = ad_none(s->tape) };
+    ode_unit_key field = { .kind = ODE_UNIT_FIELD }, jacobian = { .kind = ODE_UNIT_ROOT };
+    all.field = ode_unit_make(s->system, field, s->tape, "Newton's method");
+    all.jacobian = ode_unit_make(s->system, jacobian, s->tape, "Newton's method");
+    return all;
+}
+
+static root_data *data_of(const ode_stages *all)
+{
+    const ode_step *s = all->step;
+    root_data *d = all->field && all->jacobian ? calloc(1, sizeof *d) : NULL;
+    if (!d) {
+        ad_fail(s->tape, "Newton's method: out of memory");
+        return NULL;
+    }
     atomic_init(&d->references, 1);
-    d->system = s;
-    d->unit = unit;
-    d->newton = step->newton;
-    for (int i = 0; i < s->nstate; i++) in[i] = base[i];
-    in[p.t] = t;
+    d->problem = (ode_newton_problem){
+        .system = s->system, .field = all->field, .jacobian = all->jacobian, .limits = s->newton
+    };
+    d->shares = all->owner.node >= 0;
+    return d;
+}
+
+void ode_record_stage(ode_stages *all, int evaluation, ad_var g, const ad_var *base,
+                      const ad_var *guess, ad_var *k, ad_var *z)
+{
+    const ode_step *s = all->step;
+    const ode_system *sys = s->system;
+    int n = sys->nstate;
+    for (int j = 0; j < n; j++) k[j] = z[j] = ad_none(s->tape);
+    root_data *d = data_of(all);
+    if (!d) return;
+    d->problem.controlled = s->estimate;
+    places p = operands(d, true);
+    ad_var *in = malloc((size_t)p.count * sizeof *in);
+    if (!in) {
+        ad_fail(s->tape, "Newton's method: out of memory");
+        release(d);
+        return;
+    }
+    for (int j = 0; j < n; j++) {
+        in[j] = base[j];
+        in[p.second + j] = ad_stop_gradient(guess[j]);
+    }
+    in[p.t] = s->t[evaluation];
     in[p.g] = g;
-    for (int i = 0; i < s->nrow; i++) in[p.row + i] = step->row[i];
-    for (int i = 0; i < s->nshared; i++) in[p.shared + i] = step->shared[i];
-    ad_var out[ODE_MAX_JOINT + 1];
-    ad_shape shapes[ODE_MAX_JOINT + 1];
-    for (int i = 0; i < s->nstate; i++) shapes[i] = s->state[i];
-    shapes[s->nstate] = AD_SHAPE(3);
-    ad_opaque(step->tape, &root_class, d, p.count, in, s->nstate + 1, shapes, out);
-    for (int i = 0; i < s->nstate; i++) z[i] = out[i];
-    *counts = out[s->nstate];
+    in[p.reuse] = s->reuse.node >= 0 ? s->reuse : ad_scalar(s->tape, 0);
+    ad_var memory[ODE_MAX_ROWS];
+    const ad_var *row = ode_step_row(s, evaluation, memory);
+    for (int i = 0; i < sys->nrow; i++) in[p.row + i] = row[i];
+    for (int i = 0; i < sys->nshared; i++) in[p.shared + i] = s->shared[i];
+    if (d->shares) in[p.token] = all->owner;
+    ad_var out[ODE_MAX_JOINT + 3];
+    ad_shape shapes[ODE_MAX_JOINT + 3];
+    for (int j = 0; j < n; j++) shapes[j] = sys->state[j];
+    shapes[n] = AD_SHAPE(3);
+    shapes[n + 1] = shapes[n + 2] = AD_SCALAR;
+    bool first = !d->shares;
+    ad_var token = ad_opaque(s->tape, &stage_class, d, p.count, in, n + 3, shapes, out);
+    free(in);
+    for (int j = 0; j < n; j++) {
+        k[j] = out[j];
+        z[j] = ad_add(base[j], ad_mul(g, k[j]));
+    }
+    if (first) {
+        all->owner = token;
+        all->counts = out[n];
+        all->failed_row = out[n + 1];
+        all->failed_how = out[n + 2];
+        return;
+    }
+    all->counts = ad_add(all->counts, out[n]);
+    all->failed_how = ad_select(all->failed_row, all->failed_how, out[n + 2]);
+    all->failed_row = ad_select(all->failed_row, all->failed_row, out[n + 1]);
+}
+
+void ode_stages_end(const ode_stages *all, ode_step_results *r)
+{
+    r->counts = all->counts;
+    r->failed_row = all->failed_row;
+    r->failed_how = all->failed_how;
+}
+
+void ode_record_filter(const ode_stages *all, int evaluation, ad_var g, const ad_var *z,
+                       const ad_var *x, ad_var *filtered)
+{
+    const ode_step *s = all->step;
+    const ode_system *sys = s->system;
+    int n = sys->nstate;
+    for (int j = 0; j < n; j++) filtered[j] = ad_none(s->tape);
+    root_data *d = data_of(all);
+    if (!d) return;
+    places p = operands(d, false);
+    ad_var *in = malloc((size_t)p.count * sizeof *in);
+    if (!in) {
+        ad_fail(s->tape, "Newton's method: out of memory");
+        release(d);
+        return;
+    }
+    for (int j = 0; j < n; j++) {
+        in[j] = x[j];
+        in[p.second + j] = z[j];
+    }
+    in[p.t] = s->t[evaluation];
+    in[p.g] = g;
+    ad_var memory[ODE_MAX_ROWS];
+    const ad_var *row = ode_step_row(s, evaluation, memory);
+    for (int i = 0; i < sys->nrow; i++) in[p.row + i] = row[i];
+    for (int i = 0; i < sys->nshared; i++) in[p.shared + i] = s->shared[i];
+    if (d->shares) in[p.token] = all->owner;
+    ad_opaque(s->tape, &linear_class, d, p.count, in, n, sys->state, filtered);
     free(in);
 }

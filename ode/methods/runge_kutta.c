@@ -87,7 +87,7 @@ void ode_runge_kutta_dense(const ode_method *m, double theta, double *w, double 
     double d[] = { dq, dq * x + q, dq * x * u + q * (1 - 2 * x),
                    dq * x * x * u + q * x * (2 - 3 * x) };
     for (int i = 0; i < n; i++) {
-        double bi = i < s ? b[i] : 0, first = i == 0, last = i == s;
+        double bi = i < s ? b[i] : i == s ? t->diagonal : 0, first = i == 0, last = i == s;
         w[i] = bi * p0 + (first - bi) * p1 + (2 * bi - last - first) * p2;
         slope[i] = bi * d0 + (first - bi) * d1 + (2 * bi - last - first) * d2;
         for (int r = 0; r < t->dense; r++) {

@@ -32,6 +32,8 @@ void ode_step_connect(const ode_unit *u, ad_tape *tape, const ad_var *in, ode_st
                                .rounding = number(u, tape, in, ODE_PORT_ROUNDING),
                                .each = ode_unit_input(u, in, ODE_PORT_ATOL_EACH) },
                      .newton = u->key.newton,
+                     .reuse = u->key.derivative == ODE_ITSELF ? number(u, tape, in, ODE_PORT_REUSE)
+                                                              : ad_none(tape),
                      .residuals = u->key.residuals };
     ad_var none = ad_none(tape);
     *r = (ode_step_results){ .next = memory->next,
@@ -41,5 +43,7 @@ void ode_step_connect(const ode_unit *u, ad_tape *tape, const ad_var *in, ode_st
                              .error3 = memory->error3,
                              .ringing = memory->ringing,
                              .stiffness = none,
-                             .counts = none };
+                             .counts = none,
+                             .failed_row = none,
+                             .failed_how = none };
 }

@@ -29,9 +29,13 @@ typedef enum {
 } ode_shapes;
 
 /* An explicit Runge-Kutta tableau, laid out as methods.def says: `stages` make y_next, one more is
- * f(t + h, y_next), `extra` serve dense output. */
+ * f(t + h, y_next), `extra` serve dense output. Or that of an ESDIRK method (esdirk.def), in which
+ * all stages after the first, f(t + h, y_next) too, have the coefficient `diagonal` of their own
+ * slope. */
 typedef struct {
     int stages, extra, dense;
+    double diagonal;
+    bool filtered;                    /* ESDIRK: the estimate goes through the stages' matrix */
     const double *c, *a, *e, *e3, *d; /* a: rows of 1, 2, ..., stages + extra coefficients */
 } ode_tableau;
 /* Coefficients of stage i >= 1 (i of them); row `stages` is b. */
@@ -78,6 +82,8 @@ typedef struct {
     ode_step_quadratures quadrature;
     ode_step_norm norm;
     ode_newton newton;
+    ad_var reuse; /* ODE_METHOD_IMPLICIT: 1, what the step before left of its factors may be used;
+                     0: not; invalid: not */
     const ode_residuals *residuals; /* NULL, or what of every evaluation is to be kept */
 } ode_step;
 
@@ -92,8 +98,11 @@ typedef struct {
     ad_var *error3;   /* ODE_METHOD_TWO_ESTIMATES: the cruder one */
     ad_var stiffness; /* stability: |lambda|^2, the largest of all rows */
     ad_var counts;    /* ODE_METHOD_IMPLICIT: [3] Newton's Jacobians, factorisations, iterations */
-    ad_var *ringing;  /* ODE_METHOD_RINGS: of each state, elements above 1 where it does */
-    ad_var *kept;     /* residuals: of evaluation i from kept[i * residuals->n] */
+    /* ODE_METHOD_IMPLICIT: number of the first row whose stages were not found, from 1 (0: none),
+     * and why (ode_newton_end); with an estimate only, other steps fail. */
+    ad_var failed_row, failed_how;
+    ad_var *ringing; /* ODE_METHOD_RINGS: of each state, elements above 1 where it does */
+    ad_var *kept;    /* residuals: of evaluation i from kept[i * residuals->n] */
     /* Quadratures: increments, errors of both kinds, rates at the end (where a slope is wanted);
      * memory for rates [stage][quadrature]. */
     ad_var *quad, *quad_error, *quad_error3, *rate, *rates;
@@ -126,7 +135,7 @@ struct ode_method {
     int dense_stages; /* stages that dense output takes */
     int ncarry;
     const ode_shapes *carry;
-    const ode_tableau *tableau; /* of explicit Runge-Kutta methods: for their own recorders */
+    const ode_tableau *tableau; /* of Runge-Kutta methods: for their own recorders */
     void (*step)(const ode_method *method, const ode_step *s, ode_step_results *r);
     /* Makes results->carry from y, where a solve begins and where steps do not go on as before;
      * NULL: nothing is carried. */

@@ -68,6 +68,8 @@ static void record_step(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_v
     put(u, out, ODE_PORT_ERROR3, 1, &measures.error3);
     put(u, out, ODE_PORT_STIFFNESS, 1, &r.stiffness);
     put(u, out, ODE_PORT_COUNTS, 1, &r.counts);
+    put(u, out, ODE_PORT_FAILED_ROW, 1, &r.failed_row);
+    put(u, out, ODE_PORT_FAILED_HOW, 1, &r.failed_how);
     put(u, out, ODE_PORT_RINGING, n, r.ringing);
     if (u->key.residuals)
         put(u, out, ODE_PORT_KEPT, u->own.at[ODE_VALUE][ODE_PORT_KEPT].count,
@@ -114,20 +116,23 @@ static void record_prologue(const ode_unit *u, ad_tape *tape, const ad_var *in, 
               out);
 }
 
-/* f and its Jacobian for the states laid side by side, z [rows,width]. */
+/* f, and its Jacobian [rows,width,width] with all states side by side. */
 static void record_root(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_var *out)
 {
     const ode_system *s = u->system;
-    ad_var y[ODE_MAX_JOINT], dy[ODE_MAX_JOINT], z = *ode_unit_input(u, in, ODE_PORT_ROOT_STATE);
+    const ad_var *state = ode_unit_input(u, in, ODE_PORT_STATE);
+    ad_var y[ODE_MAX_JOINT], *dy = ode_unit_output(u, out, ODE_PORT_DERIVATIVE),
+                             flat[ODE_MAX_JOINT];
+    for (int i = 0; i < s->nstate; i++) y[i] = ad_reshape(state[i], AD_SHAPE(AD_ROWS, s->size[i]));
+    ad_var z = s->nstate == 1 ? y[0] : ad_concatenate(s->nstate, y, 1);
     int64_t at = 0;
     for (int i = 0; i < s->nstate; at += s->size[i++])
         y[i] = ad_reshape(ad_slice(z, 1, at, at + s->size[i]), s->state[i]);
     ode_system_record(s, tape, *ode_unit_input(u, in, ODE_PORT_TIMES), y,
                       ode_unit_input(u, in, ODE_PORT_ROW), ode_unit_input(u, in, ODE_PORT_SHARED),
                       dy, NULL);
-    for (int i = 0; i < s->nstate; i++) dy[i] = ad_reshape(dy[i], AD_SHAPE(AD_ROWS, s->size[i]));
-    ad_var f = s->nstate == 1 ? dy[0] : ad_concatenate(s->nstate, dy, 1);
-    *ode_unit_output(u, out, ODE_PORT_ROOT_DERIVATIVE) = f;
+    for (int i = 0; i < s->nstate; i++) flat[i] = ad_reshape(dy[i], AD_SHAPE(AD_ROWS, s->size[i]));
+    ad_var f = s->nstate == 1 ? flat[0] : ad_concatenate(s->nstate, flat, 1);
     *ode_unit_output(u, out, ODE_PORT_ROOT_JACOBIAN) = ad_jacobian(f, z);
 }
 

@@ -200,6 +200,8 @@ START_TEST(test_no_lists)
     REFUSES(t, ad_vjp(-1, &y, &y, 1, &x, out));
     REFUSES(t, ad_vjp_cut(1, &y, NULL, 1, &x, out));
     REFUSES(t, ad_vjp_cut(1, &y, &y, 1, &x, NULL));
+    REFUSES(t, ad_jvp_cut(1, &x, NULL, 1, &y, out));
+    REFUSES(t, ad_jvp_cut(1, &x, &x, 1, &y, NULL));
     REFUSES(t, ad_jvp(1, &x, NULL, 1, &y, out));
     REFUSES(t, ad_jvp(1, NULL, &x, 1, &y, out));
     REFUSES(t, ad_jvp(1, &x, &x, 1, NULL, out));
@@ -427,6 +429,7 @@ START_TEST(test_variables_from_elsewhere)
     if (_i != INVALID)
         REFUSES(t, ad_vjp(1, &loss, &bad, 1, &x, out);
                 NO_RESULT(out[0])); /* which is an absent cotangent */
+    REFUSES(t, ad_jvp_cut(1, &bad, &x, 1, &loss, out); NO_RESULT(out[0]));
     REFUSES(t, ad_jvp(1, &bad, &x, 1, &loss, out); NO_RESULT(out[0]));
     REFUSES(t, ad_jvp(1, &x, &bad, 1, &loss, out); NO_RESULT(out[0]));
     REFUSES(t, ad_jvp(1, &x, &x, 1, &bad, out); NO_RESULT(out[0]));

@@ -110,7 +110,8 @@ START_TEST(frozen_steps)
     get(grad[2], g + 8);
     replay.replay = stats.steps_taken;
     ck_assert_int_eq(ode_steps_count(stats.steps_taken), stats.steps);
-    relative("replayed loss", loss_at(&centre, &replay), ad_item(q.loss), 1e-14);
+    double equal = method_implicit(m) ? 1e-11 : 1e-14;
+    relative("replayed loss", loss_at(&centre, &replay), ad_item(q.loss), equal);
     for (int k = 0; k < UNKNOWNS; k++)
         relative(ode_method_name(m), g[k], difference(&centre, k, &replay), 1e-8);
     ad_tape_free(q.tape);
@@ -181,7 +182,7 @@ START_TEST(times_in_one_step)
     if (!ode_method_adaptive(m)) return;
     ode_options o = { .method = m, .rtol = 1e6, .atol = 1e6, .first_step = 10 };
     inputs at = centre;
-    for (int j = 0; j < TIMES; j++) at.times[j] = 0.1 + 0.4 * centre.times[j];
+    for (int j = 0; j < TIMES; j++) at.times[j] = 0.1 + 0.2 * centre.times[j];
     problem q = record(&at, &o, true);
     double g[TIMES];
     ad_var grad;

@@ -93,10 +93,7 @@ static ode_options options_of(const ode_method *m, ode_stats *stats)
     return o;
 }
 
-static bool is_explicit(const ode_method *m)
-{
-    return m != &ode_implicit_euler && m != &ode_trapezoidal && m != &ode_nystroem2;
-}
+static bool is_explicit(const ode_method *m) { return !method_implicit(m) && m != &ode_nystroem2; }
 
 /* Every method and kind of solve, with all, some and none of the activations kept. */
 START_TEST(as_computed_again)

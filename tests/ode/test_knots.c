@@ -1,6 +1,7 @@
 /* Inputs that are given by samples: the zero-order hold, and knots at which steps end by
  * themselves. */
 #include "costate.h"
+#include "tests/support/methods.h"
 #include "tests/support/suite.h"
 #include <math.h>
 #include <string.h>
@@ -92,8 +93,8 @@ static double weight(ode_interpolation kind, int k, double a, double b)
 }
 
 /* Pieces that every method integrates exactly, as long as each of its stages is on the step's own
- * side: constants, and for methods of second order straight lines. Gradients are the weights of the
- * samples. */
+ * side: constants, and for methods of second order straight lines, if no stage is to lie beyond the
+ * step. Gradients are the weights of the samples. */
 START_TEST(exact_pieces)
 {
     for (const ode_method *const *m = ode_methods(); *m; m++)
@@ -106,6 +107,7 @@ START_TEST(exact_pieces)
                    most = dtype == AD_F32 ? 3e-5 : 1e-11;
             if (adaptive && !ode_method_adaptive(*m)) continue;
             if (in.kind == ODE_LINEAR && ode_method_order(*m) < 2) continue;
+            if (in.kind == ODE_LINEAR && method_looks_ahead(*m)) continue;
             if (!adaptive) o.steps = 3;
             char what[128];
             snprintf(what, sizeof what, "%s, case %d", ode_method_name(*m), i);
@@ -202,7 +204,7 @@ START_TEST(pulse_is_not_stepped_over)
                             &(ode_options){ .method = *m });
         get(y, &v);
         close_to(ode_method_name(*m), v, right,
-                 _i / 3 ? 1e-3 * fmax(1, fabs(right)) : 1e-5 * fmax(1, fabs(right)));
+                 (_i / 3 ? 1e-3 : 1e-5) * fmax(1, fabs(right)) * method_slack(*m));
         ad_tape_free(tape);
     }
 }

@@ -48,6 +48,13 @@ static forest all_trees(void)
     return f;
 }
 
+/* a_ij; the row of the last stage is b. */
+static double coefficient(const ode_tableau *t, int i, int j)
+{
+    if (j < i) return ode_tableau_row(t, i)[j];
+    return i > 0 && j == i && i <= t->stages ? t->diagonal : 0;
+}
+
 /* u[tree][stage] = product over the root's subtrees of (A u_subtree)[stage]. */
 static void elementary_weights(const forest *f, const ode_tableau *t,
                                double u[MAX_TREES][ODE_MAX_STAGES])
@@ -58,8 +65,8 @@ static void elementary_weights(const forest *f, const ode_tableau *t,
             double product = 1;
             for (int c = 0; c < f->tree[k].nchild; c++) {
                 double sum = 0;
-                for (int j = 0; j < i; j++)
-                    sum += ode_tableau_row(t, i)[j] * u[f->tree[k].child[c]][j];
+                for (int j = 0; j <= i; j++)
+                    sum += coefficient(t, i, j) * u[f->tree[k].child[c]][j];
                 product *= sum;
             }
             u[k][i] = product;
@@ -100,29 +107,30 @@ START_TEST(order_conditions)
     int s = t->stages, n = s + 1 + t->extra;
     for (int i = 1; i < n; i++) {
         double sum = 0;
-        for (int j = 0; j < i; j++) sum += ode_tableau_row(t, i)[j];
+        for (int j = 0; j <= i; j++) sum += coefficient(t, i, j);
         ck_assert_msg(fabs(sum - t->c[i]) < 1e-14, "%s: node %d is %g, its row sums to %g", m->name,
                       i, t->c[i], sum);
     }
-    const double *b = ode_tableau_row(t, s);
-    double r = worst_residual(&f, u, s, b, m->order, 1);
+    double b[ODE_MAX_STAGES];
+    for (int i = 0; i <= s; i++) b[i] = coefficient(t, s, i);
+    double r = worst_residual(&f, u, s + 1, b, m->order, 1);
     ck_assert_msg(r < (m == &ode_tsit5
                            ? 2e-14
                            : 4e-15), /* Tsitouras's coefficients are published with 16 digits */
                   "%s: order %d: %g", m->name, m->order, r);
     if (m->order < MAX_ORDER)
-        ck_assert_msg(worst_residual(&f, u, s, b, m->order + 1, 1) > 1e-6,
+        ck_assert_msg(worst_residual(&f, u, s + 1, b, m->order + 1, 1) > 1e-6,
                       "%s is of a higher order than %d", m->name, m->order);
     double w[ODE_MAX_STAGES];
     if (t->e) {
-        for (int i = 0; i <= s; i++) w[i] = (i < s ? b[i] : 0) - t->e[i];
+        for (int i = 0; i <= s; i++) w[i] = b[i] - t->e[i];
         r = worst_residual(&f, u, s + 1, w, m->error_order, 1);
         ck_assert_msg(r < 1e-14, "%s: embedded order %d: %g", m->name, m->error_order, r);
         ck_assert_msg(worst_residual(&f, u, s + 1, w, m->error_order + 1, 1) > 1e-6,
                       "%s: the estimate is of a higher order", m->name);
     }
     if (t->e3) {
-        for (int i = 0; i <= s; i++) w[i] = (i < s ? b[i] : 0) - t->e3[i];
+        for (int i = 0; i <= s; i++) w[i] = b[i] - t->e3[i];
         r = worst_residual(&f, u, s + 1, w, 3, 1);
         ck_assert_msg(r < 1e-14, "%s: second estimate: %g", m->name, r);
     }
@@ -151,7 +159,7 @@ START_TEST(dense_order_conditions)
     }
     m->dense(m, 1, w, slope);
     for (int i = 0; i < n; i++) {
-        ck_assert_double_eq_tol(w[i], i < t->stages ? ode_tableau_row(t, t->stages)[i] : 0, 1e-15);
+        ck_assert_double_eq_tol(w[i], i <= t->stages ? coefficient(t, t->stages, i) : 0, 1e-15);
         ck_assert_double_eq_tol(slope[i], i == t->stages, 1e-12);
     }
 }
@@ -202,7 +210,9 @@ static double fitted_slope(const ode_method *m, double from, double to)
     enum { POINTS = 4 };
     double x[POINTS], e[POINTS];
     int n = 0;
-    for (int64_t steps = m->order > 2 ? 2 : 32; steps <= 32768; steps *= 2) {
+    /* Implicit equations of very large steps may have no solution. */
+    int64_t first = ode_method_has(m, ODE_METHOD_IMPLICIT) ? 16 : 2;
+    for (int64_t steps = m->order > 2 ? first : 32; steps <= 32768; steps *= 2) {
         double error = error_with_steps(m, steps, from, to);
         if (error > 1e-3) continue;
         if (error < 1e-11) break;

@@ -134,6 +134,7 @@ START_TEST(known_solutions)
         bool f32 = k & 1, backwards = k & 2;
         int order = ode_method_order(m);
         ode_options o = { .method = m, .rtol = f32 ? 1e-5 : 1e-7, .atol = f32 ? 1e-6 : 1e-9 };
+        if (f32 && m == &ode_kvaerno5) o.rtol = 1e-6; /* it hardly sees the errors of large steps */
         if (!ode_method_adaptive(m)) o.steps = order == 1 ? 500 : order == 2 ? 200 : 40;
         double error = worst_error(p, &o, f32 ? AD_F32 : AD_F64, backwards);
         double bound = order == 1                            ? 4e-2
@@ -141,6 +142,7 @@ START_TEST(known_solutions)
                        : ode_method_adaptive(m) && order > 2 ? 2e-6
                                                              : 2e-4;
         if (order == 2 && f32) bound = 2e-3;
+        if (ode_method_adaptive(m)) bound *= method_slack(m);
         ck_assert_msg(error < bound, "%s, %s, %s, %s: %g", ode_method_name(m), p->name,
                       f32 ? "f32" : "f64", backwards ? "backwards" : "forwards", error);
     }
@@ -202,7 +204,8 @@ START_TEST(tolerance_is_kept)
             sum += log(error_at_tolerance(m, tolerance, (double[]){ 1 + 0.1 * k, 1 - 0.05 * k })) /
                    STARTS;
         double error = exp(sum);
-        ck_assert_msg(error < 70 * tolerance, "%s at %g: %g", ode_method_name(m), tolerance, error);
+        ck_assert_msg(error < 70 * tolerance * method_slack(m), "%s at %g: %g", ode_method_name(m),
+                      tolerance, error);
         ck_assert_msg(error < last / 2, "%s at %g: %g, not half of what was before",
                       ode_method_name(m), tolerance, error);
         last = error;
@@ -246,7 +249,7 @@ START_TEST(statistics)
 END_TEST
 
 /* Replaying the accepted steps gives the same solution, dense output included, bit for bit for the
- * methods that take them adaptively. */
+ * explicit methods that take them adaptively; implicit ones find their stages to 1e-12. */
 START_TEST(replay)
 {
     const ode_method *m = ode_methods()[_i];
@@ -262,7 +265,8 @@ START_TEST(replay)
     get(ode_solve(lotka, NULL, y0, 1, &p, times, &o), a);
     again.replay = s.steps_taken;
     get(ode_solve(lotka, NULL, y0, 1, &p, times, &again), b);
-    for (int i = 0; i < 16; i++) ck_assert_double_eq_tol(a[i], b[i], 1e-13 * (1 + fabs(a[i])));
+    double bound = method_implicit(m) ? 1e-11 : 1e-13;
+    for (int i = 0; i < 16; i++) ck_assert_double_eq_tol(a[i], b[i], bound * (1 + fabs(a[i])));
     ode_stats_clear(&s);
     ad_tape_free(tape);
 }
@@ -290,8 +294,9 @@ START_TEST(stiff_rows)
     get(ode_solve_final(stiff, NULL, y0, 1, &k, ode_interval(tape, 0, 2), &o), y);
     for (int r = 0; r < 3; r++) ck_assert_double_eq_tol(y[r], cos(2), _i / 2 ? 1e-4 : 5e-3);
     ck_assert_int_gt(s.newton_iterations, s.steps);
-    ck_assert_int_ge(s.factorisations, 3 * s.steps);
-    ck_assert_int_eq(s.jacobians, s.newton_iterations);
+    ck_assert_int_ge(s.factorisations, 3); /* they serve many iterations */
+    ck_assert_int_lt(s.factorisations, s.newton_iterations);
+    ck_assert_int_lt(s.jacobians, s.newton_iterations / 2 + 10);
     ode_stats_clear(&s);
     ad_tape_free(tape);
 }

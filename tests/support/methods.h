@@ -10,4 +10,26 @@ static inline int method_count(void)
     return n;
 }
 
+/* Solves by an implicit method: stages are found by iteration, and their evaluations are not kept.
+ */
+static inline bool method_implicit(const ode_method *m)
+{
+    return m == &ode_implicit_euler || m == &ode_trapezoidal || m == &ode_trbdf2 ||
+           m == &ode_kvaerno3 || m == &ode_kvaerno4 || m == &ode_kvaerno5;
+}
+
+/* Whether a stage lies beyond the end of the step: at a jump it takes place at the end. */
+static inline bool method_looks_ahead(const ode_method *m)
+{
+    return m == &ode_kvaerno4 || m == &ode_kvaerno5;
+}
+
+/* How many times farther off than other methods an adaptive solve may be at the same tolerance. The
+ * estimate of trbdf2 is the error of the result that is taken, not of a cruder one, so the errors
+ * of all steps add up; that of kvaerno5 is a small one. */
+static inline double method_slack(const ode_method *m)
+{
+    return m == &ode_trbdf2 ? 20 : m == &ode_kvaerno5 ? 3 : 1;
+}
+
 #endif
