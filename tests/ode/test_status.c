@@ -2,6 +2,7 @@
  * callback for accepted steps. */
 #include "autodiff/extension.h"
 #include "ode/ode.h"
+#include "tests/support/methods.h"
 #include "tests/support/suite.h"
 #include <math.h>
 #include <string.h>
@@ -154,7 +155,8 @@ START_TEST(smaller_steps_stay_inside)
 {
     for (int i = 0; ode_methods()[i]; i++) {
         const ode_method *m = ode_methods()[i];
-        if (!ode_method_adaptive(m)) continue;
+        /* Implicit steps would need the derivative of `root`. */
+        if (!ode_method_adaptive(m) || method_implicit(m)) continue;
         /* A first step that goes outside at once. */
         ode_stats s = { 0 };
         ode_options o = {

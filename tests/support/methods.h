@@ -29,7 +29,7 @@ static inline bool method_looks_ahead(const ode_method *m)
  * of all steps add up; that of kvaerno5 is a small one. */
 static inline double method_slack(const ode_method *m)
 {
-    return m == &ode_trbdf2 ? 20 : m == &ode_kvaerno5 ? 3 : 1;
+    return m == &ode_trbdf2 ? 40 : m == &ode_kvaerno5 ? 3 : 1;
 }
 
 #endif
