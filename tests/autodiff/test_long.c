@@ -279,7 +279,7 @@ START_TEST(test_ever_new_fields)
     int32_t mark = ad_tape_mark(tape);
     long live = 0;
     for (int i = 0; i < LOOPS; i++) {
-        double other = -0.5 - 0.001 * i;
+        double other = -0.5 - 1e-5 * i; /* alike: they need the same programs */
         check_decay(
             y0, p, other,
             ode_solve_final(scaled_decay, &other, y0, 1, &p, ode_interval(tape, 0, 1), NULL), g);
