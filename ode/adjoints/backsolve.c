@@ -7,7 +7,7 @@
 
 /* The memory of a run. */
 typedef struct {
-    ode_costate back; /* slots are the state and the costate */
+    ode_costate back; /* slots are the costate and the state */
     ode_buffer times; /* backwards */
 } backward;
 
@@ -43,16 +43,17 @@ static int came_back(const ode_costate *b, double t)
     const ode_forward *forward = b->run->forward;
     const void *largest = forward->trajectory.largest.data;
     ad_dtype dtype = p->system->dtype;
+    const void *recomputed = b->end + b->slot;
     int64_t cells = b->run->call->rows * p->system->width;
     double most = p->settings.adaptive ? 0.1 : 0.5; /* given steps may be coarse on purpose */
     double worst = 1;
     int64_t where = -1;
     for (int64_t i = 0; i < cells; i++) {
         double size = ode_load(dtype, largest, i);
-        double off = fabs(ode_load(dtype, b->end, i) - ode_load(dtype, b->x.data, i));
+        double off = fabs(ode_load(dtype, recomputed, i) - ode_load(dtype, b->x.data, i));
         if (off == 0) continue;
         off /= most * size + 10 * fmax(ode_tolerance(&forward->march, i, size),
-                                       ode_tolerance(&b->march, i, size));
+                                       ode_tolerance(&b->march, cells + i, size));
         if (off <= worst) continue;
         where = i;
         worst = off;
@@ -61,7 +62,7 @@ static int came_back(const ode_costate *b, double t)
     if (where < 0) return 0;
     char place[96];
     ode_where(p->system, b->run->call->rows, where, place, sizeof place);
-    double stored = ode_load(dtype, b->x.data, where), found = ode_load(dtype, b->end, where);
+    double stored = ode_load(dtype, b->x.data, where), found = ode_load(dtype, recomputed, where);
     snprintf(b->run->call->error, b->run->call->error_size,
              "at t = %g the recomputed state is off by %.2g in %s: %.6g, where the solution is "
              "%.6g (and never larger than %.3g)",
@@ -78,13 +79,14 @@ static int piece(backward *b, int j, int i)
     int n = run->out.n;
     const double *t = run->out.t, *backwards = (const double *)b->times.data + n - 1;
     if (ode_costate_output(back, j)) return -1;
-    memcpy(back->end, back->x.data, back->lead);
+    memcpy(back->end + back->slot, back->x.data, back->slot);
     if (t[i] == t[j]) return ode_costate_march(back, 1, t + j, 0);
     if (ode_costate_march(back, j - i + 1, backwards - j, run->call->refine))
         return went_astray(run);
     ode_costate_solution(back, i, back->x.data);
     int64_t cells = run->call->rows * back->problem->system->width;
-    double drift = ode_march_distance(&back->march, cells, back->end, back->x.data);
+    double drift =
+        ode_march_distance(&back->march, cells, cells, back->end + back->slot, back->x.data);
     run->stats->backward_drift = fmax(run->stats->backward_drift, drift);
     return came_back(back, t[i]);
 }

@@ -78,14 +78,14 @@ int ode_costate_open(ode_costate *b, ode_adjoint_run *run, const ode_costate_pla
     b->settings = p->settings;
     b->first = t[0];
     b->direction = t[p->ntimes - 1] > t[0] ? 1 : -1;
-    size_t bytes = (size_t)call->rows * ode_bytes(s->dtype), whole = bytes * (size_t)s->width;
+    size_t bytes = (size_t)call->rows * ode_bytes(s->dtype);
+    b->whole = bytes * (size_t)s->width;
     b->slot = bytes * (size_t)p->system->width;
-    b->lead = whole - b->slot;
     set_march(b, &b->march, s);
     b->march.adaptive = p->settings.adaptive;
     b->march.quadrature = s->nquad > 0;
     b->march.norm = b->march.quadrature && b->march.adaptive && !p->settings.seminorm;
-    ode_pile_reset(&b->states, whole);
+    ode_pile_reset(&b->states, b->whole);
     bool memory = ode_pile_slot(&b->states, 1) && ode_buffer_need(&b->f, b->slot) &&
                   ode_buffer_need(&b->x, b->slot) && ode_buffer_need(&b->g, b->slot);
     if (!memory) return ode_call_fail(call, "out of memory");
@@ -94,7 +94,7 @@ int ode_costate_open(ode_costate *b, ode_adjoint_run *run, const ode_costate_pla
         open_field(b))
         return -1;
     b->end = ode_pile_slot(&b->states, 0);
-    memset(b->end, 0, whole);
+    memset(b->end, 0, b->whole);
     return 0;
 }
 
@@ -134,7 +134,7 @@ static int accepted(void *context, const ode_march *m, int64_t k, const ode_boun
 int ode_costate_march(ode_costate *b, int n, const double *times, int refine)
 {
     void *y = ode_pile_slot(&b->states, 0);
-    if (b->end != y) memmove(y, b->end, b->lead + b->slot);
+    if (b->end != y) memmove(y, b->end, b->whole);
     b->end = y;
     if (times[0] == times[n - 1]) return 0;
     ode_sink sink = { .context = b, .slot = slot_of, .accepted = accepted };
@@ -184,7 +184,7 @@ int ode_costate_output(ode_costate *b, int i)
         if (rate_of_loss(b, t, b->x.data, b->g.data, &rate)) return -1;
         b->run->out.bar[i] += rate;
     }
-    ode_add(s->dtype, b->run->call->rows * s->width, b->g.data, b->end + b->lead);
+    ode_add(s->dtype, b->run->call->rows * s->width, b->g.data, b->end);
     return 0;
 }
 
@@ -193,7 +193,7 @@ int ode_costate_finish(ode_costate *b)
     ode_adjoint_run *run = b->run;
     const ode_system *s = b->problem->system;
     int64_t rows = run->call->rows;
-    char *a = b->end + b->lead;
+    char *a = b->end;
     double rate;
     if (run->c.timesbar) {
         ode_costate_solution(b, -1, b->x.data);

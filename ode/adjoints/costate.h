@@ -4,7 +4,7 @@
 #include "ode/adjoints/adjoint.h"
 
 typedef struct {
-    ode_system *system; /* what is marched: its states end with the costates, its quadratures are
+    ode_system *system; /* what is marched: its states begin with the costates, its quadratures are
                            the cotangents of arguments */
     ode_march_units march;
     const ode_unit *field; /* the solve's own right-hand side, for the times' cotangents */
@@ -25,9 +25,8 @@ typedef struct {
     ode_settings settings; /* of the march: those of the solve, but where the adjoint's differ */
     double first;          /* time of the solve */
     int direction;         /* of the solve: 1, -1 */
-    size_t slot;           /* bytes of the solve's system */
-    size_t lead;           /* bytes before the costate in a slot of the marched one */
-    char *end;             /* the latest accepted state */
+    size_t slot, whole;    /* bytes of the solve's system, and of the marched one */
+    char *end;             /* the latest accepted state: costates, and what comes after */
 } ode_costate;
 /* Zero costates at the end of the run's solve. 0, or -1 with the call's error written, as below. */
 int ode_costate_open(ode_costate *b, ode_adjoint_run *run, const ode_costate_plan *plan);

@@ -78,7 +78,6 @@ static int go_back(ode_adjoint_run *run)
         return -1;
     back->march.given = (ode_given){ .context = b, .at = state_at };
     ode_settings *set = &back->settings;
-    if (set->atol_each) back->march.each = set->atol_each + set->natol;
     if (!back->march.adaptive) {
         set->replay = NULL;
         set->step = 0;

@@ -10,14 +10,12 @@ void ode_where(const ode_system *s, int64_t rows, int64_t element, char *text, s
     if (s->nstate == 1 || used < 0 || (size_t)used >= size) return;
     text += used;
     size -= (size_t)used;
-    int own = s->base
-                  ? s->base->nstate
-                  : s->nstate; /* of a system with an adjoint: its states, then their cotangents */
-    if (j < own) snprintf(text, size, own > 1 ? " of state %d" : " of the state", j);
-    else
+    int costates = s->base ? s->base->nstate : 0; /* of an augmented system, before its states */
+    int own = s->base ? costates : s->nstate;
+    if (j < costates)
         snprintf(text, size,
-                 own > 1 ? " of the gradient by state %d" : " of the gradient by the state",
-                 j - own);
+                 own > 1 ? " of the gradient by state %d" : " of the gradient by the state", j);
+    else snprintf(text, size, own > 1 ? " of state %d" : " of the state", j - costates);
 }
 
 void ode_name_shared(const ode_system *s, int shared, uint64_t need, int64_t element, char *text,

@@ -426,14 +426,15 @@ void ode_check_argument(const ode_system *s, ad_var arg, bool row, int i, ad_var
 }
 
 /* x' = f, a' = -(df/dx)^T a, q' = -(df/dargs)^T a (Pontryagin's adjoint; Chen et al. 2018,
- * arXiv:1806.07366, appendix B). Where x is given, the first is left out. */
+ * arXiv:1806.07366, appendix B). Where x is given, the first is left out. Costates come first: the
+ * program of a step computes what its first result needs in order, so that each stage's costate
+ * follows on its state, whose hidden units need not wait for it. */
 static void record_augmented(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y,
                              const ad_var *row, const ad_var *shared, ad_var *dy, ad_var *quad)
 {
     int n = s->base->nstate, nquad = quad ? s->nquad : 0;
-    const ad_var *state = s->ngiven ? row + s->nrow - s->ngiven : y;
-    const ad_var *costate = s->ngiven ? y : y + n;
-    ad_var f[ODE_MAX_STATES], *slope = s->ngiven ? f : dy, *costate_slope = s->ngiven ? dy : dy + n;
+    const ad_var *state = s->ngiven ? row + s->nrow - s->ngiven : y + n, *costate = y;
+    ad_var f[ODE_MAX_STATES], *slope = s->ngiven ? f : dy + n, *costate_slope = dy;
     ode_system_record(s->base, tape, t, state, row, shared, slope, NULL);
     ad_var *x = malloc(2 * (size_t)(n + nquad) * sizeof *x);
     if (!x) ad_fail(tape, "out of memory");

@@ -224,8 +224,9 @@ int ode_march_field(ode_march *march, double t, int side, const void *y, void *d
 /* What error is allowed at an element of a slot where the state is of this size: atol + rtol |size|
  * (tolerance.c). */
 double ode_tolerance(const ode_march *march, int64_t element, double size);
-/* The largest |x - y| in units of the tolerance at y, over the first n elements of a slot. */
-double ode_march_distance(const ode_march *march, int64_t n, const void *x, const void *y);
+/* The largest |x - y| in units of the tolerance at y, over n elements of a slot from `first` on. */
+double ode_march_distance(const ode_march *march, int64_t first, int64_t n, const void *x,
+                          const void *y);
 /* A size for the first step, from f(t0, y) in slope[0]; 0: none is small enough. */
 double ode_first_step(ode_march *march, double t0, double t1, const void *y);
 /* Writes the error of the call in progress (the operation's name comes before it); -1. */

@@ -104,8 +104,8 @@ static bool copy_atols(ode_settings *s, const ode_options *o, ad_tape *tape)
     }
     s->natol = o->natol;
     for (int i = 0; i < s->natol; i++) {
-        s->atol_each[i] = o->atol_each[i];
-        s->atol_each[s->natol + i] = s->adjoint_atol;
+        s->atol_each[i] = s->adjoint_atol;
+        s->atol_each[s->natol + i] = o->atol_each[i];
     }
     return true;
 }

@@ -35,9 +35,9 @@ typedef struct {
     const ode_method *method;
     const ode_adjoint *adjoint;
     ode_controller controller;
-    double *atol_each; /* NULL, or instead of atol: of the elements of a row, all states in order,
-                          then of their costates; owned */
-    int natol;         /* of the former */
+    double *atol_each; /* NULL, or instead of atol: of the costates of a row's elements, all
+                          states in order, then of the elements themselves; owned */
+    int natol;         /* of either */
     double rtol, atol, adjoint_rtol, adjoint_atol, step, first_step, min_step, max_step;
     int64_t steps, max_steps, keep_bytes;
     double stability; /* adaptive: the limit to h |lambda| */

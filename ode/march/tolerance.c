@@ -18,14 +18,15 @@ double ode_tolerance(const ode_march *m, int64_t element, double size)
     return atol + m->rtol * fabs(size);
 }
 
-double ode_march_distance(const ode_march *m, int64_t n, const void *x, const void *y)
+double ode_march_distance(const ode_march *m, int64_t first, int64_t n, const void *x,
+                          const void *y)
 {
     ad_dtype dtype = m->system->dtype;
     double worst = 0;
     for (int64_t i = 0; i < n; i++) {
         double at = ode_load(dtype, y, i), off = fabs(ode_load(dtype, x, i) - at);
         if (off == 0) continue;
-        double ratio = off / ode_tolerance(m, i, at);
+        double ratio = off / ode_tolerance(m, first + i, at);
         if (!(ratio <= worst)) worst = ratio;
     }
     return worst;

@@ -281,7 +281,7 @@ static int solve(ode_problem *p, ode_forward *s, const ad_opaque_call *call)
     m->dense = p->dense;
     m->rtol = set->rtol;
     m->atol = set->atol;
-    m->each = set->atol_each;
+    m->each = set->atol_each ? set->atol_each + set->natol : NULL;
     m->error = call->error;
     m->error_size = call->error_size;
     s->call = call;
