@@ -121,8 +121,9 @@ double ode_controller_factor(const ode_controller *controller, const ode_control
 /* What the errors of a step, in units of the tolerance, come to: a step is accepted if that is not
  * larger than one. scaled[i] is the error of state i divided by atol + rtol max(|y0|, |y1|), of its
  * shape [rows, D...]; the result is a scalar, not negative. Called once to trace it, as a field is
- * (variables from outside are an error), with options.rerecord at every step. Of backsolve it is
- * taken of the states and of the costates, and the larger one counts. */
+ * (variables from outside are an error), with options.rerecord at every step. It is taken of
+ * the costates of the continuous adjoints too; of backsolve, which marches both, the larger counts.
+ */
 typedef struct {
     const char *name;
     ad_var (*record)(ad_tape *tape, int nstate, const ad_var *scaled, void *user);

@@ -45,8 +45,9 @@ bool ode_has_norm(const ode_system *s) { return (s->base ? s->base : s)->norm.re
 ad_var ode_norm_record(const ode_system *s, ad_tape *tape, const ad_var *scaled)
 {
     if (s->base) {
-        ad_var state = ode_norm_record(s->base, tape, scaled);
-        return ad_max(state, ode_norm_record(s->base, tape, scaled + s->base->nstate));
+        ad_var norm = ode_norm_record(s->base, tape, scaled);
+        if (s->ngiven) return norm; /* the costates are all that is marched */
+        return ad_max(norm, ode_norm_record(s->base, tape, scaled + s->base->nstate));
     }
     if (!s->trace) return call_norm(s, tape, scaled);
     ad_var norm = ad_none(tape);
