@@ -1,4 +1,13 @@
-/* Reverse and forward mode over the recorded graph. Both only record. */
+/* Reverse and forward mode over the recorded graph. Both only record: what comes out are variables
+ * of the tape, which can be differentiated again.
+ *
+ * First the activity is found: the nodes that depend differentiably on x and that y needs; no other
+ * node is visited, however long the tape is. Reverse mode sweeps them from the last to the first.
+ * A node's cotangent arrives in parts, terms and pieces (cotangents of slices, with the place where
+ * they begin); they are settled into one variable when the node's turn comes. Forward mode goes
+ * from the first to the last. What one operation does to a cotangent or tangent is in rules.c;
+ * contractions and opaque operations have their own cases here. Masks of what is live (live.c)
+ * travel beside both. */
 #include "autodiff/derive/derive.h"
 #include <stdlib.h>
 #include <string.h>

@@ -1,4 +1,14 @@
-/* Matrix products. The only file that knows libxsmm and CBLAS. */
+/* Matrix products. The only file that knows libxsmm and CBLAS.
+ *
+ * A product is prepared once and run many times. Where one dimension varies from run to run (rows
+ * of a batch, rows that a weight gradient sums over), code is generated for a few sizes of it and
+ * the rest is padded. A row of the result must have the same bits however many rows are computed
+ * with it, so each generated kernel is compared with the smallest one when it is prepared, and not
+ * used where they differ. Products with few columns go to narrow.c, products without rows and of
+ * some size to BLAS, and everything has a form in plain C.
+ *
+ * libxsmm is kept from doing anything to the process: to its environment, to threads that are at
+ * work when it ends, to children of a fork. */
 #include "autodiff/kernels/gemm.h"
 #include <cblas.h>
 #include <stdlib.h>

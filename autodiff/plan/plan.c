@@ -1,5 +1,13 @@
 /* Planning: in which phase every value is computed, where it is kept, and the steps that compute
- * it. */
+ * it.
+ *
+ * A value is a source, a view of another (which shares its root's memory), uniform (without rows:
+ * computed in a U), of rows (in a body), a reduction over rows (made in a body, finished in the
+ * next U), or opaque (in a U, on complete arrays). The phase of a value is the first in which all
+ * its operands are ready. What is read in the body that makes it stays in block memory; what
+ * another phase or an opaque operation reads is a complete array. Then the steps are listed in
+ * order, the parts of the plan that have files of their own are made (lanes, groups, blocks), and
+ * the kernels are prepared for the number of rows that a block has. */
 #include "autodiff/plan/program.h"
 #include <stdlib.h>
 #include <string.h>

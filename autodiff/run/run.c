@@ -1,4 +1,14 @@
-/* The replay of programs in workspaces. */
+/* The replay of programs in workspaces.
+ *
+ * A program runs as U_0 B_0 U_1 B_1 ...: the steps of U_p on whole arrays, by the caller's thread;
+ * the body B_p block by block over the rows, dealt out to threads. Before the first phase the
+ * pointers of all roots are bound to the caller's arrays and to the workspace's memory; within a
+ * body each thread has pointers of its own, which move from block to block. A fused group of steps
+ * goes through a block chunk by chunk.
+ *
+ * Reductions over rows go to lanes. A unit of work is a lane's stretch of blocks: it belongs to a
+ * lane by its number, never to a thread, and lanes are added up in a fixed order, so the number of
+ * threads does not change a bit. Nothing here allocates; memory was reserved by workspace.c. */
 #include "autodiff/run/threads.h"
 #include "autodiff/run/workspace.h"
 #include <stdio.h>

@@ -1,5 +1,12 @@
 /* Functions between variables of a tape: recorded again elsewhere, cut at what depends on
- * parameters only, named by a key. */
+ * parameters only, named by a key.
+ *
+ * A function is a list of inputs and a list of outputs; its body is what the outputs need, as far
+ * as the inputs. Inlining walks the body in order and records it again on the target tape. The
+ * frontier is the cut below which nothing depends on more than parameters: what a solve computes
+ * once. Residuals are the cut between an evaluation and its VJP: the fewest variables from which
+ * all that the VJP needs follows cheaply. A key is a canonical string of the body: equal keys,
+ * equal functions; caches of compiled programs go by it, never by a pointer. */
 #include "autodiff/tape/tape.h"
 #include <stdlib.h>
 #include <string.h>

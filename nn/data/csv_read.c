@@ -1,4 +1,12 @@
-/* Tables of numbers from text files. */
+/* Tables of numbers from text files: lines, fields, columns, rows.
+ *
+ * The whole file is in memory, and fields are ended by NULs in the text itself, so nothing is
+ * copied but numbers. A line is cut at the separator that its first line shows; a field in quotes
+ * may hold separators, and a line that ends within quotes is an error. The first line is a header
+ * when one of its fields is no number. Which columns are wanted, and what a field of each may be,
+ * is decided before the first row is read (plan_columns); what one field means is
+ * csv_column.c's. Errors name the file, the line and the column, and the option that reads what the
+ * strict reader refuses. */
 #include "nn/base/file.h"
 #include "nn/data/csv.h"
 #include <stdlib.h>

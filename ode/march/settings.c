@@ -1,5 +1,8 @@
 /* Options: checked, with defaults resolved; lists of times; what a caller gets to know of a solve.
- */
+ *
+ * Options are the user's struct, in which zero means the default and which may go away once the
+ * solve is recorded. Settings are the solve's own: every field has a value, arrays are copies. Each
+ * group of options has one check, which names the option, what was given and what may be. */
 #include "ode/march/march.h"
 #include <float.h>
 #include <math.h>

@@ -1,4 +1,11 @@
-/* The forward solve: a march whose steps fill a trajectory and whose outputs fill the results. */
+/* The forward solve: a march whose steps fill a trajectory and whose outputs fill the results.
+ *
+ * This is what the recorded operation does when it is evaluated. Times are read and checked, the
+ * initial state becomes the trajectory's first, shared values are computed from the arguments, and
+ * the march runs with this file as its sink: each accepted step is stored as the trajectory's
+ * policy says, and the output times that it has passed are filled, from its end or by its
+ * interpolant. An adjoint that finds nothing stored has the solve done again (ode_forward_again).
+ */
 #include "ode/trajectory/forward.h"
 #include "ode/trajectory/outputs.h"
 #include <math.h>
