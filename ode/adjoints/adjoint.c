@@ -4,6 +4,7 @@
  * second time, in search of the step that spoilt them (finite.c). */
 #include "ode/adjoints/adjoint.h"
 #include "ode/adjoints/shared_bar.h"
+#include "ode/trajectory/tangents.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,6 +39,7 @@ static bool plan_prologue(ode_adjoint_plan *d, ad_tape *tape)
 static bool copy_asked(ode_asked *to, const ode_asked *from)
 {
     to->n = from->n;
+    to->operation = from->operation;
     if (!from->times) return true;
     size_t bytes = (size_t)from->n * sizeof *to->times;
     to->times = malloc(bytes);
@@ -70,9 +72,11 @@ static ode_adjoint_plan *new_plan(ode_problem *p, const ode_asked *asked, const 
     }
     for (int i = 0; i < s->nargs; i++)
         if (need[s->nstate + i]) d->need |= (uint64_t)1 << i;
-    d->need_solve_times = need[s->nstate + s->nargs];
-    d->need_asked = asked && need[s->nstate + s->nargs + 1];
-    d->need_times = d->need_solve_times || d->need_asked;
+    for (int i = 0; i < s->nclocks; i++) {
+        d->need_clock[i] = need[ode_first_clock(p) + i];
+        d->need_asked[i] = asked && need[ode_operands(p) + i];
+        d->need_times = d->need_times || d->need_clock[i] || d->need_asked[i];
+    }
     if (adjoint->states) atomic_store(&p->differentiated, true);
     if (plan_prologue(d, tape) && adjoint->plan(d, tape)) return d;
     release(d);
@@ -121,14 +125,15 @@ static void state_free(void *state_)
 static ode_adjoint_call parse(const ode_adjoint_plan *d, const ad_opaque_call *call)
 {
     const ode_problem *p = d->problem;
-    int n = p->system->nstate, nargs = p->system->nargs, k = 1, o = 0;
+    int n = p->system->nstate, nargs = p->system->nargs, clocks = p->system->nclocks;
+    int k = 1, o = 0;
     ode_adjoint_call c = { 0 };
     c.y0 = call->in + k;
     k += n;
     c.args = call->in + k;
-    k += nargs;
-    c.times = call->in[k++];
-    if (d->asked.n) c.asked = call->in[k++];
+    k = 1 + ode_operands(p);
+    c.asked = call->in + k;
+    if (d->asked.n) k += clocks;
     c.y = call->in + k;
     k += n;
     for (int i = 0; i < n; i++)
@@ -137,8 +142,10 @@ static ode_adjoint_call parse(const ode_adjoint_plan *d, const ad_opaque_call *c
         if (d->need_y0[i]) c.y0bar[i] = call->out[o++];
     for (int i = 0; i < nargs; i++)
         if (d->need >> i & 1) c.argbar[i] = call->out[o++];
-    if (d->need_solve_times) c.timesbar = call->out[o++];
-    if (d->need_asked) c.askedbar = call->out[o++];
+    for (int i = 0; i < clocks; i++)
+        if (d->need_clock[i]) c.timesbar[i] = call->out[o++];
+    for (int i = 0; i < clocks; i++)
+        if (d->need_asked[i]) c.askedbar[i] = call->out[o++];
     return c;
 }
 
@@ -203,12 +210,15 @@ static int order_outputs(adjoint_state *state)
     const ode_problem *p = run->plan->problem;
     ode_adjoint_outputs *out = &run->out;
     int n = run->plan->asked.n;
-    run->times_bar = ode_buffer_need(&state->times, (size_t)p->ntimes * sizeof(double));
+    int clocks = p->system->nclocks;
+    size_t bytes = (size_t)(clocks * p->ntimes) * sizeof(double);
+    run->times_bar = ode_buffer_need(&state->times, bytes);
     if (!run->times_bar) return ode_call_fail(run->call, "out of memory");
     if (n) {
         if (ode_asked_read(&state->order, &run->plan->asked, run->forward, run->c.asked, run->call))
             return -1;
-        double *bar = ode_buffer_need(&state->asked_bar, (size_t)n * sizeof *bar);
+        bytes = (size_t)(clocks * n) * sizeof(double);
+        double *bar = ode_buffer_need(&state->asked_bar, bytes);
         if (!bar) return ode_call_fail(run->call, "out of memory");
         *out = (ode_adjoint_outputs){ n, n, state->order.t, state->order.place, n, bar };
         return leave_unreached(run);
@@ -241,10 +251,13 @@ static void write_times(const ode_adjoint_run *run)
     const ode_problem *p = run->plan->problem;
     const ode_adjoint_outputs *out = &run->out;
     ad_dtype dtype = p->system->dtype;
-    for (int j = 0; run->c.timesbar && j < p->ntimes; j++)
-        ode_store(dtype, run->c.timesbar, j, run->times_bar[j]);
-    for (int i = 0; run->c.askedbar && i < out->all; i++)
-        ode_store(dtype, run->c.askedbar, out->place[i], out->bar[i]);
+    for (int k = 0; k < p->system->nclocks; k++) {
+        void *times = run->c.timesbar[k], *asked = run->c.askedbar[k];
+        for (int j = 0; times && j < p->ntimes; j++)
+            ode_store(dtype, times, j, run->times_bar[k * p->ntimes + j]);
+        for (int i = 0; asked && i < out->all; i++)
+            ode_store(dtype, asked, out->place[i], out->bar[k * out->all + i]);
+    }
 }
 
 static int go_back(adjoint_state *state)
@@ -253,10 +266,11 @@ static int go_back(adjoint_state *state)
     const ode_problem *p = run->plan->problem;
     ode_stats stats = { 0 };
     run->stats = &stats;
+    int clocks = p->system->nclocks;
     run->shared_bar = ode_shared_bar_begin(&state->shared, run->plan);
     if (!run->shared_bar) return ode_call_fail(run->call, "out of memory");
-    memset(run->times_bar, 0, (size_t)p->ntimes * sizeof(double));
-    memset(run->out.bar, 0, (size_t)run->out.all * sizeof(double));
+    memset(run->times_bar, 0, (size_t)(clocks * p->ntimes) * sizeof(double));
+    memset(run->out.bar, 0, (size_t)(clocks * run->out.all) * sizeof(double));
     clear_row_bars(run);
     int failed = state->adjoint->run(run);
     if (p->settings.stats) write_stats(p->settings.stats, &stats);
@@ -287,29 +301,129 @@ static int forward(void *data, void *state_, const ad_opaque_call *call)
 
 /* ---- the operation ---- */
 
-static void no_second_derivative(const ode_adjoint_plan *d, ad_tape *tape)
+/* The adjoint A(x, b) = J^T b of operands x and cotangents b is linear in b, and b^T J v is both
+ * v^T A(x, b) and b^T T(x, v), T the tangents. So the derivatives of A are T, and the adjoint of T
+ * by x, which is that of A in the direction v since second derivatives are symmetric. */
+
+/* Operands that it shares with its solve or asking. */
+static int shared_operands(const ode_adjoint_plan *d)
 {
-    ad_fail(tape,
-            "%s: the gradient of a solve has no derivative of its own (ad_hvp, gradients of "
-            "gradients): for a Hessian times v solve for the "
-            "derivative in direction v as another state, s' = (dF/dy) s + (dF/dargs) v by ad_jvp "
-            "inside the field (ode_solve_states), and take "
-            "ad_grad of the loss's derivative made from it; or take differences of gradients",
-            d->problem->settings.caller);
+    return ode_operands(d->problem) + (d->asked.n ? d->problem->system->nclocks : 0);
+}
+
+static const ode_asked *asked_of(const ode_adjoint_plan *d)
+{
+    return d->asked.n ? &d->asked : NULL;
+}
+
+/* Which of those it has results for. */
+static void needed_operands(const ode_adjoint_plan *d, bool *need)
+{
+    const ode_problem *p = d->problem;
+    const ode_system *s = p->system;
+    for (int i = 0; i < shared_operands(d); i++) need[i] = false;
+    for (int i = 0; i < s->nstate; i++) need[i] = d->need_y0[i];
+    for (int i = 0; i < s->nargs; i++) need[s->nstate + i] = d->need >> i & 1;
+    for (int i = 0; i < s->nclocks; i++) {
+        need[ode_first_clock(p) + i] = d->need_clock[i];
+        if (d->asked.n) need[ode_operands(p) + i] = d->need_asked[i];
+    }
+}
+
+/* Where operand i of a solve is among those of its tangents. */
+static int place_in_tangents(const ode_problem *p, const ode_problem *t, int i)
+{
+    if (i < p->system->nstate) return i;
+    if (i < ode_first_clock(p)) return t->system->nstate + i - p->system->nstate;
+    if (i < ode_operands(p)) return ode_first_clock(t) + i - ode_first_clock(p);
+    return ode_operands(t) + i - ode_operands(p);
+}
+
+/* The cotangents of the solutions, by state, from the operands that follow its own. */
+static void cotangents(const ode_adjoint_plan *d, const ad_var *operand, ad_var *b)
+{
+    int n = d->problem->system->nstate;
+    const ad_var *given = operand + shared_operands(d) + n;
+    for (int i = 0; i < n; i++) b[i] = d->has[i] ? *given++ : ad_none(operand[0].tape);
+}
+
+/* The gradient of b^T T by the operands in `need`. */
+static void differentiate_tangents(const ode_adjoint_plan *d, const ode_tangents *t,
+                                   const ad_var *b, const bool *need, ad_var *xbar)
+{
+    int n = d->problem->system->nstate, shared = shared_operands(d);
+    ad_var ybar[ODE_MAX_JOINT], bar[ODE_MAX_OPERANDS];
+    bool wanted[ODE_MAX_OPERANDS] = { false }, any = false;
+    for (int i = 0; i < n; i++) {
+        ybar[i] = ad_none(t->token.tape);
+        ybar[n + i] = b[i];
+    }
+    for (int i = 0; i < shared; i++) {
+        if (!need[i]) continue;
+        wanted[place_in_tangents(d->problem, t->problem, i)] = any = true;
+    }
+    for (int i = 0; i < t->nin; i++) bar[i] = ad_none(t->token.tape);
+    if (any)
+        ode_adjoint_record(t->problem, t->asked, t->token, t->nin, t->in, t->out, ybar, wanted,
+                           bar);
+    for (int i = 0; i < shared; i++)
+        if (need[i]) xbar[i] = bar[place_in_tangents(d->problem, t->problem, i)];
 }
 
 static void vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out,
                 const ad_var *ybar, const bool *need, ad_var *xbar)
 {
-    (void)nin, (void)in, (void)nout, (void)out, (void)ybar, (void)need, (void)xbar;
-    no_second_derivative(data, token.tape);
+    const ode_adjoint_plan *d = data;
+    int n = d->problem->system->nstate, shared = shared_operands(d), k = 0;
+    bool has[ODE_MAX_OPERANDS];
+    ad_var v[ODE_MAX_OPERANDS], b[ODE_MAX_JOINT];
+    ode_tangents t;
+    (void)nin, (void)nout, (void)out;
+    needed_operands(d, has);
+    for (int i = 0; i < shared; i++) v[i] = has[i] ? ybar[k++] : ad_none(token.tape);
+    if (!ode_tangents_record(d->problem, asked_of(d), in[0], in + 1, v, &t)) return;
+    cotangents(d, in + 1, b);
+    differentiate_tangents(d, &t, b, need + 1, xbar + 1);
+    k = 1 + shared + n;
+    for (int i = 0; i < n; i++) {
+        if (!d->has[i]) continue;
+        if (need[k]) xbar[k] = t.out[n + i];
+        k++;
+    }
+}
+
+static bool any_valid(int n, const ad_var *x)
+{
+    for (int i = 0; i < n; i++)
+        if (x[i].node >= 0) return true;
+    return false;
 }
 
 static void jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot, int nout,
                 const ad_var *out, ad_var *ydot)
 {
-    (void)nin, (void)in, (void)xdot, (void)nout, (void)out, (void)ydot;
-    no_second_derivative(data, token.tape);
+    const ode_adjoint_plan *d = data;
+    int n = d->problem->system->nstate, shared = shared_operands(d), k = 0;
+    bool need[ODE_MAX_OPERANDS];
+    ad_var b[ODE_MAX_JOINT], by_x[ODE_MAX_OPERANDS], by_b[ODE_MAX_OPERANDS];
+    ode_tangents t;
+    (void)nin, (void)nout, (void)out;
+    needed_operands(d, need);
+    for (int i = 0; i < shared; i++) by_x[i] = by_b[i] = ad_none(token.tape);
+    if (any_valid(shared, xdot + 1)) {
+        if (!ode_tangents_record(d->problem, asked_of(d), in[0], in + 1, xdot + 1, &t)) return;
+        cotangents(d, in + 1, b);
+        differentiate_tangents(d, &t, b, need, by_x);
+    }
+    cotangents(d, xdot + 1, b);
+    if (any_valid(n, b))
+        ode_adjoint_record(d->problem, asked_of(d), in[0], shared, in + 1, in + 1 + shared, b, need,
+                           by_b);
+    for (int i = 0; i < shared; i++) {
+        if (!need[i]) continue;
+        bool both = by_x[i].node >= 0 && by_b[i].node >= 0;
+        ydot[k++] = both ? ad_add(by_x[i], by_b[i]) : by_x[i].node >= 0 ? by_x[i] : by_b[i];
+    }
 }
 
 static const ad_opaque_class adjoint_class = { .name = "ode_solve_adjoint",
@@ -330,8 +444,8 @@ void ode_adjoint_record(ode_problem *p, const ode_asked *asked, ad_var token, in
     ode_adjoint_plan *d = new_plan(p, asked, ybar, need, token.tape);
     if (!d) return;
     int n = p->system->nstate, nop = 0, nout = 0;
-    ad_var op[3 + 3 * ODE_MAX_STATES + ODE_MAX_ARGS], bar[2 + ODE_MAX_STATES + ODE_MAX_ARGS];
-    ad_shape shapes[2 + ODE_MAX_STATES + ODE_MAX_ARGS];
+    ad_var op[1 + ODE_MAX_OPERANDS + 2 * ODE_MAX_JOINT], bar[ODE_MAX_OPERANDS];
+    ad_shape shapes[ODE_MAX_OPERANDS];
     op[nop++] = token;
     for (int i = 0; i < nin; i++) op[nop++] = in[i];
     for (int i = 0; i < n; i++) op[nop++] = out[i];

@@ -7,16 +7,17 @@
 #include "ode/trajectory/asked.h"
 #include "ode/trajectory/outputs.h"
 
-/* A recorded adjoint of a solve, or of an asking for its state at other times. Its operands: token,
- * y0 [n], arguments, times, (asked times), solutions [n], cotangents of those that have one. Its
- * results: cotangents of what is needed, in the order y0, arguments, times, asked times. */
+/* A recorded adjoint of a solve, or of an asking for its state at other times. Its operands: the
+ * solve's token and operands (problem.h), (asked times, by all clocks), solutions [n], cotangents
+ * of those that have one. Its results: cotangents of what is needed, in the order y0, arguments,
+ * clocks, asked times by clocks. */
 struct ode_adjoint_plan {
     atomic_int references;
     ode_problem *problem;
     char called[64]; /* "ode_solve_final's adjoint", for messages */
-    bool has[ODE_MAX_STATES], need_y0[ODE_MAX_STATES];
+    bool has[ODE_MAX_JOINT], need_y0[ODE_MAX_JOINT];
     bool need_times; /* of either kind: those of the solve, those that it is asked for */
-    bool need_solve_times, need_asked;
+    bool need_clock[ODE_MAX_CLOCKS], need_asked[ODE_MAX_CLOCKS];
     uint64_t need;            /* arguments */
     ode_asked asked;          /* n == 0: the solutions are at the solve's times; owned */
     const ode_unit *prologue; /* its VJP */
@@ -31,8 +32,9 @@ void ode_adjoint_record(ode_problem *p, const ode_asked *asked, ad_var token, in
 /* The operands and results of a call by name. */
 typedef struct {
     const void *const *y0, *const *args, *const *y;
-    const void *times, *asked, *ybar[ODE_MAX_STATES];
-    void *y0bar[ODE_MAX_STATES], *argbar[ODE_MAX_ARGS], *timesbar, *askedbar;
+    const void *const *asked, *ybar[ODE_MAX_JOINT];
+    void *y0bar[ODE_MAX_JOINT], *argbar[ODE_MAX_ARGS];
+    void *timesbar[ODE_MAX_CLOCKS], *askedbar[ODE_MAX_CLOCKS];
 } ode_adjoint_call;
 
 /* The times of the solutions, in the order in which the solve passes them; of a solve that ended
@@ -42,7 +44,7 @@ typedef struct {
     const double *t;
     const int *place; /* of each in the arrays of solutions; -1: it is not in them */
     int places;       /* in those arrays */
-    double *bar;      /* cotangents of the times */
+    double *bar;      /* cotangents of the times: [n] by each clock */
 } ode_adjoint_outputs;
 
 /* A run of an adjoint. The shared part prepares it, and finishes it: cotangents of shared values
@@ -55,7 +57,7 @@ struct ode_adjoint_run {
     ode_forward *forward; /* the solve's */
     ode_adjoint_call c;
     void **shared_bar; /* by shared value; NULL where nobody asks */
-    double *times_bar; /* [ntimes] */
+    double *times_bar; /* [ntimes] by each clock */
     ode_adjoint_outputs out;
     bool searching;   /* a second run, over a gradient that is not finite: for the step */
     ode_stats *stats; /* the backward part: zeros before */

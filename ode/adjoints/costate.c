@@ -195,7 +195,7 @@ int ode_costate_finish(ode_costate *b)
     int64_t rows = run->call->rows;
     char *a = b->end;
     double rate;
-    if (run->c.timesbar) {
+    if (run->c.timesbar[0]) {
         ode_costate_solution(b, -1, b->x.data);
         if (rate_of_loss(b, b->first, b->x.data, a, &rate)) return -1;
         run->times_bar[0] -= rate;

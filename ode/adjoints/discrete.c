@@ -4,6 +4,7 @@
  * are affine in the output times), and the times of interpolated outputs. */
 #include "ode/adjoints/adjoint.h"
 #include "ode/trajectory/interpolant.h"
+#include "ode/trajectory/weights.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,8 +16,9 @@ typedef struct {
     const ode_residuals *residuals; /* NULL: none are kept */
 } discrete_plan;
 
-/* Places of numbers in the call's type, each in a slot of 8 bytes. */
-enum { N_H, N_TIMES, N_H_BAR = N_TIMES + ODE_MAX_STAGES, N_TIMES_BAR };
+/* Places of numbers in the call's type, each in a slot of 8 bytes: by each clock the size of the
+ * step, and the times of each evaluation; and the cotangents. */
+enum { N_H, N_TIMES = ODE_MAX_CLOCKS, N_BAR = (1 + ODE_MAX_STAGES) * ODE_MAX_CLOCKS };
 
 /* The memory of a run. */
 typedef struct {
@@ -34,7 +36,7 @@ typedef struct {
     size_t slot;
     double largest; /* in a search: cotangent of the state at the end of the step */
     int output;     /* the next output time to be passed, going back */
-    double number[N_TIMES_BAR + ODE_MAX_STAGES];
+    double number[2 * N_BAR];
 } backward;
 
 static void close_memory(void *memory)
@@ -65,11 +67,14 @@ static int connect(backward *b, ode_runner *r, const ode_unit *unit)
     ode_place times = ode_unit_place(unit, ODE_VALUE, ODE_PORT_TIMES),
               times_bar = ode_unit_place(unit, ODE_BAR, ODE_PORT_TIMES),
               shared_bar = ode_unit_place(unit, ODE_BAR, ODE_PORT_SHARED);
-    *ode_runner_in(r, ODE_VALUE, ODE_PORT_H) = &b->number[N_H];
+    for (int i = 0; i < s->nclocks; i++) {
+        ode_runner_in(r, ODE_VALUE, ODE_PORT_H)[i] = &b->number[N_H + i];
+        if (times_bar.count)
+            ode_runner_out(r, ODE_BAR, ODE_PORT_H)[i] = &b->number[N_BAR + N_H + i];
+    }
     for (int i = 0; i < times.count; i++) r->in[times.first + i] = &b->number[N_TIMES + i];
-    if (times_bar.count) *ode_runner_out(r, ODE_BAR, ODE_PORT_H) = &b->number[N_H_BAR];
     for (int i = 0; i < times_bar.count; i++)
-        r->out[times_bar.first + i] = &b->number[N_TIMES_BAR + i];
+        r->out[times_bar.first + i] = &b->number[N_BAR + N_TIMES + i];
     ode_runner_write(r, ODE_BAR, ODE_PORT_ROW, b->nrows, b->rows.data);
     for (int i = 0, o = shared_bar.first; i < s->nshared; i++) {
         if (!b->run->shared_bar[i]) continue;
@@ -79,10 +84,10 @@ static int connect(backward *b, ode_runner *r, const ode_unit *unit)
     return 0;
 }
 
-/* Adds a movement of a step's end to the times' cotangents. */
-static void move_boundary(const backward *b, const ode_boundary *at, double bar)
+/* Adds a movement of a step's end, by a clock, to the times' cotangents. */
+static void move_boundary(const backward *b, int clock, const ode_boundary *at, double bar)
 {
-    double *times = b->run->times_bar;
+    double *times = b->run->times_bar + clock * b->problem->ntimes;
     if (at->lo >= 0) times[at->lo] += (1 - at->weight) * bar;
     if (at->hi >= 0) times[at->hi] += at->weight * bar;
 }
@@ -94,19 +99,16 @@ static int run_vjp(backward *b, ode_runner *r, const double *c, const ode_bounda
 {
     const ode_system *s = b->system;
     ad_dtype dtype = s->dtype;
-    double h = e->t - a->t;
-    ode_place times = ode_unit_place(r->unit, ODE_VALUE, ODE_PORT_TIMES),
-              row_bar = ode_unit_place(r->unit, ODE_BAR, ODE_PORT_ROW);
-    ode_store(dtype, &b->number[N_H], 0, h);
-    for (int i = 0; i < times.count; i++) {
-        double part = ode_stage_part(c[i], e);
-        ode_store(dtype, &b->number[N_TIMES + i], 0,
-                  ode_stage_time(dtype, part == 1 ? e->t : a->t + part * h, a, e));
-    }
+    int clocks = s->nclocks, n = ode_unit_place(r->unit, ODE_VALUE, ODE_PORT_TIMES).count / clocks;
+    ode_place row_bar = ode_unit_place(r->unit, ODE_BAR, ODE_PORT_ROW);
+    double size[ODE_MAX_CLOCKS], at[ODE_MAX_STAGES * ODE_MAX_CLOCKS];
+    ode_step_times(s, b->run->forward->march.clock, n, c, a, e, size, at);
+    for (int i = 0; i < clocks; i++) ode_store(dtype, &b->number[N_H + i], 0, size[i]);
+    for (int i = 0; i < n * clocks; i++) ode_store(dtype, &b->number[N_TIMES + i], 0, at[i]);
     char error[ODE_ERROR_SIZE];
     if (ode_runner_run(r, b->nrows, error, sizeof error)) return ode_call_fail(b->run->call, error);
-    b->run->stats->vjps += times.count;
-    if (!r->unit->key.residuals) b->run->stats->backward_evaluations += times.count;
+    b->run->stats->vjps += n;
+    if (!r->unit->key.residuals) b->run->stats->backward_evaluations += n;
     for (int i = 0, o = row_bar.first; i < s->nrow; i++) {
         if (!(b->run->plan->need >> s->row[i] & 1)) continue;
         void *bar = b->run->c.argbar[s->row[i]];
@@ -114,59 +116,59 @@ static int run_vjp(backward *b, ode_runner *r, const double *c, const ode_bounda
         o++;
     }
     if (!(r->unit->key.flags & ODE_TIMES)) return 0;
-    double h_bar = ode_load(dtype, &b->number[N_H_BAR], 0), from = -h_bar, to = h_bar;
-    for (int i = 0; i < times.count; i++) {
-        double bar = ode_load(dtype, &b->number[N_TIMES_BAR + i], 0),
-               part = ode_stage_part(c[i], e);
-        from += (1 - part) * bar;
-        to += part * bar;
+    for (int k = 0; k < clocks; k++) {
+        double to = ode_load(dtype, &b->number[N_BAR + N_H + k], 0), from = -to;
+        for (int i = 0; i < n; i++) {
+            double bar = ode_load(dtype, &b->number[N_BAR + N_TIMES + i * clocks + k], 0);
+            double part = ode_stage_part(c[i], e);
+            from += (1 - part) * bar;
+            to += part * bar;
+        }
+        move_boundary(b, k, a, from);
+        move_boundary(b, k, e, to);
     }
-    move_boundary(b, a, from);
-    move_boundary(b, e, to);
     return 0;
 }
 
 /* ---- outputs ---- */
 
+static void weights_of(const backward *b, int j, const ode_boundary *a, const ode_boundary *e,
+                       ode_weights *w)
+{
+    const ode_adjoint_outputs *out = &b->run->out;
+    ode_weights_at(w, b->problem->settings.method, b->system, b->nrows, a, e,
+                   b->run->forward->march.clock, out->t + j, out->all);
+}
+
 /* Cotangents of output j, inside the step from a to e, on its stages and on the state at a; g
  * collects the latter. */
 static void spread_output(backward *b, int j, const ode_boundary *a, const ode_boundary *e)
 {
-    const ode_problem *p = b->problem;
-    ad_dtype dtype = p->system->dtype;
-    int64_t cells = b->cells;
-    double w[ODE_MAX_STAGES], slope[ODE_MAX_STAGES];
+    ad_dtype dtype = b->system->dtype;
+    ode_weights w;
     char *one = (char *)b->g.data + b->slot;
     memset(one, 0, b->slot);
     ode_adjoint_add_output(b->run, j, one);
-    int n = ode_output_weights(p->settings.method, a, e, b->run->out.t[j], w, slope);
-    for (int i = 0; i < n; i++)
-        if (w[i] != 0)
-            ode_add_scaled(dtype, cells, w[i], one, (char *)b->k_bar.data + (size_t)i * b->slot);
-    ode_add(dtype, cells, one, b->g.data);
+    weights_of(b, j, a, e, &w);
+    ode_weights_spread(&w, dtype, one, b->k_bar.data, b->slot);
+    ode_add(dtype, b->cells, one, b->g.data);
 }
 
-/* The movement of the times by an interpolated output: y + h sum b_i(theta) k_i with theta = (t -
- * t_a) / (t_e - t_a). */
+/* The movement of the times by an interpolated output. */
 static void move_output(backward *b, int j, const ode_boundary *a, const ode_boundary *e)
 {
-    const ode_problem *p = b->problem;
-    int64_t cells = b->cells;
-    double w[ODE_MAX_STAGES], slope[ODE_MAX_STAGES], by_theta = 0, by_h = 0, h = e->t - a->t,
-                                                     t = b->run->out.t[j];
+    ode_weights w;
+    ode_movement by[ODE_MAX_CLOCKS];
     char *one = (char *)b->g.data + b->slot;
     memset(one, 0, b->slot);
     ode_adjoint_add_output(b->run, j, one);
-    int n = ode_output_weights(p->settings.method, a, e, t, w, slope);
-    for (int i = 0; i < n; i++) {
-        double dot = ode_dot(p->system->dtype, cells, (char *)b->k.data + (size_t)i * b->slot, one);
-        by_theta += h * slope[i] * dot;
-        by_h += w[i] / h * dot;
+    weights_of(b, j, a, e, &w);
+    ode_weights_move(&w, b->system, one, b->k.data, b->slot, by);
+    for (int k = 0; k < b->system->nclocks; k++) {
+        b->run->out.bar[k * b->run->out.all + j] += by[k].t;
+        move_boundary(b, k, e, by[k].e);
+        move_boundary(b, k, a, by[k].a);
     }
-    double theta = (t - a->t) / h;
-    b->run->out.bar[j] += by_theta / h;
-    move_boundary(b, e, by_h - by_theta * theta / h);
-    move_boundary(b, a, -by_h + by_theta * (theta - 1) / h);
 }
 
 /* ---- one step back ---- */
@@ -216,7 +218,7 @@ static ode_runner *choose(backward *b, int64_t k, bool dense)
         residuals && b->plan->step[dense][1] && k + dense < tr->kept_limit && !(dense && e->jump);
     ode_runner *r = &b->step[dense][kept];
     if (connect(b, r, b->plan->step[dense][kept])) return NULL;
-    int evaluations = ode_unit_place(r->unit, ODE_VALUE, ODE_PORT_TIMES).count;
+    int evaluations = ode_unit_place(r->unit, ODE_VALUE, ODE_PORT_TIMES).count / b->system->nclocks;
     const void **in = ode_runner_in(r, ODE_VALUE, ODE_PORT_KEPT);
     for (int i = 0; kept && i < evaluations; i++)
         ode_residuals_point(b->system, residuals, b->nrows, ode_trajectory_kept(tr, k, i),

@@ -16,8 +16,10 @@ bool ode_results_finite(const ode_adjoint_run *run)
     const ad_opaque_call *call = run->call;
     const ode_adjoint_call *c = &run->c;
     const ode_system *s = p->system;
-    bool finite = all_finite(s->dtype, p->ntimes, c->timesbar) &&
-                  all_finite(s->dtype, run->out.all, c->askedbar);
+    bool finite = true;
+    for (int i = 0; i < s->nclocks && finite; i++)
+        finite = all_finite(s->dtype, p->ntimes, c->timesbar[i]) &&
+                 all_finite(s->dtype, run->out.all, c->askedbar[i]);
     for (int i = 0; i < s->nstate && finite; i++)
         finite = all_finite(s->dtype, call->rows * s->size[i], c->y0bar[i]);
     for (int i = 0; i < s->nargs && finite; i++)
@@ -92,7 +94,7 @@ bool ode_name_nonfinite(const ode_adjoint_run *run, const void *state, bool time
         snprintf(text, size, "by times[%d]", j);
         return true;
     }
-    for (int i = 0; times && run->plan->need_asked && i < run->out.n; i++) {
+    for (int i = 0; times && run->plan->need_asked[0] && i < run->out.n; i++) {
         if (isfinite(run->out.bar[i])) continue;
         snprintf(text, size, "by the asked times[%d]", run->out.place[i]);
         return true;

@@ -33,7 +33,7 @@ static void close_memory(void *memory)
 
 static int state_at(void *context, double t, void *x)
 {
-    return ode_interpolant_at(&((backward *)context)->interpolant, t, x);
+    return ode_interpolant_at(&((backward *)context)->interpolant, &t, 0, x);
 }
 
 /* Times of the march from t_j to t_i: where steps are given, those of the forward steps between.

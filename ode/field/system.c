@@ -64,7 +64,7 @@ ad_shape ode_time_shape(int rank)
 static const char *const advice = "the field is traced once and replayed; set ode_options.rerecord "
                                   "to call it anew, with values, at every step";
 
-static bool new_shared(ode_system *s, int most)
+bool ode_system_new_shared(ode_system *s, int most)
 {
     s->shared = calloc((size_t)most + 1, sizeof *s->shared);
     s->shared_from = calloc((size_t)most + 1, sizeof *s->shared_from);
@@ -102,7 +102,7 @@ static bool trace_field(ode_system *s, ad_tape *tape, const char *caller)
         int count = ad_frontier(s->nstate, s->dy, 0, NULL);
         if (count > 0) s->frontier = malloc((size_t)count * sizeof *s->frontier);
         s->nshared = s->frontier ? ad_frontier(s->nstate, s->dy, count, s->frontier) : 0;
-        if ((count > 0 && !s->frontier) || !new_shared(s, s->nshared))
+        if ((count > 0 && !s->frontier) || !ode_system_new_shared(s, s->nshared))
             ad_fail(s->trace, "out of memory");
         else
             for (int i = 0; i < s->nshared; i++) describe_shared(s, i);
@@ -129,7 +129,7 @@ static bool make_lock(pthread_mutex_t *lock)
     return made;
 }
 
-static ode_system *new_system(ad_dtype dtype)
+ode_system *ode_system_new(ad_dtype dtype)
 {
     ode_system *s = calloc(1, sizeof *s);
     if (!s) return NULL;
@@ -140,6 +140,7 @@ static ode_system *new_system(ad_dtype dtype)
     atomic_init(&s->references, 1);
     s->dtype = dtype;
     s->rank = AD_MAX_RANK;
+    s->nclocks = 1;
     return s;
 }
 
@@ -150,7 +151,7 @@ static ad_shape clean(ad_shape shape)
     return shape;
 }
 
-static void add_state(ode_system *s, ad_shape shape)
+void ode_system_add_state(ode_system *s, ad_shape shape)
 {
     int64_t n = ad_count(shape, 1);
     s->state[s->nstate] = clean(shape);
@@ -159,9 +160,12 @@ static void add_state(ode_system *s, ad_shape shape)
     if (shape.rank < s->rank) s->rank = shape.rank;
 }
 
+/* Tangent systems live as long as what they are the tangents of. */
+static ode_system *owner(ode_system *s) { return (ode_system *)ode_system_root(s); }
+
 ode_system *ode_system_retain(ode_system *s)
 {
-    atomic_fetch_add(&s->references, 1);
+    atomic_fetch_add(&owner(s)->references, 1);
     return s;
 }
 
@@ -171,6 +175,11 @@ static void free_system(ode_system *s)
     while (s->augmented) {
         ode_system *a = s->augmented;
         s->augmented = a->next;
+        free_system(a);
+    }
+    while (s->tangents) {
+        ode_system *a = s->tangents;
+        s->tangents = a->next;
         free_system(a);
     }
     ad_tape_free(s->trace);
@@ -189,7 +198,7 @@ static void free_system(ode_system *s)
 
 void ode_system_release(void *system)
 {
-    ode_system *s = system;
+    ode_system *s = system ? owner(system) : NULL;
     if (s && atomic_fetch_sub(&s->references, 1) == 1) free_system(s);
 }
 
@@ -206,7 +215,7 @@ static bool copy_user(ode_system *s, const ode_right_side *right)
 static ode_system *describe(ad_tape *tape, const ode_right_side *right, int nstate,
                             const ad_var *y0, int nargs, const ad_var *args, bool rerecord)
 {
-    ode_system *s = new_system(ad_tape_dtype(tape));
+    ode_system *s = ode_system_new(ad_tape_dtype(tape));
     if (!s || !copy_user(s, right)) {
         ode_system_release(s);
         ad_fail(tape, "%s: out of memory", right->caller);
@@ -216,7 +225,7 @@ static ode_system *describe(ad_tape *tape, const ode_right_side *right, int nsta
     s->fields = right->fields;
     s->rerecord = rerecord;
     if (right->norm) s->norm = *right->norm;
-    for (int i = 0; i < nstate; i++) add_state(s, ad_shape_of(y0[i]));
+    for (int i = 0; i < nstate; i++) ode_system_add_state(s, ad_shape_of(y0[i]));
     s->nargs = nargs;
     for (int i = 0; i < nargs; i++) {
         s->arg[i] = clean(ad_shape_of(args[i]));
@@ -228,7 +237,7 @@ static ode_system *describe(ad_tape *tape, const ode_right_side *right, int nsta
 /* Without a trace the shared values are the shared arguments. */
 static bool share_arguments(ode_system *s)
 {
-    if (!new_shared(s, s->nargs)) return false;
+    if (!ode_system_new_shared(s, s->nargs)) return false;
     for (int i = 0; i < s->nargs; i++) {
         if (ad_has_rows(s->arg[i])) continue;
         s->shared_from[s->nshared] = (uint64_t)1 << i;
@@ -322,20 +331,20 @@ static void give_states(ode_system *s)
 
 static ode_system *make_augmented(ode_system *base, uint64_t need, bool given)
 {
-    ode_system *s = new_system(base->dtype);
+    ode_system *s = ode_system_new(base->dtype);
     if (!s) return NULL;
     s->base = base;
     s->need = need;
     s->rerecord = base->rerecord;
     for (int k = given; k < 2; k++)
-        for (int i = 0; i < base->nstate; i++) add_state(s, base->state[i]);
+        for (int i = 0; i < base->nstate; i++) ode_system_add_state(s, base->state[i]);
     s->nrow = base->nrow;
     s->nshared = base->nshared;
     s->nargs = base->nargs;
     memcpy(s->arg, base->arg, sizeof s->arg);
     memcpy(s->row, base->row, sizeof s->row);
     size_t most = (size_t)base->nrow + (size_t)base->nshared + 1;
-    bool shared = new_shared(s, base->nshared);
+    bool shared = ode_system_new_shared(s, base->nshared);
     s->quad = calloc(most, sizeof *s->quad);
     s->quad_of = calloc(most, sizeof *s->quad_of);
     if (!shared || !s->quad || !s->quad_of) {

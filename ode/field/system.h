@@ -8,7 +8,8 @@
 
 enum {
     ODE_MAX_STATES = 8,
-    ODE_MAX_JOINT = 2 * ODE_MAX_STATES,
+    ODE_MAX_JOINT = 4 * ODE_MAX_STATES, /* arrays of states, with costates or tangents */
+    ODE_MAX_CLOCKS = 8, /* the times of a solve, and tangents of them: derivatives of order 3 */
     ODE_MAX_STAGES = 16,
     ODE_MAX_ARGS = 64,
     ODE_MAX_ROWS = ODE_MAX_ARGS + ODE_MAX_STATES, /* per-row arguments with given ones */
@@ -45,7 +46,7 @@ typedef struct {
  * per solve by the prologue); without a trace, the shared arguments themselves. */
 struct ode_system {
     atomic_int references;
-    pthread_mutex_t lock; /* of a system with a base: unused, it takes the base's */
+    pthread_mutex_t lock; /* unused but in systems with a trace of their own */
     ad_dtype dtype;
     int nstate, rank; /* rank of t: the smallest rank among the states */
     ad_shape state[ODE_MAX_JOINT];
@@ -79,10 +80,31 @@ struct ode_system {
     ad_shape *quad;
     int *quad_of; /* which per-row argument, which shared value */
     ode_system *augmented;
+    /* Tangent systems (tangents.c): what they are the tangents of, and its arguments that have one.
+     * The order counts how often tangents have been taken; a part of the states is a set of those,
+     * a bit each, and states are in the order of their parts, as clocks are, the times and tangents
+     * of them, of which clock[i] is the part. */
+    const ode_system *primal; /* NULL: of other systems */
+    ode_system *tangents;
+    uint64_t along;
+    int order, nclocks, clock[ODE_MAX_CLOCKS];
     ode_unit *units; /* freed by free_units, as they are made in another room */
     void (*free_units)(ode_unit *first);
     ode_residuals *residuals;
 };
+
+/* What tangents of whatever order are taken of. */
+static inline const ode_system *ode_system_root(const ode_system *s)
+{
+    while (s->primal) s = s->primal;
+    return s;
+}
+/* Whose trace a system is recorded from. */
+static inline ode_system *ode_system_traced(const ode_system *s)
+{
+    const ode_system *root = ode_system_root(s);
+    return (ode_system *)(root->base ? root->base : root);
+}
 
 /* Around all that reads or changes a system's trace, units and residuals: a unit may be compiled
  * when it is first run, in whatever thread. Recursive: a step that finds a root makes a unit while
@@ -91,11 +113,11 @@ struct ode_system {
  * what is around it. */
 static inline void ode_system_lock(ode_system *s)
 {
-    pthread_mutex_lock(s->base ? &s->base->lock : &s->lock);
+    pthread_mutex_lock(&ode_system_traced(s)->lock);
 }
 static inline void ode_system_unlock(ode_system *s)
 {
-    pthread_mutex_unlock(s->base ? &s->base->lock : &s->lock);
+    pthread_mutex_unlock(&ode_system_traced(s)->lock);
 }
 
 /* A field as given to the solver; user_size > 0: *user is copied (it is the library's own and the
@@ -123,6 +145,16 @@ static inline bool ode_shared_needed(const ode_system *s, int shared, uint64_t n
 {
     return s->shared_from[shared] & need;
 }
+/* A system without states, arguments and field, and its states one by one; NULL: out of memory. */
+ode_system *ode_system_new(ad_dtype dtype);
+void ode_system_add_state(ode_system *system, ad_shape shape);
+/* Makes room for the shapes of so many shared values. false: out of memory. */
+bool ode_system_new_shared(ode_system *system, int most);
+/* The tangent system (owned by the primal) for tangents of the states, of the arguments in the bit
+ * set `along` and, if `moving`, of all clocks. Its arguments are those of the primal, and then the
+ * tangents of those in the set. NULL with the tape's error set. */
+ode_system *ode_system_tangent(ode_system *primal, uint64_t along, bool moving, ad_tape *tape,
+                               const char *caller);
 /* The residuals of the field (found once); n = 0 without a trace. NULL with the tape's error set.
  */
 const ode_residuals *ode_system_residuals(ode_system *system, uint64_t need, bool times,

@@ -142,6 +142,19 @@ int ode_march_replay(ode_march *m, void *y, const ode_sink *sink)
     return 0;
 }
 
+/* ---- followed steps ---- */
+
+/* Whether a method rings has been asked when the steps were found. */
+int ode_march_follow(ode_march *m, int64_t n, const ode_boundary *b, void *y, const ode_sink *sink)
+{
+    for (int64_t i = 0; i < n; i++) {
+        ode_boundary end = b[i + 1];
+        end.output = false;
+        if (ode_march_step(m, sink, &b[i], &end, &y)) return -1;
+    }
+    return 0;
+}
+
 int ode_march_run(ode_march *m, int n, const double *times, void *y, const ode_sink *sink)
 {
     bool given = m->settings->replay || !m->adaptive;

@@ -70,7 +70,6 @@ static size_t quad_bytes(const ode_system *s, int64_t rows)
 
 /* Places of scalars in march->number (each an element of the call's type in a slot of 8 bytes). */
 enum {
-    N_H,
     N_RTOL,
     N_ATOL,
     N_ROUNDING,
@@ -83,9 +82,11 @@ enum {
     N_FAILED_ROW,
     N_FAILED_HOW,
     N_COUNTS,
-    N_TIMES = N_COUNTS + 3
+    N_H = N_COUNTS + 3, /* by each clock, as the times of each evaluation */
+    N_TIMES = N_H + ODE_MAX_CLOCKS
 };
-_Static_assert(N_TIMES + ODE_MAX_STAGES <= sizeof((ode_march *)0)->number / sizeof(double),
+_Static_assert(N_TIMES + ODE_MAX_STAGES * ODE_MAX_CLOCKS <=
+                   sizeof((ode_march *)0)->number / sizeof(double),
                "march->number has room for the times of all stages");
 
 static void set_number(ode_march *m, int i, double value)
@@ -247,6 +248,16 @@ static int give_to_step(ode_march *m, const ode_boundary *a, const ode_boundary 
     return 0;
 }
 
+static void set_times(ode_march *m, int n, const double *c, const ode_boundary *a,
+                      const ode_boundary *b)
+{
+    double size[ODE_MAX_CLOCKS], t[ODE_MAX_STAGES * ODE_MAX_CLOCKS];
+    int clocks = m->system->nclocks;
+    ode_step_times(m->system, m->clock, n, c, a, b, size, t);
+    for (int i = 0; i < clocks; i++) set_number(m, N_H + i, size[i]);
+    for (int i = 0; i < n * clocks; i++) set_number(m, N_TIMES + i, t[i]);
+}
+
 /* ---- one step ---- */
 
 static int64_t evaluations_of_step(const ode_march *m)
@@ -287,13 +298,9 @@ int ode_march_attempt(ode_march *m, const ode_sink *sink, const ode_boundary *a,
     double h = b->t - a->t;
     ode_runner *r = step_runner(m, h);
     if (!r) return -1;
-    int ntimes = ode_unit_place(r->unit, ODE_VALUE, ODE_PORT_TIMES).count;
-    set_number(m, N_H, h);
-    b->closed = is_closed(m, a, b);
-    for (int i = 0; i < ntimes; i++) {
-        double c = ode_stage_part(m->method->c[i], b);
-        set_number(m, N_TIMES + i, ode_stage_time(s->dtype, c == 1 ? b->t : a->t + c * h, a, b));
-    }
+    int ntimes = ode_unit_place(r->unit, ODE_VALUE, ODE_PORT_TIMES).count / s->nclocks;
+    if (!s->order) b->closed = is_closed(m, a, b); /* else the followed solve has found it */
+    set_times(m, ntimes, m->method->c, a, b);
     ode_runner_read(r, ODE_VALUE, ODE_PORT_STATE, m->rows, y);
     ode_runner_read(r, ODE_VALUE, ODE_PORT_SLOPE, m->rows, m->slope[0].data);
     ode_runner_read(r, ODE_VALUE, ODE_PORT_CARRY, m->rows, m->carry[0].data);
@@ -358,12 +365,8 @@ int ode_march_accept(ode_march *m, const ode_sink *sink, const ode_boundary *a,
 /* Bootstraps a multistep method for steps like the one from a to b. */
 static int bootstrap(ode_march *m, const ode_boundary *a, const ode_boundary *b, const void *y)
 {
-    ode_system *s = m->system;
     ode_runner *r = &m->begin;
-    set_number(m, N_H, b->t - a->t);
-    for (int i = 0; i < m->method->begin_times; i++)
-        set_number(m, N_TIMES + i,
-                   ode_stage_time(s->dtype, a->t + m->method->begin_c[i] * (b->t - a->t), a, b));
+    set_times(m, m->method->begin_times, m->method->begin_c, a, b);
     ode_runner_read(r, ODE_VALUE, ODE_PORT_STATE, m->rows, y);
     ode_runner_write(r, ODE_VALUE, ODE_PORT_CARRY_NEXT, m->rows, m->carry[0].data);
     char error[ODE_ERROR_SIZE];

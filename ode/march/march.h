@@ -16,6 +16,8 @@ typedef struct {
     bool restart; /* a multistep method begins anew here */
     bool output;  /* given steps: the state here is a result */
 } ode_boundary;
+/* A tangent of the end, from those of the output times; of the times themselves, it is b->t. */
+double ode_boundary_on(const ode_boundary *b, const double *clock);
 
 typedef struct ode_march ode_march;
 
@@ -138,6 +140,7 @@ typedef struct {
     int (*at)(void *context, double t, void *arguments);
 } ode_given;
 
+enum { ODE_MARCH_NUMBERS = 16 + (1 + ODE_MAX_STAGES) * ODE_MAX_CLOCKS };
 struct ode_march {
     ode_system *system;
     const ode_settings *settings;
@@ -154,9 +157,10 @@ struct ode_march {
      * method carries; rate, size: quadratures' rates, and their sizes so far. k: stages; increment:
      * quadratures'; inputs: given arguments, by evaluation. */
     ode_buffer slope[2], carry[2], rate[2], size[2], k, increment, inputs, work, atols;
-    int64_t rows, cells; /* cells: rows x width */
-    double number[ODE_MAX_STAGES +
-                  16]; /* scalars in the call's type: h, tolerances, times, then results */
+    int64_t rows, cells;              /* cells: rows x width */
+    double number[ODE_MARCH_NUMBERS]; /* scalars in the call's type: tolerances, results, times */
+    const double *clock[ODE_MAX_CLOCKS]; /* of a tangent system: from [1] on, tangents of the output
+                                            times */
     int64_t steps, rejected, evaluations, counts[3];
     int64_t blurred; /* the latest steps, so many, are too short for a field that reads the time */
     ode_status status; /* of the march in progress, or of the latest one */
@@ -191,6 +195,9 @@ int ode_march_run(ode_march *march, int n, const double *times, void *y, const o
 int ode_march_fixed(ode_march *march, void *y, const ode_sink *sink);
 int ode_march_replay(ode_march *march, void *y, const ode_sink *sink);
 int ode_march_adaptive(ode_march *march, void *y, const ode_sink *sink);
+/* Over n steps between boundaries b [n + 1], which another march has found. */
+int ode_march_follow(ode_march *march, int64_t n, const ode_boundary *b, void *y,
+                     const ode_sink *sink);
 /* Runs the step program from a, state y, to b, state next. */
 int ode_march_attempt(ode_march *march, const ode_sink *sink, const ode_boundary *a,
                       ode_boundary *b, const void *y, void *next);
@@ -254,6 +261,10 @@ double ode_type_spacing(ad_dtype dtype,
                         double t); /* of the numbers that a field of this type sees as times */
 int ode_fail_memory(ode_march *march);
 int ode_fail_blurred(ode_march *march, double from, double to);
+/* By each clock, the size of the step from a to b, and the times of n evaluations at c:
+ * t[n * clocks]. clock: of a tangent system, from [1] on, tangents of the output times. */
+void ode_step_times(const ode_system *system, const double *const *clock, int n, const double *c,
+                    const ode_boundary *a, const ode_boundary *b, double *size, double *t);
 /* t in the step from a to b, rounded to the type; at a jump the nearest number on the step's own
  * side. */
 double ode_stage_time(ad_dtype dtype, double t, const ode_boundary *a, const ode_boundary *b);

@@ -36,3 +36,26 @@ double ode_stage_time(ad_dtype dtype, double t, const ode_boundary *a, const ode
         return ode_next_time(dtype, b->t, -direction);
     return rounded;
 }
+
+double ode_boundary_on(const ode_boundary *b, const double *clock)
+{
+    double low = b->lo >= 0 ? (1 - b->weight) * clock[b->lo] : 0;
+    return low + (b->hi >= 0 ? b->weight * clock[b->hi] : 0);
+}
+
+void ode_step_times(const ode_system *s, const double *const *clock, int n, const double *c,
+                    const ode_boundary *a, const ode_boundary *b, double *size, double *t)
+{
+    double h = b->t - a->t;
+    int clocks = s->nclocks;
+    size[0] = h;
+    for (int i = 0; i < n; i++) {
+        double part = ode_stage_part(c[i], b);
+        t[i * clocks] = ode_stage_time(s->dtype, part == 1 ? b->t : a->t + part * h, a, b);
+    }
+    for (int k = 1; k < clocks; k++) {
+        double from = ode_boundary_on(a, clock[k]);
+        size[k] = ode_boundary_on(b, clock[k]) - from;
+        for (int i = 0; i < n; i++) t[i * clocks + k] = from + ode_stage_part(c[i], b) * size[k];
+    }
+}

@@ -9,30 +9,13 @@
 #include "ode/adjoints/adjoint.h"
 #include "ode/solve/solve.h"
 #include "ode/trajectory/interpolant.h"
+#include "ode/trajectory/tangents.h"
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- a recorded asking ---- */
-
-typedef struct {
-    atomic_int references;
-    ode_problem *problem; /* the solve's */
-    ode_asked asked;
-    ode_march_units units;
-} asking;
-
-static void retain(void *data) { atomic_fetch_add(&((asking *)data)->references, 1); }
-
-static void release(void *data)
-{
-    asking *a = data;
-    if (!a || atomic_fetch_sub(&a->references, 1) != 1) return;
-    ode_problem_release(a->problem);
-    free(a->asked.times);
-    free(a);
-}
+/* ---- an asking ---- */
 
 static const char *called(const void *data)
 {
@@ -64,12 +47,13 @@ static void state_free(void *state)
 
 static int answer(void *data, void *state_, const ad_opaque_call *call)
 {
-    const asking *a = data;
+    const ode_asking *a = data;
     asking_state *state = state_;
     const ode_system *s = a->problem->system;
     ode_forward *forward = call->in_state[0];
     if (!forward->trajectory.stores && ode_forward_again(forward, call)) return -1;
-    const void *const *args = call->in + 1 + s->nstate, *times = args[s->nargs + 1];
+    const void *const *args = call->in + 1 + s->nstate;
+    const void *const *times = call->in + 1 + ode_operands(a->problem);
     size_t slot = (size_t)(call->rows * s->width) * ode_bytes(s->dtype);
     void *y = ode_buffer_need(&state->slot, slot);
     if (!y) return ode_call_fail(call, "out of memory");
@@ -78,10 +62,10 @@ static int answer(void *data, void *state_, const ad_opaque_call *call)
         return -1;
     int64_t cells = call->rows * s->width;
     for (int i = 0; i < a->asked.n; i++) {
-        double t = state->order.t[i];
-        if (!ode_forward_reached(forward, t))
+        const double *t = state->order.t + i;
+        if (!ode_forward_reached(forward, *t))
             for (int64_t k = 0; k < cells; k++) ode_store(s->dtype, y, k, NAN);
-        else if (ode_interpolant_at(&state->interpolant, t, y)) return -1;
+        else if (ode_interpolant_at(&state->interpolant, t, a->asked.n, y)) return -1;
         for (int j = 0; j < s->nstate; j++)
             if (call->out[j])
                 ode_output_put(s, call->rows, ode_part(s, call->rows, y, j), j, a->asked.n,
@@ -93,7 +77,7 @@ static int answer(void *data, void *state_, const ad_opaque_call *call)
 static void vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out,
                 const ad_var *ybar, const bool *need, ad_var *xbar)
 {
-    const asking *a = data;
+    const ode_asking *a = data;
     (void)token, (void)nout;
     ode_adjoint_record(a->problem, &a->asked, in[0], nin - 1, in + 1, out, ybar, need + 1,
                        xbar + 1);
@@ -102,9 +86,11 @@ static void vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, c
 static void jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot, int nout,
                 const ad_var *out, ad_var *ydot)
 {
-    (void)data, (void)nin, (void)in, (void)xdot, (void)nout, (void)out, (void)ydot;
-    ad_fail(token.tape, "ode_dense_at: there is no forward derivative (ad_jvp, ad_jacobian, "
-                        "ad_hvp): take ad_grad or ad_vjp");
+    const ode_asking *a = data;
+    ode_tangents t;
+    (void)token, (void)nin, (void)out;
+    if (!ode_tangents_record(a->problem, &a->asked, in[0], in + 1, xdot + 1, &t)) return;
+    for (int i = 0; i < nout; i++) ydot[i] = t.out[nout + i];
 }
 
 static const ad_opaque_class asking_class = { .name = "ode_dense_at",
@@ -112,8 +98,8 @@ static const ad_opaque_class asking_class = { .name = "ode_dense_at",
                                               .forward = answer,
                                               .state_new = state_new,
                                               .state_free = state_free,
-                                              .retain = retain,
-                                              .release = release,
+                                              .retain = ode_asking_retain,
+                                              .release = ode_asking_release,
                                               .vjp = vjp,
                                               .jvp = jvp,
                                               .discretises = true };
@@ -177,29 +163,6 @@ static bool check_times(ad_tape *tape, ad_var times)
     return !ad_tape_error(tape);
 }
 
-static asking *new_asking(ode_problem *p, ad_var times, ad_tape *tape)
-{
-    int n = (int)ad_shape_of(times).dim[0];
-    const double *constant = ad_constant_elements(times);
-    bool fill = constant && ad_constant_size(times) < n;
-    asking *a = calloc(1, sizeof *a);
-    double *t = constant ? malloc((size_t)n * sizeof *t) : NULL;
-    if (!a || (constant && !t)) {
-        ad_fail(tape, "ode_dense_at: out of memory");
-        free(a);
-        free(t);
-        return NULL;
-    }
-    for (int i = 0; t && i < n; i++) t[i] = constant[fill ? 0 : i];
-    atomic_init(&a->references, 1);
-    a->problem = p;
-    ode_problem_retain(p);
-    a->asked = (ode_asked){ .n = n, .times = t };
-    if (ode_interpolant_compile(&a->units, p, tape)) return a;
-    release(a);
-    return NULL;
-}
-
 int ode_dense_states_at(const ode_dense *dense, ad_var times, ad_var *y)
 {
     ad_tape *tape = dense ? dense->solve.tape : times.tape;
@@ -216,26 +179,15 @@ int ode_dense_states_at(const ode_dense *dense, ad_var times, ad_var *y)
     }
     if (!check_times(tape, times)) return -1;
     ode_problem *p = dense->problem;
-    ad_var in[2 + ODE_MAX_OPERANDS];
-    ad_shape shapes[ODE_MAX_STATES];
     for (int i = 0; i < dense->nstate; i++) {
-        ad_shape s = p->system->state[i];
-        if (s.rank == AD_MAX_RANK) {
-            ad_fail(tape,
-                    "ode_dense_at: state %d has the largest rank, %d: there is no room for the "
-                    "time axis; reshape it",
-                    i, AD_MAX_RANK);
-            return -1;
-        }
-        shapes[i] = ode_shape_at_times(s, (int)ad_shape_of(times).dim[0]);
+        if (p->system->state[i].rank < AD_MAX_RANK) continue;
+        ad_fail(tape,
+                "ode_dense_at: state %d has the largest rank, %d: there is no room for the "
+                "time axis; reshape it",
+                i, AD_MAX_RANK);
+        return -1;
     }
-    asking *a = new_asking(p, times, tape);
-    if (!a) return -1;
-    int n = 0, operands = dense->nstate + dense->nargs + 1;
-    in[n++] = dense->solve;
-    for (int i = 0; i < operands; i++) in[n++] = dense->operand[i];
-    in[n++] = times;
-    return ad_valid(ad_opaque(tape, &asking_class, a, n, in, dense->nstate, shapes, y)) ? 0 : -1;
+    return ode_asking_record(p, &asking_class, dense->solve, dense->operand, &times, y) ? 0 : -1;
 }
 
 ad_var ode_dense_at(const ode_dense *dense, ad_var times)

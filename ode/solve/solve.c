@@ -2,6 +2,7 @@
  * operation. */
 #include "ode/solve/solve.h"
 #include "ode/adjoints/adjoint.h"
+#include "ode/trajectory/tangents.h"
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -99,17 +100,11 @@ static void solve_vjp(void *problem, ad_var token, int nin, const ad_var *in, in
 static void solve_jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot,
                       int nout, const ad_var *out, ad_var *ydot)
 {
-    const ode_problem *p = data;
-    (void)nin, (void)in, (void)xdot, (void)nout, (void)out, (void)ydot;
-    ad_fail(token.tape,
-            "%s: a solve has no forward derivative (ad_jvp, ad_jacobian, ad_jacobian_trace, "
-            "ad_hvp): take ad_grad or ad_vjp, for a Jacobian "
-            "one ad_vjp with a unit cotangent for each component of the result; or solve for the "
-            "derivative in a direction v of args as "
-            "another state, s' = (dF/dy) s + (dF/dargs) v by ad_jvp inside the field "
-            "(ode_solve_states): ad_grad of a loss's derivative made "
-            "from it is a Hessian times v",
-            p->settings.caller);
+    ode_problem *p = data;
+    ode_tangents t;
+    (void)nin, (void)out;
+    if (!ode_tangents_record(p, NULL, token, in, xdot, &t)) return;
+    for (int i = 0; i < nout; i++) ydot[i] = t.out[nout + i];
 }
 
 static const char *called(const void *problem)
@@ -167,12 +162,6 @@ static ode_problem *make_problem(const ode_right_side *right, int nstate, const 
     return NULL;
 }
 
-static ad_shape solution_shape(const ode_problem *p, int state)
-{
-    ad_shape s = p->system->state[state];
-    return p->final_only ? s : ode_shape_at_times(s, p->ntimes);
-}
-
 ad_var ode_record_forward(const ode_right_side *right, int nstate, const ad_var *y0, int nargs,
                           const ad_var *args, ad_var times, const ode_options *options,
                           bool final_only, ad_var *out, ad_var *in, ode_problem **problem)
@@ -192,12 +181,14 @@ ad_var ode_record_forward(const ode_right_side *right, int nstate, const ad_var 
     ode_problem *p = make_problem(right, nstate, y0, nargs, args, times, options, final_only, tape);
     if (!p) return none;
     *problem = p;
+    p->operation = &solve_class;
+    p->exact = &ode_discrete;
     ad_shape shapes[ODE_MAX_STATES];
     int n = 0;
     for (int i = 0; i < nstate; i++) in[n++] = y0[i];
     for (int i = 0; i < nargs; i++) in[n++] = args[i];
     in[n++] = times;
-    for (int i = 0; i < nstate; i++) shapes[i] = solution_shape(p, i);
+    for (int i = 0; i < nstate; i++) shapes[i] = ode_shape_of_solution(p, i);
     return ad_opaque(tape, &solve_class, p, n, in, nstate, shapes, out);
 }
 

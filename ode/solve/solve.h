@@ -5,7 +5,6 @@
 
 /* Results out[nstate], operands in[] (y0, arguments, times), and the problem, which is the
  * operation's. The token of the operation; invalid with the tape's error set. */
-enum { ODE_MAX_OPERANDS = ODE_MAX_STATES + ODE_MAX_ARGS + 1 };
 ad_var ode_record_forward(const ode_right_side *right, int nstate, const ad_var *y0, int nargs,
                           const ad_var *args, ad_var times, const ode_options *options,
                           bool final_only, ad_var *out, ad_var *in, ode_problem **problem);

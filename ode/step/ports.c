@@ -103,6 +103,8 @@ static ode_shapes shapes_of_group(const ode_unit_key *key, ode_port port, int gr
 static int arrays_of(const ode_system *s, const ode_unit_key *key, ode_shapes shapes)
 {
     switch (shapes) {
+    case ODE_SHAPE_SIZE:
+    case ODE_SHAPE_TIME: return s->nclocks;
     case ODE_SHAPE_STATE:
     case ODE_SHAPE_STATE_ELEMENT: return s->nstate;
     case ODE_SHAPE_QUADRATURE: return s->nquad;
@@ -152,7 +154,7 @@ static ad_shape shape_of(const ode_system *s, const ode_unit_key *key, ode_shape
 static bool is_needed(const ode_system *s, const ode_unit_key *key, ode_shapes shapes, int i)
 {
     switch (shapes) {
-    case ODE_SHAPE_SCALAR:
+    case ODE_SHAPE_SIZE:
     case ODE_SHAPE_TIME: return key->flags & ODE_TIMES;
     case ODE_SHAPE_ROW_ARGUMENT: return key->need >> s->row[i] & 1;
     case ODE_SHAPE_SHARED: return ode_shared_needed(s, i, key->need);
@@ -168,6 +170,18 @@ bool ode_port_is_input(ode_unit_kind kind, ode_port port) { return table[port].i
 bool ode_port_needed(const ode_system *s, const ode_unit_key *key, ode_port port, int i)
 {
     return is_needed(s, key, table[port].shapes, i);
+}
+
+/* Numbers and messages of a tangent system are those of what it is made of: they have no tangents.
+ */
+static const ode_system *described_by(const ode_system *s, ode_port port)
+{
+    return ode_port_differentiable(port) ? s : ode_system_root(s);
+}
+
+int ode_port_arrays(const ode_system *s, const ode_unit_key *key, ode_port port, int group)
+{
+    return arrays_of(described_by(s, port), key, shapes_of_group(key, port, group));
 }
 
 /* ---- layouts ---- */
@@ -202,15 +216,16 @@ static void add_port(const making *m, ode_role role, ode_port port, bool output,
     ode_place *place = &l->at[role][port];
     place->first = output ? l->nout : l->nin;
     place->output = output;
+    const ode_system *s = described_by(m->system, port);
     int groups = table[port].groups(m->key);
     for (int g = 0; g < groups; g++) {
         ode_shapes shapes = shapes_of_group(m->key, port, g);
         bool parameter = role == ODE_VALUE &&
                          (shapes == ODE_SHAPE_SHARED || shapes == ODE_SHAPE_SHARED_ARGUMENT);
-        int n = arrays_of(m->system, m->key, shapes);
+        int n = arrays_of(s, m->key, shapes);
         for (int i = 0; i < n; i++) {
-            if (needed && !is_needed(m->system, m->key, shapes, i)) continue;
-            ad_shape shape = shape_of(m->system, m->key, shapes, i);
+            if (needed && !is_needed(s, m->key, shapes, i)) continue;
+            ad_shape shape = shape_of(s, m->key, shapes, i);
             if (output) add_output(l, shape);
             else add_input(l, shape, parameter);
         }

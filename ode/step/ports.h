@@ -96,6 +96,8 @@ void ode_layout_clear(ode_layout *layout);
  * where it is not absent. */
 bool ode_port_differentiable(ode_port port);
 bool ode_port_is_input(ode_unit_kind kind, ode_port port);
+/* How many arrays a group of a port has. */
+int ode_port_arrays(const ode_system *system, const ode_unit_key *key, ode_port port, int group);
 /* Whether array i of a port takes part in the derivatives that the key asks for. */
 bool ode_port_needed(const ode_system *system, const ode_unit_key *key, ode_port port, int i);
 /* The evaluation whose residuals come first in ODE_PORT_KEPT: not one that is carried. */

@@ -12,7 +12,8 @@
 /* Kinds of arrays in ports (ports.def); how many of them there are is the system's. */
 typedef enum {
     ODE_SHAPE_SCALAR,          /* [], one for the call */
-    ODE_SHAPE_TIME,            /* as a field gets t: sizes 1 */
+    ODE_SHAPE_SIZE,            /* [] for each clock: the size of the step by it */
+    ODE_SHAPE_TIME,            /* as a field gets t, sizes 1, for each clock */
     ODE_SHAPE_ROW_NUMBER,      /* [rows] */
     ODE_SHAPE_STATE,           /* each state [rows,D...] */
     ODE_SHAPE_STATE_ELEMENT,   /* each state's elements [1,D...] */

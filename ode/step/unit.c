@@ -44,7 +44,7 @@ static const ad_program *compile(ode_unit *u, char *error, size_t error_size)
             snprintf(error, error_size, "%s",
                      tape && ad_tape_error(tape) ? ad_tape_error(tape) : "out of memory");
         if (!u->program) note_absence(u, error);
-        const ode_system *traced = u->system->base ? u->system->base : u->system;
+        const ode_system *traced = ode_system_traced(u->system);
         if (traced->trace)
             ad_tape_clear_error(traced->trace); /* of memory: the next attempt may have more */
         free(v);

@@ -1,5 +1,5 @@
 /* What units compute: how each kind is recorded, and derivatives of all of them. */
-#include "ode/step/unit.h"
+#include "ode/step/tangent_unit.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -136,10 +136,25 @@ static void record_root(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_v
     *ode_unit_output(u, out, ODE_PORT_ROOT_JACOBIAN) = ad_jacobian(f, z);
 }
 
+static void record_itself(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_var *out);
+
+/* Of a tangent system: the unit of its primal, and the JVP of that. */
+static void record_with_tangents(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_var *out)
+{
+    ode_tangent_unit t;
+    if (!ode_tangent_unit_open(&t, u, tape, in)) return;
+    record_itself(&t.primal, tape, t.in, t.out);
+    ode_tangent_unit_close(&t, u, tape, out);
+}
+
 /* What the unit is (a derivative of): outputs of own.nout from inputs of own.nin. */
 static void record_itself(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_var *out)
 {
     for (int i = 0; i < u->own.nout; i++) out[i] = ad_none(tape);
+    if (u->system->primal) {
+        record_with_tangents(u, tape, in, out);
+        return;
+    }
     switch (u->key.kind) {
     case ODE_UNIT_FIELD: record_field(u, tape, in, out); break;
     case ODE_UNIT_BEGIN: record_begin(u, tape, in, out); break;

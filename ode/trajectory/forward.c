@@ -8,6 +8,7 @@
  */
 #include "ode/trajectory/forward.h"
 #include "ode/trajectory/outputs.h"
+#include "ode/trajectory/weights.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,15 +34,14 @@ static void put_slot(ode_forward *s, int j, const void *slot)
 }
 
 /* The solution inside the step from a to b, from its stages. */
-static void put_interpolated(ode_forward *s, const ode_march *m, int j, double t,
-                             const ode_boundary *a, const ode_boundary *b, const void *y)
+static void put_interpolated(ode_forward *s, const ode_march *m, int j, const ode_boundary *a,
+                             const ode_boundary *b, const void *y)
 {
-    double w[ODE_MAX_STAGES], slope[ODE_MAX_STAGES];
-    const void *k[ODE_MAX_STAGES];
-    int n = ode_output_weights(m->method, a, b, t, w, slope);
+    ode_weights w;
+    ode_weights_at(&w, m->method, m->system, m->rows, a, b, m->clock,
+                   (const double *)s->times.data + j, s->problem->ntimes);
     size_t slot = (size_t)m->cells * ode_bytes(m->system->dtype);
-    for (int i = 0; i < n; i++) k[i] = (char *)m->k.data + (size_t)i * slot;
-    ode_combine(m->system->dtype, m->cells, y, n, w, k, s->scratch.data);
+    ode_weights_apply(&w, m->system->dtype, y, m->k.data, slot, s->scratch.data);
     put_slot(s, j, s->scratch.data);
 }
 
@@ -58,7 +58,7 @@ static void put_outputs(ode_forward *s, ode_march *m, const ode_boundary *a, con
     if (p->final_only) return;
     for (; s->next_output < last && direction * (t[s->next_output] - b->t) <= 0; s->next_output++) {
         int j = s->next_output;
-        if (p->dense) put_interpolated(s, m, j, t[j], a, b, y);
+        if (p->dense) put_interpolated(s, m, j, a, b, y);
         else put_slot(s, j, next);
     }
 }
@@ -189,18 +189,23 @@ static void fill_stats(const ode_forward *s, ode_stats *stats)
     stats->stored_bytes = ode_trajectory_bytes(&s->trajectory);
 }
 
-/* Times as doubles, checked. */
+/* Times as doubles, checked, and then those of the other clocks. */
 static const double *read_times(ode_forward *s, const ad_opaque_call *call)
 {
     const ode_problem *p = s->problem;
-    double *t = ode_buffer_need(&s->times, (size_t)p->ntimes * sizeof *t);
+    int clocks = p->system->nclocks, n = p->ntimes;
+    double *t = ode_buffer_need(&s->times, (size_t)(clocks * n) * sizeof *t);
     if (!t) {
         snprintf(call->error, call->error_size, "out of memory");
         return NULL;
     }
-    for (int i = 0; i < p->ntimes; i++)
-        t[i] = p->times ? p->times[i]
-                        : ode_load(call->dtype, call->in[p->system->nstate + p->system->nargs], i);
+    for (int k = 0; k < clocks; k++) {
+        const void *operand = call->in[ode_first_clock(p) + k];
+        const double *constant = k ? NULL : p->times;
+        for (int i = 0; i < n; i++)
+            t[k * n + i] = constant ? constant[i] : ode_load(call->dtype, operand, i);
+        s->march.clock[k] = t + k * n;
+    }
     char text[256];
     const char *error = ode_check_times(p->ntimes, t, text, sizeof text);
     if (!error) return t;
@@ -217,7 +222,7 @@ static ode_trajectory_policy policy_of(const ode_forward *s)
     const ode_problem *p = s->problem;
     const ode_adjoint *adjoint = p->settings.adjoint;
     bool wanted = s->call->state_used, certain = s->again || atomic_load(&p->differentiated);
-    ode_trajectory_policy policy = { .states = adjoint->states && wanted,
+    ode_trajectory_policy policy = { .states = wanted && (adjoint->states || certain),
                                      .magnitudes = adjoint->magnitudes && wanted,
                                      .carried = ode_port_bytes(p->units.step, ODE_VALUE,
                                                                ODE_PORT_CARRY, s->call->rows),
@@ -273,12 +278,48 @@ static int solve_identity(ode_forward *s, ode_march *m, const void *y)
     return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
 }
 
+/* The solve that this one follows, of which it takes the steps; solved again if it has not stored
+ * them. NULL: it finds its own, or (*failed) the call's error is written. */
+static const ode_trajectory *followed(const ode_forward *s, const ad_opaque_call *call,
+                                      bool *failed)
+{
+    const ode_problem *p = s->problem;
+    int n = p->system->nstate, token = ode_first_token(p), k = 1;
+    *failed = false;
+    if (!p->system->order) return NULL;
+    ode_forward *leader = call->in_state[token];
+    if (leader->trajectory.stores) return &leader->trajectory;
+    const ode_problem *q = leader->problem;
+    const void *in[1 + ODE_MAX_OPERANDS] = { NULL };
+    void *in_state[1 + ODE_MAX_OPERANDS] = { NULL };
+    for (int i = 0; i < q->system->nstate; i++) in[k++] = call->in[i];
+    for (int i = 0; i < q->system->nargs; i++) in[k++] = call->in[n + i];
+    for (int i = 0; i < q->system->nclocks; i++) in[k++] = call->in[ode_first_clock(p) + i];
+    for (int i = 0; i < q->system->order; i++) in_state[k++] = call->in_state[token + 1 + i];
+    ad_opaque_call again = *call;
+    again.in = in;
+    again.in_state = in_state;
+    *failed = ode_forward_again(leader, &again);
+    return *failed ? NULL : &leader->trajectory;
+}
+
+/* Where the followed solve ended before its last time, so does this one. */
+static void follow_end(ode_forward *s, const ad_opaque_call *call)
+{
+    const ode_forward *leader = call->in_state[ode_first_token(s->problem)];
+    s->partial = leader->partial;
+    s->reached = leader->reached;
+    if (s->partial) put_unreached(s);
+}
+
 static int solve(ode_problem *p, ode_forward *s, const ad_opaque_call *call)
 {
     ode_march *m = &s->march;
     ode_trajectory *tr = &s->trajectory;
     const ode_settings *set = &p->settings;
-    const double *t = read_times(s, call);
+    bool lost;
+    const ode_trajectory *steps = followed(s, call, &lost);
+    const double *t = lost ? NULL : read_times(s, call);
     if (!t) return -1;
     m->reached = t[0];
     m->system = p->system;
@@ -304,7 +345,7 @@ static int solve(ode_problem *p, ode_forward *s, const ad_opaque_call *call)
     const ode_march_units *units = residuals ? &p->keeping : &p->units;
     if (ode_march_open(m, units, call->rows, call->threads, args, s->values)) return -1;
     ode_boundary first = { .t = t[0], .jump = ode_stops_jump(&m->stops, t[0]), .restart = true };
-    ode_trajectory_start(tr, &first);
+    ode_trajectory_start(tr, steps ? ode_trajectory_boundary(steps, 0) : &first);
     if (set->stats && !begin_stats(set->stats, t[0]))
         return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
     if (!p->final_only) put_slot(s, 0, y);
@@ -317,11 +358,13 @@ static int solve(ode_problem *p, ode_forward *s, const ad_opaque_call *call)
                       .accepted = accepted,
                       .rewind = rewind_to,
                       .keep = residuals ? keep : NULL,
-                      .reports = !s->again };
-    int failed = t[0] == t[p->ntimes - 1] ? solve_identity(s, m, y)
-                                          : ode_march_run_refined(m, p->ntimes, t, y, &sink,
-                                                                  call->refine, &s->refinement);
+                      .reports = !s->again && !steps };
+    int failed;
+    if (steps) failed = ode_march_follow(m, steps->count, steps->bounds.data, y, &sink);
+    else if (t[0] == t[p->ntimes - 1]) failed = solve_identity(s, m, y);
+    else failed = ode_march_run_refined(m, p->ntimes, t, y, &sink, call->refine, &s->refinement);
     ode_trajectory_end(tr);
+    if (!failed && steps) follow_end(s, call);
     if (failed && set->partial && is_partial(m)) {
         s->partial = true;
         s->reached = s->again && m->status == ODE_STOPPED ? s->until : m->reached;
@@ -350,7 +393,7 @@ int ode_forward_solve(void *problem, void *forward, const ad_opaque_call *call)
 
 int ode_forward_again(ode_forward *s, const ad_opaque_call *call)
 {
-    void *const nowhere[ODE_MAX_STATES] = { NULL };
+    void *const nowhere[ODE_MAX_JOINT] = { NULL };
     ad_opaque_call again = *call;
     again.in = call->in + 1;
     again.in_state = call->in_state + 1;

@@ -2,7 +2,7 @@
  * are not stored but computed again, one step for all times in it: a state takes the memory of one
  * array, its stages that of seven or more. */
 #include "ode/trajectory/interpolant.h"
-#include "ode/trajectory/outputs.h"
+#include "ode/trajectory/weights.h"
 #include <string.h>
 
 bool ode_interpolant_compile(ode_march_units *units, const ode_problem *p, ad_tape *tape)
@@ -21,6 +21,7 @@ int ode_interpolant_open(ode_interpolant *in, ode_forward *forward, const ode_ma
     m->settings = &p->settings;
     m->method = p->settings.method;
     m->dense = true;
+    memcpy(m->clock, forward->march.clock, sizeof m->clock);
     m->error = call->error;
     m->error_size = call->error_size;
     m->step.refine = m->begin.refine = call->refine;
@@ -81,24 +82,23 @@ static int visit(ode_interpolant *in, int64_t k)
     return 0;
 }
 
-int ode_interpolant_at(ode_interpolant *in, double t, void *y)
+int ode_interpolant_at(ode_interpolant *in, const double *t, int stride, void *y)
 {
     const ode_trajectory *tr = in->trajectory;
     const ode_march *m = &in->march;
-    int64_t k = ode_trajectory_find(tr, t);
+    int64_t k = ode_trajectory_find(tr, *t);
     const ode_boundary *a = ode_trajectory_boundary(tr, k), *b = ode_trajectory_boundary(tr, k + 1);
+    const void *from = ode_trajectory_state(in->trajectory, k);
     size_t slot = (size_t)m->cells * ode_bytes(m->system->dtype);
-    bool begin = tr->count == 0 || t == a->t;
-    if (begin || t == b->t) {
-        memcpy(y, ode_trajectory_state(in->trajectory, begin ? k : k + 1), slot);
+    bool begin = tr->count == 0 || *t == a->t;
+    bool moving = tr->count > 0 && m->system->nclocks > 1; /* not with the boundary it is at */
+    if (!moving && (begin || *t == b->t)) {
+        memcpy(y, begin ? from : ode_trajectory_state(in->trajectory, k + 1), slot);
         return 0;
     }
     if (k != in->step && visit(in, k)) return -1;
-    double w[ODE_MAX_STAGES], slope[ODE_MAX_STAGES];
-    const void *stage[ODE_MAX_STAGES];
-    int n = ode_output_weights(m->method, a, b, t, w, slope);
-    for (int i = 0; i < n; i++) stage[i] = (const char *)m->k.data + (size_t)i * slot;
-    ode_combine(m->system->dtype, m->cells, ode_trajectory_state(in->trajectory, k), n, w, stage,
-                y);
+    ode_weights w;
+    ode_weights_at(&w, m->method, m->system, m->rows, a, b, m->clock, t, stride);
+    ode_weights_apply(&w, m->system->dtype, from, m->k.data, slot, y);
     return 0;
 }

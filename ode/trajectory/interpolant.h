@@ -19,9 +19,9 @@ bool ode_interpolant_compile(ode_march_units *units, const ode_problem *problem,
 int ode_interpolant_open(ode_interpolant *in, ode_forward *forward, const ode_march_units *units,
                          const ad_opaque_call *call, const void *const *args);
 void ode_interpolant_close(ode_interpolant *in);
-/* The state at t, in the interval of the solve, into y (a slot). 0, or -1 with the call's error
- * written. */
-int ode_interpolant_at(ode_interpolant *in, double t, void *y);
+/* The state at *t, in the interval of the solve, into y (a slot); t[k * stride]: the time by clock
+ * k. 0, or -1 with the call's error written. */
+int ode_interpolant_at(ode_interpolant *in, const double *t, int stride, void *y);
 
 /* The step that t lies in: of two that meet there, the earlier one. */
 int64_t ode_trajectory_find(const ode_trajectory *tr, double t);

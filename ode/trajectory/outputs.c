@@ -1,4 +1,4 @@
-/* Arrays of outputs, and the method's interpolant between the ends of a step. */
+/* Arrays of outputs. */
 #include "ode/trajectory/outputs.h"
 #include <string.h>
 
@@ -9,6 +9,12 @@ ad_shape ode_shape_at_times(ad_shape state, int ntimes)
     out.dim[1] = ntimes;
     for (int i = 1; i < state.rank; i++) out.dim[i + 1] = state.dim[i];
     return out;
+}
+
+ad_shape ode_shape_of_solution(const ode_problem *p, int state)
+{
+    ad_shape s = p->system->state[state];
+    return p->final_only ? s : ode_shape_at_times(s, p->ntimes);
 }
 
 void ode_output_put(const ode_system *s, int64_t rows, const void *part, int state, int n, int at,
@@ -36,14 +42,4 @@ void ode_output_add(const ode_system *s, int64_t rows, const void *from, int sta
     for (int64_t r = 0; r < rows; r++)
         ode_add(s->dtype, size, (const char *)from + (size_t)(r * n + at) * bytes,
                 (char *)part + (size_t)r * bytes);
-}
-
-int ode_output_weights(const ode_method *m, const ode_boundary *a, const ode_boundary *b, double t,
-                       double *w, double *slope)
-{
-    double h = b->t - a->t;
-    int n = m->dense_stages;
-    m->dense(m, (t - a->t) / h, w, slope);
-    for (int i = 0; i < n; i++) w[i] *= h;
-    return n;
 }

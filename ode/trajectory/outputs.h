@@ -1,4 +1,4 @@
-/* Internal: arrays of outputs, and the interpolant inside a step. */
+/* Internal: arrays of outputs. */
 #ifndef ODE_OUTPUTS_H
 #define ODE_OUTPUTS_H
 #include "ode/trajectory/problem.h"
@@ -10,9 +10,6 @@ void ode_output_put(const ode_system *s, int64_t rows, const void *part, int sta
 void ode_output_add(const ode_system *s, int64_t rows, const void *from, int state, int n, int at,
                     void *part);
 ad_shape ode_shape_at_times(ad_shape state, int ntimes); /* [rows, T, D...] of [rows, D...] */
-/* Weights of the dense output at t inside the step from a to b: h b_i(theta), and derivatives by
- * theta. Returns how many. */
-int ode_output_weights(const ode_method *method, const ode_boundary *a, const ode_boundary *b,
-                       double t, double *w, double *slope);
+ad_shape ode_shape_of_solution(const ode_problem *p, int state);
 
 #endif
