@@ -16,7 +16,8 @@ static int arrays_of_port(const ode_unit *u, const ode_unit *primal, ode_port po
     const ode_system *s = primal->system;
     ode_unit_key key = primal->key;
     key.need = u->system->along;
-    if (u->system->nclocks > s->nclocks) key.flags |= ODE_TIMES;
+    bool moving = u->system->nclocks > s->nclocks;
+    key.flags = moving ? key.flags | ODE_TIMES : key.flags & ~ODE_TIMES;
     ode_place to = primal->own.at[ODE_VALUE][port];
     int value = u->own.at[ODE_VALUE][port].first, n = 0;
     for (int group = 0; n < to.count; group++) {

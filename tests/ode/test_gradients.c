@@ -559,43 +559,10 @@ START_TEST(programs)
 }
 END_TEST
 
-/* What a solve cannot give is an error with a way out. */
-START_TEST(second_derivative)
-{
-    ad_tape *tape = ad_tape_new(AD_F64);
-    ode_options o = { .adjoint = _i ? &ode_backsolve : &ode_discrete };
-    int32_t mark = ad_tape_mark(tape);
-    for (int k = 0; k < 5; k++) {
-        ad_tape_rewind(tape, mark);
-        ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 1 }), g, h,
-               p = ad_param(tape, AD_SHAPE(1), (double[]){ 1 });
-        ad_var y =
-            ode_solve_final(identity, NULL, ad_mul(y0, p), 0, NULL, ode_interval(tape, 0, 1), &o);
-        ad_var loss = ad_sum_all(ad_square(y));
-        ad_grad(loss, 1, &y0, &g);
-        const char *way =
-            k < 1 ? "ode_solve_final: the gradient of a solve has no derivative of its own"
-                  : "ode_solve_final: a solve has no forward";
-        if (k == 0) ad_grad(ad_sum_all(g), 1, &y0, &h);
-        else if (k == 1) h = ad_hvp(loss, y0, ad_ones_like(y0));
-        else if (k == 2) h = ad_jacobian(y, y0);
-        else if (k == 3) ad_jvp(1, &y0, &y0, 1, &y, &h);
-        else h = ad_jacobian(y, p);
-        if (k == 4)
-            way = "ad_jacobian: both variables need the row axis, or neither; for rows by a "
-                  "parameter take ad_vjp with unit cotangents";
-        const char *error = ad_tape_error(tape);
-        ck_assert_msg(error && strstr(error, way), "%d: %s", k, error ? error : "no error");
-        ad_tape_clear_error(tape);
-    }
-    ad_tape_free(tape);
-}
-END_TEST
-
-/* The way out: y' = sin(p y) with its derivative s = dy/dp as a second state. The gradient of
- * y(1)^2's derivative 2 y s is the second derivative, and a unit cotangent for each component gives
- * the Jacobian. Against differences of the solution in closed form: tan(p y / 2) = tan(p y0 / 2)
- * e^(p t). */
+/* Tangents as states: y' = sin(p y) with its derivative s = dy/dp as a second state. The gradient
+ * of y(1)^2's derivative 2 y s is the second derivative, and a unit cotangent for each component
+ * gives the Jacobian. Against differences of the solution in closed form: tan(p y / 2) = tan(p y0 /
+ * 2) e^(p t). */
 static void with_sensitivity(ad_var t, int nstate, const ad_var *y, const ad_var *args, void *user,
                              ad_var *dy)
 {
@@ -704,7 +671,6 @@ int main(void)
     tcase_add_loop_test(known, jump, 0, 4);
     tcase_add_loop_test(known, several_states, 0, 10);
     tcase_add_loop_test(known, programs, 0, 2);
-    tcase_add_loop_test(known, second_derivative, 0, 2);
     tcase_add_loop_test(known, sensitivities_as_states, 0, 2);
     suite_add_tcase(s, frozen);
     suite_add_tcase(s, known);
