@@ -15,10 +15,17 @@
  * allocates nothing. Compiled programs are kept by the tape, also when it is rewound: recording an
  * equal solve again compiles nothing. The 128 used last are kept. Threads: recording belongs to the
  * tape's thread; compiled programs that hold a solve may be run by many threads (without
- * ode_stats). Limits: up to 8 states and 64 arguments. Gradients are first derivatives in reverse
- * mode. Forward ones (ad_jvp, ad_jacobian) and second ones (ad_hvp) are errors that say how to have
- * them: by states of their own, s' = (dF/dy) s + (dF/dargs) v, with ad_jvp inside the field
- * (ode_solve_states). */
+ * ode_stats). Limits: up to 8 states and 64 arguments.
+ *
+ * Derivatives of a solve exist in every order and every mixture of modes (ad_vjp, ad_grad, ad_jvp,
+ * ad_jacobian, ad_hvp), by initial states, arguments and times. Those of the solution are
+ * derivatives of the discretisation: the accepted steps are frozen. Tangents (ad_jvp) run forwards
+ * along the stored steps, with the JVP of each; derivatives of a gradient are tangents and their
+ * adjoint, so that a Hessian times a vector costs a few gradients. The adjoint that the options
+ * name gives first derivatives in reverse mode; higher ones are by ode_discrete whatever it is, as
+ * to the derivatives of a gradient a continuous adjoint would add a tolerance of its own. Each
+ * derivative doubles the arrays of states, of arguments and, where times have tangents, of times:
+ * at most 32, 64 and 8 (an error says so). */
 #ifndef COSTATE_ODE_H
 #define COSTATE_ODE_H
 #include "../autodiff/autodiff.h"
