@@ -8,8 +8,9 @@
 
 static ode_options some_steps(const ode_method *m)
 {
-    if (ode_method_adaptive(m)) return (ode_options){ .method = m, .rtol = 1e-5, .atol = 1e-6 };
-    return (ode_options){ .method = m, .steps = 6 };
+    if (ode_method_adaptive(m))
+        return (ode_options){ .method = m, .rtol = 1e-5, .atol = 1e-6, .newton_tolerance = 1e-14 };
+    return (ode_options){ .method = m, .steps = 6, .newton_tolerance = 1e-14 };
 }
 
 /* H v of a loss by forward over reverse (mode 0) or reverse over reverse (1). */
@@ -26,7 +27,6 @@ static void hessian_product(int mode, ad_var loss, int n, const ad_var *x, const
 START_TEST(modes_agree)
 {
     const ode_method *m = ode_methods()[_i / PREY_FORMS];
-    if (m == &ode_implicit_euler || m == &ode_trapezoidal) return;
     ode_options o = some_steps(m);
     prey p = prey_record(AD_F64, (prey_form)(_i % PREY_FORMS), prey_unknowns, &o);
     ad_var loss = prey_loss(&p), v[PREY_OPERANDS], w[PREY_OPERANDS], hv[2][PREY_OPERANDS];

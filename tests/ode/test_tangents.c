@@ -23,16 +23,20 @@ static int directions(const prey *p, int set, ad_var *x, ad_var *v)
 
 static ode_options some_steps(const ode_method *m)
 {
-    if (ode_method_adaptive(m)) return (ode_options){ .method = m, .rtol = 1e-5, .atol = 1e-6 };
-    return (ode_options){ .method = m, .steps = 6 };
+    if (ode_method_adaptive(m))
+        return (ode_options){ .method = m, .rtol = 1e-5, .atol = 1e-6, .newton_tolerance = 1e-14 };
+    return (ode_options){ .method = m, .steps = 6, .newton_tolerance = 1e-14 };
 }
 
-/* <b, J v> = <J^T b, v> to rounding: for every method, by each operand and by all of them. */
+/* <b, J v> = <J^T b, v> to rounding: for every method, by each operand and by all of them. The
+ * tangents find the roots of implicit steps anew, so there it holds to what Newton's method leaves.
+ */
 START_TEST(transposes)
 {
     const ode_method *m = ode_methods()[_i / PREY_FORMS];
-    if (m == &ode_implicit_euler || m == &ode_trapezoidal) return;
+    ode_stats stats = { 0 };
     ode_options o = some_steps(m);
+    o.stats = &stats;
     prey p = prey_record(AD_F64, (prey_form)(_i % PREY_FORMS), prey_unknowns, &o);
     for (int operand = 0; operand <= p.n; operand++) {
         ad_var x[PREY_OPERANDS], v[PREY_OPERANDS], jv, jb[PREY_OPERANDS];
@@ -43,10 +47,13 @@ START_TEST(transposes)
         get(ad_sum_all(ad_mul(p.weights, jv)), &left);
         get(prey_dot(n, jb, v), &right);
         get(ad_sum_all(ad_abs(ad_mul(p.weights, jv))), &scale);
-        ck_assert_msg(fabs(left - right) <= 1e-13 * scale, "%s, form %d, operand %d: %.17g, %.17g",
-                      ode_method_name(m), _i % PREY_FORMS, operand, left, right);
+        double tolerance = stats.jacobians ? 1e3 * o.newton_tolerance : 1e-13;
+        ck_assert_msg(fabs(left - right) <= tolerance * scale,
+                      "%s, form %d, operand %d: %.17g, %.17g", ode_method_name(m), _i % PREY_FORMS,
+                      operand, left, right);
         ck_assert(scale > 1e-3 || operand == 3 || operand == 4);
     }
+    ode_stats_clear(&stats);
     ad_tape_free(p.tape);
 }
 END_TEST
