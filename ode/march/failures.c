@@ -65,7 +65,7 @@ static void advise(const ode_march *m, const trouble *of, char *text, size_t siz
         snprintf(text, size,
                  "%.0f %% of the attempts were at the limit of stability, the latest with |h "
                  "lambda| = %.2g of %.2g: the problem is stiff "
-                 "there; use an L-stable method (ode_implicit_euler)",
+                 "there; use an L-stable method (ode_kvaerno5)",
                  100 * (double)(m->guard.limited + m->guard.refused) /
                      (double)(m->steps + m->rejected),
                  m->guard.z, m->guard.limit);
@@ -119,7 +119,7 @@ int ode_fail_small(ode_march *m, double t, double h, double ratio, const void *y
             "step %lld at t = %.15g: a step of options.min_step = %g %s, worst in %s; lower "
             "min_step%s",
             (long long)m->steps, t, m->settings->min_step, error, where,
-            stiff ? ", or use an L-stable method (ode_implicit_euler): the problem is stiff there"
+            stiff ? ", or use an L-stable method (ode_kvaerno5): the problem is stiff there"
                   : ", or loosen the tolerances");
     }
     trouble of = { t, h, fabs(ode_load(m->system->dtype, y, worst)), worst };

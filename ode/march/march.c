@@ -389,7 +389,7 @@ static bool is_ringing(ode_march *m, const ode_boundary *a, const ode_boundary *
                  "step %lld from t = %.15g, size %.3g: the result at its end is wrong in %s: there "
                  "the problem is stiff, and %s, which is not "
                  "L-stable, makes it alternate from step to step instead of decaying; use "
-                 "ode_implicit_euler, or much smaller steps",
+                 "ode_kvaerno5, or much smaller steps",
                  (long long)m->steps, a->t, b->t - a->t, where, m->method->name);
         return true;
     }

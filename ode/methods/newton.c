@@ -58,7 +58,8 @@ typedef struct {
     double theta; /* the largest rate since the step began */
     bool has_jacobian, has_factors;
     want want;
-    bool active, fresh;    /* the Jacobian belongs to this stage */
+    bool active;
+    bool fresh, here;      /* the Jacobian belongs to this stage, and to the present z */
     double eta;            /* the part of the latest update that is still to come */
     int updates, renewals; /* since the start; new Jacobians on the way */
     int iterations;
@@ -192,7 +193,7 @@ static void begin_row(const ode_newton_work *w, const ode_newton_problem *p, new
         sum += base[i] + k[i];
     }
     row->size = size;
-    row->fresh = false;
+    row->fresh = row->here = false;
     row->iterations = 0;
     row->active = isfinite(sum) || !p->controlled;
     if (!row->active) {
@@ -217,7 +218,7 @@ static bool make_matrix(const ode_newton_work *w, const ode_newton_problem *p, n
     if (row->want == WANT_JACOBIAN) {
         size_t bytes = (size_t)(s->width * s->width) * ode_bytes(s->dtype);
         memcpy(kept, jacobian_of(&w->jacobians, s, r), bytes);
-        row->has_jacobian = row->fresh = true;
+        row->has_jacobian = row->fresh = row->here = true;
     }
     row->want = WANT_NOTHING;
     row->g = p->g;
@@ -272,7 +273,7 @@ static bool is_rounding(const ode_newton_problem *p, const newton_row *row, doub
     return raw <= fmax(10 * p->limits.tolerance, 8 * epsilon) * row->size;
 }
 
-typedef enum { GO_ON, CONVERGED, TOO_SLOW } verdict;
+typedef enum { GO_ON, CONVERGED, TOO_SLOW, RENEW } verdict;
 
 /* What the size of an update says. Sets the row's rate and eta, and what it wants next. */
 static verdict judge(const ode_newton_problem *p, newton_row *row, double norm, double raw)
@@ -288,11 +289,17 @@ static verdict judge(const ode_newton_problem *p, newton_row *row, double norm, 
         int most = p->limits.iterations < MOST_CONTROLLED ? p->limits.iterations : MOST_CONTROLLED;
         double left = most - 1 - row->updates;
         bool slow = theta > diverging_rate || row->eta * norm * pow(theta, left) > 1;
+        /* An old matrix may lead far astray from a good first guess. */
+        if (!p->controlled && !row->fresh && theta > flat_rate) return TOO_SLOW;
         if (p->controlled && slow) {
             if (!row->fresh || theta > flat_rate || row->renewals == MOST_RENEWALS) return TOO_SLOW;
             row->renewals++;
         }
-        if (p->controlled ? slow : theta > renew_rate) row->want = WANT_JACOBIAN;
+        if (p->controlled ? slow : theta > renew_rate) {
+            /* An update by another point's matrix is not taken: it may lead to another root. */
+            if (!row->here) return RENEW;
+            row->want = WANT_JACOBIAN;
+        }
     }
     row->norm = norm;
     if (row->eta * norm > 1) return GO_ON;
@@ -320,13 +327,19 @@ static ode_newton_end iterate(const ode_newton_work *w, const ode_newton_problem
         restart(w, p, row, r, WANT_JACOBIAN);
         return ODE_NEWTON_FINE;
     }
+    if (!p->controlled && v != CONVERGED && row->iterations >= p->limits.iterations)
+        return ODE_NEWTON_SLOW;
+    if (v == RENEW) {
+        row->want = WANT_JACOBIAN;
+        return ODE_NEWTON_FINE;
+    }
     double *k = row_of(&w->k, p->system, r);
     const double *x = row_of(&w->update, p->system, r);
     for (int64_t i = 0; i < p->system->width; i++) k[i] += x[i];
     row->updates++;
+    row->here = false;
     row->active = v == GO_ON;
     if (v == CONVERGED) return ODE_NEWTON_FINE;
-    if (!p->controlled && row->iterations >= p->limits.iterations) return ODE_NEWTON_SLOW;
     place_state(w, p, r);
     return ODE_NEWTON_FINE;
 }

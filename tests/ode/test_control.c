@@ -254,7 +254,7 @@ START_TEST(smallest_steps)
     o = (ode_options){ .min_step = 0.01 };
     ck_assert(isnan(solve(tape, stiff, NULL, 2, 0, 1, &o)));
     has(ad_tape_error(tape), "a step of options.min_step = 0.01");
-    has(ad_tape_error(tape), "ode_implicit_euler");
+    has(ad_tape_error(tape), "ode_kvaerno5");
     ad_tape_free(tape);
 }
 END_TEST
@@ -388,7 +388,7 @@ static const message messages[] = {
       0,
       1,
       { .max_steps = 200 },
-      "the problem is stiff there; use an L-stable method (ode_implicit_euler)",
+      "the problem is stiff there; use an L-stable method (ode_kvaerno5)",
       NULL },
     { "stiff in f32", true, stiff, 2, 0, 1, { .max_steps = 200 }, "|h lambda| = ", NULL },
     { "trapezoidal is no advice",

@@ -46,7 +46,7 @@ START_TEST(right_or_an_error)
         if (failed) {
             refused++;
             ck_assert_msg(strstr(ad_tape_error(tape), "row 1, component 0") &&
-                              strstr(ad_tape_error(tape), "use ode_implicit_euler"),
+                              strstr(ad_tape_error(tape), "use ode_kvaerno5"),
                           "%s", ad_tape_error(tape));
         } else ck_assert_msg(fabs(y[1] - cos(1)) < 0.05, "%d steps: %g", n, y[1]);
         ad_tape_clear_error(tape);
