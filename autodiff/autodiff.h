@@ -105,8 +105,10 @@ int ad_tape_set_rows(ad_tape *tape, int64_t rows);
 
 /* Programs leave out _data and the dtype, which the pointer has:
  *
- *     ad_param(tape, shape, data)       ad_input_rows(tape, shape, rows, data) ad_constant(tape,
- * shape, data) ad_input(tape, shape, data)       ad_set(input, rows, data)
+ * - ad_param(tape, shape, data), ad_input(tape, shape, data)
+ * - ad_input_rows(tape, shape, rows, data)
+ * - ad_constant(tape, shape, data)
+ * - ad_set(input, rows, data)
  *
  * `data` is a pointer to float or double, or NULL. Anything else does not compile, pointers to void
  * included: code that knows the dtype only when it runs calls the functions below. Data are

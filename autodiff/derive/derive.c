@@ -307,7 +307,7 @@ static void run_vjp(const char *what, int ny, const ad_var *y, const ad_var *yba
 {
     ad_tape *t =
         ad_lists_tape(what, 2, (ad_list[]){ { "y", ny, y, false }, { "x", nx, x, false } });
-    for (int i = 0; xbar && i < nx; i++) xbar[i] = ad_none(t ? t : x ? x[i].tape : NULL);
+    ad_clear_results(t, nx, x, xbar);
     if (nx > 0 && !xbar) ad_fail_null(t, what, "the list of results");
     if (ny > 0 && !ybar) ad_fail_null(t, what, "the list of cotangents");
     if (!t || (ny > 0 && !ybar)) return;
@@ -348,7 +348,7 @@ void ad_grad(ad_var loss, int nx, const ad_var *x, ad_var *gradient)
 {
     ad_tape *t = ad_lists_tape(
         "grad", 2, (ad_list[]){ { "the loss", 1, &loss, true }, { "x", nx, x, false } });
-    for (int i = 0; gradient && i < nx; i++) gradient[i] = ad_none(t ? t : loss.tape);
+    ad_clear_results(t ? t : loss.tape, nx, NULL, gradient);
     if (nx > 0 && !gradient) ad_fail_null(t, "grad", "the list of results");
     if (!t || ad_tape_error(t)) return;
     ad_shape s = ad_shape_of(loss);
@@ -456,6 +456,36 @@ static void clear_tangents(const ad_activity *act, ad_tape *t, int ny, const ad_
     }
 }
 
+static void seed_tangents(const ad_activity *act, int nx, const ad_var *x, const ad_var *xdot,
+                          ad_var *dot)
+{
+    for (int i = 0; i < nx; i++) {
+        if (x[i].node >= act->end) continue;
+        ad_var *d = &dot[x[i].node]; /* x may be listed more than once */
+        *d = d->node < 0 ? xdot[i] : ad_add(*d, xdot[i]);
+    }
+}
+
+/* The tangents of all active nodes, in order. */
+static void push_all(ad_tape *t, const ad_activity *act, ad_var *dot)
+{
+    ad_live live;
+    if (!ad_live_find(&live, t, act, true)) return;
+    for (int32_t j = 0; j < act->reach.n; j++) {
+        if (ad_tape_error(t)) break;
+        int32_t k = act->reach.node[j];
+        const ad_node *n = ad_node_at(t, k);
+        if (!(act->active[k] & AD_THROUGH)) continue;
+        if (n->op == AD_OP_opaque) push_opaque(act, t, k, n, dot);
+        else if (ad_ops[n->op].kind != AD_RESULT) {
+            ad_var v = tangent_of(&live, k, n, dot);
+            ad_live_push(&live, k, n);
+            dot[k] = dot[k].node < 0 ? v : v.node < 0 ? dot[k] : ad_add(dot[k], v);
+        }
+    }
+    ad_live_clear(&live);
+}
+
 static void run_jvp(const char *what, int nx, const ad_var *x, const ad_var *xdot, int ny,
                     const ad_var *y, ad_var *ydot, bool cut)
 {
@@ -463,41 +493,30 @@ static void run_jvp(const char *what, int nx, const ad_var *x, const ad_var *xdo
                               { "x", nx, x, false },
                               { "xdot", nx, xdot, false } };
     ad_tape *t = ad_lists_tape(what, 3, lists);
-    for (int j = 0; ydot && j < ny; j++) ydot[j] = ad_none(t ? t : y ? y[j].tape : NULL);
+    ad_clear_results(t, ny, y, ydot);
     if (ny > 0 && !ydot) ad_fail_null(t, what, "the list of results");
     if (!t || ad_tape_error(t)) return;
-    ad_activity act;
     for (int i = 0; i < nx; i++)
         if (!ad_same_shape(ad_shape_of(x[i]), ad_shape_of(xdot[i]))) {
             ad_fail_shapes(t, what, "a tangent must have the shape of its variable", 2,
                            (ad_var[]){ x[i], xdot[i] });
             return;
         }
+    ad_activity act;
     if (!ad_activity_find(&act, t, ny, y, nx, x, cut)) return;
     ad_var *dot = malloc(((size_t)act.end + 1) * sizeof *dot);
-    ad_live live = { 0 };
-    if (!dot) ad_fail(t, "ad_jvp: out of memory");
-    else ad_live_find(&live, t, &act, true);
-    if (dot) clear_tangents(&act, t, ny, y, nx, x, dot);
-    for (int i = 0; dot && i < nx; i++) {
-        if (x[i].node >= act.end) continue;
-        ad_var *d = &dot[x[i].node]; /* x may be listed more than once */
-        *d = d->node < 0 ? xdot[i] : ad_add(*d, xdot[i]);
-    }
-    for (int32_t j = 0; dot && j < act.reach.n && !ad_tape_error(t); j++) {
-        int32_t k = act.reach.node[j];
-        const ad_node *n = ad_node_at(t, k);
-        if (!(act.active[k] & AD_THROUGH)) continue;
-        if (n->op == AD_OP_opaque) push_opaque(&act, t, k, n, dot);
-        else if (ad_ops[n->op].kind != AD_RESULT) {
-            ad_var v = tangent_of(&live, k, n, dot);
-            ad_live_push(&live, k, n);
-            dot[k] = dot[k].node < 0 ? v : v.node < 0 ? dot[k] : ad_add(dot[k], v);
+    if (dot) {
+        clear_tangents(&act, t, ny, y, nx, x, dot);
+        seed_tangents(&act, nx, x, xdot, dot);
+        push_all(t, &act, dot);
+        for (int j = 0; j < ny; j++) {
+            if (ad_tape_error(t)) break;
+            const ad_var d = dot[y[j].node];
+            ydot[j] = d.node >= 0 ? d : ad_fill(t, ad_shape_of(y[j]), 0);
         }
+    } else {
+        ad_fail(t, "ad_jvp: out of memory");
     }
-    for (int j = 0; dot && j < ny && !ad_tape_error(t); j++)
-        ydot[j] = dot[y[j].node].node >= 0 ? dot[y[j].node] : ad_fill(t, ad_shape_of(y[j]), 0);
-    ad_live_clear(&live);
     free(dot);
     ad_activity_clear(&act);
 }

@@ -32,10 +32,8 @@ bool ad_live_wild(const ad_live *l, int32_t node) { return l->danger[node] & WIL
 /* Whether n's derivative multiplies with what may be infinite. */
 static bool multiplies(const ad_live *l, const ad_node *n)
 {
-    bool wild = false;
-    for (int i = 0; i < n->nin && ad_ops[n->op].kind == AD_CONTRACT; i++)
-        wild = wild || l->danger[n->in[i]] & WILD;
-    return wild || ad_live_guards(l, n);
+    if (ad_ops[n->op].kind != AD_CONTRACT) return ad_live_guards(l, n);
+    return ad_live_wild(l, n->in[0]) || ad_live_wild(l, n->in[1]);
 }
 
 /* Whether n is an operation of the user, or its result. */

@@ -1,4 +1,6 @@
-/* ad_compile: collects what the outputs need, runs the passes, plans. */
+/* ad_compile: collects what the outputs need, runs the passes, plans. A program is a function of
+ * the recording alone: values are collected depth first from the outputs, so equal functions give
+ * equal programs whatever else is on the tape. */
 #include "autodiff/plan/program.h"
 #include "autodiff/base/isa.h"
 #include <stdlib.h>

@@ -83,7 +83,7 @@ static ad_var record_again(ad_tape *target, const ad_node *n, const ad_var *map)
 void ad_inline(int nin, const ad_var *in, int nout, const ad_var *out, ad_tape *target,
                const ad_var *args, ad_var *result)
 {
-    for (int j = 0; result && j < nout; j++) result[j] = ad_none(target);
+    ad_clear_results(target, nout, NULL, result);
     const char *missing = !out ? "the list of outputs" : !result ? "the list of results" : NULL;
     if (!missing && nin > 0)
         missing = !in ? "the list of inputs" : !args ? "the list of arguments" : NULL;

@@ -214,7 +214,7 @@ ad_var ad_flip(ad_var x, int axis)
 
 void ad_split(ad_var x, int axis, int n, const int64_t *sizes, ad_var *out)
 {
-    for (int i = 0; out && i < n; i++) out[i] = ad_none(x.tape);
+    ad_clear_results(x.tape, n, NULL, out);
     ad_tape *t = ad_common_tape("split", 1, &x);
     if (!out) ad_fail_null(t, "split", "the list of parts");
     int a = t && out ? ad_axis_within_rows("split", x, axis) : -1;

@@ -30,7 +30,7 @@ static bool opaque_call_fits(ad_tape *t, const ad_opaque_class *class_, int nin,
 ad_var ad_opaque(ad_tape *t, const ad_opaque_class *class_, void *data, int nin, const ad_var *in,
                  int nout, const ad_shape *shapes, ad_var *out)
 {
-    for (int i = 0; out && i < nout; i++) out[i] = ad_none(t);
+    ad_clear_results(t, nout, NULL, out);
     if (!opaque_call_fits(t, class_, nin, in, nout, shapes, out)) {
         if (class_ && class_->release) class_->release(data);
         return ad_none(t);
@@ -57,6 +57,6 @@ ad_var ad_opaque(ad_tape *t, const ad_opaque_class *class_, void *data, int nin,
     if (ad_valid(token)) return token;
     /* Short of memory between the results: none of them, as the operation needs all. */
     ad_tape_rewind(t, token.node);
-    for (int i = 0; i < nout; i++) out[i] = ad_none(t);
+    ad_clear_results(t, nout, NULL, out);
     return ad_none(t);
 }

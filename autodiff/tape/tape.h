@@ -85,6 +85,13 @@ typedef struct {
 /* As ad_common_tape for all variables of the lists; NULL too where a list is NULL or its length
  * negative. The report is on the first tape that any variable has. */
 ad_tape *ad_lists_tape(const char *what, int nlist, const ad_list *lists);
+/* Makes n results, a list that may be NULL, invalid variables: of `tape`, or if that is NULL of the
+ * tapes of the variables `of` (as many, or NULL). */
+static inline void ad_clear_results(ad_tape *tape, int n, const ad_var *of, ad_var *result)
+{
+    if (!result) return;
+    for (int i = 0; i < n; i++) result[i] = ad_none(tape ? tape : of ? of[i].tape : NULL);
+}
 /* Sets the tape's error "ad_what: argument is NULL". */
 void ad_fail_null(ad_tape *tape, const char *what, const char *argument);
 /* Whether s is a shape: rank, positive sizes, the row axis first if at all, a number of elements
