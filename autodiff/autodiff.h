@@ -133,8 +133,9 @@ ad_var ad_scalar(ad_tape *tape, double value);
 
 bool ad_valid(ad_var x);        /* on a tape, not stale, not the result of a failed operation */
 ad_shape ad_shape_of(ad_var x); /* with AD_ROWS where rows are declared; rank -1 when invalid */
-int64_t ad_size(ad_var x);      /* number of elements, with the tape's rows; -1 when unknown, or too
-                                   large for a number */
+/* The number of elements, with the tape's rows; -1 when it is unknown, or too large for a number.
+ */
+int64_t ad_size(ad_var x);
 /* Computes what x needs and returns its ad_size(x) elements, row-major; NULL with the tape's error
  * set on failure. The array is the tape's, and valid until the tape is rewound below x or freed, or
  * an input is set. The tape's dtype must be the one of the name: it is an error otherwise. ad_value
@@ -142,10 +143,10 @@ int64_t ad_size(ad_var x);      /* number of elements, with the tape's rows; -1 
 const float *ad_value_f32(ad_var x);
 const double *ad_value_f64(ad_var x);
 const void *ad_value(ad_var x);
-double ad_item(ad_var x); /* the only element of x; NaN with the tape's error set when there are
-                             more or none */
-int ad_get(ad_var x, double *out); /* copies all elements (ad_size(x) of them) as double; 0, or -1
-                                      with the tape's error set */
+/* The only element of x; NaN with the tape's error set when there are more or none. */
+double ad_item(ad_var x);
+/* Copies all elements (ad_size(x) of them) as double; 0, or -1 with the tape's error set. */
+int ad_get(ad_var x, double *out);
 /* Name, shape and elements (the first thousand), a row to a line; or the tape's error. Where there
  * is no value yet (in a field or a loss that is traced, or for want of data) name, shape and the
  * reason, which is no error: the tape goes on. */

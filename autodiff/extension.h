@@ -1,6 +1,10 @@
 /* costate: what modules built on the tape (ode/, nn/, a user's own) need beyond autodiff.h: shapes,
  * opaque operations, functions recorded on one tape and inlined on another, the cut between what
- * depends on parameters only and the rest, program caches, and runs that accumulate. */
+ * depends on parameters only and the rest, program caches, and runs that accumulate.
+ *
+ * Errors, ownership and threads are as in autodiff.h: what takes a tape, or variables of one, sets
+ * that tape's error, copies the lists it is given, and is for one thread at a time. Functions of
+ * shapes, and of programs, may be called from any thread. */
 #ifndef COSTATE_AUTODIFF_EXTENSION_H
 #define COSTATE_AUTODIFF_EXTENSION_H
 #include "autodiff.h"
@@ -162,8 +166,8 @@ void ad_cache_add(ad_tape *tape, const void *key, size_t length, void *object,
 
 /* ---- programs -------------------------------------------------------------------------------- */
 
-ad_program *ad_program_retain(
-    ad_program *program); /* from any thread; ad_program_free drops one reference */
+/* One more reference, which ad_program_free drops; gives the program back. From any thread. */
+ad_program *ad_program_retain(ad_program *program);
 /* For accounts of memory: what a run takes for a row of a block and in complete arrays, and what a
  * workspace holds. */
 int64_t ad_program_bytes_per_row(const ad_program *program);
@@ -180,12 +184,13 @@ typedef struct {
     bool same_parameters; /* inputs made by ad_param are unchanged since this workspace's previous
                              run: skip what depends on them alone */
 } ad_run_args;
-/* ad_run, which is this with the other fields zero. */
+/* ad_run is this with the other fields zero. 0, or -1 with ad_workspace_error set. */
 int ad_run_with(const ad_program *program, ad_workspace *workspace, const ad_run_args *args);
 /* Of the latest run: the first opaque operation that was outside its domain, "NAME: MESSAGE"; NULL:
  * none. Valid until the next run. */
 const char *ad_workspace_outside(const ad_workspace *workspace);
-/* Whether ad_run_args.refine changes anything: some operation of the program discretises. */
+/* Whether ad_run_args.refine changes anything (from any thread): some operation of the program
+ * discretises. */
 bool ad_program_discretises(const ad_program *program);
 /* The gradient of a loss by x, of n elements, beside the refined one, as ad_check_gradient does it;
  * scale: the loss, or what else rounding is relative to. */

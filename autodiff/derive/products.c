@@ -452,8 +452,8 @@ static void through_linear(walk *w, int32_t node, const ad_node *n)
 
 static void walk_free(walk *w)
 {
-    for (int32_t j = 0; w->of && j < w->act.reach.n; j++)
-        free(tangent_at(w, w->act.reach.node[j])->t);
+    if (w->of)
+        for (int32_t j = 0; j < w->act.reach.n; j++) free(tangent_at(w, w->act.reach.node[j])->t);
     free(w->of);
     ad_live_clear(&w->live);
     ad_activity_clear(&w->act);

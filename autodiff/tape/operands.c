@@ -83,7 +83,8 @@ ad_tape *ad_common_tape_tokens(const char *what, int n, const ad_var *x)
 ad_tape *ad_common_tape(const char *what, int n, const ad_var *x)
 {
     ad_tape *t = ad_common_tape_tokens(what, n, x);
-    for (int i = 0; t && i < n; i++) {
+    if (!t) return NULL;
+    for (int i = 0; i < n; i++) {
         if (ad_node_at(t, x[i].node)->op != AD_OP_opaque) continue;
         char place[32];
         snprintf(place, sizeof place, "operand %d", i);

@@ -79,8 +79,9 @@ static void add_history(report *r, const ad_tape *t, int nabout, const int32_t *
     if (n) add(r, "  computed from:\n");
     for (int i = 0; i < n; i++) add_node(r, t, list[i]);
     int32_t size = ad_tape_size(t), first = size > 4 ? size - 4 : 0;
-    if (!n && size > 0) add(r, "  recorded before it:\n");
-    for (int32_t k = first; !n && k < size; k++) add_node(r, t, k);
+    if (n || size == 0) return;
+    add(r, "  recorded before it:\n");
+    for (int32_t k = first; k < size; k++) add_node(r, t, k);
 }
 
 void ad_report(const ad_tape *t, const char *message, int nabout, const int32_t *about,
