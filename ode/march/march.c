@@ -450,4 +450,12 @@ double ode_march_error(const ode_march *m)
     return fmax(state, quadratures);
 }
 
+int64_t ode_march_failed_row(const ode_march *m, int *how)
+{
+    *how = 0;
+    if (!ode_method_has(m->method, ODE_METHOD_IMPLICIT)) return -1;
+    *how = (int)get_number(m, N_FAILED_HOW);
+    return (int64_t)get_number(m, N_FAILED_ROW) - 1;
+}
+
 double ode_march_stiffness(const ode_march *m) { return get_number(m, N_STIFFNESS); }

@@ -205,6 +205,9 @@ int ode_march_attempt(ode_march *march, const ode_sink *sink, const ode_boundary
  * its stiffness, or what an earlier one told of it. */
 double ode_march_error(const ode_march *march);
 double ode_march_stiffness(const ode_march *march);
+/* The row whose implicit stages the latest attempt did not find, or -1, and why (ode_newton_end).
+ */
+int64_t ode_march_failed_row(const ode_march *march, int *how);
 /* Hands it to the sink. */
 int ode_march_accept(ode_march *march, const ode_sink *sink, const ode_boundary *a,
                      const ode_boundary *b, const void *y, const void *next);

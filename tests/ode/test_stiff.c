@@ -274,6 +274,29 @@ START_TEST(factors_are_kept)
 }
 END_TEST
 
+/* Where no smaller step is allowed, a stage that is not found is what the message tells. */
+START_TEST(stages_not_found)
+{
+    const ode_method *m = stiff_methods[_i];
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ode_stats s = { 0 };
+    ode_options o = {
+        .method = m, .min_step = 0.5, .first_step = 1, .newton_iterations = 1, .stats = &s
+    };
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), 2, (double[]){ 0, 0, 0, 1, 0, 0 });
+    ad_var k = ad_param(tape, AD_SHAPE(3), rates);
+    ad_var y = ode_solve_final(robertson, NULL, y0, 1, &k, ode_interval(tape, 0, 10), &o);
+    ck_assert_ptr_null(ad_value(y));
+    const char *error = ad_tape_error(tape);
+    ck_assert_msg(strstr(error, "Newton's method does not find") && strstr(error, "row 1"), "%s",
+                  error);
+    ck_assert_int_eq(s.status, ODE_NEWTON);
+    ck_assert_int_gt(s.rejected, 0);
+    ode_stats_clear(&s);
+    ad_tape_free(tape);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("stiff");
@@ -286,6 +309,7 @@ int main(void)
     tcase_add_loop_test(c, gradients_are_exact, 0, METHODS);
     tcase_add_loop_test(c, each_solve_begins_anew, 0, METHODS + 1);
     tcase_add_test(c, factors_are_kept);
+    tcase_add_loop_test(c, stages_not_found, 0, METHODS);
     suite_add_tcase(s, c);
     return suite_run(s);
 }
