@@ -347,15 +347,16 @@ static void cotangents(const ode_adjoint_plan *d, const ad_var *operand, ad_var 
     for (int i = 0; i < n; i++) b[i] = d->has[i] ? *given++ : ad_none(operand[0].tape);
 }
 
-/* The gradient of b^T T by the operands in `need`. */
+/* The gradient of b^T T by the operands in `need`; c: also that of c^T S, S the solution, which T
+ * has beside it (invalid cotangents: none). */
 static void differentiate_tangents(const ode_adjoint_plan *d, const ode_tangents *t,
-                                   const ad_var *b, const bool *need, ad_var *xbar)
+                                   const ad_var *b, const ad_var *c, const bool *need, ad_var *xbar)
 {
     int n = d->problem->system->nstate, shared = shared_operands(d);
     ad_var ybar[ODE_MAX_JOINT], bar[ODE_MAX_OPERANDS];
     bool wanted[ODE_MAX_OPERANDS] = { false }, any = false;
     for (int i = 0; i < n; i++) {
-        ybar[i] = ad_none(t->token.tape);
+        ybar[i] = c[i];
         ybar[n + i] = b[i];
     }
     for (int i = 0; i < shared; i++) {
@@ -376,14 +377,15 @@ static void vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, c
     const ode_adjoint_plan *d = data;
     int n = d->problem->system->nstate, shared = shared_operands(d), k = 0;
     bool has[ODE_MAX_OPERANDS];
-    ad_var v[ODE_MAX_OPERANDS], b[ODE_MAX_JOINT];
+    ad_var v[ODE_MAX_OPERANDS], b[ODE_MAX_JOINT], none[ODE_MAX_JOINT];
     ode_tangents t;
     (void)nin, (void)nout, (void)out;
     needed_operands(d, has);
     for (int i = 0; i < shared; i++) v[i] = has[i] ? ybar[k++] : ad_none(token.tape);
     if (!ode_tangents_record(d->problem, asked_of(d), in[0], in + 1, v, &t)) return;
+    for (int i = 0; i < n; i++) none[i] = ad_none(token.tape);
     cotangents(d, in + 1, b);
-    differentiate_tangents(d, &t, b, need + 1, xbar + 1);
+    differentiate_tangents(d, &t, b, none, need + 1, xbar + 1);
     k = 1 + shared + n;
     for (int i = 0; i < n; i++) {
         if (!d->has[i]) continue;
@@ -392,38 +394,29 @@ static void vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, c
     }
 }
 
-static bool any_valid(int n, const ad_var *x)
-{
-    for (int i = 0; i < n; i++)
-        if (x[i].node >= 0) return true;
-    return false;
-}
-
 static void jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot, int nout,
                 const ad_var *out, ad_var *ydot)
 {
     const ode_adjoint_plan *d = data;
-    int n = d->problem->system->nstate, shared = shared_operands(d), k = 0;
-    bool need[ODE_MAX_OPERANDS];
-    ad_var b[ODE_MAX_JOINT], by_x[ODE_MAX_OPERANDS], by_b[ODE_MAX_OPERANDS];
+    int shared = shared_operands(d), k = 0;
+    bool need[ODE_MAX_OPERANDS], moving = false;
+    ad_var b[ODE_MAX_JOINT], bdot[ODE_MAX_JOINT], dot[ODE_MAX_OPERANDS];
     ode_tangents t;
     (void)nin, (void)nout, (void)out;
     needed_operands(d, need);
-    for (int i = 0; i < shared; i++) by_x[i] = by_b[i] = ad_none(token.tape);
-    if (any_valid(shared, xdot + 1)) {
-        if (!ode_tangents_record(d->problem, asked_of(d), in[0], in + 1, xdot + 1, &t)) return;
-        cotangents(d, in + 1, b);
-        differentiate_tangents(d, &t, b, need, by_x);
-    }
-    cotangents(d, xdot + 1, b);
-    if (any_valid(n, b))
-        ode_adjoint_record(d->problem, asked_of(d), in[0], shared, in + 1, in + 1 + shared, b, need,
-                           by_b);
+    cotangents(d, in + 1, b);
+    cotangents(d, xdot + 1, bdot);
     for (int i = 0; i < shared; i++) {
-        if (!need[i]) continue;
-        bool both = by_x[i].node >= 0 && by_b[i].node >= 0;
-        ydot[k++] = both ? ad_add(by_x[i], by_b[i]) : by_x[i].node >= 0 ? by_x[i] : by_b[i];
+        dot[i] = ad_none(token.tape);
+        moving = moving || xdot[1 + i].node >= 0;
     }
+    if (!moving)
+        ode_adjoint_record(d->problem, asked_of(d), in[0], shared, in + 1, in + 1 + shared, bdot,
+                           need, dot);
+    else if (ode_tangents_record(d->problem, asked_of(d), in[0], in + 1, xdot + 1, &t))
+        differentiate_tangents(d, &t, b, bdot, need, dot);
+    for (int i = 0; i < shared; i++)
+        if (need[i]) ydot[k++] = dot[i];
 }
 
 static const ad_opaque_class adjoint_class = { .name = "ode_solve_adjoint",

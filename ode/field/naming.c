@@ -10,6 +10,13 @@ void ode_where(const ode_system *s, int64_t rows, int64_t element, char *text, s
     if (s->nstate == 1 || used < 0 || (size_t)used >= size) return;
     text += used;
     size -= (size_t)used;
+    if (s->primal) {
+        int states = ode_system_root(s)->nstate;
+        const char *what = j < states ? "the state" : "a tangent of the state";
+        if (states == 1) snprintf(text, size, " of %s", what);
+        else snprintf(text, size, " of %s %d", what, j % states);
+        return;
+    }
     int costates = s->base ? s->base->nstate : 0; /* of an augmented system, before its states */
     int own = s->base ? costates : s->nstate;
     if (j < costates)

@@ -144,6 +144,21 @@ int ode_march_replay(ode_march *m, void *y, const ode_sink *sink)
 
 /* ---- followed steps ---- */
 
+/* Else the march's error is written. The states have been found finite. */
+static bool tangents_finite(ode_march *m, const ode_boundary *a, const void *y)
+{
+    const ode_system *s = m->system;
+    int64_t bad = ode_first_nonfinite(s->dtype, m->cells, y);
+    if (bad < 0) return true;
+    char where[96];
+    ode_where(s, m->rows, bad, where, sizeof where);
+    ode_fail(m, ODE_NOT_FINITE,
+             "step %lld from t = %.15g: the derivative becomes %g in %s; the field has no finite "
+             "derivative there (a root or a power at 0?), or it grows beyond the range of the type",
+             (long long)m->steps - 1, a->t, ode_shown(ode_load(s->dtype, y, bad)), where);
+    return false;
+}
+
 /* Whether a method rings has been asked when the steps were found. */
 int ode_march_follow(ode_march *m, int64_t n, const ode_boundary *b, void *y, const ode_sink *sink)
 {
@@ -151,6 +166,7 @@ int ode_march_follow(ode_march *m, int64_t n, const ode_boundary *b, void *y, co
         ode_boundary end = b[i + 1];
         end.output = false;
         if (ode_march_step(m, sink, &b[i], &end, &y)) return -1;
+        if (!tangents_finite(m, &b[i], y)) return -1;
     }
     return 0;
 }

@@ -73,6 +73,25 @@ bool ode_tangent_unit_open(ode_tangent_unit *t, const ode_unit *u, ad_tape *tape
     return true;
 }
 
+/* The tangents of arguments that a field which is called anew reads by their values only are no
+ * zeros. */
+static void check_arguments(const ode_tangent_unit *t, int ny, const ad_var *y)
+{
+    const ode_unit *primal = &t->primal;
+    const ode_port ports[] = { ODE_PORT_ROW, ODE_PORT_SHARED };
+    if (!primal->system->rerecord || primal->system->primal) return;
+    for (int k = 0; k < 2; k++) {
+        ode_place place = primal->own.at[ODE_VALUE][ports[k]];
+        if (!ode_port_is_input(primal->key.kind, ports[k])) continue;
+        for (int i = 0; i < place.count; i++) {
+            ad_var x = t->in[place.first + i];
+            bool depends = t->direction[place.first + i].node < 0;
+            for (int j = 0; j < ny && !depends; j++) depends = ad_depends(y[j], x);
+            if (!depends) ode_check_argument(primal->system, x, k == 0, i, ad_zeros_like(x));
+        }
+    }
+}
+
 void ode_tangent_unit_close(ode_tangent_unit *t, const ode_unit *u, ad_tape *tape, ad_var *out)
 {
     const ode_unit *primal = &t->primal;
@@ -92,6 +111,7 @@ void ode_tangent_unit_close(ode_tangent_unit *t, const ode_unit *u, ad_tape *tap
             if (a[i].tangent >= 0) y[ny++] = t->out[a[i].primal];
         }
         ad_jvp(nx, x, along, ny, y, tangent);
+        check_arguments(t, ny, y);
         ny = 0;
         for (int i = 0; i < n; i++)
             if (a[i].tangent >= 0) out[a[i].tangent] = tangent[ny++];

@@ -250,11 +250,12 @@ static void *read_initial(ode_forward *s, const ad_opaque_call *call)
         int64_t n = call->rows * sys->size[i],
                 bad = ode_first_nonfinite(call->dtype, n, call->in[i]);
         if (bad >= 0) {
+            const char *what = i && sys->primal ? "a tangent of y0" : "y0";
             ode_fail(m, ODE_NOT_FINITE,
-                     "y0 is %g in row %lld, component %lld%s; initial states must be finite",
+                     "%s is %g in row %lld, component %lld%s; initial states must be finite", what,
                      ode_shown(ode_load(call->dtype, call->in[i], bad)),
                      (long long)(bad / sys->size[i]), (long long)(bad % sys->size[i]),
-                     i ? " (of a later state)" : "");
+                     i && !sys->primal ? " (of a later state)" : "");
             return NULL;
         }
         memcpy(ode_part(sys, call->rows, y, i), call->in[i], (size_t)n * ode_bytes(call->dtype));

@@ -96,6 +96,68 @@ static bool record_solve(ode_problem *p, ad_var token, const ad_var *in, const a
     return ad_valid(t->token);
 }
 
+/* ---- directions that come again ---- */
+
+/* The tangents of a solution and those of its gradient, which a Hessian times a vector needs, are
+ * in one direction: they are recorded once. The latest ones of each solve are kept by the tape,
+ * under the solve's token. */
+typedef struct {
+    ad_var direction[ODE_MAX_OPERANDS];
+    bool moving;
+    ode_tangents tangents;
+} latest;
+
+typedef struct {
+    char tag[8];
+    int32_t node;
+    uint32_t epoch;
+} latest_key;
+
+static latest_key key_of(ad_var token)
+{
+    return (latest_key){ "tangent", token.node, token.epoch };
+}
+
+static void release_latest(void *object)
+{
+    ode_problem_release(((latest *)object)->tangents.problem);
+    free(object);
+}
+
+static bool same(ad_var x, ad_var y)
+{
+    return x.node < 0 ? y.node < 0 : x.node == y.node && x.epoch == y.epoch;
+}
+
+static bool recall(const ode_problem *p, ad_var token, const ad_var *xdot, bool moving,
+                   ode_tangents *t)
+{
+    latest_key key = key_of(token);
+    const latest *l = ad_cache_find(token.tape, &key, sizeof key);
+    if (!l || l->moving != moving || !ad_valid(l->tangents.token)) return false;
+    for (int i = 0; i < ode_first_token(p); i++)
+        if (!same(l->direction[i], xdot[i])) return false;
+    *t = l->tangents;
+    return true;
+}
+
+static void remember(const ode_problem *p, ad_var token, const ad_var *xdot, bool moving,
+                     const ode_tangents *t)
+{
+    latest_key key = key_of(token);
+    latest *l = ad_cache_find(token.tape, &key, sizeof key);
+    bool known = l != NULL;
+    if (known) ode_problem_release(l->tangents.problem);
+    else if (!(l = malloc(sizeof *l))) return;
+    memcpy(l->direction, xdot, (size_t)ode_first_token(p) * sizeof *xdot);
+    l->moving = moving;
+    l->tangents = *t;
+    ode_problem_retain(t->problem);
+    if (!known) ad_cache_add(token.tape, &key, sizeof key, l, release_latest);
+}
+
+/* ---- recording ---- */
+
 bool ode_tangents_record(ode_problem *p, const ode_asked *asked, ad_var token, const ad_var *in,
                          const ad_var *xdot, ode_tangents *t)
 {
@@ -107,7 +169,10 @@ bool ode_tangents_record(ode_problem *p, const ode_asked *asked, ad_var token, c
     }
     t->nin = 0;
     t->asked = NULL;
-    if (!record_solve(p, token, in, xdot, moving, t)) return false;
+    if (!recall(p, token, xdot, moving, t)) {
+        if (!record_solve(p, token, in, xdot, moving, t)) return false;
+        remember(p, token, xdot, moving, t);
+    }
     if (!asked) return true;
     int solve = t->nin;
     append(t, clocks, in + behind, xdot + behind, moving ? ~(uint64_t)0 : 0);

@@ -11,35 +11,34 @@
 
 /* ---- jets ---- */
 
-static ode_jet constant(double x) { return (ode_jet){ { x } }; }
+typedef double jet[ODE_MAX_PARTS];
 
-static ode_jet product(int parts, const ode_jet *x, const ode_jet *y)
+static void make_constant(int parts, double x, double *z)
 {
-    ode_jet z = { { 0 } };
-    for (int p = 0; p < parts; p++)
-        for (int q = 0; q < parts; q++)
-            if ((q & p) == q) z.part[p] += x->part[q] * y->part[p ^ q];
-    return z;
+    memset(z, 0, (size_t)parts * sizeof *z);
+    z[0] = x;
 }
 
-static ode_jet plus(int parts, const ode_jet *x, double weight, const ode_jet *y)
+/* z = x y; z is neither. */
+static void multiply(int parts, const double *x, const double *y, double *z)
 {
-    ode_jet z = *x;
-    for (int p = 0; p < parts; p++) z.part[p] += weight * y->part[p];
-    return z;
+    for (int p = 0; p < parts; p++) {
+        z[p] = 0;
+        for (int q = 0; q <= p; q++)
+            if ((q & p) == q) z[p] += x[q] * y[p ^ q];
+    }
 }
 
-/* From z h = 1: the part of z of the largest set is what the others leave. */
-static ode_jet reciprocal(int parts, const ode_jet *h)
+/* z = 1 / h, from z h = 1: the part of z of the largest set is what the others leave. */
+static void invert(int parts, const double *h, double *z)
 {
-    ode_jet z = constant(1 / h->part[0]);
+    z[0] = 1 / h[0];
     for (int p = 1; p < parts; p++) {
         double sum = 0;
         for (int q = 1; q <= p; q++)
-            if ((q & p) == q) sum += h->part[q] * z.part[p ^ q];
-        z.part[p] = -sum / h->part[0];
+            if ((q & p) == q) sum += h[q] * z[p ^ q];
+        z[p] = -sum / h[0];
     }
-    return z;
 }
 
 /* ---- polynomials ---- */
@@ -64,80 +63,82 @@ static void divide(double *value)
 }
 
 /* The polynomial with these divided differences; its value is known better. */
-static ode_jet newton(int parts, const double *difference, const ode_jet *x, double value)
+static void newton(int parts, const double *difference, const double *x, double value, double *z)
 {
-    ode_jet sum = constant(difference[NODES - 1]);
+    jet factor, sum;
+    memcpy(factor, x, (size_t)parts * sizeof *x);
+    make_constant(parts, difference[NODES - 1], sum);
     for (int i = NODES - 2; i >= 0; i--) {
-        ode_jet factor = *x;
-        factor.part[0] -= node(i);
-        sum = product(parts, &sum, &factor);
-        sum.part[0] += difference[i];
+        factor[0] = x[0] - node(i);
+        multiply(parts, sum, factor, z);
+        z[0] += difference[i];
+        memcpy(sum, z, (size_t)parts * sizeof *z);
     }
-    sum.part[0] = value;
-    return sum;
+    z[0] = value;
 }
 
 /* b(theta) where the slope is known: part p contains some direction d, and along it b changes by
  * slope times theta. */
-static ode_jet integral(int parts, const ode_jet *slope, const ode_jet *theta, double value)
+static void integrate(int parts, const double *slope, const double *theta, double value, double *b)
 {
-    ode_jet b = constant(value);
+    make_constant(parts, value, b);
     for (int p = 1; p < parts; p++) {
         int others = p & (p - 1); /* without one direction */
         for (int q = 0; q <= others; q++)
-            if ((q & others) == q) b.part[p] += slope->part[q] * theta->part[p ^ q];
-    }
-    return b;
-}
-
-static void evaluate(ode_weights *w, const ode_method *m)
-{
-    double b[ODE_MAX_STAGES], slope[ODE_MAX_STAGES], at_nodes[ODE_MAX_STAGES][NODES];
-    for (int k = 0; w->parts > 1 && k < NODES; k++) {
-        m->dense(m, node(k), b, slope);
-        for (int i = 0; i < w->stages; i++) at_nodes[i][k] = slope[i];
-    }
-    m->dense(m, w->theta.part[0], b, slope);
-    for (int i = 0; i < w->stages; i++) {
-        if (w->parts == 1) {
-            w->b[i].part[0] = b[i];
-            w->slope[i].part[0] = slope[i];
-            continue;
-        }
-        divide(at_nodes[i]);
-        w->slope[i] = newton(w->parts, at_nodes[i], &w->theta, slope[i]);
-        w->b[i] = integral(w->parts, &w->slope[i], &w->theta, b[i]);
+            if ((q & others) == q) b[p] += slope[q] * theta[p ^ q];
     }
 }
 
 /* ---- weights ---- */
 
+/* The parts of w, b and slope besides the first, where times move. */
+static void add_tangents(ode_weights *w, const ode_method *m, const ode_system *s,
+                         const ode_boundary *a, const ode_boundary *e, const double *const *clock,
+                         const double *t, int stride)
+{
+    double b[ODE_MAX_STAGES], slope[ODE_MAX_STAGES], at_nodes[ODE_MAX_STAGES][NODES];
+    double theta = w->theta[0];
+    int n = w->parts;
+    jet h, after, reciprocal, b_jet, slope_jet, w_jet;
+    make_constant(n, e->t - a->t, h);
+    make_constant(n, t[0] - a->t, after);
+    for (int k = 1; k < s->nclocks; k++) {
+        double from = ode_boundary_on(a, clock[k]);
+        h[s->clock[k]] = ode_boundary_on(e, clock[k]) - from;
+        after[s->clock[k]] = t[k * stride] - from;
+    }
+    invert(n, h, reciprocal);
+    multiply(n, after, reciprocal, w->theta);
+    w->theta[0] = theta;
+    for (int k = 0; k < NODES; k++) {
+        m->dense(m, node(k), b, slope);
+        for (int i = 0; i < w->stages; i++) at_nodes[i][k] = slope[i];
+    }
+    for (int i = 0; i < w->stages; i++) {
+        divide(at_nodes[i]);
+        newton(n, at_nodes[i], w->theta, w->of[0].slope[i], slope_jet);
+        integrate(n, slope_jet, w->theta, w->of[0].b[i], b_jet);
+        multiply(n, h, b_jet, w_jet);
+        for (int p = 1; p < n; p++) {
+            w->of[p].slope[i] = slope_jet[p];
+            w->of[p].b[i] = b_jet[p];
+            w->of[p].w[i] = w_jet[p];
+        }
+    }
+}
+
 void ode_weights_at(ode_weights *w, const ode_method *m, const ode_system *s, int64_t rows,
                     const ode_boundary *a, const ode_boundary *e, const double *const *clock,
                     const double *t, int stride)
 {
+    double h = e->t - a->t;
     w->parts = s->nclocks > 1 ? 1 << s->order : 1;
     w->stages = m->dense_stages;
     w->cells = rows * s->width / w->parts;
-    double h0 = e->t - a->t;
-    ode_jet h = constant(h0), after = constant(t[0] - a->t);
-    for (int k = 1; k < s->nclocks; k++) {
-        double from = ode_boundary_on(a, clock[k]);
-        h.part[s->clock[k]] = ode_boundary_on(e, clock[k]) - from;
-        after.part[s->clock[k]] = t[k * stride] - from;
-    }
-    if (w->parts == 1) {
-        w->theta.part[0] = after.part[0] / h0;
-    } else {
-        ode_jet r = reciprocal(w->parts, &h);
-        w->theta = product(w->parts, &after, &r);
-        w->theta.part[0] = after.part[0] / h0;
-    }
-    evaluate(w, m);
-    for (int i = 0; i < w->stages; i++) {
-        if (w->parts > 1) w->w[i] = product(w->parts, &h, &w->b[i]);
-        w->w[i].part[0] = h0 * w->b[i].part[0];
-    }
+    w->theta[0] = (t[0] - a->t) / h;
+    m->dense(m, w->theta[0], w->of[0].b, w->of[0].slope);
+    for (int i = 0; i < w->stages; i++) w->of[0].w[i] = h * w->of[0].b[i];
+    if (w->parts > 1) add_tangents(w, m, s, a, e, clock, t, stride);
 }
 
 static char *part_of(const ode_weights *w, ad_dtype dtype, const void *slot, int p)
@@ -145,58 +146,66 @@ static char *part_of(const ode_weights *w, ad_dtype dtype, const void *slot, int
     return (char *)slot + (size_t)(p * w->cells) * ode_bytes(dtype);
 }
 
+/* The part p > 0 of the solution. */
+static void apply_part(const ode_weights *w, ad_dtype dtype, int p, const void *y, const void *k,
+                       size_t slot, void *out)
+{
+    double weight[ODE_MAX_STAGES * ODE_MAX_PARTS];
+    const void *term[ODE_MAX_STAGES * ODE_MAX_PARTS];
+    int n = 0;
+    for (int q = 0; q <= p; q++) {
+        if ((q & p) != q) continue;
+        for (int i = 0; i < w->stages; i++) {
+            if (q && w->of[q].w[i] == 0) continue;
+            weight[n] = w->of[q].w[i];
+            term[n++] = part_of(w, dtype, (const char *)k + (size_t)i * slot, p ^ q);
+        }
+    }
+    ode_combine(dtype, w->cells, part_of(w, dtype, y, p), n, weight, term,
+                part_of(w, dtype, out, p));
+}
+
 void ode_weights_apply(const ode_weights *w, ad_dtype dtype, const void *y, const void *k,
                        size_t slot, void *out)
 {
-    for (int p = 0; p < w->parts; p++) {
-        double weight[ODE_MAX_STAGES * ODE_MAX_PARTS];
-        const void *term[ODE_MAX_STAGES * ODE_MAX_PARTS];
-        int n = 0;
-        for (int q = 0; q < w->parts; q++) {
-            if ((q & p) != q) continue;
-            for (int i = 0; i < w->stages; i++) {
-                if (q && w->w[i].part[q] == 0) continue;
-                weight[n] = w->w[i].part[q];
-                term[n++] = part_of(w, dtype, (const char *)k + (size_t)i * slot, p ^ q);
-            }
-        }
-        ode_combine(dtype, w->cells, part_of(w, dtype, y, p), n, weight, term,
-                    part_of(w, dtype, out, p));
-    }
+    const void *stage[ODE_MAX_STAGES];
+    for (int i = 0; i < w->stages; i++) stage[i] = (const char *)k + (size_t)i * slot;
+    ode_combine(dtype, w->cells, y, w->stages, w->of[0].w, stage, out);
+    for (int p = 1; p < w->parts; p++) apply_part(w, dtype, p, y, k, slot, out);
 }
 
 void ode_weights_spread(const ode_weights *w, ad_dtype dtype, const void *bar, void *k_bar,
                         size_t slot)
 {
     for (int p = 0; p < w->parts; p++)
-        for (int q = 0; q < w->parts; q++) {
+        for (int q = 0; q <= p; q++) {
             if ((q & p) != q) continue;
             for (int i = 0; i < w->stages; i++)
-                if (w->w[i].part[q] != 0)
-                    ode_add_scaled(dtype, w->cells, w->w[i].part[q], part_of(w, dtype, bar, p),
+                if (w->of[q].w[i] != 0)
+                    ode_add_scaled(dtype, w->cells, w->of[q].w[i], part_of(w, dtype, bar, p),
                                    part_of(w, dtype, (char *)k_bar + (size_t)i * slot, p ^ q));
         }
 }
 
-/* Of stage i, the cotangents of its weight. */
-static ode_jet weight_bar(const ode_weights *w, ad_dtype dtype, const void *bar, const void *k)
+/* Of a stage, the cotangents of its weight, by part. */
+static void weight_bar(const ode_weights *w, ad_dtype dtype, const void *bar, const void *k,
+                       double *sum)
 {
-    ode_jet sum = { { 0 } };
+    memset(sum, 0, (size_t)w->parts * sizeof *sum);
     for (int p = 0; p < w->parts; p++)
-        for (int q = 0; q < w->parts; q++)
+        for (int q = 0; q <= p; q++)
             if ((q & p) == q)
-                sum.part[q] += ode_dot(dtype, w->cells, part_of(w, dtype, k, p ^ q),
-                                       part_of(w, dtype, bar, p));
-    return sum;
+                sum[q] += ode_dot(dtype, w->cells, part_of(w, dtype, k, p ^ q),
+                                  part_of(w, dtype, bar, p));
 }
 
 /* By clock g, from the cotangents of a jet and its derivative by time: part q of the jet changes
  * with the clock by part q - g of the derivative. */
-static double by_clock(int parts, int g, const ode_jet *bar, const ode_jet *derivative)
+static double by_clock(int parts, int g, const double *bar, const double *derivative)
 {
     double sum = 0;
-    for (int q = 0; q < parts; q++)
-        if ((q & g) == g) sum += bar->part[q] * derivative->part[q ^ g];
+    for (int q = g; q < parts; q++)
+        if ((q & g) == g) sum += bar[q] * derivative[q ^ g];
     return sum;
 }
 
@@ -205,17 +214,21 @@ static double by_clock(int parts, int g, const ode_jet *bar, const ode_jet *deri
 void ode_weights_move(const ode_weights *w, const ode_system *s, const void *bar, const void *k,
                       size_t slot, ode_movement *movement)
 {
+    jet sum, slope, turned, by_e, by_a;
     memset(movement, 0, (size_t)s->nclocks * sizeof *movement);
     for (int i = 0; i < w->stages; i++) {
-        ode_jet sum = weight_bar(w, s->dtype, bar, (const char *)k + (size_t)i * slot);
-        ode_jet turned = product(w->parts, &w->theta, &w->slope[i]);
-        ode_jet by_e = plus(w->parts, &w->b[i], -1, &turned);
-        ode_jet by_a = plus(w->parts, &by_e, 1, &w->slope[i]);
+        weight_bar(w, s->dtype, bar, (const char *)k + (size_t)i * slot, sum);
+        for (int p = 0; p < w->parts; p++) slope[p] = w->of[p].slope[i];
+        multiply(w->parts, w->theta, slope, turned);
+        for (int p = 0; p < w->parts; p++) {
+            by_e[p] = w->of[p].b[i] - turned[p];
+            by_a[p] = by_e[p] + slope[p];
+        }
         for (int c = 0; c < s->nclocks; c++) {
             int g = s->clock[c];
-            movement[c].t += by_clock(w->parts, g, &sum, &w->slope[i]);
-            movement[c].e += by_clock(w->parts, g, &sum, &by_e);
-            movement[c].a -= by_clock(w->parts, g, &sum, &by_a);
+            movement[c].t += by_clock(w->parts, g, sum, slope);
+            movement[c].e += by_clock(w->parts, g, sum, by_e);
+            movement[c].a -= by_clock(w->parts, g, sum, by_a);
         }
     }
 }

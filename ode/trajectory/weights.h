@@ -5,10 +5,6 @@
 
 /* Largest number of parts of a system's states (system.h). */
 enum { ODE_MAX_PARTS = ODE_MAX_JOINT };
-/* A number and its tangents, by part. */
-typedef struct {
-    double part[ODE_MAX_PARTS];
-} ode_jet;
 
 /* At t = a + theta h inside a step of size h from a: y(t) = y + sum_i w_i k_i over the stages, with
  * w_i = h b_i(theta). Of a tangent system whose times move, w has tangents too, and the solution's
@@ -16,8 +12,10 @@ typedef struct {
 typedef struct {
     int parts, stages; /* parts: 1 where no time moves, however many the states have */
     int64_t cells;     /* of one part of a slot */
-    ode_jet theta, w[ODE_MAX_STAGES];
-    ode_jet b[ODE_MAX_STAGES], slope[ODE_MAX_STAGES]; /* b_i(theta) and b_i'(theta) */
+    double theta[ODE_MAX_PARTS];
+    struct {
+        double w[ODE_MAX_STAGES], b[ODE_MAX_STAGES], slope[ODE_MAX_STAGES]; /* b, b' at theta */
+    } of[ODE_MAX_PARTS];
 } ode_weights;
 /* Inside the step from a to e, at the time t[k * stride] by clock k. clock: the output times by
  * each clock, from [1] on. */

@@ -230,6 +230,101 @@ START_TEST(refined)
 }
 END_TEST
 
+/* ---- what goes wrong ---- */
+
+static ad_var root(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)t, (void)user;
+    return ad_mul(args[0], ad_sqrt(y));
+}
+
+/* y' = k sqrt(y) from 0, where the root has no derivative: the step is named. */
+START_TEST(not_finite)
+{
+    ad_tape *tape = ad_tape_new(AD_F64);
+    double zero = 0, one = 1;
+    ode_options o = { .method = &ode_rk4, .steps = 2 };
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, &zero);
+    ad_var k = ad_param(tape, AD_SCALAR, &one), v = ad_input_rows(tape, ad_shape_of(y0), 1, &one);
+    ad_var y = ode_solve_final(root, NULL, y0, 1, &k, ode_interval(tape, 0, 1), &o), dy;
+    ad_jvp(1, &y0, &v, 1, &y, &dy);
+    ck_assert(!ad_value(dy));
+    const char *error = ad_tape_error(tape);
+    ck_assert_msg(strstr(error, "ode_solve_final: step 0 from t = 0: the derivative becomes") &&
+                      strstr(error, "a tangent of the state"),
+                  "%s", error);
+    ad_tape_free(tape);
+}
+END_TEST
+
+/* Arguments that a field called anew only looks at have no tangent. */
+static ad_var looking(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)t, (void)user;
+    return ad_scale(y, ad_item(args[0]));
+}
+
+START_TEST(looked_at)
+{
+    ad_tape *tape = ad_tape_new(AD_F64);
+    double one = 1;
+    ode_options o = { .method = &ode_rk4, .steps = 2, .rerecord = true };
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, &one);
+    ad_var k = ad_param(tape, AD_SCALAR, &one), v = ad_ones_like(k);
+    ad_var y = ode_solve_final(looking, NULL, y0, 1, &k, ode_interval(tape, 0, 1), &o), dy;
+    ad_jvp(1, &k, &v, 1, &y, &dy);
+    ck_assert(!ad_value(dy));
+    const char *error = ad_tape_error(tape);
+    ck_assert_msg(strstr(error, "the field reads the value of argument 0"), "%s", error);
+    ad_tape_free(tape);
+}
+END_TEST
+
+/* A solve that may end early: its tangents end with it. */
+static bool until_middle(const ode_accepted_step *step, void *user)
+{
+    (void)user;
+    return step->t < 0.9;
+}
+
+START_TEST(partial_solve)
+{
+    double jv[16], y[16];
+    ode_options o = { .rtol = 1e-6, .on_step = until_middle, .partial = true };
+    prey p = prey_record(AD_F64, PREY_SOLVE, prey_unknowns, &o);
+    ad_var x[PREY_OPERANDS], v[PREY_OPERANDS], dot;
+    int n = directions(&p, 7, x, v);
+    ad_jvp(n, x, v, 1, &p.y, &dot);
+    get(dot, jv);
+    get(p.y, y);
+    int missing = 0;
+    for (int i = 0; i < 16; i++) {
+        ck_assert(isnan(y[i]) == isnan(jv[i]));
+        missing += isnan(y[i]) != 0;
+    }
+    ck_assert_int_gt(missing, 0);
+    ck_assert_int_lt(missing, 12);
+    ad_tape_free(p.tape);
+}
+END_TEST
+
+/* Too many arrays for a derivative of this order. */
+START_TEST(too_high)
+{
+    ode_options o = { .method = &ode_euler, .steps = 2 };
+    prey p = prey_record(AD_F64, PREY_FINAL, prey_unknowns, &o);
+    ad_var v[PREY_OPERANDS], y[5] = { p.y };
+    prey_operands(p.tape, prey_direction, v);
+    for (int order = 1; order < 4; order++) ad_jvp(4, p.x, v, 1, y + order - 1, y + order);
+    ck_assert_msg(!ad_tape_error(p.tape), "%s", ad_tape_error(p.tape));
+    ad_jvp(4, p.x, v, 1, y + 3, y + 4);
+    const char *error = ad_tape_error(p.tape);
+    ck_assert_msg(error && strstr(error, "ode_solve_final: a derivative of order 4 takes"), "%s",
+                  error ? error : "no error");
+    ad_tape_free(p.tape);
+}
+END_TEST
+
 /* ---- Jacobians ---- */
 
 /* The Jacobian of the flow, and its trace, for each row by itself. */
@@ -311,6 +406,10 @@ int main(void)
     tcase_add_loop_test(t, single_precision, 0, PREY_FORMS);
     tcase_add_loop_test(t, called_anew, 0, PREY_FORMS);
     tcase_add_loop_test(t, refined, 0, PREY_FORMS);
+    tcase_add_test(t, not_finite);
+    tcase_add_test(t, looked_at);
+    tcase_add_test(t, partial_solve);
+    tcase_add_test(t, too_high);
     tcase_add_test(t, jacobian_of_the_flow);
     tcase_add_test(t, solve_inside_a_field);
     suite_add_tcase(s, t);
