@@ -18,6 +18,10 @@
  * little of the next one (DOPRI5's FACOLD: Hairer, Norsett, Wanner, Solving ODEs I, appendix). */
 static const double least_past = 1e-4;
 
+/* Before the constants: one that ode.h does not declare does not compile. */
+static const ode_controller *const all[] = { &ode_control_i, &ode_control_pi, &ode_control_h211b,
+                                             &ode_control_pid, NULL };
+
 const ode_controller ode_control_i = {
     .name = "i",
     .about = "integral: by the latest error alone; does not shrink after accepted steps",
@@ -44,9 +48,6 @@ const ode_controller ode_control_pid = {
     .beta = { 1.0 / 18, 1.0 / 9, 1.0 / 18 },
     .most_again = 1,
 };
-
-static const ode_controller *const all[] = { &ode_control_i, &ode_control_pi, &ode_control_h211b,
-                                             &ode_control_pid, NULL };
 
 const ode_controller *const *ode_controllers(void) { return all; }
 

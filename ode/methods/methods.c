@@ -3,6 +3,15 @@
 #include "ode/methods/recorders.h"
 #include <string.h>
 
+/* Before the constants: one that ode.h does not declare does not compile. */
+static const ode_method *const all[] = {
+#define ODE_RUNGE_KUTTA(name_, ...) &ode_##name_,
+#include "ode/methods/methods.def"
+#define ODE_ESDIRK(name_, ...) &ode_##name_,
+#include "ode/methods/esdirk.def"
+    &ode_implicit_euler, &ode_trapezoidal, &ode_nystroem2, NULL
+};
+
 #define ROWS(...)                                                                                  \
     {                                                                                              \
         __VA_ARGS__                                                                                \
@@ -127,14 +136,6 @@ const ode_method ode_nystroem2 = {
     .carry = one_state,
     .step = ode_nystroem_step,
     .begin = ode_nystroem_begin
-};
-
-static const ode_method *const all[] = {
-#define ODE_RUNGE_KUTTA(name_, ...) &ode_##name_,
-#include "ode/methods/methods.def"
-#define ODE_ESDIRK(name_, ...) &ode_##name_,
-#include "ode/methods/esdirk.def"
-    &ode_implicit_euler, &ode_trapezoidal, &ode_nystroem2, NULL
 };
 
 const ode_method *const *ode_methods(void) { return all; }
