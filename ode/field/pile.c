@@ -5,40 +5,40 @@
 void ode_pile_reset(ode_pile *p, size_t slot)
 {
     if (slot > p->bytes) {
-        for (int64_t i = 0; i < p->count; i++) free(p->chunk[i]);
+        for (int64_t i = 0; i < p->count; i++) free(p->slab[i]);
         p->count = 0;
         p->bytes = slot < (size_t)1 << 17 ? 8 * slot : slot;
     }
     p->slot = slot;
-    p->per_chunk = (int64_t)(p->bytes / slot);
+    p->per_slab = (int64_t)(p->bytes / slot);
 }
 
 void *ode_pile_slot(ode_pile *p, int64_t k)
 {
-    while (k / p->per_chunk >= p->count) {
+    while (k / p->per_slab >= p->count) {
         if (p->count == p->capacity) {
             int64_t capacity = p->capacity ? 2 * p->capacity : 16;
-            char **more = realloc(p->chunk, (size_t)capacity * sizeof *more);
+            char **more = realloc(p->slab, (size_t)capacity * sizeof *more);
             if (!more) return NULL;
-            p->chunk = more;
+            p->slab = more;
             p->capacity = capacity;
         }
-        p->chunk[p->count] = malloc(p->bytes);
-        if (!p->chunk[p->count]) return NULL;
+        p->slab[p->count] = malloc(p->bytes);
+        if (!p->slab[p->count]) return NULL;
         p->count++;
     }
-    return p->chunk[k / p->per_chunk] + (size_t)(k % p->per_chunk) * p->slot;
+    return p->slab[k / p->per_slab] + (size_t)(k % p->per_slab) * p->slot;
 }
 
 void ode_pile_trim(ode_pile *p, int64_t slots)
 {
-    int64_t chunks = p->per_chunk ? (slots + p->per_chunk - 1) / p->per_chunk : 0;
-    while (p->count > chunks) free(p->chunk[--p->count]);
+    int64_t slabs = p->per_slab ? (slots + p->per_slab - 1) / p->per_slab : 0;
+    while (p->count > slabs) free(p->slab[--p->count]);
 }
 
 void ode_pile_free(ode_pile *p)
 {
-    for (int64_t i = 0; i < p->count; i++) free(p->chunk[i]);
-    free(p->chunk);
+    for (int64_t i = 0; i < p->count; i++) free(p->slab[i]);
+    free(p->slab);
     *p = (ode_pile){ 0 };
 }

@@ -6,12 +6,12 @@
 
 /* Slots of equal size whose addresses stay. */
 typedef struct {
-    char **chunk;
+    char **slab;
     int64_t count, capacity;
-    size_t bytes, slot; /* of a chunk, of a slot */
-    int64_t per_chunk;  /* slots */
+    size_t bytes, slot; /* of a slab, of a slot */
+    int64_t per_slab;   /* slots */
 } ode_pile;
-/* Divides the chunks into slots of another size; forgets them when they are too small for one. */
+/* Divides the slabs into slots of another size; forgets them when they are too small for one. */
 void ode_pile_reset(ode_pile *pile, size_t slot);
 void ode_pile_trim(ode_pile *pile, int64_t slots); /* gives back the memory beyond so many slots */
 void *ode_pile_slot(ode_pile *pile, int64_t k);    /* NULL: out of memory */
