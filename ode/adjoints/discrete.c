@@ -241,8 +241,11 @@ static int step_back(backward *b, int64_t k)
     const ode_system *s = p->system;
     const ode_method *m = p->settings.method;
     const ode_boundary *a = ode_trajectory_boundary(b->trajectory, k);
-    const ode_boundary *e = ode_trajectory_boundary(b->trajectory, k + 1);
+    ode_boundary end = *ode_trajectory_boundary(b->trajectory, k + 1), *e = &end;
     int64_t cells = b->cells;
+    /* A solve over no time that is asked: at the beginning of a step, whatever its size. */
+    if (b->run->plan->asked.n && end.t == a->t)
+        end.t += ode_type_spacing(s->dtype, fmax(1, fabs(a->t)));
     int inside = gather_outputs(b, k, a, e);
     if (b->run->searching) b->largest = largest_cotangent(b);
     ode_runner *r = choose(b, k, inside);

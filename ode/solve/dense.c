@@ -163,9 +163,14 @@ static bool check_times(ad_tape *tape, ad_var times)
     return !ad_tape_error(tape);
 }
 
+static ad_tape *tape_of(const ode_dense *dense, ad_var times)
+{
+    return dense && dense->solve.tape ? dense->solve.tape : times.tape;
+}
+
 int ode_dense_states_at(const ode_dense *dense, ad_var times, ad_var *y)
 {
-    ad_tape *tape = dense ? dense->solve.tape : times.tape;
+    ad_tape *tape = tape_of(dense, times);
     if (!dense || !y) {
         if (tape)
             ad_fail(tape, "ode_dense_at: %s is NULL", dense ? "y, for the results," : "dense");
@@ -174,7 +179,9 @@ int ode_dense_states_at(const ode_dense *dense, ad_var times, ad_var *y)
     for (int i = 0; i < dense->nstate; i++) y[i] = ad_none(tape);
     if (!tape || ad_tape_error(tape)) return -1;
     if (!ad_valid(dense->solve)) {
-        ad_fail(tape, "ode_dense_at: the solve is not valid: it failed, or its tape was rewound");
+        ad_fail(tape,
+                "ode_dense_at: the solve is not valid: it was not recorded, it failed, or its "
+                "tape was rewound");
         return -1;
     }
     if (!check_times(tape, times)) return -1;
@@ -192,7 +199,7 @@ int ode_dense_states_at(const ode_dense *dense, ad_var times, ad_var *y)
 
 ad_var ode_dense_at(const ode_dense *dense, ad_var times)
 {
-    ad_var none = ad_none(dense ? dense->solve.tape : times.tape);
+    ad_var none = ad_none(tape_of(dense, times));
     if (dense && dense->nstate > 1) {
         ad_fail(dense->solve.tape,
                 "ode_dense_at: the solve has %d states; ask for them by ode_dense_states_at",

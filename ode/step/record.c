@@ -6,7 +6,7 @@ const ad_var *ode_step_row(const ode_step *s, int i, ad_var *memory)
 {
     int given = s->system->ngiven, others = s->system->nrow - given;
     if (!given) return s->row;
-    memcpy(memory, s->row, (size_t)others * sizeof *memory);
+    if (others) memcpy(memory, s->row, (size_t)others * sizeof *memory);
     memcpy(memory + others, s->given + i * given, (size_t)given * sizeof *memory);
     return memory;
 }

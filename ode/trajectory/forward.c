@@ -368,7 +368,12 @@ static int solve(ode_problem *p, ode_forward *s, const ad_opaque_call *call)
     if (!failed && steps) follow_end(s, call);
     if (failed && set->partial && is_partial(m)) {
         s->partial = true;
-        s->reached = s->again && m->status == ODE_STOPPED ? s->until : m->reached;
+        if (s->again && m->status == ODE_STOPPED) { /* by its last step, as the first one was */
+            m->status = s->ended;
+            m->reached = s->until;
+            m->steps++;
+        }
+        s->reached = m->reached;
         put_unreached(s);
         return 0;
     }
@@ -402,6 +407,7 @@ int ode_forward_again(ode_forward *s, const ad_opaque_call *call)
     again.state_used = true;
     s->again = true;
     s->until = s->partial ? s->reached : NAN;
+    s->ended = s->march.status;
     int failed = ode_forward_solve(s->problem, s, &again);
     s->again = false;
     return failed;

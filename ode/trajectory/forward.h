@@ -14,7 +14,8 @@ typedef struct {
     bool partial;   /* the latest solve ended before its last time, and that is no error */
     double reached; /* then: the time of its latest state */
     double until; /* of a solve in progress that is `again`: where it has to end; NaN: at the end */
-    bool again;   /* the solve in progress is for an adjoint that found nothing stored */
+    ode_status ended; /* then: how the first solve ended there */
+    bool again;       /* the solve in progress is for an adjoint that found nothing stored */
     ode_buffer times;
     ode_buffer scratch;
     ode_refinement refinement;

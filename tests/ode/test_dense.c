@@ -285,6 +285,56 @@ END_TEST
 
 /* ---- misuse ---- */
 
+static ad_var decay(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)t, (void)user;
+    return ad_mul(args[0], y);
+}
+
+/* y' = a y over no time: y0, wherever it is asked; y(t) moves with t by the field, against t0. */
+START_TEST(no_time_at_all)
+{
+    const ode_method *const methods[] = { &ode_dopri5, &ode_dopri8, &ode_rk4, &ode_implicit_euler };
+    ode_options o = { .method = methods[_i / 2],
+                      .adjoint = _i % 2 ? &ode_interpolating : &ode_discrete,
+                      .steps = 1 };
+    ad_tape *tape = ad_tape_new(AD_F64);
+    double y[2], one = 1, a = -3, g[5];
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, &one), bar[4];
+    ad_var rate = ad_param(tape, AD_SHAPE(1), &a);
+    ad_var solved = ad_param(tape, AD_SHAPE(2), (double[]){ 2, 2 });
+    ad_var asked = ad_param(tape, AD_SHAPE(2), (double[]){ 2, 2 });
+    ode_dense dense;
+    ode_solve_dense(&dense, decay, NULL, y0, 1, &rate, solved, &o);
+    ad_var answer = ode_dense_at(&dense, asked);
+    get(answer, y);
+    ck_assert(y[0] == 1 && y[1] == 1);
+    ad_var w = ad_constant(tape, AD_SHAPE(1, 2, 1), (double[]){ 1, 10 });
+    ad_grad(ad_sum_all(ad_mul(w, answer)), 4, (ad_var[]){ y0, rate, solved, asked }, bar);
+    get(bar[0], g);
+    get(bar[1], g + 1);
+    ck_assert_double_eq_tol(g[0], 11, 1e-12);
+    ck_assert_double_eq_tol(g[1], 0, 1e-12);
+    get(bar[2], g);
+    get(bar[3], g + 2);
+    const double expected[] = { 33, 0, -3, -30 };
+    for (int i = 0; i < 4; i++) ck_assert_double_eq_tol(g[i], expected[i], 1e-9);
+    ad_tape_free(tape);
+}
+END_TEST
+
+/* What was never recorded tells it to the tape of the times. */
+START_TEST(never_recorded)
+{
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ode_dense dense = { 0 };
+    ck_assert(!ad_valid(ode_dense_at(&dense, ode_interval(tape, 0, 1))));
+    const char *error = ad_tape_error(tape);
+    ck_assert(error && strstr(error, "it was not recorded"));
+    ad_tape_free(tape);
+}
+END_TEST
+
 START_TEST(errors)
 {
     const struct {
@@ -331,6 +381,8 @@ int main(void)
     tcase_add_loop_test(c, replayed_steps_are_interpolated, 0, n);
     tcase_add_test(c, times_change_from_run_to_run);
     tcase_add_test(c, several_states);
+    tcase_add_loop_test(c, no_time_at_all, 0, 8);
+    tcase_add_test(c, never_recorded);
     tcase_add_loop_test(c, errors, 0, 6);
     suite_add_tcase(s, c);
     return suite_run(s);

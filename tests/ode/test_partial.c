@@ -150,6 +150,33 @@ START_TEST(stopped)
 }
 END_TEST
 
+/* Where the gradient has to solve again, what is said of the solve stays as it was. */
+START_TEST(solved_again)
+{
+    ode_options o = options_of(NULL, false);
+    ode_stats stats = { 0 };
+    o.stats = &stats;
+    o.keep_bytes = 40;
+    ad_tape *tape = ad_tape_new(AD_F64);
+    double start = 1, p0 = 1, y[TIMES], g;
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, &start),
+           p = ad_param(tape, AD_SCALAR, &p0), bar;
+    ad_var t = ad_constant(tape, AD_SHAPE(TIMES), times);
+    ad_var all = ode_solve(explosion, NULL, y0, 1, &p, t, &o);
+    get(all, y);
+    ck_assert_int_eq(stats.status, ODE_STEP_TOO_SMALL);
+    ode_stats before = stats;
+    ad_grad(selected(all), 1, &p, &bar);
+    get(bar, &g);
+    ck_assert_double_eq_tol(g, 0.6 / 0.16, 1e-5);
+    ck_assert_int_eq(stats.status, before.status);
+    ck_assert_double_eq(stats.reached, before.reached);
+    ck_assert_int_eq(stats.steps, ode_steps_count(stats.steps_taken));
+    ad_tape_free(tape);
+    ode_stats_clear(&stats);
+}
+END_TEST
+
 /* Without the option it is the error that it was; a y0 that is no number is one with it too. */
 START_TEST(errors_remain)
 {
@@ -178,6 +205,7 @@ int main(void)
     tcase_add_loop_test(c, the_end_is_not_there, 0, n);
     tcase_add_loop_test(c, asked_later, 0, 2);
     tcase_add_loop_test(c, stopped, 0, 2 * n);
+    tcase_add_test(c, solved_again);
     tcase_add_loop_test(c, errors_remain, 0, 2);
     suite_add_tcase(s, c);
     return suite_run(s);
