@@ -88,16 +88,14 @@ int ode_fail_small(ode_march *m, double t, double h, double ratio, const void *y
     int64_t bad = ode_march_nonfinite(m, next, &derivative);
     if (bad >= 0) {
         ode_where(m->system, m->rows, bad, where, sizeof where);
-        int how;
-        int64_t row = ode_march_failed_row(m, &how);
-        if (row >= 0 && how != ODE_NEWTON_FIELD)
+        if (m->failed_row >= 0 && m->failed_how != ODE_NEWTON_FIELD)
             return ode_fail(m, ODE_NEWTON,
                             "step %lld at t = %.15g: Newton's method does not find the stages of "
                             "a step of %.3g in row %lld (%s), and a smaller one is not allowed; "
                             "check the field there, raise newton_tolerance, or lower min_step",
-                            (long long)m->steps, t, h, (long long)row,
-                            how == ODE_NEWTON_SINGULAR ? "the matrix I - g J is singular"
-                                                       : "it does not converge");
+                            (long long)m->steps, t, h, (long long)m->failed_row,
+                            m->failed_how == ODE_NEWTON_SINGULAR ? "the matrix I - g J is singular"
+                                                                 : "it does not converge");
         const char *outside = ad_workspace_outside(m->step.workspace);
         if (outside)
             return ode_fail(m, ODE_OUTSIDE_DOMAIN,

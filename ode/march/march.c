@@ -327,6 +327,8 @@ int ode_march_attempt(ode_march *m, const ode_sink *sink, const ode_boundary *a,
     ode_guard_note(&m->guard, h, r == &m->step);
     set_number(m, N_REUSE, 1);
     bool counted = ode_method_has(m->method, ODE_METHOD_IMPLICIT);
+    m->failed_row = counted ? (int64_t)get_number(m, N_FAILED_ROW) - 1 : -1;
+    m->failed_how = counted ? (int)get_number(m, N_FAILED_HOW) : 0;
     for (int i = 0; i < 3 && counted; i++)
         m->counts[i] += (int64_t)ode_load(s->dtype, &m->number[N_COUNTS], i);
     return 0;
@@ -448,14 +450,6 @@ double ode_march_error(const ode_march *m)
         state = error == 0 ? 0 : state * sqrt(square / (square + 0.01 * square3));
     }
     return fmax(state, quadratures);
-}
-
-int64_t ode_march_failed_row(const ode_march *m, int *how)
-{
-    *how = 0;
-    if (!ode_method_has(m->method, ODE_METHOD_IMPLICIT)) return -1;
-    *how = (int)get_number(m, N_FAILED_HOW);
-    return (int64_t)get_number(m, N_FAILED_ROW) - 1;
 }
 
 double ode_march_stiffness(const ode_march *m) { return get_number(m, N_STIFFNESS); }

@@ -162,6 +162,10 @@ struct ode_march {
     const double *clock[ODE_MAX_CLOCKS]; /* of a tangent system: from [1] on, tangents of the output
                                             times */
     int64_t steps, rejected, evaluations, counts[3];
+    /* The row whose implicit stages the latest attempt did not find, or -1, and why
+     * (ode_newton_end). */
+    int64_t failed_row;
+    int failed_how;
     int64_t blurred; /* the latest steps, so many, are too short for a field that reads the time */
     ode_status status; /* of the march in progress, or of the latest one */
     double reached;    /* time of the latest accepted state */
@@ -205,9 +209,6 @@ int ode_march_attempt(ode_march *march, const ode_sink *sink, const ode_boundary
  * its stiffness, or what an earlier one told of it. */
 double ode_march_error(const ode_march *march);
 double ode_march_stiffness(const ode_march *march);
-/* The row whose implicit stages the latest attempt did not find, or -1, and why (ode_newton_end).
- */
-int64_t ode_march_failed_row(const ode_march *march, int *how);
 /* Hands it to the sink. */
 int ode_march_accept(ode_march *march, const ode_sink *sink, const ode_boundary *a,
                      const ode_boundary *b, const void *y, const void *next);
