@@ -288,12 +288,23 @@ static bool plan_block(ad_program *p, const ad_phase *phase)
     return true;
 }
 
+static bool plan_all(ad_program *p, int64_t rows)
+{
+    p->block_rows = rows;
+    p->block_bytes = 0;
+    for (int f = 0; f < p->nphase; f++)
+        if (!plan_block(p, &p->phase[f])) return false;
+    return true;
+}
+
+/* Results of pointwise steps take over memory of their operands, so how large a row is shows only
+ * when all values have their places. */
 bool ad_plan_blocks(ad_program *p)
 {
     for (int f = 0; f < p->nphase; f++)
         if (!find_lifetimes(p, &p->phase[f])) return false;
-    if (!p->block_rows) p->block_rows = choose_block_rows(p->block_row_bytes);
-    for (int f = 0; f < p->nphase; f++)
-        if (!plan_block(p, &p->phase[f])) return false;
-    return true;
+    if (p->block_rows) return plan_all(p, p->block_rows);
+    if (!plan_all(p, AD_MAX_BLOCK_ROWS)) return false;
+    int64_t rows = choose_block_rows(p->block_bytes / AD_MAX_BLOCK_ROWS);
+    return rows == p->block_rows || plan_all(p, rows);
 }
