@@ -6,9 +6,9 @@
  * body each thread has pointers of its own, which move from block to block. A fused group of steps
  * goes through a block chunk by chunk.
  *
- * Reductions over rows go to lanes. A unit of work is a lane's stretch of blocks: it belongs to a
- * lane by its number, never to a thread, and lanes are added up in a fixed order, so the number of
- * threads does not change a bit. Nothing here allocates; memory was reserved by workspace.c. */
+ * Reductions over rows go to lanes. A part of the work is a lane's stretch of blocks: it belongs to
+ * a lane by its number, never to a thread, and lanes are added up in a fixed order, so the number
+ * of threads does not change a bit. Nothing here allocates; memory was reserved by workspace.c. */
 #include "autodiff/run/threads.h"
 #include "autodiff/run/workspace.h"
 #include <stdio.h>
@@ -184,10 +184,10 @@ static void run_block(const ad_workspace *w, const ad_phase *phase, ad_thread_me
     }
 }
 
-/* Blocks are dealt to units by number: to a lane when the body reduces, else to a unit each. Units
+/* Blocks are dealt to parts by number: to a lane when the body reduces, else to a part each. Parts
  * are shared out to threads, so that neither the sums in a lane nor their order depend on the
  * threads. */
-static int64_t unit_count(const ad_program *p, const ad_phase *phase, int64_t rows)
+static int64_t part_count(const ad_program *p, const ad_phase *phase, int64_t rows)
 {
     int64_t blocks = ad_block_count(p, rows);
     return phase->nreduction && blocks > AD_LANES ? AD_LANES : blocks;
@@ -221,7 +221,7 @@ static void enter_body(const ad_workspace *w, const ad_phase *phase, ad_thread_m
 typedef struct {
     ad_workspace *workspace;
     const ad_phase *phase;
-    int64_t rows, units, finishers;
+    int64_t rows, parts, finishers;
 } body;
 
 /* The body's reductions go into these arrays of the lanes, which begin as empty sums. */
@@ -252,29 +252,29 @@ static void end_group(const ad_workspace *w, const ad_phase *phase, int64_t lane
     }
 }
 
-static void run_unit(void *data, int thread, int64_t unit)
+static void run_part(void *data, int thread, int64_t part)
 {
     const body *b = data;
     const ad_workspace *w = b->workspace;
     const ad_phase *phase = b->phase;
     const ad_program *p = w->program;
     AD_ASSERT(thread >= 0 && thread < w->nthread);
-    AD_ASSERT(unit >= 0 && unit < b->units);
+    AD_ASSERT(part >= 0 && part < b->parts);
     ad_thread_memory *t = &w->thread[thread];
-    const int64_t blocks = ad_block_count(p, b->rows), begin = unit * blocks / b->units,
-                  end = (unit + 1) * blocks / b->units;
+    const int64_t blocks = ad_block_count(p, b->rows), begin = part * blocks / b->parts,
+                  end = (part + 1) * blocks / b->parts;
     const bool groups = phase->nreduction && ad_has_groups(blocks);
     if (!t->entered) enter_body(w, phase, t, b->rows);
-    begin_lane(w, phase, t, unit);
+    begin_lane(w, phase, t, part);
     for (int64_t k = begin; k < end; k++) {
         if (groups && (k - begin) % AD_GROUP == 0) {
-            if (k > begin) end_group(w, phase, unit);
-            begin_lane(w, phase, t, AD_LANES + unit);
+            if (k > begin) end_group(w, phase, part);
+            begin_lane(w, phase, t, AD_LANES + part);
         }
         int64_t first = k * p->block_rows, left = b->rows - first;
         run_block(w, phase, t, first, left < p->block_rows ? left : p->block_rows);
     }
-    if (groups) end_group(w, phase, unit);
+    if (groups) end_group(w, phase, part);
 }
 
 /* Adds a share of the lanes' elements up in a fixed tree, a piece at a time that stays in a level 1
@@ -285,7 +285,7 @@ static void finish_share(void *data, int thread, int64_t share)
     const ad_workspace *w = b->workspace;
     const ad_phase *phase = b->phase;
     const ad_program *p = w->program;
-    int64_t lanes = b->units, shares = b->finishers;
+    int64_t lanes = b->parts, shares = b->finishers;
     (void)thread;
     for (int i = 0; i < phase->nreduction; i++) {
         const ad_step *s = &p->step[phase->reduction[i]];
@@ -310,12 +310,12 @@ static void run_body(ad_workspace *w, const ad_phase *phase, int64_t rows)
 {
     if (phase->body_steps[0] == phase->body_steps[1]) return;
     const ad_program *p = w->program;
-    body b = { w, phase, rows, unit_count(p, phase, rows), 1 };
+    body b = { w, phase, rows, part_count(p, phase, rows), 1 };
     int threads = ad_threads_in_team() ? 1 : w->nthread;
     for (int i = 0; i < threads; i++) w->thread[i].entered = false;
-    ad_threads_share(threads, phase->row_work * (double)rows, b.units, run_unit, &b);
+    ad_threads_share(threads, phase->row_work * (double)rows, b.parts, run_part, &b);
     if (!phase->nreduction) return;
-    double work = (double)p->lane_bytes * (double)b.units;
+    double work = (double)p->lane_bytes * (double)b.parts;
     b.finishers = ad_threads_worth(threads, work);
     ad_threads_share(b.finishers, work, b.finishers, finish_share, &b);
 }
