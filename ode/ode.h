@@ -120,7 +120,8 @@ typedef struct {
  * answer to changes. */
 extern const ode_controller ode_control_i, ode_control_pi, ode_control_h211b, ode_control_pid;
 const ode_controller *const *ode_controllers(void); /* all, NULL-terminated */
-/* h_(n+1) / h_n as the controller chooses it, within its limits; NaN: its factor is not finite. */
+/* h_(n+1) / h_n as the controller chooses it, within its limits; NaN: its factor is not finite, or
+ * an argument is NULL. */
 double ode_controller_factor(const ode_controller *controller, const ode_control_history *past);
 
 /* ---- error norms ----------------------------------------------------------------------------- */
@@ -368,12 +369,13 @@ int ode_solve_dense(ode_dense *dense, ode_field field, void *user, ad_var y0, in
 int ode_solve_dense_states(ode_dense *dense, ode_fields fields, void *user, int nstate,
                            const ad_var *y0, int nargs, const ad_var *args, ad_var times,
                            const ode_options *options);
-/* The state at `times` [T], in any order, each within the interval of the solve: [rows, T, D...],
- * by the method's dense output (methods without one: the cubic Hermite interpolant). times may be
- * an input, which changes from run to run. A solve may be asked as often as one likes: it is solved
- * once. Gradients flow to these times, and through the solve to y0, arguments and the solve's
- * times; each asking has an adjoint of its own, which goes back over the steps from its last time.
- * An invalid variable, or -1, with the tape's error set. */
+/* The state at `times` [T], in any order, each within the interval of the solve (past an end by
+ * no more than rounding: the end): [rows, T, D...], by the method's dense output (methods without
+ * one: the cubic Hermite interpolant). times may be an input, which changes from run to run. A
+ * solve may be asked as often as one likes: it is solved once. Gradients flow to these times, and
+ * through the solve to y0, arguments and the solve's times; each asking has an adjoint of its own,
+ * which goes back over the steps from its last time. An invalid variable, or -1, with the tape's
+ * error set. */
 ad_var ode_dense_at(const ode_dense *dense, ad_var times);
 int ode_dense_states_at(const ode_dense *dense, ad_var times, ad_var *y); /* of all states */
 

@@ -142,6 +142,11 @@ static int take(ode_march *m, place *p)
     m->rejected++;
     ode_control_reject(&m->control);
     ode_guard_forget(&m->guard);
+    if (try.size <= try.least && ode_march_norm_is_nan(m))
+        return ode_fail(m, ODE_FAILED,
+                        "step %lld from t = %.15g, size %.3g: options.norm gave nan, and however "
+                        "small the step; a norm of finite errors is a number",
+                        (long long)m->steps, p->a.t, try.size);
     if (try.size <= try.least) return ode_fail_small(m, p->a.t, try.size, ratio, p->y, try.next);
     p->h = factor * try.size;
     int64_t doubtful = ratio <= 1 && stable ? ode_watch_doubtful(m) : -1;

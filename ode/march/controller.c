@@ -90,6 +90,7 @@ static double filtered(const ode_controller *c, const ode_control_history *p)
 
 double ode_controller_factor(const ode_controller *controller, const ode_control_history *p)
 {
+    if (!controller || !p) return NAN;
     ode_controller c = ode_controller_resolved(controller);
     double ratio = p->ratio[0], most = p->rejections ? c.most_again : c.most,
            least = c.least_accepted;

@@ -452,4 +452,10 @@ double ode_march_error(const ode_march *m)
     return fmax(state, quadratures);
 }
 
+bool ode_march_norm_is_nan(const ode_march *m)
+{
+    return ode_has_norm(m->system) && isfinite(get_number(m, N_FINITE)) &&
+           isnan(get_number(m, N_ERROR));
+}
+
 double ode_march_stiffness(const ode_march *m) { return get_number(m, N_STIFFNESS); }

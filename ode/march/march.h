@@ -209,6 +209,8 @@ int ode_march_attempt(ode_march *march, const ode_sink *sink, const ode_boundary
  * its stiffness, or what an earlier one told of it. */
 double ode_march_error(const ode_march *march);
 double ode_march_stiffness(const ode_march *march);
+/* Whether the user's norm made a NaN of the latest attempt, whose state is finite. */
+bool ode_march_norm_is_nan(const ode_march *march);
 /* Hands it to the sink. */
 int ode_march_accept(ode_march *march, const ode_sink *sink, const ode_boundary *a,
                      const ode_boundary *b, const void *y, const void *next);

@@ -86,11 +86,16 @@ static void sort(int n, entry *e)
         }
 }
 
-/* Times that are computed in the tape's type may be off by its rounding. */
-static bool inside(double t, double first, double last, ad_dtype dtype)
+/* How far t is outside of the interval. Times that are computed in the tape's type may be off by
+ * its rounding: those are taken for the end that they have passed. */
+static double outside(double *t, double first, double last, ad_dtype dtype)
 {
-    double slack = dtype == AD_F32 ? 2 * ode_type_spacing(dtype, fmax(fabs(first), fabs(last))) : 0;
-    return t >= fmin(first, last) - slack && t <= fmax(first, last) + slack;
+    double least = fmin(first, last), most = fmax(first, last);
+    double beyond = fmax(least - *t, *t - most);
+    double slack = 2 * ode_type_spacing(dtype, fmax(fabs(first), fabs(last)));
+    if (!(beyond <= slack)) return beyond;
+    *t = fmin(fmax(*t, least), most);
+    return 0;
 }
 
 int ode_asked_read(ode_asked_order *order, const ode_asked *asked, const ode_forward *forward,
@@ -109,11 +114,12 @@ int ode_asked_read(ode_asked_order *order, const ode_asked *asked, const ode_for
     }
     for (int i = 0; i < asked->n; i++) {
         double at = asked->times ? asked->times[i] : ode_load(call->dtype, times[0], i);
-        if (!inside(at, first, last, call->dtype)) {
-            snprintf(
-                call->error, call->error_size,
-                "times[%d] is %.15g, outside of the interval of the solve, from %.15g to %.15g", i,
-                ode_shown(at), first, last);
+        double beyond = outside(&at, first, last, call->dtype);
+        if (beyond != 0) {
+            snprintf(call->error, call->error_size,
+                     "times[%d] is %.15g, outside of the interval of the solve, from %.15g to "
+                     "%.15g, by %.2g",
+                     i, ode_shown(at), first, last, ode_shown(beyond));
             return -1;
         }
         e[i] = (entry){ last < first ? -at : at, i };

@@ -63,6 +63,8 @@ END_TEST
 
 START_TEST(limits)
 {
+    ck_assert(isnan(ode_controller_factor(NULL, &(ode_control_history){ 0 })));
+    ck_assert(isnan(ode_controller_factor(&ode_control_i, NULL)));
     ode_control_history tiny = after(1e-30, 1e-30, 1e-30), none = after(0, 1, 1),
                         huge = after(1e30, 1, 1), lost = after(INFINITY, 1, 1),
                         just = after(1, 1, 1);

@@ -323,6 +323,29 @@ START_TEST(no_time_at_all)
 }
 END_TEST
 
+/* Times that rounding has carried past an end are those of the end, forwards and backwards. */
+START_TEST(rounding_at_the_ends)
+{
+    double first = 0.3, last = _i % 2 ? -1.62 : 1.62, one = 1, a = -1, y[2], g;
+    ode_options o = { .adjoint = _i / 2 ? &ode_interpolating : &ode_discrete };
+    double sign = last > first ? 1 : -1;
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, &one), bar;
+    ad_var rate = ad_param(tape, AD_SHAPE(1), &a);
+    double beyond[] = { nextafter(last, sign * 9), nextafter(first, -sign * 9) };
+    ode_dense dense;
+    ode_solve_dense(&dense, decay, NULL, y0, 1, &rate, ode_interval(tape, first, last), &o);
+    ad_var asked = ad_input(tape, AD_SHAPE(2), beyond), answer = ode_dense_at(&dense, asked);
+    get(answer, y);
+    ck_assert_double_eq_tol(y[0], exp(first - last), 1e-5);
+    ck_assert_double_eq(y[1], 1);
+    ad_grad(ad_sum_all(answer), 1, &rate, &bar);
+    get(bar, &g);
+    ck_assert_double_eq_tol(g, (last - first) * exp(first - last), 1e-4);
+    ad_tape_free(tape);
+}
+END_TEST
+
 /* What was never recorded tells it to the tape of the times. */
 START_TEST(never_recorded)
 {
@@ -382,6 +405,7 @@ int main(void)
     tcase_add_test(c, times_change_from_run_to_run);
     tcase_add_test(c, several_states);
     tcase_add_loop_test(c, no_time_at_all, 0, 8);
+    tcase_add_loop_test(c, rounding_at_the_ends, 0, 4);
     tcase_add_test(c, never_recorded);
     tcase_add_loop_test(c, errors, 0, 6);
     suite_add_tcase(s, c);

@@ -238,15 +238,17 @@ static ad_var wrong(ad_tape *tape, int nstate, const ad_var *scaled, void *user)
     case 0: return scaled[0];
     case 1: return (ad_var){ 0 };
     case 2: return ad_add(ad_mean_all(scaled[0]), outside);
-    default: return ad_fill(tape, AD_SCALAR, -1);
+    case 3: return ad_fill(tape, AD_SCALAR, -1);
+    default: return ad_fill(tape, AD_SCALAR, NAN);
     }
 }
 
 START_TEST(refused)
 {
     const char *const message[] = { "in options.norm: it returned", "it returned nothing valid",
-                                    "in options.norm: ", "options.norm gave -1" };
-    for (int i = 0; i < 4; i++)
+                                    "in options.norm: ", "options.norm gave -1",
+                                    "options.norm gave nan" };
+    for (int i = 0; i < 5; i++)
         for (int rerecord = 0; rerecord < 2; rerecord++) {
             if (rerecord && i < 3) continue;
             const ode_error_norm norm = { .name = "wrong", .record = wrong, .user = &i };
