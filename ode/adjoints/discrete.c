@@ -243,9 +243,7 @@ static int step_back(backward *b, int64_t k)
     const ode_boundary *a = ode_trajectory_boundary(b->trajectory, k);
     ode_boundary end = *ode_trajectory_boundary(b->trajectory, k + 1), *e = &end;
     int64_t cells = b->cells;
-    /* A solve over no time that is asked: at the beginning of a step, whatever its size. */
-    if (b->run->plan->asked.n && end.t == a->t)
-        end.t += ode_type_spacing(s->dtype, fmax(1, fabs(a->t)));
+    if (b->run->plan->asked.n) end = ode_interpolant_end(s->dtype, a, e);
     int inside = gather_outputs(b, k, a, e);
     if (b->run->searching) b->largest = largest_cotangent(b);
     ode_runner *r = choose(b, k, inside);

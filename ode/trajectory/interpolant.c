@@ -3,6 +3,7 @@
  * array, its stages that of seven or more. */
 #include "ode/trajectory/interpolant.h"
 #include "ode/trajectory/weights.h"
+#include <math.h>
 #include <string.h>
 
 bool ode_interpolant_compile(ode_march_units *units, const ode_problem *p, ad_tape *tape)
@@ -63,12 +64,20 @@ static int accepted(void *context, const ode_march *march, int64_t k, const ode_
     return 0;
 }
 
+ode_boundary ode_interpolant_end(ad_dtype dtype, const ode_boundary *a, const ode_boundary *b)
+{
+    ode_boundary end = *b;
+    if (end.t == a->t) end.t += ode_type_spacing(dtype, fmax(1, fabs(a->t)));
+    return end;
+}
+
 /* Takes step k again. */
 static int visit(ode_interpolant *in, int64_t k)
 {
     ode_trajectory *tr = in->trajectory;
     ode_march *m = &in->march;
-    ode_boundary a = *ode_trajectory_boundary(tr, k), b = *ode_trajectory_boundary(tr, k + 1);
+    ode_boundary a = *ode_trajectory_boundary(tr, k);
+    ode_boundary b = ode_interpolant_end(m->system->dtype, &a, ode_trajectory_boundary(tr, k + 1));
     a.restart = b.output = false;
     void *y = ode_trajectory_state(tr, k);
     if (tr->policy.carried)
@@ -98,7 +107,8 @@ int ode_interpolant_at(ode_interpolant *in, const double *t, int stride, void *y
     }
     if (k != in->step && visit(in, k)) return -1;
     ode_weights w;
-    ode_weights_at(&w, m->method, m->system, m->rows, a, b, m->clock, t, stride);
+    ode_boundary end = ode_interpolant_end(m->system->dtype, a, b);
+    ode_weights_at(&w, m->method, m->system, m->rows, a, &end, m->clock, t, stride);
     ode_weights_apply(&w, m->system->dtype, from, m->k.data, slot, y);
     return 0;
 }

@@ -25,5 +25,8 @@ int ode_interpolant_at(ode_interpolant *in, const double *t, int stride, void *y
 
 /* The step that t lies in: of two that meet there, the earlier one. */
 int64_t ode_trajectory_find(const ode_trajectory *tr, double t);
+/* The end of the step from a to b, as interpolants take it: a solve over no time is asked at the
+ * beginning of a step, whatever its size. */
+ode_boundary ode_interpolant_end(ad_dtype dtype, const ode_boundary *a, const ode_boundary *b);
 
 #endif

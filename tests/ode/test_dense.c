@@ -319,6 +319,11 @@ START_TEST(no_time_at_all)
     get(bar[3], g + 2);
     const double expected[] = { 33, 0, -3, -30 };
     for (int i = 0; i < 4; i++) ck_assert_double_eq_tol(g[i], expected[i], 1e-9);
+    ad_var moved, by = ad_constant(tape, AD_SHAPE(2), (double[]){ 1, 2 });
+    ad_jvp(1, &asked, &by, 1, &answer, &moved);
+    get(moved, y);
+    ck_assert_double_eq_tol(y[0], -3, 1e-9);
+    ck_assert_double_eq_tol(y[1], -6, 1e-9);
     ad_tape_free(tape);
 }
 END_TEST
