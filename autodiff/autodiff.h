@@ -241,12 +241,13 @@ ad_var ad_jacobian_trace(ad_var y, ad_var x);
 /* A gradient beside the same one with all steps halved. Differences are relative. */
 typedef struct {
     double norm, refined_norm; /* Euclidean */
-    double difference; /* norm of the difference / the larger norm; 0 when both are 0, infinite when
-                          an element is not finite */
-    double worst; /* largest |g - r| / max(|g|, |r|, a tenth of the largest element) of an element.
-                     In both, what rounding may have done counts as no difference: what changes the
-                     loss by 100 epsilons of its size, or of the change that the largest gradient
-                     stands for */
+    /* norm of the difference / the larger norm; 0 when both are 0, infinite when an element is not
+     * finite */
+    double difference;
+    /* largest |g - r| / max(|g|, |r|, a tenth of the largest element) of an element. In both, what
+     * rounding may have done counts as no difference: what changes the loss by 100 epsilons of its
+     * size, or of the change that the largest gradient stands for */
+    double worst;
     int64_t worst_element; /* its number (row-major) */
 } ad_gradient_difference;
 

@@ -48,17 +48,20 @@ bool ad_broadcast_shapes(ad_shape a, ad_shape b, ad_shape *out);
  * dtype. */
 typedef struct {
     ad_dtype dtype;
-    int64_t rows;    /* number of rows of the run; 0 when the program has no row axis */
-    int threads;     /* how many threads the operation may use; 0: as ad_workspace_new has it */
-    int refine;      /* 0: as usual; k: of what a `discretises` class chose as usual, each step is
-                        divided into 2^k */
-    bool state_used; /* another operation may look at this one's state: it takes the token (a lazy
-                        evaluation: might take it) */
-    const void *const *in; /* in[i]: the i-th operand's elements; NULL for an operand that is an
-                              opaque operation's token */
-    void *const *in_state; /* in_state[i]: the state of the opaque operation whose token is operand
-                              i; else NULL */
-    void *const *out;      /* out[j]: to be filled; NULL where nobody needs output j */
+    int64_t rows; /* number of rows of the run; 0 when the program has no row axis */
+    int threads;  /* how many threads the operation may use; 0: as ad_workspace_new has it */
+    /* 0: as usual; k: of what a `discretises` class chose as usual, each step is divided into 2^k
+     */
+    int refine;
+    /* another operation may look at this one's state: it takes the token (a lazy evaluation: might
+     * take it) */
+    bool state_used;
+    /* in[i]: the i-th operand's elements; NULL for an operand that is an opaque operation's token
+     */
+    const void *const *in;
+    /* in_state[i]: the state of the opaque operation whose token is operand i; else NULL */
+    void *const *in_state;
+    void *const *out; /* out[j]: to be filled; NULL where nobody needs output j */
     /* Shapes of operands and results with the number of rows in the place of AD_ROWS: sizes come
      * from here, never from `rows` alone. rank -1: a token, a result that nobody needs. */
     const ad_shape *in_shape, *out_shape;
@@ -176,13 +179,16 @@ size_t ad_workspace_bytes(const ad_workspace *workspace);
 typedef struct {
     int64_t rows;
     const void *const *inputs;
-    void *const *outputs;   /* an output that is NULL is not delivered */
-    const bool *accumulate; /* NULL, or per output: add to what is there (only outputs without rows)
-                               instead of overwriting */
-    int refine; /* handed to opaque operations: 0 as usual, k: steps divided into 2^k. More work and
-                   memory, which stays */
-    bool same_parameters; /* inputs made by ad_param are unchanged since this workspace's previous
-                             run: skip what depends on them alone */
+    void *const *outputs; /* an output that is NULL is not delivered */
+    /* NULL, or per output: add to what is there (only outputs without rows) instead of overwriting
+     */
+    const bool *accumulate;
+    /* handed to opaque operations: 0 as usual, k: steps divided into 2^k. More work and memory,
+     * which stays */
+    int refine;
+    /* inputs made by ad_param are unchanged since this workspace's previous run: skip what depends
+     * on them alone */
+    bool same_parameters;
 } ad_run_args;
 /* ad_run is this with the other fields zero. 0, or -1 with ad_workspace_error set. */
 int ad_run_with(const ad_program *program, ad_workspace *workspace, const ad_run_args *args);

@@ -19,8 +19,9 @@ typedef struct {
     ad_dtype dtype;
     int threads;
     double ms, first_ms; /* the median; the first in this process where that differs in kind */
-    double peak, floor_ms, must; /* the arithmetic floor at that peak, shared out evenly to the
-                                    threads; the largest ratio allowed */
+    /* the arithmetic floor at that peak, shared out evenly to the threads; the largest ratio
+     * allowed */
+    double peak, floor_ms, must;
     double over_field,
         must_over_field;       /* trace: time over that of the field alone, and what is allowed */
     double limit_ms;           /* the longest time allowed */

@@ -29,9 +29,9 @@ extern "C" {
 
 /* ---- models: names and shapes of parameters -------------------------------------------------- */
 
-typedef struct nn_model nn_model; /* names, shapes and offsets of all parameters of a model, and how
-                                     each is initialised */
-nn_model *nn_model_new(void);     /* NULL when memory is short */
+/* names, shapes and offsets of all parameters of a model, and how each is initialised */
+typedef struct nn_model nn_model;
+nn_model *nn_model_new(void); /* NULL when memory is short */
 /* NULL is allowed. Thetas of the model keep it until they are freed themselves. */
 void nn_model_free(nn_model *model);
 /* First error of building the model (a name twice, a size < 1, memory), or NULL. Sticky; the text
@@ -191,8 +191,9 @@ typedef struct {
     bool nesterov;                 /* sgd with momentum */
     double beta1, beta2,
         epsilon; /* adam, adamw: 0.9, 0.999, 1e-8; rmsprop: beta2 = alpha 0.99, epsilon 1e-8 */
-    double weight_decay; /* adamw: theta *= 1 - rate decay, default 0.01; others: decay theta is
-                            added to the gradient, default 0 */
+    /* adamw: theta *= 1 - rate decay, default 0.01; others: decay theta is added to the gradient,
+     * default 0 */
+    double weight_decay;
     bool (*decays)(const char *name, ad_shape shape, void *user); /* default nn_decay_matrices */
     double clip_norm; /* > 0: gradients are scaled down to this global 2-norm */
     /* Factor on the rate at step k of n (0 <= k < n), e.g. nn_schedule_cosine; NULL: constant.
@@ -239,8 +240,8 @@ typedef struct {
     int64_t rows, columns;
     double *data;
     char **names;
-    nn_classes *classes; /* [columns], count 0 for a column of numbers; or NULL: there is no column
-                            of classes */
+    /* [columns], count 0 for a column of numbers; or NULL: there is no column of classes */
+    nn_classes *classes;
 } nn_table;
 
 /* How a column is read. Numbers: finite, with a decimal point, whatever the locale. Classes: texts,
@@ -253,8 +254,9 @@ typedef struct {
     const char *name; /* in the header; NULL: by number */
     int64_t number;   /* from 1 */
     nn_column_kind kind;
-    int nclass; /* of NN_CLASS: the list, so that several files agree; another text is an error. 0:
-                   whatever comes */
+    /* of NN_CLASS: the list, so that several files agree; another text is an error. 0: whatever
+     * comes */
+    int nclass;
     const char *const *classes;
 } nn_csv_column;
 
@@ -263,8 +265,9 @@ typedef struct {
     int ncolumn;
     const nn_csv_column *columns; /* how these columns are read; the others are numbers */
     bool only;                    /* read these columns only, in this order */
-    bool missing; /* empty fields, NA, N/A, NaN, null, none, ?, - and . become NaN; a separator may
-                     end the lines */
+    /* empty fields, NA, N/A, NaN, null, none, ?, - and . become NaN; a separator may end the lines
+     */
+    bool missing;
     bool no_header; /* the first line is data, whatever it looks like */
 } nn_csv_options;
 
@@ -319,9 +322,9 @@ typedef ad_var (*nn_loss)(ad_tape *tape, ad_var theta, const ad_var *batch, void
 
 /* What a draw is for. */
 typedef struct {
-    int64_t step, steps; /* this update, from 1, of how many; those that options.state has made
-                            before count */
-    int64_t rows;        /* of this batch */
+    /* this update, from 1, of how many; those that options.state has made before count */
+    int64_t step, steps;
+    int64_t rows; /* of this batch */
     const int64_t *
         examples; /* [rows] which examples (from 0) they are; NULL when no array has rows of data */
     ad_rng
@@ -338,9 +341,10 @@ typedef struct {
      * size, or all elements of an array without rows. out[i] is NULL for the others. Called before
      * every step. Non-zero ends the training with an error. */
     int (*draw)(const nn_step *step, double *const *out, void *user);
-    int64_t batch; /* rows per update; default, and where it is larger: all examples. Without
-                      replacement, reshuffled every epoch; the last batch of an epoch may be
-                      smaller. Required where rows are drawn and there are no examples */
+    /* rows per update; default, and where it is larger: all examples. Without replacement,
+     * reshuffled every epoch; the last batch of an epoch may be smaller. Required where rows are
+     * drawn and there are no examples */
+    int64_t batch;
     int64_t steps; /* updates to make (required) */
     nn_optimizer_options optimizer;
     /* Made by nn_optimizer_new for a theta like this one: moments, schedule, shuffling and draws go
@@ -366,8 +370,9 @@ typedef struct {
     double first_loss, last_loss, seconds;
     int64_t gradient_checks; /* how often the gradient was compared with the one of halved steps */
     double gradient_difference; /* the largest relative difference found */
-    char warning[720]; /* "", or that they differ by more than a tenth, and what to do (once; also
-                          printed when there is a label) */
+    /* "", or that they differ by more than a tenth, and what to do (once; also printed when there
+     * is a label) */
+    char warning[720];
 } nn_train_report;
 
 /* Compiles loss and gradient once, then makes options->steps updates of theta in place; a step

@@ -89,10 +89,11 @@ const ode_method *ode_method_find(const char *name); /* NULL when there is none 
  * options.max_step bound the size besides. */
 enum { ODE_CONTROL_PAST = 3 };
 typedef struct {
-    int order;      /* k */
-    int steps;      /* entries that are known below, at least 1: the latest attempt, then accepted
-                       steps, backwards. Earlier errors below 1e-4 are 1e-4 */
-    int rejections; /* attempts of this step that were rejected before this one */
+    int order; /* k */
+    /* entries that are known below, at least 1: the latest attempt, then accepted steps, backwards.
+     * Earlier errors below 1e-4 are 1e-4 */
+    int steps;
+    int rejections;                 /* attempts of this step that were rejected before this one */
     double ratio[ODE_CONTROL_PAST]; /* r; above 1: the attempt is rejected */
     double size[ODE_CONTROL_PAST];  /* |h| */
 } ode_control_history;
@@ -104,8 +105,9 @@ typedef struct {
     double safety;            /* default 0.9, at most 1 */
     double most, least;       /* limits to h_(n+1) / h_n: default 10, 0.2 */
     double least_accepted; /* instead of least, after an accepted step: default least, at most 1 */
-    double most_again; /* instead of most, where an attempt of the step was rejected: default most;
-                          1 is advised (Hairer, Norsett, Wanner, Solving ODEs I, II.4) */
+    /* instead of most, where an attempt of the step was rejected: default most; 1 is advised
+     * (Hairer, Norsett, Wanner, Solving ODEs I, II.4) */
+    double most_again;
     /* Instead of beta and alpha: h_(n+1) / h_n, which the limits then bound. Called by the thread
      * that runs the solve, for accepted and rejected attempts whose error is finite and not zero;
      * after a rejected one, at most `safety` is taken. A result that is not finite is an error. */
@@ -220,29 +222,32 @@ typedef struct {
  * adjoint: the backward_ part). */
 typedef struct {
     ode_status status; /* of the latest forward solve */
-    double reached;    /* the time up to which it was solved: the last one if it is done; NaN: the
-                          times were not valid */
-    int64_t steps, rejected;   /* accepted and rejected steps */
-    int64_t stability_limited; /* accepted steps whose size was set by the method's stability limit
-                                  and not by the error: many of them, and the problem is stiff for
-                                  this method */
-    double stability; /* largest h |lambda| of the accepted steps, as far as they show it (lambda:
-                         the field's steepest eigenvalue) */
-    int64_t evaluations;               /* of the field, over the whole batch */
-    int64_t probes, probe_evaluations; /* looks for what the state does not show of its derivatives,
-                                          in solves that have a gradient, and the evaluations among
-                                          the above that they took */
-    int64_t jacobians, factorisations, newton_iterations; /* implicit methods: for the whole batch,
-                                                             of single rows, for the whole batch */
+    /* the time up to which it was solved: the last one if it is done; NaN: the times were not valid
+     */
+    double reached;
+    int64_t steps, rejected; /* accepted and rejected steps */
+    /* accepted steps whose size was set by the method's stability limit and not by the error: many
+     * of them, and the problem is stiff for this method */
+    int64_t stability_limited;
+    /* largest h |lambda| of the accepted steps, as far as they show it (lambda: the field's
+     * steepest eigenvalue) */
+    double stability;
+    int64_t evaluations; /* of the field, over the whole batch */
+    /* looks for what the state does not show of its derivatives, in solves that have a gradient,
+     * and the evaluations among the above that they took */
+    int64_t probes, probe_evaluations;
+    /* implicit methods: for the whole batch, of single rows, for the whole batch */
+    int64_t jacobians, factorisations, newton_iterations;
     int64_t backward_steps, backward_rejected, backward_evaluations, vjps;
-    double backward_drift; /* backsolve: largest |x recomputed - x stored| / (atol + rtol |x|) at
-                              output times; else 0 */
+    /* backsolve: largest |x recomputed - x stored| / (atol + rtol |x|) at output times; else 0 */
+    double backward_drift;
     size_t stored_bytes; /* kept from the forward solve for the gradient: states and activations */
-    ode_steps *steps_taken; /* the accepted steps of the latest forward solve: owned by the caller's
-                               ode_stats (ode_stats_clear) */
+    /* the accepted steps of the latest forward solve: owned by the caller's ode_stats
+     * (ode_stats_clear) */
+    ode_steps *steps_taken;
 } ode_stats;
-void ode_stats_clear(ode_stats *stats); /* frees the steps and makes all of it zero, as it must be
-                                           before the first solve */
+/* frees the steps and makes all of it zero, as it must be before the first solve */
+void ode_stats_clear(ode_stats *stats);
 
 typedef struct {
     const ode_method *method;   /* default ode_dopri5 */
@@ -260,35 +265,37 @@ typedef struct {
      * rtol is not zero. Borrowed until the solve is recorded. */
     const double *atol_each;
     int natol;
-    double step;   /* > 0: fixed steps of at most this size but for rounding, dividing each interval
-                      between times and stops   (jump_times, knots of ode_interpolate) evenly */
-    int64_t steps; /* > 0: so many equal steps in each interval between times (excludes step); stops
-                      divide it into pieces with steps of at most this size */
+    /* > 0: fixed steps of at most this size but for rounding, dividing each interval between times
+     * and stops (jump_times, knots of ode_interpolate) evenly */
+    double step;
+    /* > 0: so many equal steps in each interval between times (excludes step); stops divide it into
+     * pieces with steps of at most this size */
+    int64_t steps;
     const ode_error_norm *norm;       /* adaptive: default ode_norm_rms. Copied */
     const ode_controller *controller; /* adaptive: default ode_control_i. Copied */
-    double first_step; /* adaptive: size of the first step; default: chosen from two evaluations of
-                          the field, after Hairer, Norsett, Wanner, Solving ODEs I, II.4, but free
-                          of time's unit. Do not give a large one: the error estimates of bosh3 and
-                          dopri8 vanish where h lambda is -1 and -5.65 */
+    /* adaptive: size of the first step; default: chosen from two evaluations of the field, after
+     * Hairer, Norsett, Wanner, Solving ODEs I, II.4, but free of time's unit. Do not give a large
+     * one: the error estimates of bosh3 and dopri8 vanish where h lambda is -1 and -5.65 */
+    double first_step;
     /* adaptive: limits. Where a step of min_step is still too inaccurate, the solve is an error;
      * default: 16 spacings of the numbers at t, the least that the rounding of time allows. Only a
      * step that lands (at the last time, at a jump) may be shorter. No step is longer than
      * max_step; default: none is too long. */
     double min_step, max_step;
-    int64_t max_steps;  /* attempts in one solve, default 100000 */
-    int64_t keep_bytes; /* discrete: for activations of a solve that has a gradient, default 256 MiB
-                           (1: keep none). Of explicit methods' steps, the first ones; those that
-                           found no room are evaluated again on the way back, with equal gradients
-                           but for rounding: a row's gradient is bitwise independent of how many
-                           rows there are as long as all steps find room, or none does */
-    double adjoint_rtol,
-        adjoint_atol; /* of the continuous adjoints; both zero: as forward (costates of a solve with
-                         atol_each: the usual atol); the recomputed state keeps atol_each */
-    bool adjoint_seminorm; /* continuous adjoints: only state and costate bound the steps, not the
-                              parameters'   quadratures (Kidger, Chen, Lyons 2021,
-                              arXiv:2009.09457):   fewer steps   where nothing else needs them, and
-                              gradients by parameters   that nobody   watches. Default: each
-                              quadrature's error is bounded as a   state's */
+    int64_t max_steps; /* attempts in one solve, default 100000 */
+    /* discrete: for activations of a solve that has a gradient, default 256 MiB (1: keep none). Of
+     * explicit methods' steps, the first ones; those that found no room are evaluated again on the
+     * way back, with equal gradients but for rounding: a row's gradient is bitwise independent of
+     * how many rows there are as long as all steps find room, or none does */
+    int64_t keep_bytes;
+    /* of the continuous adjoints; both zero: as forward (costates of a solve with atol_each: the
+     * usual atol); the recomputed state keeps atol_each */
+    double adjoint_rtol, adjoint_atol;
+    /* continuous adjoints: only state and costate bound the steps, not the parameters' quadratures
+     * (Kidger, Chen, Lyons 2021, arXiv:2009.09457): fewer steps where nothing else needs them, and
+     * gradients by parameters that nobody watches. Default: each quadrature's error is bounded as a
+     * state's */
+    bool adjoint_seminorm;
     /* Implicit methods: each element of a stage is found to this relative error; default: near
      * rounding (1e-13 f64, 1e-6 f32), so that the gradient, replayed steps and differences of them
      * agree. A looser one saves a fifth of the iterations or so, and shows in gradients as errors
@@ -296,16 +303,19 @@ typedef struct {
      * a step whose stages are not found is tried again with a smaller size. */
     double newton_tolerance;
     int newton_iterations;
-    const ode_steps *replay; /* take exactly these steps, without error control (borrowed: must
-                                outlive the tape and programs); not with ode_backsolve */
-    bool partial; /* a solve that cannot go on, or that is stopped, is no error but returns the part
-                     that was solved: results at times that it did not reach are NaN. ode_stats says
-                     how far it came and why it ended there. Gradients are those of what was
-                     reached; a loss that depends on the rest is an error of the gradient */
-    bool rerecord; /* call the field anew at every step with values at hand: ad_value works inside
-                      it; slow, for debugging and data-dependent fields. What is computed from such
-                      numbers is constant to the gradient; an argument that comes in by its numbers
-                      only is an error when its gradient is asked for */
+    /* take exactly these steps, without error control (borrowed: must outlive the tape and
+     * programs); not with ode_backsolve */
+    const ode_steps *replay;
+    /* a solve that cannot go on, or that is stopped, is no error but returns the part that was
+     * solved: results at times that it did not reach are NaN. ode_stats says how far it came and
+     * why it ended there. Gradients are those of what was reached; a loss that depends on the rest
+     * is an error of the gradient */
+    bool partial;
+    /* call the field anew at every step with values at hand: ad_value works inside it; slow, for
+     * debugging and data-dependent fields. What is computed from such numbers is constant to the
+     * gradient; an argument that comes in by its numbers only is an error when its gradient is
+     * asked for */
+    bool rerecord;
     const double
         *jump_times; /* times at which the field is not smooth: steps end there, and the field is
                         evaluated at the next number of the tape's type on the step's own side. They
@@ -320,8 +330,8 @@ typedef struct {
      */
     bool (*on_step)(const ode_accepted_step *step, void *user);
     void *on_step_user; /* borrowed: must outlive the tape and programs */
-    ode_stats *stats;   /* filled when the solve is evaluated (borrowed: must outlive the tape and
-                           programs) */
+    /* filled when the solve is evaluated (borrowed: must outlive the tape and programs) */
+    ode_stats *stats;
 } ode_options;
 
 /* ---- solving --------------------------------------------------------------------------------- */

@@ -2,7 +2,7 @@
  * it stays behind, no thread, no generated code, nothing in the environment, which would point to
  * where the library was. */
 #include "costate.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <dirent.h>
 #include <dlfcn.h>
 #include <sched.h>
@@ -98,9 +98,7 @@ int main(int argc, char **argv)
 {
     if (argc < 2) return 1;
     path = argv[1];
-    Suite *suite = suite_create("unload");
-    TCase *tc = tcase_create("unload");
+    TCase *tc = suite_case("unload", "unload");
     tcase_add_test(tc, test_unload);
-    suite_add_tcase(suite, tc);
-    return suite_run(suite);
+    return suite_run();
 }

@@ -10,8 +10,8 @@
  * values. Equal values are the same value. */
 typedef struct {
     ad_op op;
-    ad_level level; /* of what it depends on; values with rows, and what is computed from them, are
-                       AD_LEVEL_ROW */
+    /* of what it depends on; values with rows, and what is computed from them, are AD_LEVEL_ROW */
+    ad_level level;
     int nin, nattr;
     const int32_t *in;
     const int64_t *attr; /* input: its level and its place in the list of inputs */
@@ -32,8 +32,8 @@ typedef struct {
 typedef struct {
     ad_pool *pool;
     ad_dtype dtype;
-    ad_inst *inst; /* the first ninput are the inputs, in the order of ad_compile's list, whether
-                      used or not */
+    /* the first ninput are the inputs, in the order of ad_compile's list, whether used or not */
+    ad_inst *inst;
     int32_t n, capacity;
     ad_ir_entry *table; /* hash table of the values */
     int32_t table_size;

@@ -5,8 +5,9 @@
 #include <math.h>
 
 enum {
-    DEPTH = 8 /* of the products that are looked into: a chain of thousands must not be walked for
-                 each of its factors */
+    /* of the products that are looked into: a chain of thousands must not be walked for each of its
+       factors */
+    DEPTH = 8
 };
 
 /* How value i is `rest` times a sign or power of two that may move: the factor (1: it is not), when

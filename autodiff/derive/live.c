@@ -13,9 +13,10 @@
 
 enum {
     WILD = 1, /* may have infinite values */
-    POLE = 2, /* reverse: an operation that selects by what is live lies upstream, or here; forward:
-                 downstream */
-    DEAD = 4  /* forward: tangents may be left out */
+    /* reverse: an operation that selects by what is live lies upstream, or here; forward:
+       downstream */
+    POLE = 2,
+    DEAD = 4 /* forward: tangents may be left out */
 };
 
 bool ad_live_guards(const ad_live *l, const ad_node *n)

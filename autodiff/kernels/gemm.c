@@ -52,8 +52,8 @@ extern void *internal_registry __attribute__((weak));
 #define REGISTRY ((void **)NULL)
 #endif
 
-static pthread_mutex_t generating = PTHREAD_MUTEX_INITIALIZER; /* around all that libxsmm does, code
-                                                                  that it has generated excepted */
+/* around all that libxsmm does, code that it has generated excepted */
+static pthread_mutex_t generating = PTHREAD_MUTEX_INITIALIZER;
 static bool begun, ended, unloading;
 static bool refused;        /* the system does not let generated code run */
 static void *volatile kept; /* for leak checkers to see */

@@ -192,11 +192,12 @@ static void give(space *s, int64_t at, int64_t size)
 
 /* A value in the block, by the step that makes it. */
 typedef struct {
-    int32_t next;  /* another whose last use is in the same group, as a step + 1; 0: none */
-    int32_t ended; /* of the first step of a group: the first of those last used in the group
-                      before, as a step + 1 */
-    bool dead;     /* is or was in the list of the dead */
-    bool taken;    /* its memory belongs to another value now */
+    int32_t next; /* another whose last use is in the same group, as a step + 1; 0: none */
+    /* of the first step of a group: the first of those last used in the group before, as a step + 1
+     */
+    int32_t ended;
+    bool dead;  /* is or was in the list of the dead */
+    bool taken; /* its memory belongs to another value now */
 } resident;
 
 typedef struct {

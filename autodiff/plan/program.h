@@ -37,9 +37,9 @@ typedef struct {
     int32_t root;
     int64_t offset; /* bytes from the root's start (values without rows) */
     int phase;
-    int64_t position; /* root: bytes from the start of its region; opaque token: index of its state
-                         in a workspace */
-    int64_t bytes;    /* root: of one row, or of the whole when it has no rows */
+    /* root: bytes from the start of its region; opaque token: index of its state in a workspace */
+    int64_t position;
+    int64_t bytes; /* root: of one row, or of the whole when it has no rows */
     int32_t first,
         last; /* root in a block or chunk: body steps that write it first and use it last */
 } ad_slot;
@@ -74,8 +74,8 @@ typedef struct {
     bool paired; /* in a group: its kernel makes the value of the next step in the same pass */
     bool far;    /* of the first step of a group: an operand of the group is far */
     int64_t chunk_rows; /* in a group: rows of a chunk */
-    int64_t row_bytes;  /* in a group: bytes of the result from row to row; 0: the same memory for
-                           every chunk */
+    /* in a group: bytes of the result from row to row; 0: the same memory for every chunk */
+    int64_t row_bytes;
 } ad_step;
 
 typedef struct {
@@ -83,8 +83,9 @@ typedef struct {
     int32_t call_steps[2];
     int32_t body_steps[2];
     int nmoving, nblock, nchunk, nreduction, nrepeat;
-    const int32_t *moving;    /* roots with rows that the body reads or writes in complete arrays:
-                                 their pointers go from block to block */
+    /* roots with rows that the body reads or writes in complete arrays: their pointers go from
+     * block to block */
+    const int32_t *moving;
     const int32_t *block;     /* roots in block memory */
     const int32_t *chunk;     /* roots in chunk memory */
     const int32_t *reduction; /* steps of the body that reduce over its rows */
@@ -119,8 +120,8 @@ struct ad_program {
     void *constants;
     int64_t constant_bytes, uniform_bytes, lane_bytes, block_bytes, chunk_bytes, repeat_bytes;
     int32_t nrepeat;
-    int64_t block_row_bytes;    /* the most intermediates of one row that are live at a time, in any
-                                   body */
+    /* the most intermediates of one row that are live at a time, in any body */
+    int64_t block_row_bytes;
     int64_t complete_row_bytes; /* of complete arrays */
     int ncomplete;
     int32_t *complete; /* roots in complete arrays */

@@ -82,9 +82,10 @@ typedef struct share {
 typedef struct {
     ad_part part;
     void *data;
-    int64_t spin;      /* ns */
-    fenv_t arithmetic; /* the caller's rounding mode and treatment of subnormal numbers: results do
-                          not depend on the thread */
+    int64_t spin; /* ns */
+    /* the caller's rounding mode and treatment of subnormal numbers: results do not depend on the
+     * thread */
+    fenv_t arithmetic;
 } job;
 
 typedef struct {

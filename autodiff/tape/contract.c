@@ -382,7 +382,11 @@ static bool reduce_greedily(product *p, int until)
                 label_set keep = (labels_of(&p->f[a]) | labels_of(&p->f[b])) & elsewhere(p, a, b);
                 if (!is_array(p, keep)) continue;
                 double c = pair_cost(p, labels_of(&p->f[a]), labels_of(&p->f[b]), keep);
-                if (best < 0 || c < best) best = c, best_a = a, best_b = b;
+                if (best < 0 || c < best) {
+                    best = c;
+                    best_a = a;
+                    best_b = b;
+                }
             }
         if (best < 0) return false;
         p->f[best_a] =

@@ -34,7 +34,10 @@ ad_var ad_contract(const char *spec, int n, const ad_var *x)
             int64_t d = ad_shape_of(x[operand]).dim[axis];
             if (*l < 0) {
                 if (nlabel == AD_MAX_LABELS) problem = "too many different letters";
-                else *l = nlabel++, size[*l] = d;
+                else {
+                    *l = nlabel++;
+                    size[*l] = d;
+                }
             } else if (size[*l] != d) problem = "a letter stands for axes of different sizes";
             if (!problem) f[operand].label[axis++] = (int8_t)*l;
         }

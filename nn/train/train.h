@@ -25,9 +25,9 @@ typedef struct {
         planned; /* of the state, before this training; at its end, or as many as it was made for */
     nn_progress *progress;
     nn_theta *gradient;
-    double loss;       /* of the latest run */
-    nn_theta *refined; /* the gradient with halved steps of the solves; NULL: there are none, or
-                          nobody asks */
+    double loss; /* of the latest run */
+    /* the gradient with halved steps of the solves; NULL: there are none, or nobody asks */
+    nn_theta *refined;
     nn_train_report *report;
     /* Extremes, for what is said when training fails. */
     double first_loss, last_loss, start_size; /* start_size: the largest |theta| at first */

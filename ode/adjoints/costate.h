@@ -4,8 +4,9 @@
 #include "ode/adjoints/adjoint.h"
 
 typedef struct {
-    ode_system *system; /* what is marched: its states begin with the costates, its quadratures are
-                           the cotangents of arguments */
+    /* what is marched: its states begin with the costates, its quadratures are the cotangents of
+     * arguments */
+    ode_system *system;
     ode_march_units march;
     const ode_unit *field; /* the solve's own right-hand side, for the times' cotangents */
 } ode_costate_plan;

@@ -19,8 +19,10 @@ static int find(ode_system *s, uint64_t need, bool times, int max, ad_var *resid
         ad_fail(tape, "out of memory");
         return -1;
     }
-    for (int i = 0; i < s->nstate; i++)
-        seed[i] = ad_input_rows(tape, s->state[i], 0, NULL), x[n++] = s->y[i];
+    for (int i = 0; i < s->nstate; i++) {
+        seed[i] = ad_input_rows(tape, s->state[i], 0, NULL);
+        x[n++] = s->y[i];
+    }
     for (int i = 0; i < s->nrow; i++) {
         row[nrow++] = s->args[s->row[i]];
         if (need >> s->row[i] & 1) x[n++] = s->args[s->row[i]];

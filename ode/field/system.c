@@ -111,8 +111,9 @@ static bool trace_field(ode_system *s, ad_tape *tape, const char *caller)
     if (!of_field) ode_norm_trace(s);
     const char *error = ad_tape_error(s->trace);
     if (!error) return true;
-    ad_tape_clear_error(tape); /* the caller's tape was clean: an error there comes from a captured
-                                  variable, and is named here */
+    /* the caller's tape was clean: an error there comes from a captured variable, and is named here
+     */
+    ad_tape_clear_error(tape);
     ad_fail(tape, "%s: in %s: %s", caller, of_field ? "the field" : "options.norm", error);
     return false;
 }
@@ -279,18 +280,23 @@ static ode_system *through_cache(ode_system *s, ad_tape *tape, const char *calle
         return NULL;
     }
     char *end = key;
-    memcpy(end, tag, sizeof tag), end += sizeof tag;
-    memcpy(end, (int[]){ s->nstate, s->nargs, s->nknots, normed }, counts), end += counts;
+    memcpy(end, tag, sizeof tag);
+    end += sizeof tag;
+    memcpy(end, (int[]){ s->nstate, s->nargs, s->nknots, normed }, counts);
+    end += counts;
     /* The same function can be written with knots that nobody stops at. */
     for (int i = 0; i < s->nknots; i++) {
         const ode_knots *k = &s->knots[i];
         int64_t numbers[] = { k->arg, k->jump, k->n };
-        memcpy(end, numbers, sizeof numbers), end += sizeof numbers;
-        if (k->knot)
-            memcpy(end, k->knot, (size_t)k->n * sizeof(double)),
-                end += (size_t)k->n * sizeof(double);
+        memcpy(end, numbers, sizeof numbers);
+        end += sizeof numbers;
+        if (k->knot) {
+            memcpy(end, k->knot, (size_t)k->n * sizeof(double));
+            end += (size_t)k->n * sizeof(double);
+        }
     }
-    memcpy(end, function, length), end += length;
+    memcpy(end, function, length);
+    end += length;
     length = (size_t)(end - key);
     ode_system *found = ad_cache_find(tape, key, length);
     if (found) {
@@ -396,10 +402,20 @@ void ode_system_record_kept(const ode_system *s, ad_tape *tape, ad_var t, const 
         return;
     }
     ad_var *to = in + n, *out = to + n, *result = out + nout;
-    in[k] = s->t, to[k++] = t;
-    for (int i = 0; i < s->nstate; i++) in[k] = s->y[i], to[k++] = y[i];
-    for (int i = 0; i < s->nrow; i++) in[k] = s->args[s->row[i]], to[k++] = row[i];
-    for (int i = 0; i < s->nshared; i++) in[k] = s->frontier[i], to[k++] = shared[i];
+    in[k] = s->t;
+    to[k++] = t;
+    for (int i = 0; i < s->nstate; i++) {
+        in[k] = s->y[i];
+        to[k++] = y[i];
+    }
+    for (int i = 0; i < s->nrow; i++) {
+        in[k] = s->args[s->row[i]];
+        to[k++] = row[i];
+    }
+    for (int i = 0; i < s->nshared; i++) {
+        in[k] = s->frontier[i];
+        to[k++] = shared[i];
+    }
     memcpy(out, s->dy, (size_t)s->nstate * sizeof *out);
     if (nkept) memcpy(out + s->nstate, residuals->var, (size_t)nkept * sizeof *out);
     ad_inline(n, in, nout, out, tape, to, result);

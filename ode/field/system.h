@@ -54,8 +54,9 @@ struct ode_system {
     int nargs, nrow, nshared;
     ad_shape arg[ODE_MAX_ROWS];
     int row[ODE_MAX_ROWS]; /* argument number of each per-row argument */
-    int ngiven; /* so many, the last ones, differ from evaluation to evaluation: whoever marches the
-                   system gives them as functions of time */
+    /* so many, the last ones, differ from evaluation to evaluation: whoever marches the system
+     * gives them as functions of time */
+    int ngiven;
     ad_shape *shared;
     uint64_t *shared_from; /* the arguments each shared value depends on, a bit set */
     ode_field field;

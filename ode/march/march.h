@@ -31,8 +31,8 @@ typedef struct {
                     const ode_boundary *b, const void *y, const void *next);
     /* Forgets step k and all after it: where it began, and its state. NULL: cannot. */
     void *(*rewind)(void *context, int64_t k, ode_boundary *a);
-    void *(*keep)(void *context, int64_t k, int i); /* memory for the residuals of stage i of step
-                                                       k, NULL: drop them; itself may be NULL */
+    /* memory for the residuals of stage i of step k, NULL: drop them; itself may be NULL */
+    void *(*keep)(void *context, int64_t k, int i);
     bool reports; /* the steps are those of the solve as its user sees it: options.on_step */
 } ode_sink;
 
@@ -68,8 +68,8 @@ void ode_guard_accept(ode_guard *guard);
 /* What the march of a system needs is compiled: units for stepping. */
 typedef struct {
     const ode_unit *step, *begin, *field, *tangent, *field_tangent;
-    const ode_unit *brief; /* a step that does not tell |lambda|, else the same; NULL: step never
-                              does */
+    /* a step that does not tell |lambda|, else the same; NULL: step never does */
+    const ode_unit *brief;
 } ode_march_units;
 
 /* Looks for what the state does not show of its derivatives (watch.c). */
@@ -108,8 +108,8 @@ typedef struct {
     int said_nothing;         /* attempts in a row whose error said nothing */
     int64_t probe_due, pause; /* steps before the next probe, and between it and the one after */
     int64_t probed; /* the step after the last probed one, or after the last that needed no probe */
-    double vetted, allowed; /* size of the step whose tangents were taken last, and the largest that
-                               they allow */
+    /* size of the step whose tangents were taken last, and the largest that they allow */
+    double vetted, allowed;
     int64_t probes, evaluations; /* looks and tangents, and what they took */
 } ode_watch;
 /* For a solve over times of these lengths; after ode_march_open. 0, or -1 with the march's error
@@ -159,8 +159,8 @@ struct ode_march {
     ode_buffer slope[2], carry[2], rate[2], size[2], k, increment, inputs, work, atols;
     int64_t rows, cells;              /* cells: rows x width */
     double number[ODE_MARCH_NUMBERS]; /* scalars in the call's type: tolerances, results, times */
-    const double *clock[ODE_MAX_CLOCKS]; /* of a tangent system: from [1] on, tangents of the output
-                                            times */
+    /* of a tangent system: from [1] on, tangents of the output times */
+    const double *clock[ODE_MAX_CLOCKS];
     int64_t steps, rejected, evaluations, counts[3];
     /* The row whose implicit stages the latest attempt did not find, or -1, and why
      * (ode_newton_end). */

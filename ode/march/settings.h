@@ -17,11 +17,11 @@ struct ode_adjoint {
     const char *name, *about;
     bool states;     /* needs the trajectory's states */
     bool magnitudes; /* needs the largest magnitude of each element */
-    bool frozen;     /* differentiates the accepted steps as they are: adaptive ones are watched
-                        (watch.c) */
-    bool replays;    /* works with steps that are replayed */
-    bool asked;      /* goes back from times that are asked for later, too */
-    size_t own;      /* bytes of what it plans of its own, and of the memory of a run (zeros) */
+    /* differentiates the accepted steps as they are: adaptive ones are watched (watch.c) */
+    bool frozen;
+    bool replays; /* works with steps that are replayed */
+    bool asked;   /* goes back from times that are asked for later, too */
+    size_t own;   /* bytes of what it plans of its own, and of the memory of a run (zeros) */
     size_t memory;
     /* Compiles what it runs. false with the tape's error set. */
     bool (*plan)(ode_adjoint_plan *plan, ad_tape *tape);
@@ -35,9 +35,10 @@ typedef struct {
     const ode_method *method;
     const ode_adjoint *adjoint;
     ode_controller controller;
-    double *atol_each; /* NULL, or instead of atol: of the costates of a row's elements, all
-                          states in order, then of the elements themselves; owned */
-    int natol;         /* of either */
+    /* NULL, or instead of atol: of the costates of a row's elements, all states in order, then of
+     * the elements themselves; owned */
+    double *atol_each;
+    int natol; /* of either */
     double rtol, atol, adjoint_rtol, adjoint_atol, step, first_step, min_step, max_step;
     int64_t steps, max_steps, keep_bytes;
     double stability; /* adaptive: the limit to h |lambda| */

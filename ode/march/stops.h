@@ -6,8 +6,8 @@
 typedef struct {
     double t;
     int output; /* the output time that it is; -1: none */
-    bool jump;  /* of the field itself: it is evaluated on the step's own side; else of a derivative
-                 */
+    /* of the field itself: it is evaluated on the step's own side; else of a derivative */
+    bool jump;
 } ode_stop;
 
 /* The queue of a march: constant stops, and the output times. */

@@ -38,8 +38,8 @@ static inline double scale_of(const ode_march *m, int64_t element, double larges
 /* What a look finds in the row where it is largest. */
 typedef struct {
     double lambda; /* |lambda| */
-    double along;  /* cosine of the angle by which the field turns the direction: -1 where the mode
-                      is damped */
+    /* cosine of the angle by which the field turns the direction: -1 where the mode is damped */
+    double along;
 } ode_mode;
 
 /* What the first look or tangent of a solve begins with; many solves are over before (modes.c). */

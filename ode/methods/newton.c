@@ -416,7 +416,10 @@ int ode_newton_find(ode_newton_work *w, const ode_newton_problem *p, const ad_op
             ode_newton_end end = iterate(w, p, r, counts, &raw);
             if (end != ODE_NEWTON_FINE) {
                 if (!p->controlled) return fail_row(w, p, call, r, end, raw);
-                if (counts->failed < 0) counts->failed = r, counts->end = end;
+                if (counts->failed < 0) {
+                    counts->failed = r;
+                    counts->end = end;
+                }
                 give_up(w, p, r);
             }
             left -= !all[r].active;

@@ -14,8 +14,8 @@ void ode_nystroem_step(const ode_method *method, const ode_step *s, ode_step_res
  * there is a limit to h |lambda|: of explicit Runge-Kutta methods that of decay. */
 void ode_record_stiffness(const ode_tableau *t, const ode_step *s, ode_step_results *r,
                           const ad_var *g);
-int ode_stage_before_last(const ode_tableau *t); /* a stage at c = 1 whose state differs from the
-                                                    step's result; 0: none */
+/* a stage at c = 1 whose state differs from the step's result; 0: none */
+int ode_stage_before_last(const ode_tableau *t);
 double ode_runge_kutta_stability(const ode_method *method);
 /* The stages of an implicit step (root.c), which share their matrix: equations with the same g. */
 typedef struct {

@@ -69,8 +69,8 @@ typedef struct {
     uint64_t need;   /* arguments that derivatives are wanted by */
     uint64_t values; /* of a derivative: ports whose values it gives as well, a bit set */
     ode_newton newton;
-    const ode_residuals *residuals; /* NULL, or a step or field that delivers them, a VJP of a step
-                                       that is given them */
+    /* NULL, or a step or field that delivers them, a VJP of a step that is given them */
+    const ode_residuals *residuals;
 } ode_unit_key;
 
 /* A port is there as itself, as cotangents, as tangents. */

@@ -83,8 +83,9 @@ typedef struct {
     ode_step_quadratures quadrature;
     ode_step_norm norm;
     ode_newton newton;
-    ad_var reuse; /* ODE_METHOD_IMPLICIT: 1, what the step before left of its factors may be used;
-                     0: not; invalid: not */
+    /* ODE_METHOD_IMPLICIT: 1, what the step before left of its factors may be used; 0: not;
+     * invalid: not */
+    ad_var reuse;
     const ode_residuals *residuals; /* NULL, or what of every evaluation is to be kept */
 } ode_step;
 
@@ -113,16 +114,17 @@ typedef struct {
 
 enum {
     ODE_METHOD_ADAPTIVE = 1, /* gives an error estimate */
-    ODE_METHOD_FSAL = 2,     /* the field at the end of a step with an estimate is a stage: the
-                                next step's first */
-    ODE_METHOD_IMPLICIT = 4, /* finds roots, and counts what that takes */
+    /* the field at the end of a step with an estimate is a stage: the next step's first */
+    ODE_METHOD_FSAL = 2,
+    ODE_METHOD_IMPLICIT = 4,         /* finds roots, and counts what that takes */
     ODE_METHOD_STIFFLY_ACCURATE = 8, /* the last stage is the result */
     ODE_METHOD_MULTISTEP = 16,       /* wants equal steps */
-    ODE_METHOD_RINGS = 32,           /* a part of the state that decays fast may alternate instead:
-                                        steps say so (ode_step_results.ringing) */
-    ODE_METHOD_TWO_ESTIMATES = 64,   /* a second, cruder estimate damps the first */
-    ODE_METHOD_KEEPS = 128           /* evaluations are recorded in the step itself, so that their
-                                        residuals can be kept */
+    /* a part of the state that decays fast may alternate instead: steps say so
+       (ode_step_results.ringing) */
+    ODE_METHOD_RINGS = 32,
+    ODE_METHOD_TWO_ESTIMATES = 64, /* a second, cruder estimate damps the first */
+    /* evaluations are recorded in the step itself, so that their residuals can be kept */
+    ODE_METHOD_KEEPS = 128
 };
 
 struct ode_method {

@@ -24,7 +24,7 @@ static void put(const ode_unit *u, ad_var *out, ode_port port, int n, const ad_v
 static ad_var *quadrature_memory(const ode_unit *u, ode_step_results *r, int nsize)
 {
     size_t nquad = (size_t)u->system->nquad, nkept = 0;
-    if (u->key.residuals) nkept = (size_t)(ODE_MAX_STAGES * u->key.residuals->n);
+    if (u->key.residuals) nkept = ODE_MAX_STAGES * (size_t)u->key.residuals->n;
     size_t n = (4 + ODE_MAX_STAGES) * nquad + (size_t)nsize + nkept + 1;
     ad_var *memory = malloc(n * sizeof *memory);
     if (!memory) return NULL;

@@ -17,12 +17,12 @@ struct ode_problem {
     double *times; /* constant times in double; NULL: as the operand has them */
     bool final_only, dense;
     ode_march_units units;
-    const ode_unit *prologue; /* NULL: nothing depends on shared arguments alone, or they are the
-                                 shared values */
+    /* NULL: nothing depends on shared arguments alone, or they are the shared values */
+    const ode_unit *prologue;
     /* What an adjoint of the solve wants to be kept (NULL: nothing, or there is none), and the
      * units that deliver it. */
-    atomic_bool differentiated; /* an adjoint that needs the states, or a tangent that needs the
-                                   steps, has been recorded */
+    /* an adjoint that needs the states, or a tangent that needs the steps, has been recorded */
+    atomic_bool differentiated;
     _Atomic(const ode_residuals *) residuals;
     ode_march_units keeping;
 };

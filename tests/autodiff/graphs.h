@@ -3,7 +3,8 @@
 #ifndef COSTATE_TESTS_GRAPHS_H
 #define COSTATE_TESTS_GRAPHS_H
 #include "autodiff/extension.h"
-#include "tests/support/share_always.h"
+#include "autodiff/plan/program.h"
+#include "tests/support.h"
 #include <check.h>
 #include <math.h>
 #include <stdatomic.h>

@@ -170,7 +170,10 @@ static ad_var layout_of(ad_var a)
     int64_t n = s.dim[axis], from = pick((int)n), to = from + 1 + pick((int)(n - from)), list[5];
     for (int i = 0; i < 5; i++) list[i] = pick((int)n);
     if (first) flat = (ad_shape){ 2, { AD_ROWS, ad_row_size(s) } };
-    if (ad_row_size(s) % 2 == 0 && chance(50)) flat.dim[first] /= 2, flat.dim[flat.rank++] = 2;
+    if (ad_row_size(s) % 2 == 0 && chance(50)) {
+        flat.dim[first] /= 2;
+        flat.dim[flat.rank++] = 2;
+    }
     switch (pick(16)) {
     case 0:
     case 12: return ad_reshape(a, flat);

@@ -7,7 +7,7 @@
 #define COSTATE_TESTS_RANDOM_TRIALS_H
 #include "autodiff/plan/program.h"
 #include "tests/autodiff/random_tapes.h"
-#include "tests/support/share_always.h"
+#include "tests/support.h"
 #include <stdarg.h>
 
 enum { MAX_OUTPUTS = OUTPUTS + 2 + 2 * INPUTS, MAX_THREADS = 4 };
@@ -25,9 +25,9 @@ typedef struct {
 /* What trials leave behind. */
 typedef struct {
     char failure[600];
-    int64_t differences, unresolved; /* derivatives compared with differences, and those that
-                                        differences could not tell */
-    int64_t tapes[AD_OP_COUNT];      /* how many contain the operation */
+    /* derivatives compared with differences, and those that differences could not tell */
+    int64_t differences, unresolved;
+    int64_t tapes[AD_OP_COUNT];  /* how many contain the operation */
     int64_t smooth[AD_OP_COUNT]; /* of these: compared with differences, before differentiation */
 } findings;
 static findings *found;
@@ -75,7 +75,10 @@ static void differentiate(trial *t)
     ad_grad(t->s, INPUTS, w->input, t->h);
     t->out[t->noutput++] = t->loss;
     t->out[t->noutput++] = t->s;
-    for (int k = 0; k < INPUTS; k++) t->out[t->noutput++] = t->g[k], t->out[t->noutput++] = t->h[k];
+    for (int k = 0; k < INPUTS; k++) {
+        t->out[t->noutput++] = t->g[k];
+        t->out[t->noutput++] = t->h[k];
+    }
 }
 
 static void set_all(const trial *t, int64_t rows)
@@ -130,7 +133,10 @@ static void extrapolate(extrapolation *x, int level, double difference)
     double last[LEVELS], power = 1;
     memcpy(last, x->entry, sizeof last);
     x->entry[0] = difference;
-    if (level == 0) x->value = difference, x->error = INFINITY;
+    if (level == 0) {
+        x->value = difference;
+        x->error = INFINITY;
+    }
     for (int k = 1; k <= level; k++) {
         power *= 4;
         x->entry[k] = x->entry[k - 1] + (x->entry[k - 1] - last[k - 1]) / (power - 1);
@@ -158,9 +164,11 @@ static bool check_differences(const trial *t, double first, double second)
     for (int level = 0; level < LEVELS; level++, h /= 2) {
         double forward[2], back[2];
         move(t, h);
-        forward[0] = ad_item(t->loss), forward[1] = ad_item(t->s);
+        forward[0] = ad_item(t->loss);
+        forward[1] = ad_item(t->s);
         move(t, -h);
-        back[0] = ad_item(t->loss), back[1] = ad_item(t->s);
+        back[0] = ad_item(t->loss);
+        back[1] = ad_item(t->s);
         extrapolate(&l, level, (forward[0] - back[0]) / (2 * h));
         extrapolate(&s, level, (forward[1] - back[1]) / (2 * h));
         if (l.error < 1e-9 * (1 + fabs(l.value)) && s.error < 1e-8 * (1 + fabs(s.value))) break;

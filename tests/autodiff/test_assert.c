@@ -1,7 +1,7 @@
 /* AD_ASSERT. Built twice: with NDEBUG, where it must do nothing, and without, where it must abort.
  */
 #include "autodiff/extension.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <signal.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -65,10 +65,8 @@ END_TEST
 
 int main(void)
 {
-    TCase *tests = tcase_create("assert");
+    TCase *tests = suite_case("assert", "assert");
     tcase_add_test(tests, what_does_not_hold);
     tcase_add_test(tests, what_holds);
-    Suite *suite = suite_create("assert");
-    suite_add_tcase(suite, tests);
-    return suite_run(suite);
+    return suite_run();
 }

@@ -2,8 +2,8 @@
  * threads, and to every row whatever its batch mates and its place among them; for many batch
  * sizes, for pairs of widths, in both types, with every instruction set. */
 #include "autodiff/base/isa.h"
-#include "tests/support/share_always.h"
-#include "tests/support/suite.h"
+#include "autodiff/plan/program.h"
+#include "tests/support.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -154,10 +154,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("bitwise");
-    TCase *tests = tcase_create("bitwise");
-    tcase_set_timeout(tests, 0);
+    TCase *tests = suite_case("bitwise", "bitwise");
     tcase_add_loop_test(tests, test_bits, 0, WIDTHS * WIDTHS);
-    suite_add_tcase(suite, tests);
-    return suite_run(suite);
+    return suite_run();
 }

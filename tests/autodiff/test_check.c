@@ -1,10 +1,10 @@
 /* The gradient beside the one with all steps halved: every gradient that steps have spoilt is
  * found, ordinary ones are not, and the tape is as it was. The steps that spoil them are given, so
  * that nothing keeps the solver from taking them. */
-#include "tests/support/allocations.h"
+#define TESTS_COUNT_ALLOCATIONS
 #include "costate.h"
 #include "autodiff/extension.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <string.h>
 
@@ -588,8 +588,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("check");
-    TCase *tests = tcase_create("gradients");
+    TCase *tests = suite_case("check", "gradients");
     tcase_add_test(tests, test_steps_at_rest);
     tcase_add_test(tests, test_steps_at_the_stability_limit);
     tcase_add_test(tests, test_ordinary_problems);
@@ -602,6 +601,5 @@ int main(void)
     tcase_add_test(tests, test_tape_is_as_it_was);
     tcase_add_test(tests, test_loss_without_a_solve);
     tcase_add_test(tests, test_misuse);
-    suite_add_tcase(suite, tests);
-    return suite_run(suite);
+    return suite_run();
 }

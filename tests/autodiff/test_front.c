@@ -1,7 +1,7 @@
 /* The front door: data of either type, and what a user meets before the first number. */
 #include <costate.h>
 #include "autodiff/extension.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -685,15 +685,12 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("front");
-    TCase *c = tcase_create("front");
-    tcase_set_timeout(c, 60);
+    TCase *c = suite_case("front", "front");
     const TTest *tests[] = { data_of_either_type, conversion,          runs_of_a_type,
                              places_of_extremes,  splitting,           rows_given,
                              opaque_shapes,       errors_told,         errors_printed,
                              evaluating,          printing_in_a_field, evaluating_from_a_field,
                              values_of_a_type,    names_of_calls,      meddling_fields };
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) tcase_add_test(c, tests[i]);
-    suite_add_tcase(s, c);
-    return suite_run(s);
+    return suite_run();
 }

@@ -2,7 +2,7 @@
  * by a program; what only looks so is. Checked on numbers for which a wrong identity shows: zeros
  * of both signs, infinities, NaN. */
 #include "autodiff/tape/tape.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <string.h>
 
@@ -96,10 +96,8 @@ END_TEST
 
 int main(void)
 {
-    TCase *tests = tcase_create("identities");
+    TCase *tests = suite_case("identities", "identities");
     tcase_add_loop_test(tests, of_one_shape, 0, IDENTITIES);
     tcase_add_loop_test(tests, of_a_larger_shape, 0, IDENTITIES);
-    Suite *suite = suite_create("identities");
-    suite_add_tcase(suite, tests);
-    return suite_run(suite);
+    return suite_run();
 }

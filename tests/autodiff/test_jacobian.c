@@ -1,7 +1,7 @@
 /* Jacobians and exact traces: against central differences, against each other, through what people
  * write in vector fields; the trace's own derivatives; and what its program holds. */
 #include "autodiff/tape/tape.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -219,8 +219,10 @@ START_TEST(against_differences)
     }
     for (int b = 0; b < B; b++) {
         double sum = 0, size = 0;
-        for (int64_t i = 0; i < d; i++)
-            sum += j[(b * d + i) * d + i], size += fabs(j[(b * d + i) * d + i]);
+        for (int64_t i = 0; i < d; i++) {
+            sum += j[(b * d + i) * d + i];
+            size += fabs(j[(b * d + i) * d + i]);
+        }
         ck_assert_msg(fabs(trace[b] - sum) <= 1e-13 * (1 + size), "%s: trace %.17g, diagonal %.17g",
                       fields[_i].name, trace[b], sum);
     }
@@ -333,8 +335,12 @@ START_TEST(many_axes)
     const double e = 1e-6;
     for (int k = 0; k < N; k += 21) {
         double up[N], down[N], at = start[k];
-        start[k] = at + e, ad_set(x, 1, start), get(y, up);
-        start[k] = at - e, ad_set(x, 1, start), get(y, down);
+        start[k] = at + e;
+        ad_set(x, 1, start);
+        get(y, up);
+        start[k] = at - e;
+        ad_set(x, 1, start);
+        get(y, down);
         start[k] = at;
         for (int i = 0; i < N; i++)
             ck_assert_double_eq_tol(j[i * N + k], (up[i] - down[i]) / (2 * e), 1e-9);
@@ -482,9 +488,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("jacobian");
-    TCase *t = tcase_create("jacobian");
-    tcase_set_timeout(t, 120);
+    TCase *t = suite_case("jacobian", "jacobian");
     tcase_add_loop_test(t, against_differences, 0, NFIELD);
     tcase_add_loop_test(t, derivatives_of_the_trace, 0, NFIELD);
     tcase_add_test(t, other_shapes);
@@ -493,6 +497,5 @@ int main(void)
     tcase_add_test(t, trace_stays_cheap);
     tcase_add_test(t, trace_through_concatenations);
     tcase_add_test(t, errors);
-    suite_add_tcase(s, t);
-    return suite_run(s);
+    return suite_run();
 }

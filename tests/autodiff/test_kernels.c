@@ -1,6 +1,6 @@
 /* Structural kernels against loops by index arithmetic, in double. */
 #include "autodiff/kernels/kernel.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -195,7 +195,8 @@ START_TEST(layout_reshape_transpose)
         for (int i = rank - 1; i > rows; i--) {
             int j = (int)pick(rows, i);
             int64_t swap = t->attr[i];
-            t->attr[i] = t->attr[j], t->attr[j] = swap;
+            t->attr[i] = t->attr[j];
+            t->attr[j] = swap;
         }
         for (int i = 0; i < rank; i++) out.dim[i] = in.dim[t->attr[i]];
         add_operand(t, in);
@@ -826,8 +827,10 @@ START_TEST(short_trailing_axes)
                                                             : whole;
         add_operand(t, which == 0 ? AD_SHAPE(m, 1) : which == 1 ? AD_SHAPE(m, n + 3) : whole);
         t->k.nattr = which == 0 ? 0 : which == 3 ? 1 : 2;
-        if (which == 1 || which == 2)
-            t->attr[1] = which == 1 ? 2 : 0, t->attr[0] = which == 1 ? 0 : 1;
+        if (which == 1 || which == 2) {
+            t->attr[1] = which == 1 ? 2 : 0;
+            t->attr[0] = which == 1 ? 0 : 1;
+        }
         if (which == 3) t->attr[0] = 2;
         make_data(t, out);
         for (int64_t i = 0; i < m; i++)
@@ -1018,10 +1021,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("kernels");
-    TCase *c = tcase_create("kernels");
-    tcase_set_timeout(c, 0);
-    suite_add_tcase(suite, c);
+    TCase *c = suite_case("kernels", "kernels");
     tcase_add_test(c, layout_reshape_transpose);
     tcase_add_test(c, layout_broadcast_slice_flip);
     tcase_add_test(c, layout_assemble);
@@ -1048,5 +1048,5 @@ int main(void)
     tcase_add_test(c, rows_accumulate);
     tcase_add_test(c, max_combines);
     tcase_add_test(c, sources_have_no_kernel);
-    return suite_run(suite);
+    return suite_run();
 }

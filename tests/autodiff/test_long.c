@@ -2,10 +2,10 @@
  * whatever they consist of; so do values and gradients on a tape that is never rewound. Each of
  * these took minutes where a step looked through all the others, and now takes seconds: the suite's
  * time limit tells. */
-#include "tests/support/allocations.h"
+#define TESTS_COUNT_ALLOCATIONS
 #include "autodiff/extension.h"
 #include "costate.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -298,10 +298,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("long");
-    TCase *tests = tcase_create("long");
-    suite_add_tcase(suite, tests);
-    tcase_set_timeout(tests, 0);
+    TCase *tests = suite_case("long", "long");
     tcase_add_test(tests, test_values_that_live_long);
     tcase_add_test(tests, test_slices_and_concatenations);
     tcase_add_test(tests, test_many_reductions);
@@ -313,5 +310,5 @@ int main(void)
     tcase_add_test(tests, test_values_fill_the_memory);
 #endif
     tcase_add_test(tests, test_ever_new_fields);
-    return suite_run(suite);
+    return suite_run();
 }

@@ -1,7 +1,7 @@
 /* Poles that a selection leaves out: the derivative there is that of what is selected, by every
  * route and in every order. */
 #include "autodiff/extension.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -282,13 +282,11 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("masks");
-    TCase *tests = tcase_create("masks");
+    TCase *tests = suite_case("masks", "masks");
     tcase_add_loop_test(tests, left_out, 0, FUNCTIONS);
     tcase_add_loop_test(tests, selected_by_size, 0, BY_SIZE);
     tcase_add_test(tests, largest);
     tcase_add_test(tests, contracted);
     tcase_add_test(tests, beside_the_mask);
-    suite_add_tcase(suite, tests);
-    return suite_run(suite);
+    return suite_run();
 }

@@ -1,10 +1,10 @@
 /* Compiling and running random tapes (random_tapes.h) when memory fails at any point: an error,
  * nothing lost. And errors of programs that are too large for the machine, which name the bytes
  * before anything is touched. */
+#define TESTS_COUNT_ALLOCATIONS
 #include "autodiff/plan/program.h"
-#include "tests/support/allocations.h"
 #include "tests/autodiff/random_tapes.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <sys/resource.h>
 
 static ad_program *compile(const world *w)
@@ -248,9 +248,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("memory");
-    TCase *tc = tcase_create("memory");
-    tcase_set_timeout(tc, 0);
+    TCase *tc = suite_case("memory", "memory");
 #ifndef ALLOCATIONS_NOT_COUNTED
     tcase_add_loop_test(tc, test_compiling_without_memory, 0, 2);
     tcase_add_loop_test(tc, test_running_without_memory, 0, 2);
@@ -262,6 +260,5 @@ int main(void)
     tcase_add_test(tc, test_negative_threads);
     tcase_add_test(tc, test_instruction_set);
     tcase_add_test(tc, test_unknown_instruction_set);
-    suite_add_tcase(suite, tc);
-    return suite_run(suite);
+    return suite_run();
 }

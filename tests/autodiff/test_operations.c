@@ -4,7 +4,7 @@
  * forward-over-reverse against reverse-over-reverse, lazy values against replayed programs, f32
  * against f64. */
 #include "autodiff/tape/tape.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -426,11 +426,17 @@ static void check_replay(trial *r)
     const void *inputs[2 * MAX_IN + 1];
     void *outputs[2 + 2 * MAX_IN];
     int ni = 0, no = 0;
-    for (int i = 0; i < r->c.nin; i++) in[ni++] = r->x[i], in[ni++] = r->u[i];
+    for (int i = 0; i < r->c.nin; i++) {
+        in[ni++] = r->x[i];
+        in[ni++] = r->u[i];
+    }
     in[ni++] = r->w;
     out[no++] = r->y;
     out[no++] = r->s;
-    for (int i = 0; i < r->c.nin; i++) out[no++] = r->g[i], out[no++] = r->h[i];
+    for (int i = 0; i < r->c.nin; i++) {
+        out[no++] = r->g[i];
+        out[no++] = r->h[i];
+    }
     for (int i = 0; i < ni; i++) {
         memcpy(data[i], ad_value(in[i]),
                (size_t)elements(ad_shape_of(in[i])) * ad_dtype_size(r->dtype));
@@ -460,9 +466,10 @@ static void check_f32(const op_case *c, const trial *wide)
     static trial narrow;
     narrow = *wide;
     for (int i = 0; i < c->nin; i++) /* the same numbers in both types */
-        for (int64_t k = 0; k < elements(c->shape[i]); k++)
-            narrow.value[i][k] = (float)wide->value[i][k],
+        for (int64_t k = 0; k < elements(c->shape[i]); k++) {
+            narrow.value[i][k] = (float)wide->value[i][k];
             narrow.direction[i][k] = (float)wide->direction[i][k];
+        }
     record(&narrow, c, AD_F32);
     for (int i = 0; i < c->nin; i++) {
         double a[MAX_ELEMENTS], b[MAX_ELEMENTS];
@@ -580,13 +587,10 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("operations");
-    TCase *t = tcase_create("table");
-    tcase_set_timeout(t, 120);
+    TCase *t = suite_case("operations", "table");
     tcase_add_loop_test(t, operation, 0, NCASE);
     tcase_add_loop_test(t, broadcasting, 0, FIRST_STRUCTURAL);
     tcase_add_loop_test(t, refuses_what_is_no_operand, 0, NCASE);
     tcase_add_test(t, no_kernel);
-    suite_add_tcase(s, t);
-    return suite_run(s);
+    return suite_run();
 }

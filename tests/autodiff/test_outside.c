@@ -1,7 +1,7 @@
 /* Opaque operations whose operands are outside their domain: results that are not numbers, a note
  * that says why, and a run that goes on. */
 #include "autodiff/extension.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <string.h>
 
@@ -125,12 +125,10 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("outside");
-    TCase *tests = tcase_create("outside");
-    suite_add_tcase(suite, tests);
+    TCase *tests = suite_case("outside", "outside");
     tcase_add_test(tests, in_programs);
     tcase_add_test(tests, in_lazy_evaluations);
     tcase_add_test(tests, without_a_message);
     tcase_add_test(tests, errors_are_still_errors);
-    return suite_run(suite);
+    return suite_run();
 }

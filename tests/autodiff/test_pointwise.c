@@ -4,7 +4,7 @@
  */
 #include "autodiff/kernels/builds.h"
 #include "autodiff/base/isa.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -106,7 +106,8 @@ static double error_in_ulp(real y, real r, real scale, int dtype)
     int e;
     if (isnan(y) || isnan(r)) return isnan(y) && isnan(r) ? 0 : INFINITY;
     if (signbit(y) != signbit(r)) return INFINITY;
-    y = fmin(fabs(y), end), r = fmin(fabs(r), end);
+    y = fmin(fabs(y), end);
+    r = fmin(fabs(r), end);
     frexp(fmin(fabs(scale), end * 0.5L), &e);
     e = scale == 0 || e < emin ? emin : e;
     return (double)(fabs(y - r) / ldexp(1.0L, e - digits));
@@ -124,7 +125,9 @@ static double error_of(int op, int dtype, real x, real y, real r)
 
 static uint64_t random_bits(uint64_t *state)
 {
-    *state ^= *state << 13, *state ^= *state >> 7, *state ^= *state << 17;
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
     return *state;
 }
 
@@ -140,7 +143,8 @@ static real argument(uint64_t *state, int dtype, int kind)
     const uint64_t bits = random_bits(state);
     switch (kind) {
     case 0:
-        memcpy(&f, &bits, sizeof f), memcpy(&d, &bits, sizeof d);
+        memcpy(&f, &bits, sizeof f);
+        memcpy(&d, &bits, sizeof d);
         return dtype == F32 ? (real)f : (real)d;
     case 1: return 4 * u;
     case 2: return 20 * u;
@@ -166,9 +170,14 @@ static int special_values(int dtype, real *list)
     const real own[] = { smallest, normal - smallest, normal,
                          dtype == F32 ? 0x1.fffffep127L : 0x1.fffffffffffffp1023L };
     int n = 0;
-    for (size_t i = 0; i < sizeof common / sizeof *common; i++)
-        list[n++] = common[i], list[n++] = -common[i];
-    for (size_t i = 0; i < sizeof own / sizeof *own; i++) list[n++] = own[i], list[n++] = -own[i];
+    for (size_t i = 0; i < sizeof common / sizeof *common; i++) {
+        list[n++] = common[i];
+        list[n++] = -common[i];
+    }
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++) {
+        list[n++] = own[i];
+        list[n++] = -own[i];
+    }
     list[n++] = NAN;
     return n;
 }
@@ -263,9 +272,11 @@ static void check_special(int op, int dtype)
     const int n = special_values(dtype, list), arity = operations[op].arity;
     for (int j = 0; j < (arity > 1 ? n : 1); j++)
         for (int k = 0; k < (arity > 2 ? n : 1); k++) {
-            for (int i = 0; i < n; i++)
-                put(v.in[0], dtype, i, list[i]), put(v.in[1], dtype, i, list[j]),
-                    put(v.in[2], dtype, i, list[k]);
+            for (int i = 0; i < n; i++) {
+                put(v.in[0], dtype, i, list[i]);
+                put(v.in[1], dtype, i, list[j]);
+                put(v.in[2], dtype, i, list[k]);
+            }
             compare(op, dtype, &v, n);
         }
 }
@@ -540,9 +551,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("pointwise");
-    TCase *tests = tcase_create("pointwise");
-    tcase_set_timeout(tests, 240);
+    TCase *tests = suite_case("pointwise", "pointwise");
     tcase_add_test(tests, choice);
     tcase_add_test(tests, accuracy);
     tcase_add_test(tests, special);
@@ -551,6 +560,5 @@ int main(void)
     tcase_add_test(tests, strides);
     tcase_add_test(tests, composites);
     tcase_add_test(tests, pairs);
-    suite_add_tcase(suite, tests);
-    return suite_run(suite);
+    return suite_run();
 }

@@ -1,10 +1,10 @@
 /* Compiled programs: replayed against lazy values over graphs, rows, types and threads; bits;
  * allocations; errors; the description. */
+#define TESTS_COUNT_ALLOCATIONS
 #include "autodiff/plan/program.h"
 #include "autodiff/run/threads.h"
-#include "tests/support/allocations.h"
 #include "tests/autodiff/graphs.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <malloc.h>
 #include <pthread.h>
 
@@ -274,8 +274,14 @@ START_TEST(test_canonical_order)
     for (int k = 0; k < 2; k++) {
         ad_tape *t = ad_tape_new(AD_F32);
         ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 3), 0, NULL), a, b;
-        if (k) b = ad_cos(x), a = ad_sin(x), ad_exp(b);
-        else a = ad_sin(x), b = ad_cos(x);
+        if (k) {
+            b = ad_cos(x);
+            a = ad_sin(x);
+            ad_exp(b);
+        } else {
+            a = ad_sin(x);
+            b = ad_cos(x);
+        }
         ad_var y = ad_add(ad_square(a), b);
         ad_program *p = ad_compile(1, &x, 1, &y);
         text[k] = ad_program_describe(p);
@@ -672,7 +678,10 @@ START_TEST(test_describe_trace)
     for (size_t k = 0; k < sizeof packing / sizeof *packing; k++) expect_not(text, packing[k]);
     if (dims[_i % 3] == 32)
         expect(text, "ij,kjl->ikl"); /* rows of weights that would lie pages apart */
-    if (dims[_i % 3] == 8) expect(text, "ij,jkl->ikl"), expect_not(text, "ij,kjl->ikl");
+    if (dims[_i % 3] == 8) {
+        expect(text, "ij,jkl->ikl");
+        expect_not(text, "ij,kjl->ikl");
+    }
     expect(text, "ijk,jkl->il");
     free(text);
 }
@@ -1093,9 +1102,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("program");
-    TCase *tc = tcase_create("program");
-    tcase_set_timeout(tc, 120);
+    TCase *tc = suite_case("program", "program");
     tcase_add_loop_test(tc, test_replayed_equals_lazy, 0, GRAPHS);
     tcase_add_loop_test(tc, test_rows_do_not_see_each_other, 0, GRAPHS);
     tcase_add_loop_test(tc, test_second_run_allocates_nothing, 0, GRAPHS);
@@ -1130,6 +1137,5 @@ int main(void)
     tcase_add_test(tc, test_verifier);
     tcase_add_test(tc, test_verifier_of_sums);
     tcase_add_test(tc, test_block_sizes);
-    suite_add_tcase(suite, tc);
-    return suite_run(suite);
+    return suite_run();
 }

@@ -4,7 +4,7 @@
  * [FIRST:COUNT [SHARE/SHARES]] runs the SHARE-th part of these seeds;
  * COSTATE_RANDOM_SEEDS=FIRST:COUNT in the environment asks for others. */
 #include "tests/autodiff/random_trials.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -199,13 +199,10 @@ int main(int argc, char **argv)
     printf("random tapes: seeds %llu to %llu\n", (unsigned long long)first_seed,
            (unsigned long long)(first_seed + seed_count - 1));
     fflush(stdout);
-    Suite *s = suite_create("random");
-    TCase *t = tcase_create("tapes");
-    tcase_set_timeout(t, 0);
+    TCase *t = suite_case("random", "tapes");
     tcase_add_loop_test(t, test_random_tapes, 0, (int)((seed_count + PART - 1) / PART));
     tcase_add_test(t, test_coverage);
-    suite_add_tcase(s, t);
-    int failures = suite_run(s);
+    int failures = suite_run();
     munmap(shared, sizeof *shared);
     return failures;
 }

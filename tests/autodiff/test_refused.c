@@ -4,7 +4,7 @@
  * arguments is on a tape, that tape has an error. structure.sh looks that no function is left out.
  */
 #include "autodiff/extension.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -491,10 +491,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("refused");
-    TCase *tests = tcase_create("refused");
-    suite_add_tcase(suite, tests);
-    tcase_set_timeout(tests, 0);
+    TCase *tests = suite_case("refused", "refused");
     tcase_add_test(tests, test_no_tape);
     tcase_add_test(tests, test_shapes);
     tcase_add_test(tests, test_no_lists);
@@ -502,5 +499,5 @@ int main(void)
     tcase_add_loop_test(tests, test_variables_from_elsewhere, 0, BAD);
     tcase_add_test(tests, test_no_generator);
     tcase_add_test(tests, test_both_tapes);
-    return suite_run(suite);
+    return suite_run();
 }

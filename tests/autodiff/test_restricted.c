@@ -3,7 +3,7 @@
  * generating code for each would fill the memory: plain C computes them. */
 #include "autodiff/extension.h"
 #include "autodiff/kernels/gemm.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <errno.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -207,12 +207,9 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("restricted");
-    TCase *tests = tcase_create("restricted");
-    suite_add_tcase(suite, tests);
-    tcase_set_timeout(tests, 0);
+    TCase *tests = suite_case("restricted", "restricted");
     tcase_add_test(tests, test_ever_new_sizes);
     tcase_add_loop_test(tests, test_no_executable_memory, 0,
                         8); /* last: without forks the restriction stays */
-    return suite_run(suite);
+    return suite_run();
 }

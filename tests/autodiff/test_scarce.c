@@ -2,10 +2,10 @@
  * with all that follow it. Each time there is an error that says so, nothing is lost, or the result
  * is that of undisturbed work. (test_memory.c: random programs; test_solve.c: the methods' solves.)
  */
-#include "tests/support/allocations.h"
+#define TESTS_COUNT_ALLOCATIONS
 #include "autodiff/extension.h"
 #include "costate.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <string.h>
 #include <unistd.h>
 
@@ -322,12 +322,9 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("scarce");
-    TCase *tests = tcase_create("scarce");
-    suite_add_tcase(suite, tests);
-    tcase_set_timeout(tests, 0);
+    TCase *tests = suite_case("scarce", "scarce");
 #ifndef ALLOCATIONS_NOT_COUNTED
     tcase_add_loop_test(tests, test_every_allocation, 0, WORK);
 #endif
-    return suite_run(suite);
+    return suite_run();
 }

@@ -3,7 +3,7 @@
  * accuracy also where a function has nearly reached its limit. */
 #include "autodiff/base/isa.h"
 #include "autodiff/kernels/builds.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <stdlib.h>
 #include <tgmath.h>
 
@@ -258,7 +258,10 @@ static void draw(int which, ad_dtype dtype, uint64_t *state, int i, double *a, d
          : i % 3 == 1 ? ldexp(uniform(state), -i % 30)
                       : 40 * uniform(state) - 20;
     if (!binary[which].positive && i % 4 < 2) *a = -*a;
-    if (dtype == AD_F32) *a = (float)*a, *b = (float)*b;
+    if (dtype == AD_F32) {
+        *a = (float)*a;
+        *b = (float)*b;
+    }
 }
 
 static void check_binary(int which, ad_dtype dtype, const char *isa)
@@ -345,13 +348,10 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("slopes");
-    TCase *tests = tcase_create("slopes");
-    tcase_set_timeout(tests, 120);
+    TCase *tests = suite_case("slopes", "slopes");
     tcase_add_loop_test(tests, over_the_whole_range, 0, CASES);
     tcase_add_loop_test(tests, of_binary_operations, 0, BINARY);
     tcase_add_test(tests, published);
     tcase_add_test(tests, trace_of_the_saturated);
-    suite_add_tcase(suite, tests);
-    return suite_run(suite);
+    return suite_run();
 }

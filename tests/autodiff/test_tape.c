@@ -2,7 +2,7 @@
  * operation, opaque operations, functions recorded again elsewhere, derivatives at special points,
  * and the limits of shapes. */
 #include "autodiff/tape/tape.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -68,7 +68,10 @@ typedef struct {
 static void *memory_new(void *data)
 {
     memory *m = calloc(1, sizeof *m);
-    if (m) m->of = data, m->of->states++;
+    if (m) {
+        m->of = data;
+        m->of->states++;
+    }
     return m;
 }
 static void memory_free(void *state)
@@ -1340,8 +1343,10 @@ START_TEST(long_tapes)
     ck_assert(ad_valid(g) && ad_tape_mark(t) - before < 3 * before);
     ck_assert(isfinite(ad_item(g)));
     y = x;
-    for (int i = 0; i < 60; i++)
-        y = ad_mul(y, y), y = ad_scale(y, 1.5); /* paths double at every step */
+    for (int i = 0; i < 60; i++) {
+        y = ad_mul(y, y);
+        y = ad_scale(y, 1.5);
+    } /* paths double at every step */
     before = ad_tape_mark(t);
     gradient(gradient(y, x), x);
     ck_assert(ad_tape_mark(t) - before < 4000);
@@ -1382,9 +1387,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("tape");
-    TCase *c = tcase_create("tape");
-    tcase_set_timeout(c, 60);
+    TCase *c = suite_case("tape", "tape");
     tcase_add_checked_fixture(c, setup, teardown);
     const TTest *tests[] = { values_are_lazy,
                              printing,
@@ -1426,6 +1429,5 @@ int main(void)
                              long_tapes,
                              deep_traces };
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) tcase_add_test(c, tests[i]);
-    suite_add_tcase(s, c);
-    return suite_run(s);
+    return suite_run();
 }

@@ -4,7 +4,7 @@
 #define _GNU_SOURCE
 #include "autodiff/plan/program.h"
 #include "autodiff/run/threads.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <cblas.h>
 #include <dlfcn.h>
 #include <fenv.h>
@@ -602,8 +602,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("threads");
-    TCase *tc = tcase_create("threads");
+    TCase *tc = suite_case("threads", "threads");
     tcase_add_test(tc, test_every_part_once);
     tcase_add_test(tc, test_side_by_side);
     tcase_add_test(tc, test_rounding);
@@ -630,6 +629,5 @@ int main(void)
 #ifdef __GLIBC__
     tcase_add_test(tc, test_no_threads);
 #endif
-    suite_add_tcase(suite, tc);
-    return suite_run(suite);
+    return suite_run();
 }

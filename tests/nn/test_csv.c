@@ -1,8 +1,8 @@
 /* Reading tables as they are met: classes, dates, missing values, choices of columns, line ends;
  * and what is said where the options do not fit the file. (test_data.c has the strict reader.) */
-#include "tests/support/allocations.h"
+#define TESTS_COUNT_ALLOCATIONS
 #include "nn/nn.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -464,8 +464,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("csv");
-    TCase *c = tcase_create("csv");
+    TCase *c = suite_case("csv", "csv");
     tcase_add_checked_fixture(c, make_path, remove_path);
     tcase_add_loop_test(c, reads, 0, sizeof good / sizeof good[0]);
     tcase_add_loop_test(c, refuses, 0, sizeof bad / sizeof bad[0]);
@@ -474,6 +473,5 @@ int main(void)
 #ifndef ALLOCATIONS_NOT_COUNTED
     tcase_add_test(c, without_memory);
 #endif
-    suite_add_tcase(s, c);
-    return suite_run(s);
+    return suite_run();
 }

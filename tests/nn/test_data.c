@@ -2,7 +2,7 @@
  * with them and what is said about it. */
 #define _GNU_SOURCE
 #include "nn/nn.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <dirent.h>
 #include <locale.h>
 #include <math.h>
@@ -621,8 +621,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("data");
-    TCase *csv = tcase_create("csv"), *st = tcase_create("safetensors");
+    TCase *csv = suite_case("data", "csv"), *st = suite_case("data", "safetensors");
     tcase_add_checked_fixture(csv, make_directory, remove_directory);
     tcase_add_loop_test(csv, reads, 0, COUNT(good));
     tcase_add_loop_test(csv, refuses, 0, COUNT(bad));
@@ -643,7 +642,5 @@ int main(void)
     tcase_add_test(st, full_disk);
     tcase_add_test(st, unwritable);
     tcase_add_test(st, links_and_modes);
-    suite_add_tcase(s, csv);
-    suite_add_tcase(s, st);
-    return suite_run(s);
+    return suite_run();
 }

@@ -1,9 +1,9 @@
 /* What comes into a loss beside theta: data of both types, draws, values of a step; and what must
  * not come in: values that change in C, labels that are none, numbers that are none. Each is
  * checked against the same training in plain C, or against the message. */
-#include "tests/support/allocations.h"
+#define TESTS_COUNT_ALLOCATIONS
 #include "costate.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -657,8 +657,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("inputs");
-    TCase *c = tcase_create("inputs");
+    TCase *c = suite_case("inputs", "inputs");
     tcase_add_test(c, kinds_of_arrays);
     tcase_add_test(c, frozen_values);
     tcase_add_test(c, losses_without_use);
@@ -673,6 +672,5 @@ int main(void)
 #ifndef ALLOCATIONS_NOT_COUNTED
     tcase_add_test(c, without_memory);
 #endif
-    suite_add_tcase(s, c);
-    return suite_run(s);
+    return suite_run();
 }

@@ -1,7 +1,7 @@
 /* Every public function of nn/ called with nothing, and theta used as what it is not: an error that
  * says so, never a crash, never a write out of bounds (which the sanitizers would see). */
 #include "nn/nn.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <string.h>
 
@@ -264,8 +264,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("misuse");
-    TCase *nothing = tcase_create("nothing"), *theta = tcase_create("theta");
+    TCase *nothing = suite_case("misuse", "nothing"), *theta = suite_case("misuse", "theta");
     tcase_add_test(nothing, no_model);
     tcase_add_test(nothing, no_theta);
     tcase_add_test(nothing, no_generator);
@@ -274,7 +273,5 @@ int main(void)
     tcase_add_test(theta, types_of_theta);
     tcase_add_test(theta, sizes_of_theta);
     tcase_add_test(theta, theta_on_tapes);
-    suite_add_tcase(s, nothing);
-    suite_add_tcase(s, theta);
-    return suite_run(s);
+    return suite_run();
 }

@@ -1,6 +1,6 @@
 /* Random numbers, the layout of theta, layers, losses and optimisers. */
 #include "nn/nn.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,8 +33,12 @@ START_TEST(random_moments)
     for (int i = 0; i < N; i++) {
         double u = ad_rng_uniform(&rng), x = ad_rng_normal(&rng);
         ck_assert(u > 0 && u < 1);
-        u1 += u / N, u2 += u * u / N;
-        n1 += x / N, n2 += x * x / N, n3 += x * x * x / N, n4 += x * x * x * x / N;
+        u1 += u / N;
+        u2 += u * u / N;
+        n1 += x / N;
+        n2 += x * x / N;
+        n3 += x * x * x / N;
+        n4 += x * x * x * x / N;
         inside += (fabs(x) < 1) / (double)N;
     }
     /* Five standard errors each. */
@@ -1103,9 +1107,8 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("nn");
-    TCase *random = tcase_create("random"), *layers = tcase_create("layers"),
-          *optimisers = tcase_create("optimisers");
+    TCase *random = suite_case("nn", "random"), *layers = suite_case("nn", "layers"),
+          *optimisers = suite_case("nn", "optimisers");
     tcase_add_test(random, philox);
     tcase_add_test(random, random_moments);
     tcase_add_test(random, random_below);
@@ -1133,8 +1136,5 @@ int main(void)
     tcase_add_test(optimisers, bad_gradients);
     tcase_add_test(optimisers, foreign_thetas);
     tcase_add_test(optimisers, bad_options);
-    suite_add_tcase(s, random);
-    suite_add_tcase(s, layers);
-    suite_add_tcase(s, optimisers);
-    return suite_run(s);
+    return suite_run();
 }

@@ -2,7 +2,7 @@
  * on. */
 #define _GNU_SOURCE
 #include "nn/nn.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -212,19 +212,23 @@ extern void *__libc_memalign(size_t alignment, size_t size);
 static long allocations;
 void *malloc(size_t size)
 {
-    return __atomic_fetch_add(&allocations, 1, __ATOMIC_RELAXED), __libc_malloc(size);
+    __atomic_fetch_add(&allocations, 1, __ATOMIC_RELAXED);
+    return __libc_malloc(size);
 }
 void *calloc(size_t n, size_t size)
 {
-    return __atomic_fetch_add(&allocations, 1, __ATOMIC_RELAXED), __libc_calloc(n, size);
+    __atomic_fetch_add(&allocations, 1, __ATOMIC_RELAXED);
+    return __libc_calloc(n, size);
 }
 void *realloc(void *old, size_t size)
 {
-    return __atomic_fetch_add(&allocations, 1, __ATOMIC_RELAXED), __libc_realloc(old, size);
+    __atomic_fetch_add(&allocations, 1, __ATOMIC_RELAXED);
+    return __libc_realloc(old, size);
 }
 void *aligned_alloc(size_t alignment, size_t size)
 {
-    return __atomic_fetch_add(&allocations, 1, __ATOMIC_RELAXED), __libc_memalign(alignment, size);
+    __atomic_fetch_add(&allocations, 1, __ATOMIC_RELAXED);
+    return __libc_memalign(alignment, size);
 }
 #else
 #define COUNTS_ALLOCATIONS 0
@@ -502,9 +506,11 @@ START_TEST(bad_arguments)
     ck_assert_int_eq(try_train(p, good, x, EXAMPLES), -1);
     ck_assert_str_eq(error, "nn_train: element 1 of theta is inf before the first step");
     p->theta[1] = 0;
-    o = good, o.batch = -1;
+    o = good;
+    o.batch = -1;
     ck_assert_int_eq(try_train(p, o, x, EXAMPLES), -1);
-    o = good, o.draw = draw;
+    o = good;
+    o.draw = draw;
     ck_assert_int_eq(try_train(p, o, x, EXAMPLES), -1);
     ck_assert_str_eq(error, "nn_train: options.draw is given, but every array has data: leave the "
                             "data of what it draws NULL");
@@ -516,7 +522,8 @@ START_TEST(bad_arguments)
     ck_assert_int_eq(try_train(p, o, nn_array_drawn(x.shape), EXAMPLES), -1);
     ck_assert_str_eq(error, "nn_train: options.draw wrote nan as element 4 of array 0 at step 1 of "
                             "4; theta is as after step 0");
-    o = good, o.optimizer.rate = -1;
+    o = good;
+    o.optimizer.rate = -1;
     ck_assert_int_eq(try_train(p, o, x, EXAMPLES), -1);
     ck_assert_str_eq(error, "nn_train: nn_optimizer_new: adam: the rate must be positive");
     ck_assert_int_eq(nn_train(NULL, &good, NULL, error, sizeof error), -1);
@@ -525,7 +532,9 @@ START_TEST(bad_arguments)
     ck_assert_str_eq(error, "nn_train: options is NULL");
     ck_assert_int_eq(nn_train(p->numbers, &good, NULL, error, sizeof error), -1);
     ck_assert_str_eq(error, "nn_train: options.loss is NULL");
-    o = good, o.loss = loss, o.narray = 2;
+    o = good;
+    o.loss = loss;
+    o.narray = 2;
     ck_assert_int_eq(nn_train(p->numbers, &o, NULL, error, sizeof error), -1);
     ck_assert_int_eq(nn_train(NULL, NULL, NULL, NULL, 0), -1); /* nobody wants the message */
     nn_model *empty = nn_model_new();
@@ -608,9 +617,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("train");
-    TCase *c = tcase_create("training");
-    tcase_set_timeout(c, 60);
+    TCase *c = suite_case("train", "training");
     tcase_add_test(c, least_squares_solution);
     tcase_add_test(c, partial_batches);
     tcase_add_loop_test(c, repeats_itself, 0, 2);
@@ -622,6 +629,5 @@ int main(void)
     tcase_add_test(c, divergence);
     tcase_add_test(c, bad_arguments);
     tcase_add_test(c, progress_lines);
-    suite_add_tcase(s, c);
-    return suite_run(s);
+    return suite_run();
 }

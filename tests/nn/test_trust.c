@@ -2,7 +2,7 @@
  * then rarely. A difference is a warning that says what to do, not an error; nothing else changes.
  */
 #include "costate.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <string.h>
 
@@ -132,11 +132,9 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("trust");
-    TCase *tests = tcase_create("training");
+    TCase *tests = suite_case("trust", "training");
     tcase_add_test(tests, test_warns);
     tcase_add_test(tests, test_trusts);
     tcase_add_test(tests, test_rarely);
-    suite_add_tcase(suite, tests);
-    return suite_run(suite);
+    return suite_run();
 }

@@ -1,6 +1,6 @@
 /* The adjoints as a list of objects: each is found by its name and says what it is. */
 #include "costate.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <string.h>
 
 START_TEST(are_listed)
@@ -24,9 +24,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("adjoints");
-    TCase *c = tcase_create("list");
+    TCase *c = suite_case("adjoints", "list");
     tcase_add_test(c, are_listed);
-    suite_add_tcase(s, c);
-    return suite_run(s);
+    return suite_run();
 }

@@ -3,7 +3,7 @@
  * dimensions, a wide network. Weights W_l[i][j] = s sin(1.7 i + 0.9 j + 0.37 i j + l), biases 0,
  * points x[b][i] = sin(0.37 b + 1.3 i). Solved here in f64 at tolerance 1e-10; answers to 1e-7. */
 #include "costate.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <stdlib.h>
 
@@ -70,7 +70,10 @@ static double *values(ad_var x)
 static void sums(ad_var x, double sum, double squares, int n, const double *first)
 {
     double *v = values(x), s = 0, q = 0;
-    for (int64_t i = 0; i < ad_size(x); i++) s += v[i], q += v[i] * v[i];
+    for (int64_t i = 0; i < ad_size(x); i++) {
+        s += v[i];
+        q += v[i] * v[i];
+    }
     near("sum", s, sum);
     near("sum of squares", q, squares);
     for (int i = 0; i < n; i++) near("first", v[i], first[i]);
@@ -250,13 +253,10 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("answers");
-    TCase *c = tcase_create("answers");
-    tcase_set_timeout(c, 240);
+    TCase *c = suite_case("answers", "answers");
     tcase_add_loop_test(c, case_a, 0, 2);
     tcase_add_loop_test(c, case_b, 0, 2);
     tcase_add_loop_test(c, case_c, 0, 4);
     tcase_add_test(c, case_d);
-    suite_add_tcase(s, c);
-    return suite_run(s);
+    return suite_run();
 }

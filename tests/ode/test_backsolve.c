@@ -1,8 +1,7 @@
 /* The adjoint that solves backwards: quadratures that only their own errors can resolve, and states
  * that are lost on the way back, by row and component. */
 #include "costate.h"
-#include "tests/support/methods.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <string.h>
 
@@ -257,17 +256,12 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("backsolve");
-    TCase *c = tcase_create("quadratures");
-    tcase_set_timeout(c, 60);
+    TCase *c = suite_case("backsolve", "quadratures");
     tcase_add_loop_test(c, quadratures_bound_the_steps, 0, 3);
     tcase_add_loop_test(c, seminorm, 0, 3);
     tcase_add_loop_test(c, rows_that_cancel, 0, 2);
-    suite_add_tcase(s, c);
-    c = tcase_create("lost");
-    tcase_set_timeout(c, 60);
+    c = suite_case("backsolve", "lost");
     tcase_add_loop_test(c, lost_component, 0, 2);
     tcase_add_test(c, states_at_zero);
-    suite_add_tcase(s, c);
-    return suite_run(s);
+    return suite_run();
 }

@@ -3,8 +3,7 @@
  * solutions. */
 #include "autodiff/extension.h"
 #include "ode/ode.h"
-#include "tests/support/methods.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <string.h>
 
@@ -406,8 +405,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("blind");
-    TCase *gradients = tcase_create("gradients"), *shapes = tcase_create("shapes");
+    TCase *gradients = suite_case("blind", "gradients"), *shapes = suite_case("blind", "shapes");
     tcase_add_loop_test(gradients, gradients_are_right, 0, PROBLEMS * SETTINGS);
     tcase_add_loop_test(gradients, gradients_after_a_long_rest, 0, method_count());
     tcase_add_test(shapes, rows_at_rest);
@@ -415,7 +413,5 @@ int main(void)
     tcase_add_test(shapes, several_states);
     tcase_add_loop_test(shapes, outputs_of_steps_taken_again, 0, 4);
     tcase_add_loop_test(shapes, fields_without_a_tangent, 0, 2);
-    suite_add_tcase(suite, gradients);
-    suite_add_tcase(suite, shapes);
-    return suite_run(suite);
+    return suite_run();
 }

@@ -2,8 +2,7 @@
  * evaluations that looks and tangents take. */
 #include "autodiff/extension.h"
 #include "ode/ode.h"
-#include "tests/support/methods.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 
 enum { MOST = 6 };
@@ -239,13 +238,11 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("blind_cost");
-    TCase *cost = tcase_create("cost");
+    TCase *cost = suite_case("blind_cost", "cost");
     tcase_add_loop_test(cost, ordinary_problems_pay_little, 0, method_count());
     tcase_add_loop_test(cost, rest_for_ever_pays_little, 0, method_count());
     tcase_add_loop_test(cost, stiff_solutions_pay_little, 0, method_count());
     tcase_add_loop_test(cost, zeros_in_the_last_layer_pay_little, 0, method_count());
     tcase_add_loop_test(cost, components_that_rest_pay_little, 0, method_count());
-    suite_add_tcase(suite, cost);
-    return suite_run(suite);
+    return suite_run();
 }

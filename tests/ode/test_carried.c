@@ -3,7 +3,7 @@
  * and a number for each row, a fading sum of squares of slopes that drives the state. Solutions and
  * gradients are compared with the same recursion in plain C. */
 #include "ode/step/step.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 
 enum { ROWS = 2, WIDTH = 2, STEPS = 4, INTERVALS = 2 };
@@ -136,9 +136,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("carried");
-    TCase *tests = tcase_create("carried");
+    TCase *tests = suite_case("carried", "carried");
     tcase_add_test(tests, solution_and_gradient);
-    suite_add_tcase(suite, tests);
-    return suite_run(suite);
+    return suite_run();
 }

@@ -2,8 +2,7 @@
  * units, limits of the step's size, and what is said when no step will do. Right values are
  * analytic. */
 #include "costate.h"
-#include "tests/support/methods.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -473,10 +472,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("control");
-    TCase *c = tcase_create("control");
-    suite_add_tcase(s, c);
-    tcase_set_timeout(c, 0);
+    TCase *c = suite_case("control", "control");
     tcase_add_loop_test(c, late_starts_are_seen, 0, method_count());
     tcase_add_loop_test(c, steps_without_units, 0, method_count());
     tcase_add_loop_test(c, decay_in_any_unit, 0, method_count());
@@ -488,5 +484,5 @@ int main(void)
     tcase_add_loop_test(c, numbers_of_given_steps, 0, 4);
     tcase_add_loop_test(c, given_steps_below_rounding, 0, method_count());
     tcase_add_loop_test(c, what_is_said, 0, sizeof messages / sizeof *messages);
-    return suite_run(s);
+    return suite_run();
 }

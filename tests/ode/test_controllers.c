@@ -2,7 +2,7 @@
  * limit of stability, controllers of a user's own, gradients with frozen steps, and what is
  * refused. */
 #include "costate.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <string.h>
 
@@ -285,9 +285,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("controllers");
-    TCase *tests = tcase_create("controllers");
-    suite_add_tcase(suite, tests);
+    TCase *tests = suite_case("controllers", "controllers");
     tcase_add_test(tests, factors_by_hand);
     tcase_add_test(tests, elementary_where_there_is_no_sequence);
     tcase_add_test(tests, limits);
@@ -295,5 +293,5 @@ int main(void)
     tcase_add_test(tests, own_controllers);
     tcase_add_test(tests, refused);
     tcase_add_test(tests, gradients_of_frozen_steps);
-    return suite_run(suite);
+    return suite_run();
 }

@@ -1,8 +1,7 @@
 /* Dense output as an object: a solve that is asked for its state at times given later, and the
  * gradients of what it answers, which are exact for the accepted steps. */
 #include "costate.h"
-#include "tests/support/methods.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <string.h>
 
@@ -394,16 +393,12 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("dense");
-    TCase *c = tcase_create("gradients");
+    TCase *c = suite_case("dense", "gradients");
     int n = 0;
     while (ode_methods()[n]) n++;
-    tcase_set_timeout(c, 60);
     tcase_add_loop_test(c, gradients_are_exact, 0, n);
     tcase_add_test(c, gradients_of_askings_add);
-    suite_add_tcase(s, c);
-    c = tcase_create("values");
-    tcase_set_timeout(c, 60);
+    c = suite_case("dense", "values");
     tcase_add_test(c, values_are_those_of_the_solution);
     tcase_add_test(c, askings_share_a_solve);
     tcase_add_loop_test(c, replayed_steps_are_interpolated, 0, n);
@@ -413,6 +408,5 @@ int main(void)
     tcase_add_loop_test(c, rounding_at_the_ends, 0, 4);
     tcase_add_test(c, never_recorded);
     tcase_add_loop_test(c, errors, 0, 6);
-    suite_add_tcase(s, c);
-    return suite_run(s);
+    return suite_run();
 }

@@ -1,11 +1,10 @@
 /* Solving, attacked from outside: problems that must fail fail with the place named, counts are
  * compared with an operation that counts itself, programs are run with other rows and data, in two
  * threads, without new memory. */
-#include "tests/support/methods.h"
-#include "tests/support/allocations.h"
+#define TESTS_COUNT_ALLOCATIONS
 #include "autodiff/extension.h"
 #include "costate.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <pthread.h>
 #include <string.h>
@@ -305,7 +304,10 @@ static void fill(numbers *n, int k)
 {
     for (int i = 0; i < MOST_ROWS * 3; i++) n->x[i] = sin(1.1 * i + k);
     for (int i = 0; i < 6; i++) {
-        if (i < 4) n->w[i] = 0.7 * cos(i + k), n->v[i] = 0.7 * sin(2 * i + k);
+        if (i < 4) {
+            n->w[i] = 0.7 * cos(i + k);
+            n->v[i] = 0.7 * sin(2 * i + k);
+        }
         n->e[i] = 0.8 * cos(3 * i + 1);
     }
 }
@@ -346,7 +348,8 @@ START_TEST(test_runs_leave_nothing_behind)
     ad_workspace *used = ad_workspace_new(program, 0);
     for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) {
         ad_workspace *fresh = ad_workspace_new(program, 0);
-        fill(&n[0], (int)k), fill(&n[1], (int)k);
+        fill(&n[0], (int)k);
+        fill(&n[1], (int)k);
         ck_assert_int_eq(run(program, used, rows[k], &n[0]), 0);
         ck_assert_int_eq(run(program, fresh, rows[k], &n[1]), 0);
         ck_assert_mem_eq(&n[0], &n[1], sizeof n[0]);
@@ -424,10 +427,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("distrust");
-    TCase *tests = tcase_create("distrust");
-    suite_add_tcase(suite, tests);
-    tcase_set_timeout(tests, 60);
+    TCase *tests = suite_case("distrust", "distrust");
     tcase_add_test(tests, test_singular_after_zero);
     tcase_add_test(tests, test_sample_is_named);
     tcase_add_test(tests, test_rows_that_mix);
@@ -440,5 +440,5 @@ int main(void)
 #ifndef ALLOCATIONS_NOT_COUNTED
     tcase_add_test(tests, test_constant_memory);
 #endif
-    return suite_run(suite);
+    return suite_run();
 }

@@ -2,7 +2,7 @@
  * adjoints, by initial states, by arguments shared and given per row, and by times; lazy and
  * compiled. A loss whose derivative is not finite is named as such. */
 #include "costate.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -187,12 +187,10 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("finite");
-    TCase *tests = tcase_create("gradients");
+    TCase *tests = suite_case("finite", "gradients");
     tcase_add_test(tests, test_named);
     tcase_add_test(tests, test_times_named);
     tcase_add_test(tests, test_step_named);
     tcase_add_test(tests, test_growth_is_told);
-    suite_add_tcase(suite, tests);
-    return suite_run(suite);
+    return suite_run();
 }

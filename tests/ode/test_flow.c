@@ -1,8 +1,7 @@
 /* Joint systems: running costs, flows with their log-determinants against closed forms and explicit
  * Jacobians, continuous normalizing flows. */
 #include "costate.h"
-#include "tests/support/methods.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -171,7 +170,10 @@ static ad_var network(ad_var t, ad_var x, const ad_var *args, void *user)
 static void weights(ad_tape *tape, ad_var *args)
 {
     double w[D * 8], b[8], v[8 * D];
-    for (int i = 0; i < D * 8; i++) w[i] = sin(2.3 * i), v[i] = 0.5 * cos(1.1 * i);
+    for (int i = 0; i < D * 8; i++) {
+        w[i] = sin(2.3 * i);
+        v[i] = 0.5 * cos(1.1 * i);
+    }
     for (int i = 0; i < 8; i++) b[i] = 0.1 * i;
     args[0] = ad_param(tape, AD_SHAPE(D, 8), w);
     args[1] = ad_param(tape, AD_SHAPE(8), b);
@@ -461,9 +463,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("flow");
-    TCase *c = tcase_create("flow");
-    tcase_set_timeout(c, 60);
+    TCase *c = suite_case("flow", "flow");
     tcase_add_loop_test(c, linear_flow, 0, 2 * method_count());
     tcase_add_test(c, linear_density);
     tcase_add_test(c, determinant_of_the_flow);
@@ -474,6 +474,5 @@ int main(void)
     tcase_add_loop_test(c, rows_with_their_own_times, 0, 2);
     tcase_add_loop_test(c, states_at_the_end, 0, 2);
     tcase_add_test(c, bad_input);
-    suite_add_tcase(s, c);
-    return suite_run(s);
+    return suite_run();
 }

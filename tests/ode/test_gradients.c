@@ -1,8 +1,7 @@
 /* Gradients of solves: against finite differences that replay the accepted steps, closed forms,
  * published numbers, and between adjoints. */
 #include "costate.h"
-#include "tests/support/methods.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -269,8 +268,9 @@ START_TEST(recording_anew)
         ode_options o = for_method(methods[_i / 2], 1e-4);
         o.rerecord = k;
         if (_i % 2) o.adjoint = &ode_backsolve;
-        o.adjoint_seminorm = true; /* quadratures are by what the trace shares, and without a trace
-                                      by the arguments themselves */
+        /* quadratures are by what the trace shares, and without a trace by the arguments themselves
+         */
+        o.adjoint_seminorm = true;
         problem q = record(&centre, &o, true);
         ad_var x[] = { q.y0, q.p, q.strength, q.times }, grad[4];
         ad_grad(q.loss, 4, x, grad);
@@ -455,7 +455,10 @@ START_TEST(jump)
                           .atol = 1e-8,
                           .adjoint = _i % 2 ? &ode_backsolve : &ode_discrete,
                           .stats = &stats };
-        if (k) o.jump_times = jump_at, o.njump = 1;
+        if (k) {
+            o.jump_times = jump_at;
+            o.njump = 1;
+        }
         ad_var y = ode_solve_final(jumping, &closed, y0, 0, NULL, ode_interval(tape, 0, 1), &o);
         ad_grad(ad_sum_all(y), 1, &y0, &g);
         double mid = exp(-0.25), value = ad_item(y), slope = ad_item(g); /* 1 / (1/mid - 1/2) */
@@ -651,10 +654,8 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("gradients");
-    TCase *frozen = tcase_create("frozen steps"), *known = tcase_create("known");
-    tcase_set_timeout(frozen, 120);
-    tcase_set_timeout(known, 60);
+    TCase *frozen = suite_case("gradients", "frozen steps"),
+          *known = suite_case("gradients", "known");
     tcase_add_test(known, arguments_looked_at);
     tcase_add_loop_test(frozen, frozen_steps, 0, 2 * method_count());
     tcase_add_loop_test(frozen, times_fixed_steps, 0, 2 * method_count());
@@ -672,7 +673,5 @@ int main(void)
     tcase_add_loop_test(known, several_states, 0, 10);
     tcase_add_loop_test(known, programs, 0, 2);
     tcase_add_loop_test(known, sensitivities_as_states, 0, 2);
-    suite_add_tcase(s, frozen);
-    suite_add_tcase(s, known);
-    return suite_run(s);
+    return suite_run();
 }

@@ -1,6 +1,6 @@
 /* Exogenous inputs: values and gradients of interpolation, alone and inside a field. */
 #include "costate.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <string.h>
 
@@ -188,14 +188,11 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("interpolate");
-    TCase *c = tcase_create("interpolate");
-    tcase_set_timeout(c, 60);
+    TCase *c = suite_case("interpolate", "interpolate");
     tcase_add_loop_test(c, reproduces_polynomials, 0, 2);
     tcase_add_loop_test(c, passes_through_samples, 0, 2);
     tcase_add_loop_test(c, rows, 0, 2);
     tcase_add_loop_test(c, inside_a_field, 0, 2);
     tcase_add_test(c, bad_input);
-    suite_add_tcase(s, c);
-    return suite_run(s);
+    return suite_run();
 }

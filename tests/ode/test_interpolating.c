@@ -1,8 +1,7 @@
 /* The adjoint against the stored solution: gradients of the continuous problem, also where time
  * cannot be reversed. */
 #include "costate.h"
-#include "tests/support/methods.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <string.h>
 
@@ -337,24 +336,17 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("interpolating");
-    TCase *c = tcase_create("dissipative");
-    tcase_set_timeout(c, 60);
+    TCase *c = suite_case("interpolating", "dissipative");
     tcase_add_loop_test(c, relaxation_is_right, 0, 2 * method_count());
     tcase_add_test(c, heat_equation);
-    suite_add_tcase(s, c);
-    c = tcase_create("convergence");
-    tcase_set_timeout(c, 60);
+    c = suite_case("interpolating", "convergence");
     tcase_add_loop_test(c, error_follows_the_tolerance, 0, 4);
     tcase_add_loop_test(c, order_in_given_steps, 0, 7);
     tcase_add_test(c, tolerances_of_its_own);
     tcase_add_test(c, replayed_steps);
-    suite_add_tcase(s, c);
-    c = tcase_create("others");
-    tcase_set_timeout(c, 60);
+    c = suite_case("interpolating", "others");
     tcase_add_test(c, lotka_volterra);
     tcase_add_test(c, checked_and_accounted);
     tcase_add_test(c, not_with_multistep_methods);
-    suite_add_tcase(s, c);
-    return suite_run(s);
+    return suite_run();
 }

@@ -1,11 +1,10 @@
 /* The discrete adjoint with activations kept from the forward solve: against the same gradients
  * with everything computed again, against finite differences that replay the steps, and what is
  * kept for how many bytes. */
+#define TESTS_COUNT_ALLOCATIONS
 #include "autodiff/extension.h"
-#include "tests/support/allocations.h"
 #include "costate.h"
-#include "tests/support/methods.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,7 +54,10 @@ static problem record(int kind, const double *at, const ode_options *options)
     q.times = kind == VARIABLE_TIMES ? ad_input(q.tape, AD_SHAPE(4), times)
                                      : ad_constant(q.tape, AD_SHAPE(4), times);
     ad_var args[] = { q.theta, q.gate }, logdet;
-    if (kind == JUMPS) o.jump_times = jumps, o.njump = 2;
+    if (kind == JUMPS) {
+        o.jump_times = jumps;
+        o.njump = 2;
+    }
     if (kind == FLOW) {
         ad_var y = ode_flow(network, NULL, q.y0, 2, args, q.times, &o, &logdet);
         q.loss = ad_add(ad_sum_all(ad_sin(y)), ad_sum_all(ad_square(logdet)));
@@ -82,7 +84,10 @@ static int gradient(problem *q, bool variable_times, double *g)
 static void same(const char *what, int n, const double *a, const double *b)
 {
     double size = 0, off = 0;
-    for (int i = 0; i < n; i++) size = fmax(size, fabs(a[i])), off = fmax(off, fabs(a[i] - b[i]));
+    for (int i = 0; i < n; i++) {
+        size = fmax(size, fabs(a[i]));
+        off = fmax(off, fabs(a[i] - b[i]));
+    }
     ck_assert_msg(size > 0.1 && off <= 1e-13 * size, "%s: off by %.3g of %.3g", what, off, size);
 }
 
@@ -434,9 +439,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("kept");
-    TCase *tests = tcase_create("kept");
-    tcase_set_timeout(tests, 120);
+    TCase *tests = suite_case("kept", "kept");
     tcase_add_loop_test(tests, as_computed_again, 0, method_count() * KINDS);
     tcase_add_loop_test(tests, differences, 0, method_count());
     tcase_add_test(tests, what_is_kept);
@@ -448,6 +451,5 @@ int main(void)
     tcase_add_test(tests, value_alone);
     tcase_add_test(tests, older_than_the_seeds);
     tcase_add_test(tests, value_before_gradient);
-    suite_add_tcase(s, tests);
-    return suite_run(s);
+    return suite_run();
 }

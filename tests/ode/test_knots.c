@@ -1,8 +1,7 @@
 /* Inputs that are given by samples: the zero-order hold, and knots at which steps end by
  * themselves. */
 #include "costate.h"
-#include "tests/support/methods.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <string.h>
 
@@ -331,9 +330,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("knots");
-    TCase *c = tcase_create("knots");
-    tcase_set_timeout(c, 60);
+    TCase *c = suite_case("knots", "knots");
     tcase_add_loop_test(c, latest_sample, 0, 2);
     tcase_add_test(c, exact_pieces);
     tcase_add_loop_test(c, samples_of_the_rows, 0, 4);
@@ -342,6 +339,5 @@ int main(void)
     tcase_add_test(c, many_knots);
     tcase_add_test(c, knots_of_the_run);
     tcase_add_test(c, equal_function_without_stops);
-    suite_add_tcase(s, c);
-    return suite_run(s);
+    return suite_run();
 }

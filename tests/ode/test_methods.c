@@ -2,8 +2,7 @@
  * Solving ODEs I, II.2), and measured orders.
  */
 #include "ode/methods/recorders.h"
-#include "tests/support/methods.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <stdlib.h>
 
@@ -217,7 +216,10 @@ static double fitted_slope(const ode_method *m, double from, double to)
         if (error > 1e-3) continue;
         if (error < 1e-11) break;
         if (n == POINTS)
-            for (int i = 1; i < POINTS; i++) x[i - 1] = x[i], e[i - 1] = e[i];
+            for (int i = 1; i < POINTS; i++) {
+                x[i - 1] = x[i];
+                e[i - 1] = e[i];
+            }
         else n++;
         x[n - 1] = log2((double)steps);
         e[n - 1] = log2(error);
@@ -225,8 +227,14 @@ static double fitted_slope(const ode_method *m, double from, double to)
     }
     ck_assert_msg(n == POINTS, "%s: only %d errors in the range", m->name, n);
     double mx = 0, me = 0, xx = 0, xe = 0;
-    for (int i = 0; i < n; i++) mx += x[i] / n, me += e[i] / n;
-    for (int i = 0; i < n; i++) xx += (x[i] - mx) * (x[i] - mx), xe += (x[i] - mx) * (e[i] - me);
+    for (int i = 0; i < n; i++) {
+        mx += x[i] / n;
+        me += e[i] / n;
+    }
+    for (int i = 0; i < n; i++) {
+        xx += (x[i] - mx) * (x[i] - mx);
+        xe += (x[i] - mx) * (e[i] - me);
+    }
     return -xe / xx;
 }
 
@@ -267,15 +275,12 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("methods");
-    TCase *c = tcase_create("methods");
-    tcase_set_timeout(c, 60);
+    TCase *c = suite_case("methods", "methods");
     tcase_add_test(c, listing);
     tcase_add_test(c, two_step_start);
     tcase_add_test(c, number_of_trees);
     tcase_add_loop_test(c, order_conditions, 0, method_count());
     tcase_add_loop_test(c, dense_order_conditions, 0, method_count());
     tcase_add_loop_test(c, measured_order, 0, method_count());
-    suite_add_tcase(s, c);
-    return suite_run(s);
+    return suite_run();
 }

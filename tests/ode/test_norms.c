@@ -2,8 +2,7 @@
  * recorded function and no pointer, what is refused. */
 #include "autodiff/extension.h"
 #include "ode/ode.h"
-#include "tests/support/methods.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <string.h>
 
@@ -271,14 +270,12 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("norms");
-    TCase *tests = tcase_create("norms");
-    suite_add_tcase(suite, tests);
+    TCase *tests = suite_case("norms", "norms");
     tcase_add_test(tests, what_they_are);
     tcase_add_test(tests, with_tolerances_of_each);
     tcase_add_test(tests, every_row_is_accurate);
     tcase_add_test(tests, traced_once_and_known_by_what_it_is);
     tcase_add_test(tests, of_several_states_and_of_costates);
     tcase_add_test(tests, refused);
-    return suite_run(suite);
+    return suite_run();
 }

@@ -1,7 +1,7 @@
 /* Solves that end before their last time and are no errors (options.partial): what they reached,
  * and its gradient. */
 #include "costate.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <string.h>
 
@@ -196,17 +196,14 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("partial");
-    TCase *c = tcase_create("partial");
+    TCase *c = suite_case("partial", "partial");
     int n = 0;
     while (ode_adjoints()[n]) n++;
-    tcase_set_timeout(c, 60);
     tcase_add_loop_test(c, what_was_reached, 0, 2 * n);
     tcase_add_loop_test(c, the_end_is_not_there, 0, n);
     tcase_add_loop_test(c, asked_later, 0, 2);
     tcase_add_loop_test(c, stopped, 0, 2 * n);
     tcase_add_test(c, solved_again);
     tcase_add_loop_test(c, errors_remain, 0, 2);
-    suite_add_tcase(s, c);
-    return suite_run(s);
+    return suite_run();
 }

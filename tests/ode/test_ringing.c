@@ -1,7 +1,7 @@
 /* The trapezoidal rule on stiff problems: where it alternates instead of decaying, its result is an
  * error that says what to use; where it is right, nothing is said. Right values are analytic. */
 #include "costate.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <string.h>
 
@@ -133,13 +133,10 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("ringing");
-    TCase *c = tcase_create("ringing");
-    suite_add_tcase(s, c);
-    tcase_set_timeout(c, 0);
+    TCase *c = suite_case("ringing", "ringing");
     tcase_add_loop_test(c, right_or_an_error, 0, 4);
     tcase_add_test(c, replayed_steps);
     tcase_add_loop_test(c, smooth_parts_of_stiff_problems, 0, 2);
     tcase_add_test(c, oscillations);
-    return suite_run(s);
+    return suite_run();
 }

@@ -1,10 +1,9 @@
 /* Second and higher derivatives of solves: modes against each other, Hessians against their
  * transposes and against differences of gradients along frozen steps, and what they are good for.
  */
+#define TESTS_COUNT_ALLOCATIONS
 #include "tests/ode/prey.h"
-#include "tests/support/allocations.h"
-#include "tests/support/methods.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 
 static ode_options some_steps(const ode_method *m)
 {
@@ -345,9 +344,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("second");
-    TCase *t = tcase_create("known");
-    tcase_set_timeout(t, 0);
+    TCase *t = suite_case("second", "known");
     tcase_add_loop_test(t, modes_agree, 0, method_count() * PREY_FORMS);
     tcase_add_loop_test(t, differences_of_equal_steps, 0, 4);
     tcase_add_loop_test(t, differences_of_frozen_steps, 0, 2);
@@ -358,6 +355,5 @@ int main(void)
     tcase_add_loop_test(t, programs, 0, PREY_FORMS);
     tcase_add_test(t, density);
     tcase_add_test(t, newtons_method);
-    suite_add_tcase(s, t);
-    return suite_run(s);
+    return suite_run();
 }

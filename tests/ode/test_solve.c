@@ -1,10 +1,9 @@
 /* Solving: problems with known solutions in both types and directions, step control, replay,
  * implicit methods, bad input, allocations. */
-#include "tests/support/allocations.h"
+#define TESTS_COUNT_ALLOCATIONS
 #include "autodiff/extension.h"
 #include "costate.h"
-#include "tests/support/methods.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <string.h>
 
@@ -462,9 +461,17 @@ static void set_nan_atol(setting *s) { s->options.atol = NAN; }
 static void set_negative_step(setting *s) { s->options.step = -0.1; }
 static void set_nan_step(setting *s) { s->options.step = NAN; }
 static void set_negative_steps(setting *s) { s->options.steps = -1; }
-static void set_both(setting *s) { s->options.step = 0.1, s->options.steps = 3; }
+static void set_both(setting *s)
+{
+    s->options.step = 0.1;
+    s->options.steps = 3;
+}
 static void set_not_adaptive(setting *s) { s->options.method = &ode_rk4; }
-static void set_limits(setting *s) { s->options.min_step = 0.1, s->options.max_step = 0.01; }
+static void set_limits(setting *s)
+{
+    s->options.min_step = 0.1;
+    s->options.max_step = 0.01;
+}
 static void set_jumps(setting *s) { s->options.njump = 1; }
 static void set_nan_jump(setting *s)
 {
@@ -699,7 +706,10 @@ START_TEST(nothing_is_allocated)
                       .first_step = 3,
                       .adjoint = adjoint,
                       .stats = &stats };
-    if (!ode_method_adaptive(m)) o.first_step = 0, o.steps = 60;
+    if (!ode_method_adaptive(m)) {
+        o.first_step = 0;
+        o.steps = 60;
+    }
     enum { B = 100 };
     static double x[2 * B], out[3 * 2 * B], gx[2 * B], gp[4], p0[4], t[3] = { 0, 1, 4 }, gt[3];
     for (int i = 0; i < 2 * B; i++) x[i] = 1 + 0.3 * sin(1.7 * i);
@@ -839,12 +849,8 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("solve");
-    TCase *c = tcase_create("solutions"), *e = tcase_create("errors"),
-          *a = tcase_create("allocations");
-    tcase_set_timeout(c, 120);
-    tcase_set_timeout(e, 60);
-    tcase_set_timeout(a, 60);
+    TCase *c = suite_case("solve", "solutions"), *e = suite_case("solve", "errors"),
+          *a = suite_case("solve", "allocations");
     tcase_add_loop_test(c, known_solutions, 0, method_count());
     tcase_add_loop_test(c, tolerance_is_kept, 0, method_count());
     tcase_add_test(c, statistics);
@@ -859,8 +865,5 @@ int main(void)
     tcase_add_loop_test(a, every_allocation_may_fail, 0, 36);
 #endif
     tcase_add_test(a, recording_again_is_cheap);
-    suite_add_tcase(s, c);
-    suite_add_tcase(s, e);
-    suite_add_tcase(s, a);
-    return suite_run(s);
+    return suite_run();
 }

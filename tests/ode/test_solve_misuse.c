@@ -1,7 +1,7 @@
 /* Every public function of ode/ called with nothing, or with what is not meant for it: an error on
  * the tape that names the function and what is wrong, never a crash. */
 #include "costate.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <string.h>
 
@@ -253,10 +253,8 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("solve misuse");
-    TCase *tests = tcase_create("calls");
+    TCase *tests = suite_case("solve misuse", "calls");
     tcase_add_test(tests, test_errors_that_say_what);
     tcase_add_test(tests, test_nothing_at_all);
-    suite_add_tcase(suite, tests);
-    return suite_run(suite);
+    return suite_run();
 }

@@ -3,7 +3,7 @@
  * analytic, or those of a solve with very many small steps. */
 #include "ode/march/march.h"
 #include "ode/methods/recorders.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 
 enum { MOST = 4 };
@@ -176,13 +176,11 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("stability");
-    TCase *stiff = tcase_create("stiff");
+    TCase *stiff = suite_case("stability", "stiff");
     tcase_add_loop_test(stiff, stiffness_sweep, 0, SWEPT);
     tcase_add_loop_test(stiff, van_der_pol_is_right, 0, 3);
     tcase_add_loop_test(stiff, ordinary_problems_are_not_limited, 0, 3);
     tcase_add_test(stiff, stability_limits);
     tcase_add_test(stiff, guard_asks);
-    suite_add_tcase(suite, stiff);
-    return suite_run(suite);
+    return suite_run();
 }

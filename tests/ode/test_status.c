@@ -2,8 +2,7 @@
  * callback for accepted steps. */
 #include "autodiff/extension.h"
 #include "ode/ode.h"
-#include "tests/support/methods.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <string.h>
 
@@ -330,9 +329,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("status");
-    TCase *tests = tcase_create("status");
-    suite_add_tcase(suite, tests);
+    TCase *tests = suite_case("status", "status");
     tcase_add_test(tests, statuses);
     tcase_add_test(tests, names);
     tcase_add_test(tests, smaller_steps_stay_inside);
@@ -341,5 +338,5 @@ int main(void)
     tcase_add_test(tests, every_accepted_step);
     tcase_add_test(tests, stopping);
     tcase_add_test(tests, programs_and_refinement);
-    return suite_run(suite);
+    return suite_run();
 }

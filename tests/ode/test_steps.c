@@ -1,8 +1,7 @@
 /* The steps that solves take, against what the test works out by itself: sizes from the error
  * estimates of every tableau, sizes after a landing, iterations of Newton's method. */
 #include "ode/methods/recorders.h"
-#include "tests/support/methods.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <stdlib.h>
 
@@ -187,13 +186,10 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("steps");
-    TCase *c = tcase_create("steps");
-    tcase_set_timeout(c, 0);
+    TCase *c = suite_case("steps", "steps");
     tcase_add_loop_test(c, sizes_by_the_estimate, 0, method_count());
     tcase_add_loop_test(c, sizes_within_limits, 0, 3);
     tcase_add_test(c, sizes_after_a_landing);
     tcase_add_loop_test(c, newton_tolerance, 0, 2);
-    suite_add_tcase(s, c);
-    return suite_run(s);
+    return suite_run();
 }

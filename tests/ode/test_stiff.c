@@ -2,8 +2,7 @@
  * steps, derivatives of the second order through implicit stages, what is kept from step to step.
  */
 #include "ode/methods/recorders.h"
-#include "tests/support/methods.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <string.h>
 
@@ -299,9 +298,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("stiff");
-    TCase *c = tcase_create("stiff");
-    tcase_set_timeout(c, 60);
+    TCase *c = suite_case("stiff", "stiff");
     tcase_add_loop_test(c, robertson_is_right, 1, METHODS);
     tcase_add_loop_test(c, standard_problems, 0, 6);
     tcase_add_loop_test(c, no_lower_than_the_stages, 0, METHODS);
@@ -310,6 +307,5 @@ int main(void)
     tcase_add_loop_test(c, each_solve_begins_anew, 0, METHODS + 1);
     tcase_add_test(c, factors_are_kept);
     tcase_add_loop_test(c, stages_not_found, 0, METHODS);
-    suite_add_tcase(s, c);
-    return suite_run(s);
+    return suite_run();
 }

@@ -2,8 +2,7 @@
  * equation, and differences along frozen steps. */
 #include "autodiff/extension.h"
 #include "tests/ode/prey.h"
-#include "tests/support/methods.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 
 enum { ANY = 1 << PREY_OPERANDS }; /* a set of operands has a bit for each */
 
@@ -396,9 +395,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("tangents");
-    TCase *t = tcase_create("known");
-    tcase_set_timeout(t, 0);
+    TCase *t = suite_case("tangents", "known");
     tcase_add_loop_test(t, transposes, 0, method_count() * PREY_FORMS);
     tcase_add_loop_test(t, variational_equation, 0, 2);
     tcase_add_loop_test(t, differences_of_equal_steps, 0, 4);
@@ -412,6 +409,5 @@ int main(void)
     tcase_add_test(t, too_high);
     tcase_add_test(t, jacobian_of_the_flow);
     tcase_add_test(t, solve_inside_a_field);
-    suite_add_tcase(s, t);
-    return suite_run(s);
+    return suite_run();
 }

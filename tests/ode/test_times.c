@@ -1,7 +1,7 @@
 /* Times: jumps of the field where times are no numbers of the type, gradients with respect to times
  * of every kind. */
 #include "costate.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <string.h>
 
@@ -265,15 +265,12 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("times");
-    TCase *c = tcase_create("times");
-    tcase_set_timeout(c, 60);
+    TCase *c = suite_case("times", "times");
     tcase_add_test(c, jump_between_numbers);
     tcase_add_loop_test(c, jump_at_an_output, 0, 2);
     tcase_add_loop_test(c, clock_times, 0, sizeof clocks / sizeof *clocks);
     tcase_add_test(c, clock_is_not_read);
     tcase_add_test(c, constant_times);
     tcase_add_test(c, constants_stay_double);
-    suite_add_tcase(s, c);
-    return suite_run(s);
+    return suite_run();
 }

@@ -1,8 +1,7 @@
 /* Tolerances: a zero beside a given one is a zero, absolute tolerances element by element, zeros
  * over zeros, tolerances that no step can meet. Right values are analytic. */
 #include "costate.h"
-#include "tests/support/methods.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -229,8 +228,10 @@ START_TEST(elements_alike)
     for (int k = 0; k < 2; k++) {
         ad_tape *tape = ad_tape_new(AD_F64);
         ode_options o = { .method = m, .rtol = 1e-4, .first_step = 0.01, .stats = k ? &all : &one };
-        if (k) o.atol_each = each, o.natol = 3;
-        else o.atol = 1e-4;
+        if (k) {
+            o.atol_each = each;
+            o.natol = 3;
+        } else o.atol = 1e-4;
         ad_var y0 = rows_of(tape, 1, 3, (double[]){ 1, 0, 2 });
         ck_assert_ptr_nonnull(ad_value(
             ode_solve_final(small_beside_large, NULL, y0, 0, NULL, ode_interval(tape, 0, 5), &o)));
@@ -312,10 +313,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("tolerance");
-    TCase *c = tcase_create("tolerance");
-    suite_add_tcase(s, c);
-    tcase_set_timeout(c, 0);
+    TCase *c = suite_case("tolerance", "tolerance");
     tcase_add_loop_test(c, relative_alone, 0, method_count());
     tcase_add_loop_test(c, absolute_alone, 0, method_count());
     tcase_add_loop_test(c, zero_of_zero, 0, method_count());
@@ -325,5 +323,5 @@ int main(void)
     tcase_add_loop_test(c, elements_alike, 0, method_count());
     tcase_add_test(c, elements_of_a_flow);
     tcase_add_loop_test(c, refused, 0, sizeof refusals / sizeof *refusals);
-    return suite_run(s);
+    return suite_run();
 }

@@ -2,7 +2,7 @@
  * better than before training and than the best Gaussian, its samples have the moments of the data,
  * and decoding undoes encoding. ode/ and nn/ together, through the public headers only. */
 #include "costate.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <stdlib.h>
 
@@ -121,13 +121,17 @@ START_TEST(density_of_a_trained_flow)
                   ad_tape_error(t) ? ad_tape_error(t) : "");
     ck_assert(ad_get(ode_cnf_sample(&f, ad_input_rows(t, AD_SHAPE(AD_ROWS, 2), SAMPLES, z), 1, &w),
                      s) == 0);
-    for (int i = 0; i < 2 * SAMPLES; i++)
-        mean[i % 2] += s[i] / SAMPLES, second[i % 2] += s[i] * s[i] / SAMPLES;
+    for (int i = 0; i < 2 * SAMPLES; i++) {
+        mean[i % 2] += s[i] / SAMPLES;
+        second[i % 2] += s[i] * s[i] / SAMPLES;
+    }
     ck_assert_msg(fabs(mean[0]) < 0.25 && fabs(mean[1] - 0.25) < 0.1 &&
                       fabs(second[0] - 2.41) < 0.5,
                   "moments %g %g %g", mean[0], mean[1], second[0]);
     ad_tape_free(t);
-    free(z), free(s), free(test);
+    free(z);
+    free(s);
+    free(test);
     nn_theta_free(theta);
     nn_model_free(model);
 }
@@ -135,10 +139,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("trained flow");
-    TCase *t = tcase_create("trained flow");
-    tcase_set_timeout(t, 240);
+    TCase *t = suite_case("trained flow", "trained flow");
     tcase_add_test(t, density_of_a_trained_flow);
-    suite_add_tcase(s, t);
-    return suite_run(s);
+    return suite_run();
 }

@@ -1,8 +1,7 @@
 /* Units of a system and their derivatives, for every method: JVPs against differences, VJPs against
  * JVPs (both are derived from one list of ports), and compiling in several threads at once. */
 #include "ode/step/unit.h"
-#include "tests/support/methods.h"
-#include "tests/support/suite.h"
+#include "tests/support.h"
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -353,15 +352,12 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("units");
-    TCase *tests = tcase_create("derivatives");
+    TCase *tests = suite_case("units", "derivatives");
     tcase_add_loop_test(tests, steps, 0, method_count());
     tcase_add_loop_test(tests, brief_steps, 0, method_count());
     tcase_add_test(tests, fields_and_prologues);
     tcase_add_test(tests, values_and_needs);
-    suite_add_tcase(suite, tests);
-    TCase *threads = tcase_create("threads");
+    TCase *threads = suite_case("units", "threads");
     tcase_add_test(threads, systems_share_no_lock);
-    suite_add_tcase(suite, threads);
-    return suite_run(suite);
+    return suite_run();
 }
