@@ -97,6 +97,7 @@ typedef struct {
     ode_runner tangent, field_tangent;
     double least;             /* tolerance where there is none */
     double number[1];         /* atol of the tangents in the call's type */
+    double settling[1];       /* size of the step in which what decays fast is gone, likewise */
     ode_buffer each;          /* or that of each element */
     ode_buffer arguments;     /* their directions */
     ode_buffer chosen;        /* 1: an element whose tangents are in question, else 0 */

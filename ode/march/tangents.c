@@ -5,6 +5,8 @@
 #include <string.h>
 
 /* An element that rests may be as inaccurate as the others are, up to so many times that. */
+/* Part of the time to the first output in which what decays fast is taken to be gone. */
+static const double settling_part = 0.05;
 static const double others_error = 4;
 static const double jump_part = 0.01;
 
@@ -114,6 +116,12 @@ static int run_tangent(ode_march *m, ode_runner *r, const ode_unit *unit, const 
     for (int i = of_field; i < 3; i++)
         *ode_runner_in(r, ODE_VALUE, numbers[i]) = *ode_runner_in(&m->step, ODE_VALUE, numbers[i]);
     *ode_runner_in(r, ODE_VALUE, ODE_PORT_ATOL) = w->number;
+    if (ode_unit_place(unit, ODE_VALUE, ODE_PORT_SETTLING).count) {
+        double h = ode_load(s->dtype, *ode_runner_in(&m->step, ODE_VALUE, ODE_PORT_H), 0);
+        double size = fmax(fabs(h), settling_part * w->first_output);
+        ode_store(s->dtype, w->settling, 0, copysign(size, h));
+        *ode_runner_in(r, ODE_VALUE, ODE_PORT_SETTLING) = w->settling;
+    }
     ode_runner_read(r, ODE_VALUE, ODE_PORT_ATOL_EACH, 1, w->each.data);
     for (int64_t i = 0; i < m->cells; i++)
         ode_store(s->dtype, w->chosen.data, i, all || rests(m, i));

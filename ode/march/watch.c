@@ -32,6 +32,8 @@ static const int64_t first_look = 20;
  * step, not the first, is a large part of the solve. */
 static const double blind_growth = 5, large_part = 0.2;
 enum { BLIND_STEPS = 3 };
+/* Part of the solve that is a large step of a method without a limit of stability. */
+static const double large_step = 0.1;
 /* The first steps of a solve, which grow from almost nothing, are not probed while they are so
  * small a part of it. */
 static const double small_part = 1e-3;
@@ -124,6 +126,10 @@ int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, c
     if (!w->on || !w->unit) return 1;
     double taken = fabs(b->t - a->t), error[2], most = allowed_error(m, taken);
     int direction = b->t > a->t ? 1 : -1;
+    /* Where no limit of stability keeps steps small, an error that says nothing of this step may
+     * say enough of the large ones that it leads to. */
+    bool unlimited = !isfinite(m->guard.limit);
+    if (unlimited) ratio *= pow(fmax(1, large_step * w->horizon / taken), m->method->order);
     bool says_nothing = ratio < w->silent && m->guard.z < 0.3 * m->guard.limit &&
                         !(damps(m, taken) && taken > w->most / 2);
     w->said_nothing = says_nothing ? w->said_nothing + 1 : 0;
@@ -131,7 +137,8 @@ int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, c
     bool blind = says_nothing && (w->said_nothing >= BLIND_STEPS || ratio == 0 || large);
     if (m->steps < w->probe_due && taken <= 2 * w->vetted) return 1;
     if (m->steps < GROWING_STEPS && taken < small_part * w->horizon && !w->again) return 1;
-    if (!blind && !ode_some_element_rests(m)) {
+    /* Beside components that move, one that rests with such a method is mostly what decays fast. */
+    if (!blind && (unlimited || !ode_some_element_rests(m))) {
         w->allowed = w->vetted = INFINITY;
         w->pause = 1;
         w->probed = m->steps + 1;

@@ -39,6 +39,7 @@ static int carried_rate(const ode_unit_key *key)
     return with(key, ODE_ESTIMATE | ODE_QUADRATURE);
 }
 static int carried(const ode_unit_key *key) { return key->method->ncarry; }
+static int unlimited(const ode_unit_key *key) { return !key->method->stability; }
 static int with_root(const ode_unit_key *key)
 {
     return ode_method_has(key->method, ODE_METHOD_IMPLICIT);

@@ -54,6 +54,28 @@ static void change_with_arguments(const ode_unit *u, const ad_var *in, int n, co
     free(argument);
 }
 
+/* Of methods without a limit of stability. A tangent that begins in a step, in any direction or at
+ * nothing, begins beside what decays fast, and sees a transient that earlier steps have damped. So
+ * it begins where two longer steps have brought it, which leave what lasts: directions of the
+ * states, from `along` and from nothing as the arguments change. */
+static void settle(const ode_unit *u, ad_tape *tape, const ad_var *in, const ad_var *along,
+                   ad_var *from, ad_var *forced)
+{
+    int n = u->system->nstate;
+    ode_step s;
+    ode_step_results r;
+    ode_step_memory memory;
+    ad_var once[ODE_MAX_JOINT], more[ODE_MAX_JOINT];
+    ode_step_connect(u, tape, in, &s, &r, &memory);
+    s.h = in[ode_unit_place(u, ODE_VALUE, ODE_PORT_SETTLING).first];
+    u->key.method->step(u->key.method, &s, &r);
+    ad_jvp(n, s.y, along, n, r.next, once);
+    ad_jvp(n, s.y, once, n, r.next, from);
+    change_with_arguments(u, in, n, r.next, once);
+    ad_jvp(n, s.y, once, n, r.next, more);
+    for (int j = 0; j < n; j++) forced[j] = ad_add(once[j], more[j]);
+}
+
 void ode_tangent_record(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_var *out)
 {
     int n = u->system->nstate;
@@ -70,12 +92,18 @@ void ode_tangent_record(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_v
     }
     const ad_var *chosen = in + ode_unit_place(u, ODE_VALUE, ODE_PORT_CHOSEN).first;
     const ad_var *along = in + ode_unit_place(u, ODE_VALUE, ODE_PORT_DIRECTION).first;
+    ad_var from[ODE_MAX_JOINT], forced[ODE_MAX_JOINT], lasting[2 * ODE_MAX_JOINT];
+    bool settled = ode_unit_place(u, ODE_VALUE, ODE_PORT_SETTLING).count;
+    if (settled) settle(u, tape, in, along, from, forced);
     ad_jvp(n, s.y, along, 2 * n, result, change);
+    if (settled) ad_jvp(n, s.y, from, 2 * n, result, lasting);
     scaled(&s, r.next, chosen, change, out + ODE_TANGENT_STATE);
-    scaled(&s, r.next, chosen, change + n, out + ODE_TANGENT_STATE_ERROR);
+    scaled(&s, r.next, chosen, settled ? lasting + n : change + n, out + ODE_TANGENT_STATE_ERROR);
     scaled(&s, r.next, chosen, along, out + ODE_TANGENT_STATE_START);
     change_with_arguments(u, in, 2 * n, result, change);
     scaled(&s, r.next, chosen, change, out + ODE_TANGENT_ARGUMENTS);
+    if (settled) ad_jvp(n, s.y, forced, 2 * n, result, lasting);
+    for (int j = n; settled && j < 2 * n; j++) change[j] = ad_add(change[j], lasting[j]);
     scaled(&s, r.next, chosen, change + n, out + ODE_TANGENT_ARGUMENTS_ERROR);
 }
 
