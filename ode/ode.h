@@ -57,7 +57,9 @@ extern const ode_method ode_euler, ode_midpoint, ode_heun, ode_ralston, ode_rk4,
     ode_bosh3, ode_dopri5, ode_tsit5, ode_dopri8;
 /* For stiff problems: adaptive, and L-stable: a part of the state that decays fast is gone after
  * one step, however long. Orders 2 to 5 (TR-BDF2; Kvaerno 2004). Each step solves several equations
- * for each row by Newton's method, whose matrices [D,D] (D: elements of a row) are dense. */
+ * for each row by Newton's method, whose matrices [D,D] (D: elements of a row) are dense. kvaerno4
+ * and kvaerno5 evaluate the field up to 1.15 h and 1.23 h from a step's start, so beyond its end
+ * and the last time, but not beyond a time where it jumps. */
 extern const ode_method ode_trbdf2, ode_kvaerno3, ode_kvaerno4, ode_kvaerno5;
 /* Fixed steps. Implicit steps solve for each row by Newton's method. The two-step method starts
  * afresh at each output time and jump. ode_implicit_euler is L-stable, ode_trapezoidal is A-stable
@@ -384,8 +386,9 @@ int ode_solve_dense_states(ode_dense *dense, ode_fields fields, void *user, int 
  * one: the cubic Hermite interpolant). times may be an input, which changes from run to run. A
  * solve may be asked as often as one likes: it is solved once. Gradients flow to these times, and
  * through the solve to y0, arguments and the solve's times; each asking has an adjoint of its own,
- * which goes back over the steps from its last time. An invalid variable, or -1, with the tape's
- * error set. */
+ * which goes back over the steps from its last time. Derivatives by these times of second order are
+ * as good as the interpolant's curvature: of methods of order 1 it means nothing. An invalid
+ * variable, or -1, with the tape's error set. */
 ad_var ode_dense_at(const ode_dense *dense, ad_var times);
 int ode_dense_states_at(const ode_dense *dense, ad_var times, ad_var *y); /* of all states */
 
@@ -412,7 +415,9 @@ ad_var ode_flow_cost(ode_field field, ode_field cost, void *user, ad_var x0, int
 /* Continuous normalizing flow (Chen et al. 2018; Grathwohl et al. 2019, arXiv:1810.01367). The
  * field carries data at time 0 to the standard normal base at time T = `horizon` (> 0).
  * log_density: log p(x) [rows,1] of data x [rows,d]. sample: data from base draws z [rows,d]
- * (solves T -> 0). encode: data to base, which sample reverses up to the tolerance. */
+ * (solves T -> 0). encode: data to base, which sample reverses up to the tolerance. An
+ * options.norm of one's own sees x alone in sample and encode, x and log-determinant (and cost) in
+ * densities. */
 typedef struct {
     ode_field field;
     void *user;
