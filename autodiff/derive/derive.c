@@ -307,6 +307,10 @@ static void run_vjp(const char *what, int ny, const ad_var *y, const ad_var *yba
 {
     ad_tape *t =
         ad_lists_tape(what, 2, (ad_list[]){ { "y", ny, y, false }, { "x", nx, x, false } });
+    const ad_list read[] = { { "y", ny, y, false },
+                             { "ybar", ny, ybar, false },
+                             { "x", nx, x, false } };
+    if (!ad_results_apart(t, what, nx, xbar, 3, read)) return;
     ad_clear_results(t, nx, x, xbar);
     if (nx > 0 && !xbar) ad_fail_null(t, what, "the list of results");
     if (ny > 0 && !ybar) ad_fail_null(t, what, "the list of cotangents");
@@ -348,6 +352,7 @@ void ad_grad(ad_var loss, int nx, const ad_var *x, ad_var *gradient)
 {
     ad_tape *t = ad_lists_tape(
         "grad", 2, (ad_list[]){ { "the loss", 1, &loss, true }, { "x", nx, x, false } });
+    if (!ad_results_apart(t, "grad", nx, gradient, 1, (ad_list[]){ { "x", nx, x, false } })) return;
     ad_clear_results(t ? t : loss.tape, nx, NULL, gradient);
     if (nx > 0 && !gradient) ad_fail_null(t, "grad", "the list of results");
     if (!t || ad_tape_error(t)) return;
@@ -493,6 +498,7 @@ static void run_jvp(const char *what, int nx, const ad_var *x, const ad_var *xdo
                               { "x", nx, x, false },
                               { "xdot", nx, xdot, false } };
     ad_tape *t = ad_lists_tape(what, 3, lists);
+    if (!ad_results_apart(t, what, ny, ydot, 3, lists)) return;
     ad_clear_results(t, ny, y, ydot);
     if (ny > 0 && !ydot) ad_fail_null(t, what, "the list of results");
     if (!t || ad_tape_error(t)) return;

@@ -83,6 +83,10 @@ static ad_var record_again(ad_tape *target, const ad_node *n, const ad_var *map)
 void ad_inline(int nin, const ad_var *in, int nout, const ad_var *out, ad_tape *target,
                const ad_var *args, ad_var *result)
 {
+    const ad_list read[] = { { "in", nin, in, false },
+                             { "out", nout, out, false },
+                             { "args", nin, args, false } };
+    if (!ad_results_apart(target, "inline", nout, result, 3, read)) return;
     ad_clear_results(target, nout, NULL, result);
     const char *missing = !out ? "the list of outputs" : !result ? "the list of results" : NULL;
     if (!missing && nin > 0)

@@ -119,3 +119,21 @@ ad_tape *ad_lists_tape(const char *what, int nlist, const ad_list *lists)
         if (!check_list(t, what, &lists[k])) return NULL;
     return t;
 }
+
+bool ad_results_apart(ad_tape *t, const char *what, int n, const ad_var *result, int nlist,
+                      const ad_list *lists)
+{
+    uintptr_t first = (uintptr_t)result, end = (uintptr_t)(result + (n > 0 ? n : 0));
+    for (int k = 0; result && k < nlist; k++) {
+        const ad_list *l = &lists[k];
+        if (!l->x || l->n <= 0) continue;
+        uintptr_t begin = (uintptr_t)l->x, last = (uintptr_t)(l->x + l->n);
+        if (end <= begin || last <= first) continue;
+        ad_fail(t,
+                "ad_%s: the list of results lies where %s is, which is still read; give it an "
+                "array of its own",
+                what, l->name);
+        return false;
+    }
+    return true;
+}

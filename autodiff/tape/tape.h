@@ -92,6 +92,10 @@ static inline void ad_clear_results(ad_tape *tape, int n, const ad_var *of, ad_v
     if (!result) return;
     for (int i = 0; i < n; i++) result[i] = ad_none(tape ? tape : of ? of[i].tape : NULL);
 }
+/* Whether n results lie apart from all variables of the lists, which are read while results are
+ * written; else reports. */
+bool ad_results_apart(ad_tape *tape, const char *what, int n, const ad_var *result, int nlist,
+                      const ad_list *lists);
 /* Sets the tape's error "ad_what: argument is NULL". */
 void ad_fail_null(ad_tape *tape, const char *what, const char *argument);
 /* Whether s is a shape: rank, positive sizes, the row axis first if at all, a number of elements

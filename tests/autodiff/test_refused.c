@@ -464,6 +464,27 @@ START_TEST(test_variables_from_elsewhere)
 }
 END_TEST
 
+/* Results that would be written over what is still read. */
+START_TEST(test_results_over_operands)
+{
+    ad_tape *t = ad_tape_new(AD_F64);
+    ad_var x[2] = { ad_param(t, square, four), ad_param(t, square, four) };
+    ad_var y[2] = { ad_mul(x[0], x[1]), ad_square(x[1]) }, loss = ad_sum_all(y[0]);
+    REFUSES(t, ad_grad(loss, 2, x, x));
+    REFUSES(t, ad_grad(loss, 1, x + 1, x + 1));
+    REFUSES(t, ad_vjp(2, y, x, 2, x, y));
+    REFUSES(t, ad_vjp(2, y, y, 2, x, x));
+    REFUSES(t, ad_vjp_cut(2, y, x, 2, x, y + 1));
+    REFUSES(t, ad_jvp(2, x, x, 2, y, y));
+    REFUSES(t, ad_jvp_cut(2, x, y, 2, y, x));
+    REFUSES(t, ad_inline(2, x, 2, y, t, x, y));
+    ad_var apart[2];
+    ad_jvp(2, x, x, 2, y, apart);
+    ck_assert_msg(!ad_tape_error(t), "%s", ad_tape_error(t));
+    ad_tape_free(t);
+}
+END_TEST
+
 START_TEST(test_no_generator)
 {
     ck_assert(ad_rng_next(NULL) == 0 && ad_rng_below(NULL, 7) == 0 && ad_rng_split(NULL).key == 0);
@@ -497,6 +518,7 @@ int main(void)
     tcase_add_test(tests, test_no_lists);
     tcase_add_test(tests, test_runs);
     tcase_add_loop_test(tests, test_variables_from_elsewhere, 0, BAD);
+    tcase_add_test(tests, test_results_over_operands);
     tcase_add_test(tests, test_no_generator);
     tcase_add_test(tests, test_both_tapes);
     return suite_run();
