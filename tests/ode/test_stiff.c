@@ -39,12 +39,15 @@ START_TEST(robertson_is_right)
         { 1.786592114211e-2, 7.274751468440e-8, 0.9821340061103823 },
     };
     const ode_method *m = stiff_methods[_i];
-    double tolerance = ode_method_order(m) == 2 ? 1e-9 : ode_method_order(m) == 3 ? 1e-9 : 1e-10;
+    /* The estimate of trbdf2 is that of the result, so the errors of all its steps add up. */
+    double tolerance = m == &ode_trbdf2 ? 1e-11 : ode_method_order(m) == 3 ? 1e-9 : 1e-10;
     ad_tape *tape = ad_tape_new(AD_F64);
     ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), 1, (double[]){ 1, 0, 0 });
     ad_var k = ad_param(tape, AD_SHAPE(3), rates);
     for (int i = 0; i < 5; i++) {
-        ode_options o = { .method = m, .rtol = tolerance, .atol = 1e-6 * tolerance };
+        ode_options o = {
+            .method = m, .rtol = tolerance, .atol = 1e-6 * tolerance, .max_steps = 1000000
+        };
         double y[3];
         ad_var end =
             ode_solve_final(robertson, NULL, y0, 1, &k, ode_interval(tape, 0, times[i + 1]), &o);
@@ -96,10 +99,13 @@ START_TEST(standard_problems)
           { 1, 2, 3 },
           { 1.000814870318523, 1228.178521549917, 132.0554942846706 } },
     };
-    const ode_method *m = stiff_methods[1 + _i % 3];
-    int p = _i / 3;
+    const ode_method *m = stiff_methods[_i % METHODS];
+    int p = _i / METHODS;
     ad_tape *tape = ad_tape_new(AD_F64);
-    ode_options o = { .method = m, .rtol = 1e-9, .atol = 1e-12 };
+    double tolerance = m == &ode_trbdf2 ? 1e-11 : 1e-9;
+    ode_options o = {
+        .method = m, .rtol = tolerance, .atol = 1e-3 * tolerance, .max_steps = 1000000
+    };
     ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, known[p].n), 1, known[p].start);
     ad_var end =
         ode_solve_final(known[p].field, NULL, y0, 0, NULL, ode_interval(tape, 0, known[p].end), &o);
@@ -299,8 +305,8 @@ END_TEST
 int main(void)
 {
     TCase *c = suite_case("stiff", "stiff");
-    tcase_add_loop_test(c, robertson_is_right, 1, METHODS);
-    tcase_add_loop_test(c, standard_problems, 0, 6);
+    tcase_add_loop_test(c, robertson_is_right, 0, METHODS);
+    tcase_add_loop_test(c, standard_problems, 0, 2 * METHODS);
     tcase_add_loop_test(c, no_lower_than_the_stages, 0, METHODS);
     tcase_add_loop_test(c, nothing_is_left_at_infinity, 0, METHODS);
     tcase_add_loop_test(c, gradients_are_exact, 0, METHODS);
