@@ -12,8 +12,7 @@
 #include <string.h>
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error                                                                                             \
-    "safetensors.c copies numbers as they are in memory, which is right on little-endian machines only"
+#error "safetensors.c copies numbers as they are in memory: for little-endian machines only"
 #endif
 
 enum {

@@ -548,9 +548,7 @@ START_TEST(bad_arguments)
 }
 END_TEST
 
-/* ---- progress
- * ----------------------------------------------------------------------------------------------------------------------------
- */
+/* ---- progress -------------------------------------------------------------------------------- */
 
 /* Runs f with stderr going to a file; returns its text, which the caller frees. */
 static char *captured(void (*f)(void))
