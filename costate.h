@@ -4,4 +4,5 @@
 #include "autodiff/autodiff.h"
 #include "nn/nn.h"
 #include "ode/ode.h"
+#include "ode/sde.h"
 #endif

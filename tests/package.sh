@@ -20,7 +20,7 @@ static=$(pkg-config --static --libs costate)
 libdir=$(pkg-config --variable=libdir costate)
 headers=$(cd "$prefix/include/costate" && find . -name '*.h' | sed 's,^\./,,')
 [ "$(pkg-config --modversion costate)" = 0.1.0 ] || fail "version of the pkg-config file"
-for header in costate.h autodiff/autodiff.h autodiff/typed.h autodiff/extension.h ode/ode.h nn/nn.h; do
+for header in costate.h autodiff/autodiff.h autodiff/typed.h autodiff/extension.h ode/ode.h ode/sde.h nn/nn.h; do
     [ -f "$prefix/include/costate/$header" ] || fail "$header is not installed"
 done
 
@@ -51,14 +51,14 @@ echo '#include <costate.h>
 compile gcc c c11 -E "$work/all.c" | sed -n '/^# /!p' | tr '\n' ' ' |
     sed 's/([^()]*)/()/g; s/([^()]*)/()/g; s/{[^{}]*}/{}/g; s/{[^{}]*}/{}/g; s/;/;\n/g' >"$work/declarations"
 {
-    grep -v typedef "$work/declarations" | grep -oE '\b(ad|ode|nn)_[a-z0-9_]+ *\(' | tr -d ' ('
-    grep '^ *extern' "$work/declarations" | grep -v '(' | sed 's/^[^,;]* \**\([a-z0-9_]*[,;]\)/\1/' | grep -oE '(ad|ode|nn)_[a-z0-9_]+'
+    grep -v typedef "$work/declarations" | grep -oE '\b(ad|ode|sde|nn)_[a-z0-9_]+ *\(' | tr -d ' ('
+    grep '^ *extern' "$work/declarations" | grep -v '(' | sed 's/^[^,;]* \**\([a-z0-9_]*[,;]\)/\1/' | grep -oE '(ad|ode|sde|nn)_[a-z0-9_]+'
 } | sort -u >"$work/declared"
 nm -D --defined-only "$libdir/libcostate.so" | awk '$2 != "A" { print $3 }' | sort -u >"$work/exported"
 [ "$(wc -l <"$work/declared")" -gt 100 ] || fail "fewer than 100 declarations found in the headers"
 missing=$(comm -23 "$work/declared" "$work/exported")
 [ -z "$missing" ] || fail "declared in a header, not in the library: $(echo "$missing" | tr '\n' ' ')"
-foreign=$(grep -vE '^(ad|ode|nn)_' "$work/exported")
+foreign=$(grep -vE '^(ad|ode|sde|nn)_' "$work/exported")
 [ -z "$foreign" ] || fail "exported without a public prefix: $(echo "$foreign" | tr '\n' ' ')"
 
 # The same program in both languages: dy/dt = -y from 1 to exp(-1), and its derivative by y(0), which is the same number.

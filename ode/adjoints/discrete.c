@@ -106,6 +106,9 @@ static int run_vjp(backward *b, ode_runner *r, const double *c, const ode_bounda
     for (int i = 0; i < clocks; i++) ode_store(dtype, &b->number[N_H + i], 0, size[i]);
     for (int i = 0; i < n * clocks; i++) ode_store(dtype, &b->number[N_TIMES + i], 0, at[i]);
     char error[ODE_ERROR_SIZE];
+    if (ode_unit_place(r->unit, ODE_VALUE, ODE_PORT_NOISE).count &&
+        ode_path_step(b->run->forward->march.path, r, a->t, e->t, error, sizeof error))
+        return ode_call_fail(b->run->call, error);
     if (ode_runner_run(r, b->nrows, error, sizeof error)) return ode_call_fail(b->run->call, error);
     b->run->stats->vjps += n;
     if (!r->unit->key.residuals) b->run->stats->backward_evaluations += n;
@@ -428,6 +431,7 @@ const ode_adjoint ode_discrete = {
     .frozen = true,
     .asked = true,
     .replays = true,
+    .stochastic = true,
     .own = sizeof(discrete_plan),
     .memory = sizeof(backward),
     .plan = plan,

@@ -5,6 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* A cotangent that is to come. */
+static ad_var seed_for(ad_tape *tape, ad_shape shape)
+{
+    return ad_has_rows(shape) ? ad_input_rows(tape, shape, 0, NULL) : ad_input(tape, shape, NULL);
+}
+
 /* Records the VJP that an adjoint will take of the field, behind the trace, and finds the cut.
  * Returns how many (-1: error on the trace).
  */
@@ -14,15 +20,15 @@ static int find(ode_system *s, uint64_t need, bool times, int max, ad_var *resid
     int32_t mark = ad_tape_mark(tape);
     int n = 0, nrow = 0;
     size_t most = 1 + (size_t)(s->nstate + s->nrow + s->nshared);
-    ad_var *x = malloc(2 * most * sizeof *x), seed[ODE_MAX_STATES], row[ODE_MAX_ARGS];
+    ad_var *x = malloc(2 * most * sizeof *x), seed[2 * ODE_MAX_STATES], y[2 * ODE_MAX_STATES],
+           row[ODE_MAX_ARGS];
     if (!x) {
         ad_fail(tape, "out of memory");
         return -1;
     }
-    for (int i = 0; i < s->nstate; i++) {
-        seed[i] = ad_input_rows(tape, s->state[i], 0, NULL);
-        x[n++] = s->y[i];
-    }
+    int ny = ode_system_outputs(s, y);
+    for (int i = 0; i < ny; i++) seed[i] = seed_for(tape, ad_shape_of(y[i]));
+    for (int i = 0; i < s->nstate; i++) x[n++] = s->y[i];
     for (int i = 0; i < s->nrow; i++) {
         row[nrow++] = s->args[s->row[i]];
         if (need >> s->row[i] & 1) x[n++] = s->args[s->row[i]];
@@ -31,8 +37,8 @@ static int find(ode_system *s, uint64_t need, bool times, int max, ad_var *resid
         if (ode_shared_needed(s, i, need)) x[n++] = s->frontier[i];
     if (times) x[n++] = s->t;
     ad_var *bar = x + most;
-    ad_vjp_cut(s->nstate, s->dy, seed, n, x, bar);
-    int count = ad_residuals(s->nstate, seed, nrow, row, n, bar, max, residual);
+    ad_vjp_cut(ny, y, seed, n, x, bar);
+    int count = ad_residuals(ny, seed, nrow, row, n, bar, max, residual);
     ad_tape_rewind(tape, mark);
     free(x);
     return count;

@@ -42,16 +42,30 @@ ad_var ode_checked_derivative(ad_tape *tape, ad_var dy, int i, ad_shape state)
     return ad_none(tape);
 }
 
-/* Calls the field on `tape`, checks what it returns and gives it the states' shapes. */
-static void call_field(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y,
-                       const ad_var *args, ad_var *dy)
+/* Calls the field on `tape`, checks what it returns and gives it the states' shapes; g: NULL, or
+ * where its diffusion goes. */
+static void call_field(ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *args,
+                       ad_var *dy, ad_var *g)
 {
     for (int i = 0; i < s->nstate; i++) dy[i] = ad_none(tape);
     if (ad_tape_error(tape)) return;
     if (s->field) dy[0] = s->field(t, y[0], args, s->user);
     else s->fields(t, s->nstate, y, args, s->user, dy);
     for (int i = 0; i < s->nstate; i++) dy[i] = ode_checked_derivative(tape, dy[i], i, s->state[i]);
+    if (g) ode_diffusion_call(s, tape, t, y, args, g);
+    if (g && s->correction != 0) ode_diffusion_correct(s, tape, t, y, args, g, dy);
     for (int i = 0; i < s->nstate && ad_tape_error(tape); i++) dy[i] = ad_none(tape);
+}
+
+static bool is_stochastic(const ode_system *s) { return s->diffusion || s->diffusions; }
+
+int ode_system_outputs(const ode_system *s, ad_var *out)
+{
+    int n = s->nstate;
+    memcpy(out, s->dy, (size_t)n * sizeof *out);
+    for (int i = 0; i < s->nstate; i++)
+        if (s->noise.states >> i & 1) out[n++] = s->g[i];
+    return n;
 }
 
 ad_shape ode_time_shape(int rank)
@@ -94,14 +108,16 @@ static bool trace_field(ode_system *s, ad_tape *tape, const char *caller)
         s->args[i] = ad_has_rows(s->arg[i]) ? ad_input_rows(s->trace, s->arg[i], 0, NULL)
                                             : ad_param(s->trace, s->arg[i], NULL);
     if (!ode_listen_for_knots(s->trace)) ad_fail(s->trace, "out of memory");
-    call_field(s, s->trace, s->t, s->y, s->args, s->dy);
+    call_field(s, s->trace, s->t, s->y, s->args, s->dy, is_stochastic(s) ? s->g : NULL);
     if (!ad_tape_error(s->trace) && !ode_take_knots(s)) ad_fail(s->trace, "out of memory");
-    for (int i = 0; i < s->nstate && !ad_tape_error(s->trace); i++)
-        s->reads_time = s->reads_time || ad_depends(s->dy[i], s->t);
+    ad_var out[2 * ODE_MAX_STATES];
+    int nout = ode_system_outputs(s, out);
+    for (int i = 0; i < nout && !ad_tape_error(s->trace); i++)
+        s->reads_time = s->reads_time || ad_depends(out[i], s->t);
     if (!ad_tape_error(s->trace)) {
-        int count = ad_frontier(s->nstate, s->dy, 0, NULL);
+        int count = ad_frontier(nout, out, 0, NULL);
         if (count > 0) s->frontier = malloc((size_t)count * sizeof *s->frontier);
-        s->nshared = s->frontier ? ad_frontier(s->nstate, s->dy, count, s->frontier) : 0;
+        s->nshared = s->frontier ? ad_frontier(nout, out, count, s->frontier) : 0;
         if ((count > 0 && !s->frontier) || !ode_system_new_shared(s, s->nshared))
             ad_fail(s->trace, "out of memory");
         else
@@ -224,6 +240,11 @@ static ode_system *describe(ad_tape *tape, const ode_right_side *right, int nsta
     }
     s->field = right->field;
     s->fields = right->fields;
+    s->diffusion = right->diffusion;
+    s->diffusions = right->diffusions;
+    s->calculus = right->calculus;
+    if (right->sde && right->sde->calculus != right->calculus)
+        s->correction = right->calculus == SDE_ITO ? 0.5 : -0.5;
     s->rerecord = rerecord;
     if (right->norm) s->norm = *right->norm;
     for (int i = 0; i < nstate; i++) ode_system_add_state(s, ad_shape_of(y0[i]));
@@ -262,17 +283,21 @@ static int trace_inputs(const ode_system *s, ad_var *in)
 static ode_system *through_cache(ode_system *s, ad_tape *tape, const char *caller)
 {
     static const char tag[] = "ode_system";
-    ad_var in[1 + 2 * ODE_MAX_STATES + ODE_MAX_ARGS], out[ODE_MAX_STATES + 1];
+    ad_var in[1 + 2 * ODE_MAX_STATES + ODE_MAX_ARGS], out[2 * ODE_MAX_STATES + 1];
     /* The function's key has the shapes of all inputs, also of an argument that the field does not
      * use. */
-    size_t length = 0, counts = 4 * sizeof(int), knots = 0;
+    size_t length = 0, knots = 0;
     for (int i = 0; i < s->nknots; i++)
         knots += sizeof *s->knots + (size_t)s->knots[i].n * sizeof(double);
-    int normed = s->norm.record != NULL;
-    memcpy(out, s->dy, (size_t)s->nstate * sizeof *out);
-    if (normed) out[s->nstate] = s->norm_value;
-    void *function = ad_function_key(trace_inputs(s, in), in, s->nstate + normed, out, &length);
-    char *key = function ? malloc(sizeof tag + counts + knots + length) : NULL;
+    int normed = s->norm.record != NULL, nout = ode_system_outputs(s, out);
+    const ode_noise_of *noise = &s->noise;
+    const int counts[] = {
+        s->nstate,        s->nargs,           s->nknots,       normed,
+        (int)noise->kind, (int)noise->states, noise->additive, (int)s->calculus
+    };
+    if (normed) out[nout++] = s->norm_value;
+    void *function = ad_function_key(trace_inputs(s, in), in, nout, out, &length);
+    char *key = function ? malloc(sizeof tag + sizeof counts + knots + length) : NULL;
     if (!key) {
         free(function);
         ode_system_release(s);
@@ -282,8 +307,8 @@ static ode_system *through_cache(ode_system *s, ad_tape *tape, const char *calle
     char *end = key;
     memcpy(end, tag, sizeof tag);
     end += sizeof tag;
-    memcpy(end, (int[]){ s->nstate, s->nargs, s->nknots, normed }, counts);
-    end += counts;
+    memcpy(end, counts, sizeof counts);
+    end += sizeof counts;
     /* The same function can be written with knots that nobody stops at. */
     for (int i = 0; i < s->nknots; i++) {
         const ode_knots *k = &s->knots[i];
@@ -310,14 +335,45 @@ static ode_system *through_cache(ode_system *s, ad_tape *tape, const char *calle
     return s;
 }
 
+/* An input, of one row where it has rows. */
+static ad_var ones(ad_tape *tape, ad_shape shape)
+{
+    double *x = malloc((size_t)ad_count(shape, 1) * sizeof *x);
+    if (!x) ad_fail(tape, "out of memory");
+    for (int64_t i = 0; x && i < ad_count(shape, 1); i++) x[i] = 1;
+    ad_var input = !x                   ? ad_none(tape)
+                   : ad_has_rows(shape) ? ad_input_rows_data(tape, shape, 1, AD_F64, x)
+                                        : ad_input_data(tape, shape, AD_F64, x);
+    free(x);
+    return input;
+}
+
+/* What noise a diffusion makes that is called anew at every step: called once, with ones for all
+ * numbers. */
+static bool see_noise(ode_system *s, ad_tape *caller_tape, const char *caller)
+{
+    ad_tape *tape = ad_tape_new(s->dtype);
+    ad_var y[ODE_MAX_STATES], args[ODE_MAX_ARGS], dy[ODE_MAX_STATES], g[ODE_MAX_STATES];
+    if (tape) {
+        for (int i = 0; i < s->nstate; i++) y[i] = ones(tape, s->state[i]);
+        for (int i = 0; i < s->nargs; i++) args[i] = ones(tape, s->arg[i]);
+        call_field(s, tape, ones(tape, ode_time_shape(s->rank)), y, args, dy, g);
+    }
+    const char *error = tape ? ad_tape_error(tape) : "out of memory";
+    if (error) ad_fail(caller_tape, "%s: in the field, called with ones: %s", caller, error);
+    ad_tape_free(tape);
+    return !error;
+}
+
 ode_system *ode_system_make(ad_tape *tape, const ode_right_side *right, int nstate,
                             const ad_var *y0, int nargs, const ad_var *args, bool rerecord)
 {
     ode_system *s = describe(tape, right, nstate, y0, nargs, args, rerecord);
     if (!s) return NULL;
     if (rerecord) {
-        if (share_arguments(s)) return s;
-        ad_fail(tape, "%s: out of memory", right->caller);
+        bool shared = share_arguments(s);
+        if (!shared) ad_fail(tape, "%s: out of memory", right->caller);
+        if (shared && (!is_stochastic(s) || see_noise(s, tape, right->caller))) return s;
     } else if (trace_field(s, tape, right->caller)) {
         return through_cache(s, tape, right->caller);
     }
@@ -388,20 +444,19 @@ ode_system *ode_system_augmented(ode_system *base, uint64_t need, bool given)
 
 /* ---- recording ---- */
 
-void ode_system_record_kept(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y,
-                            const ad_var *row, const ad_var *shared, ad_var *dy,
-                            const ode_residuals *residuals, ad_var *kept)
+/* The field as it was traced. */
+static void record_traced(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y,
+                          const ad_var *row, const ad_var *shared, ad_var *dy, ad_var *g,
+                          const ode_residuals *residuals, ad_var *kept)
 {
     int n = 1 + s->nstate + s->nrow + s->nshared, k = 0, nkept = residuals ? residuals->n : 0,
-        nout = s->nstate + nkept;
-    ad_var *in = malloc(2 * (size_t)(n + nout) * sizeof *in);
+        nout = 0;
+    ad_var *in = malloc(2 * (size_t)(n + 2 * s->nstate + nkept) * sizeof *in);
     if (!in) {
         ad_fail(tape, "out of memory");
-        for (int i = 0; i < s->nstate; i++) dy[i] = ad_none(tape);
-        for (int j = 0; j < nkept; j++) kept[j] = ad_none(tape);
         return;
     }
-    ad_var *to = in + n, *out = to + n, *result = out + nout;
+    ad_var *to = in + n, *out = to + n, *result = out + 2 * s->nstate + nkept;
     in[k] = s->t;
     to[k++] = t;
     for (int i = 0; i < s->nstate; i++) {
@@ -416,22 +471,42 @@ void ode_system_record_kept(const ode_system *s, ad_tape *tape, ad_var t, const 
         in[k] = s->frontier[i];
         to[k++] = shared[i];
     }
-    memcpy(out, s->dy, (size_t)s->nstate * sizeof *out);
-    if (nkept) memcpy(out + s->nstate, residuals->var, (size_t)nkept * sizeof *out);
+    for (int i = 0; dy && i < s->nstate; i++) out[nout++] = s->dy[i];
+    for (int i = 0; g && i < s->nstate; i++)
+        if (s->noise.states >> i & 1) out[nout++] = s->g[i];
+    for (int i = 0; i < nkept; i++) out[nout++] = residuals->var[i];
     ad_inline(n, in, nout, out, tape, to, result);
-    memcpy(dy, result, (size_t)s->nstate * sizeof *dy);
-    if (nkept) memcpy(kept, result + s->nstate, (size_t)nkept * sizeof *kept);
+    const ad_var *next = result;
+    for (int i = 0; dy && i < s->nstate; i++) dy[i] = *next++;
+    for (int i = 0; g && i < s->nstate; i++)
+        if (s->noise.states >> i & 1) g[i] = *next++;
+    for (int i = 0; i < nkept; i++) kept[i] = *next++;
     free(in);
 }
 
 static void record_called(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y,
-                          const ad_var *row, const ad_var *shared, ad_var *dy)
+                          const ad_var *row, const ad_var *shared, ad_var *dy, ad_var *g)
 {
-    ad_var args[ODE_MAX_ARGS];
+    ad_var args[ODE_MAX_ARGS], drift[ODE_MAX_STATES], diffusion[ODE_MAX_STATES];
     int nrow = 0, nshared = 0;
     for (int i = 0; i < s->nargs; i++)
         args[i] = ad_has_rows(s->arg[i]) ? row[nrow++] : shared[nshared++];
-    call_field(s, tape, t, y, args, dy);
+    bool both = g || s->correction != 0;
+    call_field((ode_system *)s, tape, t, y, args, dy ? dy : drift, both ? diffusion : NULL);
+    if (g) memcpy(g, diffusion, (size_t)s->nstate * sizeof *g);
+}
+
+void ode_system_record_kept(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y,
+                            const ad_var *row, const ad_var *shared, ad_var *dy, ad_var *g,
+                            const ode_residuals *residuals, ad_var *kept)
+{
+    for (int i = 0; i < s->nstate; i++) {
+        if (dy) dy[i] = ad_none(tape);
+        if (g) g[i] = ad_none(tape);
+    }
+    for (int i = 0; residuals && i < residuals->n; i++) kept[i] = ad_none(tape);
+    if (s->trace) record_traced(s, tape, t, y, row, shared, dy, g, residuals, kept);
+    else record_called(s, tape, t, y, row, shared, dy, g);
 }
 
 void ode_check_argument(const ode_system *s, ad_var arg, bool row, int i, ad_var bar)
@@ -486,8 +561,7 @@ void ode_system_record(const ode_system *s, ad_tape *tape, ad_var t, const ad_va
                        const ad_var *row, const ad_var *shared, ad_var *dy, ad_var *quad)
 {
     if (s->base) record_augmented(s, tape, t, y, row, shared, dy, quad);
-    else if (s->trace) ode_system_record_kept(s, tape, t, y, row, shared, dy, NULL, NULL);
-    else record_called(s, tape, t, y, row, shared, dy);
+    else ode_system_record_kept(s, tape, t, y, row, shared, dy, NULL, NULL, NULL);
 }
 
 void ode_row_arguments(const ode_system *s, const void *const *args, const void **row)

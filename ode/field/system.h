@@ -2,7 +2,7 @@
 #ifndef ODE_SYSTEM_H
 #define ODE_SYSTEM_H
 #include "ode/field/arrays.h"
-#include "ode/ode.h"
+#include "ode/field/diffusion.h"
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -41,9 +41,10 @@ typedef struct {
 } ode_knots;
 
 /* A right-hand side of one or several states: a user's field, traced (or kept to be called anew),
- * or the augmented system of an adjoint. The field sees per-row arguments as they are, and shared
- * arguments through `shared` values: what of the traced field depends on them alone (computed once
- * per solve by the prologue); without a trace, the shared arguments themselves. */
+ * with its diffusion where it has one, or the augmented system of an adjoint. The field sees
+ * per-row arguments as they are, and shared arguments through `shared` values: what of the traced
+ * field depends on them alone (computed once per solve by the prologue); without a trace, the
+ * shared arguments themselves. */
 struct ode_system {
     atomic_int references;
     pthread_mutex_t lock; /* unused but in systems with a trace of their own */
@@ -70,6 +71,15 @@ struct ode_system {
     ode_error_norm norm;
     ad_var scaled[ODE_MAX_STATES], norm_value;
     bool reads_time; /* a trace depends on t */
+    /* Stochastic systems. g: of the states that have noise; of diagonal noise with the state's
+     * shape. The derivatives dy are the drift in the calculus of the solve's method: `correction`
+     * times sum_j (dg_j/dy) g_j is a part of them. */
+    ode_field diffusion;
+    ode_fields diffusions;
+    ode_noise_of noise;
+    ad_var g[ODE_MAX_STATES];
+    sde_calculus calculus;
+    double correction;
     ode_knots *knots;
     int nknots;
     /* Augmented systems: states (x, a), or a with x given; quadratures of the needed per-row
@@ -127,6 +137,11 @@ typedef struct {
     const char *caller; /* "ode_solve", for messages */
     ode_field field;
     ode_fields fields;
+    /* Of a stochastic equation: its diffusion, and the calculus of drift and method. Else NULL. */
+    ode_field diffusion;
+    ode_fields diffusions;
+    const sde_options *sde;
+    sde_calculus calculus;
     void *user;
     size_t user_size;
     const ode_error_norm *norm; /* NULL: root mean square */
@@ -172,10 +187,14 @@ void ode_check_argument(const ode_system *system, ad_var arg, bool row, int i, a
 /* Records dy = f(t, y), and the quadratures' rates when quad is not NULL. */
 void ode_system_record(const ode_system *system, ad_tape *tape, ad_var t, const ad_var *y,
                        const ad_var *row, const ad_var *shared, ad_var *dy, ad_var *quad);
-/* As above, with residuals; kept: n variables. */
+/* As above; dy, g: drift and diffusion, NULL where it is not wanted; with residuals of both (NULL:
+ * none), kept: n variables. */
 void ode_system_record_kept(const ode_system *system, ad_tape *tape, ad_var t, const ad_var *y,
-                            const ad_var *row, const ad_var *shared, ad_var *dy,
+                            const ad_var *row, const ad_var *shared, ad_var *dy, ad_var *g,
                             const ode_residuals *residuals, ad_var *kept);
+/* Drift and diffusion as the trace has them, those of states without noise left out: at most 2
+ * nstate variables. */
+int ode_system_outputs(const ode_system *system, ad_var *out);
 /* Error norms (norm.c). Traces that of a system; whether it has one of its own; records it: of an
  * augmented system, the larger one of states and costates. */
 void ode_norm_trace(ode_system *system);
@@ -185,6 +204,13 @@ ad_var ode_norm_record(const ode_system *system, ad_tape *tape, const ad_var *sc
  * the system. false: out of memory. */
 bool ode_listen_for_knots(ad_tape *trace);
 bool ode_take_knots(ode_system *system);
+/* Diffusions (diffusion.c). Calls the user's, and looks at what it returns: fills g and the
+ * system's noise; where that is known already, it has to be the same. */
+void ode_diffusion_call(ode_system *system, ad_tape *tape, ad_var t, const ad_var *y,
+                        const ad_var *args, ad_var *g);
+/* Adds the correction from one calculus to the other to the drift. */
+void ode_diffusion_correct(const ode_system *system, ad_tape *tape, ad_var t, const ad_var *y,
+                           const ad_var *args, const ad_var *g, ad_var *dy);
 /* What a field returned for state i, of shape `state` after broadcasting; invalid with the tape's
  * error set if it is not that. */
 ad_var ode_checked_derivative(ad_tape *tape, ad_var dy, int i, ad_shape state);

@@ -11,6 +11,9 @@
  * options.max_step only by what rounding makes of a whole number of steps. */
 static const double stretch = 1.01, stretch_longest = 1 + 1e-6;
 
+/* The first step of a stochastic solve, as a part of the time to its first stop. */
+static const double first_part = 0.01;
+
 /* Where the march is: state y at boundary a, and the size of the next step. */
 typedef struct {
     const ode_sink *sink;
@@ -36,9 +39,10 @@ static double least_step(const ode_settings *set, double t)
     return fmax(set->min_step, 16 * ode_spacing(t));
 }
 
-/* f(t, y) at the place, where no step has left it. */
+/* f(t, y) at the place, where no step has left it, if steps are given it. */
 static int evaluate(ode_march *m, const place *p)
 {
+    if (!m->slopes) return 0;
     void *kept = ode_march_keep(m, p->sink, 0);
     return ode_march_field(m, p->a.t, p->a.jump ? p->direction : 0, p->y, m->slope[0].data,
                            m->rate[0].data, kept);
@@ -82,7 +86,7 @@ static int plan(ode_march *m, place *p, attempt *try)
                              .lo = -1,
                              .hi = -1,
                              .jump = try->landing && p->stop.jump };
-    if (try->b.t == p->end) try->b.lo = try->b.hi = m->stops.ntimes - 1;
+    if (try->landing && p->stop.output >= 0) try->b.lo = try->b.hi = p->stop.output;
     return 0;
 }
 
@@ -169,7 +173,7 @@ int ode_march_adaptive(ode_march *m, void *y, const ode_sink *sink)
     bool own = m->method->error_order > m->method->order;
     ode_control_begin(&m->control, &set->controller, m->method->order + own);
     if (evaluate(m, &p)) return -1;
-    if (p.h == 0) p.h = ode_first_step(m, t0, t1, y);
+    if (p.h == 0) p.h = m->slopes ? ode_first_step(m, t0, t1, y) : first_part * fabs(p.stop.t - t0);
     for (int64_t attempts = 0; p.a.t != t1; attempts++) {
         if (attempts >= set->max_steps) return ode_fail_many(m, p.a.t, t1, p.h, p.y);
         if (take(m, &p)) return -1;

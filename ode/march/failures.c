@@ -9,7 +9,7 @@ int64_t ode_march_nonfinite(const ode_march *m, const void *next, bool *derivati
 {
     int64_t bad = ode_first_nonfinite(m->system->dtype, m->cells, next);
     *derivative = bad < 0;
-    if (bad < 0 && m->adaptive)
+    if (bad < 0 && m->slopes)
         bad = ode_first_nonfinite(m->system->dtype, m->cells, m->slope[1].data);
     return bad;
 }
@@ -116,6 +116,12 @@ int ode_fail_small(ode_march *m, double t, double h, double ratio, const void *y
                         "the step (%.3g); the field has no finite "
                         "derivative there (a root or a power at 0?)",
                         (long long)m->steps, t, what, h);
+    if (ode_method_stochastic(m->method))
+        return ode_fail(m, ODE_STEP_TOO_SMALL,
+                        "step %lld at t = %.15g: a step of %.3g still has %.2g times the error "
+                        "that is allowed; loosen the tolerances (rtol %g, atol %g)%s",
+                        (long long)m->steps, t, h, ratio, m->rtol, m->atol,
+                        m->settings->min_step >= h ? ", or lower min_step" : "");
     int64_t worst = worst_element(m, y);
     ode_where(m->system, m->rows, worst, where, sizeof where);
     if (m->guard.z > m->guard.limit)
@@ -141,8 +147,15 @@ int ode_fail_small(ode_march *m, double t, double h, double ratio, const void *y
 int ode_fail_many(ode_march *m, double t, double t1, double h, const void *y)
 {
     char where[96], advice[400];
-    int64_t worst = worst_element(m, y);
     int64_t all = m->steps + m->rejected;
+    if (ode_method_stochastic(m->method))
+        return ode_fail(m, ODE_TOO_MANY_STEPS,
+                        "max_steps = %lld attempts are used up at t = %.15g of %.15g (step size "
+                        "%.3g, %.0f %% of the attempts rejected); loosen the tolerances (rtol %g, "
+                        "atol %g): a path is rough, and its error goes down slowly with the step",
+                        (long long)m->settings->max_steps, t, t1, h,
+                        all ? 100 * (double)m->rejected / (double)all : 0, m->rtol, m->atol);
+    int64_t worst = worst_element(m, y);
     ode_where(m->system, m->rows, worst, where, sizeof where);
     trouble of = { t, h, fabs(ode_load(m->system->dtype, y, worst)), worst };
     advise(m, &of, advice, sizeof advice);

@@ -2,6 +2,7 @@
 #include "ode/march/march.h"
 #include <float.h>
 #include <math.h>
+#include <string.h>
 
 static int take_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, ode_boundary *b,
                      void **y)
@@ -83,35 +84,66 @@ static ode_boundary end_of_step(const piece *p, int64_t i)
     return b;
 }
 
-int ode_march_fixed(ode_march *m, void *y, const ode_sink *sink)
+/* Where a march over equal steps is: step i of a piece, from a. */
+typedef struct {
+    piece p;
+    int64_t i;
+    ode_boundary a;
+} place;
+
+static place begin_steps(const ode_march *m)
+{
+    return (place){ .p = { .stop = ode_stops_at(&m->stops, m->stops.times[0]) } };
+}
+
+/* The end of the next step, from at->a to b. 1; 0: there is none; -1 with the march's error
+ * written. */
+static int next_step(ode_march *m, place *at, ode_boundary *b)
 {
     const ode_stops *stops = &m->stops;
-    ode_boundary a = { 0 };
-    for (piece p = { .stop = ode_stops_at(stops, stops->times[0]) };
-         p.stop.output != stops->ntimes - 1;) {
-        p.start = p.stop.output >= 0;
-        if (p.start) {
-            p.interval = p.stop.output;
-            a = (ode_boundary){ .t = p.stop.t,
-                                .lo = p.interval,
-                                .hi = p.interval,
-                                .jump = p.stop.jump,
-                                .restart = true };
+    piece *p = &at->p;
+    if (at->i == p->count) {
+        if (p->stop.output == stops->ntimes - 1) return 0;
+        p->start = p->stop.output >= 0;
+        if (p->start) {
+            p->interval = p->stop.output;
+            at->a = (ode_boundary){ .t = p->stop.t,
+                                    .lo = p->interval,
+                                    .hi = p->interval,
+                                    .jump = p->stop.jump,
+                                    .restart = true };
         }
-        p.from = a.t;
-        p.stop = ode_stops_next(stops, a.t);
-        p.to = p.stop.t;
-        if (divide(m, &p)) return -1;
-        for (int64_t i = 1; i <= p.count; i++) {
-            ode_boundary b = end_of_step(&p, i);
-            if (take_step(m, sink, &a, &b, &y)) return -1;
-            a = b;
-        }
+        p->from = at->a.t;
+        p->stop = ode_stops_next(stops, at->a.t);
+        p->to = p->stop.t;
+        at->i = 0;
+        if (divide(m, p)) return -1;
     }
-    return 0;
+    *b = end_of_step(p, ++at->i);
+    return 1;
+}
+
+int ode_march_fixed(ode_march *m, void *y, const ode_sink *sink)
+{
+    place at = begin_steps(m);
+    ode_boundary b;
+    int more;
+    while ((more = next_step(m, &at, &b)) > 0) {
+        if (take_step(m, sink, &at.a, &b, &y)) return -1;
+        at.a = b;
+    }
+    return more;
 }
 
 /* ---- replayed steps ---- */
+
+/* Whether an output time lies strictly between two times. */
+static bool passes_output(const ode_stops *s, double from, double to)
+{
+    for (int i = 1; i + 1 < s->ntimes; i++)
+        if ((s->times[i] - from) * (s->times[i] - to) < 0) return true;
+    return false;
+}
 
 int ode_march_replay(ode_march *m, void *y, const ode_sink *sink)
 {
@@ -134,6 +166,12 @@ int ode_march_replay(ode_march *m, void *y, const ode_sink *sink)
         ode_stop stop = ode_stops_at(stops, t[i]);
         ode_boundary b = { .t = t[i], .jump = stop.jump, .output = stop.output >= 0 };
         b.lo = b.hi = last ? n - 1 : -1;
+        if (ode_method_stochastic(m->method) && passes_output(stops, t[i - 1], t[i]))
+            return ode_fail(m, ODE_FAILED,
+                            "the step to replay from t = %.15g to %.15g passes an output time; "
+                            "steps of stochastic equations end at them: replay the steps of a "
+                            "solve with these output times",
+                            t[i - 1], t[i]);
         double h = t[i] - t[i - 1], following = last ? h : t[i + 1] - t[i];
         b.restart = b.jump || b.output || fabs(following - h) > 1e-9 * fabs(h);
         if (take_step(m, sink, &a, &b, &y)) return -1;
@@ -171,9 +209,29 @@ int ode_march_follow(ode_march *m, int64_t n, const ode_boundary *b, void *y, co
     return 0;
 }
 
+int64_t ode_march_boundaries(ode_march *m, int n, const double *times, ode_buffer *boundaries)
+{
+    const ode_steps *replay = m->settings->replay;
+    int64_t count = replay ? ode_steps_count(replay) : 0;
+    ode_stops_begin(&m->stops, n, times, true);
+    double *t = ode_buffer_need(boundaries, (size_t)(count + 1) * sizeof *t);
+    if (t && replay) memcpy(t, ode_steps_times(replay), (size_t)(count + 1) * sizeof *t);
+    if (t && !replay) t[0] = times[0];
+    place at = begin_steps(m);
+    ode_boundary b;
+    int more = 0;
+    while (t && !replay && count <= m->settings->max_steps && (more = next_step(m, &at, &b)) > 0) {
+        at.a = b;
+        t = ode_buffer_need(boundaries, (size_t)(++count + 1) * sizeof *t);
+        if (t) t[count] = b.t;
+    }
+    if (more < 0) return -1;
+    return t ? count : ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
+}
+
 int ode_march_run(ode_march *m, int n, const double *times, void *y, const ode_sink *sink)
 {
-    bool given = m->settings->replay || !m->adaptive;
+    bool given = m->settings->replay || !m->adaptive || ode_method_stochastic(m->method);
     ode_stops_begin(&m->stops, n, times, given);
     if (m->settings->replay) return ode_march_replay(m, y, sink);
     return m->adaptive ? ode_march_adaptive(m, y, sink) : ode_march_fixed(m, y, sink);

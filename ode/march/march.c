@@ -37,14 +37,15 @@ bool ode_march_compile(ode_march_units *u, ode_system *s, const ode_settings *se
                              .flags = flags & ODE_EACH,
                              .newton = set->newton };
     ode_unit_key field_tangent = { .kind = ODE_UNIT_FIELD_TANGENT, .flags = flags & ODE_EACH };
-    if (adaptive && set->adjoint->frozen &&
-        (!(u->tangent = ode_unit_plan(s, tangent, tape, set->caller)) ||
-         !(u->field_tangent = ode_unit_plan(s, field_tangent, tape, set->caller))))
+    bool watched = adaptive && set->adjoint->frozen && !ode_method_stochastic(set->method);
+    if (watched && (!(u->tangent = ode_unit_plan(s, tangent, tape, set->caller)) ||
+                    !(u->field_tangent = ode_unit_plan(s, field_tangent, tape, set->caller))))
         return false;
     ode_unit_key field = { .kind = ODE_UNIT_FIELD,
                            .flags = quadrature & ODE_QUADRATURE,
                            .residuals = residuals };
-    return !adaptive || (u->field = make(s, field, tape, set->caller)) != NULL;
+    bool slopes = adaptive && ode_method_has(set->method, ODE_METHOD_FSAL);
+    return !slopes || (u->field = make(s, field, tape, set->caller)) != NULL;
 }
 
 void ode_march_close(ode_march *m)
@@ -195,6 +196,7 @@ int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int thr
         ode_runner_arguments(runners[i], row, (const void *const *)shared);
         point_numbers(m, runners[i]);
     }
+    m->slopes = m->adaptive && ode_method_has(m->method, ODE_METHOD_FSAL);
     m->brief_unit = u->brief;
     m->brief.connected = false;
     m->rows = rows;
@@ -204,9 +206,9 @@ int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int thr
            quads = m->quadrature ? quad_bytes(s, rows) : 0,
            carried = ode_port_bytes(u->step, ODE_VALUE, ODE_PORT_CARRY, rows);
     for (int i = 0; i < 2; i++)
-        if ((m->adaptive && !ode_buffer_need(&m->slope[i], slot)) ||
+        if ((m->slopes && !ode_buffer_need(&m->slope[i], slot)) ||
             (carried && !ode_buffer_need(&m->carry[i], carried)) ||
-            (m->adaptive && !ode_buffer_need(&m->rate[i], quads)) ||
+            (m->slopes && !ode_buffer_need(&m->rate[i], quads)) ||
             (m->norm && !ode_buffer_need(&m->size[i], quads)))
             return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
     if (m->norm) memset(m->size[0].data, 0, quads);
@@ -238,10 +240,10 @@ static int give_to_step(ode_march *m, const ode_boundary *a, const ode_boundary 
     size_t bytes = ode_port_bytes(u, ODE_VALUE, ODE_PORT_GIVEN, m->rows) / (size_t)n;
     const double *c = m->method->c;
     char *at = m->inputs.data;
-    for (int i = m->adaptive; i < n; i++) {
+    for (int i = m->slopes; i < n; i++) {
         char *to = at + (size_t)i * bytes;
         double part = ode_stage_part(c[i], b);
-        if (i > m->adaptive && c[i] == c[i - 1]) memcpy(to, to - bytes, bytes);
+        if (i > m->slopes && c[i] == c[i - 1]) memcpy(to, to - bytes, bytes);
         else if (m->given.at(m->given.context, part == 1 ? b->t : a->t + part * (b->t - a->t), to))
             return -1;
     }
@@ -268,7 +270,7 @@ static int64_t evaluations_of_step(const ode_march *m)
                (ode_method_has(method, ODE_METHOD_FSAL) ? !m->adaptive
                 : m->dense                              ? method->times_dense
                                                         : method->times - 1);
-    return ode_method_times(method, m->adaptive, m->dense) - m->adaptive; /* a slope is given */
+    return ode_method_times(method, m->adaptive, m->dense) - m->slopes; /* a slope is given */
 }
 
 void *ode_march_keep(const ode_march *m, const ode_sink *sink, int i)
@@ -320,6 +322,9 @@ int ode_march_attempt(ode_march *m, const ode_sink *sink, const ode_boundary *a,
                             kept + (i - first) * residuals->n);
     if (give_to_step(m, a, b)) return -1;
     char error[ODE_ERROR_SIZE];
+    if (ode_method_stochastic(m->method) &&
+        ode_path_step(m->path, r, a->t, b->t, error, sizeof error))
+        return ode_fail(m, ODE_FAILED, "step %lld: %s", (long long)m->steps, error);
     if (ode_runner_run(r, m->rows, error, sizeof error))
         return ode_fail(m, status_of(error), "step %lld from t = %.15g, size %.3g: %s",
                         (long long)m->steps, a->t, h, error);
@@ -353,8 +358,8 @@ int ode_march_accept(ode_march *m, const ode_sink *sink, const ode_boundary *a,
 {
     if (sink->accepted(sink->context, m, m->steps, a, b, y, next)) return -1;
     if (m->carry[0].data) ode_buffer_swap(m->carry);
-    if (m->adaptive) ode_buffer_swap(m->slope);
-    if (m->adaptive) ode_buffer_swap(m->rate);
+    if (m->slopes) ode_buffer_swap(m->slope);
+    if (m->slopes) ode_buffer_swap(m->rate);
     if (m->norm) ode_buffer_swap(m->size);
     m->steps++;
     m->reached = b->t;

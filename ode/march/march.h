@@ -2,6 +2,7 @@
 #ifndef ODE_MARCH_H
 #define ODE_MARCH_H
 #include "ode/field/pile.h"
+#include "ode/march/path.h"
 #include "ode/march/stops.h"
 #include "ode/step/unit.h"
 
@@ -151,7 +152,9 @@ struct ode_march {
     const double
         *each; /* absolute tolerances of the elements of a row, all states in order; NULL: atol */
     bool adaptive, dense, quadrature, norm; /* norm: quadratures are in the error norm */
-    ode_given given;                        /* of systems that have such arguments */
+    bool slopes;     /* adaptive: steps are given the field at their beginning */
+    ode_path *path;  /* of stochastic systems; borrowed */
+    ode_given given; /* of systems that have such arguments */
     const ode_unit *brief_unit;
     ode_runner step, brief, begin, field; /* brief: opened when first run */
     /* Before and after the attempted step: slope: the field (of adaptive steps); carry: what the
@@ -199,6 +202,9 @@ int ode_march_run(ode_march *march, int n, const double *times, void *y, const o
  */
 int ode_march_fixed(ode_march *march, void *y, const ode_sink *sink);
 int ode_march_replay(ode_march *march, void *y, const ode_sink *sink);
+/* The boundaries of the steps of such a march, before it is run from times[0] to times[n - 1]: how
+ * many steps there are (at most max_steps and one), or -1 with the march's error written. */
+int64_t ode_march_boundaries(ode_march *march, int n, const double *times, ode_buffer *boundaries);
 int ode_march_adaptive(ode_march *march, void *y, const ode_sink *sink);
 /* Over n steps between boundaries b [n + 1], which another march has found. */
 int ode_march_follow(ode_march *march, int64_t n, const ode_boundary *b, void *y,

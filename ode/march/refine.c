@@ -101,7 +101,7 @@ static int march_divided(ode_march *m, int64_t count, const ode_boundary *bounds
     for (int64_t k = 0; k < count; k++) {
         ode_boundary a = bounds[2 * k], last = bounds[2 * k + 1], from = a;
         double direction = last.t > a.t ? 1 : -1;
-        if (m->adaptive && (k == 0 || a.jump) && begin(m, sink, &a, direction, y)) return -1;
+        if (m->slopes && (k == 0 || a.jump) && begin(m, sink, &a, direction, y)) return -1;
         for (int64_t i = 1; i <= parts; i++) {
             ode_boundary b = i == parts ? last : between(&from, &last, (double)i / (double)parts);
             if (i < parts && (direction * (b.t - a.t) <= 0 || direction * (last.t - b.t) <= 0))

@@ -13,7 +13,8 @@ void ode_settings_clear(ode_settings *s)
 {
     free(s->jump);
     free(s->atol_each);
-    s->jump = s->atol_each = NULL;
+    free(s->grid);
+    s->jump = s->atol_each = s->grid = NULL;
 }
 
 /* A number that must be finite and not negative; zero means the default. */
@@ -61,6 +62,10 @@ static bool resolve_tolerances(ode_settings *s, const ode_options *o, ad_tape *t
 {
     bool f32 = ad_tape_dtype(tape) == AD_F32;
     double usual_rtol = f32 ? 1e-4 : 1e-6, usual_atol = f32 ? 1e-6 : 1e-8;
+    if (ode_method_stochastic(s->method)) {
+        usual_rtol = 1e-3;
+        usual_atol = 1e-6;
+    }
     double forward[2], adjoint[2];
     tolerances own = { .name = { "rtol", "atol" },
                        .value = { o->rtol, o->atol },
@@ -164,10 +169,41 @@ static bool copy_jumps(ode_settings *s, const ode_options *o, ad_tape *tape)
     return true;
 }
 
+/* Names of the methods of a list that fit, for messages. */
+typedef bool method_test(const ode_method *method, unsigned kinds);
+static void name_methods(const ode_method *const *all, method_test *fits, unsigned kinds,
+                         char *text, size_t size)
+{
+    size_t at = 0;
+    const char *prefix = ode_method_stochastic(all[0]) ? "sde_" : "ode_";
+    snprintf(text, size, "none");
+    for (int i = 0; all[i]; i++) {
+        if (fits && !fits(all[i], kinds)) continue;
+        int n = snprintf(text + at, size - at, "%s%s%s", at ? ", " : "", prefix, all[i]->name);
+        at = n < 0 || at + (size_t)n >= size ? size - 1 : at + (size_t)n;
+    }
+}
+
+static bool has_estimate(const ode_method *m, unsigned kinds)
+{
+    (void)kinds;
+    return ode_method_adaptive(m);
+}
+
+static void fail_without_estimate(const ode_settings *s, ad_tape *tape)
+{
+    char names[512] = "ode_dopri5";
+    if (ode_method_stochastic(s->method))
+        name_methods(sde_methods(), has_estimate, 0, names, sizeof names);
+    ad_fail(tape,
+            "%s: %s has no error estimate: give options.step or options.steps, or choose an "
+            "adaptive method such as %s",
+            s->caller, s->method->name, names);
+}
+
 /* The ways of choosing steps exclude each other. */
 static bool check_stepping(ode_settings *s, ad_tape *tape)
 {
-    const char *name = s->method->name;
     if (s->step > 0 && s->steps > 0)
         ad_fail(tape, "%s: options.step and options.steps are both given; give one", s->caller);
     else if (s->replay && (s->step > 0 || s->steps > 0))
@@ -184,11 +220,7 @@ static bool check_stepping(ode_settings *s, ad_tape *tape)
                 "adjoint chooses its "
                 "own steps",
                 s->caller, s->adjoint->name);
-    else if (!s->adaptive && !s->replay && !s->step && !s->steps)
-        ad_fail(tape,
-                "%s: %s has no error estimate: give options.step or options.steps, or choose an "
-                "adaptive method such as ode_dopri5",
-                s->caller, name);
+    else if (!s->adaptive && !s->replay && !s->step && !s->steps) fail_without_estimate(s, tape);
     else if (!s->adaptive && (s->first_step > 0 || s->min_step > 0 || s->max_step > 0))
         ad_fail(tape,
                 "%s: options.first_step, min_step and max_step are for steps that the error "
@@ -246,16 +278,113 @@ static bool check_controller(const ode_settings *s, const ode_options *o, ad_tap
     return false;
 }
 
-bool ode_settings_make(ode_settings *s, const ode_options *options, ad_tape *tape,
-                       const char *caller)
+/* ---- stochastic equations ---- */
+
+/* Whether method and adjoint are for this kind of equation. */
+static bool check_kind(const ode_settings *s, const sde_options *sde, ad_tape *tape)
+{
+    char names[512];
+    if (ode_method_stochastic(s->method) != (sde != NULL)) {
+        name_methods(sde ? sde_methods() : ode_methods(), NULL, 0, names, sizeof names);
+        ad_fail(tape, "%s: %s is a method for %s equations; methods for %s ones: %s", s->caller,
+                s->method->name, sde ? "ordinary" : "stochastic", sde ? "stochastic" : "ordinary",
+                names);
+    } else if (sde && !s->adjoint->stochastic) {
+        ad_fail(tape,
+                "%s: the %s adjoint is for ordinary equations; of stochastic ones the discrete "
+                "adjoint gives the gradient (ode_discrete)",
+                s->caller, s->adjoint->name);
+    } else if (sde && sde->calculus != SDE_ITO && sde->calculus != SDE_STRATONOVICH) {
+        ad_fail(tape, "%s: options.calculus is %d; it must be SDE_ITO or SDE_STRATONOVICH",
+                s->caller, (int)sde->calculus);
+    } else {
+        return true;
+    }
+    return false;
+}
+
+static bool check_grid(const ode_settings *s, const sde_path *path, ad_tape *tape)
+{
+    const double *t = path->grid;
+    for (int64_t i = 0; i < path->cells; i++) {
+        bool ordered = t[path->cells] > t[0] ? t[i + 1] > t[i] : t[i + 1] < t[i];
+        if (ordered && isfinite(t[i]) && isfinite(t[i + 1])) continue;
+        ad_fail(tape,
+                "%s: options.path.grid must be finite, and strictly increasing or decreasing: "
+                "grid[%lld] = %.15g, grid[%lld] = %.15g",
+                s->caller, (long long)i, t[i], (long long)i + 1, t[i + 1]);
+        return false;
+    }
+    bool given = path->t0 != 0 || path->t1 != 0;
+    if (!given || (path->t0 == t[0] && path->t1 == t[path->cells])) return true;
+    ad_fail(tape,
+            "%s: options.path.grid goes from %.15g to %.15g, and the path from t0 = %.15g to t1 = "
+            "%.15g; leave t0 and t1 zero",
+            s->caller, t[0], t[path->cells], path->t0, path->t1);
+    return false;
+}
+
+static bool copy_path(ode_settings *s, const sde_path *path, ad_tape *tape)
+{
+    s->path = *path;
+    s->path.grid = NULL;
+    bool given = path->t0 != 0 || path->t1 != 0;
+    if (given && !(isfinite(path->t0) && isfinite(path->t1) && path->t0 != path->t1))
+        ad_fail(tape,
+                "%s: options.path goes from t0 = %g to t1 = %g; it must be a finite interval "
+                "(both 0: that of the solve)",
+                s->caller, path->t0, path->t1);
+    else if (path->cells < 0 || (path->grid && !path->cells))
+        ad_fail(tape, "%s: options.path.cells is %lld%s", s->caller, (long long)path->cells,
+                path->grid ? " with a grid, which has one boundary more than cells"
+                           : "; it must be positive (0: the default)");
+    if (ad_tape_error(tape)) return false;
+    if (!path->grid) return true;
+    if (!check_grid(s, path, tape)) return false;
+    size_t bytes = (size_t)(path->cells + 1) * sizeof *s->grid;
+    s->grid = malloc(bytes);
+    if (!s->grid) {
+        ad_fail(tape, "%s: out of memory", s->caller);
+        return false;
+    }
+    memcpy(s->grid, path->grid, bytes);
+    s->path.t0 = s->grid[0];
+    s->path.t1 = s->grid[path->cells];
+    return true;
+}
+
+static bool takes(const ode_method *m, unsigned kinds) { return m->takes & kinds; }
+
+bool ode_settings_take_noise(const ode_settings *s, const ode_system *system, bool commutative,
+                             ad_tape *tape)
+{
+    const ode_noise_of *noise = &system->noise;
+    unsigned kinds = ode_noise_kinds(noise, commutative);
+    char names[512];
+    if (takes(s->method, kinds)) return true;
+    name_methods(sde_methods(), takes, kinds, names, sizeof names);
+    bool trust = s->method->takes & ODE_TAKES_COMMUTATIVE && noise->kind == ODE_NOISE_GENERAL;
+    ad_fail(tape,
+            "%s: %s does not take %s noise (by %lld Brownian motions%s)%s; methods that do: %s",
+            s->caller, s->method->name, ode_noise_name(noise), (long long)noise->m,
+            noise->additive ? "" : "; the diffusion depends on the state",
+            trust ? ", unless it commutes: then set options.commutative" : "", names);
+    return false;
+}
+
+bool ode_settings_make(ode_settings *s, const ode_options *options, const sde_options *sde,
+                       ad_tape *tape, const char *caller)
 {
     ode_options o = *options;
     bool f32 = ad_tape_dtype(tape) == AD_F32;
+    const ode_method *usual = sde ? &sde_euler_maruyama : &ode_dopri5;
+    const ode_controller *control = sde ? &ode_control_pi : &ode_control_i;
     *s = (ode_settings){ .caller = caller,
-                         .method = o.method ? o.method : &ode_dopri5,
+                         .method = o.method ? o.method : usual,
                          .adjoint = o.adjoint,
                          .controller =
-                             ode_controller_resolved(o.controller ? o.controller : &ode_control_i),
+                             ode_controller_resolved(o.controller ? o.controller : control),
+                         .draw = -1,
                          .steps = o.steps,
                          .max_steps = o.max_steps ? o.max_steps : 100000,
                          .keep_bytes = o.keep_bytes ? o.keep_bytes : (int64_t)256 << 20,
@@ -280,6 +409,7 @@ bool ode_settings_make(ode_settings *s, const ode_options *options, ad_tape *tap
     s->adaptive =
         ode_method_has(s->method, ODE_METHOD_ADAPTIVE) && !s->step && !s->steps && !s->replay;
     s->stability = s->adaptive && s->method->stability ? s->method->stability(s->method) : INFINITY;
+    ok = ok && check_kind(s, sde, tape) && (!sde || copy_path(s, &sde->path, tape));
     if (ok && check_stepping(s, tape) && check_controller(s, &o, tape) && copy_atols(s, &o, tape) &&
         check_rounding(s, s->rtol, s->atol, "", tape) &&
         check_rounding(s, s->adjoint_rtol, s->adjoint_atol, "adjoint_", tape) &&

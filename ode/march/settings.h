@@ -19,9 +19,10 @@ struct ode_adjoint {
     bool magnitudes; /* needs the largest magnitude of each element */
     /* differentiates the accepted steps as they are: adaptive ones are watched (watch.c) */
     bool frozen;
-    bool replays; /* works with steps that are replayed */
-    bool asked;   /* goes back from times that are asked for later, too */
-    size_t own;   /* bytes of what it plans of its own, and of the memory of a run (zeros) */
+    bool replays;    /* works with steps that are replayed */
+    bool stochastic; /* works with stochastic equations */
+    bool asked;      /* goes back from times that are asked for later, too */
+    size_t own;      /* bytes of what it plans of its own, and of the memory of a run (zeros) */
     size_t memory;
     /* Compiles what it runs. false with the tape's error set. */
     bool (*plan)(ode_adjoint_plan *plan, ad_tape *tape);
@@ -47,14 +48,23 @@ typedef struct {
     double *jump; /* owned */
     int njump;
     bool rerecord, adaptive, seminorm, partial;
+    /* Of stochastic equations. The path; its grid (owned), or NULL; the argument that has its
+     * draws, or -1. */
+    sde_path path;
+    double *grid;
+    int draw;
     bool (*on_step)(const ode_accepted_step *step, void *user);
     void *on_step_user;
     ode_stats *stats;
 } ode_settings;
 
-/* Checks options (which have an adjoint) and resolves defaults. false with the tape's error set. */
-bool ode_settings_make(ode_settings *settings, const ode_options *options, ad_tape *tape,
-                       const char *caller);
+/* Checks options (which have an adjoint) and resolves defaults; sde: NULL, or the options of a
+ * stochastic equation, to which they belong. false with the tape's error set. */
+bool ode_settings_make(ode_settings *settings, const ode_options *options, const sde_options *sde,
+                       ad_tape *tape, const char *caller);
+/* Checks that the method takes the noise of the system. false with the tape's error set. */
+bool ode_settings_take_noise(const ode_settings *settings, const ode_system *system,
+                             bool commutative, ad_tape *tape);
 /* Checks that atol_each fits the rows of the system. */
 bool ode_settings_fit(const ode_settings *settings, const ode_system *system, ad_tape *tape);
 void ode_settings_clear(ode_settings *settings);

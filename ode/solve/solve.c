@@ -27,11 +27,12 @@ static ad_tape *check_arguments(const ode_right_side *right, int nstate, const a
     if (!tape || ad_tape_error(tape)) return NULL;
     char shape[128];
     ad_shape t = ad_shape_of(times);
-    const char *missing = !right->field && !right->fields ? "the field"
-                          : !out                          ? "y, for the results,"
-                          : nstate > 0 && !y0             ? "y0"
-                          : nargs > 0 && !args            ? "args"
-                                                          : NULL;
+    const char *missing = !right->field && !right->fields                         ? "the field"
+                          : right->sde && !right->diffusion && !right->diffusions ? "the diffusion"
+                          : !out               ? "y, for the results,"
+                          : nstate > 0 && !y0  ? "y0"
+                          : nargs > 0 && !args ? "args"
+                                               : NULL;
     if (missing) ad_fail(tape, "%s: %s is NULL", caller, missing);
     else if (nstate < 1 || nstate > ODE_MAX_STATES)
         ad_fail(tape, "%s: %d states; there may be 1 to %d", caller, nstate, ODE_MAX_STATES);
@@ -129,13 +130,37 @@ static bool compile(ode_problem *p, ad_tape *tape)
 {
     const ode_settings *set = &p->settings;
     const ode_system *s = p->system;
-    p->dense = !p->final_only && p->ntimes > 2 && (set->adaptive || set->replay);
+    bool between = (set->adaptive || set->replay) && !ode_method_stochastic(set->method);
+    p->dense = !p->final_only && p->ntimes > 2 && between;
     if (s->nshared && !s->rerecord) {
         p->prologue = ode_unit_make(p->system, (ode_unit_key){ .kind = ODE_UNIT_PROLOGUE }, tape,
                                     set->caller);
         if (!p->prologue) return false;
     }
     return ode_march_compile(&p->units, p->system, set, set->adaptive, p->dense, 0, NULL, tape);
+}
+
+/* The calculus in which the method solves the equation: the one that is meant, if it can. */
+static sde_calculus calculus_of(const ode_method *method, const sde_options *sde)
+{
+    if (method->calculi >> sde->calculus & 1) return sde->calculus;
+    return sde->calculus == SDE_ITO ? SDE_STRATONOVICH : SDE_ITO;
+}
+
+/* The draw of a path comes in as the last argument. */
+static bool take_draw(ode_problem *p, const sde_options *sde, int nargs, const ad_var *args,
+                      ad_tape *tape)
+{
+    if (!sde || !sde->path.draw.tape) return true;
+    p->settings.draw = nargs - 1;
+    ad_shape shape = ad_shape_of(args[nargs - 1]);
+    bool one = shape.rank == 0, each = shape.rank == 2 && ad_has_rows(shape) && shape.dim[1] == 1;
+    if (one || each) return true;
+    char text[128];
+    ad_format_shape(shape, text, sizeof text);
+    ad_fail(tape, "%s: options.path.draw has shape %s; it must be a scalar [] or [rows,1]",
+            p->settings.caller, text);
+    return false;
 }
 
 static ode_problem *make_problem(const ode_right_side *right, int nstate, const ad_var *y0,
@@ -151,11 +176,16 @@ static ode_problem *make_problem(const ode_right_side *right, int nstate, const 
     p->final_only = final_only;
     ode_options o = options ? *options : (ode_options){ 0 };
     if (!o.adjoint) o.adjoint = &ode_discrete;
-    ode_right_side normed = *right;
-    normed.norm = o.norm;
-    if (ode_settings_make(&p->settings, &o, tape, right->caller) && copy_times(p, times, tape) &&
+    ode_right_side whole = *right;
+    whole.norm = o.norm;
+    const sde_options *sde = right->sde;
+    bool ok = ode_settings_make(&p->settings, &o, sde, tape, right->caller) &&
+              copy_times(p, times, tape) && take_draw(p, sde, nargs, args, tape);
+    if (ok && sde) whole.calculus = calculus_of(p->settings.method, sde);
+    if (ok &&
         (p->system =
-             ode_system_make(tape, &normed, nstate, y0, nargs, args, p->settings.rerecord)) &&
+             ode_system_make(tape, &whole, nstate, y0, nargs, args, p->settings.rerecord)) &&
+        (!sde || ode_settings_take_noise(&p->settings, p->system, sde->commutative, tape)) &&
         ode_settings_fit(&p->settings, p->system, tape) && compile(p, tape))
         return p;
     ode_problem_release(p);

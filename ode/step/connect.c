@@ -34,7 +34,15 @@ void ode_step_connect(const ode_unit *u, ad_tape *tape, const ad_var *in, ode_st
                      .newton = u->key.newton,
                      .reuse = u->key.derivative == ODE_ITSELF ? number(u, tape, in, ODE_PORT_REUSE)
                                                               : ad_none(tape),
-                     .residuals = u->key.residuals };
+                     .residuals = u->key.residuals,
+                     .noise = ode_unit_input(u, in, ODE_PORT_NOISE),
+                     .pairs = ode_unit_input(u, in, ODE_PORT_PAIRS),
+                     .root_h = ad_none(tape) };
+    if (s->noise) {
+        /* Over no time the increment is zero, and does not grow with the time. */
+        ad_var zero = ad_scalar(tape, 0);
+        s->root_h = ad_select(ad_eq(s->h, zero), zero, ad_sqrt(ad_abs(s->h)));
+    }
     ad_var none = ad_none(tape);
     *r = (ode_step_results){ .next = memory->next,
                              .slope = memory->slope,

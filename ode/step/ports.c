@@ -29,7 +29,10 @@ static int with_norm(const ode_unit_key *key)
 {
     return key->kind != ODE_UNIT_STEP || estimated(key);
 }
-static int first_slope(const ode_unit_key *key) { return estimated(key); }
+static int first_slope(const ode_unit_key *key)
+{
+    return estimated(key) && ode_method_has(key->method, ODE_METHOD_FSAL);
+}
 static int with_stability(const ode_unit_key *key)
 {
     return with(key, ODE_ESTIMATE | ODE_STABILITY);
@@ -39,6 +42,11 @@ static int carried_rate(const ode_unit_key *key)
     return with(key, ODE_ESTIMATE | ODE_QUADRATURE);
 }
 static int carried(const ode_unit_key *key) { return key->method->ncarry; }
+static int noise(const ode_unit_key *key) { return key->method->noise; }
+static int pairs(const ode_unit_key *key)
+{
+    return ode_method_has(key->method, ODE_METHOD_LEVY_AREA);
+}
 static int unlimited(const ode_unit_key *key) { return !key->method->stability; }
 static int with_root(const ode_unit_key *key)
 {
@@ -114,6 +122,7 @@ static int arrays_of(const ode_system *s, const ode_unit_key *key, ode_shapes sh
     case ODE_SHAPE_SHARED: return s->nshared;
     case ODE_SHAPE_SHARED_ARGUMENT: return s->nargs - s->nrow;
     case ODE_SHAPE_RESIDUAL: return key->residuals->n;
+    case ODE_SHAPE_NOISE_PAIRS: return s->noise.kind == ODE_NOISE_GENERAL && s->noise.m > 1;
     default: return 1;
     }
 }
@@ -146,6 +155,8 @@ static ad_shape shape_of(const ode_system *s, const ode_unit_key *key, ode_shape
     case ODE_SHAPE_SHARED: return s->shared[i];
     case ODE_SHAPE_SHARED_ARGUMENT: return s->arg[shared_argument(s, i)];
     case ODE_SHAPE_RESIDUAL: return key->residuals->shape[i];
+    case ODE_SHAPE_NOISE: return AD_SHAPE(AD_ROWS, s->noise.m);
+    case ODE_SHAPE_NOISE_PAIRS: return AD_SHAPE(AD_ROWS, s->noise.m * (s->noise.m - 1) / 2);
     case ODE_SHAPE_COUNTS: return AD_SHAPE(3);
     default: return AD_SCALAR;
     }

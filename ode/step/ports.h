@@ -103,7 +103,8 @@ bool ode_port_needed(const ode_system *system, const ode_unit_key *key, ode_port
 /* The evaluation whose residuals come first in ODE_PORT_KEPT: not one that is carried. */
 static inline int ode_first_kept(const ode_unit_key *key)
 {
-    return key->kind == ODE_UNIT_STEP && key->flags & ODE_ESTIMATE;
+    return key->kind == ODE_UNIT_STEP && key->flags & ODE_ESTIMATE &&
+           ode_method_has(key->method, ODE_METHOD_FSAL);
 }
 
 #endif

@@ -25,6 +25,8 @@ typedef enum {
     ODE_SHAPE_SHARED,          /* each shared value */
     ODE_SHAPE_SHARED_ARGUMENT, /* each argument without rows */
     ODE_SHAPE_RESIDUAL,        /* each residual of an evaluation */
+    ODE_SHAPE_NOISE,           /* [rows,m]: each Brownian motion */
+    ODE_SHAPE_NOISE_PAIRS,     /* [rows,m(m-1)/2] of general noise with m > 1: each pair of them */
     ODE_SHAPE_COUNTS,          /* [3] */
     ODE_SHAPE_CARRIED          /* each kind in ode_method.carry */
 } ode_shapes;
@@ -87,6 +89,14 @@ typedef struct {
      * invalid: not */
     ad_var reuse;
     const ode_residuals *residuals; /* NULL, or what of every evaluation is to be kept */
+    /* Of a stochastic system: standardised numbers of the step's Brownian path, ode_method.noise of
+     * them, [rows,m]: w, W = sqrt|h| w the increment from the step's start to its end; z of the
+     * space-time Levy area, H = sqrt(|h|/12) z; of the space-space-time area, K = sqrt(|h|/720) z
+     * (Foster, Lyons, Oberhauser 2020). pairs: as many standardised numbers, independent of the
+     * path, as it has pairs of components, of a method that approximates its Levy area; NULL: there
+     * is no pair. */
+    const ad_var *noise, *pairs;
+    ad_var root_h; /* sqrt|h|; its derivative is 0 where h is */
 } ode_step;
 
 /* ---- what a recorder fills ---- */
@@ -124,8 +134,11 @@ enum {
     ODE_METHOD_RINGS = 32,
     ODE_METHOD_TWO_ESTIMATES = 64, /* a second, cruder estimate damps the first */
     /* evaluations are recorded in the step itself, so that their residuals can be kept */
-    ODE_METHOD_KEEPS = 128
+    ODE_METHOD_KEEPS = 128,
+    ODE_METHOD_LEVY_AREA = 256 /* wants the numbers of pairs (ode_step.pairs) */
 };
+/* Calculi that a stochastic method converges in, a bit each. */
+enum { ODE_IN_ITO = 1 << SDE_ITO, ODE_IN_STRATONOVICH = 1 << SDE_STRATONOVICH };
 
 struct ode_method {
     const char *name, *about;
@@ -139,6 +152,12 @@ struct ode_method {
     int ncarry;
     const ode_shapes *carry;
     const ode_tableau *tableau; /* of Runge-Kutta methods: for their own recorders */
+    /* Of stochastic methods: groups of numbers of the path that a step takes (of others 0), the
+     * kinds of noise (ODE_TAKES_...) and the calculi; orders for the most general noise of those;
+     * `order` is that where there is no noise. */
+    int noise;
+    unsigned takes, calculi;
+    double strong_order, weak_order;
     void (*step)(const ode_method *method, const ode_step *s, ode_step_results *r);
     /* Makes results->carry from y, where a solve begins and where steps do not go on as before;
      * NULL: nothing is carried. */
@@ -154,6 +173,7 @@ static inline bool ode_method_has(const ode_method *m, int flags)
 {
     return (m->flags & flags) == flags;
 }
+static inline bool ode_method_stochastic(const ode_method *m) { return m->noise > 0; }
 /* How many of method->c a step evaluates at. */
 static inline int ode_method_times(const ode_method *m, bool estimate, bool dense)
 {
@@ -172,6 +192,19 @@ void ode_hermite_record(const ode_method *method, const ode_step *s, ode_step_re
  * not wanted). Residuals are kept as evaluation i where they are wanted. */
 void ode_record_field(const ode_step *s, const ode_step_results *r, int i, const ad_var *y,
                       ad_var *dy, ad_var *rate);
+/* Of a stochastic system, drift and diffusion at time t[i] together; f or g NULL: not wanted.
+ * States without noise have an invalid g. Residuals of both are kept where they are wanted. */
+void ode_record_drift_diffusion(const ode_step *s, const ode_step_results *r, int i,
+                                const ad_var *y, ad_var *f, ad_var *g);
+/* dy = g x, x [rows,m] one number for each Brownian motion; invalid for states without noise. */
+void ode_record_noise(const ode_step *s, const ad_var *g, ad_var x, ad_var *dy);
+/* The increment W of the step, [rows,m]. */
+ad_var ode_record_increment(const ode_step *s);
+/* The driven field, dy/ds = f(t + s h, y) h + g(t + s h, y) w, s in [0,1], at time t[i]: whose
+ * solution over a step is that of the equation in the sense of Stratonovich, where w = W is the
+ * step's increment and the path between its ends is a line. */
+void ode_record_driven(const ode_step *s, const ode_step_results *r, int i, const ad_var *y,
+                       ad_var w, ad_var *dy);
 /* Per-row arguments of the system as evaluation i has them; memory: ODE_MAX_ROWS. */
 const ad_var *ode_step_row(const ode_step *s, int i, ad_var *memory);
 /* Sum of c_i x_i over n of them that lie stride apart (terms with c_i = 0 are left out); invalid

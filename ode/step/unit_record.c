@@ -97,7 +97,7 @@ static void record_field(const ode_unit *u, ad_tape *tape, const ad_var *in, ad_
                  *row = ode_unit_input(u, in, ODE_PORT_ROW),
                  *shared = ode_unit_input(u, in, ODE_PORT_SHARED);
     if (u->key.residuals)
-        ode_system_record_kept(u->system, tape, t, y, row, shared, dy, u->key.residuals,
+        ode_system_record_kept(u->system, tape, t, y, row, shared, dy, NULL, u->key.residuals,
                                ode_unit_output(u, out, ODE_PORT_KEPT));
     else
         ode_system_record(u->system, tape, t, y, row, shared, dy,

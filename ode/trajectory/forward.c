@@ -152,6 +152,7 @@ void ode_forward_free(void *forward)
     if (!s) return;
     ode_march_close(&s->march);
     ode_shared_close(&s->shared);
+    ode_path_close(&s->path);
     ode_trajectory_close(&s->trajectory);
     ode_buffer_free(&s->times);
     ode_buffer_free(&s->scratch);
@@ -313,6 +314,32 @@ static void follow_end(ode_forward *s, const ad_opaque_call *call)
     if (s->partial) put_unreached(s);
 }
 
+/* The path of a stochastic solve. */
+static int open_path(ode_forward *s, const ad_opaque_call *call)
+{
+    const ode_problem *p = s->problem;
+    const ode_settings *set = &p->settings;
+    ode_march *m = &s->march;
+    const double *t = s->times.data;
+    double t0 = t[0], t1 = t[p->ntimes - 1];
+    if (p->system->order) {
+        const ode_forward *leader = call->in_state[ode_first_token(p)];
+        m->path = leader->march.path;
+        return 0;
+    }
+    m->path = &s->path;
+    int64_t count = 0;
+    bool known = !set->adaptive && t0 != t1;
+    if (known) count = ode_march_boundaries(m, p->ntimes, t, &s->path.grid);
+    if (count < 0) return -1;
+    char error[ODE_ERROR_SIZE];
+    if (ode_path_open(&s->path, set, p->system, call->rows, call->threads,
+                      call->in + p->system->nstate, t0, t1, count, known ? s->path.grid.data : NULL,
+                      error, sizeof error))
+        return ode_fail(m, ODE_FAILED, "%s", error);
+    return 0;
+}
+
 static int solve(ode_problem *p, ode_forward *s, const ad_opaque_call *call)
 {
     ode_march *m = &s->march;
@@ -350,9 +377,11 @@ static int solve(ode_problem *p, ode_forward *s, const ad_opaque_call *call)
     if (set->stats && !begin_stats(set->stats, t[0]))
         return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
     if (!p->final_only) put_slot(s, 0, y);
+    if (ode_method_stochastic(m->method) && open_path(s, call)) return -1;
     double horizon = fabs(t[p->ntimes - 1] - t[0]),
            first_output = p->final_only ? horizon : fabs(t[1] - t[0]);
-    bool watched = tr->stores && m->adaptive && set->adjoint->frozen;
+    bool watched =
+        tr->stores && m->adaptive && set->adjoint->frozen && !ode_method_stochastic(m->method);
     if (watched && ode_watch_open(m, units, horizon, first_output)) return -1;
     ode_sink sink = { .context = s,
                       .slot = slot_of,

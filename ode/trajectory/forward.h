@@ -10,6 +10,7 @@ typedef struct {
     ode_march march;
     ode_shared shared;
     ode_trajectory trajectory;
+    ode_path path;  /* of stochastic systems; tangents have that of the solve which they follow */
     void **values;  /* shared values of the latest solve */
     bool partial;   /* the latest solve ended before its last time, and that is no error */
     double reached; /* then: the time of its latest state */

@@ -55,7 +55,7 @@ static ode_problem *problem_of(const ode_problem *p, uint64_t along, bool moving
     t->settings.replay = NULL;
     t->settings.stats = NULL;
     t->settings.on_step = NULL;
-    t->settings.jump = t->settings.atol_each = NULL;
+    t->settings.jump = t->settings.atol_each = t->settings.grid = NULL;
     t->settings.njump = t->settings.natol = 0;
     ode_system *s = ode_system_tangent(p->system, along, moving, tape, p->settings.caller);
     if (s) t->system = ode_system_retain(s);

@@ -1,0 +1,225 @@
+/* Diffusions: called, their noise recognised from what they return, and the correction between the
+ * two calculi recorded from them. */
+#include "ode/field/system.h"
+#include <string.h>
+
+unsigned ode_noise_kinds(const ode_noise_of *n, bool commutative)
+{
+    unsigned kinds = n->additive ? ODE_TAKES_ADDITIVE : 0;
+    if (n->m == 1) kinds |= ODE_TAKES_SCALAR;
+    if (n->kind == ODE_NOISE_DIAGONAL) kinds |= ODE_TAKES_DIAGONAL;
+    if (n->kind == ODE_NOISE_GENERAL) kinds |= ODE_TAKES_GENERAL;
+    if (n->kind == ODE_NOISE_GENERAL && commutative) kinds |= ODE_TAKES_COMMUTATIVE;
+    return kinds;
+}
+
+const char *ode_noise_name(const ode_noise_of *n)
+{
+    if (n->kind == ODE_NOISE_NONE) return "no";
+    if (n->kind == ODE_NOISE_DIAGONAL) return n->additive ? "additive diagonal" : "diagonal";
+    if (n->m == 1) return n->additive ? "additive scalar" : "scalar";
+    return n->additive ? "additive general" : "general";
+}
+
+/* ---- what a diffusion returns ---- */
+
+static bool broadcasts_to(ad_shape from, ad_shape to)
+{
+    ad_shape both;
+    return ad_broadcast_shapes(from, to, &both) && ad_same_shape(both, to);
+}
+
+/* The shape of general noise by m Brownian motions: [rows,D...,m], or [1,D...,m] where `got` is the
+ * same for all rows. */
+static ad_shape general_shape(ad_shape state, ad_shape got)
+{
+    ad_shape shape = state;
+    shape.dim[shape.rank++] = got.dim[got.rank - 1];
+    if (!ad_has_rows(got)) shape.dim[0] = 1;
+    return shape;
+}
+
+/* The noise of state i, whose shape g gets. Fails where its shape fits nothing. */
+static ode_noise_kind look_at(ad_tape *tape, ad_shape state, int i, ad_var *g)
+{
+    ad_shape got = ad_shape_of(*g);
+    if (got.rank <= state.rank && broadcasts_to(got, state)) {
+        *g = ad_broadcast(*g, state);
+        return ODE_NOISE_DIAGONAL;
+    }
+    if (got.rank == state.rank + 1) {
+        ad_shape shape = general_shape(state, got);
+        if (broadcasts_to(got, shape)) {
+            *g = ad_broadcast(*g, shape);
+            return ODE_NOISE_GENERAL;
+        }
+    }
+    char text[128], want[128];
+    ad_format_shape(got, text, sizeof text);
+    ad_format_shape(state, want, sizeof want);
+    ad_fail(tape,
+            "the diffusion returned %s for state %d of shape %s; it must have the state's shape "
+            "(diagonal noise: a Brownian motion for each element), or one axis more at the end "
+            "([rows,D...,m] or [1,D...,m]: m Brownian motions)",
+            text, i, want);
+    return ODE_NOISE_NONE;
+}
+
+/* Adds what state i has to the noise of the system. */
+static void add_state(const ode_system *s, ad_tape *tape, int i, ode_noise_kind kind, ad_shape g,
+                      ode_noise_of *noise)
+{
+    int64_t m = kind == ODE_NOISE_DIAGONAL ? s->size[i] : g.dim[g.rank - 1];
+    if (ad_tape_error(tape)) return;
+    if (noise->kind != ODE_NOISE_NONE && noise->kind != kind) {
+        ad_fail(tape,
+                "the diffusion returned diagonal noise for some states and general noise for "
+                "state %d; all have noise of one kind: write diagonal noise as general noise, "
+                "[rows,D...,m]",
+                i);
+    } else if (kind == ODE_NOISE_GENERAL && noise->states && noise->m != m) {
+        ad_fail(tape,
+                "the diffusion returned noise by %lld Brownian motions for state %d, and by %lld "
+                "for a state before; general noise of all states is by the same ones: fill up "
+                "with zeros",
+                (long long)m, i, (long long)noise->m);
+    }
+    noise->m = kind == ODE_NOISE_DIAGONAL ? noise->m + m : m;
+    noise->kind = kind;
+    noise->states |= 1u << i;
+}
+
+/* Whether no g depends on a state, not even by looking at its value. */
+static bool is_additive(const ode_system *s, unsigned states, const ad_var *y, const ad_var *g)
+{
+    for (int j = 0; j < s->nstate; j++) {
+        if (s->rerecord && ad_looked_at(y[j])) return false;
+        for (int i = 0; i < s->nstate; i++)
+            if (states >> i & 1 && ad_depends(g[i], y[j])) return false;
+    }
+    return true;
+}
+
+static void call(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *args,
+                 ad_var *g)
+{
+    for (int i = 0; i < s->nstate; i++) g[i] = ad_none(tape);
+    if (ad_tape_error(tape)) return;
+    if (s->diffusion) g[0] = s->diffusion(t, y[0], args, s->user);
+    else s->diffusions(t, s->nstate, y, args, s->user, g);
+}
+
+/* Of a diffusion that is called anew: whether it is as it was the first time. */
+static void compare(ad_tape *tape, const ode_noise_of *was, const ode_noise_of *is)
+{
+    if (was->kind == is->kind && was->m == is->m && was->states == is->states &&
+        (is->additive || !was->additive))
+        return;
+    ad_fail(tape,
+            "the diffusion returned %s noise by %lld Brownian motions, and when it was called "
+            "first, with ones for all numbers, %s noise by %lld: it must be of one kind",
+            ode_noise_name(is), (long long)is->m, ode_noise_name(was), (long long)was->m);
+}
+
+void ode_diffusion_call(ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *args,
+                        ad_var *g)
+{
+    ode_noise_of noise = { 0 };
+    call(s, tape, t, y, args, g);
+    for (int i = 0; i < s->nstate && !ad_tape_error(tape); i++) {
+        if (!g[i].tape || (g[i].tape == tape && g[i].node < 0)) {
+            g[i] = ad_none(tape);
+        } else if (g[i].tape != tape) {
+            ad_fail(tape,
+                    "the diffusion returned a variable of another tape for state %d: outside "
+                    "variables must be passed in args",
+                    i);
+        } else if (!ad_valid(g[i])) {
+            ad_fail(tape, "the diffusion returned no valid variable for state %d", i);
+        } else {
+            ode_noise_kind kind = look_at(tape, s->state[i], i, &g[i]);
+            add_state(s, tape, i, kind, ad_shape_of(g[i]), &noise);
+        }
+    }
+    if (!ad_tape_error(tape) && !noise.states)
+        ad_fail(tape, "the diffusion returned an empty variable for every state: an equation "
+                      "without noise is solved by ode_solve");
+    for (int i = 0; i < s->nstate && ad_tape_error(tape); i++) g[i] = ad_none(tape);
+    if (ad_tape_error(tape)) return;
+    noise.additive = is_additive(s, noise.states, y, g);
+    if (s->noise.kind == ODE_NOISE_NONE) s->noise = noise;
+    else compare(tape, &s->noise, &noise);
+}
+
+/* ---- the correction ---- */
+
+/* Diagonal noise: column j of the matrix of all noise is g_j e_j, so the correction of element i is
+ * (dg_i/dy_i) g_i. The diagonal of the Jacobian is the derivative, by weights u, of the trace of
+ * the Jacobian of u g, which the tape finds in its cheapest form. */
+static ad_var correct_diagonal(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y,
+                               const ad_var *args, int i, ad_var g)
+{
+    ad_shape state = s->state[i], flat = AD_SHAPE(AD_ROWS, s->size[i]);
+    bool is_flat = ad_same_shape(flat, state);
+    ad_var x = y[i], gx = g;
+    if (!is_flat) {
+        /* The trace is that of a function of x, which the state is a view of. */
+        ad_var in[1 + ODE_MAX_STATES + ODE_MAX_ARGS], to[1 + ODE_MAX_STATES + ODE_MAX_ARGS];
+        int n = 0;
+        for (int j = 0; j < s->nstate; j++) in[n++] = y[j];
+        for (int j = 0; j < s->nargs; j++) in[n++] = args[j];
+        in[n++] = t;
+        memcpy(to, in, (size_t)n * sizeof *to);
+        x = ad_reshape(y[i], flat);
+        to[i] = ad_reshape(x, state);
+        ad_inline(n, in, 1, &g, tape, to, &gx);
+        gx = ad_reshape(gx, flat);
+    }
+    /* The derivative by u, in which the trace is linear, does not read u. */
+    ad_var u = ad_input_rows(tape, flat, 0, NULL), diagonal = ad_none(tape);
+    ad_var trace = ad_jacobian_trace(ad_mul(u, gx), x), one = ad_ones_like(trace);
+    ad_vjp_cut(1, &trace, &one, 1, &u, &diagonal);
+    return ad_mul(is_flat ? diagonal : ad_reshape(diagonal, state), g);
+}
+
+/* General noise: the sum over the Brownian motions j of (dg_j/dy) g_j, where y are all states. */
+static void correct_general(const ode_system *s, ad_tape *tape, const ad_var *y, const ad_var *g,
+                            ad_var *sum)
+{
+    for (int64_t j = 0; j < s->noise.m; j++) {
+        ad_var column[ODE_MAX_STATES], along[ODE_MAX_STATES], moved[ODE_MAX_STATES];
+        int of[ODE_MAX_STATES], n = 0;
+        for (int i = 0; i < s->nstate; i++) {
+            along[i] = ad_none(tape);
+            if (!(s->noise.states >> i & 1)) continue;
+            int axis = s->state[i].rank;
+            ad_var part = ad_slice(g[i], axis, j, j + 1);
+            ad_shape shape = ad_shape_of(part);
+            shape.rank--;
+            of[n] = i;
+            column[n++] = ad_reshape(part, shape);
+            along[i] = ad_broadcast(column[n - 1], s->state[i]);
+        }
+        ad_jvp_cut(s->nstate, y, along, n, column, moved);
+        for (int k = 0; k < n; k++) {
+            ad_var term = moved[k];
+            sum[of[k]] = sum[of[k]].node < 0 ? term : ad_add(sum[of[k]], term);
+        }
+    }
+}
+
+void ode_diffusion_correct(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y,
+                           const ad_var *args, const ad_var *g, ad_var *dy)
+{
+    if (ad_tape_error(tape) || s->noise.additive) return;
+    ad_var sum[ODE_MAX_STATES];
+    for (int i = 0; i < s->nstate; i++) sum[i] = ad_none(tape);
+    if (s->noise.kind == ODE_NOISE_GENERAL) {
+        correct_general(s, tape, y, g, sum);
+    } else {
+        for (int i = 0; i < s->nstate; i++)
+            if (s->noise.states >> i & 1) sum[i] = correct_diagonal(s, tape, t, y, args, i, g[i]);
+    }
+    for (int i = 0; i < s->nstate; i++)
+        if (sum[i].node >= 0) dy[i] = ad_add(dy[i], ad_scale(sum[i], s->correction));
+}

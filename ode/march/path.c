@@ -1,0 +1,123 @@
+/* The Brownian path of a solve: opened once a run, and asked by every step, on the way forward, by
+ * attempts that repeat a step, and by adjoints on the way back. */
+#include "ode/march/path.h"
+#include <math.h>
+#include <string.h>
+
+/* ---- opening ---- */
+
+/* Draws from the argument that holds them: whole numbers, in double. */
+static int read_draws(ode_path *path, const ode_settings *set, const ode_system *s, int64_t rows,
+                      const void *const *args, char *error, size_t error_size)
+{
+    ode_noise_settings *to = &path->settings;
+    if (set->draw < 0) return 0;
+    int64_t n = ad_count(s->arg[set->draw], rows);
+    double *draw = ode_buffer_need(&path->draw, (size_t)n * sizeof *draw);
+    if (!draw) {
+        snprintf(error, error_size, "out of memory");
+        return -1;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        draw[i] = ode_load(s->dtype, args[set->draw], i);
+        if (draw[i] >= 0 && draw[i] < 0x1p53 && draw[i] == floor(draw[i])) continue;
+        snprintf(error, error_size,
+                 "options.path.draw is %.15g in element %lld; it must be a whole number from 0 on",
+                 ode_shown(draw[i]), (long long)i);
+        return -1;
+    }
+    to->draw = draw;
+    to->ndraw = n;
+    return 0;
+}
+
+int ode_path_open(ode_path *path, const ode_settings *set, const ode_system *s, int64_t rows,
+                  int threads, const void *const *args, double t0, double t1, int64_t count,
+                  const double *boundaries, char *error, size_t error_size)
+{
+    const sde_path *of = &set->path;
+    bool own = of->t0 == 0 && of->t1 == 0;
+    path->settings = (ode_noise_settings){ .seed = of->seed,
+                                           .antithetic = of->antithetic,
+                                           .common = of->common,
+                                           .dtype = s->dtype,
+                                           .rows = rows,
+                                           .m = s->noise.m,
+                                           .groups = set->method->noise,
+                                           .t0 = own ? t0 : of->t0,
+                                           .t1 = own ? t1 : of->t1,
+                                           .cells = 1,
+                                           .threads = threads };
+    ode_noise_settings *to = &path->settings;
+    size_t one = (size_t)rows * ode_bytes(s->dtype);
+    size_t pairs = (size_t)(s->noise.m * (s->noise.m - 1) / 2);
+    bool wants_pairs = ode_method_has(set->method, ODE_METHOD_LEVY_AREA);
+    if (!ode_buffer_need(&path->numbers, (size_t)(to->groups * to->m) * one) ||
+        (wants_pairs && !ode_buffer_need(&path->pairs, pairs * one))) {
+        snprintf(error, error_size, "out of memory");
+        return -1;
+    }
+    if (read_draws(path, set, s, rows, args, error, error_size)) return -1;
+    if (t0 == t1 && own) return 0; /* a solve over no time asks nothing */
+    if (set->grid) {
+        to->cells = of->cells;
+        to->grid = set->grid;
+    } else if (of->cells > 0) {
+        to->cells = of->cells;
+    } else if (boundaries && t0 == to->t0 && t1 == to->t1) {
+        to->cells = count;
+        to->grid = boundaries;
+    }
+    return ode_noise_open(&path->noise, to, error, error_size);
+}
+
+void ode_path_close(ode_path *path)
+{
+    ode_noise_close(path->noise);
+    ode_buffer *all[] = { &path->numbers, &path->pairs, &path->draw, &path->grid };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
+}
+
+/* ---- steps ---- */
+
+/* Numbers of the pairs of components, a generator for each row and step: like the path a function
+ * of seed, draw and row. */
+static void draw_pairs(ode_path *path, int64_t n, double a, double b)
+{
+    const ode_noise_settings *set = &path->settings;
+    uint64_t interval[2];
+    memcpy(interval, (double[]){ fmin(a, b), fmax(a, b) }, sizeof interval);
+    for (int64_t r = 0; r < set->rows; r++) {
+        int64_t row = set->common ? 0 : set->antithetic ? r - r % 2 : r;
+        uint64_t draw = set->ndraw ? (uint64_t)set->draw[set->ndraw > 1 ? row : 0] : 0;
+        uint64_t words[] = { draw, (uint64_t)row, interval[0], interval[1] };
+        ad_rng rng = ad_rng_seed(set->seed);
+        for (int i = 0; i < 4; i++) {
+            rng.counter = words[i];
+            rng = ad_rng_split(&rng);
+        }
+        for (int64_t i = 0; i < n; i++)
+            ode_store(set->dtype, path->pairs.data, r * n + i, ad_rng_normal(&rng));
+    }
+}
+
+int ode_path_step(ode_path *path, ode_runner *runner, double a, double b, char *error,
+                  size_t error_size)
+{
+    const ode_noise_settings *set = &path->settings;
+    size_t group = (size_t)(set->rows * set->m) * ode_bytes(set->dtype);
+    int64_t npairs = set->m * (set->m - 1) / 2;
+    void *out[3];
+    for (int i = 0; i < set->groups; i++) out[i] = (char *)path->numbers.data + (size_t)i * group;
+    ode_runner_read(runner, ODE_VALUE, ODE_PORT_NOISE, set->rows, path->numbers.data);
+    bool pairs = ode_unit_place(runner->unit, ODE_VALUE, ODE_PORT_PAIRS).count > 0;
+    ode_runner_read(runner, ODE_VALUE, ODE_PORT_PAIRS, set->rows, path->pairs.data);
+    if (a == b) {
+        memset(path->numbers.data, 0, (size_t)set->groups * group);
+        if (pairs)
+            memset(path->pairs.data, 0, (size_t)(npairs * set->rows) * ode_bytes(set->dtype));
+        return 0;
+    }
+    if (pairs) draw_pairs(path, npairs, a, b);
+    return ode_noise_step(path->noise, a, b, out, error, error_size);
+}

@@ -1,0 +1,117 @@
+/* costate: solving stochastic differential equations
+ *
+ *     dy = f(t, y; args) dt + g(t, y; args) dW
+ *
+ * as differentiable operations. Drift f and diffusion g are C functions that record operations, as
+ * the field of an ordinary equation is (ode.h), and all that is said there of shapes, errors,
+ * memory and threads holds here too: a solve is an operation on the caller's tape, and its
+ * derivatives by initial states, arguments (those of the drift and of the diffusion) and times
+ * exist in every order.
+ *
+ * The Brownian path W is a function of numbers that the caller chooses (sde_path), so a solve is
+ * reproducible to the bit, on any machine, with any number of threads and in any batch. Derivatives
+ * are those of the discretisation on this path: the accepted steps are frozen, and so are the
+ * standardised numbers of each step, W(b) - W(a) = sqrt|b - a| w. Of a derivative by times this is
+ * the derivative of the law: a gradient of an expected loss has no bias. */
+#ifndef COSTATE_SDE_H
+#define COSTATE_SDE_H
+#include "ode.h"
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- noise ----------------------------------------------------------------------------------- */
+
+/* What a diffusion returns for a state [rows, D...] says what noise drives the state:
+ *
+ *   - the shape of the state, or what broadcasts to it: diagonal noise; each element of each row
+ *     has a Brownian motion of its own, dy_i = f_i dt + g_i dW_i. Element i of g is to depend on
+ *     element i of y alone where a method's strong order 1 and more is to be had;
+ *   - one axis more, [rows, D..., m] (or [1, D..., m]: the same for all rows): general noise; each
+ *     row has m Brownian motions, dy_i = f_i dt + sum_j g_ij dW_j. With m = 1 it is scalar noise.
+ *
+ * Noise is additive where g does not depend on y. Of several states all have diagonal noise, each
+ * its own, or all have general noise by the same m Brownian motions; a state for which the
+ * diffusion leaves an empty variable, (ad_var){0}, has none. Drift and diffusion are called once
+ * (with options.ode.rerecord at every step, and before that once with ones for all numbers, to see
+ * the noise), with the same `user`, on the same tape: what both compute is computed once. */
+
+/* What the equation means. Methods converge to solutions in one of the two senses, or in both;
+ * where that is not the one that the options name, the drift gets the correction
+ * -+ 1/2 sum_j (dg_j/dy) g_j, which is recorded from the tape, so that every method solves the
+ * equation that was meant. Where noise is additive there is no difference. */
+typedef enum { SDE_ITO, SDE_STRATONOVICH } sde_calculus;
+
+/* Which Brownian path: W is a function of seed, draw, row, component, and of the interval and the
+ * cells of the path, and of nothing else. Zeros are the defaults. */
+typedef struct {
+    uint64_t seed; /* default 0: equal options give equal paths */
+    /* {0}: none; else a scalar [], or [rows,1] for each row its own: whole numbers from 0 on (in
+     * f32 up to 2^24), read at every run. Each number has a path of its own, so that a training
+     * step that counts gets new paths without anything being compiled. Its derivative is zero. It
+     * counts as one of the arguments, of which there may be 64. */
+    ad_var draw;
+    /* Interval of the path; both 0: that of the solve. Solves over parts of one interval, with
+     * equal cells, have parts of one path. */
+    double t0, t1;
+    /* > 0: so many equal cells of the interval, between which increments are found in order, at the
+     * cost of a draw a cell; inside a cell by bisection. Default 0: of fixed and replayed steps
+     * over the solve's own interval, the steps; else one cell. */
+    int64_t cells;
+    /* instead: cells + 1 boundaries of the interval, increasing or decreasing (copied) */
+    const double *grid;
+    bool antithetic; /* row 2 i + 1 has minus the path of row 2 i */
+    bool common;     /* all rows have the path of row 0 */
+} sde_path;
+
+/* Zero means the default. `ode` has the options of ordinary solves, with other defaults: method
+ * sde_euler_maruyama, controller ode_control_pi, rtol 1e-3 and atol 1e-6, and a first step of a
+ * hundredth of the time to the first output. All steps end at output times, chosen ones too.
+ * Chosen steps are neither watched nor held within a limit of stability. */
+typedef struct {
+    ode_options ode;
+    sde_calculus calculus;
+    sde_path path;
+    /* General noise commutes: sum_i (dg_k/dy_i) g_il = sum_i (dg_l/dy_i) g_ik for all k, l. Methods
+     * that need this take it on trust. */
+    bool commutative;
+} sde_options;
+
+/* ---- methods --------------------------------------------------------------------------------- */
+
+/* Methods are constant objects of the same type as those for ordinary equations, but neither kind
+ * solves the other kind of equation. ode_method_name, ode_method_about (which says what noise a
+ * method takes, and where it comes from) and ode_method_adaptive are for both. */
+extern const ode_method sde_euler_maruyama, sde_heun, sde_midpoint;
+const ode_method *const *sde_methods(void);          /* all, NULL-terminated */
+const ode_method *sde_method_find(const char *name); /* "euler_maruyama"; NULL when there is none */
+/* Strong order for the most general noise that a method takes: the root mean square error at the
+ * end goes down with h^order on each path. Weak order: that of expectations. 0: no method of
+ * stochastic equations. */
+double sde_method_strong_order(const ode_method *method);
+double sde_method_weak_order(const ode_method *method);
+
+/* ---- solving --------------------------------------------------------------------------------- */
+
+/* As ode_solve and its kin: all times, [rows, T, D...]; the last time, [rows, D...]; several
+ * states. `options` may be NULL, but fixed steps need options.ode.step or steps. */
+ad_var sde_solve(ode_field drift, ode_field diffusion, void *user, ad_var y0, int nargs,
+                 const ad_var *args, ad_var times, const sde_options *options);
+ad_var sde_solve_final(ode_field drift, ode_field diffusion, void *user, ad_var y0, int nargs,
+                       const ad_var *args, ad_var times, const sde_options *options);
+int sde_solve_states(ode_fields drift, ode_fields diffusion, void *user, int nstate,
+                     const ad_var *y0, int nargs, const ad_var *args, ad_var times,
+                     const sde_options *options, ad_var *y);
+int sde_solve_states_final(ode_fields drift, ode_fields diffusion, void *user, int nstate,
+                           const ad_var *y0, int nargs, const ad_var *args, ad_var times,
+                           const sde_options *options, ad_var *y);
+/* A cost integrated along the path: q' = cost(t, y; args) [rows,1], q(t0) = 0. Drift, diffusion and
+ * cost get the same `user`. Returns y as sde_solve does and *q [rows, T, 1]. */
+ad_var sde_solve_cost(ode_field drift, ode_field diffusion, ode_field cost, void *user, ad_var y0,
+                      int nargs, const ad_var *args, ad_var times, const sde_options *options,
+                      ad_var *q);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
