@@ -55,8 +55,9 @@ typedef struct {
      * equal cells, have parts of one path. */
     double t0, t1;
     /* > 0: so many equal cells of the interval, between which increments are found in order, at the
-     * cost of a draw a cell; inside a cell by bisection. Default 0: of fixed and replayed steps
-     * over the solve's own interval, the steps; else one cell. */
+     * cost of a draw a cell; inside a cell by bisection. Default 0: of fixed steps over the solve's
+     * own interval, the steps; else one cell. Replayed steps have the cells of the solve that took
+     * them, so that the path is the same. */
     int64_t cells;
     /* instead: cells + 1 boundaries of the interval, increasing or decreasing (copied) */
     const double *grid;

@@ -161,7 +161,7 @@ void ode_forward_free(void *forward)
     free(s);
 }
 
-static bool begin_stats(ode_stats *stats, double t0)
+static bool begin_stats(ode_stats *stats, double t0, bool chosen)
 {
     if (!stats->steps_taken) stats->steps_taken = calloc(1, sizeof *stats->steps_taken);
     double *times =
@@ -169,6 +169,7 @@ static bool begin_stats(ode_stats *stats, double t0)
     if (!times) return false;
     times[0] = t0;
     stats->steps_taken->count = 0;
+    stats->steps_taken->chosen = chosen;
     return true;
 }
 
@@ -329,7 +330,7 @@ static int open_path(ode_forward *s, const ad_opaque_call *call)
     }
     m->path = &s->path;
     int64_t count = 0;
-    bool known = !set->adaptive && t0 != t1;
+    bool chosen = set->replay ? set->replay->chosen : set->adaptive, known = !chosen && t0 != t1;
     if (known) count = ode_march_boundaries(m, p->ntimes, t, &s->path.grid);
     if (count < 0) return -1;
     char error[ODE_ERROR_SIZE];
@@ -374,7 +375,8 @@ static int solve(ode_problem *p, ode_forward *s, const ad_opaque_call *call)
     if (ode_march_open(m, units, call->rows, call->threads, args, s->values)) return -1;
     ode_boundary first = { .t = t[0], .jump = ode_stops_jump(&m->stops, t[0]), .restart = true };
     ode_trajectory_start(tr, steps ? ode_trajectory_boundary(steps, 0) : &first);
-    if (set->stats && !begin_stats(set->stats, t[0]))
+    bool chosen = set->replay ? set->replay->chosen : set->adaptive;
+    if (set->stats && !begin_stats(set->stats, t[0], chosen))
         return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
     if (!p->final_only) put_slot(s, 0, y);
     if (ode_method_stochastic(m->method) && open_path(s, call)) return -1;
