@@ -87,17 +87,28 @@ double ode_dot(ad_dtype t, int64_t n, const void *x, const void *y)
     return sum;
 }
 
+/* Loops over stretches of so many elements, which the compiler turns into vector code. */
+enum { STRETCH = 256 };
+static int64_t stretch_end(int64_t start, int64_t n)
+{
+    return n - start < STRETCH ? n : start + STRETCH;
+}
+
 void ode_combine(ad_dtype t, int64_t n, const void *base, int m, const double *w,
                  const void *const *x, void *out)
 {
+    double sum[STRETCH];
     EITHER_TYPE({
         const T *a = base;
         T *o = out;
-        for (int64_t i = 0; i < n; i++) {
-            double sum = 0;
-            for (int j = 0; j < m; j++)
-                if (w[j] != 0) sum += w[j] * (double)((const T *)x[j])[i];
-            o[i] = (T)((double)a[i] + sum);
+        for (int64_t start = 0; start < n; start += STRETCH) {
+            int64_t count = stretch_end(start, n) - start;
+            for (int64_t i = 0; i < count; i++) sum[i] = 0;
+            for (int j = 0; j < m; j++) {
+                const T *term = (const T *)x[j] + start;
+                for (int64_t i = 0; w[j] != 0 && i < count; i++) sum[i] += w[j] * (double)term[i];
+            }
+            for (int64_t i = 0; i < count; i++) o[start + i] = (T)((double)a[start + i] + sum[i]);
         }
     })
 }
@@ -115,23 +126,50 @@ int64_t ode_first_nonfinite(ad_dtype t, int64_t n, const void *x)
 {
     EITHER_TYPE({
         const T *a = x;
-        for (int64_t i = 0; i < n; i++)
-            if (!isfinite(a[i])) return i;
+        for (int64_t start = 0, end; start < n; start = end) {
+            int bad = 0;
+            end = stretch_end(start, n);
+            for (int64_t i = start; i < end; i++) bad |= !(a[i] - a[i] == 0);
+            for (int64_t i = start; bad && i < end; i++)
+                if (!isfinite(a[i])) return i;
+        }
     })
     return -1;
+}
+
+bool ode_some_are_equal(ad_dtype t, int64_t n, const void *x, const void *y)
+{
+    EITHER_TYPE({
+        const T *a = x;
+        const T *b = y;
+        for (int64_t start = 0, end; start < n; start = end) {
+            int equal = 0;
+            end = stretch_end(start, n);
+            for (int64_t i = start; i < end; i++) equal |= a[i] == b[i];
+            if (equal) return true;
+        }
+    })
+    return false;
 }
 
 double ode_scaled_squares(ad_dtype t, int64_t n, const void *x, const void *y, double rtol,
                           double atol)
 {
-    double sum = 0;
+    enum { SUMS = 8 }; /* side by side, so that none waits for another */
+    double sum[SUMS] = { 0 };
+    int64_t whole = n / SUMS * SUMS;
     EITHER_TYPE({
         const T *a = x;
         const T *b = y;
-        for (int64_t i = 0; i < n; i++) {
+        for (int64_t i = 0; i < whole; i += SUMS)
+            for (int k = 0; k < SUMS; k++) {
+                double r = (double)a[i + k] / (atol + rtol * fabs((double)b[i + k]));
+                sum[k] += r * r;
+            }
+        for (int64_t i = whole; i < n; i++) {
             double r = (double)a[i] / (atol + rtol * fabs((double)b[i]));
-            sum += r * r;
+            sum[i - whole] += r * r;
         }
     })
-    return sum;
+    return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
 }

@@ -28,6 +28,7 @@ void ode_grow(ad_dtype t, int64_t n, const void *x, void *most); /* most = max(m
 double ode_shown(double x);
 /* Index of the first element that is not finite, or -1. */
 int64_t ode_first_nonfinite(ad_dtype t, int64_t n, const void *x);
+bool ode_some_are_equal(ad_dtype t, int64_t n, const void *x, const void *y); /* x_i == y_i */
 /* Sum of (x_i / (atol + rtol |y_i|))^2. */
 double ode_scaled_squares(ad_dtype t, int64_t n, const void *x, const void *y, double rtol,
                           double atol);
