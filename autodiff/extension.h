@@ -205,6 +205,27 @@ ad_gradient_difference ad_compare_gradients(ad_dtype dtype, int64_t n, const voi
 /* Whether that is within the threshold (0: the default). */
 bool ad_gradients_agree(const ad_gradient_difference *difference, double threshold);
 
+/* ---- numbers and threads for opaque operations ----------------------------------------------- */
+
+/* Standard normal numbers in bulk: a function of dtype, key and counter alone, the same bits on
+ * every machine. The counter of Philox4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405) is
+ * `counter` in its lower half and word2[i], word3[i] in its upper half; its output makes so many
+ * numbers as there are lanes, by Box and Muller (1958, doi:10.1214/aoms/1177706645). out [lanes,n]:
+ * number l of counter i is at l * n + i. The largest number possible is 6.7 in single and 8.6 in
+ * double precision. Does nothing where a pointer is NULL or n is not positive. From any thread. */
+void ad_normals(ad_dtype dtype, uint64_t key, uint64_t counter, int64_t n, const uint32_t *word2,
+                const uint32_t *word3, void *out);
+int ad_normal_lanes(ad_dtype dtype); /* 4 in single, 2 in double precision */
+
+/* Does part(data, thread, k) for k = 0 .. parts - 1, once each, on the caller's thread and those of
+ * the library's pool that are free, at most `threads` in all (0: as ad_workspace_new has it), on
+ * fewer where `work`, in bytes that are written or what takes as long, is too little for them.
+ * Returns when all is done; does not fail. Which thread does which part is left to chance; no two
+ * threads at a time have the same number, from 0 to threads - 1. Does nothing where part is NULL.
+ */
+void ad_share(int threads, double work, int64_t parts,
+              void (*part)(void *data, int thread, int64_t k), void *data);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,33 +1,17 @@
 /* Counter-based random numbers. */
 #include "autodiff/autodiff.h"
+#include "autodiff/base/philox.h"
 #include <math.h>
-#include <string.h>
-
-/* Philox4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405): ten rounds of multiply, exchange
- * and mix with a growing key. */
-static void philox(uint64_t key, uint64_t low, uint64_t high, uint32_t out[4])
-{
-    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
-    uint32_t c[4] = { (uint32_t)low, (uint32_t)(low >> 32), (uint32_t)high,
-                      (uint32_t)(high >> 32) };
-    for (int round = 0; round < 10; round++) {
-        uint64_t p = (uint64_t)0xD2511F53 * c[0], q = (uint64_t)0xCD9E8D57 * c[2];
-        uint32_t next[4] = { (uint32_t)(q >> 32) ^ c[1] ^ k0, (uint32_t)q,
-                             (uint32_t)(p >> 32) ^ c[3] ^ k1, (uint32_t)p };
-        memcpy(c, next, sizeof c);
-        k0 += 0x9E3779B9;
-        k1 += 0xBB67AE85;
-    }
-    memcpy(out, c, sizeof c);
-}
 
 /* The upper half of the counter separates draws (0) from splits (1), so that a child's key is none
  * of its parent's numbers. */
 static uint64_t draw(ad_rng *rng, uint64_t purpose)
 {
-    uint32_t out[4];
-    philox(rng->key, rng->counter++, purpose, out);
-    return (uint64_t)out[1] << 32 | out[0];
+    uint32_t c0 = (uint32_t)rng->counter, c1 = (uint32_t)(rng->counter >> 32);
+    uint32_t c2 = (uint32_t)purpose, c3 = (uint32_t)(purpose >> 32);
+    rng->counter++;
+    ad_philox(rng->key, &c0, &c1, &c2, &c3);
+    return (uint64_t)c1 << 32 | c0;
 }
 
 ad_rng ad_rng_seed(uint64_t seed) { return (ad_rng){ seed, 0 }; }

@@ -63,6 +63,12 @@ typedef void (*ad_narrow)(bool accumulate, int64_t m, int64_t n, int64_t k, cons
  * pay, or too little to sum. */
 ad_narrow ad_narrow_of(ad_dtype dtype, int64_t n, int64_t k);
 
+/* ad_normals (autodiff/extension.h) by the loops of one instruction set. */
+typedef void (*ad_normals_loop)(ad_dtype dtype, uint64_t key, uint64_t counter, int64_t n,
+                                const uint32_t *word2, const uint32_t *word3, void *out);
+/* That of the instruction set chosen at run time. */
+ad_normals_loop ad_normals_kernel(void);
+
 /* A loop nest over arrays with strides: dim[0] is the outermost. With `rows`, the outermost size is
  * multiplied by the number of rows. */
 enum { AD_NEST_ARRAYS = 4 };

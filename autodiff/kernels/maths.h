@@ -17,7 +17,9 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined __FMA__ || defined __ARM_FEATURE_FMA
+/* A file whose bits must not depend on the instruction set either defines it as 0. */
+#ifdef HAVE_FMA
+#elif defined __FMA__ || defined __ARM_FEATURE_FMA
 #define HAVE_FMA 1
 #else
 #define HAVE_FMA 0

@@ -367,3 +367,12 @@ void ad_threads_share(int threads, double work, int64_t parts, ad_part part, voi
         atomic_store(&w->state, IDLE);
     }
 }
+
+void ad_share(int threads, double work, int64_t parts, ad_part part, void *data)
+{
+    if (!part || parts <= 0) return;
+    if (threads == 0) threads = ad_threads_default();
+    if (threads > AD_MAX_THREADS) threads = AD_MAX_THREADS;
+    if (threads < 1 || ad_threads_in_team()) threads = 1;
+    ad_threads_share(threads, work, parts, part, data);
+}

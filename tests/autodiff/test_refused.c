@@ -485,12 +485,28 @@ START_TEST(test_results_over_operands)
 }
 END_TEST
 
+static void never(void *data, int thread, int64_t k)
+{
+    ck_abort_msg("part %lld on thread %d, of nothing", (long long)k, thread + (data != NULL));
+}
+
 START_TEST(test_no_generator)
 {
     ck_assert(ad_rng_next(NULL) == 0 && ad_rng_below(NULL, 7) == 0 && ad_rng_split(NULL).key == 0);
     ck_assert(isnan(ad_rng_uniform(NULL)) && isnan(ad_rng_normal(NULL)));
     ck_assert_int_eq(ad_rng_below(&(ad_rng){ 1, 0 }, 0), 0);
     ck_assert_int_eq(ad_rng_seed(7).counter, 0);
+    const uint32_t word = 0;
+    float lanes[4] = { 7, 7, 7, 7 };
+    ad_normals(AD_F32, 1, 2, 1, NULL, &word, lanes);
+    ad_normals(AD_F32, 1, 2, 1, &word, NULL, lanes);
+    ad_normals(AD_F32, 1, 2, 0, &word, &word, lanes);
+    ad_normals(AD_F32, 1, 2, -1, &word, &word, lanes);
+    ad_normals(AD_F32, 1, 2, 1, &word, &word, NULL);
+    for (int l = 0; l < ad_normal_lanes(AD_F32); l++) ck_assert(lanes[l] == 7);
+    ad_share(2, 1e9, 3, NULL, NULL);
+    ad_share(2, 1e9, -1, never, NULL);
+    ad_share(-1, 1e9, 0, never, NULL);
 }
 END_TEST
 

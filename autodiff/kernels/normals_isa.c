@@ -1,0 +1,96 @@
+/* Standard normal numbers by counting. Built once per instruction set: AD_NORMALS_ISA names the
+ * function. All builds give the same bits: integers, and additions, multiplications, divisions and
+ * square roots as IEEE 754 fixes them, none of them fused.
+ *
+ * Box and Muller (1958, doi:10.1214/aoms/1177706645) make of two uniform numbers a radius and an
+ * angle, and so a point of the plane with two normal coordinates. For vectors that is cheaper than
+ * inverting the distribution, whose centre and tails both have to be computed, and than the polar
+ * method, which rejects. */
+#define HAVE_FMA 0
+#include "autodiff/base/philox.h"
+#include "autodiff/kernels/builds.h"
+#include "autodiff/kernels/maths.h"
+#include "autodiff/kernels/vectors.h"
+
+enum { TILE = 256 }; /* counters at a time: their words stay in the level 1 cache */
+
+typedef struct {
+    uint32_t w[4][TILE];
+} words;
+
+static void random_words(uint64_t key, uint64_t counter, int n, const uint32_t *restrict c2,
+                         const uint32_t *restrict c3, words *restrict out)
+{
+    VECTORISE
+    for (int i = 0; i < n; i++) {
+        uint32_t a = (uint32_t)counter, b = (uint32_t)(counter >> 32), c = c2[i], d = c3[i];
+        ad_philox(key, &a, &b, &c, &d);
+        out->w[0][i] = a;
+        out->w[1][i] = b;
+        out->w[2][i] = c;
+        out->w[3][i] = d;
+    }
+}
+
+/* The angle is that of a quarter around the first axis; one bit exchanges the coordinates, one
+ * turns the point half around. Radii up to sqrt(-2 log 2^-32) = 6.7. */
+static void normals_f32(int n, const uint32_t *restrict radius, const uint32_t *restrict angle,
+                        float *restrict x, float *restrict y)
+{
+    VECTORISE
+    for (int i = 0; i < n; i++) {
+        const float u = ((float)(int32_t)(radius[i] >> 1) + 0.5f) * 0x1p-31f;
+        float e;
+        const float m = split_f32(u, &e);
+        const float square = -2 * log_parts_f32(e, m - 1);
+        const float r = sqrt_f32(square > 0 ? square : 0);
+        const uint32_t turned = (angle[i] & 0x40000000u) << 1;
+        const float a = (float)((int32_t)(angle[i] << 2) + 2) * (0x1.921fb6p-1f * 0x1p-31f);
+        const float c = from_bits_f32(bits_f32(r * cos_reduced_f32(a)) ^ turned);
+        const float s = from_bits_f32(bits_f32(r * sin_reduced_f32(a)) ^ turned);
+        const bool exchanged = (int32_t)angle[i] < 0;
+        x[i] = exchanged ? s : c;
+        y[i] = exchanged ? c : s;
+    }
+}
+
+/* Likewise; radii up to sqrt(-2 log 2^-53) = 8.6. */
+static void normals_f64(int n, const words *restrict from, double *restrict x, double *restrict y)
+{
+    VECTORISE
+    for (int i = 0; i < n; i++) {
+        const uint64_t radius = (uint64_t)from->w[1][i] << 32 | from->w[0][i];
+        const uint64_t angle = (uint64_t)from->w[3][i] << 32 | from->w[2][i];
+        const uint64_t one = 0x3ff0000000000000u;
+        const double u = from_bits_f64(radius >> 12 | one) - (1 - 0x1p-53);
+        double e;
+        const double m = split_f64(u, &e);
+        const double r = sqrt_f64(-2 * log_parts_f64(e, m - 1));
+        const uint64_t turned = (angle & 0x4000000000000000u) << 1;
+        const double a =
+            (from_bits_f64((angle << 2) >> 12 | one) - (1.5 - 0x1p-53)) * 0x1.921fb54442d18p+0;
+        const double c = from_bits_f64(bits_f64(r * cos_reduced_f64(a, 0)) ^ turned);
+        const double s = from_bits_f64(bits_f64(r * sin_reduced_f64(a, 0)) ^ turned);
+        const bool exchanged = (int64_t)angle < 0;
+        x[i] = exchanged ? s : c;
+        y[i] = exchanged ? c : s;
+    }
+}
+
+void AD_NORMALS_ISA(ad_dtype dtype, uint64_t key, uint64_t counter, int64_t n, const uint32_t *c2,
+                    const uint32_t *c3, void *out)
+{
+    words buffer;
+    for (int64_t first = 0; first < n; first += TILE) {
+        const int count = n - first < TILE ? (int)(n - first) : TILE;
+        random_words(key, counter, count, c2 + first, c3 + first, &buffer);
+        if (dtype == AD_F32) {
+            float *to = (float *)out + first;
+            normals_f32(count, buffer.w[0], buffer.w[1], to, to + n);
+            normals_f32(count, buffer.w[2], buffer.w[3], to + 2 * n, to + 3 * n);
+        } else {
+            double *to = (double *)out + first;
+            normals_f64(count, &buffer, to, to + n);
+        }
+    }
+}
