@@ -223,3 +223,12 @@ void ode_diffusion_correct(const ode_system *s, ad_tape *tape, ad_var t, const a
     for (int i = 0; i < s->nstate; i++)
         if (sum[i].node >= 0) dy[i] = ad_add(dy[i], ad_scale(sum[i], s->correction));
 }
+
+int ode_system_outputs(const ode_system *s, ad_var *out)
+{
+    int n = s->nstate;
+    memcpy(out, s->dy, (size_t)n * sizeof *out);
+    for (int i = 0; i < s->nstate; i++)
+        if (s->noise.states >> i & 1) out[n++] = s->g[i];
+    return n;
+}

@@ -59,15 +59,6 @@ static void call_field(ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, 
 
 static bool is_stochastic(const ode_system *s) { return s->diffusion || s->diffusions; }
 
-int ode_system_outputs(const ode_system *s, ad_var *out)
-{
-    int n = s->nstate;
-    memcpy(out, s->dy, (size_t)n * sizeof *out);
-    for (int i = 0; i < s->nstate; i++)
-        if (s->noise.states >> i & 1) out[n++] = s->g[i];
-    return n;
-}
-
 ad_shape ode_time_shape(int rank)
 {
     ad_shape t = { rank, { 0 } };
