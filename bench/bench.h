@@ -49,6 +49,9 @@ bool bench_measure(int repeats, ad_dtype dtype, int njob, bench_job *jobs, doubl
 /* The floor: multiplications and additions at the peak, hyperbolic tangents at a fixed number of
  * clock cycles. In ms. */
 double bench_floor(double flops, double tanhs, ad_dtype dtype, double peak);
+/* ns a normally distributed number in single precision, by a plain loop at full vector width; the
+ * best of samples that take 0.5 ms together (normals.c). */
+double bench_normal_sample(void);
 
 /* ---- problems (problems.c) ---- */
 
@@ -92,5 +95,6 @@ bool bench_wanted(const char *wanted, const char *group, const char *name);
 bool bench_solves(const bench_options *options, const char *wanted, int *count);
 bool bench_traces(const bench_options *options, const char *wanted, int *count);
 bool bench_programs(const bench_options *options, const char *wanted, int *count);
+bool bench_stochastic(const bench_options *options, const char *wanted, int *count);
 bool bench_failed(const char *name, const char *message); /* prints it and returns false */
 #endif

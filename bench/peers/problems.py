@@ -84,23 +84,28 @@ def milliseconds(run, repeats):
     return statistics.median(samples)
 
 
+def line(peer, options, name, variant, ms, wrong, right, evaluations=None, first_ms=None):
+    """Prints a result as bench_cases --json does."""
+    result = {"case": name, "peer": peer, "variant": variant, "dtype": options.dtype, "threads": options.threads, "ms": round(ms, 6),
+              "first_ms": first_ms and round(first_ms), "evaluations": evaluations, "error": float(wrong), "counts": bool(right)}
+    print(json.dumps({key: value for key, value in result.items() if value is not None}), flush=True)
+
+
 def report(peer, options, name, variant, ms, wrong, evaluations=None, first_ms=None):
-    """Prints the result as bench_cases --json does. In double the tolerance of a case, not the arithmetic, decides about the error."""
+    """A result with its relative error. In double the tolerance of a case, not the arithmetic, decides about the error."""
     right = wrong <= (1e-3 if options.dtype == "f32" or name != "a" else 1e-6)
-    line = {"case": name, "peer": peer, "variant": variant, "dtype": options.dtype, "threads": options.threads, "ms": round(ms, 6),
-            "first_ms": first_ms and round(first_ms), "evaluations": evaluations, "error": wrong, "counts": right}
-    print(json.dumps({key: value for key, value in line.items() if value is not None}), flush=True)
+    line(peer, options, name, variant, ms, wrong, right, evaluations, first_ms)
 
 
-def parse(about):
+def parse(about, cases=CASES):
     """The command line; with one thread the process stays on one core, whatever its libraries do."""
     parser = argparse.ArgumentParser(description=about)
-    parser.add_argument("--case", action="append", choices=sorted(CASES), help="default: all")
+    parser.add_argument("--case", action="append", choices=sorted(cases), help="default: all")
     parser.add_argument("--dtype", choices=("f32", "f64"), default="f32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
-    options.case = options.case or list(CASES)
+    options.case = options.case or list(cases)
     warnings.simplefilter("ignore")  # of the peers, about themselves
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
