@@ -96,6 +96,11 @@ void *nn_theta_data(nn_theta *theta);
  * theta's dtype (nothing is changed then). */
 int nn_theta_get(nn_theta *theta, const char *name, int64_t n, double *out);
 int nn_theta_set(nn_theta *theta, const char *name, int64_t n, const double *values);
+/* average += share (theta - average): called after every update, an exponential moving average of
+ * the weights (Polyak & Juditsky 1992, doi:10.1137/0330046; its decay is 1 - share), which is often
+ * better than the last ones. share: in 0 .. 1. 0, or -1 with average's error set (average is as
+ * before): theta is of another model or dtype, or has an error; the share is out of range. */
+int nn_theta_average(nn_theta *average, const nn_theta *theta, double share);
 /* theta as a variable with its present values: an ad_param [nn_theta_size]. */
 ad_var nn_theta_param(ad_tape *tape, const nn_theta *theta);
 

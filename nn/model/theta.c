@@ -188,6 +188,32 @@ int nn_theta_set(nn_theta *theta, const char *name, int64_t n, const double *val
     return 0;
 }
 
+int nn_theta_average(nn_theta *average, const nn_theta *theta, double share)
+{
+    char error[320];
+    if (!average || average->error[0]) return -1;
+    if (nn_theta_check("nn_theta_average", theta, error, sizeof error))
+        return theta_fail(average, "%s", error);
+    if (theta->model != average->model || theta->size != average->size ||
+        theta->dtype != average->dtype) {
+        return theta_fail(average,
+                          "nn_theta_average: the average (%s, %lld numbers) and theta (%s, %lld "
+                          "numbers) are not of one model and dtype; nn_theta_copy makes an average",
+                          nn_dtype_name(average->dtype), (long long)average->size,
+                          nn_dtype_name(theta->dtype), (long long)theta->size);
+    }
+    if (!(share >= 0 && share <= 1)) {
+        return theta_fail(average, "nn_theta_average: the share is %g; it must be in 0 .. 1",
+                          nn_shown(share));
+    }
+    for (int64_t i = 0; i < average->size; i++) {
+        const double old = nn_element(average->dtype, average->data, i),
+                     new = nn_element(theta->dtype, theta->data, i);
+        nn_put(average->dtype, average->data, i, old + share * (new - old));
+    }
+    return 0;
+}
+
 ad_var nn_theta_param(ad_tape *tape, const nn_theta *theta)
 {
     char error[320];

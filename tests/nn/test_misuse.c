@@ -53,6 +53,7 @@ START_TEST(no_theta)
     ck_assert(!nn_theta_f32(NULL, "a") && !nn_theta_f64(NULL, NULL));
     ck_assert_int_eq(nn_theta_get(NULL, "a", 1, &x), -1);
     ck_assert_int_eq(nn_theta_set(NULL, "a", 1, &x), -1);
+    ck_assert_int_eq(nn_theta_average(NULL, NULL, 0.5), -1);
     expect_error(tape, nn_theta_param(tape, NULL), "nn_theta_param: theta is NULL");
     ck_assert(!ad_valid(nn_theta_param(NULL, NULL)));
     nn_theta *copy = nn_theta_copy(NULL);
@@ -243,6 +244,43 @@ START_TEST(sizes_of_theta)
 }
 END_TEST
 
+/* The average of what was 0 and is x from then on is x (1 - (1 - share)^n) after n updates. */
+START_TEST(averages)
+{
+    static const double x[] = { 1, -2, 3.5 };
+    nn_model *m = nn_model_new(), *other = nn_model_new();
+    nn_model_add(m, "a", AD_SHAPE(3), nn_init_ones, 1, 1);
+    nn_model_add(other, "a", AD_SHAPE(3), nn_init_ones, 1, 1);
+    for (int k = 0; k < 2; k++) {
+        nn_theta *theta = nn_theta_new(m, both_types[k], NULL), *average = nn_theta_copy(theta);
+        ck_assert_int_eq(nn_theta_set(theta, "a", 3, x), 0);
+        for (int n = 0; n < 5; n++) ck_assert_int_eq(nn_theta_average(average, theta, 0.25), 0);
+        double got[3];
+        ck_assert_int_eq(nn_theta_get(average, "a", 3, got), 0);
+        const double reached = 1 - pow(0.75, 5), tolerance = both_types[k] == AD_F32 ? 1e-6 : 1e-15;
+        for (int i = 0; i < 3; i++) ck_assert_double_eq_tol(got[i], reached * x[i], tolerance);
+
+        nn_theta *wrong[] = { nn_theta_new(m, both_types[1 - k], NULL),
+                              nn_theta_new(other, both_types[k], NULL) };
+        for (int i = 0; i < 2; i++) {
+            nn_theta *copy = nn_theta_copy(average);
+            ck_assert_int_eq(nn_theta_average(copy, wrong[i], 0.25), -1);
+            ck_assert_ptr_nonnull(strstr(nn_theta_error(copy), "are not of one model and dtype"));
+            nn_theta_free(copy);
+            nn_theta_free(wrong[i]);
+        }
+        ck_assert_int_eq(nn_theta_average(average, theta, 1.5), -1);
+        ck_assert_str_eq(nn_theta_error(average),
+                         "nn_theta_average: the share is 1.5; it must be in 0 .. 1");
+        ck_assert_int_eq(nn_theta_average(average, theta, 0.5), -1); /* sticky */
+        nn_theta_free(theta);
+        nn_theta_free(average);
+    }
+    nn_model_free(m);
+    nn_model_free(other);
+}
+END_TEST
+
 /* A theta goes to a tape of either type. */
 START_TEST(theta_on_tapes)
 {
@@ -272,6 +310,7 @@ int main(void)
     tcase_add_test(nothing, no_table);
     tcase_add_test(theta, types_of_theta);
     tcase_add_test(theta, sizes_of_theta);
+    tcase_add_test(theta, averages);
     tcase_add_test(theta, theta_on_tapes);
     return suite_run();
 }
