@@ -73,9 +73,9 @@ extern const ode_method ode_implicit_euler, ode_trapezoidal, ode_nystroem2;
 const ode_method *const *ode_methods(void);             /* all, NULL-terminated */
 const char *ode_method_name(const ode_method *method);  /* "dopri5" */
 const char *ode_method_about(const ode_method *method); /* one line: what it is and the source */
-int ode_method_order(const ode_method *method);
-bool ode_method_adaptive(const ode_method *method);  /* has an error estimate */
-const ode_method *ode_method_find(const char *name); /* NULL when there is none */
+int ode_method_order(const ode_method *method);         /* of ordinary equations */
+bool ode_method_adaptive(const ode_method *method);     /* has an error estimate */
+const ode_method *ode_method_find(const char *name);    /* NULL when there is none */
 
 /* ---- controllers of step sizes --------------------------------------------------------------- */
 

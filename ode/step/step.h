@@ -153,8 +153,8 @@ struct ode_method {
     const ode_shapes *carry;
     const ode_tableau *tableau; /* of Runge-Kutta methods: for their own recorders */
     /* Of stochastic methods: groups of numbers of the path that a step takes (of others 0), the
-     * kinds of noise (ODE_TAKES_...) and the calculi; orders for the most general noise of those;
-     * `order` is that where there is no noise. */
+     * kinds of noise (ODE_TAKES_...) and the calculi that it is for; orders for the most general
+     * noise of those. `order` is the power of h with which the error estimate goes down. */
     int noise;
     unsigned takes, calculi;
     double strong_order, weak_order;
