@@ -103,18 +103,27 @@ INLINE float tanh_part_f32(float size)
     return (size > TANH_FAR_f32 ? down : up) / (up + down);
 }
 
-INLINE float tanh_tail_f32(float size) { return size > 44.5f ? 0 : tanh_part_f32(size); }
+INLINE float tanh_tail_f32(float size)
+{
+    const uint32_t kept = size > 44.5f ? 0 : ~(uint32_t)0;
+    return from_bits_f32(bits_f32(tanh_part_f32(size)) & kept);
+}
+
+INLINE float with_sign_f32(float x, float sign)
+{
+    return from_bits_f32(bits_f32(x) | (bits_f32(sign) & (uint32_t)1 << 31));
+}
 
 INLINE float tanh_f32(float x)
 {
     const float a = fabs_f32(x), part = tanh_tail_f32(a);
-    return __builtin_copysignf(a > TANH_FAR_f32 ? 1 - part : part, x);
+    return with_sign_f32(a > TANH_FAR_f32 ? 1 - part : part, x);
 }
 
 #define CODE_SHIFT_f32 (126u << 23)
 INLINE float encoded_f32(float size, float part, float x)
 {
-    return __builtin_copysignf(
+    return with_sign_f32(
         size > TANH_FAR_f32 ? from_bits_f32(bits_f32(part) + CODE_SHIFT_f32) : part, x);
 }
 
@@ -153,7 +162,7 @@ INLINE float half_tanh_part_f32(float size)
     float k;
     const float p = expm1_reduced_f32(reduced_f32(at_least_f32(-size, -104), &k)), s = pow2_f32(k);
     const float e = scale_f32(1 + p, k);
-    return (size > 2 * TANH_FAR_f32 ? 2 * e : -FMA(p, s, s - 1)) / (1 + e);
+    return (size > 2 * TANH_FAR_f32 ? 2 * e : FMA(-p, s, 1 - s)) / (1 + e);
 }
 
 INLINE float sigmoid_code_f32(float x)

@@ -126,12 +126,23 @@ INLINE double tanh_part_f64(double size)
     return (size > TANH_FAR_f64 ? down : up) / (up + down);
 }
 
-INLINE double tanh_tail_f64(double size) { return size > 355 ? 0 : tanh_part_f64(size); }
+/* By the bits: a division whose result is only selected would be computed under a mask. */
+INLINE double tanh_tail_f64(double size)
+{
+    const uint64_t kept = size > 355 ? 0 : ~(uint64_t)0;
+    return from_bits_f64(bits_f64(tanh_part_f64(size)) & kept);
+}
+
+/* x >= 0 with the sign of another number. */
+INLINE double with_sign_f64(double x, double sign)
+{
+    return from_bits_f64(bits_f64(x) | (bits_f64(sign) & (uint64_t)1 << 63));
+}
 
 INLINE double tanh_f64(double x)
 {
     const double a = fabs_f64(x), part = tanh_tail_f64(a);
-    return __builtin_copysign(a > TANH_FAR_f64 ? 1 - part : part, x);
+    return with_sign_f64(a > TANH_FAR_f64 ? 1 - part : part, x);
 }
 
 /* The code of tanh(x): itself where its size is below 1/2; else the complement of its size, with an
@@ -139,7 +150,7 @@ INLINE double tanh_f64(double x)
 #define CODE_SHIFT_f64 ((uint64_t)1022 << 52)
 INLINE double encoded_f64(double size, double part, double x)
 {
-    return __builtin_copysign(
+    return with_sign_f64(
         size > TANH_FAR_f64 ? from_bits_f64(bits_f64(part) + CODE_SHIFT_f64) : part, x);
 }
 
@@ -182,7 +193,7 @@ INLINE double half_tanh_part_f64(double size)
     double k;
     const double p = expm1_reduced_f64(reduced_f64(at_least_f64(-size, -746), &k)), s = pow2_f64(k);
     const double e = scale_f64(1 + p, k);
-    return (size > 2 * TANH_FAR_f64 ? 2 * e : -FMA(p, s, s - 1)) / (1 + e);
+    return (size > 2 * TANH_FAR_f64 ? 2 * e : FMA(-p, s, 1 - s)) / (1 + e);
 }
 
 INLINE double sigmoid_code_f64(double x)

@@ -228,19 +228,26 @@ static bool join_readers(ad_program *p, const ad_step *step, int32_t n, const us
     return true;
 }
 
-/* The slope of a code that the body is given goes to what decodes the same code first: both are one
- * pass (ad_pair_kernel). */
-static void join_slopes(const ad_program *p, const ad_step *step, int32_t n, const use *uses,
-                        order *o)
+/* Pairs that are one pass (ad_pair_kernel): a code that the body makes and what decodes it; of a
+ * code that the body is given, the slope and what decodes the code first. */
+static void join_pairs(const ad_program *p, const ad_step *step, int32_t n, const use *uses,
+                       order *o)
 {
     for (int32_t s = 1; s <= n; s++) {
-        const ad_step *slope = &step[s - 1];
-        const ad_inst *x = &p->ir.inst[slope->value];
-        if (x->op != AD_OP_slope_of_code || x->nin != 1) continue;
-        const use *code = &uses[slope->operand[0].root];
-        if (code->made || !code->reader || code->reader >= s) continue;
+        const ad_step *second = &step[s - 1];
+        const ad_inst *x = &p->ir.inst[second->value];
+        const use *code = x->nin == 1 ? &uses[second->operand[0].root] : NULL;
+        if (!code || !fusable(p, second)) continue;
+        if (code->made) {
+            const ad_inst *maker = &p->ir.inst[step[code->made - 1].value];
+            if (ad_pair_kernel(maker->op, x->op, p->ir.dtype, maker->nin) &&
+                ad_same_shape(maker->shape, x->shape))
+                move_behind(o, s, code->made);
+            continue;
+        }
+        if (x->op != AD_OP_slope_of_code || !code->reader || code->reader >= s) continue;
         const ad_step *first = &step[code->reader - 1];
-        if (first->operand[0].offset != slope->operand[0].offset) continue;
+        if (first->operand[0].offset != second->operand[0].offset) continue;
         if (ad_pair_kernel(x->op, p->ir.inst[first->value].op, p->ir.dtype, 1))
             move_behind(o, s, o->before[code->reader]);
     }
@@ -256,7 +263,7 @@ static bool sort_body(ad_program *p, const ad_phase *phase, use *uses)
     if (!old || !make_order(&p->pool, &o, n)) return false;
     note_uses(p, step, n, uses);
     if (!join_readers(p, step, n, uses, &o)) return false;
-    join_slopes(p, step, n, uses, &o);
+    join_pairs(p, step, n, uses, &o);
     forget_uses(p, step, n, uses);
     memcpy(old, step, (size_t)n * sizeof *old);
     for (int32_t s = o.next[0], count = 0; s > 0; s = o.next[s]) step[count++] = old[s - 1];
