@@ -65,6 +65,17 @@ typedef struct {
     bool common;     /* all rows have the path of row 0 */
 } sde_path;
 
+/* The path itself, of m Brownian motions a row (of diagonal noise: one an element), from s to t,
+ * which may lie before s: w [rows,m] gets W(t) - W(s); h, where it is not NULL, the mean H over the
+ * interval of what W differs from its chord by, so that the integral of W(r) - W(s) dr is
+ * (t - s) (w / 2 + h); k, where it and h are not NULL, K, the mean of the same times
+ * 1/2 - (r - s) / (t - s) (Foster, Lyons & Oberhauser 2020, arXiv:1904.06998). The path must have
+ * an interval (t0 and t1, or a grid), and the cells that its solve has: for fixed steps, unless the
+ * solve's options say otherwise, the steps. Each dtype has paths of its own. draw, if any, must
+ * have a value. 0, or -1 with a message. From any thread that may use draw's tape. */
+int sde_path_increments(const sde_path *path, ad_dtype dtype, int64_t rows, int64_t m, double s,
+                        double t, void *w, void *h, void *k, char *error, size_t error_size);
+
 /* Zero means the default. `ode` has the options of ordinary solves, with other defaults: method
  * sde_euler_maruyama, controller ode_control_pi, rtol 1e-3 and atol 1e-6, and a first step of a
  * hundredth of the time to the first output. All steps end at output times, chosen ones too.

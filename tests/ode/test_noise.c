@@ -1,6 +1,7 @@
 /* Brownian paths are functions of their settings: the same bits in any order of steps, for any
  * number of rows, groups, threads; parts that fit together; pairs and common paths; errors. */
 #include "ode/noise/noise.h"
+#include "ode/sde.h"
 #include "tests/support.h"
 #include <math.h>
 #include <stdlib.h>
@@ -357,6 +358,38 @@ START_TEST(test_errors)
 }
 END_TEST
 
+/* What a user sees of a path is what its steps get, in its own units. */
+START_TEST(test_looked_at)
+{
+    static step x;
+    static double w[ROWS * M], h[ROWS * M], k[ROWS * M];
+    ad_tape *tape = ad_tape_new(AD_F64);
+    const double two = 2;
+    sde_path path = { .seed = 5, .t0 = -1, .t1 = 2, .cells = 10, .draw = ad_scalar(tape, two) };
+    ode_noise_settings s = settings_of(AD_F64, 10);
+    s.draw = &two;
+    s.ndraw = 1;
+    ode_noise *noise = opened(&s);
+    take(noise, 0.3, -0.45, &x);
+    ck_assert_int_eq(
+        sde_path_increments(&path, AD_F64, ROWS, M, 0.3, -0.45, w, h, k, error, sizeof error), 0);
+    for (int64_t i = 0; i < ROWS * M; i++) {
+        ck_assert_double_eq_tol(w[i], sqrt(0.75) * x.x[0][i], 1e-14);
+        ck_assert_double_eq_tol(h[i], sqrt(0.75 / 12) * x.x[1][i], 1e-14);
+        ck_assert_double_eq_tol(k[i], sqrt(0.75 / 720) * x.x[2][i], 1e-14);
+    }
+    FAILS("t = 3 is outside",
+          sde_path_increments(&path, AD_F64, ROWS, M, 0, 3, w, h, k, error, sizeof error));
+    path.t1 = -1;
+    FAILS("interval",
+          sde_path_increments(&path, AD_F64, ROWS, M, 0, 1, w, h, k, error, sizeof error));
+    FAILS("needs a path",
+          sde_path_increments(NULL, AD_F64, ROWS, M, 0, 1, w, h, k, error, sizeof error));
+    ode_noise_close(noise);
+    ad_tape_free(tape);
+}
+END_TEST
+
 int main(void)
 {
     TCase *tests = suite_case("noise", "noise");
@@ -368,5 +401,6 @@ int main(void)
     tcase_add_test(tests, test_shared_paths);
     tcase_add_test(tests, test_draws);
     tcase_add_test(tests, test_errors);
+    tcase_add_test(tests, test_looked_at);
     return suite_run();
 }
