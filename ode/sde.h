@@ -12,7 +12,15 @@
  * reproducible to the bit, on any machine, with any number of threads and in any batch. Derivatives
  * are those of the discretisation on this path: the accepted steps are frozen, and so are the
  * standardised numbers of each step, W(b) - W(a) = sqrt|b - a| w. Of a derivative by times this is
- * the derivative of the law: a gradient of an expected loss has no bias. */
+ * the derivative of the law: a gradient of an expected loss has no bias.
+ *
+ * The continuous adjoints, ode_backsolve and ode_interpolating, solve the adjoint equation
+ * backwards on the same path, in the sense of Stratonovich (Li et al. 2020, arXiv:2001.01328): by
+ * Heun's method along the steps of the solve, whatever its method and calculus. Their gradients
+ * differ from the discrete one by the error of the steps; there is none by times. ode_backsolve
+ * recomputes the state backwards, so its memory does not grow with the steps but for their times;
+ * ode_interpolating takes the stored states, and is nearer to the gradient where the equation
+ * forgets its past. */
 #ifndef COSTATE_SDE_H
 #define COSTATE_SDE_H
 #include "ode.h"

@@ -71,18 +71,34 @@ static int came_back(const ode_costate *b, double t)
     return went_astray(b->run);
 }
 
+static bool is_stochastic(const ode_costate *b)
+{
+    return ode_method_stochastic(b->settings.method);
+}
+
+/* Times of the march from output j to output i: of a stochastic solve, all of its boundaries, as
+ * its path is met again only there. How many; 0: out of memory. */
+static int times_between(backward *b, int j, int i)
+{
+    const double *t = b->back.run->out.t;
+    if (is_stochastic(&b->back)) return ode_costate_times(&b->back, t[j], t[i], &b->times);
+    double *back = ode_buffer_need(&b->times, (size_t)(j - i + 1) * sizeof *back);
+    for (int k = j; back && k >= i; k--) back[j - k] = t[k];
+    return back ? j - i + 1 : 0;
+}
+
 /* From output j to output i < j. */
 static int piece(backward *b, int j, int i)
 {
     ode_costate *back = &b->back;
     const ode_adjoint_run *run = back->run;
-    int n = run->out.n;
-    const double *t = run->out.t, *backwards = (const double *)b->times.data + n - 1;
+    const double *t = run->out.t;
     if (ode_costate_output(back, j)) return -1;
     memcpy(back->end + back->slot, back->x.data, back->slot);
     if (t[i] == t[j]) return ode_costate_march(back, 1, t + j, 0);
-    if (ode_costate_march(back, j - i + 1, backwards - j, run->call->refine))
-        return went_astray(run);
+    int n = times_between(b, j, i), refine = is_stochastic(back) ? 0 : run->call->refine;
+    if (!n) return ode_call_fail(run->call, "out of memory");
+    if (ode_costate_march(back, n, b->times.data, refine)) return went_astray(run);
     ode_costate_solution(back, i, back->x.data);
     int64_t cells = run->call->rows * back->problem->system->width;
     double drift =
@@ -97,9 +113,6 @@ static int go_back(ode_adjoint_run *run)
     backward *b = run->memory;
     const ode_problem *p = run->plan->problem;
     int n = run->out.n;
-    double *t = ode_buffer_need(&b->times, (size_t)n * sizeof *t);
-    if (!t) return ode_call_fail(run->call, "out of memory");
-    for (int i = 0; i < n; i++) t[n - 1 - i] = run->out.t[i];
     if (ode_costate_open(&b->back, run, run->plan->own)) return -1;
     for (int j = n - 1; j > 0; j = p->final_only ? 0 : j - 1)
         if (run->out.place[j] >= 0 && piece(b, j, p->final_only ? 0 : j - 1)) return -1;

@@ -3,16 +3,41 @@
  * (Pontryagin's adjoint). Where the state x comes from is for the adjoint to say: it is a part of
  * what is marched, or given at every evaluation. */
 #include "ode/adjoints/costate.h"
+#include "ode/trajectory/interpolant.h"
 #include <math.h>
 #include <string.h>
+
+/* Of the march back. Of a stochastic solve it is by Heun's method on the driven field, whose
+ * augmented system is the adjoint equation in the sense of Stratonovich (Li et al. 2020,
+ * arXiv:2001.01328), along the steps of the solve and on its path. Heun's stages are at both ends
+ * of a step, where the solution is stored. */
+static ode_settings settings_back(const ode_problem *p)
+{
+    ode_settings set = p->settings;
+    if (!ode_method_stochastic(set.method)) return set;
+    set.method = &sde_heun;
+    set.adaptive = false;
+    set.replay = NULL;
+    set.step = 0;
+    set.steps = 1;
+    return set;
+}
 
 bool ode_costate_plan_make(ode_costate_plan *plan, const ode_adjoint_plan *d, ode_system *system,
                            ad_tape *tape)
 {
     const ode_problem *p = d->problem;
-    const ode_settings *set = &p->settings;
+    const ode_settings back = settings_back(p), *set = &back;
     if (!system) {
         ad_fail(tape, "%s: out of memory", set->caller);
+        return false;
+    }
+    if (d->need_times && ode_method_stochastic(set->method)) {
+        ad_fail(tape,
+                "%s: the %s adjoint gives no gradient by the times of a stochastic equation, as "
+                "its path is not smooth in time; use ode_discrete, whose steps keep their "
+                "standardised numbers",
+                set->caller, set->adjoint->name);
         return false;
     }
     plan->system = system;
@@ -75,16 +100,17 @@ int ode_costate_open(ode_costate *b, ode_adjoint_run *run, const ode_costate_pla
     b->run = run;
     b->plan = plan;
     b->problem = p;
-    b->settings = p->settings;
+    b->settings = settings_back(p);
     b->first = t[0];
     b->direction = t[p->ntimes - 1] > t[0] ? 1 : -1;
     size_t bytes = (size_t)call->rows * ode_bytes(s->dtype);
     b->whole = bytes * (size_t)s->width;
     b->slot = bytes * (size_t)p->system->width;
     set_march(b, &b->march, s);
-    b->march.adaptive = p->settings.adaptive;
+    b->march.adaptive = b->settings.adaptive;
+    b->march.path = &run->forward->path;
     b->march.quadrature = s->nquad > 0;
-    b->march.norm = b->march.quadrature && b->march.adaptive && !p->settings.seminorm;
+    b->march.norm = b->march.quadrature && b->march.adaptive && !b->settings.seminorm;
     ode_pile_reset(&b->states, b->whole);
     bool memory = ode_pile_slot(&b->states, 1) && ode_buffer_need(&b->f, b->slot) &&
                   ode_buffer_need(&b->x, b->slot) && ode_buffer_need(&b->g, b->slot);
@@ -99,6 +125,24 @@ int ode_costate_open(ode_costate *b, ode_adjoint_run *run, const ode_costate_pla
 }
 
 /* ---- steps ---- */
+
+int ode_costate_times(const ode_costate *b, double from, double to, ode_buffer *times)
+{
+    const ode_trajectory *tr = &b->run->forward->trajectory;
+    bool given = !b->march.adaptive;
+    int64_t last = given ? ode_trajectory_find(tr, from) : 0,
+            first = given ? ode_trajectory_find(tr, to) : 0;
+    double *t = ode_buffer_need(times, (2 + (size_t)(last - first + 2)) * sizeof *t);
+    if (!t) return 0;
+    int n = 0;
+    t[n++] = from;
+    for (int64_t k = last; k > first; k--) {
+        double boundary = ode_trajectory_boundary(tr, k)->t;
+        if (boundary != from && boundary != to) t[n++] = boundary;
+    }
+    t[n++] = to;
+    return n;
+}
 
 static void *slot_of(void *context, int64_t k)
 {

@@ -37,6 +37,9 @@ void ode_costate_solution(const ode_costate *b, int i, void *slot);
 /* The march passes output i, going back: its cotangents are added to the costate, and what they say
  * of its time to that. The solution there is in b->x. */
 int ode_costate_output(ode_costate *b, int i);
+/* The times of a march back from one time of the solve to an earlier one: where its steps are
+ * given, those of the forward steps between. How many, in `times`; 0: out of memory. */
+int ode_costate_times(const ode_costate *b, double from, double to, ode_buffer *times);
 /* From times[0] back to times[n - 1], from the state in b->end. */
 int ode_costate_march(ode_costate *b, int n, const double *times, int refine);
 /* At the first time: what the costate says of it, and of y0; statistics. */

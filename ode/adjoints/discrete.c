@@ -431,7 +431,6 @@ const ode_adjoint ode_discrete = {
     .frozen = true,
     .asked = true,
     .replays = true,
-    .stochastic = true,
     .own = sizeof(discrete_plan),
     .memory = sizeof(backward),
     .plan = plan,

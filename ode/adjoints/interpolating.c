@@ -36,29 +36,9 @@ static int state_at(void *context, double t, void *x)
     return ode_interpolant_at(&((backward *)context)->interpolant, &t, 0, x);
 }
 
-/* Times of the march from t_j to t_i: where steps are given, those of the forward steps between.
- * How many; 0: out of memory. */
-static int times_between(backward *b, double from, double to)
-{
-    const ode_trajectory *tr = &b->back.run->forward->trajectory;
-    bool given = !b->back.march.adaptive;
-    int64_t last = ode_trajectory_find(tr, from), first = ode_trajectory_find(tr, to);
-    size_t most = 2 + (given ? (size_t)(last - first + 2) : 0);
-    double *t = ode_buffer_need(&b->times, most * sizeof *t);
-    if (!t) return 0;
-    int n = 0;
-    t[n++] = from;
-    for (int64_t k = last; given && k > first; k--) {
-        double boundary = ode_trajectory_boundary(tr, k)->t;
-        if (boundary != from && boundary != to) t[n++] = boundary;
-    }
-    t[n++] = to;
-    return n;
-}
-
 static int march_back(backward *b, double from, double to)
 {
-    int n = times_between(b, from, to);
+    int n = ode_costate_times(&b->back, from, to, &b->times);
     if (!n) return ode_call_fail(b->back.run->call, "out of memory");
     int refine = b->back.march.adaptive ? b->back.run->call->refine : 0;
     return ode_costate_march(&b->back, n, b->times.data, refine);

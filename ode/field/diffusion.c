@@ -1,6 +1,7 @@
 /* Diffusions: called, their noise recognised from what they return, and the correction between the
  * two calculi recorded from them. */
 #include "ode/field/system.h"
+#include <stdlib.h>
 #include <string.h>
 
 unsigned ode_noise_kinds(const ode_noise_of *n, bool commutative)
@@ -155,31 +156,43 @@ void ode_diffusion_call(ode_system *s, ad_tape *tape, ad_var t, const ad_var *y,
 
 /* Diagonal noise: column j of the matrix of all noise is g_j e_j, so the correction of element i is
  * (dg_i/dy_i) g_i. The diagonal of the Jacobian is the derivative, by weights u, of the trace of
- * the Jacobian of u g, which the tape finds in its cheapest form. */
-static ad_var correct_diagonal(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y,
-                               const ad_var *args, int i, ad_var g)
+ * the Jacobian of u g, which the tape finds in its cheapest form; the derivative does not read u,
+ * as the trace is linear in it. */
+static ad_var jacobian_diagonal(ad_tape *tape, ad_shape flat, ad_var g, ad_var x)
+{
+    ad_var u = ad_input_rows(tape, flat, 0, NULL), diagonal = ad_none(tape);
+    ad_var trace = ad_jacobian_trace(ad_mul(u, g), x), one = ad_ones_like(trace);
+    ad_vjp_cut(1, &trace, &one, 1, &u, &diagonal);
+    return diagonal;
+}
+
+/* A trace is that of a function of vectors: a state of another shape is written as a view of one,
+ * in whose place the state then is. */
+static ad_var correct_diagonal(const ode_system *s, ad_tape *tape, const ode_diffusion_at *at,
+                               int i)
 {
     ad_shape state = s->state[i], flat = AD_SHAPE(AD_ROWS, s->size[i]);
-    bool is_flat = ad_same_shape(flat, state);
-    ad_var x = y[i], gx = g;
-    if (!is_flat) {
-        /* The trace is that of a function of x, which the state is a view of. */
-        ad_var in[1 + ODE_MAX_STATES + ODE_MAX_ARGS], to[1 + ODE_MAX_STATES + ODE_MAX_ARGS];
-        int n = 0;
-        for (int j = 0; j < s->nstate; j++) in[n++] = y[j];
-        for (int j = 0; j < s->nargs; j++) in[n++] = args[j];
-        in[n++] = t;
-        memcpy(to, in, (size_t)n * sizeof *to);
-        x = ad_reshape(y[i], flat);
-        to[i] = ad_reshape(x, state);
-        ad_inline(n, in, 1, &g, tape, to, &gx);
-        gx = ad_reshape(gx, flat);
+    ad_var g = at->g[i];
+    if (ad_same_shape(flat, state)) return ad_mul(jacobian_diagonal(tape, flat, g, at->y[i]), g);
+    int n = s->nstate, inputs = n + at->nargs + 1;
+    ad_var *in = malloc(2 * (size_t)inputs * sizeof *in), *to = in + inputs;
+    if (!in) {
+        ad_fail(tape, "out of memory");
+        return ad_none(tape);
     }
-    /* The derivative by u, in which the trace is linear, does not read u. */
-    ad_var u = ad_input_rows(tape, flat, 0, NULL), diagonal = ad_none(tape);
-    ad_var trace = ad_jacobian_trace(ad_mul(u, gx), x), one = ad_ones_like(trace);
-    ad_vjp_cut(1, &trace, &one, 1, &u, &diagonal);
-    return ad_mul(is_flat ? diagonal : ad_reshape(diagonal, state), g);
+    memcpy(in, at->y, (size_t)n * sizeof *in);
+    if (at->nargs) memcpy(in + n, at->args, (size_t)at->nargs * sizeof *in);
+    in[inputs - 1] = at->t;
+    memcpy(to, in, (size_t)inputs * sizeof *to);
+    ad_var x = ad_input_rows(tape, flat, 0, NULL), gx, diagonal, at_state;
+    to[i] = ad_reshape(x, state);
+    ad_inline(inputs, in, 1, &g, tape, to, &gx);
+    diagonal = jacobian_diagonal(tape, flat, ad_reshape(gx, flat), x);
+    in[i] = x;
+    to[i] = ad_reshape(at->y[i], flat);
+    ad_inline(inputs, in, 1, &diagonal, tape, to, &at_state);
+    free(in);
+    return ad_mul(ad_reshape(at_state, state), g);
 }
 
 /* General noise: the sum over the Brownian motions j of (dg_j/dy) g_j, where y are all states. */
@@ -208,20 +221,52 @@ static void correct_general(const ode_system *s, ad_tape *tape, const ad_var *y,
     }
 }
 
-void ode_diffusion_correct(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y,
-                           const ad_var *args, const ad_var *g, ad_var *dy)
+void ode_diffusion_correct(const ode_system *s, ad_tape *tape, const ode_diffusion_at *at,
+                           double correction, ad_var *dy)
 {
-    if (ad_tape_error(tape) || s->noise.additive) return;
+    if (ad_tape_error(tape) || s->noise.additive || correction == 0) return;
     ad_var sum[ODE_MAX_STATES];
     for (int i = 0; i < s->nstate; i++) sum[i] = ad_none(tape);
     if (s->noise.kind == ODE_NOISE_GENERAL) {
-        correct_general(s, tape, y, g, sum);
+        correct_general(s, tape, at->y, at->g, sum);
     } else {
         for (int i = 0; i < s->nstate; i++)
-            if (s->noise.states >> i & 1) sum[i] = correct_diagonal(s, tape, t, y, args, i, g[i]);
+            if (s->noise.states >> i & 1) sum[i] = correct_diagonal(s, tape, at, i);
     }
     for (int i = 0; i < s->nstate; i++)
-        if (sum[i].node >= 0) dy[i] = ad_add(dy[i], ad_scale(sum[i], s->correction));
+        if (sum[i].node >= 0) dy[i] = ad_add(dy[i], ad_scale(sum[i], correction));
+}
+
+/* ---- noise ---- */
+
+/* General noise of a state: the sum over the Brownian motions. */
+static ad_var contract(const ode_system *s, int j, ad_var g, ad_var x)
+{
+    ad_shape state = s->state[j];
+    int64_t size = s->size[j], m = s->noise.m;
+    bool rows = ad_has_rows(ad_shape_of(g));
+    g = ad_reshape(g, rows ? AD_SHAPE(AD_ROWS, size, m) : AD_SHAPE(size, m));
+    ad_var flat = ad_contract(rows ? "bdm,bm->bd" : "dm,bm->bd", 2, (ad_var[]){ g, x });
+    return state.rank == 2 ? flat : ad_reshape(flat, state);
+}
+
+void ode_diffusion_apply(const ode_system *s, ad_tape *tape, const ad_var *g, ad_var x, ad_var *dy)
+{
+    bool diagonal = s->noise.kind == ODE_NOISE_DIAGONAL;
+    int64_t at = 0;
+    for (int j = 0; j < s->nstate; j++) {
+        dy[j] = ad_none(tape);
+        if (!(s->noise.states >> j & 1)) continue;
+        if (!diagonal) {
+            dy[j] = contract(s, j, g[j], x);
+            continue;
+        }
+        int64_t n = s->size[j];
+        ad_var part = n == s->noise.m ? x : ad_slice(x, 1, at, at + n);
+        if (s->state[j].rank != 2) part = ad_reshape(part, s->state[j]);
+        dy[j] = ad_mul(g[j], part);
+        at += n;
+    }
 }
 
 int ode_system_outputs(const ode_system *s, ad_var *out)

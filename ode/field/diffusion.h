@@ -25,4 +25,15 @@ typedef struct {
 unsigned ode_noise_kinds(const ode_noise_of *noise, bool commutative);
 const char *ode_noise_name(const ode_noise_of *noise); /* "diagonal" */
 
+/* A diffusion as it was recorded: g by state, and all that it may depend on. */
+typedef struct {
+    ad_var t;
+    const ad_var *y, *args, *g;
+    int nargs;
+} ode_diffusion_at;
+/* What drives a system over a step: dy/ds = f h + g w, s in [0,1]; w [rows,m]. */
+typedef struct {
+    ad_var h, w;
+} ode_driving;
+
 #endif

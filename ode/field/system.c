@@ -53,7 +53,8 @@ static void call_field(ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, 
     else s->fields(t, s->nstate, y, args, s->user, dy);
     for (int i = 0; i < s->nstate; i++) dy[i] = ode_checked_derivative(tape, dy[i], i, s->state[i]);
     if (g) ode_diffusion_call(s, tape, t, y, args, g);
-    if (g && s->correction != 0) ode_diffusion_correct(s, tape, t, y, args, g, dy);
+    ode_diffusion_at at = { .t = t, .y = y, .args = args, .g = g, .nargs = s->nargs };
+    if (g) ode_diffusion_correct(s, tape, &at, s->correction, dy);
     for (int i = 0; i < s->nstate && ad_tape_error(tape); i++) dy[i] = ad_none(tape);
 }
 
@@ -389,6 +390,7 @@ static ode_system *make_augmented(ode_system *base, uint64_t need, bool given)
     s->base = base;
     s->need = need;
     s->rerecord = base->rerecord;
+    s->noise = base->noise;
     for (int k = given; k < 2; k++)
         for (int i = 0; i < base->nstate; i++) ode_system_add_state(s, base->state[i]);
     s->nrow = base->nrow;
@@ -516,17 +518,51 @@ void ode_check_argument(const ode_system *s, ad_var arg, bool row, int i, ad_var
             argument);
 }
 
+static void correct_from_ito(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y,
+                             const ad_var *row, const ad_var *shared, const ad_var *g, ad_var *f)
+{
+    int n = s->nrow + s->nshared;
+    ad_var *args = malloc((size_t)(n + 1) * sizeof *args);
+    if (!args) {
+        ad_fail(tape, "out of memory");
+        return;
+    }
+    if (s->nrow) memcpy(args, row, (size_t)s->nrow * sizeof *args);
+    if (s->nshared) memcpy(args + s->nrow, shared, (size_t)s->nshared * sizeof *args);
+    ode_diffusion_at at = { .t = t, .y = y, .args = args, .g = g, .nargs = n };
+    ode_diffusion_correct(s, tape, &at, -0.5, f);
+    free(args);
+}
+
+/* f h + g w; stratonovich: f is that of the calculus whatever the system's own. */
+static void record_driven(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y,
+                          const ad_var *row, const ad_var *shared, const ode_driving *by,
+                          bool stratonovich, ad_var *dy, const ode_residuals *residuals,
+                          ad_var *kept)
+{
+    ad_var f[ODE_MAX_STATES], g[ODE_MAX_STATES];
+    ode_system_record_kept(s, tape, t, y, row, shared, f, g, residuals, kept);
+    if (stratonovich && s->calculus == SDE_ITO) correct_from_ito(s, tape, t, y, row, shared, g, f);
+    ode_diffusion_apply(s, tape, g, by->w, dy);
+    for (int j = 0; j < s->nstate; j++) {
+        ad_var drift = ad_mul(by->h, f[j]);
+        dy[j] = dy[j].node < 0 ? drift : ad_add(drift, dy[j]);
+    }
+}
+
 /* x' = f, a' = -(df/dx)^T a, q' = -(df/dargs)^T a (Pontryagin's adjoint; Chen et al. 2018,
  * arXiv:1806.07366, appendix B). Where x is given, the first is left out. Costates come first: the
  * program of a step computes what its first result needs in order, so that each stage's costate
  * follows on its state, whose hidden units need not wait for it. */
 static void record_augmented(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y,
-                             const ad_var *row, const ad_var *shared, ad_var *dy, ad_var *quad)
+                             const ad_var *row, const ad_var *shared, const ode_driving *by,
+                             ad_var *dy, ad_var *quad)
 {
     int n = s->base->nstate, nquad = quad ? s->nquad : 0;
     const ad_var *state = s->ngiven ? row + s->nrow - s->ngiven : y + n, *costate = y;
     ad_var f[ODE_MAX_STATES], *slope = s->ngiven ? f : dy + n, *costate_slope = dy;
-    ode_system_record(s->base, tape, t, state, row, shared, slope, NULL);
+    if (by) record_driven(s->base, tape, t, state, row, shared, by, true, slope, NULL, NULL);
+    else ode_system_record(s->base, tape, t, state, row, shared, slope, NULL);
     ad_var *x = malloc(2 * (size_t)(n + nquad) * sizeof *x);
     if (!x) ad_fail(tape, "out of memory");
     if (ad_tape_error(tape)) {
@@ -551,8 +587,17 @@ static void record_augmented(const ode_system *s, ad_tape *tape, ad_var t, const
 void ode_system_record(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y,
                        const ad_var *row, const ad_var *shared, ad_var *dy, ad_var *quad)
 {
-    if (s->base) record_augmented(s, tape, t, y, row, shared, dy, quad);
+    if (s->base) record_augmented(s, tape, t, y, row, shared, NULL, dy, quad);
     else ode_system_record_kept(s, tape, t, y, row, shared, dy, NULL, NULL, NULL);
+}
+
+void ode_system_record_driven(const ode_system *s, ad_tape *tape, ad_var t, const ad_var *y,
+                              const ad_var *row, const ad_var *shared, const ode_driving *by,
+                              ad_var *dy, ad_var *quad, const ode_residuals *residuals,
+                              ad_var *kept)
+{
+    if (s->base) record_augmented(s, tape, t, y, row, shared, by, dy, quad);
+    else record_driven(s, tape, t, y, row, shared, by, false, dy, residuals, kept);
 }
 
 void ode_row_arguments(const ode_system *s, const void *const *args, const void **row)

@@ -192,6 +192,13 @@ void ode_system_record(const ode_system *system, ad_tape *tape, ad_var t, const 
 void ode_system_record_kept(const ode_system *system, ad_tape *tape, ad_var t, const ad_var *y,
                             const ad_var *row, const ad_var *shared, ad_var *dy, ad_var *g,
                             const ode_residuals *residuals, ad_var *kept);
+/* Records dy = f h + g w of a stochastic system, with residuals as above. Of an augmented system
+ * (in the sense of Stratonovich, whatever the calculus of its base), of states and costates, and
+ * the quadratures' increments when quad is not NULL. */
+void ode_system_record_driven(const ode_system *system, ad_tape *tape, ad_var t, const ad_var *y,
+                              const ad_var *row, const ad_var *shared, const ode_driving *by,
+                              ad_var *dy, ad_var *quad, const ode_residuals *residuals,
+                              ad_var *kept);
 /* Drift and diffusion as the trace has them, those of states without noise left out: at most 2
  * nstate variables. */
 int ode_system_outputs(const ode_system *system, ad_var *out);
@@ -208,9 +215,12 @@ bool ode_take_knots(ode_system *system);
  * system's noise; where that is known already, it has to be the same. */
 void ode_diffusion_call(ode_system *system, ad_tape *tape, ad_var t, const ad_var *y,
                         const ad_var *args, ad_var *g);
-/* Adds the correction from one calculus to the other to the drift. */
-void ode_diffusion_correct(const ode_system *system, ad_tape *tape, ad_var t, const ad_var *y,
-                           const ad_var *args, const ad_var *g, ad_var *dy);
+/* Adds `correction` times sum_j (dg_j/dy) g_j to the drift. */
+void ode_diffusion_correct(const ode_system *system, ad_tape *tape, const ode_diffusion_at *at,
+                           double correction, ad_var *dy);
+/* dy = g x, x [rows,m] one number for each Brownian motion; invalid for states without noise. */
+void ode_diffusion_apply(const ode_system *system, ad_tape *tape, const ad_var *g, ad_var x,
+                         ad_var *dy);
 /* What a field returned for state i, of shape `state` after broadcasting; invalid with the tape's
  * error set if it is not that. */
 ad_var ode_checked_derivative(ad_tape *tape, ad_var dy, int i, ad_shape state);

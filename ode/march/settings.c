@@ -289,11 +289,6 @@ static bool check_kind(const ode_settings *s, const sde_options *sde, ad_tape *t
         ad_fail(tape, "%s: %s is a method for %s equations; methods for %s ones: %s", s->caller,
                 s->method->name, sde ? "ordinary" : "stochastic", sde ? "stochastic" : "ordinary",
                 names);
-    } else if (sde && !s->adjoint->stochastic) {
-        ad_fail(tape,
-                "%s: the %s adjoint is for ordinary equations; of stochastic ones the discrete "
-                "adjoint gives the gradient (ode_discrete)",
-                s->caller, s->adjoint->name);
     } else if (sde && sde->calculus != SDE_ITO && sde->calculus != SDE_STRATONOVICH) {
         ad_fail(tape, "%s: options.calculus is %d; it must be SDE_ITO or SDE_STRATONOVICH",
                 s->caller, (int)sde->calculus);

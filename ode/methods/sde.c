@@ -28,7 +28,7 @@ static void euler_maruyama_step(const ode_method *m, const ode_step *s, ode_step
 {
     (void)m;
     ad_var move[ODE_MAX_STATES];
-    ode_record_driven(s, r, 0, s->y, ode_record_increment(s), move);
+    ode_record_driven(s, r, 0, s->y, ode_record_increment(s), move, NULL);
     for (int j = 0; j < s->system->nstate; j++) r->next[j] = ad_add(s->y[j], move[j]);
 }
 
@@ -57,16 +57,20 @@ static void driven_step(const ode_method *m, const ode_step *s, ode_step_results
 {
     const ode_tableau *t = m->tableau;
     int n = s->system->nstate, last = t->stages;
-    ad_var w = ode_record_increment(s), stage[ODE_MAX_STATES];
+    int nquad = s->quadrature.wanted ? s->system->nquad : 0;
+    ad_var w = ode_record_increment(s), stage[ODE_MAX_JOINT];
     memcpy(stage, s->y, (size_t)n * sizeof *stage);
     for (int i = 1; i <= last; i++) {
-        ode_record_driven(s, r, i - 1, stage, w, r->k + (i - 1) * n);
+        ode_record_driven(s, r, i - 1, stage, w, r->k + (i - 1) * n,
+                          nquad ? r->rates + (i - 1) * nquad : NULL);
         for (int j = 0; j < n; j++) {
             ad_var sum = ode_record_weighted(i, ode_tableau_row(t, i), r->k + j, n);
             stage[j] = ad_add(s->y[j], sum);
         }
     }
     memcpy(r->next, stage, (size_t)n * sizeof *stage);
+    for (int q = 0; q < nquad; q++)
+        r->quad[q] = ode_record_weighted(last, ode_tableau_row(t, last), r->rates + q, nquad);
     for (int j = 0; s->estimate && j < n; j++)
         r->error[j] = ode_record_weighted(last, t->e, r->k + j, n);
 }

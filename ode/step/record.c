@@ -33,49 +33,20 @@ void ode_record_drift_diffusion(const ode_step *s, const ode_step_results *r, in
                            kept);
 }
 
-/* General noise of a state: the sum over the Brownian motions. */
-static ad_var contract(const ode_system *s, int j, ad_var g, ad_var x)
-{
-    ad_shape state = s->state[j];
-    int64_t size = s->size[j], m = s->noise.m;
-    bool rows = ad_has_rows(ad_shape_of(g));
-    g = ad_reshape(g, rows ? AD_SHAPE(AD_ROWS, size, m) : AD_SHAPE(size, m));
-    ad_var flat = ad_contract(rows ? "bdm,bm->bd" : "dm,bm->bd", 2, (ad_var[]){ g, x });
-    return state.rank == 2 ? flat : ad_reshape(flat, state);
-}
-
 void ode_record_noise(const ode_step *s, const ad_var *g, ad_var x, ad_var *dy)
 {
-    const ode_system *system = s->system;
-    bool diagonal = system->noise.kind == ODE_NOISE_DIAGONAL;
-    int64_t at = 0;
-    for (int j = 0; j < system->nstate; j++) {
-        dy[j] = ad_none(s->tape);
-        if (!(system->noise.states >> j & 1)) continue;
-        if (!diagonal) {
-            dy[j] = contract(system, j, g[j], x);
-            continue;
-        }
-        int64_t n = system->size[j];
-        ad_var part = n == system->noise.m ? x : ad_slice(x, 1, at, at + n);
-        if (system->state[j].rank != 2) part = ad_reshape(part, system->state[j]);
-        dy[j] = ad_mul(g[j], part);
-        at += n;
-    }
+    ode_diffusion_apply(s->system, s->tape, g, x, dy);
 }
 
 ad_var ode_record_increment(const ode_step *s) { return ad_mul(s->root_h, s->noise[0]); }
 
 void ode_record_driven(const ode_step *s, const ode_step_results *r, int i, const ad_var *y,
-                       ad_var w, ad_var *dy)
+                       ad_var w, ad_var *dy, ad_var *quad)
 {
-    ad_var f[ODE_MAX_STATES], g[ODE_MAX_STATES];
-    ode_record_drift_diffusion(s, r, i, y, f, g);
-    ode_record_noise(s, g, w, dy);
-    for (int j = 0; j < s->system->nstate; j++) {
-        ad_var drift = ad_mul(s->h, f[j]);
-        dy[j] = dy[j].node < 0 ? drift : ad_add(drift, dy[j]);
-    }
+    ad_var memory[ODE_MAX_ROWS], *kept = s->residuals ? r->kept + i * s->residuals->n : NULL;
+    ode_driving by = { s->h, w };
+    ode_system_record_driven(s->system, s->tape, s->t[i], y, ode_step_row(s, i, memory), s->shared,
+                             &by, dy, quad, s->residuals, kept);
 }
 
 /* ---- sums and norms ---- */

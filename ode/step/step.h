@@ -202,9 +202,10 @@ void ode_record_noise(const ode_step *s, const ad_var *g, ad_var x, ad_var *dy);
 ad_var ode_record_increment(const ode_step *s);
 /* The driven field, dy/ds = f(t + s h, y) h + g(t + s h, y) w, s in [0,1], at time t[i]: whose
  * solution over a step is that of the equation in the sense of Stratonovich, where w = W is the
- * step's increment and the path between its ends is a line. */
+ * step's increment and the path between its ends is a line. quad: NULL, or the quadratures'
+ * increments, of augmented systems. */
 void ode_record_driven(const ode_step *s, const ode_step_results *r, int i, const ad_var *y,
-                       ad_var w, ad_var *dy);
+                       ad_var w, ad_var *dy, ad_var *quad);
 /* Per-row arguments of the system as evaluation i has them; memory: ODE_MAX_ROWS. */
 const ad_var *ode_step_row(const ode_step *s, int i, ad_var *memory);
 /* Sum of c_i x_i over n of them that lie stride apart (terms with c_i = 0 are left out); invalid

@@ -224,13 +224,15 @@ static ode_trajectory_policy policy_of(const ode_forward *s)
     const ode_problem *p = s->problem;
     const ode_adjoint *adjoint = p->settings.adjoint;
     bool wanted = s->call->state_used, certain = s->again || atomic_load(&p->differentiated);
-    ode_trajectory_policy policy = { .states = wanted && (adjoint->states || certain),
-                                     .magnitudes = adjoint->magnitudes && wanted,
-                                     .carried = ode_port_bytes(p->units.step, ODE_VALUE,
-                                                               ODE_PORT_CARRY, s->call->rows),
-                                     .states_bytes = certain ? 0 : p->settings.keep_bytes,
-                                     .residuals_bytes = p->settings.keep_bytes,
-                                     .dense = p->dense };
+    ode_trajectory_policy policy = {
+        .states = wanted && (adjoint->states || certain),
+        .boundaries = wanted && ode_method_stochastic(p->settings.method),
+        .magnitudes = adjoint->magnitudes && wanted,
+        .carried = ode_port_bytes(p->units.step, ODE_VALUE, ODE_PORT_CARRY, s->call->rows),
+        .states_bytes = certain ? 0 : p->settings.keep_bytes,
+        .residuals_bytes = p->settings.keep_bytes,
+        .dense = p->dense
+    };
     if (policy.states) policy.residuals = atomic_load(&p->residuals);
     return policy;
 }

@@ -8,7 +8,9 @@
 
 bool ode_interpolant_compile(ode_march_units *units, const ode_problem *p, ad_tape *tape)
 {
-    return ode_march_compile(units, p->system, &p->settings, false, true, 0, NULL, tape);
+    /* Nobody asks for a stochastic solution between its boundaries. */
+    bool dense = !ode_method_stochastic(p->settings.method);
+    return ode_march_compile(units, p->system, &p->settings, false, dense, 0, NULL, tape);
 }
 
 int ode_interpolant_open(ode_interpolant *in, ode_forward *forward, const ode_march_units *units,
@@ -21,7 +23,7 @@ int ode_interpolant_open(ode_interpolant *in, ode_forward *forward, const ode_ma
     m->system = p->system;
     m->settings = &p->settings;
     m->method = p->settings.method;
-    m->dense = true;
+    m->dense = !ode_method_stochastic(m->method);
     memcpy(m->clock, forward->march.clock, sizeof m->clock);
     m->error = call->error;
     m->error_size = call->error_size;

@@ -69,12 +69,12 @@ bool ode_trajectory_add(ode_trajectory *tr, int64_t k, const ode_boundary *b, co
     if (tr->policy.magnitudes)
         ode_grow(tr->system->dtype, tr->rows * tr->system->width, next, tr->largest.data);
     tr->stores = tr->stores && within_budget(tr, k);
-    if (!tr->stores) return true;
+    if (!tr->stores && !tr->policy.boundaries) return true;
     ode_boundary *all = ode_buffer_need(&tr->bounds, (size_t)(k + 2) * sizeof *all);
     if (!all) return false;
     all[k + 1] = *b;
     tr->count = k + 1;
-    if (!carried) return true;
+    if (!carried || !tr->stores) return true;
     void *carry = ode_pile_slot(&tr->carries, k);
     if (!carry) return false;
     memcpy(carry, carried, tr->policy.carried);

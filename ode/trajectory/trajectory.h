@@ -12,6 +12,7 @@
 typedef struct {
     bool states;                    /* at the boundaries, with what the method carries */
     size_t carried;                 /* bytes of that in a step; 0: nothing */
+    bool boundaries;                /* times of the steps, where no states are stored too */
     bool magnitudes;                /* the largest |y| of each element, over all boundaries */
     int64_t states_bytes;           /* for states: where they need more, none are stored. 0: any */
     const ode_residuals *residuals; /* of evaluations, for VJPs of the steps; NULL: none */
