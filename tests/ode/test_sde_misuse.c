@@ -138,12 +138,6 @@ START_TEST(methods)
     s.options.ode.steps = 0;
     CLOSE(s, solve(&s, noise, NULL), "euler_maruyama has no error estimate", "sde_heun");
     s = open();
-    s.options.ode.adjoint = &ode_backsolve;
-    CLOSE(s, solve(&s, noise, NULL), "backsolve adjoint", "ode_discrete");
-    s = open();
-    s.options.ode.adjoint = &ode_interpolating;
-    CLOSE(s, solve(&s, noise, NULL), "interpolating adjoint", "ode_discrete");
-    s = open();
     s.options.calculus = (sde_calculus)7;
     CLOSE(s, solve(&s, noise, NULL), "options.calculus is 7");
     ck_assert(sde_method_find("heun") == &sde_heun && !sde_method_find("rk4"));
