@@ -4,5 +4,6 @@
 #include "autodiff/autodiff.h"
 #include "nn/nn.h"
 #include "ode/ode.h"
+#include "ode/diffusion.h"
 #include "ode/sde.h"
 #endif
