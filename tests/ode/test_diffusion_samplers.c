@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MANY = 20000 };
+enum { MANY = 8000 };
 
 /* Largest error of a few samples against the exact flow. */
 static double error_of(gaussian *g, const ode_sampling *options)
@@ -97,7 +97,7 @@ START_TEST(laws)
         { "corrector", &ode_vp, { .sampler = &ode_predictor_corrector, .steps = 200 }, 0.02 },
         { "langevin",
           &ode_ve,
-          { .sampler = &ode_annealed_langevin, .steps = 60, .corrections = 10 },
+          { .sampler = &ode_annealed_langevin, .steps = 60, .corrections = 40 },
           0.02 },
     };
     gaussian g = { cases[_i].process, ODE_NOISE, 0.5, 0.6, 0.6 };
@@ -181,7 +181,7 @@ END_TEST
  * conditional law. */
 START_TEST(inpainting)
 {
-    enum { N = 4000 };
+    enum { N = 2000 };
     gaussian g = { &ode_vp, ODE_NOISE, 0.2, 0.8, 0.7 };
     ode_diffusion model = gaussian_model(&g);
     const double known[2] = { 1.1, 0 }, mask[2] = { 1, 0 };
