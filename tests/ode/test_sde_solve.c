@@ -330,6 +330,31 @@ START_TEST(no_time)
 }
 END_TEST
 
+/* In single precision: of a linear equation from 1 the derivative by y0 is the solution. */
+START_TEST(single)
+{
+    for (int i = 0; sde_methods()[i]; i++) {
+        if (!(sde_methods()[i]->takes & ODE_TAKES_DIAGONAL)) continue;
+        double y[3], g[3];
+        float one[] = { 1, 1, 1 };
+        ad_tape *tape = ad_tape_new(AD_F32);
+        ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 3, one), bar;
+        sde_options options = { .ode = { .method = sde_methods()[i], .steps = 20 },
+                                .calculus = SDE_STRATONOVICH };
+        ad_var s =
+            sde_solve_final(linear, linear, NULL, y0, 0, NULL, ode_interval(tape, 0, 1), &options);
+        ad_grad(ad_sum_all(s), 1, &y0, &bar);
+        get(s, y);
+        get(bar, g);
+        for (int k = 0; k < 3; k++) {
+            ck_assert(fabs(y[k] - 1) > 1e-3 && y[k] != y[(k + 1) % 3]);
+            ck_assert_double_eq_tol(y[k], g[k], 1e-5 * fabs(y[k]));
+        }
+        ad_tape_free(tape);
+    }
+}
+END_TEST
+
 /* ---- bits ---- */
 
 /* A gradient and a solution of so many rows by so many threads. */
@@ -401,6 +426,7 @@ int main(void)
     tcase_add_test(tests, partial);
     tcase_add_test(tests, refined);
     tcase_add_test(tests, no_time);
+    tcase_add_test(tests, single);
     tcase_add_test(tests, bits);
     return suite_run();
 }
