@@ -14,6 +14,8 @@
 
 enum { PIECE = 256, MAX_LANES = 4, SIDES = 2 };
 
+enum { GRID, KEY, BLOCK, COMPONENT, JOINED, ARRAYS };
+
 struct ode_noise {
     ode_noise_tree tree; /* first: its functions find the rest */
     ode_noise_settings settings;
@@ -27,7 +29,8 @@ struct ode_noise {
     /* arrays [ODE_NOISE_GROUPS, SIDES] of a level: of W alone, or of all */
     void *level[ODE_NOISE_LEVELS];
     int64_t level_bytes[ODE_NOISE_LEVELS];
-    void *joined; /* arrays [groups]: the result of several nodes */
+    void *joined;        /* arrays [groups]: the result of several nodes */
+    size_t held[ARRAYS]; /* bytes of the arrays that are not levels */
     const ode_noise_loops *loops;
 };
 
@@ -301,13 +304,17 @@ static int refuse(const ode_noise_settings *s, char *error, size_t error_size)
     return -1;
 }
 
-/* Memory that is there already is used again. */
-static bool resize(void *pointer, int64_t n, size_t size)
+/* At least n elements of an array; memory that is there already is used again. */
+static bool resize(ode_noise *noise, int array, void *pointer, int64_t n, size_t size)
 {
     void **memory = pointer;
-    void *grown = realloc(*memory, (size_t)(n > 0 ? n : 1) * size);
-    if (grown) *memory = grown;
-    return grown != NULL;
+    size_t bytes = (size_t)(n > 0 ? n : 1) * size;
+    if (bytes <= noise->held[array]) return true;
+    void *grown = realloc(*memory, bytes);
+    if (!grown) return false;
+    *memory = grown;
+    noise->held[array] = bytes;
+    return true;
 }
 
 static int make_keys(ode_noise *noise, const double *draw, char *error, size_t error_size)
@@ -315,7 +322,8 @@ static int make_keys(ode_noise *noise, const double *draw, char *error, size_t e
     const ode_noise_settings *s = &noise->settings;
     noise->key_a_source = s->ndraw > 1 && !s->common;
     const int64_t keys = noise->key_a_source ? noise->sources : 1;
-    if (!resize(&noise->key, keys, sizeof *noise->key)) return out_of_memory(error, error_size);
+    if (!resize(noise, KEY, &noise->key, keys, sizeof *noise->key))
+        return out_of_memory(error, error_size);
     for (int64_t k = 0; k < s->ndraw; k++)
         if (!(fabs(draw[k]) <= 0x1p53 && draw[k] == floor(draw[k]))) {
             snprintf(error, error_size,
@@ -339,9 +347,9 @@ static bool make_memory(ode_noise *noise)
     const int64_t blocks = (noise->sources + noise->lanes - 1) / noise->lanes;
     noise->counters = blocks * s->m;
     noise->numbers = noise->counters * noise->lanes;
-    if (!resize(&noise->block, noise->counters, sizeof *noise->block) ||
-        !resize(&noise->component, noise->counters, sizeof *noise->component) ||
-        !resize(&noise->joined, s->groups * noise->numbers, noise->size))
+    if (!resize(noise, BLOCK, &noise->block, noise->counters, sizeof *noise->block) ||
+        !resize(noise, COMPONENT, &noise->component, noise->counters, sizeof *noise->component) ||
+        !resize(noise, JOINED, &noise->joined, s->groups * noise->numbers, noise->size))
         return false;
     for (int64_t i = 0, b = 0; b < blocks; b++)
         for (int64_t j = 0; j < s->m; j++, i++) {
@@ -349,7 +357,7 @@ static bool make_memory(ode_noise *noise)
             noise->component[i] = (uint32_t)j;
         }
     if (!s->grid) return true;
-    if (!resize(&noise->grid, s->cells + 1, sizeof *noise->grid)) return false;
+    if (!resize(noise, GRID, &noise->grid, s->cells + 1, sizeof *noise->grid)) return false;
     const bool decreasing = s->grid[0] > s->grid[s->cells];
     for (int64_t k = 0; k <= s->cells; k++) noise->grid[k] = s->grid[decreasing ? s->cells - k : k];
     return true;

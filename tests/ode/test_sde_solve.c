@@ -1,5 +1,6 @@
 /* Stochastic solves beside their numbers: outputs, several states, costs, draws, rows that share
  * paths, chosen and replayed steps, callbacks, parts of solves, refinement, bits. */
+#define TESTS_COUNT_ALLOCATIONS
 #include "costate.h"
 #include "ode/step/step.h"
 #include "sde_problems.h"
@@ -37,6 +38,12 @@ static ad_var zeros(ad_tape *tape, int rows, int width)
 static ad_var ones(ad_tape *tape, int rows, int width)
 {
     return ad_shift(zeros(tape, rows, width), 1);
+}
+
+static ad_var network(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)t, (void)user;
+    return ad_matmul(ad_tanh(ad_matmul(y, args[0])), args[0]);
 }
 
 /* ---- paths ---- */
@@ -412,6 +419,47 @@ START_TEST(bits)
 }
 END_TEST
 
+/* Runs on new paths allocate nothing, and evaluate the drift once a step: what a gradient needs of
+ * it is kept. */
+START_TEST(replays)
+{
+    for (int i = 0; sde_methods()[i]; i++) {
+        double y[ROWS * WIDTH], g[4], weights[4] = { 0.5, 0.2, -0.3, 0.4 }, draw, x[ROWS * WIDTH];
+        for (int k = 0; k < ROWS * WIDTH; k++) x[k] = 0.1 * k;
+        ad_tape *tape = ad_tape_new(AD_F64);
+        ode_stats stats = { 0 };
+        ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, WIDTH), 0, (const double *)NULL);
+        ad_var matrix = ad_param(tape, AD_SHAPE(2, 2), weights), bar;
+        ad_var number = ad_input(tape, AD_SCALAR, (const double *)NULL);
+        sde_options options = { .ode = { .method = sde_methods()[i], .steps = 6, .stats = &stats },
+                                .path = { .draw = number } };
+        ad_var s = sde_solve_final(network, unit_noise, NULL, y0, 1, &matrix,
+                                   ode_interval(tape, 0, 1), &options);
+        ad_grad(ad_sum_all(s), 1, &matrix, &bar);
+        ad_program *program =
+            ad_compile(3, (ad_var[]){ y0, matrix, number }, 2, (ad_var[]){ s, bar });
+        ad_workspace *w = ad_workspace_new(program, 1);
+        ck_assert_msg(w != NULL, "%s", ad_tape_error(tape));
+        long before = 0;
+        int failed = 0; /* looked at afterwards: an assertion allocates */
+        for (draw = 0; draw < 5; draw++) {
+            if (draw == 2) before = allocations();
+            failed |=
+                ad_run(program, w, ROWS, (const void *[]){ x, weights, &draw }, (void *[]){ y, g });
+        }
+        long made = allocations() - before;
+        ck_assert_msg(!failed, "%s", ad_workspace_error(w));
+        ck_assert_msg(made == 0, "%s: %ld allocations", sde_methods()[i]->name, made);
+        if (ode_method_has(sde_methods()[i], ODE_METHOD_KEEPS))
+            ck_assert_int_eq(stats.backward_evaluations, 0);
+        ode_stats_clear(&stats);
+        ad_workspace_free(w);
+        ad_program_free(program);
+        ad_tape_free(tape);
+    }
+}
+END_TEST
+
 int main(void)
 {
     int methods = 0;
@@ -428,5 +476,6 @@ int main(void)
     tcase_add_test(tests, no_time);
     tcase_add_test(tests, single);
     tcase_add_test(tests, bits);
+    tcase_add_test(tests, replays);
     return suite_run();
 }
