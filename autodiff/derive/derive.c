@@ -106,7 +106,7 @@ typedef struct {
  * sum. */
 static ad_var add_cotangents(ad_tape *t, ad_var a, ad_var b)
 {
-    if (a.node < 0 || b.node < 0) return ad_add(a, b);
+    if (a.node < 0 || b.node < 0 || !ad_is_inner(a) || !ad_is_inner(b)) return ad_add(a, b);
     const ad_node *x = ad_node_at(t, a.node), *y = ad_node_at(t, b.node);
     if (x->op != AD_OP_mul || y->op != AD_OP_mul) return ad_add(a, b);
     const ad_node *p = ad_node_at(t, x->in[1]), *q = ad_node_at(t, y->in[1]);
@@ -236,7 +236,9 @@ static void pull_opaque(sweep *s, int32_t node, const ad_node *n)
             out[k] = ad_var_at(s->tape, node + 1 + k);
             ybar[k] = result_bar(s, node + 1 + k);
         }
+        int32_t inner = ad_inner_none(s->tape);
         n->class_->vjp(n->opaque, ad_var_at(s->tape, node), nin, in, nout, out, ybar, need, xbar);
+        ad_inner_end(s->tape, inner);
         for (int i = 0; i < nin; i++) {
             if (!need[i]) continue;
             add_live(s, n->in[i], ad_none(s->tape));
@@ -317,6 +319,7 @@ static void run_vjp(const char *what, int ny, const ad_var *y, const ad_var *yba
     if (!t || (ny > 0 && !ybar)) return;
     sweep s = { .tape = t };
     if (ad_tape_error(t) || !ad_activity_find(&s.act, t, ny, y, nx, x, cut)) return;
+    int32_t inner = ad_inner_begin(t);
     s.bar = malloc(((size_t)s.act.end + 1) * sizeof *s.bar);
     s.pieces = malloc(((size_t)s.act.end + 1) * sizeof *s.pieces);
     if (!s.bar || !s.pieces) ad_fail(t, "ad_vjp: out of memory");
@@ -332,6 +335,7 @@ static void run_vjp(const char *what, int ny, const ad_var *y, const ad_var *yba
         ad_var v = x[i].node < s.act.end ? settle(&s, x[i].node) : ad_none(t);
         xbar[i] = v.node >= 0 ? v : ad_fill(t, ad_shape_of(x[i]), 0);
     }
+    ad_inner_end(t, inner);
     free(s.bar);
     ad_live_clear(&s.live);
     free(s.pieces);
@@ -363,8 +367,10 @@ void ad_grad(ad_var loss, int nx, const ad_var *x, ad_var *gradient)
                        &loss);
         return;
     }
+    int32_t inner = ad_inner_begin(t);
     ad_var one = ad_ones_like(loss);
     ad_vjp(1, &loss, &one, nx, x, gradient);
+    ad_inner_end(t, inner);
 }
 
 /* ---- forward mode ---- */
@@ -409,7 +415,9 @@ static void push_opaque(const ad_activity *act, ad_tape *t, int32_t node, const 
         out[k] = ad_var_at(t, node + 1 + k);
         ydot[k] = ad_none(t);
     }
+    int32_t inner = ad_inner_none(t);
     n->class_->jvp(n->opaque, ad_var_at(t, node), nin, in, xdot, nout, out, ydot);
+    ad_inner_end(t, inner);
     for (int k = 0; k < nout && node + 1 + k < act->end; k++)
         if (act->active[node + 1 + k] & AD_THROUGH)
             dot[node + 1 + k] =
@@ -512,9 +520,11 @@ static void run_jvp(const char *what, int nx, const ad_var *x, const ad_var *xdo
     if (!ad_activity_find(&act, t, ny, y, nx, x, cut)) return;
     ad_var *dot = malloc(((size_t)act.end + 1) * sizeof *dot);
     if (dot) {
+        int32_t inner = ad_inner_begin(t);
         clear_tangents(&act, t, ny, y, nx, x, dot);
         seed_tangents(&act, nx, x, xdot, dot);
         push_all(t, &act, dot);
+        ad_inner_end(t, inner);
         for (int j = 0; j < ny; j++) {
             if (ad_tape_error(t)) break;
             const ad_var d = dot[y[j].node];

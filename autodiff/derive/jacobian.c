@@ -65,9 +65,12 @@ ad_var ad_jacobian(ad_var y, ad_var x)
     for (int k = first; k < sx.rank; k++) out.dim[out.rank++] = sx.dim[k];
     if (y.node < x.node) return ad_fill(y.tape, out, 0);
     bool single = sx.rank - first != 1;
+    int32_t inner = ad_inner_begin(y.tape);
     ad_var j = single ? ad_none(y.tape) : ad_products_jacobian(y, x, &single);
     if (single && !ad_tape_error(y.tape)) j = jacobian_by_directions(y, x);
-    return ad_reshape(j, out);
+    j = ad_reshape(j, out);
+    ad_inner_end(y.tape, inner);
+    return j;
 }
 
 static ad_var trace_by_directions(ad_var y, ad_var x)
@@ -94,7 +97,10 @@ ad_var ad_jacobian_trace(ad_var y, ad_var x)
     out.dim[first] = 1;
     if (y.node < x.node) return ad_fill(y.tape, out, 0);
     bool single = false;
+    int32_t inner = ad_inner_begin(y.tape);
     ad_var sum = ad_products_trace(y, x, &single);
     if (single && !ad_tape_error(y.tape)) sum = trace_by_directions(y, x);
-    return ad_broadcast(sum, out);
+    sum = ad_broadcast(sum, out);
+    ad_inner_end(y.tape, inner);
+    return sum;
 }

@@ -166,7 +166,7 @@ static void append_partial(term *t, ad_var x, ad_shape node)
     ad_shape s = ad_shape_of(x), kept = { 0, { 0 } };
     if (s.rank < 0) return;
     const ad_node *n = node_of(x);
-    if (n->op == AD_OP_fill && n->data[0] == 1) return;
+    if (n->op == AD_OP_fill && n->data[0] == 1 && ad_is_inner(x)) return;
     ad_factor *f = &t->f[t->n++];
     for (int k = 0; k < s.rank; k++) {
         if (s.dim[k] == 1) continue;

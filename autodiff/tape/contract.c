@@ -29,6 +29,12 @@ typedef struct {
 static const ad_node *node_of(ad_var x) { return ad_node_at(x.tape, x.node); }
 static int rank_of(const ad_factor *f) { return node_of(f->x)->shape.rank; }
 
+/* Whether f is an identity that may be resolved: nobody asks for derivatives by it. */
+static bool is_eye(const ad_factor *f)
+{
+    return node_of(f->x)->op == AD_OP_eye && ad_is_inner(f->x);
+}
+
 static label_set labels_of(const ad_factor *f)
 {
     label_set s = 0;
@@ -117,7 +123,7 @@ static void substitute(ad_factor *f, int label, int fresh, int64_t n, int64_t of
         ad_shape s = node_of(f->x)->shape;
         s.dim[a] = n;
         f->x = ad_fill(f->x.tape, s, 0);
-    } else if (node_of(f->x)->op == AD_OP_eye && lo == offset && hi == n + offset) {
+    } else if (is_eye(f) && lo == offset && hi == n + offset) {
         const ad_node *eye = node_of(f->x);
         int64_t rows = a == 0 ? n : eye->shape.dim[0], columns = a == 1 ? n : eye->shape.dim[1];
         f->x = ad_eye(f->x.tape, rows, columns, eye->attr[0] + (a == 0 ? lo : -lo));
@@ -175,11 +181,9 @@ static void resolve_identities(product *p)
 {
     for (bool again = true; again && !ad_tape_error(p->tape);) {
         again = false;
-        for (int i = 0; i < p->n && !again; i++)
-            again = node_of(p->f[i].x)->op == AD_OP_eye && resolve_diagonal(p, i);
+        for (int i = 0; i < p->n && !again; i++) again = is_eye(&p->f[i]) && resolve_diagonal(p, i);
         for (int i = 0; i < 2 * p->n && !again; i++)
-            again =
-                node_of(p->f[i % p->n].x)->op == AD_OP_eye && resolve_eye(p, i % p->n, i < p->n);
+            again = is_eye(&p->f[i % p->n]) && resolve_eye(p, i % p->n, i < p->n);
     }
 }
 
@@ -428,7 +432,7 @@ static bool split_diagonals(product *p)
     for (int i = 0; i < p->n; i++) used |= labels_of(&p->f[i]);
     for (int i = 0, given = p->n; i < given; i++) {
         ad_shape s = node_of(p->f[i].x)->shape;
-        if (node_of(p->f[i].x)->op == AD_OP_eye) continue;
+        if (is_eye(&p->f[i])) continue;
         for (int a = 0; a < s.rank; a++)
             for (int b = a + 1; b < s.rank; b++) {
                 if (p->f[i].label[a] != p->f[i].label[b]) continue;
@@ -448,12 +452,12 @@ static bool split_diagonals(product *p)
     return true;
 }
 
-ad_var ad_contract_factors(ad_tape *tape, int n, const ad_factor *factors, int nout,
-                           const int8_t *out)
+static ad_var multiply_factors(ad_tape *tape, int n, const ad_factor *factors, int nout,
+                               const int8_t *out)
 {
     product p = { .tape = tape };
     label_order want = { { 0 } };
-    if (ad_tape_error(tape) || !load_factors(&p, n, factors)) return ad_none(tape);
+    if (!load_factors(&p, n, factors)) return ad_none(tape);
     for (int i = 0; i < nout; i++) {
         p.out |= (label_set)1 << out[i];
         want.of[(int)out[i]] = i;
@@ -477,4 +481,14 @@ ad_var ad_contract_factors(ad_tape *tape, int n, const ad_factor *factors, int n
         if (!fits || ad_tape_error(tape)) return ad_none(tape);
     }
     return ordered(&r, out, nout);
+}
+
+ad_var ad_contract_factors(ad_tape *tape, int n, const ad_factor *factors, int nout,
+                           const int8_t *out)
+{
+    if (ad_tape_error(tape)) return ad_none(tape);
+    int32_t inner = ad_inner_begin(tape);
+    ad_var y = multiply_factors(tape, n, factors, nout, out);
+    ad_inner_end(tape, inner);
+    return y;
 }

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 
 static const ad_node *node_of(ad_var x) { return ad_node_at(x.tape, x.node); }
+/* Whether x is made by op, and nobody asks for derivatives by it. */
+static bool is_inner(ad_var x, ad_op op) { return node_of(x)->op == op && ad_is_inner(x); }
 
 ad_var ad_reshape(ad_var x, ad_shape shape)
 {
@@ -20,8 +22,8 @@ ad_var ad_reshape(ad_var x, ad_shape shape)
         return ad_fail_shapes(t, "reshape", reason, 1, &x);
     }
     const ad_node *n = node_of(x);
-    if (n->op == AD_OP_fill) return ad_fill(t, shape, n->data[0]);
-    int32_t from = n->op == AD_OP_reshape ? n->in[0] : x.node;
+    if (is_inner(x, AD_OP_fill)) return ad_fill(t, shape, n->data[0]);
+    int32_t from = is_inner(x, AD_OP_reshape) ? n->in[0] : x.node;
     if (ad_same_shape(ad_node_at(t, from)->shape, shape)) return ad_var_at(t, from);
     return ad_record(t, AD_OP_reshape, 1, &from, 0, NULL, shape);
 }
@@ -49,7 +51,7 @@ ad_var ad_transpose(ad_var x, const int *permutation)
         out.dim[i] = s.dim[p];
     }
     if (identity) return x;
-    if (node_of(x)->op == AD_OP_eye) return ad_eye(t, out.dim[0], out.dim[1], -node_of(x)->attr[0]);
+    if (is_inner(x, AD_OP_eye)) return ad_eye(t, out.dim[0], out.dim[1], -node_of(x)->attr[0]);
     return ad_record(t, AD_OP_transpose, 1, &x.node, s.rank, attr, out);
 }
 
@@ -66,7 +68,7 @@ ad_var ad_broadcast(ad_var x, ad_shape shape)
         return ad_fail_shapes(t, "broadcast", reason, 1, &x);
     }
     if (ad_same_shape(s, shape)) return x;
-    if (node_of(x)->op == AD_OP_fill) return ad_fill(t, shape, node_of(x)->data[0]);
+    if (is_inner(x, AD_OP_fill)) return ad_fill(t, shape, node_of(x)->data[0]);
     for (int i = 0; i < shape.rank; i++)
         lifted.dim[i] = i < shape.rank - s.rank ? 1 : s.dim[i - (shape.rank - s.rank)];
     ad_var y = ad_reshape(x, lifted);
@@ -88,10 +90,10 @@ ad_var ad_slice(ad_var x, int axis, int64_t start, int64_t stop)
     }
     if (start == 0 && stop == s.dim[a]) return x;
     out.dim[a] = stop - start;
-    if (node_of(x)->op == AD_OP_fill) return ad_fill(t, out, node_of(x)->data[0]);
+    if (is_inner(x, AD_OP_fill)) return ad_fill(t, out, node_of(x)->data[0]);
     int64_t attr[AD_MAX_RANK] = { 0 };
     attr[a] = start;
-    if (node_of(x)->op == AD_OP_eye)
+    if (is_inner(x, AD_OP_eye))
         return ad_eye(t, out.dim[0], out.dim[1], node_of(x)->attr[0] + attr[0] - attr[1]);
     return ad_record(t, AD_OP_slice, 1, &x.node, s.rank, attr, out);
 }

@@ -4,8 +4,9 @@
 
 static const ad_node *node_of(ad_var x) { return ad_node_at(x.tape, x.node); }
 
-/* The operand that the operation equals, where it has the result's shape (factors of one are found
- * often in derivatives, where seeds are ones). */
+/* The value that the operation equals, where it has the result's shape (factors of one are found
+ * often in derivatives, where seeds are ones), and no operand beside it is held by a caller, who
+ * may ask for the derivative by it. */
 static ad_var identical(ad_op op, int n, const ad_var *x, ad_shape shape)
 {
     ad_tape *t = x[0].tape;
@@ -19,6 +20,12 @@ static ad_var identical(ad_op op, int n, const ad_var *x, ad_shape shape)
     }
     int32_t same = ad_identity(op, n, operand);
     if (same < 0 || !ad_same_shape(ad_node_at(t, same)->shape, shape)) return ad_none(t);
+    bool found = false;
+    for (int i = 0; i < n; i++) {
+        bool is_result = !found && x[i].node == same;
+        found = found || is_result;
+        if (!is_result && !ad_is_inner(x[i])) return ad_none(t);
+    }
     return ad_var_at(t, same);
 }
 
@@ -63,14 +70,18 @@ static ad_var pointwise(ad_op op, int n, const ad_var *x)
     }
 #include "autodiff/ops.def"
 
-ad_var ad_scale(ad_var x, double factor)
+static ad_var with_number(const char *name, ad_op op, ad_var x, double number)
 {
-    return ad_common_tape("scale", 1, &x) ? ad_mul(x, ad_scalar(x.tape, factor)) : ad_none(x.tape);
+    ad_tape *t = ad_common_tape(name, 1, &x);
+    if (!t) return ad_none(x.tape);
+    int32_t inner = ad_inner_begin(t);
+    ad_var y = pointwise(op, 2, (ad_var[]){ x, ad_scalar(t, number) });
+    ad_inner_end(t, inner);
+    return y;
 }
-ad_var ad_shift(ad_var x, double term)
-{
-    return ad_common_tape("shift", 1, &x) ? ad_add(x, ad_scalar(x.tape, term)) : ad_none(x.tape);
-}
+
+ad_var ad_scale(ad_var x, double factor) { return with_number("scale", AD_OP_mul, x, factor); }
+ad_var ad_shift(ad_var x, double term) { return with_number("shift", AD_OP_add, x, term); }
 ad_var ad_zeros_like(ad_var x)
 {
     return ad_common_tape("zeros_like", 1, &x) ? ad_fill(x.tape, ad_shape_of(x), 0)

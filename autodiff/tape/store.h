@@ -34,6 +34,7 @@ struct ad_tape {
     /* Evaluation. */
     int64_t rows, given_rows; /* given: by ad_tape_set_rows, or -1 */
     int refine;
+    int32_t inner;      /* nodes from here on are inner (ad_is_inner) */
     int held;           /* evaluations under way */
     int32_t held_nodes; /* how many nodes there were when the first of them began */
     char *advice;       /* of ad_tape_set_traced */

@@ -19,6 +19,7 @@ ad_tape *ad_tape_new(ad_dtype dtype)
     t->dtype = dtype;
     t->epoch = 1;
     t->limit = NODE_LIMIT;
+    t->inner = INT32_MAX;
     t->rows = -1;
     t->given_rows = -1;
     const char *error;
@@ -194,6 +195,24 @@ ad_var ad_record(ad_tape *t, ad_op op, int nin, const int32_t *in, int nattr, co
                     .arena_mark = mark };
     return ad_var_at(t, t->nnode++);
 }
+
+int32_t ad_inner_begin(ad_tape *t)
+{
+    int32_t before = t->inner;
+    if (t->nnode < before) t->inner = t->nnode;
+    return before;
+}
+
+int32_t ad_inner_none(ad_tape *t)
+{
+    int32_t before = t->inner;
+    t->inner = INT32_MAX;
+    return before;
+}
+
+void ad_inner_end(ad_tape *t, int32_t before) { t->inner = before; }
+
+bool ad_is_inner(ad_var x) { return x.node >= x.tape->inner; }
 
 void ad_tape_set_refine(ad_tape *t, int refine)
 {

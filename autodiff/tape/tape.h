@@ -54,6 +54,17 @@ void *ad_arena_alloc(ad_tape *tape, size_t bytes); /* 16-byte aligned; NULL with
 ad_var ad_record(ad_tape *tape, ad_op op, int nin, const int32_t *in, int nattr,
                  const int64_t *attr, ad_shape shape);
 ad_var ad_var_at(ad_tape *tape, int32_t node);
+/* A variable that a caller holds stays on the path from its operands to what is computed from it:
+ * derivatives by it may be asked for. So recording looks through an operand, to what lies before
+ * it or to its constant value, only where the operand is inner: recorded since the call under way
+ * began, and not yet returned by it. Programs have no derivatives, so compile/ looks through
+ * everything. ad_inner_begin makes what is recorded from now on inner, besides what is inner
+ * already, and ad_inner_none makes nothing inner (a rule of the user is about to run); both return
+ * what ad_inner_end needs to undo this. */
+int32_t ad_inner_begin(ad_tape *tape);
+int32_t ad_inner_none(ad_tape *tape);
+void ad_inner_end(ad_tape *tape, int32_t before);
+bool ad_is_inner(ad_var x);
 /* While an opaque operation of the tape runs, or a program with arrays of the tape, values stay
  * where they are: what would change or free them asks ad_tape_is_held, which sets the error. */
 void ad_tape_hold(ad_tape *tape);

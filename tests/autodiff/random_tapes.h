@@ -28,6 +28,7 @@ typedef struct {
     bool smooth; /* only operations with derivatives everywhere */
     int steps;
     uint32_t without; /* bit k: step k is left out */
+    bool probed;      /* what a step makes is made anew by adding its probe, which is zero */
 } recipe;
 
 typedef struct {
@@ -35,6 +36,7 @@ typedef struct {
     ad_tape *tape;
     int n;
     ad_var pool[POOL], input[INPUTS], output[OUTPUTS];
+    ad_var probe[POOL];    /* of what a step made; invalid: none */
     double *value[INPUTS]; /* of MAX_ROWS rows; numbers that are exact in both types */
     bool couples_rows;     /* some value depends on more than its own row */
 } world;
@@ -146,6 +148,15 @@ static void step(world *w)
     else keep(w, draw_gradient(w));
 }
 
+/* Adds a probe to what a step made: the derivative by it is that by what was made. */
+static void probe(world *w, int at, int32_t before)
+{
+    w->probe[at] = ad_none(w->tape);
+    if (!w->recipe.probed || w->n <= at || w->pool[at].node < before) return;
+    w->probe[at] = ad_zeros_like(w->pool[at]);
+    w->pool[at] = ad_add(w->pool[at], w->probe[at]);
+}
+
 /* Errors are left on the tape. */
 static world make_world(recipe r)
 {
@@ -155,7 +166,9 @@ static world make_world(recipe r)
     set_rows(&w, MAX_ROWS);
     for (int k = 0; k < r.steps; k++) {
         start_stream(r.seed, (uint64_t)k + 1);
+        int32_t before = ad_tape_mark(w.tape);
         if (!(r.without >> k & 1)) step(&w);
+        probe(&w, DIFFERENTIATED + k, before);
         if (w.n == DIFFERENTIATED + k)
             w.pool[w.n++] =
                 w.pool[k % DIFFERENTIATED]; /* later steps find the others at their places */

@@ -1,8 +1,9 @@
 /* What must hold of a random tape (random_tapes.h). First and second derivatives agree with
- * differences of the loss and of the gradient, in every order of modes; replayed programs agree
- * with lazy values with every pass, without each of them, without any, for several sizes of blocks
- * and numbers of rows; the same bits for any number of threads, and for a row whatever its batch
- * mates. Include it once per program. */
+ * differences of the loss and of the gradient, in every order of modes, and those by what steps
+ * made with those by what is added to it; replayed programs agree with lazy values with every pass,
+ * without each of them, without any, for several sizes of blocks and numbers of rows; the same bits
+ * for any number of threads, and for a row whatever its batch mates. Include it once per program.
+ */
 #ifndef COSTATE_TESTS_RANDOM_TRIALS_H
 #define COSTATE_TESTS_RANDOM_TRIALS_H
 #include "autodiff/plan/program.h"
@@ -56,6 +57,13 @@ static void count_operations(const ad_tape *tape, int64_t *count)
 
 /* ---- derivatives ---- */
 
+static ad_var loss_of(const world *w)
+{
+    ad_var loss = ad_scalar(w->tape, 0);
+    for (int j = 0; j < OUTPUTS; j++) loss = ad_add(loss, ad_mean_all(ad_cos(w->output[j])));
+    return loss;
+}
+
 static void differentiate(trial *t)
 {
     world *w = &t->w;
@@ -68,8 +76,8 @@ static void differentiate(trial *t)
                                  : ad_input(w->tape, s, NULL);
         t->in[t->ninput++] = t->u[k];
     }
-    t->loss = t->s = ad_scalar(w->tape, 0);
-    for (int j = 0; j < OUTPUTS; j++) t->loss = ad_add(t->loss, ad_mean_all(ad_cos(w->output[j])));
+    t->loss = loss_of(w);
+    t->s = ad_scalar(w->tape, 0);
     ad_grad(t->loss, INPUTS, w->input, t->g);
     for (int k = 0; k < INPUTS; k++) t->s = ad_add(t->s, ad_sum_all(ad_mul(t->g[k], t->u[k])));
     ad_grad(t->s, INPUTS, w->input, t->h);
@@ -196,10 +204,43 @@ static bool check_modes(const trial *t, double first, double second)
            near("forward over forward", ad_item(lddot), second, near_second);
 }
 
+/* Derivatives by what steps made are those by probes added to it on a second tape, where operations
+ * see sums and can look through nothing. */
+static bool check_made(const trial *t)
+{
+    static double got[MAX_VALUES], want[MAX_VALUES];
+    const world *w = &t->w;
+    recipe r = w->recipe;
+    r.probed = true;
+    world other = make_world(r);
+    ad_var made[POOL], added[POOL], g[POOL], h[POOL];
+    int n = 0;
+    for (int k = DIFFERENTIATED; k < other.n; k++) {
+        if (!ad_valid(other.probe[k])) continue;
+        bool again = false; /* the result was an operand: no variable of its own */
+        for (int i = 0; i < k; i++) again = again || w->pool[i].node == w->pool[k].node;
+        made[n] = w->pool[k];
+        added[n] = other.probe[k];
+        n += !again;
+    }
+    ad_grad(t->loss, n, made, g);
+    ad_grad(loss_of(&other), n, added, h);
+    bool ok = true;
+    for (int k = 0; k < n && ok; k++) {
+        ok = (!ad_get(g[k], got) && !ad_get(h[k], want)) ||
+             failed("derivatives by what was made: %s", ad_tape_error(w->tape));
+        for (int64_t i = 0; i < ad_size(g[k]) && ok; i++)
+            ok = near("derivative by what was made, against its probe", got[i], want[i],
+                      1e-11 * (1 + fabs(want[i])));
+    }
+    end_world(&other);
+    return ok;
+}
+
 static bool check_derivatives(const trial *t)
 {
     double size, first = directional(t, t->g, &size), second = directional(t, t->h, &size);
-    return check_modes(t, first, second) && check_differences(t, first, second);
+    return check_modes(t, first, second) && check_made(t) && check_differences(t, first, second);
 }
 
 /* Single precision against the same tape in double. */

@@ -1,7 +1,7 @@
-/* Identities of algebra: what equals one of its operands to the bit is not recorded, nor computed
- * by a program; what only looks so is. Checked on numbers for which a wrong identity shows: zeros
- * of both signs, infinities, NaN. */
-#include "autodiff/tape/tape.h"
+/* Identities of algebra: what equals one of its operands to the bit is not computed by a program,
+ * nor recorded where no caller holds its operands; what only looks so is. Checked on numbers for
+ * which a wrong identity shows: zeros of both signs, infinities, NaN. */
+#include "autodiff/plan/program.h"
 #include "tests/support.h"
 #include <math.h>
 #include <string.h>
@@ -64,11 +64,17 @@ START_TEST(of_one_shape)
     const identity *d = &identities[_i];
     ad_tape *t = ad_tape_new(AD_F64);
     ad_var x = ad_input(t, AD_SHAPE(N), numbers);
+    int32_t inner = ad_inner_begin(t);
+    ad_var z = d->build(x, ad_scalar(t, d->constant));
+    ad_inner_end(t, inner);
+    ck_assert_msg((z.node == x.node) == d->equal, "%s", d->name);
+    check_bits(d, "value", ad_value_f64(z));
     ad_var y = d->build(x, ad_scalar(t, d->constant));
-    ck_assert_msg((y.node == x.node) == d->equal, "%s", d->name);
-    check_bits(d, "value", ad_value_f64(y));
+    ck_assert_msg(y.node != x.node, "%s: the constant is held", d->name);
+    check_bits(d, "value with a constant that is held", ad_value_f64(y));
     ad_program *p = ad_compile(1, &x, 1, &y);
     ck_assert_msg(p != NULL, "%s", ad_tape_error(t));
+    ck_assert_msg((p->ir.output[0] == 0) == d->equal, "%s: program", d->name);
     ad_workspace *w = ad_workspace_new(p, 1);
     const double *in = numbers;
     double out[N], *result = out;
