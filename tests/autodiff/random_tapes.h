@@ -1,6 +1,7 @@
-/* Random tapes, the same for the same recipe: shapes, operations, sharing and constants drawn from
- * a seed. Every step draws from a stream of its own, so that steps can be left out when a failure
- * is shrunk. Include it once per program. */
+/* Random tapes, the same for the same recipe: shapes, operations, sharing and
+ * constants drawn from a seed. Every step draws from a stream of its own, so
+ * that steps can be left out when a failure is shrunk. Include it once per
+ * program. */
 #ifndef COSTATE_TESTS_RANDOM_TAPES_H
 #define COSTATE_TESTS_RANDOM_TAPES_H
 #include "autodiff/tape/tape.h"
@@ -10,8 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The first inputs are differentiated; the last two hold whole numbers, one a row and one for all,
- * which steps find places by. */
+/* The first inputs are differentiated; the last two hold whole numbers, one a
+ * row and one for all, which steps find places by. */
 enum { DIFFERENTIATED = 6, ROW_INDEX = DIFFERENTIATED, ONE_INDEX, INPUTS };
 enum {
     MAX_STEPS = 24,
@@ -28,7 +29,8 @@ typedef struct {
     bool smooth; /* only operations with derivatives everywhere */
     int steps;
     uint32_t without; /* bit k: step k is left out */
-    bool probed;      /* what a step makes is made anew by adding its probe, which is zero */
+    bool probed;      /* what a step makes is made anew by adding its probe, which is
+                         zero */
 } recipe;
 
 typedef struct {
@@ -37,7 +39,8 @@ typedef struct {
     int n;
     ad_var pool[POOL], input[INPUTS], output[OUTPUTS];
     ad_var probe[POOL];    /* of what a step made; invalid: none */
-    double *value[INPUTS]; /* of MAX_ROWS rows; numbers that are exact in both types */
+    double *value[INPUTS]; /* of MAX_ROWS rows; numbers that are exact in both
+                              types */
     bool couples_rows;     /* some value depends on more than its own row */
 } world;
 
@@ -75,7 +78,8 @@ static void *elements_of(const world *w, int k, int64_t rows, const double *from
     return wide;
 }
 
-/* Half of the tapes have inputs that fit together in contractions, the others whatever comes. */
+/* Half of the tapes have inputs that fit together in contractions, the others
+ * whatever comes. */
 static void make_inputs(world *w)
 {
     int64_t d = 2 + pick(4), e = 1 + pick(5);
@@ -116,8 +120,8 @@ static void set_rows(const world *w, int64_t rows)
 
 /* ---- values ---- */
 
-/* Adds a value; large numbers are squashed or made smaller and large arrays averaged, so that
- * differences stay meaningful. */
+/* Adds a value; large numbers are squashed or made smaller and large arrays
+ * averaged, so that differences stay meaningful. */
 static void keep(world *w, ad_var v)
 {
     static double values[MAX_VALUES];
@@ -136,8 +140,39 @@ static void keep(world *w, ad_var v)
     w->pool[w->n++] = v;
 }
 
+/* The node that made x, without its probe. */
+static const ad_node *made_by(const world *w, ad_var x)
+{
+    const ad_node *n = ad_node_at(w->tape, x.node);
+    for (int k = DIFFERENTIATED; k < w->n; k++)
+        if (ad_valid(w->probe[k]) && n->nin == 2 && n->in[1] == w->probe[k].node)
+            return ad_node_at(w->tape, n->in[0]);
+    return n;
+}
+
+/* What undoes the last operation of its kind, or is one of that kind: what recording must not
+ * simplify away. */
+static ad_var draw_undone(world *w)
+{
+    for (int k = w->n - 1; k >= 0; k--) {
+        const ad_node *n = made_by(w, w->pool[k]);
+        if (n->op == AD_OP_neg) return ad_neg(w->pool[k]);
+        if (n->op == AD_OP_reshape)
+            return ad_reshape(w->pool[k], ad_node_at(w->tape, n->in[0])->shape);
+    }
+    ad_var x = any(w);
+    ad_shape s = ad_shape_of(x);
+    if (chance(50) || s.rank == AD_MAX_RANK) return ad_neg(x);
+    s.dim[s.rank++] = 1;
+    return ad_reshape(x, s);
+}
+
 static void step(world *w)
 {
+    if (chance(10)) {
+        keep(w, draw_undone(w));
+        return;
+    }
     int kind = pick(100);
     if (kind < 38) keep(w, draw_pointwise(w));
     else if (kind < 57) keep(w, draw_layout(w));
@@ -148,7 +183,8 @@ static void step(world *w)
     else keep(w, draw_gradient(w));
 }
 
-/* Adds a probe to what a step made: the derivative by it is that by what was made. */
+/* Adds a probe to what a step made: the derivative by it is that by what was
+ * made. */
 static void probe(world *w, int at, int32_t before)
 {
     w->probe[at] = ad_none(w->tape);
@@ -170,8 +206,8 @@ static world make_world(recipe r)
         if (!(r.without >> k & 1)) step(&w);
         probe(&w, DIFFERENTIATED + k, before);
         if (w.n == DIFFERENTIATED + k)
-            w.pool[w.n++] =
-                w.pool[k % DIFFERENTIATED]; /* later steps find the others at their places */
+            w.pool[w.n++] = w.pool[k % DIFFERENTIATED]; /* later steps find the others
+                                                           at their places */
     }
     for (int j = 0; j < OUTPUTS; j++) w.output[j] = w.pool[w.n - 1 - j];
     set_rows(&w, FIRST_ROWS);
