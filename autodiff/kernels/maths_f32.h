@@ -90,8 +90,9 @@ INLINE float expm1_f32(float x)
 /* ---- functions that saturate ----------------------------------------------------------------- */
 
 #define TANH_FAR_f32 0.549f
-INLINE float tanh_part_f32(float size)
+INLINE void tanh_terms_f32(float x, float *over, float *under)
 {
+    const float size = fabs_f32(x);
     const float shifted = FMA(size, 0x1.715476p1f, SHIFT), k = shifted - SHIFT;
     /* One part of ln 2 / 2, whose error is 1e-9, suffices where the product is not rounded. */
     const float r = HAVE_FMA ? FMA(k, -0x1.62e43p-2f, size)
@@ -100,13 +101,14 @@ INLINE float tanh_part_f32(float size)
     const float t = POLY2(w, 1, 0.3333325135f, -0.02213395613f);
     const float half = half_pow2_f32(shifted), up = FMA(half + 0.5f, r, (half - 0.5f) * t),
                 down = t - r;
-    return (size > TANH_FAR_f32 ? down : up) / (up + down);
+    *over = size > TANH_FAR_f32 ? down : up;
+    *under = up + down;
 }
 
-INLINE float tanh_tail_f32(float size)
+INLINE float tanh_part_f32(float size, float quotient)
 {
     const uint32_t kept = size > 44.5f ? 0 : ~(uint32_t)0;
-    return from_bits_f32(bits_f32(tanh_part_f32(size)) & kept);
+    return from_bits_f32(bits_f32(quotient) & kept);
 }
 
 INLINE float with_sign_f32(float x, float sign)
@@ -114,10 +116,17 @@ INLINE float with_sign_f32(float x, float sign)
     return from_bits_f32(bits_f32(x) | (bits_f32(sign) & (uint32_t)1 << 31));
 }
 
+INLINE float tanh_of_quotient_f32(float x, float quotient)
+{
+    const float a = fabs_f32(x), part = tanh_part_f32(a, quotient);
+    return with_sign_f32(a > TANH_FAR_f32 ? 1 - part : part, x);
+}
+
 INLINE float tanh_f32(float x)
 {
-    const float a = fabs_f32(x), part = tanh_tail_f32(a);
-    return with_sign_f32(a > TANH_FAR_f32 ? 1 - part : part, x);
+    float over, under;
+    tanh_terms_f32(x, &over, &under);
+    return tanh_of_quotient_f32(x, over / under);
 }
 
 #define CODE_SHIFT_f32 (126u << 23)
@@ -127,10 +136,17 @@ INLINE float encoded_f32(float size, float part, float x)
         size > TANH_FAR_f32 ? from_bits_f32(bits_f32(part) + CODE_SHIFT_f32) : part, x);
 }
 
-INLINE float tanh_code_f32(float x)
+INLINE float tanh_code_of_quotient_f32(float x, float quotient)
 {
     const float a = fabs_f32(x);
-    return encoded_f32(a, tanh_tail_f32(a), x);
+    return encoded_f32(a, tanh_part_f32(a, quotient), x);
+}
+
+INLINE float tanh_code_f32(float x)
+{
+    float over, under;
+    tanh_terms_f32(x, &over, &under);
+    return tanh_code_of_quotient_f32(x, over / under);
 }
 
 INLINE bool is_far_f32(float code) { return fabs_f32(code) >= 0.5f; }
@@ -157,25 +173,40 @@ INLINE float sigmoid_of_code_f32(float code)
     return is_far_f32(code) ? (code < 0 ? c : 1 - c) : FMA(0.5f, code, 0.5f);
 }
 
-INLINE float half_tanh_part_f32(float size)
+INLINE void sigmoid_terms_f32(float x, float *over, float *under)
 {
+    const float size = fabs_f32(x);
     float k;
     const float p = expm1_reduced_f32(reduced_f32(at_least_f32(-size, -104), &k)), s = pow2_f32(k);
     const float e = scale_f32(1 + p, k);
-    return (size > 2 * TANH_FAR_f32 ? 2 * e : FMA(-p, s, 1 - s)) / (1 + e);
+    *over = size > 2 * TANH_FAR_f32 ? 2 * e : FMA(-p, s, 1 - s);
+    *under = 1 + e;
+}
+
+INLINE float sigmoid_code_of_quotient_f32(float x, float quotient)
+{
+    return encoded_f32(0.5f * fabs_f32(x), quotient, x);
 }
 
 INLINE float sigmoid_code_f32(float x)
 {
-    const float a = fabs_f32(x);
-    return encoded_f32(0.5f * a, half_tanh_part_f32(a), x);
+    float over, under;
+    sigmoid_terms_f32(x, &over, &under);
+    return sigmoid_code_of_quotient_f32(x, over / under);
+}
+
+INLINE float sigmoid_of_quotient_f32(float x, float part)
+{
+    const float c = 0.5f * part;
+    return fabs_f32(x) > 2 * TANH_FAR_f32 ? (x < 0 ? c : 1 - c)
+                                          : FMA(0.5f, __builtin_copysignf(part, x), 0.5f);
 }
 
 INLINE float sigmoid_f32(float x)
 {
-    const float a = fabs_f32(x), part = half_tanh_part_f32(a), c = 0.5f * part;
-    return a > 2 * TANH_FAR_f32 ? (x < 0 ? c : 1 - c)
-                                : FMA(0.5f, __builtin_copysignf(part, x), 0.5f);
+    float over, under;
+    sigmoid_terms_f32(x, &over, &under);
+    return sigmoid_of_quotient_f32(x, over / under);
 }
 
 INLINE float softplus_f32(float x)

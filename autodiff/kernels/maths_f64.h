@@ -111,11 +111,13 @@ INLINE double expm1_f64(double x)
 /* tanh(a) for 0 <= a < 0.549, which is below 1/2, and its complement 1 - tanh(a) from there on,
  * below 0.501 and accurate until it underflows. With a = k ln 2 / 2 + r and t = r coth r, exp(2 a)
  * = 2^k (t + r) / (t - r), and tanh is the quotient of its distances to 1 and -1. Both are halved
- * here, so that for k = 0 the dividend is r. For size <= 355, beyond which the complement is 0 but
- * for subnormal numbers. */
+ * here, so that for k = 0 the dividend is r. These are the terms of the quotient, over and under,
+ * of a = |x|: loops take the terms and the rest apart. For a <= 355, beyond which the complement is
+ * 0 but for subnormal numbers. */
 #define TANH_FAR_f64 0.549
-INLINE double tanh_part_f64(double size)
+INLINE void tanh_terms_f64(double x, double *over, double *under)
 {
+    const double size = fabs_f64(x);
     const double shifted = FMA(size, 0x1.71547652b82fep1, SHIFT), k = shifted - SHIFT;
     const double r = FMA(k, -0x1.ef35793c7673p-46, FMA(k, -0x1.62e42fefa38p-2, size)), w = r * r;
     const double t =
@@ -123,14 +125,16 @@ INLINE double tanh_part_f64(double size)
               -0.000211633938814878033, 0.0000211871140802354924);
     const double half = half_pow2_f64(shifted), up = FMA(half + 0.5, r, (half - 0.5) * t),
                  down = t - r;
-    return (size > TANH_FAR_f64 ? down : up) / (up + down);
+    *over = size > TANH_FAR_f64 ? down : up;
+    *under = up + down;
 }
 
-/* By the bits: a division whose result is only selected would be computed under a mask. */
-INLINE double tanh_tail_f64(double size)
+/* The quotient, or 0. By the bits: a division whose result is only selected would be computed under
+ * a mask. */
+INLINE double tanh_part_f64(double size, double quotient)
 {
     const uint64_t kept = size > 355 ? 0 : ~(uint64_t)0;
-    return from_bits_f64(bits_f64(tanh_part_f64(size)) & kept);
+    return from_bits_f64(bits_f64(quotient) & kept);
 }
 
 /* x >= 0 with the sign of another number. */
@@ -139,10 +143,17 @@ INLINE double with_sign_f64(double x, double sign)
     return from_bits_f64(bits_f64(x) | (bits_f64(sign) & (uint64_t)1 << 63));
 }
 
+INLINE double tanh_of_quotient_f64(double x, double quotient)
+{
+    const double a = fabs_f64(x), part = tanh_part_f64(a, quotient);
+    return with_sign_f64(a > TANH_FAR_f64 ? 1 - part : part, x);
+}
+
 INLINE double tanh_f64(double x)
 {
-    const double a = fabs_f64(x), part = tanh_tail_f64(a);
-    return with_sign_f64(a > TANH_FAR_f64 ? 1 - part : part, x);
+    double over, under;
+    tanh_terms_f64(x, &over, &under);
+    return tanh_of_quotient_f64(x, over / under);
 }
 
 /* The code of tanh(x): itself where its size is below 1/2; else the complement of its size, with an
@@ -154,10 +165,17 @@ INLINE double encoded_f64(double size, double part, double x)
         size > TANH_FAR_f64 ? from_bits_f64(bits_f64(part) + CODE_SHIFT_f64) : part, x);
 }
 
-INLINE double tanh_code_f64(double x)
+INLINE double tanh_code_of_quotient_f64(double x, double quotient)
 {
     const double a = fabs_f64(x);
-    return encoded_f64(a, tanh_tail_f64(a), x);
+    return encoded_f64(a, tanh_part_f64(a, quotient), x);
+}
+
+INLINE double tanh_code_f64(double x)
+{
+    double over, under;
+    tanh_terms_f64(x, &over, &under);
+    return tanh_code_of_quotient_f64(x, over / under);
 }
 
 INLINE bool is_far_f64(double code) { return fabs_f64(code) >= 0.5; }
@@ -186,26 +204,42 @@ INLINE double sigmoid_of_code_f64(double code)
     return is_far_f64(code) ? (code < 0 ? c : 1 - c) : FMA(0.5, code, 0.5);
 }
 
-/* As tanh_part, of tanh(size / 2), by way of e = exp(-size): (1 - e) / (1 + e) and 2 e / (1 + e).
+/* As tanh_terms, of tanh(x / 2), by way of e = exp(-|x|): (1 - e) / (1 + e) and 2 e / (1 + e).
  */
-INLINE double half_tanh_part_f64(double size)
+INLINE void sigmoid_terms_f64(double x, double *over, double *under)
 {
+    const double size = fabs_f64(x);
     double k;
     const double p = expm1_reduced_f64(reduced_f64(at_least_f64(-size, -746), &k)), s = pow2_f64(k);
     const double e = scale_f64(1 + p, k);
-    return (size > 2 * TANH_FAR_f64 ? 2 * e : FMA(-p, s, 1 - s)) / (1 + e);
+    *over = size > 2 * TANH_FAR_f64 ? 2 * e : FMA(-p, s, 1 - s);
+    *under = 1 + e;
+}
+
+INLINE double sigmoid_code_of_quotient_f64(double x, double quotient)
+{
+    return encoded_f64(0.5 * fabs_f64(x), quotient, x);
 }
 
 INLINE double sigmoid_code_f64(double x)
 {
-    const double a = fabs_f64(x);
-    return encoded_f64(0.5 * a, half_tanh_part_f64(a), x);
+    double over, under;
+    sigmoid_terms_f64(x, &over, &under);
+    return sigmoid_code_of_quotient_f64(x, over / under);
+}
+
+INLINE double sigmoid_of_quotient_f64(double x, double part)
+{
+    const double c = 0.5 * part;
+    return fabs_f64(x) > 2 * TANH_FAR_f64 ? (x < 0 ? c : 1 - c)
+                                          : FMA(0.5, __builtin_copysign(part, x), 0.5);
 }
 
 INLINE double sigmoid_f64(double x)
 {
-    const double a = fabs_f64(x), part = half_tanh_part_f64(a), c = 0.5 * part;
-    return a > 2 * TANH_FAR_f64 ? (x < 0 ? c : 1 - c) : FMA(0.5, __builtin_copysign(part, x), 0.5);
+    double over, under;
+    sigmoid_terms_f64(x, &over, &under);
+    return sigmoid_of_quotient_f64(x, over / under);
 }
 
 /* log(1 + e) = 2 atanh(e / (2 + e)) with e = exp(-|x|) <= 1. */

@@ -68,14 +68,57 @@ static void M(run)(M(body) body, int arity, int64_t n, const void *const *in, co
 
 /* One loop; n is a multiple of LANES, which the mask tells the compiler; the rest of the arguments
  * declare the operands. */
-#define LOOP(kernel, ...)                                                                          \
+#define EACH(statement, ...)                                                                       \
     do {                                                                                           \
         VECTORISE                                                                                  \
         for (int64_t i = 0; i < (n & -LANES); i++) {                                               \
             __VA_ARGS__;                                                                           \
-            out[i] = (T)(kernel);                                                                  \
+            statement;                                                                             \
         }                                                                                          \
     } while (0)
+#define LOOP(kernel, argument, ...) EACH(out[i] = (T)(kernel), __VA_ARGS__)
+
+/* The same for a function of the argument that is a quotient in the main: a loop over its terms and
+ * one over what follows, strip by strip. In one loop an element's operations are a chain so long
+ * that the processor cannot overlap enough of them. */
+enum { M(STRIP) = 128 };
+#define STRIPS(function, statement, argument, ...)                                                 \
+    do {                                                                                           \
+        for (int64_t start = 0; start < n; start += M(STRIP)) {                                    \
+            _Alignas(64) T over[M(STRIP)], under[M(STRIP)];                                        \
+            const int64_t left = n - start, count = left < M(STRIP) ? left : M(STRIP);             \
+            VECTORISE                                                                              \
+            for (int64_t j = 0; j < (count & -LANES); j++) {                                       \
+                const int64_t i = start + j;                                                       \
+                __VA_ARGS__;                                                                       \
+                M(function##_terms)(argument, &over[j], &under[j]);                                \
+            }                                                                                      \
+            VECTORISE                                                                              \
+            for (int64_t j = 0; j < (count & -LANES); j++) {                                       \
+                const int64_t i = start + j;                                                       \
+                __VA_ARGS__;                                                                       \
+                const T at = argument, quotient = over[j] / under[j];                              \
+                statement;                                                                         \
+            }                                                                                      \
+        }                                                                                          \
+    } while (0)
+#define VALUE(function) out[i] = M(function##_of_quotient)(at, quotient)
+#define LOOP_TANH(kernel, ...) STRIPS(tanh, VALUE(tanh), __VA_ARGS__)
+#define LOOP_TANH_CODE(kernel, ...) STRIPS(tanh, VALUE(tanh_code), __VA_ARGS__)
+#define LOOP_SIGMOID(kernel, ...) STRIPS(sigmoid, VALUE(sigmoid), __VA_ARGS__)
+#define LOOP_SIGMOID_CODE(kernel, ...) STRIPS(sigmoid, VALUE(sigmoid_code), __VA_ARGS__)
+
+/* The loop of an operation: LOOP, unless there is one of its own here. Where a vector has 64 bytes,
+ * tanh alone is short enough. */
+#if BYTES < 64
+#define OWN_tanh ~, LOOP_TANH
+#define OWN_tanh_code ~, LOOP_TANH_CODE
+#endif
+#define OWN_sigmoid ~, LOOP_SIGMOID
+#define OWN_sigmoid_code ~, LOOP_SIGMOID_CODE
+#define SECOND(first, second, ...) second
+#define SECOND_OF(...) SECOND(__VA_ARGS__)
+#define LOOP_OF(name) SECOND_OF(OWN_##name, LOOP, )
 
 #define RUN(name, arity)                                                                           \
     static void M(run_##name)(int64_t n, const void *const *in, const int *stride, void *out)      \
@@ -83,24 +126,24 @@ static void M(run)(M(body) body, int arity, int64_t n, const void *const *in, co
         M(run)(M(body_##name), arity, n, in, stride, out);                                         \
     }
 
-#define ONE(name, kernel)                                                                          \
+#define ONE(name, loop, kernel)                                                                    \
     static void M(body_##name)(int64_t n, const void *const *in, const int *stride, void *result)  \
     {                                                                                              \
         const T *px = in[0];                                                                       \
         T *out = result;                                                                           \
         (void)stride;                                                                              \
-        LOOP(kernel, const T x = px[i]);                                                           \
+        loop(kernel, x, const T x = px[i]);                                                        \
     }                                                                                              \
     RUN(name, 1)
 
-#define TWO(name, kernel)                                                                          \
+#define TWO(name, loop, kernel)                                                                    \
     static void M(body_##name)(int64_t n, const void *const *in, const int *stride, void *result)  \
     {                                                                                              \
         const T *pa = in[0], *pb = in[1], a0 = *pa, b0 = *pb;                                      \
         T *out = result;                                                                           \
-        if (!stride[0]) LOOP(kernel, const T a = a0, b = pb[i]);                                   \
-        else if (!stride[1]) LOOP(kernel, const T a = pa[i], b = b0);                              \
-        else LOOP(kernel, const T a = pa[i], b = pb[i]);                                           \
+        if (!stride[0]) loop(kernel, a + b, const T a = a0, b = pb[i]);                            \
+        else if (!stride[1]) loop(kernel, a + b, const T a = pa[i], b = b0);                       \
+        else loop(kernel, a + b, const T a = pa[i], b = pb[i]);                                    \
     }                                                                                              \
     RUN(name, 2)
 
@@ -110,31 +153,31 @@ static void M(run)(M(body) body, int arity, int64_t n, const void *const *in, co
         const T *pa = in[0], *pb = in[1], *pc = in[2], a0 = *pa, b0 = *pb, c0 = *pc;               \
         T *out = result;                                                                           \
         switch (stride[0] << 2 | stride[1] << 1 | stride[2]) {                                     \
-        case 1: LOOP(kernel, const T a = a0, b = b0, c = pc[i]); break;                            \
-        case 2: LOOP(kernel, const T a = a0, b = pb[i], c = c0); break;                            \
-        case 3: LOOP(kernel, const T a = a0, b = pb[i], c = pc[i]); break;                         \
-        case 4: LOOP(kernel, const T a = pa[i], b = b0, c = c0); break;                            \
-        case 5: LOOP(kernel, const T a = pa[i], b = b0, c = pc[i]); break;                         \
-        case 6: LOOP(kernel, const T a = pa[i], b = pb[i], c = c0); break;                         \
-        default: LOOP(kernel, const T a = pa[i], b = pb[i], c = pc[i]);                            \
+        case 1: LOOP(kernel, 0, const T a = a0, b = b0, c = pc[i]); break;                         \
+        case 2: LOOP(kernel, 0, const T a = a0, b = pb[i], c = c0); break;                         \
+        case 3: LOOP(kernel, 0, const T a = a0, b = pb[i], c = pc[i]); break;                      \
+        case 4: LOOP(kernel, 0, const T a = pa[i], b = b0, c = c0); break;                         \
+        case 5: LOOP(kernel, 0, const T a = pa[i], b = b0, c = pc[i]); break;                      \
+        case 6: LOOP(kernel, 0, const T a = pa[i], b = pb[i], c = c0); break;                      \
+        default: LOOP(kernel, 0, const T a = pa[i], b = pb[i], c = pc[i]);                         \
         }                                                                                          \
     }                                                                                              \
     RUN(name, 3)
 
-#define AD_UNARY(name, traits, kernel, ...) ONE(name, kernel)
-#define AD_BINARY(name, traits, kernel, ...) TWO(name, kernel)
+#define AD_UNARY(name, traits, kernel, ...) ONE(name, LOOP_OF(name), kernel)
+#define AD_BINARY(name, traits, kernel, ...) TWO(name, LOOP, kernel)
 #define AD_TERNARY(name, traits, kernel, ...) THREE(name, kernel)
 #include "autodiff/ops.def"
 
 /* Composites (see kernel.h). */
 #define AD_UNARY(name, traits, kernel, ...)                                                        \
     INLINE T M(of_##name)(T x) { return (T)(kernel); }                                             \
-    TWO(sum_##name, M(of_##name)(a + b))
+    TWO(sum_##name, LOOP_OF(name), M(of_##name)(a + b))
 #include "autodiff/ops.def"
 THREE(add_product, a + b * c)
 THREE(sub_product, a - b * c)
 THREE(mul_product, (b * c) * a)
-TWO(mul_slope, a *M(slope_of_code)(b))
+TWO(mul_slope, LOOP, a *M(slope_of_code)(b))
 
 /* Two operations in one pass (see kernel.h): a and b are the first and the last operand, y the
  * first result. The second is written last: nobody may need the first, so that both are the same
@@ -155,29 +198,30 @@ static void M(run_pair)(M(pair_body) body, int arity, int64_t n, const void *con
     M(copy_few)((T *)second + whole, result[1], n - whole);
 }
 
-#define PAIR(name, arity, kernel, second_kernel)                                                   \
+#define PAIR(name, arity, loop, ...)                                                               \
     static void M(pair_body_##name)(int64_t n, const void *const *in, void *result,                \
                                     void *second_result)                                           \
     {                                                                                              \
         const T *pa = in[0], *pb = in[arity - 1];                                                  \
         T *out = result, *second = second_result;                                                  \
-        VECTORISE                                                                                  \
-        for (int64_t i = 0; i < (n & -LANES); i++) {                                               \
-            const T a = pa[i], b = pb[i], y = (T)(kernel);                                         \
-            (void)a;                                                                               \
-            out[i] = y;                                                                            \
-            second[i] = (T)(second_kernel);                                                        \
-        }                                                                                          \
+        loop(__VA_ARGS__, const T a = pa[i], b = pb[i]; (void)a);                                  \
     }                                                                                              \
     static void M(pair_##name)(int64_t n, const void *const *in, void *out, void *second)          \
     {                                                                                              \
         M(run_pair)(M(pair_body_##name), arity, n, in, out, second);                               \
     }
+#define BOTH_OF_QUOTIENT(function)                                                                 \
+    VALUE(function##_code);                                                                        \
+    second[i] = M(function##_of_quotient)(at, quotient)
+#define BOTH_OF_CODE(function, slope)                                                              \
+    const T y = slope;                                                                             \
+    out[i] = y;                                                                                    \
+    second[i] = M(function##_of_code)(b)
 #define PAIRS(function)                                                                            \
-    PAIR(function##_code, 1, M(function##_code)(b), M(function)(b))                                \
-    PAIR(sum_##function##_code, 2, M(function##_code)(a + b), M(function)(a + b))                  \
-    PAIR(slope_##function, 1, M(slope_of_code)(b), M(function##_of_code)(b))                       \
-    PAIR(mul_slope_##function, 2, a *M(slope_of_code)(b), M(function##_of_code)(b))
+    PAIR(function##_code, 1, STRIPS, function, BOTH_OF_QUOTIENT(function), b)                      \
+    PAIR(sum_##function##_code, 2, STRIPS, function, BOTH_OF_QUOTIENT(function), a + b)            \
+    PAIR(slope_##function, 1, EACH, BOTH_OF_CODE(function, M(slope_of_code)(b)))                   \
+    PAIR(mul_slope_##function, 2, EACH, BOTH_OF_CODE(function, a *M(slope_of_code)(b)))
 PAIRS(tanh)
 PAIRS(sigmoid)
 
@@ -259,3 +303,19 @@ static ad_pointwise M(lookup)(ad_op op, int nin)
 #undef TRIG
 #undef PAIR
 #undef PAIRS
+#undef EACH
+#undef STRIPS
+#undef VALUE
+#undef LOOP_TANH
+#undef LOOP_TANH_CODE
+#undef LOOP_SIGMOID
+#undef LOOP_SIGMOID_CODE
+#undef OWN_tanh
+#undef OWN_tanh_code
+#undef OWN_sigmoid
+#undef OWN_sigmoid_code
+#undef SECOND
+#undef SECOND_OF
+#undef LOOP_OF
+#undef BOTH_OF_QUOTIENT
+#undef BOTH_OF_CODE

@@ -12,6 +12,7 @@ typedef struct {
         scale;                      /* scale: of the gradient, by clipping */
     double correct1, root_correct2; /* 1 - beta1^t, sqrt(1 - beta2^t) */
     bool nesterov;
+    bool extreme; /* the square of a gradient, with its decay, may overflow or lose digits */
 } update;
 
 /* A part of theta whose parameters are all decayed, or none of them. */
@@ -58,11 +59,14 @@ static inline double sgd(const update *u, double theta, double gradient, double 
     return theta - u->rate * (u->nesterov ? gradient + u->momentum * *first : *first);
 }
 
-/* sqrt(beta root^2 + (1 - beta) x^2). The state keeps this root of the mean square, not the mean
+/* sqrt(beta2 root^2 + (1 - beta2) x^2). The state keeps this root of the mean square, not the mean
  * square: that would overflow, or vanish, for gradients far inside the range of numbers. The
- * squares are taken of scaled numbers for the same reason. */
-static inline double root_mean_square(double beta, double root, double x)
+ * squares are taken of scaled numbers for the same reason, unless they are known to be harmless.
+ * The scale is a power of two: both ways give the same bits. */
+static inline double root_mean_square(const update *u, double root, double x)
 {
+    const double beta = u->beta2;
+    if (!u->extreme) return sqrt(beta * (root * root) + (1 - beta) * (x * x));
     const double size = fabs(x), largest = size > root ? size : root;
     const double scale = largest > 0x1p400 ? 0x1p-600 : largest < 0x1p-400 ? 0x1p600 : 1;
     const double back = largest > 0x1p400 ? 0x1p600 : largest < 0x1p-400 ? 0x1p-600 : 1;
@@ -75,7 +79,7 @@ static inline double adam(const update *u, double theta, double gradient, double
 {
     gradient += u->decay * theta;
     *first = u->beta1 * *first + (1 - u->beta1) * gradient;
-    *second = root_mean_square(u->beta2, *second, gradient);
+    *second = root_mean_square(u, *second, gradient);
     return theta - u->rate / u->correct1 * (*first / (*second / u->root_correct2 + u->epsilon));
 }
 
@@ -91,22 +95,29 @@ static inline double rmsprop(const update *u, double theta, double gradient, dou
                              double *second)
 {
     gradient += u->decay * theta;
-    *second = root_mean_square(u->beta2, *second, gradient);
+    *second = root_mean_square(u, *second, gradient);
     *first = u->momentum * *first + gradient / (*second + u->epsilon);
     return theta - u->rate * *first;
 }
 
-/* The loops over the elements, one for each algorithm and type, so that the compiler sees what it
- * can turn into vectors. */
-#define LOOP(algorithm, suffix, T)                                                                 \
-    static bool algorithm##_##suffix(nn_optimizer_state *s, const update *shared, stretch part,    \
-                                     void *values, const void *gradients)                          \
+/* Squares of float numbers are harmless as double: they lie between 2^-298 and 2^256. The factors
+ * of the gradient and of theta must not change that; sums may cancel down to 2^-53 of their terms.
+ */
+static bool is_extreme(const update *u, size_t size)
+{
+    const bool moderate_decay = u->decay == 0 || (u->decay > 0x1p-250 && u->decay < 0x1p250);
+    return size > sizeof(float) || u->scale < 0x1p-250 || !moderate_decay;
+}
+
+/* The loops over the elements, one for each algorithm, type and kind of squares, so that the
+ * compiler sees what it can turn into vectors. */
+#define LOOP(algorithm, suffix, T, kind, is_extreme_kind)                                          \
+    static bool algorithm##_##suffix##_##kind(nn_optimizer_state *s, update u, stretch part,       \
+                                              T *restrict theta, const T *restrict gradient)       \
     {                                                                                              \
-        T *restrict theta = values, *restrict first = s->first, *restrict second = s->second;      \
-        const T *restrict gradient = gradients;                                                    \
-        update u = *shared;                                                                        \
+        T *restrict first = s->first, *restrict second = s->second;                                \
         int overflows = 0;                                                                         \
-        if (!part.decays) u.decay = 0;                                                             \
+        u.extreme = is_extreme_kind;                                                               \
         for (int64_t i = part.start; i < part.stop; i++) {                                         \
             double m = first[i], r = second[i];                                                    \
             T value = (T)algorithm(&u, theta[i], u.scale * gradient[i], &m, &r);                   \
@@ -119,9 +130,21 @@ static inline double rmsprop(const update *u, double theta, double gradient, dou
         }                                                                                          \
         return !overflows;                                                                         \
     }
+#define UPDATE(algorithm, suffix, T)                                                               \
+    LOOP(algorithm, suffix, T, extreme, true)                                                      \
+    LOOP(algorithm, suffix, T, moderate, false)                                                    \
+    static bool algorithm##_##suffix(nn_optimizer_state *s, const update *shared, stretch part,    \
+                                     void *theta, const void *gradient)                            \
+    {                                                                                              \
+        update u = *shared;                                                                        \
+        if (!part.decays) u.decay = 0;                                                             \
+        return is_extreme(&u, sizeof(T))                                                           \
+                   ? algorithm##_##suffix##_extreme(s, u, part, theta, gradient)                   \
+                   : algorithm##_##suffix##_moderate(s, u, part, theta, gradient);                 \
+    }
 #define OPTIMIZER(algorithm, ...)                                                                  \
-    LOOP(algorithm, f32, float)                                                                    \
-    LOOP(algorithm, f64, double)                                                                   \
+    UPDATE(algorithm, f32, float)                                                                  \
+    UPDATE(algorithm, f64, double)                                                                 \
     const nn_optimizer nn_##algorithm = { #algorithm, __VA_ARGS__, algorithm##_f32,                \
                                           algorithm##_f64 };
 

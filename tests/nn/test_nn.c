@@ -959,6 +959,31 @@ START_TEST(gradients_of_any_size)
 }
 END_TEST
 
+/* Factors of the gradient or of theta so small that the squares vanish even as
+ * double though the gradient is a float: the first step of Adam is the rate. */
+START_TEST(extreme_factors)
+{
+    for (int k = 0; k < 4; k++) {
+        const bool clipped = k < 2;
+        const nn_optimizer_options o = { .algorithm = &nn_adam,
+                                         .rate = 0.1,
+                                         .epsilon = 1e-300,
+                                         .clip_norm = clipped ? (k ? 1e-200 : 1e-60) : 0,
+                                         .weight_decay = clipped  ? 0
+                                                         : k == 2 ? 1e-200
+                                                                  : 1e-60,
+                                         .decays = nn_decay_all };
+        const double gradient = clipped ? 1 : 0;
+        numbers v = make_numbers(AD_F32, 1, (double[]){ 1 });
+        nn_optimizer_state *s = nn_optimizer_new(&o, v.x, 0);
+        ck_assert_int_eq(step(s, &v, &gradient), 0);
+        ck_assert_double_eq_tol(at(&v, 0), 0.9, 1e-6);
+        nn_optimizer_free(s);
+        free_numbers(&v);
+    }
+}
+END_TEST
+
 static bool decays_start(const char *name, ad_shape shape, void *user)
 {
     ck_assert_int_ge(shape.rank, 0);
@@ -1128,6 +1153,7 @@ int main(void)
     tcase_add_test(layers, cross_entropy_of_probabilities);
     tcase_add_loop_test(optimisers, as_pytorch, 0, COUNT(pytorch));
     tcase_add_test(optimisers, gradients_of_any_size);
+    tcase_add_test(optimisers, extreme_factors);
     tcase_add_loop_test(optimisers, descends, 0, COUNT(descents));
     tcase_add_test(optimisers, clipping);
     tcase_add_test(optimisers, clipping_at_the_ends);
