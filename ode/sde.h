@@ -54,10 +54,10 @@ typedef enum { SDE_ITO, SDE_STRATONOVICH } sde_calculus;
  * cells of the path, and of nothing else. Zeros are the defaults. */
 typedef struct {
     uint64_t seed; /* default 0: equal options give equal paths */
-    /* {0}: none; else a scalar [], or [rows,1] for each row its own: whole numbers from 0 on (in
-     * f32 up to 2^24), read at every run. Each number has a path of its own, so that a training
-     * step that counts gets new paths without anything being compiled. Its derivative is zero. It
-     * counts as one of the arguments, of which there may be 64. */
+    /* {0}: none; else a scalar [], or [rows,1] for each row its own: whole numbers from 0 on (below
+     * 2^53, in f32 below 2^24), read at every run. Each number has a path of its own, so that a
+     * training step that counts gets new paths without anything being compiled. Its derivative is
+     * zero. It counts as one of the arguments, of which there may be 64. */
     ad_var draw;
     /* Interval of the path; both 0: that of the solve. Solves over parts of one interval, with
      * equal cells, have parts of one path. */

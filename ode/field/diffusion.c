@@ -70,8 +70,8 @@ static ode_noise_kind look_at(ad_tape *tape, ad_shape state, int i, ad_var *g)
 static void add_state(const ode_system *s, ad_tape *tape, int i, ode_noise_kind kind, ad_shape g,
                       ode_noise_of *noise)
 {
-    int64_t m = kind == ODE_NOISE_DIAGONAL ? s->size[i] : g.dim[g.rank - 1];
     if (ad_tape_error(tape)) return;
+    int64_t m = kind == ODE_NOISE_DIAGONAL ? s->size[i] : g.dim[g.rank - 1];
     if (noise->kind != ODE_NOISE_NONE && noise->kind != kind) {
         ad_fail(tape,
                 "the diffusion returned diagonal noise for some states and general noise for "

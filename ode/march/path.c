@@ -18,12 +18,15 @@ static int read_draws(ode_path *path, const ode_settings *set, const ode_system 
         snprintf(error, error_size, "out of memory");
         return -1;
     }
+    /* from where on rounding gives several whole numbers one path */
+    int bits = s->dtype == AD_F32 ? 24 : 53;
     for (int64_t i = 0; i < n; i++) {
         draw[i] = ode_load(s->dtype, args[set->draw], i);
-        if (draw[i] >= 0 && draw[i] < 0x1p53 && draw[i] == floor(draw[i])) continue;
+        if (draw[i] >= 0 && draw[i] < ldexp(1, bits) && draw[i] == floor(draw[i])) continue;
         snprintf(error, error_size,
-                 "options.path.draw is %.15g in element %lld; it must be a whole number from 0 on",
-                 ode_shown(draw[i]), (long long)i);
+                 "options.path.draw is %.15g in element %lld; it must be a whole number from 0 on, "
+                 "below 2^%d in %s",
+                 ode_shown(draw[i]), (long long)i, bits, s->dtype == AD_F32 ? "f32" : "f64");
         return -1;
     }
     to->draw = draw;
@@ -64,7 +67,9 @@ int ode_path_open(ode_path *path, const ode_settings *set, const ode_system *s, 
         to->grid = set->grid;
     } else if (of->cells > 0) {
         to->cells = of->cells;
-    } else if (boundaries && t0 == to->t0 && t1 == to->t1) {
+    } else if (boundaries && fmin(t0, t1) == fmin(to->t0, to->t1) &&
+               fmax(t0, t1) == fmax(to->t0, to->t1)) {
+        /* either direction has the same path */
         to->cells = count;
         to->grid = boundaries;
     }

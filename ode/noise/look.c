@@ -16,9 +16,19 @@ static void scale(ad_dtype dtype, int64_t n, double factor, void *x)
 static int read_draws(const sde_path *path, int64_t rows, double *draw, int64_t *ndraw, char *error,
                       size_t error_size)
 {
-    *ndraw = ad_valid(path->draw) ? ad_size(path->draw) : 0;
+    *ndraw = path->draw.tape ? ad_size(path->draw) : 0;
     if (*ndraw == 0) return 0;
-    if ((*ndraw == 1 || *ndraw == rows) && ad_get(path->draw, draw) == 0) return 0;
+    if ((*ndraw == 1 || *ndraw == rows) && ad_get(path->draw, draw) == 0) {
+        for (int64_t i = 0; i < *ndraw; i++) {
+            if (draw[i] >= 0) continue;
+            snprintf(error, error_size,
+                     "sde_path_increments: path.draw is %.15g in element %lld; it must be a whole "
+                     "number from 0 on",
+                     draw[i], (long long)i);
+            return -1;
+        }
+        return 0;
+    }
     snprintf(error, error_size,
              "sde_path_increments: path.draw must have a value, one number or one for each of the "
              "%lld rows",
@@ -33,6 +43,13 @@ int sde_path_increments(const sde_path *path, ad_dtype dtype, int64_t rows, int6
         snprintf(error, error_size,
                  "sde_path_increments needs a path with its interval (t0 and t1, or a grid), rows, "
                  "and memory for W, for H too where K is asked for");
+        return -1;
+    }
+    if (path->cells < 0 || (path->grid && path->cells == 0)) {
+        snprintf(error, error_size, "sde_path_increments: path.cells is %lld%s",
+                 (long long)path->cells,
+                 path->grid ? " with a grid, which has one boundary more than cells"
+                            : "; it must be positive (0: one cell)");
         return -1;
     }
     ode_noise *noise = NULL;

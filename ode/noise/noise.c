@@ -290,7 +290,7 @@ static int refuse(const ode_noise_settings *s, char *error, size_t error_size)
     else if (s->cells < 1 || s->cells >= INT64_C(1) << 31)
         snprintf(error, error_size,
                  "a Brownian path of %" PRId64 " cells: there must be 1 to 2^31 - 1", s->cells);
-    else if (!isfinite(t0) || !isfinite(t1) || t0 == t1)
+    else if (!isfinite(t1 - t0) || t0 == t1)
         snprintf(error, error_size,
                  "a Brownian path from t = %.17g to %.17g: its interval must be finite and not "
                  "empty",

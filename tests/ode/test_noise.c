@@ -383,6 +383,21 @@ START_TEST(test_looked_at)
     path.t1 = -1;
     FAILS("interval",
           sde_path_increments(&path, AD_F64, ROWS, M, 0, 1, w, h, k, error, sizeof error));
+    path.t1 = 2;
+    path.cells = -1;
+    FAILS("path.cells is -1",
+          sde_path_increments(&path, AD_F64, ROWS, M, 0, 1, w, h, k, error, sizeof error));
+    path.grid = &two;
+    path.cells = 0;
+    FAILS("path.cells is 0 with a grid",
+          sde_path_increments(&path, AD_F64, ROWS, M, 0, 1, w, h, k, error, sizeof error));
+    path.grid = NULL;
+    path.draw = ad_scalar(tape, -1);
+    FAILS("path.draw is -1",
+          sde_path_increments(&path, AD_F64, ROWS, M, 0, 1, w, h, k, error, sizeof error));
+    path.draw = ad_none(tape);
+    FAILS("path.draw must have a value",
+          sde_path_increments(&path, AD_F64, ROWS, M, 0, 1, w, h, k, error, sizeof error));
     FAILS("needs a path",
           sde_path_increments(NULL, AD_F64, ROWS, M, 0, 1, w, h, k, error, sizeof error));
     ode_noise_close(noise);

@@ -203,6 +203,28 @@ START_TEST(paths)
     s = open();
     s.options.path.draw = ad_scalar(s.other, 1);
     CLOSE(s, solve(&s, noise, NULL), "options.path.draw is not a valid variable");
+    s = open();
+    s.options.path.t0 = -1.7e308;
+    s.options.path.t1 = 1.7e308;
+    CLOSE(s, solve(&s, noise, NULL), "interval must be finite");
+}
+END_TEST
+
+/* A counter that single precision rounds would draw one path again and again. */
+START_TEST(counters)
+{
+    float y0 = 1, draw = 0x1p24f - 1;
+    scene s = open();
+    ad_tape_free(s.tape);
+    s.tape = ad_tape_new(AD_F32);
+    s.y0 = ad_input_rows(s.tape, AD_SHAPE(AD_ROWS, 1), 1, &y0);
+    s.times = ode_interval(s.tape, 0, 1);
+    s.options.path.draw = ad_input(s.tape, AD_SCALAR, &draw);
+    ad_var y = solve(&s, noise, NULL);
+    ck_assert(ad_value(y) != NULL);
+    draw++;
+    ad_set(s.options.path.draw, 0, &draw);
+    CLOSE(s, y, "options.path.draw is 16777216", "below 2^24 in f32");
 }
 END_TEST
 
@@ -276,6 +298,7 @@ int main(void)
     tcase_add_test(tests, methods);
     tcase_add_loop_test(tests, kinds, 0, all);
     tcase_add_test(tests, paths);
+    tcase_add_test(tests, counters);
     tcase_add_test(tests, nothing);
     tcase_add_test(tests, steps);
     return suite_run();

@@ -88,6 +88,28 @@ START_TEST(paths)
 }
 END_TEST
 
+/* Solves in both directions over one interval have one path, whichever way it is given. */
+START_TEST(directions)
+{
+    enum { TIMES = 5 };
+    const double ends[][2] = { { 0, 0 }, { 0, 1 }, { 1, 0 } };
+    double w[2][TIMES];
+    for (int k = 0; k < 3; k++) {
+        for (int back = 0; back < 2; back++) {
+            ad_tape *tape = ad_tape_new(AD_F64);
+            sde_options options = { .ode = { .steps = 3 },
+                                    .path = { .seed = 11, .t0 = ends[k][0], .t1 = ends[k][1] } };
+            get(sde_solve(nothing, unit_noise, NULL, zeros(tape, 1, 1), 0, NULL,
+                          ode_linspace(tape, back, 1 - back, TIMES), &options),
+                w[back]);
+            ad_tape_free(tape);
+        }
+        for (int i = 0; i < TIMES; i++)
+            ck_assert_double_eq_tol(w[1][TIMES - 1 - i], w[0][i] - w[0][TIMES - 1], 1e-12);
+    }
+}
+END_TEST
+
 /* A compiled step of training: other draws, other paths, each row by its own. */
 START_TEST(draws)
 {
@@ -466,6 +488,7 @@ int main(void)
     while (sde_methods()[methods]) methods++;
     TCase *tests = suite_case("sde_solve", "sde_solve");
     tcase_add_test(tests, paths);
+    tcase_add_test(tests, directions);
     tcase_add_test(tests, draws);
     tcase_add_test(tests, parts);
     tcase_add_test(tests, states);
