@@ -102,7 +102,21 @@ typedef struct {
 /* Methods are constant objects of the same type as those for ordinary equations, but neither kind
  * solves the other kind of equation. ode_method_name, ode_method_about (which says what noise a
  * method takes, and where it comes from) and ode_method_adaptive are for both. */
-extern const ode_method sde_euler_maruyama, sde_heun, sde_midpoint;
+extern const ode_method sde_euler_maruyama, sde_heun, sde_midpoint, sde_euler_heun,
+    sde_reversible_heun;
+/* Of higher strong order where the noise commutes (diagonal, scalar; general noise with
+ * options.commutative): milstein 1, slow_rk 1.5; sri1 and sri2, of diagonal and scalar noise, 1.5.
+ */
+extern const ode_method sde_milstein, sde_sri1, sde_sri2, sde_slow_rk;
+/* Of all noise, with smaller errors than Heun's method: by the space-time area of the path (spark,
+ * shark_general), by an approximated Levy area (log_ode). */
+extern const ode_method sde_spark, sde_shark_general, sde_log_ode;
+/* Of additive noise: sea of strong order 1, the others of 1.5. */
+extern const ode_method sde_sea, sde_sra1, sde_sra2, sde_sra3, sde_shark;
+/* For stiff drifts: the drift is that at the end of the step, found by Newton's method. */
+extern const ode_method sde_implicit_euler, sde_implicit_milstein;
+/* Of the underdamped Langevin equation alone (sde_langevin). */
+extern const ode_method sde_align, sde_sort, sde_quicsort;
 const ode_method *const *sde_methods(void);          /* all, NULL-terminated */
 const ode_method *sde_method_find(const char *name); /* "euler_maruyama"; NULL when there is none */
 /* Strong order for the most general noise that a method takes: the root mean square error at the
@@ -130,6 +144,32 @@ int sde_solve_states_final(ode_fields drift, ode_fields diffusion, void *user, i
 ad_var sde_solve_cost(ode_field drift, ode_field diffusion, ode_field cost, void *user, ad_var y0,
                       int nargs, const ad_var *args, ad_var times, const sde_options *options,
                       ad_var *q);
+
+/* ---- the underdamped Langevin equation ------------------------------------------------------- */
+
+/* Position x and velocity v in a potential U,
+ *
+ *     dx = v dt,   dv = -gamma v dt - u grad U(t, x; args) dt + sqrt(2 gamma u) dW,
+ *
+ * whose law tends to exp(-U(x) - |v|^2 / (2 u)): a sampler of exp(-U), for which U may be known up
+ * to a constant, or by its gradient alone (a score model). x and v have one shape [rows, D...]. */
+typedef struct {
+    /* of U at x, of x's shape: ad_grad of the sum of U over the rows, say */
+    ode_field gradient;
+    void *user;
+    ad_var friction;     /* gamma >= 0, of a shape that broadcasts to x's */
+    ad_var inverse_mass; /* u > 0, likewise; {0}: 1 */
+} sde_langevin;
+
+/* y[0]: x, and y[1]: v, at all times [rows, T, D...], or at the last one [rows, D...]. The default
+ * method is sde_align; those for additive noise work too. Gradients flow to x0, v0, args, friction,
+ * inverse mass and times; friction and inverse mass count as arguments. 0, or -1 with the tape's
+ * error set. */
+int sde_langevin_solve(const sde_langevin *equation, ad_var x0, ad_var v0, int nargs,
+                       const ad_var *args, ad_var times, const sde_options *options, ad_var *y);
+int sde_langevin_solve_final(const sde_langevin *equation, ad_var x0, ad_var v0, int nargs,
+                             const ad_var *args, ad_var times, const sde_options *options,
+                             ad_var *y);
 
 #ifdef __cplusplus
 }

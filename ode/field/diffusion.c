@@ -7,6 +7,7 @@
 unsigned ode_noise_kinds(const ode_noise_of *n, bool commutative)
 {
     unsigned kinds = n->additive ? ODE_TAKES_ADDITIVE : 0;
+    if (n->langevin) kinds |= ODE_TAKES_LANGEVIN;
     if (n->m == 1) kinds |= ODE_TAKES_SCALAR;
     if (n->kind == ODE_NOISE_DIAGONAL) kinds |= ODE_TAKES_DIAGONAL;
     if (n->kind == ODE_NOISE_GENERAL) kinds |= ODE_TAKES_GENERAL;
@@ -125,7 +126,7 @@ static void compare(ad_tape *tape, const ode_noise_of *was, const ode_noise_of *
 void ode_diffusion_call(ode_system *s, ad_tape *tape, ad_var t, const ad_var *y, const ad_var *args,
                         ad_var *g)
 {
-    ode_noise_of noise = { 0 };
+    ode_noise_of noise = { .langevin = s->langevin };
     call(s, tape, t, y, args, g);
     for (int i = 0; i < s->nstate && !ad_tape_error(tape); i++) {
         if (!g[i].tape || (g[i].tape == tape && g[i].node < 0)) {
@@ -150,6 +151,13 @@ void ode_diffusion_call(ode_system *s, ad_tape *tape, ad_var t, const ad_var *y,
     noise.additive = is_additive(s, noise.states, y, g);
     if (s->noise.kind == ODE_NOISE_NONE) s->noise = noise;
     else compare(tape, &s->noise, &noise);
+}
+
+ad_shape ode_diffusion_shape(const ode_system *s, int i)
+{
+    ad_shape shape = s->state[i];
+    if (s->noise.kind == ODE_NOISE_GENERAL) shape.dim[shape.rank++] = s->noise.m;
+    return shape;
 }
 
 /* ---- the correction ---- */

@@ -11,13 +11,17 @@ enum {
     ODE_TAKES_DIAGONAL = 4,
     ODE_TAKES_COMMUTATIVE = 8, /* general noise that commutes, as the options say */
     ODE_TAKES_GENERAL = 16,
-    ODE_TAKES_ALL = 31
+    ODE_TAKES_ALL = 31,
+    ODE_TAKES_COMMUTING =
+        ODE_TAKES_ADDITIVE | ODE_TAKES_SCALAR | ODE_TAKES_DIAGONAL | ODE_TAKES_COMMUTATIVE,
+    ODE_TAKES_LANGEVIN = 32 /* that of the underdamped Langevin equation, on velocities alone */
 };
 
 /* The noise of a system. */
 typedef struct {
     ode_noise_kind kind; /* none: an ordinary equation */
     bool additive;
+    bool langevin;   /* the system is an underdamped Langevin equation (sde_langevin) */
     int64_t m;       /* Brownian motions of a row */
     unsigned states; /* that have noise, a bit each */
 } ode_noise_of;

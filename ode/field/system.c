@@ -235,6 +235,7 @@ static ode_system *describe(ad_tape *tape, const ode_right_side *right, int nsta
     s->diffusion = right->diffusion;
     s->diffusions = right->diffusions;
     s->calculus = right->calculus;
+    s->langevin = right->langevin;
     if (right->sde && right->sde->calculus != right->calculus)
         s->correction = right->calculus == SDE_ITO ? 0.5 : -0.5;
     s->rerecord = rerecord;
@@ -283,10 +284,9 @@ static ode_system *through_cache(ode_system *s, ad_tape *tape, const char *calle
         knots += sizeof *s->knots + (size_t)s->knots[i].n * sizeof(double);
     int normed = s->norm.record != NULL, nout = ode_system_outputs(s, out);
     const ode_noise_of *noise = &s->noise;
-    const int counts[] = {
-        s->nstate,        s->nargs,           s->nknots,       normed,
-        (int)noise->kind, (int)noise->states, noise->additive, (int)s->calculus
-    };
+    const int counts[] = { s->nstate,       s->nargs,         s->nknots,
+                           normed,          (int)noise->kind, (int)noise->states,
+                           noise->additive, (int)s->calculus, s->langevin };
     if (normed) out[nout++] = s->norm_value;
     void *function = ad_function_key(trace_inputs(s, in), in, nout, out, &length);
     char *key = function ? malloc(sizeof tag + sizeof counts + knots + length) : NULL;

@@ -77,6 +77,7 @@ struct ode_system {
     ode_field diffusion;
     ode_fields diffusions;
     ode_noise_of noise;
+    bool langevin; /* states are position and velocity of sde_langevin */
     ad_var g[ODE_MAX_STATES];
     sde_calculus calculus;
     double correction;
@@ -142,6 +143,7 @@ typedef struct {
     ode_fields diffusions;
     const sde_options *sde;
     sde_calculus calculus;
+    bool langevin;
     void *user;
     size_t user_size;
     const ode_error_norm *norm; /* NULL: root mean square */
@@ -215,6 +217,8 @@ bool ode_take_knots(ode_system *system);
  * system's noise; where that is known already, it has to be the same. */
 void ode_diffusion_call(ode_system *system, ad_tape *tape, ad_var t, const ad_var *y,
                         const ad_var *args, ad_var *g);
+/* The shape of the diffusion of state i: the state's, or of general noise [rows,D...,m]. */
+ad_shape ode_diffusion_shape(const ode_system *system, int i);
 /* Adds `correction` times sum_j (dg_j/dy) g_j to the drift. */
 void ode_diffusion_correct(const ode_system *system, ad_tape *tape, const ode_diffusion_at *at,
                            double correction, ad_var *dy);

@@ -35,4 +35,8 @@ void ode_record_filter(const ode_stages *stages, int i, ad_var g, const ad_var *
 /* Results of the step that tell of its stages. */
 void ode_stages_end(const ode_stages *stages, ode_step_results *r);
 
+/* Of a stochastic equation: adds to each of sum [nstate] the noise g W of the step's beginning, and
+ * with `milstein` its term of second order. */
+void sde_add_noise(const ode_step *s, const ad_var *g, bool milstein, ad_var *sum);
+
 #endif

@@ -4,9 +4,9 @@
 #include <string.h>
 
 /* The draw of the path becomes the last argument. */
-static int record(const ode_right_side *given, int nstate, const ad_var *y0, int nargs,
-                  const ad_var *args, ad_var times, const sde_options *options, bool final_only,
-                  ad_var *y)
+int sde_record_solve(const ode_right_side *given, int nstate, const ad_var *y0, int nargs,
+                     const ad_var *args, ad_var times, const sde_options *options, bool final_only,
+                     ad_var *y)
 {
     const sde_options usual = { 0 };
     ode_right_side right = *given;
@@ -41,7 +41,7 @@ ad_var sde_solve(ode_field drift, ode_field diffusion, void *user, ad_var y0, in
     ode_right_side right = {
         .caller = "sde_solve", .field = drift, .diffusion = diffusion, .user = user
     };
-    record(&right, 1, &y0, nargs, args, times, options, false, &y);
+    sde_record_solve(&right, 1, &y0, nargs, args, times, options, false, &y);
     return y;
 }
 
@@ -52,7 +52,7 @@ ad_var sde_solve_final(ode_field drift, ode_field diffusion, void *user, ad_var 
     ode_right_side right = {
         .caller = "sde_solve_final", .field = drift, .diffusion = diffusion, .user = user
     };
-    record(&right, 1, &y0, nargs, args, times, options, true, &y);
+    sde_record_solve(&right, 1, &y0, nargs, args, times, options, true, &y);
     return y;
 }
 
@@ -63,7 +63,7 @@ int sde_solve_states(ode_fields drift, ode_fields diffusion, void *user, int nst
     ode_right_side right = {
         .caller = "sde_solve_states", .fields = drift, .diffusions = diffusion, .user = user
     };
-    return record(&right, nstate, y0, nargs, args, times, options, false, y);
+    return sde_record_solve(&right, nstate, y0, nargs, args, times, options, false, y);
 }
 
 int sde_solve_states_final(ode_fields drift, ode_fields diffusion, void *user, int nstate,
@@ -73,7 +73,7 @@ int sde_solve_states_final(ode_fields drift, ode_fields diffusion, void *user, i
     ode_right_side right = {
         .caller = "sde_solve_states_final", .fields = drift, .diffusions = diffusion, .user = user
     };
-    return record(&right, nstate, y0, nargs, args, times, options, true, y);
+    return sde_record_solve(&right, nstate, y0, nargs, args, times, options, true, y);
 }
 
 /* ---- running costs ---- */
@@ -121,7 +121,7 @@ ad_var sde_solve_cost(ode_field drift, ode_field diffusion, ode_field cost, void
         ad_fail(y0.tape ? y0.tape : times.tape, "sde_solve_cost: %s is NULL", missing);
     } else {
         ad_var zeros = ad_fill(y0.tape, AD_SHAPE(AD_ROWS, 1), 0);
-        record(&right, 2, (ad_var[]){ y0, zeros }, nargs, args, times, options, false, y);
+        sde_record_solve(&right, 2, (ad_var[]){ y0, zeros }, nargs, args, times, options, false, y);
     }
     if (q) *q = y[1];
     return y[0];

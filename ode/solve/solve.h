@@ -12,5 +12,9 @@ ad_var ode_record_forward(const ode_right_side *right, int nstate, const ad_var 
 int ode_record_solve(const ode_right_side *right, int nstate, const ad_var *y0, int nargs,
                      const ad_var *args, ad_var times, const ode_options *options, bool final_only,
                      ad_var *out);
+/* Of a stochastic equation: with the path of the options (NULL: all defaults). */
+int sde_record_solve(const ode_right_side *right, int nstate, const ad_var *y0, int nargs,
+                     const ad_var *args, ad_var times, const sde_options *options, bool final_only,
+                     ad_var *out);
 
 #endif

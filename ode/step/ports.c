@@ -109,6 +109,23 @@ static ode_shapes shapes_of_group(const ode_unit_key *key, ode_port port, int gr
     return key->method->carry[group];
 }
 
+/* How many states have noise, and the shape of the i-th diffusion. Of a tangent system: those of
+ * what it is made of, and as often their tangents. */
+static int diffusions(const ode_system *s)
+{
+    int n = 0;
+    for (int j = 0; j < s->nstate; j++) n += s->noise.states >> j & 1;
+    return n;
+}
+static ad_shape diffusion_shape(const ode_system *s, int i)
+{
+    const ode_system *root = ode_system_root(s);
+    int j = 0;
+    i %= diffusions(root);
+    while (!(root->noise.states >> j & 1) || i-- > 0) j++;
+    return ode_diffusion_shape(root, j);
+}
+
 static int arrays_of(const ode_system *s, const ode_unit_key *key, ode_shapes shapes)
 {
     switch (shapes) {
@@ -122,6 +139,8 @@ static int arrays_of(const ode_system *s, const ode_unit_key *key, ode_shapes sh
     case ODE_SHAPE_SHARED: return s->nshared;
     case ODE_SHAPE_SHARED_ARGUMENT: return s->nargs - s->nrow;
     case ODE_SHAPE_RESIDUAL: return key->residuals->n;
+    case ODE_SHAPE_DIFFUSION:
+        return diffusions(ode_system_root(s)) * (s->nstate / ode_system_root(s)->nstate);
     case ODE_SHAPE_NOISE_PAIRS: return s->noise.kind == ODE_NOISE_GENERAL && s->noise.m > 1;
     default: return 1;
     }
@@ -155,6 +174,7 @@ static ad_shape shape_of(const ode_system *s, const ode_unit_key *key, ode_shape
     case ODE_SHAPE_SHARED: return s->shared[i];
     case ODE_SHAPE_SHARED_ARGUMENT: return s->arg[shared_argument(s, i)];
     case ODE_SHAPE_RESIDUAL: return key->residuals->shape[i];
+    case ODE_SHAPE_DIFFUSION: return diffusion_shape(s, i);
     case ODE_SHAPE_NOISE: return AD_SHAPE(AD_ROWS, s->noise.m);
     case ODE_SHAPE_NOISE_PAIRS: return AD_SHAPE(AD_ROWS, s->noise.m * (s->noise.m - 1) / 2);
     case ODE_SHAPE_COUNTS: return AD_SHAPE(3);

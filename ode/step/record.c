@@ -1,5 +1,6 @@
 /* What recorders of steps share. */
 #include "ode/step/step.h"
+#include <math.h>
 #include <string.h>
 
 const ad_var *ode_step_row(const ode_step *s, int i, ad_var *memory)
@@ -39,6 +40,14 @@ void ode_record_noise(const ode_step *s, const ad_var *g, ad_var x, ad_var *dy)
 }
 
 ad_var ode_record_increment(const ode_step *s) { return ad_mul(s->root_h, s->noise[0]); }
+ad_var ode_record_area(const ode_step *s)
+{
+    return ad_mul(s->root_h, ad_scale(s->noise[1], sqrt(1.0 / 12)));
+}
+ad_var ode_record_second_area(const ode_step *s)
+{
+    return ad_mul(s->root_h, ad_scale(s->noise[2], sqrt(1.0 / 720)));
+}
 
 void ode_record_driven(const ode_step *s, const ode_step_results *r, int i, const ad_var *y,
                        ad_var w, ad_var *dy, ad_var *quad)

@@ -25,6 +25,7 @@ typedef enum {
     ODE_SHAPE_SHARED,          /* each shared value */
     ODE_SHAPE_SHARED_ARGUMENT, /* each argument without rows */
     ODE_SHAPE_RESIDUAL,        /* each residual of an evaluation */
+    ODE_SHAPE_DIFFUSION,       /* each diffusion of a state that has noise */
     ODE_SHAPE_NOISE,           /* [rows,m]: each Brownian motion */
     ODE_SHAPE_NOISE_PAIRS,     /* [rows,m(m-1)/2] of general noise with m > 1: each pair of them */
     ODE_SHAPE_COUNTS,          /* [3] */
@@ -46,6 +47,17 @@ static inline const double *ode_tableau_row(const ode_tableau *t, int i)
 {
     return t->a + i * (i - 1) / 2;
 }
+
+/* A stochastic Runge-Kutta tableau, as srk.def says. Numbers of the path, of the size of sqrt|h|,
+ * that multiply diffusions: W, H, sqrt|h|, and the integrals (W^2 - h) / (2 sqrt|h|) and (W^3 - 3 h
+ * W) / (6 h). */
+enum { SDE_W, SDE_H, SDE_ROOT, SDE_SECOND, SDE_THIRD, SDE_NUMBERS };
+typedef struct {
+    int stages;
+    const double *c, *a, *b, *e; /* of the drift; a: rows of 1, 2, ... coefficients */
+    /* Of the diffusions by each number (NULL: none): rows as in a, and weights. */
+    const double *stage[SDE_NUMBERS], *result[SDE_NUMBERS], *error[SDE_NUMBERS];
+} sde_tableau;
 
 typedef struct {
     double tolerance;
@@ -138,7 +150,11 @@ enum {
     ODE_METHOD_LEVY_AREA = 256 /* wants the numbers of pairs (ode_step.pairs) */
 };
 /* Calculi that a stochastic method converges in, a bit each. */
-enum { ODE_IN_ITO = 1 << SDE_ITO, ODE_IN_STRATONOVICH = 1 << SDE_STRATONOVICH };
+enum {
+    ODE_IN_ITO = 1 << SDE_ITO,
+    ODE_IN_STRATONOVICH = 1 << SDE_STRATONOVICH,
+    ODE_IN_BOTH = ODE_IN_ITO | ODE_IN_STRATONOVICH
+};
 
 struct ode_method {
     const char *name, *about;
@@ -156,6 +172,7 @@ struct ode_method {
      * kinds of noise (ODE_TAKES_...) and the calculi that it is for; orders for the most general
      * noise of those. `order` is the power of h with which the error estimate goes down. */
     int noise;
+    const sde_tableau *stochastic; /* of stochastic Runge-Kutta methods: for their own recorder */
     unsigned takes, calculi;
     double strong_order, weak_order;
     void (*step)(const ode_method *method, const ode_step *s, ode_step_results *r);
@@ -198,8 +215,10 @@ void ode_record_drift_diffusion(const ode_step *s, const ode_step_results *r, in
                                 const ad_var *y, ad_var *f, ad_var *g);
 /* dy = g x, x [rows,m] one number for each Brownian motion; invalid for states without noise. */
 void ode_record_noise(const ode_step *s, const ad_var *g, ad_var x, ad_var *dy);
-/* The increment W of the step, [rows,m]. */
+/* The increment W of the step, [rows,m]; the areas H and K. */
 ad_var ode_record_increment(const ode_step *s);
+ad_var ode_record_area(const ode_step *s);
+ad_var ode_record_second_area(const ode_step *s);
 /* The driven field, dy/ds = f(t + s h, y) h + g(t + s h, y) w, s in [0,1], at time t[i]: whose
  * solution over a step is that of the equation in the sense of Stratonovich, where w = W is the
  * step's increment and the path between its ends is a line. quad: NULL, or the quadratures'
