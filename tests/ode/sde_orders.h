@@ -4,6 +4,7 @@
 #define COSTATE_TESTS_SDE_ORDERS_H
 #include "ode/sde.h"
 #include "tests/support.h"
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -13,13 +14,15 @@ enum { MOST_LEVELS = 8 };
 typedef struct {
     const char *name;
     sde_calculus calculus;
+    bool commutative;
     ode_field drift, diffusion;
     int dim, motions;
     double horizon, y0[3];
     /* The solution at the end, y [dim], from the path's end w [motions]; NULL: it takes fine steps
-     * by the method `reference`. */
+     * by the method `reference`, so many a cell of the path. */
     void (*exact)(const double *w, double *y);
     const ode_method *reference;
+    int fine;
 } sde_problem;
 
 typedef struct {
@@ -28,7 +31,7 @@ typedef struct {
 } measured_order;
 
 /* y0 of the problem for so many rows, or zeros of another dimension. */
-static ad_var start(ad_tape *tape, int rows, int dim, const double *y0)
+static inline ad_var start(ad_tape *tape, int rows, int dim, const double *y0)
 {
     double *y = calloc((size_t)(rows * dim), sizeof *y);
     ck_assert_ptr_nonnull(y);
@@ -40,12 +43,13 @@ static ad_var start(ad_tape *tape, int rows, int dim, const double *y0)
 
 /* The states at the end [rows,dim] of so many equal steps; the path has `cells` cells. The caller
  * frees. */
-static double *end_states(const sde_problem *p, const ode_method *method, int rows, int cells,
+static inline double *end_states(const sde_problem *p, const ode_method *method, int rows, int cells,
                           int steps)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
     sde_options options = { .ode = { .method = method, .steps = steps, .max_steps = 1 << 20 },
                             .calculus = p->calculus,
+                            .commutative = p->commutative,
                             .path = { .seed = 7, .cells = cells } };
     ad_var y = sde_solve_final(p->drift, p->diffusion, NULL, start(tape, rows, p->dim, p->y0), 0,
                                NULL, ode_interval(tape, 0, p->horizon), &options);
@@ -56,23 +60,23 @@ static double *end_states(const sde_problem *p, const ode_method *method, int ro
     return end;
 }
 
-static ad_var no_drift(ad_var t, ad_var y, const ad_var *args, void *user)
+static inline ad_var no_drift(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     (void)t, (void)args, (void)user;
     return ad_zeros_like(y);
 }
 
 /* The identity: the state is the path. */
-static ad_var path_itself(ad_var t, ad_var y, const ad_var *args, void *user)
+static inline ad_var path_itself(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     (void)t, (void)args, (void)user;
     return ad_ones_like(y);
 }
 
 /* The solutions at the end [rows,dim], exact for the path. The caller frees. */
-static double *true_states(const sde_problem *p, int rows, int cells)
+static inline double *true_states(const sde_problem *p, int rows, int cells)
 {
-    if (!p->exact) return end_states(p, p->reference, rows, cells, cells);
+    if (!p->exact) return end_states(p, p->reference, rows, cells, cells * p->fine);
     sde_problem path = { .name = "the path",
                          .drift = no_drift,
                          .diffusion = path_itself,
@@ -89,7 +93,7 @@ static double *true_states(const sde_problem *p, int rows, int cells)
 /* The slope of log(size) by log(step) over levels whose steps halve, by least squares; variance of
  * the slope from the spread of the rows' part in each size. power: 1/2 where the size is the root
  * of a mean, else 1. part [levels][rows] averages to what the size is the power of. */
-static measured_order slope_of(int levels, int rows, const double *part, double power)
+static inline measured_order slope_of(int levels, int rows, const double *part, double power)
 {
     measured_order m = { 0 };
     double weight[MOST_LEVELS], total = 0, mean[MOST_LEVELS];
@@ -115,7 +119,7 @@ static measured_order slope_of(int levels, int rows, const double *part, double 
 
 /* The strong order: of the root mean square distance at the end, of 2^first, ..., 2^(first +
  * levels - 1) steps. */
-static measured_order strong_order(const sde_problem *p, const ode_method *method, int rows,
+static inline measured_order strong_order(const sde_problem *p, const ode_method *method, int rows,
                                    const double *truth, int cells, int first, int levels)
 {
     double *part = malloc((size_t)(levels * rows) * sizeof *part);
