@@ -34,6 +34,17 @@ static int read_draws(ode_path *path, const ode_settings *set, const ode_system 
     return 0;
 }
 
+/* The pairs have a path of their own, with as many components, in the same cells. */
+static int open_pairs(ode_path *path, int64_t pairs, char *error, size_t error_size)
+{
+    ode_noise_settings of = path->settings;
+    ad_rng rng = ad_rng_seed(of.seed);
+    of.seed = ad_rng_split(&rng).key;
+    of.m = pairs;
+    of.groups = 1;
+    return ode_noise_open(&path->pair_noise, &of, error, error_size);
+}
+
 int ode_path_open(ode_path *path, const ode_settings *set, const ode_system *s, int64_t rows,
                   int threads, const void *const *args, double t0, double t1, int64_t count,
                   const double *boundaries, char *error, size_t error_size)
@@ -73,37 +84,30 @@ int ode_path_open(ode_path *path, const ode_settings *set, const ode_system *s, 
         to->cells = count;
         to->grid = boundaries;
     }
+    if (wants_pairs && pairs && open_pairs(path, (int64_t)pairs, error, error_size)) return -1;
     return ode_noise_open(&path->noise, to, error, error_size);
 }
 
 void ode_path_close(ode_path *path)
 {
     ode_noise_close(path->noise);
+    ode_noise_close(path->pair_noise);
     ode_buffer *all[] = { &path->numbers, &path->pairs, &path->draw, &path->grid };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
 }
 
 /* ---- steps ---- */
 
-/* Numbers of the pairs of components, a generator for each row and step: like the path a function
- * of seed, draw and row. */
-static void draw_pairs(ode_path *path, int64_t n, double a, double b)
+/* Numbers of the pairs of components: the increments of a path of their own, as it were. Minus a
+ * path has the Levy area of the path. */
+static int draw_pairs(ode_path *path, int64_t n, double a, double b, char *error, size_t error_size)
 {
     const ode_noise_settings *set = &path->settings;
-    uint64_t interval[2];
-    memcpy(interval, (double[]){ fmin(a, b), fmax(a, b) }, sizeof interval);
-    for (int64_t r = 0; r < set->rows; r++) {
-        int64_t row = set->common ? 0 : set->antithetic ? r - r % 2 : r;
-        uint64_t draw = set->ndraw ? (uint64_t)set->draw[set->ndraw > 1 ? row : 0] : 0;
-        uint64_t words[] = { draw, (uint64_t)row, interval[0], interval[1] };
-        ad_rng rng = ad_rng_seed(set->seed);
-        for (int i = 0; i < 4; i++) {
-            rng.counter = words[i];
-            rng = ad_rng_split(&rng);
-        }
-        for (int64_t i = 0; i < n; i++)
-            ode_store(set->dtype, path->pairs.data, r * n + i, ad_rng_normal(&rng));
-    }
+    if (ode_noise_step(path->pair_noise, a, b, &path->pairs.data, error, error_size)) return -1;
+    for (int64_t r = 1; set->antithetic && r < set->rows; r += 2)
+        for (int64_t i = r * n; i < (r + 1) * n; i++)
+            ode_store(set->dtype, path->pairs.data, i, -ode_load(set->dtype, path->pairs.data, i));
+    return 0;
 }
 
 int ode_path_step(ode_path *path, ode_runner *runner, double a, double b, char *error,
@@ -123,6 +127,6 @@ int ode_path_step(ode_path *path, ode_runner *runner, double a, double b, char *
             memset(path->pairs.data, 0, (size_t)(npairs * set->rows) * ode_bytes(set->dtype));
         return 0;
     }
-    if (pairs) draw_pairs(path, npairs, a, b);
+    if (pairs && draw_pairs(path, npairs, a, b, error, error_size)) return -1;
     return ode_noise_step(path->noise, a, b, out, error, error_size);
 }

@@ -6,7 +6,7 @@
 #include "ode/step/unit.h"
 
 typedef struct {
-    ode_noise *noise;
+    ode_noise *noise, *pair_noise;
     ode_noise_settings settings; /* of the solve in progress */
     ode_buffer numbers, pairs;   /* of a step: standardised, as its ports have them */
     ode_buffer draw, grid;

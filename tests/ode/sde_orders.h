@@ -43,8 +43,8 @@ static inline ad_var start(ad_tape *tape, int rows, int dim, const double *y0)
 
 /* The states at the end [rows,dim] of so many equal steps; the path has `cells` cells. The caller
  * frees. */
-static inline double *end_states(const sde_problem *p, const ode_method *method, int rows, int cells,
-                          int steps)
+static inline double *end_states(const sde_problem *p, const ode_method *method, int rows,
+                                 int cells, int steps)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
     sde_options options = { .ode = { .method = method, .steps = steps, .max_steps = 1 << 20 },
@@ -120,7 +120,7 @@ static inline measured_order slope_of(int levels, int rows, const double *part, 
 /* The strong order: of the root mean square distance at the end, of 2^first, ..., 2^(first +
  * levels - 1) steps. */
 static inline measured_order strong_order(const sde_problem *p, const ode_method *method, int rows,
-                                   const double *truth, int cells, int first, int levels)
+                                          const double *truth, int cells, int first, int levels)
 {
     double *part = malloc((size_t)(levels * rows) * sizeof *part);
     ck_assert_ptr_nonnull(part);

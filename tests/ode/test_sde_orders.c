@@ -196,7 +196,8 @@ START_TEST(complete)
         while (at < PUBLISHED && published[at].method != m) at++;
         ck_assert_msg(at < PUBLISHED, "%s is not in the table", m->name);
         const double *order = published[at].order;
-        const unsigned kinds[KINDS] = { ODE_TAKES_SCALAR | ODE_TAKES_GENERAL, ODE_TAKES_COMMUTATIVE | ODE_TAKES_GENERAL,
+        const unsigned kinds[KINDS] = { ODE_TAKES_SCALAR | ODE_TAKES_GENERAL,
+                                        ODE_TAKES_COMMUTATIVE | ODE_TAKES_GENERAL,
                                         ODE_TAKES_GENERAL,
                                         ODE_TAKES_ADDITIVE | ODE_TAKES_DIAGONAL };
         double least = 9;

@@ -34,16 +34,15 @@ static const sde_problem gbm = { .name = "geometric Brownian motion",
                                  .exact = solution };
 
 /* The order of the error of the mean of y^power: of 16 to 128 steps, of methods of order 2, whose
- * errors the noise of the mean would hide there, of 4 to 32. */
+ * errors the noise of the mean would hide there, of 8 to 64. */
 static measured_order weak_order(const ode_method *method, const double *truth, int power)
 {
     double *part = malloc((size_t)(LEVELS * ROWS) * sizeof *part);
-    int first = sde_method_weak_order(method) > 1 ? 2 : 4;
+    int first = sde_method_weak_order(method) > 1 ? 3 : 4;
     ck_assert_ptr_nonnull(part);
     for (int l = 0; l < LEVELS; l++) {
         double *y = end_states(&gbm, method, ROWS, CELLS, 1 << (first + l));
-        for (int i = 0; i < ROWS; i++)
-            part[l * ROWS + i] = pow(y[i], power) - pow(truth[i], power);
+        for (int i = 0; i < ROWS; i++) part[l * ROWS + i] = pow(y[i], power) - pow(truth[i], power);
         free(y);
     }
     measured_order m = slope_of(LEVELS, ROWS, part, 1);
@@ -78,13 +77,15 @@ START_TEST(moments)
 }
 END_TEST
 
-/* The mean of a linear equation is that of the method without noise: of sri2 its order is 3, and
- * the paths' spread hides it. */
+/* The order is what the method says, or of methods with fractions of the step in their stages, sri1
+ * and sri2, at least that. The mean of a linear equation is that of the method without noise: of
+ * sri2 its order is 3, and the spread of the paths hides it. */
 static void check(const ode_method *method, const char *what, measured_order m)
 {
     double order = sde_method_weak_order(method);
-    ck_assert_msg(fabs(m.slope - order) <= 0.15 && m.error < 0.05,
-                  "%s, %s: weak order %.3f +- %.3f, published %.0f", ode_method_name(method), what,
+    bool least = order != floor(order);
+    ck_assert_msg(m.slope >= order - 0.15 && (least || m.slope <= order + 0.15) && m.error < 0.05,
+                  "%s, %s: weak order %.3f +- %.3f, published %.1f", ode_method_name(method), what,
                   m.slope, m.error, order);
 }
 
@@ -97,7 +98,7 @@ START_TEST(weak)
         if (!(method->takes & (ODE_TAKES_SCALAR | ODE_TAKES_GENERAL))) continue;
         measured_order mean = weak_order(method, truth, 1), second = weak_order(method, truth, 2);
         double order = sde_method_weak_order(method);
-        printf("  %-20s %.3f +- %.3f  %.3f +- %.3f  %.0f\n", ode_method_name(method), mean.slope,
+        printf("  %-20s %.3f +- %.3f  %.3f +- %.3f  %.1f\n", ode_method_name(method), mean.slope,
                mean.error, second.slope, second.error, order);
         if (method != &sde_sri2) check(method, "mean", mean);
         check(method, "second moment", second);
