@@ -22,6 +22,7 @@ typedef struct {
     double h;
     ode_stop stop; /* the next one */
     double end;    /* the last time */
+    bool begun;    /* what the method carries is there */
     int direction;
 } place;
 
@@ -85,7 +86,8 @@ static int plan(ode_march *m, place *p, attempt *try)
     try->b = (ode_boundary){ .t = try->landing ? p->stop.t : p->a.t + p->direction * p->h,
                              .lo = -1,
                              .hi = -1,
-                             .jump = try->landing && p->stop.jump };
+                             .jump = try->landing && p->stop.jump,
+                             .restart = try->landing && p->stop.jump };
     if (try->landing && p->stop.output >= 0) try->b.lo = try->b.hi = p->stop.output;
     return 0;
 }
@@ -102,6 +104,7 @@ static int move_on(ode_march *m, place *p, const attempt *try, double factor)
     if (try->landing && size < p->h) size = fmin(p->h, ode_guard_factor(&m->guard) * try->size);
     p->y = try->next;
     p->a = try->b;
+    p->begun = !p->a.restart;
     p->h = size;
     if (p->a.t == p->end) return 0;
     p->stop = ode_stops_next(&m->stops, p->a.t);
@@ -122,6 +125,8 @@ static int take(ode_march *m, place *p)
 {
     attempt try;
     if (plan(m, p, &try)) return -1;
+    if (!p->begun && m->method->begin && ode_march_begin(m, &p->a, &try.b, p->y)) return -1;
+    p->begun = true;
     if (ode_march_attempt(m, p->sink, &p->a, &try.b, p->y, try.next)) return -1;
     double ratio = ode_march_error(m);
     m->ratio = ratio;
@@ -163,7 +168,7 @@ int ode_march_adaptive(ode_march *m, void *y, const ode_sink *sink)
     const ode_stops *stops = &m->stops;
     double t0 = stops->times[0], t1 = stops->times[stops->ntimes - 1];
     place p = { .sink = sink,
-                .a = { .t = t0, .jump = ode_stops_jump(stops, t0) },
+                .a = { .t = t0, .jump = ode_stops_jump(stops, t0), .restart = true },
                 .y = y,
                 .h = set->first_step,
                 .stop = ode_stops_next(stops, t0),

@@ -22,6 +22,7 @@ typedef struct {
     bool start;   /* begins at its first output time */
     ode_stop stop;
     int64_t count;
+    bool multistep; /* the method wants equal steps, and begins anew in each piece */
 } piece;
 
 /* How many steps of at most this size: a whole number of them may come out a little longer by
@@ -67,7 +68,7 @@ static ode_boundary end_of_step(const piece *p, int64_t i)
     double w = (double)i / (double)p->count;
     ode_boundary b = { .t = last ? p->to : p->from + w * (p->to - p->from),
                        .jump = last && p->stop.jump,
-                       .restart = last,
+                       .restart = last && (p->multistep || p->stop.jump),
                        .output = last && output };
     b.lo = b.hi = -1;
     if (p->start && output) {
@@ -93,7 +94,8 @@ typedef struct {
 
 static place begin_steps(const ode_march *m)
 {
-    return (place){ .p = { .stop = ode_stops_at(&m->stops, m->stops.times[0]) } };
+    return (place){ .p = { .stop = ode_stops_at(&m->stops, m->stops.times[0]),
+                           .multistep = ode_method_has(m->method, ODE_METHOD_MULTISTEP) } };
 }
 
 /* The end of the next step, from at->a to b. 1; 0: there is none; -1 with the march's error
@@ -111,7 +113,7 @@ static int next_step(ode_march *m, place *at, ode_boundary *b)
                                     .lo = p->interval,
                                     .hi = p->interval,
                                     .jump = p->stop.jump,
-                                    .restart = true };
+                                    .restart = p->multistep || p->stop.jump || p->interval == 0 };
         }
         p->from = at->a.t;
         p->stop = ode_stops_next(stops, at->a.t);
@@ -173,7 +175,8 @@ int ode_march_replay(ode_march *m, void *y, const ode_sink *sink)
                             "solve with these output times",
                             t[i - 1], t[i]);
         double h = t[i] - t[i - 1], following = last ? h : t[i + 1] - t[i];
-        b.restart = b.jump || b.output || fabs(following - h) > 1e-9 * fabs(h);
+        bool equal = !b.output && fabs(following - h) <= 1e-9 * fabs(h);
+        b.restart = b.jump || (ode_method_has(m->method, ODE_METHOD_MULTISTEP) && !equal);
         if (take_step(m, sink, &a, &b, &y)) return -1;
         a = b;
     }

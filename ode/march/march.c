@@ -369,8 +369,7 @@ int ode_march_accept(ode_march *m, const ode_sink *sink, const ode_boundary *a,
 
 /* ---- fixed and replayed steps ---- */
 
-/* Bootstraps a multistep method for steps like the one from a to b. */
-static int bootstrap(ode_march *m, const ode_boundary *a, const ode_boundary *b, const void *y)
+int ode_march_begin(ode_march *m, const ode_boundary *a, const ode_boundary *b, const void *y)
 {
     ode_runner *r = &m->begin;
     set_times(m, m->method->begin_times, m->method->begin_c, a, b);
@@ -408,7 +407,7 @@ int ode_march_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, od
 {
     void *next = sink->slot(sink->context, m->steps);
     if (!next) return ode_fail_memory(m);
-    if (a->restart && m->method->begin && bootstrap(m, a, b, *y)) return -1;
+    if (a->restart && m->method->begin && ode_march_begin(m, a, b, *y)) return -1;
     if (ode_march_attempt(m, sink, a, b, *y, next)) return -1;
     bool derivative;
     int64_t bad =

@@ -14,7 +14,7 @@ typedef struct {
     int lo, hi;
     bool jump;    /* the field is not smooth here */
     bool closed;  /* no evaluation of the step takes place beyond it */
-    bool restart; /* a multistep method begins anew here */
+    bool restart; /* what the method carries is made anew here */
     bool output;  /* given steps: the state here is a result */
 } ode_boundary;
 /* A tangent of the end, from those of the output times; of the times themselves, it is b->t. */
@@ -223,6 +223,9 @@ int ode_march_accept(ode_march *march, const ode_sink *sink, const ode_boundary 
                      const ode_boundary *b, const void *y, const void *next);
 /* Memory for the residuals of evaluation i of the step to be taken, or NULL. */
 void *ode_march_keep(const ode_march *march, const ode_sink *sink, int i);
+/* Makes what the method carries from the state y at a, for steps like the one from a to b. 0, or -1
+ * with the march's error written. */
+int ode_march_begin(ode_march *march, const ode_boundary *a, const ode_boundary *b, const void *y);
 /* One step without error control (of an adaptive march: with the field at its
  * beginning in slope[0]). *y moves
  * on. */

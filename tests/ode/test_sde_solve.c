@@ -249,6 +249,7 @@ START_TEST(chosen)
     if (!ode_method_adaptive(m) || !(m->takes & ODE_TAKES_DIAGONAL)) return;
     enum { N = 4 };
     double y[N], replayed[N], w[N], error[2], g[2];
+    int64_t fewest = 5;
     for (int k = 0; k < 2; k++) {
         ad_tape *tape = ad_tape_new(AD_F64);
         ode_stats stats = { 0 };
@@ -260,7 +261,9 @@ START_TEST(chosen)
         get(solution, y);
         ad_grad(ad_sum_all(solution), 1, &one, &bar);
         get(bar, g);
-        ck_assert(stats.steps > (k ? 100 : 5) && stats.status == ODE_DONE);
+        ck_assert_msg(stats.steps > fewest && stats.status == ODE_DONE, "%s: %lld steps", m->name,
+                      (long long)stats.steps);
+        fewest = 2 * stats.steps;
         const double *t = ode_steps_times(stats.steps_taken);
         int64_t n = ode_steps_count(stats.steps_taken);
         for (int i = 1, at = 0; i < N; i++) {
@@ -427,7 +430,7 @@ START_TEST(bits)
     enum { MANY = 1000, FEW = 3 };
     static char y[3][MANY * SDE_WIDTH * 8], g[3][MANY * SDE_WIDTH * 8];
     for (int i = 0; sde_methods()[i]; i++)
-        for (int k = 0; k < 2; k++) {
+        for (int k = 0; k < 2 && sde_methods()[i]->takes & ODE_TAKES_ADDITIVE; k++) {
             ad_dtype dtype = k ? AD_F32 : AD_F64;
             size_t bytes = k ? 4 : 8;
             run(sde_methods()[i], dtype, 1, MANY, y[0], g[0]);
