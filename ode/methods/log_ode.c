@@ -107,9 +107,9 @@ static void log_ode_step(const ode_method *m, const ode_step *s, ode_step_result
     const ode_system *system = s->system;
     int n = system->nstate;
     ad_var w = ode_record_increment(s), middle[ODE_MAX_STATES], move[ODE_MAX_STATES];
-    ode_record_driven(s, r, 0, s->y, w, move);
+    ode_record_driven(s, r, 0, s->y, w, move, NULL);
     for (int j = 0; j < n; j++) middle[j] = ad_add(s->y[j], ad_scale(move[j], 0.5));
-    ode_record_driven(s, r, 1, middle, w, move);
+    ode_record_driven(s, r, 1, middle, w, move, NULL);
     for (int j = 0; j < n; j++) r->next[j] = ad_add(s->y[j], move[j]);
     if (system->noise.kind != ODE_NOISE_GENERAL || system->noise.m < 2 || system->noise.additive)
         return;
