@@ -180,6 +180,12 @@ extern const ode_adjoint ode_interpolating;
  * than a tenth (half with given steps) of the largest magnitude that it had over the forward solve,
  * and ten times the tolerance at that; chaotic and dissipative problems lose it. */
 extern const ode_adjoint ode_backsolve;
+/* The gradient of ode_discrete, but for rounding, in memory that does not grow with the steps but
+ * for their times: each step is taken back, by the method itself, before its VJP (Kidger, Foster,
+ * Li, Lyons 2021, arXiv:2105.13493). For sde_reversible_heun (sde.h); not where the field jumps.
+ * Where rounding grows on the way back beyond a thousandth of the state, it is an error; the drift
+ * of the recomputed y0 is in ode_stats. */
+extern const ode_adjoint ode_reversible;
 
 /* ---- options: zero means the default --------------------------------------------------------- */
 

@@ -2,7 +2,8 @@
 #include "ode/adjoints/adjoint.h"
 #include <string.h>
 
-static const ode_adjoint *const all[] = { &ode_discrete, &ode_interpolating, &ode_backsolve, NULL };
+static const ode_adjoint *const all[] = { &ode_discrete, &ode_interpolating, &ode_backsolve,
+                                          &ode_reversible, NULL };
 
 const ode_adjoint *const *ode_adjoints(void) { return all; }
 const char *ode_adjoint_name(const ode_adjoint *a) { return a ? a->name : "no adjoint"; }

@@ -2,7 +2,7 @@
  * the VJP of each step's program, from the last step to the first. Times that the user gave stay
  * variables: the first and last boundary of an adaptive solve, all boundaries of a fixed one (they
  * are affine in the output times), and the times of interpolated outputs. */
-#include "ode/adjoints/adjoint.h"
+#include "ode/adjoints/undo.h"
 #include "ode/trajectory/interpolant.h"
 #include "ode/trajectory/weights.h"
 #include <math.h>
@@ -14,6 +14,8 @@
 typedef struct {
     const ode_unit *step[2][2], *begin;
     const ode_residuals *residuals; /* NULL: none are kept */
+    bool undoes;                    /* states come from steps taken back, by these units */
+    ode_march_units back;
 } discrete_plan;
 
 /* Places of numbers in the call's type, each in a slot of 8 bytes: by each clock the size of the
@@ -30,6 +32,7 @@ typedef struct {
     const ode_problem *problem;
     const ode_system *system;
     ode_trajectory *trajectory;
+    ode_undo undo;     /* of a plan that undoes steps */
     bool interpolates; /* outputs lie inside steps */
     bool lands;        /* the last output is at the end of the last step */
     int64_t nrows, cells;
@@ -44,6 +47,7 @@ static void close_memory(void *memory)
     backward *b = memory;
     for (int i = 0; i < 4; i++) ode_runner_close(&b->step[i / 2][i % 2]);
     ode_runner_close(&b->begin);
+    ode_undo_close(&b->undo);
     ode_buffer *all[] = { &b->bar[0], &b->bar[1], &b->carry[0], &b->carry[1],
                           &b->k_bar,  &b->k,      &b->g,        &b->rows };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
@@ -251,13 +255,15 @@ static int step_back(backward *b, int64_t k)
     if (b->run->searching) b->largest = largest_cotangent(b);
     ode_runner *r = choose(b, k, inside);
     if (!r) return -1;
-    const void *y = ode_trajectory_state(b->trajectory, k);
+    if (b->plan->undoes && ode_undo_step(&b->undo, b->run)) return -1;
+    const void *y = b->plan->undoes ? b->undo.y : ode_trajectory_state(b->trajectory, k);
     ode_runner_read(r, ODE_VALUE, ODE_PORT_STATE, b->nrows, y);
     ode_runner_read(r, ODE_BAR, ODE_PORT_NEXT, b->nrows, b->bar[0].data);
     ode_runner_write(r, ODE_BAR, ODE_PORT_STATE, b->nrows, b->bar[1].data);
     if (m->ncarry)
         ode_runner_read(r, ODE_VALUE, ODE_PORT_CARRY, b->nrows,
-                        ode_trajectory_carried(b->trajectory, k));
+                        b->plan->undoes ? b->undo.march.carry[0].data
+                                        : ode_trajectory_carried(b->trajectory, k));
     ode_runner_read(r, ODE_BAR, ODE_PORT_CARRY_NEXT, b->nrows, b->carry[0].data);
     ode_runner_write(r, ODE_BAR, ODE_PORT_CARRY, b->nrows, b->carry[1].data);
     ode_runner_read(r, ODE_BAR, ODE_PORT_STAGES, b->nrows, b->k_bar.data);
@@ -340,6 +346,7 @@ static int go_back(ode_adjoint_run *run)
     b->lands = !asked && !run->forward->partial;
     b->output = run->out.n - 1 - b->lands;
     if (!need_memory(b)) return ode_call_fail(call, "out of memory");
+    if (b->plan->undoes && ode_undo_open(&b->undo, run, &b->plan->back)) return -1;
     memset(b->bar[0].data, 0, b->slot);
     int64_t last = b->trajectory->count - 1;
     if (asked && run->out.n && last >= 0)
@@ -347,6 +354,7 @@ static int go_back(ode_adjoint_run *run)
     run->stats->backward_steps = last + 1;
     for (int64_t k = last; k >= 0; k--)
         if (step_back(b, k) || (run->searching && look(b, k))) return -1;
+    if (b->plan->undoes && ode_undo_finish(&b->undo, run)) return -1;
     int start = asked ? b->output : 0; /* outputs at the first time, where no step was taken */
     for (int i = start; i >= 0; i--) ode_adjoint_add_output(run, i, b->bar[0].data);
     const ode_system *s = b->system;
@@ -422,6 +430,36 @@ static bool plan(ode_adjoint_plan *d, ad_tape *tape)
         own->begin = ode_unit_make(p->system, key, tape, p->settings.caller);
     return !ad_tape_error(tape);
 }
+
+static bool plan_reversible(ode_adjoint_plan *d, ad_tape *tape)
+{
+    const ode_problem *p = d->problem;
+    const ode_settings *set = &p->settings;
+    discrete_plan *own = d->own;
+    own->undoes = true;
+    if (!ode_method_has(set->method, ODE_METHOD_REVERSIBLE)) {
+        ad_fail(tape,
+                "%s: options.adjoint is reversible, which takes steps back, and those of %s cannot "
+                "be; use sde_reversible_heun, or ode_discrete",
+                set->caller, set->method->name);
+        return false;
+    }
+    return ode_march_compile(&own->back, p->system, set, false, false, 0, NULL, tape) &&
+           plan(d, tape);
+}
+
+const ode_adjoint ode_reversible = {
+    .name = "reversible",
+    .about = "the exact gradient of the discretisation without stored states: steps are taken back "
+             "(Kidger, Foster, Li, Lyons 2021)",
+    .frozen = true,
+    .replays = true,
+    .own = sizeof(discrete_plan),
+    .memory = sizeof(backward),
+    .plan = plan_reversible,
+    .run = go_back,
+    .close = close_memory
+};
 
 const ode_adjoint ode_discrete = {
     .name = "discrete",

@@ -81,7 +81,7 @@ const ode_method sde_reversible_heun = {
         "Kidger, Foster, Li, Lyons 2021 (arXiv:2105.13493; Stratonovich; all noise): strong "
         "order 0.5, and 1 where the noise is additive; one evaluation a step, reversible; with "
         "Euler's step as its estimate",
-    .flags = ODE_METHOD_ADAPTIVE,
+    .flags = ODE_METHOD_ADAPTIVE | ODE_METHOD_REVERSIBLE,
     .order = 1,
     .times = 1,
     .times_estimate = 1,

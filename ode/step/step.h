@@ -147,7 +147,8 @@ enum {
     ODE_METHOD_TWO_ESTIMATES = 64, /* a second, cruder estimate damps the first */
     /* evaluations are recorded in the step itself, so that their residuals can be kept */
     ODE_METHOD_KEEPS = 128,
-    ODE_METHOD_LEVY_AREA = 256 /* wants the numbers of pairs (ode_step.pairs) */
+    ODE_METHOD_REVERSIBLE = 512, /* a step from its end to its beginning undoes it */
+    ODE_METHOD_LEVY_AREA = 256   /* wants the numbers of pairs (ode_step.pairs) */
 };
 /* Calculi that a stochastic method converges in, a bit each. */
 enum {

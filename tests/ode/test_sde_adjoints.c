@@ -20,6 +20,7 @@ typedef struct {
     sde_calculus calculus;
     int steps;
     bool adaptive, rerecord, matrix; /* matrix: a state [rows,3,1] */
+    const double *jump;
 } problem;
 
 static ad_var as_matrix(ad_var x) { return ad_reshape(x, AD_SHAPE(AD_ROWS, SDE_WIDTH, 1)); }
@@ -54,6 +55,8 @@ static void gradient_of(const problem *p, double *gradient, ode_stats *stats, ch
                                      .rtol = p->adaptive ? 1e-3 : 0,
                                      .atol = p->adaptive ? 1e-4 : 0,
                                      .rerecord = p->rerecord,
+                                     .jump_times = p->jump,
+                                     .njump = p->jump ? 1 : 0,
                                      .stats = stats },
                             .calculus = p->calculus,
                             .path = { .seed = 11, .cells = p->adaptive ? 0 : 1024 } };
@@ -176,6 +179,82 @@ START_TEST(no_gradient_by_times)
 }
 END_TEST
 
+/* Steps taken back: the discrete gradient, but for rounding, and no states are stored. */
+START_TEST(undone)
+{
+    for (int k = 0; k < SDE_NOISES; k++)
+        for (int way = 0; way < 4; way++) {
+            problem p = { .method = &sde_reversible_heun,
+                          .adjoint = &ode_reversible,
+                          .noise = &noises[k],
+                          .calculus = way % 2 ? SDE_STRATONOVICH : SDE_ITO,
+                          .steps = 128,
+                          .adaptive = way == 2,
+                          .rerecord = way == 3 };
+            if (p.rerecord) p.steps = 8;
+            double g[GRADIENT], exact[GRADIENT];
+            ode_stats stats = { 0 };
+            gradient_of(&p, g, &stats, NULL, 0);
+            ck_assert_uint_eq(stats.stored_bytes, 0);
+            ck_assert_int_eq(stats.backward_steps, stats.steps);
+            ode_stats_clear(&stats);
+            p.adjoint = &ode_discrete;
+            gradient_of(&p, exact, NULL, NULL, 0);
+            for (int i = 0; i < GRADIENT; i++)
+                ck_assert_msg(fabs(g[i] - exact[i]) <= 1e-10 * (1 + fabs(exact[i])),
+                              "%s noise, way %d, %d: %.14g, discrete %.14g", p.noise->name, way, i,
+                              g[i], exact[i]);
+        }
+}
+END_TEST
+
+START_TEST(cannot_undo)
+{
+    const double jump[] = { 0.8 };
+    problem p = {
+        .method = &sde_heun, .adjoint = &ode_reversible, .noise = &noises[1], .steps = 4
+    };
+    double g[GRADIENT];
+    char error[1024];
+    gradient_of(&p, g, NULL, error, sizeof error);
+    ck_assert_msg(strstr(error, "use sde_reversible_heun"), "%s", error);
+    p.method = &sde_reversible_heun;
+    p.jump = jump;
+    gradient_of(&p, g, NULL, error, sizeof error);
+    ck_assert_msg(strstr(error, "t = 0.8, a jump"), "%s", error);
+}
+END_TEST
+
+/* A decay that rounding does not survive in reverse time. */
+static ad_var decay(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)t, (void)args, (void)user;
+    return ad_scale(y, -30);
+}
+static ad_var small(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)t, (void)args, (void)user;
+    return ad_fill(y.tape, AD_SHAPE(1, 1), 0.1);
+}
+
+START_TEST(forgotten)
+{
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var y = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, (double[]){ 1 }), g;
+    sde_options options = {
+        .ode = { .method = &sde_reversible_heun, .adjoint = &ode_reversible, .steps = 400 }
+    };
+    ad_var end =
+        sde_solve_final(decay, small, NULL, y, 0, NULL, ode_interval(tape, 0, 4), &options);
+    ad_grad(ad_sum_all(ad_square(end)), 1, &y, &g);
+    double got;
+    ad_get(g, &got);
+    ck_assert_ptr_nonnull(ad_tape_error(tape));
+    ck_assert_msg(strstr(ad_tape_error(tape), "use ode_discrete"), "%s", ad_tape_error(tape));
+    ad_tape_free(tape);
+}
+END_TEST
+
 int main(void)
 {
     int methods = 0;
@@ -186,5 +265,8 @@ int main(void)
     tcase_add_test(tests, close_for_heun);
     tcase_add_test(tests, ways);
     tcase_add_test(tests, no_gradient_by_times);
+    tcase_add_test(tests, undone);
+    tcase_add_test(tests, cannot_undo);
+    tcase_add_test(tests, forgotten);
     return suite_run();
 }
