@@ -96,6 +96,22 @@ static void move_boundary(const backward *b, int clock, const ode_boundary *at, 
     if (at->hi >= 0) times[at->hi] += at->weight * bar;
 }
 
+/* The path's numbers of the step from a to e: those that were kept, or found again. */
+static int give_numbers(backward *b, ode_runner *r, int64_t k, const ode_boundary *a,
+                        const ode_boundary *e)
+{
+    char error[ODE_ERROR_SIZE];
+    ode_path *path = b->run->forward->march.path;
+    if (!ode_unit_place(r->unit, ODE_VALUE, ODE_PORT_NOISE).count) return 0;
+    if (r->unit->key.residuals) {
+        ode_path_point(path, r, ode_trajectory_numbers(b->trajectory, k));
+        return 0;
+    }
+    if (ode_path_step(path, r, a->t, e->t, NULL, error, sizeof error))
+        return ode_call_fail(b->run->call, error);
+    return 0;
+}
+
 /* Runs it for the step from a to e: stage times t_a + c_i h. Per-row arguments' cotangents and the
  * movement of the times are added up. */
 static int run_vjp(backward *b, ode_runner *r, const double *c, const ode_boundary *a,
@@ -110,9 +126,6 @@ static int run_vjp(backward *b, ode_runner *r, const double *c, const ode_bounda
     for (int i = 0; i < clocks; i++) ode_store(dtype, &b->number[N_H + i], 0, size[i]);
     for (int i = 0; i < n * clocks; i++) ode_store(dtype, &b->number[N_TIMES + i], 0, at[i]);
     char error[ODE_ERROR_SIZE];
-    if (ode_unit_place(r->unit, ODE_VALUE, ODE_PORT_NOISE).count &&
-        ode_path_step(b->run->forward->march.path, r, a->t, e->t, error, sizeof error))
-        return ode_call_fail(b->run->call, error);
     if (ode_runner_run(r, b->nrows, error, sizeof error)) return ode_call_fail(b->run->call, error);
     b->run->stats->vjps += n;
     if (!r->unit->key.residuals) b->run->stats->backward_evaluations += n;
@@ -268,7 +281,7 @@ static int step_back(backward *b, int64_t k)
     ode_runner_write(r, ODE_BAR, ODE_PORT_CARRY, b->nrows, b->carry[1].data);
     ode_runner_read(r, ODE_BAR, ODE_PORT_STAGES, b->nrows, b->k_bar.data);
     ode_runner_write(r, ODE_VALUE, ODE_PORT_STAGES, b->nrows, b->k.data);
-    if (run_vjp(b, r, m->c, a, e)) return -1;
+    if (give_numbers(b, r, k, a, e) || run_vjp(b, r, m->c, a, e)) return -1;
     ode_buffer_swap(b->bar);
     if (inside) ode_add(s->dtype, cells, b->g.data, b->bar[0].data);
     for (int j = b->output + 1; b->run->plan->need_times && j <= b->output + inside; j++)

@@ -322,8 +322,9 @@ int ode_march_attempt(ode_march *m, const ode_sink *sink, const ode_boundary *a,
                             kept + (i - first) * residuals->n);
     if (give_to_step(m, a, b)) return -1;
     char error[ODE_ERROR_SIZE];
+    void *numbers = sink->numbers ? sink->numbers(sink->context, m->steps) : NULL;
     if (ode_method_stochastic(m->method) &&
-        ode_path_step(m->path, r, a->t, b->t, error, sizeof error))
+        ode_path_step(m->path, r, a->t, b->t, numbers, error, sizeof error))
         return ode_fail(m, ODE_FAILED, "step %lld: %s", (long long)m->steps, error);
     if (ode_runner_run(r, m->rows, error, sizeof error))
         return ode_fail(m, status_of(error), "step %lld from t = %.15g, size %.3g: %s",

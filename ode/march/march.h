@@ -34,6 +34,8 @@ typedef struct {
     void *(*rewind)(void *context, int64_t k, ode_boundary *a);
     /* memory for the residuals of stage i of step k, NULL: drop them; itself may be NULL */
     void *(*keep)(void *context, int64_t k, int i);
+    /* memory for the numbers of step k's Brownian path, NULL: drop them; itself may be NULL */
+    void *(*numbers)(void *context, int64_t k);
     bool reports; /* the steps are those of the solve as its user sees it: options.on_step */
 } ode_sink;
 

@@ -34,6 +34,20 @@ static int read_draws(ode_path *path, const ode_settings *set, const ode_system 
     return 0;
 }
 
+static bool asks_pairs(const ode_settings *set)
+{
+    return ode_method_has(set->method, ODE_METHOD_LEVY_AREA);
+}
+
+static int64_t count_pairs(int64_t m) { return m * (m - 1) / 2; }
+
+size_t ode_path_bytes(const ode_settings *set, const ode_system *s, int64_t rows)
+{
+    int64_t m = s->noise.m, pairs = asks_pairs(set) ? count_pairs(m) : 0;
+    size_t bytes = ode_array_bytes(s->dtype, AD_SHAPE(AD_ROWS, set->method->noise * m), rows);
+    return bytes + ode_array_bytes(s->dtype, AD_SHAPE(AD_ROWS, pairs), rows);
+}
+
 /* The pairs have a path of their own, with as many components, in the same cells. */
 static int open_pairs(ode_path *path, int64_t pairs, char *error, size_t error_size)
 {
@@ -63,11 +77,8 @@ int ode_path_open(ode_path *path, const ode_settings *set, const ode_system *s, 
                                            .cells = 1,
                                            .threads = threads };
     ode_noise_settings *to = &path->settings;
-    size_t one = (size_t)rows * ode_bytes(s->dtype);
-    size_t pairs = (size_t)(s->noise.m * (s->noise.m - 1) / 2);
-    bool wants_pairs = ode_method_has(set->method, ODE_METHOD_LEVY_AREA);
-    if (!ode_buffer_need(&path->numbers, (size_t)(to->groups * to->m) * one) ||
-        (wants_pairs && !ode_buffer_need(&path->pairs, pairs * one))) {
+    path->pairs = ode_array_bytes(s->dtype, AD_SHAPE(AD_ROWS, to->groups * to->m), rows);
+    if (!ode_buffer_need(&path->numbers, ode_path_bytes(set, s, rows))) {
         snprintf(error, error_size, "out of memory");
         return -1;
     }
@@ -84,7 +95,8 @@ int ode_path_open(ode_path *path, const ode_settings *set, const ode_system *s, 
         to->cells = count;
         to->grid = boundaries;
     }
-    if (wants_pairs && pairs && open_pairs(path, (int64_t)pairs, error, error_size)) return -1;
+    int64_t pairs = asks_pairs(set) ? count_pairs(to->m) : 0;
+    if (pairs && open_pairs(path, pairs, error, error_size)) return -1;
     return ode_noise_open(&path->noise, to, error, error_size);
 }
 
@@ -92,7 +104,7 @@ void ode_path_close(ode_path *path)
 {
     ode_noise_close(path->noise);
     ode_noise_close(path->pair_noise);
-    ode_buffer *all[] = { &path->numbers, &path->pairs, &path->draw, &path->grid };
+    ode_buffer *all[] = { &path->numbers, &path->draw, &path->grid };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
 }
 
@@ -100,33 +112,42 @@ void ode_path_close(ode_path *path)
 
 /* Numbers of the pairs of components: the increments of a path of their own, as it were. Minus a
  * path has the Levy area of the path. */
-static int draw_pairs(ode_path *path, int64_t n, double a, double b, char *error, size_t error_size)
+static int draw_pairs(const ode_path *path, double a, double b, void *numbers, char *error,
+                      size_t error_size)
 {
     const ode_noise_settings *set = &path->settings;
-    if (ode_noise_step(path->pair_noise, a, b, &path->pairs.data, error, error_size)) return -1;
+    int64_t n = count_pairs(set->m);
+    if (ode_noise_step(path->pair_noise, a, b, &numbers, error, error_size)) return -1;
     for (int64_t r = 1; set->antithetic && r < set->rows; r += 2)
         for (int64_t i = r * n; i < (r + 1) * n; i++)
-            ode_store(set->dtype, path->pairs.data, i, -ode_load(set->dtype, path->pairs.data, i));
+            ode_store(set->dtype, numbers, i, -ode_load(set->dtype, numbers, i));
     return 0;
 }
 
-int ode_path_step(ode_path *path, ode_runner *runner, double a, double b, char *error,
-                  size_t error_size)
+void ode_path_point(const ode_path *path, ode_runner *runner, const void *numbers)
+{
+    int64_t rows = path->settings.rows;
+    ode_runner_read(runner, ODE_VALUE, ODE_PORT_NOISE, rows, numbers);
+    ode_runner_read(runner, ODE_VALUE, ODE_PORT_PAIRS, rows, (const char *)numbers + path->pairs);
+}
+
+int ode_path_step(ode_path *path, ode_runner *runner, double a, double b, void *numbers,
+                  char *error, size_t error_size)
 {
     const ode_noise_settings *set = &path->settings;
     size_t group = (size_t)(set->rows * set->m) * ode_bytes(set->dtype);
-    int64_t npairs = set->m * (set->m - 1) / 2;
+    char *at = numbers ? numbers : path->numbers.data;
     void *out[3];
-    for (int i = 0; i < set->groups; i++) out[i] = (char *)path->numbers.data + (size_t)i * group;
-    ode_runner_read(runner, ODE_VALUE, ODE_PORT_NOISE, set->rows, path->numbers.data);
+    for (int i = 0; i < set->groups; i++) out[i] = at + (size_t)i * group;
+    ode_path_point(path, runner, at);
     bool pairs = ode_unit_place(runner->unit, ODE_VALUE, ODE_PORT_PAIRS).count > 0;
-    ode_runner_read(runner, ODE_VALUE, ODE_PORT_PAIRS, set->rows, path->pairs.data);
     if (a == b) {
-        memset(path->numbers.data, 0, (size_t)set->groups * group);
+        memset(at, 0, (size_t)set->groups * group);
         if (pairs)
-            memset(path->pairs.data, 0, (size_t)(npairs * set->rows) * ode_bytes(set->dtype));
+            memset(at + path->pairs, 0,
+                   (size_t)(count_pairs(set->m) * set->rows) * ode_bytes(set->dtype));
         return 0;
     }
-    if (pairs && draw_pairs(path, npairs, a, b, error, error_size)) return -1;
+    if (pairs && draw_pairs(path, a, b, at + path->pairs, error, error_size)) return -1;
     return ode_noise_step(path->noise, a, b, out, error, error_size);
 }

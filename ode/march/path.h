@@ -8,9 +8,14 @@
 typedef struct {
     ode_noise *noise, *pair_noise;
     ode_noise_settings settings; /* of the solve in progress */
-    ode_buffer numbers, pairs;   /* of a step: standardised, as its ports have them */
+    size_t pairs;                /* where those begin in the numbers of a step */
+    ode_buffer numbers;          /* of a step that keeps none */
     ode_buffer draw, grid;
 } ode_path;
+
+/* The numbers of a step, standardised, as its ports have them: groups [rows, m], then those of the
+ * pairs of components, of methods that ask for them. */
+size_t ode_path_bytes(const ode_settings *settings, const ode_system *system, int64_t rows);
 
 /* For a solve from t0 to t1 with the arguments args; count + 1 boundaries of its steps, or NULL:
  * they are not known before. 0, or -1 with a message. */
@@ -18,9 +23,11 @@ int ode_path_open(ode_path *path, const ode_settings *settings, const ode_system
                   int64_t rows, int threads, const void *const *args, double t0, double t1,
                   int64_t count, const double *boundaries, char *error, size_t error_size);
 void ode_path_close(ode_path *path);
-/* Points the runner of a step from a to b at the numbers of its path. Over no time they are zeros.
- * 0, or -1 with a message. */
-int ode_path_step(ode_path *path, ode_runner *runner, double a, double b, char *error,
-                  size_t error_size);
+/* Points the runner of a step at its numbers. */
+void ode_path_point(const ode_path *path, ode_runner *runner, const void *numbers);
+/* Finds the numbers of the step from a to b, and points its runner at them; memory for them, or
+ * NULL: they need not outlive the step. Over no time they are zeros. 0, or -1 with a message. */
+int ode_path_step(ode_path *path, ode_runner *runner, double a, double b, void *numbers,
+                  char *error, size_t error_size);
 
 #endif

@@ -17,7 +17,8 @@ typedef struct {
     void (*join)(int64_t n, int groups, double left, double right, void *const *x,
                  const void *const *y);
     void (*copy)(int64_t n, const void *from, void *to);
-    /* Of numbers from [lanes, count] of counters, number l of counter i goes, times sign, to
+    /* Counters are those of one block after the other, in each by component, none left out. Of
+     * numbers from [lanes, count] of counters, number l of counter i goes, times sign, to
      * element `component` of row s = block * lanes + l, rows being `stride` numbers apart; only
      * rows before `sources` */
     void (*spread)(int count, const uint32_t *block, const uint32_t *component, int64_t sources,

@@ -108,6 +108,11 @@ static void *keep(void *context, int64_t k, int i)
     return ode_trajectory_kept(&((ode_forward *)context)->trajectory, k, i);
 }
 
+static void *numbers(void *context, int64_t k)
+{
+    return ode_trajectory_numbers(&((ode_forward *)context)->trajectory, k);
+}
+
 static int note_step(ode_stats *stats, ode_march *m, int64_t k, double t)
 {
     double *times = ode_buffer_need(&stats->steps_taken->times, (size_t)(k + 2) * sizeof *times);
@@ -234,6 +239,8 @@ static ode_trajectory_policy policy_of(const ode_forward *s)
         .dense = p->dense
     };
     if (policy.states) policy.residuals = atomic_load(&p->residuals);
+    if (ode_method_stochastic(p->settings.method))
+        policy.numbers = ode_path_bytes(&p->settings, p->system, s->call->rows);
     return policy;
 }
 
@@ -392,6 +399,7 @@ static int solve(ode_problem *p, ode_forward *s, const ad_opaque_call *call)
                       .accepted = accepted,
                       .rewind = rewind_to,
                       .keep = residuals ? keep : NULL,
+                      .numbers = residuals ? numbers : NULL,
                       .reports = !s->again && !steps };
     int failed;
     if (steps) failed = ode_march_follow(m, steps->count, steps->bounds.data, y, &sink);

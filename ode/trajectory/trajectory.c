@@ -19,7 +19,8 @@ static void plan_residuals(ode_trajectory *tr)
     const ode_residuals *residuals = tr->policy.residuals;
     tr->kept_limit = 0;
     if (!residuals) return;
-    size_t slot = (size_t)kept_stages(tr) * ode_residuals_bytes(tr->system, residuals, tr->rows);
+    size_t stage = ode_residuals_bytes(tr->system, residuals, tr->rows),
+           slot = (size_t)kept_stages(tr) * stage + tr->policy.numbers;
     tr->kept_limit = tr->policy.residuals_bytes / (int64_t)slot;
     if (tr->kept_limit) ode_pile_reset(&tr->kept, slot);
 }
@@ -112,6 +113,14 @@ void *ode_trajectory_carried(ode_trajectory *tr, int64_t k)
     return ode_pile_slot(&tr->carries, k);
 }
 
+/* Of step k; NULL: none. */
+static char *kept_slot(ode_trajectory *tr, int64_t k)
+{
+    char *slot = k < tr->kept_limit ? ode_pile_slot(&tr->kept, k) : NULL;
+    if (!slot && k < tr->kept_limit) tr->kept_limit = k; /* no memory: from here on none is kept */
+    return slot;
+}
+
 void *ode_trajectory_kept(ode_trajectory *tr, int64_t k, int i)
 {
     int last = tr->method->times;
@@ -119,11 +128,15 @@ void *ode_trajectory_kept(ode_trajectory *tr, int64_t k, int i)
         k++;
         i = 0;
     } else if (i > last) i--;
-    if (k >= tr->kept_limit) return NULL;
-    char *slot = ode_pile_slot(&tr->kept, k);
-    if (slot) return slot + (size_t)i * (tr->kept.slot / (size_t)kept_stages(tr));
-    tr->kept_limit = k; /* no memory: from here on nothing is kept */
-    return NULL;
+    char *slot = kept_slot(tr, k);
+    size_t stages = (size_t)kept_stages(tr), bytes = tr->kept.slot - tr->policy.numbers;
+    return slot ? slot + (size_t)i * (bytes / stages) : NULL;
+}
+
+void *ode_trajectory_numbers(ode_trajectory *tr, int64_t k)
+{
+    char *slot = kept_slot(tr, k);
+    return slot ? slot + (tr->kept.slot - tr->policy.numbers) : NULL;
 }
 
 size_t ode_trajectory_bytes(const ode_trajectory *tr)

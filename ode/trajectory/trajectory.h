@@ -16,7 +16,8 @@ typedef struct {
     bool magnitudes;                /* the largest |y| of each element, over all boundaries */
     int64_t states_bytes;           /* for states: where they need more, none are stored. 0: any */
     const ode_residuals *residuals; /* of evaluations, for VJPs of the steps; NULL: none */
-    int64_t residuals_bytes;        /* for those: the first steps have them */
+    size_t numbers;                 /* bytes of a step's part of a Brownian path */
+    int64_t residuals_bytes;        /* for residuals and numbers: the first steps have them */
     bool dense;                     /* steps evaluate the stages of dense output too */
 } ode_trajectory_policy;
 
@@ -56,6 +57,8 @@ void *ode_trajectory_carried(ode_trajectory *tr, int64_t k);
 /* Residuals of stage i of step k; NULL: not kept. The stage after the last is the first of the next
  * step. */
 void *ode_trajectory_kept(ode_trajectory *tr, int64_t k, int i);
+/* Numbers of the Brownian path over step k; NULL: not kept. */
+void *ode_trajectory_numbers(ode_trajectory *tr, int64_t k);
 size_t ode_trajectory_bytes(const ode_trajectory *tr); /* stored */
 
 #endif
