@@ -13,6 +13,8 @@ import sys
 # How many times, at the least.
 FASTER_THAN_TORCHDIFFEQ = {("a", "f64"): 100, ("b.forward", "f32"): 6, ("b.discrete", "f32"): 6, ("b.backsolve", "f32"): 6, ("c2", "f32"): 9,
                            ("c8", "f32"): 20, ("c32", "f32"): 50, ("d.forward", "f32"): 1.4, ("d.gradient", "f32"): 1.4}
+# The stochastic cases, and against whom.
+STOCHASTIC_FASTER_THAN = {"torchsde": 5, "diffrax": 2}
 BEGIN, END = "<!-- from here on by tools/bench -->", "<!-- to here -->"
 
 
@@ -116,6 +118,40 @@ def best_table(results):
                   "costate is faster"], rows)
 
 
+def stochastic_table(results):
+    """Each library on the number of threads, and in the variant, that suits it best; costate beside its floor on one thread."""
+    rows = []
+    for line in costate_lines(results, r"sde\d+\..*"):
+        if line["threads"] != 1:
+            continue
+        case, dtype = line["case"], line["dtype"]
+        threads = sorted(key[3] for key in results if key[:3] == ("costate", case, dtype))
+        twice = results.get(("costate", case, dtype, 2), {}).get("")
+        ours, on = min((results["costate", case, dtype, n][""]["ms"], n) for n in threads)
+        row = [case, number(line["ms"]), number(line["floor_ms"]), "%.2f" % line["ratio"], verdict(line["ratio"], line.get("must")),
+               "%.2f" % (line["ms"] / twice["ms"]) if twice else "", "%s on %d" % (number(ours), on)]
+        for peer, wanted in STOCHASTIC_FASTER_THAN.items():
+            found = [(other[0]["ms"], n, other[1]) for n in threads if (other := best(results, peer, case, dtype, n))]
+            if not found:
+                row += ["", "", ""]
+                continue
+            ms, n, variant = min(found)
+            row += ["%s on %d" % (number(ms), n), variant, "%.1f x, %g x %s" % (ms / ours, wanted, "held" if ms / ours >= wanted else "**missed**")]
+        rows.append(row)
+    return table(["case", "ms", "floor", "ratio", "at most", "faster on two threads", "ms on threads", "torchsde ms on threads", "its fastest",
+                  "costate is faster", "JAX, diffrax ms on threads", "its fastest", "costate is faster"], rows)
+
+
+def path_table(results):
+    rows = []
+    for line in costate_lines(results, r"path\..*"):
+        twice = results.get(("costate", line["case"], line["dtype"], 2), {}).get("")
+        if line["threads"] == 1:
+            rows.append([line["case"], number(line["ms"]), number(line["floor_ms"]), "%.2f" % line["ratio"], verdict(line["ratio"], line.get("must")),
+                         "%.2f" % (line["ms"] / twice["ms"]) if twice else ""])
+    return table(["case", "ms", "plain draws", "ratio", "at most", "faster on two threads"], rows)
+
+
 def trace_table(results):
     rows = []
     for line in costate_lines(results, r"trace\d\.d\d+\.joint"):
@@ -159,7 +195,7 @@ def machine(results, rounds):
     compiler = output("cc", "--version").split("\n")[0]
     debian = re.findall(r"^(\S+?)(?::\S+)? (\S+)$", output("dpkg-query", "-W", "libxsmm-dev", "libopenblas-dev").replace("\t", " "), re.M)
     lines.append("; ".join([compiler] + [" ".join(pair) for pair in debian]) + ".")
-    names = ("torch", "torchdiffeq", "jax", "jaxlib", "diffrax", "numpy")
+    names = ("torch", "torchdiffeq", "torchsde", "jax", "jaxlib", "diffrax", "numpy")
     lines.append("Python %s; " % platform.python_version() + ", ".join("%s %s" % (name, importlib.metadata.version(name)) for name in names) + ".")
     lines.append("%s, %d round(s)." % (datetime.date.today().isoformat(), rounds))
     return "\n".join("* " + line for line in lines) + "\n"
@@ -169,7 +205,8 @@ def main():
     results, rounds = read(sys.argv[1])
     parts = [("Machine and versions", machine(results, rounds)), ("Against the floor", floor_table(results)),
              ("Against torchdiffeq and diffrax, each at its best", best_table(results) + first_calls(results)),
-             ("Against torchdiffeq and diffrax, on the same number of threads", peer_table(results)), ("The exact trace", trace_table(results)),
+             ("Against torchdiffeq and diffrax, on the same number of threads", peer_table(results)),
+             ("Stochastic equations", stochastic_table(results) + "\n" + path_table(results)), ("The exact trace", trace_table(results)),
              ("Making programs, and starting one", program_table(results))]
     text = "".join("\n### %s\n\n%s" % part for part in parts if part[1])
     document = open(sys.argv[2]).read()
