@@ -171,6 +171,24 @@ int sde_langevin_solve_final(const sde_langevin *equation, ad_var x0, ad_var v0,
                              const ad_var *args, ad_var times, const sde_options *options,
                              ad_var *y);
 
+/* ---- two equations with one diffusion -------------------------------------------------------- */
+
+/* The divergence of a posterior, dy = posterior(t, y) dt + g dW, from a prior, dy = prior(t, y) dt
+ * + g dW, that start alike (Li et al. 2020, arXiv:2001.01328; Girsanov's theorem). Over the paths
+ * of the posterior up to time t,
+ *
+ *     KL(posterior || prior) = E kl,  kl' = |u|^2 / 2,  g u = posterior - prior.
+ *
+ * Returns the posterior's paths as sde_solve does, and *kl [rows,T,1], of which the mean over rows
+ * estimates the divergence; that of two starts is the caller's to add. Both drifts are meant in the
+ * calculus of the options; u is the same in either. All three functions get the same `user` and
+ * arguments. Noise is diagonal, or general by at least as many Brownian motions as the state has
+ * elements, of which u is the smallest one. Where g is singular (an element or a row of it is 0, or
+ * rows depend on each other) the divergence is infinite: an error of the run. */
+ad_var sde_solve_kl(ode_field posterior, ode_field prior, ode_field diffusion, void *user,
+                    ad_var y0, int nargs, const ad_var *args, ad_var times,
+                    const sde_options *options, ad_var *kl);
+
 #ifdef __cplusplus
 }
 #endif

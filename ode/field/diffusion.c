@@ -41,8 +41,7 @@ static ad_shape general_shape(ad_shape state, ad_shape got)
     return shape;
 }
 
-/* The noise of state i, whose shape g gets. Fails where its shape fits nothing. */
-static ode_noise_kind look_at(ad_tape *tape, ad_shape state, int i, ad_var *g)
+ode_noise_kind ode_diffusion_look(ad_tape *tape, ad_shape state, int i, ad_var *g)
 {
     ad_shape got = ad_shape_of(*g);
     if (got.rank <= state.rank && broadcasts_to(got, state)) {
@@ -139,7 +138,7 @@ void ode_diffusion_call(ode_system *s, ad_tape *tape, ad_var t, const ad_var *y,
         } else if (!ad_valid(g[i])) {
             ad_fail(tape, "the diffusion returned no valid variable for state %d", i);
         } else {
-            ode_noise_kind kind = look_at(tape, s->state[i], i, &g[i]);
+            ode_noise_kind kind = ode_diffusion_look(tape, s->state[i], i, &g[i]);
             add_state(s, tape, i, kind, ad_shape_of(g[i]), &noise);
         }
     }
@@ -204,14 +203,13 @@ static ad_var correct_diagonal(const ode_system *s, ad_tape *tape, const ode_dif
 }
 
 /* General noise: the sum over the Brownian motions j of (dg_j/dy) g_j, where y are all states. */
-static void correct_general(const ode_system *s, ad_tape *tape, const ad_var *y, const ad_var *g,
-                            ad_var *sum)
+static void correct_general(const ode_system *s, const ad_var *y, const ad_var *g, ad_var *sum)
 {
     for (int64_t j = 0; j < s->noise.m; j++) {
         ad_var column[ODE_MAX_STATES], along[ODE_MAX_STATES], moved[ODE_MAX_STATES];
         int of[ODE_MAX_STATES], n = 0;
         for (int i = 0; i < s->nstate; i++) {
-            along[i] = ad_none(tape);
+            along[i] = ad_zeros_like(y[i]);
             if (!(s->noise.states >> i & 1)) continue;
             int axis = s->state[i].rank;
             ad_var part = ad_slice(g[i], axis, j, j + 1);
@@ -236,7 +234,7 @@ void ode_diffusion_correct(const ode_system *s, ad_tape *tape, const ode_diffusi
     ad_var sum[ODE_MAX_STATES];
     for (int i = 0; i < s->nstate; i++) sum[i] = ad_none(tape);
     if (s->noise.kind == ODE_NOISE_GENERAL) {
-        correct_general(s, tape, at->y, at->g, sum);
+        correct_general(s, at->y, at->g, sum);
     } else {
         for (int i = 0; i < s->nstate; i++)
             if (s->noise.states >> i & 1) sum[i] = correct_diagonal(s, tape, at, i);

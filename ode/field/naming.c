@@ -22,6 +22,7 @@ void ode_where(const ode_system *s, int64_t rows, int64_t element, char *text, s
     if (j < costates)
         snprintf(text, size,
                  own > 1 ? " of the gradient by state %d" : " of the gradient by the state", j);
+    else if (s->last && j == s->nstate - 1) snprintf(text, size, " of %s", s->last);
     else snprintf(text, size, own > 1 ? " of state %d" : " of the state", j - costates);
 }
 

@@ -240,6 +240,7 @@ static ode_system *describe(ad_tape *tape, const ode_right_side *right, int nsta
         s->correction = right->calculus == SDE_ITO ? 0.5 : -0.5;
     s->rerecord = rerecord;
     if (right->norm) s->norm = *right->norm;
+    s->last = right->last;
     for (int i = 0; i < nstate; i++) ode_system_add_state(s, ad_shape_of(y0[i]));
     s->nargs = nargs;
     for (int i = 0; i < nargs; i++) {

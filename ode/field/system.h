@@ -50,6 +50,7 @@ struct ode_system {
     pthread_mutex_t lock; /* unused but in systems with a trace of their own */
     ad_dtype dtype;
     int nstate, rank; /* rank of t: the smallest rank among the states */
+    const char *last; /* name of the last state, or NULL */
     ad_shape state[ODE_MAX_JOINT];
     int64_t size[ODE_MAX_JOINT], width;
     int nargs, nrow, nshared;
@@ -147,6 +148,7 @@ typedef struct {
     void *user;
     size_t user_size;
     const ode_error_norm *norm; /* NULL: root mean square */
+    const char *last; /* what the last state is, for messages; NULL: one of the caller's */
 } ode_right_side;
 
 /* Traces the field for these states and arguments (or finds it in the tape's cache). A new
@@ -219,6 +221,9 @@ void ode_diffusion_call(ode_system *system, ad_tape *tape, ad_var t, const ad_va
                         const ad_var *args, ad_var *g);
 /* The shape of the diffusion of state i: the state's, or of general noise [rows,D...,m]. */
 ad_shape ode_diffusion_shape(const ode_system *system, int i);
+/* The noise of state i from what a diffusion returned for it, which gets the full shape: the
+ * state's, or [rows|1,D...,m]. Fails where its shape fits nothing. */
+ode_noise_kind ode_diffusion_look(ad_tape *tape, ad_shape state, int i, ad_var *g);
 /* Adds `correction` times sum_j (dg_j/dy) g_j to the drift. */
 void ode_diffusion_correct(const ode_system *system, ad_tape *tape, const ode_diffusion_at *at,
                            double correction, ad_var *dy);
