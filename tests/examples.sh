@@ -99,3 +99,15 @@ if "$examples/diffusion_digits" --data nowhere --out "$dir"; then
     echo "FAILED: there is no data, and no error"
     exit 1
 fi
+
+# Gradients through stochastic solves beside exact maxima of the likelihood: differences in standard errors.
+shows ornstein_uhlenbeck --quick
+near 6 0.2 0 '  a     '
+near 6 0.2 0 '  m     '
+near 6 0.2 0 '  sigma '
+
+# The grid that judges the latent SDE against a Kalman filter, and a bound that is below what it bounds.
+shows latent_sde --quick
+filter=$(awk '/by a Kalman filter/ { print $5 }' output)
+near 5 0.01 "$filter" 'the best linear process'
+near 4 40 40.5 'the bound is'
