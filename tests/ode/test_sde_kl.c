@@ -253,6 +253,38 @@ START_TEST(gradients)
 }
 END_TEST
 
+/* The continuous adjoints differ from the discrete one by what the steps are off. */
+START_TEST(adjoints)
+{
+    const ode_adjoint *all[] = { &ode_discrete, &ode_interpolating, &ode_backsolve };
+    double right[UNKNOWNS], got[UNKNOWNS];
+    for (int k = 0; k < 3; k++) {
+        ad_tape *tape = ad_tape_new(AD_F64);
+        const double *b = unknowns + N + WIDE, *c = b + WIDE * MOTIONS;
+        ad_var x[] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, WIDE, 1), ROWS, unknowns),
+                       ad_param(tape, AD_SHAPE(WIDE), unknowns + N),
+                       ad_param(tape, AD_SHAPE(WIDE, MOTIONS), b),
+                       ad_input_rows(tape, AD_SHAPE(AD_ROWS, WIDE), ROWS, c) };
+        ad_var kl, g[4];
+        sde_options options = { .ode = { .method = &sde_heun, .adjoint = all[k], .steps = 400 },
+                                .calculus = SDE_STRATONOVICH };
+        ad_var y = sde_solve_kl(general_posterior, general_prior, diagonal_noise, NULL, x[0], 3,
+                                x + 1, ode_interval(tape, 0, 1), &options, &kl);
+        ad_grad(ad_add(ad_sum_all(kl), ad_sum_all(ad_sin(y))), 4, x, g);
+        double *to = k ? got : right;
+        for (int i = 0; i < 4; i++) {
+            get(g[i], to);
+            to += ad_size(g[i]);
+        }
+        ad_tape_free(tape);
+        for (int i = 0; k && i < UNKNOWNS; i++)
+            ck_assert_msg(fabs(got[i] - right[i]) <= 2e-3 * (1 + fabs(right[i])),
+                          "adjoint %d, unknown %d: %.6g, by the discrete one %.6g", k, i, got[i],
+                          right[i]);
+    }
+}
+END_TEST
+
 /* ---- where there is no divergence ---- */
 
 static ad_var one_motion(ad_var t, ad_var y, const ad_var *args, void *user)
@@ -324,6 +356,7 @@ int main(void)
     tcase_add_test(tests, other_rate);
     tcase_add_test(tests, general);
     tcase_add_loop_test(tests, gradients, 0, methods);
+    tcase_add_test(tests, adjoints);
     tcase_add_test(tests, singular);
     return suite_run();
 }
