@@ -363,7 +363,10 @@ bool ode_settings_take_noise(const ode_settings *s, const ode_system *system, bo
             "%s: %s does not take %s noise (by %lld Brownian motions%s)%s; methods that do: %s",
             s->caller, s->method->name, ode_noise_name(noise), (long long)noise->m,
             noise->additive ? "" : "; the diffusion depends on the state",
-            trust ? ", unless it commutes: then set options.commutative" : "", names);
+            s->method->takes == ODE_TAKES_LANGEVIN ? ", but equations of sde_langevin_solve alone"
+            : trust ? ", unless it commutes: then set options.commutative"
+                    : "",
+            names);
     return false;
 }
 
