@@ -1,5 +1,6 @@
 /* The probability flow and the reverse-time equation of data whose score is known. */
 #include "diffusion_problems.h"
+#include "ode/step/step.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -114,6 +115,7 @@ START_TEST(reverse_time)
 {
     enum { N = 6000 };
     const ode_method *method = sde_methods()[_i];
+    if (!(method->takes & ODE_TAKES_ADDITIVE)) return;
     gaussian g = { &ode_vp, ODE_NOISE, 0.5, 0.6, 0.6 };
     ode_diffusion model = gaussian_model(&g);
     double *z = malloc(N * 2 * sizeof *z), *x = malloc(N * 2 * sizeof *x), m[5];
