@@ -198,6 +198,7 @@ int main(void)
                 for (int f32 = 0; f32 < 2; f32++) {
                     const ode_adjoint *adjoint = ode_adjoints()[k];
                     if (m > 0 && adjoint != &ode_discrete) continue; /* the default method only */
+                    if (!ode_adjoint_takes(adjoint, methods[m])) continue;
                     printf("%s\n", before);
                     print_gradient(&problems[i], f32 ? AD_F32 : AD_F64, methods[m], adjoint);
                     before = ",";

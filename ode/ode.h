@@ -154,6 +154,8 @@ const ode_adjoint *const *ode_adjoints(void);              /* all, NULL-terminat
 const char *ode_adjoint_name(const ode_adjoint *adjoint);  /* "discrete" */
 const char *ode_adjoint_about(const ode_adjoint *adjoint); /* one line: what it is */
 const ode_adjoint *ode_adjoint_find(const char *name);     /* NULL when there is none */
+/* Whether it gives gradients of solves by this method. */
+bool ode_adjoint_takes(const ode_adjoint *adjoint, const ode_method *method);
 /* The exact gradient of the discretisation with the accepted steps frozen (default). Steps that
  * suit the solution need not suit it: docs/gradients.md says when, and what is done about it;
  * ad_check_gradient checks it in one call. States of accepted steps are stored, and what the

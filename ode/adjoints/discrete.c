@@ -450,7 +450,7 @@ static bool plan_reversible(ode_adjoint_plan *d, ad_tape *tape)
     const ode_settings *set = &p->settings;
     discrete_plan *own = d->own;
     own->undoes = true;
-    if (!ode_method_has(set->method, ODE_METHOD_REVERSIBLE)) {
+    if (!ode_adjoint_takes(&ode_reversible, set->method)) {
         ad_fail(tape,
                 "%s: options.adjoint is reversible, which takes steps back, and those of %s cannot "
                 "be; use sde_reversible_heun, or ode_discrete",
@@ -466,6 +466,7 @@ const ode_adjoint ode_reversible = {
     .about = "the exact gradient of the discretisation without stored states: steps are taken back "
              "(Kidger, Foster, Li, Lyons 2021)",
     .frozen = true,
+    .wants = ODE_METHOD_REVERSIBLE,
     .replays = true,
     .own = sizeof(discrete_plan),
     .memory = sizeof(backward),

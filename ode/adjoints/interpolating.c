@@ -79,7 +79,7 @@ static bool plan(ode_adjoint_plan *d, ad_tape *tape)
 {
     const ode_problem *p = d->problem;
     interpolating_plan *own = d->own;
-    if (ode_method_has(p->settings.method, ODE_METHOD_MULTISTEP)) {
+    if (!ode_adjoint_takes(&ode_interpolating, p->settings.method)) {
         ad_fail(tape,
                 "%s: options.adjoint is interpolating, which marches back by the solve's method, "
                 "and %s is a multistep method; use another method, or ode_discrete",
@@ -98,6 +98,7 @@ const ode_adjoint ode_interpolating = {
     .states = true,
     .asked = true,
     .replays = true,
+    .refuses = ODE_METHOD_MULTISTEP,
     .own = sizeof(interpolating_plan),
     .memory = sizeof(backward),
     .plan = plan,

@@ -20,9 +20,10 @@ struct ode_adjoint {
     bool magnitudes; /* needs the largest magnitude of each element */
     /* differentiates the accepted steps as they are: adaptive ones are watched (watch.c) */
     bool frozen;
-    bool replays; /* works with steps that are replayed */
-    bool asked;   /* goes back from times that are asked for later, too */
-    size_t own;   /* bytes of what it plans of its own, and of the memory of a run (zeros) */
+    bool replays;       /* works with steps that are replayed */
+    int wants, refuses; /* ODE_METHOD_...: flags that a method has to have, and may not have */
+    bool asked;         /* goes back from times that are asked for later, too */
+    size_t own;         /* bytes of what it plans of its own, and of the memory of a run (zeros) */
     size_t memory;
     /* Compiles what it runs. false with the tape's error set. */
     bool (*plan)(ode_adjoint_plan *plan, ad_tape *tape);

@@ -19,6 +19,11 @@ START_TEST(are_listed)
     ck_assert_ptr_null(ode_adjoint_find(NULL));
     ck_assert_str_eq(ode_adjoint_name(NULL), "no adjoint");
     ck_assert_str_eq(ode_adjoint_about(NULL), "no adjoint (NULL)");
+    ck_assert(ode_adjoint_takes(&ode_discrete, &ode_nystroem2));
+    ck_assert(!ode_adjoint_takes(&ode_interpolating, &ode_nystroem2));
+    ck_assert(ode_adjoint_takes(&ode_reversible, &sde_reversible_heun));
+    ck_assert(!ode_adjoint_takes(&ode_reversible, &sde_heun));
+    ck_assert(!ode_adjoint_takes(NULL, &ode_dopri5) && !ode_adjoint_takes(&ode_discrete, NULL));
 }
 END_TEST
 
