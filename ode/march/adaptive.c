@@ -35,9 +35,10 @@ typedef struct {
 } attempt;
 
 /* The smallest step that is tried at t. */
-static double least_step(const ode_settings *set, double t)
+static double least_step(const ode_march *m, double t)
 {
-    return fmax(set->min_step, 16 * ode_spacing(t));
+    double least = fmax(m->settings->min_step, 16 * ode_spacing(t));
+    return ode_method_stochastic(m->method) ? fmax(least, ode_path_shortest(m->path, t)) : least;
 }
 
 /* f(t, y) at the place, where no step has left it, if steps are given it. */
@@ -67,7 +68,7 @@ static int plan(ode_march *m, place *p, attempt *try)
 {
     const ode_settings *set = m->settings;
     double left = fabs(p->stop.t - p->a.t);
-    try->least = least_step(set, p->a.t);
+    try->least = least_step(m, p->a.t);
     p->h = fmax(p->h, try->least);
     if (set->max_step > 0) p->h = fmin(p->h, set->max_step);
     double longest = stretch * p->h;

@@ -124,6 +124,11 @@ static int draw_pairs(const ode_path *path, double a, double b, void *numbers, c
     return 0;
 }
 
+double ode_path_shortest(const ode_path *path, double t)
+{
+    return path->noise ? ode_noise_shortest(path->noise, t) : 0;
+}
+
 void ode_path_point(const ode_path *path, ode_runner *runner, const void *numbers)
 {
     int64_t rows = path->settings.rows;

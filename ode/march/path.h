@@ -23,6 +23,8 @@ int ode_path_open(ode_path *path, const ode_settings *settings, const ode_system
                   int64_t rows, int threads, const void *const *args, double t0, double t1,
                   int64_t count, const double *boundaries, char *error, size_t error_size);
 void ode_path_close(ode_path *path);
+/* The shortest step from t of which the path has numbers. */
+double ode_path_shortest(const ode_path *path, double t);
 /* Points the runner of a step at its numbers. */
 void ode_path_point(const ode_path *path, ode_runner *runner, const void *numbers);
 /* Finds the numbers of the step from a to b, and points its runner at them; memory for them, or

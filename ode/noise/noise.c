@@ -8,6 +8,7 @@
 #include "autodiff/extension.h"
 #include "ode/noise/loops.h"
 #include "ode/noise/tree.h"
+#include <float.h>
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
@@ -274,6 +275,14 @@ int ode_noise_step(ode_noise *noise, double a, double b, void *const *out, char 
     return 0;
 }
 
+double ode_noise_shortest(const ode_noise *noise, double t)
+{
+    const ode_noise_tree *tree = &noise->tree;
+    ode_noise_point p;
+    if (ode_noise_find(tree, t, &p, NULL, 0) != 0) return 0;
+    return 2 * fmax(ode_noise_resolution(tree, p), ode_noise_resolution(tree, p > 0 ? p - 1 : p));
+}
+
 /* ---- opening ---- */
 
 static int refuse(const ode_noise_settings *s, char *error, size_t error_size)
@@ -387,6 +396,8 @@ int ode_noise_open(ode_noise **out, const ode_noise_settings *settings, char *er
     const double from = s->grid ? s->grid[0] : s->t0, to = s->grid ? s->grid[s->cells] : s->t1;
     tree->t0 = fmin(from, to);
     tree->t1 = fmax(from, to);
+    /* times of single precision are rounded past ends given in double */
+    tree->past = s->dtype == AD_F32 ? FLT_EPSILON * fmax(fabs(from), fabs(to)) : 0;
     tree->cells = s->cells;
     tree->grid = s->grid;
     tree->groups = s->groups;

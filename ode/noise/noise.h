@@ -56,5 +56,7 @@ void ode_noise_close(ode_noise *noise); /* NULL is allowed */
  * all of them. One thread at a time. */
 int ode_noise_step(ode_noise *noise, double a, double b, void *const *out, char *error,
                    size_t error_size);
+/* No step from t that is as long as this one is too short; 0 where t is outside. */
+double ode_noise_shortest(const ode_noise *noise, double t);
 
 #endif

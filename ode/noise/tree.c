@@ -27,6 +27,7 @@ void ode_noise_forget(ode_noise_tree *tree)
 int ode_noise_tree_open(ode_noise_tree *tree, char *error, size_t error_size)
 {
     tree->close = 8 * DBL_EPSILON * fmax(fabs(tree->t0), fabs(tree->t1));
+    tree->past = fmax(tree->past, tree->close);
     ode_noise_forget(tree);
     const int64_t looked_at = tree->grid ? tree->cells : 1;
     for (int64_t k = 0; k < looked_at; k++) {
@@ -77,7 +78,7 @@ double ode_noise_resolution(const ode_noise_tree *tree, ode_noise_point point)
 int ode_noise_find(const ode_noise_tree *tree, double t, ode_noise_point *point, char *error,
                    size_t error_size)
 {
-    if (!(t >= tree->t0 - tree->close && t <= tree->t1 + tree->close)) {
+    if (!(t >= tree->t0 - tree->past && t <= tree->t1 + tree->past)) {
         snprintf(error, error_size,
                  "t = %.17g is outside the interval of the Brownian path, from %.17g to %.17g: "
                  "give the path (t0, t1) an interval that holds all times of its solves",

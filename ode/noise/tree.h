@@ -51,6 +51,7 @@ struct ode_noise_tree {
     int64_t cells;
     const double *grid; /* increasing, or NULL */
     double close;       /* times that are no farther apart are one */
+    double past;        /* times so far outside are at the end */
     int groups;         /* that are asked for: 1 to 3 */
     ode_noise_level level[ODE_NOISE_LEVELS];
     ode_noise_operation operation[ODE_NOISE_OPERATIONS];
@@ -62,7 +63,7 @@ struct ode_noise_tree {
     bool (*reserve)(ode_noise_tree *tree, int level, bool areas);
 };
 
-/* With t0, t1, cells, grid set: empties the tree. -1 with a message: cells are too small. */
+/* With t0, t1, cells, grid, past set: empties the tree. -1 with a message: cells are too small. */
 int ode_noise_tree_open(ode_noise_tree *tree, char *error, size_t error_size);
 /* Forgets what is in the arrays. */
 void ode_noise_forget(ode_noise_tree *tree);

@@ -21,6 +21,12 @@ static ad_var noise(ad_var t, ad_var y, const ad_var *args, void *user)
     (void)t, (void)args, (void)user;
     return ad_scale(y, 0.1);
 }
+/* The root of a negative variance. */
+static ad_var imaginary(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)t, (void)args, (void)user;
+    return ad_sqrt(ad_sub(ad_neg(y), ad_square(y)));
+}
 /* A constant of the shape that `user` points at. */
 static ad_var of_shape(ad_var t, ad_var y, const ad_var *args, void *user)
 {
@@ -286,6 +292,29 @@ START_TEST(steps)
     s = open();
     s.options.ode = (ode_options){ .method = &sde_heun, .rtol = 1e-9, .min_step = 1e-3 };
     CLOSE(s, solve(&s, noise, NULL), "loosen the tolerances", "lower min_step");
+    s = open();
+    s.options.ode = (ode_options){ .method = &sde_heun };
+    CLOSE(s, solve(&s, imaginary, NULL), "step 0 near t = 0", "not finite in row 0, component 0",
+          "however small the step");
+}
+END_TEST
+
+/* Times of single precision, which rounding moves past an end of the path given in double. */
+START_TEST(rounded_ends)
+{
+    float y0 = 1, times[] = { 0, 0.3f };
+    for (int back = 0; back < 2; back++) {
+        scene s = open();
+        ad_tape_free(s.tape);
+        s.tape = ad_tape_new(AD_F32);
+        s.y0 = ad_input_rows(s.tape, AD_SHAPE(AD_ROWS, 1), 1, &y0);
+        s.times = ad_input(s.tape, AD_SHAPE(2), times);
+        s.options.path.t1 = 0.3;
+        if (back) s.times = ad_flip(s.times, 0);
+        ck_assert_msg(ad_value(solve(&s, noise, NULL)) != NULL, "%s", ad_tape_error(s.tape));
+        s.options.path.t1 = 0.2999;
+        CLOSE(s, solve(&s, noise, NULL), "outside");
+    }
 }
 END_TEST
 
@@ -301,5 +330,6 @@ int main(void)
     tcase_add_test(tests, counters);
     tcase_add_test(tests, nothing);
     tcase_add_test(tests, steps);
+    tcase_add_test(tests, rounded_ends);
     return suite_run();
 }
