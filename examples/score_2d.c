@@ -18,8 +18,9 @@
 #include "example.h"
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
-enum { POINTS = 5000, GRID = 161, ARROWS = 21, PAIRS = 5 };
+enum { POINTS = 5000, GRID = 161, ARROWS = 21, PAIRS = 10 };
 
 typedef struct {
     nn_model *model;
@@ -96,12 +97,15 @@ static bool ask(const problem *p, question what, const ode_sampling *sampling, d
                 const double *x, double *out)
 {
     const ode_options tight = { .rtol = 1e-5, .atol = 1e-5 };
-    const sde_options steps = { .ode = { .steps = 500 }, .path = { .seed = 1 } };
     ad_tape *tape = ad_tape_new(AD_F32);
     if (!tape) return example_failed("memory", NULL), false;
     ad_var w = nn_theta_param(tape, p->average),
            in = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), n, x);
     const ode_diffusion *m = &p->diffusion;
+    /* another path for other draws of the base */
+    uint64_t path;
+    memcpy(&path, x, sizeof path);
+    const sde_options steps = { .ode = { .steps = 500 }, .path = { .seed = path } };
     ad_var y;
     switch (what) {
     case LOG_DENSITY: y = ode_diffusion_log_density(m, in, 1, &w, &tight); break;
@@ -329,12 +333,21 @@ int main(int argc, char **argv)
         return example_failed("training", error);
     printf("trained in %.1f s\n", report.seconds);
 
-    /* How far two sets of data are from each other, and samples from data. */
-    double between = 0, nll = 0, exact = 0;
+    /* Two sets of n points of one distribution are on average 2 D / n from each other, D the mean
+     * distance of two points. A single pair of sets may be at half of that or at twice: samples are
+     * held against several sets of data. */
+    double between = 0, by_flow = 0, by_sde = 0, nll = 0, exact = 0;
+    draw_points(&p, &rng, POINTS, flow);
+    draw_points(&p, &rng, POINTS, test);
+    between = 2 * mean_distance(flow, test) / POINTS;
     for (int i = 0; i < PAIRS; i++) {
-        draw_points(&p, &rng, POINTS, flow);
-        draw_points(&p, &rng, POINTS, sde);
-        between += energy_distance(flow, sde) / PAIRS;
+        draw_points(&p, &rng, POINTS, test);
+        draw_normals(&rng, 2 * POINTS, z);
+        if (!ask(&p, BY_FLOW, NULL, 0, POINTS, z, flow) ||
+            !ask(&p, BY_SDE, NULL, 0, POINTS, z, sde))
+            return 1;
+        by_flow += energy_distance(flow, test) / PAIRS;
+        by_sde += energy_distance(sde, test) / PAIRS;
     }
     draw_points(&p, &rng, POINTS, test);
     draw_normals(&rng, 2 * POINTS, z);
@@ -351,11 +364,11 @@ int main(int argc, char **argv)
     printf("held-out negative log-likelihood (nats a point, %d points):\n", POINTS);
     printf("  the probability flow    %8.4f\n", nll);
     if (p.density->log_density) printf("  the true density        %8.4f\n", exact);
-    printf("energy distance to the held-out points, in units of that between two sets of data "
-           "(%.2e):\n",
-           between * p.scale);
-    printf("  the probability flow    %8.2f\n", energy_distance(flow, test) / between);
-    printf("  the reverse-time SDE    %8.2f\n", energy_distance(sde, test) / between);
+    printf("energy distance to held-out points, in units of that between two sets of data (%.2e; "
+           "%d pairs of sets each):\n",
+           between * p.scale, PAIRS);
+    printf("  the probability flow    %8.2f\n", by_flow / between);
+    printf("  the reverse-time SDE    %8.2f\n", by_sde / between);
     fflush(stdout);
     write_points(&p, directory, "score_2d_data.dat", test);
     write_points(&p, directory, "score_2d_flow.dat", flow);

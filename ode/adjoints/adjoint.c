@@ -8,6 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+bool ode_adjoint_takes(const ode_adjoint *a, const ode_method *m)
+{
+    return a && m && ode_method_has(m, a->wants) && !(m->flags & a->refuses);
+}
+
 /* ---- the plan ---- */
 
 static void retain(void *data) { atomic_fetch_add(&((ode_adjoint_plan *)data)->references, 1); }

@@ -9,11 +9,6 @@ const ode_adjoint *const *ode_adjoints(void) { return all; }
 const char *ode_adjoint_name(const ode_adjoint *a) { return a ? a->name : "no adjoint"; }
 const char *ode_adjoint_about(const ode_adjoint *a) { return a ? a->about : "no adjoint (NULL)"; }
 
-bool ode_adjoint_takes(const ode_adjoint *a, const ode_method *m)
-{
-    return a && m && ode_method_has(m, a->wants) && !(m->flags & a->refuses);
-}
-
 const ode_adjoint *ode_adjoint_find(const char *name)
 {
     for (int i = 0; name && all[i]; i++)
