@@ -363,7 +363,7 @@ bool ode_settings_take_noise(const ode_settings *s, const ode_system *system, bo
             "%s: %s does not take %s noise (by %lld Brownian motions%s)%s; methods that do: %s",
             s->caller, s->method->name, ode_noise_name(noise), (long long)noise->m,
             noise->additive ? "" : "; the diffusion depends on the state",
-            s->method->takes == ODE_TAKES_LANGEVIN ? ", but equations of sde_langevin_solve alone"
+            s->method->takes == ODE_TAKES_LANGEVIN ? ": it is for sde_langevin_solve"
             : trust ? ", unless it commutes: then set options.commutative"
                     : "",
             names);
