@@ -119,10 +119,53 @@ START_TEST(euler_maruyama)
 }
 END_TEST
 
+/* A drift so stiff that explicit steps of this size explode: the variance at rest of implicit steps
+ * is that of y' = (y + s W) / (1 + q), s^2 h / (2 q + q^2) with q = rate h. */
+static ad_var stiff(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)t, (void)args, (void)user;
+    return ad_scale(y, -1000);
+}
+
+static ad_var constant(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)y, (void)args, (void)user;
+    return ad_fill(t.tape, AD_SHAPE(1, 1), 2);
+}
+
+START_TEST(stiff_drifts)
+{
+    enum { ROWS = 20000, STEPS = 20 };
+    static double y[ROWS];
+    const ode_method *const methods[] = { &sde_implicit_euler, &sde_implicit_milstein,
+                                          &sde_euler_maruyama };
+    double h = 0.05, q = 1000 * h, wanted = 4 * h / (2 * q + q * q);
+    for (int i = 0; i < 3; i++) {
+        ad_tape *tape = ad_tape_new(AD_F64);
+        for (int k = 0; k < ROWS; k++) y[k] = 1;
+        ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), ROWS, y);
+        sde_options options = { .ode = { .method = methods[i], .steps = STEPS } };
+        ad_get(sde_solve_final(stiff, constant, NULL, y0, 0, NULL, ode_interval(tape, 0, h * STEPS),
+                               &options),
+               y);
+        ck_assert_msg(!ad_tape_error(tape), "%s", ad_tape_error(tape));
+        double mean = 0, square = 0;
+        for (int k = 0; k < ROWS; k++) mean += y[k] / ROWS;
+        for (int k = 0; k < ROWS; k++) square += (y[k] - mean) * (y[k] - mean) / ROWS;
+        double error = 4.5 * wanted * sqrt(2.0 / ROWS);
+        if (i < 2) ck_assert_double_eq_tol(square, wanted, error);
+        if (i < 2) ck_assert_double_eq_tol(mean, 0, 4.5 * sqrt(wanted / ROWS));
+        else ck_assert_double_gt(fabs(mean), 1e10);
+        ad_tape_free(tape);
+    }
+}
+END_TEST
+
 int main(void)
 {
     TCase *tests = suite_case("sde", "sde");
     tcase_add_test(tests, gbm);
     tcase_add_test(tests, euler_maruyama);
+    tcase_add_test(tests, stiff_drifts);
     return suite_run();
 }
