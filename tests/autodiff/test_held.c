@@ -65,11 +65,12 @@ static ad_var pairs(ad_var x)
 static ad_var columns(ad_var x) { return ad_reshape(x, row_shape(x, 2, row_size(x), 1)); }
 static ad_var transposed(ad_var x)
 {
+    if (!is_matrix(x)) return ad_none(x.tape);
     int k = last_of(x);
     int permutation[3] = { 0, 1, 2 };
     permutation[k] = k - 1;
-    permutation[k ? k - 1 : 0] = k;
-    return is_matrix(x) ? ad_transpose(x, permutation) : ad_none(x.tape);
+    permutation[k - 1] = k;
+    return ad_transpose(x, permutation);
 }
 static ad_var widened(ad_var x)
 {
