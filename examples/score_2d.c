@@ -98,7 +98,10 @@ static bool ask(const problem *p, question what, const ode_sampling *sampling, d
 {
     const ode_options tight = { .rtol = 1e-5, .atol = 1e-5 };
     ad_tape *tape = ad_tape_new(AD_F32);
-    if (!tape) return example_failed("memory", NULL), false;
+    if (!tape) {
+        example_failed("memory", NULL);
+        return false;
+    }
     ad_var w = nn_theta_param(tape, p->average),
            in = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), n, x);
     const ode_diffusion *m = &p->diffusion;
@@ -148,7 +151,10 @@ static double energy_distance(const double *x, const double *y)
 static bool print_table(const problem *p, const double *z, const double *test, double between)
 {
     double *x = malloc(POINTS * 2 * sizeof *x);
-    if (!x) return example_failed("memory", NULL), false;
+    if (!x) {
+        example_failed("memory", NULL);
+        return false;
+    }
     const double own = mean_distance(test, test);
     static const int evaluations[] = { 6, 12, 24, 48, 96 };
     bool fine = true;
