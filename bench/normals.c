@@ -90,7 +90,12 @@ INLINE void draw(uint32_t counter, float *restrict out)
     }
 #if defined(__x86_64__)
 FUNCTION(draw_avx2, __attribute__((target("avx2,fma"))))
+/* Clang has no such attribute for the width. */
+#ifdef __clang__
+FUNCTION(draw_avx512, __attribute__((target("avx512f,avx512dq,avx512vl"))))
+#else
 FUNCTION(draw_avx512, __attribute__((target("avx512f,avx512dq,avx512vl,prefer-vector-width=512"))))
+#endif
 #endif
 FUNCTION(draw_plain, )
 
