@@ -91,7 +91,7 @@ for kind in train t10k; do
     printf '\000\000\010\003\000\000\004\260\000\000\000\004\000\000\000\004' >mnist/$kind-images-idx3-ubyte
     LC_ALL=C awk 'BEGIN { for (i = 0; i < 1200 * 16; i++) printf "%c", 1 + 99 * rand() }' >>mnist/$kind-images-idx3-ubyte
     printf '\000\000\010\001\000\000\004\260' >mnist/$kind-labels-idx1-ubyte
-    for i in $(seq 120); do printf '\000\001\002\003\004\005\006\007\010\011'; done >>mnist/$kind-labels-idx1-ubyte
+    seq 120 | while read -r _; do printf '\000\001\002\003\004\005\006\007\010\011'; done >>mnist/$kind-labels-idx1-ubyte
 done
 shows diffusion_digits --steps 2 --width 32 --held 20 --data mnist --out "$dir"
 near 1 0 1200 '4x4 pixels with 256 greys'
