@@ -208,27 +208,31 @@ static double write_fields(const problem *p, const char *directory)
     double *x = malloc((size_t)n * 2 * sizeof *x), *y = malloc((size_t)n * 2 * sizeof *y);
     FILE *file = x && y ? example_file(directory, "score_2d_density.dat") : NULL;
     for (int64_t i = 0; file && i < n; i++) {
+        int64_t row = i / GRID;
         x[2 * i] = (-r + h * (double)(i % GRID) - p->centre[0]) / p->scale;
-        x[2 * i + 1] = (-r + h * (double)(i / GRID) - p->centre[1]) / p->scale;
+        x[2 * i + 1] = (-r + h * (double)row - p->centre[1]) / p->scale;
     }
     if (!file || !ask(p, LOG_DENSITY, NULL, 0, n, x, y)) return NAN;
     for (int64_t i = 0; i < n; i++) {
+        int64_t row = i / GRID;
         integral += exp(y[i]) * h * h;
-        fprintf(file, "%.5g %.5g %.6g\n%s", -r + h * (double)(i % GRID),
-                -r + h * (double)(i / GRID), exp(y[i]), i % GRID == GRID - 1 ? "\n" : "");
+        fprintf(file, "%.5g %.5g %.6g\n%s", -r + h * (double)(i % GRID), -r + h * (double)row,
+                exp(y[i]), i % GRID == GRID - 1 ? "\n" : "");
     }
     fclose(file);
     file = example_file(directory, "score_2d_score.dat");
     h = 2 * r / (ARROWS - 1);
     for (int64_t i = 0; i < ARROWS * ARROWS; i++) {
+        int64_t row = i / ARROWS;
         x[2 * i] = (-r + h * (double)(i % ARROWS) - p->centre[0]) / p->scale;
-        x[2 * i + 1] = (-r + h * (double)(i / ARROWS) - p->centre[1]) / p->scale;
+        x[2 * i + 1] = (-r + h * (double)row - p->centre[1]) / p->scale;
     }
     if (!file || !ask(p, SCORE, NULL, 0.1, ARROWS * ARROWS, x, y)) return NAN;
     for (int64_t i = 0; i < ARROWS * ARROWS; i++) {
+        int64_t row = i / ARROWS;
         double length = hypot(y[2 * i], y[2 * i + 1]), shown = 0.8 * h * tanh(length / 4) / length;
-        fprintf(file, "%.5g %.5g %.5g %.5g\n", -r + h * (double)(i % ARROWS),
-                -r + h * (double)(i / ARROWS), shown * y[2 * i], shown * y[2 * i + 1]);
+        fprintf(file, "%.5g %.5g %.5g %.5g\n", -r + h * (double)(i % ARROWS), -r + h * (double)row,
+                shown * y[2 * i], shown * y[2 * i + 1]);
     }
     fclose(file);
     free(x);
