@@ -25,7 +25,7 @@ static ad_var unit_noise(ad_var t, ad_var y, const ad_var *args, void *user)
 static void path_of(sde_options options, int rows, int width, int n, double *w)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
-    double *zeros = calloc((size_t)(rows * width), sizeof *zeros);
+    double *zeros = calloc((size_t)rows * (size_t)width, sizeof *zeros);
     ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, width), rows, zeros);
     options.ode.steps = options.ode.steps / n ? options.ode.steps / n : 1;
     get(sde_solve(nothing, unit_noise, NULL, y0, 0, NULL, ode_linspace(tape, 0, 1, n + 1),

@@ -29,7 +29,7 @@ static ad_var linear(ad_var t, ad_var y, const ad_var *args, void *user)
 
 static ad_var zeros(ad_tape *tape, int rows, int width)
 {
-    double *x = calloc((size_t)(rows * width), sizeof *x);
+    double *x = calloc((size_t)rows * (size_t)width, sizeof *x);
     ad_var y = ad_input_rows(tape, AD_SHAPE(AD_ROWS, width), rows, x);
     free(x);
     return y;
