@@ -233,6 +233,10 @@ void ode_diffusion_apply(const ode_system *system, ad_tape *tape, const ad_var *
 /* What a field returned for state i, of shape `state` after broadcasting; invalid with the tape's
  * error set if it is not that. */
 ad_var ode_checked_derivative(ad_tape *tape, ad_var dy, int i, ad_shape state);
+/* Calls the field on `tape`, checks what it returns and gives it the states' shapes; g: NULL, or
+ * where its diffusion goes. */
+void ode_system_call(ode_system *system, ad_tape *tape, ad_var t, const ad_var *y,
+                     const ad_var *args, ad_var *dy, ad_var *g);
 ad_shape ode_time_shape(int rank); /* sizes 1 */
 
 /* Pointers to the per-row arguments that are not given. */

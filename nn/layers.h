@@ -1,0 +1,63 @@
+/* Part of nn.h: layers. */
+#ifndef COSTATE_LAYERS_H
+#define COSTATE_LAYERS_H
+#include "model.h"
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef ad_var (*nn_activation)(ad_var x); /* ad_tanh, ad_softplus, ad_silu, ... ; NULL: identity */
+
+typedef struct {
+    const nn_model *model; /* borrowed: whose theta the layer takes, and no longer or shorter one */
+    int64_t in, out, weight, bias;
+} nn_linear; /* y = x W + b; W [in,out], b [out] at these offsets of theta; bias -1: none */
+/* Parameters "<name>.weight" and "<name>.bias". init NULL: uniform_fan_in for both; otherwise init
+ * for the weight, and the bias starts at 0. On failure the model has the error and the layer's
+ * offsets are -1: applying it is an error on the tape. The same for all layers. */
+nn_linear nn_linear_new(nn_model *model, const char *name, int64_t in, int64_t out, nn_init init);
+nn_linear nn_linear_new_unbiased(nn_model *model, const char *name, int64_t in, int64_t out,
+                                 nn_init init);
+ad_var nn_linear_apply(const nn_linear *layer, ad_var theta,
+                       ad_var x); /* x [rows,in] -> [rows,out] (any leading axes) */
+
+enum { NN_MAX_LAYERS = 16 };
+/* sizes: nsize widths from input to output. Layers "<name>.0", "<name>.1", ...; the activation
+ * between layers, none after the last. */
+typedef struct {
+    int nlayer;
+    nn_linear layer[NN_MAX_LAYERS];
+    nn_activation activation;
+} nn_mlp;
+/* 2 to NN_MAX_LAYERS + 1 sizes; init as for nn_linear_new. */
+nn_mlp nn_mlp_new(nn_model *model, const char *name, int nsize, const int64_t *sizes,
+                  nn_activation activation, nn_init init);
+ad_var nn_mlp_apply(const nn_mlp *mlp, ad_var theta,
+                    ad_var x); /* [rows,sizes[0]] -> [rows,sizes[nsize-1]] */
+
+/* Time-dependent layers for fields; t as an ODE field gets it (sizes 1, or [rows,1]). concat: the
+ * time is an extra input, the last one, of a linear layer (W [in+1,out]). concat-squash (Grathwohl
+ * et al. 2019, arXiv:1810.01367): (x W + b) * sigmoid(t g + c) + t h, with parameters
+ * "<name>.gate.weight" [1,out], "<name>.gate.bias" and "<name>.shift.weight" [1,out]. What depends
+ * on a t of sizes 1 is computed once a call. */
+typedef enum { NN_CONCAT, NN_CONCAT_SQUASH } nn_time_kind;
+typedef struct {
+    nn_time_kind kind;
+    nn_linear linear, gate, shift;
+} nn_time_linear;
+nn_time_linear nn_time_linear_new(nn_model *model, const char *name, nn_time_kind kind, int64_t in,
+                                  int64_t out, nn_init init);
+ad_var nn_time_linear_apply(const nn_time_linear *layer, ad_var theta, ad_var t, ad_var x);
+typedef struct {
+    int nlayer;
+    nn_time_linear layer[NN_MAX_LAYERS];
+    nn_activation activation;
+} nn_time_mlp;
+nn_time_mlp nn_time_mlp_new(nn_model *model, const char *name, nn_time_kind kind, int nsize,
+                            const int64_t *sizes, nn_activation activation, nn_init init);
+ad_var nn_time_mlp_apply(const nn_time_mlp *mlp, ad_var theta, ad_var t, ad_var x);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
