@@ -14,7 +14,7 @@ static double prior(const ode_diffusion *m)
 static bool begin(const char *caller, const ode_diffusion *model, const char *what, ad_var x,
                   ode_diffusion *m)
 {
-    return ode_model_complete(model, caller, x.tape, m) && ode_model_points(caller, what, x);
+    return ode_model_complete(model, caller, x.tape, m) && ode_model_points(caller, what, NULL, x);
 }
 
 ad_var ode_diffusion_decode(const ode_diffusion *model, ad_var z, int nargs, const ad_var *args,
@@ -71,7 +71,8 @@ ad_var ode_dequantise(ad_var numbers, ad_var u, int levels)
 {
     static const char caller[] = "ode_dequantise";
     if (!numbers.tape || !levels_fine(caller, levels, numbers) ||
-        !ode_model_points(caller, "numbers", numbers) || !ode_model_points(caller, "u", u))
+        !ode_model_points(caller, "numbers", NULL, numbers) ||
+        !ode_model_points(caller, "u", numbers.tape, u))
         return ad_none(numbers.tape);
     return ad_shift(ad_scale(ad_add(numbers, u), 2.0 / levels), -1);
 }

@@ -5,7 +5,8 @@
 /* Whether all of these have one shape [rows,d]. */
 static bool alike(const char *caller, ad_var x, const char *name, ad_var other)
 {
-    if (!ode_model_points(caller, "x0", x) || !ode_model_points(caller, name, other)) return false;
+    if (!ode_model_points(caller, "x0", NULL, x) || !ode_model_points(caller, name, x.tape, other))
+        return false;
     if (ad_same_shape(ad_shape_of(x), ad_shape_of(other))) return true;
     char a[128], b[128];
     ad_format_shape(ad_shape_of(x), a, sizeof a);
@@ -29,7 +30,8 @@ ad_var ode_diffusion_times(const ode_diffusion *model, ode_times_kind kind, ad_v
     static const char caller[] = "ode_diffusion_times";
     ode_diffusion m;
     ad_var none = ad_none(u.tape);
-    if (!ode_model_complete(model, caller, u.tape, &m)) return none;
+    if (!ode_model_complete(model, caller, u.tape, &m) || !ode_model_column(caller, "u", NULL, u))
+        return none;
     if (kind == ODE_TIMES_UNIFORM) return ad_shift(ad_scale(u, m.t_max - m.t_min), m.t_min);
     if (kind != ODE_TIMES_IMPORTANCE) {
         ad_fail(u.tape, "%s: the kind is none of ode_times_kind", caller);
@@ -82,7 +84,7 @@ static ad_var loss(const char *caller, const ode_diffusion *model, ode_weight we
 {
     ode_diffusion m;
     if (!ode_model_complete(model, caller, x0.tape, &m) || !alike(caller, x0, "noise", noise) ||
-        !ode_model_times(&m, caller, t))
+        !ode_model_times(&m, caller, x0.tape, t))
         return ad_none(x0.tape);
     ode_kernel k = ode_kernel_at(m.process, t);
     ad_var x = ad_add(ad_mul(k.alpha, x0), ad_mul(k.sigma, noise));
@@ -132,7 +134,7 @@ ad_var ode_interpolant_loss(ode_field network, void *user, double strength, ad_v
         ad_fail(x0.tape, "%s: the strength is %g; it must not be negative", caller, strength);
     if (!network || ad_tape_error(x0.tape) || !arguments(caller, x0, nargs, args) ||
         !alike(caller, x0, "x1", x1) || !alike(caller, x0, "noise", noise) ||
-        !ode_model_times(&unit, caller, t))
+        !ode_model_times(&unit, caller, x0.tape, t))
         return ad_none(x0.tape);
     ad_var gamma = ad_scale(ad_mul(t, ad_shift(ad_neg(t), 1)), strength),
            difference = ad_sub(x1, x0);

@@ -64,7 +64,9 @@ bool ode_model_complete(const ode_diffusion *model, const char *caller, ad_tape 
     if (m->guidance != 0 && !m->unconditional)
         return complain(tape, caller,
                         "guidance needs the model's unconditional field as well as its network");
-    if (m->strength == 0) m->strength = 1;
+    if (m->strength != 0 && !m->classifier)
+        return complain(tape, caller, "strength is of a classifier, and the model has none");
+    if (m->classifier && m->strength == 0) m->strength = 1;
     const ode_process *p = m->process;
     if (m->t_min == 0 && m->t_max == 0) {
         m->t_min = p->t_min;
@@ -83,28 +85,35 @@ bool ode_model_complete(const ode_diffusion *model, const char *caller, ad_tape 
     return check_process(&within, caller, tape);
 }
 
-bool ode_model_points(const char *caller, const char *what, ad_var x)
+/* false; the error says what shape x has and which one it must have. */
+static bool misshapen(const char *caller, const char *what, ad_tape *tape, ad_var x,
+                      const char *want)
 {
     ad_shape s = ad_shape_of(x);
-    if (s.rank == 2 && s.dim[0] == AD_ROWS) return true;
-    if (!x.tape) return false;
     char text[128] = "(none: it is not a valid variable)";
     if (s.rank >= 0) ad_format_shape(s, text, sizeof text);
-    ad_fail(x.tape, "%s: %s has shape %s; it must be [rows,d]", caller, what, text);
+    if (!tape) tape = x.tape;
+    if (tape) ad_fail(tape, "%s: %s has shape %s; it must be %s", caller, what, text, want);
     return false;
 }
 
-bool ode_model_times(const ode_diffusion *model, const char *caller, ad_var t)
+bool ode_model_points(const char *caller, const char *what, ad_tape *tape, ad_var x)
+{
+    ad_shape s = ad_shape_of(x);
+    if (s.rank == 2 && s.dim[0] == AD_ROWS) return true;
+    return misshapen(caller, what, tape, x, "[rows,d]");
+}
+
+bool ode_model_column(const char *caller, const char *what, ad_tape *tape, ad_var t)
 {
     ad_shape s = ad_shape_of(t);
-    if (s.rank < 0 || s.rank > 2 || ad_row_size(s) != 1) {
-        char text[128] = "(none: it is not a valid variable)";
-        if (s.rank >= 0) ad_format_shape(s, text, sizeof text);
-        if (t.tape)
-            ad_fail(t.tape, "%s: t has shape %s; it must be a scalar, [1,1] or [rows,1]", caller,
-                    text);
-        return false;
-    }
+    if (s.rank >= 0 && s.rank <= 2 && ad_row_size(s) == 1) return true;
+    return misshapen(caller, what, tape, t, "a scalar, [1,1] or [rows,1]");
+}
+
+bool ode_model_times(const ode_diffusion *model, const char *caller, ad_tape *tape, ad_var t)
+{
+    if (!ode_model_column(caller, "t", tape, t)) return false;
     const double *value = ad_constant_elements(t);
     if (value && !(value[0] >= model->t_min && value[0] <= model->t_max)) {
         ad_fail(t.tape, "%s: t = %g is outside the model's times, from %g to %g", caller, value[0],
@@ -149,22 +158,30 @@ static ode_pair pair_of(ode_prediction what, ode_kernel k, ad_var x, ad_var y)
     return p;
 }
 
-/* The network's result, guided without a classifier: forms of predictions depend on each other
- * linearly, with x added, so weights of sum 1 do the same in all of them. */
-static ad_var raw(const ode_diffusion *m, ad_var t, ad_var x, const ad_var *args)
+/* What a field of the model returns: `what`, of this shape. */
+static ad_var of_shape(ad_var y, const char *what, ad_shape want)
 {
-    ad_var y = m->network(t, x, args, m->user);
-    if (m->guidance != 0)
-        y = ad_sub(ad_scale(y, 1 + m->guidance),
-                   ad_scale(m->unconditional(t, x, args, m->user), m->guidance));
-    ad_shape got = ad_shape_of(y), want = ad_shape_of(x);
+    ad_shape got = ad_shape_of(y);
     if (got.rank >= 0 && !ad_same_shape(got, want)) {
         char a[128], b[128];
         ad_format_shape(got, a, sizeof a);
         ad_format_shape(want, b, sizeof b);
-        ad_fail(y.tape, "the network's prediction has shape %s; the points have %s", a, b);
+        ad_fail(y.tape, "%s has shape %s, not %s", what, a, b);
+        return ad_none(y.tape);
     }
     return y;
+}
+
+/* The network's result, guided without a classifier: forms of predictions depend on each other
+ * linearly, with x added, so weights of sum 1 do the same in all of them. */
+static ad_var raw(const ode_diffusion *m, ad_var t, ad_var x, const ad_var *args)
+{
+    ad_shape shape = ad_shape_of(x);
+    ad_var y = of_shape(m->network(t, x, args, m->user), "the network's prediction", shape);
+    if (m->guidance == 0) return y;
+    ad_var free = of_shape(m->unconditional(t, x, args, m->user),
+                           "the unconditional field's prediction", shape);
+    return ad_sub(ad_scale(y, 1 + m->guidance), ad_scale(free, m->guidance));
 }
 
 ode_pair ode_model_pair(const ode_diffusion *m, ad_var t, ad_var x, const ad_var *args)
@@ -172,6 +189,8 @@ ode_pair ode_model_pair(const ode_diffusion *m, ad_var t, ad_var x, const ad_var
     ode_pair p = pair_of(m->prediction, ode_kernel_at(m->process, t), x, raw(m, t, x, args));
     if (!m->classifier) return p;
     ad_var log_p = m->classifier(t, x, args, m->user), gradient;
+    ad_shape column = AD_SHAPE(AD_ROWS, 1);
+    log_p = of_shape(log_p, "the classifier's log-probability", column);
     ad_vjp_cut(1, &log_p, (ad_var[]){ ad_ones_like(log_p) }, 1, &x, &gradient);
     p.noise = ad_sub(p.noise, ad_mul(ad_scale(p.kernel.sigma, m->strength), gradient));
     p.data = ad_div(ad_sub(x, ad_mul(p.kernel.sigma, p.noise)), p.kernel.alpha);
@@ -192,8 +211,8 @@ ad_var ode_diffusion_predict(const ode_diffusion *model, ode_prediction what, ad
 {
     static const char caller[] = "ode_diffusion_predict";
     ode_diffusion m;
-    if (!ode_model_complete(model, caller, x.tape, &m) || !ode_model_points(caller, "x", x) ||
-        !ode_model_times(&m, caller, t))
+    if (!ode_model_complete(model, caller, x.tape, &m) || !ode_model_points(caller, "x", NULL, x) ||
+        !ode_model_times(&m, caller, x.tape, t))
         return ad_none(x.tape);
     if ((int)what >= 0 && what < ODE_PREDICTIONS) return predict(&m, what, t, x, args);
     ad_fail(x.tape, "%s: what is asked for is none of ode_prediction", caller);
@@ -211,7 +230,7 @@ ad_var ode_diffusion_reverse_drift(ad_var t, ad_var x, const ad_var *args, void 
 {
     static const char caller[] = "ode_diffusion_reverse_drift";
     ode_diffusion m;
-    if (!ode_model_complete(model, caller, x.tape, &m) || !ode_model_points(caller, "x", x))
+    if (!ode_model_complete(model, caller, x.tape, &m) || !ode_model_points(caller, "x", NULL, x))
         return ad_none(x.tape);
     ode_pair p = ode_model_pair(&m, t, x, args);
     ode_kernel *k = &p.kernel;
@@ -228,7 +247,7 @@ static bool whole(const ode_process *process, const char *caller, ad_var t)
     ode_diffusion complete;
     if (!process && t.tape) ad_fail(t.tape, "%s: the process is NULL", caller);
     return process && ode_model_complete(&model, caller, t.tape, &complete) &&
-           ode_model_times(&complete, caller, t);
+           ode_model_times(&complete, caller, NULL, t);
 }
 
 int ode_process_kernel(const ode_process *process, ad_var t, ad_var *alpha, ad_var *sigma)

@@ -7,10 +7,13 @@
 /* The model with its defaults filled in. false with the tape's error set: it makes no sense. */
 bool ode_model_complete(const ode_diffusion *model, const char *caller, ad_tape *tape,
                         ode_diffusion *complete);
-/* Whether points have shape [rows,d]; an error that calls them `what` if not. */
-bool ode_model_points(const char *caller, const char *what, ad_var x);
-/* Whether times are a scalar, [1,1] or [rows,1], and, of constants, within the model's. */
-bool ode_model_times(const ode_diffusion *model, const char *caller, ad_var t);
+/* Whether points have shape [rows,d]; an error of the tape that calls them `what` if not. tape
+ * NULL: that of x. */
+bool ode_model_points(const char *caller, const char *what, ad_tape *tape, ad_var x);
+/* Whether times (or what they are made from) are a scalar, [1,1] or [rows,1]; likewise. */
+bool ode_model_column(const char *caller, const char *what, ad_tape *tape, ad_var t);
+/* Whether times are such a column, and, of constants, within the model's. */
+bool ode_model_times(const ode_diffusion *model, const char *caller, ad_tape *tape, ad_var t);
 /* Evaluates the kernel at n times in double precision; NULL: not wanted. -1: out of memory. */
 int ode_model_numbers(const ode_process *process, int64_t n, const double *t, double *alpha,
                       double *sigma);

@@ -397,11 +397,11 @@ static bool check(const ode_sampling *o, ad_var z)
         return complain(tape, "options.known and options.mask must both be given, or neither");
     if (!o->mask.tape && o->resample > 1)
         return complain(tape, "options.resample is for inpainting: it needs known and mask");
-    ad_shape want = ad_shape_of(z), got;
+    ad_shape want = ad_shape_of(z), row = AD_SHAPE(want.dim[1]);
     const ad_var two[2] = { o->known, o->mask };
     for (int i = 0; o->mask.tape && i < 2; i++) {
         if (two[i].tape != tape || !ad_valid(two[i]) ||
-            !ad_broadcast_shapes(ad_shape_of(two[i]), want, &got) || !ad_same_shape(got, want))
+            (!ad_same_shape(ad_shape_of(two[i]), want) && !ad_same_shape(ad_shape_of(two[i]), row)))
             return complain(tape, "options.known and options.mask must be variables of z's tape "
                                   "with shape [rows,d] or [d]");
     }
@@ -422,7 +422,7 @@ ad_var ode_diffusion_sample(const ode_diffusion *model, ad_var z, int nargs, con
     ad_var x = ad_none(z.tape), operand[1 + 64 + 2];
     ode_diffusion m;
     ode_sampling o = complete(options);
-    if (!ode_model_complete(model, caller, z.tape, &m) || !ode_model_points(caller, "z", z) ||
+    if (!ode_model_complete(model, caller, z.tape, &m) || !ode_model_points(caller, "z", NULL, z) ||
         !check(&o, z))
         return x;
     if (nargs < 0 || nargs > 64 || (nargs && !args)) {

@@ -280,7 +280,12 @@ START_TEST(bad_models)
         { { .network = half, .t_min = 1e-3, .t_max = 2 }, "[0,1]" },
         { { .network = half, .prediction = 9 }, "ode_prediction" },
         { { .network = half, .guidance = 1 }, "unconditional" },
-        { { .network = narrow }, "the points have [rows,2]" },
+        { { .network = narrow }, "the network's prediction has shape [rows,1], not [rows,2]" },
+        { { .network = half, .guidance = 1, .unconditional = narrow },
+          "the unconditional field's" },
+        { { .network = half, .classifier = half },
+          "log-probability has shape [rows,2], not [rows,1]" },
+        { { .network = half, .strength = 2 }, "the model has none" },
     };
     ad_tape *tape = ad_tape_new(AD_F64);
     ad_var x = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 0, NULL), factor = ad_scalar(tape, 0.5);
@@ -295,13 +300,18 @@ START_TEST(bad_models)
     }
     ode_diffusion model = { .network = half };
     static const char *const messages[] = { "outside the model's times",
-                                            "a scalar, [1,1] or [rows,1]", "must be [rows,d]",
-                                            "must be equal", "is NULL" };
-    for (int i = 0; i < 5; i++) {
+                                            "a scalar, [1,1] or [rows,1]",
+                                            "must be [rows,d]",
+                                            "must be equal",
+                                            "is NULL",
+                                            "t has shape (none" };
+    for (int i = 0; i < 6; i++) {
         ad_var column = ad_slice(x, 1, 0, 1), t = ad_scalar(tape, i == 0 ? 1.5 : 0.5);
         if (i < 3)
             ode_diffusion_predict(&model, ODE_DATA, i == 1 ? x : t, i == 2 ? ad_sum_all(x) : x,
                                   &factor);
+        else if (i == 5)
+            ode_diffusion_loss(&model, ODE_WEIGHT_NOISE, x, (ad_var){ 0 }, x, 1, &factor);
         else ode_diffusion_loss(i == 4 ? NULL : &model, ODE_WEIGHT_NOISE, x, t, column, 1, &factor);
         const char *error = ad_tape_error(tape);
         ck_assert_msg(error && strstr(error, messages[i]), "\"%s\", not \"%s\"",

@@ -249,7 +249,8 @@ START_TEST(bad_input)
     ad_tape *tape = ad_tape_new(AD_F64);
     double z[4] = { 1, 2, 3, 4 };
     ad_var in = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, z),
-           known = ad_constant(tape, AD_SHAPE(2), z), flat = ad_constant(tape, AD_SHAPE(3), z);
+           known = ad_constant(tape, AD_SHAPE(2), z), flat = ad_constant(tape, AD_SHAPE(3), z),
+           column = ad_slice(in, 1, 0, 1);
     const struct {
         ode_sampling o;
         const char *message;
@@ -263,6 +264,7 @@ START_TEST(bad_input)
         { { .known = known }, "both be given" },
         { { .resample = 3 }, "inpainting" },
         { { .known = known, .mask = flat }, "[rows,d] or [d]" },
+        { { .known = column, .mask = known }, "[rows,d] or [d]" },
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         ode_diffusion model = gaussian_model(&g);
