@@ -1,0 +1,226 @@
+/* An optimiser's step: the gradient is examined and clipped, the rate found, every stretch of theta
+ * updated; where a number would overflow, theta is put back. */
+#include "nn/train/optimizer.h"
+#include <string.h>
+
+/* ---- the gradient ---------------------------------------------------------------------------- */
+
+/* Sum of (x / unit)^2. Eight partial sums let the compiler use vectors, in the same order on every
+ * machine. */
+static double sum_of_squares(ad_dtype dtype, const void *x, int64_t start, int64_t stop,
+                             double unit)
+{
+    double sum[8] = { 0 };
+    int64_t whole = start + (stop - start) / 8 * 8;
+    for (int64_t i = start; i < whole; i += 8) {
+        for (int k = 0; k < 8; k++) {
+            double v = nn_element(dtype, x, i + k) / unit;
+            sum[k] += v * v;
+        }
+    }
+    for (int64_t i = whole; i < stop; i++) {
+        double v = nn_element(dtype, x, i) / unit;
+        sum[i - whole] += v * v;
+    }
+    return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+}
+
+static double squares_of(const nn_optimizer_state *s, const void *gradient, double unit)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < s->nstretch; i++) {
+        const nn_stretch *part = &s->stretches[i];
+        sum += sum_of_squares(s->dtype, gradient, part->start, part->stop, unit);
+    }
+    return sum;
+}
+
+/* The gradient's 2-norm is value * unit: as one number it may be too large. */
+typedef struct {
+    double value, unit;
+} norm_of;
+
+/* The first element that is not finite, or -1; *largest: the largest size. */
+static int64_t examine(const nn_optimizer_state *s, const void *gradient, double *largest)
+{
+    *largest = 0;
+    for (int64_t k = 0; k < s->nstretch; k++) {
+        for (int64_t i = s->stretches[k].start; i < s->stretches[k].stop; i++) {
+            double size = fabs(nn_element(s->dtype, gradient, i));
+            if (!isfinite(size)) return i;
+            if (size > *largest) *largest = size;
+        }
+    }
+    return -1;
+}
+
+/* Of all that is not frozen. Sets *bad when an element is not finite. Elements whose squares
+ * overflow, or vanish, are scaled first. */
+static norm_of gradient_norm(const nn_optimizer_state *s, const void *gradient, int64_t *bad)
+{
+    const double least = 0x1p-900; /* squares below a fraction of it have lost digits */
+    double sum = squares_of(s, gradient, 1), largest;
+    if (isfinite(sum) && sum >= least) return (norm_of){ sqrt(sum), 1 };
+    *bad = examine(s, gradient, &largest);
+    if (*bad >= 0 || largest == 0) return (norm_of){ 0, 1 };
+    return (norm_of){ sqrt(squares_of(s, gradient, largest)), largest };
+}
+
+/* What clipping multiplies the gradient by. */
+static double clip_scale(const nn_optimizer_options *o, norm_of norm)
+{
+    double limit = o->clip_norm / norm.unit;
+    return o->clip_norm > 0 && norm.value > limit ? limit / norm.value : 1;
+}
+
+/* ---- the rate -------------------------------------------------------------------------------- */
+
+double nn_optimizer_factor(const nn_optimizer_state *s)
+{
+    const nn_optimizer_options *o = &s->options;
+    int64_t taken = nn_optimizer_steps(s), left = s->steps - o->warmup;
+    double factor = 1 + s->made.lowered;
+    if (taken < o->warmup) return factor * (double)(taken + 1) / (double)o->warmup;
+    if (!o->schedule) return factor;
+    int64_t step = taken - o->warmup;
+    return factor * o->schedule(step < left ? step : left - 1, left, o->user);
+}
+
+double nn_optimizer_rate(const nn_optimizer_state *state)
+{
+    return state && !state->unusable ? state->options.rate * nn_optimizer_factor(state) : NAN;
+}
+
+/* The factor for the next update; -1 with the error where it is none. */
+static double scheduled(nn_optimizer_state *s)
+{
+    int64_t taken = nn_optimizer_steps(s), left = s->steps - s->options.warmup;
+    int64_t step = taken - s->options.warmup;
+    double factor = nn_optimizer_factor(s);
+    if (factor >= 0 && isfinite(factor)) return factor;
+    nn_error(s->error, sizeof s->error,
+             "nn_optimizer_step: the schedule's factor at step %lld of %lld is %g, but must be "
+             "finite and not negative",
+             (long long)(step < left ? step : left - 1), (long long)left, nn_shown(factor));
+    return -1;
+}
+
+int nn_optimizer_metric(nn_optimizer_state *state, double value)
+{
+    nn_optimizer_state *s = state;
+    if (!s || s->unusable) return -1;
+    const nn_plateau *p = &s->options.plateau;
+    nn_progress_made *m = &s->made;
+    s->error[0] = 0;
+    if (p->factor == 0)
+        return nn_error(s->error, sizeof s->error,
+                        "nn_optimizer_metric: the optimiser was made without options.plateau");
+    if (!isfinite(value))
+        return nn_error(s->error, sizeof s->error, "nn_optimizer_metric: the value is %g",
+                        nn_shown(value));
+    bool better = m->metrics == 0 || value < m->best - p->threshold * fabs(m->best);
+    m->metrics++;
+    if (better) m->best = value;
+    m->waiting = better ? 0 : m->waiting + 1;
+    if (m->waiting <= (double)p->patience) return 0;
+    m->waiting = 0;
+    double factor = (1 + m->lowered) * p->factor;
+    m->lowered = (factor > p->least ? factor : p->least) - 1;
+    return 0;
+}
+
+/* ---- the update ------------------------------------------------------------------------------ */
+
+/* Liu et al. 2020, section 4.2: the adaptive rate is used once the variance of its estimate is
+ * finite. */
+static double rectification(double beta2, double power, double t)
+{
+    double most = 2 / (1 - beta2) - 1, length = most - 2 * t * power / (1 - power);
+    if (!(length > 5)) return 0;
+    return sqrt((length - 4) * (length - 2) * most / ((most - 4) * (most - 2) * length));
+}
+
+static nn_update prepare(nn_optimizer_state *s, double factor, norm_of norm)
+{
+    const nn_optimizer_options *o = &s->options;
+    double t = ++s->made.taken, power2 = pow(o->beta2, t);
+    return (nn_update){ .rate = o->rate * factor,
+                        .momentum = o->momentum,
+                        .beta1 = o->beta1,
+                        .beta2 = o->beta2,
+                        .epsilon = o->epsilon,
+                        .scale = clip_scale(o, norm),
+                        .limit = o->clip_value > 0 ? o->clip_value : INFINITY,
+                        .correct1 = 1 - pow(o->beta1, t),
+                        .root_correct2 = sqrt(1 - power2),
+                        .rectify = rectification(o->beta2, power2, t),
+                        .nesterov = o->nesterov };
+}
+
+static bool update_stretch(nn_optimizer_state *s, nn_update u, const nn_stretch *part, void *theta,
+                           const void *gradient)
+{
+    const nn_optimizer *a = s->options.algorithm;
+    size_t bytes = nn_bytes(s->dtype) * (size_t)part->start;
+    u.rate *= part->rate;
+    u.decay = part->decay;
+    if (part->matrix)
+        return nn_matrix_update(part->matrix, &u, (char *)theta + bytes,
+                                (const char *)gradient + bytes, (char *)s->first + bytes);
+    nn_update_part update = s->dtype == AD_F32 ? a->update_f32 : a->update_f64;
+    return update(&u, part->start, part->stop, theta, gradient, s->first, s->second);
+}
+
+/* Whether theta and gradient are what the state was made for. */
+static int check_step(nn_optimizer_state *s, const nn_theta *theta, const nn_theta *gradient)
+{
+    const nn_theta *both[] = { theta, gradient };
+    for (int i = 0; i < 2; i++) {
+        const nn_theta *x = both[i];
+        const char *what = i ? "nn_optimizer_step: gradient" : "nn_optimizer_step";
+        if (nn_theta_check(what, x, s->error, sizeof s->error)) return -1;
+        if (x->model == s->model && x->size == s->size && x->dtype == s->dtype) continue;
+        return nn_error(s->error, sizeof s->error,
+                        "%s: %s [%lld]%s, but the optimiser was made for %s [%lld]", what,
+                        nn_dtype_name(x->dtype), (long long)x->size,
+                        x->model == s->model ? "" : " of another model", nn_dtype_name(s->dtype),
+                        (long long)s->size);
+    }
+    if (theta != gradient) return 0;
+    return nn_error(s->error, sizeof s->error,
+                    "nn_optimizer_step: theta and gradient are the same object");
+}
+
+int nn_optimizer_step(nn_optimizer_state *state, nn_theta *theta, const nn_theta *gradient)
+{
+    nn_optimizer_state *s = state;
+    if (!s || s->unusable) return -1;
+    s->error[0] = 0;
+    if (check_step(s, theta, gradient)) return -1;
+    int64_t bad = -1;
+    norm_of norm = gradient_norm(s, gradient->data, &bad);
+    if (bad >= 0) {
+        return nn_error(s->error, sizeof s->error,
+                        "nn_optimizer_step: element %lld of the gradient is %g", (long long)bad,
+                        nn_shown(nn_element(s->dtype, gradient->data, bad)));
+    }
+    double factor = scheduled(s);
+    if (factor < 0) return -1;
+    nn_update u = prepare(s, factor, norm);
+    size_t bytes = (size_t)s->size * nn_bytes(s->dtype);
+    memcpy(s->saved, theta->data, bytes);
+    bool fine = true;
+    for (int64_t i = 0; i < s->nstretch; i++)
+        fine &= update_stretch(s, u, &s->stretches[i], theta->data, gradient->data);
+    if (fine) return 0;
+    bad = nn_find_nonfinite(s->dtype, theta->data, s->size);
+    memcpy(theta->data, s->saved, bytes);
+    s->unusable = true;
+    if (bad < 0)
+        return nn_error(s->error, sizeof s->error,
+                        "nn_optimizer_step: a second moment would overflow");
+    return nn_error(
+        s->error, sizeof s->error,
+        "nn_optimizer_step: element %lld of theta would overflow; the rate (%g) is too large",
+        (long long)bad, u.rate);
+}
