@@ -26,5 +26,6 @@
 #include "losses.h"
 #include "model.h"
 #include "optimizers.h"
+#include "parallel.h"
 #include "train.h"
 #endif

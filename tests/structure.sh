@@ -28,7 +28,7 @@ trespassing() {
         case "$room $header" in
         "autodiff autodiff/"* | "ode ode/"* | "nn nn/"* | "examples examples/"*) ;;
         "ode autodiff/autodiff.h" | "ode autodiff/extension.h" | "nn autodiff/autodiff.h" | "nn autodiff/extension.h") ;;
-        "examples costate.h" | "examples autodiff/autodiff.h" | "examples autodiff/extension.h" | "examples ode/ode.h" | "examples ode/sde.h" | "examples ode/diffusion.h" | "examples nn/nn.h") ;;
+        "examples costate.h" | "examples autodiff/autodiff.h" | "examples autodiff/extension.h" | "examples ode/ode.h" | "examples ode/sde.h" | "examples ode/diffusion.h" | "examples nn/nn.h" | "examples nn/mpi.h") ;;
         *) echo "$file includes $header, which is out of bounds for $room/" ;;
         esac
     done
@@ -38,7 +38,7 @@ trespassing() {
 storeys="
 autodiff base tape derive=kernels compile plan run
 ode noise field step methods march trajectory adjoints solve diffusion
-nn base model layers data train
+nn base model layers data train mpi
 "
 
 # Of the lines of includes, those that go upwards, or to a folder that has no storey. Public headers belong to all storeys.
