@@ -14,10 +14,10 @@ extern "C" {
  * not started by mpirun is a group of one. One group a process at a time. A process that ends
  * without nn_mpi_free ends all of them: mpirun says which it was. NULL with the message in error.
  */
-nn_group *nn_mpi_new(char *error, size_t error_size);
+nn_processes *nn_mpi_new(char *error, size_t error_size);
 /* To be called by all processes, at the end; NULL is allowed. MPI is finalised where nn_mpi_new had
  * initialised it. */
-void nn_mpi_free(nn_group *group);
+void nn_mpi_free(nn_processes *group);
 
 #ifdef __cplusplus
 }

@@ -16,30 +16,31 @@ extern "C" {
 /* The members of a group and how they send each other bytes. Calls are collective: every rank makes
  * the same ones in the same order, from one thread at a time. 0, or -1 with the message in error
  * (of error_size bytes); after that the group is of no more use. */
-typedef struct nn_group nn_group;
-struct nn_group {
+typedef struct nn_processes nn_processes;
+struct nn_processes {
     const char *name; /* of the transport, for messages */
     int rank, size;   /* this process, of so many; from 0 */
     /* part r of `from` goes to rank r, part r of `to` comes from rank r; parts of so many bytes */
-    int (*exchange)(nn_group *group, size_t bytes, const void *from, void *to, char *error,
+    int (*exchange)(nn_processes *group, size_t bytes, const void *from, void *to, char *error,
                     size_t error_size);
     /* part r of `all` is what rank r has in `mine` */
-    int (*gather)(nn_group *group, size_t bytes, const void *mine, void *all, char *error,
+    int (*gather)(nn_processes *group, size_t bytes, const void *mine, void *all, char *error,
                   size_t error_size);
     void *context; /* the transport's */
 };
 
 /* Sums of double numbers over all ranks, in place, added in the order of the ranks: for metrics,
  * counts, statistics. */
-int nn_group_sum(nn_group *group, int64_t n, double *values, char *error, size_t error_size);
+int nn_processes_sum(nn_processes *group, int64_t n, double *values, char *error,
+                     size_t error_size);
 /* Whether all ranks have the same model (names, shapes) and the same numbers in theta, bit for bit.
  * Otherwise an error that names the first rank that differs from rank 0. */
-int nn_group_agree(nn_group *group, nn_theta *theta, char *error, size_t error_size);
+int nn_processes_agree(nn_processes *group, nn_theta *theta, char *error, size_t error_size);
 
 /* Makes the mean of gradients: memory for it, so that a step allocates nothing. */
 typedef struct nn_reduction nn_reduction;
 /* For gradients laid out as theta. The group is borrowed. NULL when memory is short. */
-nn_reduction *nn_reduction_new(nn_group *group, const nn_theta *theta);
+nn_reduction *nn_reduction_new(nn_processes *group, const nn_theta *theta);
 void nn_reduction_free(nn_reduction *reduction); /* NULL is allowed */
 /* What a rank adds to a step. */
 typedef struct {

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 
 typedef struct {
-    nn_group group;
+    nn_processes group;
     MPI_Comm comm;
     int initialised_here;
 } mpi_group;
@@ -41,7 +41,7 @@ static int datatype(size_t bytes, MPI_Datatype *type, char *error, size_t error_
     return failed(code, "a datatype", error, error_size);
 }
 
-static int exchange(nn_group *group, size_t bytes, const void *from, void *to, char *error,
+static int exchange(nn_processes *group, size_t bytes, const void *from, void *to, char *error,
                     size_t error_size)
 {
     const mpi_group *g = group->context;
@@ -52,7 +52,7 @@ static int exchange(nn_group *group, size_t bytes, const void *from, void *to, c
     return failed(code, "MPI_Alltoall", error, error_size);
 }
 
-static int gather(nn_group *group, size_t bytes, const void *mine, void *all, char *error,
+static int gather(nn_processes *group, size_t bytes, const void *mine, void *all, char *error,
                   size_t error_size)
 {
     const mpi_group *g = group->context;
@@ -63,7 +63,7 @@ static int gather(nn_group *group, size_t bytes, const void *mine, void *all, ch
     return failed(code, "MPI_Allgather", error, error_size);
 }
 
-nn_group *nn_mpi_new(char *error, size_t error_size)
+nn_processes *nn_mpi_new(char *error, size_t error_size)
 {
     int before = 0, level = 0;
     mpi_group *g = calloc(1, sizeof *g);
@@ -78,7 +78,8 @@ nn_group *nn_mpi_new(char *error, size_t error_size)
         return NULL;
     }
     g->initialised_here = !before;
-    g->group = (nn_group){ .name = "MPI", .exchange = exchange, .gather = gather, .context = g };
+    g->group =
+        (nn_processes){ .name = "MPI", .exchange = exchange, .gather = gather, .context = g };
     int code = MPI_Comm_dup(MPI_COMM_WORLD, &g->comm);
     if (code == MPI_SUCCESS) code = MPI_Comm_set_errhandler(g->comm, MPI_ERRORS_RETURN);
     if (code == MPI_SUCCESS) code = MPI_Comm_rank(g->comm, &g->group.rank);
@@ -88,7 +89,7 @@ nn_group *nn_mpi_new(char *error, size_t error_size)
     return NULL;
 }
 
-void nn_mpi_free(nn_group *group)
+void nn_mpi_free(nn_processes *group)
 {
     if (!group) return;
     mpi_group *g = group->context;

@@ -9,7 +9,7 @@
 /* ---- sums ---- */
 
 struct nn_reduction {
-    nn_group *group;
+    nn_processes *group;
     const nn_model *model;
     ad_dtype dtype;
     int64_t n, part;     /* numbers, and those of a part: the last one is filled up with zeros */
@@ -29,7 +29,7 @@ static void add_parts(ad_dtype dtype, int size, int64_t n, const void *parts, vo
 }
 
 /* send has the numbers, gather gets the sums; both filled up. */
-static int sum_of_ranks(nn_group *g, ad_dtype dtype, int64_t part, void *send, void *sum,
+static int sum_of_ranks(nn_processes *g, ad_dtype dtype, int64_t part, void *send, void *sum,
                         void *gather, char *error, size_t error_size)
 {
     size_t bytes = (size_t)part * nn_bytes(dtype);
@@ -38,9 +38,9 @@ static int sum_of_ranks(nn_group *g, ad_dtype dtype, int64_t part, void *send, v
     return g->gather(g, bytes, sum, gather, error, error_size);
 }
 
-static int64_t part_of(const nn_group *g, int64_t n) { return (n + g->size - 1) / g->size; }
+static int64_t part_of(const nn_processes *g, int64_t n) { return (n + g->size - 1) / g->size; }
 
-static bool group_fits(const nn_group *g, const char *caller, char *error, size_t error_size)
+static bool group_fits(const nn_processes *g, const char *caller, char *error, size_t error_size)
 {
     if (!g) nn_error(error, error_size, "%s: the group is NULL", caller);
     else if (g->size < 1 || g->rank < 0 || g->rank >= g->size)
@@ -52,16 +52,16 @@ static bool group_fits(const nn_group *g, const char *caller, char *error, size_
     return false;
 }
 
-int nn_group_sum(nn_group *group, int64_t n, double *values, char *error, size_t error_size)
+int nn_processes_sum(nn_processes *group, int64_t n, double *values, char *error, size_t error_size)
 {
-    if (!group_fits(group, "nn_group_sum", error, error_size)) return -1;
+    if (!group_fits(group, "nn_processes_sum", error, error_size)) return -1;
     if (n < 0 || (n && !values))
-        return nn_error(error, error_size, "nn_group_sum: %lld numbers at %p", (long long)n,
+        return nn_error(error, error_size, "nn_processes_sum: %lld numbers at %p", (long long)n,
                         (void *)values);
     if (n == 0) return 0;
     int64_t part = part_of(group, n), all = part * group->size;
     double *send = calloc((size_t)(2 * all + part), sizeof *send);
-    if (!send) return nn_error(error, error_size, "nn_group_sum: out of memory");
+    if (!send) return nn_error(error, error_size, "nn_processes_sum: out of memory");
     memcpy(send, values, (size_t)n * sizeof *send);
     int status =
         sum_of_ranks(group, AD_F64, part, send, send + 2 * all, send + all, error, error_size);
@@ -113,9 +113,9 @@ static identity identity_of(nn_theta *theta)
     return me;
 }
 
-int nn_group_agree(nn_group *group, nn_theta *theta, char *error, size_t error_size)
+int nn_processes_agree(nn_processes *group, nn_theta *theta, char *error, size_t error_size)
 {
-    static const char caller[] = "nn_group_agree";
+    static const char caller[] = "nn_processes_agree";
     if (!group_fits(group, caller, error, error_size)) return -1;
     identity mine = identity_of(theta), *all = calloc((size_t)group->size, sizeof *all);
     if (!all) return nn_error(error, error_size, "%s: out of memory", caller);
@@ -148,7 +148,7 @@ typedef struct {
     char failure[496]; /* "" when there is none */
 } note;
 
-nn_reduction *nn_reduction_new(nn_group *group, const nn_theta *theta)
+nn_reduction *nn_reduction_new(nn_processes *group, const nn_theta *theta)
 {
     nn_reduction *r = calloc(1, sizeof *r);
     if (!r || !group_fits(group, "", NULL, 0) || !theta || nn_theta_error(theta)) {
@@ -184,7 +184,7 @@ void nn_reduction_free(nn_reduction *r)
 static int take_stock(nn_reduction *r, const nn_share *share, note *total, char *error,
                       size_t error_size)
 {
-    nn_group *g = r->group;
+    nn_processes *g = r->group;
     note mine = { .loss = share->loss, .rows = share->rows };
     if (share->failure) snprintf(mine.failure, sizeof mine.failure, "%s", share->failure);
     if (share->failure && !mine.failure[0])

@@ -17,7 +17,7 @@ typedef struct {
     const void *from[MAX_RANKS];
 } meeting;
 
-static int exchange(nn_group *group, size_t bytes, const void *from, void *to, char *error,
+static int exchange(nn_processes *group, size_t bytes, const void *from, void *to, char *error,
                     size_t error_size)
 {
     meeting *m = group->context;
@@ -31,7 +31,7 @@ static int exchange(nn_group *group, size_t bytes, const void *from, void *to, c
     return 0;
 }
 
-static int gather(nn_group *group, size_t bytes, const void *mine, void *all, char *error,
+static int gather(nn_processes *group, size_t bytes, const void *mine, void *all, char *error,
                   size_t error_size)
 {
     meeting *m = group->context;
@@ -47,7 +47,7 @@ static int gather(nn_group *group, size_t bytes, const void *mine, void *all, ch
 /* What a rank does, and with what. */
 typedef struct rank rank;
 struct rank {
-    nn_group group;
+    nn_processes group;
     void (*work)(rank *r);
     int kind, status;
     char error[TEXT];
@@ -70,7 +70,7 @@ static void meet(int size, rank *ranks, void (*work)(rank *r))
     pthread_t thread[MAX_RANKS];
     pthread_barrier_init(&m.barrier, NULL, (unsigned)size);
     for (int i = 0; i < size; i++) {
-        ranks[i].group = (nn_group){ "threads", i, size, exchange, gather, &m };
+        ranks[i].group = (nn_processes){ "threads", i, size, exchange, gather, &m };
         ranks[i].work = work;
         ck_assert_int_eq(pthread_create(&thread[i], NULL, run, &ranks[i]), 0);
     }
@@ -137,7 +137,7 @@ END_TEST
 static void sum(rank *r)
 {
     for (int i = 0; i < 5; i++) r->numbers[i] = r->group.rank + 10 * i;
-    r->status = nn_group_sum(&r->group, 5, r->numbers, r->error, TEXT);
+    r->status = nn_processes_sum(&r->group, 5, r->numbers, r->error, TEXT);
 }
 
 START_TEST(sums)
@@ -159,7 +159,7 @@ static void agree(rank *r)
     ad_rng rng = ad_rng_seed(odd && r->kind == 3 ? 8 : 7);
     nn_theta *theta = nn_theta_new(model, odd && r->kind == 4 ? AD_F32 : AD_F64, &rng);
     if (odd && r->kind == 5) nn_theta_f32(theta, "w");
-    r->status = nn_group_agree(&r->group, theta, r->error, TEXT);
+    r->status = nn_processes_agree(&r->group, theta, r->error, TEXT);
     nn_theta_free(theta);
     nn_model_free(model);
 }
@@ -217,12 +217,13 @@ START_TEST(bad_groups)
 {
     char error[TEXT];
     double x = 1;
-    nn_group bad[] = { { "x", 2, 2, exchange, gather, NULL }, { "x", 0, 1, NULL, gather, NULL } };
-    ck_assert_int_eq(nn_group_sum(NULL, 1, &x, error, TEXT), -1);
+    nn_processes bad[] = { { "x", 2, 2, exchange, gather, NULL },
+                           { "x", 0, 1, NULL, gather, NULL } };
+    ck_assert_int_eq(nn_processes_sum(NULL, 1, &x, error, TEXT), -1);
     ck_assert_ptr_nonnull(strstr(error, "NULL"));
-    ck_assert_int_eq(nn_group_sum(&bad[0], 1, &x, error, TEXT), -1);
+    ck_assert_int_eq(nn_processes_sum(&bad[0], 1, &x, error, TEXT), -1);
     ck_assert_ptr_nonnull(strstr(error, "rank 2 of 2"));
-    ck_assert_int_eq(nn_group_sum(&bad[1], 1, &x, error, TEXT), -1);
+    ck_assert_int_eq(nn_processes_sum(&bad[1], 1, &x, error, TEXT), -1);
     ck_assert_ptr_nonnull(strstr(error, "exchange"));
     ck_assert_ptr_null(nn_reduction_new(NULL, NULL));
     nn_reduction_free(NULL);
