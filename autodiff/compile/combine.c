@@ -28,15 +28,13 @@ static int32_t composite(ad_ir *ir, ad_inst *x, int nin, const int32_t *in)
 /* Both steps of a coded function as one, when nobody else needs the code. */
 static void decode(const ad_ir *ir, ad_inst *x)
 {
-    for (int k = 0; k < AD_CODED_OPS; k++) {
-        if (x->op != ad_coded_ops[k].of_code) continue;
-        const ad_inst *code = &ir->inst[x->in[0]];
-        if (code->op != ad_coded_ops[k].code || code->uses != 1) return;
-        x->op = ad_coded_ops[k].whole;
-        x->nin = code->nin;
-        x->in = code->in;
-        return;
-    }
+    const ad_coded *coded = ad_decoded_by(x->op);
+    if (!coded) return;
+    const ad_inst *code = &ir->inst[x->in[0]];
+    if (code->op != coded->code || code->uses != 1) return;
+    x->op = coded->whole;
+    x->nin = code->nin;
+    x->in = code->in;
 }
 
 static int32_t combine(ad_ir *ir, ad_inst *x)

@@ -31,9 +31,9 @@ bool ad_kernel_exists(ad_op op, ad_dtype dtype, int nin);
  * against out (ranks may be smaller). */
 bool ad_kernel_prepare(ad_kernel *k, int64_t max_rows);
 void ad_kernel_clear(ad_kernel *k);
-/* Whether a prepared pointwise kernel can compute `second` (as ad_pair_kernel has it) in the same
- * pass, by ad_kernel_run_pair. */
-bool ad_kernel_pair(ad_kernel *k, ad_op second);
+/* Whether there is a kernel that makes `op` and `second` (as ad_pair_kernel has them) of the
+ * operands of a prepared pointwise kernel; ad_kernel_run_pair runs it. */
+bool ad_kernel_pair(ad_kernel *k, ad_op op, ad_op second);
 void ad_kernel_run_pair(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
                         void *second);
 /* Bytes of scratch, aligned to AD_ALIGN by the caller, that run needs for so many rows. */
@@ -54,9 +54,10 @@ typedef void (*ad_pointwise)(int64_t n, const void *const *in, const int *stride
  * the bits of its parts: a unary one is that of the sum in0 + in1, but a slope is in0 times that of
  * in1; an addition, subtraction or multiplication is that of in0 and the product in1 * in2. */
 ad_pointwise ad_pointwise_kernel(ad_op op, ad_dtype dtype, int nin);
-/* Two operations in one pass, of dense operands: op with nin operands, and `second`, of the result
- * of op where that is a code, else of the last operand of op. Arrays may be the same as operands;
- * where both results are one array, it has the second. */
+/* Two operations in one pass, of dense operands: op with nin operands, and `second`. That is of the
+ * result of op where it is a code; of the code of the same operands where op is a function that has
+ * one; else of the last operand of op. Arrays may be the same as operands; where both results are
+ * one array, it has the second. */
 typedef void (*ad_pointwise_pair)(int64_t n, const void *const *in, void *out, void *second);
 /* NULL: there is none. */
 ad_pointwise_pair ad_pair_kernel(ad_op op, ad_op second, ad_dtype dtype, int nin);

@@ -36,10 +36,6 @@ INLINE float at_least_f32(float x, float bound) { return x < bound ? bound : x; 
 /* 2^k for k in -126..127. */
 INLINE float pow2_of_bits_f32(uint32_t k) { return from_bits_f32((k << 23) + 0x3f800000u); }
 INLINE float pow2_f32(float shifted) { return pow2_of_bits_f32(bits_f32(shifted)); }
-INLINE float half_pow2_f32(float shifted)
-{
-    return from_bits_f32((bits_f32(shifted) << 23) + 0x3f000000u);
-}
 
 INLINE float scale_f32(float v, float shifted)
 {
@@ -89,18 +85,20 @@ INLINE float expm1_f32(float x)
 
 /* ---- functions that saturate ----------------------------------------------------------------- */
 
+#define HALF_SHIFT (SHIFT + 126)
+
 #define TANH_FAR_f32 0.549f
 INLINE void tanh_terms_f32(float x, float *over, float *under)
 {
     const float size = fabs_f32(x);
-    const float shifted = FMA(size, 0x1.715476p1f, SHIFT), k = shifted - SHIFT;
+    const float shifted = FMA(size, 0x1.715476p1f, HALF_SHIFT), k = shifted - HALF_SHIFT;
     /* One part of ln 2 / 2, whose error is 1e-9, suffices where the product is not rounded. */
     const float r = HAVE_FMA ? FMA(k, -0x1.62e43p-2f, size)
                              : (size - k * 0x1.62e4p-2f) - k * 0x1.7f7d1cp-21f,
                 w = r * r;
     const float t = POLY2(w, 1, 0.3333325135f, -0.02213395613f);
-    const float half = half_pow2_f32(shifted), up = FMA(half + 0.5f, r, (half - 0.5f) * t),
-                down = t - r;
+    const float half = from_bits_f32(bits_f32(shifted) << 23),
+                up = FMA(half + 0.5f, r, (half - 0.5f) * t), down = t - r;
     *over = size > TANH_FAR_f32 ? down : up;
     *under = up + down;
 }
@@ -161,10 +159,21 @@ INLINE float tanh_of_code_f32(float code)
                             : code;
 }
 
+INLINE float slope_of_part_f32(float part, bool far)
+{
+    return FMA(-part, part, far ? part + part : 1);
+}
+
 INLINE float slope_of_code_f32(float code)
 {
     const float part = is_far_f32(code) ? code_complement_f32(fabs_f32(code)) : code;
-    return FMA(-part, part, is_far_f32(code) ? part + part : 1);
+    return slope_of_part_f32(part, is_far_f32(code));
+}
+
+INLINE float tanh_slope_of_quotient_f32(float x, float quotient)
+{
+    const float a = fabs_f32(x);
+    return slope_of_part_f32(tanh_part_f32(a, quotient), a > TANH_FAR_f32);
 }
 
 INLINE float sigmoid_of_code_f32(float code)
@@ -200,6 +209,11 @@ INLINE float sigmoid_of_quotient_f32(float x, float part)
     const float c = 0.5f * part;
     return fabs_f32(x) > 2 * TANH_FAR_f32 ? (x < 0 ? c : 1 - c)
                                           : FMA(0.5f, __builtin_copysignf(part, x), 0.5f);
+}
+
+INLINE float sigmoid_slope_of_quotient_f32(float x, float part)
+{
+    return slope_of_part_f32(part, fabs_f32(x) > 2 * TANH_FAR_f32);
 }
 
 INLINE float sigmoid_f32(float x)
@@ -365,3 +379,4 @@ INLINE float normal_cdf_f32(float x)
 }
 #undef FMA
 #undef SHIFT
+#undef HALF_SHIFT

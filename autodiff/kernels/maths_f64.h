@@ -39,10 +39,6 @@ INLINE double pow2_of_bits_f64(uint64_t k)
     return from_bits_f64((k << 52) + 0x3ff0000000000000u);
 }
 INLINE double pow2_f64(double shifted) { return pow2_of_bits_f64(bits_f64(shifted)); }
-INLINE double half_pow2_f64(double shifted)
-{
-    return from_bits_f64((bits_f64(shifted) << 52) + 0x3fe0000000000000u);
-}
 
 /* v 2^k for |k| < 2000, given k + SHIFT, rounded once: each half of k is in range. (The bits of
  * SHIFT itself vanish on the left.) */
@@ -108,6 +104,9 @@ INLINE double expm1_f64(double x)
 
 /* ---- functions that saturate ----------------------------------------------------------------- */
 
+/* The bits of k + HALF_SHIFT, shifted, are those of 2^k / 2. */
+#define HALF_SHIFT (SHIFT + 1022)
+
 /* tanh(a) for 0 <= a < 0.549, which is below 1/2, and its complement 1 - tanh(a) from there on,
  * below 0.501 and accurate until it underflows. With a = k ln 2 / 2 + r and t = r coth r, exp(2 a)
  * = 2^k (t + r) / (t - r), and tanh is the quotient of its distances to 1 and -1. Both are halved
@@ -118,13 +117,13 @@ INLINE double expm1_f64(double x)
 INLINE void tanh_terms_f64(double x, double *over, double *under)
 {
     const double size = fabs_f64(x);
-    const double shifted = FMA(size, 0x1.71547652b82fep1, SHIFT), k = shifted - SHIFT;
+    const double shifted = FMA(size, 0x1.71547652b82fep1, HALF_SHIFT), k = shifted - HALF_SHIFT;
     const double r = FMA(k, -0x1.ef35793c7673p-46, FMA(k, -0x1.62e42fefa38p-2, size)), w = r * r;
     const double t =
         POLY5(w, 1, 0.333333333333332038, -0.0222222222216106311, 0.00211640202265262136,
               -0.000211633938814878033, 0.0000211871140802354924);
-    const double half = half_pow2_f64(shifted), up = FMA(half + 0.5, r, (half - 0.5) * t),
-                 down = t - r;
+    const double half = from_bits_f64(bits_f64(shifted) << 52),
+                 up = FMA(half + 0.5, r, (half - 0.5) * t), down = t - r;
     *over = size > TANH_FAR_f64 ? down : up;
     *under = up + down;
 }
@@ -190,11 +189,22 @@ INLINE double tanh_of_code_f64(double code)
                             : code;
 }
 
-/* 1 - tanh^2. */
+/* 1 - tanh^2, of its size or, from a half on, the complement of that. */
+INLINE double slope_of_part_f64(double part, bool far)
+{
+    return FMA(-part, part, far ? part + part : 1);
+}
+
 INLINE double slope_of_code_f64(double code)
 {
     const double part = is_far_f64(code) ? code_complement_f64(fabs_f64(code)) : code;
-    return FMA(-part, part, is_far_f64(code) ? part + part : 1);
+    return slope_of_part_f64(part, is_far_f64(code));
+}
+
+INLINE double tanh_slope_of_quotient_f64(double x, double quotient)
+{
+    const double a = fabs_f64(x);
+    return slope_of_part_f64(tanh_part_f64(a, quotient), a > TANH_FAR_f64);
 }
 
 /* (1 + tanh) / 2. */
@@ -233,6 +243,11 @@ INLINE double sigmoid_of_quotient_f64(double x, double part)
     const double c = 0.5 * part;
     return fabs_f64(x) > 2 * TANH_FAR_f64 ? (x < 0 ? c : 1 - c)
                                           : FMA(0.5, __builtin_copysign(part, x), 0.5);
+}
+
+INLINE double sigmoid_slope_of_quotient_f64(double x, double part)
+{
+    return slope_of_part_f64(part, fabs_f64(x) > 2 * TANH_FAR_f64);
 }
 
 INLINE double sigmoid_f64(double x)
@@ -503,3 +518,4 @@ INLINE double normal_cdf_f64(double x)
 }
 #undef FMA
 #undef SHIFT
+#undef HALF_SHIFT

@@ -13,7 +13,7 @@ typedef enum { DIRECT, SINGLE, EXPANDED, EXPANDED_ONCE } access;
 typedef struct {
     ad_prepared head;
     ad_pointwise kernel;
-    ad_pointwise_pair pair; /* of it and what ad_kernel_pair was asked for */
+    ad_pointwise_pair pair; /* what ad_kernel_pair was asked for */
     ad_nest nest;           /* array 0: out; then the operands */
     int split;
     int64_t step, inner;
@@ -125,13 +125,13 @@ static size_t pointwise_scratch(const ad_kernel *k, int64_t rows)
     return ((const pointwise_prepared *)k->prepared)->scratch;
 }
 
-bool ad_kernel_pair(ad_kernel *k, ad_op second)
+bool ad_kernel_pair(ad_kernel *k, ad_op op, ad_op second)
 {
     pointwise_prepared *p = k->prepared;
     if (k->run != pointwise_run_straight) return false;
     for (int i = 0; i < k->nin; i++)
         if (p->how[i] != DIRECT) return false;
-    p->pair = ad_pair_kernel(k->op, second, k->dtype, k->nin);
+    p->pair = ad_pair_kernel(op, second, k->dtype, k->nin);
     return p->pair != NULL;
 }
 

@@ -213,6 +213,9 @@ static void M(run_pair)(M(pair_body) body, int arity, int64_t n, const void *con
 #define BOTH_OF_QUOTIENT(function)                                                                 \
     VALUE(function##_code);                                                                        \
     second[i] = M(function##_of_quotient)(at, quotient)
+#define VALUE_AND_SLOPE(function)                                                                  \
+    VALUE(function);                                                                               \
+    second[i] = M(function##_slope_of_quotient)(at, quotient)
 #define BOTH_OF_CODE(function, slope)                                                              \
     const T y = slope;                                                                             \
     out[i] = y;                                                                                    \
@@ -220,6 +223,8 @@ static void M(run_pair)(M(pair_body) body, int arity, int64_t n, const void *con
 #define PAIRS(function)                                                                            \
     PAIR(function##_code, 1, STRIPS, function, BOTH_OF_QUOTIENT(function), b)                      \
     PAIR(sum_##function##_code, 2, STRIPS, function, BOTH_OF_QUOTIENT(function), a + b)            \
+    PAIR(function##_slope, 1, STRIPS, function, VALUE_AND_SLOPE(function), b)                      \
+    PAIR(sum_##function##_slope, 2, STRIPS, function, VALUE_AND_SLOPE(function), a + b)            \
     PAIR(slope_##function, 1, EACH, BOTH_OF_CODE(function, M(slope_of_code)(b)))                   \
     PAIR(mul_slope_##function, 2, EACH, BOTH_OF_CODE(function, a *M(slope_of_code)(b)))
 PAIRS(tanh)
@@ -227,6 +232,10 @@ PAIRS(sigmoid)
 
 static ad_pointwise_pair M(lookup_pair)(ad_op op, ad_op second, int nin)
 {
+    if (op == AD_OP_tanh && second == AD_OP_slope_of_code)
+        return nin == 1 ? M(pair_tanh_slope) : M(pair_sum_tanh_slope);
+    if (op == AD_OP_sigmoid && second == AD_OP_slope_of_code)
+        return nin == 1 ? M(pair_sigmoid_slope) : M(pair_sum_sigmoid_slope);
     if (second != AD_OP_tanh_of_code && second != AD_OP_sigmoid_of_code) return NULL;
     const bool tanh = second == AD_OP_tanh_of_code;
     if (op == AD_OP_slope_of_code) {
@@ -318,4 +327,5 @@ static ad_pointwise M(lookup)(ad_op op, int nin)
 #undef SECOND_OF
 #undef LOOP_OF
 #undef BOTH_OF_QUOTIENT
+#undef VALUE_AND_SLOPE
 #undef BOTH_OF_CODE

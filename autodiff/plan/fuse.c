@@ -6,10 +6,11 @@
 
 enum { CHUNK_BYTES = 4096 };
 
-/* Of a value, while a body's steps are sorted: the first pointwise step that reads it and the step
- * that makes it, numbers + 1; and whether a step other than a sum reads it. */
+/* Of a value, while a body's steps are sorted: the first pointwise step that reads it, the step
+ * that makes it and the one that makes its slope alone, numbers + 1; and whether a step other than
+ * a sum reads it. */
 typedef struct {
-    int32_t reader, made;
+    int32_t reader, made, slope;
     bool kept;
 } use;
 
@@ -153,6 +154,8 @@ static void note_uses(const ad_program *p, const ad_step *step, int32_t n, use *
         for (int k = 0; k < p->ir.inst[step[s].value].nin; k++) {
             use *u = &uses[step[s].operand[k].root];
             if (pointwise && !u->reader) u->reader = s + 1;
+            if (pointwise && step[s].kernel.op == AD_OP_slope_of_code && step[s].kernel.nin == 1)
+                u->slope = s + 1;
             if (!sums) u->kept = true;
         }
     }
@@ -228,8 +231,9 @@ static bool join_readers(ad_program *p, const ad_step *step, int32_t n, const us
     return true;
 }
 
-/* Pairs that are one pass (ad_pair_kernel): a code that the body makes and what decodes it; of a
- * code that the body is given, the slope and what decodes the code first. */
+/* What is one pass (ad_pair_kernel): a code that the body makes and what decodes it, and its slope
+ * where these two are all that is made of it; of a code that the body is given, the slope and what
+ * decodes the code first. */
 static void join_pairs(const ad_program *p, const ad_step *step, int32_t n, const use *uses,
                        order *o)
 {
@@ -240,9 +244,11 @@ static void join_pairs(const ad_program *p, const ad_step *step, int32_t n, cons
         if (!code || !fusable(p, second)) continue;
         if (code->made) {
             const ad_inst *maker = &p->ir.inst[step[code->made - 1].value];
-            if (ad_pair_kernel(maker->op, x->op, p->ir.dtype, maker->nin) &&
-                ad_same_shape(maker->shape, x->shape))
-                move_behind(o, s, code->made);
+            if (!ad_pair_kernel(maker->op, x->op, p->ir.dtype, maker->nin) ||
+                !ad_same_shape(maker->shape, x->shape))
+                continue;
+            if (code->slope && maker->uses == 2) move_behind(o, code->slope, code->made);
+            move_behind(o, s, code->made);
             continue;
         }
         if (x->op != AD_OP_slope_of_code || !code->reader || code->reader >= s) continue;

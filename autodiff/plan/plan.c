@@ -339,19 +339,39 @@ static bool prepare_kernels(ad_program *p)
     return true;
 }
 
-/* A code and what decodes it at once, or a slope and what decodes the same code, are one pass
- * (ad_pair_kernel). */
+/* Whether the step makes a code, and the two that follow are all that is made of it: the value and
+ * the slope. */
+static bool only_decoded(const ad_program *p, const ad_step *s)
+{
+    return ad_decoded_by(s[1].kernel.op) && s[2].kernel.op == AD_OP_slope_of_code &&
+           s[2].kernel.nin == 1 && s[2].operand[0].root == s->value &&
+           p->ir.inst[s->value].uses == 2;
+}
+
+/* How many steps that follow step i its kernel can make as well: a code and what decodes it at
+ * once, or a slope and what decodes the same code, are one pass; so are both that are made of a
+ * code, which then is not there. */
+static int paired(const ad_program *p, int32_t i)
+{
+    ad_step *s = &p->step[i];
+    const ad_step *next = s + 1;
+    if (s->chunk_rows == 0 || s->end <= i + 1 || next->kernel.nin != 1) return 0;
+    const ad_ref *code = &next->operand[0], *last = &s->operand[s->kernel.nin - 1];
+    if (code->root == s->value) {
+        if (s->end > i + 2 && only_decoded(p, s) &&
+            ad_kernel_pair(&s->kernel, ad_decoded_by(next->kernel.op)->whole, AD_OP_slope_of_code))
+            return 2;
+    } else if (code->pointer != last->pointer || code->offset != last->offset) {
+        return 0;
+    }
+    return ad_kernel_pair(&s->kernel, s->kernel.op, next->kernel.op);
+}
+
 static void pair_steps(ad_program *p)
 {
     for (int32_t i = 0; i + 1 < p->nstep; i++) {
-        ad_step *s = &p->step[i];
-        const ad_step *next = s + 1;
-        if (s->chunk_rows == 0 || s->end <= i + 1 || next->kernel.nin != 1) continue;
-        const ad_ref *code = &next->operand[0], *last = &s->operand[s->kernel.nin - 1];
-        bool same = code->root == s->value ||
-                    (code->pointer == last->pointer && code->offset == last->offset);
-        s->paired = same && ad_kernel_pair(&s->kernel, next->kernel.op);
-        i += s->paired;
+        p->step[i].paired = paired(p, i);
+        i += p->step[i].paired;
     }
 }
 

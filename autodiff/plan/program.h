@@ -71,8 +71,10 @@ typedef struct {
         *result;        /* AD_STEP_OPAQUE: the values of its results, -1 where nobody needs one */
     bool state_used;    /* AD_STEP_OPAQUE: another one takes its token */
     int32_t begin, end; /* the steps of its group; of its own alone when it is not fused */
-    bool paired; /* in a group: its kernel makes the value of the next step in the same pass */
-    bool far;    /* of the first step of a group: an operand of the group is far */
+    /* in a group: its kernel makes the values of so many steps that follow in the same pass. 1: and
+     * its own; 2: but not its own, which is a code that only these two read */
+    int paired;
+    bool far;           /* of the first step of a group: an operand of the group is far */
     int64_t chunk_rows; /* in a group: rows of a chunk */
     /* in a group: bytes of the result from row to row; 0: the same memory for every chunk */
     int64_t row_bytes;

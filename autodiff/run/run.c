@@ -144,14 +144,16 @@ static void run_group(const ad_step *begin, const ad_step *end, ad_thread_memory
                     fetch(in + count * r[k].row_bytes, following * r[k].row_bytes);
             }
             char *out = t->pointer[s->value] + first * s->row_bytes;
-            if (s->paired) {
-                AD_ASSERT(s + 1 < end);
-                ad_kernel_run_pair(&s->kernel, count, t->in, out,
-                                   t->pointer[s[1].value] + first * s[1].row_bytes);
-                s++;
-            } else {
+            if (s->paired == 0) {
                 s->kernel.run(&s->kernel, count, t->in, out, t->scratch);
+                continue;
             }
+            AD_ASSERT(s + s->paired < end);
+            const ad_step *last = s + s->paired, *other = last - 1;
+            ad_kernel_run_pair(&s->kernel, count, t->in,
+                               t->pointer[other->value] + first * other->row_bytes,
+                               t->pointer[last->value] + first * last->row_bytes);
+            s = last;
         }
     }
 }

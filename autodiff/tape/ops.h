@@ -75,6 +75,13 @@ enum {
     AD_CODED_OPS
 };
 extern const ad_coded ad_coded_ops[AD_CODED_OPS];
+/* That of which op decodes the code; NULL: it decodes none. */
+static inline const ad_coded *ad_decoded_by(ad_op op)
+{
+    for (int k = 0; k < AD_CODED_OPS; k++)
+        if (ad_coded_ops[k].of_code == op) return &ad_coded_ops[k];
+    return NULL;
+}
 
 /* ---- contractions ---------------------------------------------------------------------------- */
 

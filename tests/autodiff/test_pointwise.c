@@ -433,23 +433,27 @@ static void fill_codes(double *codes, const double *x, int dtype, const char *is
 }
 
 /* Two operations in one pass against one after the other, where `first` has nin operands: the same
- * bits, also in place, and where both results are one array. coded: the last operand is a code. */
-static void check_pair(ad_op first, ad_op second, int nin, bool coded, int dtype, const char *isa)
+ * bits, also in place, and where both results are one array. The second is of what `code` makes of
+ * the operands; AD_OP_COUNT: of the last operand. */
+static void check_pair(ad_op first, ad_op second, ad_op code, int nin, int dtype, const char *isa)
 {
     arrays v;
+    const bool coded = code == AD_OP_COUNT;
     fill(&v, dtype);
     if (coded) fill_codes(v.in[nin - 1], v.in[nin - 1], dtype, isa);
     setenv("COSTATE_ISA", isa, 1);
+    ad_pointwise encode = coded ? NULL : ad_pointwise_kernel(code, dtypes[dtype], nin);
     ad_pointwise one = ad_pointwise_kernel(first, dtypes[dtype], nin);
     ad_pointwise other = ad_pointwise_kernel(second, dtypes[dtype], 1);
     ad_pointwise_pair pair = ad_pair_kernel(first, second, dtypes[dtype], nin);
     unsetenv("COSTATE_ISA");
     ck_assert_ptr_nonnull(pair);
     for (int n = 0; n <= 100; n += n < 70 ? 1 : 30) {
-        double x[N], y[N], a[N], b[N], right[N];
+        double x[N], y[N], a[N], b[N], codes[N], right[N];
         const void *in[] = { v.in[0], v.in[1] };
         one(n, in, (const int[]){ 1, 1 }, y);
-        other(n, (const void *const[]){ coded ? in[nin - 1] : y }, (const int[]){ 1 }, right);
+        if (encode) encode(n, in, (const int[]){ 1, 1 }, codes);
+        other(n, (const void *const[]){ coded ? in[nin - 1] : codes }, (const int[]){ 1 }, right);
         memset(b, 0x55, sizeof b);
         pair(n, in, a, b);
         bool same = same_values(a, 0, y, 0, dtype, n) && same_values(b, 0, right, 0, dtype, n);
@@ -477,10 +481,12 @@ static void check_pair(ad_op first, ad_op second, int nin, bool coded, int dtype
 static void check_pairs(int dtype, const char *isa)
 {
     for (int nin = 1; nin <= 2; nin++) {
-        check_pair(AD_OP_tanh_code, AD_OP_tanh_of_code, nin, false, dtype, isa);
-        check_pair(AD_OP_sigmoid_code, AD_OP_sigmoid_of_code, nin, false, dtype, isa);
-        check_pair(AD_OP_slope_of_code, AD_OP_tanh_of_code, nin, true, dtype, isa);
-        check_pair(AD_OP_slope_of_code, AD_OP_sigmoid_of_code, nin, true, dtype, isa);
+        for (int k = 0; k < AD_CODED_OPS; k++) {
+            const ad_coded *c = &ad_coded_ops[k];
+            check_pair(c->code, c->of_code, c->code, nin, dtype, isa);
+            check_pair(c->whole, AD_OP_slope_of_code, c->code, nin, dtype, isa);
+            check_pair(AD_OP_slope_of_code, c->of_code, AD_OP_COUNT, nin, dtype, isa);
+        }
     }
 }
 

@@ -346,6 +346,57 @@ START_TEST(trace_of_the_saturated)
 }
 END_TEST
 
+/* The value, the slope and its derivative, of rows of numbers with a bias. */
+enum { VALUE, SLOPE, BEND, RESULTS, ROWS = 77, WIDTH = 5 };
+
+/* Runs a program that has those of the results that `asked` has a bit for. */
+static void run_asked(ad_dtype dtype, ad_var (*f)(ad_var), unsigned asked, const double *x,
+                      double (*out)[ROWS * WIDTH])
+{
+    ad_tape *tape = ad_tape_new(dtype);
+    ad_var in[] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, WIDTH), 0, NULL),
+                    ad_param(tape, AD_SHAPE(WIDTH), NULL) };
+    ad_var result[RESULTS] = { f(ad_add(in[0], in[1])) };
+    for (int k = SLOPE; k < RESULTS; k++) ad_grad(ad_sum_all(result[k - 1]), 1, in, &result[k]);
+    ad_var outputs[RESULTS];
+    void *to[RESULTS];
+    int n = 0;
+    for (int k = 0; k < RESULTS; k++) {
+        if (!(asked >> k & 1)) continue;
+        to[n] = out[k];
+        outputs[n++] = result[k];
+    }
+    ad_program *program = ad_compile(2, in, n, outputs);
+    ad_workspace *workspace = ad_workspace_new(program, 1);
+    ck_assert_int_eq(ad_run(program, workspace, ROWS, (const void *const[]){ x, x }, to), 0);
+    ad_workspace_free(workspace);
+    ad_program_free(program);
+    ad_tape_free(tape);
+}
+
+/* Programs take other ways to the same numbers, depending on what they are asked for. */
+START_TEST(whatever_is_asked)
+{
+    static ad_var (*const functions[])(ad_var) = { ad_tanh, ad_sigmoid };
+    ad_var (*f)(ad_var) = functions[_i / 2];
+    const ad_dtype dtype = _i % 2 ? AD_F64 : AD_F32;
+    double x[ROWS * WIDTH], alone[RESULTS][ROWS * WIDTH] = { { 0 } };
+    for (int i = 0; i < ROWS * WIDTH; i++) {
+        const double number = 40 * pow(sin(i + 0.5), 3);
+        if (dtype == AD_F64) x[i] = number;
+        else ((float *)x)[i] = (float)number;
+    }
+    for (int k = 0; k < RESULTS; k++) run_asked(dtype, f, 1u << k, x, alone);
+    for (unsigned asked = 1; asked < 1u << RESULTS; asked++) {
+        double got[RESULTS][ROWS * WIDTH] = { { 0 } };
+        run_asked(dtype, f, asked, x, got);
+        for (int k = 0; k < RESULTS; k++)
+            ck_assert_msg(!(asked >> k & 1) || memcmp(got[k], alone[k], sizeof *got) == 0,
+                          "result %d differs where %u are asked for", k, asked);
+    }
+}
+END_TEST
+
 int main(void)
 {
     TCase *tests = suite_case("slopes", "slopes");
@@ -353,5 +404,6 @@ int main(void)
     tcase_add_loop_test(tests, of_binary_operations, 0, BINARY);
     tcase_add_test(tests, published);
     tcase_add_test(tests, trace_of_the_saturated);
+    tcase_add_loop_test(tests, whatever_is_asked, 0, 4);
     return suite_run();
 }
