@@ -2,6 +2,7 @@
 #include "ode/field/arrays.h"
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 void *ode_buffer_need(ode_buffer *b, size_t bytes)
 {
@@ -9,8 +10,11 @@ void *ode_buffer_need(ode_buffer *b, size_t bytes)
     if (bytes <= b->size) return b->data;
     size_t size = b->size ? b->size : 256;
     while (size < bytes) size += size / 2 + 64;
-    void *more = realloc(b->data, size);
+    size = ode_aligned(size);
+    void *more = aligned_alloc(ODE_LINE, size);
     if (!more) return NULL;
+    if (b->size) memcpy(more, b->data, b->size);
+    free(b->data);
     b->data = more;
     b->size = size;
     return more;

@@ -3,6 +3,15 @@
 #define ODE_ARRAYS_H
 #include "autodiff/extension.h"
 
+/* Where arrays begin, in bytes: a vector register that lies across two cache lines takes twice as
+ * long to read and to write. */
+enum { ODE_LINE = 64 };
+static inline size_t ode_aligned(size_t bytes)
+{
+    return (bytes + ODE_LINE - 1) / ODE_LINE * ODE_LINE;
+}
+
+/* Begins at a cache line. */
 typedef struct {
     void *data;
     size_t size;

@@ -1,16 +1,19 @@
 /* Piles: slots of equal size whose addresses stay while more are added. */
 #include "ode/field/pile.h"
+#include "ode/field/arrays.h"
 #include <stdlib.h>
 
 void ode_pile_reset(ode_pile *p, size_t slot)
 {
-    if (slot > p->bytes) {
+    size_t stride = ode_aligned(slot);
+    if (stride > p->bytes) {
         for (int64_t i = 0; i < p->count; i++) free(p->slab[i]);
         p->count = 0;
-        p->bytes = slot < (size_t)1 << 17 ? 8 * slot : slot;
+        p->bytes = stride < (size_t)1 << 17 ? 8 * stride : stride;
     }
     p->slot = slot;
-    p->per_slab = (int64_t)(p->bytes / slot);
+    p->stride = stride;
+    p->per_slab = (int64_t)(p->bytes / stride);
 }
 
 void *ode_pile_slot(ode_pile *p, int64_t k)
@@ -23,11 +26,11 @@ void *ode_pile_slot(ode_pile *p, int64_t k)
             p->slab = more;
             p->capacity = capacity;
         }
-        p->slab[p->count] = malloc(p->bytes);
+        p->slab[p->count] = aligned_alloc(ODE_LINE, p->bytes);
         if (!p->slab[p->count]) return NULL;
         p->count++;
     }
-    return p->slab[k / p->per_slab] + (size_t)(k % p->per_slab) * p->slot;
+    return p->slab[k / p->per_slab] + (size_t)(k % p->per_slab) * p->stride;
 }
 
 void ode_pile_trim(ode_pile *p, int64_t slots)

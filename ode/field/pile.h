@@ -4,11 +4,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Slots of equal size whose addresses stay. */
+/* Slots of equal size whose addresses stay, each at the beginning of a cache line. */
 typedef struct {
     char **slab;
     int64_t count, capacity;
     size_t bytes, slot; /* of a slab, of a slot */
+    size_t stride;      /* from slot to slot */
     int64_t per_slab;   /* slots */
 } ode_pile;
 /* Divides the slabs into slots of another size; forgets them when they are too small for one. */
