@@ -111,3 +111,11 @@ shows latent_sde --quick
 filter=$(awk '/by a Kalman filter/ { print $5 }' output)
 near 5 0.01 "$filter" 'the best linear process'
 near 4 40 40.5 'the bound is'
+
+# Beside Gaussians and the density that the stand-in is made of.
+shows ffjord --quick --out "$dir"
+near 4 1e-3 -5.685 'the true density'
+near 3 1e-3 -6.654 'a Gaussian'
+near 2 0.15 -6.2 'free'
+near 2 0.15 -6.27 'RNODE'
+near 2 0.2 -6.48 'OT-Flow'
