@@ -10,7 +10,8 @@
 /* One recording: a tape, its inputs (theta, arrays), loss and gradient. */
 typedef struct {
     ad_tape *tape;
-    ad_var *vars; /* [1 + narray] */
+    int ninput;
+    ad_var *vars; /* [ninput] */
     ad_var loss;  /* as the user's function returned it */
     ad_var outputs[2];
 } recording;
@@ -33,7 +34,7 @@ static bool is_zero(ad_var gradient)
     return data != NULL;
 }
 
-static int check_scalar(trainer *t, ad_var loss)
+static int check_scalar(nn_trainer *t, ad_var loss)
 {
     ad_shape shape = ad_shape_of(loss);
     for (int i = 0; i < shape.rank; i++) {
@@ -45,29 +46,41 @@ static int check_scalar(trainer *t, ad_var loss)
     return 0;
 }
 
-static int record_loss(trainer *t, recording *r)
+/* The tape and the inputs of a recording. */
+static int begin(nn_trainer *t, recording *r)
 {
-    const nn_train_options *o = t->options;
+    const nn_stage *stage = &t->stages[t->stage];
     r->tape = ad_tape_new(t->theta->dtype);
-    r->vars = calloc((size_t)o->narray + 1, sizeof *r->vars);
+    r->vars = calloc((size_t)stage->narray + 1, sizeof *r->vars);
     if (!r->tape || !r->vars) return FAIL(t, "out of memory");
+    r->ninput = 1 + stage->narray;
     r->vars[0] = ad_param(r->tape, AD_SHAPE(t->theta->size), NULL);
-    for (int i = 0; i < o->narray; i++) {
-        ad_shape shape = o->arrays[i].shape;
+    for (int i = 0; i < stage->narray; i++) {
+        ad_shape shape = stage->arrays[i].shape;
         r->vars[1 + i] = ad_has_rows(shape) ? ad_input_rows(r->tape, shape, 0, NULL)
                                             : ad_input(r->tape, shape, NULL);
     }
     ad_tape_set_traced(r->tape, "of nn_train's loss, look at values in options.on_step, on a tape "
                                 "of your own with nn_theta_param");
-    r->loss = o->loss(r->tape, r->vars[0], r->vars + 1, o->user);
+    return 0;
+}
+
+static int call_loss(nn_trainer *t, recording *r, nn_loss loss, void *user)
+{
+    r->loss = loss(r->tape, r->vars[0], r->vars + 1, user);
     if (ad_tape_error(r->tape)) return FAIL(t, "recording the loss: %s", ad_tape_error(r->tape));
-    if (!ad_valid(r->loss) || r->loss.tape != r->tape) {
+    if (!ad_valid(r->loss) || r->loss.tape != r->tape)
         return FAIL(t, "the loss function did not return a variable of its tape");
-    }
     return check_scalar(t, r->loss);
 }
 
-static int record_gradient(trainer *t, recording *r)
+static int record_loss(nn_trainer *t, recording *r)
+{
+    const nn_stage *stage = &t->stages[t->stage];
+    return begin(t, r) ? -1 : call_loss(t, r, stage->loss, stage->user);
+}
+
+static int record_gradient(nn_trainer *t, recording *r)
 {
     bool depends = ad_depends(r->loss, r->vars[0]);
     if (ad_tape_error(r->tape)) return FAIL(t, "recording the loss: %s", ad_tape_error(r->tape));
@@ -82,9 +95,9 @@ static int record_gradient(trainer *t, recording *r)
                    "its gradient is 0, and nothing can be learnt");
 }
 
-static ad_program *compile(trainer *t, recording *r, int noutput, const ad_var *outputs)
+static ad_program *compile(nn_trainer *t, recording *r, int noutput, const ad_var *outputs)
 {
-    ad_program *program = ad_compile(1 + t->options->narray, r->vars, noutput, outputs);
+    ad_program *program = ad_compile(r->ninput, r->vars, noutput, outputs);
     if (!program)
         FAIL(t, "compiling: %s", ad_tape_error(r->tape) ? ad_tape_error(r->tape) : "out of memory");
     return program;
@@ -94,127 +107,175 @@ static ad_program *compile(trainer *t, recording *r, int noutput, const ad_var *
 
 /* Runs the checks on the data: batch by batch, and, where one fails, row by row to find the
  * example. */
-static int run_checks(trainer *t, const ad_program *program, ad_workspace *workspace)
+static int run_checks(nn_trainer *t, const nn_runner *runner, nn_feed *feed, nn_batch *batch)
 {
-    int64_t step = t->batch < t->examples ? t->batch : t->examples;
     void *nowhere[NN_MAX_CHECKS] = { NULL };
-    for (int64_t start = 0; start < t->examples; start += step) {
-        int64_t rows = t->examples - start < step ? t->examples - start : step;
-        nn_batch_load(t, start, rows);
-        if (ad_run(program, workspace, rows, t->inputs, nowhere) == 0) continue;
-        for (int64_t r = 0; r < rows; r++) {
-            if (ad_run(program, workspace, 1, nn_batch_row(t, r), nowhere) == 0) continue;
-            return FAIL(t, "example %lld (from 0): %s", (long long)t->order[start + r],
-                        ad_workspace_error(workspace));
+    for (int64_t step = 1; step <= nn_feed_batches(feed); step++) {
+        if (nn_batch_fill(feed, batch, step)) return FAIL(t, "%s", batch->error);
+        if (ad_run(runner->program, runner->workspace, batch->rows, batch->inputs, nowhere) == 0)
+            continue;
+        for (int64_t r = 0; r < batch->rows; r++) {
+            const void *const *row = nn_batch_from(feed, batch, r, t->single);
+            if (ad_run(runner->program, runner->workspace, 1, row, nowhere) == 0) continue;
+            return FAIL(t, "example %lld (from 0): %s", (long long)batch->examples[r],
+                        ad_workspace_error(runner->workspace));
         }
-        return FAIL(t, "%s", ad_workspace_error(workspace));
+        return FAIL(t, "%s", ad_workspace_error(runner->workspace));
     }
     return 0;
 }
 
 /* Labels that come straight from data are checked for all examples before the first update: a bad
- * one may lie in the last batch of an epoch. */
-static int check_labels(trainer *t, recording *r)
+ * one may lie in the last batch of an epoch, or in the validation part. */
+static int check_labels(nn_trainer *t, recording *r)
 {
+    const nn_stage *stage = &t->stages[t->stage];
     ad_var checks[NN_MAX_CHECKS];
     int n = 0, listed = nn_checks_list(r->tape, checks);
     for (int i = 0; i < listed; i++) {
         bool fixed = !ad_depends(checks[i], r->vars[0]);
-        for (int k = 0; k < t->options->narray; k++) {
-            if (!t->options->arrays[k].data)
-                fixed = fixed && !ad_depends(checks[i], r->vars[1 + k]);
-        }
+        for (int k = 0; k < stage->narray; k++)
+            if (!stage->arrays[k].data) fixed = fixed && !ad_depends(checks[i], r->vars[1 + k]);
         if (fixed) checks[n++] = checks[i];
     }
     if (n == 0 || t->examples == 0) return 0;
-    ad_program *program = compile(t, r, n, checks);
-    ad_workspace *workspace = program ? ad_workspace_new(program, 1) : NULL;
-    int result = -1;
-    if (workspace) result = run_checks(t, program, workspace);
-    else if (program) FAIL(t, "out of memory");
-    ad_workspace_free(workspace);
-    ad_program_free(program);
+    nn_runner runner = { 0 };
+    nn_feed feed = { 0 };
+    nn_batch batch = { 0 };
+    int result = nn_runner_new(t, compile(t, r, n, checks), &runner) ||
+                         nn_feed_open(t, &feed, stage, NN_TRAINING, stage->batch, true) ||
+                         nn_batch_open(t, &batch, &feed, t->theta) ||
+                         run_checks(t, &runner, &feed, &batch)
+                     ? -1
+                     : 0;
+    nn_batch_close(&batch, feed.narray);
+    nn_feed_close(&feed);
+    nn_runner_free(&runner);
     return result;
 }
 
-int nn_loss_compile(trainer *t)
+int nn_loss_compile(nn_trainer *t)
 {
     recording r = { 0 };
     int result = record_loss(t, &r) || record_gradient(t, &r) ? -1 : 0;
     if (result == 0) {
-        t->key = ad_function_key(1 + t->options->narray, r.vars, 1, &r.loss, &t->key_length);
-        t->program = t->key ? compile(t, &r, 2, r.outputs) : NULL;
-        if (!t->key) FAIL(t, "recording the loss: %s", ad_tape_error(r.tape));
-        result = t->program ? check_labels(t, &r) : -1;
+        t->key = ad_function_key(r.ninput, r.vars, 1, &r.loss, &t->key_length);
+        if (!t->key) result = FAIL(t, "recording the loss: %s", ad_tape_error(r.tape));
     }
+    if (result == 0) result = nn_runner_new(t, compile(t, &r, 2, r.outputs), &t->runner);
+    if (result == 0) result = check_labels(t, &r);
+    clear(&r);
+    return result;
+}
+
+/* ---- metrics --------------------------------------------------------------------------------- */
+
+static int check_metric(nn_trainer *t, const nn_metric *metric, ad_var out, ad_tape *tape)
+{
+    if (!ad_valid(out) || out.tape != tape)
+        return FAIL(t, "validation.record did not set '%.60s' to a variable of its tape",
+                    metric->name);
+    ad_shape shape = ad_shape_of(out);
+    bool fits;
+    const char *due;
+    switch (metric->kind) {
+    case NN_RATIO:
+        due = "[2], two sums";
+        fits = shape.rank == 1 && shape.dim[0] == 2;
+        break;
+    case NN_AUC:
+        due = "[rows,2], scores and labels";
+        fits = ad_has_rows(shape) && shape.rank == 2 && shape.dim[1] == 2;
+        break;
+    default:
+        due = "a scalar, a mean over rows (ad_mean_all)";
+        fits = !ad_has_rows(shape) && ad_row_size(shape) == 1;
+    }
+    if (fits) return 0;
+    char text[128];
+    ad_format_shape(shape, text, sizeof text);
+    return FAIL(t, "the metric '%.60s' must be %s, but is %s", metric->name, due, text);
+}
+
+int nn_metrics_compile(nn_trainer *t, nn_runner *runner)
+{
+    const nn_validation *v = &t->options.validation;
+    const nn_stage *stage = &t->stages[t->stage];
+    void *user = v->user ? v->user : stage->user;
+    ad_var outputs[1 + NN_MAX_METRICS] = { { 0 } };
+    recording r = { 0 };
+    int result = begin(t, &r) ? -1 : call_loss(t, &r, v->loss ? v->loss : stage->loss, user);
+    if (result == 0 && v->nmetric > 0) {
+        v->record(r.tape, r.vars[0], r.vars + 1, outputs + 1, user);
+        if (ad_tape_error(r.tape))
+            result = FAIL(t, "recording the metrics: %s", ad_tape_error(r.tape));
+    }
+    for (int i = 0; result == 0 && i < v->nmetric; i++)
+        result = check_metric(t, &v->metrics[i], outputs[1 + i], r.tape);
+    outputs[0] = r.loss;
+    if (result == 0) result = nn_runner_new(t, compile(t, &r, 1 + v->nmetric, outputs), runner);
     clear(&r);
     return result;
 }
 
 /* ---- running --------------------------------------------------------------------------------- */
 
-typedef union {
-    float f32;
-    double f64;
-} scalar;
-
-static double value_of(const trainer *t, const scalar *s)
+int nn_runner_new(nn_trainer *t, ad_program *program, nn_runner *runner)
 {
-    return t->theta->dtype == AD_F32 ? (double)s->f32 : s->f64;
+    *runner = (nn_runner){ .program = program };
+    if (!program) return -1;
+    runner->workspace = ad_workspace_new(program, t->options.threads);
+    return runner->workspace ? 0 : FAIL(t, "out of memory");
 }
 
-int nn_loss_run(trainer *t)
+void nn_runner_free(nn_runner *runner)
 {
-    scalar loss = { .f64 = 0 };
-    if (ad_run(t->program, t->workspace, t->rows, t->inputs,
-               (void *const[]){ &loss, t->gradient->data }))
-        return -1;
-    t->loss = value_of(t, &loss);
-    return 0;
+    ad_workspace_free(runner->workspace);
+    ad_program_free(runner->program);
+    *runner = (nn_runner){ 0 };
 }
 
 /* ---- comparing ------------------------------------------------------------------------------- */
 
 /* The loss that a program gives on the present inputs. false when the run fails, which the next
  * step will report. */
-static bool loss_now(const trainer *t, const ad_program *program, ad_workspace *workspace,
-                     double *loss)
+static bool loss_now(const nn_trainer *t, const nn_runner *runner, double *loss)
 {
-    scalar value = { .f64 = 0 };
-    if (ad_run(program, workspace, t->rows, t->inputs, (void *const[]){ &value, NULL }))
+    union {
+        float f32;
+        double f64;
+    } value = { .f64 = 0 };
+    if (ad_run(runner->program, runner->workspace, t->batch->rows, t->batch->inputs,
+               (void *const[]){ &value, NULL }))
         return false;
-    *loss = value_of(t, &value);
+    *loss = nn_element(t->theta->dtype, &value, 0);
     return true;
 }
 
 /* Keys of losses with solves in them differ from recording to recording: then numbers decide. They
  * differ by rounding at most when the functions are the same. A loss that is not finite decides
  * nothing: that is for the next step to report. */
-static int compare_runs(trainer *t, recording *r, bool *same)
+static int compare_runs(nn_trainer *t, recording *r, bool *same)
 {
     *same = true;
-    ad_program *program = record_gradient(t, r) ? NULL : compile(t, r, 2, r->outputs);
-    ad_workspace *workspace = program ? ad_workspace_new(program, t->options->threads) : NULL;
-    if (program && !workspace) FAIL(t, "out of memory");
+    nn_runner runner = { 0 };
+    int result =
+        record_gradient(t, r) ? -1 : nn_runner_new(t, compile(t, r, 2, r->outputs), &runner);
     double before = 0, after = 0, unit = t->theta->dtype == AD_F32 ? 0x1p-23 : 0x1p-52;
-    if (workspace && loss_now(t, t->program, t->workspace, &before) &&
-        loss_now(t, program, workspace, &after)) {
+    if (result == 0 && loss_now(t, &t->runner, &before) && loss_now(t, &runner, &after))
         *same = !isfinite(before) || fabs(after - before) <= 1000 * unit * fabs(before);
-    }
-    int result = workspace ? 0 : -1;
-    ad_workspace_free(workspace);
-    ad_program_free(program);
+    nn_runner_free(&runner);
     return result;
 }
 
-int nn_loss_compare(trainer *t, int64_t step)
+int nn_loss_compare(nn_trainer *t)
 {
     recording r = { 0 };
     bool same = false;
     int result = record_loss(t, &r);
     if (result == 0) {
         size_t length = 0;
-        void *key = ad_function_key(1 + t->options->narray, r.vars, 1, &r.loss, &length);
+        void *key = ad_function_key(r.ninput, r.vars, 1, &r.loss, &length);
         if (!key) result = FAIL(t, "recording the loss: %s", ad_tape_error(r.tape));
         same = key && length == t->key_length && memcmp(key, t->key, length) == 0;
         free(key);
@@ -229,5 +290,5 @@ int nn_loss_compare(trainer *t, int64_t step)
                 "value stood still. Bring it in as "
                 "an array without data, which options.draw fills for each step; theta is as after "
                 "step %lld",
-                (long long)step, (long long)step);
+                (long long)t->step, (long long)t->step);
 }

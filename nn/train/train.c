@@ -1,6 +1,7 @@
 /* Training: a step is one run of the program of loss and gradient, and one update of theta. */
 #include "nn/train/train.h"
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 static double now(void)
@@ -10,195 +11,316 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static double largest_of(const nn_theta *theta)
+static void copy_theta(nn_theta *to, const nn_theta *from)
 {
-    double largest = 0;
-    for (int64_t i = 0; i < theta->size; i++) {
-        double size = fabs(nn_element(theta->dtype, theta->data, i));
-        if (size > largest) largest = size;
-    }
-    return largest;
+    memcpy(to->data, from->data, (size_t)from->size * nn_bytes(from->dtype));
 }
 
-/* ---- arguments ------------------------------------------------------------------------------- */
+/* ---- options --------------------------------------------------------------------------------- */
 
-static int check_arguments(trainer *t)
+/* The stages with what they take from the options filled in. */
+static int make_stages(nn_trainer *t)
 {
-    const nn_train_options *o = t->options;
-    if (nn_theta_check("nn_train", t->theta, t->error, t->error_size)) return -1;
-    if (!o || !o->loss) return FAIL(t, "%s is NULL", o ? "options.loss" : "options");
-    if (o->steps < 1)
-        return FAIL(t, "options.steps must be at least 1, but is %lld", (long long)o->steps);
-    if (o->batch < 0 || o->threads < 0)
-        return FAIL(t, "options.batch and options.threads must not be negative");
-    if (o->state && nn_optimizer_given(&o->optimizer)) {
-        return FAIL(t, "options.state has its options already; leave options.optimizer zero");
+    const nn_train_options *o = &t->options;
+    if (o->nstage < 0 || (o->nstage > 0 && !o->stages))
+        return FAIL(t, "options.stages is NULL, options.nstage is %d", o->nstage);
+    nn_stage all = { .steps = o->steps };
+    t->nstage = o->nstage > 0 ? o->nstage : 1;
+    t->stages = calloc((size_t)t->nstage, sizeof *t->stages);
+    if (!t->stages) return FAIL(t, "out of memory");
+    for (int i = 0; i < t->nstage; i++) {
+        nn_stage *s = &t->stages[i];
+        *s = o->nstage > 0 ? o->stages[i] : all;
+        if (!s->loss) s->loss = o->loss;
+        if (!s->user) s->user = o->user;
+        if (!s->arrays) {
+            s->arrays = o->arrays;
+            s->narray = o->narray;
+        }
+        if (s->batch == 0) s->batch = o->batch;
+        if (!s->loss) return FAIL(t, "options.loss is NULL");
+        if (s->steps < 1 && o->nstage == 0)
+            return FAIL(t, "options.steps must be at least 1, but is %lld", (long long)s->steps);
+        if (s->steps < 1 || t->steps > INT64_MAX - s->steps)
+            return FAIL(t, "stage %d: steps must be at least 1, but is %lld", i,
+                        (long long)s->steps);
+        if (s->batch < 0 || o->threads < 0)
+            return FAIL(t, "options.batch and options.threads must not be negative");
+        t->steps += s->steps;
     }
+    if (o->nstage == 0 || o->steps == 0 || o->steps == t->steps) return 0;
+    return FAIL(t, "options.steps is %lld, but the stages have %lld; leave it zero",
+                (long long)o->steps, (long long)t->steps);
+}
+
+static int check_numbers(nn_trainer *t)
+{
+    const nn_train_options *o = &t->options;
+    if (o->skip < 0 || o->micro_batch < 0)
+        return FAIL(t, "options.skip and options.micro_batch must not be negative");
+    if (!(o->average >= 0 && o->average < 1))
+        return FAIL(t, "options.average must be in 0 .. 1, but is %g", nn_shown(o->average));
     int64_t bad = nn_find_nonfinite(t->theta->dtype, t->theta->data, t->theta->size);
-    if (bad < 0) return nn_arrays_check(t);
-    double value = nn_element(t->theta->dtype, t->theta->data, bad);
+    if (bad < 0) return 0;
     return FAIL(t, "element %lld of theta is %g before the first step", (long long)bad,
-                nn_shown(value));
+                nn_shown(nn_element(t->theta->dtype, t->theta->data, bad)));
 }
 
-static int prepare(trainer *t)
+/* ---- stages ---------------------------------------------------------------------------------- */
+
+static void close_stage(nn_trainer *t)
 {
-    if (check_arguments(t)) return -1;
-    const nn_train_options *o = t->options;
-    t->state = o->state;
-    if (!t->state) t->state = t->own_state = nn_optimizer_new(&o->optimizer, t->theta, o->steps);
+    int narray = t->feed.narray;
+    nn_worker_free(t->worker);
+    nn_evaluation_close(&t->validation);
+    nn_runner_free(&t->runner);
+    nn_batch_close(&t->batches[0], narray);
+    nn_batch_close(&t->batches[1], narray);
+    nn_feed_close(&t->feed);
+    nn_theta_free(t->refined);
+    free(t->single);
+    free(t->key);
+    t->worker = NULL;
+    t->batch = NULL;
+    t->refined = NULL;
+    t->single = NULL;
+    t->key = NULL;
+}
+
+/* Compiles the stage that the next step belongs to. */
+static int open_stage(nn_trainer *t, int stage)
+{
+    const nn_stage *s = &t->stages[stage];
+    t->stage = stage;
+    t->first = 0;
+    for (int i = 0; i < stage; i++) t->first += t->stages[i].steps;
+    t->single = calloc((size_t)s->narray + 1, sizeof *t->single);
+    if (!t->single) return FAIL(t, "out of memory");
+    if (nn_feed_open(t, &t->feed, s, NN_TRAINING, s->batch, false)) return -1;
+    for (int i = 0; i < (t->options.worker ? 2 : 1); i++)
+        if (nn_batch_open(t, &t->batches[i], &t->feed, t->theta)) return -1;
+    if (nn_loss_compile(t) || nn_trust_new(t)) return -1;
+    if (nn_validates(t) && nn_evaluation_open(t, &t->validation, NN_VALIDATION)) return -1;
+    if (!t->options.worker) return 0;
+    t->worker = nn_worker_new(&t->feed);
+    return t->worker ? 0 : FAIL(t, "the thread of options.worker could not be started");
+}
+
+/* ---- making a trainer ------------------------------------------------------------------------ */
+
+static int make_thetas(nn_trainer *t)
+{
+    const nn_theta *theta = t->theta;
+    bool pieces = t->options.micro_batch > 0, validated = nn_validates(t);
+    t->gradient = nn_theta_new(theta->model, theta->dtype, NULL);
+    if (pieces) t->piece = nn_theta_new(theta->model, theta->dtype, NULL);
+    if (t->options.average > 0) t->average = nn_theta_copy(theta);
+    if (validated) t->best = nn_theta_copy(theta);
+    bool all = t->gradient && (t->piece || !pieces) && (t->average || t->options.average == 0) &&
+               (t->best || !validated);
+    return all ? 0 : FAIL(t, "out of memory");
+}
+
+static int prepare(nn_trainer *t, const nn_train_options *options)
+{
+    if (nn_theta_check("nn_train", t->theta, t->error, sizeof t->error)) return -1;
+    if (!options) return FAIL(t, "options is NULL");
+    if (make_stages(t) || check_numbers(t)) return -1;
+    for (int i = 0; i < t->nstage; i++)
+        if (nn_arrays_check(t, &t->stages[i])) return -1;
+    if (nn_parts_new(t) || nn_validation_check(t)) return -1;
+    t->state = nn_optimizer_new(&t->options.optimizer, t->theta, t->steps);
     if (nn_optimizer_error(t->state)) return FAIL(t, "%s", nn_optimizer_error(t->state));
-    t->updates = nn_optimizer_steps(t->state);
-    t->planned = t->updates + o->steps;
-    if (t->planned < nn_optimizer_planned(t->state)) t->planned = nn_optimizer_planned(t->state);
-    t->gradient = nn_theta_new(t->theta->model, t->theta->dtype, NULL);
-    if (!t->gradient) return FAIL(t, "out of memory");
-    t->start_size = largest_of(t->theta);
-    if (nn_batches_new(t) || nn_loss_compile(t)) return -1;
-    t->workspace = ad_workspace_new(t->program, o->threads);
-    if (!t->workspace) return FAIL(t, "out of memory");
-    if (nn_trust_new(t)) return -1;
-    if (o->label) t->progress = nn_progress_new(o->label, o->steps);
+    if (make_thetas(t)) return -1;
+    t->start_size = nn_largest(t->theta);
+    if (open_stage(t, 0)) return -1;
+    if (t->options.label) t->progress = nn_progress_new(t->options.label, t->steps);
     return 0;
 }
 
-/* ---- what is said when a step fails ---------------------------------------------------------- */
-
-enum { EXAMINED = 1000 }; /* rows of a batch that failed, at most */
-
-/* Whether a row by itself gives no finite loss. */
-static bool row_fails(trainer *t, int64_t row)
+nn_trainer *nn_trainer_new(nn_theta *theta, const nn_train_options *options)
 {
-    union {
-        float f32;
-        double f64;
-    } loss = { .f64 = 0 };
-    if (ad_run(t->program, t->workspace, 1, nn_batch_row(t, row), (void *const[]){ &loss, NULL }))
-        return true;
-    return !isfinite(nn_element(t->theta->dtype, &loss, 0));
+    nn_trainer *t = calloc(1, sizeof *t);
+    if (!t) return NULL;
+    t->theta = theta;
+    t->started = now();
+    t->report = (nn_train_report){ .first_loss = NAN, .last_loss = NAN };
+    if (options) t->options = *options;
+    prepare(t, options);
+    t->report.seconds = now() - t->started;
+    return t;
 }
 
-/* Where a few rows of the batch fail alone, they are to blame, and the first is named: "; 2 of 64
- * examples do so alone, the first is 17". Else nothing: then it is theta, or the loss. */
-static void name_rows(trainer *t, char *text, size_t size)
+void nn_trainer_free(nn_trainer *trainer)
 {
-    int64_t rows = t->rows < EXAMINED ? t->rows : EXAMINED;
-    int64_t failing = 0, first = -1;
-    for (int64_t r = 0; r < rows; r++) {
-        if (!row_fails(t, r)) continue;
-        failing++;
-        if (first < 0) first = r;
+    if (!trainer) return;
+    nn_progress_free(trainer->progress);
+    close_stage(trainer);
+    nn_optimizer_free(trainer->state);
+    nn_theta_free(trainer->gradient);
+    nn_theta_free(trainer->piece);
+    nn_theta_free(trainer->average);
+    nn_theta_free(trainer->best);
+    free(trainer->parts);
+    free(trainer->stages);
+    free(trainer);
+}
+
+const char *nn_trainer_error(const nn_trainer *trainer)
+{
+    if (!trainer) return "nn_train: out of memory";
+    return trainer->error[0] ? trainer->error : NULL;
+}
+
+const nn_train_report *nn_trainer_report(const nn_trainer *trainer)
+{
+    return trainer ? &trainer->report : NULL;
+}
+
+/* ---- a step ---------------------------------------------------------------------------------- */
+
+/* The batch of the next step; with a worker, the one after it is asked for. */
+static int next_batch(nn_trainer *t)
+{
+    int64_t step = t->step - t->first + 1; /* of the stage */
+    nn_batch *batch = t->batch;
+    int result = 0;
+    if (!t->worker) {
+        batch = &t->batches[0];
+        result = nn_batch_fill(&t->feed, batch, step);
+    } else {
+        batch = batch == &t->batches[0] ? &t->batches[1] : &t->batches[0];
+        if (batch->step != step || !t->batch) nn_worker_ask(t->worker, batch, step);
+        result = nn_worker_wait(t->worker);
     }
-    if (failing == 0 || 2 * failing > rows) return;
-    int64_t example = nn_batch_example(t, first);
-    snprintf(text, size, "; %lld of %lld %s alone, the first is %lld (from 0)", (long long)failing,
-             (long long)rows, example < 0 ? "rows drawn do so" : "examples do so",
-             (long long)(example < 0 ? first : example));
-}
-
-/* Where theta or the loss have run away since the first step, that is the cause, whatever failed in
- * the end. */
-static bool name_growth(const trainer *t, int64_t step, char *text, size_t size)
-{
-    double theta = largest_of(t->theta), least = fmax(t->start_size, 1);
-    bool grown =
-        theta > 10 * least || t->last_loss - t->first_loss > 10 * fmax(fabs(t->first_loss), 1);
-    if (step == 1) {
-        snprintf(text, size,
-                 "; this is before any update: it is the loss, the data or the initial theta");
-    } else if (grown) {
-        snprintf(text, size,
-                 "; the training has blown up: the loss went from %.3g to %.3g, the largest "
-                 "|theta| from %.3g to %.3g; try a smaller "
-                 "rate, or clip_norm",
-                 t->first_loss, t->last_loss, t->start_size, theta);
+    t->batch = batch;
+    if (result)
+        return FAIL(t, "%s at step %lld of %lld; theta is as after step %lld", batch->error,
+                    (long long)t->step + 1, (long long)t->steps, (long long)t->step);
+    if (t->worker && step < t->stages[t->stage].steps) {
+        nn_batch *next = batch == &t->batches[0] ? &t->batches[1] : &t->batches[0];
+        nn_worker_ask(t->worker, next, step + 1);
     }
-    return grown;
+    return 0;
 }
 
-static int step_failed(trainer *t, int64_t step, const char *why)
+/* Whether the batch that failed may be left out; then it is. */
+static bool skip(nn_trainer *t)
 {
-    char reason[400], rows[120] = "", growth[240] = "";
-    snprintf(reason, sizeof reason, "%s", why); /* running single rows overwrites the workspace's */
-    if (!name_growth(t, step, growth, sizeof growth)) name_rows(t, rows, sizeof rows);
-    const char *advice = !growth[0] && !rows[0] ? "; try a smaller rate, or clip_norm" : "";
-    return FAIL(t, "step %lld of %lld: %s%s%s%s; theta is as after step %lld", (long long)step,
-                (long long)t->options->steps, reason, rows, growth, advice, (long long)step - 1);
+    if (t->report.skipped >= t->options.skip) return false;
+    t->report.skipped++;
+    return true;
 }
 
-static int update_failed(trainer *t, int64_t step)
+/* Loss and gradient of the batch, and the update. 1: the batch is left out. */
+static int update(nn_trainer *t)
 {
-    char reason[400];
-    int64_t bad = nn_find_nonfinite(t->gradient->dtype, t->gradient->data, t->gradient->size);
-    const nn_parameter *p = bad >= 0 ? nn_parameter_at(t->theta->model, bad) : NULL;
-    const char *name = p ? p->name : "";
-    if (!p && step == 1) { /* nothing has grown yet: it is the optimiser itself */
-        return FAIL(t, "step 1 of %lld: %s; theta is as before it", (long long)t->options->steps,
-                    nn_optimizer_error(t->state));
-    }
-    snprintf(reason, sizeof reason, "%s%s%.60s%s", nn_optimizer_error(t->state), p ? " (in '" : "",
-             name, p ? "')" : "");
-    return step_failed(t, step, reason);
-}
-
-/* ---- steps ----------------------------------------------------------------------------------- */
-
-static int make_step(trainer *t, int64_t step)
-{
-    if (nn_batch_next(t, step)) return -1;
-    bool checked = nn_trust_refine(t, step);
-    if (nn_loss_run(t)) return step_failed(t, step, ad_workspace_error(t->workspace));
+    const nn_train_options *o = &t->options;
+    bool checked = nn_trust_refine(t, t->step + 1);
+    if (nn_gradient(t, 0, &t->loss, t->gradient))
+        return skip(t) ? 1 : nn_step_failed(t, ad_workspace_error(t->runner.workspace));
+    if (checked && isfinite(t->loss)) nn_trust_compare(t, t->step + 1);
+    if (o->combine && o->combine(t->gradient, &t->loss, o->user))
+        return FAIL(t,
+                    "options.combine returned an error at step %lld of %lld; theta is as after "
+                    "step %lld",
+                    (long long)t->step + 1, (long long)t->steps, (long long)t->step);
     if (!isfinite(t->loss)) {
         char reason[60];
         snprintf(reason, sizeof reason, "the loss is %g", nn_shown(t->loss));
-        return step_failed(t, step, reason);
+        return skip(t) ? 1 : nn_step_failed(t, reason);
     }
-    if (checked) nn_trust_compare(t, step);
-    if (nn_optimizer_step(t->state, t->theta, t->gradient)) return update_failed(t, step);
-    if (step == 1) t->first_loss = t->loss;
-    t->last_loss = t->loss;
+    if (nn_optimizer_step(t->state, t->theta, t->gradient) == 0) return 0;
+    bool gradient =
+        nn_find_nonfinite(t->gradient->dtype, t->gradient->data, t->gradient->size) >= 0;
+    return gradient && skip(t) ? 1 : nn_update_failed(t);
+}
+
+/* What follows an update. */
+static int follow(nn_trainer *t)
+{
+    const nn_train_options *o = &t->options;
+    nn_train_report *r = &t->report;
+    if (isnan(r->first_loss)) r->first_loss = t->loss;
+    r->last_loss = t->loss;
+    if (o->on_step && o->on_step(t->step, t->loss, t->theta, o->user)) t->stopped = true;
+    if (t->average) {
+        double share = fmax(1 - o->average, 9 / ((double)t->step + 10));
+        if (nn_theta_average(t->average, t->theta, share))
+            return FAIL(t, "%s", nn_theta_error(t->average));
+    }
+    return t->step == t->first + 1 ? nn_loss_compare(t) : 0;
+}
+
+/* theta as it is in the end. */
+static int finish(nn_trainer *t)
+{
+    t->over = true;
+    if (t->average) copy_theta(t->theta, t->average);
+    if (t->report.best_step > 0 && !t->options.validation.keep_last) copy_theta(t->theta, t->best);
     return 0;
 }
 
-static int run(trainer *t, nn_train_report *report)
+static int step(nn_trainer *t)
 {
-    const nn_train_options *o = t->options;
-    bool stopped = false;
-    for (int64_t step = 1; step <= o->steps && !stopped; step++) {
-        if (make_step(t, step)) return -1;
-        report->first_loss = t->first_loss;
-        report->last_loss = t->last_loss;
-        report->steps = step;
-        nn_progress_update(t->progress, step, "loss %.5g", t->loss);
-        stopped = o->on_step && o->on_step(step, t->loss, t->theta, o->user);
-        if (step == 1 && nn_loss_compare(t, step)) return -1;
+    const nn_stage *stage = &t->stages[t->stage];
+    bool last = t->stopped || t->step == t->steps;
+    if (t->step == t->first + stage->steps || last) {
+        if (t->step > t->first + 1 && nn_loss_compare(t)) return -1;
+        if (last) return finish(t);
+        close_stage(t);
+        if (open_stage(t, t->stage + 1)) return -1;
     }
-    return report->steps > 1 ? nn_loss_compare(t, report->steps) : 0;
+    if (next_batch(t)) return -1;
+    int result = update(t);
+    if (result < 0) return -1;
+    t->step++;
+    t->report.steps = t->step;
+    if (result == 0 && follow(t)) return -1;
+    if (nn_validation_is_due(t) && nn_validate(t)) return -1;
+    if (t->report.validations == 0) nn_progress_update(t->progress, t->step, "loss %.5g", t->loss);
+    else
+        nn_progress_update(t->progress, t->step, "loss %.5g, validation %.5g", t->loss,
+                           t->report.validation.loss);
+    return 1;
 }
 
-static void clear(trainer *t)
+int nn_trainer_step(nn_trainer *trainer)
 {
-    nn_progress_free(t->progress);
-    ad_workspace_free(t->workspace);
-    ad_program_free(t->program);
-    nn_optimizer_free(t->own_state);
-    nn_theta_free(t->gradient);
-    nn_theta_free(t->refined);
-    nn_batches_free(t);
-    free(t->key);
+    if (!trainer || trainer->error[0]) return -1;
+    if (trainer->over) return 0;
+    double start = now();
+    int result = step(trainer);
+    trainer->report.seconds += now() - start;
+    return result;
+}
+
+/* ---- the rest -------------------------------------------------------------------------------- */
+
+int nn_trainer_evaluate(nn_trainer *trainer, nn_part part, nn_scores *scores)
+{
+    nn_trainer *t = trainer;
+    if (!t || t->error[0]) return -1;
+    if (!scores) return FAIL(t, "nn_trainer_evaluate: scores is NULL");
+    bool drawn = t->examples == 0 && t->options.validation.rows > 0;
+    if (part < NN_TRAINING || part > NN_TEST || (t->count[part] == 0 && !drawn))
+        return FAIL(t, "nn_trainer_evaluate: there are no examples in part %d", (int)part);
+    nn_evaluation e = { 0 };
+    int result = nn_evaluation_open(t, &e, part) ? -1 : nn_evaluation_run(t, &e, t->theta, scores);
+    nn_evaluation_close(&e);
+    return result;
 }
 
 int nn_train(nn_theta *theta, const nn_train_options *options, nn_train_report *report, char *error,
              size_t error_size)
 {
-    trainer t = { .theta = theta, .options = options, .error = error, .error_size = error_size };
-    nn_train_report own = { .first_loss = NAN, .last_loss = NAN };
-    double start = now();
-    t.report = &own;
-    int result = prepare(&t);
-    if (result == 0) result = run(&t, &own);
-    own.seconds = now() - start;
-    if (report) *report = own;
-    clear(&t);
-    return result;
+    nn_trainer *t = nn_trainer_new(theta, options);
+    while (nn_trainer_step(t) > 0) continue;
+    if (t && !t->error[0] && t->count[NN_TEST] > 0)
+        nn_trainer_evaluate(t, NN_TEST, &t->report.test);
+    if (report && t) *report = t->report;
+    const char *wrong = nn_trainer_error(t);
+    if (wrong) nn_error(error, error_size, "%s", wrong);
+    nn_trainer_free(t);
+    return wrong ? -1 : 0;
 }

@@ -8,30 +8,29 @@
 
 enum { SECOND_CHECK = 500 };
 
-int nn_trust_new(trainer *t)
+int nn_trust_new(nn_trainer *t)
 {
-    if (t->options->check_gradient < 0 || !ad_program_discretises(t->program)) return 0;
+    if (t->options.check_gradient < 0 || !ad_program_discretises(t->runner.program)) return 0;
     t->refined = nn_theta_new(t->theta->model, t->theta->dtype, NULL);
     return t->refined ? 0 : FAIL(t, "out of memory");
 }
 
 /* Step 1, then 500, 1000, 2000, 4000, ... of them: a check takes less than three steps' time. */
-static bool is_due(const trainer *t, int64_t step)
+static bool is_due(const nn_trainer *t, int64_t step)
 {
-    int64_t every = t->options->check_gradient;
-    if (step == 1) return true;
+    int64_t every = t->options.check_gradient;
+    if (step == t->first + 1) return true; /* the first of a stage */
     if (every > 0) return step % every == 0;
     int64_t due = SECOND_CHECK;
     while (due < step && due <= INT64_MAX / 2) due *= 2;
     return step == due;
 }
 
-static void warn(trainer *t, int64_t step, const char *format, ...)
+static void warn(nn_trainer *t, int64_t step, const char *format, ...)
 {
-    char *text = t->report->warning;
-    size_t size = sizeof t->report->warning;
-    int used =
-        snprintf(text, size, "step %lld of %lld: ", (long long)step, (long long)t->options->steps);
+    char *text = t->report.warning;
+    size_t size = sizeof t->report.warning;
+    int used = snprintf(text, size, "step %lld of %lld: ", (long long)step, (long long)t->steps);
     va_list args;
     va_start(args, format);
     vsnprintf(text + used, size - (size_t)used, format, args);
@@ -39,28 +38,25 @@ static void warn(trainer *t, int64_t step, const char *format, ...)
     nn_progress_line(t->progress, text);
 }
 
-bool nn_trust_refine(trainer *t, int64_t step)
+bool nn_trust_refine(nn_trainer *t, int64_t step)
 {
-    if (!t->refined || t->report->warning[0] || !is_due(t, step)) return false;
-    ad_run_args args = { .rows = t->rows,
-                         .inputs = t->inputs,
-                         .outputs = (void *[]){ NULL, t->refined->data },
-                         .refine = 1 };
-    t->report->gradient_checks++;
-    if (ad_run_with(t->program, t->workspace, &args) == 0) return true;
+    if (!t->refined || t->report.warning[0] || !is_due(t, step)) return false;
+    double loss;
+    t->report.gradient_checks++;
+    if (nn_gradient(t, 1, &loss, t->refined) == 0) return true;
     warn(t, step,
          "warning: the gradient with all steps of the solves halved cannot be computed: %.300s",
-         ad_workspace_error(t->workspace));
+         ad_workspace_error(t->runner.workspace));
     return false;
 }
 
-void nn_trust_compare(trainer *t, int64_t step)
+void nn_trust_compare(nn_trainer *t, int64_t step)
 {
     const nn_theta *theta = t->theta, *g = t->gradient;
     ad_gradient_difference d = ad_compare_gradients(theta->dtype, theta->size, theta->data, t->loss,
                                                     g->data, t->refined->data);
-    if (!(d.difference <= t->report->gradient_difference))
-        t->report->gradient_difference = d.difference;
+    if (!(d.difference <= t->report.gradient_difference))
+        t->report.gradient_difference = d.difference;
     if (ad_gradients_agree(&d, 0)) return;
     const nn_parameter *p = nn_parameter_at(theta->model, d.worst_element);
     warn(t, step,

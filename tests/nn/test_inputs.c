@@ -441,43 +441,8 @@ START_TEST(blown_up)
 }
 END_TEST
 
-/* ---- the optimiser's state ------------------------------------------------------------------- */
-
-/* 100 updates, and 30 + 70 with one state, which also carries its schedule on; without it,
- * something else. */
-START_TEST(state_goes_on)
-{
-    for (int algorithm = 0; algorithm < 2; algorithm++) {
-        double result[3];
-        for (int way = 0; way < 3; way++) {
-            annealed = 1;
-            weights w = make_weights(AD_F64, 1, (double[]){ 0.5 });
-            nn_optimizer_options options = { .rate = 0.01, .schedule = nn_schedule_cosine };
-            if (algorithm)
-                options =
-                    (nn_optimizer_options){ .algorithm = &nn_sgd, .rate = 0.001, .momentum = 0.9 };
-            nn_optimizer_state *state = nn_optimizer_new(&options, w.theta, 100);
-            nn_train_options o = { .loss = annealing,
-                                   .state = state,
-                                   .steps = way == 0 ? 100 : 30 };
-            if (way == 2) {
-                o.state = NULL;
-                o.optimizer = options;
-            }
-            ck_assert_msg(nn_train(w.theta, &o, NULL, error, sizeof error) == 0, "%s", error);
-            o.steps = 70;
-            if (way > 0)
-                ck_assert_msg(nn_train(w.theta, &o, NULL, error, sizeof error) == 0, "%s", error);
-            if (way < 2) ck_assert_int_eq(nn_optimizer_steps(state), 100);
-            result[way] = weight(&w);
-            nn_optimizer_free(state);
-            free_weights(&w);
-        }
-        ck_assert_double_eq(result[0], result[1]);
-        ck_assert_double_ne(result[0], result[2]);
-    }
-}
-END_TEST
+/* ---- stages -----------------------------------------------------------------------------------
+ */
 
 /* Noise beside the examples, and a factor that grows over all updates planned. */
 static int draw_going_on(const nn_step *step, double *const *out, void *user)
@@ -488,70 +453,45 @@ static int draw_going_on(const nn_step *step, double *const *out, void *user)
     return 0;
 }
 
-/* Makes the updates in parts, with a state for so many (planned -1: without one), and returns w. */
-static double train_in_parts(ad_dtype dtype, int64_t batch, int64_t planned, int nparts,
-                             const int64_t *parts)
+/* Makes the updates in stages of the same loss, and returns w. */
+static double train_in_stages(ad_dtype dtype, int64_t batch, int nstage, const int64_t *steps)
 {
     weights w = make_weights(dtype, 1, NULL);
-    nn_optimizer_options options = { .rate = 0.05 };
-    nn_optimizer_state *state = planned < 0 ? NULL : nn_optimizer_new(&options, w.theta, planned);
     nn_array arrays[] = { nn_array_of(AD_SHAPE(AD_ROWS, 1), data),
                           nn_array_drawn(AD_SHAPE(AD_ROWS, 1)),
                           nn_array_of(AD_SHAPE(2), offset_f32), nn_array_drawn(AD_SCALAR) };
-    nn_train_options o = { .loss = four_kinds,
-                           .narray = 4,
-                           .arrays = arrays,
-                           .examples = EXAMPLES,
-                           .batch = batch,
-                           .seed = 9 };
-    o.draw = draw_going_on;
-    o.state = state;
-    if (!state) o.optimizer = options;
-    for (int i = 0; i < nparts; i++) {
-        o.steps = parts[i];
-        ck_assert_msg(nn_train(w.theta, &o, NULL, error, sizeof error) == 0, "%s", error);
-    }
+    nn_stage stages[3] = { { 0 } };
+    for (int i = 0; i < nstage; i++) stages[i].steps = steps[i];
+    nn_train_options o = {
+        .loss = four_kinds,
+        .narray = 4,
+        .arrays = arrays,
+        .examples = EXAMPLES,
+        .batch = batch,
+        .seed = 9,
+        .draw = draw_going_on,
+        .nstage = nstage,
+        .stages = stages,
+        .optimizer = { .rate = 0.05, .schedule = nn_schedule_cosine },
+    };
+    ck_assert_msg(nn_train(w.theta, &o, NULL, error, sizeof error) == 0, "%s", error);
     double result = weight(&w);
-    nn_optimizer_free(state);
     free_weights(&w);
     return result;
 }
 
-/* Batches and draws go on with the state, wherever in an epoch of three (of one, of seven) a part
- * ends. */
-START_TEST(batches_go_on)
+/* With one batch a stage is no more than a mark: moments, schedule, draws go on. (With more, each
+ * stage begins an epoch of its own.) */
+START_TEST(stages_go_on)
 {
-    static const int64_t batches[] = { 3, 1, 4, 7, 0 };
-    static const int64_t parts[][3] = { { 3, 6, 11 }, { 1, 1, 18 }, { 7, 12, 1 }, { 4, 5, 11 } };
+    static const int64_t parts[][3] = { { 3, 6, 11 }, { 1, 1, 18 }, { 7, 12, 1 } };
     for (int type = 0; type < 2; type++) {
         ad_dtype dtype = type ? AD_F64 : AD_F32;
-        for (int b = 0; b < COUNT(batches); b++) {
-            double whole = train_in_parts(dtype, batches[b], 20, 1, (int64_t[]){ 20 });
-            ck_assert_double_eq(train_in_parts(dtype, batches[b], -1, 1, (int64_t[]){ 20 }), whole);
-            for (int i = 0; i < COUNT(parts); i++)
-                ck_assert_double_eq(train_in_parts(dtype, batches[b], 20, 3, parts[i]), whole);
-        }
+        double whole = train_in_stages(dtype, 0, 1, (int64_t[]){ 20 });
+        for (int i = 0; i < COUNT(parts); i++)
+            ck_assert_double_eq(train_in_stages(dtype, 0, 3, parts[i]), whole);
+        ck_assert_double_ne(train_in_stages(dtype, 3, 3, parts[0]), whole);
     }
-}
-END_TEST
-
-START_TEST(foreign_state)
-{
-    annealed = 1;
-    weights w = make_weights(AD_F64, 1, NULL), other = make_weights(AD_F64, 40, NULL);
-    nn_optimizer_state *state = nn_optimizer_new(NULL, other.theta, 0);
-    nn_train_options o = { .loss = annealing, .state = state, .steps = 3 };
-    ck_assert_int_eq(nn_train(w.theta, &o, NULL, error, sizeof error), -1);
-    ck_assert_msg(
-        strstr(error, "f64 [16] of another model, but the optimiser was made for f64 [48]"), "%s",
-        error);
-    o.optimizer.rate = 0.1;
-    ck_assert_int_eq(nn_train(w.theta, &o, NULL, error, sizeof error), -1);
-    ck_assert_str_eq(
-        error, "nn_train: options.state has its options already; leave options.optimizer zero");
-    nn_optimizer_free(state);
-    free_weights(&w);
-    free_weights(&other);
 }
 END_TEST
 
@@ -664,9 +604,7 @@ int main(void)
     tcase_add_test(c, labels);
     tcase_add_test(c, an_example_that_fails);
     tcase_add_test(c, blown_up);
-    tcase_add_test(c, state_goes_on);
-    tcase_add_test(c, batches_go_on);
-    tcase_add_test(c, foreign_state);
+    tcase_add_test(c, stages_go_on);
     tcase_add_test(c, last_loss_too_large);
     tcase_add_test(c, sizes_beyond_memory);
 #ifndef ALLOCATIONS_NOT_COUNTED

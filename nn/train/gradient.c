@@ -1,0 +1,48 @@
+/* Loss and gradient of a batch, in one run or in pieces. */
+#include "nn/train/train.h"
+#include "autodiff/extension.h"
+#include <string.h>
+
+/* Loss and gradient of rows [first, first + rows) of the present batch. */
+static int run(nn_trainer *t, int refine, int64_t first, int64_t rows, double *loss,
+               nn_theta *gradient)
+{
+    union {
+        float f32;
+        double f64;
+    } value = { .f64 = 0 };
+    bool whole = first == 0;
+    ad_run_args args = { .rows = rows,
+                         .inputs = whole ? t->batch->inputs
+                                         : nn_batch_from(&t->feed, t->batch, first, t->single),
+                         .outputs = (void *[]){ &value, gradient->data },
+                         .refine = refine };
+    if (ad_run_with(t->runner.program, t->runner.workspace, &args)) return -1;
+    *loss = nn_element(t->theta->dtype, &value, 0);
+    return 0;
+}
+
+/* sum += share * piece */
+static void add(nn_theta *sum, double share, const nn_theta *piece)
+{
+    for (int64_t i = 0; i < sum->size; i++) {
+        double value = nn_element(sum->dtype, sum->data, i);
+        nn_put(sum->dtype, sum->data, i, value + share * nn_element(piece->dtype, piece->data, i));
+    }
+}
+
+int nn_gradient(nn_trainer *t, int refine, double *loss, nn_theta *gradient)
+{
+    int64_t rows = t->batch->rows, micro = t->options.micro_batch;
+    if (!t->piece || micro >= rows) return run(t, refine, 0, rows, loss, gradient);
+    memset(gradient->data, 0, (size_t)gradient->size * nn_bytes(gradient->dtype));
+    *loss = 0;
+    for (int64_t first = 0; first < rows; first += micro) {
+        int64_t n = rows - first < micro ? rows - first : micro;
+        double share = (double)n / (double)rows, part;
+        if (run(t, refine, first, n, &part, t->piece)) return -1;
+        *loss += share * part;
+        add(gradient, share, t->piece);
+    }
+    return 0;
+}
