@@ -81,6 +81,7 @@ static void close_stage(nn_trainer *t)
     free(t->single);
     free(t->key);
     t->worker = NULL;
+    t->asked = 0;
     t->batch = NULL;
     t->refined = NULL;
     t->single = NULL;
@@ -190,7 +191,7 @@ static int next_batch(nn_trainer *t)
         result = nn_batch_fill(&t->feed, batch, step);
     } else {
         batch = batch == &t->batches[0] ? &t->batches[1] : &t->batches[0];
-        if (batch->step != step || !t->batch) nn_worker_ask(t->worker, batch, step);
+        if (t->asked != step) nn_worker_ask(t->worker, batch, step);
         result = nn_worker_wait(t->worker);
     }
     t->batch = batch;
@@ -199,7 +200,8 @@ static int next_batch(nn_trainer *t)
                     (long long)t->step + 1, (long long)t->steps, (long long)t->step);
     if (t->worker && step < t->stages[t->stage].steps) {
         nn_batch *next = batch == &t->batches[0] ? &t->batches[1] : &t->batches[0];
-        nn_worker_ask(t->worker, next, step + 1);
+        t->asked = step + 1;
+        nn_worker_ask(t->worker, next, t->asked);
     }
     return 0;
 }

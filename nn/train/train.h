@@ -87,6 +87,7 @@ struct nn_trainer {
     nn_batch batches[2];
     nn_batch *batch; /* the present one */
     nn_worker *worker;
+    int64_t asked;       /* for which step of the stage the worker was asked last */
     const void **single; /* [1 + narray] inputs of some of its rows */
 
     nn_runner runner; /* loss and gradient */
