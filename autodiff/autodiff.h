@@ -156,6 +156,18 @@ void ad_format_shape(ad_shape shape, char *text, size_t size);
 
 /* ---- operations ------------------------------------------------------------------------------ */
 
+/* How the kernel of a convolution is led over its array, by spatial axis. Of stride, dilation and
+ * groups 0 means 1; nothing may be negative. */
+typedef struct {
+    int64_t stride[2];
+    int64_t before[2], after[2]; /* zeros at the beginning and at the end of the axis */
+    int64_t dilation[2];         /* from tap to tap */
+    int64_t groups;              /* parts of the channels that do not mix; divides Cin and Cout */
+    /* ad_conv_transpose alone: elements more at the end of the axis, fewer than stride or dilation.
+     * A stride leaves open which of several sizes the convolution came from. */
+    int64_t extra[2];
+} ad_conv_options;
+
 /* One prototype a row of ops.def, which says what each does: x, a, b, c are variables, and the
  * result is a variable; a row's `arguments` are those of its prototype. On failure the result is an
  * invalid variable, and the tape has the error. */
@@ -178,6 +190,7 @@ void ad_format_shape(ad_shape shape, char *text, size_t size);
  * ad_gather(x, axis, n, indices), ad_scatter_add(x, axis, size, indices)
  * ad_take(table, index), ad_locate(t, knots)
  * ad_contract(spec, n, x): einsum
+ * ad_conv(x, w, options), ad_conv_transpose(y, w, options)
  * ad_fill(tape, shape, value), ad_eye(tape, n, m, offset), ad_row_count(tape)
  *
  * The rest of this section is composed of them. */

@@ -225,8 +225,19 @@ bool ad_ir_rewrite(ad_ir *ir, ad_rule rule)
     return rewrite(ir, rule, NULL) && ad_ir_sweep(ir);
 }
 
-double ad_contract_flop(const ad_ir *ir, const ad_inst *x)
+static double convolution_flop(const ad_ir *ir, const ad_inst *x)
 {
+    ad_shape shape[3];
+    shape[ad_face_of(x->op)] = x->shape;
+    for (int i = 0; i < 2; i++) shape[ad_face_operand(x->op, i)] = ir->inst[x->in[i]].shape;
+    ad_shape w = shape[AD_FACE_W], y = shape[AD_FACE_Y];
+    return 2 * (double)ad_row_size(y) * (double)ad_row_size(w) / (double)w.dim[w.rank - 1];
+}
+
+double ad_product_flop(const ad_ir *ir, const ad_inst *x)
+{
+    if (ad_ops[x->op].kind == AD_CONVOLUTION) return convolution_flop(ir, x);
+    if (ad_ops[x->op].kind != AD_CONTRACT) return 0;
     const ad_contraction c = ad_inst_contraction(x);
     double flop = 2;
     for (int k = 0; k < 2; k++)

@@ -68,8 +68,9 @@ static inline ad_contraction ad_inst_contraction(const ad_inst *x)
 /* Whether x reduces over the row axis. */
 bool ad_inst_reduces(const ad_ir *ir, const ad_inst *x);
 
-/* Floating-point operations of a contraction, for each row where it has rows. */
-double ad_contract_flop(const ad_ir *ir, const ad_inst *x);
+/* Floating-point operations of a contraction or convolution, for each row where it has rows; 0 of
+ * anything else. */
+double ad_product_flop(const ad_ir *ir, const ad_inst *x);
 
 /* ---- passes ---------------------------------------------------------------------------------- */
 

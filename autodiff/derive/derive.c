@@ -187,6 +187,17 @@ static void pull_contract(sweep *s, int32_t node, const ad_node *n, ad_var v, ad
     }
 }
 
+/* Cotangents of a convolution's operands are the other faces of its form. */
+static void pull_convolution(sweep *s, int32_t node, const ad_node *n, ad_var v, ad_var live)
+{
+    ad_var y = ad_var_at(s->tape, node);
+    for (int i = 0; i < 2; i++) {
+        if (!s->act.active[n->in[i]]) continue;
+        add_live(s, n->in[i], ad_live_pull(&s->live, y, n, i, live));
+        add_to(s, n->in[i], ad_conv_face(y, i, v));
+    }
+}
+
 /* What a rule of an opaque operation gave for a variable of this shape: of that shape, after
  * broadcasting or (cotangents) summing what was broadcast; anything else is the rule's error. */
 static ad_var checked_result(ad_tape *t, const ad_node *n, const char *rule, ad_var v,
@@ -271,6 +282,10 @@ static void pull(sweep *s, int32_t node)
     const ad_var live = ad_live_at(&s->live, node);
     if (kind == AD_CONTRACT) {
         pull_contract(s, node, n, v, live);
+        return;
+    }
+    if (kind == AD_CONVOLUTION) {
+        pull_convolution(s, node, n, v, live);
         return;
     }
     for (int i = 0; i < n->nin; i++) {
@@ -375,7 +390,8 @@ void ad_grad(ad_var loss, int nx, const ad_var *x, ad_var *gradient)
 
 /* ---- forward mode ---- */
 
-static ad_var push_contract(ad_live *l, const ad_node *n, const ad_var *dot)
+/* Of a contraction or a convolution. */
+static ad_var push_bilinear(ad_live *l, const ad_node *n, const ad_var *dot)
 {
     ad_tape *t = l->tape;
     ad_var sum = ad_none(t);
@@ -383,8 +399,10 @@ static ad_var push_contract(ad_live *l, const ad_node *n, const ad_var *dot)
         if (dot[n->in[i]].node < 0) continue;
         int32_t in[2];
         in[i] = dot[n->in[i]].node;
-        in[1 - i] = ad_live_other(l, n, i, 1 - i, ad_live_before(l, n->in[i])).node;
-        ad_var term = ad_record(t, AD_OP_contract, 2, in, n->nattr, n->attr, n->shape);
+        in[1 - i] = n->in[1 - i];
+        if (n->op == AD_OP_contract)
+            in[1 - i] = ad_live_other(l, n, i, 1 - i, ad_live_before(l, n->in[i])).node;
+        ad_var term = ad_record(t, n->op, 2, in, n->nattr, n->attr, n->shape);
         sum = sum.node < 0 ? term : ad_add(sum, term);
     }
     return sum;
@@ -432,7 +450,8 @@ static ad_var tangent_of(ad_live *l, int32_t node, const ad_node *n, const ad_va
     case AD_LINEAR:
         return n->op == AD_OP_assemble || dot[n->in[0]].node >= 0 ? ad_push_linear(t, n, dot)
                                                                   : ad_none(t);
-    case AD_CONTRACT: return push_contract(l, n, dot);
+    case AD_CONTRACT:
+    case AD_CONVOLUTION: return push_bilinear(l, n, dot);
     case AD_NONLINEAR: {
         ad_var v = dot[n->in[0]];
         return v.node < 0 ? v : ad_own_rules_of(n->op)->push(ad_var_at(t, node), v);

@@ -8,6 +8,8 @@
  * node. */
 ad_var ad_push(ad_var y, int i, ad_var v);
 ad_var ad_transpose_rule(ad_var y, int i, ad_var ybar);
+/* The cotangent of operand i of convolution y: another face of its form. */
+ad_var ad_conv_face(ad_var y, int i, ad_var ybar);
 /* Rules of an operation of one operand that is neither pointwise nor linear (kind AD_NONLINEAR),
  * for its result y. pull: the operand's cotangent, given v, that of y. push: the tangent of y,
  * given v, that of the operand. live_back, live_on: the same for masks of what is live (live.c). */

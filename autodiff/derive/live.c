@@ -7,7 +7,11 @@
  *
  * In reverse mode what is left out lies downstream of the pole, in log(x) where select(x > 0,
  * log(x), 0) does not take it. In forward mode it lies upstream, in sqrt(relu(x)). Nothing is
- * recorded for nodes that do not lie between an operation that leaves out and a pole. */
+ * recorded for nodes that do not lie between an operation that leaves out and a pole.
+ *
+ * Convolutions mix their neighbourhoods, so what is left out downstream is hardly ever left out
+ * upstream, and a mask would cost as much as a convolution. They let no mask through, but leave out
+ * what no tap touches. */
 #include "autodiff/derive/derive.h"
 #include <stdlib.h>
 
@@ -179,10 +183,11 @@ ad_var ad_live_pull(ad_live *l, ad_var y, const ad_node *n, int i, ad_var mask)
     if (!(l->danger[n->in[i]] & POLE)) return ad_none(l->tape);
     const bool leaves_out = ad_has_trait(n->op, AD_SELECTS | AD_OMITS);
     if (mask.node < 0 && !leaves_out) return mask;
-    if (mask.node < 0) mask = ad_fill(l->tape, n->shape, 1);
+    if (mask.node < 0 && ad_ops[n->op].kind != AD_CONVOLUTION) mask = ad_fill(l->tape, n->shape, 1);
     switch (ad_ops[n->op].kind) {
     case AD_CONTRACT:
         return through_contract(l, n, 2, i, ad_node_at(l->tape, n->in[i])->shape, mask);
+    case AD_CONVOLUTION: return ad_conv_touched(y, i);
     case AD_NONLINEAR: return ad_own_rules_of(n->op)->live_back(y, mask);
     case AD_LINEAR: return ad_transpose_rule(y, i, mask);
     default: return ad_has_trait(n->op, AD_SELECTS) ? ad_push(y, i, mask) : mask;
@@ -235,6 +240,7 @@ void ad_live_push(ad_live *l, int32_t node, const ad_node *n)
         return;
     ad_var y = ad_var_at(l->tape, node), sum = ad_none(l->tape);
     if (ad_ops[n->op].kind == AD_LINEAR) sum = push_linear(l, n);
+    else if (ad_ops[n->op].kind == AD_CONVOLUTION) sum = ad_conv_touched(y, 2);
     else
         for (int i = 0; i < n->nin; i++) {
             if (!l->act->active[n->in[i]] || !ad_differentiable(n, i)) continue;

@@ -131,6 +131,7 @@ bool ad_differentiable(const ad_node *n, int i)
     case AD_POINTWISE: return !push_is_absent(n->op, i);
     case AD_LINEAR: return i != 1 || !ad_has_trait(n->op, AD_INDEX_1);
     case AD_CONTRACT:
+    case AD_CONVOLUTION:
     case AD_NONLINEAR:
     case AD_OPAQUE:
     case AD_RESULT: return true;
@@ -227,6 +228,7 @@ ad_var ad_transpose_rule(ad_var y, int i, ad_var v)
     case AD_OP_##name:                                                                             \
         return transpose_##name(y, i, v);
 #define RULE_CONTRACT(name)
+#define RULE_CONVOLUTION(name)
 #define RULE_NONLINEAR(name)
 #define RULE_FLAT(name)
 #define RULE_SOURCE(name)
@@ -236,6 +238,18 @@ ad_var ad_transpose_rule(ad_var y, int i, ad_var v)
 #include "autodiff/ops.def"
     default: return ad_none(y.tape);
     }
+}
+
+ad_var ad_conv_face(ad_var y, int i, ad_var v)
+{
+    static const ad_op by_face[3] = { AD_OP_conv_transpose, AD_OP_conv_weight, AD_OP_conv };
+    const ad_node *n = node_of(y);
+    int32_t of[3] = { 0 };
+    of[ad_face_of(n->op)] = v.node;
+    of[ad_face_operand(n->op, 1 - i)] = n->in[1 - i];
+    const ad_op op = by_face[ad_face_operand(n->op, i)];
+    int32_t in[2] = { of[ad_face_operand(op, 0)], of[ad_face_operand(op, 1)] };
+    return ad_record(y.tape, op, 2, in, n->nattr, n->attr, ad_shape_of(operand(y, i)));
 }
 
 ad_var ad_fit(ad_var v, ad_shape shape)
@@ -296,6 +310,7 @@ static ad_var live_on_reduce_max(ad_var y, ad_var mask)
 
 #define OWN_LINEAR(name)
 #define OWN_CONTRACT(name)
+#define OWN_CONVOLUTION(name)
 #define OWN_FLAT(name)
 #define OWN_SOURCE(name)
 #define OWN_OPAQUE(name)

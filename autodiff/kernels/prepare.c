@@ -7,6 +7,7 @@ typedef bool (*prepare)(ad_kernel *k, int64_t max_rows);
 /* By kind. */
 #define KERNEL_LINEAR(name) ad_prepare_##name
 #define KERNEL_CONTRACT(name) ad_prepare_##name
+#define KERNEL_CONVOLUTION(name) ad_prepare_##name
 #define KERNEL_NONLINEAR(name) ad_prepare_##name
 #define KERNEL_FLAT(name) ad_prepare_##name
 #define KERNEL_SOURCE(name) NULL

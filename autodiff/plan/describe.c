@@ -56,7 +56,7 @@ static void put_contraction(writer *w, const ad_program *p, const ad_inst *x)
         if (k == 1) text[used++] = '>';
     }
     text[used] = 0;
-    put(w, " %s, %.0f flop%s", text, ad_contract_flop(&p->ir, x), rows ? " a row" : "");
+    put(w, " %s, %.0f flop%s", text, ad_product_flop(&p->ir, x), rows ? " a row" : "");
 }
 
 static bool is_view(const ad_program *p, int32_t i)

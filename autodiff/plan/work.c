@@ -11,7 +11,7 @@ static double row_elements(const ad_ir *ir, const ad_inst *x)
         ad_shape in = ir->inst[x->in[k]].shape;
         if (ad_has_rows(in) && ad_row_size(in) > most) most = ad_row_size(in);
     }
-    return (double)most + (ad_ops[x->op].kind == AD_CONTRACT ? ad_contract_flop(ir, x) / FLOP : 0);
+    return (double)most + ad_product_flop(ir, x) / FLOP;
 }
 
 double ad_row_work(const ad_program *p, const ad_phase *phase)

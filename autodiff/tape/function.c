@@ -184,9 +184,14 @@ static bool follows(ad_tape *t, char *mark, int32_t k, char *known)
     return known[k];
 }
 
+static bool is_product(const ad_node *n)
+{
+    return ad_ops[n->op].kind == AD_CONTRACT || ad_ops[n->op].kind == AD_CONVOLUTION;
+}
+
 /* Marks what is wanted below the nodes marked so (the last first), and of it before `first` what
  * has rows as to be kept; what is kept or available ends the search. Returns whether all of it can
- * be kept and spares a contraction. */
+ * be kept and spares a contraction or convolution. */
 static bool mark_kept(ad_tape *t, char *mark, int32_t last, int32_t first)
 {
     bool spares = false;
@@ -199,7 +204,7 @@ static bool mark_kept(ad_tape *t, char *mark, int32_t last, int32_t first)
         for (int i = 0; i < n->nin; i++) mark[n->in[i]] |= WANTED;
     }
     for (int32_t k = 0; k < first && !spares; k++)
-        spares = ad_node_at(t, k)->op == AD_OP_contract && ad_node_at(t, k)->level == AD_LEVEL_ROW;
+        spares = is_product(ad_node_at(t, k)) && ad_node_at(t, k)->level == AD_LEVEL_ROW;
     return spares;
 }
 

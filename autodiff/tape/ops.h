@@ -17,6 +17,7 @@ typedef enum {
     AD_POINTWISE,
     AD_LINEAR,
     AD_CONTRACT,
+    AD_CONVOLUTION,
     AD_NONLINEAR,
     AD_FLAT,
     AD_SOURCE,
@@ -31,6 +32,7 @@ typedef enum {
     AD_ATTR_PERMUTATION,
     AD_ATTR_WINDOWS,
     AD_ATTR_LABELS,
+    AD_ATTR_SWEEP,
     AD_ATTR_LEVEL,
     AD_ATTR_OFFSET,
     AD_ATTR_COUNT,
@@ -125,6 +127,59 @@ static inline int ad_label_find(const int64_t *label, int n, int64_t what)
     for (int i = 0; i < n; i++)
         if (label[i] == what) return i;
     return -1;
+}
+
+/* ---- convolutions ---------------------------------------------------------------------------- */
+
+/* The arrays of the trilinear form sum over o, k of x[o * stride - before + k * dilation,c]
+ * w[k,c,d] y[o,d]. Each operation is its derivative by one of them, and has the other two as
+ * operands, in this order. */
+typedef enum { AD_FACE_X, AD_FACE_W, AD_FACE_Y } ad_face;
+static inline ad_face ad_face_of(ad_op op)
+{
+    AD_ASSERT(op == AD_OP_conv || op == AD_OP_conv_transpose || op == AD_OP_conv_weight);
+    return op == AD_OP_conv ? AD_FACE_Y : op == AD_OP_conv_weight ? AD_FACE_W : AD_FACE_X;
+}
+/* Which array operand i is; the second of conv_transpose is w as well. */
+static inline ad_face ad_face_operand(ad_op op, int i)
+{
+    switch (ad_face_of(op)) {
+    case AD_FACE_Y: return i ? AD_FACE_W : AD_FACE_X;
+    case AD_FACE_X: return i ? AD_FACE_W : AD_FACE_Y;
+    default: return i ? AD_FACE_Y : AD_FACE_X;
+    }
+}
+
+typedef struct {
+    int axes; /* spatial ones: 1 or 2 */
+    int64_t groups, stride[2], before[2], dilation[2];
+} ad_sweep;
+enum { AD_SWEEP_MOST = 8 }; /* attributes */
+
+static inline ad_sweep ad_sweep_of(const int64_t *attr, int nattr)
+{
+    ad_sweep s = { .axes = (int)attr[0], .groups = attr[1] };
+    AD_ASSERT(nattr == 2 + 3 * s.axes && s.axes >= 1 && s.axes <= 2);
+    (void)nattr;
+    for (int a = 0; a < s.axes; a++) {
+        s.stride[a] = attr[2 + 3 * a];
+        s.before[a] = attr[3 + 3 * a];
+        s.dilation[a] = attr[4 + 3 * a];
+    }
+    return s;
+}
+/* Writes the attributes, AD_SWEEP_MOST at most; returns how many. */
+static inline int ad_sweep_write(const ad_sweep *s, int64_t *attr)
+{
+    int n = 0;
+    attr[n++] = s->axes;
+    attr[n++] = s->groups;
+    for (int a = 0; a < s->axes; a++) {
+        attr[n++] = s->stride[a];
+        attr[n++] = s->before[a];
+        attr[n++] = s->dilation[a];
+    }
+    return n;
 }
 
 /* ---- identities ------------------------------------------------------------------------------ */

@@ -173,6 +173,10 @@ ad_var ad_sum_to(ad_var v, ad_shape shape);
 /* Sums over the axes of the mask, which stay with size 1. */
 ad_var ad_sum_mask(ad_var x, uint32_t mask);
 
+/* The mask, in its shape, of what taps touch of operand i of convolution y, or of y itself (i = 2);
+ * invalid without an error: everything. */
+ad_var ad_conv_touched(ad_var y, int i);
+
 /* Many-operand contraction by labels (contract.c): operand i has labels[i][0..rank); the result
  * those of out. Labels are 0..AD_MAX_LABELS-1. Invalid without an error: no order was found in
  * which all intermediate results are arrays of at most AD_MAX_RANK axes. */

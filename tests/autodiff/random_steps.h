@@ -355,6 +355,46 @@ static ad_var draw_contraction(world *w)
     return ad_none(w->tape);
 }
 
+/* ---- convolutions, their transposes and the gradients of their kernels ---- */
+
+static ad_var draw_convolution(world *w)
+{
+    ad_var a = any(w);
+    ad_shape s = ad_shape_of(a);
+    int axes = s.rank - ad_has_rows(s) > 2 && chance(60) ? 2 : 1;
+    if (s.rank - ad_has_rows(s) < axes + 1) return ad_none(w->tape);
+    const bool transposed = chance(40);
+    int64_t channels = s.dim[s.rank - 1], groups = channels % 2 == 0 && chance(30) ? 2 : 1,
+            other = groups * (1 + pick(2));
+    ad_shape kernel = { axes + 2, { 0 } };
+    ad_conv_options o = { .groups = groups };
+    for (int k = 0; k < axes; k++) {
+        kernel.dim[k] = 1 + pick(3);
+        o.before[k] = pick(3);
+        o.after[k] = pick(3);
+        o.stride[k] = pick(3);
+        o.dilation[k] = pick(3);
+    }
+    kernel.dim[axes] = (transposed ? other : channels) / groups;
+    kernel.dim[axes + 1] = transposed ? channels : other;
+    double c[128];
+    for (int i = 0; i < 128; i++) c[i] = (pick(9) - 4) / 4.0;
+    if (ad_row_size(kernel) > 128) return ad_none(w->tape);
+    for (int k = 0; k < axes; k++) { /* so that it fits */
+        int64_t n = s.dim[s.rank - 1 - axes + k], reach = 2 * (kernel.dim[k] - 1) + 1;
+        if (transposed) o.before[k] = o.after[k] = 0;
+        else if (n + o.before[k] + o.after[k] < reach) o.after[k] += reach;
+    }
+    ad_var v = ad_constant(w->tape, kernel, c), y, bar;
+    y = transposed ? ad_conv_transpose(a, v, &o) : ad_conv(a, v, &o);
+    if (ad_row_size(ad_shape_of(y)) > 300) return ad_none(w->tape);
+    if (!chance(30)) return ad_scale(y, 0.3);
+    ad_var sine = ad_sin(y);
+    ad_vjp(1, &y, &sine, 1, &v, &bar);
+    w->couples_rows = w->couples_rows || ad_has_rows(s);
+    return ad_scale(bar, 0.1);
+}
+
 /* ---- an opaque operation: x y, and x + x^2 / 2 ---- */
 
 typedef struct {

@@ -160,6 +160,24 @@ static ad_var case_contract(ad_tape *t, const ad_var *x)
     (void)t;
     return ad_matmul(ad_tanh(ad_matmul(x[0], x[1])), x[2]);
 }
+static const ad_conv_options strided = { .stride = { 2 }, .before = { 2 }, .dilation = { 2 } };
+static ad_var case_conv(ad_tape *t, const ad_var *x)
+{
+    (void)t;
+    return ad_conv(curved(x[0]), curved(x[1]), &strided);
+}
+static ad_var case_conv_transpose(ad_tape *t, const ad_var *x)
+{
+    (void)t;
+    return ad_conv_transpose(curved(x[0]), curved(x[1]), &strided);
+}
+static ad_var case_conv_weight(ad_tape *t, const ad_var *x)
+{
+    ad_var w = ad_fill(t, AD_SHAPE(3, 2, 3), 1), y = ad_conv(curved(x[0]), w, &strided), g;
+    ad_var ybar = curved(x[1]);
+    ad_vjp(1, &y, &ybar, 1, &w, &g);
+    return g;
+}
 static ad_var case_opaque(ad_tape *t, const ad_var *x);
 #define case_project case_opaque
 
@@ -231,21 +249,21 @@ typedef struct {
     {                                                                                              \
         1, { shape }, { -1.5 }, { 1.5 }, false                                                     \
     }
-static const domain domain_input = ONE(R(4)), domain_constant = ONE(R(4)), domain_fill = ONE(R(4)),
-                    domain_eye = ONE(R(4)), domain_row_count = ONE(R(4)), domain_sum = ONE(R(4, 2)),
-                    domain_reshape = ONE(R(6)), domain_transpose = ONE(R(2, 3)),
-                    domain_broadcast = ONE(S(3, 1)), domain_slice = ONE(R(3)),
-                    domain_flip = ONE(R(4)), domain_gather = ONE(R(3)),
-                    domain_scatter_add = ONE(R(5)), domain_cumsum = ONE(R(5, 2)),
-                    domain_reduce_max = ONE(R(5)), domain_opaque = ONE(R(4)),
-                    domain_project = ONE(R(4)),
-                    domain_locate = { 1, { R(1) }, { -1.5 }, { 2.5 }, true },
-                    domain_assemble = { 2, { R(3), R(2) }, { -1.5, -1.5 }, { 1.5, 1.5 }, false },
-                    domain_take = { 2, { S(4, 2), R(1) }, { -1, 0.01 }, { 1, 3.99 }, false },
-                    domain_put_add = { 2, { R(2), R(1) }, { -1, 0.01 }, { 1, 3.99 }, false },
-                    domain_contract = {
-                        3, { R(3), S(3, 5), S(5, 2) }, { -1, -1, -1 }, { 1, 1, 1 }, false
-                    };
+static const domain
+    domain_input = ONE(R(4)),
+    domain_constant = ONE(R(4)), domain_fill = ONE(R(4)), domain_eye = ONE(R(4)),
+    domain_row_count = ONE(R(4)), domain_sum = ONE(R(4, 2)), domain_reshape = ONE(R(6)),
+    domain_transpose = ONE(R(2, 3)), domain_broadcast = ONE(S(3, 1)), domain_slice = ONE(R(3)),
+    domain_flip = ONE(R(4)), domain_gather = ONE(R(3)), domain_scatter_add = ONE(R(5)),
+    domain_cumsum = ONE(R(5, 2)), domain_reduce_max = ONE(R(5)), domain_opaque = ONE(R(4)),
+    domain_project = ONE(R(4)), domain_locate = { 1, { R(1) }, { -1.5 }, { 2.5 }, true },
+    domain_assemble = { 2, { R(3), R(2) }, { -1.5, -1.5 }, { 1.5, 1.5 }, false },
+    domain_take = { 2, { S(4, 2), R(1) }, { -1, 0.01 }, { 1, 3.99 }, false },
+    domain_put_add = { 2, { R(2), R(1) }, { -1, 0.01 }, { 1, 3.99 }, false },
+    domain_conv = { 2, { R(5, 2), S(3, 2, 3) }, { -1, -1 }, { 1, 1 }, false },
+    domain_conv_transpose = { 2, { R(3, 3), S(3, 2, 3) }, { -1, -1 }, { 1, 1 }, false },
+    domain_conv_weight = { 2, { R(5, 2), R(2, 3) }, { -1, -1 }, { 1, 1 }, false },
+    domain_contract = { 3, { R(3), S(3, 5), S(5, 2) }, { -1, -1, -1 }, { 1, 1, 1 }, false };
 
 static const op_case cases[] = {
 #define AD_UNARY(name, traits, kernel, push, ref, lo, hi)                                          \
