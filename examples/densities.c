@@ -101,3 +101,22 @@ const density *density_find(const char *name)
         if (!strcmp(d->name, name)) return d;
     return NULL;
 }
+
+double mean_distance(int64_t n, const double *x, const double *y)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double part = 0;
+        for (int64_t j = 0; j < n; j++) {
+            double u = x[2 * i] - y[2 * j], v = x[2 * i + 1] - y[2 * j + 1];
+            part += sqrt(u * u + v * v);
+        }
+        sum += part;
+    }
+    return sum / (double)n / (double)n;
+}
+
+double energy_distance(int64_t n, const double *x, const double *y)
+{
+    return 2 * mean_distance(n, x, y) - mean_distance(n, x, x) - mean_distance(n, y, y);
+}

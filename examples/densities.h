@@ -14,4 +14,11 @@ typedef struct {
 /* NULL-terminated by name. */
 extern const density densities[];
 const density *density_find(const char *name);
+
+/* Mean distance of the pairs of two sets of n points [n,2]. */
+double mean_distance(int64_t n, const double *x, const double *y);
+/* The energy distance of two sets (Szekely & Rizzo 2013, doi:10.1016/j.jspi.2013.03.018): 0 if and
+ * only if they are one distribution. Two sets of one distribution are on average 2 D / n from each
+ * other, D the mean distance of two points of it. */
+double energy_distance(int64_t n, const double *x, const double *y);
 #endif

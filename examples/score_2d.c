@@ -124,28 +124,6 @@ static bool ask(const problem *p, question what, const ode_sampling *sampling, d
     return fine;
 }
 
-/* Mean distance of the pairs of two sets. */
-static double mean_distance(const double *x, const double *y)
-{
-    double sum = 0;
-    for (int i = 0; i < POINTS; i++) {
-        double part = 0;
-        for (int j = 0; j < POINTS; j++) {
-            double u = x[2 * i] - y[2 * j], v = x[2 * i + 1] - y[2 * j + 1];
-            part += sqrt(u * u + v * v);
-        }
-        sum += part;
-    }
-    return sum / POINTS / POINTS;
-}
-
-/* The energy distance of two sets (Szekely & Rizzo 2013, doi:10.1016/j.jspi.2013.03.018): 0 if and
- * only if they are one distribution. */
-static double energy_distance(const double *x, const double *y)
-{
-    return 2 * mean_distance(x, y) - mean_distance(x, x) - mean_distance(y, y);
-}
-
 /* ---- the table: quality against evaluations of the network ---- */
 
 static bool print_table(const problem *p, const double *z, const double *test, double between)
@@ -155,7 +133,7 @@ static bool print_table(const problem *p, const double *z, const double *test, d
         example_failed("memory", NULL);
         return false;
     }
-    const double own = mean_distance(test, test);
+    const double own = mean_distance(POINTS, test, test);
     static const int evaluations[] = { 6, 12, 24, 48, 96 };
     bool fine = true;
     printf("\nenergy distance of samples to held-out points, in units of that between two sets of "
@@ -179,7 +157,9 @@ static bool print_table(const problem *p, const double *z, const double *test, d
             if (!o.steps) continue;
             fine = ask(p, BY_SAMPLER, &o, 0, POINTS, z, x);
             if (fine)
-                printf("%8.2f", (2 * mean_distance(x, test) - mean_distance(x, x) - own) / between);
+                printf("%8.2f",
+                       (2 * mean_distance(POINTS, x, test) - mean_distance(POINTS, x, x) - own) /
+                           between);
             fflush(stdout);
         }
     }
@@ -349,15 +329,15 @@ int main(int argc, char **argv)
     double between = 0, by_flow = 0, by_sde = 0, nll = 0, exact = 0;
     draw_points(&p, &rng, POINTS, flow);
     draw_points(&p, &rng, POINTS, test);
-    between = 2 * mean_distance(flow, test) / POINTS;
+    between = 2 * mean_distance(POINTS, flow, test) / POINTS;
     for (int i = 0; i < PAIRS; i++) {
         draw_points(&p, &rng, POINTS, test);
         draw_normals(&rng, 2 * POINTS, z);
         if (!ask(&p, BY_FLOW, NULL, 0, POINTS, z, flow) ||
             !ask(&p, BY_SDE, NULL, 0, POINTS, z, sde))
             return 1;
-        by_flow += energy_distance(flow, test) / PAIRS;
-        by_sde += energy_distance(sde, test) / PAIRS;
+        by_flow += energy_distance(POINTS, flow, test) / PAIRS;
+        by_sde += energy_distance(POINTS, sde, test) / PAIRS;
     }
     draw_points(&p, &rng, POINTS, test);
     draw_normals(&rng, 2 * POINTS, z);
