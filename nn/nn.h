@@ -22,6 +22,7 @@
 #ifndef COSTATE_NN_H
 #define COSTATE_NN_H
 #include "data.h"
+#include "fit.h"
 #include "layers.h"
 #include "losses.h"
 #include "model.h"
