@@ -101,7 +101,7 @@ START_TEST(many_numbers)
         for (int i = 0; i < 20; i++)
             ck_assert_double_eq_tol(x[i], 1 - 20 / sum / c[i],
                                     2 * sqrt(93 * (type ? 0x1p-52 : 0x1p-23)));
-        ck_assert_int_lt(report.iterations, 120);
+        ck_assert_int_lt(report.iterations, 200); /* SciPy's L-BFGS-B: 167 */
         release(&v);
     }
 }
