@@ -123,6 +123,29 @@ typedef struct {
 
 /* ---- options --------------------------------------------------------------------------------- */
 
+/* A file from which a training goes on to the bit as if it had not been ended: theta, the
+ * optimiser's state, averages, best weights, and how far it has come. It is a safetensors file
+ * (theta.NAME and so on), written whole or not at all. Where it is there already when the training
+ * begins, the training goes on from it; the options have to be the same, or an error says what
+ * differs. */
+typedef struct {
+    const char *path; /* NULL: none */
+    /* steps from one to the next; default: a hundredth of them. One more is written in the end, and
+     * where on_step stops the training. */
+    int64_t every;
+    int keep;   /* how many there are: path, and older ones in path.1 up to path.(keep - 1) */
+    bool fresh; /* begin anew, and overwrite the file that is there */
+} nn_checkpoint;
+
+/* Numbers of the training for people and plotting, a line at a time: step, epoch, loss (the mean
+ * since the line before), validation and metrics where there has been one, seconds. A name that
+ * ends with .jsonl has JSON objects, any other comma-separated values. A training that goes on from
+ * a checkpoint goes on behind the line that the file ended with then. */
+typedef struct {
+    const char *path; /* NULL: none */
+    int64_t every;    /* steps; default: a thousandth of them; and after each validation */
+} nn_log;
+
 typedef struct {
     nn_loss loss; /* required, unless all stages have their own */
     void *user;   /* goes to loss, draw, combine and on_step */
@@ -160,6 +183,8 @@ typedef struct {
      * average them over processes. Non-zero ends the training with an error. */
     int (*combine)(nn_theta *gradient, double *loss, void *user);
     nn_validation validation;
+    nn_checkpoint checkpoint;
+    nn_log log;
     const char *label; /* progress: "training"; NULL: no output */
     /* A loss with solves in it: when its gradient is compared with the one of halved steps
      * (ad_check_gradient). 0: at updates 1, 500, 1000, 2000, 4000 and so on, which takes at most 1
@@ -174,6 +199,7 @@ typedef struct {
 typedef struct {
     int64_t steps; /* made, with those of skipped batches */
     double first_loss, last_loss, seconds;
+    int64_t resumed;    /* after which step the checkpoint was written; 0: none was gone on from */
     int64_t skipped;    /* batches */
     bool stopped_early; /* patience was at an end */
     int64_t validations;

@@ -4,10 +4,10 @@
  * it is checked against the file's length and the model. */
 #include "nn/base/file.h"
 #include "nn/model/model.h"
+#include "nn/model/safetensors.h"
 #include "autodiff/extension.h"
 #include <float.h>
 #include <inttypes.h>
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,17 +30,17 @@ static int check_arguments(const char *what, const char *path, const nn_theta *t
 
 /* ---- saving ---------------------------------------------------------------------------------- */
 
-static json_t *describe_array(const nn_parameter *p, ad_dtype dtype, int64_t start)
+static json_t *describe_array(const nn_tensor *t, int64_t start)
 {
     json_t *shape = json_array();
-    for (int i = 0; shape && i < p->shape.rank; i++) {
-        if (json_array_append_new(shape, json_integer(p->shape.dim[i])) == 0) continue;
+    for (int i = 0; shape && i < t->shape.rank; i++) {
+        if (json_array_append_new(shape, json_integer(t->shape.dim[i])) == 0) continue;
         json_decref(shape);
         shape = NULL;
     }
     if (!shape) return NULL;
-    int64_t stop = start + p->size * (int64_t)nn_bytes(dtype);
-    return json_pack("{s:s, s:o, s:[I,I]}", "dtype", dtype == AD_F32 ? "F32" : "F64", "shape",
+    int64_t stop = start + ad_row_size(t->shape) * (int64_t)nn_bytes(t->dtype);
+    return json_pack("{s:s, s:o, s:[I,I]}", "dtype", t->dtype == AD_F32 ? "F32" : "F64", "shape",
                      shape, "data_offsets", (json_int_t)start, (json_int_t)stop);
 }
 
@@ -60,24 +60,24 @@ static char *dump(const json_t *json)
 }
 
 /* The header's text, or NULL; caller frees. */
-static char *make_header(const nn_model *model, ad_dtype dtype)
+static char *make_header(int64_t n, const nn_tensor *tensors, json_t *metadata)
 {
     json_t *header = json_object();
     char *text = NULL;
     int64_t start = 0, i = 0;
-    for (; header && i < model->count; i++) {
-        const nn_parameter *p = &model->parameter[i];
-        if (json_object_set_new(header, p->name, describe_array(p, dtype, start)) != 0) break;
-        start += p->size * (int64_t)nn_bytes(dtype);
+    bool fine = header && (!metadata || json_object_set(header, "__metadata__", metadata) == 0);
+    for (; fine && i < n; i++) {
+        const nn_tensor *t = &tensors[i];
+        if (json_object_set_new(header, t->name, describe_array(t, start)) != 0) break;
+        start += ad_row_size(t->shape) * (int64_t)nn_bytes(t->dtype);
     }
-    if (header && i == model->count) text = dump(header);
+    if (fine && i == n) text = dump(header);
     json_decref(header);
     return text;
 }
 
-static void write_tensors(FILE *stream, const nn_theta *theta, const char *header)
+static void write_tensors(FILE *stream, int64_t n, const nn_tensor *tensors, const char *header)
 {
-    const nn_model *model = theta->model;
     size_t length = strlen(header),
            padded = (length + 7) / 8 *
                     8; /* blanks behind the header put the numbers at a multiple of 8 */
@@ -85,12 +85,31 @@ static void write_tensors(FILE *stream, const nn_theta *theta, const char *heade
     for (int i = 0; i < PREFIX; i++) prefix[i] = (unsigned char)((uint64_t)padded >> (8 * i));
     fwrite(prefix, 1, PREFIX, stream);
     fprintf(stream, "%-*s", (int)padded, header);
-    size_t bytes = nn_bytes(theta->dtype);
-    for (int64_t i = 0; i < model->count && !ferror(stream); i++) {
-        const nn_parameter *p = &model->parameter[i];
-        fwrite((const char *)theta->data + (size_t)p->offset * bytes, bytes, (size_t)p->size,
-               stream);
+    for (int64_t i = 0; i < n && !ferror(stream); i++) {
+        const nn_tensor *t = &tensors[i];
+        fwrite(t->data, nn_bytes(t->dtype), (size_t)ad_row_size(t->shape), stream);
     }
+}
+
+int nn_tensors_save(const char *path, int64_t n, const nn_tensor *tensors, json_t *metadata,
+                    char *error, size_t error_size)
+{
+    char *header = make_header(n, tensors, metadata);
+    if (!header || strlen(header) > HEADER_MAX) {
+        const char *why = header ? "the names are longer than the format's limit of 100 MB"
+                                 : "out of memory, or a parameter's name is not UTF-8";
+        nn_error(error, error_size, "nn_save: %s", why);
+        free(header);
+        return -1;
+    }
+    nn_file file;
+    int result = nn_file_open(&file, path, error, error_size);
+    if (result == 0) {
+        write_tensors(file.stream, n, tensors, header);
+        result = nn_file_commit(&file, error, error_size);
+    }
+    free(header);
+    return result;
 }
 
 int nn_save(const char *path, const nn_theta *theta, char *error, size_t error_size)
@@ -105,21 +124,17 @@ int nn_save(const char *path, const nn_theta *theta, char *error, size_t error_s
                         p ? p->name : "padding",
                         nn_shown(nn_element(theta->dtype, theta->data, bad)), bad, path);
     }
-    char *header = make_header(theta->model, theta->dtype);
-    if (!header || strlen(header) > HEADER_MAX) {
-        const char *why = header ? "the names are longer than the format's limit of 100 MB"
-                                 : "out of memory, or a parameter's name is not UTF-8";
-        nn_error(error, error_size, "nn_save: %s", why);
-        free(header);
-        return -1;
+    const nn_model *model = theta->model;
+    nn_tensor *tensors = calloc((size_t)model->count, sizeof *tensors);
+    if (!tensors) return nn_error(error, error_size, "nn_save: out of memory");
+    for (int64_t i = 0; i < model->count; i++) {
+        const nn_parameter *p = &model->parameter[i];
+        tensors[i] =
+            (nn_tensor){ p->name, theta->dtype, p->shape,
+                         (const char *)theta->data + (size_t)p->offset * nn_bytes(theta->dtype) };
     }
-    nn_file file;
-    int result = nn_file_open(&file, path, error, error_size);
-    if (result == 0) {
-        write_tensors(file.stream, theta, header);
-        result = nn_file_commit(&file, error, error_size);
-    }
-    free(header);
+    int result = nn_tensors_save(path, model->count, tensors, NULL, error, error_size);
+    free(tensors);
     return result;
 }
 
@@ -371,4 +386,46 @@ int nn_load(const char *path, nn_theta *theta, char *error, size_t error_size)
     json_decref(c.header);
     free(c.file);
     return result;
+}
+
+/* ---- any arrays ------------------------------------------------------------------------------ */
+
+struct nn_tensors {
+    content content;
+};
+
+nn_tensors *nn_tensors_load(const char *path, char *error, size_t error_size)
+{
+    nn_tensors *file = calloc(1, sizeof *file);
+    if (!file) {
+        nn_error(error, error_size, "%s: out of memory", path);
+        return NULL;
+    }
+    file->content = (content){ .path = path, .error = error, .error_size = error_size };
+    if (read_header(&file->content) == 0) return file;
+    nn_tensors_free(file);
+    return NULL;
+}
+
+void nn_tensors_free(nn_tensors *file)
+{
+    if (!file) return;
+    free(file->content.tensors);
+    json_decref(file->content.header);
+    free(file->content.file);
+    free(file);
+}
+
+bool nn_tensors_get(const nn_tensors *file, int64_t i, nn_tensor *out)
+{
+    if (i >= file->content.count) return false;
+    const tensor *t = &file->content.tensors[i];
+    *out = (nn_tensor){ t->name, t->dtype, t->shape, file->content.data + t->start };
+    return true;
+}
+
+const char *nn_tensors_text(const nn_tensors *file, const char *key)
+{
+    const json_t *metadata = json_object_get(file->content.header, "__metadata__");
+    return json_string_value(json_object_get(metadata, key));
 }

@@ -107,6 +107,14 @@ static int open_stage(nn_trainer *t, int stage)
     return t->worker ? 0 : FAIL(t, "the thread of options.worker could not be started");
 }
 
+/* That of the latest step. */
+static int stage_of(const nn_trainer *t)
+{
+    int stage = 0;
+    for (int64_t end = t->stages[0].steps; end < t->step; end += t->stages[stage].steps) stage++;
+    return stage;
+}
+
 /* ---- making a trainer ------------------------------------------------------------------------ */
 
 static int make_thetas(nn_trainer *t)
@@ -134,7 +142,9 @@ static int prepare(nn_trainer *t, const nn_train_options *options)
     if (nn_optimizer_error(t->state)) return FAIL(t, "%s", nn_optimizer_error(t->state));
     if (make_thetas(t)) return -1;
     t->start_size = nn_largest(t->theta);
-    if (open_stage(t, 0)) return -1;
+    if (nn_checkpoint_resume(t) || open_stage(t, stage_of(t)) || nn_log_open(t)) return -1;
+    /* The first one tells at once whether it can be written. */
+    if (t->options.checkpoint.path && t->step == 0 && nn_checkpoint_write(t)) return -1;
     if (t->options.label) t->progress = nn_progress_new(t->options.label, t->steps);
     return 0;
 }
@@ -144,11 +154,11 @@ nn_trainer *nn_trainer_new(nn_theta *theta, const nn_train_options *options)
     nn_trainer *t = calloc(1, sizeof *t);
     if (!t) return NULL;
     t->theta = theta;
-    t->started = now();
+    double start = now();
     t->report = (nn_train_report){ .first_loss = NAN, .last_loss = NAN };
     if (options) t->options = *options;
     prepare(t, options);
-    t->report.seconds = now() - t->started;
+    t->report.seconds += now() - start;
     return t;
 }
 
@@ -156,6 +166,7 @@ void nn_trainer_free(nn_trainer *trainer)
 {
     if (!trainer) return;
     nn_progress_free(trainer->progress);
+    nn_log_close(trainer);
     close_stage(trainer);
     nn_optimizer_free(trainer->state);
     nn_theta_free(trainer->gradient);
@@ -245,6 +256,8 @@ static int follow(nn_trainer *t)
     nn_train_report *r = &t->report;
     if (isnan(r->first_loss)) r->first_loss = t->loss;
     r->last_loss = t->loss;
+    t->loss_sum += t->loss;
+    t->loss_count++;
     if (o->on_step && o->on_step(t->step, t->loss, t->theta, o->user)) t->stopped = true;
     if (t->average) {
         double share = fmax(1 - o->average, 9 / ((double)t->step + 10));
@@ -268,7 +281,7 @@ static int step(nn_trainer *t)
     const nn_stage *stage = &t->stages[t->stage];
     bool last = t->stopped || t->step == t->steps;
     if (t->step == t->first + stage->steps || last) {
-        if (t->step > t->first + 1 && nn_loss_compare(t)) return -1;
+        if (t->batch && t->step > t->first + 1 && nn_loss_compare(t)) return -1;
         if (last) return finish(t);
         close_stage(t);
         if (open_stage(t, t->stage + 1)) return -1;
@@ -279,7 +292,10 @@ static int step(nn_trainer *t)
     t->step++;
     t->report.steps = t->step;
     if (result == 0 && follow(t)) return -1;
-    if (nn_validation_is_due(t) && nn_validate(t)) return -1;
+    bool validated = nn_validation_is_due(t);
+    if (validated && nn_validate(t)) return -1;
+    if (nn_log_step(t, validated)) return -1;
+    if (nn_checkpoint_is_due(t) && nn_checkpoint_write(t)) return -1;
     if (t->report.validations == 0) nn_progress_update(t->progress, t->step, "loss %.5g", t->loss);
     else
         nn_progress_update(t->progress, t->step, "loss %.5g, validation %.5g", t->loss,

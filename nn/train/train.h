@@ -6,6 +6,8 @@
  *   gradient.c   the gradient of a batch, in pieces where that is asked for
  *   trust.c      the gradient beside the one with halved steps of its solves
  *   validate.c   loss and metrics of a part; the best weights; when to stop
+ *   checkpoint.c files to go on from
+ *   log.c        lines of numbers
  *   failure.c    what is said when a step fails
  *   train.c      stages and steps
  * The batch of a step is a function of the options and of the step's number: nothing else of it has
@@ -104,7 +106,10 @@ struct nn_trainer {
     nn_theta *average, *best; /* NULL: not asked for */
     nn_evaluation validation; /* of the present stage, where there is one */
     int64_t waiting;          /* validations since the best */
-    double started, before;   /* seconds: when it began to work; of training before that */
+    FILE *log;
+    int64_t log_size; /* bytes of it */
+    double loss_sum;  /* since its latest line, of so many steps */
+    int64_t loss_count;
     nn_train_report report;
 };
 
@@ -193,6 +198,20 @@ int nn_validate(nn_trainer *t);
 /* The area under the ROC curve of pairs of scores and labels, which it sorts; NaN where all labels
  * are the same. */
 double nn_auc(int64_t n, double (*pairs)[2]);
+
+/* ---- checkpoint.c ---- */
+
+/* Goes on from the file, if it is there. */
+int nn_checkpoint_resume(nn_trainer *t);
+bool nn_checkpoint_is_due(const nn_trainer *t);
+int nn_checkpoint_write(nn_trainer *t);
+
+/* ---- log.c ---- */
+
+int nn_log_open(nn_trainer *t);
+/* Writes a line where one is due. */
+int nn_log_step(nn_trainer *t, bool validated);
+void nn_log_close(nn_trainer *t);
 
 /* ---- failure.c ---- */
 
