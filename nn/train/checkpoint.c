@@ -181,8 +181,10 @@ static int keep_older(nn_trainer *t)
     for (int age = c->keep - 1; age > 0; age--) {
         older(c->path, age - 1, from);
         older(c->path, age, to);
+        if (access(from, F_OK)) continue; /* not so many yet */
+        unlink(to); /* renaming does nothing where both names are of one file, after a kill here */
         int failed = age > 1 ? rename(from, to) : link(from, to);
-        if (failed && errno != ENOENT)
+        if (failed)
             return FAIL(t, "checkpoint after step %lld: %s: cannot be written: %s",
                         (long long)t->step, to, strerror(errno));
     }

@@ -229,7 +229,7 @@ START_TEST(killed)
                 kills++;
                 time += 200;
             }
-            if (!by_parent) ck_assert_int_ge(kills, 4);
+            if (!by_parent) ck_assert_int_ge(kills, way == 3 ? 2 : 4); /* it stops early */
         }
         size[run] = read_file("theta", theta[run], sizeof *theta);
         read_log(log[run], sizeof *log);
