@@ -227,6 +227,47 @@ ad_var ad_matmul(ad_var a, ad_var b);
 ad_var ad_dot(ad_var a, ad_var b);   /* over the last axis */
 ad_var ad_outer(ad_var a, ad_var b); /* [n] x [m] -> [n,m]; [rows,n] x [rows,m] -> [rows,n,m] */
 
+/* ---- recurrences ----------------------------------------------------------------------------- */
+
+/* What the step of a recurrence reads and fills, all on a tape of its own: `carry` (at the
+ * beginning of the step), `input` (this step's part) and `arg` in the order and number of the
+ * ad_recurrence; `next` (the carries at its end, each of its carry's shape) and `output`. Outside
+ * variables must be among them. */
+typedef struct {
+    ad_tape *tape;
+    const ad_var *carry, *input, *arg;
+    ad_var *next, *output;
+} ad_scan_step;
+
+/* next_k, output_k = step(carry_k, input_k; arg), for k = 0 .. steps - 1. */
+typedef struct {
+    void (*step)(const ad_scan_step *at, void *user); /* is called during ad_scan only */
+    void *user;
+    int64_t steps; /* n */
+    int ncarry, ninput, narg, noutput;
+    const ad_var *carry; /* before the first step: of any shapes of rank 7 at most */
+    const ad_var *input; /* [rows,n,...] or [n,...]: a step sees [rows,...] or [...] */
+    const ad_var *arg;   /* the same in all steps, as weights are */
+    bool reverse;        /* from the last step to the first: k = steps - 1 .. 0 */
+    /* [rows,1] of whole numbers from 0 to n, or {0}. From its length on a row has no steps: in
+     * either order, steps k >= length leave its carries as they are, and its outputs are zero. All
+     * carries and outputs must have rows. A length that is none of these numbers is an error of the
+     * run, which names the row. */
+    ad_var lengths;
+    /* At most so many bytes of each row are kept for derivatives; 0: no limit. Otherwise carries
+     * are kept where segments of steps begin, and the steps of one segment are computed again at a
+     * time (one more forward run). An error where it cannot be done; it names the least number. */
+    size_t row_bytes;
+} ad_recurrence;
+
+/* Records a recurrence as one operation: recording, compiling and derivatives cost what one step
+ * costs, whatever n is. last[ncarry]: the carries after the last step (with n = 0 the first ones).
+ * output[noutput]: the outputs of all steps, [rows,n,...] or [n,...]. Derivatives of all orders
+ * exist: they are recurrences too. What the step computes from arguments without rows alone is
+ * computed once. 0, or -1 with the tape's error set: the step changes the shape of a carry, inputs
+ * have other than n steps, n is negative. */
+int ad_scan(const ad_recurrence *recurrence, ad_var *last, ad_var *output);
+
 /* ---- derivatives, recorded on the tape and differentiable again ------------------------------ */
 
 /* xbar[i] = sum_j ybar[j] . dy[j]/dx[i]. ybar[j] has the shape of y[j]; xbar[i] gets that of x[i]

@@ -156,6 +156,9 @@ START_TEST(test_no_lists)
     HARMLESS(ad_print(sink, NULL, x));
     HARMLESS(ad_print(sink, NULL, nothing));
     fclose(sink);
+    REFUSES(t,
+            ck_assert_int_eq(ad_scan(&(ad_recurrence){ .ncarry = 1, .carry = &x }, out, NULL), -1));
+    HARMLESS(ck_assert_int_eq(ad_scan(NULL, out, NULL), -1));
     REFUSES(t, NO_RESULT(ad_sum(x, 1, NULL, false)));
     REFUSES(t, NO_RESULT(ad_sum(x, -1, NULL, false)));
     REFUSES(t, NO_RESULT(ad_mean(x, 1, NULL, false)));
