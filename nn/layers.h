@@ -57,6 +57,39 @@ nn_time_mlp nn_time_mlp_new(nn_model *model, const char *name, nn_time_kind kind
                             const int64_t *sizes, nn_activation activation, nn_init init);
 ad_var nn_time_mlp_apply(const nn_time_mlp *mlp, ad_var theta, ad_var t, ad_var x);
 
+/* Recurrent layers with PyTorch's formulas and order of gates, in one layer and direction.
+ * GRU (Cho et al. 2014, arXiv:1406.1078; reset, update, new):
+ *     r = sigmoid(a_r + b_r), z = sigmoid(a_z + b_z), n = tanh(a_n + r b_n), h' = (1 - z) n + z h
+ * LSTM (Hochreiter & Schmidhuber 1997, doi:10.1162/neco.1997.9.8.1735; input, forget, cell,
+ * output): c' = sigmoid(f) c + sigmoid(i) tanh(g), h' = sigmoid(o) tanh(c') with a = x W + b of the
+ * input and b = h V + c of the hidden state. Parameters "<name>.input.weight" [in,gates*width],
+ * "<name>.input.bias", "<name>.hidden.weight" [width,gates*width] and
+ * "<name>.hidden.bias", uniform within 1/sqrt(width). States: h, and for an LSTM c, [rows,width].
+ */
+typedef enum { NN_GRU, NN_LSTM } nn_recurrent_kind;
+typedef struct {
+    nn_recurrent_kind kind;
+    int64_t width;
+    nn_linear input, hidden;
+} nn_recurrent;
+nn_recurrent nn_gru_new(nn_model *model, const char *name, int64_t in, int64_t width);
+nn_recurrent nn_lstm_new(nn_model *model, const char *name, int64_t in, int64_t width);
+int nn_recurrent_states(const nn_recurrent *layer); /* 1 or 2 */
+/* One step: x [rows,in], state and next: nn_recurrent_states of [rows,width]. */
+void nn_recurrent_cell(const nn_recurrent *layer, ad_var theta, ad_var x, const ad_var *state,
+                       ad_var *next);
+/* How a sequence is gone through, as in ad_recurrence. */
+typedef struct {
+    bool reverse;
+    ad_var lengths; /* [rows,1], or {0} */
+    size_t row_bytes;
+} nn_sequence;
+/* x [rows,T,in]; first: states before the first step, NULL for zeros; options: may be NULL. last:
+ * states after the last step, may be NULL; all: h after every step, [rows,T,width]. 0, or -1 with
+ * the tape's error set. */
+int nn_recurrent_apply(const nn_recurrent *layer, ad_var theta, ad_var x, const ad_var *first,
+                       const nn_sequence *options, ad_var *last, ad_var *all);
+
 #ifdef __cplusplus
 }
 #endif
