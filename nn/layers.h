@@ -34,13 +34,17 @@ nn_mlp nn_mlp_new(nn_model *model, const char *name, int nsize, const int64_t *s
                   nn_activation activation, nn_init init);
 ad_var nn_mlp_apply(const nn_mlp *mlp, ad_var theta,
                     ad_var x); /* [rows,sizes[0]] -> [rows,sizes[nsize-1]] */
+/* A residual block (He et al. 2016, arXiv:1512.03385) is ad_add(x, nn_mlp_apply(&net, theta, x)),
+ * or any other function of the shape of x in the place of the network. */
 
 /* Time-dependent layers for fields; t as an ODE field gets it (sizes 1, or [rows,1]). concat: the
  * time is an extra input, the last one, of a linear layer (W [in+1,out]). concat-squash (Grathwohl
  * et al. 2019, arXiv:1810.01367): (x W + b) * sigmoid(t g + c) + t h, with parameters
- * "<name>.gate.weight" [1,out], "<name>.gate.bias" and "<name>.shift.weight" [1,out]. What depends
- * on a t of sizes 1 is computed once a call. */
-typedef enum { NN_CONCAT, NN_CONCAT_SQUASH } nn_time_kind;
+ * "<name>.gate.weight" [1,out], "<name>.gate.bias" and "<name>.shift.weight" [1,out]. hyper-network
+ * (the same paper's HyperLinear): weights that are linear in the time, x (W + t V) + (b + t c),
+ * with parameters "<name>.shift.weight" V [in,out] and "<name>.shift.bias" c. What depends on a t
+ * of sizes 1 is computed once a call. */
+typedef enum { NN_CONCAT, NN_CONCAT_SQUASH, NN_HYPER } nn_time_kind;
 typedef struct {
     nn_time_kind kind;
     nn_linear linear, gate, shift;

@@ -19,7 +19,7 @@ void nn_model_free(nn_model *model);
 const char *nn_model_error(const nn_model *model);
 int64_t nn_model_size(
     const nn_model *model); /* elements of theta, padding (always zero) included */
-int64_t nn_model_parameters(const nn_model *model); /* without padding */
+int64_t nn_model_parameters(const nn_model *model); /* that are trained; without padding */
 
 /* Fills out[0..n) with initial values. The names are those of the literature: Glorot & Bengio 2010
  * (xavier), He et al. 2015 (arXiv:1502.01852; he), LeCun et al. 1998 (lecun). uniform_fan_in:
@@ -39,6 +39,12 @@ void nn_init_uniform_fan_in(ad_rng *rng, int64_t fan_in, int64_t fan_out, int64_
  * fan_out (>= 1) are for the initialiser. */
 int64_t nn_model_add(nn_model *model, const char *name, ad_shape shape, nn_init init,
                      int64_t fan_in, int64_t fan_out);
+/* An array of numbers that are not trained: random features, statistics of data. It is a part of
+ * theta and is saved and loaded with it, but its gradient is zero, weight decay leaves it alone,
+ * and nn_model_parameters does not count it. nn_theta_set changes it. */
+int64_t nn_model_add_fixed(nn_model *model, const char *name, ad_shape shape, nn_init init,
+                           int64_t fan_in, int64_t fan_out);
+bool nn_model_is_fixed(const nn_model *model, const char *name); /* false: no such array, too */
 /* Offset of a parameter array in theta, or -1; its shape in *shape where that is not NULL. */
 int64_t nn_model_find(const nn_model *model, const char *name, ad_shape *shape);
 /* One parameter array as a variable: a slice of theta (an [nn_model_size] array) in its shape. */

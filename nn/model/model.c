@@ -41,7 +41,8 @@ int64_t nn_model_size(const nn_model *model) { return model ? model->size : 0; }
 int64_t nn_model_parameters(const nn_model *model)
 {
     int64_t n = 0;
-    for (int64_t i = 0; model && i < model->count; i++) n += model->parameter[i].size;
+    for (int64_t i = 0; model && i < model->count; i++)
+        if (!model->parameter[i].fixed) n += model->parameter[i].size;
     return n;
 }
 
@@ -81,16 +82,24 @@ static int64_t count_elements(ad_shape shape)
     return n;
 }
 
-static int model_fail(nn_model *model, const char *name, const char *format, ...)
+int nn_model_fail(nn_model *model, const char *format, ...)
+{
+    if (!model || model->error[0]) return -1;
+    va_list list;
+    va_start(list, format);
+    vsnprintf(model->error, sizeof model->error, format, list);
+    va_end(list);
+    return -1;
+}
+
+static int parameter_fail(nn_model *model, const char *name, const char *format, ...)
 {
     char reason[160];
     va_list list;
     va_start(list, format);
     vsnprintf(reason, sizeof reason, format, list);
     va_end(list);
-    snprintf(model->error, sizeof model->error, "nn_model_add: parameter '%.60s': %s",
-             name ? name : "", reason);
-    return -1;
+    return nn_model_fail(model, "nn_model_add: parameter '%.60s': %s", name ? name : "", reason);
 }
 
 /* "[-1,3]": here -1 is a wrong size and does not stand for rows. */
@@ -111,24 +120,24 @@ static void format_sizes(ad_shape shape, char *text, size_t size)
 static int check_parameter(nn_model *model, const char *name, ad_shape shape, nn_init init,
                            int64_t fan_in, int64_t fan_out)
 {
-    if (!name || !*name) return model_fail(model, name, "it needs a name");
+    if (!name || !*name) return parameter_fail(model, name, "it needs a name");
     if (strcmp(name, "__metadata__") == 0)
-        return model_fail(model, name, "the name is reserved by the safetensors format");
+        return parameter_fail(model, name, "the name is reserved by the safetensors format");
     if (nn_parameter_find(model, name))
-        return model_fail(model, name, "the model has one of this name already");
+        return parameter_fail(model, name, "the model has one of this name already");
     int64_t n = count_elements(shape);
     if (n < 0 || n > (INT64_MAX >> 8) - model->size) {
         char text[256];
         format_sizes(shape, text, sizeof text);
-        return model_fail(
+        return parameter_fail(
             model, name,
             "every size must be at least 1, and theta fit into memory, but the shape is %s", text);
     }
-    if (!init) return model_fail(model, name, "it needs an initialiser, e.g. nn_init_zeros");
+    if (!init) return parameter_fail(model, name, "it needs an initialiser, e.g. nn_init_zeros");
     if (fan_in < 1 || fan_out < 1) {
-        return model_fail(model, name,
-                          "fan_in and fan_out must be at least 1, but are %lld and %lld",
-                          (long long)fan_in, (long long)fan_out);
+        return parameter_fail(model, name,
+                              "fan_in and fan_out must be at least 1, but are %lld and %lld",
+                              (long long)fan_in, (long long)fan_out);
     }
     return 0;
 }
@@ -150,14 +159,28 @@ int64_t nn_model_add(nn_model *model, const char *name, ad_shape shape, nn_init 
     if (!model || model->error[0] || check_parameter(model, name, shape, init, fan_in, fan_out))
         return -1;
     if (reserve(model) || nn_names_add(&model->names, name) < 0)
-        return model_fail(model, name, "out of memory");
+        return parameter_fail(model, name, "out of memory");
     int64_t n = count_elements(shape);
     int64_t offset = model->size;
     const char *kept = model->names.name[model->count];
     model->parameter[model->count++] =
-        (nn_parameter){ kept, shape, offset, n, fan_in, fan_out, init };
+        (nn_parameter){ kept, shape, offset, n, fan_in, fan_out, init, false };
     model->size = offset + (n + ALIGN - 1) / ALIGN * ALIGN;
     return offset;
+}
+
+int64_t nn_model_add_fixed(nn_model *model, const char *name, ad_shape shape, nn_init init,
+                           int64_t fan_in, int64_t fan_out)
+{
+    int64_t offset = nn_model_add(model, name, shape, init, fan_in, fan_out);
+    if (offset >= 0) model->parameter[model->count - 1].fixed = true;
+    return offset;
+}
+
+bool nn_model_is_fixed(const nn_model *model, const char *name)
+{
+    const nn_parameter *p = nn_parameter_find(model, name);
+    return p && p->fixed;
 }
 
 bool nn_theta_fits(const char *what, const nn_model *model, ad_var theta)
@@ -184,5 +207,6 @@ ad_var nn_model_get(const nn_model *model, ad_var theta, const char *name)
         return ad_none(theta.tape);
     }
     if (!nn_theta_fits("nn_model_get", model, theta)) return ad_none(theta.tape);
-    return ad_reshape(ad_slice(theta, 0, p->offset, p->offset + p->size), p->shape);
+    ad_var array = ad_reshape(ad_slice(theta, 0, p->offset, p->offset + p->size), p->shape);
+    return p->fixed ? ad_stop_gradient(array) : array;
 }

@@ -10,6 +10,7 @@ typedef struct {
     ad_shape shape;
     int64_t offset, size, fan_in, fan_out;
     nn_init init;
+    bool fixed; /* not trained */
 } nn_parameter;
 
 struct nn_model {
@@ -34,6 +35,12 @@ const nn_parameter *nn_parameter_find(const nn_model *model, const char *name);
 /* The parameter array that holds theta[element], or NULL for padding. */
 const nn_parameter *nn_parameter_at(const nn_model *model, int64_t element);
 
+/* Sets the model's error if it has none (printf form); -1. model may be NULL. */
+int nn_model_fail(nn_model *model, const char *format, ...)
+#ifdef __GNUC__
+    __attribute__((format(printf, 2, 3)))
+#endif
+    ;
 nn_model *nn_model_retain(const nn_model *model);
 /* 0 when theta is there, without an error, and as large as its model; else -1 with the message,
  * which begins with `what`. */

@@ -171,7 +171,7 @@ static int divide(nn_optimizer_state *s, const nn_model *model, bool *used)
         nn_stretch part = { .start = p->offset, .stop = model->size };
         if (i + 1 < model->count) part.stop = model->parameter[i + 1].offset;
         if (k >= 0) used[k] = true;
-        if (group && group->frozen) continue;
+        if (p->fixed || (group && group->frozen)) continue;
         if (describe(s, p, group, &part)) return -1;
         add_stretch(s, part);
     }

@@ -395,6 +395,12 @@ static void plain_time_layer(const double *theta, const nn_time_linear *l, int i
         return;
     }
     naive_linear(theta, l->linear.weight, l->linear.bias, in, out, x, y);
+    if (l->kind == NN_HYPER) {
+        double slope[HIDDEN];
+        naive_linear(theta, l->shift.weight, l->shift.bias, in, out, x, slope);
+        for (int j = 0; j < out; j++) y[j] += t * slope[j];
+        return;
+    }
     for (int j = 0; j < out; j++) {
         double gate = t * theta[l->gate.weight + j] + theta[l->gate.bias + j];
         y[j] = y[j] / (1 + exp(-gate)) + t * theta[l->shift.weight + j];
@@ -411,12 +417,13 @@ static void plain_time_mlp(const bench *b, double *y)
     }
 }
 
-/* Both kinds; t as [1,1], as a scalar, and one for each row. */
+/* All kinds; t as [1,1], as a scalar, and one for each row. */
 START_TEST(time_network)
 {
     bench b = { .model = nn_model_new() };
     double y[ROWS * OUT];
-    nn_time_kind kind = _i < 3 ? NN_CONCAT : NN_CONCAT_SQUASH;
+    static const nn_time_kind kinds[] = { NN_CONCAT, NN_CONCAT_SQUASH, NN_HYPER };
+    nn_time_kind kind = kinds[_i / 3];
     time_mlp =
         nn_time_mlp_new(b.model, "net", kind, 3, (int64_t[]){ IN, HIDDEN, OUT }, ad_silu, NULL);
     start(&b);
@@ -672,7 +679,7 @@ int main(void)
     tcase_add_test(layers, layout_errors);
     tcase_add_loop_test(layers, linear_layer, 0, 2);
     tcase_add_test(layers, mlp_network);
-    tcase_add_loop_test(layers, time_network, 0, 6);
+    tcase_add_loop_test(layers, time_network, 0, 9);
     tcase_add_test(layers, layer_errors);
     tcase_add_test(layers, losses);
     tcase_add_test(layers, cross_entropy);
