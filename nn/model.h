@@ -21,18 +21,40 @@ int64_t nn_model_size(
     const nn_model *model); /* elements of theta, padding (always zero) included */
 int64_t nn_model_parameters(const nn_model *model); /* that are trained; without padding */
 
-/* Fills out[0..n) with initial values. The names are those of the literature: Glorot & Bengio 2010
- * (xavier), He et al. 2015 (arXiv:1502.01852; he), LeCun et al. 1998 (lecun). uniform_fan_in:
- * U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for linear layers. */
+/* Fills out[0..n) with initial values: PyTorch's and Flax's, by the names of the literature. */
 typedef void (*nn_init)(ad_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
-void nn_init_zeros(ad_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
-void nn_init_ones(ad_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
-void nn_init_xavier_uniform(ad_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
-void nn_init_xavier_normal(ad_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
-void nn_init_he_uniform(ad_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
-void nn_init_he_normal(ad_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
-void nn_init_lecun_normal(ad_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
-void nn_init_uniform_fan_in(ad_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
+#define NN_INIT(name)                                                                              \
+    void nn_init_##name(ad_rng *rng, int64_t fan_in, int64_t fan_out, int64_t n, double *out);
+NN_INIT(zeros)
+NN_INIT(ones)
+NN_INIT(uniform)          /* U(0, 1) */
+NN_INIT(normal)           /* N(0, 1) */
+NN_INIT(truncated_normal) /* N(0, 1) between -2 and 2 */
+/* Laws of mean 0 whose variance keeps that of the signal: 2 / (fan_in + fan_out) for xavier (Glorot
+ * & Bengio 2010), 2 / fan_in for he, also called kaiming, and 2 / fan_out for he_out (He et al.
+ * 2015, arXiv:1502.01852), 1 / fan_in for lecun (LeCun et al. 1998). truncated: normal, without
+ * what is farther out than two standard deviations, of the same variance; what Flax calls normal.
+ */
+NN_INIT(xavier_uniform)
+NN_INIT(xavier_normal)
+NN_INIT(xavier_truncated)
+NN_INIT(he_uniform)
+NN_INIT(he_normal)
+NN_INIT(he_truncated)
+NN_INIT(he_out_uniform)
+NN_INIT(he_out_normal)
+NN_INIT(he_out_truncated)
+NN_INIT(lecun_uniform)
+NN_INIT(lecun_normal)
+NN_INIT(lecun_truncated)
+/* U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for linear layers. */
+NN_INIT(uniform_fan_in)
+/* A matrix of fan_in rows (of one row where that does not divide n) with orthonormal rows or
+ * columns, whichever are fewer, all such matrices alike (Saxe et al. 2014, arXiv:1312.6120); and
+ * with ones on its diagonal. */
+NN_INIT(orthogonal)
+NN_INIT(identity)
+#undef NN_INIT
 
 /* Adds a parameter array (every size >= 1; the name unique, not empty, not "__metadata__"); returns
  * its offset in theta, a multiple of 16 elements, or -1 with the model's error set. fan_in and
@@ -82,6 +104,12 @@ void *nn_theta_data(nn_theta *theta);
  * theta's dtype (nothing is changed then). */
 int nn_theta_get(nn_theta *theta, const char *name, int64_t n, double *out);
 int nn_theta_set(nn_theta *theta, const char *name, int64_t n, const double *values);
+/* Draws one parameter array again: shift + scale * (what init gives). So every law has its
+ * parameters: a normal one of mean shift and standard deviation scale, a uniform one in shift ..
+ * shift + scale, a constant (nn_init_zeros), he or orthogonal with a gain. Takes one split of rng.
+ * 0, or -1 with theta's error set. */
+int nn_theta_init(nn_theta *theta, const char *name, nn_init init, double scale, double shift,
+                  ad_rng *rng);
 /* average += share (theta - average): called after every update, an exponential moving average of
  * the weights (Polyak & Juditsky 1992, doi:10.1137/0330046; its decay is 1 - share), which is often
  * better than the last ones. share: in 0 .. 1. 0, or -1 with average's error set (average is as

@@ -188,6 +188,26 @@ int nn_theta_set(nn_theta *theta, const char *name, int64_t n, const double *val
     return 0;
 }
 
+int nn_theta_init(nn_theta *theta, const char *name, nn_init init, double scale, double shift,
+                  ad_rng *rng)
+{
+    static const char what[] = "nn_theta_init";
+    int64_t offset = 0, size = 0;
+    if (find(theta, what, name, &offset, &size)) return -1;
+    if (!name) return theta_fail(theta, "%s: it needs the name of a parameter array", what);
+    if (!init) return theta_fail(theta, "%s: '%.60s' needs an initialiser", what, name);
+    if (!rng) return theta_fail(theta, "%s: '%.60s' needs a generator", what, name);
+    const nn_parameter *p = nn_parameter_find(theta->model, name);
+    double *values = malloc((size_t)size * sizeof *values);
+    if (!values) return theta_fail(theta, "%s: out of memory", what);
+    ad_rng own = ad_rng_split(rng);
+    init(&own, p->fan_in, p->fan_out, size, values);
+    for (int64_t i = 0; i < size; i++) values[i] = shift + scale * values[i];
+    int result = nn_theta_set(theta, name, size, values);
+    free(values);
+    return result;
+}
+
 int nn_theta_average(nn_theta *average, const nn_theta *theta, double share)
 {
     char error[320];

@@ -95,45 +95,6 @@ START_TEST(random_normal_bits)
 }
 END_TEST
 
-typedef struct {
-    nn_init init;
-    double variance, limit; /* limit: of uniform ones, else 0 */
-} init_case;
-
-START_TEST(initialisers)
-{
-    enum { IN = 30, OUT = 60, N = 100000 };
-    static const init_case cases[] = {
-        { nn_init_xavier_uniform, 2.0 / (IN + OUT), 0.2581988897471611 },
-        { nn_init_xavier_normal, 2.0 / (IN + OUT), 0 },
-        { nn_init_he_uniform, 2.0 / IN, 0.4472135954999579 },
-        { nn_init_he_normal, 2.0 / IN, 0 },
-        { nn_init_lecun_normal, 1.0 / IN, 0 },
-        { nn_init_uniform_fan_in, 1.0 / IN / 3, 0.18257418583505536 },
-    };
-    static double x[N];
-    for (int c = 0; c < COUNT(cases); c++) {
-        ad_rng rng = ad_rng_seed((uint64_t)c);
-        cases[c].init(&rng, IN, OUT, N, x);
-        double mean = 0, variance = 0, largest = 0;
-        for (int i = 0; i < N; i++) {
-            mean += x[i] / N;
-            variance += x[i] * x[i] / N;
-            largest = fmax(largest, fabs(x[i]));
-        }
-        ck_assert_double_eq_tol(mean, 0, 5 * sqrt(cases[c].variance / N));
-        ck_assert_double_eq_tol(variance / cases[c].variance, 1, 5 * sqrt(2.0 / N));
-        if (cases[c].limit > 0)
-            ck_assert(largest <= cases[c].limit && largest > 0.999 * cases[c].limit);
-    }
-    ad_rng rng = ad_rng_seed(0);
-    nn_init_ones(&rng, 1, 1, 2, x);
-    ck_assert(x[0] == 1 && x[1] == 1);
-    nn_init_zeros(&rng, 1, 1, 2, x);
-    ck_assert(x[0] == 0 && x[1] == 0 && rng.counter == 0);
-}
-END_TEST
-
 /* ---- theta ----------------------------------------------------------------------------------- */
 
 START_TEST(layout)
@@ -673,7 +634,6 @@ int main(void)
     tcase_add_test(random, random_below);
     tcase_add_test(random, random_split);
     tcase_add_test(random, random_normal_bits);
-    tcase_add_test(random, initialisers);
     tcase_add_test(layers, layout);
     tcase_add_test(layers, arrays_differ);
     tcase_add_test(layers, layout_errors);
