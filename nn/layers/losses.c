@@ -132,8 +132,11 @@ ad_var nn_gaussian_nll(ad_var x, ad_var mean, ad_var log_sd)
  */
 static ad_var observed(ad_var x, ad_var weights)
 {
-    ad_var zero = ad_scalar(x.tape, 0);
-    return ad_select(ad_ne(weights, zero), x, zero);
+    if (!ad_valid(x) || !ad_valid(weights)) return ad_mul(x, weights);
+    ad_var zero = ad_scalar(x.tape, 0), known = ad_select(ad_ne(weights, zero), x, zero);
+    if (!ad_valid(known) || ad_same_shape(ad_shape_of(known), ad_shape_of(x))) return known;
+    return shapes_differ("nn_weighted_mean", x, "x", weights, "the weights",
+                         "they must broadcast to x");
 }
 
 ad_var nn_weighted_gaussian_nll(ad_var x, ad_var mean, ad_var log_sd, ad_var weights)
@@ -144,6 +147,8 @@ ad_var nn_weighted_gaussian_nll(ad_var x, ad_var mean, ad_var log_sd, ad_var wei
 
 ad_var nn_weighted_mse(ad_var prediction, ad_var target, ad_var weights)
 {
+    if (!ad_valid(difference("nn_weighted_mse", prediction, target)))
+        return ad_sub(prediction, target);
     ad_var known = observed(target, weights);
     return nn_weighted_mean(ad_square(difference("nn_weighted_mse", prediction, known)), weights);
 }
