@@ -73,7 +73,7 @@ static int64_t observations(const char *line)
 static int64_t channels(const char *line)
 {
     int64_t n = 0;
-    for (; *line; line++) n += *line == ':';
+    for (; *line && *line != '\n'; line++) n += *line == ':';
     return n;
 }
 
