@@ -222,6 +222,19 @@ ad_var ad_concatenate(int n, const ad_var *x, int axis);
 ad_var ad_stack(int n, const ad_var *x, int axis);
 ad_var ad_pad(ad_var x, int axis, int64_t before, int64_t after); /* with zeros; not the row axis */
 
+/* Overlapping windows along an axis. Element k of window i is element i * stride - before + k *
+ * dilation of the axis, and 0 outside of it; of stride and dilation 0 means 1. There are (n +
+ * before
+ * + after - dilation (size - 1) - 1) / stride + 1 windows, rounded down. ad_unfold: the axis, of n
+ * elements, becomes two: [...,n,...] -> [...,windows,size,...]. ad_fold, its transpose, adds each
+ * element of the windows to where it was: [...,windows,size,...] -> [...,n,...]; axis is that of
+ * the windows. Not the row axis. */
+typedef struct {
+    int64_t size, stride, dilation, before, after;
+} ad_window;
+ad_var ad_unfold(ad_var x, int axis, const ad_window *window);
+ad_var ad_fold(ad_var x, int axis, int64_t n, const ad_window *window);
+
 /* ad_matmul: [...,n,k] x [k,m], or [b...,n,k] x [b...,k,m] (batched). */
 ad_var ad_matmul(ad_var a, ad_var b);
 ad_var ad_dot(ad_var a, ad_var b);   /* over the last axis */

@@ -184,6 +184,8 @@ START_TEST(test_no_lists)
     REFUSES(t, NO_RESULT(ad_stack(2, (ad_var[]){ x, x }, 7)));
     REFUSES(t, NO_RESULT(ad_pad(x, 0, INT64_MAX, INT64_MAX)));
     REFUSES(t, NO_RESULT(ad_pad(x, 4, 0, 1)));
+    REFUSES(t, NO_RESULT(ad_unfold(x, 0, NULL)));
+    REFUSES(t, NO_RESULT(ad_fold(x, 0, 2, NULL)));
     REFUSES(t, NO_RESULT(ad_flip(x, 2)));
     REFUSES(t, NO_RESULT(ad_gather(x, 0, 2, NULL)));
     REFUSES(t, NO_RESULT(ad_gather(x, 0, -2, (int64_t[]){ 0 })));
@@ -352,6 +354,8 @@ START_TEST(test_variables_from_elsewhere)
         REFUSES(t, NO_RESULT(ad_broadcast(bad, square)));
         REFUSES(t, NO_RESULT(ad_slice(bad, 0, 0, 1)));
         REFUSES(t, ad_split(bad, 0, 2, NULL, out));
+        REFUSES(t, NO_RESULT(ad_unfold(bad, 0, &(ad_window){ .size = 1 })));
+        REFUSES(t, NO_RESULT(ad_fold(bad, 0, 1, &(ad_window){ .size = 1 })));
         REFUSES(t, NO_RESULT(ad_pad(bad, 0, 1, 1)));
         REFUSES(t, NO_RESULT(ad_flip(bad, 0)));
         REFUSES(t, NO_RESULT(ad_gather(bad, 0, 1, (int64_t[]){ 0 })));
