@@ -274,16 +274,28 @@ static ad_gemm tap_gemm(const conv_prepared *p, ad_dtype dtype, int64_t count)
     ad_gemm g = { .dtype = dtype, .accumulate = true, .vary = AD_GEMM_FIXED };
     switch (p->face) {
     case AD_FACE_Y:
-        g.m = count, g.n = p->cout, g.k = p->cin;
-        g.lda = in, g.ldb = out, g.ldc = out;
+        g.m = count;
+        g.n = p->cout;
+        g.k = p->cin;
+        g.lda = in;
+        g.ldb = out;
+        g.ldc = out;
         break;
     case AD_FACE_X:
-        g.m = count, g.n = p->cin, g.k = p->cout;
-        g.lda = out, g.ldb = p->cin, g.ldc = in;
+        g.m = count;
+        g.n = p->cin;
+        g.k = p->cout;
+        g.lda = out;
+        g.ldb = p->cin;
+        g.ldc = in;
         break;
     case AD_FACE_W:
-        g.m = p->cin, g.n = p->cout, g.k = count;
-        g.lda = in, g.ldb = out, g.ldc = out;
+        g.m = p->cin;
+        g.n = p->cout;
+        g.k = count;
+        g.lda = in;
+        g.ldb = out;
+        g.ldc = out;
         g.a_transposed = true;
         break;
     }
@@ -327,16 +339,28 @@ static void prepare_packed(conv_prepared *p, ad_dtype dtype)
     ad_gemm g = { .dtype = dtype, .vary = AD_GEMM_VARY_M };
     switch (p->face) {
     case AD_FACE_Y:
-        g.m = count, g.n = p->cout, g.k = wide;
-        g.lda = wide, g.ldb = out, g.ldc = out;
+        g.m = count;
+        g.n = p->cout;
+        g.k = wide;
+        g.lda = wide;
+        g.ldb = out;
+        g.ldc = out;
         break;
     case AD_FACE_X:
-        g.m = count, g.n = wide, g.k = p->cout;
-        g.lda = out, g.ldb = wide, g.ldc = wide;
+        g.m = count;
+        g.n = wide;
+        g.k = p->cout;
+        g.lda = out;
+        g.ldb = wide;
+        g.ldc = wide;
         break;
     case AD_FACE_W:
-        g.m = wide, g.n = p->cout, g.k = count;
-        g.lda = wide, g.ldb = out, g.ldc = out;
+        g.m = wide;
+        g.n = p->cout;
+        g.k = count;
+        g.lda = wide;
+        g.ldb = out;
+        g.ldc = out;
         g.a_transposed = g.accumulate = true;
         g.vary = AD_GEMM_VARY_K;
         break;
