@@ -164,7 +164,8 @@ static bool take_gradient(const problem *p, const ode_adjoint *adjoint, double *
     else
         printf("  %-12s %9.1f kB kept, %4lld evaluations forwards, %4lld back\n",
                ode_adjoint_name(adjoint), (double)stats.stored_bytes / 1024,
-               (long long)stats.evaluations, (long long)(stats.backward_evaluations + stats.vjps));
+               (long long)stats.evaluations,
+               (long long)stats.backward_evaluations + (long long)stats.vjps);
     ad_tape_free(tape);
     ode_stats_clear(&stats);
     return fine;

@@ -422,8 +422,8 @@ static int64_t segment_length(ad_tape *tape, const ad_scan_object *s, size_t bud
     if (!budget || steps < 1 || (double)step * (double)steps <= (double)budget) return 0;
     double least = INFINITY;
     for (int64_t length = steps - 1; length >= 1; length--) {
-        double segments = (double)(steps / length) + (steps % length > 0);
-        double bytes = segments * (double)carry + (double)length * (double)step;
+        const int64_t segments = (steps + length - 1) / length;
+        double bytes = (double)segments * (double)carry + (double)length * (double)step;
         if (bytes <= (double)budget) return length;
         if (bytes < least) least = bytes;
     }

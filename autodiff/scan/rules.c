@@ -244,7 +244,7 @@ static ad_scan_object *derive(ad_scan_object *s, ad_scan_derivative *d)
     lists l;
     candidates c;
     ad_scan_object *scan = NULL;
-    if (!make_lists(&l, &c, (size_t)(nin + nout))) ad_fail(s->trace, "out of memory");
+    if (!make_lists(&l, &c, (size_t)nin + (size_t)nout)) ad_fail(s->trace, "out of memory");
     else if (d->reverse) record_vjp(s, d->key, d->key + ngiven, &l, count, d->result);
     else record_jvp(s, d->key, &l, count, d->result);
     if (!ad_tape_error(s->trace)) {
@@ -306,7 +306,7 @@ static const ad_scan_derivative *derivative(ad_scan_object *s, ad_tape *tape, bo
 {
     int ncarry = s->kind.ncarry, nin = ad_scan_operands(s);
     int ngiven = reverse ? ad_scan_results(s) : nin, nneed = reverse ? nin : 0;
-    size_t length = (size_t)(ngiven + nneed);
+    size_t length = (size_t)ngiven + (size_t)nneed;
     bool *key = malloc((length + 1) * sizeof *key);
     if (!key) {
         ad_fail(tape, "ad_scan: out of memory");

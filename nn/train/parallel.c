@@ -8,6 +8,13 @@
 
 /* ---- sums ---- */
 
+/* What a rank tells the others of its share. */
+typedef struct {
+    double loss;
+    int64_t rows;
+    char failure[496]; /* "" when there is none */
+} note;
+
 struct nn_reduction {
     nn_processes *group;
     const nn_model *model;
@@ -15,7 +22,7 @@ struct nn_reduction {
     int64_t n, part;     /* numbers, and those of a part: the last one is filled up with zeros */
     void *send, *gather; /* [size,part] */
     void *sum;           /* [part] */
-    char *notes;         /* [size] of note: what ranks say of their shares */
+    note *notes;         /* [size] */
 };
 
 /* Numbers of a message whose sum is one of doubles even where gradients are floats. */
@@ -141,13 +148,6 @@ int nn_processes_agree(nn_processes *group, nn_theta *theta, char *error, size_t
 
 /* ---- gradients ---- */
 
-/* What a rank tells the others of its share. */
-typedef struct {
-    double loss;
-    int64_t rows;
-    char failure[496]; /* "" when there is none */
-} note;
-
 nn_reduction *nn_reduction_new(nn_processes *group, const nn_theta *theta)
 {
     nn_reduction *r = calloc(1, sizeof *r);
@@ -164,7 +164,7 @@ nn_reduction *nn_reduction_new(nn_processes *group, const nn_theta *theta)
     r->send = calloc(all, bytes);
     r->gather = calloc(all, bytes);
     r->sum = calloc((size_t)r->part, bytes);
-    r->notes = calloc((size_t)group->size, sizeof(note));
+    r->notes = calloc((size_t)group->size, sizeof *r->notes);
     if (r->send && r->gather && r->sum && r->notes) return r;
     nn_reduction_free(r);
     return NULL;
@@ -192,8 +192,7 @@ static int take_stock(nn_reduction *r, const nn_share *share, note *total, char 
     if (g->gather(g, sizeof mine, &mine, r->notes, error, error_size)) return -1;
     *total = (note){ .rows = 0 };
     for (int k = 0; k < g->size; k++) {
-        note other;
-        memcpy(&other, r->notes + (size_t)k * sizeof other, sizeof other);
+        const note other = r->notes[k];
         if (other.failure[0])
             return nn_error(error, error_size, "rank %d of %d: %s", k, g->size, other.failure);
         if (other.rows < 0 || other.rows > INT64_MAX - total->rows)

@@ -23,7 +23,9 @@ double nn_schedule_step(int64_t step, int64_t steps, void *user)
     nn_steps_schedule s = user ? *(const nn_steps_schedule *)user : (nn_steps_schedule){ 0 };
     if (s.every == 0) s.every = steps / 3 > 0 ? steps / 3 : 1;
     if (s.factor == 0) s.factor = 0.1;
-    return s.every > 0 ? pow(s.factor, (double)(step / s.every)) : NAN;
+    if (s.every < 1) return NAN;
+    const int64_t drops = step / s.every;
+    return pow(s.factor, (double)drops);
 }
 
 double nn_schedule_one_cycle(int64_t step, int64_t steps, void *user)

@@ -26,7 +26,7 @@ void ode_buffer_free(ode_buffer *b)
     *b = (ode_buffer){ 0 };
 }
 
-void ode_buffer_swap(ode_buffer pair[2])
+void ode_buffer_swap(ode_buffer *pair)
 {
     ode_buffer first = pair[0];
     pair[0] = pair[1];

@@ -19,7 +19,7 @@ typedef struct {
 /* At least so many bytes; growing keeps the contents. NULL: out of memory. */
 void *ode_buffer_need(ode_buffer *buffer, size_t bytes);
 void ode_buffer_free(ode_buffer *buffer);
-void ode_buffer_swap(ode_buffer pair[2]);
+void ode_buffer_swap(ode_buffer *pair);
 
 /* Of arrays laid one after the other, each aligned to 64 bytes. */
 size_t ode_array_bytes(ad_dtype dtype, ad_shape shape, int64_t rows);
