@@ -240,6 +240,13 @@ static int prepare(const char *data, double share, uint64_t seed, series *train,
         series_free(train);
         return -1;
     }
+    if (test->length > train->length) {
+        series_free(train);
+        if (load(data, "TRAIN", test->length, train)) {
+            series_free(test);
+            return -1;
+        }
+    }
     if (test->length != train->length || test->channels != train->channels ||
         test->classes != train->classes) {
         series_free(train);
