@@ -46,6 +46,7 @@ void nn_reduction_free(nn_reduction *reduction); /* NULL is allowed */
 typedef struct {
     double loss;         /* mean over its share */
     int64_t rows;        /* of its share; 0: it has none, and its loss and gradient do not count */
+    int64_t step;        /* the same on all ranks, or they are not at the same place: an error */
     const char *failure; /* NULL, or why it has no gradient: all ranks then get this as the error */
 } nn_share;
 /* gradient becomes sum_r (rows_r / rows) gradient_r, and share->loss likewise, with share->rows =

@@ -2,6 +2,7 @@
 #ifndef COSTATE_TRAIN_H
 #define COSTATE_TRAIN_H
 #include "optimizers.h"
+#include "parallel.h"
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -148,7 +149,7 @@ typedef struct {
 
 typedef struct {
     nn_loss loss; /* required, unless all stages have their own */
-    void *user;   /* goes to loss, draw, combine and on_step */
+    void *user;   /* goes to loss, draw and on_step */
     int narray;
     const nn_array *arrays;
     int64_t examples; /* rows of the arrays' data */
@@ -179,9 +180,12 @@ typedef struct {
     /* How many batches may be left out because their loss or gradient is not finite. 0: the first
      * of them is an error. */
     int64_t skip;
-    /* Called with the gradient and the loss of every batch before they are used, for instance to
-     * average them over processes. Non-zero ends the training with an error. */
-    int (*combine)(nn_theta *gradient, double *loss, void *user);
+    /* Every process of the group trains with the same options: it computes the gradient of its
+     * share of each batch's rows, and all take the same step with the mean, as it is right for a
+     * loss that is a mean over rows. Rank 0 alone writes checkpoints and the log, and shows
+     * progress; all go on from a checkpoint, so each must be able to read it. Borrowed; NULL: this
+     * process alone. */
+    nn_processes *processes;
     nn_validation validation;
     nn_checkpoint checkpoint;
     nn_log log;

@@ -164,7 +164,7 @@ bool nn_checkpoint_is_due(const nn_trainer *t)
 {
     const nn_checkpoint *c = &t->options.checkpoint;
     int64_t every = c->every > 0 ? c->every : (t->steps + 99) / 100;
-    return c->path && (t->step % every == 0 || t->step == t->steps || t->stopped);
+    return nn_leads(t) && c->path && (t->step % every == 0 || t->step == t->steps || t->stopped);
 }
 
 static void older(const char *path, int age, char *name)

@@ -31,16 +31,36 @@ static void add(nn_theta *sum, double share, const nn_theta *piece)
     }
 }
 
+bool nn_leads(const nn_trainer *t)
+{
+    return !t->options.processes || t->options.processes->rank == 0;
+}
+
+/* Where the rows of a rank begin. */
+static int64_t first_row(const nn_trainer *t, int rank)
+{
+    const nn_processes *p = t->options.processes;
+    return p ? t->batch->rows / p->size * rank + t->batch->rows % p->size * rank / p->size : 0;
+}
+
+int64_t nn_own_rows(const nn_trainer *t)
+{
+    const nn_processes *p = t->options.processes;
+    return p ? first_row(t, p->rank + 1) - first_row(t, p->rank) : t->batch->rows;
+}
+
 int nn_gradient(nn_trainer *t, int refine, double *loss, nn_theta *gradient)
 {
-    int64_t rows = t->batch->rows, micro = t->options.micro_batch;
-    if (!t->piece || micro >= rows) return run(t, refine, 0, rows, loss, gradient);
+    int64_t rows = nn_own_rows(t), micro = t->options.micro_batch,
+            begin = t->options.processes ? first_row(t, t->options.processes->rank) : 0;
+    if (rows > 0 && (!t->piece || micro >= rows))
+        return run(t, refine, begin, rows, loss, gradient);
     memset(gradient->data, 0, (size_t)gradient->size * nn_bytes(gradient->dtype));
     *loss = 0;
     for (int64_t first = 0; first < rows; first += micro) {
         int64_t n = rows - first < micro ? rows - first : micro;
         double share = (double)n / (double)rows, part;
-        if (run(t, refine, first, n, &part, t->piece)) return -1;
+        if (run(t, refine, begin + first, n, &part, t->piece)) return -1;
         *loss += share * part;
         add(gradient, share, t->piece);
     }

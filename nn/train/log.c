@@ -53,7 +53,7 @@ static int begin_file(nn_trainer *t)
 int nn_log_open(nn_trainer *t)
 {
     const nn_log *o = &t->options.log;
-    if (!o->path) return 0;
+    if (!o->path || !nn_leads(t)) return 0;
     if (o->every < 0) return FAIL(t, "options.log.every must not be negative");
     bool on = t->log_size > 0;
     t->log = fopen(o->path, on ? "r+" : "w");

@@ -2,7 +2,7 @@
  * ranks; each rank gets everybody's part of its own number, adds them up, and all gather the sums.
  * A number travels twice, whatever the size of the group, and no other order of additions can
  * occur. */
-#include "nn/model/model.h"
+#include "nn/train/train.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,8 +11,8 @@
 /* What a rank tells the others of its share. */
 typedef struct {
     double loss;
-    int64_t rows;
-    char failure[496]; /* "" when there is none */
+    int64_t rows, step;
+    char failure[488]; /* "" when there is none */
 } note;
 
 struct nn_reduction {
@@ -104,11 +104,11 @@ typedef struct {
     char fault[200]; /* of a rank that cannot take part */
 } identity;
 
-static identity identity_of(nn_theta *theta)
+static identity identity_of(nn_theta *theta, const char *fault)
 {
     static const uint64_t start = 0xcbf29ce484222325u;
     identity me = { .numbers = start };
-    const char *fault = theta ? nn_theta_error(theta) : "theta is NULL";
+    if (!fault) fault = theta ? nn_theta_error(theta) : "theta is NULL";
     if (fault) {
         snprintf(me.fault, sizeof me.fault, "%s", fault);
         return me;
@@ -120,11 +120,12 @@ static identity identity_of(nn_theta *theta)
     return me;
 }
 
-int nn_processes_agree(nn_processes *group, nn_theta *theta, char *error, size_t error_size)
+int nn_processes_meet(nn_processes *group, nn_theta *theta, const char *fault, char *error,
+                      size_t error_size)
 {
     static const char caller[] = "nn_processes_agree";
     if (!group_fits(group, caller, error, error_size)) return -1;
-    identity mine = identity_of(theta), *all = calloc((size_t)group->size, sizeof *all);
+    identity mine = identity_of(theta, fault), *all = calloc((size_t)group->size, sizeof *all);
     if (!all) return nn_error(error, error_size, "%s: out of memory", caller);
     int status = group->gather(group, sizeof mine, &mine, all, error, error_size);
     for (int r = 0; r < group->size && !status; r++) {
@@ -144,6 +145,11 @@ int nn_processes_agree(nn_processes *group, nn_theta *theta, char *error, size_t
     }
     free(all);
     return status;
+}
+
+int nn_processes_agree(nn_processes *group, nn_theta *theta, char *error, size_t error_size)
+{
+    return nn_processes_meet(group, theta, NULL, error, error_size);
 }
 
 /* ---- gradients ---- */
@@ -185,7 +191,7 @@ static int take_stock(nn_reduction *r, const nn_share *share, note *total, char 
                       size_t error_size)
 {
     nn_processes *g = r->group;
-    note mine = { .loss = share->loss, .rows = share->rows };
+    note mine = { .loss = share->loss, .rows = share->rows, .step = share->step };
     if (share->failure) snprintf(mine.failure, sizeof mine.failure, "%s", share->failure);
     if (share->failure && !mine.failure[0])
         snprintf(mine.failure, sizeof mine.failure, "it failed");
@@ -195,6 +201,10 @@ static int take_stock(nn_reduction *r, const nn_share *share, note *total, char 
         const note other = r->notes[k];
         if (other.failure[0])
             return nn_error(error, error_size, "rank %d of %d: %s", k, g->size, other.failure);
+        if (other.step != share->step)
+            return nn_error(error, error_size,
+                            "rank %d of %d is at step %lld, rank %d at step %lld", k, g->size,
+                            (long long)other.step, g->rank, (long long)share->step);
         if (other.rows < 0 || other.rows > INT64_MAX - total->rows)
             return nn_error(error, error_size, "rank %d of %d: a share of %lld rows", k, g->size,
                             (long long)other.rows);

@@ -130,6 +130,40 @@ static int make_thetas(nn_trainer *t)
     return all ? 0 : FAIL(t, "out of memory");
 }
 
+/* The other processes learn of a failure here, and here from theirs: what a process does beside its
+ * gradient can fail too. The last word of each is with step 0. */
+static int last_word(nn_trainer *t, const char *failure)
+{
+    char error[600];
+    nn_share share = { .rows = 1, .failure = failure };
+    if (!t->reduction) return 0;
+    int result = nn_reduction_step(t->reduction, &share, t->gradient, error, sizeof error);
+    nn_reduction_free(t->reduction);
+    t->reduction = NULL;
+    return result && !failure ? FAIL(t, "%s", error) : result;
+}
+
+/* Finds the other processes at the same place, before any of them writes a file. */
+static int join(nn_trainer *t)
+{
+    nn_processes *p = t->options.processes;
+    char error[600];
+    if (!p) return 0;
+    t->met = true;
+    if (nn_processes_meet(p, t->theta, NULL, error, sizeof error)) return FAIL(t, "%s", error);
+    double steps[2] = { (double)t->step, (double)t->steps };
+    double sums[2] = { steps[0], steps[1] };
+    if (nn_processes_sum(p, 2, sums, error, sizeof error)) return FAIL(t, "%s", error);
+    if (sums[0] != p->size * steps[0] || sums[1] != p->size * steps[1])
+        return FAIL(
+            t,
+            "the processes do not all go on after the same step: rank %d after step %lld of "
+            "%lld; give all of them the same options and the same checkpoint",
+            p->rank, (long long)t->step, (long long)t->steps);
+    t->reduction = nn_reduction_new(p, t->theta);
+    return t->reduction ? 0 : FAIL(t, "out of memory");
+}
+
 static int prepare(nn_trainer *t, const nn_train_options *options)
 {
     if (nn_theta_check("nn_train", t->theta, t->error, sizeof t->error)) return -1;
@@ -142,10 +176,12 @@ static int prepare(nn_trainer *t, const nn_train_options *options)
     if (nn_optimizer_error(t->state)) return FAIL(t, "%s", nn_optimizer_error(t->state));
     if (make_thetas(t)) return -1;
     t->start_size = nn_largest(t->theta);
-    if (nn_checkpoint_resume(t) || open_stage(t, stage_of(t)) || nn_log_open(t)) return -1;
+    if (nn_checkpoint_resume(t) || join(t) || open_stage(t, stage_of(t)) || nn_log_open(t))
+        return -1;
     /* The first one tells at once whether it can be written. */
-    if (t->options.checkpoint.path && t->step == 0 && nn_checkpoint_write(t)) return -1;
-    if (t->options.label) t->progress = nn_progress_new(t->options.label, t->steps);
+    if (t->options.checkpoint.path && t->step == 0 && nn_leads(t) && nn_checkpoint_write(t))
+        return -1;
+    if (t->options.label && nn_leads(t)) t->progress = nn_progress_new(t->options.label, t->steps);
     return 0;
 }
 
@@ -157,7 +193,10 @@ nn_trainer *nn_trainer_new(nn_theta *theta, const nn_train_options *options)
     double start = now();
     t->report = (nn_train_report){ .first_loss = NAN, .last_loss = NAN };
     if (options) t->options = *options;
-    prepare(t, options);
+    bool fine = prepare(t, options) == 0;
+    if (!fine && t->reduction) last_word(t, t->error);
+    else if (!fine && t->options.processes && !t->met)
+        nn_processes_meet(t->options.processes, theta, t->error, NULL, 0);
     t->report.seconds += now() - start;
     return t;
 }
@@ -168,6 +207,7 @@ void nn_trainer_free(nn_trainer *trainer)
     nn_progress_free(trainer->progress);
     nn_log_close(trainer);
     close_stage(trainer);
+    nn_reduction_free(trainer->reduction);
     nn_optimizer_free(trainer->state);
     nn_theta_free(trainer->gradient);
     nn_theta_free(trainer->piece);
@@ -225,19 +265,37 @@ static bool skip(nn_trainer *t)
     return true;
 }
 
+/* The mean over all processes; `failure` is why this one has no gradient, or NULL. 1: the batch is
+ * left out, by all of them. */
+static int reduce(nn_trainer *t, const char *failure)
+{
+    char error[600], reason[60];
+    nn_share share = { .loss = t->loss, .rows = nn_own_rows(t), .step = t->step + 1 };
+    share.failure = failure;
+    if (!failure && share.rows > 0 && !isfinite(t->loss)) {
+        snprintf(reason, sizeof reason, "the loss is %g", nn_shown(t->loss));
+        share.failure = reason;
+    }
+    if (nn_reduction_step(t->reduction, &share, t->gradient, error, sizeof error)) {
+        if (skip(t)) return 1;
+        nn_reduction_free(t->reduction); /* all have the error */
+        t->reduction = NULL;
+        return nn_step_failed(t, error);
+    }
+    t->loss = share.loss;
+    return 0;
+}
+
 /* Loss and gradient of the batch, and the update. 1: the batch is left out. */
 static int update(nn_trainer *t)
 {
-    const nn_train_options *o = &t->options;
-    bool checked = nn_trust_refine(t, t->step + 1);
-    if (nn_gradient(t, 0, &t->loss, t->gradient))
-        return skip(t) ? 1 : nn_step_failed(t, ad_workspace_error(t->runner.workspace));
-    if (checked && isfinite(t->loss)) nn_trust_compare(t, t->step + 1);
-    if (o->combine && o->combine(t->gradient, &t->loss, o->user))
-        return FAIL(t,
-                    "options.combine returned an error at step %lld of %lld; theta is as after "
-                    "step %lld",
-                    (long long)t->step + 1, (long long)t->steps, (long long)t->step);
+    bool checked = nn_own_rows(t) > 0 && nn_trust_refine(t, t->step + 1);
+    const char *failure =
+        nn_gradient(t, 0, &t->loss, t->gradient) ? ad_workspace_error(t->runner.workspace) : NULL;
+    if (failure && !t->reduction) return skip(t) ? 1 : nn_step_failed(t, failure);
+    if (checked && !failure && isfinite(t->loss)) nn_trust_compare(t, t->step + 1);
+    int left_out = t->reduction ? reduce(t, failure) : 0;
+    if (left_out) return left_out;
     if (!isfinite(t->loss)) {
         char reason[60];
         snprintf(reason, sizeof reason, "the loss is %g", nn_shown(t->loss));
@@ -271,6 +329,7 @@ static int follow(nn_trainer *t)
 static int finish(nn_trainer *t)
 {
     t->over = true;
+    if (last_word(t, NULL)) return -1;
     if (t->average) copy_theta(t->theta, t->average);
     if (t->report.best_step > 0 && !t->options.validation.keep_last) copy_theta(t->theta, t->best);
     return 0;
@@ -309,6 +368,7 @@ int nn_trainer_step(nn_trainer *trainer)
     if (trainer->over) return 0;
     double start = now();
     int result = step(trainer);
+    if (result < 0) last_word(trainer, trainer->error);
     trainer->report.seconds += now() - start;
     return result;
 }

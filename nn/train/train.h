@@ -9,6 +9,7 @@
  *   checkpoint.c files to go on from
  *   log.c        lines of numbers
  *   failure.c    what is said when a step fails
+ *   parallel.c   other processes that train the same model
  *   train.c      stages and steps
  * The batch of a step is a function of the options and of the step's number: nothing else of it has
  * to be kept when a training is taken up again. */
@@ -95,6 +96,8 @@ struct nn_trainer {
     nn_runner runner; /* loss and gradient */
     void *key;        /* of the loss as a function of its inputs */
     size_t key_length;
+    nn_reduction *reduction; /* NULL: no other processes */
+    bool met;                /* the other processes have been told how this one begins */
     nn_optimizer_state *state;
     nn_progress *progress;
     nn_theta *gradient;
@@ -169,9 +172,19 @@ int nn_metrics_compile(nn_trainer *t, nn_runner *runner);
 
 /* ---- gradient.c ---- */
 
-/* Loss and gradient of the present batch; refine: with the steps of solves divided into 2^refine.
- * -1: the run failed, and the workspace has the error. */
+/* Whether this process writes files and shows progress. */
+bool nn_leads(const nn_trainer *t);
+/* The rows of the present batch that are this process's. */
+int64_t nn_own_rows(const nn_trainer *t);
+/* Loss and gradient of them; refine: with the steps of solves divided into 2^refine. -1: the run
+ * failed, and the workspace has the error. */
 int nn_gradient(nn_trainer *t, int refine, double *loss, nn_theta *gradient);
+
+/* ---- parallel.c ---- */
+
+/* nn_processes_agree; fault: why this process cannot take part, or NULL. */
+int nn_processes_meet(nn_processes *processes, nn_theta *theta, const char *fault, char *error,
+                      size_t error_size);
 
 /* ---- trust.c ---- */
 

@@ -213,6 +213,96 @@ START_TEST(one_fails_and_all_know)
 }
 END_TEST
 
+/* ---- training ---- */
+
+enum { EXAMPLES = 53, IN = 4, STEPS = 40 };
+
+static ad_var loss(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
+{
+    (void)tape;
+    return nn_mse(nn_mlp_apply(user, theta, batch[0]), batch[1]);
+}
+
+/* Rank 1 cannot draw at step 20, where it is told so. */
+static int draw(const nn_step *step, double *const *out, void *user)
+{
+    bool *fails = user;
+    for (int64_t i = 0; i < step->rows; i++) out[1][i] = ad_rng_normal(step->rng);
+    return *fails && step->step == 20;
+}
+
+static bool never = false, now = true;
+
+static void train(rank *r)
+{
+    double x[EXAMPLES * IN];
+    for (int i = 0; i < EXAMPLES * IN; i++) x[i] = sin(1.3 * i);
+    nn_model *model = nn_model_new();
+    nn_mlp mlp = nn_mlp_new(model, "m", 3, (int64_t[]){ IN, 8, 1 }, ad_tanh, NULL);
+    ad_rng rng = ad_rng_seed(5);
+    nn_theta *theta = nn_theta_new(model, r->dtype, &rng);
+    nn_array arrays[] = { nn_array_of(AD_SHAPE(AD_ROWS, IN), x),
+                          nn_array_drawn(AD_SHAPE(AD_ROWS, 1)) };
+    nn_stage stage = { .steps = STEPS, .loss = loss, .user = &mlp };
+    nn_train_options o = { .narray = 2, .arrays = arrays, .draw = draw, .stages = &stage };
+    o.nstage = 1;
+    o.user = r->kind == 1 && r->group.rank == 1 ? &now : &never;
+    o.examples = EXAMPLES;
+    o.batch = 10; /* the last one of an epoch has 3 rows: some ranks have none */
+    o.micro_batch = 2;
+    o.worker = r->kind == 2;
+    o.threads = 1;
+    o.validation.batch = r->kind == 3 && r->group.rank == 1 ? -1 : 0;
+    o.processes = r->group.size > 1 ? &r->group : NULL;
+    nn_train_report report;
+    r->status = nn_train(theta, &o, &report, r->error, TEXT);
+    r->share.loss = report.last_loss;
+    if (!r->status) nn_theta_get(theta, "m.0.weight", IN * 8, r->numbers);
+    nn_theta_free(theta);
+    nn_model_free(model);
+}
+
+START_TEST(training_by_several)
+{
+    rank alone[1] = { 0 }, ranks[MAX_RANKS] = { 0 }, again[MAX_RANKS] = { 0 };
+    int size = 2 + _i % 4;
+    ad_dtype dtype = _i < 4 ? AD_F64 : AD_F32;
+    alone[0].dtype = dtype;
+    for (int k = 0; k < size; k++) ranks[k].dtype = again[k].dtype = dtype;
+    for (int k = 0; k < size; k++) again[k].kind = 2;
+    meet(1, alone, train);
+    meet(size, ranks, train);
+    meet(size, again, train);
+    ck_assert_msg(!alone[0].status, "%s", alone[0].error);
+    for (int k = 0; k < size; k++) {
+        ck_assert_msg(!ranks[k].status, "%s", ranks[k].error);
+        ck_assert(!memcmp(ranks[k].numbers, ranks[0].numbers, sizeof ranks[k].numbers));
+        ck_assert(!memcmp(again[k].numbers, ranks[0].numbers, sizeof ranks[k].numbers));
+    }
+    for (int i = 0; i < IN * 8; i++)
+        ck_assert_double_eq_tol(ranks[0].numbers[i], alone[0].numbers[i],
+                                dtype == AD_F64 ? 1e-10 : 2e-3);
+}
+END_TEST
+
+/* Where one cannot go on, or cannot begin, nobody waits for it. */
+START_TEST(one_stops_and_all_stop)
+{
+    rank ranks[3] = { 0 };
+    for (int k = 0; k < 3; k++) {
+        ranks[k].kind = _i;
+        ranks[k].dtype = AD_F64;
+    }
+    meet(3, ranks, train);
+    for (int k = 0; k < 3; k++) {
+        ck_assert_int_eq(ranks[k].status, -1);
+        ck_assert_msg(strstr(ranks[k].error, _i == 1 ? "draw" : "options.validation"), "%s",
+                      ranks[k].error);
+        if (k != 1) ck_assert_msg(strstr(ranks[k].error, "rank 1"), "%s", ranks[k].error);
+    }
+}
+END_TEST
+
 START_TEST(bad_groups)
 {
     char error[TEXT];
@@ -238,6 +328,9 @@ int main(void)
     tcase_add_test(c, sums);
     tcase_add_loop_test(c, ranks_that_disagree, 0, 6);
     tcase_add_loop_test(c, one_fails_and_all_know, 0, 3);
+    tcase_add_loop_test(c, training_by_several, 0, 8);
+    tcase_add_loop_test(c, one_stops_and_all_stop, 1, 2);
+    tcase_add_loop_test(c, one_stops_and_all_stop, 3, 4);
     tcase_add_test(c, bad_groups);
     return suite_run();
 }

@@ -18,7 +18,7 @@ typedef struct {
     ad_dtype dtype;
     double x[EXAMPLES * IN], y[EXAMPLES];
     float narrow[EXAMPLES * IN];
-    int64_t fetches, fails_at, combined;
+    int64_t fetches, fails_at;
     double sum; /* what on_step has seen */
 } problem;
 
@@ -230,7 +230,7 @@ START_TEST(stages)
 }
 END_TEST
 
-/* ---- averages, batches left out, combined gradients ------------------------------------------ */
+/* ---- averages, batches left out -------------------------------------------------------------- */
 
 /* The average by hand, from what on_step sees. */
 static double averaged[2 * NUMBERS];
@@ -281,38 +281,6 @@ START_TEST(left_out)
     ck_assert_msg(strstr(error, "the first is 40 (from 0); 2 batches have been left out before"),
                   "%s", error);
     free_problem(p);
-}
-END_TEST
-
-static int halve(nn_theta *gradient, double *value, void *user)
-{
-    problem *p = user;
-    for (int64_t i = 0; i < nn_theta_size(gradient); i++) nn_theta_f64(gradient, NULL)[i] *= 0.5;
-    *value *= 0.5;
-    return ++p->combined == 5;
-}
-
-START_TEST(combined)
-{
-    problem *p = make_problem(AD_F64), *q = make_problem(AD_F64);
-    nn_train_options o = options_of(p);
-    o.optimizer = (nn_optimizer_options){ .algorithm = &nn_sgd, .rate = 0.1 };
-    o.combine = halve;
-    nn_train_report report;
-    ck_assert_int_eq(nn_train(p->theta, &o, &report, error, sizeof error), -1);
-    ck_assert_str_eq(error, "nn_train: options.combine returned an error at step 5 of 37; theta is "
-                            "as after step 4");
-    o.user = q;
-    o.combine = NULL;
-    o.optimizer.rate = 0.05;
-    o.steps = 4;
-    double first = report.first_loss;
-    ck_assert_int_eq(nn_train(q->theta, &o, &report, error, sizeof error), 0);
-    ck_assert_double_eq(report.first_loss, 2 * first);
-    for (int i = 0; i < 2 * NUMBERS; i++)
-        ck_assert_double_eq(nn_theta_f64(p->theta, NULL)[i], nn_theta_f64(q->theta, NULL)[i]);
-    free_problem(p);
-    free_problem(q);
 }
 END_TEST
 
@@ -368,7 +336,6 @@ int main(void)
     tcase_add_test(c, stages);
     tcase_add_test(c, averages);
     tcase_add_test(c, left_out);
-    tcase_add_test(c, combined);
     tcase_add_test(c, fetches_that_fail);
     tcase_add_test(c, given_up);
     return suite_run();
