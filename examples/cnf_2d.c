@@ -289,7 +289,8 @@ int main(int argc, char **argv)
     for (int64_t i = 0; i < last->in * last->out; i++) weight[i] *= 0.1f;
 
     nn_array points = nn_array_drawn(AD_SHAPE(AD_ROWS, 2));
-    nn_train_options train_options = { .loss = loss,
+    nn_train_options train_options = { .processes = example_processes(),
+                                       .loss = loss,
                                        .user = &p,
                                        .narray = 1,
                                        .arrays = &points,

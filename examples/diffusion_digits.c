@@ -302,6 +302,7 @@ static bool train_judge(problem *p, int64_t steps, int threads)
     nn_array arrays[] = { nn_array_of(AD_SHAPE(AD_ROWS, p->d), p->train.grey),
                           nn_array_of(AD_SHAPE(AD_ROWS, 1), p->train.digit) };
     nn_train_options options = {
+        .processes = example_processes(),
         .loss = judge_loss,
         .user = p,
         .narray = 2,
@@ -523,7 +524,8 @@ int main(int argc, char **argv)
            (long long)p.train.n, p.train.side, p.train.side, p.train.levels, (long long)p.test.n);
     fflush(stdout);
     build(&p, width, guidance);
-    nn_train_options train_options = { .batch = batch,
+    nn_train_options train_options = { .processes = example_processes(),
+                                       .batch = batch,
                                        .steps = steps,
                                        .optimizer = { .algorithm = &nn_adamw,
                                                       .rate = rate,

@@ -294,6 +294,7 @@ int main(int argc, char **argv)
     const nn_array arrays[] = { nn_array_of(AD_SHAPE(AD_ROWS, 1), p.train.digit),
                                 nn_array_drawn(AD_SHAPE(AD_ROWS, d)) };
     const nn_train_options train = {
+        .processes = example_processes(),
         .loss = loss,
         .user = &p,
         .narray = 2,

@@ -7,7 +7,39 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#ifdef EXAMPLE_MPI
+#include "nn/mpi.h"
+#endif
+
 enum { MAX_OPTIONS = 32 };
+
+/* ---- several processes ---- */
+
+static struct nn_processes *processes;
+
+struct nn_processes *example_processes(void) { return processes; }
+
+#ifdef EXAMPLE_MPI
+static void leave(void) { nn_mpi_free(processes); }
+
+/* mpirun tells its processes how many they are. */
+static bool join(void)
+{
+    char error[300];
+    if (!getenv("OMPI_COMM_WORLD_SIZE") && !getenv("PMI_SIZE")) return true;
+    processes = nn_mpi_new(error, sizeof error);
+    if (!processes) return example_failed("mpirun", error) == 0;
+    atexit(leave);
+    return processes->rank == 0 || freopen("/dev/null", "w", stdout);
+}
+
+static bool leads(void) { return !processes || processes->rank == 0; }
+#else
+static bool join(void) { return true; }
+static bool leads(void) { return true; }
+#endif
+
+/* ---- the command line ---- */
 
 static void print_help(const char *program, const char *about, const example_option *o)
 {
@@ -58,7 +90,7 @@ int example_options(int argc, char **argv, const char *about, const example_opti
         fprintf(stderr, "%s --help lists the options\n", argv[0]);
         return 2;
     }
-    if (optind == argc) return 0;
+    if (optind == argc) return join() ? 0 : 2;
     fprintf(stderr, "%s: unexpected argument '%s'; --help lists the options\n", argv[0],
             argv[optind]);
     return 2;
@@ -98,7 +130,8 @@ bool example_directory(const char *path)
 FILE *example_file(const char *directory, const char *name)
 {
     char path[4096];
-    snprintf(path, sizeof path, "%s/%s", directory, name);
+    if (leads()) snprintf(path, sizeof path, "%s/%s", directory, name);
+    else snprintf(path, sizeof path, "/dev/null");
     FILE *f = fopen(path, "w");
     if (!f) example_failed(path, strerror(errno));
     return f;
@@ -107,6 +140,7 @@ FILE *example_file(const char *directory, const char *name)
 void example_picture(const char *directory, const char *name)
 {
     char script[256];
+    if (!leads()) return;
     snprintf(script, sizeof script, "%s.gp", name);
     fflush(NULL);
     pid_t child = fork();

@@ -19,6 +19,11 @@ typedef struct {
  * --help, 2 after a mistake, which it explains). */
 int example_options(int argc, char **argv, const char *about, const example_option *options);
 
+/* The processes that mpirun has started, for nn_train_options; NULL: this one is alone, or costate
+ * was built without MPI. All run the program, rank 0 alone prints and writes. example_options has
+ * found them. */
+struct nn_processes *example_processes(void);
+
 /* Makes the directory (and its parents) if need be; false after explaining why it cannot be. */
 bool example_directory(const char *path);
 /* Opens directory/name for writing; NULL after explaining. */

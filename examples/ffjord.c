@@ -285,6 +285,7 @@ static bool learn(const variant *v, const split *data, const settings *s, shown 
     const nn_array arrays[] = { nn_array_of(AD_SHAPE(AD_ROWS, data->d), data->rows[TRAIN]),
                                 nn_array_drawn(AD_SHAPE(AD_ROWS, data->d)) };
     const nn_train_options options = {
+        .processes = example_processes(),
         .loss = loss,
         .user = &p,
         .narray = 2,

@@ -322,6 +322,7 @@ int main(int argc, char **argv)
            "by 4", "length");
     for (p.training = 0; p.training < WAYS_OF_TRAINING; p.training++) {
         nn_train_options train = {
+            .processes = example_processes(),
             .batch = batch,
             .steps = p.training == LIKELIHOOD ? likelihood_steps : steps,
             .optimizer = { .rate = rate, .schedule = nn_schedule_cosine },

@@ -198,7 +198,9 @@ static double run(cde *c, const experiment *e, const series *train, const series
         nn_array_data(AD_SHAPE(AD_ROWS, c->knots, c->channels), AD_F32, x),
         nn_array_of(AD_SHAPE(AD_ROWS, 1), train->class_),
     };
-    nn_train_options options = { .loss = loss, .user = c, .narray = 2, .arrays = arrays };
+    nn_train_options options = {
+        .processes = example_processes(), .loss = loss, .user = c, .narray = 2, .arrays = arrays
+    };
     options.examples = train->count;
     options.batch = 64;
     options.steps = e->steps;

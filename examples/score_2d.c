@@ -302,7 +302,8 @@ int main(int argc, char **argv)
     const nn_array arrays[] = { nn_array_drawn(AD_SHAPE(AD_ROWS, 2)),
                                 nn_array_drawn(AD_SHAPE(AD_ROWS, 1)),
                                 nn_array_drawn(AD_SHAPE(AD_ROWS, 2)) };
-    nn_train_options train = { .loss = loss,
+    nn_train_options train = { .processes = example_processes(),
+                               .loss = loss,
                                .user = &p,
                                .narray = 3,
                                .arrays = arrays,

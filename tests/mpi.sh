@@ -7,6 +7,7 @@ dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
 export OMPI_MCA_btl_vader_single_copy_mechanism=none # containers forbid it
+export OMPI_MCA_plm_rsh_agent=sh # nothing is started on other machines, where there is no ssh either
 
 # run N NAME ARGUMENTS...: N processes, with a directory of their own; their output goes to the file NAME.
 run() {
