@@ -64,10 +64,6 @@ struct nn_optimizer_state {
 
 /* ---- for training ---------------------------------------------------------------------------- */
 
-/* Whether any of the options is not zero. */
-bool nn_optimizer_given(const nn_optimizer_options *options);
-/* For how many updates the state was made. */
-int64_t nn_optimizer_planned(const nn_optimizer_state *state);
 const nn_optimizer *nn_optimizer_algorithm(const nn_optimizer_state *state);
 
 /* All that a state has come to, as arrays with names, for checkpoints. They are the state's own

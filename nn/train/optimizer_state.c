@@ -106,15 +106,6 @@ static void fill_plateau(nn_plateau *p)
     set_default(&p->threshold, 1e-4);
 }
 
-bool nn_optimizer_given(const nn_optimizer_options *o)
-{
-    const nn_plateau *p = &o->plateau;
-    return o->algorithm || o->rate != 0 || o->momentum != 0 || o->nesterov || o->beta1 != 0 ||
-           o->beta2 != 0 || o->epsilon != 0 || o->weight_decay != 0 || o->decays || o->ngroup ||
-           o->groups || o->clip_norm != 0 || o->clip_value != 0 || o->warmup || o->schedule ||
-           o->user || p->factor != 0 || p->patience || p->threshold != 0 || p->least != 0;
-}
-
 /* ---- stretches ------------------------------------------------------------------------------- */
 
 /* The first group that a name belongs to; -1: none. */
@@ -246,7 +237,6 @@ void nn_optimizer_free(nn_optimizer_state *state)
     free(state);
 }
 
-int64_t nn_optimizer_planned(const nn_optimizer_state *state) { return state->steps; }
 int64_t nn_optimizer_steps(const nn_optimizer_state *state)
 {
     return state ? (int64_t)state->made.taken : 0;
