@@ -267,6 +267,24 @@ static int prepare(const char *data, double share, uint64_t seed, series *train,
     return drop_from(test, share, 10 * seed + 2);
 }
 
+/* Accuracies of both beside each other. */
+static bool draw(const char *out)
+{
+    FILE *script = example_file(out, "neural_cde.gp");
+    if (!script) return false;
+    fputs("set terminal pngcairo size 700,450\n"
+          "set output 'neural_cde.png'\n"
+          "set xlabel 'share of the observations that is dropped'\n"
+          "set ylabel 'accuracy on test series'\n"
+          "set xrange [-0.05:0.75]\nset yrange [0:1.05]\nset key bottom left\n"
+          "plot 'neural_cde.dat' using 1:2:3 with yerrorlines lw 2 pt 7 title 'neural CDE', \\\n"
+          "     'neural_cde.dat' using 1:4 with linespoints lw 2 pt 5 title 'nearest neighbour'\n",
+          script);
+    fclose(script);
+    example_picture(out, "neural_cde");
+    return true;
+}
+
 static const struct {
     const char *name;
     ode_interpolation kind;
@@ -337,5 +355,5 @@ int main(int argc, char **argv)
         fprintf(table, "%g %g %g %g\n", share[k], mean, deviation, nearest);
     }
     fclose(table);
-    return 0;
+    return draw(out) ? 0 : 1;
 }
