@@ -161,6 +161,22 @@ static ad_var draw_stretch(ad_var a, ad_shape s)
     return ad_broadcast(a, s);
 }
 
+/* Overlapping windows, or those that an array has added up. */
+static ad_var draw_windows(ad_var a, ad_shape s, int axis)
+{
+    ad_window w = { 1 + pick(3), pick(3), pick(3), pick(3), pick(3) };
+    int64_t stride = w.stride ? w.stride : 1, dilation = w.dilation ? w.dilation : 1;
+    if (axis + 1 < s.rank && chance(50)) {
+        w.size = s.dim[axis + 1];
+        int64_t reach = (s.dim[axis] - 1) * stride + dilation * (w.size - 1) + 1;
+        w.before = w.before < reach ? w.before : 0;
+        w.after = w.before + w.after < reach ? w.after : 0;
+        return ad_fold(a, axis, reach - w.before - w.after + pick((int)stride), &w);
+    }
+    w.after += dilation * (w.size - 1); /* so that one window fits */
+    return s.rank < 4 ? ad_unfold(a, axis, &w) : a;
+}
+
 static ad_var layout_of(ad_var a)
 {
     ad_shape s = ad_shape_of(a), flat = { 1, { ad_row_size(s) } };
@@ -174,7 +190,7 @@ static ad_var layout_of(ad_var a)
         flat.dim[first] /= 2;
         flat.dim[flat.rank++] = 2;
     }
-    switch (pick(16)) {
+    switch (pick(18)) {
     case 0:
     case 12: return ad_reshape(a, flat);
     case 1: return draw_transpose(a, s);
@@ -189,6 +205,7 @@ static ad_var layout_of(ad_var a)
     case 8: return n <= 5 ? ad_scatter_add(a, axis, n + 1, list) : ad_flip(a, axis);
     case 9:
     case 11: return draw_stretch(a, s);
+    case 15: return draw_windows(a, s, axis);
     case 10: return ad_concatenate(2, (ad_var[]){ ad_slice(a, axis, from, to), ad_sin(a) }, axis);
     default: return ad_cumsum(a, axis, pick(2));
     }
@@ -472,6 +489,82 @@ static ad_var draw_opaque(world *w)
     ad_opaque(w->tape, &opaque_class, data, 2, (ad_var[]){ a, b }, 2,
               (ad_shape[]){ data->shape, data->shape }, out);
     return chance(40) ? ad_sub(out[0], out[1]) : out[pick(2)];
+}
+
+/* ---- recurrences ---- */
+
+enum { MAX_CARRIES = 2, MAX_ARGS = 2 };
+
+/* Of what kind the steps of a recurrence are: drawn before they are recorded. */
+typedef struct {
+    int ncarry, ninput, narg, noutput, activation;
+} recurrence;
+
+/* x as an array of a shape, by means where it does not fit. */
+static ad_var shaped(ad_var x, ad_shape want)
+{
+    ad_shape s = ad_shape_of(x), both, ones = { want.rank, { 0 } };
+    if (ad_broadcast_shapes(s, want, &both) && ad_same_shape(both, want))
+        return ad_broadcast(x, want);
+    for (int i = s.rank - 1; i >= 0; i--)
+        if (s.dim[i] != AD_ROWS || !ad_has_rows(want)) x = ad_mean(x, 1, &i, false);
+    for (int i = 0; i < want.rank; i++) ones.dim[i] = 1;
+    if (ad_has_rows(ad_shape_of(x))) ones.dim[0] = AD_ROWS;
+    return ad_broadcast(ad_reshape(x, ones), want);
+}
+
+static void recurrent_step(const ad_scan_step *at, void *user)
+{
+    const recurrence *r = user;
+    for (int k = 0; k < r->ncarry; k++) {
+        ad_shape s = ad_shape_of(at->carry[k]);
+        ad_var sum = ad_scale(at->carry[k], 0.8);
+        sum = ad_add(sum, shaped(at->carry[r->ncarry - 1 - k], s));
+        for (int i = 0; i < r->ninput; i++) sum = ad_add(sum, shaped(at->input[i], s));
+        for (int i = 0; i < r->narg; i++) sum = ad_mul(sum, ad_cos(shaped(at->arg[i], s)));
+        at->next[k] = r->activation == 0   ? ad_tanh(sum)
+                      : r->activation == 1 ? ad_sin(sum)
+                                           : ad_sub(at->carry[k], ad_scale(ad_sigmoid(sum), 0.3));
+    }
+    if (r->noutput == 0) return;
+    at->output[0] = ad_mul(at->next[0], ad_exp(ad_scale(ad_tanh(at->carry[0]), 0.5)));
+}
+
+/* The carries after the last step, or the outputs of all. */
+static ad_var draw_recurrence(world *w)
+{
+    recurrence r = { 1 + pick(MAX_CARRIES), 0, pick(MAX_ARGS + 1), 0, pick(3) };
+    ad_var carry[MAX_CARRIES], input = any(w), arg[MAX_ARGS], last[MAX_CARRIES], output;
+    ad_shape s = ad_shape_of(input);
+    ad_recurrence a = { .step = recurrent_step, .user = &r, .steps = pick(5) };
+    bool rows = ad_has_rows(s), all_rows = true, no_rows = !rows;
+    if (s.rank > rows && chance(80)) {
+        r.ninput = 1;
+        a.steps = s.dim[rows];
+    }
+    for (int k = 0; k < r.ncarry; k++) {
+        carry[k] = any(w);
+        all_rows = all_rows && ad_has_rows(ad_shape_of(carry[k]));
+        no_rows = no_rows && !ad_has_rows(ad_shape_of(carry[k]));
+    }
+    for (int k = 0; k < r.narg; k++) {
+        arg[k] = any(w);
+        no_rows = no_rows && !ad_has_rows(ad_shape_of(arg[k]));
+    }
+    if (all_rows && chance(50))
+        a.lengths = ad_clamp(w->input[ROW_INDEX], ad_scalar(w->tape, 0),
+                             ad_scalar(w->tape, (double)a.steps));
+    w->couples_rows = w->couples_rows || !(all_rows || no_rows);
+    a.ncarry = r.ncarry;
+    a.ninput = r.ninput;
+    a.narg = r.narg;
+    a.noutput = r.noutput = a.steps > 0; /* without steps there are no outputs */
+    a.carry = carry;
+    a.input = &input;
+    a.arg = arg;
+    a.reverse = chance(50);
+    if (ad_scan(&a, last, &output)) return ad_none(w->tape);
+    return r.noutput && chance(50) ? output : last[pick(r.ncarry)];
 }
 
 /* ---- derivatives ---- */

@@ -178,7 +178,8 @@ static void step(world *w)
     else if (kind < 57) keep(w, draw_layout(w));
     else if (kind < 67) keep(w, draw_reduction(w));
     else if (kind < 74) keep(w, draw_indexed(w));
-    else if (kind < 78) keep(w, draw_opaque(w));
+    else if (kind < 77) keep(w, draw_opaque(w));
+    else if (kind < 80) keep(w, draw_recurrence(w));
     else if (kind < 92) keep(w, draw_contraction(w));
     else if (kind < 96 || w->recipe.smooth) keep(w, draw_convolution(w));
     else keep(w, draw_gradient(w));
