@@ -62,14 +62,16 @@ extern const ode_method ode_euler, ode_midpoint, ode_heun, ode_ralston, ode_rk4,
  * and the last time, but not beyond a time where it jumps. */
 extern const ode_method ode_trbdf2, ode_kvaerno3, ode_kvaerno4, ode_kvaerno5;
 /* Fixed steps. Implicit steps solve for each row by Newton's method. The two-step method starts
- * afresh at each output time and jump. ode_implicit_euler is L-stable, ode_trapezoidal is A-stable
- * only: where |h lambda| is large (lambda an eigenvalue of the Jacobian dF/dx), a part that decays
- * fast changes its sign from step to step and hardly decays. Where a result (at an output time)
- * comes from a step that does so by a tenth of an element's size, it is an error; but on its way a
- * nonlinear problem may have been led astray before. So it is for problems without fast decay:
- * oscillations, waves.
+ * afresh at each output time and jump. ode_implicit_midpoint is symplectic: over long times the
+ * energy of a Hamiltonian system stays near where it was, for steps that are not too large (Hairer,
+ * Lubich, Wanner, Geometric Numerical Integration, VI.4 and IX). ode_implicit_euler is L-stable,
+ * ode_trapezoidal and ode_implicit_midpoint are A-stable only: where |h lambda| is large (lambda an
+ * eigenvalue of the Jacobian dF/dx), a part that decays fast changes its sign from step to step and
+ * hardly decays. Where a result (at an output time) comes from a step that does so by a tenth of an
+ * element's size, it is an error; but on its way a nonlinear problem may have been led astray
+ * before. So it is for problems without fast decay: oscillations, waves.
  */
-extern const ode_method ode_implicit_euler, ode_trapezoidal, ode_nystroem2;
+extern const ode_method ode_implicit_euler, ode_trapezoidal, ode_implicit_midpoint, ode_nystroem2;
 const ode_method *const *ode_methods(void);             /* all, NULL-terminated */
 const char *ode_method_name(const ode_method *method);  /* "dopri5" */
 const char *ode_method_about(const ode_method *method); /* one line: what it is and the source */

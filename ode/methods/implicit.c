@@ -1,6 +1,7 @@
-/* Implicit Euler and the trapezoidal rule: z = base + g f(t + h, z) with base = y, g = h, or base =
- * y + h/2 f(t, y), g = h/2. Newton's method begins at the base: the slope at the step's start is no
- * guess where the problem is stiff. */
+/* Implicit Euler, the trapezoidal rule and the midpoint rule. The first two: z = base + g f(t + h,
+ * z) with base = y, g = h, or base = y + h/2 f(t, y), g = h/2. The third: z = y + h/2 f(t + h/2,
+ * z), from where the step goes on by as much again. Newton's method begins at the base: the slope
+ * at the step's start is no guess where the problem is stiff. */
 #include "ode/methods/recorders.h"
 
 /* The largest |y| or |next| of each row: [rows]. */
@@ -17,12 +18,13 @@ static ad_var row_size(const ode_step *s, const ode_step_results *r)
     return all;
 }
 
-/* The trapezoidal rule multiplies a part of the state that decays fast by nearly -1 in each step.
- * Then the slope at the step's start asks for many times the change that the step makes, and yet
- * this change is not small. Where an element moves by more than a tenth of its size while its slope
- * asks for ten times its size, what is computed is not the solution, which would have done the one
- * or the other. What Newton's method leaves, which is relative to the row, is no size. */
-static void record_ringing(const ode_step *s, ode_step_results *r)
+/* The trapezoidal and the midpoint rule multiply a part of the state that decays fast by nearly -1
+ * in each step. Then the slope at the step's start asks for many times the change that the step
+ * makes, and yet this change is not small. Where an element moves by more than a tenth of its size
+ * while its slope asks for ten times its size, what is computed is not the solution, which would
+ * have done the one or the other. What Newton's method leaves, which is relative to the row, is no
+ * size. */
+static void record_ringing(const ode_step *s, const ad_var *start, ode_step_results *r)
 {
     ad_var row = row_size(s, r);
     for (int j = 0; j < s->system->nstate; j++) {
@@ -31,7 +33,7 @@ static void record_ringing(const ode_step *s, ode_step_results *r)
         ad_var size = ad_max(ad_max(ad_abs(s->y[j]), ad_abs(r->next[j])),
                              ad_scale(ad_reshape(row, shape), 1e3 * s->newton.tolerance));
         ad_var change = ad_scale(ad_abs(ad_sub(r->next[j], s->y[j])), 10),
-               slope = ad_scale(ad_abs(ad_mul(s->h, r->k[j])), 0.1);
+               slope = ad_scale(ad_abs(ad_mul(s->h, start[j])), 0.1);
         r->ringing[j] = ad_div(ad_min(change, slope), size);
     }
 }
@@ -52,9 +54,27 @@ void ode_implicit_step(const ode_method *m, const ode_step *s, ode_step_results 
     ode_stages stages = ode_stages_begin(s);
     ode_record_stage(&stages, last, g, base, guess, unused, r->next);
     ode_stages_end(&stages, r);
-    if (ode_method_has(m, ODE_METHOD_RINGS)) record_ringing(s, r);
+    if (ode_method_has(m, ODE_METHOD_RINGS)) record_ringing(s, r->k, r);
     if (!nquad) return;
     ode_record_field(s, r, last, r->next, unused, end);
     for (int q = 0; q < nquad; q++)
         r->quad[q] = ad_mul(g, trapezoidal ? ad_add(begin[q], end[q]) : end[q]);
+}
+
+void ode_implicit_midpoint_step(const ode_method *m, const ode_step *s, ode_step_results *r)
+{
+    (void)m;
+    int n = s->system->nstate, nquad = s->quadrature.wanted ? s->system->nquad : 0;
+    ad_var guess[ODE_MAX_JOINT], k[ODE_MAX_JOINT], middle[ODE_MAX_JOINT], start[ODE_MAX_JOINT];
+    ad_var half = ad_scale(s->h, 0.5);
+    for (int j = 0; j < n; j++) guess[j] = ad_zeros_like(s->y[j]);
+    ode_stages stages = ode_stages_begin(s);
+    ode_record_stage(&stages, 0, half, s->y, guess, k, middle);
+    ode_stages_end(&stages, r);
+    for (int j = 0; j < n; j++) r->next[j] = ad_sub(ad_scale(middle[j], 2), s->y[j]);
+    ode_record_field(s, r, 1, s->y, start, NULL);
+    record_ringing(s, start, r);
+    if (!nquad) return;
+    ode_record_field(s, r, 0, middle, start, r->rates);
+    for (int q = 0; q < nquad; q++) r->quad[q] = ad_mul(s->h, r->rates[q]);
 }

@@ -9,7 +9,7 @@ static const ode_method *const all[] = {
 #include "ode/methods/methods.def"
 #define ODE_ESDIRK(name_, ...) &ode_##name_,
 #include "ode/methods/esdirk.def"
-    &ode_implicit_euler, &ode_trapezoidal, &ode_nystroem2, NULL
+    &ode_implicit_euler, &ode_trapezoidal, &ode_implicit_midpoint, &ode_nystroem2, NULL
 };
 
 #define ROWS(...)                                                                                  \
@@ -89,7 +89,7 @@ static const ode_method *const all[] = {
 
 static const ode_shapes one_state[] = { ODE_SHAPE_STATE };
 static const double at_end[] = { 1, 0 }, at_both_ends[] = { 0, 1 },
-                    at_start_and_middle[] = { 0, 0.5 };
+                    at_start_and_middle[] = { 0, 0.5 }, at_middle_and_ends[] = { 0.5, 0, 1 };
 
 const ode_method ode_implicit_euler = {
     .name = "implicit_euler",
@@ -117,6 +117,20 @@ const ode_method ode_trapezoidal = {
     .dense_stages = ODE_HERMITE_STAGES,
     .dense = ode_hermite_dense,
     .step = ode_implicit_step
+};
+const ode_method ode_implicit_midpoint = {
+    .name = "implicit_midpoint",
+    .about = "the implicit midpoint rule (Gauss's method of one stage), order 2, symplectic, keeps "
+             "quadratic invariants; A-stable but not L-stable: rings on very stiff problems",
+    .flags = ODE_METHOD_IMPLICIT | ODE_METHOD_RINGS,
+    .order = 2,
+    .times = 2,
+    .times_estimate = 2,
+    .times_dense = 3,
+    .c = at_middle_and_ends,
+    .dense_stages = ODE_HERMITE_STAGES,
+    .dense = ode_hermite_dense,
+    .step = ode_implicit_midpoint_step
 };
 const ode_method ode_nystroem2 = {
     .name = "nystroem2",

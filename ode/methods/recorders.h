@@ -7,6 +7,7 @@ void ode_runge_kutta_step(const ode_method *method, const ode_step *s, ode_step_
 void ode_runge_kutta_dense(const ode_method *method, double theta, double *w, double *slope);
 void ode_esdirk_step(const ode_method *method, const ode_step *s, ode_step_results *r);
 void ode_implicit_step(const ode_method *method, const ode_step *s, ode_step_results *r);
+void ode_implicit_midpoint_step(const ode_method *method, const ode_step *s, ode_step_results *r);
 void ode_nystroem_begin(const ode_method *method, const ode_step *s, ode_step_results *r);
 void ode_nystroem_step(const ode_method *method, const ode_step *s, ode_step_results *r);
 /* Records what a step with an estimate shows of its stability: r->stiffness, from the state g of
