@@ -2,10 +2,7 @@
 #include "example.h"
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
-#ifdef EXAMPLE_ZLIB
-#include <zlib.h>
-#endif
+#include <unistd.h>
 
 static bool make(digit_set *set, int64_t n, int side, int levels)
 {
@@ -267,86 +264,55 @@ static bool read_optdigits(const char *path, digit_set *set)
 
 /* ---- MNIST ----------------------------------------------------------------------------------- */
 
-/* Reads up to `size` bytes from the start of a file; how many there were, or -1. */
-#ifdef EXAMPLE_ZLIB
-static const char *const endings[] = { "", ".gz" };
-static int64_t read_bytes(const char *path, unsigned char *bytes, int64_t size)
+/* The IDX file of that name, plain or packed; false after explaining. */
+static bool read_bytes(const char *directory, const char *name, int axes, nn_tensor *bytes)
 {
-    gzFile f = gzopen(path, "rb"); /* reads plain files too */
-    if (!f) return -1;
-    int64_t n = gzread(f, bytes, (unsigned)size);
-    gzclose(f);
-    return n;
-}
-#else
-static const char *const endings[] = { "" };
-static int64_t read_bytes(const char *path, unsigned char *bytes, int64_t size)
-{
-    FILE *f = fopen(path, "rb");
-    if (!f) return -1;
-    int64_t n = (int64_t)fread(bytes, 1, (size_t)size, f);
-    fclose(f);
-    return n;
-}
-#endif
-
-static int64_t big_endian(const unsigned char *b)
-{
-    return (int64_t)b[0] << 24 | b[1] << 16 | b[2] << 8 | b[3];
-}
-
-/* An IDX file: a magic number whose last byte is the number of axes, their sizes, the bytes.
- * Returns the bytes (to be freed), or NULL after explaining. */
-static unsigned char *read_idx(const char *directory, const char *name, int axes, int64_t *size)
-{
-    char path[4096];
-    unsigned char head[16];
-    const int64_t start = 4 + 4 * axes;
-    int64_t got = -1;
-    for (size_t k = 0; got < 0 && k < sizeof endings / sizeof *endings; k++) {
-        snprintf(path, sizeof path, "%s/%s%s", directory, name, endings[k]);
-        got = read_bytes(path, head, start);
-    }
-    if (got < 0) {
+    char path[4096], error[512];
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    if (access(path, F_OK) != 0) snprintf(path, sizeof path, "%s/%s.gz", directory, name);
+    if (access(path, F_OK) != 0) {
         snprintf(path, sizeof path, "%s/%s", directory, name);
-        example_failed(path, "cannot be read, nor is optdigits.tra there");
-        return NULL;
+        example_failed(path, "is not there, nor is optdigits.tra");
+        return false;
     }
-    int64_t total = 1;
-    for (int k = 0; got == start && k < axes; k++) total *= size[k] = big_endian(head + 4 + 4 * k);
-    unsigned char *bytes = NULL;
-    if (got == start && big_endian(head) == 2048 + axes && total > 0 && total < INT32_MAX)
-        bytes = malloc((size_t)(start + total));
-    if (bytes && read_bytes(path, bytes, start + total) == start + total) {
-        memmove(bytes, bytes + start, (size_t)total);
-        return bytes;
+    if (nn_read_idx(path, bytes, error, sizeof error)) {
+        example_failed("data", error);
+        return false;
     }
-    example_failed(path, "this is not a whole IDX file of bytes");
-    free(bytes);
-    return NULL;
+    if (bytes->type == NN_U8 && bytes->shape.rank == axes) return true;
+    example_failed(path, "this is no file of bytes with as many axes as expected");
+    nn_tensor_clear(bytes);
+    return false;
 }
 
 static bool read_mnist(const char *directory, const char *images, const char *labels,
                        digit_set *set)
 {
-    int64_t size[3], count;
-    unsigned char *grey = read_idx(directory, images, 3, size);
-    unsigned char *digit = grey ? read_idx(directory, labels, 1, &count) : NULL;
-    bool fine = digit && count == size[0] && size[1] == size[2] && size[1] < 1000;
-    if (digit && !fine) example_failed(images, "pictures and labels do not fit each other");
-    if (fine && !make(set, count, (int)size[1], 256)) {
+    nn_tensor grey, digit = { 0 };
+    if (!read_bytes(directory, images, 3, &grey)) return false;
+    if (!read_bytes(directory, labels, 1, &digit)) {
+        nn_tensor_clear(&grey);
+        return false;
+    }
+    const int64_t *size = grey.shape.dim;
+    bool fine = digit.shape.dim[0] == size[0] && size[0] > 0 && size[1] == size[2] && size[1] > 0 &&
+                size[1] < 1000;
+    if (!fine) example_failed(images, "pictures and labels do not fit each other");
+    if (fine && !make(set, size[0], (int)size[1], 256)) {
         example_failed(images, NULL);
         fine = false;
     }
-    for (int64_t i = 0; fine && i < count * set->pixels; i++) set->grey[i] = grey[i];
-    for (int64_t i = 0; fine && i < count; i++) {
-        set->digit[i] = digit[i];
-        if (digit[i] < DIGITS) continue;
+    if (fine) {
+        nn_tensor_numbers(&grey, AD_F64, set->grey, NULL, 0);
+        nn_tensor_numbers(&digit, AD_F64, set->digit, NULL, 0);
+    }
+    for (int64_t i = 0; fine && i < set->n; i++) {
+        if (set->digit[i] < DIGITS) continue;
         example_failed(labels, "a label is not one of 0 .. 9");
         fine = false;
     }
-    free(grey);
-    free(digit);
+    nn_tensor_clear(&grey);
+    nn_tensor_clear(&digit);
     return fine;
 }
 

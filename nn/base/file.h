@@ -7,6 +7,8 @@
 /* The whole of a regular file, with a NUL behind it; caller frees. NULL with the message in error.
  */
 char *nn_read_file(const char *path, size_t *size, char *error, size_t error_size);
+/* The same, unpacked where the file is one of gzip. */
+char *nn_read_unpacked(const char *path, size_t *size, char *error, size_t error_size);
 
 /* A file in the making. It appears under its path, complete and on disk, only in nn_file_commit;
  * nn_file_discard leaves nothing behind. */

@@ -3,6 +3,7 @@
  * without gaps (little-endian). Files come from anywhere: nothing in the header is believed before
  * it is checked against the file's length and the model. */
 #include "nn/base/file.h"
+#include "nn/base/tensor.h"
 #include "nn/model/model.h"
 #include "nn/model/safetensors.h"
 #include "autodiff/extension.h"
@@ -11,14 +12,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "safetensors.c copies numbers as they are in memory: for little-endian machines only"
-#endif
-
 enum {
     PREFIX = 8,
     HEADER_MAX = 100000000
 }; /* the limit of the format's reference implementation */
+
+/* The format's names of the element types. */
+enum { TYPES = NN_BOOL + 1 };
+static const char *const dtypes[TYPES] = {
+    [NN_F32] = "F32", [NN_F64] = "F64", [NN_I8] = "I8",     [NN_U8] = "U8",
+    [NN_I16] = "I16", [NN_U16] = "U16", [NN_I32] = "I32",   [NN_U32] = "U32",
+    [NN_I64] = "I64", [NN_U64] = "U64", [NN_BOOL] = "BOOL",
+};
 
 /* The reason why a theta cannot be saved or loaded, if there is one. */
 static int check_arguments(const char *what, const char *path, const nn_theta *theta, char *error,
@@ -39,9 +44,9 @@ static json_t *describe_array(const nn_tensor *t, int64_t start)
         shape = NULL;
     }
     if (!shape) return NULL;
-    int64_t stop = start + ad_row_size(t->shape) * (int64_t)nn_bytes(t->dtype);
-    return json_pack("{s:s, s:o, s:[I,I]}", "dtype", t->dtype == AD_F32 ? "F32" : "F64", "shape",
-                     shape, "data_offsets", (json_int_t)start, (json_int_t)stop);
+    int64_t stop = start + nn_shape_bytes(t->shape, t->type);
+    return json_pack("{s:s, s:o, s:[I,I]}", "dtype", dtypes[t->type], "shape", shape,
+                     "data_offsets", (json_int_t)start, (json_int_t)stop);
 }
 
 /* The text of json, or NULL; caller frees. (json_dumps of Jansson 2.14 leaves out a key for which
@@ -69,7 +74,7 @@ static char *make_header(int64_t n, const nn_tensor *tensors, json_t *metadata)
     for (; fine && i < n; i++) {
         const nn_tensor *t = &tensors[i];
         if (json_object_set_new(header, t->name, describe_array(t, start)) != 0) break;
-        start += ad_row_size(t->shape) * (int64_t)nn_bytes(t->dtype);
+        start += nn_shape_bytes(t->shape, t->type);
     }
     if (fine && i == n) text = dump(header);
     json_decref(header);
@@ -87,12 +92,12 @@ static void write_tensors(FILE *stream, int64_t n, const nn_tensor *tensors, con
     fprintf(stream, "%-*s", (int)padded, header);
     for (int64_t i = 0; i < n && !ferror(stream); i++) {
         const nn_tensor *t = &tensors[i];
-        fwrite(t->data, nn_bytes(t->dtype), (size_t)ad_row_size(t->shape), stream);
+        fwrite(t->data, 1, (size_t)nn_shape_bytes(t->shape, t->type), stream);
     }
 }
 
-int nn_tensors_save(const char *path, int64_t n, const nn_tensor *tensors, json_t *metadata,
-                    char *error, size_t error_size)
+int nn_safetensors_save(const char *path, int64_t n, const nn_tensor *tensors, json_t *metadata,
+                        char *error, size_t error_size)
 {
     char *header = make_header(n, tensors, metadata);
     if (!header || strlen(header) > HEADER_MAX) {
@@ -130,10 +135,10 @@ int nn_save(const char *path, const nn_theta *theta, char *error, size_t error_s
     for (int64_t i = 0; i < model->count; i++) {
         const nn_parameter *p = &model->parameter[i];
         tensors[i] =
-            (nn_tensor){ p->name, theta->dtype, p->shape,
-                         (const char *)theta->data + (size_t)p->offset * nn_bytes(theta->dtype) };
+            (nn_tensor){ (char *)p->name, (nn_type)theta->dtype, p->shape,
+                         (char *)theta->data + (size_t)p->offset * nn_bytes(theta->dtype) };
     }
-    int result = nn_tensors_save(path, model->count, tensors, NULL, error, error_size);
+    int result = nn_safetensors_save(path, model->count, tensors, NULL, error, error_size);
     free(tensors);
     return result;
 }
@@ -144,7 +149,7 @@ int nn_save(const char *path, const nn_theta *theta, char *error, size_t error_s
  * of the data hold `size` elements. */
 typedef struct {
     const char *name;
-    ad_dtype dtype;
+    nn_type type;
     ad_shape shape;
     int64_t start, stop;
 } tensor;
@@ -155,7 +160,7 @@ typedef struct {
     size_t error_size;
     char *file; /* all of it */
     json_t *header;
-    const char *data; /* behind the header */
+    char *data; /* behind the header */
     int64_t data_size;
     tensor *tensors; /* in the order of their data */
     int64_t count;
@@ -182,7 +187,7 @@ static int64_t read_shape(const json_t *json, int64_t element, int64_t limit, ad
     shape->rank = (int)json_array_size(json);
     for (int i = 0; i < shape->rank; i++) {
         shape->dim[i] = size_of(json_array_get(json, (size_t)i));
-        if (shape->dim[i] < 1 || bytes > limit / shape->dim[i]) return -1;
+        if (shape->dim[i] < 0 || (shape->dim[i] > 0 && bytes > limit / shape->dim[i])) return -1;
         bytes *= shape->dim[i];
     }
     return bytes;
@@ -196,10 +201,13 @@ static int read_tensor(content *c, const char *name, json_t *json, tensor *t)
                    .start = size_of(json_array_get(offsets, 0)),
                    .stop = size_of(json_array_get(offsets, 1)) };
     if (!dtype) return FAIL(c, "'%.60s' has no dtype", name);
-    if (strcmp(dtype, "F32") != 0 && strcmp(dtype, "F64") != 0) {
-        return FAIL(c, "'%.60s' has dtype %.20s; only F32 and F64 are read", name, dtype);
-    }
-    t->dtype = strcmp(dtype, "F32") == 0 ? AD_F32 : AD_F64;
+    int type = 0;
+    while (type < TYPES && strcmp(dtype, dtypes[type]) != 0) type++;
+    if (type == TYPES)
+        return FAIL(
+            c, "'%.60s' has dtype %.20s; F32, F64, BOOL, and I and U of 8, 16, 32, 64 are read",
+            name, dtype);
+    t->type = (nn_type)type;
     if (json_array_size(offsets) != 2 || t->start < 0 || t->stop < t->start ||
         t->stop > c->data_size) {
         return FAIL(c,
@@ -207,11 +215,11 @@ static int read_tensor(content *c, const char *name, json_t *json, tensor *t)
                     " bytes of data",
                     name, c->data_size);
     }
-    int64_t bytes = read_shape(json_object_get(json, "shape"), (int64_t)nn_bytes(t->dtype),
+    int64_t bytes = read_shape(json_object_get(json, "shape"), (int64_t)nn_type_bytes(t->type),
                                c->data_size, &t->shape);
     if (bytes < 0)
         return FAIL(
-            c, "the shape of '%.60s' is not a list of at most %d sizes >= 1 that fit into the file",
+            c, "the shape of '%.60s' is not a list of at most %d sizes >= 0 that fit into the file",
             name, AD_MAX_RANK);
     if (bytes != t->stop - t->start) {
         return FAIL(c,
@@ -224,8 +232,9 @@ static int read_tensor(content *c, const char *name, json_t *json, tensor *t)
 
 static int by_start(const void *a, const void *b)
 {
-    int64_t x = ((const tensor *)a)->start, y = ((const tensor *)b)->start;
-    return (x > y) - (x < y);
+    const tensor *x = a, *y = b;
+    if (x->start != y->start) return x->start < y->start ? -1 : 1;
+    return (x->stop > y->stop) - (x->stop < y->stop); /* arrays without elements first */
 }
 
 /* All arrays of the header. The format wants every byte of the data to belong to exactly one. */
@@ -330,25 +339,22 @@ static int match_tensors(content *c, const nn_model *model)
     return stranger ? FAIL(c, "'%.60s' is in the file, but not in the model", stranger->name) : 0;
 }
 
-/* Element i of the data at `from`, which is aligned to nothing. */
-static double read_element(ad_dtype dtype, const char *from, int64_t i)
+/* Name and data are lent by the file. */
+static nn_tensor tensor_of(const content *c, const tensor *t)
 {
-    float single;
-    double value;
-    if (dtype == AD_F64) {
-        memcpy(&value, from + 8 * i, sizeof value);
-        return value;
-    }
-    memcpy(&single, from + 4 * i, sizeof single);
-    return (double)single;
+    return (nn_tensor){ (char *)t->name, t->type, t->shape, c->data + t->start };
 }
 
 static int copy_tensor(content *c, const nn_parameter *p, const tensor *t, ad_dtype dtype,
                        void *data)
 {
     double largest = dtype == AD_F32 ? FLT_MAX : DBL_MAX;
+    nn_tensor from = tensor_of(c, t);
+    if (t->type != NN_F32 && t->type != NN_F64)
+        return FAIL(c, "'%.60s' has dtype %s; parameters are read from F32 and F64", p->name,
+                    dtypes[t->type]);
     for (int64_t i = 0; i < p->size; i++) {
-        double value = read_element(t->dtype, c->data + t->start, i);
+        double value = nn_tensor_element(&from, i);
         if (!(fabs(value) <= largest)) {
             return FAIL(c,
                         "element %" PRId64
@@ -390,24 +396,24 @@ int nn_load(const char *path, nn_theta *theta, char *error, size_t error_size)
 
 /* ---- any arrays ------------------------------------------------------------------------------ */
 
-struct nn_tensors {
+struct nn_safetensors {
     content content;
 };
 
-nn_tensors *nn_tensors_load(const char *path, char *error, size_t error_size)
+nn_safetensors *nn_safetensors_load(const char *path, char *error, size_t error_size)
 {
-    nn_tensors *file = calloc(1, sizeof *file);
+    nn_safetensors *file = calloc(1, sizeof *file);
     if (!file) {
         nn_error(error, error_size, "%s: out of memory", path);
         return NULL;
     }
     file->content = (content){ .path = path, .error = error, .error_size = error_size };
     if (read_header(&file->content) == 0) return file;
-    nn_tensors_free(file);
+    nn_safetensors_free(file);
     return NULL;
 }
 
-void nn_tensors_free(nn_tensors *file)
+void nn_safetensors_free(nn_safetensors *file)
 {
     if (!file) return;
     free(file->content.tensors);
@@ -416,15 +422,15 @@ void nn_tensors_free(nn_tensors *file)
     free(file);
 }
 
-bool nn_tensors_get(const nn_tensors *file, int64_t i, nn_tensor *out)
+bool nn_safetensors_get(const nn_safetensors *file, int64_t i, nn_tensor *out)
 {
     if (i >= file->content.count) return false;
     const tensor *t = &file->content.tensors[i];
-    *out = (nn_tensor){ t->name, t->dtype, t->shape, file->content.data + t->start };
+    *out = tensor_of(&file->content, t);
     return true;
 }
 
-const char *nn_tensors_text(const nn_tensors *file, const char *key)
+const char *nn_safetensors_text(const nn_safetensors *file, const char *key)
 {
     const json_t *metadata = json_object_get(file->content.header, "__metadata__");
     return json_string_value(json_object_get(metadata, key));

@@ -121,7 +121,7 @@ static void add_array(arrays *a, const char *group, const char *name, ad_dtype d
                       ad_shape shape, void *data)
 {
     snprintf(a->name[a->n], NAME, "%s.%s", group, name);
-    a->tensor[a->n] = (nn_tensor){ a->name[a->n], dtype, shape, data };
+    a->tensor[a->n] = (nn_tensor){ a->name[a->n], (nn_type)dtype, shape, data };
     a->n++;
 }
 
@@ -199,7 +199,7 @@ int nn_checkpoint_write(nn_trainer *t)
     int result = list_arrays(t, &a);
     json_t *texts = result ? NULL : describe(t);
     if (result == 0 && t->step > 0) result = keep_older(t);
-    if (result == 0 && (!texts || nn_tensors_save(path, a.n, a.tensor, texts, why, sizeof why)))
+    if (result == 0 && (!texts || nn_safetensors_save(path, a.n, a.tensor, texts, why, sizeof why)))
         result = FAIL(t,
                       "checkpoint after step %lld: %s; one that was there before is left as it "
                       "was; theta is as after step %lld",
@@ -211,13 +211,13 @@ int nn_checkpoint_write(nn_trainer *t)
 
 /* ---- going on -------------------------------------------------------------------------------- */
 
-static int compare_identity(nn_trainer *t, const nn_tensors *file)
+static int compare_identity(nn_trainer *t, const nn_safetensors *file)
 {
     const char *path = t->options.checkpoint.path;
     identity what[IDENTITIES];
     identify(t, what);
     for (int i = 0; i < IDENTITIES; i++) {
-        const char *there = nn_tensors_text(file, what[i].key);
+        const char *there = nn_safetensors_text(file, what[i].key);
         if (i == 0 && (!there || strncmp(there, "costate checkpoint ", 19) != 0))
             return FAIL(t, "%s is no checkpoint of a training", path);
         if (there && strcmp(there, what[i].value) == 0) continue;
@@ -230,11 +230,11 @@ static int compare_identity(nn_trainer *t, const nn_tensors *file)
 }
 
 /* Matches the arrays by name and shape; here[i] is tensor i of the file in memory. */
-static int match(nn_trainer *t, const nn_tensors *file, const arrays *a, const nn_tensor **found,
-                 nn_tensor *there)
+static int match(nn_trainer *t, const nn_safetensors *file, const arrays *a,
+                 const nn_tensor **found, nn_tensor *there)
 {
     const char *path = t->options.checkpoint.path;
-    for (int64_t i = 0; nn_tensors_get(file, i, &there[i]); i++) {
+    for (int64_t i = 0; nn_safetensors_get(file, i, &there[i]); i++) {
         int64_t k = 0;
         while (k < a->n && (found[k] || strcmp(a->name[k], there[i].name) != 0)) k++;
         if (k == a->n || i >= a->n)
@@ -249,7 +249,7 @@ static int match(nn_trainer *t, const nn_tensors *file, const arrays *a, const n
             return FAIL(t, "%s is the checkpoint of another training: it has no '%.60s'", path,
                         a->name[k]);
         if (ad_same_shape(found[k]->shape, a->tensor[k].shape) &&
-            found[k]->dtype == a->tensor[k].dtype)
+            found[k]->type == a->tensor[k].type)
             continue;
         char one[128], other[128];
         ad_format_shape(found[k]->shape, one, sizeof one);
@@ -257,19 +257,19 @@ static int match(nn_trainer *t, const nn_tensors *file, const arrays *a, const n
         return FAIL(t,
                     "%s is the checkpoint of another training: '%.60s' is %s %s there, and %s %s "
                     "here",
-                    path, a->name[k], nn_dtype_name(found[k]->dtype), one,
-                    nn_dtype_name(a->tensor[k].dtype), other);
+                    path, a->name[k], nn_type_name(found[k]->type), one,
+                    nn_type_name(a->tensor[k].type), other);
     }
     return 0;
 }
 
-static int read_positions(nn_trainer *t, const nn_tensors *file)
+static int read_positions(nn_trainer *t, const nn_safetensors *file)
 {
     position where[POSITIONS];
     char names[2 * NN_MAX_METRICS][24];
     int n = list_positions(t, where, names);
     for (int i = 0; i < n; i++) {
-        const char *text = nn_tensors_text(file, where[i].key);
+        const char *text = nn_safetensors_text(file, where[i].key);
         char *end = NULL;
         if (text && where[i].whole) *where[i].whole = strtoll(text, &end, 10);
         else if (text) *where[i].real = strtod(text, &end);
@@ -281,12 +281,12 @@ static int read_positions(nn_trainer *t, const nn_tensors *file)
                 t->options.checkpoint.path, (long long)t->step, (long long)t->steps);
 }
 
-static int take_arrays(nn_trainer *t, const nn_tensors *file, const arrays *a)
+static int take_arrays(nn_trainer *t, const nn_safetensors *file, const arrays *a)
 {
     const char *path = t->options.checkpoint.path;
     int64_t count = 0;
     nn_tensor any;
-    while (nn_tensors_get(file, count, &any)) count++;
+    while (nn_safetensors_get(file, count, &any)) count++;
     nn_tensor *there = calloc((size_t)count + 1, sizeof *there);
     const nn_tensor **found = calloc((size_t)a->n, sizeof *found);
     int result = there && found ? match(t, file, a, found, there) : FAIL(t, "out of memory");
@@ -294,21 +294,15 @@ static int take_arrays(nn_trainer *t, const nn_tensors *file, const arrays *a)
     for (int64_t k = 0; result == 0 && k < a->n; k++) {
         int64_t n = ad_row_size(found[k]->shape);
         for (int64_t i = 0; result == 0 && i < n; i++) {
-            double value;
-            float single;
-            if (found[k]->dtype == AD_F64) memcpy(&value, (const char *)found[k]->data + 8 * i, 8);
-            else {
-                memcpy(&single, (const char *)found[k]->data + 4 * i, 4);
-                value = (double)single;
-            }
+            double value = nn_tensor_element(found[k], i);
             if (!isfinite(value))
                 result = FAIL(t, "%s: element %lld of '%.60s' is %g", path, (long long)i,
                               a->name[k], nn_shown(value));
         }
     }
     for (int64_t k = 0; result == 0 && k < a->n; k++)
-        memcpy((void *)a->tensor[k].data, found[k]->data,
-               (size_t)ad_row_size(found[k]->shape) * nn_bytes(found[k]->dtype));
+        memcpy(a->tensor[k].data, found[k]->data,
+               (size_t)nn_shape_bytes(found[k]->shape, found[k]->type));
     free(there);
     free(found);
     return result;
@@ -323,7 +317,7 @@ int nn_checkpoint_resume(nn_trainer *t)
     if (strlen(c->path) > 4000) return FAIL(t, "options.checkpoint.path is too long");
     if (c->fresh || (access(c->path, F_OK) && errno == ENOENT)) return 0;
     char why[600];
-    nn_tensors *file = nn_tensors_load(c->path, why, sizeof why);
+    nn_safetensors *file = nn_safetensors_load(c->path, why, sizeof why);
     if (!file) return FAIL(t, "going on from a checkpoint: %s", why);
     arrays a = { 0 };
     int result = compare_identity(t, file) || list_arrays(t, &a) || read_positions(t, file) ||
@@ -333,7 +327,7 @@ int nn_checkpoint_resume(nn_trainer *t)
     if (result == 0 && nn_optimizer_restored(t->state, why, sizeof why))
         result = FAIL(t, "%s: %s", c->path, why);
     clear(&a);
-    nn_tensors_free(file);
+    nn_safetensors_free(file);
     if (result) return -1;
     t->report.steps = t->report.resumed = t->step;
     const nn_validation *v = &t->options.validation;

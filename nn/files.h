@@ -1,0 +1,61 @@
+/* Part of nn.h: arrays and their files. docs/files.md has all formats in a table.
+ *
+ * Functions that read take files of any origin: what they cannot read exactly is refused with a
+ * message that names the file, the array and the number. They return 0, or -1 with the message in
+ * error (of error_size bytes) and an empty result. All of this may be called by several threads at
+ * a time, on different results. */
+#ifndef COSTATE_FILES_H
+#define COSTATE_FILES_H
+#include "../autodiff/autodiff.h"
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- arrays ---------------------------------------------------------------------------------- */
+
+/* The element types that files have. NN_BOOL: a byte, 0 or 1. */
+typedef enum {
+    NN_F32 = AD_F32,
+    NN_F64 = AD_F64,
+    NN_I8,
+    NN_U8,
+    NN_I16,
+    NN_U16,
+    NN_I32,
+    NN_U32,
+    NN_I64,
+    NN_U64,
+    NN_BOOL
+} nn_type;
+
+/* An array of a file: row-major, in this machine's byte order. Rank 0 is one number; a size may be
+ * 0. An array that was read owns name and data (nn_tensor_clear); one to be written may borrow
+ * them. */
+typedef struct {
+    char *name;     /* NULL where the file has none */
+    nn_type type;   /* of data */
+    ad_shape shape; /* as the file says: rows are a size like the others */
+    void *data;     /* aligned as malloc does it */
+} nn_tensor;
+
+void nn_tensor_clear(nn_tensor *tensor); /* frees what was read; the array is then empty */
+/* How many elements it has; -1 where the shape is none (a size < 0, more than 2^63). */
+int64_t nn_tensor_count(const nn_tensor *tensor);
+size_t nn_type_bytes(nn_type type);     /* of an element; 0: no type */
+const char *nn_type_name(nn_type type); /* "f32", "u8", "bool" and so on */
+/* The numbers as double or float (out [count], of dtype), as a training takes them. Whole numbers
+ * that dtype does not hold exactly (beyond 2^53 or 2^24) are an error, which names the first;
+ * doubles become floats by rounding. */
+int nn_tensor_numbers(const nn_tensor *tensor, ad_dtype dtype, void *out, char *error,
+                      size_t error_size);
+
+/* ---- IDX ------------------------------------------------------------------------------------- */
+
+/* The format of MNIST (LeCun et al. 1998): all of its element types (u8, i8, i16, i32, f32, f64), 1
+ * to 8 axes. A file packed by gzip is unpacked (needs zlib). */
+int nn_read_idx(const char *path, nn_tensor *tensor, char *error, size_t error_size);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
