@@ -89,8 +89,8 @@ typedef struct {
     size_t row_bytes;
 } nn_sequence;
 /* x [rows,T,in]; first: states before the first step, NULL for zeros; options: may be NULL. last:
- * states after the last step, may be NULL; all: h after every step, [rows,T,width]. 0, or -1 with
- * the tape's error set. */
+ * states after the last step; all: h after every step, [rows,T,width]; both may be NULL. 0, or -1
+ * with the tape's error set. */
 int nn_recurrent_apply(const nn_recurrent *layer, ad_var theta, ad_var x, const ad_var *first,
                        const nn_sequence *options, ad_var *last, ad_var *all);
 

@@ -76,12 +76,17 @@ void nn_recurrent_cell(const nn_recurrent *layer, ad_var theta, ad_var x, const 
     cell(layer->kind, u, v, state, next);
 }
 
+typedef struct {
+    nn_recurrent_kind kind;
+    bool all; /* steps have their state as output */
+} sequence;
+
 static void step(const ad_scan_step *at, void *user)
 {
-    const nn_recurrent_kind *kind = user;
+    const sequence *s = user;
     ad_var v = ad_add(ad_matmul(at->carry[0], at->arg[0]), at->arg[1]);
-    cell(*kind, at->input[0], v, at->carry, at->next);
-    at->output[0] = at->next[0];
+    cell(s->kind, at->input[0], v, at->carry, at->next);
+    if (s->all) at->output[0] = at->next[0];
 }
 
 int nn_recurrent_apply(const nn_recurrent *layer, ad_var theta, ad_var x, const ad_var *first,
@@ -94,8 +99,8 @@ int nn_recurrent_apply(const nn_recurrent *layer, ad_var theta, ad_var x, const 
         ad_format_shape(shape, text, sizeof text);
         ad_fail(x.tape, "nn_recurrent_apply: x is %s, but a sequence is [rows,T,in]", text);
     }
-    ad_var u = nn_linear_apply(&layer->input, theta, x), state[2], end[2], outputs;
-    *all = u;
+    ad_var u = nn_linear_apply(&layer->input, theta, x), state[2], end[2];
+    if (all) *all = u;
     if (!ad_valid(u)) return -1;
     int n = nn_recurrent_states(layer);
     for (int i = 0; i < n; i++)
@@ -105,9 +110,9 @@ int nn_recurrent_apply(const nn_recurrent *layer, ad_var theta, ad_var x, const 
                                  AD_SHAPE(layer->width, layer->hidden.out)),
                       ad_slice(theta, 0, layer->hidden.bias,
                                layer->hidden.bias + layer->hidden.out) };
-    nn_recurrent_kind kind = layer->kind;
+    sequence s = { layer->kind, all != NULL };
     ad_recurrence r = { .step = step,
-                        .user = &kind,
+                        .user = &s,
                         .steps = shape.dim[1],
                         .ncarry = n,
                         .carry = state,
@@ -115,12 +120,11 @@ int nn_recurrent_apply(const nn_recurrent *layer, ad_var theta, ad_var x, const 
                         .input = &u,
                         .narg = 2,
                         .arg = arg,
-                        .noutput = 1,
+                        .noutput = s.all,
                         .reverse = o->reverse,
                         .lengths = o->lengths,
                         .row_bytes = o->row_bytes };
-    int status = ad_scan(&r, end, &outputs);
-    *all = outputs;
+    int status = ad_scan(&r, end, all);
     for (int i = 0; i < n && last; i++) last[i] = end[i];
     return status;
 }

@@ -47,9 +47,36 @@ START_TEST(test_torch)
 }
 END_TEST
 
+/* The last state is that of the outputs, whichever of the two is asked for. */
+START_TEST(test_last)
+{
+    nn_model *model = nn_model_new();
+    nn_recurrent layer = nn_gru_new(model, "r", IN, WIDTH);
+    ad_rng rng = ad_rng_seed(1);
+    nn_theta *theta = nn_theta_new(model, AD_F64, &rng);
+    double data[N], alone[ROWS * WIDTH], both[ROWS * WIDTH], of_all[ROWS * WIDTH];
+    for (int i = 0; i < N; i++) data[i] = cos(i);
+    ad_tape *t = ad_tape_new(AD_F64);
+    ad_var weights = nn_theta_param(t, theta), last, last_too, all;
+    ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, T, IN), ROWS, data);
+    ck_assert(!nn_recurrent_apply(&layer, weights, x, NULL, NULL, &last, NULL));
+    ck_assert(!nn_recurrent_apply(&layer, weights, x, NULL, NULL, &last_too, &all));
+    ck_assert(!ad_get(last, alone) && !ad_get(last_too, both));
+    ck_assert(!ad_get(ad_slice(all, 1, T - 1, T), of_all));
+    for (int i = 0; i < ROWS * WIDTH; i++) {
+        ck_assert(alone[i] == both[i]);
+        ck_assert(alone[i] == of_all[i]);
+    }
+    ad_tape_free(t);
+    nn_theta_free(theta);
+    nn_model_free(model);
+}
+END_TEST
+
 int main(void)
 {
     TCase *tests = suite_case("recurrent", "recurrent");
+    tcase_add_test(tests, test_last);
     tcase_add_loop_test(tests, test_torch, 0, 2);
     return suite_run();
 }
