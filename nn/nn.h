@@ -28,6 +28,7 @@
 #include "layers.h"
 #include "losses.h"
 #include "model.h"
+#include "normalisation.h"
 #include "optimizers.h"
 #include "parallel.h"
 #include "train.h"

@@ -7,53 +7,61 @@
 
 typedef struct {
     atomic_int references;
-    int64_t classes;
+    nn_whole allowed;
     ad_shape shape;
-} class_check;
+} check;
 
 static void retain(void *data)
 {
-    class_check *c = data;
+    check *c = data;
     atomic_fetch_add(&c->references, 1);
 }
 
 static void release(void *data)
 {
-    class_check *c = data;
+    check *c = data;
     if (atomic_fetch_sub(&c->references, 1) == 1) free(c);
 }
 
-/* Which of the n labels is bad. A single one needs no number. */
-static int bad_class(const class_check *c, const ad_opaque_call *call, int64_t n, int64_t i,
-                     double label)
+static const char *called(const void *data) { return ((const check *)data)->allowed.called; }
+
+/* Which of the n numbers is bad. A single one needs no place. */
+static int bad_number(const check *c, const ad_opaque_call *call, int64_t n, int64_t i,
+                      double value)
 {
-    char place[64] = "";
+    char place[64] = "", range[64];
     if (n > 1 && ad_has_rows(c->shape)) {
         snprintf(place, sizeof place, " of row %lld (from 0)",
                  (long long)(i / ad_row_size(c->shape)));
     } else if (n > 1) {
         snprintf(place, sizeof place, " at place %lld (from 0)", (long long)i);
     }
-    return nn_error(call->error, call->error_size,
-                    "the class%s is %g, but must be a whole number from 0 to %lld", place,
-                    nn_shown(label), (long long)c->classes - 1);
+    if (c->allowed.highest == INT64_MAX) {
+        snprintf(range, sizeof range, "at least %lld", (long long)c->allowed.lowest);
+    } else {
+        snprintf(range, sizeof range, "a whole number from %lld to %lld",
+                 (long long)c->allowed.lowest, (long long)c->allowed.highest);
+    }
+    return nn_error(call->error, call->error_size, "the %s%s is %g, but must be %s",
+                    c->allowed.name, place, nn_shown(value), range);
 }
 
 static int forward(void *data, void *state, const ad_opaque_call *call)
 {
-    const class_check *c = data;
+    const check *c = data;
     (void)state;
+    const double lowest = (double)c->allowed.lowest, highest = (double)c->allowed.highest;
     int64_t n = ad_count(c->shape, call->rows);
     for (int64_t i = 0; i < n; i++) {
-        double label = nn_element(call->dtype, call->in[0], i);
-        if (!(label >= 0 && label < (double)c->classes && label == floor(label)))
-            return bad_class(c, call, n, i, label);
-        if (call->out[0]) nn_put(call->dtype, call->out[0], i, label);
+        double value = nn_element(call->dtype, call->in[0], i);
+        if (!(value >= lowest && value <= highest && value == floor(value)))
+            return bad_number(c, call, n, i, value);
+        if (call->out[0]) nn_put(call->dtype, call->out[0], i, value);
     }
     return 0;
 }
 
-/* A label has no derivative: there is nothing to give. */
+/* A whole number has no derivative: there is nothing to give. */
 static void vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out,
                 const ad_var *ybar, const bool *need, ad_var *xbar)
 {
@@ -67,12 +75,13 @@ static void jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_va
     (void)data, (void)token, (void)nin, (void)in, (void)xdot, (void)nout, (void)out, (void)ydot;
 }
 
-static const ad_opaque_class check_classes = { .name = "nn_cross_entropy",
-                                               .forward = forward,
-                                               .retain = retain,
-                                               .release = release,
-                                               .vjp = vjp,
-                                               .jvp = jvp };
+static const ad_opaque_class check_class = { .name = "nn_check",
+                                             .forward = forward,
+                                             .retain = retain,
+                                             .release = release,
+                                             .vjp = vjp,
+                                             .jvp = jvp,
+                                             .called = called };
 
 /* ---- the list of a tape ---------------------------------------------------------------------- */
 
@@ -84,16 +93,16 @@ typedef struct {
 static const char list_key[] = "nn checks";
 
 /* Without memory there is no list: the check still fails as it runs. */
-static void add_to_list(ad_var check)
+static void add_to_list(ad_var x)
 {
-    list *l = ad_cache_find(check.tape, list_key, sizeof list_key);
+    list *l = ad_cache_find(x.tape, list_key, sizeof list_key);
     if (!l) {
         l = calloc(1, sizeof *l);
         if (!l) return;
-        ad_cache_add(check.tape, list_key, sizeof list_key, l, free);
-        l = ad_cache_find(check.tape, list_key, sizeof list_key);
+        ad_cache_add(x.tape, list_key, sizeof list_key, l, free);
+        l = ad_cache_find(x.tape, list_key, sizeof list_key);
     }
-    if (l && l->count < NN_MAX_CHECKS) l->check[l->count++] = check;
+    if (l && l->count < NN_MAX_CHECKS) l->check[l->count++] = x;
 }
 
 int nn_checks_list(ad_tape *tape, ad_var checks[NN_MAX_CHECKS])
@@ -105,18 +114,18 @@ int nn_checks_list(ad_tape *tape, ad_var checks[NN_MAX_CHECKS])
     return n;
 }
 
-ad_var nn_check_classes(ad_var classes, int64_t n)
+ad_var nn_check_whole(ad_var x, const nn_whole *allowed, bool listed)
 {
-    class_check *data = malloc(sizeof *data);
+    check *data = malloc(sizeof *data);
     if (!data) {
-        ad_fail(classes.tape, "nn_cross_entropy: out of memory");
-        return ad_none(classes.tape);
+        ad_fail(x.tape, "%s: out of memory", allowed->called);
+        return ad_none(x.tape);
     }
     atomic_init(&data->references, 1);
-    data->classes = n;
-    data->shape = ad_shape_of(classes);
+    data->allowed = *allowed;
+    data->shape = ad_shape_of(x);
     ad_var out;
-    ad_opaque(classes.tape, &check_classes, data, 1, &classes, 1, &data->shape, &out);
-    if (ad_valid(out)) add_to_list(out);
+    ad_opaque(x.tape, &check_class, data, 1, &x, 1, &data->shape, &out);
+    if (listed && ad_valid(out)) add_to_list(out);
     return out;
 }

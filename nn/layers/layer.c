@@ -22,6 +22,13 @@ int64_t nn_layer_add(nn_model *model, const char *name, const char *suffix, ad_s
     return nn_model_add(model, nn_layer_name(text, name, suffix), shape, init, fan_in, fan_out);
 }
 
+int64_t nn_layer_add_fixed(nn_model *model, const char *name, const char *suffix, ad_shape shape,
+                           nn_init init)
+{
+    char text[NN_LAYER_NAME];
+    return nn_model_add_fixed(model, nn_layer_name(text, name, suffix), shape, init, 1, 1);
+}
+
 ad_var nn_layer_none(ad_var x) { return x.tape ? ad_none(x.tape) : x; }
 
 /* There is nowhere to put the error when x has no tape. */
@@ -64,4 +71,9 @@ ad_var nn_layer_array(ad_var theta, int64_t offset, ad_shape shape)
 {
     ad_var flat = ad_slice(theta, 0, offset, offset + ad_count(shape, 0));
     return shape.rank == 1 ? flat : ad_reshape(flat, shape);
+}
+
+ad_var nn_layer_fixed(ad_var theta, int64_t offset, ad_shape shape)
+{
+    return ad_stop_gradient(nn_layer_array(theta, offset, shape));
 }

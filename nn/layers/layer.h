@@ -15,6 +15,10 @@ const char *nn_layer_number(char text[NN_LAYER_NAME], const char *name, int i);
 int64_t nn_layer_add(nn_model *model, const char *name, const char *suffix, ad_shape shape,
                      nn_init init, int64_t fan_in, int64_t fan_out);
 
+/* The same for an array that is not trained. */
+int64_t nn_layer_add_fixed(nn_model *model, const char *name, const char *suffix, ad_shape shape,
+                           nn_init init);
+
 /* Whether theta and x are valid, the layer was made (its offset is there) and theta is its model's;
  * else the tape has the error, which begins with `what`. */
 bool nn_layer_check(const char *what, const nn_model *model, int64_t offset, ad_var theta,
@@ -26,6 +30,8 @@ bool nn_layer_valid(const char *what, const char *name, ad_var x, ad_tape *tape)
 
 /* The array of this shape at an offset of theta. */
 ad_var nn_layer_array(ad_var theta, int64_t offset, ad_shape shape);
+/* The same of an array that is not trained: without a derivative. */
+ad_var nn_layer_fixed(ad_var theta, int64_t offset, ad_shape shape);
 /* An invalid variable on the tape of x, if it has one. */
 ad_var nn_layer_none(ad_var x);
 /* The same, with the tape's error set to "<what>: <message>". */

@@ -41,6 +41,12 @@ static ad_var range(ad_tape *tape, int64_t n)
     return ad_shift(ad_cumsum(ad_fill(tape, AD_SHAPE(n), 1), 0, false), -1);
 }
 
+/* Classes, checked when they are computed. */
+static ad_var checked(const char *what, ad_var classes, int64_t n)
+{
+    return nn_check_whole(classes, &(nn_whole){ what, "class", 0, n - 1 }, true);
+}
+
 /* The logits' distances from that of one class of each row, where hit is 1. The class's own
  * distance is the constant 0, so that the gradient by its logit is a sum over the others and does
  * not cancel. Logits are selected, not multiplied: one of -inf elsewhere must not make NaN. */
@@ -70,7 +76,7 @@ static ad_var cross_entropy_each(ad_var logits, ad_var classes)
     }
     single.dim[shape.rank - 1] = 1;
     if (ad_same_shape(ad_shape_of(classes), single)) {
-        ad_var hit = ad_eq(nn_check_classes(classes, n), range(logits.tape, n));
+        ad_var hit = ad_eq(checked("nn_cross_entropy", classes, n), range(logits.tape, n));
         return ad_logsumexp(distances(logits, hit), 1, (int[]){ -1 }, true);
     }
     if (!ad_same_shape(ad_shape_of(classes), shape)) {
@@ -106,7 +112,7 @@ ad_var nn_smooth_classes(ad_var classes, int64_t n, double smoothing)
                 text, (long long)n, smoothing);
         return ad_none(classes.tape);
     }
-    ad_var hit = ad_eq(nn_check_classes(classes, n), range(classes.tape, n));
+    ad_var hit = ad_eq(checked("nn_smooth_classes", classes, n), range(classes.tape, n));
     return ad_shift(ad_scale(hit, 1 - smoothing), smoothing / (double)n);
 }
 

@@ -42,6 +42,12 @@ int nn_model_fail(nn_model *model, const char *format, ...)
 #endif
     ;
 nn_model *nn_model_retain(const nn_model *model);
+/* Sets theta's error if it has none (printf form); -1. */
+int nn_theta_fail(nn_theta *theta, const char *format, ...)
+#ifdef __GNUC__
+    __attribute__((format(printf, 2, 3)))
+#endif
+    ;
 /* 0 when theta is there, without an error, and as large as its model; else -1 with the message,
  * which begins with `what`. */
 int nn_theta_check(const char *what, const nn_theta *theta, char *error, size_t size);

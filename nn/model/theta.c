@@ -5,8 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Keeps the first error. */
-static int theta_fail(nn_theta *theta, const char *format, ...)
+int nn_theta_fail(nn_theta *theta, const char *format, ...)
 {
     va_list list;
     va_start(list, format);
@@ -56,7 +55,7 @@ nn_theta *nn_theta_new(const nn_model *model, ad_dtype dtype, ad_rng *rng)
     if (!wrong && !nn_is_dtype(dtype)) wrong = "dtype is neither AD_F32 nor AD_F64";
     if (!wrong && model->count == 0) wrong = "the model has no parameters";
     if (wrong) {
-        theta_fail(theta, "nn_theta_new: %s", wrong);
+        nn_theta_fail(theta, "nn_theta_new: %s", wrong);
         return theta;
     }
     if (allocate(theta, model) == 0 && (!rng || fill(theta, rng) == 0)) return theta;
@@ -121,7 +120,8 @@ static int find(nn_theta *theta, const char *what, const char *name, int64_t *of
     if (!theta || theta->error[0]) return -1;
     if (nn_theta_check(what, theta, theta->error, sizeof theta->error)) return -1;
     const nn_parameter *p = nn_parameter_find(theta->model, name);
-    if (name && !p) return theta_fail(theta, "%s: the model has no parameter '%.60s'", what, name);
+    if (name && !p)
+        return nn_theta_fail(theta, "%s: the model has no parameter '%.60s'", what, name);
     *offset = p ? p->offset : 0;
     *size = p ? p->size : theta->size;
     return 0;
@@ -133,7 +133,7 @@ static void *numbers(nn_theta *theta, const char *what, ad_dtype dtype, const ch
     if (find(theta, what, name, &offset, &size)) return NULL;
     if (theta->dtype != dtype) {
         const char *own = nn_dtype_name(theta->dtype);
-        theta_fail(
+        nn_theta_fail(
             theta,
             "%s: theta is %s; nn_theta_%s has its numbers, nn_theta_get copies them as double",
             what, own, own);
@@ -158,10 +158,10 @@ static int find_for(nn_theta *theta, const char *what, const char *name, int64_t
 {
     int64_t size = 0;
     if (find(theta, what, name, offset, &size)) return -1;
-    if (!values) return theta_fail(theta, "%s: the array of numbers is NULL", what);
+    if (!values) return nn_theta_fail(theta, "%s: the array of numbers is NULL", what);
     if (n == size) return 0;
-    return theta_fail(theta, "%s: '%.60s' has %lld elements, not %lld", what, name ? name : "theta",
-                      (long long)size, (long long)n);
+    return nn_theta_fail(theta, "%s: '%.60s' has %lld elements, not %lld", what,
+                         name ? name : "theta", (long long)size, (long long)n);
 }
 
 int nn_theta_get(nn_theta *theta, const char *name, int64_t n, double *out)
@@ -178,7 +178,7 @@ int nn_theta_set(nn_theta *theta, const char *name, int64_t n, const double *val
     if (find_for(theta, "nn_theta_set", name, n, values, &offset)) return -1;
     int64_t bad = nn_find_unfit(AD_F64, values, n, theta->dtype);
     if (bad >= 0) {
-        return theta_fail(
+        return nn_theta_fail(
             theta,
             "nn_theta_set: element %lld of '%.60s' would be %g, which is no finite number in %s",
             (long long)bad, name ? name : "theta", nn_shown(values[bad]),
@@ -194,12 +194,12 @@ int nn_theta_init(nn_theta *theta, const char *name, nn_init init, double scale,
     static const char what[] = "nn_theta_init";
     int64_t offset = 0, size = 0;
     if (find(theta, what, name, &offset, &size)) return -1;
-    if (!name) return theta_fail(theta, "%s: it needs the name of a parameter array", what);
-    if (!init) return theta_fail(theta, "%s: '%.60s' needs an initialiser", what, name);
-    if (!rng) return theta_fail(theta, "%s: '%.60s' needs a generator", what, name);
+    if (!name) return nn_theta_fail(theta, "%s: it needs the name of a parameter array", what);
+    if (!init) return nn_theta_fail(theta, "%s: '%.60s' needs an initialiser", what, name);
+    if (!rng) return nn_theta_fail(theta, "%s: '%.60s' needs a generator", what, name);
     const nn_parameter *p = nn_parameter_find(theta->model, name);
     double *values = malloc((size_t)size * sizeof *values);
-    if (!values) return theta_fail(theta, "%s: out of memory", what);
+    if (!values) return nn_theta_fail(theta, "%s: out of memory", what);
     ad_rng own = ad_rng_split(rng);
     init(&own, p->fan_in, p->fan_out, size, values);
     for (int64_t i = 0; i < size; i++) values[i] = shift + scale * values[i];
@@ -213,18 +213,19 @@ int nn_theta_average(nn_theta *average, const nn_theta *theta, double share)
     char error[320];
     if (!average || average->error[0]) return -1;
     if (nn_theta_check("nn_theta_average", theta, error, sizeof error))
-        return theta_fail(average, "%s", error);
+        return nn_theta_fail(average, "%s", error);
     if (theta->model != average->model || theta->size != average->size ||
         theta->dtype != average->dtype) {
-        return theta_fail(average,
-                          "nn_theta_average: the average (%s, %lld numbers) and theta (%s, %lld "
-                          "numbers) are not of one model and dtype; nn_theta_copy makes an average",
-                          nn_dtype_name(average->dtype), (long long)average->size,
-                          nn_dtype_name(theta->dtype), (long long)theta->size);
+        return nn_theta_fail(
+            average,
+            "nn_theta_average: the average (%s, %lld numbers) and theta (%s, %lld "
+            "numbers) are not of one model and dtype; nn_theta_copy makes an average",
+            nn_dtype_name(average->dtype), (long long)average->size, nn_dtype_name(theta->dtype),
+            (long long)theta->size);
     }
     if (!(share >= 0 && share <= 1)) {
-        return theta_fail(average, "nn_theta_average: the share is %g; it must be in 0 .. 1",
-                          nn_shown(share));
+        return nn_theta_fail(average, "nn_theta_average: the share is %g; it must be in 0 .. 1",
+                             nn_shown(share));
     }
     for (int64_t i = 0; i < average->size; i++) {
         const double old = nn_element(average->dtype, average->data, i),
