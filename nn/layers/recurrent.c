@@ -8,7 +8,9 @@ static nn_linear new_part(nn_model *model, const char *name, const char *part, i
                           int64_t width, int gates)
 {
     char text[256];
-    nn_linear layer = { model, in, gates * width, -1, -1 };
+    /* a width that has no such multiple is refused as it is */
+    bool fits = width > 0 && width <= INT64_MAX / gates;
+    nn_linear layer = { model, in, fits ? gates * width : width, -1, -1 };
     int n = snprintf(text, sizeof text, "%s.%s.weight", name ? name : "", part);
     bool named = name && *name && n < (int)sizeof text;
     layer.weight = nn_model_add(model, named ? text : NULL, AD_SHAPE(in, layer.out),
@@ -40,7 +42,10 @@ nn_recurrent nn_lstm_new(nn_model *model, const char *name, int64_t in, int64_t 
     return new_recurrent(model, NN_LSTM, name, in, width);
 }
 
-int nn_recurrent_states(const nn_recurrent *layer) { return layer->kind == NN_LSTM ? 2 : 1; }
+int nn_recurrent_states(const nn_recurrent *layer)
+{
+    return layer && layer->kind == NN_LSTM ? 2 : 1;
+}
 
 /* u: of the input, v: of the hidden state, both with all gates. */
 static void gru(ad_var u, ad_var v, const ad_var *state, ad_var *next)
@@ -71,9 +76,9 @@ static void cell(nn_recurrent_kind kind, ad_var u, ad_var v, const ad_var *state
 void nn_recurrent_cell(const nn_recurrent *layer, ad_var theta, ad_var x, const ad_var *state,
                        ad_var *next)
 {
-    ad_var u = nn_linear_apply(&layer->input, theta, x);
-    ad_var v = nn_linear_apply(&layer->hidden, theta, state[0]);
-    cell(layer->kind, u, v, state, next);
+    ad_var u = nn_linear_apply(layer ? &layer->input : NULL, theta, x);
+    ad_var v = nn_linear_apply(layer ? &layer->hidden : NULL, theta, state[0]);
+    cell(nn_recurrent_states(layer) == 2 ? NN_LSTM : NN_GRU, u, v, state, next);
 }
 
 typedef struct {
@@ -99,7 +104,7 @@ int nn_recurrent_apply(const nn_recurrent *layer, ad_var theta, ad_var x, const 
         ad_format_shape(shape, text, sizeof text);
         ad_fail(x.tape, "nn_recurrent_apply: x is %s, but a sequence is [rows,T,in]", text);
     }
-    ad_var u = nn_linear_apply(&layer->input, theta, x), state[2], end[2];
+    ad_var u = nn_linear_apply(layer ? &layer->input : NULL, theta, x), state[2], end[2];
     if (all) *all = u;
     if (!ad_valid(u)) return -1;
     int n = nn_recurrent_states(layer);

@@ -69,8 +69,8 @@ INIT(truncated_normal)
 /* ---- variance scaling: a law of a variance, gain / fan ----------------------------------------
  */
 
-static double sd_of(double gain, int64_t fan) { return sqrt(gain / (double)fan); }
-static double limit_of(double gain, int64_t fan) { return sqrt(3 * gain / (double)fan); }
+static double sd_of(double gain, double fan) { return sqrt(gain / fan); }
+static double limit_of(double gain, double fan) { return sqrt(3 * gain / fan); }
 
 /* name, gain, fan */
 #define SCALING(name, gain, fan)                                                                   \
@@ -89,10 +89,10 @@ static double limit_of(double gain, int64_t fan) { return sqrt(3 * gain / (doubl
         UNUSED(fan_in), UNUSED(fan_out);                                                           \
         truncated(rng, sd_of(gain, fan) / truncated_sd, n, out);                                   \
     }
-SCALING(xavier, 2, fan_in + fan_out)
-SCALING(he, 2, fan_in)
-SCALING(he_out, 2, fan_out)
-SCALING(lecun, 1, fan_in)
+SCALING(xavier, 2, (double)fan_in + (double)fan_out)
+SCALING(he, 2, (double)fan_in)
+SCALING(he_out, 2, (double)fan_out)
+SCALING(lecun, 1, (double)fan_in)
 
 INIT(uniform_fan_in)
 {

@@ -4,6 +4,7 @@
 #include "tests/reference/recurrent.h"
 #include "tests/support.h"
 #include <math.h>
+#include <string.h>
 
 enum { ROWS = 2, T = 3, IN = 2, WIDTH = 2, N = ROWS * T * IN };
 
@@ -73,9 +74,32 @@ START_TEST(test_last)
 }
 END_TEST
 
+/* A layer that is not there, and widths that have no multiples, are errors. */
+START_TEST(test_refused)
+{
+    const int64_t widths[] = { INT64_MAX, INT64_MIN, INT64_MAX / 2, 0 };
+    for (int i = 0; i < 4; i++) {
+        nn_model *model = nn_model_new();
+        if (i % 2) nn_gru_new(model, "r", IN, widths[i]);
+        else nn_lstm_new(model, "r", IN, widths[i]);
+        ck_assert_ptr_nonnull(strstr(nn_model_error(model), "'r.input.weight'"));
+        nn_model_free(model);
+    }
+    ad_tape *t = ad_tape_new(AD_F64);
+    ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, T, IN), ROWS, NULL), last, next[2];
+    ck_assert_int_eq(nn_recurrent_states(NULL), 1);
+    ck_assert_int_eq(nn_recurrent_apply(NULL, x, x, NULL, NULL, &last, NULL), -1);
+    ck_assert_ptr_nonnull(strstr(ad_tape_error(t), "nn_linear_apply"));
+    nn_recurrent_cell(NULL, x, x, &x, next);
+    ck_assert(!ad_valid(next[0]));
+    ad_tape_free(t);
+}
+END_TEST
+
 int main(void)
 {
     TCase *tests = suite_case("recurrent", "recurrent");
+    tcase_add_test(tests, test_refused);
     tcase_add_test(tests, test_last);
     tcase_add_loop_test(tests, test_torch, 0, 2);
     return suite_run();
