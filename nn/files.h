@@ -7,6 +7,7 @@
 #ifndef COSTATE_FILES_H
 #define COSTATE_FILES_H
 #include "../autodiff/autodiff.h"
+#include <stdbool.h>
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -54,6 +55,30 @@ int nn_tensor_numbers(const nn_tensor *tensor, ad_dtype dtype, void *out, char *
 /* The format of MNIST (LeCun et al. 1998): all of its element types (u8, i8, i16, i32, f32, f64), 1
  * to 8 axes. A file packed by gzip is unpacked (needs zlib). */
 int nn_read_idx(const char *path, nn_tensor *tensor, char *error, size_t error_size);
+
+/* ---- NumPy ----------------------------------------------------------------------------------- */
+
+/* .npy, versions 1 to 3 of the format: elements f4, f8, i1 to i8, u1 to u8, b1, of either byte
+ * order; arrays in Fortran order become row-major. Objects, records and other types are refused. */
+int nn_read_npy(const char *path, nn_tensor *tensor, char *error, size_t error_size);
+/* Version 1. Written whole or not at all. */
+int nn_write_npy(const char *path, const nn_tensor *tensor, char *error, size_t error_size);
+
+/* Arrays with names. */
+typedef struct {
+    int64_t count;
+    nn_tensor *tensor; /* [count] */
+} nn_tensors;
+void nn_tensors_clear(nn_tensors *tensors); /* frees what was read; then there are none */
+const nn_tensor *nn_tensors_find(const nn_tensors *tensors, const char *name); /* or NULL */
+
+/* .npz: all arrays of the archive, in its order, stored (numpy.savez) or deflated
+ * (numpy.savez_compressed). Needs libzip. */
+int nn_read_npz(const char *path, nn_tensors *tensors, char *error, size_t error_size);
+/* Names are different texts of UTF-8. packed: deflated. Written whole or not at all; the same
+ * arrays give the same bytes. */
+int nn_write_npz(const char *path, const nn_tensors *tensors, bool packed, char *error,
+                 size_t error_size);
 
 #ifdef __cplusplus
 }

@@ -9,41 +9,41 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static int read_all(FILE *stream, const char *path, char **text, size_t *size, char *error,
-                    size_t error_size)
-{
-    struct stat status;
-    if (fstat(fileno(stream), &status) != 0)
-        return nn_error(error, error_size, "%s: %s", path, strerror(errno));
-    if (!S_ISREG(status.st_mode))
-        return nn_error(error, error_size, "%s: not a regular file", path);
-    size_t n = (size_t)status.st_size;
-    if ((uintmax_t)status.st_size >= SIZE_MAX || !(*text = malloc(n + 1))) {
-        return nn_error(error, error_size, "%s: out of memory for %lld bytes", path,
-                        (long long)status.st_size);
-    }
-    *size = fread(*text, 1, n, stream);
-    if (ferror(stream)) return nn_error(error, error_size, "%s: %s", path, strerror(errno));
-    (*text)[*size] = 0;
-    return 0;
-}
-
-char *nn_read_file(const char *path, size_t *size, char *error, size_t error_size)
+FILE *nn_file_read(const char *path, size_t *size, char *error, size_t error_size)
 {
     /* Not to be kept waiting by a pipe that nobody writes to. */
     int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     FILE *stream = descriptor < 0 ? NULL : fdopen(descriptor, "rb");
-    if (!stream) {
+    struct stat status;
+    if (!stream || fstat(descriptor, &status) != 0)
         nn_error(error, error_size, "%s: %s", path, strerror(errno));
-        if (descriptor >= 0) close(descriptor);
-        return NULL;
+    else if (!S_ISREG(status.st_mode)) nn_error(error, error_size, "%s: not a regular file", path);
+    else if ((uintmax_t)status.st_size >= SIZE_MAX)
+        nn_error(error, error_size, "%s: %lld bytes are more than memory has", path,
+                 (long long)status.st_size);
+    else {
+        *size = (size_t)status.st_size;
+        return stream;
     }
-    char *text = NULL;
-    if (read_all(stream, path, &text, size, error, error_size)) {
+    if (stream) fclose(stream);
+    else if (descriptor >= 0) close(descriptor);
+    return NULL;
+}
+
+char *nn_read_file(const char *path, size_t *size, char *error, size_t error_size)
+{
+    FILE *stream = nn_file_read(path, size, error, error_size);
+    if (!stream) return NULL;
+    char *text = malloc(*size + 1);
+    if (!text) nn_error(error, error_size, "%s: out of memory for %zu bytes", path, *size);
+    if (text) *size = fread(text, 1, *size, stream);
+    if (text && ferror(stream)) {
+        nn_error(error, error_size, "%s: %s", path, strerror(errno));
         free(text);
         text = NULL;
     }
     fclose(stream);
+    if (text) text[*size] = 0;
     return text;
 }
 

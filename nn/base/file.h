@@ -4,6 +4,8 @@
 #include <stddef.h>
 #include <stdio.h>
 
+/* A regular file to be read, and its size; NULL with the message in error. */
+FILE *nn_file_read(const char *path, size_t *size, char *error, size_t error_size);
 /* The whole of a regular file, with a NUL behind it; caller frees. NULL with the message in error.
  */
 char *nn_read_file(const char *path, size_t *size, char *error, size_t error_size);

@@ -1,4 +1,4 @@
-/* Arrays from files: IDX and gzip. */
+/* Arrays in files: IDX and gzip, and their numbers. */
 #include "nn/nn.h"
 #include "tests/support.h"
 #include <math.h>
