@@ -9,7 +9,7 @@ import numpy as np
 
 NAMES = ["f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?"]
 SHAPES = [(), (1,), (7,), (0,), (3, 4), (4, 0, 2), (2, 3, 4), (2, 1, 3, 2, 2), (1,) * 8]
-program = sys.argv[2]
+program = os.path.abspath(sys.argv[2])
 checks = 0
 
 
