@@ -38,7 +38,7 @@ int main(int argc, char **argv)
         { "data", EXAMPLE_TEXT, &o.data,
           "folder of simple_energy_shaping_measured.csv and simple_sysid_measured.csv" },
         { "width", EXAMPLE_INTEGER, &o.width, "of the two hidden layers" },
-        { "steps", EXAMPLE_INTEGER, &o.steps, "updates by Adam of each field" },
+        { "steps", EXAMPLE_INTEGER, &o.steps, "updates by AdamW of each field" },
         { "seed", EXAMPLE_INTEGER, &o.seed, "of everything that is drawn" },
         { "quick", EXAMPLE_FLAG, &quick, "a small network, trained for seconds" },
         { "out", EXAMPLE_TEXT, &o.directory, "directory of the picture and the numbers" },

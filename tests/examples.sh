@@ -152,3 +152,16 @@ near 3 2e-3 0.0414 'curves known'
 near 4 2e-3 0.3029 'curves known'
 near 3 0.2 0.39 'latent ODE  '
 near 5 0.05 0.12 'latent ODE  '
+
+# Learned energies: a symplectic method keeps what they are. The textbook is what the driven stand-in is made of.
+shows hamiltonian --quick --out "$dir"
+near 6 0.04 0.031 'hamiltonian           353'
+near 3 0.3 1.3 'plain          implicit_midpoint'
+near 3 0.08 0.07 'hamiltonian    implicit_midpoint'
+near 4 0.01 0.027 'textbook'
+
+# The true Lagrangian keeps the energy; a learned one keeps it better than a plain field.
+shows lagrangian --quick --out "$dir"
+near 4 0 0 'true'
+near 4 3 7.68 'lagrangian           1313'
+near 4 4 11.38 'plain                1346'
