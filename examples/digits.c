@@ -235,6 +235,35 @@ bool digits_draw(ad_rng *rng, int64_t n, digit_set *set)
     return true;
 }
 
+/* ---- bent digits ----------------------------------------------------------------------------- */
+
+static double grey_at(const digit_set *set, const double *grey, int x, int y)
+{
+    const bool inside = x >= 0 && y >= 0 && x < set->side && y < set->side;
+    return inside ? grey[y * set->side + x] : 0;
+}
+
+void digits_bend(const digit_set *set, ad_rng *rng, double much, const double *grey, double *out)
+{
+    const double centre = (set->side - 1) / 2.0, shift = 0.05 * set->side * much;
+    const double turn = 0.15 * much * ad_rng_normal(rng), slant = 0.12 * much * ad_rng_normal(rng);
+    const double wide = 1 + 0.08 * much * ad_rng_normal(rng),
+                 high = 1 + 0.08 * much * ad_rng_normal(rng);
+    const double right = shift * ad_rng_normal(rng), down = shift * ad_rng_normal(rng);
+    const double cosine = cos(turn), sine = sin(turn);
+    for (int i = 0; i < set->pixels; i++) {
+        const double u = i % set->side - centre, v = i / set->side - centre;
+        const double x = centre + right + wide * (cosine * u + (slant - sine) * v),
+                     y = centre + down + high * (sine * u + cosine * v);
+        const int x0 = (int)floor(x), y0 = (int)floor(y);
+        const double a = x - x0, b = y - y0;
+        out[i] = (1 - b) * ((1 - a) * grey_at(set, grey, x0, y0) +
+                            a * grey_at(set, grey, x0 + 1, y0)) +
+                 b * ((1 - a) * grey_at(set, grey, x0, y0 + 1) +
+                      a * grey_at(set, grey, x0 + 1, y0 + 1));
+    }
+}
+
 /* ---- optdigits ------------------------------------------------------------------------------- */
 
 /* A line a digit: 64 greys and the digit. */

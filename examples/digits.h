@@ -24,5 +24,9 @@ bool digits_read(const char *directory, digit_set *train, digit_set *test);
  * when memory is short. */
 bool digits_draw(ad_rng *rng, int64_t n, digit_set *set);
 
+/* out [pixels]: a digit of the set moved, turned, slanted and scaled at random; 1 is a moderate
+ * measure, 0 none. Greys between pixels are interpolated. */
+void digits_bend(const digit_set *set, ad_rng *rng, double much, const double *grey, double *out);
+
 void digits_clear(digit_set *set);
 #endif

@@ -58,39 +58,11 @@ static ad_var loss(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
     return nn_cross_entropy(logits(p, theta, batch[1], &p->solver), batch[0]);
 }
 
-static double grey_at(const digit_set *set, const double *grey, int x, int y)
-{
-    const bool inside = x >= 0 && y >= 0 && x < set->side && y < set->side;
-    return inside ? grey[y * set->side + x] : 0;
-}
-
-/* A digit moved, turned, slanted and scaled; greys between pixels are interpolated. */
-static void bend(const problem *p, ad_rng *rng, const double *grey, double *out)
-{
-    const double centre = (p->train.side - 1) / 2.0, much = p->bend;
-    const double turn = 0.15 * much * ad_rng_normal(rng), slant = 0.12 * much * ad_rng_normal(rng);
-    const double wide = 1 + 0.08 * much * ad_rng_normal(rng),
-                 high = 1 + 0.08 * much * ad_rng_normal(rng);
-    const double right = 0.4 * much * ad_rng_normal(rng), down = 0.4 * much * ad_rng_normal(rng);
-    for (int i = 0; i < p->train.pixels; i++) {
-        const int row = i / p->train.side;
-        const double u = i % p->train.side - centre, v = row - centre;
-        const double x = centre + right + wide * (cos(turn) * u + (slant - sin(turn)) * v),
-                     y = centre + down + high * (sin(turn) * u + cos(turn) * v);
-        const int x0 = (int)floor(x), y0 = (int)floor(y);
-        const double a = x - x0, b = y - y0;
-        out[i] = (1 - b) * ((1 - a) * grey_at(&p->train, grey, x0, y0) +
-                            a * grey_at(&p->train, grey, x0 + 1, y0)) +
-                 b * ((1 - a) * grey_at(&p->train, grey, x0, y0 + 1) +
-                      a * grey_at(&p->train, grey, x0 + 1, y0 + 1));
-    }
-}
-
 static int draw(const nn_step *step, double *const *out, void *user)
 {
     const problem *p = user;
     for (int64_t i = 0; i < step->rows; i++)
-        bend(p, step->rng, p->train.grey + step->examples[i] * p->train.pixels,
+        digits_bend(&p->train, step->rng, p->bend, p->train.grey + step->examples[i] * p->train.pixels,
              out[1] + i * p->train.pixels);
     return 0;
 }
