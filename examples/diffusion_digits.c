@@ -511,8 +511,8 @@ int main(int argc, char **argv)
     problem p = { .rng = ad_rng_seed((uint64_t)seed) };
     char error[512];
     bool fine = data ? digits_read(data, &p.train, &p.test)
-                     : digits_draw(&p.rng, quick ? 2000 : 20000, &p.train) &&
-                           digits_draw(&p.rng, 2000, &p.test);
+                     : digits_draw(&p.rng, quick ? 2000 : 20000, 4, &p.train) &&
+                           digits_draw(&p.rng, 2000, 4, &p.test);
     if (!data) printf("data: a stand-in, digits drawn by this program (--data reads real ones)\n");
     if (fine && (p.test.n < JUDGED || held < 1 || held > p.test.n)) {
         example_failed("data", "a thousand held-out digits, and not fewer than --held, are needed");

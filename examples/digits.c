@@ -25,7 +25,7 @@ void digits_clear(digit_set *set)
 
 /* A stroke goes through its points (x to the right, y down, in the unit square), along straight
  * lines or a smooth curve. Some digits have it, a share `chance` of them. */
-enum { MOST_POINTS = 13, FIELD = 32, BLOCK = 4 };
+enum { MOST_POINTS = 13, FIELD = 32 };
 typedef struct {
     int digit;
     double chance;
@@ -206,9 +206,9 @@ static void fit(int n, double curve[CURVE][2], double radius)
             curve[i][k] = FIELD / 2.0 + scale * (curve[i][k] - (low[k] + high[k]) / 2);
 }
 
-static void draw_digit(ad_rng *rng, int digit, double *grey)
+static void draw_digit(ad_rng *rng, int digit, int block, double *grey)
 {
-    static const int side = FIELD / BLOCK;
+    const int side = FIELD / block;
     double curve[CURVE][2];
     bool ink[FIELD][FIELD] = { { 0 } };
     const hand h = draw_hand(rng);
@@ -222,15 +222,15 @@ static void draw_digit(ad_rng *rng, int digit, double *grey)
                 if (hypot(x + 0.5 - curve[i][0], y + 0.5 - curve[i][1]) <= radius) ink[y][x] = true;
         }
     for (int y = 0; y < FIELD; y++)
-        for (int x = 0; x < FIELD; x++) grey[y / BLOCK * side + x / BLOCK] += ink[y][x];
+        for (int x = 0; x < FIELD; x++) grey[y / block * side + x / block] += ink[y][x];
 }
 
-bool digits_draw(ad_rng *rng, int64_t n, digit_set *set)
+bool digits_draw(ad_rng *rng, int64_t n, int block, digit_set *set)
 {
-    if (!make(set, n, FIELD / BLOCK, BLOCK * BLOCK + 1)) return false;
+    if (!make(set, n, FIELD / block, block * block + 1)) return false;
     for (int64_t i = 0; i < n; i++) {
         set->digit[i] = (double)(i % DIGITS);
-        draw_digit(rng, (int)(i % DIGITS), set->grey + i * set->pixels);
+        draw_digit(rng, (int)(i % DIGITS), block, set->grey + i * set->pixels);
     }
     return true;
 }
@@ -257,10 +257,9 @@ void digits_bend(const digit_set *set, ad_rng *rng, double much, const double *g
                      y = centre + down + high * (sine * u + cosine * v);
         const int x0 = (int)floor(x), y0 = (int)floor(y);
         const double a = x - x0, b = y - y0;
-        out[i] = (1 - b) * ((1 - a) * grey_at(set, grey, x0, y0) +
-                            a * grey_at(set, grey, x0 + 1, y0)) +
-                 b * ((1 - a) * grey_at(set, grey, x0, y0 + 1) +
-                      a * grey_at(set, grey, x0 + 1, y0 + 1));
+        out[i] =
+            (1 - b) * ((1 - a) * grey_at(set, grey, x0, y0) + a * grey_at(set, grey, x0 + 1, y0)) +
+            b * ((1 - a) * grey_at(set, grey, x0, y0 + 1) + a * grey_at(set, grey, x0 + 1, y0 + 1));
     }
 }
 

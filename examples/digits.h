@@ -19,10 +19,10 @@ typedef struct {
  * false after explaining. */
 bool digits_read(const char *directory, digit_set *train, digit_set *test);
 
-/* n digits drawn as strokes with random bends, maps and thickness on a field of 32x32, of which
- * 8x8 blocks count their ink (0 .. 16): the format of optdigits. Digit i is a (i mod 10). false
- * when memory is short. */
-bool digits_draw(ad_rng *rng, int64_t n, digit_set *set);
+/* n digits drawn as strokes with random bends, maps and thickness on a field of 32x32, whose blocks
+ * count their ink: blocks of 4 (8x8 greys 0 .. 16) make the format of optdigits. block divides 32.
+ * Digit i is a (i mod 10). false when memory is short. */
+bool digits_draw(ad_rng *rng, int64_t n, int block, digit_set *set);
 
 /* out [pixels]: a digit of the set moved, turned, slanted and scaled at random; 1 is a moderate
  * measure, 0 none. Greys between pixels are interpolated. */

@@ -62,8 +62,9 @@ static int draw(const nn_step *step, double *const *out, void *user)
 {
     const problem *p = user;
     for (int64_t i = 0; i < step->rows; i++)
-        digits_bend(&p->train, step->rng, p->bend, p->train.grey + step->examples[i] * p->train.pixels,
-             out[1] + i * p->train.pixels);
+        digits_bend(&p->train, step->rng, p->bend,
+                    p->train.grey + step->examples[i] * p->train.pixels,
+                    out[1] + i * p->train.pixels);
     return 0;
 }
 
@@ -247,7 +248,7 @@ int main(int argc, char **argv)
     }
     ad_rng rng = ad_rng_seed((uint64_t)seed);
     bool fine = data ? digits_read(data, &p.train, &p.test)
-                     : digits_draw(&rng, 3800, &p.train) && digits_draw(&rng, 1800, &p.test);
+                     : digits_draw(&rng, 3800, 4, &p.train) && digits_draw(&rng, 1800, 4, &p.test);
     if (!fine) return 1;
     if (!data) printf("data: a stand-in, digits drawn by this program (--data reads real ones)\n");
     const int64_t d = p.train.pixels;
