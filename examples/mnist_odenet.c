@@ -29,12 +29,7 @@
 enum { BLOCKS = 6, COMPARED = 64 };
 
 typedef struct {
-    const nn_model *model;
-    int64_t channels, groups, scale, shift;
-} norm;
-
-typedef struct {
-    norm first, second;
+    nn_norm first, second;
     nn_conv one, two;
 } block;
 
@@ -47,10 +42,10 @@ typedef struct {
     int64_t channels; /* of the state; half as many after the first convolution */
     nn_model *model;
     nn_conv down[2];
-    norm between, last;
+    nn_norm between, last;
     block res[BLOCKS], ode;
     nn_conv time[2]; /* of the channel that the time is */
-    norm out;        /* of F */
+    nn_norm out;     /* of F */
     nn_linear linear;
 } network;
 
@@ -63,34 +58,10 @@ typedef struct {
 
 /* ---- the networks ---------------------------------------------------------------------------- */
 
-static norm norm_new(nn_model *model, const char *name, int64_t channels)
+/* Groups of two channels, as in the paper's program. */
+static nn_norm norm_new(nn_model *model, const char *name, int64_t channels)
 {
-    char full[64];
-    norm n = { .model = model, .channels = channels, .groups = channels / 2 };
-    snprintf(full, sizeof full, "%s.weight", name);
-    n.scale = nn_model_add(model, full, AD_SHAPE(channels), nn_init_ones, 1, 1);
-    snprintf(full, sizeof full, "%s.bias", name);
-    n.shift = nn_model_add(model, full, AD_SHAPE(channels), nn_init_zeros, 1, 1);
-    return n;
-}
-
-/* The mean over each group, for each of its channels: x [rows,h,w,channels] -> [rows,1,1,channels].
- */
-static ad_var group_mean(const norm *n, ad_var x)
-{
-    const int64_t c = n->channels, g = n->groups;
-    ad_var mean = ad_mean(x, 2, (int[]){ 1, 2 }, false);
-    mean = ad_mean(ad_reshape(mean, AD_SHAPE(AD_ROWS, g, c / g)), 1, (int[]){ 2 }, true);
-    mean = ad_broadcast(mean, AD_SHAPE(AD_ROWS, g, c / g));
-    return ad_reshape(mean, AD_SHAPE(AD_ROWS, 1, 1, c));
-}
-
-static ad_var norm_apply(const norm *n, ad_var theta, ad_var x)
-{
-    ad_var centred = ad_sub(x, group_mean(n, x));
-    ad_var scale = ad_pow_scalar(ad_shift(group_mean(n, ad_square(centred)), 1e-5), -0.5);
-    scale = ad_mul(scale, ad_slice(theta, 0, n->scale, n->scale + n->channels));
-    return ad_add(ad_mul(centred, scale), ad_slice(theta, 0, n->shift, n->shift + n->channels));
+    return nn_group_norm_new(model, name, channels, channels / 2, NULL);
 }
 
 static nn_conv conv_new(nn_model *model, const char *name, int64_t in, int64_t out, bool unbiased)
@@ -151,17 +122,17 @@ static ad_var field(ad_var t, ad_var h, const ad_var *args, void *user)
     const network *n = user;
     const block *b = &n->ode;
     ad_var theta = args[0];
-    ad_var x = ad_relu(norm_apply(&b->first, theta, h));
+    ad_var x = ad_relu(nn_norm_apply(&b->first, theta, h));
     x = ad_add(nn_conv_apply(&b->one, theta, x), of_time(&n->time[0], theta, t, ad_shape_of(h)));
-    x = ad_relu(norm_apply(&b->second, theta, x));
+    x = ad_relu(nn_norm_apply(&b->second, theta, x));
     x = ad_add(nn_conv_apply(&b->two, theta, x), of_time(&n->time[1], theta, t, ad_shape_of(h)));
-    return norm_apply(&n->out, theta, x);
+    return nn_norm_apply(&n->out, theta, x);
 }
 
 static ad_var residual(const block *b, ad_var theta, ad_var h)
 {
-    ad_var x = nn_conv_apply(&b->one, theta, ad_relu(norm_apply(&b->first, theta, h)));
-    return ad_add(h, nn_conv_apply(&b->two, theta, ad_relu(norm_apply(&b->second, theta, x))));
+    ad_var x = nn_conv_apply(&b->one, theta, ad_relu(nn_norm_apply(&b->first, theta, h)));
+    return ad_add(h, nn_conv_apply(&b->two, theta, ad_relu(nn_norm_apply(&b->second, theta, x))));
 }
 
 /* The state [rows,s,s,channels] that the middle begins with; grey [rows,pixels], 0 .. levels - 1.
@@ -171,7 +142,7 @@ static ad_var state(const network *n, ad_var theta, ad_var grey)
     const int side = n->digits->side;
     ad_var x = ad_scale(grey, 1.0 / (n->digits->levels - 1));
     x = nn_conv_apply(&n->down[0], theta, ad_reshape(x, AD_SHAPE(AD_ROWS, side, side, 1)));
-    return nn_conv_apply(&n->down[1], theta, ad_relu(norm_apply(&n->between, theta, x)));
+    return nn_conv_apply(&n->down[1], theta, ad_relu(nn_norm_apply(&n->between, theta, x)));
 }
 
 static ad_var solve(const network *n, ad_var theta, ad_var h, const ode_options *solver)
@@ -188,7 +159,7 @@ static ad_var logits(const use *u, ad_var theta, ad_var grey)
     ad_var h = state(n, theta, grey);
     for (int i = 0; n->kind == RES_NET && i < BLOCKS; i++) h = residual(&n->res[i], theta, h);
     if (n->kind == ODE_NET) h = solve(n, theta, h, &u->solver);
-    h = ad_mean(ad_relu(norm_apply(&n->last, theta, h)), 2, (int[]){ 1, 2 }, false);
+    h = ad_mean(ad_relu(nn_norm_apply(&n->last, theta, h)), 2, (int[]){ 1, 2 }, false);
     return nn_linear_apply(&n->linear, theta, h);
 }
 

@@ -114,19 +114,38 @@ static ad_var layer_norm(const char *what, const nn_norm *layer, ad_var x)
     return standardised(x, &over, layer->epsilon);
 }
 
-/* [rows,positions,groups,channels of a group], or without rows, is where group norms are computed.
- */
-static ad_var group_norm(const char *what, const nn_norm *layer, ad_var x)
+/* The mean over positions and over the channels of each group, for each channel: x
+ * [rows,positions,channels], or without rows, -> [rows,1,channels]. */
+static ad_var group_mean(const nn_norm *layer, ad_var x)
+{
+    const int64_t channels = layer->shape.dim[0], each = channels / layer->groups;
+    const bool rows = ad_has_rows(ad_shape_of(x));
+    ad_var mean = ad_mean(x, 1, (int[]){ rows }, true);
+    if (each == 1) return mean;
+    const ad_shape split = rows ? AD_SHAPE(AD_ROWS, 1, layer->groups, each)
+                                : AD_SHAPE(1, layer->groups, each),
+                   whole = ad_shape_of(mean);
+    mean = ad_mean(ad_reshape(mean, split), 1, (int[]){ rows + 2 }, true);
+    return ad_reshape(ad_broadcast(mean, split), whole);
+}
+
+/* Means and scales stand for each channel, so that everything that is as large as x goes along the
+ * channels, and the learned scale is multiplied into what has no positions. */
+static ad_var group_norm(const char *what, const nn_norm *layer, ad_var theta, ad_var x)
 {
     ad_shape s = ad_shape_of(x);
     const int64_t channels = layer->shape.dim[0], each = channels / layer->groups;
     const int64_t positions = ad_row_size(s) / channels;
     if (positions * each == 1) return single_value(what, x);
-    const bool rows = ad_has_rows(s);
-    ad_shape split = rows ? AD_SHAPE(AD_ROWS, positions, layer->groups, each)
-                          : AD_SHAPE(positions, layer->groups, each);
-    axis_list over = { 2, { rows, rows + 2 } };
-    return ad_reshape(standardised(ad_reshape(x, split), &over, layer->epsilon), s);
+    x = ad_reshape(x, ad_has_rows(s) ? AD_SHAPE(AD_ROWS, positions, channels)
+                                     : AD_SHAPE(positions, channels));
+    ad_var centred = ad_sub(x, group_mean(layer, x));
+    ad_var scale = ad_rsqrt(ad_shift(group_mean(layer, ad_square(centred)), layer->epsilon));
+    if (layer->weight >= 0)
+        scale = ad_mul(scale, nn_layer_array(theta, layer->weight, layer->shape));
+    ad_var y = ad_mul(centred, scale);
+    if (layer->bias >= 0) y = ad_add(y, nn_layer_array(theta, layer->bias, layer->shape));
+    return ad_reshape(y, s);
 }
 
 ad_var nn_norm_apply(const nn_norm *layer, ad_var theta, ad_var x)
@@ -136,8 +155,8 @@ ad_var nn_norm_apply(const nn_norm *layer, ad_var theta, ad_var x)
     if (!nn_layer_check(what, made ? layer->model : NULL, made ? 0 : -1, theta, x) ||
         (layer->groups && !nn_layer_width(what, x, layer->shape.dim[0])))
         return nn_layer_none(x);
-    ad_var y = layer->groups ? group_norm(what, layer, x) : layer_norm(what, layer, x);
-    return scaled(theta, y, layer->shape, layer->weight, layer->bias);
+    if (layer->groups) return group_norm(what, layer, theta, x);
+    return scaled(theta, layer_norm(what, layer, x), layer->shape, layer->weight, layer->bias);
 }
 
 /* ---- over the batch -------------------------------------------------------------------------- */
