@@ -481,6 +481,7 @@ int main(int argc, char **argv)
     if (done) return done - 1;
     if (quick) {
         s.epochs = 8;
+        s.batch = 32;
         channels = 16;
     }
     if (s.epochs < 1 || s.batch < 1 || s.adaptive < 0 || s.adaptive >= s.epochs)

@@ -136,6 +136,13 @@ near 4 0.01 99.94 'nearest neighbour'
 near 2 0 0 'backsolve '
 near 5 1e-3 3.4e-4 'relative difference'
 
+# The residual network and its continuous twin beside a linear classifier; the solver keeps to its tolerance.
+shows mnist_odenet --quick --out "$dir"
+near 4 0.8 2.0 'linear '
+near 4 0.5 0.3 'ResNet '
+near 4 0.5 0.4 'ODE-Net '
+near 2 2e-4 2.2e-4 '1e-05 '
+
 # Swing-up: the minimum by SciPy's solve_bvp for Pontryagin's equations (1e-9), J = 0.805471589; 41 knots are 4e-6 above it.
 shows shooting --quick --out "$dir"
 near 3 1e-5 0.805471589 '    41 '
