@@ -96,24 +96,29 @@ static int32_t fold_numbers(ad_ir *ir, const ad_inst *x)
     return ad_make_fill(ir, x->shape, ir->dtype == AD_F32 ? (double)out.f : out.d);
 }
 
-static bool inside_assemble(const ad_ir *ir, int32_t i) { return ir->inst[i].op == AD_OP_assemble; }
+enum { MOST_PIECES = 512 }; /* of an assemble that takes over those of others */
 
-/* a + b as one assemble, where at least one is an assemble used nowhere else, or both are: pieces
- * are then added into their places without making the whole for each (the gradient of a vector that
- * many slices are taken of). In a sum of thousands, not all become one: every term would copy those
- * before it. */
+/* An assemble whose pieces another value may take over: its own whole is then not made. */
+static bool is_inner_assemble(const ad_ir *ir, int32_t i)
+{
+    return ir->inst[i].op == AD_OP_assemble && ir->inst[i].uses <= 1;
+}
+
+/* a + b as one assemble, where at least one is an assemble used nowhere else: pieces are then added
+ * into their places without making the whole for each (the gradient of a vector that many slices
+ * are taken of). What is used elsewhere too is made anyhow, and is one piece: otherwise a sum that
+ * grows from step to step would copy its pieces at every step. In a sum of thousands, not all
+ * become one: every term would copy those before it. */
 static int32_t merge_assembles(ad_ir *ir, const ad_inst *x)
 {
-    enum { PIECES = 512 };
     int32_t a = x->in[0], b = x->in[1];
     if (x->op != AD_OP_add || !ad_same_shape(ir->inst[a].shape, x->shape) ||
         !ad_same_shape(ir->inst[b].shape, x->shape))
         return NO_RULE;
-    bool pa = inside_assemble(ir, a), pb = inside_assemble(ir, b);
-    if (!(pa && pb) && !(pa && ir->inst[a].uses <= 1) && !(pb && ir->inst[b].uses <= 1))
-        return NO_RULE;
+    bool pa = is_inner_assemble(ir, a), pb = is_inner_assemble(ir, b);
+    if (!pa && !pb) return NO_RULE;
     int rank = x->shape.rank, na = pa ? ir->inst[a].nin : 1, nb = pb ? ir->inst[b].nin : 1;
-    if (na + nb > PIECES) return NO_RULE;
+    if (na + nb > MOST_PIECES) return NO_RULE;
     int32_t *in = ad_ir_ints(ir, na + nb, NULL);
     int64_t *start = ad_ir_longs(ir, (na + nb) * rank, NULL);
     if (ir->failed) return 0;
@@ -294,18 +299,27 @@ static int32_t simplify_slice(ad_ir *ir, ad_inst *x)
     return NO_RULE;
 }
 
-/* Pieces that are zeros add nothing; one piece that covers all is the whole. */
+/* Pieces that are zeros add nothing, those of an assemble used nowhere else are pieces of the
+ * whole; one piece that covers all is the whole. */
 static int32_t simplify_assemble(ad_ir *ir, ad_inst *x)
 {
-    int rank = x->shape.rank, n = 0;
-    int32_t *in = ad_ir_ints(ir, x->nin, x->in);
-    int64_t *start = ad_ir_longs(ir, x->nattr, x->attr);
+    int rank = x->shape.rank, n = 0, most = x->nin;
+    for (int k = 0; k < x->nin; k++)
+        if (is_inner_assemble(ir, x->in[k])) most += ir->inst[x->in[k]].nin;
+    bool flat = most <= MOST_PIECES;
+    int32_t *in = ad_ir_ints(ir, most, NULL);
+    int64_t *start = ad_ir_longs(ir, most * rank, NULL);
     if (ir->failed) return 0;
     for (int k = 0; k < x->nin; k++) {
-        if (is_fill(ir, in[k], 0)) continue;
-        in[n] = in[k];
-        memmove(start + n * rank, start + k * rank, (size_t)rank * sizeof *start);
-        n++;
+        const ad_inst *a = &ir->inst[x->in[k]];
+        const int64_t *at = x->attr + (ptrdiff_t)k * rank;
+        bool inner = flat && is_inner_assemble(ir, x->in[k]);
+        if (is_fill(ir, x->in[k], 0)) continue;
+        for (int j = 0; j < (inner ? a->nin : 1); j++, n++) {
+            in[n] = inner ? a->in[j] : x->in[k];
+            for (int i = 0; i < rank; i++)
+                start[n * rank + i] = at[i] + (inner ? a->attr[j * rank + i] : 0);
+        }
     }
     if (n == 0) return ad_make_fill(ir, x->shape, 0);
     if (n == 1 && ad_same_shape(ir->inst[in[0]].shape, x->shape)) return in[0];

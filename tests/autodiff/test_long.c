@@ -4,6 +4,7 @@
  * time limit tells. */
 #define TESTS_COUNT_ALLOCATIONS
 #include "autodiff/extension.h"
+#include "autodiff/plan/program.h"
 #include "costate.h"
 #include "tests/support.h"
 #include <math.h>
@@ -85,6 +86,39 @@ START_TEST(test_slices_and_concatenations)
     run(&r, ad_sum_all(y), out);
     for (int k = 0; k < ROWS * WIDTH; k++)
         ck_assert_double_eq_tol(out[1 + k], pow(1 - 1e-5 * (k % 2), n), 1e-9);
+}
+END_TEST
+
+/* Steps y += h f(y), whose f takes slices: its gradient has as many pieces a step whatever the
+ * number of steps, and nested assemblies are one. */
+START_TEST(test_slices_in_steps)
+{
+    int64_t pieces[2] = { 0 };
+    for (int k = 0; k < 2; k++) {
+        const int steps = k ? 800 : 400;
+        recording r = new_recording();
+        ad_var y = r.p, one = ad_fill(r.tape, AD_SHAPE(1), 1), g;
+        for (int i = 0; i < steps; i++) {
+            ad_var before = ad_concatenate(2, (ad_var[]){ one, ad_slice(y, 0, 0, WIDTH - 1) }, 0);
+            y = ad_add(y, ad_scale(ad_mul(r.p, before), 1.0 / steps));
+        }
+        ad_grad(ad_sum_all(y), 1, &r.p, &g);
+        ad_program *program = ad_compile(1, &r.p, 1, &g);
+        ck_assert_msg(program != NULL, "%s", ad_tape_error(r.tape));
+        for (int32_t i = 0; i < program->ir.n; i++) {
+            const ad_inst *x = &program->ir.inst[i];
+            if (x->op != AD_OP_assemble) continue;
+            pieces[k] += x->nin;
+            for (int j = 0; j < x->nin; j++)
+                ck_assert_msg(program->ir.inst[x->in[j]].op != AD_OP_assemble ||
+                                  program->ir.inst[x->in[j]].uses > 1,
+                              "an assembly inside of one is made for that one alone");
+        }
+        ad_program_free(program);
+        ad_tape_free(r.tape);
+    }
+    ck_assert_int_gt(pieces[0], 400);
+    ck_assert_int_le(pieces[1], 2 * pieces[0] + 10);
 }
 END_TEST
 
@@ -301,6 +335,7 @@ int main(void)
     TCase *tests = suite_case("long", "long");
     tcase_add_test(tests, test_values_that_live_long);
     tcase_add_test(tests, test_slices_and_concatenations);
+    tcase_add_test(tests, test_slices_in_steps);
     tcase_add_test(tests, test_many_reductions);
     tcase_add_test(tests, test_many_parameters);
     tcase_add_test(tests, test_loop_without_rewinding);
