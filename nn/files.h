@@ -50,6 +50,14 @@ const char *nn_type_name(nn_type type); /* "f32", "u8", "bool" and so on */
 int nn_tensor_numbers(const nn_tensor *tensor, ad_dtype dtype, void *out, char *error,
                       size_t error_size);
 
+/* Arrays with names. */
+typedef struct {
+    int64_t count;
+    nn_tensor *tensor; /* [count] */
+} nn_tensors;
+void nn_tensors_clear(nn_tensors *tensors); /* frees what was read; then there are none */
+const nn_tensor *nn_tensors_find(const nn_tensors *tensors, const char *name); /* or NULL */
+
 /* ---- IDX ------------------------------------------------------------------------------------- */
 
 /* The format of MNIST (LeCun et al. 1998): all of its element types (u8, i8, i16, i32, f32, f64), 1
@@ -64,14 +72,6 @@ int nn_read_npy(const char *path, nn_tensor *tensor, char *error, size_t error_s
 /* Version 1. Written whole or not at all. */
 int nn_write_npy(const char *path, const nn_tensor *tensor, char *error, size_t error_size);
 
-/* Arrays with names. */
-typedef struct {
-    int64_t count;
-    nn_tensor *tensor; /* [count] */
-} nn_tensors;
-void nn_tensors_clear(nn_tensors *tensors); /* frees what was read; then there are none */
-const nn_tensor *nn_tensors_find(const nn_tensors *tensors, const char *name); /* or NULL */
-
 /* .npz: all arrays of the archive, in its order, stored (numpy.savez) or deflated
  * (numpy.savez_compressed). Needs libzip. */
 int nn_read_npz(const char *path, nn_tensors *tensors, char *error, size_t error_size);
@@ -79,6 +79,17 @@ int nn_read_npz(const char *path, nn_tensors *tensors, char *error, size_t error
  * arrays give the same bytes. */
 int nn_write_npz(const char *path, const nn_tensors *tensors, bool packed, char *error,
                  size_t error_size);
+
+/* ---- safetensors ----------------------------------------------------------------------------- */
+
+/* The format of PyTorch's and Hugging Face's weights: F32, F64, I and U of 8, 16, 32, 64, BOOL. All
+ * arrays of the file, in the order of their data. (nn_load and nn_save of model.h are for the
+ * weights of a model.) */
+int nn_read_safetensors(const char *path, nn_tensors *tensors, char *error, size_t error_size);
+/* Names are different texts of UTF-8. Written whole or not at all; arrays of wide elements come
+ * first, so that all are aligned. */
+int nn_write_safetensors(const char *path, const nn_tensors *tensors, char *error,
+                         size_t error_size);
 
 #ifdef __cplusplus
 }

@@ -1,5 +1,5 @@
 """exchange.py FORMAT PROGRAM: arrays that another package wrote go through PROGRAM (tests/nn/exchange.c), and that package reads them
-back: the same names, types, shapes and numbers. What must be refused is. FORMAT: numpy."""
+back: the same names, types, shapes and numbers. What must be refused is. FORMAT: numpy or safetensors."""
 import os
 import subprocess
 import sys
@@ -84,7 +84,7 @@ def check_npy():
 
 
 def check_npz():
-    arrays = {f"{name} {len(shape)}": numbers(name, shape) for name in NAMES for shape in SHAPES}
+    arrays = {f"{name} {shape}": numbers(name, shape) for name in NAMES for shape in SHAPES}
     arrays["layer/weight \u00e9"] = np.asfortranarray(numbers(">f8", (30, 40)))
     for save in np.savez, np.savez_compressed:
         for target in "b.npz", "b.packed.npz":
@@ -105,8 +105,45 @@ def check_numpy():
     check_npz()
 
 
+def check_safetensors():
+    from safetensors.numpy import load_file, save_file
+
+    arrays = {f"{name} {shape}": numbers(name, shape) for name in NAMES for shape in SHAPES}
+    arrays["layer.weight \u00e9"] = numbers("f8", (30, 40))
+    save_file(arrays, "a.safetensors", metadata={"format": "np", "note": "ignored"})
+    result = through("a.safetensors", "b.safetensors")
+    assert result.returncode == 0, result.stderr
+    back = load_file("b.safetensors")
+    assert sorted(back) == sorted(arrays), "other names"
+    for name, array in arrays.items():
+        same(array, back[name], name)
+    check_torch(arrays)
+    weights = {"w": numbers("f4", (2, 3)), "b": numbers("f8", (3,))}
+    save_file(weights, "a.model.safetensors")
+    result = through("a.model.safetensors", "c.safetensors")
+    assert result.returncode == 0, result.stderr
+    for name, array in load_file("c.safetensors").items():
+        same(weights[name].astype("f8"), array, name)
+    for name, words in [("f2", "has dtype F16"), ("c8", "has dtype C64")]:
+        save_file({"x": np.ones(3, name)}, "a.safetensors")
+        refused("a.safetensors", "d.safetensors", words)
+    save_file({"w": weights["w"]}, "a.model.safetensors")
+    refused("a.model.safetensors", "d.safetensors", "the model's parameter 'b' is not in the file")
+
+
+def check_torch(arrays):
+    """PyTorch's reader wants aligned arrays, and there are types that its older releases do not have."""
+    try:
+        import torch  # noqa: F401
+        from safetensors.torch import load_file
+    except ImportError:
+        return
+    for name, array in load_file("b.safetensors").items():
+        same(arrays[name], array.numpy(), f"torch: {name}")
+
+
 with tempfile.TemporaryDirectory() as directory:
     os.chdir(directory)
-    {"numpy": check_numpy}[sys.argv[1]]()
+    {"numpy": check_numpy, "safetensors": check_safetensors}[sys.argv[1]]()
     os.chdir("/")
 print(f"{checks} arrays checked with {sys.argv[1]}")

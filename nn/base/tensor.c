@@ -1,5 +1,6 @@
 /* Element types of files, and arrays of them. */
 #include "nn/base/tensor.h"
+#include "nn/base/names.h"
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,6 +51,69 @@ void nn_tensor_clear(nn_tensor *tensor)
     free(tensor->name);
     free(tensor->data);
     *tensor = (nn_tensor){ 0 };
+}
+
+void nn_tensors_clear(nn_tensors *tensors)
+{
+    if (!tensors) return;
+    for (int64_t i = 0; i < tensors->count; i++) nn_tensor_clear(&tensors->tensor[i]);
+    free(tensors->tensor);
+    *tensors = (nn_tensors){ 0 };
+}
+
+const nn_tensor *nn_tensors_find(const nn_tensors *tensors, const char *name)
+{
+    for (int64_t i = 0; tensors && name && i < tensors->count; i++) {
+        const nn_tensor *t = &tensors->tensor[i];
+        if (t->name && strcmp(t->name, name) == 0) return t;
+    }
+    return NULL;
+}
+
+int nn_tensor_check(const char *what, const nn_tensor *tensor, char *error, size_t error_size)
+{
+    int64_t n = nn_tensor_count(tensor);
+    if (n >= 0 && (n == 0 || tensor->data)) return 0;
+    if (!tensor) return nn_error(error, error_size, "%s: the array is NULL", what);
+    char shape[128];
+    ad_format_shape(tensor->shape, shape, sizeof shape);
+    const char *name = tensor->name ? tensor->name : "";
+    if (nn_type_bytes(tensor->type) == 0)
+        return nn_error(error, error_size, "%s: array '%.60s' has no element type", what, name);
+    if (n < 0)
+        return nn_error(error, error_size, "%s: array '%.60s': %s is no shape of an array", what,
+                        name, shape);
+    return nn_error(error, error_size, "%s: array '%.60s' has no data", what, name);
+}
+
+int nn_tensors_check(const char *what, const nn_tensors *tensors, char *error, size_t error_size)
+{
+    if (!tensors || tensors->count < 1 || !tensors->tensor)
+        return nn_error(error, error_size, "%s: there are no arrays", what);
+    nn_names names = { 0 };
+    int result = 0;
+    for (int64_t i = 0; result == 0 && i < tensors->count; i++) {
+        const char *name = tensors->tensor[i].name;
+        result = nn_tensor_check(what, &tensors->tensor[i], error, error_size);
+        if (result) break;
+        if (!name || !*name) {
+            result = nn_error(error, error_size, "%s: array %" PRId64 " has no name", what, i);
+            break;
+        }
+        int64_t number = nn_names_add(&names, name);
+        if (number < 0) result = nn_error(error, error_size, "%s: out of memory", what);
+        else if (number != i)
+            result = nn_error(error, error_size, "%s: two arrays are called '%.60s'", what, name);
+    }
+    nn_names_clear(&names);
+    return result;
+}
+
+int64_t nn_find_no_bool(nn_type type, const void *data, int64_t n)
+{
+    for (int64_t i = 0; type == NN_BOOL && i < n; i++)
+        if (((const unsigned char *)data)[i] > 1) return i;
+    return -1;
 }
 
 void nn_swap_bytes(void *data, int64_t n, size_t width)

@@ -274,10 +274,10 @@ int nn_npy_take(const char *what, char *file, size_t size, nn_tensor *tensor, ch
     }
     int64_t n = (int64_t)(bytes / width);
     if (h.swapped) nn_swap_bytes(data, n, width);
-    for (int64_t i = 0; h.type == NN_BOOL && i < n; i++) {
-        if ((unsigned char)data[i] < 2) continue;
-        nn_error(error, error_size, "%s: element %" PRId64 " is %d, which is no bool", what, i,
-                 (unsigned char)data[i]);
+    int64_t bad = nn_find_no_bool(h.type, data, n);
+    if (bad >= 0) {
+        nn_error(error, error_size, "%s: element %" PRId64 " is %d, which is no bool", what, bad,
+                 (unsigned char)data[bad]);
         free(data);
         return -1;
     }
@@ -316,22 +316,6 @@ size_t nn_npy_write_header(const nn_tensor *tensor, char header[NN_NPY_HEADER])
     memcpy(header, magic, MAGIC);
     memcpy(header + MAGIC, (char[]){ 1, 0, (char)(length & 255), (char)(length >> 8) }, 4);
     return size;
-}
-
-int nn_tensor_check(const char *what, const nn_tensor *tensor, char *error, size_t error_size)
-{
-    int64_t n = nn_tensor_count(tensor);
-    if (n >= 0 && (n == 0 || tensor->data)) return 0;
-    if (!tensor) return nn_error(error, error_size, "%s: the array is NULL", what);
-    char shape[128];
-    ad_format_shape(tensor->shape, shape, sizeof shape);
-    const char *name = tensor->name ? tensor->name : "";
-    if (nn_type_bytes(tensor->type) == 0)
-        return nn_error(error, error_size, "%s: array '%.60s' has no element type", what, name);
-    if (n < 0)
-        return nn_error(error, error_size, "%s: array '%.60s': %s is no shape of an array", what,
-                        name, shape);
-    return nn_error(error, error_size, "%s: array '%.60s' has no data", what, name);
 }
 
 int nn_write_npy(const char *path, const nn_tensor *tensor, char *error, size_t error_size)

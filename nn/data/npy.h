@@ -23,7 +23,5 @@ int nn_npy_take(const char *what, char *file, size_t size, nn_tensor *tensor, ch
 enum { NN_NPY_HEADER = 384 };
 /* The bytes before the data of an array, and how many these are. */
 size_t nn_npy_write_header(const nn_tensor *tensor, char header[NN_NPY_HEADER]);
-/* Whether the array can be written; else -1 with the message. */
-int nn_tensor_check(const char *what, const nn_tensor *tensor, char *error, size_t error_size);
 
 #endif

@@ -9,45 +9,6 @@
 static const char ending[] = ".npy";
 enum { ENDING = sizeof ending - 1 };
 
-void nn_tensors_clear(nn_tensors *tensors)
-{
-    if (!tensors) return;
-    for (int64_t i = 0; i < tensors->count; i++) nn_tensor_clear(&tensors->tensor[i]);
-    free(tensors->tensor);
-    *tensors = (nn_tensors){ 0 };
-}
-
-const nn_tensor *nn_tensors_find(const nn_tensors *tensors, const char *name)
-{
-    for (int64_t i = 0; tensors && name && i < tensors->count; i++) {
-        const nn_tensor *t = &tensors->tensor[i];
-        if (t->name && strcmp(t->name, name) == 0) return t;
-    }
-    return NULL;
-}
-
-static int check_names(const nn_tensors *tensors, char *error, size_t error_size)
-{
-    nn_names names = { 0 };
-    int result = 0;
-    for (int64_t i = 0; result == 0 && i < tensors->count; i++) {
-        const char *name = tensors->tensor[i].name;
-        result = nn_tensor_check("nn_write_npz", &tensors->tensor[i], error, error_size);
-        if (result) break;
-        if (!name || !*name) {
-            result = nn_error(error, error_size, "nn_write_npz: array %" PRId64 " has no name", i);
-            break;
-        }
-        int64_t number = nn_names_add(&names, name);
-        if (number < 0) result = nn_error(error, error_size, "nn_write_npz: out of memory");
-        else if (number != i)
-            result =
-                nn_error(error, error_size, "nn_write_npz: two arrays are called '%.60s'", name);
-    }
-    nn_names_clear(&names);
-    return result;
-}
-
 #ifdef NN_LIBZIP
 #include <zip.h>
 
@@ -241,9 +202,7 @@ static int copy_archive(zip_source_t *source, nn_file *file, char *error, size_t
 int nn_write_npz(const char *path, const nn_tensors *tensors, bool packed, char *error,
                  size_t error_size)
 {
-    if (!tensors || tensors->count < 1 || !tensors->tensor)
-        return nn_error(error, error_size, "nn_write_npz: there are no arrays");
-    if (check_names(tensors, error, error_size)) return -1;
+    if (nn_tensors_check("nn_write_npz", tensors, error, error_size)) return -1;
     nn_file file;
     if (nn_file_open(&file, path, error, error_size)) return -1;
     zip_source_t *source = zip_source_buffer_create(NULL, 0, 0, NULL);
@@ -274,9 +233,7 @@ int nn_write_npz(const char *path, const nn_tensors *tensors, bool packed, char 
                  size_t error_size)
 {
     (void)packed;
-    if (!tensors || tensors->count < 1 || !tensors->tensor)
-        return nn_error(error, error_size, "nn_write_npz: there are no arrays");
-    if (check_names(tensors, error, error_size)) return -1;
+    if (nn_tensors_check("nn_write_npz", tensors, error, error_size)) return -1;
     return no_library(path ? path : "nn_write_npz", error, error_size);
 }
 #endif

@@ -17,6 +17,8 @@ enum {
     HEADER_MAX = 100000000
 }; /* the limit of the format's reference implementation */
 
+#define METADATA "__metadata__" /* not an array: texts beside them */
+
 /* The format's names of the element types. */
 enum { TYPES = NN_BOOL + 1 };
 static const char *const dtypes[TYPES] = {
@@ -64,19 +66,26 @@ static char *dump(const json_t *json)
     return NULL;
 }
 
+/* Data lie in the order of their elements' widths, so that each array is aligned to its own: what
+ * is at another place, PyTorch does not read. */
+enum { WIDEST = 8 };
+
 /* The header's text, or NULL; caller frees. */
 static char *make_header(int64_t n, const nn_tensor *tensors, json_t *metadata)
 {
     json_t *header = json_object();
     char *text = NULL;
-    int64_t start = 0, i = 0;
-    bool fine = header && (!metadata || json_object_set(header, "__metadata__", metadata) == 0);
-    for (; fine && i < n; i++) {
-        const nn_tensor *t = &tensors[i];
-        if (json_object_set_new(header, t->name, describe_array(t, start)) != 0) break;
-        start += nn_shape_bytes(t->shape, t->type);
+    int64_t start = 0;
+    bool fine = header && (!metadata || json_object_set(header, METADATA, metadata) == 0);
+    for (size_t width = WIDEST; fine && width > 0; width /= 2) {
+        for (int64_t i = 0; fine && i < n; i++) {
+            const nn_tensor *t = &tensors[i];
+            if (nn_type_bytes(t->type) != width) continue;
+            fine = json_object_set_new(header, t->name, describe_array(t, start)) == 0;
+            start += nn_shape_bytes(t->shape, t->type);
+        }
     }
-    if (fine && i == n) text = dump(header);
+    if (fine) text = dump(header);
     json_decref(header);
     return text;
 }
@@ -90,9 +99,12 @@ static void write_tensors(FILE *stream, int64_t n, const nn_tensor *tensors, con
     for (int i = 0; i < PREFIX; i++) prefix[i] = (unsigned char)((uint64_t)padded >> (8 * i));
     fwrite(prefix, 1, PREFIX, stream);
     fprintf(stream, "%-*s", (int)padded, header);
-    for (int64_t i = 0; i < n && !ferror(stream); i++) {
-        const nn_tensor *t = &tensors[i];
-        fwrite(t->data, 1, (size_t)nn_shape_bytes(t->shape, t->type), stream);
+    for (size_t width = WIDEST; width > 0; width /= 2) {
+        for (int64_t i = 0; i < n && !ferror(stream); i++) {
+            const nn_tensor *t = &tensors[i];
+            if (nn_type_bytes(t->type) == width)
+                fwrite(t->data, 1, (size_t)nn_shape_bytes(t->shape, t->type), stream);
+        }
     }
 }
 
@@ -102,8 +114,8 @@ int nn_safetensors_save(const char *path, int64_t n, const nn_tensor *tensors, j
     char *header = make_header(n, tensors, metadata);
     if (!header || strlen(header) > HEADER_MAX) {
         const char *why = header ? "the names are longer than the format's limit of 100 MB"
-                                 : "out of memory, or a parameter's name is not UTF-8";
-        nn_error(error, error_size, "nn_save: %s", why);
+                                 : "out of memory, or a name is not UTF-8";
+        nn_error(error, error_size, "%s: cannot be written: %s", path, why);
         free(header);
         return -1;
     }
@@ -178,19 +190,21 @@ static int64_t size_of(const json_t *value)
                : -1;
 }
 
-/* Reads the shape and its number of bytes; -1 when a size is none, or there are more bytes than the
- * file can have. */
-static int64_t read_shape(const json_t *json, int64_t element, int64_t limit, ad_shape *shape)
+/* A value of the header for messages, cut to the room there is. */
+static void show(const json_t *value, char *text, size_t size)
 {
-    int64_t bytes = element;
+    size_t n = value ? json_dumpb(value, text, size - 1, JSON_COMPACT | JSON_ENCODE_ANY) : 0;
+    if (n == 0) n = (size_t)snprintf(text, size, "missing");
+    text[n < size ? n : size - 1] = 0;
+}
+
+/* The number of bytes of an array of this shape, or -1 where it is no shape. */
+static int64_t read_shape(const json_t *json, nn_type type, ad_shape *shape)
+{
     if (!json_is_array(json) || json_array_size(json) > AD_MAX_RANK) return -1;
     shape->rank = (int)json_array_size(json);
-    for (int i = 0; i < shape->rank; i++) {
-        shape->dim[i] = size_of(json_array_get(json, (size_t)i));
-        if (shape->dim[i] < 0 || (shape->dim[i] > 0 && bytes > limit / shape->dim[i])) return -1;
-        bytes *= shape->dim[i];
-    }
-    return bytes;
+    for (int i = 0; i < shape->rank; i++) shape->dim[i] = size_of(json_array_get(json, (size_t)i));
+    return nn_shape_bytes(*shape, type);
 }
 
 static int read_tensor(content *c, const char *name, json_t *json, tensor *t)
@@ -208,19 +222,23 @@ static int read_tensor(content *c, const char *name, json_t *json, tensor *t)
             c, "'%.60s' has dtype %.20s; F32, F64, BOOL, and I and U of 8, 16, 32, 64 are read",
             name, dtype);
     t->type = (nn_type)type;
+    char text[80];
     if (json_array_size(offsets) != 2 || t->start < 0 || t->stop < t->start ||
         t->stop > c->data_size) {
+        show(offsets, text, sizeof text);
         return FAIL(c,
                     "the data_offsets of '%.60s' are not two places, in order, in the %" PRId64
-                    " bytes of data",
-                    name, c->data_size);
+                    " bytes of data: %s",
+                    name, c->data_size, text);
     }
-    int64_t bytes = read_shape(json_object_get(json, "shape"), (int64_t)nn_type_bytes(t->type),
-                               c->data_size, &t->shape);
-    if (bytes < 0)
-        return FAIL(
-            c, "the shape of '%.60s' is not a list of at most %d sizes >= 0 that fit into the file",
-            name, AD_MAX_RANK);
+    int64_t bytes = read_shape(json_object_get(json, "shape"), t->type, &t->shape);
+    if (bytes < 0 || bytes > c->data_size) {
+        show(json_object_get(json, "shape"), text, sizeof text);
+        return FAIL(c,
+                    "the shape of '%.60s' is not a list of at most %d sizes >= 0 that fit into the "
+                    "file: %s",
+                    name, AD_MAX_RANK, text);
+    }
     if (bytes != t->stop - t->start) {
         return FAIL(c,
                     "'%.60s' needs %" PRId64
@@ -246,7 +264,7 @@ static int read_tensors(content *c)
     json_t *json;
     json_object_foreach(c->header, name, json)
     {
-        if (strcmp(name, "__metadata__") == 0) continue;
+        if (strcmp(name, METADATA) == 0) continue;
         if (read_tensor(c, name, json, &c->tensors[c->count])) return -1;
         c->count++;
     }
@@ -254,9 +272,14 @@ static int read_tensors(content *c)
     int64_t end = 0;
     for (int64_t i = 0; i < c->count; i++) {
         const tensor *t = &c->tensors[i];
-        if (t->start != end)
-            return FAIL(c, "the data of '%.60s' %s", t->name,
-                        t->start < end ? "overlap another array's" : "follow a gap");
+        if (t->start < end)
+            return FAIL(c,
+                        "the data of '%.60s' overlap another array's: they begin at byte %" PRId64
+                        ", those end at %" PRId64,
+                        t->name, t->start, end);
+        if (t->start > end)
+            return FAIL(c, "the data of '%.60s' follow a gap of %" PRId64 " bytes", t->name,
+                        t->start - end);
         end = t->stop;
     }
     if (end != c->data_size)
@@ -432,6 +455,51 @@ bool nn_safetensors_get(const nn_safetensors *file, int64_t i, nn_tensor *out)
 
 const char *nn_safetensors_text(const nn_safetensors *file, const char *key)
 {
-    const json_t *metadata = json_object_get(file->content.header, "__metadata__");
+    const json_t *metadata = json_object_get(file->content.header, METADATA);
     return json_string_value(json_object_get(metadata, key));
+}
+
+/* ---- files of arrays ------------------------------------------------------------------------- */
+
+static int copy_array(content *c, const tensor *from, nn_tensor *to)
+{
+    size_t bytes = (size_t)(from->stop - from->start);
+    *to = (nn_tensor){ strdup(from->name), from->type, from->shape, malloc(bytes + 1) };
+    if (!to->name || !to->data) return FAIL(c, "%s", "out of memory");
+    memcpy(to->data, c->data + from->start, bytes);
+    int64_t bad = nn_find_no_bool(to->type, to->data, (int64_t)bytes);
+    if (bad < 0) return 0;
+    return FAIL(c, "element %" PRId64 " of '%.60s' is %d, which is no bool", bad, to->name,
+                ((unsigned char *)to->data)[bad]);
+}
+
+int nn_read_safetensors(const char *path, nn_tensors *tensors, char *error, size_t error_size)
+{
+    if (!path || !tensors)
+        return nn_error(error, error_size, "nn_read_safetensors: %s is NULL",
+                        path ? "tensors" : "path");
+    *tensors = (nn_tensors){ 0 };
+    nn_safetensors *file = nn_safetensors_load(path, error, error_size);
+    if (!file) return -1;
+    content *c = &file->content;
+    int result = 0;
+    tensors->tensor = calloc((size_t)c->count + 1, sizeof *tensors->tensor);
+    if (!tensors->tensor) result = FAIL(c, "%s", "out of memory");
+    for (int64_t i = 0; result == 0 && i < c->count; i++)
+        result = copy_array(c, &c->tensors[i], &tensors->tensor[tensors->count++]);
+    nn_safetensors_free(file);
+    if (result) nn_tensors_clear(tensors);
+    return result;
+}
+
+int nn_write_safetensors(const char *path, const nn_tensors *tensors, char *error,
+                         size_t error_size)
+{
+    if (!path || !*path)
+        return nn_error(error, error_size, "nn_write_safetensors: a file name is missing");
+    if (nn_tensors_check("nn_write_safetensors", tensors, error, error_size)) return -1;
+    if (nn_tensors_find(tensors, METADATA))
+        return nn_error(error, error_size,
+                        "nn_write_safetensors: no array can be called " METADATA);
+    return nn_safetensors_save(path, tensors->count, tensors->tensor, NULL, error, error_size);
 }
