@@ -205,7 +205,8 @@ ad_gradient_difference ad_compare_gradients(ad_dtype dtype, int64_t n, const voi
 /* Whether that is within the threshold (0: the default). */
 bool ad_gradients_agree(const ad_gradient_difference *difference, double threshold);
 
-/* ---- numbers and threads for opaque operations ----------------------------------------------- */
+/* ---- numbers, threads and instructions for loops -----------------------------------------------
+ */
 
 /* Standard normal numbers in bulk: a function of dtype, key and counter alone, the same bits on
  * every machine. The counter of Philox4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405) is
@@ -216,6 +217,12 @@ bool ad_gradients_agree(const ad_gradient_difference *difference, double thresho
 void ad_normals(ad_dtype dtype, uint64_t key, uint64_t counter, int64_t n, const uint32_t *word2,
                 const uint32_t *word3, void *out);
 int ad_normal_lanes(ad_dtype dtype); /* 4 in single, 2 in double precision */
+
+/* The instruction set in use, for modules with loops of their own that are built for several: 4, 3,
+ * 2 for x86-64-v4, v3, v2, or 0 for what every processor has. As for the library's own loops it is
+ * the best that the processor has, unless the environment variable COSTATE_ISA names another. From
+ * any thread. */
+int ad_instruction_set(void);
 
 /* Does part(data, thread, k) for k = 0 .. parts - 1, once each, on the caller's thread and those of
  * the library's pool that are free, at most `threads` in all (0: as ad_workspace_new has it), on

@@ -170,7 +170,8 @@ static bool prepare(solve *s, double tolerance, int threads)
     /* All the work of an update, and nothing of its effect. */
     if (c->optimizer)
         s->optimizer = nn_optimizer_new(
-            &(nn_optimizer_options){ .algorithm = c->optimizer, .rate = 1e-30 }, s->net.numbers, 1);
+            &(nn_optimizer_options){ .algorithm = c->optimizer, .rate = 1e-30, .threads = threads },
+            s->net.numbers, 1);
     return (s->workspace && (!c->optimizer || s->optimizer)) ||
            bench_failed(c->name, "out of memory");
 }

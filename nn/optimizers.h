@@ -74,6 +74,9 @@ typedef struct {
     double (*schedule)(int64_t step, int64_t steps, void *user);
     nn_plateau plateau; /* beside the schedule, if any */
     void *user;         /* goes to schedule and decays; borrowed as long as the state lives */
+    /* of an update: 0: one for each processor (in a training, as many as that has); the result is
+     * the same for any number */
+    int threads;
 } nn_optimizer_options;
 
 /* ---- schedules ------------------------------------------------------------------------------- */
@@ -98,8 +101,9 @@ double nn_schedule_one_cycle(int64_t step, int64_t steps, void *user);
 
 /* ---- updates --------------------------------------------------------------------------------- */
 
-/* The state of an optimiser over one theta: moments, number of updates. Arithmetic is in double,
- * whatever the dtype. One thread at a time. */
+/* The state of an optimiser over one theta: moments, number of updates. Arithmetic is of
+ * theta's dtype, and of double where numbers are so large, or epsilon is so small, that squares
+ * leave its range. Norms are in double. One thread at a time. */
 typedef struct nn_optimizer_state nn_optimizer_state;
 /* options may be NULL. theta (or another of the same model and dtype) is what will be updated; it
  * is not kept. steps: how many updates are planned, for the schedule. NULL when memory is short;

@@ -2,6 +2,7 @@
  * another. Nothing is remembered: kernels are looked up when a program is compiled, not when it
  * runs. */
 #include "autodiff/base/isa.h"
+#include "autodiff/extension.h"
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -78,6 +79,18 @@ ad_isa_level ad_isa_chosen(const char **error)
 }
 
 const char *ad_isa(const char **error) { return isas[ad_isa_chosen(error)].name; }
+
+int ad_instruction_set(void)
+{
+    switch (ad_isa_chosen(NULL)) {
+#ifdef __x86_64__
+    case AD_ISA_V4: return 4;
+    case AD_ISA_V3: return 3;
+    case AD_ISA_V2: return 2;
+#endif
+    default: return 0;
+    }
+}
 
 const char *ad_isa_available(int index)
 {

@@ -21,11 +21,11 @@ uint64_t ad_rng_next(ad_rng *rng) { return rng ? draw(rng, 0) : 0; }
 uint64_t ad_rng_below(ad_rng *rng, uint64_t n)
 {
     if (!rng || n == 0) return 0;
-    /* 2^64 mod n: as many of the smallest draws would make some results likelier than others */
-    uint64_t short_by = -n % n;
+    /* The smallest 2^64 mod n draws would make some results likelier than others. There are fewer
+     * than n of them, so that most draws need one division. */
     uint64_t bits;
     do bits = ad_rng_next(rng);
-    while (bits < short_by);
+    while (bits < n && bits < -n % n);
     return bits % n;
 }
 

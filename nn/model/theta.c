@@ -227,10 +227,17 @@ int nn_theta_average(nn_theta *average, const nn_theta *theta, double share)
         return nn_theta_fail(average, "nn_theta_average: the share is %g; it must be in 0 .. 1",
                              nn_shown(share));
     }
-    for (int64_t i = 0; i < average->size; i++) {
-        const double old = nn_element(average->dtype, average->data, i),
-                     new = nn_element(theta->dtype, theta->data, i);
-        nn_put(average->dtype, average->data, i, old + share * (new - old));
+    /* Halves, whose differences do not overflow. */
+    if (average->dtype == AD_F32) {
+        float *a = average->data, part = (float)share;
+        const float *x = theta->data;
+        for (int64_t i = 0; i < average->size; i++)
+            a[i] = 2 * (a[i] / 2 + part * (x[i] / 2 - a[i] / 2));
+    } else {
+        double *a = average->data;
+        const double *x = theta->data;
+        for (int64_t i = 0; i < average->size; i++)
+            a[i] = 2 * (a[i] / 2 + share * (x[i] / 2 - a[i] / 2));
     }
     return 0;
 }

@@ -20,6 +20,21 @@ static void copy_numbers(ad_dtype to_type, void *to, int64_t at, ad_dtype from_t
         nn_put(to_type, to, at + i, nn_element(from_type, from, start + i));
 }
 
+/* Rows of so many bytes, side by side. Small ones are copied as numbers are, not by a call each. */
+static void copy_rows(int64_t n, const int64_t *examples, size_t bytes, const char *from, char *to)
+{
+#define COPY_ROWS(size)                                                                            \
+    for (int64_t r = 0; r < n; r++)                                                                \
+    memcpy(to + (size_t)r * (size), from + (size_t)examples[r] * (size), size)
+    switch (bytes) {
+    case 4: COPY_ROWS(4); break;
+    case 8: COPY_ROWS(8); break;
+    case 16: COPY_ROWS(16); break;
+    default: COPY_ROWS(bytes);
+    }
+#undef COPY_ROWS
+}
+
 /* The rows of examples of array i to `out`, of theta's dtype; fetched: room for them in the array's
  * own. */
 static int gather(const nn_feed *feed, int i, int64_t n, const int64_t *examples, void *fetched,
@@ -27,6 +42,10 @@ static int gather(const nn_feed *feed, int i, int64_t n, const int64_t *examples
 {
     const nn_array *a = &feed->arrays[i];
     int64_t size = nn_row_size(a->shape);
+    if (a->data && a->dtype == feed->dtype) {
+        copy_rows(n, examples, (size_t)size * nn_bytes(a->dtype), a->data, out);
+        return 0;
+    }
     if (!a->fetch) {
         for (int64_t r = 0; r < n; r++)
             copy_numbers(feed->dtype, out, r * size, a->dtype, a->data, examples[r] * size, size);
@@ -128,6 +147,34 @@ int64_t nn_feed_batches(const nn_feed *feed)
     return feed->rows > 0 ? (feed->rows - 1) / feed->batch + 1 : 1;
 }
 
+/* Words of 32 bits, two of each draw. */
+typedef struct {
+    ad_rng rng;
+    uint32_t kept;
+    bool left;
+} words;
+
+static uint32_t next_word(words *w)
+{
+    w->left = !w->left;
+    if (!w->left) return w->kept;
+    uint64_t bits = ad_rng_next(&w->rng);
+    w->kept = (uint32_t)(bits >> 32);
+    return (uint32_t)bits;
+}
+
+/* 0 .. n - 1, equally likely, mostly without a division (Lemire 2019, doi:10.1145/3230636). */
+static int64_t below(words *w, uint64_t n)
+{
+    if (n > UINT32_MAX) return (int64_t)ad_rng_below(&w->rng, n);
+    uint64_t product = next_word(w) * n;
+    if ((uint32_t)product < n) {
+        uint32_t least = -(uint32_t)n % (uint32_t)n;
+        while ((uint32_t)product < least) product = next_word(w) * n;
+    }
+    return (int64_t)(product >> 32);
+}
+
 /* The order of an epoch is a function of seed, stage and epoch. Fisher and Yates, as Durstenfeld
  * 1964 (doi:10.1145/364520.364540) wrote it. */
 static void shuffle(nn_feed *feed, int64_t epoch)
@@ -135,11 +182,12 @@ static void shuffle(nn_feed *feed, int64_t epoch)
     if (feed->epoch == epoch) return;
     feed->epoch = epoch;
     ad_rng apart = { feed->options->seed, (uint64_t)feed->stage }, stage = ad_rng_split(&apart),
-           of_epoch = { stage.key, (uint64_t)epoch }, rng = ad_rng_split(&of_epoch);
+           of_epoch = { stage.key, (uint64_t)epoch };
+    words w = { .rng = ad_rng_split(&of_epoch) };
     for (int64_t i = 0; i < feed->count; i++)
         feed->order[i] = feed->examples ? feed->examples[i] : i;
     for (int64_t i = feed->count - 1; i > 0; i--) {
-        int64_t k = (int64_t)ad_rng_below(&rng, (uint64_t)i + 1), kept = feed->order[i];
+        int64_t k = below(&w, (uint64_t)i + 1), kept = feed->order[i];
         feed->order[i] = feed->order[k];
         feed->order[k] = kept;
     }

@@ -1,5 +1,7 @@
-/* Internal to nn/: optimisers, in five files.
- *   optimizers.c       algorithms: what one update does to one element, and the loops over them
+/* Internal to nn/: optimisers, in these files.
+ *   optimizers.def     the table of algorithms
+ *   optimizers.c       the same as constants
+ *   updates.c          loops over elements; updates_loops.h: what one update does to one
  *   muon.c             the algorithm that updates whole matrices
  *   optimizer_state.c  options, groups of parameter arrays, memory, arrays for checkpoints
  *   optimizer_step.c   an update: norm, clipping, schedule, the algorithm on each stretch
@@ -8,16 +10,7 @@
 #ifndef COSTATE_NN_OPTIMIZER_H
 #define COSTATE_NN_OPTIMIZER_H
 #include "nn/model/model.h"
-
-/* What is the same for all elements of one stretch in one update. */
-typedef struct {
-    double rate, momentum, beta1, beta2, epsilon, decay;
-    double scale, limit;            /* of the gradient, by clipping: a factor, the largest size */
-    double correct1, root_correct2; /* 1 - beta1^t, sqrt(1 - beta2^t) */
-    double rectify;                 /* radam: the variance's factor; 0: not yet to be relied on */
-    bool nesterov;
-    bool extreme; /* the square of a gradient, with its decay, may overflow or lose digits */
-} nn_update;
+#include "nn/train/updates.h"
 
 typedef struct nn_matrix nn_matrix; /* muon's programs */
 
@@ -28,17 +21,20 @@ typedef struct {
     const nn_matrix *matrix; /* updated as one matrix; NULL: element by element */
 } nn_stretch;
 
-/* Updates elements start..stop of theta and of the two arrays of the state, which start as zeros;
- * returns whether all of them are finite. */
-typedef bool (*nn_update_part)(const nn_update *u, int64_t start, int64_t stop, void *theta,
-                               const void *gradient, void *first, void *second);
+/* A piece of a stretch, for one thread at a time. */
+typedef struct {
+    const nn_stretch *stretch;
+    int64_t start, stop;
+    double squares; /* of its gradient */
+    bool fine;      /* all of it is finite after the update */
+} nn_piece;
 
 struct nn_optimizer {
     const char *name;
+    nn_algorithm number;
     double rate, momentum, beta1, beta2, epsilon, decay; /* defaults */
     bool takes_momentum, takes_betas, takes_epsilon;
     bool matrices; /* arrays of rank 2 and more are updated as matrices, by muon.c */
-    nn_update_part update_f32, update_f64;
 };
 
 /* What a state has come to, beside its arrays: whole numbers and finite numbers only. */
@@ -55,7 +51,10 @@ struct nn_optimizer_state {
     int64_t size, steps;
     nn_progress_made made;
     int64_t nstretch, nmatrix;
-    nn_stretch *stretches;        /* without those that are frozen */
+    nn_stretch *stretches; /* without those that are frozen */
+    int64_t npiece;
+    nn_piece *pieces; /* of all stretches */
+    const nn_loops *loops;
     nn_matrix **matrices;         /* one a shape */
     void *first, *second, *saved; /* [size] of dtype */
     bool unusable;

@@ -54,6 +54,7 @@ static const char *check_numbers(const nn_optimizer_options *o)
 static const char *check_rates(const nn_optimizer_options *o, int64_t steps)
 {
     const nn_plateau *p = &o->plateau;
+    if (o->threads < 0) return "threads must not be negative";
     if (o->warmup < 0) return "warmup must not be negative";
     if (o->schedule && steps < 1) return "a schedule needs the number of planned steps";
     if (o->schedule && steps <= o->warmup)
@@ -152,6 +153,26 @@ static void add_stretch(nn_optimizer_state *s, nn_stretch part)
     }
 }
 
+/* Pieces are long enough to be worth a thread, and the same for any number of them. */
+static bool cut(nn_optimizer_state *s)
+{
+    enum { LENGTH = 4096 };
+    int64_t n = 0;
+    for (int64_t i = 0; i < s->nstretch; i++)
+        n += (s->stretches[i].stop - s->stretches[i].start + LENGTH - 1) / LENGTH;
+    s->pieces = calloc((size_t)n, sizeof *s->pieces);
+    if (!s->pieces) return false;
+    for (int64_t i = 0; i < s->nstretch; i++) {
+        const nn_stretch *part = &s->stretches[i];
+        for (int64_t start = part->start; start < part->stop; start += LENGTH) {
+            int64_t stop = start + LENGTH < part->stop ? start + LENGTH : part->stop;
+            s->pieces[s->npiece++] =
+                (nn_piece){ .stretch = part, .start = start, .stop = stop, .fine = true };
+        }
+    }
+    return true;
+}
+
 /* A pattern that matches nothing is most likely misspelt. */
 static int divide(nn_optimizer_state *s, const nn_model *model, bool *used)
 {
@@ -183,6 +204,7 @@ static int set_up(nn_optimizer_state *s, const nn_theta *theta)
     size_t bytes = nn_bytes(theta->dtype), count = (size_t)theta->model->count;
     s->model = theta->model;
     s->dtype = theta->dtype;
+    s->loops = nn_loops_chosen();
     s->size = theta->size;
     s->first = calloc((size_t)s->size, bytes);
     s->second = calloc((size_t)s->size, bytes);
@@ -193,6 +215,7 @@ static int set_up(nn_optimizer_state *s, const nn_theta *theta)
     int result = -1;
     if (s->first && s->second && s->saved && s->stretches && s->matrices && used)
         result = divide(s, theta->model, used);
+    if (result == 0 && !cut(s)) result = -1;
     free(used);
     s->options.groups = NULL; /* the caller's, and done with */
     s->options.ngroup = 0;
@@ -234,6 +257,7 @@ void nn_optimizer_free(nn_optimizer_state *state)
     free(state->second);
     free(state->saved);
     free(state->stretches);
+    free(state->pieces);
     free(state);
 }
 

@@ -1,36 +1,50 @@
 /* An optimiser's step: the gradient is examined and clipped, the rate found, every stretch of theta
  * updated; where a number would overflow, theta is put back. */
 #include "nn/train/optimizer.h"
+#include "autodiff/extension.h"
 #include <string.h>
+
+/* One step, as threads share it. */
+typedef struct {
+    nn_optimizer_state *s;
+    void *theta;
+    const void *gradient;
+    nn_update update;
+} step_of;
 
 /* ---- the gradient ---------------------------------------------------------------------------- */
 
-/* Sum of (x / unit)^2. Eight partial sums let the compiler use vectors, in the same order on every
- * machine. */
-static double sum_of_squares(ad_dtype dtype, const void *x, int64_t start, int64_t stop,
-                             double unit)
+static void square_piece(void *data, int thread, int64_t k)
 {
-    double sum[8] = { 0 };
-    int64_t whole = start + (stop - start) / 8 * 8;
-    for (int64_t i = start; i < whole; i += 8) {
-        for (int k = 0; k < 8; k++) {
-            double v = nn_element(dtype, x, i + k) / unit;
-            sum[k] += v * v;
-        }
-    }
-    for (int64_t i = whole; i < stop; i++) {
-        double v = nn_element(dtype, x, i) / unit;
-        sum[i - whole] += v * v;
-    }
-    return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+    const step_of *d = data;
+    nn_piece *p = &d->s->pieces[k];
+    const char *x = (const char *)d->gradient + nn_bytes(d->s->dtype) * (size_t)p->start;
+    int64_t n = p->stop - p->start;
+    (void)thread;
+    p->squares =
+        d->s->dtype == AD_F32 ? d->s->loops->squares_f32(n, x) : d->s->loops->squares_f64(n, x);
 }
 
-static double squares_of(const nn_optimizer_state *s, const void *gradient, double unit)
+/* Of all that is not frozen. */
+static double sum_of_squares(const step_of *d)
+{
+    const nn_optimizer_state *s = d->s;
+    double sum = 0;
+    ad_share(s->options.threads, (double)s->size * (double)nn_bytes(s->dtype), s->npiece,
+             square_piece, (void *)(uintptr_t)d);
+    for (int64_t k = 0; k < s->npiece; k++) sum += s->pieces[k].squares;
+    return sum;
+}
+
+/* The same of x / unit, for numbers whose squares are beyond the range. */
+static double scaled_squares(const step_of *d, double unit)
 {
     double sum = 0;
-    for (int64_t i = 0; i < s->nstretch; i++) {
-        const nn_stretch *part = &s->stretches[i];
-        sum += sum_of_squares(s->dtype, gradient, part->start, part->stop, unit);
+    for (int64_t k = 0; k < d->s->npiece; k++) {
+        for (int64_t i = d->s->pieces[k].start; i < d->s->pieces[k].stop; i++) {
+            double v = nn_element(d->s->dtype, d->gradient, i) / unit;
+            sum += v * v;
+        }
     }
     return sum;
 }
@@ -56,14 +70,14 @@ static int64_t examine(const nn_optimizer_state *s, const void *gradient, double
 
 /* Of all that is not frozen. Sets *bad when an element is not finite. Elements whose squares
  * overflow, or vanish, are scaled first. */
-static norm_of gradient_norm(const nn_optimizer_state *s, const void *gradient, int64_t *bad)
+static norm_of gradient_norm(const step_of *d, int64_t *bad)
 {
     const double least = 0x1p-900; /* squares below a fraction of it have lost digits */
-    double sum = squares_of(s, gradient, 1), largest;
+    double sum = sum_of_squares(d), largest;
     if (isfinite(sum) && sum >= least) return (norm_of){ sqrt(sum), 1 };
-    *bad = examine(s, gradient, &largest);
+    *bad = examine(d->s, d->gradient, &largest);
     if (*bad >= 0 || largest == 0) return (norm_of){ 0, 1 };
-    return (norm_of){ sqrt(squares_of(s, gradient, largest)), largest };
+    return (norm_of){ sqrt(scaled_squares(d, largest)), largest };
 }
 
 /* What clipping multiplies the gradient by. */
@@ -149,6 +163,8 @@ static nn_update prepare(nn_optimizer_state *s, double factor, norm_of norm)
                         .beta1 = o->beta1,
                         .beta2 = o->beta2,
                         .epsilon = o->epsilon,
+                        .rest1 = 1 - o->beta1,
+                        .rest2 = 1 - o->beta2,
                         .scale = clip_scale(o, norm),
                         .limit = o->clip_value > 0 ? o->clip_value : INFINITY,
                         .correct1 = 1 - pow(o->beta1, t),
@@ -157,18 +173,67 @@ static nn_update prepare(nn_optimizer_state *s, double factor, norm_of norm)
                         .nesterov = o->nesterov };
 }
 
-static bool update_stretch(nn_optimizer_state *s, nn_update u, const nn_stretch *part, void *theta,
-                           const void *gradient)
+static void *from(const nn_optimizer_state *s, const void *array, int64_t element)
 {
-    const nn_optimizer *a = s->options.algorithm;
-    size_t bytes = nn_bytes(s->dtype) * (size_t)part->start;
+    return (char *)(uintptr_t)array + nn_bytes(s->dtype) * (size_t)element;
+}
+
+static void update_piece(void *data, int thread, int64_t k)
+{
+    const step_of *d = data;
+    nn_optimizer_state *s = d->s;
+    nn_piece *p = &s->pieces[k];
+    nn_algorithm algorithm = s->options.algorithm->number;
+    nn_update u = d->update;
+    (void)thread;
+    if (p->stretch->matrix) return;
+    u.rate *= p->stretch->rate;
+    u.decay = p->stretch->decay;
+    nn_elements e = { .n = p->stop - p->start,
+                      .theta = from(s, d->theta, p->start),
+                      .gradient = from(s, d->gradient, p->start),
+                      .first = from(s, s->first, p->start),
+                      .second = from(s, s->second, p->start),
+                      .saved = from(s, s->saved, p->start) };
+    p->fine = s->dtype == AD_F32 ? s->loops->update_f32[algorithm](&u, &e)
+                                 : s->loops->update_f64[algorithm](&u, &e);
+}
+
+static bool update_matrix(const step_of *d, const nn_stretch *part)
+{
+    nn_optimizer_state *s = d->s;
+    nn_update u = d->update;
     u.rate *= part->rate;
     u.decay = part->decay;
-    if (part->matrix)
-        return nn_matrix_update(part->matrix, &u, (char *)theta + bytes,
-                                (const char *)gradient + bytes, (char *)s->first + bytes);
-    nn_update_part update = s->dtype == AD_F32 ? a->update_f32 : a->update_f64;
-    return update(&u, part->start, part->stop, theta, gradient, s->first, s->second);
+    void *theta = from(s, d->theta, part->start);
+    memcpy(from(s, s->saved, part->start), theta,
+           (size_t)(part->stop - part->start) * nn_bytes(s->dtype));
+    return nn_matrix_update(part->matrix, &u, theta, from(s, d->gradient, part->start),
+                            from(s, s->first, part->start));
+}
+
+/* Whether all numbers are finite afterwards. Bytes that are read take time as those written do. */
+static bool update_all(const step_of *d)
+{
+    const nn_optimizer_state *s = d->s;
+    bool fine = true;
+    ad_share(s->options.threads, 8 * (double)s->size * (double)nn_bytes(s->dtype), s->npiece,
+             update_piece, (void *)(uintptr_t)d);
+    for (int64_t k = 0; k < s->npiece; k++) fine = fine && s->pieces[k].fine;
+    for (int64_t i = 0; i < s->nstretch; i++)
+        if (s->stretches[i].matrix) fine = update_matrix(d, &s->stretches[i]) && fine;
+    return fine;
+}
+
+/* theta as it was. */
+static void restore(const step_of *d)
+{
+    const nn_optimizer_state *s = d->s;
+    for (int64_t i = 0; i < s->nstretch; i++) {
+        const nn_stretch *part = &s->stretches[i];
+        memcpy(from(s, d->theta, part->start), from(s, s->saved, part->start),
+               (size_t)(part->stop - part->start) * nn_bytes(s->dtype));
+    }
 }
 
 /* Whether theta and gradient are what the state was made for. */
@@ -197,8 +262,9 @@ int nn_optimizer_step(nn_optimizer_state *state, nn_theta *theta, const nn_theta
     if (!s || s->unusable) return -1;
     s->error[0] = 0;
     if (check_step(s, theta, gradient)) return -1;
+    step_of d = { .s = s, .theta = theta->data, .gradient = gradient->data };
     int64_t bad = -1;
-    norm_of norm = gradient_norm(s, gradient->data, &bad);
+    norm_of norm = gradient_norm(&d, &bad);
     if (bad >= 0) {
         return nn_error(s->error, sizeof s->error,
                         "nn_optimizer_step: element %lld of the gradient is %g", (long long)bad,
@@ -206,15 +272,10 @@ int nn_optimizer_step(nn_optimizer_state *state, nn_theta *theta, const nn_theta
     }
     double factor = scheduled(s);
     if (factor < 0) return -1;
-    nn_update u = prepare(s, factor, norm);
-    size_t bytes = (size_t)s->size * nn_bytes(s->dtype);
-    memcpy(s->saved, theta->data, bytes);
-    bool fine = true;
-    for (int64_t i = 0; i < s->nstretch; i++)
-        fine &= update_stretch(s, u, &s->stretches[i], theta->data, gradient->data);
-    if (fine) return 0;
+    d.update = prepare(s, factor, norm);
+    if (update_all(&d)) return 0;
     bad = nn_find_nonfinite(s->dtype, theta->data, s->size);
-    memcpy(theta->data, s->saved, bytes);
+    restore(&d);
     s->unusable = true;
     if (bad < 0)
         return nn_error(s->error, sizeof s->error,
@@ -222,5 +283,5 @@ int nn_optimizer_step(nn_optimizer_state *state, nn_theta *theta, const nn_theta
     return nn_error(
         s->error, sizeof s->error,
         "nn_optimizer_step: element %lld of theta would overflow; the rate (%g) is too large",
-        (long long)bad, u.rate);
+        (long long)bad, d.update.rate);
 }

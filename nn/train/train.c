@@ -172,6 +172,7 @@ static int prepare(nn_trainer *t, const nn_train_options *options)
     for (int i = 0; i < t->nstage; i++)
         if (nn_arrays_check(t, &t->stages[i])) return -1;
     if (nn_parts_new(t) || nn_validation_check(t)) return -1;
+    if (t->options.optimizer.threads == 0) t->options.optimizer.threads = t->options.threads;
     t->state = nn_optimizer_new(&t->options.optimizer, t->theta, t->steps);
     if (nn_optimizer_error(t->state)) return FAIL(t, "%s", nn_optimizer_error(t->state));
     if (make_thetas(t)) return -1;

@@ -514,6 +514,7 @@ START_TEST(test_no_generator)
     ad_share(2, 1e9, 3, NULL, NULL);
     ad_share(2, 1e9, -1, never, NULL);
     ad_share(-1, 1e9, 0, never, NULL);
+    ck_assert_int_eq(ad_instruction_set(), ad_instruction_set());
 }
 END_TEST
 
