@@ -20,6 +20,7 @@
 #include "spirals.h"
 #include <math.h>
 #include <stdlib.h>
+#include <time.h>
 
 enum { GRID = SPIRAL_GRID, ALL = SPIRAL_ALL, TRAIN = 1000, TEST = 1000, SHOWN = 4 };
 
@@ -310,9 +311,82 @@ static bool experiment(latent_ode *m, const training *t, const char *directory)
     return fine;
 }
 
+/* ---- how long a step takes ------------------------------------------------------------------- */
+
+/* Draws that another program can make too. */
+static int draw_waves(const nn_step *step, double *const *out, void *user)
+{
+    const latent_ode *m = user;
+    for (int64_t i = 0; i < step->rows; i++)
+        for (int64_t j = 0; j < m->latent; j++)
+            out[3][i * m->latent + j] = sin((double)(step->examples[i] * m->latent + j));
+    return 0;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Time of one step on one batch, the weights staying as they are; what other programs need to
+ * compute the same loss (bench/peers/latent_ode.py) is written to the directory. */
+static bool time_steps(latent_ode *m, const training *t, int64_t steps, const char *directory)
+{
+    spirals s;
+    char path[1024], error[512] = "";
+    if (!spirals_make(1, t->batch, m->seen, false, &s)) return false;
+    latent_ode_new(m);
+    ad_rng rng = ad_rng_seed(1);
+    nn_theta *theta = nn_theta_new(m->model, AD_F32, &rng);
+    snprintf(path, sizeof path, "%s/latent_ode.safetensors", directory);
+    FILE *f = example_file(directory, "latent_ode_batch.f64");
+    if (!f || nn_save(path, theta, error, sizeof error)) return !example_failed(path, error);
+    fwrite(s.sequence, sizeof(double), (size_t)(t->batch * m->seen * 4), f);
+    fwrite(s.grid, sizeof(double), (size_t)(t->batch * GRID * 2), f);
+    fwrite(s.mask, sizeof(double), (size_t)(t->batch * GRID), f);
+    fclose(f);
+    const nn_array arrays[] = {
+        nn_array_of(AD_SHAPE(AD_ROWS, m->seen, 4), s.sequence),
+        nn_array_of(AD_SHAPE(AD_ROWS, GRID, 2), s.grid),
+        nn_array_of(AD_SHAPE(AD_ROWS, GRID, 1), s.mask),
+        nn_array_drawn(AD_SHAPE(AD_ROWS, m->latent)),
+    };
+    nn_train_options options = train_options(t, negative_bound, m);
+    options.arrays = arrays;
+    options.narray = 4;
+    options.draw = draw_waves;
+    options.examples = t->batch;
+    options.steps = steps + 5;
+    options.optimizer = (nn_optimizer_options){ .rate = 1e-30 };
+    options.check_gradient = -1;
+    nn_trainer *trainer = nn_trainer_new(theta, &options);
+    double *ms = calloc((size_t)steps, sizeof *ms);
+    bool fine = ms && trainer;
+    for (int64_t k = -5; fine && k < steps; k++) {
+        struct timespec a, b;
+        timespec_get(&a, TIME_UTC);
+        fine = nn_trainer_step(trainer) == 1;
+        timespec_get(&b, TIME_UTC);
+        if (k >= 0)
+            ms[k] = 1e3 * (double)(b.tv_sec - a.tv_sec) + 1e-6 * (double)(b.tv_nsec - a.tv_nsec);
+    }
+    if (fine) {
+        qsort(ms, (size_t)steps, sizeof *ms, by_size);
+        printf("%.4f ms a step (median; least %.4f), loss %.7g\n", ms[steps / 2], ms[0],
+               nn_trainer_report(trainer)->last_loss);
+    } else example_failed("steps", nn_trainer_error(trainer));
+    free(ms);
+    nn_trainer_free(trainer);
+    nn_theta_free(theta);
+    nn_model_free(m->model);
+    spirals_free(&s);
+    return fine;
+}
+
 int main(int argc, char **argv)
 {
-    int64_t seen = 0, threads = 0;
+    int64_t seen = 0, threads = 0, timed = 0;
     training t = { .batch = 100, .rate = 5e-3, .steps = 6000, .seed = 1 };
     latent_ode m = { .latent = 4, .width = 64, .units = 64 };
     const char *directory = "out";
@@ -329,6 +403,7 @@ int main(int argc, char **argv)
         { "tolerance", EXAMPLE_NUMBER, &tolerance, "of the solver" },
         { "seed", EXAMPLE_INTEGER, &t.seed, "of everything that is drawn" },
         { "threads", EXAMPLE_INTEGER, &threads, "0: all cores" },
+        { "time", EXAMPLE_INTEGER, &timed, "only measure so many steps on one batch" },
         { "quick", EXAMPLE_FLAG, &quick, "a short training of small networks, 50 observations" },
         { "out", EXAMPLE_TEXT, &directory, "directory of the picture and the numbers" },
         { 0 }
@@ -347,6 +422,10 @@ int main(int argc, char **argv)
     t.threads = (int)threads;
     m.solver = (ode_options){ .rtol = tolerance, .atol = tolerance };
     static const int64_t all[] = { 30, 50, 100 };
+    if (timed > 0) {
+        m.seen = seen ? seen : GRID;
+        return !time_steps(&m, &t, timed, directory);
+    }
     for (int k = 0; k < (seen ? 1 : 3); k++) {
         m.seen = seen ? seen : all[k];
         if (!experiment(&m, &t, directory)) return 1;

@@ -223,7 +223,7 @@ bool stays_make(uint64_t seed, int64_t count, stays *s)
     }
     if (!make_room(count, 48, s)) return false;
     for (int64_t i = 0; i < count; i++) {
-        double state = ad_rng_normal(&rng), trend = 0.02 * ad_rng_normal(&rng);
+        double state = ad_rng_normal(&rng), trend = 0.005 * ad_rng_normal(&rng);
         memset(&c, 0, sizeof c);
         for (int k = 0, visits = 0; k < STEPS && visits < 48; k++) {
             state += trend + 0.05 * ad_rng_normal(&rng);
@@ -231,12 +231,12 @@ bool stays_make(uint64_t seed, int64_t count, stays *s)
             visits++;
             for (int q = 0; q < STAY_QUANTITIES; q++) {
                 if (ad_rng_uniform(&rng) > 0.2) continue;
-                c.sum[k][q] = level[q] + effect[q] * state + 0.3 * ad_rng_normal(&rng);
+                c.sum[k][q] = level[q] + effect[q] * state + ad_rng_normal(&rng);
                 c.measured[k][q] = 1;
             }
         }
         if (!add_visits(&c, i, s)) return false;
-        s->died[i] = state > 5;
+        s->died[i] = state > 3;
     }
     normalise(s);
     return true;
