@@ -80,26 +80,32 @@ static void M(run)(M(body) body, int arity, int64_t n, const void *const *in, co
 
 /* The same for a function of the argument that is a quotient in the main: a loop over its terms and
  * one over what follows, strip by strip. In one loop an element's operations are a chain so long
- * that the processor cannot overlap enough of them. */
+ * that the processor cannot overlap enough of them. All strips but the last have the same length,
+ * which the compiler knows, so that their loops have no branches. */
 enum { M(STRIP) = 128 };
 #define STRIPS(function, statement, argument, ...)                                                 \
     do {                                                                                           \
-        for (int64_t start = 0; start < n; start += M(STRIP)) {                                    \
-            _Alignas(64) T over[M(STRIP)], under[M(STRIP)];                                        \
-            const int64_t left = n - start, count = left < M(STRIP) ? left : M(STRIP);             \
-            VECTORISE                                                                              \
-            for (int64_t j = 0; j < (count & -LANES); j++) {                                       \
-                const int64_t i = start + j;                                                       \
-                __VA_ARGS__;                                                                       \
-                M(function##_terms)(argument, &over[j], &under[j]);                                \
-            }                                                                                      \
-            VECTORISE                                                                              \
-            for (int64_t j = 0; j < (count & -LANES); j++) {                                       \
-                const int64_t i = start + j;                                                       \
-                __VA_ARGS__;                                                                       \
-                const T at = argument, quotient = over[j] / under[j];                              \
-                statement;                                                                         \
-            }                                                                                      \
+        const int64_t whole = n - n % M(STRIP);                                                    \
+        for (int64_t start = 0; start < whole; start += M(STRIP))                                  \
+            ONE_STRIP(M(STRIP), function, statement, argument, __VA_ARGS__);                       \
+        for (int64_t start = whole; start < n; start += M(STRIP))                                  \
+            ONE_STRIP((n - start) & -LANES, function, statement, argument, __VA_ARGS__);           \
+    } while (0)
+#define ONE_STRIP(count, function, statement, argument, ...)                                       \
+    do {                                                                                           \
+        _Alignas(64) T over[M(STRIP)], under[M(STRIP)];                                            \
+        VECTORISE                                                                                  \
+        for (int64_t j = 0; j < (count); j++) {                                                    \
+            const int64_t i = start + j;                                                           \
+            __VA_ARGS__;                                                                           \
+            M(function##_terms)(argument, &over[j], &under[j]);                                    \
+        }                                                                                          \
+        VECTORISE                                                                                  \
+        for (int64_t j = 0; j < (count); j++) {                                                    \
+            const int64_t i = start + j;                                                           \
+            __VA_ARGS__;                                                                           \
+            const T at = argument, quotient = over[j] / under[j];                                  \
+            statement;                                                                             \
         }                                                                                          \
     } while (0)
 #define VALUE(function) out[i] = M(function##_of_quotient)(at, quotient)
@@ -108,12 +114,9 @@ enum { M(STRIP) = 128 };
 #define LOOP_SIGMOID(kernel, ...) STRIPS(sigmoid, VALUE(sigmoid), __VA_ARGS__)
 #define LOOP_SIGMOID_CODE(kernel, ...) STRIPS(sigmoid, VALUE(sigmoid_code), __VA_ARGS__)
 
-/* The loop of an operation: LOOP, unless there is one of its own here. Where a vector has 64 bytes,
- * tanh alone is short enough. */
-#if BYTES < 64
+/* The loop of an operation: LOOP, unless there is one of its own here. */
 #define OWN_tanh ~, LOOP_TANH
 #define OWN_tanh_code ~, LOOP_TANH_CODE
-#endif
 #define OWN_sigmoid ~, LOOP_SIGMOID
 #define OWN_sigmoid_code ~, LOOP_SIGMOID_CODE
 #define SECOND(first, second, ...) second

@@ -201,8 +201,10 @@ static void write_repeats(const ad_phase *phase, ad_thread_memory *t, int64_t ro
     for (int i = 0; i < phase->nrepeat; i++) {
         const ad_repeat *r = &phase->repeat[i];
         char *to = t->pointer[r->pointer] = t->repeat + r->position;
-        for (int64_t k = 0; k < r->rows && k < rows; k++)
-            memcpy(to + k * r->row_bytes, t->pointer[r->root] + r->offset, (size_t)r->row_bytes);
+        const int64_t all = (rows < r->rows ? rows : r->rows) * r->row_bytes;
+        memcpy(to, t->pointer[r->root] + r->offset, (size_t)r->row_bytes);
+        for (int64_t done = r->row_bytes; done < all; done *= 2) /* copies what is there already */
+            memcpy(to + done, to, (size_t)(all - done < done ? all - done : done));
     }
 }
 

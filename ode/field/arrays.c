@@ -38,11 +38,6 @@ size_t ode_array_bytes(ad_dtype dtype, ad_shape shape, int64_t rows)
     return ((size_t)ad_count(shape, rows) * ode_bytes(dtype) + 63) & ~(size_t)63;
 }
 
-double ode_load(ad_dtype t, const void *x, int64_t i)
-{
-    return t == AD_F32 ? (double)((const float *)x)[i] : ((const double *)x)[i];
-}
-
 double ode_shown(double x) { return isnan(x) ? fabs(x) : x; }
 
 void ode_store(ad_dtype t, void *x, int64_t i, double value)

@@ -24,7 +24,10 @@ void ode_buffer_swap(ode_buffer *pair);
 /* Of arrays laid one after the other, each aligned to 64 bytes. */
 size_t ode_array_bytes(ad_dtype dtype, ad_shape shape, int64_t rows);
 static inline size_t ode_bytes(ad_dtype t) { return t == AD_F32 ? sizeof(float) : sizeof(double); }
-double ode_load(ad_dtype t, const void *x, int64_t i);
+static inline double ode_load(ad_dtype t, const void *x, int64_t i)
+{
+    return t == AD_F32 ? (double)((const float *)x)[i] : ((const double *)x)[i];
+}
 void ode_store(ad_dtype t, void *x, int64_t i, double value);
 void ode_add(ad_dtype t, int64_t n, const void *x, void *y);                  /* y += x */
 void ode_add_scaled(ad_dtype t, int64_t n, double w, const void *x, void *y); /* y += w x */

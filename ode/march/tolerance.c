@@ -26,8 +26,8 @@ double ode_march_distance(const ode_march *m, int64_t first, int64_t n, const vo
     for (int64_t i = 0; i < n; i++) {
         double at = ode_load(dtype, y, i), off = fabs(ode_load(dtype, x, i) - at);
         if (off == 0) continue;
-        double ratio = off / ode_tolerance(m, first + i, at);
-        if (!(ratio <= worst)) worst = ratio;
+        double tolerance = ode_tolerance(m, first + i, at);
+        if (!(off <= worst * tolerance)) worst = off / tolerance;
     }
     return worst;
 }
