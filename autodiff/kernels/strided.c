@@ -9,15 +9,19 @@
 #define T float
 #define F(name) name##_f32
 #define EVERY_OTHER EVERY_OTHER_F32
+#define MASK int32_t
 #include "autodiff/kernels/strided.inc"
 #undef EVERY_OTHER
+#undef MASK
 #undef T
 #undef F
 #define T double
 #define F(name) name##_f64
 #define EVERY_OTHER EVERY_OTHER_F64
+#define MASK int64_t
 #include "autodiff/kernels/strided.inc"
 #undef EVERY_OTHER
+#undef MASK
 #undef T
 #undef F
 

@@ -553,6 +553,48 @@ START_TEST(reduce_max_of_a_line)
 }
 END_TEST
 
+/* Several lines at a time, of every length: each has its largest element, wherever that is, and
+ * nothing of those beside it; NaN spreads; zeros of either sign give the positive one. */
+START_TEST(reduce_max_of_lines)
+{
+    enum { LINES = 37, LONGEST = 70 };
+    static double wide[LINES * LONGEST];
+    static float narrow[LINES * LONGEST];
+    ad_dtype dtype = _i ? AD_F64 : AD_F32;
+    for (int n = 1; n <= LONGEST; n++) {
+        ad_shape in = AD_SHAPE(LINES, n), out = AD_SHAPE(LINES, 1);
+        int64_t mask = 2;
+        ad_kernel k = { .op = AD_OP_reduce_max,
+                        .dtype = dtype,
+                        .nin = 1,
+                        .in_shapes = &in,
+                        .out = out,
+                        .nattr = 1,
+                        .attr = &mask };
+        ck_assert(ad_kernel_prepare(&k, 1));
+        for (int place = 0; place < n; place++) {
+            double y[LINES];
+            void *operand = dtype == AD_F32 ? (void *)narrow : wide;
+            for (int i = 0; i < LINES; i++)
+                for (int l = 0; l < n; l++) {
+                    double top = i % 9 == 8 ? NAN : i % 9 == 7 ? 0 : i - 10;
+                    double other = i % 9 == 7 ? -0.0 : i % 9 == 6 ? -INFINITY : i - 11 - l;
+                    wide[i * n + l] = l == (place + i) % n ? top : other;
+                    narrow[i * n + l] = (float)wide[i * n + l];
+                }
+            run_rows(&k, 1, &operand, y);
+            for (int i = 0; i < LINES; i++) {
+                double got = at(dtype, y, i);
+                if (i % 9 == 8) ck_assert(isnan(got));
+                else if (i % 9 == 7) ck_assert(got == 0 && !signbit(got));
+                else ck_assert_double_eq(got, i - 10);
+            }
+        }
+        ad_kernel_clear(&k);
+    }
+}
+END_TEST
+
 /* ---- pointwise ------------------------------------------------------------------------------- */
 
 /* An operand that broadcasts against s. */
@@ -1034,6 +1076,7 @@ int main(void)
     tcase_add_test(c, reduce_is_accurate);
     tcase_add_test(c, reduce_max_keeps_nan);
     tcase_add_test(c, reduce_max_of_a_line);
+    tcase_add_loop_test(c, reduce_max_of_lines, 0, 2);
     tcase_add_test(c, pointwise_broadcast);
     tcase_add_test(c, pointwise_common_patterns);
     tcase_add_test(c, pointwise_scaled_lines);
