@@ -22,11 +22,12 @@
 #include "costate.h"
 #include "example.h"
 #include "mixture.h"
+#include "tables.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { FOLDS = 10, STAND_IN_ROWS = 2000, STAND_IN_COLUMNS = 6, RANK = 10 };
+enum { RANK = 10 };
 
 typedef struct {
     const char *name;
@@ -41,14 +42,6 @@ static const variant variants[VARIANTS] = {
     [RNODE] = { "RNODE", false, 0.05, 0.05, 0 },
     [OT_FLOW] = { "OT-Flow", true, 0.05, 0, 0.05 },
 };
-
-/* Standardised rows: held out, for the choice of weights, for training. */
-enum { TEST, CHOICE, TRAIN, PARTS };
-typedef struct {
-    int64_t d, n[PARTS];
-    double *rows[PARTS]; /* [n,d] each; rows[CHOICE] is followed by rows[TRAIN] in one array */
-    double log_scale;    /* sum of the logarithms of the scales */
-} split;
 
 typedef struct {
     const variant *variant;
@@ -322,93 +315,8 @@ static bool learn(const variant *v, const split *data, const settings *s, shown 
     return fine;
 }
 
-/* ---- tables ---------------------------------------------------------------------------------- */
-
-typedef struct {
-    int64_t n, d;
-    double *rows; /* [n,d] */
-    double truth; /* the mean log-density of these rows where it is known; else NaN */
-} table;
-
-/* x_0 = z_0, x_k = sin(1.5 x_(k-1)) + 0.5 z_k with normal z: curved, and its density is known. */
-static bool make_stand_in(ad_rng *rng, table *t)
-{
-    const double noise = 0.5;
-    *t = (table){ .n = STAND_IN_ROWS, .d = STAND_IN_COLUMNS };
-    t->rows = malloc((size_t)(t->n * t->d) * sizeof *t->rows);
-    for (int64_t i = 0; t->rows && i < t->n * t->d; i++) {
-        const double z = ad_rng_normal(rng);
-        const bool first = i % t->d == 0;
-        t->rows[i] = first ? z : sin(1.5 * t->rows[i - 1]) + noise * z;
-        t->truth -=
-            (0.5 * z * z + 0.91893853320467274178 + (first ? 0 : log(noise))) / (double)t->n;
-    }
-    return t->rows;
-}
-
-static bool read_data(const char *folder, const char *name, table *t)
-{
-    const bool wine = !strcmp(name, "wine");
-    const nn_csv_column classes = { .number = 11, .kind = NN_SKIP };
-    const nn_csv_options options = { .ncolumn = 1, .columns = &classes, .no_header = true };
-    char path[4096], error[512];
-    nn_table file;
-    snprintf(path, sizeof path, "%s/%s", folder, wine ? "winequality-red.csv" : "magic04.data");
-    if (nn_read_csv(path, wine ? NULL : &options, &file, error, sizeof error)) {
-        example_failed("data", error);
-        return false;
-    }
-    /* The last column of the wines is what people think of them. */
-    *t = (table){ .n = file.rows, .d = wine ? file.columns - 1 : file.columns, .truth = NAN };
-    t->rows = malloc((size_t)(t->n * t->d) * sizeof *t->rows);
-    for (int64_t i = 0; t->rows && i < t->n; i++)
-        memcpy(t->rows + i * t->d, file.data + i * file.columns, (size_t)t->d * sizeof *t->rows);
-    nn_table_clear(&file);
-    return t->rows;
-}
-
-static void shuffle(ad_rng *rng, table *t)
-{
-    for (int64_t i = t->n - 1; i > 0; i--) {
-        const int64_t j = (int64_t)ad_rng_below(rng, (uint64_t)i + 1);
-        for (int64_t k = 0; k < t->d; k++) {
-            const double kept = t->rows[i * t->d + k];
-            t->rows[i * t->d + k] = t->rows[j * t->d + k];
-            t->rows[j * t->d + k] = kept;
-        }
-    }
-}
-
-/* The split of a fold: row i of the shuffled table is held out in fold i mod 10. */
-static bool make_split(const table *t, int64_t fold, split *s)
-{
-    *s = (split){ .d = t->d };
-    double *all = malloc((size_t)(t->n * t->d) * sizeof *all);
-    double mean, scale;
-    if (!all) return false;
-    s->rows[TEST] = all;
-    for (int which = TEST; which < PARTS; which++) {
-        if (which > TEST) s->rows[which] = s->rows[which - 1] + s->n[which - 1] * t->d;
-        for (int64_t i = 0; i < t->n; i++) {
-            const int64_t after = (i - fold + FOLDS) % FOLDS;
-            if (which == (after == 0 ? TEST : after == 1 ? CHOICE : TRAIN))
-                memcpy(s->rows[which] + s->n[which]++ * t->d, t->rows + i * t->d,
-                       (size_t)t->d * sizeof *all);
-        }
-    }
-    for (int64_t k = 0; k < t->d; k++) {
-        double sum = 0, squares = 0;
-        const double n = (double)(s->n[CHOICE] + s->n[TRAIN]);
-        const double *column = s->rows[CHOICE] + k;
-        for (int64_t i = 0; i < (int64_t)n; i++) sum += column[i * t->d];
-        mean = sum / n;
-        for (int64_t i = 0; i < (int64_t)n; i++) squares += pow(column[i * t->d] - mean, 2);
-        scale = sqrt(squares / n);
-        for (int64_t i = 0; i < t->n; i++) all[i * t->d + k] = (all[i * t->d + k] - mean) / scale;
-        s->log_scale += log(scale);
-    }
-    return true;
-}
+/* ---- plain baselines --------------------------------------------------------------------------
+ */
 
 /* The mean log-density of the held-out rows under a mixture that is fitted to all others. Each row
  * begins at the component of the nearest of the first rows, one for each component. */
@@ -555,21 +463,21 @@ int main(int argc, char **argv)
     }
     table t = { 0 };
     ad_rng rng = ad_rng_seed((uint64_t)s.seed);
-    if (!(data ? read_data(data, name, &t) : make_stand_in(&rng, &t))) return 1;
+    if (!(data ? table_read(data, name, &t) : table_make(&rng, &t))) return 1;
     if (data) printf("data: %s (UCI)\n", name);
     else printf("data: a stand-in, made by this program (--data reads real tables)\n");
     printf("%lld rows of %lld numbers, %lld tenths held out in turn; %lld updates of %lld rows\n",
            (long long)t.n, (long long)t.d, (long long)folds, (long long)s.steps,
            (long long)s.batch);
     fflush(stdout);
-    shuffle(&rng, &t);
+    table_shuffle(&rng, &t);
 
     figure gaussian = { 0 }, ten = { 0 }, truth = { 0 }, flows[VARIANTS] = { { 0 } };
     outcome sums[VARIANTS] = { { 0 } };
     for (int64_t fold = 0; fold < folds; fold++) {
         split part;
         double mean;
-        if (!make_split(&t, fold, &part)) return example_failed("memory", NULL);
+        if (!table_split(&t, fold, &part)) return example_failed("memory", NULL);
         if (!fit_gaussians(&part, 1, &mean)) return 1;
         add(&gaussian, mean);
         if (!fit_gaussians(&part, 10, &mean)) return 1;
