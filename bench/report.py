@@ -13,6 +13,8 @@ import sys
 # How many times, at the least.
 FASTER_THAN_TORCHDIFFEQ = {("a", "f64"): 100, ("b.forward", "f32"): 6, ("b.discrete", "f32"): 6, ("b.backsolve", "f32"): 6, ("c2", "f32"): 9,
                            ("c8", "f32"): 20, ("c32", "f32"): 50, ("d.forward", "f32"): 1.4, ("d.gradient", "f32"): 1.4}
+# Layers, against torch: how many times, more than.
+LAYERS_FASTER_THAN_TORCH = {"conv7": 1, "conv14": 1, "gru": 2}
 # The stochastic cases, and against whom.
 STOCHASTIC_FASTER_THAN = {"torchsde": 5, "diffrax": 2}
 BEGIN, END = "<!-- from here on by tools/bench -->", "<!-- to here -->"
@@ -142,6 +144,19 @@ def stochastic_table(results):
                   "costate is faster", "JAX, diffrax ms on threads", "its fastest", "costate is faster"], rows)
 
 
+def layer_table(results):
+    rows = []
+    for line in costate_lines(results, r"conv\d+|gru"):
+        other = best(results, "torch", line["case"], line["dtype"], line["threads"])
+        faster = other[0]["ms"] / line["ms"] if other else 0
+        wanted = LAYERS_FASTER_THAN_TORCH[line["case"]]
+        rows.append([line["case"], str(line["threads"]), number(line["ms"]), number(line["floor_ms"]), "%.2f" % line["ratio"],
+                     verdict(line["ratio"], line.get("must"))] +
+                    ([number(other[0]["ms"]), other[1], "%.1f x, %g x %s" % (faster, wanted, "held" if faster >= wanted else "**missed**")]
+                     if other else ["", "", ""]))
+    return table(["case", "threads", "ms", "floor", "ratio", "at most", "torch ms", "its fastest", "costate is faster"], rows)
+
+
 def path_table(results):
     rows = []
     for line in costate_lines(results, r"path\..*"):
@@ -207,6 +222,7 @@ def main():
              ("Against torchdiffeq and diffrax, each at its best", best_table(results) + first_calls(results)),
              ("Against torchdiffeq and diffrax, on the same number of threads", peer_table(results)),
              ("Stochastic equations", stochastic_table(results) + "\n" + path_table(results)), ("The exact trace", trace_table(results)),
+             ("Layers", layer_table(results)),
              ("Making programs, and starting one", program_table(results))]
     text = "".join("\n### %s\n\n%s" % part for part in parts if part[1])
     document = open(sys.argv[2]).read()

@@ -44,7 +44,8 @@ typedef struct {
      * s^2 (J^T J)^-1, s^2 = sum of squares / (residuals - parameters). NaN where there are not
      * more residuals than parameters, or J lacks rank; 0 at a bound. */
     nn_theta *deviations;
-    int threads; /* as in nn_train */
+    int threads;       /* as in nn_train */
+    const char *label; /* progress, as nn_train shows it: "fit"; NULL: no output */
     /* Called after every iteration (from 1); non-zero ends the fit. theta is not to be changed. */
     int (*on_iteration)(int64_t iteration, double loss, const nn_theta *theta, void *user);
 } nn_fit_options;

@@ -20,7 +20,8 @@ ad_var nn_cross_entropy(ad_var logits, ad_var classes);
 ad_var nn_gaussian_nll(ad_var x, ad_var mean, ad_var log_sd);
 
 /* Weighted means: sum of w x / sum of w, with weights (>= 0) that broadcast to x. A mask is weights
- * of 0 and 1. A target (x of the likelihood) of weight 0 does not matter, even where it is NaN.
+ * of 0 and 1. What has weight 0 does not matter, neither a target (x of the likelihood) nor a
+ * prediction, even where it is NaN: its gradient is 0.
  * Where all weights are 0, as in a batch without an observation, the mean and its gradient are 0.
  */
 ad_var nn_weighted_mean(ad_var x, ad_var weights);

@@ -1,9 +1,11 @@
 /* Files that are read whole, and files that are written whole or not at all. */
 #include "nn/base/file.h"
 #include "nn/base/support.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -47,11 +49,41 @@ char *nn_read_file(const char *path, size_t *size, char *error, size_t error_siz
     return text;
 }
 
+/* Whether a name is that of a temporary file for `base`, of a process that is no more. */
+static bool is_left(const char *name, const char *base)
+{
+    size_t length = strlen(base);
+    if (strncmp(name, base, length) || strncmp(name + length, ".tmp-", 5)) return false;
+    char *end, *last;
+    errno = 0;
+    long process = strtol(name + length + 5, &end, 10);
+    if (errno || end == name + length + 5 || *end != '-' || process < 1) return false;
+    strtol(end + 1, &last, 10);
+    if (last == end + 1 || *last) return false;
+    return kill((pid_t)process, 0) != 0 && errno == ESRCH;
+}
+
+/* A process that is killed while it writes leaves its temporary file; the next one that writes the
+ * same file takes it away. */
+static void remove_left(const char *path)
+{
+    char *for_directory = strdup(path), *for_base = strdup(path);
+    DIR *directory = for_directory && for_base ? opendir(dirname(for_directory)) : NULL;
+    const char *base = for_base ? basename(for_base) : NULL;
+    struct dirent *entry;
+    while (directory && (entry = readdir(directory)))
+        if (is_left(entry->d_name, base)) unlinkat(dirfd(directory), entry->d_name, 0);
+    if (directory) closedir(directory);
+    free(for_directory);
+    free(for_base);
+}
+
 /* A name beside the file (renaming works within one file system only) that nothing else has; the
  * mode follows the umask, as fopen's. */
 static int open_temporary(nn_file *file)
 {
     size_t room = strlen(file->path) + 48;
+    remove_left(file->path);
     file->temporary = malloc(room);
     if (!file->temporary) return -1;
     for (int attempt = 0; attempt < 1000; attempt++) {

@@ -64,6 +64,17 @@ static ad_var likeliest(ad_var probabilities)
     return ad_mul(hit, ad_eq(ad_cumsum(hit, -1, false), ad_scalar(hit.tape, 1)));
 }
 
+/* What has no weight may be NaN, and that would come through a derivative that is multiplied by 0.
+ */
+static ad_var observed(ad_var x, ad_var weights)
+{
+    if (!ad_valid(x) || !ad_valid(weights)) return ad_mul(x, weights);
+    ad_var zero = ad_scalar(x.tape, 0), known = ad_select(ad_ne(weights, zero), x, zero);
+    if (!ad_valid(known) || ad_same_shape(ad_shape_of(known), ad_shape_of(x))) return known;
+    return shapes_differ("nn_weighted_mean", x, "x", weights, "the weights",
+                         "they must broadcast to x");
+}
+
 /* Of each row, [...,1]. */
 static ad_var cross_entropy_each(ad_var logits, ad_var classes)
 {
@@ -95,7 +106,8 @@ ad_var nn_cross_entropy(ad_var logits, ad_var classes)
 
 ad_var nn_weighted_cross_entropy(ad_var logits, ad_var classes, ad_var weights)
 {
-    return nn_weighted_mean(cross_entropy_each(logits, classes), weights);
+    ad_var each = cross_entropy_each(observed(logits, weights), classes);
+    return nn_weighted_mean(each, weights);
 }
 
 ad_var nn_smooth_classes(ad_var classes, int64_t n, double smoothing)
@@ -134,29 +146,21 @@ ad_var nn_gaussian_nll(ad_var x, ad_var mean, ad_var log_sd)
     return ad_mean_all(gaussian_nll_each(x, mean, log_sd));
 }
 
-/* What has no weight may be NaN, and that would come through a derivative that is multiplied by 0.
- */
-static ad_var observed(ad_var x, ad_var weights)
-{
-    if (!ad_valid(x) || !ad_valid(weights)) return ad_mul(x, weights);
-    ad_var zero = ad_scalar(x.tape, 0), known = ad_select(ad_ne(weights, zero), x, zero);
-    if (!ad_valid(known) || ad_same_shape(ad_shape_of(known), ad_shape_of(x))) return known;
-    return shapes_differ("nn_weighted_mean", x, "x", weights, "the weights",
-                         "they must broadcast to x");
-}
-
 ad_var nn_weighted_gaussian_nll(ad_var x, ad_var mean, ad_var log_sd, ad_var weights)
 {
-    ad_var known = observed(x, weights);
-    return nn_weighted_mean(gaussian_nll_each(known, mean, log_sd), weights);
+    ad_var wide = ad_zeros_like(x), known = observed(x, weights), wide_mean = ad_add(mean, wide),
+           wide_log_sd = ad_add(log_sd, wide);
+    ad_var nll =
+        gaussian_nll_each(known, observed(wide_mean, weights), observed(wide_log_sd, weights));
+    return nn_weighted_mean(nll, weights);
 }
 
 ad_var nn_weighted_mse(ad_var prediction, ad_var target, ad_var weights)
 {
     if (!ad_valid(difference("nn_weighted_mse", prediction, target)))
         return ad_sub(prediction, target);
-    ad_var known = observed(target, weights);
-    return nn_weighted_mean(ad_square(difference("nn_weighted_mse", prediction, known)), weights);
+    ad_var apart = ad_sub(observed(prediction, weights), observed(target, weights));
+    return nn_weighted_mean(ad_square(apart), weights);
 }
 
 ad_var nn_huber(ad_var prediction, ad_var target, double delta)

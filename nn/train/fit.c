@@ -253,11 +253,13 @@ int nn_fit_new(nn_fit *f, bool residuals)
         return FIT_FAIL(f, "%s", "out of memory");
     f->inputs[0] = f->trial;
     f->inputs[1 + f->options.narray] = f->direction;
+    if (f->options.label) f->progress = nn_progress_new(f->options.label, f->options.iterations);
     return 0;
 }
 
 void nn_fit_clear(nn_fit *f)
 {
+    nn_progress_free(f->progress);
     for (int i = 0; f->converted && i < f->options.narray; i++) free(f->converted[i]);
     ad_workspace_free(f->plain_work);
     ad_workspace_free(f->derived_work);
@@ -337,6 +339,7 @@ bool nn_fit_iterated(nn_fit *f, double loss)
     const nn_fit_options *o = &f->options;
     f->report->iterations++;
     f->report->last_loss = loss;
+    nn_progress_update(f->progress, f->report->iterations, "loss %.5g", loss);
     if (o->on_iteration && o->on_iteration(f->report->iterations, loss, f->theta, o->user)) {
         nn_fit_end_with(f, NN_FIT_STOPPED);
         return true;

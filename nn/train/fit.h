@@ -26,7 +26,8 @@ typedef struct {
     void *direction;     /* [theta] */
     void *result;        /* [m] of dtype */
     void *derivative;    /* gradient [theta], or the residuals' tangent [m] */
-    char message[300];   /* of the latest evaluation that failed */
+    nn_progress *progress;
+    char message[300]; /* of the latest evaluation that failed */
 } nn_fit;
 
 #define FIT_FAIL(f, format, ...)                                                                   \

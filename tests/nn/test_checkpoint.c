@@ -21,7 +21,7 @@ static char directory[64], error[1200];
 
 static const char *in_directory(const char *name)
 {
-    static char paths[4][128];
+    static char paths[4][256];
     static int k;
     snprintf(paths[k = (k + 1) % 4], sizeof *paths, "%s/%s", directory, name);
     return paths[k];
@@ -424,6 +424,79 @@ START_TEST(more_steps)
 }
 END_TEST
 
+/* Stopped by on_step, and gone on with: theta and the log are those of one training. What the log
+ * has beyond the checkpoint, of steps after it, is cut off. */
+static int stop_at_18(int64_t step, double value, nn_theta *theta, void *user)
+{
+    (void)value, (void)theta, (void)user;
+    return step == 18; /* the end of an epoch, with a validation in any case */
+}
+
+START_TEST(stopped)
+{
+    double once[MOST], twice[MOST];
+    static char log[2][20000];
+    nn_train_report report;
+    for (int run = 0; run < 2; run++) {
+        enter_directory();
+        problem *p = make_problem(AD_F64, 16);
+        nn_train_options o = options_of(p);
+        int64_t n = nn_theta_size(p->theta);
+        o.log = (nn_log){ .path = in_directory("log.csv"), .every = 1 };
+        o.validation.keep_last = true;
+        o.on_step = run ? stop_at_18 : NULL;
+        ck_assert_msg(train(p, o, &report) == 0, "%s", error);
+        ck_assert_int_eq(report.steps, run ? 18 : STEPS);
+        if (run) {
+            FILE *f = fopen(o.log.path, "a");
+            fputs("19,4,0.5,,1\n20,4,0.", f); /* the last line was not finished */
+            fclose(f);
+            o.on_step = NULL;
+            ck_assert_msg(train(p, o, &report) == 0, "%s", error);
+            ck_assert_int_eq(report.resumed, 18);
+            ck_assert_int_eq(report.steps, STEPS);
+        }
+        ck_assert_int_eq(nn_theta_get(p->theta, NULL, n, run ? twice : once), 0);
+        if (run) ck_assert_mem_eq(once, twice, (size_t)n * sizeof *once);
+        read_log(log[run], sizeof *log);
+        if (run == 0) {
+            /* A log that is shorter than it was then is refused. */
+            o.steps = STEPS + 10;
+            ck_assert_int_eq(truncate(o.log.path, 100), 0);
+            ck_assert_int_eq(train(p, o, &report), -1);
+            ck_assert_msg(strstr(error, "log.csv is shorter than it was when"), "%s", error);
+        }
+        free_problem(p);
+        leave_directory();
+    }
+    ck_assert_str_eq(log[0], log[1]);
+}
+END_TEST
+
+/* What a killed process left beside the file goes away with the next write; what a living one
+ * writes, and what has another name, stays. */
+START_TEST(left_behind)
+{
+    enter_directory();
+    pid_t gone = fork();
+    if (gone == 0) _exit(0);
+    ck_assert_int_eq(waitpid(gone, NULL, 0), gone);
+    char name[4][40];
+    snprintf(name[0], sizeof *name, "checkpoint.tmp-%ld-0", (long)gone);
+    snprintf(name[1], sizeof *name, "checkpoint.tmp-%ld-7", (long)getppid());
+    snprintf(name[2], sizeof *name, "other.tmp-%ld-0", (long)gone);
+    snprintf(name[3], sizeof *name, "checkpoint.tmp-%ld-old", (long)gone);
+    for (int i = 0; i < 4; i++) fclose(fopen(in_directory(name[i]), "w"));
+    problem *p = make_problem(AD_F64, 4);
+    nn_train_options o = options_of(p);
+    o.steps = 1;
+    ck_assert_msg(train(p, o, NULL) == 0, "%s", error);
+    for (int i = 0; i < 4; i++) ck_assert_int_eq(access(in_directory(name[i]), F_OK), i ? 0 : -1);
+    free_problem(p);
+    leave_directory();
+}
+END_TEST
+
 int main(void)
 {
     TCase *c = suite_case("checkpoint", "checkpoint");
@@ -431,5 +504,7 @@ int main(void)
     tcase_add_test(c, full_disk);
     tcase_add_test(c, others);
     tcase_add_test(c, more_steps);
+    tcase_add_test(c, stopped);
+    tcase_add_test(c, left_behind);
     return suite_run();
 }

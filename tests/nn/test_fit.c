@@ -5,6 +5,7 @@
 #include "tests/support.h"
 #include <math.h>
 #include <string.h>
+#include <unistd.h>
 
 #define COUNT(a) (int)(sizeof(a) / sizeof(a)[0])
 
@@ -81,6 +82,32 @@ static ad_var long_valley(ad_tape *tape, ad_var theta, const ad_var *batch, void
 
 /* The minimum in closed form: x_i = 1 - s / c_i, where s = sum x = 20 / (1 + sum 1/c_i). A loss of
  * 93 says where it is to the root of its rounding; twice that is allowed. */
+/* With a label a fit writes lines as a training does: here, where stderr is no terminal, one for
+ * each tenth of the iterations. */
+START_TEST(progress)
+{
+    numbers v = make(AD_F64, 2, (double[]){ -1.2, 1 });
+    nn_fit_options o = { .loss = rosenbrock, .iterations = 10, .label = "valley" };
+    nn_fit_report report;
+    char error[300] = "", text[2000];
+    FILE *lines = tmpfile();
+    int kept = dup(STDERR_FILENO);
+    dup2(fileno(lines), STDERR_FILENO);
+    int result = nn_lbfgs(v.theta, &o, &report, error, sizeof error);
+    dup2(kept, STDERR_FILENO);
+    close(kept);
+    ck_assert_msg(result == 0, "%s", error);
+    rewind(lines);
+    text[fread(text, 1, sizeof text - 1, lines)] = 0;
+    fclose(lines);
+    ck_assert_msg(strncmp(text, "valley: 1/10 (10 %)", 19) == 0, "%s", text);
+    char last[60];
+    snprintf(last, sizeof last, "loss %.5g\n", report.last_loss);
+    ck_assert_msg(strstr(text, "valley: 10/10 (100 %)") && strstr(text, last), "%s", text);
+    release(&v);
+}
+END_TEST
+
 START_TEST(many_numbers)
 {
     double start[20] = { 0 }, c[20], x[20], sum = 1;
@@ -403,6 +430,7 @@ int main(void)
 {
     TCase *tests = suite_case("fit", "fit");
     tcase_add_test(tests, rosenbrock_by_both);
+    tcase_add_test(tests, progress);
     tcase_add_test(tests, many_numbers);
     tcase_add_test(tests, bounds);
     tcase_add_loop_test(tests, certified, 0, COUNT(regressions));

@@ -59,21 +59,56 @@ START_TEST(as_pytorch)
 }
 END_TEST
 
-/* What is not observed may be anything; without any observation the loss and its gradient are 0. */
+/* What is not observed may be anything, predictions and targets; without any observation the loss
+ * and its gradient are 0. */
 START_TEST(nothing_observed)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var x = ad_input(tape, AD_SHAPE(2), ((double[]){ 7, 3 })), gradient;
-    ad_var target = ad_input(tape, AD_SHAPE(2), ((double[]){ NAN, 1 }));
-    for (int k = 0; k < 2; k++) {
-        double g[2], mask[] = { 0, k };
+    for (int k = 0; k < 4; k++) {
+        double g[2], mask[] = { 0, k % 2 };
+        ad_var x = ad_input(tape, AD_SHAPE(2), ((double[]){ k < 2 ? 7 : NAN, 3 })), gradient;
+        ad_var target = ad_input(tape, AD_SHAPE(2), ((double[]){ k < 2 ? NAN : 2, 1 }));
         ad_var loss = nn_weighted_mse(x, target, ad_constant(tape, AD_SHAPE(2), mask));
         ad_grad(loss, 1, &x, &gradient);
-        ck_assert_double_eq(ad_item(loss), k ? 4 : 0);
+        ck_assert_double_eq(ad_item(loss), k % 2 ? 4 : 0);
         ck_assert_int_eq(ad_get(gradient, g), 0);
         ck_assert_double_eq(g[0], 0);
-        ck_assert_double_eq(g[1], k ? 4 : 0);
+        ck_assert_double_eq(g[1], k % 2 ? 4 : 0);
     }
+    ad_tape_free(tape);
+}
+END_TEST
+
+/* Distributions whose numbers are NaN where there is no weight: loss and gradients are those of the
+ * rest alone. A scale for all is NaN nowhere else. */
+START_TEST(unobserved_distributions)
+{
+    ad_tape *tape = ad_tape_new(AD_F64);
+    static double x[] = { 1, 2 }, mean[] = { NAN, 1 }, log_sd[] = { INFINITY, 0.5 },
+                  mask[] = { 0, 2 };
+    ad_var v[2] = { ad_input(tape, AD_SHAPE(2, 1), mean), ad_input(tape, AD_SHAPE(2, 1), log_sd) };
+    ad_var data = ad_constant(tape, AD_SHAPE(2, 1), x);
+    ad_var weights = ad_constant(tape, AD_SHAPE(2, 1), mask), g[2];
+    ad_var loss = nn_weighted_gaussian_nll(data, v[0], v[1], weights);
+    double got[2][2], z2 = exp(-1);
+    ad_grad(loss, 2, v, g);
+    ck_assert_double_eq_tol(ad_item(loss), z2 / 2 + 0.5 + log(2 * acos(-1)) / 2, 1e-15);
+    for (int i = 0; i < 2; i++) ck_assert_int_eq(ad_get(g[i], got[i]), 0);
+    ck_assert_double_eq(got[0][0], 0);
+    ck_assert_double_eq(got[1][0], 0);
+    ck_assert_double_eq_tol(got[0][1], -z2, 1e-15);
+    ck_assert_double_eq_tol(got[1][1], 1 - z2, 1e-15);
+    /* One row of logits counts; by the two it has, the gradient is p - (1, 0). */
+    static double logits[] = { NAN, INFINITY, 1, 3 }, classes[] = { 0, 0 };
+    ad_var l = ad_input(tape, AD_SHAPE(2, 2), logits);
+    ad_var entropy =
+        nn_weighted_cross_entropy(l, ad_constant(tape, AD_SHAPE(2, 1), classes), weights);
+    double each[4], p = 1 / (1 + exp(2));
+    ad_grad(entropy, 1, &l, g);
+    ck_assert_double_eq_tol(ad_item(entropy), -log(p), 1e-14);
+    ck_assert_int_eq(ad_get(g[0], each), 0);
+    for (int i = 0; i < 4; i++)
+        ck_assert_double_eq_tol(each[i], i < 2 ? 0 : i == 2 ? p - 1 : 1 - p, 1e-15);
     ad_tape_free(tape);
 }
 END_TEST
@@ -115,6 +150,7 @@ int main(void)
     TCase *tests = suite_case("losses", "losses");
     tcase_add_loop_test(tests, as_pytorch, 0, LOSSES);
     tcase_add_test(tests, nothing_observed);
+    tcase_add_test(tests, unobserved_distributions);
     tcase_add_test(tests, refused);
     return suite_run();
 }
