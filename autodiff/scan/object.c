@@ -95,6 +95,7 @@ bool ad_scan_finish(ad_scan_object *s, int noutput, int nsum, const ad_var *out)
     for (int i = 0; i < ncarry; i++) s->out[n + i] = s->in[i];
     if (nresidual > 0) nresidual = find_residuals(s, n, out, nresidual, s->out + n + ncarry);
     s->nhidden = ncarry + (nresidual > 0 ? nresidual : 0);
+    s->apart = nresidual >= 0 && ad_scan_rows_apart(s);
     return nresidual >= 0;
 }
 

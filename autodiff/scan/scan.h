@@ -44,6 +44,7 @@ typedef struct {
     ad_var *out;      /* on the trace, by result */
     bool opaque;      /* the step has opaque operations */
     bool discretises; /* one of them does */
+    bool apart;       /* rows can be divided */
     ad_scan_program *programs;
     ad_scan_derivative *derivatives;
     void (*free_derivatives)(ad_scan_derivative *first);
@@ -84,6 +85,9 @@ ad_scan_object *ad_scan_new(const ad_scan_kind *kind, const ad_shape *in);
 /* The step is recorded: out has the carries, outputs and sums. Finds the hidden outputs. false with
  * the trace's error set. */
 bool ad_scan_finish(ad_scan_object *s, int noutput, int nsum, const ad_var *out);
+/* Whether its rows can be divided into blocks that go through all steps by themselves (divide.c).
+ */
+bool ad_scan_rows_apart(const ad_scan_object *s);
 ad_scan_object *ad_scan_retain(ad_scan_object *s);
 void ad_scan_release(void *scan);
 
