@@ -17,6 +17,7 @@
  * the two true curves. */
 #include "costate.h"
 #include "example.h"
+#include "latent.h"
 #include "spirals.h"
 #include <math.h>
 #include <stdlib.h>
@@ -24,68 +25,9 @@
 
 enum { GRID = SPIRAL_GRID, ALL = SPIRAL_ALL, TRAIN = 1000, TEST = 1000, SHOWN = 4 };
 
-/* ---- the latent ODE -------------------------------------------------------------------------- */
-
-typedef struct {
-    int64_t seen, latent, width, units;
-    nn_model *model;
-    nn_recurrent encoder;
-    nn_linear code;
-    nn_mlp field, decoder;
-    ode_options solver;
-} latent_ode;
-
-static void latent_ode_new(latent_ode *m)
-{
-    const int64_t d = m->latent, w = m->width;
-    m->model = nn_model_new();
-    m->encoder = nn_gru_new(m->model, "encoder", 3, m->units);
-    m->code = nn_linear_new(m->model, "code", m->units, 2 * d, NULL);
-    m->field = nn_mlp_new(m->model, "field", 4, (int64_t[]){ d, w, w, d }, ad_silu, NULL);
-    m->decoder = nn_mlp_new(m->model, "decoder", 3, (int64_t[]){ d, w, 2 }, ad_relu, NULL);
-}
-
-/* Mean and log sd of q(z0 | seen), [rows,latent] each, of sequences [rows,seen,4]. */
-static void encode(const latent_ode *m, ad_var theta, ad_var sequence, ad_var *code)
-{
-    ad_var last, x = ad_slice(sequence, 2, 0, 3);
-    nn_recurrent_apply(&m->encoder, theta, x, NULL, &(nn_sequence){ .reverse = true }, &last, NULL);
-    ad_split(nn_linear_apply(&m->code, theta, last), 1, 2, NULL, code);
-}
-
-/* args[0] is theta. */
-static ad_var field(ad_var t, ad_var z, const ad_var *args, void *user)
-{
-    const latent_ode *m = user;
-    (void)t;
-    return nn_mlp_apply(&m->field, args[0], z);
-}
-
-/* Means of x at the first n times of the grid, [rows,n,2]. */
-static ad_var decode(const latent_ode *m, ad_var theta, ad_var z0, int n)
-{
-    ad_var times = ode_linspace(theta.tape, 0, spiral_time(n - 1), n);
-    ad_var z = ode_solve(field, (void *)m, z0, AD_VARS(theta), times, &m->solver);
-    return nn_mlp_apply(&m->decoder, theta, z);
-}
-
-/* Minus the bound, for each number that is seen. batch: sequences, x on the grid, mask, draws. */
-static ad_var negative_bound(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
-{
-    const latent_ode *m = user;
-    ad_var code[2];
-    encode(m, theta, batch[0], code);
-    ad_var z0 = ad_add(code[0], ad_mul(ad_exp(code[1]), batch[3]));
-    ad_var x = decode(m, theta, z0, GRID), log_sd = ad_scalar(tape, log(spiral_noise));
-    ad_var misfit = nn_weighted_gaussian_nll(batch[1], x, log_sd, batch[2]);
-    ad_var kl = nn_standard_kl(code[0], code[1]);
-    return ad_add(misfit, ad_scale(kl, 0.5 / (double)m->seen));
-}
-
 static int draw(const nn_step *step, double *const *out, void *user)
 {
-    const latent_ode *m = user;
-    for (int64_t i = 0; i < step->rows * m->latent; i++) out[3][i] = ad_rng_normal(step->rng);
+    latent_ode_draw(user, step, out[3]);
     return 0;
 }
 
@@ -175,7 +117,7 @@ static nn_train_options train_options(const training *t, nn_loss loss, void *use
 
 static bool train(nn_theta *theta, nn_train_options options, const spirals *s, const char *label)
 {
-    const latent_ode *m = options.loss == negative_bound ? options.user : NULL;
+    const latent_ode *m = options.loss == latent_ode_loss ? options.user : NULL;
     const nn_array arrays[] = {
         nn_array_of(AD_SHAPE(AD_ROWS, s->seen, 4), s->sequence),
         nn_array_of(AD_SHAPE(AD_ROWS, GRID, 2), s->grid),
@@ -208,9 +150,9 @@ static bool forecast(const latent_ode *m, const nn_theta *theta, const rnn *r,
     ad_tape *tape = ad_tape_new(AD_F32);
     ad_var w = nn_theta_param(tape, theta), v = nn_theta_param(tape, theta_rnn), code[2];
     ad_var seen = ad_input_rows(tape, AD_SHAPE(AD_ROWS, s->seen, 4), s->count, s->sequence);
-    encode(m, w, seen, code);
+    latent_ode_encode(m, w, seen, code);
     const bool fine =
-        !ad_get(decode(m, w, code[0], ALL), x) && !ad_get(rnn_forecast(r, v, seen), y);
+        !ad_get(latent_ode_decode(m, w, code[0], ALL), x) && !ad_get(rnn_forecast(r, v, seen), y);
     if (!fine) example_failed("forecast", ad_tape_error(tape));
     ad_tape_free(tape);
     return fine;
@@ -289,7 +231,7 @@ static bool experiment(latent_ode *m, const training *t, const char *directory)
              *theta_rnn = nn_theta_new(r.model, AD_F32, &rng);
     const bool fine =
         train(theta_rnn, train_options(t, rnn_loss, &r), &learn, "recurrent network") &&
-        train(theta, train_options(t, negative_bound, m), &learn, "latent ODE") &&
+        train(theta, train_options(t, latent_ode_loss, m), &learn, "latent ODE") &&
         forecast(m, theta, &r, theta_rnn, &test, x, y);
     if (fine) {
         spirals_fit(&test, best);
@@ -352,7 +294,7 @@ static bool time_steps(latent_ode *m, const training *t, int64_t steps, const ch
         nn_array_of(AD_SHAPE(AD_ROWS, GRID, 1), s.mask),
         nn_array_drawn(AD_SHAPE(AD_ROWS, m->latent)),
     };
-    nn_train_options options = train_options(t, negative_bound, m);
+    nn_train_options options = train_options(t, latent_ode_loss, m);
     options.arrays = arrays;
     options.narray = 4;
     options.draw = draw_waves;
@@ -388,7 +330,13 @@ int main(int argc, char **argv)
 {
     int64_t seen = 0, threads = 0, timed = 0;
     training t = { .batch = 100, .rate = 5e-3, .steps = 6000, .seed = 1 };
-    latent_ode m = { .latent = 4, .width = 64, .units = 64 };
+    latent_ode m = { .channels = 2,
+                     .latent = 4,
+                     .width = 64,
+                     .units = 64,
+                     .grid = GRID,
+                     .time = spiral_time,
+                     .noise = spiral_noise };
     const char *directory = "out";
     double tolerance = 1e-3;
     bool quick = false;

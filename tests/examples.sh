@@ -149,6 +149,11 @@ near 3 1e-3 0.506 'two harmonics'
 near 3 0.02 0.384 'neural ODE'
 near 6 0.02 0.399 'neural ODE'
 
+# Gaps in oscillations: straight lines between what is seen, and a training that leaves a quarter of the variance.
+shows latent_ode_mujoco --quick
+near 14 1e-3 0.0212 'straight lines'
+near 11 0.3 0.56 'latent ODE'
+
 # Swing-up: the minimum by SciPy's solve_bvp for Pontryagin's equations (1e-9), J = 0.805471589; 41 knots are 4e-6 above it.
 shows shooting --quick --out "$dir"
 near 3 1e-5 0.805471589 '    41 '
