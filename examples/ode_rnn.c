@@ -464,9 +464,9 @@ int main(int argc, char **argv)
     enum { MOST = 20 };
     int64_t seed = 1, seeds = 1, threads = 0;
     training t = {
-        .steps = 2500, .death_steps = 500, .batch = 50, .rate = 3e-3, .death_rate = 1e-3
+        .steps = 1200, .death_steps = 500, .batch = 50, .rate = 3e-3, .death_rate = 1e-3
     };
-    ode_rnn m = { .hidden = 40, .width = 50, .euler = 2, .weight = 200, .hidden_share = 0.3 };
+    ode_rnn m = { .hidden = 64, .width = 64, .euler = 2, .weight = 200, .hidden_share = 0.3 };
     const char *data = NULL, *directory = "out";
     bool quick = false;
     const example_option options[] = {
@@ -494,7 +494,10 @@ int main(int argc, char **argv)
     if (!example_directory(directory)) return 1;
     if (seeds < 1 || seeds > MOST || m.euler < 1)
         return example_failed("options", "there are 1 to 20 seeds, and at least 1 step of Euler");
-    if (quick) t.steps = t.death_steps = 150;
+    if (quick) {
+        t.steps = t.death_steps = 150;
+        m.hidden = m.width = 40;
+    }
     if (!data) printf("data: a stand-in, stays made by this program (--data reads real ones)\n");
     t.threads = (int)threads;
     static figures all[MOST];
