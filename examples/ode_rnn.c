@@ -439,6 +439,7 @@ static bool experiment(ode_rnn *m, const training *t, const char *data, uint64_t
     fine = fine && train(theta, options, &all, part, "ODE-RNN, deaths", &report) &&
            predict(m, theta, &test, x, odds) && write_picture(directory, &test, x, odds);
     if (fine) result->auc = report.test.metrics[0];
+    if (fine) printf("area under the curve %.4f, error %.4e\n", result->auc, result->each);
     free(part);
     free(x);
     free(odds);
