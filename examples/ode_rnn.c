@@ -5,11 +5,13 @@
  *
  *     dh/dt = f(h)  between visits,    h(t_i) = GRU(h(t_i -), [x_i, mask_i])  at visit i.
  *
- * From h(t_i -) a network predicts x_i, of what is measured; from the last h another one says how
- * likely death is. The predictions are learned first, then both. Each stay has times of its own:
- * with s from 0 to 1 between any two visits, dh/ds = gap f(h), so that the gap is data, and a few
- * steps of Euler's method (as in the paper) serve all rows at once. ad_scan records one visit and
- * runs as many as the longest stay has; a stay that is shorter ends with its own last visit.
+ * The values that were measured last are kept beside h. A network of h(t_i -) predicts how x_i
+ * differs from them; a linear layer of the last h, of the mean h and of the last values says how
+ * likely death is. The predictions are learned first, then both; a part of the visits is hidden in
+ * training. Each stay has times of its own: with s from 0 to 1 between any two visits, dh/ds = gap
+ * f(h), so that the gap is data, and a few steps of Euler's method (as in the paper) serve all rows
+ * at once. ad_scan records one visit and runs as many as the longest stay has; a stay that is
+ * shorter ends with its own last visit.
  *
  * Baselines: logistic regression on the last and the mean values; for the predictions the value
  * that was measured last. */
