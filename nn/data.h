@@ -28,8 +28,9 @@ typedef struct {
  * which become 0..K-1 in their order (that of numbers where all of them are numbers, else of
  * bytes), or that of a given list. Days and seconds: dates 2024-01-31, with a time 2024-01-31T06:30
  * (or a blank, seconds, fractions, Z, +02:00), counted from 1970-01-01 UTC; times alone, 06:30 or
- * 47:59:59, from 0. */
-typedef enum { NN_NUMBER, NN_CLASS, NN_DAYS, NN_SECONDS, NN_SKIP } nn_column_kind;
+ * 47:59:59, from 0. Years: dates as a year and the share of it that has passed, 2024-07-02 as
+ * 2024.5. */
+typedef enum { NN_NUMBER, NN_CLASS, NN_DAYS, NN_SECONDS, NN_YEARS, NN_SKIP } nn_column_kind;
 typedef struct {
     const char *name; /* in the header; NULL: by number */
     int64_t number;   /* from 1 */
@@ -48,6 +49,10 @@ typedef struct {
     /* empty fields, NA, N/A, NaN, null, none, ?, - and . become NaN; a separator may end the lines
      */
     bool missing;
+    /* texts that are missing values instead of those (the case of letters does not count; "" for an
+     * empty field). 0: those. A number that is not one, as printf writes it, always is one. */
+    int nmark;
+    const char *const *marks;
     bool no_header; /* the first line is data, whatever it looks like */
 } nn_csv_options;
 

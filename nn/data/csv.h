@@ -39,7 +39,7 @@ bool nn_csv_number(locale_t c_locale, const char *text, double *value);
 bool nn_csv_time(const char *text, double *seconds);
 /* What a field of the column is worth. Quoted texts are never missing, nor empty, as classes. */
 csv_verdict nn_csv_field(csv_column *column, locale_t c_locale, const char *text, bool quoted,
-                         bool missing, double *value);
+                         const nn_csv_options *options, double *value);
 /* Puts the classes of a column in order and its numbers in the table likewise, and hands over the
  * names. -1 when memory is short. */
 int nn_csv_order(csv_column *column, locale_t c_locale, nn_table *table);

@@ -119,12 +119,13 @@ bool nn_csv_time(const char *text, double *seconds)
 
 /* ---- fields ---------------------------------------------------------------------------------- */
 
-static bool is_missing(const char *text)
+static bool is_missing(const nn_csv_options *options, const char *text)
 {
     static const char *const marks[] = { "",     "na",   "n/a", "#n/a", "nan",
                                          "null", "none", "?",   "-",    "." };
-    for (size_t i = 0; i < sizeof marks / sizeof marks[0]; i++)
-        if (strcasecmp(text, marks[i]) == 0) return true;
+    size_t own = (size_t)options->nmark, n = own ? own : sizeof marks / sizeof marks[0];
+    for (size_t i = 0; i < n; i++)
+        if (strcasecmp(text, own ? options->marks[i] : marks[i]) == 0) return true;
     return false;
 }
 
@@ -148,34 +149,49 @@ static bool has_decimal_comma(locale_t c_locale, const char *text)
     return nn_csv_number(c_locale, copy, &value);
 }
 
-static csv_verdict number_of(locale_t c_locale, const char *text, double *value)
+static csv_verdict number_of(const nn_csv_options *options, locale_t c_locale, const char *text,
+                             double *value)
 {
     double seconds;
     if (nn_csv_number(c_locale, text, value)) {
         if (isfinite(*value)) return CSV_FINE;
         return isnan(*value) ? CSV_MISSING : CSV_INFINITE;
     }
-    if (is_missing(text)) return *text ? CSV_MISSING : CSV_EMPTY;
+    if (!*text) return CSV_EMPTY;
+    if (is_missing(options, text)) return CSV_MISSING;
     if (nn_csv_time(text, &seconds)) return CSV_TIME;
     return has_decimal_comma(c_locale, text) ? CSV_COMMA : CSV_TEXT;
 }
 
-csv_verdict nn_csv_field(csv_column *column, locale_t c_locale, const char *text, bool quoted,
-                         bool missing, double *value)
+/* The year that a time of UTC is in, with the share of it that has passed. */
+static double year_of(double seconds)
 {
-    bool text_column = column->kind == NN_CLASS;
-    if (missing && is_missing(text) && !(quoted && text_column)) {
+    int64_t days = (int64_t)floor(seconds / 86400), year = 1970 + days / 366;
+    while (days_since_1970(year + 1, 1, 1) <= days) year++;
+    while (days_since_1970(year, 1, 1) > days) year--;
+    int64_t start = days_since_1970(year, 1, 1), stop = days_since_1970(year + 1, 1, 1);
+    return (double)year + (seconds / 86400 - (double)start) / (double)(stop - start);
+}
+
+csv_verdict nn_csv_field(csv_column *column, locale_t c_locale, const char *text, bool quoted,
+                         const nn_csv_options *options, double *value)
+{
+    bool text_column = column->kind == NN_CLASS, missing = options->missing;
+    if (missing && is_missing(options, text) && !(quoted && text_column)) {
         *value = NAN;
         return CSV_FINE;
     }
     if (text_column) return *text || quoted ? class_of(column, text, value) : CSV_EMPTY;
     if (column->kind == NN_NUMBER) {
-        csv_verdict verdict = number_of(c_locale, text, value);
+        csv_verdict verdict = number_of(options, c_locale, text, value);
         return verdict == CSV_MISSING && missing ? CSV_FINE
                                                  : verdict; /* -nan, as printf writes it */
     }
     if (!nn_csv_time(text, value))
-        return !*text ? CSV_EMPTY : is_missing(text) ? CSV_MISSING : CSV_NO_TIME;
+        return !*text ? CSV_EMPTY : is_missing(options, text) ? CSV_MISSING : CSV_NO_TIME;
+    bool date = strlen(text) > 4 && text[4] == '-';
+    if (column->kind == NN_YEARS && !date) return CSV_NO_TIME;
+    if (column->kind == NN_YEARS) *value = year_of(*value);
     if (column->kind == NN_DAYS) *value /= 86400;
     return CSV_FINE;
 }

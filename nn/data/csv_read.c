@@ -174,6 +174,19 @@ static bool is_header(const reader *r)
     return words;
 }
 
+/* With the columns that there are, as many as fit. */
+static int no_such_column(reader *r, const char *name)
+{
+    char list[240] = "", one[80];
+    for (int64_t j = 0; j < r->columns; j++) {
+        snprintf(one, sizeof one, "%s'%.60s'", j ? ", " : "", r->field[j]);
+        bool fits = strlen(list) + strlen(one) + sizeof ", ..." <= sizeof list;
+        strcat(list, fits ? one : ", ...");
+        if (!fits) break;
+    }
+    return FAIL(r, "the header has no column '%.60s'; it has %s", name, list);
+}
+
 /* The file's column that the options mean, from 0; -1 with the error. */
 static int64_t find_column(reader *r, const nn_csv_column *wanted, bool header)
 {
@@ -193,7 +206,7 @@ static int64_t find_column(reader *r, const nn_csv_column *wanted, bool header)
                         wanted->name);
         found = j;
     }
-    return found >= 0 ? found : FAIL(r, "the header has no column '%.60s'", wanted->name);
+    return found >= 0 ? found : no_such_column(r, wanted->name);
 }
 
 static int list_classes(reader *r, csv_column *column, const nn_csv_column *wanted)
@@ -221,6 +234,11 @@ static int plan_columns(reader *r, bool header)
     if (!r->column) return FAIL_MEMORY(r);
     r->columns = r->nfield;
     for (int64_t j = 0; j < r->columns; j++) r->column[j].target = UNSEEN;
+    if (o->nmark < 0 || (o->nmark > 0 && !o->marks)) return FAIL(r, "%s", "options.marks is NULL");
+    if (o->nmark > 0 && !o->missing)
+        return FAIL(r, "%s", "options.marks are given, but options.missing is not set");
+    for (int i = 0; i < o->nmark; i++)
+        if (!o->marks[i]) return FAIL(r, "options.marks[%d] is NULL", i);
     if (o->ncolumn < 0 || (o->ncolumn > 0 && !o->columns))
         return FAIL(r, "%s", "options.columns is NULL");
     int64_t next = 0;
@@ -331,7 +349,7 @@ static int add_row(reader *r)
         if (c->target < 0) continue;
         double *cell = &t->data[t->rows * t->columns + c->target];
         csv_verdict verdict =
-            nn_csv_field(c, r->c_locale, r->field[j], r->quoted[j], r->options->missing, cell);
+            nn_csv_field(c, r->c_locale, r->field[j], r->quoted[j], r->options, cell);
         if (verdict != CSV_FINE) return bad_field(r, j, verdict);
     }
     t->rows++;

@@ -241,6 +241,78 @@ static const good_csv good[] = {
       .values = { 17167, 0 } },
 };
 
+/* Dates as years: 1970 has 365 days, 2000 and 2024 have 366, 1900 has not. */
+START_TEST(years)
+{
+    static const double expected[] = {
+        1970, 1970 + 364.5 / 365, 2024.5, 2000 + 365.0 / 366, 1969 + 364.0 / 365, 1900 + 59.0 / 365,
+        1,    9999 + 364.0 / 365
+    };
+    nn_table t;
+    nn_csv_options o = { .ncolumn = 1,
+                         .columns = &(nn_csv_column){ .name = "d", .kind = NN_YEARS } };
+    put("d\n1970-01-01\n1970-12-31T12:00\n2024-07-02\n2000-12-31\n1969-12-31\n1900-03-01\n"
+        "0001-01-01\n9999-12-31\n");
+    ck_assert_msg(nn_read_csv(path, &o, &t, error, sizeof error) == 0, "%s", error);
+    ck_assert_int_eq(t.rows, 8);
+    for (int i = 0; i < 8; i++) ck_assert_double_eq_tol(t.data[i], expected[i], 1e-11);
+    nn_table_clear(&t);
+    put("d\n06:30\n");
+    ck_assert_int_eq(nn_read_csv(path, &o, &t, error, sizeof error), -1);
+    ck_assert_ptr_nonnull(strstr(error, "column 1 of 1 ('d') is no date or time: '06:30'"));
+}
+END_TEST
+
+/* The caller's own texts for missing values. */
+START_TEST(marks)
+{
+    static const char *const marks[] = { "-9999", "Unknown", "" };
+    nn_table t;
+    nn_csv_options o = { .missing = true,
+                         .nmark = 3,
+                         .marks = marks,
+                         .ncolumn = 1,
+                         .columns = &(nn_csv_column){ .name = "k", .kind = NN_CLASS } };
+    put("a,k\n-9999,?\n1,UNKNOWN\nunknown,NA\n,\n-nan,?\n");
+    ck_assert_msg(nn_read_csv(path, &o, &t, error, sizeof error) == 0, "%s", error);
+    static const double expected[] = { M, 0, 1, M, M, 1, M, M, M, 0 };
+    for (int i = 0; i < 10; i++) {
+        if (expected[i] == M) ck_assert_double_nan(t.data[i]);
+        else ck_assert_double_eq(t.data[i], expected[i]);
+    }
+    nn_table_clear(&t);
+    put("a,k\nNA,x\n");
+    ck_assert_int_eq(nn_read_csv(path, &o, &t, error, sizeof error), -1);
+    ck_assert_ptr_nonnull(strstr(error, ":2: column 1 of 2 ('a') is not a number: 'NA'"));
+    o.nmark = 2; /* without "" */
+    put("a,k\n,x\n");
+    ck_assert_int_eq(nn_read_csv(path, &o, &t, error, sizeof error), -1);
+    ck_assert_ptr_nonnull(strstr(error, ":2: column 1 of 2 ('a') is empty"));
+    o.missing = false;
+    ck_assert_int_eq(nn_read_csv(path, &o, &t, error, sizeof error), -1);
+    ck_assert_ptr_nonnull(strstr(error, "options.marks are given, but options.missing is not set"));
+    o.missing = true;
+    o.marks = NULL;
+    ck_assert_int_eq(nn_read_csv(path, &o, &t, error, sizeof error), -1);
+    ck_assert_ptr_nonnull(strstr(error, "options.marks is NULL"));
+}
+END_TEST
+
+/* A wide table: the columns that there are, as many as fit. */
+START_TEST(lists_columns)
+{
+    nn_table t;
+    nn_csv_options o = { .ncolumn = 1, .columns = &(nn_csv_column){ .name = "none" } };
+    char text[2000] = "";
+    for (int j = 0; j < 100; j++) sprintf(text + strlen(text), "%scolumn%d", j ? "," : "", j);
+    put(text);
+    ck_assert_int_eq(nn_read_csv(path, &o, &t, error, sizeof error), -1);
+    ck_assert_ptr_nonnull(strstr(error, ":1: the header has no column 'none'; it has 'column0', "));
+    ck_assert_str_eq(error + strlen(error) - strlen("', ..."), "', ...");
+    ck_assert_ptr_null(strstr(error, "'column30'"));
+}
+END_TEST
+
 static nn_csv_options options_of(const nn_csv_column *columns, bool only, bool missing,
                                  bool no_header)
 {
@@ -334,7 +406,9 @@ static const bad_csv bad[] = {
       .missing = true,
       .message = ":3: 3 columns, but line 1 has 2" },
     { "a,b\n1,2\n3\n", { { 0 } }, .missing = true, .message = ":3: 1 columns, but line 1 has 2" },
-    { "a,b\n1,2\n", { { .name = "c" } }, .message = ":1: the header has no column 'c'" },
+    { "a,b\n1,2\n",
+      { { .name = "c" } },
+      .message = ":1: the header has no column 'c'; it has 'a', 'b'" },
     { "a,a\n1,2\n",
       { { .name = "a" } },
       .message = ":1: two columns are called 'a'; give the column's number" },
@@ -473,5 +547,8 @@ int main(void)
 #ifndef ALLOCATIONS_NOT_COUNTED
     tcase_add_test(c, without_memory);
 #endif
+    tcase_add_test(c, years);
+    tcase_add_test(c, marks);
+    tcase_add_test(c, lists_columns);
     return suite_run();
 }
