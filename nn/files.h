@@ -91,6 +91,50 @@ int nn_read_safetensors(const char *path, nn_tensors *tensors, char *error, size
 int nn_write_safetensors(const char *path, const nn_tensors *tensors, char *error,
                          size_t error_size);
 
+/* ---- files larger than memory ---------------------------------------------------------------- */
+
+/* An array [rows, ...] that stays in its file: rows are read where they lie. One thread at a time
+ * (a training with a worker keeps to that). The file must not be written to meanwhile; one that has
+ * become shorter is an error. */
+typedef struct nn_mapped nn_mapped;
+/* A .npy file in C order, of any type and byte order that nn_read_npy reads. NULL with the message
+ * in error. */
+nn_mapped *nn_map_npy(const char *path, char *error, size_t error_size);
+/* Rows of shape [AD_ROWS, ...] one after the other, from byte `start` to the end, in this machine's
+ * byte order. */
+nn_mapped *nn_map_raw(const char *path, nn_type type, ad_shape shape, int64_t start, char *error,
+                      size_t error_size);
+void nn_mapped_free(nn_mapped *mapped); /* NULL is allowed */
+int64_t nn_mapped_rows(const nn_mapped *mapped);
+ad_shape nn_mapped_shape(const nn_mapped *mapped); /* [AD_ROWS, ...] */
+/* What nn_mapped_fetch writes: AD_F32 where the elements are f32, bool, or whole numbers of at most
+ * 16 bits, else AD_F64. */
+ad_dtype nn_mapped_dtype(const nn_mapped *mapped);
+/* An nn_fetch (train.h), with an nn_mapped as its source: so nn_array_mapped(mapped) is the data of
+ * a training. */
+int nn_mapped_fetch(void *mapped, int64_t n, const int64_t *examples, void *out, char *error,
+                    size_t error_size);
+
+/* ---- sheets of images ------------------------------------------------------------------------ */
+
+/* Zero: about as many images across as down, side by side, pixel by pixel. */
+typedef struct {
+    int across; /* images in a line */
+    int gap;    /* pixels of grey between images */
+    int scale;  /* an element becomes scale x scale pixels; 0: one */
+    /* the numbers that become black and white, in either order; what lies beyond is cut off. Both
+     * 0: 0 and 1 for f32, f64 and bool, 0 and the largest number for u8 and u16; required for other
+     * types. */
+    double black, white;
+} nn_sheet_options;
+
+/* Images [n,height,width], [n,height,width,1] or [n,height,width,3] (red, green, blue) as one
+ * picture, of 256 levels: .png (needs libpng), .pgm (one channel) or .ppm (three), by the path's
+ * end. A number that is not finite is an error. options may be NULL. Written whole or not at all.
+ */
+int nn_write_sheet(const char *path, const nn_tensor *images, const nn_sheet_options *options,
+                   char *error, size_t error_size);
+
 #ifdef __cplusplus
 }
 #endif

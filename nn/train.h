@@ -1,6 +1,7 @@
 /* Part of nn.h: training, and progress of long work. */
 #ifndef COSTATE_TRAIN_H
 #define COSTATE_TRAIN_H
+#include "files.h"
 #include "optimizers.h"
 #include "parallel.h"
 #ifdef __cplusplus
@@ -33,6 +34,7 @@ typedef struct {
 nn_array nn_array_data(ad_shape shape, ad_dtype dtype, const void *data);
 nn_array nn_array_fetched(ad_shape shape, ad_dtype dtype, nn_fetch fetch, void *source);
 nn_array nn_array_drawn(ad_shape shape);
+nn_array nn_array_mapped(nn_mapped *mapped); /* fetched from a file of files.h; borrowed */
 /* nn_array_of(shape, data): nn_array_data with the dtype that the pointer has, as ad_input. A
  * pointer to anything but float or double does not compile. */
 #define nn_array_of(shape, ...) nn_array_data(shape, AD_DTYPE_OF(__VA_ARGS__), __VA_ARGS__)

@@ -13,6 +13,12 @@ nn_array nn_array_fetched(ad_shape shape, ad_dtype dtype, nn_fetch fetch, void *
     return (nn_array){ .shape = shape, .dtype = dtype, .fetch = fetch, .source = source };
 }
 
+nn_array nn_array_mapped(nn_mapped *mapped)
+{
+    return nn_array_fetched(nn_mapped_shape(mapped), nn_mapped_dtype(mapped),
+                            mapped ? nn_mapped_fetch : NULL, mapped);
+}
+
 nn_array nn_array_drawn(ad_shape shape) { return (nn_array){ .shape = shape, .dtype = AD_F64 }; }
 
 bool nn_array_is_drawn(const nn_array *array) { return !array->data && !array->fetch; }
