@@ -178,6 +178,7 @@ static int write_png(sheet *s, FILE *stream)
                         .height = (png_uint_32)s->sheet_height,
                         .format = s->channels == 1 ? PNG_FORMAT_GRAY : PNG_FORMAT_RGB };
     if (png_image_write_to_stdio(&image, stream, 0, s->pixels, 0, NULL)) return 0;
+    if (ferror(stream)) return 0; /* which nn_file_commit explains */
     return FAIL(s, "%s: %s", s->path, image.message);
 }
 #else
