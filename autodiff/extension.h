@@ -217,6 +217,9 @@ bool ad_gradients_agree(const ad_gradient_difference *difference, double thresho
 void ad_normals(ad_dtype dtype, uint64_t key, uint64_t counter, int64_t n, const uint32_t *word2,
                 const uint32_t *word3, void *out);
 int ad_normal_lanes(ad_dtype dtype); /* 4 in single, 2 in double precision */
+/* The random bits behind them: the four words of each counter, out [4,n]. Likewise. */
+void ad_random_words(uint64_t key, uint64_t counter, int64_t n, const uint32_t *word2,
+                     const uint32_t *word3, uint32_t *out);
 
 /* The instruction set in use, for modules with loops of their own that are built for several: 4, 3,
  * 2 for x86-64-v4, v3, v2, or 0 for what every processor has. As for the library's own loops it is

@@ -23,6 +23,7 @@
 #define COSTATE_NN_H
 #include "convolution.h"
 #include "data.h"
+#include "dropout.h"
 #include "files.h"
 #include "fit.h"
 #include "layers.h"

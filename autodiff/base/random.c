@@ -1,5 +1,5 @@
 /* Counter-based random numbers. */
-#include "autodiff/autodiff.h"
+#include "autodiff/extension.h"
 #include "autodiff/base/philox.h"
 #include <math.h>
 
@@ -63,4 +63,18 @@ double ad_rng_normal(ad_rng *rng)
         s = u * u + v * v;
     } while (s >= 1 || s == 0);
     return u * sqrt(-2 * portable_log(s) / s);
+}
+
+void ad_random_words(uint64_t key, uint64_t counter, int64_t n, const uint32_t *word2,
+                     const uint32_t *word3, uint32_t *out)
+{
+    if (n <= 0 || !word2 || !word3 || !out) return;
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t a = (uint32_t)counter, b = (uint32_t)(counter >> 32), c = word2[i], d = word3[i];
+        ad_philox(key, &a, &b, &c, &d);
+        out[i] = a;
+        out[n + i] = b;
+        out[2 * n + i] = c;
+        out[3 * n + i] = d;
+    }
 }

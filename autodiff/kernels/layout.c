@@ -219,12 +219,12 @@ bool ad_prepare_scatter_add(ad_kernel *k, int64_t max_rows)
 
 /* ---- take, put_add, locate ------------------------------------------------------------------- */
 
-/* A table of n items of `inner` elements, one for all rows (table_row = 0) or one a row; the items
- * taken: one a row, or one in all. */
+/* A table of n items of `inner` elements, one for all rows (table_row = 0) or one a row; `places`
+ * of them are taken for each row, or in all. */
 typedef struct {
     ad_prepared head;
     bool rows;
-    int64_t n, inner, table_row, index_row, item_row;
+    int64_t n, inner, places, table_row, index_row, item_row;
 } take_prepared;
 
 static void take_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
@@ -237,14 +237,17 @@ static void take_run(const ad_kernel *k, int64_t rows, const void *const *in, vo
     if (put && !k->reduces_rows)
         memset(out, 0, (size_t)(p->n * p->inner * (ad_has_rows(k->out) ? rows : 1)) * size);
     for (int64_t r = 0; r < (p->rows ? rows : 1); r++) {
-        int64_t i = p->head.loops->index(ad_at(in[1], r * p->index_row, size), p->n);
-        int64_t place = r * p->table_row + i * p->inner, item = r * p->item_row;
-        if (put)
-            p->head.loops->move(true, 1, p->inner, ad_at(in[0], item, size), 0, 1,
-                                ad_at_out(out, place, size), 0, 1);
-        else
-            p->head.loops->move(false, 1, p->inner, ad_at(in[0], place, size), 0, 1,
-                                ad_at_out(out, item, size), 0, 1);
+        for (int64_t k = 0; k < p->places; k++) {
+            int64_t i = p->head.loops->index(ad_at(in[1], r * p->index_row + k, size), p->n);
+            int64_t place = r * p->table_row + i * p->inner;
+            int64_t item = r * p->item_row + k * p->inner;
+            if (put)
+                p->head.loops->move(true, 1, p->inner, ad_at(in[0], item, size), 0, 1,
+                                    ad_at_out(out, place, size), 0, 1);
+            else
+                p->head.loops->move(false, 1, p->inner, ad_at(in[0], place, size), 0, 1,
+                                    ad_at_out(out, item, size), 0, 1);
+        }
     }
 }
 
@@ -259,8 +262,9 @@ static bool prepare_take(ad_kernel *k)
     p->n = table.dim[table_rows];
     p->inner = ad_size_behind(table, table_rows);
     p->table_row = table_rows ? p->n * p->inner : 0;
-    p->index_row = index_rows;
-    p->item_row = ad_has_rows(item) ? p->inner : 0;
+    p->places = ad_row_size(k->in_shapes[1]);
+    p->index_row = index_rows ? p->places : 0;
+    p->item_row = ad_has_rows(item) ? p->places * p->inner : 0;
     k->run = take_run;
     return p->n > 0;
 }

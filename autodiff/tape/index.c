@@ -71,14 +71,21 @@ ad_var ad_cumsum(ad_var x, int axis, bool reverse)
     return ad_record(t, AD_OP_cumsum, 1, &x.node, 2, (int64_t[]){ a, reverse }, ad_shape_of(x));
 }
 
-/* Shape of table[index]: [R, rest of the table's shape behind its K axis]. false: index or table do
- * not fit. */
+/* Shape of table[index]: that of the index, then the rest of the table's shape behind its K axis. A
+ * single place is not an axis of its own: [R, rest]. false: index or table do not fit. */
 static bool take_shape(ad_shape table, ad_shape index, ad_shape *out)
 {
-    int k = ad_has_rows(table) ? 1 : 0;
-    if (table.rank <= k || index.rank < 1 || ad_row_size(index) != 1) return false;
-    *out = (ad_shape){ table.rank - k, { ad_has_rows(table) || ad_has_rows(index) ? AD_ROWS : 1 } };
-    for (int i = 1; i < out->rank; i++) out->dim[i] = table.dim[k + i];
+    const int k = ad_has_rows(table) ? 1 : 0;
+    const bool rows = ad_has_rows(table) || ad_has_rows(index), single = ad_row_size(index) == 1;
+    if (table.rank <= k || index.rank < 1) return false;
+    int64_t dim[2 * AD_MAX_RANK];
+    int n = 0;
+    if (rows || single) dim[n++] = rows ? AD_ROWS : 1;
+    for (int i = ad_has_rows(index); i < index.rank && !single; i++) dim[n++] = index.dim[i];
+    for (int i = k + 1; i < table.rank; i++) dim[n++] = table.dim[i];
+    if (n > AD_MAX_RANK) return false;
+    out->rank = n;
+    for (int i = 0; i < n; i++) out->dim[i] = dim[i];
     return true;
 }
 
@@ -89,9 +96,10 @@ ad_var ad_take(ad_var table, ad_var index)
     ad_shape out;
     if (!t) return ad_none(table.tape);
     if (!take_shape(ad_shape_of(table), ad_shape_of(index), &out))
-        return ad_fail_shapes(
-            t, "take", "the table must be [K,...] or [rows,K,...] and the index [1] or [R,1]", 2,
-            x);
+        return ad_fail_shapes(t, "take",
+                              "the table must be [K,...] or [rows,K,...] and the index [m] or "
+                              "[rows,m], of 8 axes in all",
+                              2, x);
     return ad_record(t, AD_OP_take, 2, (int32_t[]){ table.node, index.node }, 0, NULL, out);
 }
 

@@ -328,7 +328,7 @@ static int64_t clamped(double x, int64_t n)
     return !(x > 0) ? 0 : x > n - 1 ? n - 1 : (int64_t)x;
 }
 
-/* take and put_add: table with or without rows, index with or without. */
+/* take and put_add: table with or without rows, index with or without, one place a row or more. */
 START_TEST(layout_take_put)
 {
     FOR_TRIALS(dtype, table_rows)
@@ -336,27 +336,28 @@ START_TEST(layout_take_put)
         for (int index_rows = 0; index_rows < 2; index_rows++)
             for (int put_back = 0; put_back < 2; put_back++) {
                 trial *t = trial_new(put_back ? AD_OP_put_add : AD_OP_take, dtype);
-                int64_t n = pick(1, 6), d = pick(1, 4);
+                int64_t n = pick(1, 6), d = pick(1, 4), m = pick(0, 1) ? pick(2, 5) : 1;
                 bool rows = table_rows || index_rows;
                 ad_shape table = table_rows ? AD_SHAPE(AD_ROWS, n, d) : AD_SHAPE(n, d),
-                         item = AD_SHAPE(rows ? AD_ROWS : 1, d);
-                ad_shape where = index_rows   ? AD_SHAPE(AD_ROWS, 1)
-                                 : pick(0, 1) ? AD_SHAPE(1)
-                                              : AD_SHAPE(1, 1);
+                         item = m > 1 && rows ? AD_SHAPE(AD_ROWS, m, d)
+                                              : AD_SHAPE(rows ? AD_ROWS : m, d);
+                ad_shape where = index_rows            ? AD_SHAPE(AD_ROWS, m)
+                                 : m > 1 || pick(0, 1) ? AD_SHAPE(m)
+                                                       : AD_SHAPE(1, 1);
                 add_operand(t, put_back ? item : table);
                 add_operand(t, where);
                 make_data(t, put_back ? table : item);
                 static const double odd[] = { -3, 1e9, NAN, INFINITY, -INFINITY };
-                int64_t nwhere = index_rows ? t->rows : 1;
+                int64_t nwhere = (index_rows ? t->rows : 1) * m;
                 for (int64_t r = 0; r < nwhere; r++)
                     put(dtype, t->in[1], r, pick(0, 3) ? (double)pick(0, n - 1) : odd[pick(0, 4)]);
-                for (int64_t r = 0; r < (rows ? t->rows : 1); r++)
-                    for (int64_t j = 0; j < d; j++) {
-                        int64_t i = clamped(at(dtype, t->in[1], index_rows ? r : 0), n),
-                                far = ((table_rows ? r * n : 0) + i) * d + j;
-                        if (put_back) t->expected[far] += at(dtype, t->in[0], r * d + j);
-                        else t->expected[r * d + j] = at(dtype, t->in[0], far);
-                    }
+                for (int64_t e = 0; e < (rows ? t->rows : 1) * m * d; e++) {
+                    int64_t r = e / d / m, k = e / d % m;
+                    int64_t i = clamped(at(dtype, t->in[1], (index_rows ? r * m : 0) + k), n),
+                            far = ((table_rows ? r * n : 0) + i) * d + e % d;
+                    if (put_back) t->expected[far] += at(dtype, t->in[0], e);
+                    else t->expected[e] = at(dtype, t->in[0], far);
+                }
                 finish(t, put_back ? "put_add" : "take");
             }
     }

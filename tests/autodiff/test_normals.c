@@ -24,6 +24,10 @@ START_TEST(test_published)
         memcpy(c, known[k], sizeof c);
         ad_philox((uint64_t)known[k][5] << 32 | known[k][4], &c[0], &c[1], &c[2], &c[3]);
         for (int i = 0; i < 4; i++) ck_assert_uint_eq(c[i], known[k][6 + i]);
+        uint32_t word2[3] = { 0, known[k][2], 9 }, word3[3] = { 0, known[k][3], 9 }, out[4][3];
+        ad_random_words((uint64_t)known[k][5] << 32 | known[k][4],
+                        (uint64_t)known[k][1] << 32 | known[k][0], 3, word2, word3, out[0]);
+        for (int i = 0; i < 4; i++) ck_assert_uint_eq(out[i][1], known[k][6 + i]);
     }
 }
 END_TEST

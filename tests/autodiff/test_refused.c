@@ -511,6 +511,12 @@ START_TEST(test_no_generator)
     ad_normals(AD_F32, 1, 2, -1, &word, &word, lanes);
     ad_normals(AD_F32, 1, 2, 1, &word, &word, NULL);
     for (int l = 0; l < ad_normal_lanes(AD_F32); l++) ck_assert(lanes[l] == 7);
+    uint32_t words[4] = { 7, 7, 7, 7 };
+    ad_random_words(1, 2, 1, NULL, &word, words);
+    ad_random_words(1, 2, 1, &word, NULL, words);
+    ad_random_words(1, 2, -1, &word, &word, words);
+    ad_random_words(1, 2, 1, &word, &word, NULL);
+    for (int l = 0; l < 4; l++) ck_assert(words[l] == 7);
     ad_share(2, 1e9, 3, NULL, NULL);
     ad_share(2, 1e9, -1, never, NULL);
     ad_share(-1, 1e9, 0, never, NULL);

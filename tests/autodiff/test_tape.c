@@ -608,9 +608,10 @@ START_TEST(layout_misused)
     ad_stack(2, (ad_var[]){ eight, eight }, 0);
     fails("ad_stack");
     ad_take(number(1), b);
-    fails("ad_take: the table must be [K,...] or [rows,K,...] and the index [1] or [R,1]: a is [], "
-          "b is [2]");
-    ad_take(a, b);
+    fails("ad_take: the table must be [K,...] or [rows,K,...] and the index [m] or [rows,m], of 8 "
+          "axes in all: a is [], b is [2]");
+    ad_take(eight, b);
+    ad_take(eight, a);
     fails("ad_take");
     ad_take(ad_input_rows(t, AD_SHAPE(AD_ROWS), 2, numbers), one);
     fails("ad_take");
