@@ -21,6 +21,7 @@
  * everything else belongs to one thread at a time. */
 #ifndef COSTATE_NN_H
 #define COSTATE_NN_H
+#include "attention.h"
 #include "convolution.h"
 #include "data.h"
 #include "dropout.h"

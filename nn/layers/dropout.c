@@ -142,7 +142,7 @@ ad_var nn_dropout_mask(ad_tape *tape, ad_shape shape, double p, uint64_t seed, a
     if (!draw.tape) return ad_fill(tape, shape, 1);
     if (!nn_layer_valid(what, "draw", draw, tape) || !check_shapes(tape, shape, draw))
         return ad_none(tape);
-    const double dropped = floor(p * 0x1p32 + 0.5);
+    const double dropped = fmin(floor(p * 0x1p32 + 0.5), 0x1p32 - 1);
     mask *m = malloc(sizeof *m);
     if (!m) {
         ad_fail(tape, "%s: out of memory", what);
@@ -151,7 +151,7 @@ ad_var nn_dropout_mask(ad_tape *tape, ad_shape shape, double p, uint64_t seed, a
     atomic_init(&m->references, 1);
     m->seed = seed;
     m->dropped = (uint64_t)dropped;
-    m->kept = dropped < 0x1p32 ? 1 / (1 - dropped * 0x1p-32) : 0;
+    m->kept = 1 / (1 - dropped * 0x1p-32);
     m->rows = ad_has_rows(shape);
     m->draws = ad_has_rows(ad_shape_of(draw));
     ad_var out;

@@ -46,19 +46,22 @@ START_TEST(law)
 }
 END_TEST
 
-/* Numbers that must never change: the first words of Philox with the key of seed 3 and draw 2. */
+/* Numbers that must never change: words of Philox with the key of seed 3 and draw 2, four of each
+ * counter. */
 START_TEST(words)
 {
+    enum { ROWS = 5, SIZE = 331, COUNTERS = (SIZE + 3) / 4 };
     const double draw = 2;
     ad_rng numbered = { 3, 2 };
     uint64_t key = ad_rng_split(&numbered).key;
-    uint32_t low[3] = { 0, 1, 2 }, high[3] = { 0 }, w[12];
+    uint32_t low[COUNTERS], high[COUNTERS] = { 0 }, w[4 * COUNTERS];
+    for (uint32_t i = 0; i < COUNTERS; i++) low[i] = i;
     for (int dtype = AD_F32; dtype <= AD_F64; dtype++) {
-        double *m = mask_of((ad_dtype)dtype, 0.5, 3, 5, 10, &draw, false);
-        for (int r = 0; r < 5; r++) {
-            ad_random_words(key, (uint64_t)r, 3, low, high, w);
-            for (int e = 0; e < 10; e++)
-                ck_assert_double_eq(m[r * 10 + e], w[e % 4 * 3 + e / 4] >> 31 ? 2 : 0);
+        double *m = mask_of((ad_dtype)dtype, 0.5, 3, ROWS, SIZE, &draw, false);
+        for (int r = 0; r < ROWS; r++) {
+            ad_random_words(key, (uint64_t)r, COUNTERS, low, high, w);
+            for (int e = 0; e < SIZE; e++)
+                ck_assert_double_eq(m[r * SIZE + e], w[e % 4 * COUNTERS + e / 4] >> 31 ? 2 : 0);
         }
         free(m);
     }
@@ -144,6 +147,8 @@ START_TEST(evaluation)
     ad_var draw = ad_input(t, AD_SHAPE(1), (double[]){ 0 });
     ck_assert_int_eq(ad_get(nn_dropout(x, 0, 1, draw), y), 0);
     for (int i = 0; i < 3; i++) ck_assert_double_eq(y[i], i + 1);
+    ck_assert_int_eq(ad_get(nn_dropout(x, 1 - 0x1p-50, 1, draw), y), 0);
+    for (int i = 0; i < 3; i++) ck_assert(y[i] == 0 || y[i] > 1e9);
     ad_tape_free(t);
 }
 END_TEST
