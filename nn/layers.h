@@ -86,6 +86,8 @@ void nn_recurrent_cell(const nn_recurrent *layer, ad_var theta, ad_var x, const 
 typedef struct {
     bool reverse;
     ad_var lengths; /* [rows,1], or {0} */
+    /* [rows,T,1], or {0}: a step where it is 0 leaves the states as they are, whatever x is */
+    ad_var mask;
     size_t row_bytes;
 } nn_sequence;
 /* x [rows,T,in]; first: states before the first step, NULL for zeros; options: may be NULL. last:
@@ -93,6 +95,30 @@ typedef struct {
  * with the tape's error set. */
 int nn_recurrent_apply(const nn_recurrent *layer, ad_var theta, ad_var x, const ad_var *first,
                        const nn_sequence *options, ad_var *last, ad_var *all);
+
+/* GRU-D (Che et al. 2018, doi:10.1038/s41598-018-24271-9): a GRU for series with missing values.
+ * With m 1 where an element of x is observed, else 0, and d the time since it was last observed (or
+ * since the first step):
+ *     x' = x where m is 1, else g x_last + (1 - g) mean   with g = exp(-max(0, d u + v)),
+ *     h' = exp(-max(0, d U + V)) h,   a = x' W + m M + b,
+ *     r = sigmoid(a_r + h' S_r), z = sigmoid(a_z + h' S_z), n = tanh(a_n + (r h') S_n),
+ *     next h = (1 - z) h' + z n,
+ * where x_last is the last observed value, before the first one the mean. Parameters, uniform
+ * within 1/sqrt(width): "<name>.input.weight" [2 in,3 width] (W above M; reset, update, new),
+ * "<name>.input.bias" b, "<name>.hidden.weight" S [width,3 width], "<name>.decay.weight" U
+ * [in,width], "<name>.decay.bias" V, "<name>.value_decay.weight" u and "<name>.value_decay.bias" v
+ * [in]. Not trained: "<name>.mean" [in], from 0, the elements' means over the training data. */
+typedef struct {
+    int64_t width;
+    nn_linear input, hidden, decay;
+    int64_t value_weight, value_bias, mean; /* offsets */
+} nn_gru_d;
+nn_gru_d nn_gru_d_new(nn_model *model, const char *name, int64_t in, int64_t width);
+/* x and observed [rows,T,in] (x where observed is 0 does not matter, even where it is NaN), times
+ * [rows,T,1], which increase; the rest as for nn_recurrent_apply, with one state. In reverse d is
+ * the time to the observation that comes next. */
+int nn_gru_d_apply(const nn_gru_d *layer, ad_var theta, ad_var x, ad_var observed, ad_var times,
+                   const ad_var *first, const nn_sequence *options, ad_var *last, ad_var *all);
 
 #ifdef __cplusplus
 }

@@ -21,6 +21,7 @@
  * everything else belongs to one thread at a time. */
 #ifndef COSTATE_NN_H
 #define COSTATE_NN_H
+#include "activations.h"
 #include "attention.h"
 #include "convolution.h"
 #include "data.h"
@@ -33,5 +34,6 @@
 #include "normalisation.h"
 #include "optimizers.h"
 #include "parallel.h"
+#include "residual.h"
 #include "train.h"
 #endif

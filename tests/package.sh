@@ -20,7 +20,7 @@ static=$(pkg-config --static --libs costate)
 libdir=$(pkg-config --variable=libdir costate)
 headers=$(cd "$prefix/include/costate" && find . -name '*.h' | sed 's,^\./,,')
 [ "$(pkg-config --modversion costate)" = 0.1.0 ] || fail "version of the pkg-config file"
-for header in costate.h autodiff/autodiff.h autodiff/typed.h autodiff/extension.h ode/ode.h ode/sde.h ode/diffusion.h nn/nn.h nn/attention.h nn/convolution.h nn/data.h nn/dropout.h nn/files.h nn/fit.h nn/layers.h nn/losses.h nn/model.h nn/normalisation.h nn/optimizers.h nn/parallel.h nn/train.h; do
+for header in costate.h autodiff/autodiff.h autodiff/typed.h autodiff/extension.h ode/ode.h ode/sde.h ode/diffusion.h nn/nn.h nn/activations.h nn/attention.h nn/convolution.h nn/data.h nn/dropout.h nn/files.h nn/fit.h nn/layers.h nn/losses.h nn/model.h nn/normalisation.h nn/optimizers.h nn/parallel.h nn/residual.h nn/train.h; do
     [ -f "$prefix/include/costate/$header" ] || fail "$header is not installed"
 done
 

@@ -77,3 +77,8 @@ ad_var nn_layer_fixed(ad_var theta, int64_t offset, ad_shape shape)
 {
     return ad_stop_gradient(nn_layer_array(theta, offset, shape));
 }
+
+ad_var nn_layer_range(ad_tape *tape, int64_t n)
+{
+    return ad_shift(ad_cumsum(ad_fill(tape, AD_SHAPE(n), 1), 0, false), -1);
+}

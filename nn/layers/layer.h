@@ -32,6 +32,8 @@ bool nn_layer_valid(const char *what, const char *name, ad_var x, ad_tape *tape)
 ad_var nn_layer_array(ad_var theta, int64_t offset, ad_shape shape);
 /* The same of an array that is not trained: without a derivative. */
 ad_var nn_layer_fixed(ad_var theta, int64_t offset, ad_shape shape);
+/* 0, 1, ..., n-1 as a constant [n], made by the tape. */
+ad_var nn_layer_range(ad_tape *tape, int64_t n);
 /* An invalid variable on the tape of x, if it has one. */
 ad_var nn_layer_none(ad_var x);
 /* The same, with the tape's error set to "<what>: <message>". */

@@ -1,5 +1,6 @@
 /* Losses: scalars recorded on the tape. */
 #include "nn/layers/checks.h"
+#include "nn/layers/layer.h"
 #include "autodiff/extension.h"
 
 static ad_var shapes_differ(const char *what, ad_var a, const char *a_name, ad_var b,
@@ -34,12 +35,6 @@ ad_var nn_mae(ad_var prediction, ad_var target)
 }
 
 enum { MAX_CLASSES = 1 << 24 }; /* beyond it, f32 does not have every whole number */
-
-/* 0, 1, ..., n-1 as a constant [n], made by the tape. */
-static ad_var range(ad_tape *tape, int64_t n)
-{
-    return ad_shift(ad_cumsum(ad_fill(tape, AD_SHAPE(n), 1), 0, false), -1);
-}
 
 /* Classes, checked when they are computed. */
 static ad_var checked(const char *what, ad_var classes, int64_t n)
@@ -87,7 +82,7 @@ static ad_var cross_entropy_each(ad_var logits, ad_var classes)
     }
     single.dim[shape.rank - 1] = 1;
     if (ad_same_shape(ad_shape_of(classes), single)) {
-        ad_var hit = ad_eq(checked("nn_cross_entropy", classes, n), range(logits.tape, n));
+        ad_var hit = ad_eq(checked("nn_cross_entropy", classes, n), nn_layer_range(logits.tape, n));
         return ad_logsumexp(distances(logits, hit), 1, (int[]){ -1 }, true);
     }
     if (!ad_same_shape(ad_shape_of(classes), shape)) {
@@ -124,7 +119,7 @@ ad_var nn_smooth_classes(ad_var classes, int64_t n, double smoothing)
                 text, (long long)n, smoothing);
         return ad_none(classes.tape);
     }
-    ad_var hit = ad_eq(checked("nn_smooth_classes", classes, n), range(classes.tape, n));
+    ad_var hit = ad_eq(checked("nn_smooth_classes", classes, n), nn_layer_range(classes.tape, n));
     return ad_shift(ad_scale(hit, 1 - smoothing), smoothing / (double)n);
 }
 

@@ -20,7 +20,7 @@ typedef struct {
     int ninput;         /* with derivatives; others follow them */
     int ngiven;
     ad_shape input[CASE_INPUTS];
-    double (*given)(int64_t i); /* elements of the inputs without derivatives */
+    double (*given)(int k, int64_t i); /* elements of the k-th input without derivatives */
     /* Makes the layer; once for each model, before `apply`. */
     void (*make)(nn_model *model);
     ad_var (*apply)(ad_var theta, const ad_var *x);
@@ -55,7 +55,7 @@ static inline double *case_theta(const layer_case *c, const nn_model *model)
 static inline void case_elements(const layer_case *c, int k, int64_t n, double *x)
 {
     if (k < c->ninput) case_fill(x, n, 1.3, 0.4 + k);
-    for (int64_t i = 0; i < n && k >= c->ninput; i++) x[i] = c->given(i);
+    for (int64_t i = 0; i < n && k >= c->ninput; i++) x[i] = c->given(k - c->ninput, i);
 }
 
 static inline ad_var case_input(const layer_case *c, int k, ad_tape *t)
