@@ -241,8 +241,10 @@ static ode_runner *choose(backward *b, int64_t k, bool dense)
     int evaluations = ode_unit_place(r->unit, ODE_VALUE, ODE_PORT_TIMES).count / b->system->nclocks;
     const void **in = ode_runner_in(r, ODE_VALUE, ODE_PORT_KEPT);
     for (int i = 0; kept && i < evaluations; i++)
-        ode_residuals_point(b->system, residuals, b->nrows, ode_trajectory_kept(tr, k, i),
-                            in + i * residuals->n, NULL);
+        ode_residuals_read(b->system, residuals, b->nrows, ode_trajectory_kept(tr, k, i),
+                           ode_at_boundary(tr->method, i) ? ode_trajectory_state(tr, k + (i > 0))
+                                                          : NULL,
+                           in + i * residuals->n);
     return r;
 }
 
@@ -392,7 +394,7 @@ static void plan_keeping(ode_adjoint_plan *d, int flags, ad_tape *tape)
                                                   set->caller),
                         *first = atomic_load(&p->residuals);
     if (!r || !r->n || (first && first != r) ||
-        (size_t)set->keep_bytes < ode_residuals_bytes(p->system, r, 1))
+        (size_t)set->keep_bytes < ode_residuals_bytes(p->system, r, 1, true))
         return;
     ode_unit_key key = { .kind = ODE_UNIT_STEP,
                          .derivative = ODE_VJP,

@@ -51,6 +51,13 @@ static ode_residuals *find_residuals(const ode_system *s, uint64_t need, bool ti
     return r;
 }
 
+static int state_of(const ode_system *s, ad_var x)
+{
+    for (int i = 0; i < s->nstate; i++)
+        if (s->y[i].node == x.node) return i;
+    return -1;
+}
+
 static ode_residuals *make_residuals(ode_system *s, uint64_t need, bool times, ad_tape *tape,
                                      const char *caller)
 {
@@ -59,7 +66,8 @@ static ode_residuals *make_residuals(ode_system *s, uint64_t need, bool times, a
     if (n > 0) {
         r->var = calloc((size_t)n, sizeof *r->var);
         r->shape = calloc((size_t)n, sizeof *r->shape);
-        r->n = r->var && r->shape ? find(s, need, times, n, r->var) : 0;
+        r->state = calloc((size_t)n, sizeof *r->state);
+        r->n = r->var && r->shape && r->state ? find(s, need, times, n, r->var) : 0;
     }
     if (!r || n < 0 || r->n != n) {
         const char *why = s->trace ? ad_tape_error(s->trace) : NULL;
@@ -70,6 +78,7 @@ static ode_residuals *make_residuals(ode_system *s, uint64_t need, bool times, a
     }
     for (int j = 0; j < n; j++) {
         r->shape[j] = ad_shape_of(r->var[j]);
+        r->state[j] = state_of(s, r->var[j]);
         AD_ASSERT(ad_has_rows(r->shape[j]));
     }
     r->need = need;
@@ -95,25 +104,45 @@ void ode_residuals_free(ode_residuals *r)
         ode_residuals *next = r->next;
         free(r->var);
         free(r->shape);
+        free(r->state);
         free(r);
         r = next;
     }
 }
 
-size_t ode_residuals_bytes(const ode_system *s, const ode_residuals *r, int64_t rows)
+static bool is_stored(const ode_residuals *r, int j, bool stored)
+{
+    return stored && r->state[j] >= 0;
+}
+
+size_t ode_residuals_bytes(const ode_system *s, const ode_residuals *r, int64_t rows, bool stored)
 {
     size_t bytes = 0;
-    for (int j = 0; j < r->n; j++) bytes += ode_array_bytes(s->dtype, r->shape[j], rows);
+    for (int j = 0; j < r->n; j++)
+        if (!is_stored(r, j, stored)) bytes += ode_array_bytes(s->dtype, r->shape[j], rows);
     return bytes;
 }
 
-void ode_residuals_point(const ode_system *s, const ode_residuals *r, int64_t rows, void *memory,
-                         const void **in, void **out)
+void ode_residuals_write(const ode_system *s, const ode_residuals *r, int64_t rows, void *memory,
+                         bool stored, void **out)
 {
     char *at = memory;
     for (int j = 0; j < r->n; j++) {
-        if (in) in[j] = at;
-        if (out) out[j] = at;
-        if (at) at += ode_array_bytes(s->dtype, r->shape[j], rows);
+        out[j] = is_stored(r, j, stored) ? NULL : at;
+        if (out[j]) at += ode_array_bytes(s->dtype, r->shape[j], rows);
+    }
+}
+
+void ode_residuals_read(const ode_system *s, const ode_residuals *r, int64_t rows,
+                        const void *memory, const void *state, const void **in)
+{
+    const char *at = memory;
+    for (int j = 0; j < r->n; j++) {
+        if (is_stored(r, j, state)) {
+            in[j] = ode_part(s, rows, state, r->state[j]);
+        } else {
+            in[j] = at;
+            at += ode_array_bytes(s->dtype, r->shape[j], rows);
+        }
     }
 }

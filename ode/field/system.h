@@ -28,6 +28,7 @@ struct ode_residuals {
     int n;       /* 0: nothing worth keeping */
     ad_var *var; /* on the trace */
     ad_shape *shape;
+    int *state; /* of each, which state it is; -1: none */
 };
 
 typedef struct ode_unit ode_unit;
@@ -180,11 +181,15 @@ ode_system *ode_system_tangent(ode_system *primal, uint64_t along, bool moving, 
 const ode_residuals *ode_system_residuals(ode_system *system, uint64_t need, bool times,
                                           ad_tape *tape, const char *caller);
 void ode_residuals_free(ode_residuals *list);
-/* Memory for those of one evaluation, and the arrays in it as inputs or outputs of a program (NULL:
- * not those; no memory: NULLs). */
-size_t ode_residuals_bytes(const ode_system *system, const ode_residuals *residuals, int64_t rows);
-void ode_residuals_point(const ode_system *system, const ode_residuals *residuals, int64_t rows,
-                         void *memory, const void **in, void **out);
+/* Memory for those of one evaluation; stored: the states are somewhere else, and need none. */
+size_t ode_residuals_bytes(const ode_system *system, const ode_residuals *residuals, int64_t rows,
+                           bool stored);
+/* The arrays in it as outputs of a program (no memory: NULLs), and as inputs; state: NULL, or the
+ * states that are stored. */
+void ode_residuals_write(const ode_system *system, const ode_residuals *residuals, int64_t rows,
+                         void *memory, bool stored, void **out);
+void ode_residuals_read(const ode_system *system, const ode_residuals *residuals, int64_t rows,
+                        const void *memory, const void *state, const void **in);
 /* Of a field that is called anew: fails where `bar`, the cotangent of argument `arg` (the i-th with
  * rows, or without), is 0 because the field has only looked at the argument's value. */
 void ode_check_argument(const ode_system *system, ad_var arg, bool row, int i, ad_var bar);

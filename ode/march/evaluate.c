@@ -29,7 +29,7 @@ int ode_march_field(ode_march *m, double t, int side, const void *y, void *dy, v
     ode_runner_write(r, ODE_VALUE, ODE_PORT_DERIVATIVE, m->rows, dy);
     ode_runner_write(r, ODE_VALUE, ODE_PORT_QUADRATURE, m->rows, rate);
     if (r->unit->key.residuals)
-        ode_residuals_point(s, r->unit->key.residuals, m->rows, kept, NULL,
+        ode_residuals_write(s, r->unit->key.residuals, m->rows, kept, true,
                             ode_runner_out(r, ODE_VALUE, ODE_PORT_KEPT));
     if (give_to_field(m, t)) return -1;
     char error[ODE_ERROR_SIZE];

@@ -318,8 +318,8 @@ int ode_march_attempt(ode_march *m, const ode_sink *sink, const ode_boundary *a,
     void **kept = ode_runner_out(r, ODE_VALUE, ODE_PORT_KEPT);
     int first = ode_first_kept(&r->unit->key);
     for (int i = first; residuals && i < ntimes; i++)
-        ode_residuals_point(s, residuals, m->rows, ode_march_keep(m, sink, i), NULL,
-                            kept + (i - first) * residuals->n);
+        ode_residuals_write(s, residuals, m->rows, ode_march_keep(m, sink, i),
+                            ode_at_boundary(m->method, i), kept + (i - first) * residuals->n);
     if (give_to_step(m, a, b)) return -1;
     char error[ODE_ERROR_SIZE];
     void *numbers = sink->numbers ? sink->numbers(sink->context, m->steps) : NULL;

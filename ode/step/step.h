@@ -145,7 +145,8 @@ enum {
        (ode_step_results.ringing) */
     ODE_METHOD_RINGS = 32,
     ODE_METHOD_TWO_ESTIMATES = 64, /* a second, cruder estimate damps the first */
-    /* evaluations are recorded in the step itself, so that their residuals can be kept */
+    /* evaluations are recorded in the step itself, so that their residuals can be kept; the first
+       one is that of the state at the beginning */
     ODE_METHOD_KEEPS = 128,
     ODE_METHOD_REVERSIBLE = 512, /* a step from its end to its beginning undoes it */
     ODE_METHOD_LEVY_AREA = 256   /* wants the numbers of pairs (ode_step.pairs) */
@@ -196,6 +197,13 @@ static inline bool ode_method_stochastic(const ode_method *m) { return m->noise 
 static inline int ode_method_times(const ode_method *m, bool estimate, bool dense)
 {
     return dense ? m->times_dense : estimate ? m->times_estimate : m->times;
+}
+
+/* Of a method that keeps, whether the evaluation is that of the state at an end of the step: the
+ * first one, and with dense output or an estimate the one after the last, the next step's first. */
+static inline bool ode_at_boundary(const ode_method *m, int evaluation)
+{
+    return evaluation == 0 || evaluation == m->times;
 }
 
 /* Dense output of methods without their own (hermite.c): three dense stages, of which the

@@ -19,8 +19,10 @@ static void plan_residuals(ode_trajectory *tr)
     const ode_residuals *residuals = tr->policy.residuals;
     tr->kept_limit = 0;
     if (!residuals) return;
-    size_t stage = ode_residuals_bytes(tr->system, residuals, tr->rows),
-           slot = (size_t)kept_stages(tr) * stage + tr->policy.numbers;
+    size_t first = ode_residuals_bytes(tr->system, residuals, tr->rows, true);
+    tr->kept_stage = ode_residuals_bytes(tr->system, residuals, tr->rows, false);
+    size_t slot = first + (size_t)(kept_stages(tr) - 1) * tr->kept_stage + tr->policy.numbers;
+    if (slot == 0) slot = 1; /* the states are all that is needed */
     tr->kept_limit = tr->policy.residuals_bytes / (int64_t)slot;
     if (tr->kept_limit) ode_pile_reset(&tr->kept, slot);
 }
@@ -129,8 +131,9 @@ void *ode_trajectory_kept(ode_trajectory *tr, int64_t k, int i)
         i = 0;
     } else if (i > last) i--;
     char *slot = kept_slot(tr, k);
-    size_t stages = (size_t)kept_stages(tr), bytes = tr->kept.slot - tr->policy.numbers;
-    return slot ? slot + (size_t)i * (bytes / stages) : NULL;
+    /* the first one is shorter: its state is stored as such */
+    size_t behind = (size_t)(kept_stages(tr) - i) * tr->kept_stage;
+    return slot && i > 0 ? slot + (tr->kept.slot - tr->policy.numbers - behind) : slot;
 }
 
 void *ode_trajectory_numbers(ode_trajectory *tr, int64_t k)

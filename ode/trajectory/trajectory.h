@@ -28,6 +28,7 @@ typedef struct {
     int64_t rows;
     bool stores;        /* states: as the policy has it, unless they were too many */
     int64_t count;      /* steps stored */
+    size_t kept_stage;  /* bytes of the residuals of an evaluation inside a step */
     int64_t kept_limit; /* steps 0 .. kept_limit - 1 have residuals */
     ode_buffer bounds;  /* ode_boundary [count + 1] */
     ode_pile states, carries, kept;
