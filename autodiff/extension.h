@@ -189,9 +189,17 @@ typedef struct {
     /* inputs made by ad_param are unchanged since this workspace's previous run: skip what depends
      * on them alone */
     bool same_parameters;
+    /* of accumulated outputs, those that are sums over a batch of a few blocks may stay in the
+     * workspace, to be added up with those of further such runs. ad_run_deliver, or a run that has
+     * other rows or outputs or does not defer, adds them to the outputs, which must be there so
+     * long. */
+    bool defer;
 } ad_run_args;
 /* ad_run is this with the other fields zero. 0, or -1 with ad_workspace_error set. */
 int ad_run_with(const ad_program *program, ad_workspace *workspace, const ad_run_args *args);
+/* Adds what was deferred to the outputs; nothing where nothing was. Not while the workspace runs.
+ */
+void ad_run_deliver(ad_workspace *workspace);
 /* Of the latest run: the first opaque operation that was outside its domain, "NAME: MESSAGE"; NULL:
  * none. Valid until the next run. */
 const char *ad_workspace_outside(const ad_workspace *workspace);

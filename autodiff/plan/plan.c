@@ -315,6 +315,17 @@ static bool list_roots(ad_program *p, int f, int32_t *seen)
     return true;
 }
 
+/* Sums that only outputs read can wait for those of further runs. */
+static void find_sums(ad_program *p)
+{
+    for (int32_t i = 0; i < p->ir.n; i++)
+        p->slot[i].summed = p->slot[i].place == AD_PLACE_LANES && p->slot[i].root == i &&
+                            !ad_has_trait(p->ir.inst[i].op, AD_MAXIMUM);
+    for (int32_t s = 0; s < p->nstep; s++)
+        for (int k = 0; k < p->ir.inst[p->step[s].value].nin; k++)
+            p->slot[p->step[s].operand[k].root].summed = false;
+}
+
 /* ---- the plan ---- */
 
 static bool prepare_kernels(ad_program *p)
@@ -393,6 +404,7 @@ bool ad_plan(ad_program *p)
     if (!ad_plan_blocks(p)) return false;
     for (int f = 0; f < p->nphase; f++) p->phase[f].row_work = ad_row_work(p, &p->phase[f]);
     if (!prepare_kernels(p)) return false;
+    find_sums(p);
     pair_steps(p);
     return true;
 }

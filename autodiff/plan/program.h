@@ -40,6 +40,7 @@ typedef struct {
     /* root: bytes from the start of its region; opaque token: index of its state in a workspace */
     int64_t position;
     int64_t bytes; /* root: of one row, or of the whole when it has no rows */
+    bool summed;   /* root in lanes: a sum over the rows that only outputs read */
     int32_t first,
         last; /* root in a block or chunk: body steps that write it first and use it last */
 } ad_slot;

@@ -226,6 +226,7 @@ typedef struct {
     ad_workspace *workspace;
     const ad_phase *phase;
     int64_t rows, parts, finishers;
+    bool waiting; /* the sums to be finished are those that wait */
 } body;
 
 /* The body's reductions go into these arrays of the lanes, which begin as empty sums. */
@@ -238,7 +239,7 @@ static void begin_lane(const ad_workspace *w, const ad_phase *phase, ad_thread_m
         const ad_step *s = &p->step[phase->reduction[i]];
         int32_t root = p->slot[s->value].root;
         t->pointer[s->value] = w->base[root] + lane * p->lane_bytes;
-        if (root == s->value)
+        if (root == s->value && !(w->waiting_rows && w->waiting[root]))
             ad_kernel_identity(&s->kernel, t->pointer[s->value], p->slot[root].bytes / size);
     }
 }
@@ -293,7 +294,7 @@ static void finish_share(void *data, int thread, int64_t share)
     (void)thread;
     for (int i = 0; i < phase->nreduction; i++) {
         const ad_step *s = &p->step[phase->reduction[i]];
-        if (p->slot[s->value].root != s->value) continue;
+        if (p->slot[s->value].root != s->value || w->waiting[s->value] != b->waiting) continue;
         int64_t size = (int64_t)ad_dtype_size(p->ir.dtype),
                 lines = ad_size_align(p->slot[s->value].bytes) / AD_ALIGN;
         int64_t from = share * lines / shares * AD_ALIGN,
@@ -310,18 +311,25 @@ static void finish_share(void *data, int thread, int64_t share)
     }
 }
 
+static void finish_sums(ad_workspace *w, const ad_phase *phase, int64_t rows, bool waiting)
+{
+    const ad_program *p = w->program;
+    body b = { w, phase, rows, part_count(p, phase, rows), 1, waiting };
+    int threads = ad_threads_in_team() ? 1 : w->nthread;
+    double work = (double)p->lane_bytes * (double)b.parts;
+    b.finishers = ad_threads_worth(threads, work);
+    ad_threads_share(b.finishers, work, b.finishers, finish_share, &b);
+}
+
 static void run_body(ad_workspace *w, const ad_phase *phase, int64_t rows)
 {
     if (phase->body_steps[0] == phase->body_steps[1]) return;
     const ad_program *p = w->program;
-    body b = { w, phase, rows, part_count(p, phase, rows), 1 };
+    body b = { w, phase, rows, part_count(p, phase, rows), 1, false };
     int threads = ad_threads_in_team() ? 1 : w->nthread;
     for (int i = 0; i < threads; i++) w->thread[i].entered = false;
     ad_threads_share(threads, phase->row_work * (double)rows, b.parts, run_part, &b);
-    if (!phase->nreduction) return;
-    double work = (double)p->lane_bytes * (double)b.parts;
-    b.finishers = ad_threads_worth(threads, work);
-    ad_threads_share(b.finishers, work, b.finishers, finish_share, &b);
+    if (phase->nreduction) finish_sums(w, phase, rows, false);
 }
 
 /* ---- runs ---- */
@@ -394,6 +402,7 @@ static void deliver(const ad_workspace *w, const ad_run_args *a)
     const ad_program *p = w->program;
     for (int j = 0; j < p->ir.noutput; j++) {
         int32_t v = p->ir.output[j];
+        if (w->waiting[p->slot[v].root]) continue;
         const char *from = w->base[p->slot[v].root] + p->slot[v].offset;
         if (!a->outputs[j] || from == a->outputs[j]) continue;
         int64_t n = ad_count(p->ir.inst[v].shape, a->rows);
@@ -402,12 +411,55 @@ static void deliver(const ad_workspace *w, const ad_run_args *a)
     }
 }
 
+/* ---- sums over several runs ---- */
+
+void ad_run_deliver(ad_workspace *w)
+{
+    if (!w || !w->defers) return;
+    const ad_program *p = w->program;
+    for (int f = 0; f < p->nphase && w->waiting_rows; f++)
+        if (p->phase[f].nreduction) finish_sums(w, &p->phase[f], w->waiting_rows, true);
+    for (int j = 0; j < p->ir.noutput && w->waiting_rows; j++) {
+        int32_t v = p->ir.output[j], root = p->slot[v].root;
+        if (w->waiting[root] && w->waiting_out[j])
+            accumulate(p->ir.dtype, ad_row_size(p->ir.inst[v].shape),
+                       w->base[root] + p->slot[v].offset, w->waiting_out[j]);
+    }
+    memset(w->waiting, 0, (size_t)p->ir.n * sizeof *w->waiting);
+    w->waiting_rows = 0;
+    w->defers = false;
+}
+
+/* Notes which sums of the run at hand are to wait, and delivers those that do where it is not of
+ * their kind. Only sums of which every lane has one block: those of many would lose digits. */
+static void defer(ad_workspace *w, const ad_run_args *a)
+{
+    const ad_program *p = w->program;
+    bool may = a->defer && a->accumulate && p->has_rows && ad_block_count(p, a->rows) <= AD_LANES;
+    bool same = may && a->rows == w->waiting_rows;
+    for (int j = 0; j < p->ir.noutput && same; j++)
+        same = !w->waiting[p->slot[p->ir.output[j]].root] || a->outputs[j] == w->waiting_out[j];
+    if (same) return;
+    ad_run_deliver(w);
+    if (!may) return;
+    w->defers = true;
+    for (int j = 0; j < p->ir.noutput; j++) {
+        int32_t root = p->slot[p->ir.output[j]].root;
+        w->waiting_out[j] = a->outputs[j];
+        if (a->accumulate[j] && p->slot[root].summed) w->waiting[root] = true;
+    }
+    for (int j = 0; j < p->ir.noutput; j++)
+        if (a->outputs[j] && !a->accumulate[j]) w->waiting[p->slot[p->ir.output[j]].root] = false;
+}
+
 static int run(ad_workspace *w, const ad_run_args *a)
 {
     const ad_program *p = w->program;
     bool skip = a->same_parameters && w->parameters_done;
     w->parameters_done = false; /* a run that fails may have had other ones */
-    if (check_arguments(w, a) || ad_workspace_reserve(w, a->rows)) return -1;
+    if (check_arguments(w, a)) return -1;
+    defer(w, a);
+    if (ad_workspace_reserve(w, a->rows)) return -1;
     bind(w, a);
     for (int f = 0; f < p->nphase; f++) {
         const ad_phase *phase = &p->phase[f];
@@ -416,6 +468,7 @@ static int run(ad_workspace *w, const ad_run_args *a)
         run_body(w, phase, a->rows);
     }
     deliver(w, a);
+    if (w->defers) w->waiting_rows = a->rows;
     w->parameters_done = true;
     return 0;
 }

@@ -34,14 +34,16 @@ ad_workspace *ad_workspace_new(const ad_program *program, int threads)
     w->thread = calloc(w->threads > 0 ? (size_t)w->threads : 1, sizeof *w->thread);
     w->fixed = ad_aligned_alloc(fixed);
     w->base = calloc((size_t)p->ir.n + 1, sizeof *w->base);
+    w->waiting = calloc((size_t)p->ir.n + 1, sizeof *w->waiting);
+    w->waiting_out = calloc((size_t)p->ir.noutput + 1, sizeof *w->waiting_out);
     w->in = calloc((size_t)p->max_operands + 1, sizeof *w->in);
     w->in_state = calloc((size_t)p->max_operands + 1, sizeof *w->in_state);
     w->out = calloc((size_t)p->max_results + 1, sizeof *w->out);
     w->in_shape = calloc((size_t)p->max_operands + 1, sizeof *w->in_shape);
     w->out_shape = calloc((size_t)p->max_results + 1, sizeof *w->out_shape);
     w->state = calloc((size_t)p->nopaque + 1, sizeof *w->state);
-    if (!w->thread || !w->fixed || !w->base || !w->in || !w->in_state || !w->out || !w->in_shape ||
-        !w->out_shape || !w->state) {
+    if (!w->thread || !w->fixed || !w->base || !w->waiting || !w->waiting_out || !w->in ||
+        !w->in_state || !w->out || !w->in_shape || !w->out_shape || !w->state) {
         ad_workspace_free(w);
         return NULL;
     }
@@ -68,6 +70,8 @@ void ad_workspace_free(ad_workspace *w)
     free(w->lanes);
     free(w->complete);
     free(w->base);
+    free(w->waiting);
+    free(w->waiting_out);
     free(w->in);
     free(w->in_state);
     free(w->out);

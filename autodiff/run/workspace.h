@@ -28,6 +28,11 @@ struct ad_workspace {
     int64_t reserved; /* rows for which all memory is there */
     size_t bytes;
     char **base; /* of every root: its array as a whole; NULL: block memory, or not there */
+    /* Sums that wait for further runs: whether there are such; by root, whether it is one; the rows
+     * of those that have run (0: none has) and where the outputs go. */
+    bool defers, *waiting;
+    int64_t waiting_rows;
+    void **waiting_out;
     const void **in;
     void **in_state, **out;
     ad_shape *in_shape, *out_shape;

@@ -65,6 +65,7 @@ static int connect(backward *b, ode_runner *r, const ode_unit *unit)
         return -1;
     r->connected = true;
     r->refine = b->run->call->refine;
+    r->defer = !b->run->searching; /* a search looks at the sums after each step */
     const void *row[ODE_MAX_ARGS];
     ode_row_arguments(s, b->run->c.args, row);
     ode_runner_arguments(r, row, (const void *const *)b->run->forward->values);
@@ -343,8 +344,7 @@ static int look(const backward *b, int64_t k)
     return -1;
 }
 
-/* From the last step to the first. */
-static int go_back(ode_adjoint_run *run)
+static int walk_back(ode_adjoint_run *run)
 {
     backward *b = run->memory;
     const ad_opaque_call *call = run->call;
@@ -378,6 +378,16 @@ static int go_back(ode_adjoint_run *run)
             memcpy(run->c.y0bar[i], ode_part(s, call->rows, b->bar[0].data, i),
                    (size_t)(call->rows * s->size[i]) * ode_bytes(s->dtype));
     return 0;
+}
+
+/* From the last step to the first. */
+static int go_back(ode_adjoint_run *run)
+{
+    backward *b = run->memory;
+    int result = walk_back(run);
+    for (int i = 0; i < 4; i++) ode_runner_deliver(&b->step[i / 2][i % 2]);
+    ode_runner_deliver(&b->begin);
+    return result;
 }
 
 /* ---- the plan ---- */

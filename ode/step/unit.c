@@ -169,6 +169,7 @@ int ode_runner_run(ode_runner *r, int64_t rows, char *error, size_t error_size)
                          .outputs = r->out,
                          .accumulate = r->accumulate,
                          .refine = r->refine,
+                         .defer = r->defer,
                          .same_parameters = r->primed };
     if (ad_run_with(r->program, r->workspace, &args)) {
         /* The caller says which solve and which step it was; that it ran as a program tells nobody
@@ -181,6 +182,8 @@ int ode_runner_run(ode_runner *r, int64_t rows, char *error, size_t error_size)
     r->primed = true;
     return 0;
 }
+
+void ode_runner_deliver(const ode_runner *r) { ad_run_deliver(r->workspace); }
 
 size_t ode_port_bytes(const ode_unit *u, ode_role role, ode_port port, int64_t rows)
 {

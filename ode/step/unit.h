@@ -58,6 +58,7 @@ typedef struct {
     void **out;
     bool *accumulate;
     int refine;     /* for solves inside the field, as ad_run_args.refine */
+    bool defer;     /* sums to be accumulated, as ad_run_args.defer; ode_runner_deliver ends it */
     bool primed;    /* parameters are unchanged since the previous run */
     bool connected; /* for the user of the runner: what stays the same over a solve is in place */
 } ode_runner;
@@ -67,6 +68,7 @@ int ode_runner_open(ode_runner *runner, const ode_unit *unit, int threads, char 
 void ode_runner_close(ode_runner *runner);
 /* 0, or -1 with a message. */
 int ode_runner_run(ode_runner *runner, int64_t rows, char *error, size_t error_size);
+void ode_runner_deliver(const ode_runner *runner);
 /* Of all arrays of a port, one after the other. */
 size_t ode_port_bytes(const ode_unit *unit, ode_role role, ode_port port, int64_t rows);
 /* Pointers to the arrays of a port, as inputs and as outputs. */

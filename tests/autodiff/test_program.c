@@ -232,6 +232,59 @@ START_TEST(test_accumulate_and_undelivered)
 }
 END_TEST
 
+/* Deferred sums over the rows reach their outputs once, with the same totals; what is no plain sum,
+ * and a run that is of another kind, is delivered at once. */
+START_TEST(test_deferred)
+{
+    enum { MOST = 300, RUNS = 5 };
+    ad_tape *t = ad_tape_new(AD_F64);
+    ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS), 0, NULL), sum = ad_sum_all(x);
+    ad_var y[] = { sum, ad_scale(ad_sum_all(ad_square(x)), 3), ad_scale(x, 2),
+                   ad_reduce_max(x, 0, NULL, 0) };
+    ad_program *p = ad_compile(1, &x, 4, y);
+    ck_assert_ptr_nonnull(p);
+    for (int threads = 1; threads <= 2; threads++) {
+        ad_workspace *w = ad_workspace_new(p, threads);
+        double data[MOST], twice[2][MOST], total = 100, squares = 100, largest = 100;
+        double expected = 100, expected_squares = 100, expected_largest = 100;
+        ad_run_args args = { .inputs = (const void *[]){ data },
+                             .accumulate = (bool[]){ true, true, false, true },
+                             .defer = true };
+        for (int k = 0; k < RUNS; k++) {
+            args.rows = k < RUNS - 1 ? MOST : 7;
+            args.outputs = (void *[]){ &total, &squares, twice[k % 2], &largest };
+            double most = -1;
+            for (int i = 0; i < args.rows; i++) {
+                data[i] = (double)((i + 3) * (k + 2) % 11);
+                expected_squares += 3 * data[i] * data[i];
+                most = fmax(most, data[i]);
+            }
+            ck_assert_int_eq(ad_run_with(p, w, &args), 0);
+            ck_assert_double_eq(total, k < RUNS - 1 ? 100 : expected);
+            for (int i = 0; i < args.rows; i++) expected += data[i];
+            expected_largest += most;
+            ck_assert_double_eq(squares, expected_squares);
+            ck_assert_double_eq(largest, expected_largest);
+            ck_assert_double_eq(twice[k % 2][3], 2 * data[3]);
+            if (k == RUNS - 2 && threads == 1) { /* else the next run delivers */
+                ad_run_deliver(w);
+                ad_run_deliver(w);
+                ck_assert_double_eq(total, expected);
+            }
+        }
+        args.defer = false;
+        ck_assert_int_eq(ad_run_with(p, w, &args), 0);
+        for (int i = 0; i < args.rows; i++) expected += data[i];
+        ck_assert_double_eq(total, expected);
+        ad_run_deliver(w);
+        ck_assert_double_eq(total, expected);
+        ad_workspace_free(w);
+    }
+    ad_program_free(p);
+    ad_tape_free(t);
+}
+END_TEST
+
 /* With same_parameters, what depends on parameters alone is kept; without, it is computed again. */
 START_TEST(test_same_parameters)
 {
@@ -1108,6 +1161,7 @@ int main(void)
     tcase_add_loop_test(tc, test_second_run_allocates_nothing, 0, GRAPHS);
     tcase_add_test(tc, test_tape_may_die);
     tcase_add_test(tc, test_accumulate_and_undelivered);
+    tcase_add_test(tc, test_deferred);
     tcase_add_test(tc, test_same_parameters);
     tcase_add_test(tc, test_canonical_order);
     tcase_add_test(tc, test_workspace_grows);
