@@ -2,6 +2,30 @@
 #include "ode/field/pile.h"
 #include "ode/field/arrays.h"
 #include <stdlib.h>
+#include <sys/mman.h>
+
+/* Slots that are larger than SMALL share slabs of about LARGE. A slab of HUGE_PAGE and more lies on
+ * pages of that size, where the system has some: adjoints go through more memory than a processor
+ * finds small pages of. */
+enum { SMALL = 1 << 17, LARGE = 1 << 24, HUGE_PAGE = 1 << 21 };
+
+static size_t slab_bytes(size_t stride)
+{
+    if (stride < SMALL) return 8 * stride;
+    return stride < LARGE ? LARGE / stride * stride : stride;
+}
+
+static char *new_slab(size_t bytes)
+{
+#ifdef MADV_HUGEPAGE
+    if (bytes >= HUGE_PAGE) {
+        char *slab = aligned_alloc(HUGE_PAGE, (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
+        if (slab) madvise(slab, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+        return slab;
+    }
+#endif
+    return aligned_alloc(ODE_LINE, bytes);
+}
 
 void ode_pile_reset(ode_pile *p, size_t slot)
 {
@@ -9,7 +33,7 @@ void ode_pile_reset(ode_pile *p, size_t slot)
     if (stride > p->bytes) {
         for (int64_t i = 0; i < p->count; i++) free(p->slab[i]);
         p->count = 0;
-        p->bytes = stride < (size_t)1 << 17 ? 8 * stride : stride;
+        p->bytes = slab_bytes(stride);
     }
     p->slot = slot;
     p->stride = stride;
@@ -26,7 +50,7 @@ void *ode_pile_slot(ode_pile *p, int64_t k)
             p->slab = more;
             p->capacity = capacity;
         }
-        p->slab[p->count] = aligned_alloc(ODE_LINE, p->bytes);
+        p->slab[p->count] = new_slab(p->bytes);
         if (!p->slab[p->count]) return NULL;
         p->count++;
     }

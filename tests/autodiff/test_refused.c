@@ -90,6 +90,7 @@ START_TEST(test_no_tape)
     ck_assert_int_eq(ad_run_f32(NULL, NULL, 1, NULL, NULL), -1);
     ck_assert_int_eq(ad_run_f64(NULL, NULL, 1, NULL, NULL), -1);
     ck_assert_int_eq(ad_run_with(NULL, NULL, NULL), -1);
+    ad_run_deliver(NULL);
     ck_assert_int_eq(ad_evaluate_f32(1, NULL, NULL, 1, 1, NULL, NULL), -1);
     ck_assert_int_eq(ad_evaluate_f64(1, NULL, NULL, 1, 1, NULL, NULL), -1);
 }
