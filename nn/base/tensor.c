@@ -42,7 +42,8 @@ int64_t nn_tensor_count(const nn_tensor *tensor)
 {
     if (!tensor) return -1;
     int64_t bytes = nn_shape_bytes(tensor->shape, tensor->type);
-    return bytes < 0 ? -1 : bytes / (int64_t)nn_type_bytes(tensor->type);
+    int64_t width = (int64_t)nn_type_bytes(tensor->type);
+    return bytes < 0 || width == 0 ? -1 : bytes / width;
 }
 
 void nn_tensor_clear(nn_tensor *tensor)

@@ -79,7 +79,7 @@ static int lay_out(sheet *s)
         high = s->down * (scale * s->height + o->gap) - o->gap;
     if (s->width <= LARGEST && s->across <= LARGEST)
         wide = s->across * (scale * s->width + o->gap) - o->gap;
-    if (high >= LARGEST || wide >= LARGEST || high > INT32_MAX / s->channels / wide)
+    if (high >= LARGEST || wide >= LARGEST || high * wide * s->channels > INT32_MAX)
         return FAIL(s,
                     "a sheet of %" PRId64 " x %" PRId64 " images of %" PRId64 " x %" PRId64
                     " pixels is too large; write fewer of them",

@@ -167,7 +167,7 @@ START_TEST(unpacks_much)
     static unsigned char data[HEADER + N] = { 0,      0, 8, 1, N >> 24, N >> 16 & 255, N >> 8 & 255,
                                               N & 255 };
     char command[200];
-    for (int i = 0; i < N; i++) data[HEADER + i] = (unsigned char)(i * i / 7);
+    for (int i = 0; i < N; i++) data[HEADER + i] = (unsigned char)((uint64_t)i * (uint64_t)i / 7);
     for (int part = 0; part < 2; part++) {
         snprintf(command, sizeof command, "gzip -c %s %s", part ? ">>" : ">", path);
         FILE *pipe = popen(command, "w");
