@@ -52,14 +52,14 @@ static bool scale(motions *d)
 /* FOLDER/hopper.npy, [count,TIMES,channels]. */
 static bool read_motions(const char *folder, motions *d)
 {
-    char path[4096], error[512] = "is no array [trajectories,100,up to 16]";
+    char path[4096], error[512] = "is no array [trajectories,100,5 to 16]";
     nn_tensor file = { 0 };
     snprintf(path, sizeof path, "%s/hopper.npy", folder);
     bool fine = nn_read_npy(path, &file, error, sizeof error) == 0;
     if (fine) {
         fine = file.shape.rank == 3 && file.shape.dim[0] >= 10 && file.shape.dim[1] == TIMES &&
-               file.shape.dim[2] <= MOST_CHANNELS;
-        if (!fine) snprintf(error, sizeof error, "is no array [trajectories,100,up to 16]");
+               file.shape.dim[2] >= 5 && file.shape.dim[2] <= MOST_CHANNELS;
+        if (!fine) snprintf(error, sizeof error, "is no array [trajectories,100,5 to 16]");
     }
     if (fine) {
         *d = (motions){ .count = file.shape.dim[0], .channels = file.shape.dim[2] };
@@ -185,8 +185,25 @@ static double between(const motions *d, int64_t i, int64_t seen, const int *time
     return (1 - share) * x[before * d->channels] + share * x[after * d->channels];
 }
 
-/* Mean square errors over all states of the trajectories for testing. */
-static bool judge(const problem *p, const nn_theta *theta, double *ours, double *lines)
+/* All states of trajectory i, a line each: time, and for each channel the truth, what is seen, and
+ * what the latent ODE says. */
+static void write_trajectory(FILE *f, const motions *d, int64_t i, int64_t seen, const int *times,
+                             const double *said)
+{
+    for (int64_t t = 0, k = 0; t < TIMES; t++) {
+        const bool here = k < seen && times[k] == t;
+        k += here;
+        fprintf(f, "%g", 0.005 * (double)t);
+        for (int64_t c = 0; c < d->channels; c++) {
+            const double x = d->x[(i * TIMES + t) * d->channels + c];
+            fprintf(f, " %.5g %.5g %.5g", x, here ? x : NAN, said[t * d->channels + c]);
+        }
+        fprintf(f, "\n");
+    }
+}
+
+/* Mean square errors over all states of the trajectories for testing; the first goes to `f`. */
+static bool judge(const problem *p, const nn_theta *theta, FILE *f, double *ours, double *lines)
 {
     enum { PART = 500 };
     const motions *d = p->data;
@@ -195,6 +212,7 @@ static bool judge(const problem *p, const nn_theta *theta, double *ours, double 
     double *sequence = malloc(PART * (size_t)size * sizeof *sequence),
            *said = malloc(PART * (size_t)each * sizeof *said);
     ad_rng rng = ad_rng_seed(99);
+    int first[TIMES];
     bool fine = sequence && said;
     const double n = (double)((d->count - d->train) * each);
     *ours = *lines = 0;
@@ -204,6 +222,7 @@ static bool judge(const problem *p, const nn_theta *theta, double *ours, double 
             int times[TIMES];
             choose(&rng, seen, times);
             look(d, from + r, seen, times, sequence + r * size);
+            if (from + r == d->train) memcpy(first, times, sizeof first);
             for (int64_t k = 0; k < each; k++)
                 *lines +=
                     pow(between(d, from + r, seen, times, (int)(k / d->channels), k % d->channels) -
@@ -217,6 +236,7 @@ static bool judge(const problem *p, const nn_theta *theta, double *ours, double 
         latent_ode_encode(&p->latent, w, s, code);
         fine = ad_get(latent_ode_decode(&p->latent, w, code[0], TIMES), said) == 0;
         if (!fine) example_failed("test", ad_tape_error(tape));
+        if (fine && from == d->train) write_trajectory(f, d, from, seen, first, said);
         for (int64_t k = 0; fine && k < rows * each; k++)
             *ours += pow(said[k] - d->x[from * each + k], 2) / n;
         ad_tape_free(tape);
@@ -226,17 +246,42 @@ static bool judge(const problem *p, const nn_theta *theta, double *ours, double 
     return fine;
 }
 
-static bool experiment(const motions *d, latent_ode latent, const training *t, double *ours,
-                       double *lines)
+static bool experiment(const motions *d, latent_ode latent, const training *t, FILE *f,
+                       double *ours, double *lines)
 {
     problem p = { .latent = latent, .data = d };
     latent_ode_new(&p.latent);
     ad_rng rng = ad_rng_seed((uint64_t)t->seed);
     nn_theta *theta = nn_theta_new(p.latent.model, AD_F32, &rng);
-    const bool fine = train(&p, theta, t) && judge(&p, theta, ours, lines);
+    const bool fine = train(&p, theta, t) && judge(&p, theta, f, ours, lines);
     nn_theta_free(theta);
     nn_model_free(p.latent.model);
     return fine;
+}
+
+/* Four channels of the first trajectory of the first experiment. */
+static void write_picture(const char *directory, int64_t channels)
+{
+    FILE *f = example_file(directory, "latent_ode_mujoco.gp");
+    if (!f) return;
+    fputs("set terminal pngcairo size 1000,560 font 'sans,11'\nset output 'latent_ode_mujoco.png'\n"
+          "set multiplot layout 2,2\nset tics scale 0.5\nset grid lc rgb '#dddddd'\n"
+          "set xlabel 's'\nunset key\n",
+          f);
+    for (int k = 0; k < 4; k++) {
+        const int64_t c = k + 1;
+        fprintf(
+            f,
+            "set title 'number %lld of %lld'\n%s"
+            "plot 'latent_ode_mujoco.dat' index 0 using 1:%lld with lines lw 4 lc rgb '#dddddd' "
+            "title 'truth', \\\n"
+            "     '' index 0 using 1:%lld with lines lw 2 lc rgb '#1f77b4' title 'latent ODE', \\\n"
+            "     '' index 0 using 1:%lld with points pt 7 ps 0.8 lc rgb '#333333' title 'seen'\n",
+            (long long)c + 1, (long long)channels, k ? "unset key\n" : "set key bottom right\n",
+            2 + 3 * (long long)c, 4 + 3 * (long long)c, 3 + 3 * (long long)c);
+    }
+    fclose(f);
+    example_picture(directory, "latent_ode_mujoco");
 }
 
 int main(int argc, char **argv)
@@ -248,7 +293,7 @@ int main(int argc, char **argv)
     };
     int64_t seen = 0;
     double tolerance = 1e-3, ours[4], lines[4];
-    const char *data = NULL;
+    const char *data = NULL, *directory = "out";
     bool quick = false;
     const example_option options[] = {
         { "data", EXAMPLE_TEXT, &data, "folder of hopper.npy, which latent_ode_mujoco.py makes" },
@@ -262,12 +307,16 @@ int main(int argc, char **argv)
         { "tolerance", EXAMPLE_NUMBER, &tolerance, "of the solver" },
         { "seed", EXAMPLE_INTEGER, &t.seed, "of everything that is drawn" },
         { "quick", EXAMPLE_FLAG, &quick, "small networks, trained for seconds, 20 states" },
+        { "out", EXAMPLE_TEXT, &directory, "directory of the picture and the numbers" },
         { 0 }
     };
     int done =
         example_options(argc, argv, "Fills in the motion of a body by a latent ODE.", options);
     if (done) return done - 1;
     if (seen < 0 || seen > TIMES) return example_failed("--seen", "is 0 or up to 100");
+    if (!example_directory(directory)) return 1;
+    FILE *f = example_file(directory, "latent_ode_mujoco.dat");
+    if (!f) return 1;
     if (quick) {
         t.steps = 800;
         t.batch = 50;
@@ -286,12 +335,15 @@ int main(int argc, char **argv)
     const int rounds = seen ? 1 : 4;
     for (int k = 0; k < rounds; k++) {
         m.seen = seen ? seen : all[k];
-        if (!experiment(&d, m, &t, &ours[k], &lines[k])) return 1;
+        if (!experiment(&d, m, &t, f, &ours[k], &lines[k])) return 1;
+        fprintf(f, "\n\n");
         printf("mean square errors of %lld trajectories, in 0.01: latent ODE %.4f, straight lines "
                "%.4f\n",
                (long long)(d.count - d.train), 100 * ours[k], 100 * lines[k]);
         fflush(stdout);
     }
+    fclose(f);
+    write_picture(directory, d.channels);
     free(d.x);
     return 0;
 }

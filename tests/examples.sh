@@ -150,7 +150,7 @@ near 3 0.02 0.384 'neural ODE'
 near 6 0.02 0.399 'neural ODE'
 
 # Gaps in oscillations: straight lines between what is seen, and a training that leaves a quarter of the variance.
-shows latent_ode_mujoco --quick
+shows latent_ode_mujoco --quick --out "$dir"
 near 14 1e-3 0.0212 'straight lines'
 near 11 0.3 0.56 'latent ODE'
 
