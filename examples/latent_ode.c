@@ -359,7 +359,7 @@ int main(int argc, char **argv)
     if (seen < 0 || seen == 1 || seen > GRID)
         return example_failed("seen", "a spiral is seen 2 to 100 times; 0: 30, 50 and 100");
     if (quick) {
-        t.steps = 400;
+        t.steps = 800;
         t.rate = 1e-2;
         m.width = m.units = 25;
         seen = 50;

@@ -168,8 +168,8 @@ near 3 25 72 '50 %'
 shows latent_ode --quick --out "$dir"
 near 3 2e-3 0.0414 'curves known'
 near 4 2e-3 0.3029 'curves known'
-near 3 0.2 0.39 'latent ODE  '
-near 5 0.05 0.12 'latent ODE  '
+near 3 0.25 0.46 'latent ODE  '
+near 5 0.03 0.115 'latent ODE  '
 
 # Learned energies: a symplectic method keeps what they are. The textbook is what the driven stand-in is made of.
 shows hamiltonian --quick --out "$dir"
