@@ -149,6 +149,7 @@ typedef struct {
     nn_recurrent_kind kind;
     bool decays; /* it is a GRU-D */
     bool masked;
+    bool all; /* states are outputs */
 } stepping;
 
 /* Inputs: what the cell makes of x, the decay, the mask. Arguments: weight and bias of the hidden
@@ -166,7 +167,7 @@ static void step(const ad_scan_step *at, void *user)
     for (int i = 0; i <= (s->kind == NN_LSTM); i++)
         at->next[i] =
             s->masked ? ad_select(at->input[1 + s->decays], next[i], at->carry[i]) : next[i];
-    at->output[0] = at->next[0];
+    if (s->all) at->output[0] = at->next[0];
 }
 
 /* Inputs are followed by room for the mask. */
@@ -179,6 +180,7 @@ static int run(stepping *s, int64_t width, int ninput, ad_var *input, int narg, 
     for (int i = 0; i < n; i++)
         state[i] = first ? first[i] : ad_fill(tape, AD_SHAPE(AD_ROWS, width), 0);
     s->masked = o->mask.tape != NULL;
+    s->all = all != NULL;
     if (s->masked) input[ninput++] = o->mask;
     int status = -1;
     if (ad_valid(input[0])) {
@@ -191,13 +193,13 @@ static int run(stepping *s, int64_t width, int ninput, ad_var *input, int narg, 
                             .input = input,
                             .narg = narg,
                             .arg = arg,
-                            .noutput = 1,
+                            .noutput = s->all,
                             .reverse = o->reverse,
                             .lengths = o->lengths,
                             .row_bytes = o->row_bytes };
         status = ad_scan(&r, end, &outputs);
     }
-    *all = outputs;
+    if (all) *all = outputs;
     for (int i = 0; i < n && last; i++) last[i] = end[i];
     return status;
 }
@@ -205,8 +207,9 @@ static int run(stepping *s, int64_t width, int ninput, ad_var *input, int narg, 
 /* Nothing but invalid results. */
 static int fail(ad_var x, int n, ad_var *last, ad_var *all)
 {
-    *all = nn_layer_none(x);
-    for (int i = 0; i < n && last; i++) last[i] = *all;
+    const ad_var none = nn_layer_none(x);
+    if (all) *all = none;
+    for (int i = 0; i < n && last; i++) last[i] = none;
     return -1;
 }
 

@@ -313,9 +313,36 @@ START_TEST(sequences_of_length_zero)
 }
 END_TEST
 
+/* The last state is the same whether the others are asked for or not. */
+START_TEST(last_state_alone)
+{
+    nn_model *m = nn_model_new();
+    make_gru(m);
+    ad_rng rng = ad_rng_seed(1);
+    nn_theta *numbers = nn_theta_new(m, AD_F64, &rng);
+    double data[2 * T * IN], alone[2 * WIDTH], both[2 * WIDTH], of_all[2 * WIDTH];
+    for (int i = 0; i < 2 * T * IN; i++) data[i] = cos(i);
+    ad_tape *t = ad_tape_new(AD_F64);
+    ad_var theta = nn_theta_param(t, numbers), last, last_too, all;
+    ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, T, IN), 2, data);
+    ck_assert(!nn_recurrent_apply(&layer, theta, x, NULL, NULL, &last, NULL));
+    ck_assert(!nn_recurrent_apply(&layer, theta, x, NULL, NULL, &last_too, &all));
+    ck_assert(!ad_get(last, alone) && !ad_get(last_too, both));
+    ck_assert(!ad_get(ad_slice(all, 1, T - 1, T), of_all));
+    for (int i = 0; i < 2 * WIDTH; i++) {
+        ck_assert(alone[i] == both[i]);
+        ck_assert(alone[i] == of_all[i]);
+    }
+    ad_tape_free(t);
+    nn_theta_free(numbers);
+    nn_model_free(m);
+}
+END_TEST
+
 int main(void)
 {
     TCase *tests = suite_case("recurrent", "recurrent");
+    tcase_add_test(tests, last_state_alone);
     add_case_tests(tests);
     tcase_add_loop_test(tests, missing_values_may_be_nan, 0, 3);
     tcase_add_test(tests, masked_steps_of_gru_d);
