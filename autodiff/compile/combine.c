@@ -6,13 +6,13 @@
 #include "autodiff/kernels/kernel.h"
 
 /* Whether x may compute its operand i, an operation `op`, by itself: it is used nowhere else and
- * has the same rows. (Without rows there is little to gain, and sums of reductions must stay sums:
- * lanes.c.) */
+ * has the same shape. Sums without rows may be sums of reductions, which must stay sums (lanes.c).
+ */
 static bool absorbable(const ad_ir *ir, const ad_inst *x, int32_t i, ad_op op)
 {
     const ad_inst *a = &ir->inst[i];
     return a->op == op && a->nin == ad_ops[op].arity && a->uses == 1 &&
-           ad_same_shape(a->shape, x->shape) && ad_has_rows(x->shape);
+           ad_same_shape(a->shape, x->shape) && (op != AD_OP_add || ad_has_rows(x->shape));
 }
 
 /* Gives x one operand more, if there is a kernel for that. */
@@ -23,6 +23,20 @@ static int32_t composite(ad_ir *ir, ad_inst *x, int nin, const int32_t *in)
         x->in = ad_ir_ints(ir, nin, in);
     }
     return ad_ir_add(ir, x);
+}
+
+/* x with the product p for an operand becomes one operation; `other` is the other operand. In a sum
+ * or difference, a factor with the other sign gives that to x, whoever else reads it. */
+static int32_t with_product(ad_ir *ir, ad_inst *x, int32_t other, const ad_inst *p)
+{
+    int32_t in[3] = { other, p->in[0], p->in[1] };
+    for (int k = 1; k <= 2 && (x->op == AD_OP_add || x->op == AD_OP_sub); k++) {
+        if (ir->inst[in[k]].op != AD_OP_neg) continue;
+        in[k] = ir->inst[in[k]].in[0];
+        ir->inst[in[k]].uses++;
+        x->op = x->op == AD_OP_add ? AD_OP_sub : AD_OP_add;
+    }
+    return composite(ir, x, 3, in);
 }
 
 /* Both steps of a coded function as one, when nobody else needs the code. */
@@ -50,8 +64,7 @@ static int32_t combine(ad_ir *ir, ad_inst *x)
     }
     for (int k = 1; x->nin == 2 && k >= (x->op == AD_OP_sub); k--) {
         const ad_inst *p = &ir->inst[x->in[k]];
-        if (absorbable(ir, x, x->in[k], AD_OP_mul))
-            return composite(ir, x, 3, (int32_t[]){ k ? a : b, p->in[0], p->in[1] });
+        if (absorbable(ir, x, x->in[k], AD_OP_mul)) return with_product(ir, x, k ? a : b, p);
         if (absorbable(ir, x, x->in[k], AD_OP_square))
             return composite(ir, x, 3, (int32_t[]){ k ? a : b, p->in[0], p->in[0] });
     }

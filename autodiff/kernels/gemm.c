@@ -102,8 +102,11 @@ static void begin(void)
  * makes products of ever new sizes gets plain C from so many kinds on; what it has got code for
  * keeps it. */
 enum { MOST_KINDS = 8192, KINDS_SIZE = 2 * MOST_KINDS };
-static uint64_t
-    kinds[KINDS_SIZE]; /* hash table of those that have code, by a hash that is never 0 */
+typedef struct {
+    uint64_t hash; /* never 0 */
+    int agrees;    /* as agreement has it */
+} known;
+static known kinds[KINDS_SIZE]; /* hash table of those that have code */
 static int kind_count;
 
 /* Column-major, the product reads C^T = B^T A^T. */
@@ -125,11 +128,11 @@ static uint64_t hash_of(const kind *t)
 }
 
 /* Where it stands in the table, or would. */
-static uint64_t *place_of(const kind *t)
+static known *place_of(const kind *t)
 {
     uint64_t h = hash_of(t);
     uint64_t at = h >> 32;
-    while (kinds[at % KINDS_SIZE] && kinds[at % KINDS_SIZE] != h) at++;
+    while (kinds[at % KINDS_SIZE].hash && kinds[at % KINDS_SIZE].hash != h) at++;
     return &kinds[at % KINDS_SIZE];
 }
 
@@ -156,40 +159,64 @@ static bool may_run(ad_gemm_jit run)
     return mprotect((void *)begin, page, PROT_READ | PROT_EXEC) == 0;
 }
 
+static kind kind_of(const ad_gemm *g, int64_t m, int64_t k, int64_t lda, int64_t ldb, int64_t ldc)
+{
+    return (kind){ .m = (libxsmm_blasint)m,
+                   .n = (libxsmm_blasint)g->n,
+                   .k = (libxsmm_blasint)k,
+                   .lda = (libxsmm_blasint)lda,
+                   .ldb = (libxsmm_blasint)ldb,
+                   .ldc = (libxsmm_blasint)ldc,
+                   .flags = g->a_transposed ? LIBXSMM_GEMM_FLAG_TRANS_B : LIBXSMM_GEMM_FLAG_NONE,
+                   .accumulate = g->accumulate,
+                   .dtype = g->dtype };
+}
+
 static ad_gemm_jit generate(const ad_gemm *g, int64_t m, int64_t k, int64_t lda, int64_t ldb,
                             int64_t ldc)
 {
     int64_t big = INT32_MAX;
     if (g->n > big || m > big || k > big || lda > big || ldb > big || ldc > big) return NULL;
-    kind t = { .m = (libxsmm_blasint)m,
-               .n = (libxsmm_blasint)g->n,
-               .k = (libxsmm_blasint)k,
-               .lda = (libxsmm_blasint)lda,
-               .ldb = (libxsmm_blasint)ldb,
-               .ldc = (libxsmm_blasint)ldc,
-               .flags = g->a_transposed ? LIBXSMM_GEMM_FLAG_TRANS_B : LIBXSMM_GEMM_FLAG_NONE,
-               .accumulate = g->accumulate,
-               .dtype = g->dtype };
+    kind t = kind_of(g, m, k, lda, ldb, ldc);
     ad_gemm_jit run = NULL;
     lock();
-    uint64_t *place = place_of(&t);
-    bool known = *place != 0;
-    if (!ended && (known || (!refused && kind_count < MOST_KINDS))) {
+    known *place = place_of(&t);
+    bool there = place->hash != 0;
+    if (!ended && (there || (!refused && kind_count < MOST_KINDS))) {
         if (!begun) begin();
         run = dispatch(&t);
-        if (run && !known && !may_run(run)) {
+        if (run && !there && !may_run(run)) {
             refused = true;
             run = NULL;
         }
-        if (run && !known) {
-            *place = hash_of(&t);
+        if (run && !there) {
+            place->hash = hash_of(&t);
             kind_count++;
         }
     }
     unlock();
     return run;
 }
+
+/* Whether the code for `m` rows at once has been found to give the bits of SMALL rows at a time: 1
+ * if so, -1 if not, 0 if it has not been tried. What is found now, unless 0, is kept. */
+static int agreement(const ad_gemm *g, int64_t m, int found)
+{
+    kind t = kind_of(g, m, g->k, g->lda, g->ldb, g->ldc);
+    lock();
+    known *place = place_of(&t);
+    if (place->hash && found) place->agrees = found;
+    int agrees = found ? found : place->agrees;
+    unlock();
+    return agrees;
+}
 #else
+static int agreement(const ad_gemm *g, int64_t m, int found)
+{
+    (void)g, (void)m;
+    return found;
+}
+
 static ad_gemm_jit generate(const ad_gemm *g, int64_t m, int64_t k, int64_t lda, int64_t ldb,
                             int64_t ldc)
 {
@@ -216,20 +243,21 @@ static int64_t a_extent(const ad_gemm *g, int64_t m)
 }
 
 /* Whether `m` rows at once give the bits of SMALL rows at a time, tried on so many numbers that a
- * difference cannot hide; false too when memory is short, or so much of it would be needed as only
+ * difference cannot hide: 1 or -1; 0 when memory is short, or so much of it would be needed as only
  * the program's data may take. */
-static bool same_bits(const ad_gemm *g, ad_gemm_jit small, ad_gemm_jit jit, int64_t m)
+static int compare(const ad_gemm *g, ad_gemm_jit small, ad_gemm_jit jit, int64_t m)
 {
     enum { TRIED = 32 /* results a row */, MOST = 1 << 27 /* elements */ };
     int64_t whole = (m + SMALL - 1) / SMALL * SMALL, na = a_extent(g, whole),
             nb = (g->k - 1) * g->ldb + g->n, nc = whole * g->ldc;
-    if (na + nb + 2 * nc > MOST) return false;
+    if (na + nb + 2 * nc > MOST) return 0;
     size_t size = element(g);
     char *a = malloc((size_t)na * size), *b = malloc((size_t)nb * size);
     /* Sums go on from round to round: what both begin with is the same as long as they agree. */
     char *c = g->accumulate ? calloc((size_t)(2 * nc), size) : malloc((size_t)(2 * nc) * size);
     uint64_t state = 1;
-    bool same = a && b && c;
+    const bool memory = a && b && c;
+    bool same = memory;
     if (same) probe_fill(g, &state, a, na);
     for (int64_t tried = 0; same && tried < TRIED; tried += g->n) {
         char *d = c + (size_t)nc * size;
@@ -245,7 +273,15 @@ static bool same_bits(const ad_gemm *g, ad_gemm_jit small, ad_gemm_jit jit, int6
     free(a);
     free(b);
     free(c);
-    return same;
+    return same ? 1 : memory ? -1 : 0;
+}
+
+/* The same, tried once for each kind of product. */
+static bool same_bits(const ad_gemm *g, ad_gemm_jit small, ad_gemm_jit jit, int64_t m)
+{
+    int agrees = agreement(g, m, 0);
+    if (!agrees) agrees = agreement(g, m, compare(g, small, jit, m));
+    return agrees > 0;
 }
 
 static void add_tile(ad_gemm *g, int64_t count, ad_gemm_jit run)

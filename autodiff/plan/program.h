@@ -15,7 +15,7 @@
 /* Blocks of a lane that are added up by themselves, where it has more: in single precision a sum of
  * very many blocks one after the other would lose digits. */
 enum { AD_GROUP = 64 };
-enum { AD_LANES = 8, AD_MIN_BLOCK_ROWS = 16, AD_MAX_BLOCK_ROWS = 128, AD_BLOCK_BYTES = 544 * 1024 };
+enum { AD_LANES = 8, AD_MIN_BLOCK_ROWS = 16, AD_MAX_BLOCK_ROWS = 128, AD_BLOCK_BYTES = 552 * 1024 };
 
 typedef enum {
     AD_PLACE_NONE,     /* never read from memory: opaque tokens, unused inputs */
