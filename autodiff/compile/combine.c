@@ -6,11 +6,13 @@
 #include "autodiff/kernels/kernel.h"
 
 /* Whether x may compute its operand i, an operation `op`, by itself: it is used nowhere else and
- * has the same shape. Sums without rows may be sums of reductions, which must stay sums (lanes.c).
- */
+ * has the same shape, and it is not known before x is. Sums without rows may be sums of reductions,
+ * which must stay sums (lanes.c). */
 static bool absorbable(const ad_ir *ir, const ad_inst *x, int32_t i, ad_op op)
 {
     const ad_inst *a = &ir->inst[i];
+    for (int k = 0; k < x->nin; k++)
+        if (ir->inst[x->in[k]].level > a->level) return false;
     return a->op == op && a->nin == ad_ops[op].arity && a->uses == 1 &&
            ad_same_shape(a->shape, x->shape) && (op != AD_OP_add || ad_has_rows(x->shape));
 }

@@ -837,6 +837,8 @@ START_TEST(test_describe_composites)
                   { ad_sub(x, ad_mul(column, column)), " * ", 0 },
                   { ad_add(out, x), " * ", 0 },
                   { ad_add(t, ad_square(p)), " * ", 0 },
+                  { ad_add(p, ad_square(t)), " * ", 1 },
+                  { ad_add(t, ad_mul(ad_neg(p), t)), "sub(v3, v2 * v3)", 1 },
                   { ad_sin(ad_add(x, p)), " + ", 0 } };
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         ad_program *program = ad_compile(4, in, 2, (ad_var[]){ cases[k].y, out });
