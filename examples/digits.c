@@ -252,7 +252,8 @@ void digits_bend(const digit_set *set, ad_rng *rng, double much, const double *g
     const double right = shift * ad_rng_normal(rng), down = shift * ad_rng_normal(rng);
     const double cosine = cos(turn), sine = sin(turn);
     for (int i = 0; i < set->pixels; i++) {
-        const double u = i % set->side - centre, v = i / set->side - centre;
+        const int64_t column = i % set->side, row = i / set->side;
+        const double u = (double)column - centre, v = (double)row - centre;
         const double x = centre + right + wide * (cosine * u + (slant - sine) * v),
                      y = centre + down + high * (sine * u + cosine * v);
         const int x0 = (int)floor(x), y0 = (int)floor(y);

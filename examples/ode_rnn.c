@@ -447,6 +447,7 @@ static bool experiment(ode_rnn *m, const training *t, const char *data, uint64_t
     free(odds);
     nn_theta_free(theta);
     nn_model_free(m->model);
+    m->data = NULL;
     stays_free(&all);
     return fine;
 }

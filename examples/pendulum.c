@@ -4,7 +4,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { IDEAL = 25, IDEAL_TIMES = 45, WINDOW = 50, IDEAL_WINDOW = 20, LONG = 301, MOST_TIMES = 401 };
+enum {
+    IDEAL = 25,
+    IDEAL_TIMES = 45,
+    WINDOW = 50,
+    IDEAL_WINDOW = 20,
+    LONG = 301,
+    LATE = LONG / 10,
+    MOST_TIMES = 401
+};
 static const double pi = 3.14159265358979323846;
 /* Of the measured pendulum, kg m^2: 0.57 kg at 0.5 m. */
 static const double inertia = 0.57 * 0.5 * 0.5;
@@ -363,8 +371,8 @@ static bool drift_of(pendulum_net *net, const pendulum_set *set, const ode_metho
     const bool fine = y && follow(net, IDEAL, start, NULL, LONG, 1, method, 4, y);
     for (int64_t i = 0; fine && i < IDEAL; i++) {
         double late = 0;
-        for (int64_t k = LONG - LONG / 10; k < LONG; k++)
-            late += energy_of(y + 2 * (i * LONG + k)) / (LONG / 10);
+        for (int64_t k = LONG - LATE; k < LONG; k++)
+            late += energy_of(y + 2 * (i * LONG + k)) / LATE;
         *change += fabs(late - energy_of(start + 2 * i)) / IDEAL;
     }
     for (int64_t k = 0; fine && k < LONG; k++) curve[k] = energy_of(y + 2 * k);

@@ -70,9 +70,9 @@ static int lay_out(sheet *s)
     if (o->across < 0 || o->gap < 0 || o->scale < 0 || o->gap > LARGEST || o->scale > LARGEST)
         return FAIL(s, "options: across, gap and scale must be 0 to %d", LARGEST);
     int64_t scale = o->scale ? o->scale : 1;
-    s->across = o->across;
+    s->across = o->across ? o->across : 1;
     while (s->across * s->across < s->rows && !o->across) s->across++;
-    if (s->across > s->rows) s->across = s->rows;
+    if (s->across > s->rows && s->rows > 0) s->across = s->rows;
     s->down = (s->rows - 1) / s->across + 1;
     int64_t high = LARGEST, wide = LARGEST;
     if (s->height <= LARGEST && s->down <= LARGEST)

@@ -119,7 +119,8 @@ ad_var nn_attention_apply(const nn_attention *layer, ad_var theta, ad_var query,
     const bool of_query = ad_has_rows(ad_shape_of(query)), of_key = ad_has_rows(ad_shape_of(key));
     ad_var q = split(layer, &layer->query, theta, query), k = split(layer, &layer->key, theta, key),
            v = split(layer, &layer->value, theta, value);
-    q = ad_scale(q, 1 / sqrt((double)(layer->width / layer->heads)));
+    const int64_t width = layer->width / layer->heads; /* of one head */
+    q = ad_scale(q, 1 / sqrt((double)width));
     const bool rows = of_query || of_key;
     char spec[64];
     snprintf(spec, sizeof spec, "%sqhd,%skhd->%shqk", of_query ? "b" : "", of_key ? "b" : "",

@@ -158,7 +158,8 @@ START_TEST(places_of_a_sequence)
     ad_tape *t = ad_tape_new(AD_F64);
     ck_assert_int_eq(ad_get(nn_sinusoidal(nn_positions(t, 3), 4, 0), y), 0);
     for (int i = 0; i < 12; i++) {
-        const double angle = i / 4 / (i % 4 < 2 ? 1 : 100.0);
+        const int place = i / 4;
+        const double angle = place / (i % 4 < 2 ? 1 : 100.0);
         ck_assert_double_eq_tol(y[i], i % 2 ? cos(angle) : sin(angle), 1e-15);
     }
     ad_tape_free(t);
