@@ -28,12 +28,13 @@ static int32_t composite(ad_ir *ir, ad_inst *x, int nin, const int32_t *in)
 }
 
 /* x with the product p for an operand becomes one operation; `other` is the other operand. In a sum
- * or difference, a factor with the other sign gives that to x, whoever else reads it. */
+ * or difference, a factor with the other sign, which is not that of a sum, gives it to x, whoever
+ * else reads it. */
 static int32_t with_product(ad_ir *ir, ad_inst *x, int32_t other, const ad_inst *p)
 {
     int32_t in[3] = { other, p->in[0], p->in[1] };
     for (int k = 1; k <= 2 && (x->op == AD_OP_add || x->op == AD_OP_sub); k++) {
-        if (ir->inst[in[k]].op != AD_OP_neg) continue;
+        if (ir->inst[in[k]].op != AD_OP_neg || ir->inst[in[k]].nin != 1) continue;
         in[k] = ir->inst[in[k]].in[0];
         ir->inst[in[k]].uses++;
         x->op = x->op == AD_OP_add ? AD_OP_sub : AD_OP_add;

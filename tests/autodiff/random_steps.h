@@ -117,7 +117,7 @@ static ad_var draw_from_table(world *w)
 static ad_var draw_pattern(world *w)
 {
     ad_var a = any(w), b = beside(w, a), out;
-    switch (pick(17)) {
+    switch (pick(18)) {
     case 0: return ad_div(a, ad_shift(ad_square(b), 1));
     case 1: return ad_exp(ad_neg(ad_square(a)));
     case 2: return ad_log(ad_shift(ad_square(a), 0.7));
@@ -134,6 +134,9 @@ static ad_var draw_pattern(world *w)
     case 13: return ad_add(ad_zeros_like(a), b);
     case 14: return ad_add(b, ad_broadcast(ad_scalar(w->tape, 0.5), ad_shape_of(b)));
     case 15: w->couples_rows = true; return ad_div(a, ad_row_count(w->tape));
+    case 16:
+        out = ad_neg(ad_add(a, ad_cos(b))); /* a sign that more than one reads */
+        return ad_add(ad_mul(ad_sin(a), out), ad_mul(out, ad_sub(a, ad_mul(out, b))));
     default: return ad_cos(ad_sub(a, ad_scale(b, 0.5)));
     }
 }
