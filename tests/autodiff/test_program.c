@@ -247,12 +247,14 @@ START_TEST(test_deferred)
         ad_workspace *w = ad_workspace_new(p, threads);
         double data[MOST], twice[2][MOST], total = 100, squares = 100, largest = 100;
         double expected = 100, expected_squares = 100, expected_largest = 100;
+        void *outputs[] = { &total, &squares, NULL, &largest };
         ad_run_args args = { .inputs = (const void *[]){ data },
+                             .outputs = outputs,
                              .accumulate = (bool[]){ true, true, false, true },
                              .defer = true };
         for (int k = 0; k < RUNS; k++) {
             args.rows = k < RUNS - 1 ? MOST : 7;
-            args.outputs = (void *[]){ &total, &squares, twice[k % 2], &largest };
+            outputs[2] = twice[k % 2];
             double most = -1;
             for (int i = 0; i < args.rows; i++) {
                 data[i] = (double)((i + 3) * (k + 2) % 11);
