@@ -2,56 +2,13 @@
  * has the options.) */
 #define _GNU_SOURCE
 #include "nn/nn.h"
-#include "tests/support.h"
-#include <dirent.h>
+#include "tests/nn/one_file.h"
 #include <locale.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-static char directory[64], path[128], error[512];
-
-static void make_directory(void)
-{
-    strcpy(directory, "/tmp/costate-test-XXXXXX");
-    ck_assert_ptr_nonnull(mkdtemp(directory));
-    snprintf(path, sizeof path, "%s/file", directory);
-    error[0] = 0;
-}
-
-static void remove_directory(void)
-{
-    unlink(path);
-    ck_assert_int_eq(rmdir(directory), 0); /* fails when something was left behind */
-}
-
-static void put(const char *data, size_t size)
-{
-    FILE *f = fopen(path, "wb");
-    ck_assert_ptr_nonnull(f);
-    ck_assert_uint_eq(fwrite(data, 1, size, f), size);
-    ck_assert_int_eq(fclose(f), 0);
-}
-
-static size_t get(char *data, size_t room)
-{
-    FILE *f = fopen(path, "rb");
-    ck_assert_ptr_nonnull(f);
-    size_t n = fread(data, 1, room, f);
-    fclose(f);
-    return n;
-}
-
-static int count_files(void)
-{
-    DIR *d = opendir(directory);
-    int n = 0;
-    while (readdir(d)) n++;
-    closedir(d);
-    return n - 2; /* . and .. */
-}
 
 /* ---- tables ---------------------------------------------------------------------------------- */
 

@@ -1,39 +1,11 @@
 /* Files as the data of a training, row by row where they lie. */
 #define _GNU_SOURCE
 #include "nn/nn.h"
-#include "tests/support.h"
+#include "tests/nn/one_file.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-static char path[64], error[512];
-
-static void make_path(void)
-{
-    strcpy(path, "/tmp/costate-mapped-XXXXXX");
-    int file = mkstemp(path);
-    ck_assert_int_ge(file, 0);
-    close(file);
-    error[0] = 0;
-}
-
-static void remove_path(void) { unlink(path); }
-
-static void put(const void *data, size_t size)
-{
-    FILE *f = fopen(path, "wb");
-    ck_assert_ptr_nonnull(f);
-    ck_assert_uint_eq(fwrite(data, 1, size, f), size);
-    ck_assert_int_eq(fclose(f), 0);
-}
-
-static void expect_error(const char *behind_path)
-{
-    char expected[400];
-    snprintf(expected, sizeof expected, "%s%s", path, behind_path);
-    ck_assert_str_eq(error, expected);
-}
 
 /* Rows of every element type, asked for in any order and twice. */
 START_TEST(fetches)
@@ -73,8 +45,6 @@ START_TEST(fetches)
     nn_mapped_free(m);
 }
 END_TEST
-
-#define BYTES(text) text, sizeof text - 1
 
 START_TEST(other_byte_order)
 {
@@ -217,7 +187,7 @@ END_TEST
 int main(void)
 {
     TCase *tests = suite_case("mapped", "mapped");
-    tcase_add_checked_fixture(tests, make_path, remove_path);
+    tcase_add_checked_fixture(tests, make_directory, remove_directory);
     tcase_add_loop_test(tests, fetches, 0, NN_BOOL + 1);
     tcase_add_test(tests, other_byte_order);
     tcase_add_test(tests, larger_than_memory);

@@ -1,41 +1,11 @@
-/* NumPy's files, .npy and .npz: what is read, what is refused, what is written. (tests/files.sh has
- * NumPy itself.) */
+/* NumPy's files, .npy and .npz: what is read, what is refused, what is written. (tests/exchange.sh
+ * has NumPy itself.) */
 #include "nn/nn.h"
-#include "tests/support.h"
+#include "tests/nn/one_file.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-static char path[64], error[512];
-
-static void make_path(void)
-{
-    strcpy(path, "/tmp/costate-files-XXXXXX");
-    int file = mkstemp(path);
-    ck_assert_int_ge(file, 0);
-    close(file);
-    error[0] = 0;
-}
-
-static void remove_path(void) { unlink(path); }
-
-static void put(const void *data, size_t size)
-{
-    FILE *f = fopen(path, "wb");
-    ck_assert_ptr_nonnull(f);
-    ck_assert_uint_eq(fwrite(data, 1, size, f), size);
-    ck_assert_int_eq(fclose(f), 0);
-}
-
-static void expect_error(const char *behind_path)
-{
-    char expected[400];
-    snprintf(expected, sizeof expected, "%s%s", path, behind_path);
-    ck_assert_str_eq(error, expected);
-}
-
-#define BYTES(text) text, sizeof text - 1
 
 typedef struct {
     const char *file;
@@ -403,7 +373,7 @@ END_TEST
 int main(void)
 {
     TCase *tests = suite_case("numpy", "numpy");
-    tcase_add_checked_fixture(tests, make_path, remove_path);
+    tcase_add_checked_fixture(tests, make_directory, remove_directory);
     tcase_add_loop_test(tests, reads_npy, 0, sizeof npy / sizeof *npy);
     tcase_add_loop_test(tests, refuses_npy, 0, sizeof bad_npy / sizeof *bad_npy);
     tcase_add_loop_test(tests, npy_round_trip, 0, NN_BOOL + 1);
