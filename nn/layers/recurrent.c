@@ -21,13 +21,19 @@ static nn_linear new_part(nn_model *model, const char *name, const char *part, i
     return layer;
 }
 
+/* A width that has no such multiple is refused as it is. */
+static int64_t times(int64_t n, int64_t width)
+{
+    return width > 0 && width <= INT64_MAX / n ? n * width : width;
+}
+
 static nn_recurrent new_recurrent(nn_model *model, nn_recurrent_kind kind, const char *name,
                                   int64_t in, int64_t width)
 {
-    int gates = kind == NN_GRU ? 3 : 4;
+    const int64_t all = times(kind == NN_GRU ? 3 : 4, width); /* gates */
     nn_recurrent layer = { .kind = kind, .width = width };
-    layer.input = new_part(model, name, "input", in, gates * width, width, true);
-    layer.hidden = new_part(model, name, "hidden", width, gates * width, width, true);
+    layer.input = new_part(model, name, "input", in, all, width, true);
+    layer.hidden = new_part(model, name, "hidden", width, all, width, true);
     if (layer.hidden.weight < 0) layer.input.weight = -1;
     return layer;
 }
@@ -42,15 +48,17 @@ nn_recurrent nn_lstm_new(nn_model *model, const char *name, int64_t in, int64_t 
     return new_recurrent(model, NN_LSTM, name, in, width);
 }
 
-int nn_recurrent_states(const nn_recurrent *layer) { return layer->kind == NN_LSTM ? 2 : 1; }
+int nn_recurrent_states(const nn_recurrent *layer)
+{
+    return layer && layer->kind == NN_LSTM ? 2 : 1;
+}
 
 nn_gru_d nn_gru_d_new(nn_model *model, const char *name, int64_t in, int64_t width)
 {
     char text[NN_LAYER_NAME];
     nn_gru_d layer = { .width = width };
-    const int64_t both = in < INT64_MAX / 2 ? 2 * in : in; /* that many is refused */
-    layer.input = new_part(model, name, "input", both, 3 * width, width, true);
-    layer.hidden = new_part(model, name, "hidden", width, 3 * width, width, false);
+    layer.input = new_part(model, name, "input", times(2, in), times(3, width), width, true);
+    layer.hidden = new_part(model, name, "hidden", width, times(3, width), width, false);
     layer.decay = new_part(model, name, "decay", in, width, width, true);
     const char *value = nn_layer_name(text, name, "value_decay");
     layer.value_weight =
@@ -106,9 +114,9 @@ static ad_var gru_d(ad_var u, ad_var h, ad_var weight)
 void nn_recurrent_cell(const nn_recurrent *layer, ad_var theta, ad_var x, const ad_var *state,
                        ad_var *next)
 {
-    ad_var u = nn_linear_apply(&layer->input, theta, x);
-    ad_var v = nn_linear_apply(&layer->hidden, theta, state[0]);
-    cell(layer->kind, u, v, state, next);
+    ad_var u = nn_linear_apply(layer ? &layer->input : NULL, theta, x);
+    ad_var v = nn_linear_apply(layer ? &layer->hidden : NULL, theta, state[0]);
+    cell(nn_recurrent_states(layer) == 2 ? NN_LSTM : NN_GRU, u, v, state, next);
 }
 
 /* ---- sequences ------------------------------------------------------------------------------- */

@@ -290,6 +290,25 @@ START_TEST(misuse_is_refused)
 END_TEST
 
 /* A row may have no step at all; a sequence without steps cannot be recorded. */
+START_TEST(layers_that_cannot_be)
+{
+    const int64_t widths[] = { INT64_MAX, INT64_MIN, INT64_MAX / 2, 0 };
+    for (int i = 0; i < 12; i++) {
+        nn_model *m = nn_model_new();
+        if (i / 4 == 0) nn_gru_new(m, "r", 2, widths[i % 4]);
+        else if (i / 4 == 1) nn_lstm_new(m, "r", 2, widths[i % 4]);
+        else nn_gru_d_new(m, "r", i % 2 ? 2 : widths[i % 4], i % 2 ? widths[i % 4] : 2);
+        case_unmade(m, "'r.input.weight'");
+    }
+    ad_tape *t = ad_tape_new(AD_F64);
+    ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, 2), 0, (double *)NULL), next[2];
+    ck_assert_int_eq(nn_recurrent_states(NULL), 1);
+    nn_recurrent_cell(NULL, x, x, &x, next);
+    case_refused(next[0], "nn_linear_apply");
+    ad_tape_free(t);
+}
+END_TEST
+
 START_TEST(sequences_of_length_zero)
 {
     double x[2 * T * IN], y[2 * WIDTH];
@@ -347,6 +366,7 @@ int main(void)
     tcase_add_loop_test(tests, missing_values_may_be_nan, 0, 3);
     tcase_add_test(tests, masked_steps_of_gru_d);
     tcase_add_test(tests, misuse_is_refused);
+    tcase_add_test(tests, layers_that_cannot_be);
     tcase_add_test(tests, sequences_of_length_zero);
     return suite_run();
 }
