@@ -70,7 +70,8 @@ static double towards_cosine_by_p(double p, double t)
 
 static const ode_method *const accurate[] = { &ode_dopri5, &ode_tsit5, &ode_dopri8 };
 
-/* Methods and types that solve all of these problems. */
+/* Methods and types that solve all of these problems: not dopri8 in single precision, whose stages
+ * multiply the rounding of the state (docs/gradients.md). */
 static const struct {
     const ode_method *method;
     ad_dtype dtype;
