@@ -505,18 +505,25 @@ START_TEST(reduce_is_accurate)
 }
 END_TEST
 
+/* The kernel of the largest element of each line of in [lines,n], prepared. */
+static ad_kernel maxima_of_lines(ad_dtype dtype, const ad_shape *in)
+{
+    static const int64_t last_axis = 2;
+    ad_kernel k = { .op = AD_OP_reduce_max,
+                    .dtype = dtype,
+                    .nin = 1,
+                    .in_shapes = in,
+                    .out = AD_SHAPE(in->dim[0], 1),
+                    .nattr = 1,
+                    .attr = &last_axis };
+    ck_assert(ad_kernel_prepare(&k, 1));
+    return k;
+}
+
 START_TEST(reduce_max_keeps_nan)
 {
-    ad_shape in = AD_SHAPE(3, 2), out = AD_SHAPE(3, 1);
-    int64_t mask = 2;
-    ad_kernel k = { .op = AD_OP_reduce_max,
-                    .dtype = AD_F64,
-                    .nin = 1,
-                    .in_shapes = &in,
-                    .out = out,
-                    .nattr = 1,
-                    .attr = &mask };
-    ck_assert(ad_kernel_prepare(&k, 1));
+    ad_shape in = AD_SHAPE(3, 2);
+    ad_kernel k = maxima_of_lines(AD_F64, &in);
     double x[6] = { 1, NAN, NAN, 1, -INFINITY, -2 }, y[3];
     void *operand = x;
     run_rows(&k, 1, &operand, y);
@@ -529,16 +536,8 @@ END_TEST
 START_TEST(reduce_max_of_a_line)
 {
     enum { LINE = 150 };
-    ad_shape in = AD_SHAPE(1, LINE), out = AD_SHAPE(1, 1);
-    int64_t mask = 2;
-    ad_kernel k = { .op = AD_OP_reduce_max,
-                    .dtype = AD_F64,
-                    .nin = 1,
-                    .in_shapes = &in,
-                    .out = out,
-                    .nattr = 1,
-                    .attr = &mask };
-    ck_assert(ad_kernel_prepare(&k, 1));
+    ad_shape in = AD_SHAPE(1, LINE);
+    ad_kernel k = maxima_of_lines(AD_F64, &in);
     for (int i = 0; i < LINE; i++) {
         double x[LINE], y;
         void *operand = x;
@@ -563,16 +562,8 @@ START_TEST(reduce_max_of_lines)
     static float narrow[LINES * LONGEST];
     ad_dtype dtype = _i ? AD_F64 : AD_F32;
     for (int n = 1; n <= LONGEST; n++) {
-        ad_shape in = AD_SHAPE(LINES, n), out = AD_SHAPE(LINES, 1);
-        int64_t mask = 2;
-        ad_kernel k = { .op = AD_OP_reduce_max,
-                        .dtype = dtype,
-                        .nin = 1,
-                        .in_shapes = &in,
-                        .out = out,
-                        .nattr = 1,
-                        .attr = &mask };
-        ck_assert(ad_kernel_prepare(&k, 1));
+        ad_shape in = AD_SHAPE(LINES, n);
+        ad_kernel k = maxima_of_lines(dtype, &in);
         for (int place = 0; place < n; place++) {
             double y[LINES];
             void *operand = dtype == AD_F32 ? (void *)narrow : wide;
