@@ -65,7 +65,8 @@ typedef struct {
     /* > 0: so many equal cells of the interval, between which increments are found in order, at the
      * cost of a draw a cell; inside a cell by bisection. Default 0: of fixed steps over the solve's
      * own interval, the steps; else one cell. Replayed steps have the cells of the solve that took
-     * them, so that the path is the same. */
+     * them, so that the path is the same. Steps that were chosen by their errors are replayed on
+     * their own path alone: another seed, interval, antithetic or common is an error of the run. */
     int64_t cells;
     /* instead: cells + 1 boundaries of the interval, increasing or decreasing (copied) */
     const double *grid;

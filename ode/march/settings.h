@@ -7,7 +7,8 @@
 struct ode_steps {
     int64_t count; /* accepted steps; count + 1 times */
     ode_buffer times;
-    bool chosen; /* by their errors, and not known before the solve: of its path */
+    bool chosen;   /* by their errors, and not known before the solve: of its path */
+    sde_path path; /* the one they were chosen on, of stochastic equations; its grid is not there */
 };
 
 /* An adjoint: what it needs of the forward solve, how it is prepared when it is recorded, and how

@@ -166,15 +166,17 @@ void ode_forward_free(void *forward)
     free(s);
 }
 
-static bool begin_stats(ode_stats *stats, double t0, bool chosen)
+static bool begin_stats(const ode_settings *set, double t0)
 {
+    ode_stats *stats = set->stats;
     if (!stats->steps_taken) stats->steps_taken = calloc(1, sizeof *stats->steps_taken);
     double *times =
         stats->steps_taken ? ode_buffer_need(&stats->steps_taken->times, sizeof *times) : NULL;
     if (!times) return false;
     times[0] = t0;
     stats->steps_taken->count = 0;
-    stats->steps_taken->chosen = chosen;
+    stats->steps_taken->chosen = set->replay ? set->replay->chosen : set->adaptive;
+    stats->steps_taken->path = set->replay ? set->replay->path : set->path;
     return true;
 }
 
@@ -324,6 +326,24 @@ static void follow_end(ode_forward *s, const ad_opaque_call *call)
     if (s->partial) put_unreached(s);
 }
 
+/* Steps that were chosen by their errors are those of one path. */
+static int check_path(ode_march *m, const sde_path *steps, const sde_path *own)
+{
+    if (steps->seed != own->seed)
+        return ode_fail(m, ODE_FAILED,
+                        "the steps to replay were chosen by their errors on the path of "
+                        "options.path.seed %llu, and this solve has seed %llu; give it their seed, "
+                        "or steps that are known before (step or steps)",
+                        (unsigned long long)steps->seed, (unsigned long long)own->seed);
+    bool same = steps->antithetic == own->antithetic && steps->common == own->common &&
+                steps->cells == own->cells && steps->t0 == own->t0 && steps->t1 == own->t1;
+    if (same) return 0;
+    return ode_fail(m, ODE_FAILED,
+                    "the steps to replay were chosen by their errors on a path with other "
+                    "options.path (antithetic, common, cells, t0 or t1); give this solve the same, "
+                    "or steps that are known before (step or steps)");
+}
+
 /* The path of a stochastic solve. */
 static int open_path(ode_forward *s, const ad_opaque_call *call)
 {
@@ -340,6 +360,7 @@ static int open_path(ode_forward *s, const ad_opaque_call *call)
     m->path = &s->path;
     int64_t count = 0;
     bool chosen = set->replay ? set->replay->chosen : set->adaptive, known = !chosen && t0 != t1;
+    if (set->replay && chosen && check_path(m, &set->replay->path, &set->path)) return -1;
     if (known) count = ode_march_boundaries(m, p->ntimes, t, &s->path.grid);
     if (count < 0) return -1;
     char error[ODE_ERROR_SIZE];
@@ -384,8 +405,7 @@ static int solve(ode_problem *p, ode_forward *s, const ad_opaque_call *call)
     if (ode_march_open(m, units, call->rows, call->threads, args, s->values)) return -1;
     ode_boundary first = { .t = t[0], .jump = ode_stops_jump(&m->stops, t[0]), .restart = true };
     ode_trajectory_start(tr, steps ? ode_trajectory_boundary(steps, 0) : &first);
-    bool chosen = set->replay ? set->replay->chosen : set->adaptive;
-    if (set->stats && !begin_stats(set->stats, t[0], chosen))
+    if (set->stats && !begin_stats(set, t[0]))
         return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
     if (!p->final_only) put_slot(s, 0, y);
     if (ode_method_stochastic(m->method) && open_path(s, call)) return -1;

@@ -286,6 +286,21 @@ START_TEST(steps)
     CLOSE(s, sde_solve(drift, noise, NULL, s.y0, 0, NULL, s.times, &s.options),
           "passes an output time");
     ode_stats_clear(&stats);
+    for (int k = 0; k < 4; k++) { /* chosen steps are those of their path */
+        s = open();
+        s.options.ode = (ode_options){ .method = &sde_heun, .stats = &stats };
+        ck_assert_ptr_nonnull(ad_value(solve(&s, noise, NULL)));
+        s.options.ode.stats = NULL;
+        s.options.ode.replay = stats.steps_taken;
+        ck_assert_ptr_nonnull(ad_value(solve(&s, noise, NULL)));
+        if (k == 0) s.options.path.seed = 5;
+        s.options.path.antithetic = k == 1;
+        s.options.path.cells = k == 2 ? 7 : 0;
+        s.options.path.t1 = k == 3 ? 2 : 0;
+        CLOSE(s, solve(&s, noise, NULL),
+              k == 0 ? "this solve has seed 5" : "on a path with other options.path");
+        ode_stats_clear(&stats);
+    }
     s = open();
     s.options.ode = (ode_options){ .method = &sde_heun, .rtol = 1e-9, .max_steps = 20 };
     CLOSE(s, solve(&s, noise, NULL), "max_steps = 20", "loosen the tolerances");
