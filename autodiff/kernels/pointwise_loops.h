@@ -53,17 +53,25 @@ static void M(run_tail)(M(body) body, int arity, int64_t start, int64_t n, const
     M(copy_few)((T *)out + start, result, n - start);
 }
 
-static void M(run)(M(body) body, int arity, int64_t n, const void *const *in, const int *stride,
-                   void *out)
+/* What is not one call of the loop: lines that are not full, and results of numbers alone. */
+static void M(run_rest)(M(body) body, int arity, int64_t n, const void *const *in,
+                        const int *stride, bool one_number, void *out)
 {
     if (n <= 0) return;
-    bool one_number = true;
-    for (int k = 0; k < arity; k++) one_number = one_number && stride[k] == 0;
     int64_t whole = one_number ? 0 : n / LANES * LANES;
     if (whole > 0) body(whole, in, stride, out);
     if (whole == n) return;
     M(run_tail)(body, arity, whole, one_number ? 1 : n, in, stride, out);
     for (int64_t i = 1; one_number && i < n; i++) ((T *)out)[i] = *(T *)out;
+}
+
+INLINE void M(run)(M(body) body, int arity, int64_t n, const void *const *in, const int *stride,
+                   void *out)
+{
+    bool one_number = true;
+    for (int k = 0; k < arity; k++) one_number = one_number && stride[k] == 0;
+    if (n % LANES || one_number) M(run_rest)(body, arity, n, in, stride, one_number, out);
+    else body(n, in, stride, out);
 }
 
 /* One loop; n is a multiple of LANES, which the mask tells the compiler; the rest of the arguments

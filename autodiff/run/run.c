@@ -478,11 +478,11 @@ static int run_alone(const ad_program *program, ad_workspace *w, const ad_run_ar
                      const ad_dtype *dtype)
 {
     if (!w) return -1;
-    if (atomic_flag_test_and_set(&w->busy)) {
+    if (atomic_flag_test_and_set_explicit(&w->busy, memory_order_acquire)) {
         atomic_store(&w->refused, true);
         return -1;
     }
-    atomic_store(&w->refused, false);
+    atomic_store_explicit(&w->refused, false, memory_order_relaxed);
     w->error[0] = 0;
     w->outside[0] = 0;
     int result;
@@ -497,7 +497,7 @@ static int run_alone(const ad_program *program, ad_workspace *w, const ad_run_ar
                               program->ir.dtype == AD_F32 ? "float (AD_F32)" : "double (AD_F64)",
                               *dtype == AD_F32 ? "float" : "double");
     else result = run(w, args);
-    atomic_flag_clear(&w->busy);
+    atomic_flag_clear_explicit(&w->busy, memory_order_release);
     return result;
 }
 
