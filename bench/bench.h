@@ -37,6 +37,8 @@ void bench_print(const bench_options *options, const bench_line *line);
 /* FMA rate of one thread in GFLOP/s, from a burst of about 0.3 ms. */
 double bench_peak_sample(ad_dtype dtype);
 double bench_now(void); /* seconds */
+/* From now on bench_now counts the processor's time of all threads. */
+void bench_use_processor_time(void);
 typedef struct {
     void (*run)(void *user);
     void *user;
@@ -97,6 +99,7 @@ bool bench_traces(const bench_options *options, const char *wanted, int *count);
 bool bench_programs(const bench_options *options, const char *wanted, int *count);
 bool bench_stochastic(const bench_options *options, const char *wanted, int *count);
 bool bench_layers(const bench_options *options, const char *wanted, int *count);
+bool bench_wide(const bench_options *options, const char *wanted, int *count);
 bool bench_paths(const bench_options *options, const char *wanted, int *count);
 bool bench_failed(const char *name, const char *message); /* prints it and returns false */
 #endif

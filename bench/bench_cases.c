@@ -84,13 +84,16 @@ static void help(void)
 {
     puts("bench_cases [--case NAME]... [--dtype f32|f64] [--threads N] [--repeats N] [--tolerance "
          "X] [--json] [--answers]\n"
-         "  --case NAME    a b c d trace compile overhead sde path layers, or one of them: "
+         "  --case NAME    a b c d trace compile overhead sde path layers wide, or one of them: "
          "b.discrete, "
          "b10, c32, trace2.d8, sde2, gru (default: all)\n"
          "  --dtype T      default: the one a case is judged in, f64 for a, f32 for the others\n"
          "  --threads N    default 1; floors are shared out evenly\n"
          "  --repeats N    samples of which the median is taken, default 15\n"
          "  --tolerance X  rtol and atol of the adaptive cases instead of their own\n"
+         "  --processor    times are those of the processor, all threads together: for a machine "
+         "that "
+         "is not idle\n"
          "  --json         one object a line\n"
          "  --answers      print loss and gradient norms in f64 at 1e-12 instead of timing\n"
          "In parentheses: the largest value that is allowed. docs/performance.md explains cases "
@@ -119,9 +122,11 @@ enum { MAX_WANTED = 32 };
 static int read_options(int argc, char **argv, bench_options *o, const char **wanted, int *nwanted)
 {
     static const struct option list[] = {
-        { "case", 1, NULL, 'c' },    { "dtype", 1, NULL, 'd' },     { "threads", 1, NULL, 't' },
-        { "repeats", 1, NULL, 'r' }, { "tolerance", 1, NULL, 'e' }, { "json", 0, NULL, 'j' },
-        { "answers", 0, NULL, 'a' }, { "help", 0, NULL, 'h' },      { 0 }
+        { "case", 1, NULL, 'c' },      { "dtype", 1, NULL, 'd' },
+        { "threads", 1, NULL, 't' },   { "repeats", 1, NULL, 'r' },
+        { "tolerance", 1, NULL, 'e' }, { "json", 0, NULL, 'j' },
+        { "answers", 0, NULL, 'a' },   { "help", 0, NULL, 'h' },
+        { "processor", 0, NULL, 'p' }, { 0 }
     };
     for (int which; (which = getopt_long(argc, argv, "", list, NULL)) != -1;) {
         bool fine = true;
@@ -131,6 +136,7 @@ static int read_options(int argc, char **argv, bench_options *o, const char **wa
         }
         if (which == 'j') o->json = true;
         else if (which == 'a') o->answers = true;
+        else if (which == 'p') bench_use_processor_time();
         else if (which == 'c' && *nwanted < MAX_WANTED) wanted[(*nwanted)++] = optarg;
         else if (which == 'd' && !strcmp(optarg, "f32")) o->dtype = AD_F32;
         else if (which == 'd' && !strcmp(optarg, "f64")) o->dtype = AD_F64;
@@ -164,6 +170,7 @@ int main(int argc, char **argv)
             fine &= bench_stochastic(&options, wanted[i], &count);
             fine &= bench_paths(&options, wanted[i], &count);
             fine &= bench_layers(&options, wanted[i], &count);
+            fine &= bench_wide(&options, wanted[i], &count);
         }
         if (count == 0) fine = bench_failed(wanted[i], "no such case; --help lists them");
     }

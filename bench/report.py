@@ -15,6 +15,8 @@ FASTER_THAN_TORCHDIFFEQ = {("a", "f64"): 100, ("b.forward", "f32"): 6, ("b.discr
                            ("c8", "f32"): 20, ("c32", "f32"): 50, ("d.forward", "f32"): 1.4, ("d.gradient", "f32"): 1.4}
 # Layers, against torch: how many times, more than.
 LAYERS_FASTER_THAN_TORCH = {"conv7": 1, "conv14": 1, "gru": 2}
+# Wide networks, against torch and torchdiffeq.
+WIDE_FASTER_THAN_TORCH = {"widestep1024": 1.1, "widestep2048": 1.1, "widehutch860": 1.2}
 # The stochastic cases, and against whom.
 STOCHASTIC_FASTER_THAN = {"torchsde": 5, "diffrax": 2}
 BEGIN, END = "<!-- from here on by tools/bench -->", "<!-- to here -->"
@@ -157,6 +159,18 @@ def layer_table(results):
     return table(["case", "threads", "ms", "floor", "ratio", "at most", "torch ms", "its fastest", "costate is faster"], rows)
 
 
+def wide_table(results):
+    rows = []
+    for line in costate_lines(results, r"wide.*"):
+        other = best(results, "torch", line["case"], line["dtype"], line["threads"])
+        faster = other[0]["ms"] / line["ms"] if other else 0
+        wanted = WIDE_FASTER_THAN_TORCH.get(line["case"], 1)
+        rows.append([line["case"], str(line["threads"]), number(line["ms"]), "%.2f" % line["ratio"] if "ratio" in line else ""] +
+                    ([number(other[0]["ms"]), other[1], "%.1f x, %g x %s" % (faster, wanted, "held" if faster >= wanted else "**missed**")]
+                     if other else ["", "", ""]))
+    return table(["case", "threads", "ms", "over its floor", "torch ms", "its fastest", "costate is faster"], rows)
+
+
 def path_table(results):
     rows = []
     for line in costate_lines(results, r"path\..*"):
@@ -222,7 +236,7 @@ def main():
              ("Against torchdiffeq and diffrax, each at its best", best_table(results) + first_calls(results)),
              ("Against torchdiffeq and diffrax, on the same number of threads", peer_table(results)),
              ("Stochastic equations", stochastic_table(results) + "\n" + path_table(results)), ("The exact trace", trace_table(results)),
-             ("Layers", layer_table(results)),
+             ("Layers", layer_table(results)), ("Wide networks", wide_table(results)),
              ("Making programs, and starting one", program_table(results))]
     text = "".join("\n### %s\n\n%s" % part for part in parts if part[1])
     document = open(sys.argv[2]).read()

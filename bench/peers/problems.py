@@ -23,15 +23,17 @@ CASES = {
 RK4_STEPS = 20
 
 
-def weights(case):
-    """[(W, b), ...] in double: W [in, out]."""
-    sizes = CASES[case][0]
+def weights_of(sizes, scale=None):
+    """[(W, b), ...] in double: W [in, out]. scale: that of all W, instead of 1 / sqrt(in)."""
     layers = []
     for number, (inner, outer) in enumerate(zip(sizes[:-1], sizes[1:])):
         i, j = np.arange(inner)[:, None], np.arange(outer)[None, :]
-        scale = 0.1 * np.sqrt(2) if case == "a" else np.sqrt(1 / inner)
-        layers.append((scale * np.sin(1.7 * i + 0.9 * j + 0.37 * i * j + number), np.zeros(outer)))
+        layers.append(((scale or np.sqrt(1 / inner)) * np.sin(1.7 * i + 0.9 * j + 0.37 * i * j + number), np.zeros(outer)))
     return layers
+
+
+def weights(case):
+    return weights_of(CASES[case][0], 0.1 * np.sqrt(2) if case == "a" else None)
 
 
 def inputs(case):
@@ -63,24 +65,27 @@ def error(case, loss, norms=()):
     return max(abs(value - right) / abs(right) for value, right in zip(values, exact(case)))
 
 
+now = time.perf_counter  # with --processor time.process_time
+
+
 def milliseconds(run, repeats):
     """Median over `repeats` samples (fewer, but three, where one takes long), each of so many runs that it lasts 5 ms or more."""
-    start = time.perf_counter()
+    start = now()
     run()
-    seconds = time.perf_counter() - start
+    seconds = now() - start
     if seconds < 0.5:
         for _ in range(2):
             run()
-        start = time.perf_counter()
+        start = now()
         run()
-        seconds = time.perf_counter() - start
+        seconds = now() - start
     count = max(1, int(5e-3 / seconds))
     samples = []
     for _ in range(max(3, min(repeats, int(3 / (seconds * count))))):
-        start = time.perf_counter()
+        start = now()
         for _ in range(count):
             run()
-        samples.append((time.perf_counter() - start) * 1e3 / count)
+        samples.append((now() - start) * 1e3 / count)
     return statistics.median(samples)
 
 
@@ -104,7 +109,10 @@ def parse(about, cases=CASES):
     parser.add_argument("--dtype", choices=("f32", "f64"), default="f32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--processor", action="store_true", help="times are those of the processor, all threads together")
     options = parser.parse_args()
+    global now
+    now = time.process_time if options.processor else time.perf_counter
     options.case = options.case or list(cases)
     warnings.simplefilter("ignore")  # of the peers, about themselves
     if hasattr(os, "sched_setaffinity"):
