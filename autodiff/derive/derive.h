@@ -22,6 +22,11 @@ typedef struct {
 const ad_own_rules *ad_own_rules_of(ad_op op);
 /* Whether node's result depends differentiably on its operand i. */
 bool ad_differentiable(const ad_node *node, int i);
+/* What rule `rule` (vjp, jvp) of opaque node n gave for a variable of this shape: of that shape,
+ * after broadcasting or (cotangents) summing what was broadcast; anything else is the rule's error.
+ */
+ad_var ad_checked_result(ad_tape *tape, const ad_node *n, const char *rule, ad_var v,
+                         ad_shape shape);
 
 enum { AD_SEED = 1, AD_THROUGH = 2, AD_NEEDED = 4 /* while finding */ };
 typedef struct {
@@ -31,10 +36,14 @@ typedef struct {
     char *active;
     ad_reach reach;     /* what y needs, from the first x on: nodes to visit */
     int32_t begin, end; /* no node before or from here on is active */
+    int32_t *same;      /* by active node: the first one that is equal (ad_equal_find), or NULL */
 } ad_activity;
 /* cut: x that depend on other x count as independent. */
 bool ad_activity_find(ad_activity *activity, ad_tape *tape, int ny, const ad_var *y, int nx,
                       const ad_var *x, bool cut);
+/* Finds which active nodes are equal (equal.c). false with the tape's error set: memory is short.
+ */
+bool ad_equal_find(ad_activity *activity, ad_tape *tape, int nx, const ad_var *x);
 void ad_activity_clear(ad_activity *activity);
 
 /* Which elements of cotangents (reverse mode) or tangents (forward mode) are live: others are left
@@ -54,6 +63,8 @@ bool ad_live_guards(const ad_live *live, const ad_node *n);
 bool ad_live_wild(const ad_live *live, int32_t node);
 /* x where it is live, otherwise 0. */
 ad_var ad_live_select(ad_var mask, ad_var x);
+/* ad_push, 0 where v is not live. */
+ad_var ad_push_live(const ad_live *live, ad_var y, const ad_node *n, int i, ad_var v, ad_var mask);
 /* Operand i of contraction n, 0 where it only multiplies what is not live: mask is that of its part
  * `from` (0, 1: operands, 2: result). */
 ad_var ad_live_other(ad_live *live, const ad_node *n, int from, int i, ad_var mask);

@@ -153,6 +153,12 @@ ad_var ad_live_select(ad_var mask, ad_var x)
     return mask.node >= 0 && ad_valid(x) ? ad_select(mask, x, ad_scalar(x.tape, 0)) : x;
 }
 
+ad_var ad_push_live(const ad_live *l, ad_var y, const ad_node *n, int i, ad_var v, ad_var mask)
+{
+    ad_var x = ad_push(y, i, v);
+    return ad_live_guards(l, n) ? ad_live_select(mask, x) : x;
+}
+
 ad_var ad_live_other(ad_live *l, const ad_node *n, int from, int i, ad_var mask)
 {
     ad_var other = ad_var_at(l->tape, n->in[i]);

@@ -327,3 +327,19 @@ const ad_own_rules *ad_own_rules_of(ad_op op)
     AD_ASSERT(ad_ops[op].kind == AD_NONLINEAR);
     return &own_rules[op];
 }
+
+ad_var ad_checked_result(ad_tape *t, const ad_node *n, const char *rule, ad_var v, ad_shape shape)
+{
+    ad_shape s = ad_shape_of(v), common;
+    if (v.node < 0 || ad_tape_error(t)) return ad_none(t);
+    if (v.tape == t && s.rank >= 0 && ad_broadcast_shapes(s, shape, &common)) {
+        if (ad_same_shape(common, shape)) return ad_broadcast(v, shape);
+        if (rule[0] == 'v' && ad_same_shape(common, s)) return ad_sum_to(v, shape);
+    }
+    char got[128], want[128];
+    ad_format_shape(s, got, sizeof got);
+    ad_format_shape(shape, want, sizeof want);
+    ad_fail(t, "%s: its rule %s gave a variable %s where %s is due", ad_node_name(n), rule,
+            v.tape == t ? got : "of another tape", want);
+    return ad_none(t);
+}
