@@ -8,6 +8,34 @@ double ode_guard_margin(double rtol)
     return fmin(1.5, fmax(1.15, 1.15 + 0.175 * log10(rtol / 1e-6)));
 }
 
+/* The largest h |lambda| up to `most` at which rounding leaves a derivative of half the tolerance
+ * right within a tenth: two standard deviations, where a rounding's is epsilon / sqrt 12. A
+ * tolerance below the default asks for no smaller steps: ordinary problems would pay for them. */
+static double least_rounded(const ode_method *method, ad_dtype dtype, double rtol, double most)
+{
+    double rounding = (dtype == AD_F32 ? FLT_EPSILON : DBL_EPSILON) / sqrt(12);
+    double tolerance = fmax(rtol, ode_usual_rtol(dtype)), error = 0.1 * tolerance / 2;
+    double allowed = error / (2 * rounding);
+    if (method->rounding(method, most) <= allowed) return most;
+    double least = 0;
+    for (int i = 0; i < 20; i++) {
+        double middle = (least + most) / 2;
+        if (method->rounding(method, middle) <= allowed) least = middle;
+        else most = middle;
+    }
+    return least;
+}
+
+ode_guard ode_guard_begin(const ode_settings *settings, ad_dtype dtype, double rtol)
+{
+    double limit = settings->stability, margin = ode_guard_margin(rtol);
+    if (isfinite(limit)) {
+        double next = least_rounded(settings->method, dtype, rtol, limit / margin);
+        limit = fmin(limit, margin * next);
+    }
+    return (ode_guard){ .limit = limit, .margin = margin };
+}
+
 double ode_guard_rounding(const ode_system *s, double rtol)
 {
     double unit = 16 * (s->dtype == AD_F32 ? FLT_EPSILON : DBL_EPSILON);

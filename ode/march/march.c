@@ -223,7 +223,7 @@ int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int thr
         return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
     if (m->adaptive && set_norm(m)) return -1;
     connect_step(m, &m->step);
-    m->guard = (ode_guard){ .limit = m->settings->stability, .margin = ode_guard_margin(m->rtol) };
+    m->guard = ode_guard_begin(m->settings, s->dtype, m->rtol);
     set_number(m, N_STIFFNESS, 0); /* of steps that do not tell */
     set_number(m, N_REUSE, 0);
     return 0;

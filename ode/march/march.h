@@ -50,6 +50,8 @@ typedef struct {
     int in_a_row;             /* attempts that told it, since they have to */
     int since;                /* attempts that did not, since */
 } ode_guard;
+/* Of a march with this tolerance. */
+ode_guard ode_guard_begin(const ode_settings *settings, ad_dtype dtype, double rtol);
 /* Whether the attempted step, which gave this stiffness, is within the limit. */
 bool ode_guard_allows(ode_guard *guard, double h, double stiffness);
 /* Whether an attempt of size h has to tell |lambda|: what an earlier one told is old, or not far

@@ -61,7 +61,7 @@ static bool check_tolerances(ad_tape *tape, const char *caller, const tolerances
 static bool resolve_tolerances(ode_settings *s, const ode_options *o, ad_tape *tape)
 {
     bool f32 = ad_tape_dtype(tape) == AD_F32;
-    double usual_rtol = f32 ? 1e-4 : 1e-6, usual_atol = f32 ? 1e-6 : 1e-8;
+    double usual_rtol = ode_usual_rtol(ad_tape_dtype(tape)), usual_atol = f32 ? 1e-6 : 1e-8;
     if (ode_method_stochastic(s->method)) {
         usual_rtol = 1e-3;
         usual_atol = 1e-6;

@@ -60,6 +60,9 @@ typedef struct {
     ode_stats *stats;
 } ode_settings;
 
+/* The default of rtol. */
+static inline double ode_usual_rtol(ad_dtype dtype) { return dtype == AD_F32 ? 1e-4 : 1e-6; }
+
 /* Checks options (which have an adjoint) and resolves defaults; sde: NULL, or the options of a
  * stochastic equation, to which they belong. false with the tape's error set. */
 bool ode_settings_make(ode_settings *settings, const ode_options *options, const sde_options *sde,

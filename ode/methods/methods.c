@@ -51,7 +51,8 @@ static const ode_method *const all[] = {
         .tableau = &name_##_tableau,                                                               \
         .step = ode_runge_kutta_step,                                                              \
         .dense = ode_runge_kutta_dense,                                                            \
-        .stability = ode_runge_kutta_stability                                                     \
+        .stability = ode_runge_kutta_stability,                                                    \
+        .rounding = ode_runge_kutta_rounding                                                       \
     };
 #include "ode/methods/methods.def"
 #define ODE_ESDIRK(name_, about_, order_, error_order_, dense_order_, stages_, dense_, diagonal_,  \

@@ -7,7 +7,12 @@
  * differ by J d, and what is left in d, where the smooth part of the solution cancels, is what J
  * amplifies most (the test for stiffness of DOPRI5 and DOP853: Hairer & Wanner, Solving ODEs II,
  * IV.2). Tableaux without such a pair take the highest divided difference of their stages in place
- * of d. */
+ * of d.
+ *
+ * In single precision a method with many stages meets another limit before. The field sees each
+ * stage's state rounded; h lambda turns the rounding into one of the slope, and the later stages
+ * multiply it: those of DOP853 by a hundred at h |lambda| = 4, where the step as a whole damps
+ * almost everything. The derivative by lambda has what is multiplied twice. */
 #include "ode/methods/recorders.h"
 #include <math.h>
 
@@ -51,6 +56,26 @@ double ode_runge_kutta_stability(const ode_method *m)
         else unstable = middle;
     }
     return stable;
+}
+
+/* x := (I - z A^T)^-1 x */
+static void multiply_through_stages(const ode_tableau *t, double z, double *x)
+{
+    for (int i = t->stages - 1; i > 0; i--)
+        for (int j = 0; j < i; j++) x[j] += z * ode_tableau_row(t, i)[j] * x[i];
+}
+
+double ode_runge_kutta_rounding(const ode_method *m, double x)
+{
+    /* A step of y' = lambda y, z = h lambda, whose stages see states that are off by d ends at
+     * R y + z b (I - z A)^-1 d; the derivative of the latter by log lambda is
+     * z b (I - z A)^-2 d. */
+    const ode_tableau *t = m->tableau;
+    double gain[ODE_MAX_STAGES], sum = 0;
+    for (int i = 0; i < t->stages; i++) gain[i] = ode_tableau_row(t, t->stages)[i];
+    for (int twice = 0; twice < 2; twice++) multiply_through_stages(t, -x, gain);
+    for (int i = 0; i < t->stages; i++) sum += x * gain[i] * (x * gain[i]);
+    return sqrt(sum);
 }
 
 /* Weights w of the stages' slopes, and q of d = h sum_j q_j k_j = sum_i w_i g_i: highest divided

@@ -186,6 +186,10 @@ struct ode_method {
     void (*dense)(const ode_method *method, double theta, double *w, double *slope);
     /* The largest h |lambda| of steps whose gradient is to be trusted; NULL: there is no limit. */
     double (*stability)(const ode_method *method);
+    /* With a limit: standard deviation of the derivative, by log lambda, of a step of
+     * y' = lambda y at h |lambda| = x, where the states that the field sees have independent
+     * errors of standard deviation 1. Grows with x. */
+    double (*rounding)(const ode_method *method, double x);
 };
 
 static inline bool ode_method_has(const ode_method *m, int flags)

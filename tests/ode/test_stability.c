@@ -70,15 +70,14 @@ static double towards_cosine_by_p(double p, double t)
 
 static const ode_method *const accurate[] = { &ode_dopri5, &ode_tsit5, &ode_dopri8 };
 
-/* Methods and types that solve all of these problems: not dopri8 in single precision, whose stages
- * multiply the rounding of the state (docs/gradients.md). */
 static const struct {
     const ode_method *method;
     ad_dtype dtype;
 } swept[] = {
     { &ode_dopri5, AD_F64 }, { &ode_tsit5, AD_F64 }, { &ode_dopri8, AD_F64 },
     { &ode_bosh3, AD_F64 },  { &ode_heun, AD_F64 },  { &ode_ralston, AD_F64 },
-    { &ode_dopri5, AD_F32 }, { &ode_tsit5, AD_F32 }, { &ode_bosh3, AD_F32 },
+    { &ode_dopri5, AD_F32 }, { &ode_tsit5, AD_F32 }, { &ode_dopri8, AD_F32 },
+    { &ode_bosh3, AD_F32 },
 };
 enum { SWEPT = sizeof swept / sizeof *swept };
 
@@ -91,6 +90,62 @@ START_TEST(stiffness_sweep)
         answer a = solve(&q, swept[_i].dtype, (ode_options){ .method = swept[_i].method });
         check_close("dy/dp", a.gradient[1], towards_cosine_by_p(p, 3),
                     swept[_i].dtype == AD_F32 ? 0.1 : 0.06);
+    }
+}
+END_TEST
+
+/* The stages multiply the rounding of the state, and those of dopri8 by hundreds where its steps
+ * are as long as stability allows: then gradients of half the tolerance are off by up to a half. */
+START_TEST(rounding_is_not_multiplied)
+{
+    const struct {
+        const ode_method *method;
+        const ode_adjoint *adjoint;
+    } by[] = { { &ode_dopri8, &ode_discrete },
+               { &ode_dopri8, &ode_interpolating },
+               { &ode_tsit5, &ode_discrete } };
+    for (int i = 0; i < 60; i++) {
+        double p = 1000 * pow(1.02, i);
+        problem q = { towards_cosine, 1, 1, { 1 }, { p }, 3 };
+        answer a =
+            solve(&q, AD_F32, (ode_options){ .method = by[_i].method, .adjoint = by[_i].adjoint });
+        check_close("dy/dp", a.gradient[1], towards_cosine_by_p(p, 3), 0.1);
+    }
+}
+END_TEST
+
+/* What they multiply by: Euler's step of x by x, Heun's in closed form, dopri8's by NumPy's inverse
+ * of I - z A: |z b (I - z A)^-2|. */
+START_TEST(rounding_of_stages)
+{
+    for (double x = 0.5; x < 3; x += 0.5) {
+        check_close("euler", ode_runge_kutta_rounding(&ode_euler, x), x, 1e-12);
+        check_close("heun", ode_runge_kutta_rounding(&ode_heun, x), x * hypot(0.5 - x, 0.5), 1e-12);
+    }
+    check_close("dopri8", ode_runge_kutta_rounding(&ode_dopri8, 3), 155.014, 1e-5);
+    check_close("dopri8", ode_runge_kutta_rounding(&ode_dopri8, 4), 535.148, 1e-5);
+}
+END_TEST
+
+/* Only the steps of dopri8 in single precision are held smaller for that. */
+START_TEST(limits_of_rounding)
+{
+    for (int k = 0; ode_methods()[k]; k++) {
+        const ode_method *method = ode_methods()[k];
+        if (!ode_method_adaptive(method) || !method->stability) continue;
+        ode_settings settings = { .method = method, .stability = method->stability(method) };
+        for (int d = 0; d < 2; d++) {
+            ad_dtype dtype = d ? AD_F64 : AD_F32;
+            for (double rtol = 1e-8; rtol < 0.05; rtol *= 10) {
+                ode_guard guard = ode_guard_begin(&settings, dtype, rtol);
+                bool held = method == &ode_dopri8 && dtype == AD_F32 && rtol < 5e-4;
+                ck_assert_msg((guard.limit < 0.9 * settings.stability) == held &&
+                                  guard.limit <= settings.stability,
+                              "%s, %d: %g at %g", method->name, d, guard.limit, rtol);
+                double gain = ode_runge_kutta_rounding(method, guard.limit / guard.margin);
+                if (held) ck_assert(gain > 60 && gain < 80);
+            }
+        }
     }
 }
 END_TEST
@@ -181,6 +236,9 @@ int main(void)
     tcase_add_loop_test(stiff, stiffness_sweep, 0, SWEPT);
     tcase_add_loop_test(stiff, van_der_pol_is_right, 0, 3);
     tcase_add_loop_test(stiff, ordinary_problems_are_not_limited, 0, 3);
+    tcase_add_loop_test(stiff, rounding_is_not_multiplied, 0, 3);
+    tcase_add_test(stiff, rounding_of_stages);
+    tcase_add_test(stiff, limits_of_rounding);
     tcase_add_test(stiff, stability_limits);
     tcase_add_test(stiff, guard_asks);
     return suite_run();
