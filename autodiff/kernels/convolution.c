@@ -9,8 +9,9 @@
  * Zeros around x are never stored: such products are shorter. Where channels are too few for a
  * product by taps, the elements that an output line reads are packed into a matrix of a few lines
  * [positions, taps * Cin], and all taps are one product. With as many groups as channels, products
- * are of elements, channel by channel. */
-#include "autodiff/kernels/gemm.h"
+ * are of elements, channel by channel. Kernels 3x3 that move by one take fewer multiplications by
+ * tiles (winograd.c). */
+#include "autodiff/kernels/winograd.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,7 +30,7 @@ typedef struct {
     int64_t first, end;
 } range;
 
-typedef enum { BY_TAP, BY_CHANNEL, PACKED } form;
+typedef enum { BY_TAP, BY_CHANNEL, PACKED, BY_TILE } form;
 
 typedef struct {
     ad_prepared head;
@@ -45,6 +46,7 @@ typedef struct {
     int ngemm;
     ad_gemm *gemm; /* by tap: of different lengths */
     int *of_tap;   /* by tap of a line: its product; -1: never within x */
+    ad_winograd tiles;
 } conv_prepared;
 
 static range within(const axis *a, int64_t k)
@@ -190,7 +192,7 @@ static size_t pack_bytes(const conv_prepared *p)
 
 static bool turns_weights(const conv_prepared *p)
 {
-    return p->face == AD_FACE_X && p->form != BY_CHANNEL;
+    return p->face == AD_FACE_X && (p->form == BY_TAP || p->form == PACKED);
 }
 
 static int64_t weights(const conv_prepared *p)
@@ -202,6 +204,7 @@ static size_t conv_scratch(const ad_kernel *k, int64_t rows)
 {
     (void)rows;
     const conv_prepared *p = k->prepared;
+    if (p->form == BY_TILE) return ad_winograd_scratch(&p->tiles);
     size_t gemm = p->form == PACKED ? ad_gemm_scratch(&p->packed) : 0;
     for (int i = 0; i < p->ngemm; i++) {
         size_t need = ad_gemm_scratch(&p->gemm[i]);
@@ -238,6 +241,11 @@ static void conv_run(const ad_kernel *k, int64_t rows, const void *const *in, vo
     array[ad_face_operand(k->op, 1)] = (char *)(uintptr_t)in[1];
     array[p->face] = out;
     int64_t images = p->images * (p->rows ? rows : 1);
+    if (p->form == BY_TILE) {
+        ad_winograd_run(&p->tiles, images, k->reduces_rows, array[AD_FACE_X], array[AD_FACE_W],
+                        array[AD_FACE_Y], scratch);
+        return;
+    }
     int64_t nx = p->line.nx * p->column.nx * p->groups * p->cin;
     int64_t ny = p->line.ny * p->column.ny * p->groups * p->cout;
     image m = { array[AD_FACE_X], array[AD_FACE_W], array[AD_FACE_Y], scratch, NULL };
@@ -393,6 +401,36 @@ static void merge_axes(conv_prepared *p)
     p->line.nx = p->line.ny = 1;
 }
 
+/* Multiplications of an image, tap by tap. */
+static double direct_work(const conv_prepared *p)
+{
+    double taps[2] = { 0, 0 };
+    const axis *axes[2] = { &p->line, &p->column };
+    for (int a = 0; a < 2; a++)
+        for (int64_t k = 0; k < axes[a]->taps; k++) {
+            range r = within(axes[a], k);
+            taps[a] += (double)(r.end - r.first);
+        }
+    return taps[0] * taps[1] * (double)(p->groups * p->cin * p->cout);
+}
+
+/* Whether tiles can be used, and pay. */
+static bool prepare_tiles(conv_prepared *p, ad_dtype dtype)
+{
+    const axis *axes[2] = { &p->line, &p->column };
+    for (int a = 0; a < 2; a++)
+        if (axes[a]->taps != 3 || axes[a]->stride != 1 || axes[a]->dilation != 1) return false;
+    if (p->groups != 1) return false;
+    p->tiles = (ad_winograd){ .face = p->face,
+                              .dtype = dtype,
+                              .x = { { p->line.nx, p->column.nx }, p->cin },
+                              .y = { { p->line.ny, p->column.ny }, p->cout },
+                              .before = { p->line.before, p->column.before } };
+    if (!ad_winograd_pays(&p->tiles, direct_work(p))) return false;
+    ad_winograd_prepare(&p->tiles);
+    return true;
+}
+
 static bool prepare(ad_kernel *k)
 {
     conv_prepared *p = ad_prepared_new(k, sizeof *p);
@@ -417,6 +455,7 @@ static bool prepare(ad_kernel *k)
     for (int i = p->rows; i < x.rank - 1 - s.axes; i++) p->images *= x.dim[i];
     if (p->cin == 1 && p->cout == 1 && p->groups > 1) p->form = BY_CHANNEL;
     else p->form = p->cin < FEW || p->cout < FEW ? PACKED : BY_TAP;
+    if (p->form == BY_TAP && prepare_tiles(p, k->dtype)) p->form = BY_TILE;
     if (p->form == PACKED) prepare_packed(p, k->dtype);
     return p->form != BY_TAP || prepare_taps(p, k->dtype);
 }

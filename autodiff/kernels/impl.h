@@ -17,6 +17,15 @@ static inline char *ad_at_out(void *array, int64_t element, size_t size)
     return (char *)array + element * (int64_t)size;
 }
 
+/* Transforms of the tiles of a convolution (winograd.c): from and to tiles of so many elements. */
+typedef enum {
+    AD_TILE_IMAGE,   /* 4x4 -> 4x4 */
+    AD_TILE_SUMS,    /* 4x4 -> 2x2 */
+    AD_TILE_RESULT,  /* 2x2 -> 4x4, the transpose of AD_TILE_SUMS */
+    AD_TILE_WEIGHTS, /* 3x3 -> 4x4 */
+    AD_TILE_PRODUCTS /* 4x4 -> 3x3, the transpose of AD_TILE_WEIGHTS */
+} ad_tile;
+
 /* Inner loops of one dtype (strided.c, built once per instruction set). Sizes and strides
  * count elements. Sums run in an order that depends on the sizes alone. */
 typedef struct {
@@ -48,6 +57,9 @@ typedef struct {
      * element is summed in the order of l. */
     void (*gemm)(bool accumulate, int64_t m, int64_t n, int64_t k, const void *a, int64_t am,
                  int64_t ak, const void *b, int64_t ldb, void *c, int64_t ldc);
+    /* Of each of n channels: in and out are lines of n, one for each element of the tile. Results
+     * overwrite what is in out, or are added to it. */
+    void (*tile)(ad_tile which, bool add, int64_t n, const void *const *in, void *const *out);
 } ad_loops;
 /* Those for the instruction set chosen at run time. */
 const ad_loops *ad_loops_of(ad_dtype dtype);

@@ -6,10 +6,13 @@
 #include <math.h>
 #include <string.h>
 
+#define INLINE static inline __attribute__((always_inline))
+
 #define T float
 #define F(name) name##_f32
 #define EVERY_OTHER EVERY_OTHER_F32
 #define MASK int32_t
+#include "autodiff/kernels/tiles.inc"
 #include "autodiff/kernels/strided.inc"
 #undef EVERY_OTHER
 #undef MASK
@@ -19,6 +22,7 @@
 #define F(name) name##_f64
 #define EVERY_OTHER EVERY_OTHER_F64
 #define MASK int64_t
+#include "autodiff/kernels/tiles.inc"
 #include "autodiff/kernels/strided.inc"
 #undef EVERY_OTHER
 #undef MASK

@@ -80,6 +80,8 @@ for transposed in (False, True):
         case(transposed, (5, 6), 4, 4, (3, 2), stride, pad, dilation, groups, (0, 0))
     case(transposed, (4, 3), 16, 16, (3, 3), (1, 1), (1, 1), (1, 1), 1, (0, 0))
     case(transposed, (4, 3), 16, 16, (1, 1), (1, 1), (0, 0), (1, 1), 1, (0, 0))
+    case(transposed, (6, 7), 32, 28, (3, 3), (1, 1), (1, 1), (1, 1), 1, (0, 0))
+    case(transposed, (8, 7), 32, 32, (3, 3), (1, 1), (0, 2), (1, 1), 1, (0, 0))
 print("};")
 x = fill((2, 7, 6, 3), 1.3, 0.4).requires_grad_()
 pooled("max_pooled", first(F.max_pool2d(last(x), (3, 2), (2, 1), (1, 1))), x)
