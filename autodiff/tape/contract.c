@@ -3,7 +3,12 @@
  *
  * Work is on factors: variables whose axes carry labels. A label that is not in the result is
  * summed. Label sizes are those of the axes; the row axis counts as NOMINAL_ROWS, and work that
- * does not depend on rows is discounted, since it is done once per solve. */
+ * does not depend on rows is discounted, since it is done once per solve.
+ *
+ * Bytes count as well. Parameters multiplied out with each other are weights of a product with the
+ * rows: they are read anew for every block, and their cotangents are sums over the rows as large as
+ * they are. So parameters are not multiplied out beyond MOST_GROWTH times their own size, unless
+ * the result stays in a level 2 cache. */
 #include "autodiff/tape/tape.h"
 #include <stdlib.h>
 #include <string.h>
@@ -12,9 +17,16 @@ enum {
     NOMINAL_ROWS = 256,
     ROWLESS_DISCOUNT = 16,
     BATCH_SURCHARGE = 32 /* a 32nd more */,
-    STRETCH_SURCHARGE = 64,
-    EXHAUSTIVE = 10
+    ELEMENTWISE = 16,
+    READING = 65, /* multiplications that an element of parameters multiplied out costs */
+    EXHAUSTIVE = 10,
+    MOST_GROWTH = 4,
+    CACHED_BYTES = 1024 * 1024
 };
+
+/* The cost of an element beyond what parameters may be multiplied out to: more than any arithmetic
+ * that it saves. */
+static const double beyond_cost = 1e9;
 
 typedef uint64_t label_set; /* one bit a label */
 
@@ -24,6 +36,7 @@ typedef struct {
     ad_factor f[AD_MAX_FACTORS];
     int64_t size[AD_MAX_LABELS]; /* AD_ROWS for the row label */
     label_set out;
+    double most; /* elements that parameters may be multiplied out to */
 } product;
 
 static const ad_node *node_of(ad_var x) { return ad_node_at(x.tape, x.node); }
@@ -278,16 +291,42 @@ static bool is_array(const product *p, label_set s)
     return count(s) <= AD_MAX_RANK && rows_among(p, s) <= 1;
 }
 
-/* Of ways with equally many multiplications, those are slower that need a matrix product for each
- * index of a label, and a little those that stretch an operand: what it is stretched by is summed
- * again in the VJP. */
+/* Elementwise products take as long as ELEMENTWISE multiplications of a matrix product; so do sums
+ * in which one operand has no axis of its own, and three times as long where there is one for each
+ * index of a label: one operand then lies the wrong way. A matrix product for each index is a
+ * little slower than one alone. */
 static double pair_cost(const product *p, label_set a, label_set b, label_set keep)
 {
     double c = size_of(p, a | b),
            batch = size_of(p, a & b & keep) / (has_rows(p, a & b & keep) ? NOMINAL_ROWS : 1);
-    if ((a | b) & ~keep) c += batch > 1 ? c / BATCH_SURCHARGE : 0;
-    else if (a != b) c += c / STRETCH_SURCHARGE;
-    return has_rows(p, a | b) ? c : c / ROWLESS_DISCOUNT;
+    const double made = size_of(p, keep);
+    if (!has_rows(p, a | b))
+        return c / ROWLESS_DISCOUNT + (made > p->most ? made * beyond_cost : 0);
+    const bool sums = ((a | b) & ~keep) != 0, within = (a & ~b) == 0 || (b & ~a) == 0;
+    if (!sums) return c * ELEMENTWISE;
+    if (within) return c * ELEMENTWISE * (batch > 1 ? 3 : 1);
+    return c + (batch > 1 ? c / BATCH_SURCHARGE : 0);
+}
+
+/* What parameters are multiplied out to is read by products with the rows, block by block, and its
+ * cotangent is summed over them: the cost of that for a product of two sets of factors with these
+ * labels. */
+static double reading_cost(const product *p, int a, label_set in_a, int b, label_set in_b)
+{
+    if (has_rows(p, in_a) == has_rows(p, in_b)) return 0;
+    const int set = has_rows(p, in_a) ? b : a;
+    const bool multiplied_out = set & (set - 1);
+    return multiplied_out ? READING * size_of(p, set == a ? in_a : in_b) : 0;
+}
+
+/* Parameters that are multiplied out stay within a few times their own size or within a cache. */
+static double most_elements(const product *p)
+{
+    double own = 0;
+    for (int i = 0; i < p->n; i++)
+        if (!has_rows(p, labels_of(&p->f[i]))) own += size_of(p, labels_of(&p->f[i]));
+    const double cached = CACHED_BYTES / (double)ad_dtype_size(ad_tape_dtype(p->tape));
+    return own * MOST_GROWTH > cached ? own * MOST_GROWTH : cached;
 }
 
 /* Exhaustive: best[set] over all ways to split a set of factors in two (dynamic programming over
@@ -315,7 +354,8 @@ static void plan_exhaustive(const product *p, order_table *t)
             if (a < b || t->cost[a] < 0 || t->cost[b] < 0) continue;
             double c = t->cost[a] + t->cost[b];
             if (t->cost[set] >= 0 && c >= t->cost[set]) continue;
-            c += pair_cost(p, t->kept[a], t->kept[b], t->kept[set]);
+            c += pair_cost(p, t->kept[a], t->kept[b], t->kept[set]) +
+                 reading_cost(p, a, t->kept[a], b, t->kept[b]);
             if (t->cost[set] >= 0 && c >= t->cost[set]) continue;
             t->cost[set] = c;
             t->split[set] = (uint16_t)a;
@@ -465,6 +505,7 @@ static ad_var multiply_factors(ad_tape *tape, int n, const ad_factor *factors, i
     if (!split_diagonals(&p)) return ad_none(tape);
     resolve_identities(&p);
     for (int i = 0; i < p.n && !ad_tape_error(tape); i++) sum_private(&p, i);
+    p.most = most_elements(&p);
     if (p.n > EXHAUSTIVE && !reduce_greedily(&p, EXHAUSTIVE)) return ad_none(tape);
     if (ad_tape_error(tape)) return ad_none(tape);
     ad_factor r = p.f[0];

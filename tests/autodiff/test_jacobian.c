@@ -1,6 +1,6 @@
 /* Jacobians and exact traces: against central differences, against each other, through what people
  * write in vector fields; the trace's own derivatives; and what its program holds. */
-#include "autodiff/tape/tape.h"
+#include "autodiff/plan/program.h"
 #include "tests/support.h"
 #include <math.h>
 #include <stdlib.h>
@@ -486,6 +486,48 @@ START_TEST(errors)
 }
 END_TEST
 
+/* Trace and its VJP of a network of hidden layers, all of size h. */
+static ad_program *deep_trace(int layers, int64_t d, int64_t h, int64_t *parameters)
+{
+    ad_tape *t = ad_tape_new(AD_F32);
+    ad_var in[7] = { ad_input_rows(t, AD_SHAPE(AD_ROWS, d), 0, NULL) }, bar[7], y = in[0];
+    *parameters = 0;
+    for (int k = 0; k <= layers; k++) {
+        const int64_t from = k ? h : d, to = k < layers ? h : d;
+        in[k + 1] = ad_param(t, AD_SHAPE(from, to), NULL);
+        y = ad_matmul(k ? ad_tanh(y) : y, in[k + 1]);
+        *parameters += from * to;
+    }
+    ad_var trace = ad_jacobian_trace(y, in[0]);
+    in[layers + 2] = ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), 0, NULL);
+    ad_vjp(1, &trace, &in[layers + 2], layers + 2, in, bar);
+    ad_program *p = ad_compile(layers + 3, in, layers + 2, bar);
+    ck_assert_msg(p != NULL, "%s", ad_tape_error(t));
+    ad_tape_free(t);
+    return p;
+}
+
+/* Of three and four hidden layers weights could be multiplied out to [d,h,h]. */
+START_TEST(parameters_stay_small)
+{
+    static const int64_t sizes[][2] = { { 11, 128 }, { 16, 256 }, { 200, 128 }, { 63, 860 } };
+    enum { CACHED = 1024 * 1024 / 4, GROWTH = 4 };
+    for (int k = 0; k < 8; k++) {
+        const int layers = 3 + k / 4;
+        int64_t parameters, most = CACHED;
+        ad_program *p = deep_trace(layers, sizes[k % 4][0], sizes[k % 4][1], &parameters);
+        if (GROWTH * parameters > most) most = GROWTH * parameters;
+        for (int32_t i = 0; i < p->ir.n; i++)
+            ck_assert_msg(ad_has_rows(p->ir.inst[i].shape) ||
+                              ad_row_size(p->ir.inst[i].shape) <= most,
+                          "%d layers, %d, %d: %s of %lld elements", layers, (int)sizes[k % 4][0],
+                          (int)sizes[k % 4][1], ad_ops[p->ir.inst[i].op].name,
+                          (long long)ad_row_size(p->ir.inst[i].shape));
+        ad_program_free(p);
+    }
+}
+END_TEST
+
 int main(void)
 {
     TCase *t = suite_case("jacobian", "jacobian");
@@ -495,6 +537,7 @@ int main(void)
     tcase_add_test(t, many_axes);
     tcase_add_test(t, what_is_not_selected);
     tcase_add_test(t, trace_stays_cheap);
+    tcase_add_test(t, parameters_stay_small);
     tcase_add_test(t, trace_through_concatenations);
     tcase_add_test(t, errors);
     return suite_run();
