@@ -18,7 +18,7 @@ enum {
     ROWLESS_DISCOUNT = 16,
     BATCH_SURCHARGE = 32 /* a 32nd more */,
     ELEMENTWISE = 16,
-    READING = 65, /* multiplications that an element of parameters multiplied out costs */
+    READING = 60, /* multiplications that an element of parameters multiplied out costs */
     EXHAUSTIVE = 10,
     MOST_GROWTH = 4,
     CACHED_BYTES = 1024 * 1024
