@@ -28,6 +28,9 @@ bool ad_differentiable(const ad_node *node, int i);
 ad_var ad_checked_result(ad_tape *tape, const ad_node *n, const char *rule, ad_var v,
                          ad_shape shape);
 
+/* Whether n, or its derivative, may be infinite at operands that are finite (bounds.c). */
+bool ad_has_pole(const ad_tape *tape, const ad_node *n);
+
 enum { AD_SEED = 1, AD_THROUGH = 2, AD_NEEDED = 4 /* while finding */ };
 typedef struct {
     /* By node: AD_SEED for x, AD_THROUGH for what depends differentiably on x and y on it. Only

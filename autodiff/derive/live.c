@@ -27,7 +27,7 @@ bool ad_live_guards(const ad_live *l, const ad_node *n)
 {
     if (ad_ops[n->op].kind != AD_POINTWISE) return false;
     if (ad_has_trait(n->op, AD_SELECTS | AD_SIGNS)) return false;
-    bool wild = ad_has_trait(n->op, AD_POLE);
+    bool wild = ad_has_pole(l->tape, n);
     for (int i = 0; i < n->nin; i++) wild = wild || l->danger[n->in[i]] & WILD;
     return wild;
 }
@@ -53,7 +53,7 @@ static void find_wild(ad_live *l)
         const int32_t k = l->act->reach.node[j];
         const ad_node *n = ad_node_at(l->tape, k);
         if (is_opaque(n)) continue;
-        char wild = ad_has_trait(n->op, AD_POLE) ? WILD : 0;
+        char wild = ad_has_pole(l->tape, n) ? WILD : 0;
         for (int i = 0; i < n->nin; i++) wild |= l->danger[n->in[i]] & WILD;
         l->danger[k] |= wild;
     }

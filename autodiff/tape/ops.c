@@ -14,7 +14,9 @@ enum {
     BATCHED = AD_BATCHED,
     VIEW = AD_VIEW,
     CONSTANT = AD_CONSTANT,
-    INDEX_1 = AD_INDEX_1
+    INDEX_1 = AD_INDEX_1,
+    AT_ZERO = AD_AT_ZERO,
+    NOT_NEGATIVE = AD_NOT_NEGATIVE
 };
 
 const ad_op_info ad_ops[AD_OP_COUNT] = {

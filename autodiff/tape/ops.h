@@ -51,7 +51,9 @@ enum {
     AD_BATCHED = 1 << 8,
     AD_VIEW = 1 << 9,
     AD_CONSTANT = 1 << 10,
-    AD_INDEX_1 = 1 << 11
+    AD_INDEX_1 = 1 << 11,
+    AD_AT_ZERO = 1 << 12,
+    AD_NOT_NEGATIVE = 1 << 13
 };
 
 typedef struct {

@@ -5,6 +5,8 @@
 #include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 static ad_tape *tape;
 
@@ -21,11 +23,18 @@ static ad_var f_pow_above_1(ad_var x) { return ad_pow_scalar(x, 1.5); }
 static ad_var f_log1p(ad_var x) { return ad_log1p(ad_shift(x, -1)); }
 static ad_var f_entropy(ad_var x) { return ad_mul(x, ad_log(x)); }
 static ad_var f_huge(ad_var x) { return ad_exp(ad_scale(ad_sub(number(0.5), x), 1e5)); }
+static ad_var f_square_root(ad_var x) { return ad_sqrt(ad_square(x)); }
+static ad_var f_rsqrt_square(ad_var x) { return ad_rsqrt(ad_mul(x, x)); }
+static ad_var f_log_sum(ad_var x) { return ad_log(ad_add(ad_relu(x), ad_square(x))); }
+static ad_var f_over_abs(ad_var x) { return ad_div(number(2), ad_abs(ad_scale(x, 0.5))); }
+static ad_var f_over_max(ad_var x) { return ad_reciprocal(ad_max(x, ad_scale(x, 2))); }
 static ad_var f_scaled(ad_var x) { return ad_mul(ad_square(ad_log(x)), ad_shift(x, 2)); }
 
-static ad_var (*const functions[])(ad_var) = { f_log,      f_sqrt, f_rsqrt, f_reciprocal,  f_div,
-                                               f_quotient, f_pow,  f_power, f_pow_above_1, f_log1p,
-                                               f_entropy,  f_huge, f_scaled };
+static ad_var (*const functions[])(ad_var) = {
+    f_log,    f_sqrt,        f_rsqrt,        f_reciprocal, f_div,      f_quotient,
+    f_pow,    f_power,       f_pow_above_1,  f_log1p,      f_entropy,  f_huge,
+    f_scaled, f_square_root, f_rsqrt_square, f_log_sum,    f_over_abs, f_over_max
+};
 enum { FUNCTIONS = sizeof functions / sizeof *functions };
 
 /* Each mask gives f at 2 and leaves out f at 0; x = (0, 2). */
@@ -280,6 +289,37 @@ START_TEST(beside_the_mask)
 }
 END_TEST
 
+/* A norm divides by what cannot be 0: nothing is recorded for relu before and after it. */
+static ad_var normalised(ad_var x, double epsilon)
+{
+    ad_var centred = ad_sub(x, ad_mean(x, 1, (int[]){ 0 }, true));
+    ad_var variance = ad_mean(ad_square(centred), 1, (int[]){ 0 }, true);
+    return ad_mul(centred, ad_rsqrt(ad_shift(variance, epsilon)));
+}
+
+static int selections(double epsilon)
+{
+    tape = ad_tape_new(AD_F64);
+    ad_var x = ad_param(tape, AD_SHAPE(4), ((double[]){ 1, 2, 3, 5 })), g;
+    ad_var y = ad_relu(normalised(ad_square(ad_relu(x)), epsilon));
+    ad_grad(ad_sum_all(y), 1, &x, &g);
+    ad_program *p = ad_compile(1, &x, 1, &g);
+    char *text = ad_program_describe(p);
+    int n = 0;
+    for (const char *at = text; (at = strstr(at, "select(")); at++) n++;
+    free(text);
+    ad_program_free(p);
+    ad_tape_free(tape);
+    return n;
+}
+
+START_TEST(out_of_reach)
+{
+    ck_assert_int_eq(selections(1e-5), 2);
+    ck_assert_int_gt(selections(0), 2);
+}
+END_TEST
+
 int main(void)
 {
     TCase *tests = suite_case("masks", "masks");
@@ -288,5 +328,6 @@ int main(void)
     tcase_add_test(tests, largest);
     tcase_add_test(tests, contracted);
     tcase_add_test(tests, beside_the_mask);
+    tcase_add_test(tests, out_of_reach);
     return suite_run();
 }

@@ -555,12 +555,38 @@ START_TEST(choice)
 }
 END_TEST
 
+/* What the table says is not negative is not, at arguments of all sizes. */
+static void check_sign(int op, int dtype, const char *isa, ad_pointwise kernel)
+{
+    enum { COUNT = 4096 };
+    static float single[3][COUNT];
+    static double twice[3][COUNT];
+    if (!ad_has_trait((ad_op)op, AD_NOT_NEGATIVE)) return;
+    for (int i = 0; i < COUNT; i++)
+        for (int k = 0; k < 2; k++) {
+            double size = ldexp(1, (i * 7 + k * 31) % 60 - 40);
+            twice[k][i] = size * (i % 2 ? 1 : -1) * (1 + i / (double)COUNT);
+            single[k][i] = (float)twice[k][i];
+        }
+    const void *in[3] = { dtype ? (void *)twice[0] : single[0],
+                          dtype ? (void *)twice[1] : single[1] };
+    kernel(COUNT, in, (const int[]){ 1, 1, 1 }, dtype ? (void *)twice[2] : single[2]);
+    for (int i = 0; i < COUNT; i++) {
+        double y = dtype ? twice[2][i] : (double)single[2][i];
+        ck_assert_msg(!(y < 0), "%s %s of %g: %g", operations[op].name, isa, twice[0][i], y);
+    }
+}
+
+START_TEST(not_negative) { for_each_kernel(check_sign); }
+END_TEST
+
 int main(void)
 {
     TCase *tests = suite_case("pointwise", "pointwise");
     tcase_add_test(tests, choice);
     tcase_add_test(tests, accuracy);
     tcase_add_test(tests, special);
+    tcase_add_test(tests, not_negative);
     tcase_add_test(tests, position);
     tcase_add_test(tests, in_place);
     tcase_add_test(tests, strides);
