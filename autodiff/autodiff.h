@@ -294,7 +294,9 @@ void ad_jvp(int nx, const ad_var *x, const ad_var *xdot, int ny, const ad_var *y
 /* Gradient of a loss of one element. */
 void ad_grad(ad_var loss, int nx, const ad_var *x, ad_var *gradient);
 /* y [rows,m...], x [rows,n...] computed row by row: [rows,m...,n...]. Without rows: y [m...], x
- * [n...]: [m...,n...]. y without rows and x with rows is the caller's ad_grad. */
+ * [n...]: [m...,n...]. y without rows and x with rows is the caller's ad_grad. Recorded in the
+ * cheapest contraction order, or where that is less work as a reverse derivative for each element
+ * of a row of y. */
 ad_var ad_jacobian(ad_var y, ad_var x);
 /* Hessian of a scalar loss times v (shape of x). */
 ad_var ad_hvp(ad_var loss, ad_var x, ad_var v);
