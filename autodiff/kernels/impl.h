@@ -80,6 +80,9 @@ typedef void (*ad_normals_loop)(ad_dtype dtype, uint64_t key, uint64_t counter, 
                                 const uint32_t *word2, const uint32_t *word3, void *out);
 /* That of the instruction set chosen at run time. */
 ad_normals_loop ad_normals_kernel(void);
+/* ad_rng_next at n counters from one on. */
+typedef void (*ad_bits_loop)(uint64_t key, uint64_t counter, int64_t n, uint64_t *out);
+ad_bits_loop ad_bits_kernel(void);
 
 /* A loop nest over arrays with strides: dim[0] is the outermost. With `rows`, the outermost size is
  * multiplied by the number of rows. */

@@ -1,6 +1,6 @@
-/* Standard normal numbers by counting. Built once per instruction set: AD_NORMALS_ISA names the
- * function. All builds give the same bits: integers, and additions, multiplications, divisions and
- * square roots as IEEE 754 fixes them, none of them fused.
+/* Random bits and standard normal numbers by counting. Built once per instruction set: AD_BITS_ISA
+ * and AD_NORMALS_ISA name the functions. All builds give the same bits: integers, and additions,
+ * multiplications, divisions and square roots as IEEE 754 fixes them, none of them fused.
  *
  * Box and Muller (1958, doi:10.1214/aoms/1177706645) make of two uniform numbers a radius and an
  * angle, and so a point of the plane with two normal coordinates. For vectors that is cheaper than
@@ -50,6 +50,24 @@ INLINE void store(uint32_t *to, wide x)
     memcpy(to, &y, sizeof y);
 }
 
+/* The first halves of the output for the first counters, as many as fill vectors; returns how many.
+ */
+static int64_t wide_bits(uint64_t key, uint64_t counter, int64_t n, uint64_t *out)
+{
+    static const uint64_t following[] = { 0, 1, 2, 3, 4, 5, 6, 7 };
+    wide lanes;
+    memcpy(&lanes, following, sizeof lanes);
+    int64_t i = 0;
+    for (; i + WIDE <= n; i += WIDE) {
+        const wide zero = { 0 };
+        wide a = lanes + (counter + (uint64_t)i), b = a >> 32, c = zero, d = zero;
+        AD_PHILOX(wide, PRODUCT, key, a, b, c, d);
+        const wide both = b << 32 | (a & UINT32_MAX);
+        memcpy(out + i, &both, sizeof both);
+    }
+    return i;
+}
+
 /* The first counters, as many as fill vectors; returns how many. */
 static int wide_words(uint64_t key, uint64_t counter, int n, const uint32_t *c2, const uint32_t *c3,
                       words *out)
@@ -68,6 +86,12 @@ static int wide_words(uint64_t key, uint64_t counter, int n, const uint32_t *c2,
     return i;
 }
 #else
+static int64_t wide_bits(uint64_t key, uint64_t counter, int64_t n, uint64_t *out)
+{
+    (void)key, (void)counter, (void)n, (void)out;
+    return 0;
+}
+
 static int wide_words(uint64_t key, uint64_t counter, int n, const uint32_t *c2, const uint32_t *c3,
                       words *out)
 {
@@ -132,6 +156,16 @@ static void normals_f64(int n, const words *restrict from, double *restrict x, d
         const bool exchanged = (int64_t)angle < 0;
         x[i] = exchanged ? s : c;
         y[i] = exchanged ? c : s;
+    }
+}
+
+void AD_BITS_ISA(uint64_t key, uint64_t counter, int64_t n, uint64_t *out)
+{
+    for (int64_t i = wide_bits(key, counter, n, out); i < n; i++) {
+        const uint64_t at = counter + (uint64_t)i;
+        uint32_t a = (uint32_t)at, b = (uint32_t)(at >> 32), c = 0, d = 0;
+        ad_philox(key, &a, &b, &c, &d);
+        out[i] = (uint64_t)b << 32 | a;
     }
 }
 

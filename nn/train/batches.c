@@ -147,20 +147,29 @@ int64_t nn_feed_batches(const nn_feed *feed)
     return feed->rows > 0 ? (feed->rows - 1) / feed->batch + 1 : 1;
 }
 
-/* Words of 32 bits, two of each draw. */
+/* Words of 32 bits, two of each draw, the lower one first. */
+enum { DRAWS = 128 };
 typedef struct {
     ad_rng rng;
-    uint32_t kept;
-    bool left;
+    int next;
+    uint32_t word[2 * DRAWS];
 } words;
 
-static uint32_t next_word(words *w)
+static void draw_words(words *w)
 {
-    w->left = !w->left;
-    if (!w->left) return w->kept;
-    uint64_t bits = ad_rng_next(&w->rng);
-    w->kept = (uint32_t)(bits >> 32);
-    return (uint32_t)bits;
+    uint64_t bits[DRAWS];
+    ad_rng_fill(&w->rng, DRAWS, bits);
+    for (int i = 0; i < DRAWS; i++) {
+        w->word[2 * i] = (uint32_t)bits[i];
+        w->word[2 * i + 1] = (uint32_t)(bits[i] >> 32);
+    }
+    w->next = 0;
+}
+
+static inline uint32_t next_word(words *w)
+{
+    if (w->next == 2 * DRAWS) draw_words(w);
+    return w->word[w->next++];
 }
 
 /* 0 .. n - 1, equally likely, mostly without a division (Lemire 2019, doi:10.1145/3230636). */
@@ -183,7 +192,9 @@ static void shuffle(nn_feed *feed, int64_t epoch)
     feed->epoch = epoch;
     ad_rng apart = { feed->options->seed, (uint64_t)feed->stage }, stage = ad_rng_split(&apart),
            of_epoch = { stage.key, (uint64_t)epoch };
-    words w = { .rng = ad_rng_split(&of_epoch) };
+    words w;
+    w.rng = ad_rng_split(&of_epoch);
+    w.next = 2 * DRAWS;
     for (int64_t i = 0; i < feed->count; i++)
         feed->order[i] = feed->examples ? feed->examples[i] : i;
     for (int64_t i = feed->count - 1; i > 0; i--) {

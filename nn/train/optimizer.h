@@ -25,7 +25,9 @@ typedef struct {
 typedef struct {
     const nn_stretch *stretch;
     int64_t start, stop;
-    double squares; /* of its gradient */
+    double squares; /* of its gradient, where these are needed */
+    bool moments;   /* they are of a moderate size */
+    bool moderate;  /* so are theta and the gradient, in this update */
     bool fine;      /* all of it is finite after the update */
 } nn_piece;
 
@@ -55,8 +57,9 @@ struct nn_optimizer_state {
     int64_t npiece;
     nn_piece *pieces; /* of all stretches */
     const nn_loops *loops;
-    nn_matrix **matrices;         /* one a shape */
-    void *first, *second, *saved; /* [size] of dtype */
+    nn_matrix **matrices; /* one a shape */
+    void *first, *second; /* [size] of dtype */
+    void *saved;          /* [size] of dtype: theta before an update that may overflow */
     bool unusable;
     char error[400];
 };

@@ -167,7 +167,7 @@ static bool cut(nn_optimizer_state *s)
         for (int64_t start = part->start; start < part->stop; start += LENGTH) {
             int64_t stop = start + LENGTH < part->stop ? start + LENGTH : part->stop;
             s->pieces[s->npiece++] =
-                (nn_piece){ .stretch = part, .start = start, .stop = stop, .fine = true };
+                (nn_piece){ .stretch = part, .start = start, .stop = stop, .moments = true };
         }
     }
     return true;
@@ -204,7 +204,7 @@ static int set_up(nn_optimizer_state *s, const nn_theta *theta)
     size_t bytes = nn_bytes(theta->dtype), count = (size_t)theta->model->count;
     s->model = theta->model;
     s->dtype = theta->dtype;
-    s->loops = nn_loops_chosen();
+    s->loops = nn_loops_chosen(s->dtype);
     s->size = theta->size;
     s->first = calloc((size_t)s->size, bytes);
     s->second = calloc((size_t)s->size, bytes);
@@ -312,6 +312,12 @@ int nn_optimizer_restored(nn_optimizer_state *state, char *error, size_t error_s
     if (!is_count(m->taken) || !is_count(m->metrics) || !is_count(m->waiting) ||
         !(m->lowered <= 0 && m->lowered >= -1))
         return nn_error(error, error_size, "the optimiser's 'made' holds numbers of no optimiser");
+    for (int64_t k = 0; k < s->npiece; k++) {
+        size_t start = (size_t)s->pieces[k].start * nn_bytes(s->dtype);
+        s->pieces[k].moments =
+            s->loops->moderate(s->pieces[k].stop - s->pieces[k].start, (char *)s->first + start,
+                               (char *)s->second + start);
+    }
     s->unusable = false;
     return 0;
 }

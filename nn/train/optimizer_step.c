@@ -12,28 +12,48 @@ typedef struct {
     nn_update update;
 } step_of;
 
-/* ---- the gradient ---------------------------------------------------------------------------- */
-
-static void square_piece(void *data, int thread, int64_t k)
+static void *from(const nn_optimizer_state *s, const void *array, int64_t element)
 {
-    const step_of *d = data;
-    nn_piece *p = &d->s->pieces[k];
-    const char *x = (const char *)d->gradient + nn_bytes(d->s->dtype) * (size_t)p->start;
-    int64_t n = p->stop - p->start;
-    (void)thread;
-    p->squares =
-        d->s->dtype == AD_F32 ? d->s->loops->squares_f32(n, x) : d->s->loops->squares_f64(n, x);
+    return (char *)(uintptr_t)array + nn_bytes(s->dtype) * (size_t)element;
 }
 
-/* Of all that is not frozen. */
-static double sum_of_squares(const step_of *d)
+/* ---- the gradient ---------------------------------------------------------------------------- */
+
+static void look_at_piece(void *data, int thread, int64_t k)
+{
+    const step_of *d = data;
+    const nn_optimizer_state *s = d->s;
+    nn_piece *p = &s->pieces[k];
+    int64_t n = p->stop - p->start;
+    const void *theta = from(s, d->theta, p->start), *gradient = from(s, d->gradient, p->start);
+    (void)thread;
+    p->moderate = p->moments && s->loops->moderate(n, theta, gradient);
+    if (s->options.clip_norm > 0) p->squares = s->loops->squares(n, gradient);
+}
+
+/* Looks at all that is not frozen; whether it is of a moderate size, and so finite. */
+static bool look(const step_of *d)
 {
     const nn_optimizer_state *s = d->s;
-    double sum = 0;
-    ad_share(s->options.threads, (double)s->size * (double)nn_bytes(s->dtype), s->npiece,
-             square_piece, (void *)(uintptr_t)d);
-    for (int64_t k = 0; k < s->npiece; k++) sum += s->pieces[k].squares;
-    return sum;
+    bool moderate = true;
+    ad_share(s->options.threads, 2 * (double)s->size * (double)nn_bytes(s->dtype), s->npiece,
+             look_at_piece, (void *)(uintptr_t)d);
+    for (int64_t k = 0; k < s->npiece; k++) moderate = moderate && s->pieces[k].moderate;
+    return moderate;
+}
+
+/* The first element that is not finite, or -1; *largest: the largest size. */
+static int64_t examine(const nn_optimizer_state *s, const void *gradient, double *largest)
+{
+    *largest = 0;
+    for (int64_t k = 0; k < s->nstretch; k++) {
+        for (int64_t i = s->stretches[k].start; i < s->stretches[k].stop; i++) {
+            double size = fabs(nn_element(s->dtype, gradient, i));
+            if (!isfinite(size)) return i;
+            if (size > *largest) *largest = size;
+        }
+    }
+    return -1;
 }
 
 /* The same of x / unit, for numbers whose squares are beyond the range. */
@@ -54,37 +74,27 @@ typedef struct {
     double value, unit;
 } norm_of;
 
-/* The first element that is not finite, or -1; *largest: the largest size. */
-static int64_t examine(const nn_optimizer_state *s, const void *gradient, double *largest)
-{
-    *largest = 0;
-    for (int64_t k = 0; k < s->nstretch; k++) {
-        for (int64_t i = s->stretches[k].start; i < s->stretches[k].stop; i++) {
-            double size = fabs(nn_element(s->dtype, gradient, i));
-            if (!isfinite(size)) return i;
-            if (size > *largest) *largest = size;
-        }
-    }
-    return -1;
-}
-
-/* Of all that is not frozen. Sets *bad when an element is not finite. Elements whose squares
- * overflow, or vanish, are scaled first. */
-static norm_of gradient_norm(const step_of *d, int64_t *bad)
+/* Of all that is not frozen, which is finite. Elements whose squares overflow, or vanish, are
+ * scaled first. */
+static norm_of gradient_norm(const step_of *d)
 {
     const double least = 0x1p-900; /* squares below a fraction of it have lost digits */
-    double sum = sum_of_squares(d), largest;
+    double sum = 0, largest;
+    for (int64_t k = 0; k < d->s->npiece; k++) sum += d->s->pieces[k].squares;
     if (isfinite(sum) && sum >= least) return (norm_of){ sqrt(sum), 1 };
-    *bad = examine(d->s, d->gradient, &largest);
-    if (*bad >= 0 || largest == 0) return (norm_of){ 0, 1 };
+    examine(d->s, d->gradient, &largest);
+    if (largest == 0) return (norm_of){ 0, 1 };
     return (norm_of){ sqrt(scaled_squares(d, largest)), largest };
 }
 
 /* What clipping multiplies the gradient by. */
-static double clip_scale(const nn_optimizer_options *o, norm_of norm)
+static double clip_scale(const step_of *d)
 {
+    const nn_optimizer_options *o = &d->s->options;
+    if (o->clip_norm <= 0) return 1;
+    norm_of norm = gradient_norm(d);
     double limit = o->clip_norm / norm.unit;
-    return o->clip_norm > 0 && norm.value > limit ? limit / norm.value : 1;
+    return norm.value > limit ? limit / norm.value : 1;
 }
 
 /* ---- the rate -------------------------------------------------------------------------------- */
@@ -154,7 +164,7 @@ static double rectification(double beta2, double power, double t)
     return sqrt((length - 4) * (length - 2) * most / ((most - 4) * (most - 2) * length));
 }
 
-static nn_update prepare(nn_optimizer_state *s, double factor, norm_of norm)
+static nn_update prepare(nn_optimizer_state *s, double factor, double scale)
 {
     const nn_optimizer_options *o = &s->options;
     double t = ++s->made.taken, power2 = pow(o->beta2, t);
@@ -165,7 +175,7 @@ static nn_update prepare(nn_optimizer_state *s, double factor, norm_of norm)
                         .epsilon = o->epsilon,
                         .rest1 = 1 - o->beta1,
                         .rest2 = 1 - o->beta2,
-                        .scale = clip_scale(o, norm),
+                        .scale = scale,
                         .limit = o->clip_value > 0 ? o->clip_value : INFINITY,
                         .correct1 = 1 - pow(o->beta1, t),
                         .root_correct2 = sqrt(1 - power2),
@@ -173,9 +183,13 @@ static nn_update prepare(nn_optimizer_state *s, double factor, norm_of norm)
                         .nesterov = o->nesterov };
 }
 
-static void *from(const nn_optimizer_state *s, const void *array, int64_t element)
+/* What the update is of one stretch. */
+static nn_update update_of(const step_of *d, const nn_stretch *part)
 {
-    return (char *)(uintptr_t)array + nn_bytes(s->dtype) * (size_t)element;
+    nn_update u = d->update;
+    u.rate *= part->rate;
+    u.decay = part->decay;
+    return u;
 }
 
 static void update_piece(void *data, int thread, int64_t k)
@@ -184,32 +198,29 @@ static void update_piece(void *data, int thread, int64_t k)
     nn_optimizer_state *s = d->s;
     nn_piece *p = &s->pieces[k];
     nn_algorithm algorithm = s->options.algorithm->number;
-    nn_update u = d->update;
+    nn_update u = update_of(d, p->stretch);
     (void)thread;
+    p->fine = true;
     if (p->stretch->matrix) return;
-    u.rate *= p->stretch->rate;
-    u.decay = p->stretch->decay;
     nn_elements e = { .n = p->stop - p->start,
                       .theta = from(s, d->theta, p->start),
                       .gradient = from(s, d->gradient, p->start),
                       .first = from(s, s->first, p->start),
-                      .second = from(s, s->second, p->start),
-                      .saved = from(s, s->saved, p->start) };
-    p->fine = s->dtype == AD_F32 ? s->loops->update_f32[algorithm](&u, &e)
-                                 : s->loops->update_f64[algorithm](&u, &e);
+                      .second = from(s, s->second, p->start) };
+    if (p->moderate) {
+        p->moments = s->loops->update[algorithm](&u, &e);
+        return;
+    }
+    p->fine = s->loops->extreme[algorithm](&u, &e);
+    p->moments = s->loops->moderate(e.n, e.first, e.second);
 }
 
 static bool update_matrix(const step_of *d, const nn_stretch *part)
 {
     nn_optimizer_state *s = d->s;
-    nn_update u = d->update;
-    u.rate *= part->rate;
-    u.decay = part->decay;
-    void *theta = from(s, d->theta, part->start);
-    memcpy(from(s, s->saved, part->start), theta,
-           (size_t)(part->stop - part->start) * nn_bytes(s->dtype));
-    return nn_matrix_update(part->matrix, &u, theta, from(s, d->gradient, part->start),
-                            from(s, s->first, part->start));
+    nn_update u = update_of(d, part);
+    return nn_matrix_update(part->matrix, &u, from(s, d->theta, part->start),
+                            from(s, d->gradient, part->start), from(s, s->first, part->start));
 }
 
 /* Whether all numbers are finite afterwards. Bytes that are read take time as those written do. */
@@ -217,7 +228,7 @@ static bool update_all(const step_of *d)
 {
     const nn_optimizer_state *s = d->s;
     bool fine = true;
-    ad_share(s->options.threads, 8 * (double)s->size * (double)nn_bytes(s->dtype), s->npiece,
+    ad_share(s->options.threads, 7 * (double)s->size * (double)nn_bytes(s->dtype), s->npiece,
              update_piece, (void *)(uintptr_t)d);
     for (int64_t k = 0; k < s->npiece; k++) fine = fine && s->pieces[k].fine;
     for (int64_t i = 0; i < s->nstretch; i++)
@@ -225,13 +236,26 @@ static bool update_all(const step_of *d)
     return fine;
 }
 
-/* theta as it was. */
-static void restore(const step_of *d)
+/* Whether no number can overflow. Pieces whose factors are not moderate are marked. */
+static bool is_safe(const step_of *d)
 {
     const nn_optimizer_state *s = d->s;
+    bool safe = s->nmatrix == 0;
+    for (int64_t k = 0; k < s->npiece; k++) {
+        nn_piece *p = &s->pieces[k];
+        nn_update u = update_of(d, p->stretch);
+        p->moderate = p->moderate && s->loops->moderate_factors(&u);
+        safe = safe && p->moderate;
+    }
+    return safe;
+}
+
+/* All of theta that is not frozen, from one array of its size to another. */
+static void copy_all(const nn_optimizer_state *s, const void *source, void *target)
+{
     for (int64_t i = 0; i < s->nstretch; i++) {
         const nn_stretch *part = &s->stretches[i];
-        memcpy(from(s, d->theta, part->start), from(s, s->saved, part->start),
+        memcpy(from(s, target, part->start), from(s, source, part->start),
                (size_t)(part->stop - part->start) * nn_bytes(s->dtype));
     }
 }
@@ -263,8 +287,8 @@ int nn_optimizer_step(nn_optimizer_state *state, nn_theta *theta, const nn_theta
     s->error[0] = 0;
     if (check_step(s, theta, gradient)) return -1;
     step_of d = { .s = s, .theta = theta->data, .gradient = gradient->data };
-    int64_t bad = -1;
-    norm_of norm = gradient_norm(&d, &bad);
+    double largest;
+    int64_t bad = look(&d) ? -1 : examine(s, gradient->data, &largest);
     if (bad >= 0) {
         return nn_error(s->error, sizeof s->error,
                         "nn_optimizer_step: element %lld of the gradient is %g", (long long)bad,
@@ -272,10 +296,11 @@ int nn_optimizer_step(nn_optimizer_state *state, nn_theta *theta, const nn_theta
     }
     double factor = scheduled(s);
     if (factor < 0) return -1;
-    d.update = prepare(s, factor, norm);
+    d.update = prepare(s, factor, clip_scale(&d));
+    if (!is_safe(&d)) copy_all(s, theta->data, s->saved);
     if (update_all(&d)) return 0;
     bad = nn_find_nonfinite(s->dtype, theta->data, s->size);
-    restore(&d);
+    copy_all(s, s->saved, theta->data);
     s->unusable = true;
     if (bad < 0)
         return nn_error(s->error, sizeof s->error,

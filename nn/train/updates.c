@@ -1,58 +1,95 @@
 /* The loops of optimisers over elements. This file is built once per instruction set, each build
  * with its own NN_LOOPS, the name of the table that it exports.
  *
- * The arithmetic is that of theta's dtype where squares of gradients stay within its range, which
- * is looked at chunk by chunk. Elsewhere it is double, and squares are those of scaled numbers. */
+ * The arithmetic is that of theta's dtype where all numbers are of a moderate size: then no square
+ * and no result leaves its range. Elsewhere it is double, and squares are those of scaled numbers.
+ */
 #include "nn/train/updates.h"
 #include <math.h>
 #include <string.h>
 
-/* Elements whose range is looked at together; the second look finds them in the level 1 cache. */
-enum { CHUNK = 1024 };
+/* The size of a number as an integer: these are ordered as sizes are, with NaN above infinity, and
+ * the largest of many is found without looking at them one after the other. */
+static inline int32_t size_bits_f32(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return (int32_t)(bits & INT32_MAX);
+}
 
-/* Numbers up to LARGE have squares and sums within the range. A square that vanishes belongs to a
- * gradient that is nothing beside epsilon, if that is not smaller than LEAST. */
+static inline int64_t size_bits_f64(double x)
+{
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return (int64_t)(bits & INT64_MAX);
+}
+
+/* Numbers up to MOST have squares and sums within the range; with rates up to FASTEST, epsilon from
+ * LEAST on and means over up to LONGEST steps, MOST FASTEST LONGEST / LEAST, the largest step,
+ * stays within it too. A square that vanishes belongs to a gradient that is nothing beside epsilon.
+ */
 #define T float
+#define BITS int32_t
+#define SIZE_BITS size_bits_f32
 #define A double
 #define EXTREME
 #define SUFFIX f32_extreme
 #define ROOT sqrt
 #define SIZE fabs
+#define WATCHED value
+#define MOST 0x1.fffffep127
 #include "nn/train/updates_loops.h"
 #undef A
 #undef EXTREME
 #undef SUFFIX
 #undef ROOT
 #undef SIZE
+#undef WATCHED
+#undef MOST
 
 #define A float
 #define SUFFIX f32
-#define LARGE 0x1p60
-#define LEAST 0x1p-40
 #define ROOT sqrtf
 #define SIZE fabsf
+#define WATCHED moment
+#define MOST 0x1p40
+#define LEAST 0x1p-40
+#define FASTEST 0x1p8
+#define LONGEST 0x1p24
 #include "nn/train/updates_loops.h"
 #undef T
+#undef BITS
+#undef SIZE_BITS
 #undef A
 #undef SUFFIX
-#undef LARGE
-#undef LEAST
 #undef ROOT
 #undef SIZE
+#undef WATCHED
+#undef MOST
+#undef LEAST
+#undef LONGEST
 
 #define T double
+#define BITS int64_t
+#define SIZE_BITS size_bits_f64
 #define A double
 #define EXTREME
 #define SUFFIX f64_extreme
 #define ROOT sqrt
 #define SIZE fabs
+#define WATCHED value
+#define MOST 0x1.fffffffffffffp1023
 #include "nn/train/updates_loops.h"
 #undef EXTREME
 #undef SUFFIX
+#undef WATCHED
+#undef MOST
 
 #define SUFFIX f64
-#define LARGE 0x1p500
+#define WATCHED moment
+#define MOST 0x1p400
 #define LEAST 0x1p-450
+#define LONGEST 0x1p54
 #include "nn/train/updates_loops.h"
 
 /* ---- sums of squares ------------------------------------------------------------------------- */
@@ -99,17 +136,40 @@ SQUARES(f64, double)
 
 /* ---- the table ------------------------------------------------------------------------------- */
 
-const nn_loops NN_LOOPS = {
-    .squares_f32 = squares_f32,
-    .squares_f64 = squares_f64,
-#define OPTIMIZER(name, ...) [NN_ALGORITHM_##name] = name##_all_f32,
-    .update_f32 = {
+#define OPTIMIZER_f32(name, ...) [NN_ALGORITHM_##name] = name##_all_f32,
+#define OPTIMIZER_f64(name, ...) [NN_ALGORITHM_##name] = name##_all_f64,
+#define EXTREME_f32(name, ...) [NN_ALGORITHM_##name] = name##_all_f32_extreme,
+#define EXTREME_f64(name, ...) [NN_ALGORITHM_##name] = name##_all_f64_extreme,
+
+const nn_loops NN_LOOPS[] = {
+    [AD_F32] = {
+        .squares = squares_f32,
+        .moderate = moderate_f32,
+        .moderate_factors = moderate_factors_f32,
+#define OPTIMIZER OPTIMIZER_f32
+        .update = {
 #include "nn/train/optimizers.def"
-    },
+        },
 #undef OPTIMIZER
-#define OPTIMIZER(name, ...) [NN_ALGORITHM_##name] = name##_all_f64,
-    .update_f64 = {
+#define OPTIMIZER EXTREME_f32
+        .extreme = {
 #include "nn/train/optimizers.def"
-    },
+        },
 #undef OPTIMIZER
+    },
+    [AD_F64] = {
+        .squares = squares_f64,
+        .moderate = moderate_f64,
+        .moderate_factors = moderate_factors_f64,
+#define OPTIMIZER OPTIMIZER_f64
+        .update = {
+#include "nn/train/optimizers.def"
+        },
+#undef OPTIMIZER
+#define OPTIMIZER EXTREME_f64
+        .extreme = {
+#include "nn/train/optimizers.def"
+        },
+#undef OPTIMIZER
+    },
 };

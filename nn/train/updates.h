@@ -28,24 +28,29 @@ typedef struct {
     void *theta;
     const void *gradient;
     void *first, *second;
-    void *saved; /* gets theta as it was */
 } nn_elements;
 
+/* Those of one dtype. */
 typedef struct {
     /* Sum of squares, in double; 32 partial sums, added in a fixed order. */
-    double (*squares_f32)(int64_t n, const void *x);
-    double (*squares_f64)(int64_t n, const void *x);
-    /* Updates all elements; whether all of them are finite. */
-    bool (*update_f32[NN_ALGORITHMS])(const nn_update *u, const nn_elements *e);
-    bool (*update_f64[NN_ALGORITHMS])(const nn_update *u, const nn_elements *e);
+    double (*squares)(int64_t n, const void *x);
+    /* Whether all numbers of both arrays are of a moderate size. */
+    bool (*moderate)(int64_t n, const void *one, const void *other);
+    /* Whether no factor takes such numbers out of the range. */
+    bool (*moderate_factors)(const nn_update *u);
+    /* Updates all elements, which are of a moderate size, as the factors are: theta will be finite.
+     * Whether the moments are of a moderate size again. */
+    bool (*update[NN_ALGORITHMS])(const nn_update *u, const nn_elements *e);
+    /* Updates elements of any size; whether all of them are finite. */
+    bool (*extreme[NN_ALGORITHMS])(const nn_update *u, const nn_elements *e);
 } nn_loops;
 
 /* Those of the instruction set in use. */
-const nn_loops *nn_loops_chosen(void);
+const nn_loops *nn_loops_chosen(ad_dtype dtype);
 
-extern const nn_loops nn_loops_generic;
+extern const nn_loops nn_loops_generic[];
 #ifdef __x86_64__
-extern const nn_loops nn_loops_v2, nn_loops_v3, nn_loops_v4;
+extern const nn_loops nn_loops_v2[], nn_loops_v3[], nn_loops_v4[];
 #endif
 
 #endif

@@ -1,7 +1,7 @@
 /* Part of updates.c: what the algorithms do to one element, and the loops over elements, for one
  * dtype T, type of the arithmetic A and SUFFIX of names. The forms are PyTorch's, so that results
- * can be compared number by number. EXTREME: squares are taken of scaled numbers; its loops come
- * before those that fall back on them. */
+ * can be compared number by number. EXTREME: squares are taken of scaled numbers. A loop returns
+ * whether all WATCHED numbers and roots are at most MOST. */
 
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -119,74 +119,55 @@ static inline A NAME(muon)(const NAME(numbers) * u, A theta, A gradient, A *firs
 
 /* ---- loops ----------------------------------------------------------------------------------- */
 
-/* Elements start to stop. A number less itself is not 0 where it is infinite, or NaN. */
 #define OPTIMIZER(name, ...)                                                                       \
-    static bool NAME(name##_some)(NAME(numbers) u, int64_t start, int64_t stop, T *restrict theta, \
+    static bool NAME(name##_loop)(NAME(numbers) u, int64_t n, T *restrict theta,                   \
                                   const T *restrict gradient, T *restrict first,                   \
-                                  T *restrict second, T *restrict saved)                           \
+                                  T *restrict second)                                              \
     {                                                                                              \
-        int overflows = 0;                                                                         \
-        for (int64_t i = start; i < stop; i++) {                                                   \
+        BITS largest = 0;                                                                          \
+        for (int64_t i = 0; i < n; i++) {                                                          \
             A m = first[i], r = second[i], g = u.scale * gradient[i];                              \
             g = g > u.limit ? u.limit : g;                                                         \
             g = g < -u.limit ? -u.limit : g;                                                       \
             T value = (T)NAME(name)(&u, theta[i], g, &m, &r);                                      \
-            T root = (T)r;                                                                         \
-            saved[i] = theta[i];                                                                   \
+            T moment = (T)m, root = (T)r;                                                          \
             theta[i] = value;                                                                      \
-            first[i] = (T)m;                                                                       \
+            first[i] = moment;                                                                     \
             second[i] = root;                                                                      \
-            overflows |= value - value != 0;                                                       \
-            overflows |= root - root != 0;                                                         \
+            BITS one = SIZE_BITS(WATCHED), other = SIZE_BITS(root);                                \
+            largest = one > largest ? one : largest;                                               \
+            largest = other > largest ? other : largest;                                           \
         }                                                                                          \
-        return !overflows;                                                                         \
+        return largest <= SIZE_BITS((T)MOST);                                                      \
+    }                                                                                              \
+    static bool NAME(name##_all)(const nn_update *u, const nn_elements *e)                         \
+    {                                                                                              \
+        return NAME(name##_loop)(NAME(convert)(u), e->n, e->theta, e->gradient, e->first,          \
+                                 e->second);                                                       \
     }
 #include "nn/train/optimizers.def"
 #undef OPTIMIZER
 
 #ifndef EXTREME
-/* Whether no factor takes numbers of a moderate size out of the range. */
 static bool NAME(moderate_factors)(const nn_update *u)
 {
-    bool decay = u->decay == 0 || (u->decay > 1 / LARGE && u->decay < 1);
-    return decay && u->scale > 1 / LARGE && u->limit > 1 / LARGE && u->rate < LARGE &&
+    bool decay = u->decay == 0 || (u->decay > 1 / MOST && u->decay < 1);
+    bool rate = u->rate < FASTEST && u->correct1 > 1 / LONGEST;
+    return decay && rate && u->scale > 1 / MOST && u->limit > 1 / MOST &&
            (u->epsilon == 0 || u->epsilon > LEAST);
 }
 
-static bool NAME(moderate_elements)(int64_t start, int64_t stop, const T *theta, const T *gradient,
-                                    const T *first, const T *second)
+static bool NAME(moderate)(int64_t n, const void *one, const void *other)
 {
-    const T large = LARGE;
-    int beyond = 0;
-    for (int64_t i = start; i < stop; i++) {
-        beyond |= SIZE(theta[i]) > large;
-        beyond |= SIZE(gradient[i]) > large;
-        beyond |= SIZE(first[i]) > large;
-        beyond |= second[i] > large;
+    const T *restrict a = one, *restrict b = other;
+    BITS largest = 0;
+    for (int64_t i = 0; i < n; i++) {
+        BITS x = SIZE_BITS(a[i]), y = SIZE_BITS(b[i]);
+        largest = x > largest ? x : largest;
+        largest = y > largest ? y : largest;
     }
-    return !beyond;
+    return largest <= SIZE_BITS((T)MOST);
 }
-
-#define OPTIMIZER(name, ...)                                                                       \
-    static bool NAME(name##_all)(const nn_update *u, const nn_elements *e)                         \
-    {                                                                                              \
-        bool moderate = NAME(moderate_factors)(u), fine = true;                                    \
-        NAME(numbers) numbers = NAME(convert)(u);                                                  \
-        JOIN(NAME(numbers), extreme) extremes = JOIN(NAME(convert), extreme)(u);                   \
-        for (int64_t start = 0; start < e->n; start += CHUNK) {                                    \
-            int64_t stop = start + CHUNK < e->n ? start + CHUNK : e->n;                            \
-            if (moderate &&                                                                        \
-                NAME(moderate_elements)(start, stop, e->theta, e->gradient, e->first, e->second))  \
-                fine &= NAME(name##_some)(numbers, start, stop, e->theta, e->gradient, e->first,   \
-                                          e->second, e->saved);                                    \
-            else                                                                                   \
-                fine &= JOIN(NAME(name##_some), extreme)(                                          \
-                    extremes, start, stop, e->theta, e->gradient, e->first, e->second, e->saved);  \
-        }                                                                                          \
-        return fine;                                                                               \
-    }
-#include "nn/train/optimizers.def"
-#undef OPTIMIZER
 #endif
 
 #undef NAME
