@@ -1,7 +1,8 @@
 /* What a training step costs beyond its program of loss and gradient: epochs of four batches
- * through nn_trainer_step, the same number of runs of the program alone, and of updates by the
- * optimiser alone, in turn. The last column is the time in which the bytes that an update
- * by Adam cannot avoid are copied: theta and two moments read and written, the gradient read. */
+ * through nn_trainer_step, runs of the program alone on as many batches of the same data in their
+ * order, and updates by the optimiser alone, in turn. The last column is the time in which the
+ * bytes that an update by Adam cannot avoid are copied: theta and two moments read and written, the
+ * gradient read. */
 #include "costate.h"
 #include "bench.h"
 #include <stdio.h>
@@ -97,19 +98,22 @@ typedef struct {
     ad_workspace *workspace;
     nn_optimizer_state *optimizer;
     nn_theta *theta, *gradient;
-    const void *inputs[3];
+    const float *data[2];
+    int64_t row[2]; /* numbers */
     int64_t rows;
     char *arrays[7]; /* of the floor */
     size_t bytes;
 } bench_run;
 
-static bool run_once(bench_run *r, int kind)
+static bool run_once(bench_run *r, int kind, int batch)
 {
     double value;
+    const void *inputs[] = { nn_theta_data(r->theta), r->data[0] + batch * r->rows * r->row[0],
+                             r->data[1] + batch * r->rows * r->row[1] };
     void *outputs[] = { &value, nn_theta_data(r->gradient) };
     switch (kind) {
     case STEP: return nn_trainer_step(r->trainer) == 1;
-    case PROGRAM: return ad_run(r->program, r->workspace, r->rows, r->inputs, outputs) == 0;
+    case PROGRAM: return ad_run(r->program, r->workspace, r->rows, inputs, outputs) == 0;
     case OPTIMISER: return nn_optimizer_step(r->optimizer, r->theta, r->gradient) == 0;
     default:
         for (int i = 0; i < 6; i += 2) memcpy(r->arrays[i], r->arrays[i + 1], r->bytes);
@@ -127,7 +131,7 @@ static bool measure_all(bench_run *r, int rounds, double *result)
         for (int kind = 0; kind < KINDS; kind++) {
             for (int k = 0; fine && k < EPOCH; k++) {
                 double start = bench_now();
-                fine = run_once(r, kind);
+                fine = run_once(r, kind, k);
                 double time = bench_now() - start;
                 if (i <= 0 || time < least[kind][k]) least[kind][k] = time;
             }
@@ -157,24 +161,22 @@ static bool compile(bench_run *r, learner *l, const nn_array *arrays)
 static bool measure(const training_case *c, int threads)
 {
     learner l = { .c = c, .model = nn_model_new() };
+    const ad_shape row = AD_SHAPE(AD_ROWS, c->in);
     bool conv = c->build == build_conv;
+    ad_shape shapes[] = { conv ? AD_SHAPE(AD_ROWS, SIDE, SIDE, 1) : row,
+                          conv ? AD_SHAPE(AD_ROWS, CLASSES) : row };
     int64_t examples = EPOCH * c->batch, n = examples * c->in;
-    float *x = malloc((size_t)n * sizeof *x);
+    float *x = malloc(2 * (size_t)n * sizeof *x);
     ad_rng rng = ad_rng_seed(1);
-    for (int64_t i = 0; x && i < n; i++) x[i] = (float)ad_rng_normal(&rng);
+    for (int64_t i = 0; x && i < 2 * n; i++) x[i] = (float)ad_rng_normal(&rng);
     c->build(&l);
     bench_run r = { .theta = nn_theta_new(l.model, AD_F32, &rng),
                     .gradient = nn_theta_new(l.model, AD_F32, NULL),
-                    .inputs = { NULL, x, x },
+                    .data = { x, x + n },
+                    .row = { c->in, conv ? CLASSES : c->in },
                     .rows = c->batch };
-    r.inputs[0] = nn_theta_data(r.theta);
     r.bytes = (size_t)nn_theta_size(r.theta) * sizeof(float);
-    nn_array arrays[] = { nn_array_of(AD_SHAPE(AD_ROWS, c->in), x),
-                          nn_array_of(AD_SHAPE(AD_ROWS, c->in), x) };
-    if (conv) {
-        arrays[0].shape = AD_SHAPE(AD_ROWS, SIDE, SIDE, 1);
-        arrays[1].shape = AD_SHAPE(AD_ROWS, CLASSES);
-    }
+    nn_array arrays[] = { nn_array_of(shapes[0], r.data[0]), nn_array_of(shapes[1], r.data[1]) };
     nn_train_options options = { .loss = c->apply,
                                  .user = &l,
                                  .narray = 2,

@@ -24,6 +24,10 @@ static inline const char *nn_dtype_name(ad_dtype dtype) { return dtype == AD_F32
 /* For messages: the sign of a NaN means nothing, and not every machine prints it. */
 static inline double nn_shown(double value) { return isnan(value) ? fabs(value) : value; }
 
+/* n numbers, all zero, at the beginning of a cache line, so that no vector lies in two of them; as
+ * calloc: NULL when memory is short, free() releases them. */
+void *nn_zeros(ad_dtype dtype, int64_t n);
+
 /* The first element that is not finite, or -1. */
 int64_t nn_find_nonfinite(ad_dtype dtype, const void *data, int64_t n);
 /* The first element that is not finite as a number of dtype `as`, or -1. */

@@ -39,7 +39,7 @@ static int fill(nn_theta *theta, ad_rng *rng)
 /* Memory for all numbers of the model, zero. -1 when it is short. */
 static int allocate(nn_theta *theta, const nn_model *model)
 {
-    theta->data = calloc((size_t)model->size, nn_bytes(theta->dtype));
+    theta->data = nn_zeros(theta->dtype, model->size);
     if (!theta->data) return -1;
     theta->model = nn_model_retain(model);
     theta->size = model->size;

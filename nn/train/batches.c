@@ -24,8 +24,8 @@ static void copy_numbers(ad_dtype to_type, void *to, int64_t at, ad_dtype from_t
 static void copy_rows(int64_t n, const int64_t *examples, size_t bytes, const char *from, char *to)
 {
 #define COPY_ROWS(size)                                                                            \
-    for (int64_t r = 0; r < n; r++)                                                                \
-    memcpy(to + (size_t)r * (size), from + (size_t)examples[r] * (size), size)
+    _Pragma("GCC unroll 8") for (int64_t r = 0; r < n; r++)                                        \
+        memcpy(to + (size_t)r * (size), from + (size_t)examples[r] * (size), size)
     switch (bytes) {
     case 4: COPY_ROWS(4); break;
     case 8: COPY_ROWS(8); break;
@@ -100,6 +100,14 @@ static int make_same(nn_trainer *t, nn_feed *feed, int i)
     return result ? FAIL(t, "%s", text) : 0;
 }
 
+static void begin_order(nn_feed *feed)
+{
+    int64_t *order = feed->order, n = feed->count;
+    if (feed->examples) memcpy(order, feed->examples, (size_t)n * sizeof *order);
+    else
+        for (int64_t i = 0; i < n; i++) order[i] = i;
+}
+
 int nn_feed_open(nn_trainer *t, nn_feed *feed, const nn_stage *stage, nn_part part, int64_t batch,
                  bool plain)
 {
@@ -126,8 +134,7 @@ int nn_feed_open(nn_trainer *t, nn_feed *feed, const nn_stage *stage, nn_part pa
     feed->owned = calloc(narray + 1, sizeof *feed->owned);
     feed->order = malloc((size_t)(feed->count + 1) * sizeof *feed->order);
     if (!feed->same || !feed->owned || !feed->order) return FAIL(t, "out of memory");
-    for (int64_t i = 0; i < feed->count; i++)
-        feed->order[i] = feed->examples ? feed->examples[i] : i;
+    begin_order(feed);
     for (int i = 0; i < feed->narray; i++)
         if (make_same(t, feed, i)) return -1;
     return 0;
@@ -147,61 +154,52 @@ int64_t nn_feed_batches(const nn_feed *feed)
     return feed->rows > 0 ? (feed->rows - 1) / feed->batch + 1 : 1;
 }
 
-/* Words of 32 bits, two of each draw, the lower one first. */
-enum { DRAWS = 128 };
-typedef struct {
-    ad_rng rng;
-    int next;
-    uint32_t word[2 * DRAWS];
-} words;
-
-static void draw_words(words *w)
+static inline void exchange(int64_t *order, int64_t i, int64_t k)
 {
+    int64_t kept = order[i];
+    order[i] = order[k];
+    order[k] = kept;
+}
+
+/* Exchanges element i by a random word with one that is not behind it; the next i. Mostly without a
+ * division (Lemire 2019, doi:10.1145/3230636). */
+static inline int64_t place(int64_t *order, int64_t i, uint32_t word)
+{
+    const uint32_t n = (uint32_t)i + 1;
+    const uint64_t product = (uint64_t)word * n;
+    const uint32_t rest = (uint32_t)product;
+    if (i == 0) return 0;
+    if (rest < n && rest < -n % n) return i; /* the next word is for this element too */
+    exchange(order, i, (int64_t)(product >> 32));
+    return i - 1;
+}
+
+/* Fisher and Yates, as Durstenfeld 1964 (doi:10.1145/364520.364540) wrote it, by words of 32 bits,
+ * two of each draw. */
+static void permute(ad_rng *rng, int64_t count, int64_t *order)
+{
+    enum { DRAWS = 256 };
     uint64_t bits[DRAWS];
-    ad_rng_fill(&w->rng, DRAWS, bits);
-    for (int i = 0; i < DRAWS; i++) {
-        w->word[2 * i] = (uint32_t)bits[i];
-        w->word[2 * i + 1] = (uint32_t)(bits[i] >> 32);
+    int64_t i = count - 1;
+    for (; i >= UINT32_MAX; i--) exchange(order, i, (int64_t)ad_rng_below(rng, (uint64_t)i + 1));
+    while (i > 0) {
+        ad_rng_fill(rng, DRAWS, bits);
+        for (int j = 0; j < DRAWS && i > 0; j++) {
+            i = place(order, i, (uint32_t)bits[j]);
+            i = place(order, i, (uint32_t)(bits[j] >> 32));
+        }
     }
-    w->next = 0;
 }
 
-static inline uint32_t next_word(words *w)
-{
-    if (w->next == 2 * DRAWS) draw_words(w);
-    return w->word[w->next++];
-}
-
-/* 0 .. n - 1, equally likely, mostly without a division (Lemire 2019, doi:10.1145/3230636). */
-static int64_t below(words *w, uint64_t n)
-{
-    if (n > UINT32_MAX) return (int64_t)ad_rng_below(&w->rng, n);
-    uint64_t product = next_word(w) * n;
-    if ((uint32_t)product < n) {
-        uint32_t least = -(uint32_t)n % (uint32_t)n;
-        while ((uint32_t)product < least) product = next_word(w) * n;
-    }
-    return (int64_t)(product >> 32);
-}
-
-/* The order of an epoch is a function of seed, stage and epoch. Fisher and Yates, as Durstenfeld
- * 1964 (doi:10.1145/364520.364540) wrote it. */
+/* The order of an epoch is a function of seed, stage and epoch. */
 static void shuffle(nn_feed *feed, int64_t epoch)
 {
     if (feed->epoch == epoch) return;
     feed->epoch = epoch;
     ad_rng apart = { feed->options->seed, (uint64_t)feed->stage }, stage = ad_rng_split(&apart),
-           of_epoch = { stage.key, (uint64_t)epoch };
-    words w;
-    w.rng = ad_rng_split(&of_epoch);
-    w.next = 2 * DRAWS;
-    for (int64_t i = 0; i < feed->count; i++)
-        feed->order[i] = feed->examples ? feed->examples[i] : i;
-    for (int64_t i = feed->count - 1; i > 0; i--) {
-        int64_t k = below(&w, (uint64_t)i + 1), kept = feed->order[i];
-        feed->order[i] = feed->order[k];
-        feed->order[k] = kept;
-    }
+           of_epoch = { stage.key, (uint64_t)epoch }, rng = ad_rng_split(&of_epoch);
+    begin_order(feed);
+    permute(&rng, feed->count, feed->order);
 }
 
 /* ---- batches --------------------------------------------------------------------------------- */
@@ -212,7 +210,7 @@ static int make_buffers(nn_batch *batch, const nn_feed *feed, int i)
     size_t n = (size_t)(nn_row_size(a->shape) * (ad_has_rows(a->shape) ? feed->batch : 1));
     batch->inputs[1 + i] = feed->same[i];
     if (feed->same[i]) return 0;
-    batch->buffer[i] = calloc(n, nn_bytes(feed->dtype));
+    batch->buffer[i] = nn_zeros(feed->dtype, (int64_t)n);
     bool drawn = nn_array_is_drawn(a), other = a->fetch && a->dtype != feed->dtype;
     if (drawn) batch->drawn[i] = calloc(n, sizeof *batch->drawn[i]);
     if (other) batch->fetched[i] = malloc(n * nn_bytes(a->dtype));
@@ -227,12 +225,12 @@ int nn_batch_open(nn_trainer *t, nn_batch *batch, const nn_feed *feed, const nn_
     *batch = (nn_batch){ .inputs = calloc(narray + 1, sizeof *batch->inputs),
                          .buffer = calloc(narray + 1, sizeof *batch->buffer),
                          .fetched = calloc(narray + 1, sizeof *batch->fetched),
-                         .drawn = calloc(narray + 1, sizeof *batch->drawn),
-                         .examples = calloc((size_t)(feed->count > 0 ? feed->batch : 1),
-                                            sizeof *batch->examples) };
-    int result = batch->inputs && batch->buffer && batch->fetched && batch->drawn && batch->examples
-                     ? 0
-                     : -1;
+                         .drawn = calloc(narray + 1, sizeof *batch->drawn) };
+    int result = batch->inputs && batch->buffer && batch->fetched && batch->drawn ? 0 : -1;
+    if (t->options.worker && feed->count > 0) {
+        batch->kept = calloc((size_t)feed->batch, sizeof *batch->kept);
+        if (!batch->kept) result = -1;
+    }
     for (int i = 0; result == 0 && i < feed->narray; i++) result = make_buffers(batch, feed, i);
     if (result) return FAIL(t, "out of memory for a batch of %lld rows", (long long)feed->batch);
     batch->inputs[0] = theta->data;
@@ -250,7 +248,7 @@ void nn_batch_close(nn_batch *batch, int narray)
     free(batch->buffer);
     free(batch->fetched);
     free(batch->drawn);
-    free(batch->examples);
+    free(batch->kept);
     *batch = (nn_batch){ 0 };
 }
 
@@ -297,8 +295,12 @@ int nn_batch_fill(nn_feed *feed, nn_batch *batch, int64_t step)
     if (shuffled) shuffle(feed, (step - 1) / batches);
     if (feed->rows > 0 && feed->rows - place < feed->batch) batch->rows = feed->rows - place;
     /* A batch that is all of the part stays as it is. */
-    if (feed->count > 0 && (batches > 1 || !filled))
-        memcpy(batch->examples, feed->order + place, (size_t)batch->rows * sizeof *batch->examples);
+    if (feed->count > 0 && (batches > 1 || !filled)) {
+        batch->examples = feed->order + place;
+        if (batch->kept)
+            batch->examples =
+                memcpy(batch->kept, batch->examples, (size_t)batch->rows * sizeof *batch->kept);
+    }
     for (int i = 0; i < feed->narray; i++) {
         const nn_array *a = &feed->arrays[i];
         if (feed->same[i] || nn_array_is_drawn(a) || (a->fetch && feed->plain)) continue;

@@ -201,14 +201,14 @@ static int divide(nn_optimizer_state *s, const nn_model *model, bool *used)
 
 static int set_up(nn_optimizer_state *s, const nn_theta *theta)
 {
-    size_t bytes = nn_bytes(theta->dtype), count = (size_t)theta->model->count;
+    size_t count = (size_t)theta->model->count;
     s->model = theta->model;
     s->dtype = theta->dtype;
     s->loops = nn_loops_chosen(s->dtype);
     s->size = theta->size;
-    s->first = calloc((size_t)s->size, bytes);
-    s->second = calloc((size_t)s->size, bytes);
-    s->saved = calloc((size_t)s->size, bytes);
+    s->first = nn_zeros(s->dtype, s->size);
+    s->second = nn_zeros(s->dtype, s->size);
+    s->saved = nn_zeros(s->dtype, s->size);
     s->stretches = calloc(count, sizeof *s->stretches);
     s->matrices = calloc(count, sizeof *s->matrices);
     bool *used = calloc((size_t)s->options.ngroup + 1, sizeof *used);
@@ -315,8 +315,8 @@ int nn_optimizer_restored(nn_optimizer_state *state, char *error, size_t error_s
     for (int64_t k = 0; k < s->npiece; k++) {
         size_t start = (size_t)s->pieces[k].start * nn_bytes(s->dtype);
         s->pieces[k].moments =
-            s->loops->moderate(s->pieces[k].stop - s->pieces[k].start, (char *)s->first + start,
-                               (char *)s->second + start);
+            s->loops->moderate_moments(s->pieces[k].stop - s->pieces[k].start,
+                                       (char *)s->first + start, (char *)s->second + start);
     }
     s->unusable = false;
     return 0;

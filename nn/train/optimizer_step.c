@@ -208,11 +208,11 @@ static void update_piece(void *data, int thread, int64_t k)
                       .first = from(s, s->first, p->start),
                       .second = from(s, s->second, p->start) };
     if (p->moderate) {
-        p->moments = s->loops->update[algorithm](&u, &e);
-        return;
+        p->fine = s->loops->update[algorithm](&u, &e);
+    } else {
+        p->fine = s->loops->extreme[algorithm](&u, &e);
+        p->moments = s->loops->moderate_moments(e.n, e.first, e.second);
     }
-    p->fine = s->loops->extreme[algorithm](&u, &e);
-    p->moments = s->loops->moderate(e.n, e.first, e.second);
 }
 
 static bool update_matrix(const step_of *d, const nn_stretch *part)

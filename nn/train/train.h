@@ -44,11 +44,12 @@ typedef struct {
 typedef struct {
     int64_t step; /* 0: not filled */
     int64_t rows;
-    const void **inputs; /* [1 + narray] of a run: theta, arrays */
-    void **buffer;       /* [narray] of theta's dtype; NULL where all batches have the same */
-    void **fetched;      /* [narray] what is fetched in the other dtype */
-    double **drawn;      /* [narray] what draw fills; NULL for the others */
-    int64_t *examples;   /* [batch] */
+    const void **inputs;     /* [1 + narray] of a run: theta, arrays */
+    void **buffer;           /* [narray] of theta's dtype; NULL where all batches have the same */
+    void **fetched;          /* [narray] what is fetched in the other dtype */
+    double **drawn;          /* [narray] what draw fills; NULL for the others */
+    const int64_t *examples; /* [rows] */
+    int64_t *kept;           /* [batch] those, where a worker may reorder the feed meanwhile */
     char error[600];
 } nn_batch;
 

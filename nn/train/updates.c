@@ -24,10 +24,11 @@ static inline int64_t size_bits_f64(double x)
     return (int64_t)(bits & INT64_MAX);
 }
 
-/* Numbers up to MOST have squares and sums within the range; with rates up to FASTEST, epsilon from
- * LEAST on and means over up to LONGEST steps, MOST FASTEST LONGEST / LEAST, the largest step,
- * stays within it too. A square that vanishes belongs to a gradient that is nothing beside epsilon.
- */
+/* Numbers are moderate up to MOST, rates up to FASTEST, means over up to LONGEST steps, momentum
+ * where a gradient lasts for up to LASTING of them. Moments are then within 2 MOST LASTING from the
+ * first update on, and a step is at most that times FASTEST LONGEST / LEAST, the smallest epsilon,
+ * which is within the range. A square that vanishes belongs to a gradient that is nothing beside
+ * epsilon. */
 #define T float
 #define BITS int32_t
 #define SIZE_BITS size_bits_f32
@@ -36,26 +37,22 @@ static inline int64_t size_bits_f64(double x)
 #define SUFFIX f32_extreme
 #define ROOT sqrt
 #define SIZE fabs
-#define WATCHED value
-#define MOST 0x1.fffffep127
 #include "nn/train/updates_loops.h"
 #undef A
 #undef EXTREME
 #undef SUFFIX
 #undef ROOT
 #undef SIZE
-#undef WATCHED
-#undef MOST
 
 #define A float
 #define SUFFIX f32
 #define ROOT sqrtf
 #define SIZE fabsf
-#define WATCHED moment
-#define MOST 0x1p40
+#define MOST 0x1p30
 #define LEAST 0x1p-40
 #define FASTEST 0x1p8
 #define LONGEST 0x1p24
+#define LASTING 0x1p18
 #include "nn/train/updates_loops.h"
 #undef T
 #undef BITS
@@ -64,10 +61,10 @@ static inline int64_t size_bits_f64(double x)
 #undef SUFFIX
 #undef ROOT
 #undef SIZE
-#undef WATCHED
 #undef MOST
 #undef LEAST
 #undef LONGEST
+#undef LASTING
 
 #define T double
 #define BITS int64_t
@@ -77,19 +74,15 @@ static inline int64_t size_bits_f64(double x)
 #define SUFFIX f64_extreme
 #define ROOT sqrt
 #define SIZE fabs
-#define WATCHED value
-#define MOST 0x1.fffffffffffffp1023
 #include "nn/train/updates_loops.h"
 #undef EXTREME
 #undef SUFFIX
-#undef WATCHED
-#undef MOST
 
 #define SUFFIX f64
-#define WATCHED moment
 #define MOST 0x1p400
 #define LEAST 0x1p-450
 #define LONGEST 0x1p54
+#define LASTING 0x1p40
 #include "nn/train/updates_loops.h"
 
 /* ---- sums of squares ------------------------------------------------------------------------- */
@@ -145,6 +138,7 @@ const nn_loops NN_LOOPS[] = {
     [AD_F32] = {
         .squares = squares_f32,
         .moderate = moderate_f32,
+        .moderate_moments = moderate_moments_f32,
         .moderate_factors = moderate_factors_f32,
 #define OPTIMIZER OPTIMIZER_f32
         .update = {
@@ -160,6 +154,7 @@ const nn_loops NN_LOOPS[] = {
     [AD_F64] = {
         .squares = squares_f64,
         .moderate = moderate_f64,
+        .moderate_moments = moderate_moments_f64,
         .moderate_factors = moderate_factors_f64,
 #define OPTIMIZER OPTIMIZER_f64
         .update = {

@@ -34,14 +34,14 @@ typedef struct {
 typedef struct {
     /* Sum of squares, in double; 32 partial sums, added in a fixed order. */
     double (*squares)(int64_t n, const void *x);
-    /* Whether all numbers of both arrays are of a moderate size. */
-    bool (*moderate)(int64_t n, const void *one, const void *other);
-    /* Whether no factor takes such numbers out of the range. */
+    /* Whether all numbers, and all factors, are of a moderate size: no update with such factors
+     * takes such numbers out of the range, and moments stay moderate. */
+    bool (*moderate)(int64_t n, const void *theta, const void *gradient);
+    bool (*moderate_moments)(int64_t n, const void *first, const void *second);
     bool (*moderate_factors)(const nn_update *u);
-    /* Updates all elements, which are of a moderate size, as the factors are: theta will be finite.
-     * Whether the moments are of a moderate size again. */
+    /* Updates all elements. Those of `update` are moderate; others, of any size, are for `extreme`.
+     * Whether all numbers are finite afterwards. */
     bool (*update[NN_ALGORITHMS])(const nn_update *u, const nn_elements *e);
-    /* Updates elements of any size; whether all of them are finite. */
     bool (*extreme[NN_ALGORITHMS])(const nn_update *u, const nn_elements *e);
 } nn_loops;
 

@@ -1,7 +1,7 @@
 /* Part of updates.c: what the algorithms do to one element, and the loops over elements, for one
  * dtype T, type of the arithmetic A and SUFFIX of names. The forms are PyTorch's, so that results
- * can be compared number by number. EXTREME: squares are taken of scaled numbers. A loop returns
- * whether all WATCHED numbers and roots are at most MOST. */
+ * can be compared number by number. EXTREME: squares are taken of scaled numbers, and what
+ * overflows is noticed. */
 
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -119,45 +119,50 @@ static inline A NAME(muon)(const NAME(numbers) * u, A theta, A gradient, A *firs
 
 /* ---- loops ----------------------------------------------------------------------------------- */
 
+/* In EXTREME loops a number less itself is not 0 where it is infinite, or NaN. */
+#ifdef EXTREME
+#define NOTE(value, root) overflows |= (value) - (value) != 0 || (root) - (root) != 0
+#else
+#define NOTE(value, root) (void)overflows
+#endif
 #define OPTIMIZER(name, ...)                                                                       \
-    static bool NAME(name##_loop)(NAME(numbers) u, int64_t n, T *restrict theta,                   \
+    static bool NAME(name##_some)(NAME(numbers) u, int64_t n, T *restrict theta,                   \
                                   const T *restrict gradient, T *restrict first,                   \
                                   T *restrict second)                                              \
     {                                                                                              \
-        BITS largest = 0;                                                                          \
+        int overflows = 0;                                                                         \
         for (int64_t i = 0; i < n; i++) {                                                          \
             A m = first[i], r = second[i], g = u.scale * gradient[i];                              \
             g = g > u.limit ? u.limit : g;                                                         \
             g = g < -u.limit ? -u.limit : g;                                                       \
             T value = (T)NAME(name)(&u, theta[i], g, &m, &r);                                      \
-            T moment = (T)m, root = (T)r;                                                          \
+            T root = (T)r;                                                                         \
             theta[i] = value;                                                                      \
-            first[i] = moment;                                                                     \
+            first[i] = (T)m;                                                                       \
             second[i] = root;                                                                      \
-            BITS one = SIZE_BITS(WATCHED), other = SIZE_BITS(root);                                \
-            largest = one > largest ? one : largest;                                               \
-            largest = other > largest ? other : largest;                                           \
+            NOTE(value, root);                                                                     \
         }                                                                                          \
-        return largest <= SIZE_BITS((T)MOST);                                                      \
+        return !overflows;                                                                         \
     }                                                                                              \
     static bool NAME(name##_all)(const nn_update *u, const nn_elements *e)                         \
     {                                                                                              \
-        return NAME(name##_loop)(NAME(convert)(u), e->n, e->theta, e->gradient, e->first,          \
+        return NAME(name##_some)(NAME(convert)(u), e->n, e->theta, e->gradient, e->first,          \
                                  e->second);                                                       \
     }
 #include "nn/train/optimizers.def"
 #undef OPTIMIZER
+#undef NOTE
 
 #ifndef EXTREME
 static bool NAME(moderate_factors)(const nn_update *u)
 {
     bool decay = u->decay == 0 || (u->decay > 1 / MOST && u->decay < 1);
-    bool rate = u->rate < FASTEST && u->correct1 > 1 / LONGEST;
+    bool rate = u->rate < FASTEST && u->correct1 > 1 / LONGEST && u->momentum < 1 - 1 / LASTING;
     return decay && rate && u->scale > 1 / MOST && u->limit > 1 / MOST &&
            (u->epsilon == 0 || u->epsilon > LEAST);
 }
 
-static bool NAME(moderate)(int64_t n, const void *one, const void *other)
+static bool NAME(within)(double size, int64_t n, const void *one, const void *other)
 {
     const T *restrict a = one, *restrict b = other;
     BITS largest = 0;
@@ -166,7 +171,17 @@ static bool NAME(moderate)(int64_t n, const void *one, const void *other)
         largest = x > largest ? x : largest;
         largest = y > largest ? y : largest;
     }
-    return largest <= SIZE_BITS((T)MOST);
+    return largest <= SIZE_BITS((T)size);
+}
+
+static bool NAME(moderate)(int64_t n, const void *theta, const void *gradient)
+{
+    return NAME(within)(MOST, n, theta, gradient);
+}
+
+static bool NAME(moderate_moments)(int64_t n, const void *first, const void *second)
+{
+    return NAME(within)(4 * MOST * LASTING, n, first, second);
 }
 #endif
 
