@@ -178,13 +178,14 @@ static inline int64_t place(int64_t *order, int64_t i, uint32_t word)
  * two of each draw. */
 static void permute(ad_rng *rng, int64_t count, int64_t *order)
 {
-    enum { DRAWS = 256 };
+    enum { DRAWS = 512 };
     uint64_t bits[DRAWS];
     int64_t i = count - 1;
     for (; i >= UINT32_MAX; i--) exchange(order, i, (int64_t)ad_rng_below(rng, (uint64_t)i + 1));
     while (i > 0) {
-        ad_rng_fill(rng, DRAWS, bits);
-        for (int j = 0; j < DRAWS && i > 0; j++) {
+        int draws = i < 2 * DRAWS ? (int)(i + 1) / 2 : DRAWS;
+        ad_rng_fill(rng, draws, bits);
+        for (int j = 0; j < draws; j++) {
             i = place(order, i, (uint32_t)bits[j]);
             i = place(order, i, (uint32_t)(bits[j] >> 32));
         }

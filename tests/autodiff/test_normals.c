@@ -190,6 +190,34 @@ START_TEST(test_share)
 }
 END_TEST
 
+/* Numbers in bulk are those that come one by one, where the counter's halves wrap too. */
+START_TEST(test_in_bulk)
+{
+    static const char *const sets[] = { "generic", "x86-64-v2", "x86-64-v3", "x86-64-v4" };
+    static const uint64_t starts[] = { 0, 7, UINT32_MAX - 20, UINT64_MAX - 20 };
+    for (int k = 0; k < 16; k++) {
+        setenv("COSTATE_ISA", sets[k % 4], 1);
+        for (int n = 0; n <= 45; n++) {
+            ad_rng one = { 0x0123456789abcdef, starts[k / 4] }, all = one;
+            uint64_t out[46];
+            memset(out, 0x5a, sizeof out);
+            ad_rng_fill(&all, n, out);
+            for (int i = 0; i < n; i++) ck_assert_uint_eq(out[i], ad_rng_next(&one));
+            ck_assert_uint_eq(out[n], 0x5a5a5a5a5a5a5a5a);
+            ck_assert_uint_eq(all.counter, one.counter);
+        }
+        unsetenv("COSTATE_ISA");
+    }
+    uint64_t out[2] = { 1, 1 };
+    ad_rng rng = ad_rng_seed(1);
+    ad_rng_fill(NULL, 2, out);
+    ck_assert(out[0] == 0 && out[1] == 0);
+    ad_rng_fill(&rng, 2, NULL);
+    ad_rng_fill(&rng, -1, out);
+    ck_assert_uint_eq(rng.counter, 0);
+}
+END_TEST
+
 int main(void)
 {
     TCase *tests = suite_case("normals", "normals");
@@ -197,6 +225,7 @@ int main(void)
     tcase_add_test(tests, test_formula);
     tcase_add_test(tests, test_law);
     tcase_add_test(tests, test_bits);
+    tcase_add_test(tests, test_in_bulk);
     tcase_add_test(tests, test_share);
     return suite_run();
 }

@@ -500,6 +500,8 @@ static void never(void *data, int thread, int64_t k)
 
 START_TEST(test_no_generator)
 {
+    ad_rng_fill(NULL, 1, &(uint64_t){ 1 });
+    ad_rng_fill(&(ad_rng){ 1, 0 }, 1, NULL);
     ck_assert(ad_rng_next(NULL) == 0 && ad_rng_below(NULL, 7) == 0 && ad_rng_split(NULL).key == 0);
     ck_assert(isnan(ad_rng_uniform(NULL)) && isnan(ad_rng_normal(NULL)));
     ck_assert_int_eq(ad_rng_below(&(ad_rng){ 1, 0 }, 0), 0);

@@ -98,6 +98,52 @@ START_TEST(large_beside_small)
 }
 END_TEST
 
+/* Numbers, moments and factors around the sizes up to which updates are made in single precision:
+ * the same update in double precision is close, the state goes on, and what overflows is noticed.
+ */
+START_TEST(around_the_bounds)
+{
+    static const double sizes[] = { 0x1p29, 0x1p31, 0x1p55, 0x1p100, 1e-30, 1 };
+    static const struct {
+        double rate, momentum, beta1, epsilon;
+    } factors[] = { { 1e-3, 0, 0, 0 },         { 200, 0, 0, 0 },      { 1e6, 0, 0, 0 },
+                    { 1e-3, 0.9999999, 0, 0 }, { 1e-3, 0, 0, 1e-30 }, { 1e-3, 0, 1 - 1e-9, 0 } };
+    enum { N = COUNT(sizes), F = COUNT(factors) };
+    for (int k = 0; k < F * COUNT(algorithms); k++) {
+        const nn_optimizer *algorithm = algorithms[k / F];
+        nn_optimizer_options o = { .algorithm = algorithm, .rate = factors[k % F].rate };
+        bool sgd = algorithm == &nn_sgd;
+        if (sgd || algorithm == &nn_rmsprop) o.momentum = factors[k % F].momentum;
+        if (!sgd && algorithm != &nn_rmsprop) o.beta1 = factors[k % F].beta1;
+        if (!sgd && algorithm != &nn_lion) o.epsilon = factors[k % F].epsilon;
+        double x[2][N];
+        for (int dtype = 0; dtype < 2; dtype++) {
+            nn_model *model = nn_model_new();
+            nn_model_add(model, "x", AD_SHAPE(N), nn_init_zeros, 1, 1);
+            nn_theta *theta = nn_theta_new(model, dtype ? AD_F64 : AD_F32, NULL);
+            nn_theta *gradient = nn_theta_new(model, dtype ? AD_F64 : AD_F32, NULL);
+            nn_optimizer_state *s = nn_optimizer_new(&o, theta, 0);
+            for (int step = 0; step < 4; step++) {
+                double g[N];
+                for (int i = 0; i < N; i++) g[i] = (i % 2 ? -1 : 1) * sizes[(i + step) % N];
+                nn_theta_set(gradient, "x", N, g);
+                ck_assert_msg(nn_optimizer_step(s, theta, gradient) == 0, "%s",
+                              nn_optimizer_error(s));
+            }
+            nn_theta_get(theta, "x", N, x[dtype]);
+            nn_optimizer_free(s);
+            nn_theta_free(gradient);
+            nn_theta_free(theta);
+            nn_model_free(model);
+        }
+        for (int i = 0; i < N; i++)
+            ck_assert_msg(fabs(x[0][i] - x[1][i]) <= 1e-4 * fabs(x[1][i]) + 1e-5 * o.rate,
+                          "%s, factors %d, element %d: %g, in double precision %g",
+                          nn_optimizer_name(algorithm), k % F, i, x[0][i], x[1][i]);
+    }
+}
+END_TEST
+
 /* An average of numbers whose difference is too large for the type. */
 START_TEST(average_of_far_numbers)
 {
@@ -122,6 +168,7 @@ int main(void)
     TCase *tests = suite_case("updates", "updates");
     tcase_add_loop_test(tests, same_bits, 0, 2 * COUNT(algorithms));
     tcase_add_test(tests, large_beside_small);
+    tcase_add_test(tests, around_the_bounds);
     tcase_add_test(tests, average_of_far_numbers);
     return suite_run();
 }
