@@ -30,8 +30,9 @@ ode_guard ode_guard_begin(const ode_settings *settings, ad_dtype dtype, double r
 {
     double limit = settings->stability, margin = ode_guard_margin(rtol);
     if (isfinite(limit)) {
-        double next = least_rounded(settings->method, dtype, rtol, limit / margin);
-        limit = fmin(limit, margin * next);
+        double stable = limit / margin,
+               rounded = least_rounded(settings->method, dtype, rtol, stable);
+        if (rounded < stable) limit = margin * rounded;
     }
     return (ode_guard){ .limit = limit, .margin = margin };
 }
