@@ -94,8 +94,11 @@ typedef struct {
     double until;
     double seen;   /* |lambda| that the last accepted step shows, 0: none */
     double lambda; /* |lambda| of the mode that limits the steps, 0: none */
-    bool damped;   /* the mode that limits the steps decays */
-    bool again;    /* the march has gone back */
+    /* By how much the last iteration and the one before it multiplied the direction (0: none), and
+     * the cosine of the angle by which they turned it. */
+    double growth[2], along[2];
+    bool damped; /* the mode that limits the steps decays */
+    bool again;  /* the march has gone back */
     /* Blind components. */
     const ode_unit *unit,
         *field_unit; /* of the step and of the field alone; NULL: without probes */

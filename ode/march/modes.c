@@ -101,17 +101,39 @@ static bool iterate(ode_march *m, const ode_boundary *a, int direction, const vo
     return true;
 }
 
+/* Notes an iteration. The field turns the direction of an oscillation to and fro, and multiplies it
+ * by what depends on the units of the components, x' = v, v' = -w^2 x by 1 and by w^2 in turn: two
+ * iterations tell the mode. A mode that decays is turned round in both. */
+static void note(ode_watch *w, ode_mode *found)
+{
+    w->growth[1] = w->growth[0];
+    w->along[1] = w->along[0];
+    w->growth[0] = found->lambda;
+    w->along[0] = found->along;
+    found->along = fmax(w->along[0], w->along[1]);
+}
+
 bool ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const void *y,
                        double least, ode_mode *found)
 {
-    double before = m->watch.lambda, product = 0;
+    ode_watch *w = &m->watch;
+    double before = w->lambda, product = 0;
     *found = (ode_mode){ 0 };
     ode_watch_prepare(m, y);
     for (int i = 0; i < MOST_ITERATIONS; i++) {
-        if (!iterate(m, a, direction, y, found) || !(found->lambda > least)) return false;
-        if (fabs(found->lambda - before) <= converged * found->lambda) return true;
-        before = found->lambda;
-        if (i >= MOST_ITERATIONS - MEAN_OF) product += log(found->lambda);
+        if (!iterate(m, a, direction, y, found)) return false;
+        double growth = found->lambda, pair = sqrt(growth * w->growth[0]), earlier = w->growth[1];
+        note(w, found);
+        found->lambda = fmax(growth, pair);
+        if (!(found->lambda > least)) return false;
+        found->lambda = growth;
+        if (fabs(growth - before) <= converged * growth) return true;
+        if (fabs(growth - earlier) <= converged * growth) {
+            found->lambda = pair;
+            return pair > least;
+        }
+        before = growth;
+        if (i >= MOST_ITERATIONS - MEAN_OF) product += log(growth);
     }
     found->lambda =
         exp(product / MEAN_OF); /* a pair of complex ones goes round: the mean of the last */

@@ -87,7 +87,8 @@ int ode_watch_open(ode_march *m, const ode_march_units *units, double horizon, d
     w->due = first_look;
     w->since[0] = w->since[1] = 0;
     w->reach = w->most = w->allowed = w->vetted = INFINITY;
-    w->until = w->seen = w->lambda = 0;
+    w->until = w->seen = w->lambda = w->growth[0] = w->growth[1] = 0;
+    w->along[0] = w->along[1] = 1;
     w->said_nothing = 0;
     w->short_apart = 0;
     w->asked = -1;

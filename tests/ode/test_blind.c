@@ -115,6 +115,15 @@ static ad_var stiff_turned(ad_var t, ad_var y, const ad_var *args, void *user)
                 (ad_var[]){ ad_scale(ad_add(dz, dw), c), ad_scale(ad_sub(dz, dw), c), ad_neg(w) });
 }
 
+/* x'' = p - 0.2 x' - 219 x: the field multiplies x by 219 and x' by 1. */
+static ad_var steep_oscillator(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)t, (void)user;
+    ad_var x = part(y, 0), v = part(y, 1);
+    ad_var pull = ad_add(ad_scale(v, 0.2), ad_scale(x, 219));
+    return join(2, (ad_var[]){ v, ad_sub(args[0], pull) });
+}
+
 /* z'' = -p^2 z at rest, and w' = -w, turned. */
 static ad_var oscillator_turned(ad_var t, ad_var y, const ad_var *args, void *user)
 {
@@ -180,6 +189,14 @@ static const problem problems[] = {
       10,
       { -0.26262694, -0.26267234, -0.60167478 },
       0 },
+    { "steep oscillator at rest",
+      steep_oscillator,
+      2,
+      { 0, 0 },
+      0,
+      20.05,
+      { 0.0242588672335, 0.00896171022518 },
+      0.0044554389624 },
     { "fast forcing far below the tolerance", fast, 1, { 0 }, 1e-15, 1, { 1 }, 0.5 },
 };
 enum { PROBLEMS = sizeof problems / sizeof *problems };
