@@ -175,7 +175,7 @@ near 5 0.03 0.115 'latent ODE  '
 shows hamiltonian --quick --out "$dir"
 near 6 0.04 0.031 'hamiltonian           353'
 near 3 0.3 1.3 'plain          implicit_midpoint'
-near 3 0.08 0.07 'hamiltonian    implicit_midpoint'
+near 3 0.03 0.03 'hamiltonian    implicit_midpoint'
 near 4 0.01 0.027 'textbook'
 
 # The true Lagrangian keeps the energy; a learned one keeps it better than a plain field.
