@@ -99,6 +99,7 @@ bool bench_traces(const bench_options *options, const char *wanted, int *count);
 bool bench_programs(const bench_options *options, const char *wanted, int *count);
 bool bench_stochastic(const bench_options *options, const char *wanted, int *count);
 bool bench_layers(const bench_options *options, const char *wanted, int *count);
+bool bench_small(const bench_options *options, const char *wanted, int *count);
 bool bench_wide(const bench_options *options, const char *wanted, int *count);
 bool bench_paths(const bench_options *options, const char *wanted, int *count);
 bool bench_failed(const char *name, const char *message); /* prints it and returns false */

@@ -84,8 +84,8 @@ static void help(void)
 {
     puts("bench_cases [--case NAME]... [--dtype f32|f64] [--threads N] [--repeats N] [--tolerance "
          "X] [--json] [--answers]\n"
-         "  --case NAME    a b c d trace compile overhead sde path layers wide, or one of them: "
-         "b.discrete, "
+         "  --case NAME    a b c d trace compile overhead sde path layers small wide, or one of "
+         "them: b.discrete, "
          "b10, c32, trace2.d8, sde2, gru (default: all)\n"
          "  --dtype T      default: the one a case is judged in, f64 for a, f32 for the others\n"
          "  --threads N    default 1; floors are shared out evenly\n"
@@ -171,6 +171,7 @@ int main(int argc, char **argv)
             fine &= bench_paths(&options, wanted[i], &count);
             fine &= bench_layers(&options, wanted[i], &count);
             fine &= bench_wide(&options, wanted[i], &count);
+            fine &= bench_small(&options, wanted[i], &count);
         }
         if (count == 0) fine = bench_failed(wanted[i], "no such case; --help lists them");
     }
