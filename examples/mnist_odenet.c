@@ -204,7 +204,7 @@ static int draw(const nn_step *step, double *const *out, void *user)
 
 typedef struct {
     int64_t epochs, adaptive, batch, seed, threads, timed;
-    double rate, bend, tolerance;
+    double rate, bend, tolerance, until;
 } settings;
 
 typedef struct {
@@ -288,51 +288,82 @@ static bool learn(const network *n, const settings *s, int64_t ntrain, nn_theta 
     return result == 0;
 }
 
-/* Times updates with steps that the solver chooses, after some that are not timed. */
-static bool time_updates(const network *n, const settings *s, nn_theta *theta, int64_t updates)
+/* Plain training at the tolerance: times so many updates, after some that are not timed, or trains
+ * until so few of the digits for testing are taken for another as s->until says, in per cent. Those
+ * choose when it ends, nothing else; tests are not timed. */
+static bool time_updates(const network *n, const settings *s, int64_t ntrain, nn_theta *theta)
 {
-    enum { BEFORE = 3 };
+    enum { BEFORE = 3, EVERY = 100, MOST = 100000 };
     ode_stats stats = { 0 };
     use fine = { n, 0, { .rtol = s->tolerance, .atol = s->tolerance, .stats = &stats } };
     source from = { n->digits, s->bend };
+    const bool race = s->until > 0;
+    unsigned char *part = malloc((size_t)n->digits->n);
+    for (int64_t i = 0; part && i < n->digits->n; i++)
+        part[i] = i < ntrain ? NN_TRAINING : NN_VALIDATION;
     const nn_array arrays[] = { nn_array_of(AD_SHAPE(AD_ROWS, 1), n->digits->digit),
                                 nn_array_drawn(AD_SHAPE(AD_ROWS, n->digits->pixels)) };
-    const nn_stage stage = { .steps = updates + BEFORE, .user = &fine };
-    const nn_train_options options = { .loss = loss,
-                                       .user = &from,
-                                       .narray = 2,
-                                       .arrays = arrays,
-                                       .examples = n->digits->n,
-                                       .draw = draw,
-                                       .worker = true,
-                                       .batch = s->batch,
-                                       .nstage = 1,
-                                       .stages = &stage,
-                                       .optimizer = { .rate = 1e-3 },
-                                       .seed = (uint64_t)s->seed,
-                                       .threads = (int)s->threads,
-                                       .check_gradient = -1 };
+    const nn_stage stage = { .steps = race ? MOST : s->timed + BEFORE, .user = &fine };
+    const nn_metric wrong = { "error", NN_MEAN, false };
+    nn_train_options options = { .loss = loss,
+                                 .user = &from,
+                                 .narray = 2,
+                                 .arrays = arrays,
+                                 .examples = ntrain,
+                                 .draw = draw,
+                                 .worker = true,
+                                 .batch = s->batch,
+                                 .nstage = 1,
+                                 .stages = &stage,
+                                 .optimizer = { .rate = 1e-3 },
+                                 .seed = (uint64_t)s->seed,
+                                 .threads = (int)s->threads,
+                                 .check_gradient = -1 };
+    if (race) {
+        options.examples = n->digits->n;
+        options.split.part = part;
+        options.validation = (nn_validation){ .every = EVERY,
+                                              .batch = 500,
+                                              .user = &fine,
+                                              .nmetric = 1,
+                                              .metrics = &wrong,
+                                              .record = record_error,
+                                              .keep_last = true };
+    }
     nn_trainer *trainer = nn_trainer_new(theta, &options);
     const nn_train_report *report = nn_trainer_report(trainer);
     double seconds = 0, processor = 0, evaluations = 0, back = 0;
+    int64_t timed = 0;
     int result;
-    while ((result = nn_trainer_step(trainer)) > 0) {
-        if (report->steps == BEFORE) {
-            seconds = report->seconds;
-            processor = processor_seconds();
+    do {
+        const double began = report->seconds, then = processor_seconds();
+        const int64_t validations = report->validations;
+        result = nn_trainer_step(trainer);
+        if (result <= 0 || report->steps <= BEFORE) continue;
+        if (report->validations == validations) {
+            seconds += report->seconds - began;
+            processor += processor_seconds() - then;
+            evaluations += (double)stats.evaluations;
+            back += (double)(stats.backward_evaluations + stats.vjps);
+            timed++;
+        } else if (race) {
+            const double share = (double)report->steps / (double)timed;
+            printf("%lld updates: test error %.2f %%, %.1f s, %.1f s of the processors\n",
+                   (long long)report->steps, 100 * report->validation.metrics[0], seconds * share,
+                   processor * share);
+            fflush(stdout);
+            if (100 * report->validation.metrics[0] <= s->until) break;
         }
-        if (report->steps <= BEFORE) continue;
-        evaluations += (double)stats.evaluations / (double)updates;
-        back += (double)(stats.backward_evaluations + stats.vjps) / (double)updates;
-    }
-    if (result) example_failed("training", nn_trainer_error(trainer));
+    } while (result > 0);
+    if (result < 0) example_failed("training", nn_trainer_error(trainer));
     else
         printf("an update: %.1f ms, %.1f ms of the processors, %.1f evaluations, %.1f back\n",
-               1e3 * (report->seconds - seconds) / (double)updates,
-               1e3 * (processor_seconds() - processor) / (double)updates, evaluations, back);
+               1e3 * seconds / (double)timed, 1e3 * processor / (double)timed,
+               evaluations / (double)timed, back / (double)timed);
     nn_trainer_free(trainer);
+    free(part);
     ode_stats_clear(&stats);
-    return result == 0;
+    return result >= 0;
 }
 
 /* ---- what the solver and the adjoints do ----------------------------------------------------- */
@@ -476,8 +507,8 @@ static bool study(kind which, const digit_set *digits, int64_t ntrain, int64_t c
     if (nn_model_error(n.model)) return !example_failed("model", nn_model_error(n.model));
     nn_theta *theta = nn_theta_new(n.model, AD_F32, &rng);
     snprintf(file, sizeof file, "mnist_odenet_%s.dat", names[which]);
-    if (s->timed) {
-        const bool timed = time_updates(&n, s, theta, s->timed);
+    if (s->timed > 0 || s->until > 0) {
+        const bool timed = time_updates(&n, s, ntrain, theta);
         nn_theta_free(theta);
         nn_model_free(n.model);
         return timed;
@@ -524,6 +555,8 @@ int main(int argc, char **argv)
         { "seed", EXAMPLE_INTEGER, &s.seed, "of everything that is drawn" },
         { "threads", EXAMPLE_INTEGER, &s.threads, "0: all cores" },
         { "time", EXAMPLE_INTEGER, &s.timed, "only times so many updates of the ODE-Net" },
+        { "until", EXAMPLE_NUMBER, &s.until,
+          "only times updates until so many per cent of the digits for testing are wrong" },
         { "quick", EXAMPLE_FLAG, &quick, "small networks, trained for seconds" },
         { "out", EXAMPLE_TEXT, &directory,
           "directory of the picture, the weights and the numbers" },
@@ -556,7 +589,8 @@ int main(int argc, char **argv)
     printf("%lld digits for training, %lld for testing, %dx%d pixels; %lld epochs\n",
            (long long)ntrain, (long long)ntest, digits.side, digits.side, (long long)s.epochs);
     fflush(stdout);
-    if (s.timed > 0) return study(ODE_NET, &digits, ntrain, channels, &s, directory, NULL) ? 0 : 1;
+    if (s.timed > 0 || s.until > 0)
+        return study(ODE_NET, &digits, ntrain, channels, &s, directory, NULL) ? 0 : 1;
     outcome results[KINDS] = { { 0 } };
     for (int k = 0; k < KINDS; k++) {
         if (only && strcmp(only, names[k])) continue;
