@@ -36,7 +36,7 @@ trespassing() {
 
 # Storeys: room, then its folders from the lowest up. Folders joined by = are side by side, and do not see each other.
 storeys="
-autodiff base tape derive=kernels compile plan run scan
+autodiff base tape derive=kernels compile native plan run scan
 ode noise field step methods march trajectory adjoints solve diffusion
 nn base model layers data train mpi
 "

@@ -10,14 +10,13 @@
  * libxsmm is kept from doing anything to the process: to its environment, to threads that are at
  * work when it ends, to children of a fork. */
 #include "autodiff/kernels/gemm.h"
+#include "autodiff/base/executable.h"
 #include <cblas.h>
 #include <stdlib.h>
 #include <string.h>
 #ifdef COSTATE_LIBXSMM
 #include <libxsmm.h>
 #include <pthread.h>
-#include <sys/mman.h>
-#include <unistd.h>
 #endif
 
 /* The varying dimension is cut into tiles of at most TILE, MEDIUM and SMALL; what is left is copied
@@ -149,15 +148,9 @@ static ad_gemm_jit dispatch(const kind *t)
                                             &beta, &flags, &prefetch);
 }
 
-/* libxsmm returns code also where the system lets no memory become executable (systemd's
- * MemoryDenyWriteExecute, prctl(PR_SET_MDWE), SELinux). The code's page is made executable once
- * more, which changes nothing where it is: the answer tells. */
-static bool may_run(ad_gemm_jit run)
-{
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    uintptr_t begin = (uintptr_t)run / page * page;
-    return mprotect((void *)begin, page, PROT_READ | PROT_EXEC) == 0;
-}
+/* libxsmm returns code also where the system lets no memory become executable. Its page is made
+ * executable once more, which changes nothing where it is: the answer tells. */
+static bool may_run(ad_gemm_jit run) { return ad_executable_allow((const void *)(uintptr_t)run, 1); }
 
 static kind kind_of(const ad_gemm *g, int64_t m, int64_t k, int64_t lda, int64_t ldb, int64_t ldc)
 {

@@ -1,6 +1,6 @@
 /* Internal: compiled programs. ad_compile copies what the outputs reach into an intermediate
  * representation (ir.c), passes rewrite it (simplify.c with scale.c, fold.c, layout.c, combine.c),
- * plan.c, lanes.c and fuse.c decide when and where every value is computed, and run.c replays the
+ * plan.c, lanes.c, fuse.c and pieces.c decide when and where every value is computed, and run.c replays the
  * plan in the memory of workspace.c.
  *
  * A program is a sequence of phases U_0 B_0 U_1 B_1 ...: U_p works on whole arrays (operations
@@ -10,6 +10,7 @@
 #define COSTATE_PROGRAM_H
 #include "autodiff/compile/ir.h"
 #include "autodiff/kernels/kernel.h"
+#include "autodiff/native/native.h"
 #include <stdatomic.h>
 
 /* Blocks of a lane that are added up by themselves, where it has more: in single precision a sum of
@@ -81,10 +82,25 @@ typedef struct {
     int64_t row_bytes;
 } ad_step;
 
+/* Steps of a range that follow each other: machine code for one row, or left to the interpreter. */
+typedef struct {
+    int32_t begin, end;
+    int code; /* while planning: its number in native; -1: none */
+    ad_native_run run; /* NULL: interpreted */
+    int64_t instructions;
+} ad_piece;
+
+/* A range as pieces; none: it has no machine code. */
+typedef struct {
+    ad_piece *piece;
+    int32_t n, native; /* native: those that are machine code */
+} ad_pieces;
+
 typedef struct {
     int32_t parameter_steps[2]; /* range of steps; only U_0 has some */
     int32_t call_steps[2];
     int32_t body_steps[2];
+    ad_pieces parameter_pieces, call_pieces, body_pieces;
     int nmoving, nblock, nchunk, nreduction, nrepeat;
     /* roots with rows that the body reads or writes in complete arrays: their pointers go from
      * block to block */
@@ -129,6 +145,8 @@ struct ad_program {
     int ncomplete;
     int32_t *complete; /* roots in complete arrays */
     int64_t uniform_scratch, block_scratch;
+    bool interpreted;  /* there is to be no native code */
+    ad_native *native; /* NULL: there is none */
     int64_t refused; /* bytes that the plan asked for in vain; -1: more than can be addressed */
     const char *without_kernel; /* the operation for which the plan found no kernel */
 };
@@ -137,6 +155,7 @@ struct ad_program {
 typedef struct {
     uint32_t without;   /* bit k: pass k is left out */
     int64_t block_rows; /* 0: as planned */
+    bool interpreted;   /* without native code */
 } ad_compile_options;
 ad_program *ad_compile_with(const ad_compile_options *options, int ninput, const ad_var *inputs,
                             int noutput, const ad_var *outputs);
@@ -146,6 +165,8 @@ const char *ad_pass_name(int pass); /* NULL from their number on */
 bool ad_plan(ad_program *program);
 /* Parts of the plan. Makes reductions that are added up share lanes (lanes.c). */
 void ad_join_reductions(ad_program *program);
+/* Makes native code (pieces.c). */
+bool ad_plan_pieces(ad_program *program);
 /* Groups the steps of bodies (fuse.c). */
 bool ad_fuse(ad_program *program);
 /* Places values in block memory and, unless p->block_rows says it, chooses how many rows a block

@@ -83,10 +83,10 @@ static int run_opaque(ad_workspace *w, const ad_step *s, const ad_run_args *a)
                              message[0] ? message : "the operation failed without a message");
 }
 
-static int run_uniform(ad_workspace *w, const int32_t *range, const ad_run_args *a)
+static int run_steps(ad_workspace *w, int32_t begin, int32_t end, const ad_run_args *a)
 {
     const ad_program *p = w->program;
-    for (int32_t i = range[0]; i < range[1]; i++) {
+    for (int32_t i = begin; i < end; i++) {
         const ad_step *s = &p->step[i];
         if (s->kind == AD_STEP_OPAQUE) {
             if (run_opaque(w, s, a)) return -1;
@@ -97,6 +97,18 @@ static int run_uniform(ad_workspace *w, const int32_t *range, const ad_run_args 
                 w->in[k] = w->base[s->operand[k].root] + s->operand[k].offset;
             s->kernel.run(&s->kernel, 1, w->in, w->base[s->value], w->scratch);
         }
+    }
+    return 0;
+}
+
+static int run_uniform(ad_workspace *w, const int32_t *range, const ad_pieces *pieces,
+                       const ad_run_args *a)
+{
+    if (!pieces->n) return run_steps(w, range[0], range[1], a);
+    for (int32_t i = 0; i < pieces->n; i++) {
+        const ad_piece *piece = &pieces->piece[i];
+        if (piece->run) piece->run(w->base, w->scratch);
+        else if (run_steps(w, piece->begin, piece->end, a)) return -1;
     }
     return 0;
 }
@@ -158,6 +170,28 @@ static void run_group(const ad_step *begin, const ad_step *end, ad_thread_memory
     }
 }
 
+static void run_block_steps(const ad_program *p, ad_thread_memory *t, int32_t begin, int32_t end,
+                            int64_t rows)
+{
+    for (int32_t i = begin; i < end; i = p->step[i].end) {
+        const ad_step *s = &p->step[i];
+        if (s->chunk_rows > 0) {
+            run_group(s, p->step + (s->end < end ? s->end : end), t, rows);
+            continue;
+        }
+        if (s->kind == AD_STEP_FILL) {
+            fill(p, s->value, rows, t->pointer[s->value]);
+            continue;
+        }
+        const ad_step *next = s + 1;
+        if (i + 1 < end && next->far && next->chunk_rows < rows)
+            fetch_first(next, p->step + next->end, t);
+        for (int k = 0; k < s->kernel.nin; k++)
+            t->in[k] = t->pointer[s->operand[k].root] + s->operand[k].offset;
+        s->kernel.run(&s->kernel, rows, t->in, t->pointer[s->value], t->scratch);
+    }
+}
+
 static void run_block(const ad_workspace *w, const ad_phase *phase, ad_thread_memory *t,
                       int64_t first, int64_t rows)
 {
@@ -167,22 +201,14 @@ static void run_block(const ad_workspace *w, const ad_phase *phase, ad_thread_me
         int32_t root = phase->moving[i];
         if (w->base[root]) t->pointer[root] = w->base[root] + first * p->slot[root].bytes;
     }
-    for (int32_t i = phase->body_steps[0]; i < phase->body_steps[1]; i = p->step[i].end) {
-        const ad_step *s = &p->step[i];
-        if (s->chunk_rows > 0) {
-            run_group(s, p->step + s->end, t, rows);
-            continue;
-        }
-        if (s->kind == AD_STEP_FILL) {
-            fill(p, s->value, rows, t->pointer[s->value]);
-            continue;
-        }
-        const ad_step *next = s + 1;
-        if (i + 1 < phase->body_steps[1] && next->far && next->chunk_rows < rows)
-            fetch_first(next, p->step + next->end, t);
-        for (int k = 0; k < s->kernel.nin; k++)
-            t->in[k] = t->pointer[s->operand[k].root] + s->operand[k].offset;
-        s->kernel.run(&s->kernel, rows, t->in, t->pointer[s->value], t->scratch);
+    if (rows > 1 || !phase->body_pieces.n) {
+        run_block_steps(p, t, phase->body_steps[0], phase->body_steps[1], rows);
+        return;
+    }
+    for (int32_t i = 0; i < phase->body_pieces.n; i++) {
+        const ad_piece *piece = &phase->body_pieces.piece[i];
+        if (piece->run) piece->run(t->pointer, t->scratch);
+        else run_block_steps(p, t, piece->begin, piece->end, 1);
     }
 }
 
@@ -463,8 +489,8 @@ static int run(ad_workspace *w, const ad_run_args *a)
     bind(w, a);
     for (int f = 0; f < p->nphase; f++) {
         const ad_phase *phase = &p->phase[f];
-        if (!skip && run_uniform(w, phase->parameter_steps, a)) return -1;
-        if (run_uniform(w, phase->call_steps, a)) return -1;
+        if (!skip && run_uniform(w, phase->parameter_steps, &phase->parameter_pieces, a)) return -1;
+        if (run_uniform(w, phase->call_steps, &phase->call_pieces, a)) return -1;
         run_body(w, phase, a->rows);
     }
     deliver(w, a);

@@ -385,6 +385,23 @@ static bool same_rows(const trial *t, int64_t few, int64_t many, const results *
     return true;
 }
 
+/* With native code and without. */
+static bool same_native(const trial *t, const ad_program *p, int64_t rows)
+{
+    ad_program *q = ad_compile_with(&(ad_compile_options){ .interpreted = true }, t->ninput, t->in,
+                                    t->noutput, t->out);
+    results native = room(t), other = room(t);
+    bool ok = q || failed("interpreted: %s", ad_tape_error(t->w.tape));
+    ok = ok && replay(t, p, rows, 1, &native) && replay(t, q, rows, 1, &other);
+    for (int j = 0; j < t->noutput && ok; j++)
+        ok = !memcmp(native.value[j], other.value[j], bytes_of(t, j, rows)) ||
+             failed("%lld rows: output %d of native code differs in bits", (long long)rows, j);
+    ad_program_free(q);
+    free_results(&native);
+    free_results(&other);
+    return ok;
+}
+
 static bool check_programs(const trial *t)
 {
     static const int64_t choices[] = { 1, 2, 5, 17, 33, 64, 65, 130, MAX_ROWS };
@@ -398,6 +415,7 @@ static bool check_programs(const trial *t)
          agree(t, "every pass", many, &large, &want);
     ok = ok && same_bits(t, p, "every pass", many, &large) &&
          (many < few || same_rows(t, few, many, &small, &large));
+    ok = ok && same_native(t, p, 1) && same_native(t, p, many);
     ok = ok && check_ways(t, many, &want);
     ad_program_free(p);
     free_results(&want);

@@ -1,0 +1,159 @@
+/* The encoding of x86-64 (Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2,
+ * chapter 2.3: VEX). Code is a function (list of pointers, frame) by the System V ABI: the list is
+ * in rdi, the frame in rsi. It is a leaf, keeps no register for its caller, and has no stack. */
+#include "autodiff/native/encode.h"
+#include <stdlib.h>
+#include <string.h>
+
+enum { LIST = 7 /* rdi */, FRAME = 6 /* rsi */, RELATIVE = 5 /* to the next instruction */ };
+static const int pointers[AD_POINTER_REGISTERS] = { 0, 1, 2, 8, 9, 10, 11 }; /* rax rcx rdx r8-11 */
+
+void ad_encode_bytes(ad_code *c, const void *bytes, size_t n)
+{
+    if (c->n + (int64_t)n > c->capacity) {
+        int64_t capacity = 2 * c->capacity + (int64_t)n + 256;
+        uint8_t *more = realloc(c->byte, (size_t)capacity);
+        if (!more) {
+            c->failed = true;
+            return;
+        }
+        c->byte = more;
+        c->capacity = capacity;
+    }
+    memcpy(c->byte + c->n, bytes, n);
+    c->n += (int64_t)n;
+}
+
+static void byte(ad_code *c, int value) { ad_encode_bytes(c, &(uint8_t){ (uint8_t)value }, 1); }
+
+static void word(ad_code *c, int64_t value)
+{
+    int32_t w = (int32_t)value;
+    ad_encode_bytes(c, &w, sizeof w);
+}
+
+/* The byte that names register and operand, and the operand's displacement. behind: bytes of the
+ * instruction that follow. */
+static void operand(ad_code *c, int reg, ad_operand_at o, int behind)
+{
+    const int field = (reg & 7) << 3;
+    if (o.where == AD_IN_REGISTER) {
+        byte(c, 0xc0 | field | (o.reg & 7));
+    } else if (o.where == AD_IN_CODE) {
+        byte(c, field | RELATIVE);
+        word(c, o.at - (c->n + 4 + behind));
+    } else {
+        const int base = o.where == AD_IN_FRAME ? FRAME : pointers[o.reg];
+        const bool few = o.at >= -128 && o.at < 128;
+        byte(c, (few ? 0x40 : 0x80) | field | (base & 7));
+        if (few) byte(c, (int)o.at);
+        else word(c, o.at);
+    }
+}
+
+typedef enum { PLAIN = 0, P66 = 1, PF3 = 2, PF2 = 3 } prefix;
+typedef enum { MAP_0F = 1, MAP_0F38 = 2, MAP_0F3A = 3 } map;
+
+/* A VEX instruction as far as its last operand. second: the register in the prefix. */
+static void vex(ad_code *c, prefix p, map m, int wide, int opcode, int reg, int second,
+                ad_operand_at o, int behind)
+{
+    const int base = o.where == AD_IN_REGISTER ? o.reg
+                     : o.where == AD_IN_ARRAY  ? pointers[o.reg]
+                                               : 0;
+    c->instructions++;
+    if (m == MAP_0F && !wide && base < 8) {
+        byte(c, 0xc5);
+        byte(c, (reg < 8 ? 0x80 : 0) | (~second & 15) << 3 | (int)p);
+    } else {
+        byte(c, 0xc4);
+        byte(c, (reg < 8 ? 0x80 : 0) | 0x40 | (base < 8 ? 0x20 : 0) | (int)m);
+        byte(c, wide << 7 | (~second & 15) << 3 | (int)p);
+    }
+    byte(c, opcode);
+    operand(c, reg, o, behind);
+}
+
+/* How an operation is encoded. Numbers of both types have the same opcodes; the prefix tells, or
+ * the width. */
+typedef struct {
+    map map;
+    uint8_t opcode;
+    bool logic;     /* of vectors: the prefix of f64 is 66 in either type */
+    int immediate;  /* -1: none */
+    bool by_width;  /* f64 is the wide form */
+    bool by_opcode; /* f64 is the next opcode */
+} form;
+
+static const form forms[AD_DO_COUNT] = {
+    [AD_DO_ADD] = { MAP_0F, 0x58, false, -1, false, false },
+    [AD_DO_SUB] = { MAP_0F, 0x5c, false, -1, false, false },
+    [AD_DO_MUL] = { MAP_0F, 0x59, false, -1, false, false },
+    [AD_DO_DIV] = { MAP_0F, 0x5e, false, -1, false, false },
+    [AD_DO_MIN] = { MAP_0F, 0x5d, false, -1, false, false },
+    [AD_DO_MAX] = { MAP_0F, 0x5f, false, -1, false, false },
+    [AD_DO_SQRT] = { MAP_0F, 0x51, false, -1, false, false },
+    [AD_DO_FLOOR] = { MAP_0F3A, 0x0a, true, 9, false, true },
+    [AD_DO_AND] = { MAP_0F, 0x54, true, -1, false, false },
+    [AD_DO_AND_NOT] = { MAP_0F, 0x55, true, -1, false, false },
+    [AD_DO_OR] = { MAP_0F, 0x56, true, -1, false, false },
+    [AD_DO_XOR] = { MAP_0F, 0x57, true, -1, false, false },
+    [AD_DO_LESS] = { MAP_0F, 0xc2, false, 1, false, false },
+    [AD_DO_LESS_EQUAL] = { MAP_0F, 0xc2, false, 2, false, false },
+    [AD_DO_EQUAL] = { MAP_0F, 0xc2, false, 0, false, false },
+    [AD_DO_NOT_EQUAL] = { MAP_0F, 0xc2, false, 4, false, false },
+    [AD_DO_UNORDERED] = { MAP_0F, 0xc2, false, 3, false, false },
+    [AD_DO_BLEND] = { MAP_0F3A, 0x4a, true, 0, false, true },
+    [AD_DO_FMA] = { MAP_0F38, 0xb9, true, -1, true, false },
+};
+
+bool ad_encode_reads_memory(ad_do what)
+{
+    return !forms[what].logic || what == AD_DO_FLOOR || what == AD_DO_FMA;
+}
+
+void ad_encode(ad_code *c, ad_do what, int to, int a, ad_operand_at b, int mask)
+{
+    const form *f = &forms[what];
+    const bool wide = c->dtype == AD_F64;
+    const prefix p = f->logic ? P66 : wide ? PF2 : PF3;
+    AD_ASSERT(b.where == AD_IN_REGISTER || ad_encode_reads_memory(what));
+    vex(c, p, f->map, f->by_width && wide, f->opcode + (f->by_opcode && wide), to, a, b,
+        f->immediate >= 0);
+    if (what == AD_DO_BLEND) byte(c, mask << 4);
+    else if (f->immediate >= 0) byte(c, f->immediate);
+}
+
+static prefix scalar(const ad_code *c) { return c->dtype == AD_F64 ? PF2 : PF3; }
+
+void ad_encode_load(ad_code *c, int to, ad_operand_at from)
+{
+    vex(c, scalar(c), MAP_0F, 0, 0x10, to, 0, from, 0);
+}
+
+void ad_encode_store(ad_code *c, ad_operand_at to, int from)
+{
+    vex(c, scalar(c), MAP_0F, 0, 0x11, from, 0, to, 0);
+}
+
+void ad_encode_move(ad_code *c, int to, int from)
+{
+    vex(c, PLAIN, MAP_0F, 0, 0x28, to, 0, (ad_operand_at){ .where = AD_IN_REGISTER, .reg = from },
+        0);
+}
+
+void ad_encode_pointer(ad_code *c, int to, int64_t entry)
+{
+    const int reg = pointers[to];
+    c->instructions++;
+    byte(c, 0x48 | (reg < 8 ? 0 : 4));
+    byte(c, 0x8b);
+    byte(c, 0x80 | (reg & 7) << 3 | LIST);
+    word(c, entry * (int64_t)sizeof(void *));
+}
+
+void ad_encode_return(ad_code *c)
+{
+    c->instructions++;
+    byte(c, 0xc3);
+}

@@ -1,0 +1,64 @@
+/* Internal to native code: instructions as bytes. encode.c alone knows how x86-64 is encoded; the
+ * instructions are those of AVX and FMA on single numbers, in registers 0 to 15. */
+#ifndef COSTATE_NATIVE_ENCODE_H
+#define COSTATE_NATIVE_ENCODE_H
+#include "autodiff/extension.h"
+#include "autodiff/base/memory.h"
+
+enum { AD_NUMBER_REGISTERS = 16, AD_POINTER_REGISTERS = 7 };
+
+/* Code under construction. Its numbers, if it has any, stand at its beginning. */
+typedef struct {
+    ad_dtype dtype;
+    uint8_t *byte;
+    int64_t n, capacity, instructions;
+    bool failed; /* memory was short */
+} ad_code;
+
+/* Where an operand is. FRAME: `at` bytes into the frame. BEHIND: `at` bytes behind what a pointer
+ * register points to. NUMBER: `at` bytes from the beginning of the code. */
+typedef enum { AD_IN_REGISTER, AD_IN_FRAME, AD_IN_ARRAY, AD_IN_CODE } ad_where;
+typedef struct {
+    ad_where where;
+    int reg; /* REGISTER: of numbers; ARRAY: of pointers */
+    int64_t at;
+} ad_operand_at;
+
+/* to = a op b. SQRT and FLOOR are of b alone. AND_NOT is of the complement of a and b. BLEND takes
+ * b where the mask's sign is set, else a. */
+typedef enum {
+    AD_DO_ADD,
+    AD_DO_SUB,
+    AD_DO_MUL,
+    AD_DO_DIV,
+    AD_DO_MIN, /* a < b ? a : b */
+    AD_DO_MAX, /* a > b ? a : b */
+    AD_DO_SQRT,
+    AD_DO_FLOOR,
+    AD_DO_AND,
+    AD_DO_AND_NOT,
+    AD_DO_OR,
+    AD_DO_XOR,
+    AD_DO_LESS, /* comparisons: all bits, or none */
+    AD_DO_LESS_EQUAL,
+    AD_DO_EQUAL,
+    AD_DO_NOT_EQUAL,
+    AD_DO_UNORDERED,
+    AD_DO_BLEND,
+    AD_DO_FMA, /* to += a * b, rounded once */
+    AD_DO_COUNT
+} ad_do;
+/* Whether b may be in memory: logic and BLEND would read more than a number there. */
+bool ad_encode_reads_memory(ad_do what);
+
+void ad_encode(ad_code *code, ad_do what, int to, int a, ad_operand_at b, int mask);
+void ad_encode_load(ad_code *code, int to, ad_operand_at from);
+void ad_encode_store(ad_code *code, ad_operand_at to, int from);
+void ad_encode_move(ad_code *code, int to, int from);
+/* The pointer register gets an entry of the list of pointers. */
+void ad_encode_pointer(ad_code *code, int to, int64_t entry);
+void ad_encode_return(ad_code *code);
+/* Bytes that are no instruction. */
+void ad_encode_bytes(ad_code *code, const void *bytes, size_t n);
+
+#endif

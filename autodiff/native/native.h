@@ -1,0 +1,43 @@
+/* Internal: pieces of a program as machine code, for one row of small arrays.
+ *
+ * Each element is a number of its own, in a register where there is room, so arrays of a few
+ * elements cost what their arithmetic costs, and what only moves elements costs nothing. The
+ * operations, their operands and the order of every sum are those of the kernels, hence the bits
+ * too. What has no native form is left to the kernels. */
+#ifndef COSTATE_NATIVE_H
+#define COSTATE_NATIVE_H
+#include "autodiff/compile/ir.h"
+
+/* Where a value is in memory when its piece is done, or was before. */
+typedef struct {
+    int32_t root;   /* the value whose memory it shares, and its entry in the list of pointers */
+    int64_t offset; /* elements from the root's beginning */
+    bool apart;     /* nothing that a piece reads lies in the root's memory */
+} ad_native_place;
+
+/* Code of a piece. list: pointers to the arrays by value; frame: memory that it works in. */
+typedef void (*ad_native_run)(char *const *list, char *frame);
+
+typedef struct ad_native ad_native;
+/* Whether machine code can be made here, for the instruction set in use and as the environment
+ * variable COSTATE_NATIVE says (0: it shall not). */
+bool ad_native_wanted(void);
+/* place: one a value of ir, or NULL. Both must stay as they are until the code is sealed. NULL:
+ * memory is short. */
+ad_native *ad_native_new(const ad_ir *ir, const ad_native_place *place);
+void ad_native_free(ad_native *native);
+/* Appends a value to the piece under way. false: it is not there as machine code, or the piece is
+ * long enough; the piece is as it was. */
+bool ad_native_append(ad_native *native, int32_t value);
+/* The value of the piece is read outside of it. */
+void ad_native_keep(ad_native *native, int32_t value);
+/* Ends the piece: the number by which its code is found, or -1: it has to be computed otherwise
+ * (memory is short, or there is too much code already). */
+int ad_native_end(ad_native *native);
+/* Makes all code executable; false: the system does not allow that, or memory is short. */
+bool ad_native_seal(ad_native *native);
+ad_native_run ad_native_piece(const ad_native *native, int piece, int64_t *instructions);
+int64_t ad_native_frame(const ad_native *native); /* bytes */
+int64_t ad_native_bytes(const ad_native *native); /* of code */
+
+#endif

@@ -1,0 +1,366 @@
+/* Registers: machine code for a list of atoms, one after the other.
+ *
+ * What is needed next stays in registers; of the others, the one that is needed last goes to the
+ * frame when room is short (Belady 1966, doi:10.1147/sj.52.0078), unless it can be read again from
+ * where it came. A place in the frame is free again when its atom has had its last use. Elements
+ * that others read are written behind everything else: they may lie where the piece still reads. */
+#include "autodiff/native/atoms.h"
+#include <stdlib.h>
+#include <string.h>
+
+enum { NEAR = 24 /* atoms: what is needed again so soon is not read from memory twice */ };
+enum { NEVER = INT32_MAX };
+
+typedef struct {
+    int32_t use, use_end; /* its uses that are still to come, in the list of all */
+    int32_t slot;         /* in the frame; -1: none */
+    int8_t reg;           /* -1: none */
+} state;
+
+typedef struct {
+    const ad_atoms *atoms;
+    ad_code *code;
+    int64_t number_size;
+    int64_t base; /* of the numbers in the code */
+    state *of;    /* every atom */
+    int32_t *use; /* positions of uses: numbers of atoms; behind them, of results */
+    int32_t *unused, nunused, nslot;
+    int32_t in[AD_NUMBER_REGISTERS]; /* the atom in a register; -1: none */
+    unsigned pinned;                 /* registers of the instruction at hand */
+    int32_t now;
+    int32_t pointer[AD_POINTER_REGISTERS]; /* the entry of the list in it; -1: none */
+    int64_t touched[AD_POINTER_REGISTERS], clock;
+} writer;
+
+/* ---- uses ---- */
+
+static bool late(const ad_atoms *a, const ad_atom_result *r)
+{
+    return !r->early || a->atom[r->atom].what >= AD_ATOM_READ;
+}
+
+static void mark_needed(ad_atoms *a)
+{
+    for (int32_t k = 0; k < a->nresult; k++) a->atom[a->result[k].atom].needed = true;
+    for (int32_t i = a->natom - 1; i >= 0; i--)
+        for (int k = 0; k < 3 && a->atom[i].needed && a->atom[i].what < AD_ATOM_READ; k++)
+            if (a->atom[i].in[k] >= 0) a->atom[a->atom[i].in[k]].needed = true;
+}
+
+/* Each atom's uses, in their order. */
+static bool list_uses(writer *w)
+{
+    const ad_atoms *a = w->atoms;
+    int32_t total = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        for (int32_t i = 0; i < a->natom; i++)
+            for (int k = 0; k < 3 && a->atom[i].needed && a->atom[i].what < AD_ATOM_READ; k++) {
+                if (a->atom[i].in[k] < 0) continue;
+                state *s = &w->of[a->atom[i].in[k]];
+                if (pass) w->use[s->use_end] = i;
+                s->use_end++;
+            }
+        for (int32_t r = 0; r < a->nresult; r++) {
+            if (!late(a, &a->result[r])) continue;
+            state *s = &w->of[a->result[r].atom];
+            if (pass) w->use[s->use_end] = a->natom + r;
+            s->use_end++;
+        }
+        if (pass) break;
+        for (int32_t i = 0; i < a->natom; i++) {
+            const int32_t count = w->of[i].use_end;
+            w->of[i].use = w->of[i].use_end = total;
+            total += count;
+        }
+        w->use = malloc(((size_t)total + 1) * sizeof *w->use);
+        if (!w->use) return false;
+    }
+    return true;
+}
+
+static int32_t next_use(const writer *w, int32_t atom)
+{
+    const state *s = &w->of[atom];
+    return s->use < s->use_end ? w->use[s->use] : NEVER;
+}
+
+/* ---- places ---- */
+
+static int64_t slot_at(const writer *w, int32_t slot) { return slot * w->number_size; }
+
+static int32_t take_slot(writer *w)
+{
+    return w->nunused ? w->unused[--w->nunused] : w->nslot++;
+}
+
+static int pointer_to(writer *w, int32_t entry)
+{
+    int oldest = 0;
+    for (int r = 0; r < AD_POINTER_REGISTERS; r++) {
+        if (w->pointer[r] == entry) {
+            w->touched[r] = ++w->clock;
+            return r;
+        }
+        if (w->touched[r] < w->touched[oldest]) oldest = r;
+    }
+    ad_encode_pointer(w->code, oldest, entry);
+    w->pointer[oldest] = entry;
+    w->touched[oldest] = ++w->clock;
+    return oldest;
+}
+
+static ad_operand_at in_register(int reg)
+{
+    return (ad_operand_at){ .where = AD_IN_REGISTER, .reg = reg };
+}
+
+static ad_operand_at in_array(writer *w, int32_t entry, int64_t at)
+{
+    return (ad_operand_at){ .where = AD_IN_ARRAY, .reg = pointer_to(w, entry), .at = at };
+}
+
+static ad_operand_at in_frame(const writer *w, int32_t slot)
+{
+    return (ad_operand_at){ .where = AD_IN_FRAME, .at = slot_at(w, slot) };
+}
+
+static ad_operand_at find(writer *w, int32_t atom)
+{
+    const state *s = &w->of[atom];
+    const ad_atom *x = &w->atoms->atom[atom];
+    if (s->reg >= 0) return in_register(s->reg);
+    if (s->slot >= 0) return in_frame(w, s->slot);
+    if (x->what == AD_ATOM_READ) return in_array(w, x->in[0], x->in[1]);
+    AD_ASSERT(x->what == AD_ATOM_NUMBER);
+    return (ad_operand_at){ .where = AD_IN_CODE, .at = w->base + x->in[0] * w->number_size };
+}
+
+/* Whether it need not be stored when its register is wanted. */
+static bool stands_elsewhere(const writer *w, int32_t atom)
+{
+    return w->of[atom].slot >= 0 || w->atoms->atom[atom].what >= AD_ATOM_READ;
+}
+
+static void put_in_frame(writer *w, int32_t atom)
+{
+    state *s = &w->of[atom];
+    s->slot = take_slot(w);
+    ad_encode_store(w->code, in_frame(w, s->slot), s->reg);
+}
+
+/* ---- registers ---- */
+
+static int choose_victim(const writer *w)
+{
+    int64_t most = -1;
+    int victim = -1;
+    for (int r = 0; r < AD_NUMBER_REGISTERS; r++) {
+        if (w->pinned >> r & 1) continue;
+        int64_t away = (int64_t)next_use(w, w->in[r]) - w->now;
+        if (stands_elsewhere(w, w->in[r])) away *= 2; /* costs half as much */
+        if (away > most) {
+            most = away;
+            victim = r;
+        }
+    }
+    AD_ASSERT(victim >= 0);
+    return victim;
+}
+
+static int take_register(writer *w, int32_t atom)
+{
+    int reg = -1;
+    for (int r = 0; r < AD_NUMBER_REGISTERS && reg < 0; r++)
+        if (w->in[r] < 0) reg = r;
+    if (reg < 0) {
+        reg = choose_victim(w);
+        const int32_t old = w->in[reg];
+        if (!stands_elsewhere(w, old)) put_in_frame(w, old);
+        w->of[old].reg = -1;
+    }
+    w->in[reg] = atom;
+    w->of[atom].reg = (int8_t)reg;
+    return reg;
+}
+
+static int into_register(writer *w, int32_t atom)
+{
+    if (w->of[atom].reg < 0) {
+        const ad_operand_at from = find(w, atom);
+        ad_encode_load(w->code, take_register(w, atom), from);
+    }
+    w->pinned |= 1u << w->of[atom].reg;
+    return w->of[atom].reg;
+}
+
+/* One use less. Behind the last one the register is free. */
+static void used(writer *w, int32_t atom)
+{
+    if (atom < 0) return;
+    state *s = &w->of[atom];
+    s->use++;
+    if (s->use < s->use_end || s->reg < 0) return;
+    w->in[s->reg] = -1;
+    s->reg = -1;
+}
+
+/* Behind the last use the place in the frame is free too, but not before the instruction that
+ * reads it. */
+static void leave_frame(writer *w, int32_t atom)
+{
+    if (atom < 0) return;
+    state *s = &w->of[atom];
+    if (s->use < s->use_end || s->slot < 0) return;
+    w->unused[w->nunused++] = s->slot;
+    s->slot = -1;
+}
+
+/* ---- instructions ---- */
+
+/* Whether atom is better read from memory by the instruction itself. */
+static bool read_directly(const writer *w, int32_t atom, ad_do what)
+{
+    const state *s = &w->of[atom];
+    if (s->reg >= 0 || !ad_encode_reads_memory(what)) return false;
+    return s->use + 1 >= s->use_end || w->use[s->use + 1] - w->now > NEAR;
+}
+
+/* Adds to a copy, or to what nobody needs any more. */
+static void write_fma(writer *w, int32_t i, int ra, ad_operand_at b)
+{
+    const int32_t *in = w->atoms->atom[i].in, c = in[2];
+    int to = w->of[c].reg;
+    const bool last = w->of[c].use + 1 == w->of[c].use_end && c != in[0] && c != in[1];
+    if (!last) {
+        const int from = to;
+        to = take_register(w, i);
+        ad_encode_move(w->code, to, from);
+    }
+    for (int k = 0; k < 3; k++) used(w, in[k]);
+    w->in[to] = i;
+    w->of[i].reg = (int8_t)to;
+    ad_encode(w->code, AD_DO_FMA, to, ra, b, 0);
+}
+
+static void write_atom(writer *w, int32_t i)
+{
+    const ad_atom *x = &w->atoms->atom[i];
+    const ad_do what = (ad_do)x->what;
+    int32_t a = x->in[0], b = x->in[1];
+    const int32_t c = x->in[2];
+    w->now = i;
+    w->pinned = 0;
+    if ((what == AD_DO_ADD || what == AD_DO_MUL || what == AD_DO_FMA) && w->of[a].reg < 0 &&
+        w->of[b].reg >= 0) {
+        a = x->in[1];
+        b = x->in[0];
+    }
+    const int ra = into_register(w, a), rc = c >= 0 ? into_register(w, c) : 0;
+    const bool direct = b != a && b != c && read_directly(w, b, what);
+    const ad_operand_at at = direct ? find(w, b) : in_register(into_register(w, b));
+    if (what == AD_DO_FMA) {
+        write_fma(w, i, ra, at);
+    } else {
+        for (int k = 0; k < 3; k++) used(w, x->in[k]);
+        ad_encode(w->code, what, take_register(w, i), ra, at, rc);
+    }
+    for (int k = 0; k < 3; k++) leave_frame(w, x->in[k]);
+}
+
+static void write_result(writer *w, const ad_atom_result *r)
+{
+    w->pinned = 0;
+    const int reg = into_register(w, r->atom);
+    ad_encode_store(w->code, in_array(w, r->entry, r->at), reg);
+}
+
+/* What is read and handed on as it is must be out of the way before anything is written. */
+static void save_passed_on(writer *w)
+{
+    const ad_atoms *a = w->atoms;
+    w->now = a->natom;
+    for (int32_t k = 0; k < a->nresult; k++) {
+        const int32_t atom = a->result[k].atom;
+        if (a->atom[atom].what != AD_ATOM_READ || w->of[atom].slot >= 0) continue;
+        w->pinned = 0;
+        into_register(w, atom);
+        put_in_frame(w, atom);
+    }
+}
+
+static void write_all(writer *w, const int32_t *early)
+{
+    const ad_atoms *a = w->atoms;
+    for (int32_t i = 0; i < a->natom; i++) {
+        if (!a->atom[i].needed || a->atom[i].what >= AD_ATOM_READ) continue;
+        write_atom(w, i);
+        for (int32_t k = early[i]; k > 0; k = early[a->natom + k - 1])
+            write_result(w, &a->result[k - 1]);
+        if (w->of[i].use < w->of[i].use_end) continue;
+        w->in[w->of[i].reg] = -1; /* it was only to be written */
+        w->of[i].reg = -1;
+    }
+    save_passed_on(w);
+    for (int32_t k = 0; k < a->nresult; k++) {
+        if (!late(a, &a->result[k])) continue;
+        w->now = a->natom + k;
+        write_result(w, &a->result[k]);
+        used(w, a->result[k].atom);
+    }
+    ad_encode_return(w->code);
+}
+
+/* Of every atom the first of its results that are written early, as a number + 1; behind them, of
+ * every result the next one of its atom. */
+static int32_t *list_early(const ad_atoms *a)
+{
+    int32_t *list = calloc((size_t)a->natom + (size_t)a->nresult + 1, sizeof *list);
+    for (int32_t k = 0; list && k < a->nresult; k++) {
+        if (late(a, &a->result[k])) continue;
+        list[a->natom + k] = list[a->result[k].atom];
+        list[a->result[k].atom] = k + 1;
+    }
+    return list;
+}
+
+static void align(ad_code *c)
+{
+    while (c->n % AD_ALIGN && !c->failed) ad_encode_bytes(c, "", 1);
+}
+
+static void write_numbers(writer *w)
+{
+    const ad_atoms *a = w->atoms;
+    align(w->code);
+    w->base = w->code->n;
+    for (int32_t k = 0; k < a->nnumber; k++) {
+        const float narrow = (float)a->number[k];
+        if (a->dtype == AD_F64) ad_encode_bytes(w->code, &a->number[k], sizeof(double));
+        else ad_encode_bytes(w->code, &narrow, sizeof narrow);
+    }
+    align(w->code);
+}
+
+bool ad_atoms_write(ad_atoms *a, ad_code *code, int64_t *entry, int64_t *frame)
+{
+    writer w = { .atoms = a, .code = code, .number_size = (int64_t)ad_dtype_size(a->dtype) };
+    mark_needed(a);
+    w.of = malloc(((size_t)a->natom + 1) * sizeof *w.of);
+    w.unused = malloc(((size_t)a->natom + 1) * sizeof *w.unused);
+    int32_t *early = list_early(a);
+    for (int32_t i = 0; w.of && i < a->natom; i++) w.of[i] = (state){ .slot = -1, .reg = -1 };
+    memset(w.in, -1, sizeof w.in);
+    memset(w.pointer, -1, sizeof w.pointer);
+    const bool memory = w.of && w.unused && early && list_uses(&w);
+    if (memory) {
+        write_numbers(&w);
+        *entry = code->n;
+        write_all(&w, early);
+        if (slot_at(&w, w.nslot) > *frame) *frame = slot_at(&w, w.nslot);
+    }
+    free(w.of);
+    free(w.use);
+    free(w.unused);
+    free(early);
+    return memory && !code->failed;
+}
