@@ -150,7 +150,10 @@ static ad_gemm_jit dispatch(const kind *t)
 
 /* libxsmm returns code also where the system lets no memory become executable. Its page is made
  * executable once more, which changes nothing where it is: the answer tells. */
-static bool may_run(ad_gemm_jit run) { return ad_executable_allow((const void *)(uintptr_t)run, 1); }
+static bool may_run(ad_gemm_jit run)
+{
+    return ad_executable_allow((const void *)(uintptr_t)run, 1);
+}
 
 static kind kind_of(const ad_gemm *g, int64_t m, int64_t k, int64_t lda, int64_t ldb, int64_t ldc)
 {

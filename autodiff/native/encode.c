@@ -24,12 +24,24 @@ void ad_encode_bytes(ad_code *c, const void *bytes, size_t n)
     c->n += (int64_t)n;
 }
 
-static void byte(ad_code *c, int value) { ad_encode_bytes(c, &(uint8_t){ (uint8_t)value }, 1); }
+/* Room for an instruction. */
+static bool reserve(ad_code *c)
+{
+    enum { LONGEST = 16 };
+    if (c->capacity - c->n >= LONGEST) return true;
+    ad_encode_bytes(c, (const char[LONGEST]){ 0 }, LONGEST);
+    if (c->failed) return false;
+    c->n -= LONGEST;
+    return true;
+}
+
+static void byte(ad_code *c, int value) { c->byte[c->n++] = (uint8_t)value; }
 
 static void word(ad_code *c, int64_t value)
 {
-    int32_t w = (int32_t)value;
-    ad_encode_bytes(c, &w, sizeof w);
+    const int32_t w = (int32_t)value;
+    memcpy(c->byte + c->n, &w, sizeof w);
+    c->n += (int64_t)sizeof w;
 }
 
 /* The byte that names register and operand, and the operand's displacement. behind: bytes of the
@@ -54,13 +66,15 @@ static void operand(ad_code *c, int reg, ad_operand_at o, int behind)
 typedef enum { PLAIN = 0, P66 = 1, PF3 = 2, PF2 = 3 } prefix;
 typedef enum { MAP_0F = 1, MAP_0F38 = 2, MAP_0F3A = 3 } map;
 
-/* A VEX instruction as far as its last operand. second: the register in the prefix. */
-static void vex(ad_code *c, prefix p, map m, int wide, int opcode, int reg, int second,
+/* A VEX instruction as far as its last operand. second: the register in the prefix. false: memory
+ * is short. */
+static bool vex(ad_code *c, prefix p, map m, int wide, int opcode, int reg, int second,
                 ad_operand_at o, int behind)
 {
     const int base = o.where == AD_IN_REGISTER ? o.reg
                      : o.where == AD_IN_ARRAY  ? pointers[o.reg]
                                                : 0;
+    if (!reserve(c)) return false;
     c->instructions++;
     if (m == MAP_0F && !wide && base < 8) {
         byte(c, 0xc5);
@@ -72,6 +86,7 @@ static void vex(ad_code *c, prefix p, map m, int wide, int opcode, int reg, int 
     }
     byte(c, opcode);
     operand(c, reg, o, behind);
+    return true;
 }
 
 /* How an operation is encoded. Numbers of both types have the same opcodes; the prefix tells, or
@@ -118,8 +133,9 @@ void ad_encode(ad_code *c, ad_do what, int to, int a, ad_operand_at b, int mask)
     const bool wide = c->dtype == AD_F64;
     const prefix p = f->logic ? P66 : wide ? PF2 : PF3;
     AD_ASSERT(b.where == AD_IN_REGISTER || ad_encode_reads_memory(what));
-    vex(c, p, f->map, f->by_width && wide, f->opcode + (f->by_opcode && wide), to, a, b,
-        f->immediate >= 0);
+    if (!vex(c, p, f->map, f->by_width && wide, f->opcode + (f->by_opcode && wide), to, a, b,
+             f->immediate >= 0))
+        return;
     if (what == AD_DO_BLEND) byte(c, mask << 4);
     else if (f->immediate >= 0) byte(c, f->immediate);
 }
@@ -145,6 +161,7 @@ void ad_encode_move(ad_code *c, int to, int from)
 void ad_encode_pointer(ad_code *c, int to, int64_t entry)
 {
     const int reg = pointers[to];
+    if (!reserve(c)) return;
     c->instructions++;
     byte(c, 0x48 | (reg < 8 ? 0 : 4));
     byte(c, 0x8b);
@@ -154,6 +171,7 @@ void ad_encode_pointer(ad_code *c, int to, int64_t entry)
 
 void ad_encode_return(ad_code *c)
 {
+    if (!reserve(c)) return;
     c->instructions++;
     byte(c, 0xc3);
 }

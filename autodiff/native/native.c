@@ -8,9 +8,9 @@
 #include <string.h>
 
 enum {
-    MOST_ELEMENTS = 64,    /* of a value; larger ones are better off in vectors */
+    MOST_ELEMENTS = 32,    /* of a value; larger ones are better off in vectors */
     MOST_READ = 4096,      /* elements of an array of which some are read */
-    MOST_ATOMS = 1 << 15,  /* of a piece */
+    MOST_ATOMS = 1 << 15,  /* of a piece, and places of elements */
     MOST_BYTES = 32 << 20, /* of code */
     SHORT_LINE = 16        /* below that the kernels add the elements of a line one by one */
 };
@@ -23,7 +23,8 @@ struct ad_native {
     const ad_ir *ir;
     const ad_native_place *place;
     ad_atoms atoms;
-    int32_t *first; /* by value that is a root: where the atoms of its elements begin, + 1; 0: none */
+    int32_t
+        *first; /* by value that is a root: where the atoms of its elements begin, + 1; 0: none */
     int32_t *element; /* the atoms; -1: not known yet */
     int32_t nelement, element_capacity;
     int32_t *seen; /* the values with atoms */
@@ -386,7 +387,7 @@ bool ad_native_append(ad_native *n, int32_t value)
     const int64_t size = ad_row_size(x->shape);
     int32_t out[MOST_ELEMENTS];
     if (size < 1 || size > MOST_ELEMENTS || n->place[value].root != value ||
-        ad_inst_reduces(n->ir, x) || n->atoms.natom > MOST_ATOMS)
+        ad_inst_reduces(n->ir, x) || n->atoms.natom > MOST_ATOMS || n->nelement > 8 * MOST_ATOMS)
         return false;
     for (int k = 0; k < x->nin; k++)
         if (size_of(n, n->place[x->in[k]].root) > MOST_READ || size_of(n, x->in[k]) < 1)

@@ -88,10 +88,7 @@ static int32_t next_use(const writer *w, int32_t atom)
 
 static int64_t slot_at(const writer *w, int32_t slot) { return slot * w->number_size; }
 
-static int32_t take_slot(writer *w)
-{
-    return w->nunused ? w->unused[--w->nunused] : w->nslot++;
-}
+static int32_t take_slot(writer *w) { return w->nunused ? w->unused[--w->nunused] : w->nslot++; }
 
 static int pointer_to(writer *w, int32_t entry)
 {

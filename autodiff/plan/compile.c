@@ -259,7 +259,7 @@ ad_program *ad_compile_with(const ad_compile_options *options, int ninput, const
         atomic_init(&p->references, 1);
         p->isa = ad_isa(NULL);
         p->block_rows = options->block_rows;
-        p->interpreted = options->interpreted;
+        p->interpreted = options->interpreted || !ad_native_wanted();
         if (ad_ir_init(&p->ir, &p->pool, ad_tape_dtype(tape), 256) &&
             collect_all(p, tape, ninput, inputs, noutput, outputs) &&
             transform(tape, p, options->without))
@@ -283,7 +283,7 @@ void ad_program_free(ad_program *p)
         if (p->step[s].kind == AD_STEP_KERNEL) ad_kernel_clear(&p->step[s].kernel);
     for (const ad_held *h = p->held; h; h = h->next)
         if (h->class_->release) h->class_->release(h->opaque);
-    ad_native_free(p->native);
+    ad_pieces_free(atomic_load(&p->pieces));
     free(p->constants);
     ad_ir_clear(&p->ir);
     ad_pool_clear(&p->pool);

@@ -5,15 +5,16 @@
  * piece to piece by their planned places in memory; what only its own piece reads is never there.
  */
 #include "autodiff/plan/program.h"
+#include <stdlib.h>
 
 typedef struct {
-    ad_program *program;
-    ad_native *native;
+    const ad_program *program;
+    ad_pieces *pieces;
     const int32_t *last; /* of every root: the last step that reads it; outputs: their number */
 } maker;
 
 /* code: the piece's in native, or -1. What is interpreted joins what is. */
-static void add_piece(ad_pieces *list, int32_t begin, int32_t end, int code)
+static void add_piece(ad_piece_list *list, int32_t begin, int32_t end, int code)
 {
     ad_piece *before = list->n ? &list->piece[list->n - 1] : NULL;
     if (before && before->code < 0 && code < 0) before->end = end;
@@ -21,14 +22,14 @@ static void add_piece(ad_pieces *list, int32_t begin, int32_t end, int code)
     list->native += code >= 0;
 }
 
-static void end_piece(const maker *m, ad_pieces *list, int32_t begin, int32_t end)
+static void end_piece(const maker *m, ad_piece_list *list, int32_t begin, int32_t end)
 {
     if (begin == end) return;
     for (int32_t s = begin; s < end; s++) {
         const int32_t value = m->program->step[s].value;
-        if (m->last[value] >= end) ad_native_keep(m->native, value);
+        if (m->last[value] >= end) ad_native_keep(m->pieces->native, value);
     }
-    add_piece(list, begin, end, ad_native_end(m->native));
+    add_piece(list, begin, end, ad_native_end(m->pieces->native));
 }
 
 /* Steps that one pass of a kernel makes are left to it. */
@@ -37,23 +38,23 @@ static bool can_be_native(const ad_step *s)
     return (s->kind == AD_STEP_KERNEL || s->kind == AD_STEP_FILL) && s->paired == 0;
 }
 
-static bool make_pieces(const maker *m, const int32_t *range, ad_pieces *list)
+static bool make_pieces(const maker *m, const int32_t *range, ad_piece_list *list)
 {
-    ad_program *p = m->program;
-    list->piece =
-        ad_pool_alloc(&p->pool, ((size_t)(range[1] - range[0]) + 1) * sizeof *list->piece);
+    const ad_program *p = m->program;
+    const size_t most = (size_t)(range[1] - range[0]) + 1;
+    list->piece = ad_pool_alloc(&m->pieces->pool, most * sizeof *list->piece);
     if (!list->piece) return false;
     int32_t begin = range[0];
     for (int32_t s = begin; s < range[1];) {
         const ad_step *step = &p->step[s];
-        if (can_be_native(step) && ad_native_append(m->native, step->value)) {
+        if (can_be_native(step) && ad_native_append(m->pieces->native, step->value)) {
             s++;
             continue;
         }
         const bool again = begin < s && can_be_native(step); /* in a piece of its own */
         end_piece(m, list, begin, s);
         begin = s;
-        if (again && ad_native_append(m->native, step->value)) {
+        if (again && ad_native_append(m->pieces->native, step->value)) {
             s++;
             continue;
         }
@@ -65,9 +66,9 @@ static bool make_pieces(const maker *m, const int32_t *range, ad_pieces *list)
     return true;
 }
 
-static int32_t *find_last_readers(ad_program *p)
+static const int32_t *find_last_readers(const ad_program *p, ad_pool *pool)
 {
-    int32_t *last = ad_pool_alloc(&p->pool, ((size_t)p->ir.n + 1) * sizeof *last);
+    int32_t *last = ad_pool_alloc(pool, ((size_t)p->ir.n + 1) * sizeof *last);
     if (!last) return NULL;
     for (int32_t i = 0; i < p->ir.n; i++) last[i] = -1;
     for (int32_t s = 0; s < p->nstep; s++)
@@ -77,10 +78,10 @@ static int32_t *find_last_readers(ad_program *p)
     return last;
 }
 
-static ad_native_place *list_places(ad_program *p)
+static const ad_native_place *list_places(const ad_program *p, ad_pool *pool)
 {
     const int64_t size = (int64_t)ad_dtype_size(p->ir.dtype);
-    ad_native_place *place = ad_pool_alloc(&p->pool, ((size_t)p->ir.n + 1) * sizeof *place);
+    ad_native_place *place = ad_pool_alloc(pool, ((size_t)p->ir.n + 1) * sizeof *place);
     for (int32_t i = 0; place && i < p->ir.n; i++) {
         const ad_slot *s = &p->slot[i];
         place[i] = (ad_native_place){ .root = s->root,
@@ -91,45 +92,69 @@ static ad_native_place *list_places(ad_program *p)
     return place;
 }
 
-static void use_pieces(ad_program *p, ad_pieces *list)
+static bool make_all(const ad_program *p, ad_pieces *pieces, ad_pool *pool)
 {
+    const maker m = { .program = p, .pieces = pieces, .last = find_last_readers(p, pool) };
+    const ad_native_place *place = list_places(p, pool);
+    pieces->phase = ad_pool_alloc(&pieces->pool, (size_t)p->nphase * sizeof *pieces->phase);
+    pieces->native = place ? ad_native_new(&p->ir, place) : NULL;
+    if (!m.last || !pieces->phase || !pieces->native) return false;
+    for (int f = 0; f < p->nphase; f++) {
+        const ad_phase *phase = &p->phase[f];
+        ad_piece_list *section = pieces->phase[f];
+        if (!make_pieces(&m, phase->parameter_steps, &section[AD_SECTION_PARAMETER]) ||
+            !make_pieces(&m, phase->call_steps, &section[AD_SECTION_CALL]) ||
+            !make_pieces(&m, phase->body_steps, &section[AD_SECTION_BODY]))
+            return false;
+    }
+    pieces->frame = ad_native_frame(pieces->native);
+    return ad_native_seal(pieces->native);
+}
+
+static void connect(ad_pieces *pieces, ad_piece_list *list)
+{
+    if (!list->native) *list = (ad_piece_list){ .n = 0 };
     for (int32_t i = 0; i < list->n; i++) {
         ad_piece *piece = &list->piece[i];
         if (piece->code < 0) continue;
-        piece->run = ad_native_piece(p->native, piece->code, &piece->instructions);
+        piece->run = ad_native_piece(pieces->native, piece->code, &piece->instructions);
     }
 }
 
-static ad_pieces *list_of(ad_phase *phase, int part)
-{
-    ad_pieces *lists[] = { &phase->parameter_pieces, &phase->call_pieces, &phase->body_pieces };
-    return lists[part];
-}
+static const ad_pieces none; /* stands for programs without native code */
 
-bool ad_plan_pieces(ad_program *p)
+static const ad_pieces *make(const ad_program *p)
 {
-    if (p->interpreted || !ad_native_wanted()) return true;
-    const int32_t *last = find_last_readers(p);
-    const ad_native_place *place = list_places(p);
-    p->native = last && place ? ad_native_new(&p->ir, place) : NULL;
-    if (!p->native) return false;
-    const maker m = { .program = p, .native = p->native, .last = last };
-    for (int f = 0; f < p->nphase; f++) {
-        ad_phase *phase = &p->phase[f];
-        if (!make_pieces(&m, phase->parameter_steps, &phase->parameter_pieces) ||
-            !make_pieces(&m, phase->call_steps, &phase->call_pieces) ||
-            !make_pieces(&m, phase->body_steps, &phase->body_pieces))
-            return false;
+    ad_pieces *pieces = p->interpreted ? NULL : calloc(1, sizeof *pieces);
+    if (!pieces) return &none;
+    ad_pool pool = { 0 };
+    const bool made = make_all(p, pieces, &pool);
+    ad_pool_clear(&pool);
+    if (!made) {
+        ad_pieces_free(pieces);
+        return &none;
     }
-    const bool sealed = ad_native_seal(p->native);
     for (int f = 0; f < p->nphase; f++)
-        for (int part = 0; part < 3; part++) {
-            ad_pieces *list = list_of(&p->phase[f], part);
-            if (sealed && list->native) use_pieces(p, list);
-            else *list = (ad_pieces){ .n = 0 };
-        }
-    const int64_t frame = ad_native_frame(p->native);
-    if (frame > p->uniform_scratch) p->uniform_scratch = frame;
-    if (frame > p->block_scratch) p->block_scratch = frame;
-    return true;
+        for (int k = 0; k < AD_SECTIONS; k++) connect(pieces, &pieces->phase[f][k]);
+    return pieces;
+}
+
+const ad_pieces *ad_program_pieces(const ad_program *program)
+{
+    ad_program *p = (ad_program *)program; /* what is made late is the program's all the same */
+    const ad_pieces *known = atomic_load_explicit(&p->pieces, memory_order_acquire);
+    if (known) return known;
+    const ad_pieces *made = make(p);
+    if (atomic_compare_exchange_strong(&p->pieces, &known, made)) return made;
+    ad_pieces_free(made);
+    return known;
+}
+
+void ad_pieces_free(const ad_pieces *pieces)
+{
+    if (!pieces || pieces == &none) return;
+    ad_pieces *p = (ad_pieces *)pieces;
+    ad_native_free(p->native);
+    ad_pool_clear(&p->pool);
+    free(p);
 }

@@ -1,7 +1,7 @@
 /* Internal: compiled programs. ad_compile copies what the outputs reach into an intermediate
  * representation (ir.c), passes rewrite it (simplify.c with scale.c, fold.c, layout.c, combine.c),
- * plan.c, lanes.c, fuse.c and pieces.c decide when and where every value is computed, and run.c replays the
- * plan in the memory of workspace.c.
+ * plan.c, lanes.c, fuse.c and pieces.c decide when and where every value is computed, and run.c
+ * replays the plan in the memory of workspace.c.
  *
  * A program is a sequence of phases U_0 B_0 U_1 B_1 ...: U_p works on whole arrays (operations
  * without rows, finished reductions, opaque operations), B_p is a body that runs block by block
@@ -82,25 +82,10 @@ typedef struct {
     int64_t row_bytes;
 } ad_step;
 
-/* Steps of a range that follow each other: machine code for one row, or left to the interpreter. */
-typedef struct {
-    int32_t begin, end;
-    int code; /* while planning: its number in native; -1: none */
-    ad_native_run run; /* NULL: interpreted */
-    int64_t instructions;
-} ad_piece;
-
-/* A range as pieces; none: it has no machine code. */
-typedef struct {
-    ad_piece *piece;
-    int32_t n, native; /* native: those that are machine code */
-} ad_pieces;
-
 typedef struct {
     int32_t parameter_steps[2]; /* range of steps; only U_0 has some */
     int32_t call_steps[2];
     int32_t body_steps[2];
-    ad_pieces parameter_pieces, call_pieces, body_pieces;
     int nmoving, nblock, nchunk, nreduction, nrepeat;
     /* roots with rows that the body reads or writes in complete arrays: their pointers go from
      * block to block */
@@ -118,6 +103,29 @@ typedef struct ad_held {
     const ad_opaque_class *class_;
     void *opaque;
 } ad_held;
+
+/* Steps that follow each other: machine code for one row, or left to the interpreter. */
+typedef struct {
+    int32_t begin, end;
+    int code;          /* while they are made: its number in native; -1: none */
+    ad_native_run run; /* NULL: interpreted */
+    int64_t instructions;
+} ad_piece;
+
+/* The steps of a section of a phase as pieces; none: there is no machine code for it. */
+typedef enum { AD_SECTION_PARAMETER, AD_SECTION_CALL, AD_SECTION_BODY, AD_SECTIONS } ad_section;
+typedef struct {
+    ad_piece *piece;
+    int32_t n, native; /* native: those that are machine code */
+} ad_piece_list;
+
+/* Native code of a program, made when it is first run for one row or has none (pieces.c). */
+typedef struct {
+    ad_native *native;
+    ad_pool pool;
+    ad_piece_list (*phase)[AD_SECTIONS];
+    int64_t frame; /* bytes of memory that the code works in */
+} ad_pieces;
 
 struct ad_program {
     atomic_int references;
@@ -145,8 +153,8 @@ struct ad_program {
     int ncomplete;
     int32_t *complete; /* roots in complete arrays */
     int64_t uniform_scratch, block_scratch;
-    bool interpreted;  /* there is to be no native code */
-    ad_native *native; /* NULL: there is none */
+    bool interpreted;                  /* there is to be no native code */
+    _Atomic(const ad_pieces *) pieces; /* NULL: nobody has asked for them yet */
     int64_t refused; /* bytes that the plan asked for in vain; -1: more than can be addressed */
     const char *without_kernel; /* the operation for which the plan found no kernel */
 };
@@ -165,8 +173,10 @@ const char *ad_pass_name(int pass); /* NULL from their number on */
 bool ad_plan(ad_program *program);
 /* Parts of the plan. Makes reductions that are added up share lanes (lanes.c). */
 void ad_join_reductions(ad_program *program);
-/* Makes native code (pieces.c). */
-bool ad_plan_pieces(ad_program *program);
+/* The program's native code, made at the first call; without any where there shall be none, or
+ * where memory is short. Several threads may ask at a time. */
+const ad_pieces *ad_program_pieces(const ad_program *program);
+void ad_pieces_free(const ad_pieces *pieces);
 /* Groups the steps of bodies (fuse.c). */
 bool ad_fuse(ad_program *program);
 /* Places values in block memory and, unless p->block_rows says it, chooses how many rows a block

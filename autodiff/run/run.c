@@ -101,13 +101,25 @@ static int run_steps(ad_workspace *w, int32_t begin, int32_t end, const ad_run_a
     return 0;
 }
 
-static int run_uniform(ad_workspace *w, const int32_t *range, const ad_pieces *pieces,
+/* The pieces of a phase's part; NULL: all of it is interpreted. */
+static const ad_piece_list *pieces_of(const ad_workspace *w, const ad_phase *phase,
+                                      ad_section section)
+{
+    if (!w->pieces || !w->pieces->phase) return NULL;
+    const ad_piece_list *list = &w->pieces->phase[phase - w->program->phase][section];
+    return list->n ? list : NULL;
+}
+
+static int run_uniform(ad_workspace *w, const ad_phase *phase, ad_section section,
                        const ad_run_args *a)
 {
-    if (!pieces->n) return run_steps(w, range[0], range[1], a);
-    for (int32_t i = 0; i < pieces->n; i++) {
-        const ad_piece *piece = &pieces->piece[i];
-        if (piece->run) piece->run(w->base, w->scratch);
+    const int32_t *range = section == AD_SECTION_CALL ? phase->call_steps : phase->parameter_steps;
+    if (range[0] == range[1]) return 0;
+    const ad_piece_list *list = pieces_of(w, phase, section);
+    if (!list) return run_steps(w, range[0], range[1], a);
+    for (int32_t i = 0; i < list->n; i++) {
+        const ad_piece *piece = &list->piece[i];
+        if (piece->run) piece->run(w->base, w->frame);
         else if (run_steps(w, piece->begin, piece->end, a)) return -1;
     }
     return 0;
@@ -192,8 +204,9 @@ static void run_block_steps(const ad_program *p, ad_thread_memory *t, int32_t be
     }
 }
 
-static void run_block(const ad_workspace *w, const ad_phase *phase, ad_thread_memory *t,
-                      int64_t first, int64_t rows)
+/* list: the body's pieces, where it is run for one row in all; or NULL. */
+static void run_block(const ad_workspace *w, const ad_phase *phase, const ad_piece_list *list,
+                      ad_thread_memory *t, int64_t first, int64_t rows)
 {
     const ad_program *p = w->program;
     AD_ASSERT(rows > 0 && rows <= p->block_rows);
@@ -201,14 +214,11 @@ static void run_block(const ad_workspace *w, const ad_phase *phase, ad_thread_me
         int32_t root = phase->moving[i];
         if (w->base[root]) t->pointer[root] = w->base[root] + first * p->slot[root].bytes;
     }
-    if (rows > 1 || !phase->body_pieces.n) {
-        run_block_steps(p, t, phase->body_steps[0], phase->body_steps[1], rows);
-        return;
-    }
-    for (int32_t i = 0; i < phase->body_pieces.n; i++) {
-        const ad_piece *piece = &phase->body_pieces.piece[i];
-        if (piece->run) piece->run(t->pointer, t->scratch);
-        else run_block_steps(p, t, piece->begin, piece->end, 1);
+    if (!list) run_block_steps(p, t, phase->body_steps[0], phase->body_steps[1], rows);
+    for (int32_t i = 0; list && i < list->n; i++) {
+        const ad_piece *piece = &list->piece[i];
+        if (piece->run) piece->run(t->pointer, w->frame);
+        else run_block_steps(p, t, piece->begin, piece->end, rows);
     }
 }
 
@@ -295,6 +305,7 @@ static void run_part(void *data, int thread, int64_t part)
     const int64_t blocks = ad_block_count(p, b->rows), begin = part * blocks / b->parts,
                   end = (part + 1) * blocks / b->parts;
     const bool groups = phase->nreduction && ad_has_groups(blocks);
+    const ad_piece_list *list = b->rows == 1 ? pieces_of(w, phase, AD_SECTION_BODY) : NULL;
     if (!t->entered) enter_body(w, phase, t, b->rows);
     begin_lane(w, phase, t, part);
     for (int64_t k = begin; k < end; k++) {
@@ -303,7 +314,7 @@ static void run_part(void *data, int thread, int64_t part)
             begin_lane(w, phase, t, AD_LANES + part);
         }
         int64_t first = k * p->block_rows, left = b->rows - first;
-        run_block(w, phase, t, first, left < p->block_rows ? left : p->block_rows);
+        run_block(w, phase, list, t, first, left < p->block_rows ? left : p->block_rows);
     }
     if (groups) end_group(w, phase, part);
 }
@@ -489,8 +500,8 @@ static int run(ad_workspace *w, const ad_run_args *a)
     bind(w, a);
     for (int f = 0; f < p->nphase; f++) {
         const ad_phase *phase = &p->phase[f];
-        if (!skip && run_uniform(w, phase->parameter_steps, &phase->parameter_pieces, a)) return -1;
-        if (run_uniform(w, phase->call_steps, &phase->call_pieces, a)) return -1;
+        if (!skip && run_uniform(w, phase, AD_SECTION_PARAMETER, a)) return -1;
+        if (run_uniform(w, phase, AD_SECTION_CALL, a)) return -1;
         run_body(w, phase, a->rows);
     }
     deliver(w, a);

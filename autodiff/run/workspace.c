@@ -67,6 +67,7 @@ void ad_workspace_free(ad_workspace *w)
     for (int i = 0; w->thread && i < w->nthread; i++) free(w->thread[i].memory);
     free(w->thread);
     free(w->fixed);
+    free(w->frame);
     free(w->lanes);
     free(w->complete);
     free(w->base);
@@ -213,10 +214,19 @@ static int make_states(ad_workspace *w)
     return 0;
 }
 
+static int reserve_frame(ad_workspace *w, int64_t rows)
+{
+    const ad_pieces *pieces = ad_program_pieces(w->program);
+    if (pieces->frame && renew(w, &w->frame, 0, pieces->frame, rows)) return -1;
+    w->pieces = pieces;
+    return 0;
+}
+
 int ad_workspace_reserve(ad_workspace *w, int64_t rows)
 {
     const ad_program *p = w->program;
     if (make_states(w)) return -1;
+    if (!w->pieces && (rows == 1 || !p->has_rows) && reserve_frame(w, rows)) return -1;
     if (!p->has_rows || rows <= w->reserved) return 0;
     w->reserved = 0;
     int64_t blocks = ad_block_count(p, rows), threads = blocks < w->threads ? blocks : w->threads;

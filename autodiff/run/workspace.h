@@ -21,6 +21,8 @@ struct ad_workspace {
     ad_thread_memory *thread;
     char *fixed; /* values without rows, and the scratch memory of their kernels */
     char *scratch;
+    const ad_pieces *pieces; /* NULL: not asked for as yet */
+    char *frame;             /* memory of native code */
     char *lanes;
     int nlane;
     char *complete;
