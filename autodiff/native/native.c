@@ -2,7 +2,7 @@
 #include "autodiff/native/native.h"
 #include "autodiff/base/executable.h"
 #include "autodiff/base/isa.h"
-#include "autodiff/native/atoms.h"
+#include "autodiff/native/pieces.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,27 +13,6 @@ enum {
     MOST_ATOMS = 1 << 15,  /* of a piece, and places of elements */
     MOST_BYTES = 32 << 20, /* of code */
     SHORT_LINE = 16        /* below that the kernels add the elements of a line one by one */
-};
-
-typedef struct {
-    int64_t entry, instructions;
-} piece;
-
-struct ad_native {
-    const ad_ir *ir;
-    const ad_native_place *place;
-    ad_atoms atoms;
-    int32_t
-        *first; /* by value that is a root: where the atoms of its elements begin, + 1; 0: none */
-    int32_t *element; /* the atoms; -1: not known yet */
-    int32_t nelement, element_capacity;
-    int32_t *seen; /* the values with atoms */
-    int32_t nseen;
-    ad_code code;
-    int64_t frame;
-    piece *piece;
-    int npiece, piece_capacity;
-    uint8_t *executable;
 };
 
 bool ad_native_wanted(void)
@@ -111,7 +90,7 @@ static int32_t *atoms_of(ad_native *n, int32_t root)
     return n->element + n->first[root] - 1;
 }
 
-static int32_t element(ad_native *n, int32_t value, int64_t at)
+int32_t ad_native_element(ad_native *n, int32_t value, int64_t at)
 {
     const ad_native_place *p = &n->place[value];
     const ad_inst *root = &n->ir->inst[p->root];
@@ -189,7 +168,7 @@ static bool add_pointwise(ad_native *n, const ad_inst *x, int32_t *out)
         walk_broadcast(x->shape, n->ir->inst[x->in[k]].shape, index[k]);
     for (int64_t e = 0; e < size; e++) {
         int32_t operand[3];
-        for (int k = 0; k < x->nin; k++) operand[k] = element(n, x->in[k], index[k][e]);
+        for (int k = 0; k < x->nin; k++) operand[k] = ad_native_element(n, x->in[k], index[k][e]);
         out[e] = ad_atom_pointwise(&n->atoms, x->op, x->nin, operand);
         if (out[e] < 0) return false;
     }
@@ -232,7 +211,7 @@ static bool add_moved(ad_native *n, const ad_inst *x, int32_t *out)
     int64_t index[MOST_ELEMENTS];
     const int64_t size = ad_row_size(x->shape);
     if (!find_sources(n, x, index)) return false;
-    for (int64_t e = 0; e < size; e++) out[e] = element(n, x->in[0], index[e]);
+    for (int64_t e = 0; e < size; e++) out[e] = ad_native_element(n, x->in[0], index[e]);
     return true;
 }
 
@@ -246,7 +225,8 @@ static bool add_gather(ad_native *n, const ad_inst *x, int32_t *out)
     for (int64_t e = 0; e < size; e++) {
         const int64_t inner = e % own[axis], j = e / own[axis] % count,
                       outer = e / own[axis] / count;
-        out[e] = element(n, x->in[0], (outer * whole + x->attr[1 + j]) * own[axis] + inner);
+        out[e] =
+            ad_native_element(n, x->in[0], (outer * whole + x->attr[1 + j]) * own[axis] + inner);
     }
     return true;
 }
@@ -273,8 +253,9 @@ static bool add_assemble(ad_native *n, const ad_inst *x, int32_t *out)
                 int32_t *to = &out[index[e]];
                 if (pass == 0) overlap |= taken[index[e]]++ > 0;
                 else if (overlap)
-                    *to = ad_atom_add(&n->atoms, AD_DO_ADD, *to, element(n, x->in[k], e), -1);
-                else *to = element(n, x->in[k], e);
+                    *to = ad_atom_add(&n->atoms, AD_DO_ADD, *to, ad_native_element(n, x->in[k], e),
+                                      -1);
+                else *to = ad_native_element(n, x->in[k], e);
             }
         }
     return true;
@@ -294,7 +275,8 @@ static bool add_scatter(ad_native *n, const ad_inst *x, int32_t *out)
             if (e / own[axis] % whole != x->attr[1 + j]) continue;
             const int64_t outer = e / own[axis] / whole, inner = e % own[axis],
                           from = (outer * count + j) * own[axis] + inner;
-            out[e] = ad_atom_add(&n->atoms, AD_DO_ADD, out[e], element(n, x->in[0], from), -1);
+            out[e] =
+                ad_atom_add(&n->atoms, AD_DO_ADD, out[e], ad_native_element(n, x->in[0], from), -1);
         }
     return true;
 }
@@ -303,14 +285,14 @@ static bool add_scatter(ad_native *n, const ad_inst *x, int32_t *out)
 
 /* Sums and maxima over the axes of a mask: groups of adjacent axes, the innermost first, as the
  * kernels have them, of lines so short that they are reduced one by one. */
-static bool add_reduction(ad_native *n, const ad_inst *x, int32_t *out)
+static bool add_reduction(ad_native *n, const ad_inst *x, const int32_t *there, int32_t *out)
 {
     const ad_shape s = n->ir->inst[x->in[0]].shape;
     const bool max = ad_has_trait(x->op, AD_MAXIMUM);
     int32_t from[MOST_ELEMENTS], to[MOST_ELEMENTS];
     int64_t size = ad_row_size(s), inner = 1;
-    if (size > MOST_ELEMENTS) return false;
-    for (int64_t e = 0; e < size; e++) from[e] = element(n, x->in[0], e);
+    if (size > MOST_ELEMENTS || (max && there)) return false;
+    for (int64_t e = 0; e < size; e++) from[e] = ad_native_element(n, x->in[0], e);
     const int32_t begin = ad_atom_number(&n->atoms, max ? -INFINITY : 0),
                   zero = ad_atom_number(&n->atoms, 0);
     bool none = true;
@@ -337,34 +319,13 @@ static bool add_reduction(ad_native *n, const ad_inst *x, int32_t *out)
         memcpy(from, to, (size_t)size * sizeof *from);
     }
     if (none) return false;
-    memcpy(out, from, (size_t)size * sizeof *out);
-    return true;
-}
-
-/* Contractions without a sum: products of elements. */
-static bool add_product(ad_native *n, const ad_inst *x, int32_t *out)
-{
-    const ad_contraction c = ad_inst_contraction(x);
-    const int64_t size = ad_row_size(x->shape);
-    int64_t index[2][MOST_ELEMENTS];
-    for (int k = 0; k < 2; k++) {
-        const ad_shape from = n->ir->inst[x->in[k]].shape;
-        int64_t own[AD_MAX_RANK], stride[AD_MAX_RANK] = { 0 };
-        dense(from, own);
-        for (int i = 0; i < from.rank; i++) {
-            const int at = ad_label_find(c.label[2], c.rank[2], c.label[k][i]);
-            if (at < 0 && extent(from, i) != 1) return false;
-            if (at >= 0 && extent(from, i) != 1) stride[at] += own[i];
-        }
-        walk(x->shape, stride, 0, index[k]);
-    }
     for (int64_t e = 0; e < size; e++)
-        out[e] = ad_atom_add(&n->atoms, AD_DO_MUL, element(n, x->in[0], index[0][e]),
-                             element(n, x->in[1], index[1][e]), -1);
+        out[e] = there ? ad_atom_add(&n->atoms, AD_DO_ADD, there[e], from[e], -1) : from[e];
     return true;
 }
 
-static bool add_value(ad_native *n, const ad_inst *x, int32_t *out)
+static bool add_value(ad_native *n, const ad_inst *x, const ad_kernel *kernel, const int32_t *there,
+                      int32_t *out)
 {
     if (ad_ops[x->op].kind == AD_POINTWISE) return add_pointwise(n, x, out);
     switch (x->op) {
@@ -373,29 +334,47 @@ static bool add_value(ad_native *n, const ad_inst *x, int32_t *out)
     case AD_OP_assemble: return add_assemble(n, x, out);
     case AD_OP_scatter_add: return add_scatter(n, x, out);
     case AD_OP_sum:
-    case AD_OP_reduce_max: return add_reduction(n, x, out);
-    case AD_OP_contract: return add_product(n, x, out);
+    case AD_OP_reduce_max: return add_reduction(n, x, there, out);
+    case AD_OP_contract: return ad_native_contract(n, x, kernel, there, out);
     default: return x->nin == 1 && add_moved(n, x, out);
     }
 }
 
 /* ---- pieces ---- */
 
-bool ad_native_append(ad_native *n, int32_t value)
+static bool is_sum(const ad_native *n, int32_t root)
+{
+    for (int32_t k = 0; k < n->nsum; k++)
+        if (n->sum[k] == root) return true;
+    return false;
+}
+
+/* Of a sum over rows, what is there already: kernels add to it. */
+static bool find_sum(ad_native *n, int32_t root, int64_t size, int32_t *there)
+{
+    if (n->nsum == AD_NATIVE_SUMS || size_of(n, root) != size) return false;
+    for (int64_t e = 0; e < size; e++) there[e] = ad_native_element(n, root, e);
+    return true;
+}
+
+bool ad_native_append(ad_native *n, int32_t value, const ad_kernel *kernel)
 {
     const ad_inst *x = &n->ir->inst[value];
     const int64_t size = ad_row_size(x->shape);
-    int32_t out[MOST_ELEMENTS];
-    if (size < 1 || size > MOST_ELEMENTS || n->place[value].root != value ||
-        ad_inst_reduces(n->ir, x) || n->atoms.natom > MOST_ATOMS || n->nelement > 8 * MOST_ATOMS)
-        return false;
+    const int32_t root = n->place[value].root;
+    int32_t out[MOST_ELEMENTS], there[MOST_ELEMENTS];
+    const bool sums = ad_inst_reduces(n->ir, x);
+    if (size < 1 || size > MOST_ELEMENTS || (root != value && !sums)) return false;
+    if (n->atoms.natom > MOST_ATOMS || n->nelement > 8 * MOST_ATOMS) return false;
     for (int k = 0; k < x->nin; k++)
         if (size_of(n, n->place[x->in[k]].root) > MOST_READ || size_of(n, x->in[k]) < 1)
             return false;
-    if (!add_value(n, x, out) || n->atoms.failed) return false;
-    int32_t *atoms = atoms_of(n, value);
+    if (sums && !find_sum(n, root, size, there)) return false;
+    if (!add_value(n, x, kernel, sums ? there : NULL, out) || n->atoms.failed) return false;
+    int32_t *atoms = atoms_of(n, root);
     if (!atoms) return false;
     memcpy(atoms, out, (size_t)size * sizeof *out);
+    if (sums && !is_sum(n, root)) n->sum[n->nsum++] = root;
     return true;
 }
 
@@ -403,7 +382,7 @@ void ad_native_keep(ad_native *n, int32_t value)
 {
     const int64_t size = size_of(n, value), bytes = (int64_t)ad_dtype_size(n->ir->dtype);
     for (int64_t e = 0; e < size; e++)
-        ad_atom_keep(&n->atoms, (ad_atom_result){ .atom = element(n, value, e),
+        ad_atom_keep(&n->atoms, (ad_atom_result){ .atom = ad_native_element(n, value, e),
                                                   .entry = value,
                                                   .at = e * bytes,
                                                   .early = n->place[value].apart });
@@ -413,13 +392,13 @@ static bool write_piece(ad_native *n)
 {
     if (n->npiece == n->piece_capacity) {
         const int capacity = n->piece_capacity ? 2 * n->piece_capacity : 4;
-        piece *more = realloc(n->piece, (size_t)capacity * sizeof *more);
+        ad_native_code *more = realloc(n->piece, (size_t)capacity * sizeof *more);
         if (!more) return false;
         n->piece = more;
         n->piece_capacity = capacity;
     }
     const ad_code before = n->code;
-    piece *p = &n->piece[n->npiece];
+    ad_native_code *p = &n->piece[n->npiece];
     if (n->atoms.failed || n->code.n > MOST_BYTES) return false;
     if (!ad_atoms_write(&n->atoms, &n->code, &p->entry, &n->frame)) {
         n->code.n = before.n;
@@ -433,6 +412,8 @@ static bool write_piece(ad_native *n)
 
 int ad_native_end(ad_native *n)
 {
+    for (int32_t k = 0; k < n->nsum; k++) ad_native_keep(n, n->sum[k]);
+    n->nsum = 0;
     const int number = write_piece(n) ? n->npiece++ : -1;
     for (int32_t k = 0; k < n->nseen; k++) n->first[n->seen[k]] = 0;
     n->nseen = n->nelement = 0;

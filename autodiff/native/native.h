@@ -7,6 +7,7 @@
 #ifndef COSTATE_NATIVE_H
 #define COSTATE_NATIVE_H
 #include "autodiff/compile/ir.h"
+#include "autodiff/kernels/kernel.h"
 
 /* Where a value is in memory when its piece is done, or was before. */
 typedef struct {
@@ -26,9 +27,9 @@ bool ad_native_wanted(void);
  * memory is short. */
 ad_native *ad_native_new(const ad_ir *ir, const ad_native_place *place);
 void ad_native_free(ad_native *native);
-/* Appends a value to the piece under way. false: it is not there as machine code, or the piece is
- * long enough; the piece is as it was. */
-bool ad_native_append(ad_native *native, int32_t value);
+/* Appends a value to the piece under way. kernel: its own, prepared, if it has one. false: it is
+ * not there as machine code, or the piece is long enough; the piece is as it was. */
+bool ad_native_append(ad_native *native, int32_t value, const ad_kernel *kernel);
 /* The value of the piece is read outside of it. */
 void ad_native_keep(ad_native *native, int32_t value);
 /* Ends the piece: the number by which its code is found, or -1: it has to be computed otherwise

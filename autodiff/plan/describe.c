@@ -165,6 +165,31 @@ static void put_steps(writer *w, const ad_program *p, int phase, const char *nam
         put_value(w, p, p->step[i].value, p->step[i].end - p->step[i].begin > 1 ? " fused" : "");
 }
 
+/* A section's functions, each by its first and its last value, and what is between them. */
+static void put_pieces(writer *w, const ad_program *p, int phase, const char *name,
+                       const ad_piece_list *list)
+{
+    for (int32_t i = 0; i < list->n; i++) {
+        const ad_piece *x = &list->piece[i];
+        put(w, "  phase %d %s, v%d", phase, name, (int)p->step[x->begin].value);
+        if (x->end > x->begin + 1) put(w, " to v%d", (int)p->step[x->end - 1].value);
+        if (x->run) put(w, ": %lld instructions\n", (long long)x->instructions);
+        else put(w, ": interpreted, %d steps\n", (int)(x->end - x->begin));
+    }
+}
+
+static void put_native(writer *w, const ad_program *p)
+{
+    const ad_pieces *pieces = ad_program_pieces(p);
+    if (!pieces->phase) return;
+    put(w, "native code, for one row, %lld bytes\n", (long long)ad_native_bytes(pieces->native));
+    for (int f = 0; f < p->nphase; f++) {
+        put_pieces(w, p, f, "parameters", &pieces->phase[f][AD_SECTION_PARAMETER]);
+        put_pieces(w, p, f, "call", &pieces->phase[f][AD_SECTION_CALL]);
+        put_pieces(w, p, f, "body", &pieces->phase[f][AD_SECTION_BODY]);
+    }
+}
+
 char *ad_program_describe(const ad_program *p)
 {
     if (!p) return NULL;
@@ -190,6 +215,7 @@ char *ad_program_describe(const ad_program *p)
         put_steps(&w, p, f, "call", p->phase[f].call_steps);
         put_steps(&w, p, f, "body", p->phase[f].body_steps);
     }
+    put_native(&w, p);
     if (w.failed) {
         free(w.text);
         return NULL;

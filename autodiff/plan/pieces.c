@@ -27,6 +27,7 @@ static void end_piece(const maker *m, ad_piece_list *list, int32_t begin, int32_
     if (begin == end) return;
     for (int32_t s = begin; s < end; s++) {
         const int32_t value = m->program->step[s].value;
+        if (m->program->slot[value].place == AD_PLACE_LANES) continue; /* sums stay there */
         if (m->last[value] >= end) ad_native_keep(m->pieces->native, value);
     }
     add_piece(list, begin, end, ad_native_end(m->pieces->native));
@@ -47,14 +48,15 @@ static bool make_pieces(const maker *m, const int32_t *range, ad_piece_list *lis
     int32_t begin = range[0];
     for (int32_t s = begin; s < range[1];) {
         const ad_step *step = &p->step[s];
-        if (can_be_native(step) && ad_native_append(m->pieces->native, step->value)) {
+        if (can_be_native(step) &&
+            ad_native_append(m->pieces->native, step->value, &step->kernel)) {
             s++;
             continue;
         }
         const bool again = begin < s && can_be_native(step); /* in a piece of its own */
         end_piece(m, list, begin, s);
         begin = s;
-        if (again && ad_native_append(m->pieces->native, step->value)) {
+        if (again && ad_native_append(m->pieces->native, step->value, &step->kernel)) {
             s++;
             continue;
         }

@@ -1,0 +1,37 @@
+/* Internal to native code: a piece under construction. */
+#ifndef COSTATE_NATIVE_PIECES_H
+#define COSTATE_NATIVE_PIECES_H
+#include "autodiff/native/atoms.h"
+
+enum { AD_NATIVE_SUMS = 64 };
+typedef struct {
+    int64_t entry, instructions;
+} ad_native_code;
+
+struct ad_native {
+    const ad_ir *ir;
+    const ad_native_place *place;
+    ad_atoms atoms;
+    int32_t
+        *first; /* by value that is a root: where the atoms of its elements begin, + 1; 0: none */
+    int32_t *element; /* the atoms; -1: not known yet */
+    int32_t nelement, element_capacity;
+    int32_t *seen; /* the values with atoms */
+    int32_t nseen;
+    int32_t sum[AD_NATIVE_SUMS]; /* roots of sums over rows that the piece adds to */
+    int32_t nsum;
+    ad_code code;
+    int64_t frame;
+    ad_native_code *piece;
+    int npiece, piece_capacity;
+    uint8_t *executable;
+};
+
+/* The atom of an element of a value; -1 when memory is short. */
+int32_t ad_native_element(ad_native *native, int32_t value, int64_t at);
+/* A contraction's elements (contract.c). there: the atoms of the sum over rows that it is added to;
+ * NULL: it is none. false: it has no native form. */
+bool ad_native_contract(ad_native *native, const ad_inst *x, const ad_kernel *kernel,
+                        const int32_t *there, int32_t *out);
+
+#endif
