@@ -363,13 +363,17 @@ double ad_rng_normal(ad_rng *rng);              /* mean 0, variance 1 */
 /* Compiles `outputs` as a function of `inputs` (variables made by ad_param, ad_input,
  * ad_input_rows). NULL with the tape's error set on failure: an output depends on an input that is
  * not listed, memory is short. The program is independent of the tape. Its instruction set is the
- * best of this processor, or the one that the environment's COSTATE_ISA names. */
+ * best of this processor, or the one that the environment's COSTATE_ISA names. Small arrays of one
+ * row are computed by machine code of the program's own, made when a workspace is first run for one
+ * row, unless the environment's COSTATE_NATIVE is 0; every result has the same bits with it and
+ * without.
+ */
 ad_program *ad_compile(int ninput, const ad_var *inputs, int noutput, const ad_var *outputs);
 /* NULL is allowed, for workspaces too. Workspaces of the program keep it until they are freed
  * themselves. */
 void ad_program_free(ad_program *program);
-/* What was compiled, for people: levels, blocks, values, contractions with sizes, bytes. Caller
- * frees with free(). */
+/* What was compiled, for people: levels, blocks, values, contractions with sizes, bytes, native
+ * code with its instructions. Caller frees with free(). */
 char *ad_program_describe(const ad_program *program);
 
 /* Memory for running one program from one thread at a time; grows when rows do, never otherwise.

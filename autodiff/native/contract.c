@@ -31,8 +31,6 @@ enum { ORDERS = sizeof orders / sizeof *orders };
 
 /* ---- which products ---- */
 
-static int64_t extent(ad_shape s, int axis) { return s.dim[axis] == AD_ROWS ? 1 : s.dim[axis]; }
-
 /* The labels of the result, then those that are summed over, with their strides in both operands;
  * false: one operand is summed by itself, or there are too many. */
 static bool list_products(const ad_ir *ir, const ad_inst *x, products *p)
@@ -43,24 +41,24 @@ static bool list_products(const ad_ir *ir, const ad_inst *x, products *p)
     int n = c.rank[2];
     for (int i = 0; i < n; i++) {
         label[i] = c.label[2][i];
-        size[i] = extent(x->shape, i);
+        size[i] = ad_native_extent(x->shape, i);
     }
     for (int k = 0; k < 2; k++) {
         const ad_shape from = ir->inst[x->in[k]].shape;
         int64_t step = 1;
         for (int i = from.rank - 1; i >= 0; i--) {
-            if (extent(from, i) > 1) {
+            if (ad_native_extent(from, i) > 1) {
                 int at = ad_label_find(label, n, c.label[k][i]);
                 if (at < 0) {
                     if (n == 2 * AD_MAX_RANK) return false;
                     at = n++;
                     label[at] = c.label[k][i];
-                    size[at] = extent(from, i);
+                    size[at] = ad_native_extent(from, i);
                 }
                 stride[k][at] = step;
                 in[k][at] = true;
             }
-            step *= extent(from, i);
+            step *= ad_native_extent(from, i);
         }
     }
     p->size = ad_row_size(x->shape);

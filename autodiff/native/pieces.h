@@ -3,7 +3,11 @@
 #define COSTATE_NATIVE_PIECES_H
 #include "autodiff/native/atoms.h"
 
-enum { AD_NATIVE_SUMS = 64 };
+enum {
+    AD_NATIVE_ELEMENTS = 32, /* the most of a value; larger ones are better off in vectors */
+    AD_NATIVE_SUMS = 64      /* the most of a piece */
+};
+
 typedef struct {
     int64_t entry, instructions;
 } ad_native_code;
@@ -27,10 +31,24 @@ struct ad_native {
     uint8_t *executable;
 };
 
+/* Sizes of axes, of one row. */
+static inline int64_t ad_native_extent(ad_shape s, int axis)
+{
+    return s.dim[axis] == AD_ROWS ? 1 : s.dim[axis];
+}
+/* How many elements one row of a value has. */
+int64_t ad_native_size(const ad_native *native, int32_t value);
+/* The atoms of a root's elements, -1 where there is none yet; NULL when memory is short. */
+int32_t *ad_native_atoms(ad_native *native, int32_t root);
 /* The atom of an element of a value; -1 when memory is short. */
 int32_t ad_native_element(ad_native *native, int32_t value, int64_t at);
-/* A contraction's elements (contract.c). there: the atoms of the sum over rows that it is added to;
- * NULL: it is none. false: it has no native form. */
+
+/* out[e] gets the atom of element e of one row; false: the operation has no native form. kernel:
+ * the operation's. there: the atoms of the sum over rows that the value is added to; NULL: it is
+ * none.
+ */
+bool ad_native_value(ad_native *native, const ad_inst *x, const ad_kernel *kernel,
+                     const int32_t *there, int32_t *out);
 bool ad_native_contract(ad_native *native, const ad_inst *x, const ad_kernel *kernel,
                         const int32_t *there, int32_t *out);
 

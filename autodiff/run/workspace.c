@@ -226,7 +226,8 @@ int ad_workspace_reserve(ad_workspace *w, int64_t rows)
 {
     const ad_program *p = w->program;
     if (make_states(w)) return -1;
-    if (!w->pieces && (rows == 1 || !p->has_rows) && reserve_frame(w, rows)) return -1;
+    if (!w->begun && (rows == 1 || !p->has_rows) && reserve_frame(w, rows)) return -1;
+    w->begun = true; /* whoever begins with many rows does without native code */
     if (!p->has_rows || rows <= w->reserved) return 0;
     w->reserved = 0;
     int64_t blocks = ad_block_count(p, rows), threads = blocks < w->threads ? blocks : w->threads;

@@ -21,7 +21,8 @@ struct ad_workspace {
     ad_thread_memory *thread;
     char *fixed; /* values without rows, and the scratch memory of their kernels */
     char *scratch;
-    const ad_pieces *pieces; /* NULL: not asked for as yet */
+    bool begun;              /* there has been a run */
+    const ad_pieces *pieces; /* NULL: the first run was for more than one row */
     char *frame;             /* memory of native code */
     char *lanes;
     int nlane;

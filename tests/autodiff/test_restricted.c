@@ -1,6 +1,6 @@
-/* Products where no memory may become executable (systemd's MemoryDenyWriteExecute,
- * prctl(PR_SET_MDWE)), so that generated code cannot run, and products of so many kinds that
- * generating code for each would fill the memory: plain C computes them. */
+/* Products and small programs where no memory may become executable (systemd's
+ * MemoryDenyWriteExecute, prctl(PR_SET_MDWE)), so that generated code cannot run, and products of
+ * so many kinds that generating code for each would fill the memory: plain C computes them. */
 #include "autodiff/extension.h"
 #include "autodiff/kernels/gemm.h"
 #include "tests/support.h"
@@ -158,13 +158,35 @@ static void check_products(int64_t shift)
     }
 }
 
+/* A small program of one row, which would be native code. */
+static void check_small(bool native)
+{
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var x = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), 0, NULL),
+           y = ad_mul(ad_add(x, x), ad_sqrt(x));
+    ad_program *program = ad_compile(1, &x, 1, &y);
+    ad_workspace *space = ad_workspace_new(program, 1);
+    double in[] = { 1, 4, 9 }, out[3];
+    ck_assert_int_eq(ad_run(program, space, 1, (const void *const[]){ in }, (void *const[]){ out }),
+                     0);
+    for (int i = 0; i < 3; i++) ck_assert_double_eq(out[i], 2 * in[i] * sqrt(in[i]));
+    char *text = ad_program_describe(program);
+    if (!native) ck_assert(!strstr(text, "native code"));
+    free(text);
+    ad_workspace_free(space);
+    ad_program_free(program);
+    ad_tape_free(tape);
+}
+
 /* _i: how memory is restricted, whether the instruction set is the generic one, whether products
  * came before. */
 START_TEST(test_no_executable_memory)
 {
     if (_i & 2) setenv("COSTATE_ISA", "generic", 1);
     if (_i & 4) check_products(0);
+    check_small(true);
     if (!restrict_memory(_i & 1)) return;
+    check_small(false);
     check_products(0);
     check_products(1); /* others than before */
 }
