@@ -129,7 +129,7 @@ static bool add_gather(ad_native *n, const ad_inst *x, int32_t *out)
 /* Operands that do not overlap are copied into zeros; else all are added to zeros. */
 static bool add_assemble(ad_native *n, const ad_inst *x, int32_t *out)
 {
-    int64_t own[AD_MAX_RANK], index[AD_NATIVE_ELEMENTS];
+    int64_t own[AD_MAX_RANK], index[AD_NATIVE_ELEMENTS] = { 0 };
     int taken[AD_NATIVE_ELEMENTS] = { 0 };
     bool overlap = false;
     const int64_t size = ad_row_size(x->shape);
