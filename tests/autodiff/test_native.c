@@ -262,9 +262,10 @@ static void check_gradient(const gradient *g)
 
 START_TEST(test_gradient)
 {
+    const bool native = ask_for_native();
     gradient g = make_gradient(10 + 10 * _i);
     check_gradient(&g);
-    if (ask_for_native()) {
+    if (native) {
         ck_assert_int_eq(interpreted_of(g.program), 0);
         ck_assert_int_eq(functions_of(g.program), 1);
     }
