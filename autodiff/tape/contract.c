@@ -505,6 +505,7 @@ static ad_var multiply_factors(ad_tape *tape, int n, const ad_factor *factors, i
     if (!split_diagonals(&p)) return ad_none(tape);
     resolve_identities(&p);
     for (int i = 0; i < p.n && !ad_tape_error(tape); i++) sum_private(&p, i);
+    if (ad_tape_error(tape)) return ad_none(tape);
     p.most = most_elements(&p);
     if (p.n > EXHAUSTIVE && !reduce_greedily(&p, EXHAUSTIVE)) return ad_none(tape);
     if (ad_tape_error(tape)) return ad_none(tape);
