@@ -72,6 +72,14 @@ int64_t nn_model_find(const nn_model *model, const char *name, ad_shape *shape);
 /* One parameter array as a variable: a slice of theta (an [nn_model_size] array) in its shape. */
 ad_var nn_model_get(const nn_model *model, ad_var theta, const char *name);
 
+/* Called by a loss of nn_train: what a fixed array becomes by a training step, in the array's
+ * shape. It is computed with the gradient and is part of theta after the update; of a batch in
+ * pieces, or of several processes, it is the mean, weighted by rows. It has no derivative. The last
+ * call for an array counts; on a tape that nn_train does not record a loss of, or for another
+ * theta, nothing happens. Not from a field of a solve or a step of a scan, which are recorded
+ * apart. Errors are the tape's. */
+void nn_model_update(const nn_model *model, ad_var theta, const char *name, ad_var value);
+
 /* ---- theta: the numbers of all parameters ---------------------------------------------------- */
 
 /* One array for all parameters of a model, of one dtype. Also what is laid out like it: a gradient,

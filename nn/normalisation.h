@@ -50,9 +50,9 @@ ad_var nn_norm_apply(const nn_norm *layer, ad_var theta, ad_var x);
 /* Batch norm (Ioffe & Szegedy 2015, arXiv:1502.03167): the same formula with mean and variance of
  * each channel over all rows and all other axes. In training they are those of the batch, so that a
  * row's result depends on the others'; afterwards they are running statistics, arrays of the model
- * that are not trained: "<name>.running_mean", from 0, and "<name>.running_var", from 1,
- * [channels]. Learned: "<name>.weight", from 1, and "<name>.bias", from 0, [channels]. PyTorch's
- * BatchNorm1d and BatchNorm2d. */
+ * that are not trained, but move along with each step of nn_train: "<name>.running_mean", from 0,
+ * and "<name>.running_var", from 1, [channels]. Learned: "<name>.weight", from 1, and
+ * "<name>.bias", from 0, [channels]. PyTorch's BatchNorm1d and BatchNorm2d. */
 typedef struct {
     const nn_model *model; /* borrowed */
     int64_t channels;
@@ -63,15 +63,16 @@ typedef struct {
 nn_batch_norm nn_batch_norm_new(nn_model *model, const char *name, int64_t channels,
                                 const nn_norm_options *options);
 /* For training: by the statistics of x [rows,...,channels]. A channel of one value alone is an
- * error, of the run where the number of rows decides. */
+ * error, of the run where the number of rows decides. In a loss of nn_train the running statistics
+ * become what nn_batch_norm_measure gives (by nn_model_update, with its limits). */
 ad_var nn_batch_norm_train(const nn_batch_norm *layer, ad_var theta, ad_var x);
 /* For evaluation: by the running statistics; each row by itself. */
 ad_var nn_batch_norm_apply(const nn_batch_norm *layer, ad_var theta, ad_var x);
 /* What the running statistics become after a batch, [2,channels], the means first: (1 - momentum)
- * running + momentum (of x), where the variance of x is divided by its number less one. Compute it
- * with the loss or by a program of its own, and hand the numbers to nn_batch_norm_set. With
- * momentum 1 they are those of x alone: of a large batch, once after the training, these are the
- * better statistics (Wu & Johnson 2021, arXiv:2105.07576). Without a derivative. */
+ * running + momentum (of x), where the variance of x is divided by its number less one. For loops
+ * of one's own, which hand the numbers to nn_batch_norm_set. With momentum 1 they are those of x
+ * alone: of a large batch, once after the training, these are the better statistics (Wu & Johnson
+ * 2021, arXiv:2105.07576). Without a derivative. */
 ad_var nn_batch_norm_measure(const nn_batch_norm *layer, ad_var theta, ad_var x);
 /* Puts the 2 * channels numbers into theta, whatever its dtype. 0, or -1 with theta's error set:
  * another model's theta, numbers that are not finite, a negative variance (nothing is changed

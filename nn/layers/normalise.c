@@ -1,6 +1,7 @@
 /* Normalisation. Each kind chooses the axes of its statistics; the rest is the same. */
 #include "nn/layers/checks.h"
 #include "nn/layers/layer.h"
+#include "nn/model/states.h"
 #include "autodiff/extension.h"
 
 enum { MOST_AXES = AD_MAX_RANK };
@@ -210,19 +211,6 @@ static ad_var mean_of(ad_var x, const axis_list *over, ad_var count)
     return ad_div(ad_sum(x, over->n, over->axis, true), count);
 }
 
-ad_var nn_batch_norm_train(const nn_batch_norm *layer, ad_var theta, ad_var x)
-{
-    static const char what[] = "nn_batch_norm_train";
-    if (!check_batch(what, layer, theta, x)) return nn_layer_none(x);
-    axis_list over;
-    ad_var count = count_values(what, x, &over);
-    if (!ad_valid(count)) return count;
-    ad_var centred = ad_sub(x, mean_of(x, &over, count));
-    ad_var variance = mean_of(ad_square(centred), &over, count);
-    ad_var y = ad_mul(centred, ad_rsqrt(ad_shift(variance, layer->epsilon)));
-    return scaled(theta, y, AD_SHAPE(layer->channels), layer->weight, layer->bias);
-}
-
 ad_var nn_batch_norm_apply(const nn_batch_norm *layer, ad_var theta, ad_var x)
 {
     if (!check_batch("nn_batch_norm_apply", layer, theta, x)) return nn_layer_none(x);
@@ -233,12 +221,45 @@ ad_var nn_batch_norm_apply(const nn_batch_norm *layer, ad_var theta, ad_var x)
     return scaled(theta, y, shape, layer->weight, layer->bias);
 }
 
-/* (1 - momentum) running + momentum new, as [1,channels] */
+/* (1 - momentum) running + momentum new, as [channels]; running: as it is, or after what the loss
+ * has done so far. */
 static ad_var moved(const nn_batch_norm *layer, ad_var theta, int64_t offset, ad_var new)
 {
-    ad_var running = nn_layer_fixed(theta, offset, AD_SHAPE(1, layer->channels));
-    new = ad_reshape(ad_stop_gradient(new), AD_SHAPE(1, layer->channels));
+    ad_var running = nn_states_latest(theta, offset, AD_SHAPE(layer->channels));
+    new = ad_reshape(ad_stop_gradient(new), AD_SHAPE(layer->channels));
     return ad_add(ad_scale(running, 1 - layer->momentum), ad_scale(new, layer->momentum));
+}
+
+/* The variance of numbers of which these are a sample, from their sum of squares. */
+static ad_var sample_variance(ad_var squares, ad_var count)
+{
+    return ad_div(squares, ad_shift(count, -1));
+}
+
+/* What the statistics become: mean, sum of squares and count of x. */
+static void note_statistics(const nn_batch_norm *layer, ad_var theta, ad_var mean, ad_var squares,
+                            ad_var count)
+{
+    if (!nn_states_wanted(theta.tape)) return;
+    ad_var variance = sample_variance(squares, count);
+    nn_states_note(layer->model, theta, layer->mean, moved(layer, theta, layer->mean, mean));
+    nn_states_note(layer->model, theta, layer->variance,
+                   moved(layer, theta, layer->variance, variance));
+}
+
+ad_var nn_batch_norm_train(const nn_batch_norm *layer, ad_var theta, ad_var x)
+{
+    static const char what[] = "nn_batch_norm_train";
+    if (!check_batch(what, layer, theta, x)) return nn_layer_none(x);
+    axis_list over;
+    ad_var count = count_values(what, x, &over);
+    if (!ad_valid(count)) return count;
+    ad_var mean = mean_of(x, &over, count), centred = ad_sub(x, mean);
+    ad_var squares = ad_sum(ad_square(centred), over.n, over.axis, true);
+    note_statistics(layer, theta, mean, squares, count);
+    ad_var variance = ad_div(squares, count);
+    ad_var y = ad_mul(centred, ad_rsqrt(ad_shift(variance, layer->epsilon)));
+    return scaled(theta, y, AD_SHAPE(layer->channels), layer->weight, layer->bias);
 }
 
 ad_var nn_batch_norm_measure(const nn_batch_norm *layer, ad_var theta, ad_var x)
@@ -250,9 +271,9 @@ ad_var nn_batch_norm_measure(const nn_batch_norm *layer, ad_var theta, ad_var x)
     if (!ad_valid(count)) return count;
     ad_var mean = mean_of(x, &over, count);
     ad_var squares = ad_sum(ad_square(ad_sub(x, mean)), over.n, over.axis, true);
-    ad_var variance = ad_div(squares, ad_shift(count, -1));
     ad_var both[] = { moved(layer, theta, layer->mean, mean),
-                      moved(layer, theta, layer->variance, variance) };
+                      moved(layer, theta, layer->variance, sample_variance(squares, count)) };
+    for (int i = 0; i < 2; i++) both[i] = ad_reshape(both[i], AD_SHAPE(1, layer->channels));
     return ad_concatenate(2, both, 0);
 }
 

@@ -66,3 +66,32 @@ int nn_gradient(nn_trainer *t, int refine, double *loss, nn_theta *gradient)
     }
     return 0;
 }
+
+const char *nn_bad_state(const nn_trainer *t)
+{
+    const nn_theta *g = t->gradient;
+    for (int64_t i = 0; i < t->nstate; i++) {
+        const char *values = (char *)g->data + (size_t)t->states[i].offset * nn_bytes(g->dtype);
+        if (nn_find_nonfinite(g->dtype, values, t->states[i].size) >= 0)
+            return nn_parameter_at(g->model, t->states[i].offset)->name;
+    }
+    return NULL;
+}
+
+void nn_states_copy(const nn_trainer *t, const nn_theta *from, nn_theta *to)
+{
+    size_t bytes = nn_bytes(t->theta->dtype);
+    for (int64_t i = 0; i < t->nstate; i++) {
+        size_t start = (size_t)t->states[i].offset * bytes;
+        memcpy((char *)to->data + start, (const char *)from->data + start,
+               (size_t)t->states[i].size * bytes);
+    }
+}
+
+void nn_states_clear(const nn_trainer *t, nn_theta *theta)
+{
+    size_t bytes = nn_bytes(t->theta->dtype);
+    for (int64_t i = 0; i < t->nstate; i++)
+        memset((char *)theta->data + (size_t)t->states[i].offset * bytes, 0,
+               (size_t)t->states[i].size * bytes);
+}

@@ -10,6 +10,9 @@
 /* One recording: a tape, its inputs (theta, arrays), loss and gradient. */
 typedef struct {
     ad_tape *tape;
+    const nn_states *noted; /* by the tape, of its states; NULL: they are not of interest */
+    int64_t nstate;
+    nn_state *states; /* those of theta */
     int ninput;
     ad_var *vars; /* [ninput] */
     ad_var loss;  /* as the user's function returned it */
@@ -20,6 +23,7 @@ static void clear(recording *r)
 {
     ad_tape_free(r->tape);
     free(r->vars);
+    free(r->states);
 }
 
 /* ---- recording ------------------------------------------------------------------------------- */
@@ -77,7 +81,41 @@ static int call_loss(nn_trainer *t, recording *r, nn_loss loss, void *user)
 static int record_loss(nn_trainer *t, recording *r)
 {
     const nn_stage *stage = &t->stages[t->stage];
-    return begin(t, r) ? -1 : call_loss(t, r, stage->loss, stage->user);
+    if (begin(t, r)) return -1;
+    r->noted = nn_states_open(r->tape);
+    if (!r->noted) return FAIL(t, "out of memory");
+    return call_loss(t, r, stage->loss, stage->user);
+}
+
+/* The states of the theta that is trained. */
+static int find_states(nn_trainer *t, recording *r)
+{
+    const nn_state *s;
+    int64_t n = nn_states_list(r->tape, r->noted, &s);
+    if (n < 0)
+        return FAIL(t, "the loss records so much that its tape has lost what fixed arrays become");
+    r->states = calloc((size_t)n + 1, sizeof *r->states);
+    if (!r->states) return FAIL(t, "out of memory");
+    for (int64_t i = 0; i < n; i++) {
+        bool ours = s[i].model == t->theta->model && ad_valid(s[i].theta) && ad_valid(s[i].value);
+        if (ours && ad_depends(s[i].theta, r->vars[0])) r->states[r->nstate++] = s[i];
+    }
+    return 0;
+}
+
+/* The gradient; in the places of the states, where it is zero, it has their new values. They are
+ * the gradient of a term that is linear in them, so that no pass over theta is needed for it. */
+static ad_var gradient_and_states(recording *r, ad_var gradient)
+{
+    ad_var loss = r->outputs[0], both;
+    if (r->nstate == 0) return gradient;
+    for (int64_t i = 0; i < r->nstate; i++) {
+        const nn_state *s = &r->states[i];
+        ad_var place = ad_slice(r->vars[0], 0, s->offset, s->offset + s->size);
+        loss = ad_add(loss, ad_sum_all(ad_mul(place, s->value)));
+    }
+    ad_grad(loss, 1, r->vars, &both);
+    return both;
 }
 
 static int record_gradient(nn_trainer *t, recording *r)
@@ -86,10 +124,13 @@ static int record_gradient(nn_trainer *t, recording *r)
     if (ad_tape_error(r->tape)) return FAIL(t, "recording the loss: %s", ad_tape_error(r->tape));
     if (!depends) return FAIL(t, "the loss does not depend on theta");
     r->outputs[0] = ad_reshape(r->loss, AD_SCALAR);
-    ad_grad(r->outputs[0], 1, r->vars, &r->outputs[1]);
+    if (find_states(t, r)) return -1;
+    ad_var gradient;
+    ad_grad(r->outputs[0], 1, r->vars, &gradient);
+    r->outputs[1] = gradient_and_states(r, gradient);
     if (ad_tape_error(r->tape))
         return FAIL(t, "recording the gradient: %s", ad_tape_error(r->tape));
-    if (!is_zero(r->outputs[1])) return 0;
+    if (!is_zero(gradient)) return 0;
     return FAIL(t, "the loss depends on theta only through operations without a derivative "
                    "(comparisons, ad_stop_gradient, indices): "
                    "its gradient is 0, and nothing can be learnt");
@@ -163,6 +204,9 @@ int nn_loss_compile(nn_trainer *t)
         if (!t->key) result = FAIL(t, "recording the loss: %s", ad_tape_error(r.tape));
     }
     if (result == 0) result = nn_runner_new(t, compile(t, &r, 2, r.outputs), &t->runner);
+    t->nstate = r.nstate;
+    t->states = r.states;
+    r.states = NULL;
     if (result == 0) result = check_labels(t, &r);
     clear(&r);
     return result;

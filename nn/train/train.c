@@ -78,12 +78,17 @@ static void close_stage(nn_trainer *t)
     nn_batch_close(&t->batches[1], narray);
     nn_feed_close(&t->feed);
     nn_theta_free(t->refined);
+    nn_theta_free(t->aside);
     free(t->single);
     free(t->key);
+    free(t->states);
+    t->states = NULL;
+    t->nstate = 0;
     t->worker = NULL;
     t->asked = 0;
     t->batch = NULL;
     t->refined = NULL;
+    t->aside = NULL;
     t->single = NULL;
     t->key = NULL;
 }
@@ -302,7 +307,16 @@ static int update(nn_trainer *t)
         snprintf(reason, sizeof reason, "the loss is %g", nn_shown(t->loss));
         return skip(t) ? 1 : nn_step_failed(t, reason);
     }
-    if (nn_optimizer_step(t->state, t->theta, t->gradient) == 0) return 0;
+    const char *bad = nn_bad_state(t);
+    if (bad) {
+        char reason[120];
+        snprintf(reason, sizeof reason, "the new value of '%.60s' is not finite", bad);
+        return skip(t) ? 1 : nn_step_failed(t, reason);
+    }
+    if (nn_optimizer_step(t->state, t->theta, t->gradient) == 0) {
+        nn_states_copy(t, t->gradient, t->theta);
+        return 0;
+    }
     bool gradient =
         nn_find_nonfinite(t->gradient->dtype, t->gradient->data, t->gradient->size) >= 0;
     return gradient && skip(t) ? 1 : nn_update_failed(t);

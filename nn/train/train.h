@@ -3,7 +3,7 @@
  *   batches.c    feeds: from arrays and draws to the inputs of a run
  *   worker.c     a thread that fills batches ahead
  *   recording.c  the loss and the metrics: recorded, compiled, checked, and compared later on
- *   gradient.c   the gradient of a batch, in pieces where that is asked for
+ *   gradient.c   the gradient of a batch, in pieces where that is asked for; states
  *   trust.c      the gradient beside the one with halved steps of its solves
  *   validate.c   loss and metrics of a part; the best weights; when to stop
  *   checkpoint.c files to go on from
@@ -15,7 +15,7 @@
  * to be kept when a training is taken up again. */
 #ifndef COSTATE_NN_TRAIN_H
 #define COSTATE_NN_TRAIN_H
-#include "nn/model/model.h"
+#include "nn/model/states.h"
 #include "nn/train/optimizer.h"
 
 /* The examples of a part, and how they become batches. */
@@ -95,6 +95,11 @@ struct nn_trainer {
     const void **single; /* [1 + narray] inputs of some of its rows */
 
     nn_runner runner; /* loss and gradient */
+    /* Fixed arrays that a step changes: the gradient, which is zero there, brings their new values
+     * along, through pieces and processes. */
+    int64_t nstate;
+    nn_state *states; /* offsets and sizes are of use */
+    nn_theta *aside;  /* their values, while gradients are compared */
     void *key;        /* of the loss as a function of its inputs */
     size_t key_length;
     nn_reduction *reduction; /* NULL: no other processes */
@@ -180,6 +185,12 @@ int64_t nn_own_rows(const nn_trainer *t);
 /* Loss and gradient of them; refine: with the steps of solves divided into 2^refine. -1: the run
  * failed, and the workspace has the error. */
 int nn_gradient(nn_trainer *t, int refine, double *loss, nn_theta *gradient);
+/* The name of a state whose new value is not finite, or NULL. */
+const char *nn_bad_state(const nn_trainer *t);
+/* The states' values, and they alone, from one theta to another. */
+void nn_states_copy(const nn_trainer *t, const nn_theta *from, nn_theta *to);
+/* Zeros in their places. */
+void nn_states_clear(const nn_trainer *t, nn_theta *theta);
 
 /* ---- parallel.c ---- */
 

@@ -12,7 +12,8 @@ int nn_trust_new(nn_trainer *t)
 {
     if (t->options.check_gradient < 0 || !ad_program_discretises(t->runner.program)) return 0;
     t->refined = nn_theta_new(t->theta->model, t->theta->dtype, NULL);
-    return t->refined ? 0 : FAIL(t, "out of memory");
+    if (t->nstate > 0) t->aside = nn_theta_new(t->theta->model, t->theta->dtype, NULL);
+    return t->refined && (t->aside || t->nstate == 0) ? 0 : FAIL(t, "out of memory");
 }
 
 /* Step 1, then 500, 1000, 2000, 4000, ... of them: a check takes less than three steps' time. */
@@ -53,8 +54,12 @@ bool nn_trust_refine(nn_trainer *t, int64_t step)
 void nn_trust_compare(nn_trainer *t, int64_t step)
 {
     const nn_theta *theta = t->theta, *g = t->gradient;
+    nn_states_copy(t, g, t->aside); /* they are no gradient */
+    nn_states_clear(t, t->gradient);
+    nn_states_clear(t, t->refined);
     ad_gradient_difference d = ad_compare_gradients(theta->dtype, theta->size, theta->data, t->loss,
                                                     g->data, t->refined->data);
+    nn_states_copy(t, t->aside, t->gradient);
     if (!(d.difference <= t->report.gradient_difference))
         t->report.gradient_difference = d.difference;
     if (ad_gradients_agree(&d, 0)) return;
