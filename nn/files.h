@@ -14,7 +14,9 @@ extern "C" {
 
 /* ---- arrays ---------------------------------------------------------------------------------- */
 
-/* The element types that files have. NN_BOOL: a byte, 0 or 1. */
+/* The element types that files have. NN_BOOL: a byte, 0 or 1. NN_F16, IEEE 754's binary16, and
+ * NN_BF16, the upper half of an f32, are read, not written: nn_tensor_numbers makes float or double
+ * of them. */
 typedef enum {
     NN_F32 = AD_F32,
     NN_F64 = AD_F64,
@@ -26,7 +28,9 @@ typedef enum {
     NN_U32,
     NN_I64,
     NN_U64,
-    NN_BOOL
+    NN_BOOL,
+    NN_F16,
+    NN_BF16
 } nn_type;
 
 /* An array of a file: row-major, in this machine's byte order. Rank 0 is one number; a size may be
@@ -66,7 +70,7 @@ int nn_read_idx(const char *path, nn_tensor *tensor, char *error, size_t error_s
 
 /* ---- NumPy ----------------------------------------------------------------------------------- */
 
-/* .npy, versions 1 to 3 of the format: elements f4, f8, i1 to i8, u1 to u8, b1, of either byte
+/* .npy, versions 1 to 3 of the format: elements f2, f4, f8, i1 to i8, u1 to u8, b1, of either byte
  * order; arrays in Fortran order become row-major. Objects, records and other types are refused. */
 int nn_read_npy(const char *path, nn_tensor *tensor, char *error, size_t error_size);
 /* Version 1. Written whole or not at all. */

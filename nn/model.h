@@ -128,8 +128,9 @@ ad_var nn_theta_param(ad_tape *tape, const nn_theta *theta);
 
 /* theta to and from a safetensors file: every parameter array under its name. Written to a
  * temporary file beside it and renamed: whole or not at all. Loading checks names, shapes and dtype
- * (converts between F32 and F64) and changes theta only when all is right. Numbers that are not
- * finite (in dtype) are neither saved nor loaded. 0, or -1 with the message in error. */
+ * (converts between F32 and F64, and from F16 and BF16) and changes theta only when all is right.
+ * Numbers that are not finite (in dtype) are neither saved nor loaded. 0, or -1 with the message in
+ * error. */
 int nn_save(const char *path, const nn_theta *theta, char *error, size_t error_size);
 int nn_load(const char *path, nn_theta *theta, char *error, size_t error_size);
 

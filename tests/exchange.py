@@ -67,7 +67,7 @@ def check_npy():
     for array, words in [
         (np.array([{}, None], object), "Python objects"),
         (np.array([(1, 2.0)], [("a", "i4"), ("b", "f8")]), "records"),
-        (np.array([1], "f2"), "type '<f2'"),
+        (np.array([1], "f2"), "is f16, which is read, not written"),
         (np.array([1j]), "type '<c16'"),
         (np.array(["text"]), "type '<U4'"),
         (np.array([b"text"]), "type '|S4'"),
@@ -124,7 +124,7 @@ def check_safetensors():
     assert result.returncode == 0, result.stderr
     for name, array in load_file("c.safetensors").items():
         same(weights[name].astype("f8"), array, name)
-    for name, words in [("f2", "has dtype F16"), ("c8", "has dtype C64")]:
+    for name, words in [("f2", "is f16, which is read, not written"), ("c8", "has dtype C64")]:
         save_file({"x": np.ones(3, name)}, "a.safetensors")
         refused("a.safetensors", "d.safetensors", words)
     save_file({"w": weights["w"]}, "a.model.safetensors")

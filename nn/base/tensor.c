@@ -9,10 +9,11 @@ static const struct {
     const char *name;
     size_t bytes;
 } types[] = {
-    [NN_F32] = { "f32", 4 }, [NN_F64] = { "f64", 8 },   [NN_I8] = { "i8", 1 },
-    [NN_U8] = { "u8", 1 },   [NN_I16] = { "i16", 2 },   [NN_U16] = { "u16", 2 },
-    [NN_I32] = { "i32", 4 }, [NN_U32] = { "u32", 4 },   [NN_I64] = { "i64", 8 },
-    [NN_U64] = { "u64", 8 }, [NN_BOOL] = { "bool", 1 },
+    [NN_F32] = { "f32", 4 },   [NN_F64] = { "f64", 8 },   [NN_I8] = { "i8", 1 },
+    [NN_U8] = { "u8", 1 },     [NN_I16] = { "i16", 2 },   [NN_U16] = { "u16", 2 },
+    [NN_I32] = { "i32", 4 },   [NN_U32] = { "u32", 4 },   [NN_I64] = { "i64", 8 },
+    [NN_U64] = { "u64", 8 },   [NN_BOOL] = { "bool", 1 }, [NN_F16] = { "f16", 2 },
+    [NN_BF16] = { "bf16", 2 },
 };
 
 static bool is_type(nn_type type) { return (size_t)type < sizeof types / sizeof types[0]; }
@@ -74,7 +75,8 @@ const nn_tensor *nn_tensors_find(const nn_tensors *tensors, const char *name)
 int nn_tensor_check(const char *what, const nn_tensor *tensor, char *error, size_t error_size)
 {
     int64_t n = nn_tensor_count(tensor);
-    if (n >= 0 && (n == 0 || tensor->data)) return 0;
+    bool written = tensor && tensor->type != NN_F16 && tensor->type != NN_BF16;
+    if (written && n >= 0 && (n == 0 || tensor->data)) return 0;
     if (!tensor) return nn_error(error, error_size, "%s: the array is NULL", what);
     char shape[128];
     ad_format_shape(tensor->shape, shape, sizeof shape);
@@ -84,6 +86,11 @@ int nn_tensor_check(const char *what, const nn_tensor *tensor, char *error, size
     if (n < 0)
         return nn_error(error, error_size, "%s: array '%.60s': %s is no shape of an array", what,
                         name, shape);
+    if (!written)
+        return nn_error(error, error_size,
+                        "%s: array '%.60s' is %s, which is read, not written; nn_tensor_numbers "
+                        "makes f32 or f64 of it",
+                        what, name, nn_type_name(tensor->type));
     return nn_error(error, error_size, "%s: array '%.60s' has no data", what, name);
 }
 
@@ -129,15 +136,35 @@ void nn_swap_bytes(void *data, int64_t n, size_t width)
     }
 }
 
+static float float_of(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* Sign, 5 bits of exponent, 10 of fraction: exponent 0 is that of subnormal numbers, multiples of
+ * 2^-24, and 31 that of infinity and NaN. */
+static float decode_f16(uint16_t half)
+{
+    const uint32_t sign = (uint32_t)(half & 0x8000u) << 16, size = half & 0x7fffu;
+    if (size < 0x0400u) return sign ? -0x1p-24f * (float)size : 0x1p-24f * (float)size;
+    const uint32_t rebias = (size >= 0x7c00u ? 255 - 31 : 127 - 15) << 23;
+    return float_of(sign | ((size << 13) + rebias));
+}
+
+static float decode_bf16(uint16_t half) { return float_of((uint32_t)half << 16); }
+
 /* Converts in a loop for each pair of types; `exact` says whether the value is kept. */
-#define CONVERT(from_type, to_type, exact)                                                         \
+#define CONVERT_AS(from_type, to_type, exact, decoded)                                             \
     for (int64_t i = 0; i < n; i++) {                                                              \
         from_type value;                                                                           \
         memcpy(&value, (const char *)from + (size_t)i * sizeof value, sizeof value);               \
         if (!(exact)) return i;                                                                    \
-        ((to_type *)to)[i] = (to_type)value;                                                       \
+        ((to_type *)to)[i] = (to_type)(decoded);                                                   \
     }                                                                                              \
     return -1
+#define CONVERT(from_type, to_type, exact) CONVERT_AS(from_type, to_type, exact, value)
 
 /* All source types for one destination, which holds whole numbers up to `limit` exactly. */
 #define CONVERT_TO(to_type, limit)                                                                 \
@@ -153,6 +180,8 @@ void nn_swap_bytes(void *data, int64_t n, size_t width)
     case NN_U32: CONVERT(uint32_t, to_type, value <= (limit));                                     \
     case NN_I64: CONVERT(int64_t, to_type, value <= (limit) && value >= -(limit));                 \
     case NN_U64: CONVERT(uint64_t, to_type, value <= (limit));                                     \
+    case NN_F16: CONVERT_AS(uint16_t, to_type, true, decode_f16(value));                           \
+    case NN_BF16: CONVERT_AS(uint16_t, to_type, true, decode_bf16(value));                         \
     }
 
 static int64_t convert_to_float(nn_type type, const void *from, int64_t n, void *to)

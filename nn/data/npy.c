@@ -78,7 +78,7 @@ static bool type_of(const char *code, nn_type *type)
     } codes[] = {
         { "f4", NN_F32 }, { "f8", NN_F64 }, { "i1", NN_I8 },   { "u1", NN_U8 },
         { "i2", NN_I16 }, { "u2", NN_U16 }, { "i4", NN_I32 },  { "u4", NN_U32 },
-        { "i8", NN_I64 }, { "u8", NN_U64 }, { "b1", NN_BOOL },
+        { "i8", NN_I64 }, { "u8", NN_U64 }, { "b1", NN_BOOL }, { "f2", NN_F16 },
     };
     for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++) {
         if (strcmp(codes[i].code, code) != 0) continue;
@@ -110,10 +110,11 @@ static int read_descr(parser *p)
                     "its elements are Python objects, which are not read (they are code); "
                     "save numbers");
     if (!order || !strchr("<>=|", order) || !type_of(text + 1, &p->header->type))
-        return FAIL(p,
-                    "its elements are of type '%s'; f4, f8, i1 to i8, u1 to u8 and b1 are read: "
-                    "convert it with astype",
-                    text);
+        return FAIL(
+            p,
+            "its elements are of type '%s'; f2, f4, f8, i1 to i8, u1 to u8 and b1 are read: "
+            "convert it with astype",
+            text);
     size_t bytes = nn_type_bytes(p->header->type);
     if (order == '|' && bytes > 1)
         return FAIL(p, "the element type '%s' does not say the order of its bytes", text);

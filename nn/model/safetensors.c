@@ -20,11 +20,11 @@ enum {
 #define METADATA "__metadata__" /* not an array: texts beside them */
 
 /* The format's names of the element types. */
-enum { TYPES = NN_BOOL + 1 };
+enum { TYPES = NN_BF16 + 1 };
 static const char *const dtypes[TYPES] = {
-    [NN_F32] = "F32", [NN_F64] = "F64", [NN_I8] = "I8",     [NN_U8] = "U8",
-    [NN_I16] = "I16", [NN_U16] = "U16", [NN_I32] = "I32",   [NN_U32] = "U32",
-    [NN_I64] = "I64", [NN_U64] = "U64", [NN_BOOL] = "BOOL",
+    [NN_F32] = "F32",   [NN_F64] = "F64", [NN_I8] = "I8",     [NN_U8] = "U8",   [NN_I16] = "I16",
+    [NN_U16] = "U16",   [NN_I32] = "I32", [NN_U32] = "U32",   [NN_I64] = "I64", [NN_U64] = "U64",
+    [NN_BOOL] = "BOOL", [NN_F16] = "F16", [NN_BF16] = "BF16",
 };
 
 /* The reason why a theta cannot be saved or loaded, if there is one. */
@@ -218,9 +218,10 @@ static int read_tensor(content *c, const char *name, json_t *json, tensor *t)
     int type = 0;
     while (type < TYPES && strcmp(dtype, dtypes[type]) != 0) type++;
     if (type == TYPES)
-        return FAIL(
-            c, "'%.60s' has dtype %.20s; F32, F64, BOOL, and I and U of 8, 16, 32, 64 are read",
-            name, dtype);
+        return FAIL(c,
+                    "'%.60s' has dtype %.20s; F16, BF16, F32, F64, BOOL, and I and U of 8, 16, 32, "
+                    "64 are read",
+                    name, dtype);
     t->type = (nn_type)type;
     char text[80];
     if (json_array_size(offsets) != 2 || t->start < 0 || t->stop < t->start ||
@@ -373,9 +374,10 @@ static int copy_tensor(content *c, const nn_parameter *p, const tensor *t, ad_dt
 {
     double largest = dtype == AD_F32 ? FLT_MAX : DBL_MAX;
     nn_tensor from = tensor_of(c, t);
-    if (t->type != NN_F32 && t->type != NN_F64)
-        return FAIL(c, "'%.60s' has dtype %s; parameters are read from F32 and F64", p->name,
-                    dtypes[t->type]);
+    bool real = t->type == NN_F32 || t->type == NN_F64 || t->type == NN_F16 || t->type == NN_BF16;
+    if (!real)
+        return FAIL(c, "'%.60s' has dtype %s; parameters are read from F16, BF16, F32 and F64",
+                    p->name, dtypes[t->type]);
     for (int64_t i = 0; i < p->size; i++) {
         double value = nn_tensor_element(&from, i);
         if (!(fabs(value) <= largest)) {

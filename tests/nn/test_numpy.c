@@ -136,12 +136,12 @@ static const bad_file bad_npy[] = {
       ": its elements are Python objects, which are not read (they are code); save numbers" },
     { NPY("\x3a", "{'descr': '|O", "'  , 'fortran_order': False, 'shape': (2,)} \n"),
       ": its elements are Python objects, which are not read (they are code); save numbers" },
-    { NPY("\x3a", "{'descr': '<f2", TAIL("")),
-      ": its elements are of type '<f2'; f4, f8, i1 to i8, u1 to u8 and b1 are read: convert it "
-      "with astype" },
-    { NPY("\x3a", "{'descr': '<c8", TAIL("")),
-      ": its elements are of type '<c8'; f4, f8, i1 to i8, u1 to u8 and b1 are read: convert it "
-      "with astype" },
+    { NPY("\x3a", "{'descr': '<f3", TAIL("")), ": its elements are of type '<f3'; f2, f4, f8, i1 "
+                                               "to i8, u1 to u8 and b1 are read: convert it "
+                                               "with astype" },
+    { NPY("\x3a", "{'descr': '<c8", TAIL("")), ": its elements are of type '<c8'; f2, f4, f8, i1 "
+                                               "to i8, u1 to u8 and b1 are read: convert it "
+                                               "with astype" },
     { NPY("\x3a", "{'descr': '|f4", TAIL("")),
       ": the element type '|f4' does not say the order of its bytes" },
     { NPY("\x3a", "{'descr': '<f4", TAIL("\x01\x02\x03\x04\x05\x06\x07")),
