@@ -172,9 +172,10 @@ static ad_var loss(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
 
 static int draw(const nn_step *step, double *const *out, void *user)
 {
+    const nn_processes *all = example_processes(); /* each has rows from 0, and paths of its own */
     (void)user;
     for (int64_t i = 0; i < step->rows; i++) out[0][i] = ad_rng_normal(step->rng);
-    *out[1] = (double)step->step;
+    *out[1] = (double)(step->step + (all ? all->rank * step->steps : 0));
     return 0;
 }
 
@@ -439,6 +440,7 @@ int main(int argc, char **argv)
     if (nn_theta_error(theta)) return example_failed("theta", nn_theta_error(theta));
     const nn_array arrays[] = { nn_array_drawn(AD_SHAPE(AD_ROWS, 1)), nn_array_drawn(AD_SCALAR) };
     nn_train_options train = {
+        .processes = example_processes(),
         .loss = loss,
         .user = &p,
         .narray = 2,

@@ -152,7 +152,9 @@ static ad_var loss(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
     const int samples[] = { 1 };
     ad_var args[] = { nn_model_get(p->model, theta, "parameters") };
     ad_var start = ad_add(batch[0], ad_fill(tape, AD_SHAPE(AD_ROWS, p->samples), 0));
-    sde_options options = { .ode = { .method = &sde_heun, .steps = p->steps } };
+    const nn_processes *all = example_processes(); /* each has rows from 0, and paths of its own */
+    sde_options options = { .ode = { .method = &sde_heun, .steps = p->steps },
+                            .path = { .seed = all ? (uint64_t)all->rank : 0 } };
     ad_var x = sde_solve_final(e->drift, e->diffusion, NULL, start, 1, args,
                                ode_interval(tape, 0, e->interval), &options);
     ad_var next = e->scale ? e->scale(batch[1]) : batch[1], y = e->scale ? e->scale(x) : x;
@@ -236,7 +238,8 @@ static bool fit(const equation *e, int64_t n, int64_t updates, problem *p, const
     nn_theta_set(theta, "parameters", e->n, e->start);
     const nn_array arrays[] = { nn_array_of(AD_SHAPE(AD_ROWS, 1), x),
                                 nn_array_of(AD_SHAPE(AD_ROWS, 1), x + 1) };
-    nn_train_options options = { .loss = loss,
+    nn_train_options options = { .processes = example_processes(),
+                                 .loss = loss,
                                  .user = p,
                                  .narray = 2,
                                  .arrays = arrays,
