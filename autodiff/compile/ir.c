@@ -117,6 +117,7 @@ static bool grow(ad_ir *ir)
 int32_t ad_ir_add(ad_ir *ir, const ad_inst *x)
 {
     if (ir->failed) return 0;
+    AD_ASSERT(ir->table);
     for (int k = 0; k < x->nin; k++) AD_ASSERT(x->in[k] >= 0 && x->in[k] < ir->n);
     if (ir->n == ir->capacity && !grow(ir)) {
         ir->failed = true;
@@ -164,21 +165,27 @@ void ad_ir_count_uses(ad_ir *ir)
     for (int j = 0; j < ir->noutput; j++) ir->inst[ir->output[j]].uses++;
 }
 
+/* The operands of x by their new numbers; NULL: memory is short. */
+static const int32_t *renumbered(ad_ir *ir, const ad_inst *x, const int32_t *map)
+{
+    bool same = true;
+    for (int k = 0; k < x->nin; k++) same = same && map[x->in[k]] == x->in[k];
+    if (same) return x->in;
+    int32_t *in = ad_ir_ints(ir, x->nin, x->in);
+    for (int k = 0; in && k < x->nin; k++) in[k] = map[in[k]];
+    return in;
+}
+
 /* Adds what the old value i became to next. */
 static int32_t translate(ad_ir *next, const ad_ir *ir, int32_t i, const int32_t *map, ad_rule rule)
 {
     ad_inst x = ir->inst[i];
-    if (x.nin) {
-        int32_t *in = ad_ir_ints(next, x.nin, x.in);
-        if (!in) return 0;
-        for (int k = 0; k < x.nin; k++) in[k] = map[x.in[k]];
-        x.in = in;
-    }
-    return i < ir->ninput || !rule ? ad_ir_add(next, &x) : rule(next, &x);
+    x.in = renumbered(next, &x, map);
+    if (next->failed) return 0;
+    return i < ir->ninput ? ad_ir_add(next, &x) : rule(next, &x);
 }
 
-/* needed: NULL, or which values to keep. */
-static bool rewrite(ad_ir *ir, ad_rule rule, const bool *needed)
+static bool rewrite(ad_ir *ir, ad_rule rule)
 {
     ad_ir next;
     int32_t *map = calloc((size_t)ir->n + 1, sizeof *map);
@@ -190,7 +197,6 @@ static bool rewrite(ad_ir *ir, ad_rule rule, const bool *needed)
     next.noutput = ir->noutput;
     next.output = ir->output;
     for (int32_t i = 0; i < ir->n && !next.failed; i++) {
-        if (needed && !needed[i]) continue;
         map[i] = translate(&next, ir, i, map, rule);
         if (!next.failed) next.inst[map[i]].uses += ir->inst[i].uses;
     }
@@ -206,23 +212,38 @@ static bool rewrite(ad_ir *ir, ad_rule rule, const bool *needed)
     return ok;
 }
 
+/* Values that differ differ without the others, so nothing is looked up here; nor is it later, as
+ * the next rule makes a representation of its own. */
 bool ad_ir_sweep(ad_ir *ir)
 {
     bool *needed = calloc((size_t)ir->n + 1, sizeof *needed);
-    if (!needed) return false;
-    for (int i = 0; i < ir->ninput; i++) needed[i] = true;
-    for (int j = 0; j < ir->noutput; j++) needed[ir->output[j]] = true;
-    for (int32_t i = ir->n - 1; i >= 0; i--)
+    int32_t *map = calloc((size_t)ir->n + 1, sizeof *map), n = 0;
+    free(ir->table);
+    ir->table = NULL;
+    for (int i = 0; needed && i < ir->ninput; i++) needed[i] = true;
+    for (int j = 0; needed && j < ir->noutput; j++) needed[ir->output[j]] = true;
+    for (int32_t i = ir->n - 1; needed && i >= 0; i--)
         for (int k = 0; needed[i] && k < ir->inst[i].nin; k++) needed[ir->inst[i].in[k]] = true;
-    bool ok = rewrite(ir, NULL, needed);
+    bool ok = needed && map;
+    for (int32_t i = 0; ok && i < ir->n; i++) {
+        if (!needed[i]) continue;
+        ad_inst x = ir->inst[i];
+        x.in = renumbered(ir, &x, map);
+        ok = !ir->failed;
+        ir->inst[n] = x;
+        map[i] = n++;
+    }
+    for (int j = 0; ok && j < ir->noutput; j++) ir->output[j] = map[ir->output[j]];
+    if (ok) ir->n = n;
     free(needed);
+    free(map);
     return ok;
 }
 
 bool ad_ir_rewrite(ad_ir *ir, ad_rule rule)
 {
     ad_ir_count_uses(ir);
-    return rewrite(ir, rule, NULL) && ad_ir_sweep(ir);
+    return rewrite(ir, rule) && ad_ir_sweep(ir);
 }
 
 static double convolution_flop(const ad_ir *ir, const ad_inst *x)

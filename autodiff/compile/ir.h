@@ -35,7 +35,7 @@ typedef struct {
     /* the first ninput are the inputs, in the order of ad_compile's list, whether used or not */
     ad_inst *inst;
     int32_t n, capacity;
-    ad_ir_entry *table; /* hash table of the values */
+    ad_ir_entry *table; /* hash table of the values; NULL: none can be added */
     int32_t table_size;
     int ninput, noutput;
     int32_t *output;
@@ -56,7 +56,8 @@ int64_t *ad_ir_longs(ad_ir *ir, int n, const int64_t *from);
 typedef int32_t (*ad_rule)(ad_ir *ir, ad_inst *x);
 /* Rewrites every value by the rule, in order, and drops what is not needed any more. */
 bool ad_ir_rewrite(ad_ir *ir, ad_rule rule);
-bool ad_ir_sweep(ad_ir *ir); /* drops what no output needs */
+/* Drops what no output needs. Nothing can be added afterwards. */
+bool ad_ir_sweep(ad_ir *ir);
 void ad_ir_count_uses(ad_ir *ir);
 static inline bool ad_is_source(ad_op op) { return ad_ops[op].kind == AD_SOURCE; }
 static inline bool ad_is_constant(const ad_inst *x) { return ad_has_trait(x->op, AD_CONSTANT); }

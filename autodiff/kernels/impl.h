@@ -119,7 +119,8 @@ bool ad_nest_step(const ad_nest *nest, int rank, int64_t outer, int64_t *index, 
 /* What a kernel prepares begins with this. */
 typedef struct {
     const ad_loops *loops;
-    size_t size;                                         /* of an element */
+    size_t size;    /* of an element */
+    int32_t others; /* kernels that have it as well: the last one frees it */
     size_t (*scratch)(const ad_kernel *k, int64_t rows); /* NULL: none */
     void (*clear)(void *prepared);                       /* NULL: free is enough */
 } ad_prepared;

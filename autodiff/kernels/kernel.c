@@ -25,10 +25,38 @@ void ad_kernel_begin(ad_kernel *k)
 void ad_kernel_clear(ad_kernel *k)
 {
     ad_prepared *p = k->prepared;
-    if (p && p->clear) p->clear(p);
-    free(p);
     k->prepared = NULL;
     k->run = NULL;
+    if (p && p->others-- > 0) return;
+    if (p && p->clear) p->clear(p);
+    free(p);
+}
+
+bool ad_kernel_share(ad_kernel *k, const ad_kernel *other)
+{
+    if (ad_ops[k->op].kind != AD_POINTWISE || k->op != other->op || k->dtype != other->dtype ||
+        k->nin != other->nin || !ad_same_shape(k->out, other->out))
+        return false;
+    for (int i = 0; i < k->nin; i++)
+        if (!ad_same_shape(k->in_shapes[i], other->in_shapes[i])) return false;
+    k->reduces_rows = other->reduces_rows;
+    k->run = other->run;
+    k->prepared = other->prepared;
+    ((ad_prepared *)k->prepared)->others++;
+    return true;
+}
+
+static uint32_t mixed(uint32_t h, ad_shape s)
+{
+    for (int i = 0; i < s.rank; i++) h = (h ^ (uint32_t)s.dim[i]) * 0x9e3779b1u;
+    return h ^ h >> 15;
+}
+
+uint32_t ad_kernel_hash(const ad_kernel *k)
+{
+    uint32_t h = mixed((uint32_t)k->op * 0x85ebca6bu, k->out);
+    for (int i = 0; i < k->nin; i++) h = mixed(h + 1, k->in_shapes[i]);
+    return h;
 }
 
 size_t ad_kernel_scratch(const ad_kernel *k, int64_t rows)

@@ -19,7 +19,7 @@ struct ad_kernel {
      * initialises `out` with ad_kernel_identity. */
     bool reduces_rows;
     void (*run)(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *scratch);
-    void *prepared; /* the kernel's own, freed by ad_kernel_clear */
+    void *prepared; /* of this kernel and those that share it; ad_kernel_clear frees it */
 };
 
 /* Whether there is a kernel for the operation with so many operands. Sources, opaque operations and
@@ -31,6 +31,11 @@ bool ad_kernel_exists(ad_op op, ad_dtype dtype, int nin);
  * against out (ranks may be smaller). */
 bool ad_kernel_prepare(ad_kernel *k, int64_t max_rows);
 void ad_kernel_clear(ad_kernel *k);
+/* Where k is pointwise and has the operation and the shapes of `other`, which is prepared for as
+ * many rows: prepares k with what that has. Neither may be asked for a pair (ad_kernel_pair). */
+bool ad_kernel_share(ad_kernel *k, const ad_kernel *other);
+/* A number that is the same for kernels that can share. */
+uint32_t ad_kernel_hash(const ad_kernel *k);
 /* Whether there is a kernel that makes `op` and `second` (as ad_pair_kernel has them) of the
  * operands of a prepared pointwise kernel; ad_kernel_run_pair runs it. */
 bool ad_kernel_pair(ad_kernel *k, ad_op op, ad_op second);

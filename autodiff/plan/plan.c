@@ -328,8 +328,21 @@ static void find_sums(ad_program *p)
 
 /* ---- the plan ---- */
 
+/* Whole arrays have no pairs, and long programs without rows few different kernels. */
+enum { REMEMBERED = 256 };
+
+static bool prepare_kernel(ad_program *p, ad_step *step, int64_t rows, bool body, int32_t *prepared)
+{
+    int32_t *like = &prepared[ad_kernel_hash(&step->kernel) % REMEMBERED];
+    if (!body && *like && ad_kernel_share(&step->kernel, &p->step[*like - 1].kernel)) return true;
+    if (!ad_kernel_prepare(&step->kernel, rows)) return false;
+    if (!body) *like = (int32_t)(step - p->step) + 1;
+    return true;
+}
+
 static bool prepare_kernels(ad_program *p)
 {
+    int32_t prepared[REMEMBERED] = { 0 }; /* steps, as numbers + 1 */
     for (int f = 0; f < p->nphase; f++) {
         for (int32_t s = p->phase[f].parameter_steps[0]; s < p->phase[f].body_steps[1]; s++) {
             ad_step *step = &p->step[s];
@@ -342,7 +355,7 @@ static bool prepare_kernels(ad_program *p)
                 p->without_kernel = ad_ops[k->op].name;
                 return false;
             }
-            if (!ad_kernel_prepare(&step->kernel, rows)) return false;
+            if (!prepare_kernel(p, step, rows, body, prepared)) return false;
             int64_t need = (int64_t)ad_kernel_scratch(&step->kernel, rows);
             if (need > *scratch) *scratch = need;
         }

@@ -8,7 +8,8 @@
 namespace {
 
 using list = std::vector<adouble>;
-enum { TAG = 1 };
+// The tape stays in memory: operations, places and numbers, as many as the largest case has.
+enum { TAG = 1, OPERATIONS = 1 << 23, PLACES = 1 << 25 };
 
 adouble ode(const gb_case *c, const list &x)
 {
@@ -174,7 +175,7 @@ void record_adjustment(const gb_case *c)
 {
     adouble x[NUMBERS + SEEN], error[SEEN];
     double value;
-    trace_on(TAG);
+    trace_on(TAG, 0, OPERATIONS, PLACES, OPERATIONS, OPERATIONS);
     for (int i = 0; i < NUMBERS; i++) x[i] <<= c->input[0][i];
     for (int i = 0; i < SEEN; i++) x[NUMBERS + i] <<= c->input[1][i];
     adjustment(x, x + NUMBERS, error);
@@ -209,7 +210,7 @@ bool gb_adolc_start(const gb_case *c, const char *program)
         if (std::string(program) != p.name) continue;
         list x(c->count[0]);
         double value;
-        trace_on(TAG, 1);
+        trace_on(TAG, 1, OPERATIONS, PLACES, OPERATIONS, OPERATIONS);
         for (int64_t i = 0; i < c->count[0]; i++) x[i] <<= c->input[0][i];
         adouble y = p.f(c, x);
         y >>= value;

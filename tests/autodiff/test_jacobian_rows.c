@@ -24,6 +24,13 @@ static ad_var f_pieces(ad_var x)
     ad_var flat = ad_reshape(b, AD_SHAPE(AD_ROWS, 4));
     return ad_concatenate(4, (ad_var[]){ a, flat, c, part(x, 6, 8) }, -1);
 }
+/* Pieces of two axes, of which the last is the one they are put together along. */
+static ad_var f_beside(ad_var x)
+{
+    ad_var a = ad_reshape(ad_sin(part(x, 0, 4)), AD_SHAPE(AD_ROWS, 2, 2));
+    ad_var b = ad_reshape(ad_mul(part(x, 4, 6), part(x, 6, 8)), AD_SHAPE(AD_ROWS, 2, 1));
+    return ad_concatenate(2, (ad_var[]){ a, b }, -1);
+}
 /* Assemblies with gaps, and pieces that are x itself. */
 static ad_var f_padded(ad_var x)
 {
@@ -60,9 +67,13 @@ static ad_var f_tensor(ad_var x)
 static const struct {
     const char *name;
     ad_var (*f)(ad_var x);
-} functions[] = { { "pinhole camera", f_pinhole }, { "pieces", f_pieces },
-                  { "padded", f_padded },          { "matrix product", f_matrix },
-                  { "network", f_network },        { "largest", f_largest },
+} functions[] = { { "pinhole camera", f_pinhole },
+                  { "pieces", f_pieces },
+                  { "pieces beside each other", f_beside },
+                  { "padded", f_padded },
+                  { "matrix product", f_matrix },
+                  { "network", f_network },
+                  { "largest", f_largest },
                   { "tensor", f_tensor } };
 enum { FUNCTIONS = sizeof functions / sizeof *functions };
 

@@ -330,6 +330,31 @@ START_TEST(test_ever_new_fields)
 }
 END_TEST
 
+/* Without rows: kernels of one operation and shape are prepared once, not once a node. */
+START_TEST(test_kernels_are_shared)
+{
+    enum { N = 1000, KINDS = 8 };
+    ad_tape *t = ad_tape_new(AD_F64);
+    ad_var x = ad_input(t, AD_SHAPE(2), (double *)NULL), y = x;
+    for (int i = 0; i < N; i++) y = ad_sin(ad_add(ad_exp(ad_neg(y)), x));
+    ad_program *p = ad_compile(1, &x, 1, &y);
+    ck_assert_msg(p != NULL, "%s", ad_tape_error(t));
+    ad_tape_free(t);
+    const void *seen[KINDS];
+    int nseen = 0;
+    for (int32_t s = 0; s < p->nstep; s++) {
+        const void *prepared = p->step[s].kernel.prepared;
+        bool found = p->step[s].kind != AD_STEP_KERNEL;
+        for (int k = 0; k < nseen; k++) found = found || seen[k] == prepared;
+        ck_assert_msg(found || nseen < KINDS, "more than %d kernels", (int)KINDS);
+        if (!found) seen[nseen++] = prepared;
+    }
+    ck_assert_int_ge(p->nstep, 2 * N);
+    ck_assert_int_ge(nseen, 2);
+    ad_program_free(p);
+}
+END_TEST
+
 int main(void)
 {
     TCase *tests = suite_case("long", "long");
@@ -345,5 +370,6 @@ int main(void)
     tcase_add_test(tests, test_values_fill_the_memory);
 #endif
     tcase_add_test(tests, test_ever_new_fields);
+    tcase_add_test(tests, test_kernels_are_shared);
     return suite_run();
 }
