@@ -45,7 +45,8 @@ bool ad_winograd_pays(const ad_winograd *p, double direct)
 {
     const ad_image *to = target(p);
     const double in = (double)p->x.channels, out = (double)p->y.channels;
-    const double tiles = (double)((to->size[0] + 1) / RESULTS * ((to->size[1] + 1) / RESULTS));
+    const int64_t along[] = { (to->size[0] + 1) / RESULTS, (to->size[1] + 1) / RESULTS };
+    const double tiles = (double)(along[0] * along[1]);
     /* A transform takes as long as so many multiplications of a channel. */
     enum { TRANSFORM = 96 };
     return tiles * (PLACES * in * out + TRANSFORM * (in + out)) < direct;
