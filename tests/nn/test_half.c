@@ -87,8 +87,9 @@ END_TEST
 START_TEST(numpy)
 {
     static unsigned char file[128 + 2 * EVERY];
+    static const unsigned char magic[10] = { 0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, 118, 0 };
     memset(file, ' ', 128);
-    memcpy(file, "\x93NUMPY\x01\0\x76\0", 10);
+    memcpy(file, magic, sizeof magic);
     int n =
         snprintf((char *)file + 10, 100,
                  "{'descr': '%cf2', 'fortran_order': False, 'shape': (65536,)}", _i ? '>' : '<');
