@@ -1,32 +1,15 @@
 /* The replay of programs in workspaces.
  *
  * A program runs as U_0 B_0 U_1 B_1 ...: the steps of U_p on whole arrays, by the caller's thread;
- * the body B_p block by block over the rows, dealt out to threads. Before the first phase the
- * pointers of all roots are bound to the caller's arrays and to the workspace's memory; within a
- * body each thread has pointers of its own, which move from block to block. A fused group of steps
- * goes through a block chunk by chunk.
- *
- * Reductions over rows go to lanes. A part of the work is a lane's stretch of blocks: it belongs to
- * a lane by its number, never to a thread, and lanes are added up in a fixed order, so the number
- * of threads does not change a bit. Nothing here allocates; memory was reserved by workspace.c. */
+ * the body B_p block by block over the rows (body.c), or at once when there is one row (row.c).
+ * Before the first phase the pointers of all roots are bound to the caller's arrays and to the
+ * workspace's memory. Nothing here allocates; memory was reserved by workspace.c. */
+#include "autodiff/run/body.h"
 #include "autodiff/run/threads.h"
-#include "autodiff/run/workspace.h"
 #include <stdio.h>
 #include <string.h>
 
 /* ---- whole arrays ---- */
-
-static void fill(const ad_program *p, int32_t value, int64_t rows, void *out)
-{
-    const ad_inst *x = &p->ir.inst[value];
-    int64_t n = ad_row_size(x->shape) * rows;
-    float *f = out;
-    double *d = out;
-    if (p->ir.dtype == AD_F32)
-        for (int64_t i = 0; i < n; i++) f[i] = (float)x->data[0];
-    else
-        for (int64_t i = 0; i < n; i++) d[i] = x->data[0];
-}
 
 static void write_row_count(const ad_program *p, int64_t rows, void *out)
 {
@@ -83,7 +66,7 @@ static int run_opaque(ad_workspace *w, const ad_step *s, const ad_run_args *a)
                              message[0] ? message : "the operation failed without a message");
 }
 
-static int run_steps(ad_workspace *w, int32_t begin, int32_t end, const ad_run_args *a)
+static int run_uniform_steps(ad_workspace *w, int32_t begin, int32_t end, const ad_run_args *a)
 {
     const ad_program *p = w->program;
     for (int32_t i = begin; i < end; i++) {
@@ -101,272 +84,19 @@ static int run_steps(ad_workspace *w, int32_t begin, int32_t end, const ad_run_a
     return 0;
 }
 
-/* The pieces of a phase's part; NULL: all of it is interpreted. */
-static const ad_piece_list *pieces_of(const ad_workspace *w, const ad_phase *phase,
-                                      ad_section section)
-{
-    if (!w->pieces || !w->pieces->phase) return NULL;
-    const ad_piece_list *list = &w->pieces->phase[phase - w->program->phase][section];
-    return list->n ? list : NULL;
-}
-
 static int run_uniform(ad_workspace *w, const ad_phase *phase, ad_section section,
                        const ad_run_args *a)
 {
     const int32_t *range = section == AD_SECTION_CALL ? phase->call_steps : phase->parameter_steps;
     if (range[0] == range[1]) return 0;
-    const ad_piece_list *list = pieces_of(w, phase, section);
-    if (!list) return run_steps(w, range[0], range[1], a);
+    const ad_piece_list *list = ad_pieces_of(w, phase, section);
+    if (!list) return run_uniform_steps(w, range[0], range[1], a);
     for (int32_t i = 0; i < list->n; i++) {
         const ad_piece *piece = &list->piece[i];
         if (piece->run) piece->run(w->base, w->frame);
-        else if (run_steps(w, piece->begin, piece->end, a)) return -1;
+        else if (run_uniform_steps(w, piece->begin, piece->end, a)) return -1;
     }
     return 0;
-}
-
-/* ---- bodies ---- */
-
-enum { PIECE_BYTES = 2048, LINE_BYTES = 64 };
-
-/* Asks for what the next chunk will read while this one is computed: processors do not look beyond
- * a page. */
-static void fetch(const char *from, int64_t bytes)
-{
-#ifdef __GNUC__
-    for (int64_t i = 0; i < bytes; i += LINE_BYTES) __builtin_prefetch(from + i);
-#else
-    (void)from, (void)bytes;
-#endif
-}
-
-/* The same for a group's first chunk, while the step before it runs. */
-static void fetch_first(const ad_step *begin, const ad_step *end, const ad_thread_memory *t)
-{
-    int64_t count = begin->chunk_rows;
-    for (const ad_step *s = begin; s < end; s++)
-        for (int k = 0; k < s->kernel.nin; k++) {
-            const ad_ref *r = &s->operand[k];
-            if (r->far) fetch(t->pointer[r->pointer] + r->offset, count * r->row_bytes);
-        }
-}
-
-/* A group of steps, chunk by chunk. */
-static void run_group(const ad_step *begin, const ad_step *end, ad_thread_memory *t, int64_t rows)
-{
-    int64_t chunk = begin->chunk_rows;
-    for (int64_t first = 0; first < rows; first += chunk) {
-        int64_t count = rows - first < chunk ? rows - first : chunk;
-        int64_t left = rows - first - count, following = left < chunk ? left : chunk;
-        bool ahead = begin->far && following > 0;
-        for (const ad_step *s = begin; s < end; s++) {
-            const ad_ref *r = s->operand;
-            for (int k = 0; k < s->kernel.nin; k++) {
-                const char *in = t->pointer[r[k].pointer] + r[k].offset + first * r[k].row_bytes;
-                t->in[k] = in;
-                if (ahead && r[k].far)
-                    fetch(in + count * r[k].row_bytes, following * r[k].row_bytes);
-            }
-            char *out = t->pointer[s->value] + first * s->row_bytes;
-            if (s->paired == 0) {
-                s->kernel.run(&s->kernel, count, t->in, out, t->scratch);
-                continue;
-            }
-            AD_ASSERT(s + s->paired < end);
-            const ad_step *last = s + s->paired, *other = last - 1;
-            ad_kernel_run_pair(&s->kernel, count, t->in,
-                               t->pointer[other->value] + first * other->row_bytes,
-                               t->pointer[last->value] + first * last->row_bytes);
-            s = last;
-        }
-    }
-}
-
-static void run_block_steps(const ad_program *p, ad_thread_memory *t, int32_t begin, int32_t end,
-                            int64_t rows)
-{
-    for (int32_t i = begin; i < end; i = p->step[i].end) {
-        const ad_step *s = &p->step[i];
-        if (s->chunk_rows > 0) {
-            run_group(s, p->step + (s->end < end ? s->end : end), t, rows);
-            continue;
-        }
-        if (s->kind == AD_STEP_FILL) {
-            fill(p, s->value, rows, t->pointer[s->value]);
-            continue;
-        }
-        const ad_step *next = s + 1;
-        if (i + 1 < end && next->far && next->chunk_rows < rows)
-            fetch_first(next, p->step + next->end, t);
-        for (int k = 0; k < s->kernel.nin; k++)
-            t->in[k] = t->pointer[s->operand[k].root] + s->operand[k].offset;
-        s->kernel.run(&s->kernel, rows, t->in, t->pointer[s->value], t->scratch);
-    }
-}
-
-/* list: the body's pieces, where it is run for one row in all; or NULL. */
-static void run_block(const ad_workspace *w, const ad_phase *phase, const ad_piece_list *list,
-                      ad_thread_memory *t, int64_t first, int64_t rows)
-{
-    const ad_program *p = w->program;
-    AD_ASSERT(rows > 0 && rows <= p->block_rows);
-    for (int i = 0; i < phase->nmoving; i++) {
-        int32_t root = phase->moving[i];
-        if (w->base[root]) t->pointer[root] = w->base[root] + first * p->slot[root].bytes;
-    }
-    if (!list) run_block_steps(p, t, phase->body_steps[0], phase->body_steps[1], rows);
-    for (int32_t i = 0; list && i < list->n; i++) {
-        const ad_piece *piece = &list->piece[i];
-        if (piece->run) piece->run(t->pointer, w->frame);
-        else run_block_steps(p, t, piece->begin, piece->end, rows);
-    }
-}
-
-/* Blocks are dealt to parts by number: to a lane when the body reduces, else to a part each. Parts
- * are shared out to threads, so that neither the sums in a lane nor their order depend on the
- * threads. */
-static int64_t part_count(const ad_program *p, const ad_phase *phase, int64_t rows)
-{
-    int64_t blocks = ad_block_count(p, rows);
-    return phase->nreduction && blocks > AD_LANES ? AD_LANES : blocks;
-}
-
-/* The arrays without rows that groups see as large as their results. */
-static void write_repeats(const ad_phase *phase, ad_thread_memory *t, int64_t rows)
-{
-    for (int i = 0; i < phase->nrepeat; i++) {
-        const ad_repeat *r = &phase->repeat[i];
-        char *to = t->pointer[r->pointer] = t->repeat + r->position;
-        const int64_t all = (rows < r->rows ? rows : r->rows) * r->row_bytes;
-        memcpy(to, t->pointer[r->root] + r->offset, (size_t)r->row_bytes);
-        for (int64_t done = r->row_bytes; done < all; done *= 2) /* copies what is there already */
-            memcpy(to + done, to, (size_t)(all - done < done ? all - done : done));
-    }
-}
-
-static void enter_body(const ad_workspace *w, const ad_phase *phase, ad_thread_memory *t,
-                       int64_t rows)
-{
-    const ad_program *p = w->program;
-    AD_ASSERT(rows > 0);
-    memcpy(t->pointer, w->base, (size_t)p->ir.n * sizeof *t->pointer);
-    for (int i = 0; i < phase->nblock; i++)
-        t->pointer[phase->block[i]] = t->block + p->slot[phase->block[i]].position;
-    for (int i = 0; i < phase->nchunk; i++)
-        t->pointer[phase->chunk[i]] = t->chunk + p->slot[phase->chunk[i]].position;
-    write_repeats(phase, t, rows < p->block_rows ? rows : p->block_rows);
-    t->entered = true;
-}
-
-typedef struct {
-    ad_workspace *workspace;
-    const ad_phase *phase;
-    int64_t rows, parts, finishers;
-    bool waiting; /* the sums to be finished are those that wait */
-} body;
-
-/* The body's reductions go into these arrays of the lanes, which begin as empty sums. */
-static void begin_lane(const ad_workspace *w, const ad_phase *phase, ad_thread_memory *t,
-                       int64_t lane)
-{
-    const ad_program *p = w->program;
-    const int64_t size = (int64_t)ad_dtype_size(p->ir.dtype);
-    for (int i = 0; i < phase->nreduction; i++) {
-        const ad_step *s = &p->step[phase->reduction[i]];
-        int32_t root = p->slot[s->value].root;
-        t->pointer[s->value] = w->base[root] + lane * p->lane_bytes;
-        if (root == s->value && !(w->waiting_rows && w->waiting[root]))
-            ad_kernel_identity(&s->kernel, t->pointer[s->value], p->slot[root].bytes / size);
-    }
-}
-
-/* Adds the sums of a group of blocks to those of its lane. */
-static void end_group(const ad_workspace *w, const ad_phase *phase, int64_t lane)
-{
-    const ad_program *p = w->program;
-    for (int i = 0; i < phase->nreduction; i++) {
-        const ad_step *s = &p->step[phase->reduction[i]];
-        if (p->slot[s->value].root != s->value) continue;
-        char *sum = w->base[s->value] + lane * p->lane_bytes;
-        ad_kernel_combine(&s->kernel, sum, sum + AD_LANES * p->lane_bytes,
-                          ad_row_size(s->kernel.out));
-    }
-}
-
-static void run_part(void *data, int thread, int64_t part)
-{
-    const body *b = data;
-    const ad_workspace *w = b->workspace;
-    const ad_phase *phase = b->phase;
-    const ad_program *p = w->program;
-    AD_ASSERT(thread >= 0 && thread < w->nthread);
-    AD_ASSERT(part >= 0 && part < b->parts);
-    ad_thread_memory *t = &w->thread[thread];
-    const int64_t blocks = ad_block_count(p, b->rows), begin = part * blocks / b->parts,
-                  end = (part + 1) * blocks / b->parts;
-    const bool groups = phase->nreduction && ad_has_groups(blocks);
-    const ad_piece_list *list = b->rows == 1 ? pieces_of(w, phase, AD_SECTION_BODY) : NULL;
-    if (!t->entered) enter_body(w, phase, t, b->rows);
-    begin_lane(w, phase, t, part);
-    for (int64_t k = begin; k < end; k++) {
-        if (groups && (k - begin) % AD_GROUP == 0) {
-            if (k > begin) end_group(w, phase, part);
-            begin_lane(w, phase, t, AD_LANES + part);
-        }
-        int64_t first = k * p->block_rows, left = b->rows - first;
-        run_block(w, phase, list, t, first, left < p->block_rows ? left : p->block_rows);
-    }
-    if (groups) end_group(w, phase, part);
-}
-
-/* Adds a share of the lanes' elements up in a fixed tree, a piece at a time that stays in a level 1
- * cache meanwhile; the sum is then in the first lane. */
-static void finish_share(void *data, int thread, int64_t share)
-{
-    const body *b = data;
-    const ad_workspace *w = b->workspace;
-    const ad_phase *phase = b->phase;
-    const ad_program *p = w->program;
-    int64_t lanes = b->parts, shares = b->finishers;
-    (void)thread;
-    for (int i = 0; i < phase->nreduction; i++) {
-        const ad_step *s = &p->step[phase->reduction[i]];
-        if (p->slot[s->value].root != s->value || w->waiting[s->value] != b->waiting) continue;
-        int64_t size = (int64_t)ad_dtype_size(p->ir.dtype),
-                lines = ad_size_align(p->slot[s->value].bytes) / AD_ALIGN;
-        int64_t from = share * lines / shares * AD_ALIGN,
-                to = (share + 1) * lines / shares * AD_ALIGN;
-        if (to > p->slot[s->value].bytes) to = p->slot[s->value].bytes;
-        for (int64_t bytes; from < to; from += bytes) {
-            char *first = w->base[s->value] + from;
-            bytes = to - from < PIECE_BYTES ? to - from : PIECE_BYTES;
-            for (int64_t step = 1; step < lanes; step *= 2)
-                for (int64_t lane = 0; lane + step < lanes; lane += 2 * step)
-                    ad_kernel_combine(&s->kernel, first + lane * p->lane_bytes,
-                                      first + (lane + step) * p->lane_bytes, bytes / size);
-        }
-    }
-}
-
-static void finish_sums(ad_workspace *w, const ad_phase *phase, int64_t rows, bool waiting)
-{
-    const ad_program *p = w->program;
-    body b = { w, phase, rows, part_count(p, phase, rows), 1, waiting };
-    int threads = ad_threads_in_team() ? 1 : w->nthread;
-    double work = (double)p->lane_bytes * (double)b.parts;
-    b.finishers = ad_threads_worth(threads, work);
-    ad_threads_share(b.finishers, work, b.finishers, finish_share, &b);
-}
-
-static void run_body(ad_workspace *w, const ad_phase *phase, int64_t rows)
-{
-    if (phase->body_steps[0] == phase->body_steps[1]) return;
-    const ad_program *p = w->program;
-    body b = { w, phase, rows, part_count(p, phase, rows), 1, false };
-    int threads = ad_threads_in_team() ? 1 : w->nthread;
-    for (int i = 0; i < threads; i++) w->thread[i].entered = false;
-    ad_threads_share(threads, phase->row_work * (double)rows, b.parts, run_part, &b);
-    if (phase->nreduction) finish_sums(w, phase, rows, false);
 }
 
 /* ---- runs ---- */
@@ -419,8 +149,10 @@ static void bind(ad_workspace *w, const ad_run_args *a)
     const ad_program *p = w->program;
     for (int i = 0; i < p->ir.ninput; i++) w->base[i] = (char *)(uintptr_t)a->inputs[i];
     for (int j = 0; j < p->ir.noutput; j++)
-        if (p->slot[p->ir.output[j]].place == AD_PLACE_OUTPUT)
-            w->base[p->slot[p->ir.output[j]].root] = NULL;
+        if (p->slot[p->ir.output[j]].place == AD_PLACE_OUTPUT) {
+            const int32_t root = p->slot[p->ir.output[j]].root;
+            w->base[root] = a->rows == 1 ? w->row.block + p->slot[root].position : NULL;
+        }
     for (int j = p->ir.noutput - 1; j >= 0; j--)
         if (p->slot[p->ir.output[j]].place == AD_PLACE_OUTPUT && a->outputs[j])
             w->base[p->slot[p->ir.output[j]].root] = a->outputs[j];
@@ -455,7 +187,7 @@ void ad_run_deliver(ad_workspace *w)
     if (!w || !w->defers) return;
     const ad_program *p = w->program;
     for (int f = 0; f < p->nphase && w->waiting_rows; f++)
-        if (p->phase[f].nreduction) finish_sums(w, &p->phase[f], w->waiting_rows, true);
+        if (p->phase[f].nreduction) ad_run_finish_sums(w, &p->phase[f], w->waiting_rows, true);
     for (int j = 0; j < p->ir.noutput && w->waiting_rows; j++) {
         int32_t v = p->ir.output[j], root = p->slot[v].root;
         if (w->waiting[root] && w->waiting_out[j])
@@ -502,7 +234,9 @@ static int run(ad_workspace *w, const ad_run_args *a)
         const ad_phase *phase = &p->phase[f];
         if (!skip && run_uniform(w, phase, AD_SECTION_PARAMETER, a)) return -1;
         if (run_uniform(w, phase, AD_SECTION_CALL, a)) return -1;
-        run_body(w, phase, a->rows);
+        if (phase->body_steps[0] == phase->body_steps[1]) continue;
+        if (a->rows == 1) ad_run_row(w, phase);
+        else ad_run_body(w, phase, a->rows);
     }
     deliver(w, a);
     if (w->defers) w->waiting_rows = a->rows;

@@ -33,7 +33,7 @@ ad_workspace *ad_workspace_new(const ad_program *program, int threads)
     int64_t fixed = ad_size_add(p->uniform_bytes, ad_size_align(p->uniform_scratch));
     w->thread = calloc(w->threads > 0 ? (size_t)w->threads : 1, sizeof *w->thread);
     w->fixed = ad_aligned_alloc(fixed);
-    w->base = calloc((size_t)p->ir.n + 1, sizeof *w->base);
+    w->base = calloc((size_t)p->ir.n + (size_t)p->nrepeat + 1, sizeof *w->base);
     w->waiting = calloc((size_t)p->ir.n + 1, sizeof *w->waiting);
     w->waiting_out = calloc((size_t)p->ir.noutput + 1, sizeof *w->waiting_out);
     w->in = calloc((size_t)p->max_operands + 1, sizeof *w->in);
@@ -201,6 +201,27 @@ static int reserve_threads(ad_workspace *w, int64_t rows)
     return 0;
 }
 
+/* The pointers of runs of one row, but for those to the caller's arrays. */
+static void set_row(ad_workspace *w)
+{
+    const ad_program *p = w->program;
+    w->row = w->thread[0];
+    w->row.pointer = w->base;
+    for (int f = 0; f < p->nphase; f++) {
+        const ad_phase *phase = &p->phase[f];
+        for (int i = 0; i < phase->nblock; i++)
+            w->base[phase->block[i]] = w->row.block + p->slot[phase->block[i]].position;
+        for (int i = 0; i < phase->nchunk; i++)
+            w->base[phase->chunk[i]] = w->row.chunk + p->slot[phase->chunk[i]].position;
+        for (int i = 0; i < phase->nrepeat; i++)
+            w->base[phase->repeat[i].pointer] = w->row.repeat + phase->repeat[i].position;
+        for (int i = 0; i < phase->nreduction; i++) {
+            const int32_t value = p->step[phase->reduction[i]].value;
+            w->base[value] = w->base[p->slot[value].root];
+        }
+    }
+}
+
 static int make_states(ad_workspace *w)
 {
     for (; w->nstate < w->program->nopaque; w->nstate++) {
@@ -242,6 +263,7 @@ int ad_workspace_reserve(ad_workspace *w, int64_t rows)
             "ad_run: out of memory: %lld bytes for a program at %lld rows; this machine has %lld",
             (long long)bytes, (long long)rows, (long long)ad_machine_bytes());
     if (reserve_complete(w, rows) || reserve_lanes(w, rows) || reserve_threads(w, rows)) return -1;
+    set_row(w);
     w->reserved = rows;
     return 0;
 }

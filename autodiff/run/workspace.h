@@ -30,7 +30,10 @@ struct ad_workspace {
     int64_t rows;     /* rows that the complete arrays hold */
     int64_t reserved; /* rows for which all memory is there */
     size_t bytes;
-    char **base; /* of every root: its array as a whole; NULL: block memory, or not there */
+    /* Of every root: its array as a whole. Of what is in block memory: as a run of one row has it,
+     * once there has been one. NULL: not there. */
+    char **base;
+    ad_thread_memory row; /* for a run of one row: memory of the first thread, pointers of base */
     /* Sums that wait for further runs: whether there are such; by root, whether it is one; the rows
      * of those that have run (0: none has) and where the outputs go. */
     bool defers, *waiting;

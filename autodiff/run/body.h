@@ -1,0 +1,28 @@
+/* Internal to run/: the bodies of programs, block by block (body.c) or of one row (row.c). */
+#ifndef COSTATE_BODY_H
+#define COSTATE_BODY_H
+#include "autodiff/run/workspace.h"
+
+/* Runs a body for so many rows. Its reductions are finished then, but for those that wait. */
+void ad_run_body(ad_workspace *workspace, const ad_phase *phase, int64_t rows);
+/* The same for one row. */
+void ad_run_row(ad_workspace *workspace, const ad_phase *phase);
+/* Adds up the lanes of the body's reductions, of those that wait or of the others. */
+void ad_run_finish_sums(ad_workspace *workspace, const ad_phase *phase, int64_t rows, bool waiting);
+
+/* Runs steps of a body for the block that the thread's pointers point to. */
+void ad_run_steps(const ad_program *program, ad_thread_memory *thread, int32_t begin, int32_t end,
+                  int64_t rows);
+/* Writes the arrays without rows that groups see as large as their results. */
+void ad_run_repeat(const ad_phase *phase, ad_thread_memory *thread, int64_t rows);
+
+/* The pieces of a phase's part; NULL: all of it is interpreted. */
+static inline const ad_piece_list *ad_pieces_of(const ad_workspace *w, const ad_phase *phase,
+                                                ad_section section)
+{
+    if (!w->pieces || !w->pieces->phase) return NULL;
+    const ad_piece_list *list = &w->pieces->phase[phase - w->program->phase][section];
+    return list->n ? list : NULL;
+}
+
+#endif
