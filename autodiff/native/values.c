@@ -186,7 +186,7 @@ static bool add_reduction(ad_native *n, const ad_inst *x, const int32_t *there, 
     const bool max = ad_has_trait(x->op, AD_MAXIMUM);
     int32_t from[AD_NATIVE_ELEMENTS], to[AD_NATIVE_ELEMENTS];
     int64_t size = ad_row_size(s), inner = 1;
-    if (size > AD_NATIVE_ELEMENTS || (max && there)) return false;
+    if (size > AD_NATIVE_ELEMENTS) return false;
     for (int64_t e = 0; e < size; e++) from[e] = ad_native_element(n, x->in[0], e);
     const int32_t begin = ad_atom_number(&n->atoms, max ? -INFINITY : 0),
                   zero = ad_atom_number(&n->atoms, 0);
@@ -215,7 +215,9 @@ static bool add_reduction(ad_native *n, const ad_inst *x, const int32_t *there, 
     }
     if (none) return false;
     for (int64_t e = 0; e < size; e++)
-        out[e] = there ? ad_atom_add(&n->atoms, AD_DO_ADD, there[e], from[e], -1) : from[e];
+        out[e] = there ? ad_atom_pointwise(&n->atoms, max ? AD_OP_max : AD_OP_add, 2,
+                                           (int32_t[]){ there[e], from[e] })
+                       : from[e];
     return true;
 }
 

@@ -399,6 +399,23 @@ static void pair_steps(ad_program *p)
     }
 }
 
+static bool list_outputs(ad_program *p)
+{
+    p->output = ad_pool_alloc(&p->pool, ((size_t)p->ir.noutput + 1) * sizeof *p->output);
+    for (int j = 0; p->output && j < p->ir.noutput; j++) {
+        const int32_t value = p->ir.output[j];
+        const ad_slot *slot = &p->slot[value], *root = &p->slot[slot->root];
+        const ad_shape shape = p->ir.inst[value].shape;
+        p->output[j] = (ad_output){ .root = slot->root,
+                                    .in_place = slot->place == AD_PLACE_OUTPUT,
+                                    .rows = ad_has_rows(shape),
+                                    .summed = root->summed,
+                                    .offset = slot->offset,
+                                    .size = ad_row_size(shape) };
+    }
+    return p->output != NULL;
+}
+
 bool ad_plan(ad_program *p)
 {
     p->slot = ad_pool_alloc(&p->pool, ((size_t)p->ir.n + 1) * sizeof *p->slot);
@@ -419,5 +436,5 @@ bool ad_plan(ad_program *p)
     if (!prepare_kernels(p)) return false;
     find_sums(p);
     pair_steps(p);
-    return true;
+    return list_outputs(p);
 }

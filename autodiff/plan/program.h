@@ -97,6 +97,15 @@ typedef struct {
     double row_work; /* the body's, as ad_row_work has it */
 } ad_phase;
 
+/* An output: where it is computed, and how many elements it has (of one row, if it has rows). */
+typedef struct {
+    int32_t root;
+    bool in_place; /* in the caller's array, if there is one */
+    bool rows;
+    bool summed; /* as in ad_slot */
+    int64_t offset, size;
+} ad_output;
+
 /* Data of an opaque operation that the program holds a reference of. */
 typedef struct ad_held {
     struct ad_held *next;
@@ -136,6 +145,7 @@ struct ad_program {
     int64_t most_rows; /* with more the caller's arrays would have more bytes than can be counted */
     const char *isa;   /* as ad_isa gave it when the kernels were chosen */
     ad_slot *slot;     /* one a value */
+    ad_output *output; /* one an output */
     int32_t nstep;
     ad_step *step;
     int nphase;

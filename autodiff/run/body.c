@@ -78,7 +78,7 @@ static void run_group(const ad_step *begin, const ad_step *end, ad_thread_memory
 }
 
 void ad_run_steps(const ad_program *p, ad_thread_memory *t, int32_t begin, int32_t end,
-                        int64_t rows)
+                  int64_t rows)
 {
     for (int32_t i = begin; i < end; i = p->step[i].end) {
         const ad_step *s = &p->step[i];

@@ -135,7 +135,7 @@ static int check_arguments(ad_workspace *w, const ad_run_args *a)
             return ad_workspace_fail(w, "ad_run: input %d of shape %s is NULL", i,
                                      shape_text(p, i, text, sizeof text));
     for (int j = 0; j < p->ir.noutput && a->accumulate; j++)
-        if (a->accumulate[j] && ad_has_rows(p->ir.inst[p->ir.output[j]].shape))
+        if (a->accumulate[j] && p->output[j].rows)
             return ad_workspace_fail(w,
                                      "ad_run: output %d of shape %s has rows: only outputs without "
                                      "rows can be accumulated",
@@ -148,14 +148,13 @@ static void bind(ad_workspace *w, const ad_run_args *a)
 {
     const ad_program *p = w->program;
     for (int i = 0; i < p->ir.ninput; i++) w->base[i] = (char *)(uintptr_t)a->inputs[i];
-    for (int j = 0; j < p->ir.noutput; j++)
-        if (p->slot[p->ir.output[j]].place == AD_PLACE_OUTPUT) {
-            const int32_t root = p->slot[p->ir.output[j]].root;
-            w->base[root] = a->rows == 1 ? w->row.block + p->slot[root].position : NULL;
-        }
+    for (int j = 0; j < p->ir.noutput; j++) {
+        const int32_t root = p->output[j].root;
+        if (!p->output[j].in_place) continue;
+        w->base[root] = a->rows == 1 ? w->row.block + p->slot[root].position : NULL;
+    }
     for (int j = p->ir.noutput - 1; j >= 0; j--)
-        if (p->slot[p->ir.output[j]].place == AD_PLACE_OUTPUT && a->outputs[j])
-            w->base[p->slot[p->ir.output[j]].root] = a->outputs[j];
+        if (p->output[j].in_place && a->outputs[j]) w->base[p->output[j].root] = a->outputs[j];
 }
 
 static void accumulate(ad_dtype dtype, int64_t n, const void *from, void *into)
@@ -170,11 +169,11 @@ static void deliver(const ad_workspace *w, const ad_run_args *a)
 {
     const ad_program *p = w->program;
     for (int j = 0; j < p->ir.noutput; j++) {
-        int32_t v = p->ir.output[j];
-        if (w->waiting[p->slot[v].root]) continue;
-        const char *from = w->base[p->slot[v].root] + p->slot[v].offset;
+        const ad_output *o = &p->output[j];
+        if (w->waiting[o->root]) continue;
+        const char *from = w->base[o->root] + o->offset;
         if (!a->outputs[j] || from == a->outputs[j]) continue;
-        int64_t n = ad_count(p->ir.inst[v].shape, a->rows);
+        const int64_t n = o->rows ? o->size * a->rows : o->size;
         if (a->accumulate && a->accumulate[j]) accumulate(p->ir.dtype, n, from, a->outputs[j]);
         else memcpy(a->outputs[j], from, (size_t)n * ad_dtype_size(p->ir.dtype));
     }
@@ -189,10 +188,9 @@ void ad_run_deliver(ad_workspace *w)
     for (int f = 0; f < p->nphase && w->waiting_rows; f++)
         if (p->phase[f].nreduction) ad_run_finish_sums(w, &p->phase[f], w->waiting_rows, true);
     for (int j = 0; j < p->ir.noutput && w->waiting_rows; j++) {
-        int32_t v = p->ir.output[j], root = p->slot[v].root;
-        if (w->waiting[root] && w->waiting_out[j])
-            accumulate(p->ir.dtype, ad_row_size(p->ir.inst[v].shape),
-                       w->base[root] + p->slot[v].offset, w->waiting_out[j]);
+        const ad_output *o = &p->output[j];
+        if (w->waiting[o->root] && w->waiting_out[j])
+            accumulate(p->ir.dtype, o->size, w->base[o->root] + o->offset, w->waiting_out[j]);
     }
     memset(w->waiting, 0, (size_t)p->ir.n * sizeof *w->waiting);
     w->waiting_rows = 0;
@@ -207,18 +205,18 @@ static void defer(ad_workspace *w, const ad_run_args *a)
     bool may = a->defer && a->accumulate && p->has_rows && ad_block_count(p, a->rows) <= AD_LANES;
     bool same = may && a->rows == w->waiting_rows;
     for (int j = 0; j < p->ir.noutput && same; j++)
-        same = !w->waiting[p->slot[p->ir.output[j]].root] || a->outputs[j] == w->waiting_out[j];
+        same = !w->waiting[p->output[j].root] || a->outputs[j] == w->waiting_out[j];
     if (same) return;
     ad_run_deliver(w);
     if (!may) return;
     w->defers = true;
     for (int j = 0; j < p->ir.noutput; j++) {
-        int32_t root = p->slot[p->ir.output[j]].root;
+        const ad_output *o = &p->output[j];
         w->waiting_out[j] = a->outputs[j];
-        if (a->accumulate[j] && p->slot[root].summed) w->waiting[root] = true;
+        if (a->accumulate[j] && o->summed) w->waiting[o->root] = true;
     }
     for (int j = 0; j < p->ir.noutput; j++)
-        if (a->outputs[j] && !a->accumulate[j]) w->waiting[p->slot[p->ir.output[j]].root] = false;
+        if (a->outputs[j] && !a->accumulate[j]) w->waiting[p->output[j].root] = false;
 }
 
 static int run(ad_workspace *w, const ad_run_args *a)
