@@ -399,6 +399,18 @@ static void pair_steps(ad_program *p)
     }
 }
 
+/* Rows are, and arrays that every run makes anew. */
+static bool made_in_place(const ad_program *p, int32_t value)
+{
+    const ad_slot *slot = &p->slot[value], *root = &p->slot[slot->root];
+    if (slot->place == AD_PLACE_OUTPUT) return true;
+    const bool anew = kind_of(p, slot->root) == KIND_RESULT ||
+                      p->ir.inst[slot->root].level > AD_LEVEL_PARAMETER;
+    const int64_t bytes =
+        ad_row_size(p->ir.inst[value].shape) * (int64_t)ad_dtype_size(p->ir.dtype);
+    return slot->place == AD_PLACE_UNIFORM && anew && slot->offset == 0 && bytes == root->bytes;
+}
+
 static bool list_outputs(ad_program *p)
 {
     p->output = ad_pool_alloc(&p->pool, ((size_t)p->ir.noutput + 1) * sizeof *p->output);
@@ -407,7 +419,7 @@ static bool list_outputs(ad_program *p)
         const ad_slot *slot = &p->slot[value], *root = &p->slot[slot->root];
         const ad_shape shape = p->ir.inst[value].shape;
         p->output[j] = (ad_output){ .root = slot->root,
-                                    .in_place = slot->place == AD_PLACE_OUTPUT,
+                                    .in_place = made_in_place(p, value),
                                     .rows = ad_has_rows(shape),
                                     .summed = root->summed,
                                     .offset = slot->offset,

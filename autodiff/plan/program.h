@@ -100,7 +100,7 @@ typedef struct {
 /* An output: where it is computed, and how many elements it has (of one row, if it has rows). */
 typedef struct {
     int32_t root;
-    bool in_place; /* in the caller's array, if there is one */
+    bool in_place; /* in the caller's array, if there is one and it is not added to */
     bool rows;
     bool summed; /* as in ad_slot */
     int64_t offset, size;

@@ -143,18 +143,24 @@ static int check_arguments(ad_workspace *w, const ad_run_args *a)
     return 0;
 }
 
+/* Where an output is while there is no array of the caller's for it. */
+static char *place_of(const ad_workspace *w, const ad_output *o, const ad_run_args *a)
+{
+    const int64_t position = w->program->slot[o->root].position;
+    if (!o->rows) return w->fixed + position;
+    return a->rows == 1 ? w->row.block + position : NULL;
+}
+
 /* Points inputs, and outputs that are computed in place, at the caller's arrays. */
 static void bind(ad_workspace *w, const ad_run_args *a)
 {
     const ad_program *p = w->program;
     for (int i = 0; i < p->ir.ninput; i++) w->base[i] = (char *)(uintptr_t)a->inputs[i];
-    for (int j = 0; j < p->ir.noutput; j++) {
-        const int32_t root = p->output[j].root;
-        if (!p->output[j].in_place) continue;
-        w->base[root] = a->rows == 1 ? w->row.block + p->slot[root].position : NULL;
-    }
+    for (int j = 0; j < p->ir.noutput; j++)
+        if (p->output[j].in_place) w->base[p->output[j].root] = place_of(w, &p->output[j], a);
     for (int j = p->ir.noutput - 1; j >= 0; j--)
-        if (p->output[j].in_place && a->outputs[j]) w->base[p->output[j].root] = a->outputs[j];
+        if (p->output[j].in_place && a->outputs[j] && !(a->accumulate && a->accumulate[j]))
+            w->base[p->output[j].root] = a->outputs[j];
 }
 
 static void accumulate(ad_dtype dtype, int64_t n, const void *from, void *into)
