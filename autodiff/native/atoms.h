@@ -12,6 +12,7 @@ enum { AD_ATOM_TABLE = 1024 };
 typedef struct {
     uint8_t what; /* an ad_do, READ or NUMBER */
     bool needed;
+    bool plus; /* it is never -0 */
     /* Of an ad_do: the atoms a, b and the mask, -1 where it has none; FMA: the third is what is
      * added to. READ: the array's entry in the list of pointers, and bytes from its beginning.
      * NUMBER: its place in the list of numbers. */
@@ -39,8 +40,10 @@ typedef struct {
 
 void ad_atoms_begin(ad_atoms *atoms); /* forgets all atoms */
 void ad_atoms_clear(ad_atoms *atoms);
-/* Append an atom, or find it, and return its number; -1 when memory is short. */
-int32_t ad_atom_add(ad_atoms *atoms, int what, int32_t a, int32_t b, int32_t c);
+/* Append an atom, or find it, and return its number; -1 when memory is short. An operation may
+ * become another one with the same bits. */
+int32_t ad_atom_add(ad_atoms *atoms, ad_do what, int32_t a, int32_t b, int32_t c);
+int32_t ad_atom_read(ad_atoms *atoms, int32_t entry, int64_t index, bool plus);
 int32_t ad_atom_number(ad_atoms *atoms, double value);
 void ad_atom_keep(ad_atoms *atoms, ad_atom_result result);
 /* One atom of those of its operands; -1: the operation has no native form. */

@@ -37,10 +37,7 @@ int32_t ad_native_element(ad_native *n, int32_t value, int64_t at)
     }
     const int64_t index = p->offset + at;
     if (atoms[index] < 0)
-        atoms[index] =
-            root->op == AD_OP_fill
-                ? ad_atom_number(&n->atoms, root->data[0])
-                : ad_atom_add(&n->atoms, AD_ATOM_READ, p->root,
-                              (int32_t)(index * (int64_t)ad_dtype_size(n->ir->dtype)), -1);
+        atoms[index] = root->op == AD_OP_fill ? ad_atom_number(&n->atoms, root->data[0])
+                                              : ad_atom_read(&n->atoms, p->root, index, false);
     return atoms[index];
 }

@@ -73,8 +73,13 @@ static bool is_sum(const ad_native *n, int32_t root)
 /* Of a sum over rows, what is there already: kernels add to it. */
 static bool find_sum(ad_native *n, int32_t root, int64_t size, int32_t *there)
 {
-    if (n->nsum == AD_NATIVE_SUMS || ad_native_size(n, root) != size) return false;
-    for (int64_t e = 0; e < size; e++) there[e] = ad_native_element(n, root, e);
+    const ad_native_place *place = &n->place[root];
+    int32_t *atoms = ad_native_atoms(n, root);
+    if (!atoms || n->nsum == AD_NATIVE_SUMS || ad_native_size(n, root) != size) return false;
+    for (int64_t e = 0; e < size; e++) {
+        if (atoms[e] < 0) atoms[e] = ad_atom_read(&n->atoms, place->before, e, place->adds);
+        there[e] = atoms[e];
+    }
     return true;
 }
 

@@ -9,11 +9,16 @@
 #include "autodiff/compile/ir.h"
 #include "autodiff/kernels/kernel.h"
 
+/* The most elements of a value; larger ones are better off in vectors. */
+enum { AD_NATIVE_ELEMENTS = 32 };
+
 /* Where a value is in memory when its piece is done, or was before. */
 typedef struct {
     int32_t root;   /* the value whose memory it shares, and its entry in the list of pointers */
     int64_t offset; /* elements from the root's beginning */
     bool apart;     /* nothing that a piece reads lies in the root's memory */
+    int32_t before; /* root of a sum over rows: the entry for what it has before the piece */
+    bool adds;      /* root of a sum over rows: that has never been -0 */
 } ad_native_place;
 
 /* Code of a piece. list: pointers to the arrays by value; frame: memory that it works in. */

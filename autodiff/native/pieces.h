@@ -4,8 +4,7 @@
 #include "autodiff/native/atoms.h"
 
 enum {
-    AD_NATIVE_ELEMENTS = 32, /* the most of a value; larger ones are better off in vectors */
-    AD_NATIVE_SUMS = 64      /* the most of a piece */
+    AD_NATIVE_SUMS = 64 /* the most of a piece */
 };
 
 typedef struct {

@@ -88,9 +88,16 @@ static const ad_native_place *list_places(const ad_program *p, ad_pool *pool)
         const ad_slot *s = &p->slot[i];
         place[i] = (ad_native_place){ .root = s->root,
                                       .offset = s->offset / size,
+                                      .before = ad_sum_pointer(p, s->root),
+                                      .adds = true,
                                       .apart = s->place == AD_PLACE_UNIFORM ||
                                                s->place == AD_PLACE_COMPLETE };
     }
+    /* A product that is added may have underflowed to -0. */
+    for (int32_t i = 0; place && i < p->ir.n; i++)
+        if (p->slot[i].place == AD_PLACE_LANES && p->ir.inst[i].op != AD_OP_sum &&
+            ad_inst_reduces(&p->ir, &p->ir.inst[i]))
+            place[p->slot[i].root].adds = false;
     return place;
 }
 
@@ -116,6 +123,7 @@ static bool make_all(const ad_program *p, ad_pieces *pieces, ad_pool *pool)
 static void connect(ad_pieces *pieces, ad_piece_list *list)
 {
     if (!list->native) *list = (ad_piece_list){ .n = 0 };
+    list->whole = list->n == 1 && list->native == 1;
     for (int32_t i = 0; i < list->n; i++) {
         ad_piece *piece = &list->piece[i];
         if (piece->code < 0) continue;

@@ -296,7 +296,8 @@ static bool list_roots(ad_program *p, int f, int32_t *seen)
     int32_t *block = ad_pool_alloc(&p->pool, (size_t)(to - from + 1) * sizeof *block);
     int32_t *chunk = ad_pool_alloc(&p->pool, (size_t)(to - from + 1) * sizeof *chunk);
     int32_t *reduction = ad_pool_alloc(&p->pool, (size_t)(to - from + 1) * sizeof *reduction);
-    if (!moving.list || !block || !chunk || !reduction) return false;
+    int32_t *sum = ad_pool_alloc(&p->pool, (size_t)(to - from + 1) * sizeof *sum);
+    if (!moving.list || !block || !chunk || !reduction || !sum) return false;
     for (int32_t s = from; s < to; s++) {
         int32_t v = p->step[s].value;
         ad_place place = p->slot[v].place;
@@ -304,6 +305,10 @@ static bool list_roots(ad_program *p, int f, int32_t *seen)
             note(p, f, p->step[s].operand[k].root, &moving, seen);
         note(p, f, v, &moving, seen);
         if (place == AD_PLACE_LANES) reduction[phase->nreduction++] = s;
+        if (place == AD_PLACE_LANES && p->slot[v].root == v) {
+            sum[phase->nsum++] = s;
+            p->slot[v].sum = p->nsum++;
+        }
         if (place == AD_PLACE_BLOCK || place == AD_PLACE_OUTPUT) block[phase->nblock++] = v;
         if (place == AD_PLACE_CHUNK) chunk[phase->nchunk++] = v;
     }
@@ -312,6 +317,7 @@ static bool list_roots(ad_program *p, int f, int32_t *seen)
     phase->block = block;
     phase->chunk = chunk;
     phase->reduction = reduction;
+    phase->sum = sum;
     return true;
 }
 
@@ -404,8 +410,8 @@ static bool made_in_place(const ad_program *p, int32_t value)
 {
     const ad_slot *slot = &p->slot[value], *root = &p->slot[slot->root];
     if (slot->place == AD_PLACE_OUTPUT) return true;
-    const bool anew = kind_of(p, slot->root) == KIND_RESULT ||
-                      p->ir.inst[slot->root].level > AD_LEVEL_PARAMETER;
+    const bool anew =
+        kind_of(p, slot->root) == KIND_RESULT || p->ir.inst[slot->root].level > AD_LEVEL_PARAMETER;
     const int64_t bytes =
         ad_row_size(p->ir.inst[value].shape) * (int64_t)ad_dtype_size(p->ir.dtype);
     return slot->place == AD_PLACE_UNIFORM && anew && slot->offset == 0 && bytes == root->bytes;

@@ -42,6 +42,7 @@ typedef struct {
     int64_t position;
     int64_t bytes; /* root: of one row, or of the whole when it has no rows */
     bool summed;   /* root in lanes: a sum over the rows that only outputs read */
+    int32_t sum;   /* root in lanes: its number */
     int32_t first,
         last; /* root in a block or chunk: body steps that write it first and use it last */
 } ad_slot;
@@ -86,13 +87,14 @@ typedef struct {
     int32_t parameter_steps[2]; /* range of steps; only U_0 has some */
     int32_t call_steps[2];
     int32_t body_steps[2];
-    int nmoving, nblock, nchunk, nreduction, nrepeat;
+    int nmoving, nblock, nchunk, nreduction, nsum, nrepeat;
     /* roots with rows that the body reads or writes in complete arrays: their pointers go from
      * block to block */
     const int32_t *moving;
     const int32_t *block;     /* roots in block memory */
     const int32_t *chunk;     /* roots in chunk memory */
     const int32_t *reduction; /* steps of the body that reduce over its rows */
+    const int32_t *sum;       /* those of them whose results are roots */
     ad_repeat *repeat;
     double row_work; /* the body's, as ad_row_work has it */
 } ad_phase;
@@ -126,6 +128,7 @@ typedef enum { AD_SECTION_PARAMETER, AD_SECTION_CALL, AD_SECTION_BODY, AD_SECTIO
 typedef struct {
     ad_piece *piece;
     int32_t n, native; /* native: those that are machine code */
+    bool whole;        /* one piece of machine code is all there is */
 } ad_piece_list;
 
 /* Native code of a program, made when it is first run for one row or has none (pieces.c). */
@@ -156,7 +159,7 @@ struct ad_program {
     int64_t block_rows;
     void *constants;
     int64_t constant_bytes, uniform_bytes, lane_bytes, block_bytes, chunk_bytes, repeat_bytes;
-    int32_t nrepeat;
+    int32_t nrepeat, nsum; /* nsum: roots in lanes */
     /* the most intermediates of one row that are live at a time, in any body */
     int64_t block_row_bytes;
     int64_t complete_row_bytes; /* of complete arrays */
@@ -196,6 +199,11 @@ bool ad_plan_blocks(ad_program *program);
 double ad_row_work(const ad_program *program, const ad_phase *phase);
 /* NULL, or what is wrong with the plan. */
 const char *ad_verify_plan(const ad_program *program, int32_t *where);
+/* Native code has a list of pointers: of all values, of repeats, then of what sums have before. */
+static inline int32_t ad_sum_pointer(const ad_program *p, int32_t root)
+{
+    return p->ir.n + p->nrepeat + p->slot[root].sum;
+}
 static inline int64_t ad_block_count(const ad_program *p, int64_t rows)
 {
     return rows / p->block_rows + (rows % p->block_rows != 0);

@@ -2,16 +2,20 @@
  * are set when memory is reserved, and only those to the caller's arrays change from run to run. */
 #include "autodiff/run/body.h"
 
-/* Sums begin empty, unless they wait for this run. */
-static void begin_sums(const ad_workspace *w, const ad_phase *phase)
+/* Sums begin empty, unless they wait for this run. Machine code that is all of the body reads zeros
+ * elsewhere: memory that has just been written would make it wait. */
+static void begin_sums(const ad_workspace *w, const ad_phase *phase, bool whole)
 {
+    static const double zeros[AD_NATIVE_ELEMENTS];
     const ad_program *p = w->program;
-    const int64_t size = (int64_t)ad_dtype_size(p->ir.dtype);
-    for (int i = 0; i < phase->nreduction; i++) {
-        const ad_step *s = &p->step[phase->reduction[i]];
-        const ad_slot *slot = &p->slot[s->value];
-        if (slot->root == s->value && !(w->waiting_rows && w->waiting[slot->root]))
-            ad_kernel_identity(&s->kernel, w->base[s->value], slot->bytes / size);
+    for (int i = 0; i < phase->nsum; i++) {
+        const ad_kernel *k = &p->step[phase->sum[i]].kernel;
+        const int32_t value = p->step[phase->sum[i]].value;
+        char **before = &w->base[ad_sum_pointer(p, value)];
+        *before = w->base[value];
+        if (w->waiting_rows && w->waiting[value]) continue;
+        if (whole && !ad_has_trait(k->op, AD_MAXIMUM)) *before = (char *)(uintptr_t)zeros;
+        else ad_kernel_identity(k, *before, ad_row_size(k->out));
     }
 }
 
@@ -19,7 +23,7 @@ void ad_run_row(ad_workspace *w, const ad_phase *phase)
 {
     const ad_program *p = w->program;
     const ad_piece_list *list = ad_pieces_of(w, phase, AD_SECTION_BODY);
-    begin_sums(w, phase);
+    begin_sums(w, phase, list && list->whole);
     if (phase->nrepeat && (!list || list->native < list->n)) ad_run_repeat(phase, &w->row, 1);
     if (!list) ad_run_steps(p, &w->row, phase->body_steps[0], phase->body_steps[1], 1);
     for (int32_t i = 0; list && i < list->n; i++) {

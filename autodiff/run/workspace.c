@@ -33,7 +33,8 @@ ad_workspace *ad_workspace_new(const ad_program *program, int threads)
     int64_t fixed = ad_size_add(p->uniform_bytes, ad_size_align(p->uniform_scratch));
     w->thread = calloc(w->threads > 0 ? (size_t)w->threads : 1, sizeof *w->thread);
     w->fixed = ad_aligned_alloc(fixed);
-    w->base = calloc((size_t)p->ir.n + (size_t)p->nrepeat + 1, sizeof *w->base);
+    const size_t pointers = (size_t)p->ir.n + (size_t)p->nrepeat + (size_t)p->nsum;
+    w->base = calloc(pointers + 1, sizeof *w->base);
     w->waiting = calloc((size_t)p->ir.n + 1, sizeof *w->waiting);
     w->waiting_out = calloc((size_t)p->ir.noutput + 1, sizeof *w->waiting_out);
     w->in = calloc((size_t)p->max_operands + 1, sizeof *w->in);
