@@ -88,11 +88,13 @@ static const ad_native_place *list_places(const ad_program *p, ad_pool *pool)
         const ad_slot *s = &p->slot[i];
         place[i] = (ad_native_place){ .root = s->root,
                                       .offset = s->offset / size,
-                                      .before = ad_sum_pointer(p, s->root),
                                       .adds = true,
                                       .apart = s->place == AD_PLACE_UNIFORM ||
                                                s->place == AD_PLACE_COMPLETE };
     }
+    for (int f = 0; place && f < p->nphase; f++)
+        for (int k = 0; k < p->phase[f].nsum; k++)
+            place[p->phase[f].sum[k].root].before = p->phase[f].sum[k].before;
     /* A product that is added may have underflowed to -0. */
     for (int32_t i = 0; place && i < p->ir.n; i++)
         if (p->slot[i].place == AD_PLACE_LANES && p->ir.inst[i].op != AD_OP_sum &&

@@ -296,7 +296,7 @@ static bool list_roots(ad_program *p, int f, int32_t *seen)
     int32_t *block = ad_pool_alloc(&p->pool, (size_t)(to - from + 1) * sizeof *block);
     int32_t *chunk = ad_pool_alloc(&p->pool, (size_t)(to - from + 1) * sizeof *chunk);
     int32_t *reduction = ad_pool_alloc(&p->pool, (size_t)(to - from + 1) * sizeof *reduction);
-    int32_t *sum = ad_pool_alloc(&p->pool, (size_t)(to - from + 1) * sizeof *sum);
+    ad_row_sum *sum = ad_pool_alloc(&p->pool, (size_t)(to - from + 1) * sizeof *sum);
     if (!moving.list || !block || !chunk || !reduction || !sum) return false;
     for (int32_t s = from; s < to; s++) {
         int32_t v = p->step[s].value;
@@ -305,10 +305,11 @@ static bool list_roots(ad_program *p, int f, int32_t *seen)
             note(p, f, p->step[s].operand[k].root, &moving, seen);
         note(p, f, v, &moving, seen);
         if (place == AD_PLACE_LANES) reduction[phase->nreduction++] = s;
-        if (place == AD_PLACE_LANES && p->slot[v].root == v) {
-            sum[phase->nsum++] = s;
-            p->slot[v].sum = p->nsum++;
-        }
+        if (place == AD_PLACE_LANES && p->slot[v].root == v)
+            sum[phase->nsum++] = (ad_row_sum){ .root = v,
+                                               .step = s,
+                                               .before = p->ir.n + p->nrepeat + p->nsum++,
+                                               .max = ad_has_trait(p->ir.inst[v].op, AD_MAXIMUM) };
         if (place == AD_PLACE_BLOCK || place == AD_PLACE_OUTPUT) block[phase->nblock++] = v;
         if (place == AD_PLACE_CHUNK) chunk[phase->nchunk++] = v;
     }

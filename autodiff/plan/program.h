@@ -42,7 +42,6 @@ typedef struct {
     int64_t position;
     int64_t bytes; /* root: of one row, or of the whole when it has no rows */
     bool summed;   /* root in lanes: a sum over the rows that only outputs read */
-    int32_t sum;   /* root in lanes: its number */
     int32_t first,
         last; /* root in a block or chunk: body steps that write it first and use it last */
 } ad_slot;
@@ -83,6 +82,13 @@ typedef struct {
     int64_t row_bytes;
 } ad_step;
 
+/* A root in lanes, the step that begins it, and where the list of pointers says what it has before
+ * native code adds to it. */
+typedef struct {
+    int32_t root, step, before;
+    bool max; /* not a sum but a maximum */
+} ad_row_sum;
+
 typedef struct {
     int32_t parameter_steps[2]; /* range of steps; only U_0 has some */
     int32_t call_steps[2];
@@ -94,7 +100,7 @@ typedef struct {
     const int32_t *block;     /* roots in block memory */
     const int32_t *chunk;     /* roots in chunk memory */
     const int32_t *reduction; /* steps of the body that reduce over its rows */
-    const int32_t *sum;       /* those of them whose results are roots */
+    const ad_row_sum *sum;    /* the roots of their results */
     ad_repeat *repeat;
     double row_work; /* the body's, as ad_row_work has it */
 } ad_phase;
@@ -199,11 +205,6 @@ bool ad_plan_blocks(ad_program *program);
 double ad_row_work(const ad_program *program, const ad_phase *phase);
 /* NULL, or what is wrong with the plan. */
 const char *ad_verify_plan(const ad_program *program, int32_t *where);
-/* Native code has a list of pointers: of all values, of repeats, then of what sums have before. */
-static inline int32_t ad_sum_pointer(const ad_program *p, int32_t root)
-{
-    return p->ir.n + p->nrepeat + p->slot[root].sum;
-}
 static inline int64_t ad_block_count(const ad_program *p, int64_t rows)
 {
     return rows / p->block_rows + (rows % p->block_rows != 0);

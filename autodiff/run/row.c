@@ -9,13 +9,14 @@ static void begin_sums(const ad_workspace *w, const ad_phase *phase, bool whole)
     static const double zeros[AD_NATIVE_ELEMENTS];
     const ad_program *p = w->program;
     for (int i = 0; i < phase->nsum; i++) {
-        const ad_kernel *k = &p->step[phase->sum[i]].kernel;
-        const int32_t value = p->step[phase->sum[i]].value;
-        char **before = &w->base[ad_sum_pointer(p, value)];
-        *before = w->base[value];
-        if (w->waiting_rows && w->waiting[value]) continue;
-        if (whole && !ad_has_trait(k->op, AD_MAXIMUM)) *before = (char *)(uintptr_t)zeros;
-        else ad_kernel_identity(k, *before, ad_row_size(k->out));
+        const ad_row_sum *sum = &phase->sum[i];
+        char **before = &w->base[sum->before];
+        *before = w->base[sum->root];
+        if (w->waiting_rows && w->waiting[sum->root]) continue;
+        if (whole && !sum->max) *before = (char *)(uintptr_t)zeros;
+        else
+            ad_kernel_identity(&p->step[sum->step].kernel, *before,
+                               ad_row_size(p->ir.inst[sum->root].shape));
     }
 }
 
