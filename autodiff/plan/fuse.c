@@ -117,7 +117,9 @@ static bool place_operands(ad_program *p, ad_phase *phase, const scratch *m, ad_
             s->shapes[k] = x->shape;
         }
     }
-    s->row_bytes = p->slot[s->value].place == AD_PLACE_CHUNK ? 0 : p->slot[s->value].bytes;
+    const ad_place place = p->slot[s->value].place;
+    s->row_bytes = place == AD_PLACE_CHUNK ? 0 : p->slot[s->value].bytes;
+    s->far = place == AD_PLACE_OUTPUT || place == AD_PLACE_COMPLETE;
     return true;
 }
 
@@ -130,11 +132,8 @@ static bool make_group(ad_program *p, ad_phase *phase, const scratch *m, int32_t
         p->step[s].chunk_rows = rows;
     }
     if (!place_values(p, m, begin, end)) return false;
-    for (int32_t s = begin; s < end; s++) {
+    for (int32_t s = begin; s < end; s++)
         if (!place_operands(p, phase, m, &p->step[s])) return false;
-        for (int k = 0; k < p->ir.inst[p->step[s].value].nin; k++)
-            if (p->step[s].operand[k].far) p->step[begin].far = true;
-    }
     return true;
 }
 

@@ -76,7 +76,7 @@ typedef struct {
     /* in a group: its kernel makes the values of so many steps that follow in the same pass. 1: and
      * its own; 2: but not its own, which is a code that only these two read */
     int paired;
-    bool far;           /* of the first step of a group: an operand of the group is far */
+    bool far;           /* in a group: the result has an array of all rows, as ad_ref's */
     int64_t chunk_rows; /* in a group: rows of a chunk */
     /* in a group: bytes of the result from row to row; 0: the same memory for every chunk */
     int64_t row_bytes;

@@ -24,8 +24,8 @@ static void fill(const ad_program *p, int32_t value, int64_t rows, void *out)
 
 enum { PIECE_BYTES = 2048, LINE_BYTES = 64 };
 
-/* Asks for what the next chunk will read while this one is computed: processors do not look beyond
- * a page. */
+/* Asks for what the next chunk will read or write while this one is computed: processors do not
+ * look beyond a page. The rows behind a block's last chunk are those of the next block. */
 static void fetch(const char *from, int64_t bytes)
 {
 #ifdef __GNUC__
@@ -35,15 +35,12 @@ static void fetch(const char *from, int64_t bytes)
 #endif
 }
 
-/* The same for a group's first chunk, while the step before it runs. */
-static void fetch_first(const ad_step *begin, const ad_step *end, const ad_thread_memory *t)
+/* Where the result of a step is for the chunk that begins with row first. */
+static char *result_of(const ad_step *s, const ad_thread_memory *t, int64_t first, int64_t count)
 {
-    int64_t count = begin->chunk_rows;
-    for (const ad_step *s = begin; s < end; s++)
-        for (int k = 0; k < s->kernel.nin; k++) {
-            const ad_ref *r = &s->operand[k];
-            if (r->far) fetch(t->pointer[r->pointer] + r->offset, count * r->row_bytes);
-        }
+    char *out = t->pointer[s->value] + first * s->row_bytes;
+    if (s->far) fetch(out + count * s->row_bytes, s->chunk_rows * s->row_bytes);
+    return out;
 }
 
 /* A group of steps, chunk by chunk. */
@@ -52,26 +49,21 @@ static void run_group(const ad_step *begin, const ad_step *end, ad_thread_memory
     int64_t chunk = begin->chunk_rows;
     for (int64_t first = 0; first < rows; first += chunk) {
         int64_t count = rows - first < chunk ? rows - first : chunk;
-        int64_t left = rows - first - count, following = left < chunk ? left : chunk;
-        bool ahead = begin->far && following > 0;
         for (const ad_step *s = begin; s < end; s++) {
             const ad_ref *r = s->operand;
             for (int k = 0; k < s->kernel.nin; k++) {
                 const char *in = t->pointer[r[k].pointer] + r[k].offset + first * r[k].row_bytes;
                 t->in[k] = in;
-                if (ahead && r[k].far)
-                    fetch(in + count * r[k].row_bytes, following * r[k].row_bytes);
+                if (r[k].far) fetch(in + count * r[k].row_bytes, chunk * r[k].row_bytes);
             }
-            char *out = t->pointer[s->value] + first * s->row_bytes;
             if (s->paired == 0) {
-                s->kernel.run(&s->kernel, count, t->in, out, t->scratch);
+                s->kernel.run(&s->kernel, count, t->in, result_of(s, t, first, count), t->scratch);
                 continue;
             }
             AD_ASSERT(s + s->paired < end);
             const ad_step *last = s + s->paired, *other = last - 1;
-            ad_kernel_run_pair(&s->kernel, count, t->in,
-                               t->pointer[other->value] + first * other->row_bytes,
-                               t->pointer[last->value] + first * last->row_bytes);
+            char *one = result_of(other, t, first, count), *two = result_of(last, t, first, count);
+            ad_kernel_run_pair(&s->kernel, count, t->in, one, two);
             s = last;
         }
     }
@@ -90,9 +82,6 @@ void ad_run_steps(const ad_program *p, ad_thread_memory *t, int32_t begin, int32
             fill(p, s->value, rows, t->pointer[s->value]);
             continue;
         }
-        const ad_step *next = s + 1;
-        if (i + 1 < end && next->far && next->chunk_rows < rows)
-            fetch_first(next, p->step + next->end, t);
         for (int k = 0; k < s->kernel.nin; k++)
             t->in[k] = t->pointer[s->operand[k].root] + s->operand[k].offset;
         s->kernel.run(&s->kernel, rows, t->in, t->pointer[s->value], t->scratch);
