@@ -5,6 +5,9 @@
 
 enum {
     WIDTH = 32,
+    /* of a line of a panel, and of weights that are laid out as panels */
+    PANEL_BYTES = 256,
+    WIDE_BYTES = 512 * 1024,
     DISTANT = 2048 /* elements of a row of b: with so many, rows share few sets of a cache */
 };
 
@@ -110,4 +113,71 @@ static int32_t lay_out(ad_ir *ir, ad_inst *x)
     return ad_ir_add(ir, x);
 }
 
-bool ad_pass_layout(ad_ir *ir) { return ad_ir_rewrite(ir, lay_out); }
+/* X[..,k] W[k,n] or X[..,k] W[n,k] of a wide W without rows: -> [..,n/WIDE,WIDE] by W as panels
+ * [n/WIDE,k,WIDE], each of which is read from its beginning to its end while a block of rows goes
+ * by. -1: it is none. */
+static int32_t lay_out_panels(ad_ir *ir, const ad_inst *x)
+{
+    if (x->op != AD_OP_contract || !ad_has_rows(x->shape)) return -1;
+    const ad_shape from = ir->inst[x->in[1]].shape;
+    const int64_t bytes = (int64_t)ad_dtype_size(ir->dtype), wide = PANEL_BYTES / bytes;
+    if (ad_has_rows(from) || ad_row_size(from) < WIDE_BYTES / bytes) return -1;
+    const ad_contraction c = ad_inst_contraction(x);
+    const int64_t *b = c.label[1];
+    const int out = c.rank[2];
+    if (c.rank[1] != 2 || out == AD_MAX_RANK) return -1;
+    const int64_t n = c.label[2][out - 1];
+    const int at = b[1] == n; /* the axis of W that the result has */
+    if (b[at] != n || ad_label_find(c.label[0], c.rank[0], n) >= 0 ||
+        ad_label_find(c.label[2], out, b[!at]) >= 0 ||
+        ad_label_find(c.label[0], c.rank[0], b[!at]) < 0)
+        return -1;
+    const int64_t size = from.dim[at], k = from.dim[!at];
+    if (size % wide || size < 2 * wide) return -1;
+    const int64_t panel = 2 * AD_MAX_RANK; /* a label that is not in use */
+    int64_t order[AD_MAX_RANK] = { at ? 1 : 0, at ? 0 : 2, at ? 2 : 1 };
+    ad_inst split = { .op = AD_OP_reshape,
+                      .nin = 1,
+                      .in = ad_ir_ints(ir, 1, &x->in[1]),
+                      .shape =
+                          at ? AD_SHAPE(k, size / wide, wide) : AD_SHAPE(size / wide, wide, k) };
+    const int32_t pieces = ad_simplified(ir, &split);
+    ad_inst turn = { .op = AD_OP_transpose,
+                     .nin = 1,
+                     .in = ad_ir_ints(ir, 1, &pieces),
+                     .nattr = 3,
+                     .attr = ad_ir_longs(ir, 3, order),
+                     .shape = AD_SHAPE(size / wide, k, wide) };
+    const int32_t panels = ad_simplified(ir, &turn);
+    int64_t of_panels[3] = { panel, b[!at], n }, of_out[AD_MAX_RANK], attr[AD_CONTRACTION_MOST];
+    ad_shape shape = x->shape;
+    for (int i = 0; i < out; i++) of_out[i] = c.label[2][i];
+    of_out[out - 1] = panel;
+    of_out[out] = n;
+    shape.dim[out - 1] = size / wide;
+    shape.dim[out] = wide;
+    shape.rank = out + 1;
+    const ad_contraction by_panels = { { c.rank[0], 3, out + 1 },
+                                       { c.label[0], of_panels, of_out } };
+    const int nattr = ad_contraction_write(&by_panels, attr);
+    ad_inst y = { .op = AD_OP_contract,
+                  .nin = 2,
+                  .in = ad_ir_ints(ir, 2, (int32_t[]){ x->in[0], panels }),
+                  .nattr = nattr,
+                  .attr = ad_ir_longs(ir, nattr, attr),
+                  .shape = shape };
+    if (ir->failed) return 0;
+    const int32_t product = ad_ir_add(ir, &y);
+    ad_inst joined = {
+        .op = AD_OP_reshape, .nin = 1, .in = ad_ir_ints(ir, 1, &product), .shape = x->shape
+    };
+    return ir->failed ? 0 : ad_ir_add(ir, &joined);
+}
+
+static int32_t lay_out_wide(ad_ir *ir, ad_inst *x)
+{
+    const int32_t panels = lay_out_panels(ir, x);
+    return panels >= 0 ? panels : lay_out(ir, x);
+}
+
+bool ad_pass_layout(ad_ir *ir) { return ad_ir_rewrite(ir, lay_out_wide); }

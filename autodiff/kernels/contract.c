@@ -9,6 +9,14 @@
 #include <string.h>
 
 enum { A, B, C, LABELS = 2 * AD_MAX_RANK, ROW_TILE = 128, NARROW = 8 };
+/* Of a divided sum over rows: lines and bytes of a line of a piece of the result, and rows that are
+ * summed at a time. A piece stays in a level 2 cache, and a few of its lines in registers while the
+ * rows go by. */
+enum { PIECE_LINES = 256, PIECE_BYTES = 256, PIECE_ROWS = 256 };
+/* Multiplications of a product without rows from which on it is divided. */
+enum { DIVIDED = 1 << 22 };
+/* Of weights that are larger than LEAVING_BYTES: bytes of a line of a strip. */
+enum { STRIP_BYTES = 256, LEAVING_BYTES = 512 * 1024 };
 
 /* A label: its size (1 for the row label, which `rows` marks) and its strides in a, b and c; 0
  * where it does not occur. */
@@ -52,6 +60,12 @@ typedef struct {
     int64_t tile;      /* rows a time */
     side side[3];
     ad_gemm gemm;
+    /* of weights that do not stay in a level 2 cache, so many columns at a time (0: all at once),
+     * and those that are left */
+    int64_t columns, strip;
+    ad_gemm last_strip;
+    /* divided: of whole pieces and of those at the end, by lines and by columns */
+    ad_gemm piece[2][2];
 } contract_prepared;
 
 /* ---- labels ---------------------------------------------------------------------------------- */
@@ -86,13 +100,12 @@ static void collect(const ad_kernel *k, const ad_shape shapes[3], label_list *al
         }
 }
 
-static label_list choose(const label_list *all, bool a, bool b, bool c)
+static void choose(const label_list *all, bool a, bool b, bool c, label_list *some)
 {
-    label_list some = { 0 };
+    some->n = 0;
     for (int i = 0; i < all->n; i++)
         if (all->of[i].in[A] == a && all->of[i].in[B] == b && all->of[i].in[C] == c)
-            some.of[some.n++] = all->of[i];
-    return some;
+            some->of[some->n++] = all->of[i];
 }
 
 static int64_t size_of(const label_list *l)
@@ -387,9 +400,9 @@ static bool split(const contract_prepared *p, label_list *batch, label_list *m, 
     return false;
 }
 
-static void prepare_matrix(const ad_kernel *kernel, contract_prepared *p, const label_list *all,
-                           label_list *batch, label_list *m, label_list *n, label_list *k,
-                           int64_t max_rows)
+/* Fixes how the operands of the matrix product lie. */
+static void lay_out(const ad_kernel *kernel, contract_prepared *p, label_list *batch, label_list *m,
+                    label_list *n, label_list *k)
 {
     assign_roles(p, batch, m, n, k);
     while (split(p, batch, m, n, k)) continue;
@@ -404,6 +417,37 @@ static void prepare_matrix(const ad_kernel *kernel, contract_prepared *p, const 
     p->gemm.ldb = prepare_side(b, p->second, k, n, NULL);
     p->gemm.ldc = prepare_side(c, C, m, n, NULL);
     p->gemm.a_transposed = transposed;
+}
+
+/* Each strip of a wide B stays in a level 2 cache while the rows go by. */
+static void prepare_strips(contract_prepared *p)
+{
+    const int64_t size = (int64_t)p->head.size, columns = STRIP_BYTES / size, n = p->gemm.n;
+    if (p->row != ROW_M || n < 2 * columns || n * p->gemm.k < LEAVING_BYTES / size) return;
+    p->columns = n;
+    p->strip = columns;
+    p->last_strip = p->gemm;
+    p->last_strip.n = n % columns;
+    p->gemm.n = columns;
+    ad_gemm_prepare(&p->last_strip);
+}
+
+static void run_strips(const contract_prepared *p, int64_t count, const void *a, const void *b,
+                       void *c, void *scratch)
+{
+    const size_t size = p->head.size;
+    const int64_t whole = p->columns / p->strip * p->strip;
+    for (int64_t j = 0; j < whole; j += p->strip)
+        ad_gemm_run(&p->gemm, count, a, ad_at(b, j, size), ad_at_out(c, j, size), scratch);
+    ad_gemm_run(&p->last_strip, count, a, ad_at(b, whole, size), ad_at_out(c, whole, size),
+                scratch);
+}
+
+static void prepare_matrix(const ad_kernel *kernel, contract_prepared *p, const label_list *all,
+                           label_list *batch, label_list *m, label_list *n, label_list *k,
+                           int64_t max_rows)
+{
+    lay_out(kernel, p, batch, m, n, k);
     p->gemm.alone = !ad_has_rows(kernel->in_shapes[0]) && !ad_has_rows(kernel->in_shapes[1]);
     int arrays[3] = { C, p->first, p->second };
     p->nest = (ad_nest){ .arrays = 3 };
@@ -415,7 +459,8 @@ static void prepare_matrix(const ad_kernel *kernel, contract_prepared *p, const 
         p->side[s].row_step = tiled ? row_stride(all, array) : 0;
         p->side[s].moves = moves_with(batch, array) || (tiled && p->side[s].row_step);
     }
-    p->row_count = p->row == ROW_M ? p->gemm.m : p->row == ROW_K ? p->gemm.k : 1;
+    const bool counts_k = p->row == ROW_K || kernel->divided;
+    p->row_count = p->row == ROW_M ? p->gemm.m : counts_k ? p->gemm.k : 1;
     p->tile = p->row_count < ROW_TILE ? ROW_TILE / (p->row_count ? p->row_count : 1) : 1;
     int64_t most = max_rows < p->tile ? max_rows : p->tile;
     if (p->row == ROW_M) {
@@ -426,7 +471,8 @@ static void prepare_matrix(const ad_kernel *kernel, contract_prepared *p, const 
         p->gemm.vary = AD_GEMM_VARY_K;
         p->gemm.k *= most;
     }
-    ad_gemm_prepare(&p->gemm);
+    prepare_strips(p);
+    if (!kernel->divided) ad_gemm_prepare(&p->gemm);
 }
 
 static size_t pack_bytes(const contract_prepared *p, int which)
@@ -464,7 +510,8 @@ static void matrix_tile(const contract_prepared *p, int64_t rows, const void *a,
             ad_nest_move(&out->pack, p->head.loops, p->head.size, false, rows, c, pc);
     }
     s->fresh = false;
-    ad_gemm_run(&p->gemm, rows * p->row_count, pa, pb, pc, s->gemm);
+    if (p->strip) run_strips(p, rows * p->row_count, pa, pb, pc, s->gemm);
+    else ad_gemm_run(&p->gemm, rows * p->row_count, pa, pb, pc, s->gemm);
     if (!out->packed) return;
     ad_nest back = out->pack;
     memcpy(back.stride[0], out->pack.stride[1], sizeof back.stride[0]);
@@ -497,6 +544,59 @@ static void run_matrix(const contract_prepared *p, int64_t rows, const void *con
     while (ad_nest_step(&p->nest, p->nest.rank, outer, index, offset));
 }
 
+/* ---- sums over rows in pieces ---------------------------------------------------------------- */
+
+static int64_t piece_columns(const contract_prepared *p)
+{
+    return PIECE_BYTES / (int64_t)p->head.size;
+}
+
+static int64_t pieces_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
+
+static void prepare_pieces(ad_kernel *k, contract_prepared *p)
+{
+    const int64_t lines = PIECE_LINES, columns = piece_columns(p), m = p->gemm.m, n = p->gemm.n;
+    for (int i = 0; i < 2; i++)
+        for (int j = 0; j < 2; j++) {
+            ad_gemm *g = &p->piece[i][j];
+            *g = p->gemm;
+            g->vary = AD_GEMM_VARY_K;
+            g->accumulate = true;
+            g->m = i ? m % lines : m < lines ? 0 : lines;
+            g->n = j ? n % columns : n < columns ? 0 : columns;
+            g->k = PIECE_ROWS;
+            ad_gemm_prepare(g);
+        }
+    k->pieces = pieces_of(m, lines) * pieces_of(n, columns);
+}
+
+static void run_piece(const contract_prepared *p, int64_t piece, bool fresh, int64_t rows,
+                      const void *const *in, void *out, void *scratch)
+{
+    const size_t size = p->head.size;
+    const int64_t lines = PIECE_LINES, columns = piece_columns(p);
+    const int64_t down = pieces_of(p->gemm.m, lines);
+    const int64_t i = piece % down * lines, j = piece / down * columns;
+    const ad_gemm *g = &p->piece[p->gemm.m - i < lines][p->gemm.n - j < columns];
+    const int64_t step = g->a_transposed ? 1 : g->lda;
+    const char *a = ad_at(in[p->first], i * step, size), *b = ad_at(in[p->second], j, size);
+    char *c = ad_at_out(out, i * g->ldc + j, size);
+    const int64_t count = rows * p->row_count;
+    const int64_t a_step = g->a_transposed ? g->lda : 1;
+    for (int64_t l = 0; fresh && l < g->m; l++)
+        p->head.loops->fill(g->n, 0, ad_at_out(c, l * g->ldc, size));
+    for (int64_t r = 0; r < count; r += PIECE_ROWS)
+        ad_gemm_run(g, count - r < PIECE_ROWS ? count - r : PIECE_ROWS, ad_at(a, r * a_step, size),
+                    ad_at(b, r * g->ldb, size), c, scratch);
+}
+
+void ad_kernel_run_piece(const ad_kernel *k, int64_t piece, bool fresh, int64_t rows,
+                         const void *const *in, void *out, void *scratch)
+{
+    AD_ASSERT(k->divided && piece >= 0 && piece < k->pieces);
+    run_piece(k->prepared, piece, fresh, rows, in, out, scratch);
+}
+
 /* ---- the kernel ------------------------------------------------------------------------------ */
 
 static void contract_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
@@ -516,7 +616,13 @@ static size_t contract_scratch(const ad_kernel *k, int64_t rows)
            own = presum_scratch(p, rows), matrix = 0;
     if (p->form == MATRIX) {
         for (int i = 0; i < 3; i++) matrix += pack_bytes(p, i);
-        matrix += ad_gemm_scratch(&p->gemm);
+        const size_t last = p->strip ? ad_gemm_scratch(&p->last_strip) : 0,
+                     each = ad_gemm_scratch(&p->gemm);
+        matrix += last > each ? last : each;
+    }
+    for (int i = 0; k->divided && i < 4; i++) {
+        const size_t piece = ad_gemm_scratch(&p->piece[i / 2][i % 2]);
+        if (piece > matrix) matrix = piece;
     }
     return sums + (own > matrix ? own : matrix);
 }
@@ -539,6 +645,40 @@ static bool is_dot(contract_prepared *p, const label_list *m, const label_list *
     return true;
 }
 
+/* The labels of a contraction, by class. */
+typedef struct {
+    label_list all, batch, m, n, sum;
+} classes;
+
+static void classify(const ad_kernel *k, const ad_shape shapes[3], classes *c)
+{
+    collect(k, shapes, &c->all);
+    choose(&c->all, true, true, true, &c->batch);
+    choose(&c->all, true, false, true, &c->m);
+    choose(&c->all, false, true, true, &c->n);
+    choose(&c->all, true, true, false, &c->sum);
+}
+
+bool ad_kernel_divides(const ad_kernel *k)
+{
+    if (k->op != AD_OP_contract || k->nin != 2) return false;
+    const double most = (double)ad_row_size(k->in_shapes[0]) * (double)ad_row_size(k->out);
+    if (!ad_has_rows(k->in_shapes[0]) && !ad_has_rows(k->in_shapes[1]) && most < DIVIDED)
+        return false;
+    const ad_shape shapes[3] = { k->in_shapes[0], k->in_shapes[1], k->out };
+    contract_prepared p = { .head.size = ad_dtype_size(k->dtype), .accumulate = true };
+    classes c;
+    classify(k, shapes, &c);
+    const int sorted = c.batch.n + c.m.n + c.n.n + c.sum.n;
+    if (sorted < c.all.n || c.batch.n || !c.m.n || !c.n.n || !c.sum.n) return false;
+    if (has_row(&c.m) || has_row(&c.n)) return false;
+    const double flop = (double)size_of(&c.m) * (double)size_of(&c.n) * (double)size_of(&c.sum);
+    if (!has_row(&c.sum) && (flop < DIVIDED || !ad_gemm_generates())) return false;
+    lay_out(k, &p, &c.batch, &c.m, &c.n, &c.sum);
+    return (p.row == ROW_K || p.row == ROW_NONE) && c.batch.n == 0 && !p.side[A].packed &&
+           !p.side[B].packed && !p.side[C].packed;
+}
+
 bool ad_prepare_contract(ad_kernel *k, int64_t max_rows)
 {
     contract_prepared *p = ad_prepared_new(k, sizeof *p);
@@ -548,17 +688,17 @@ bool ad_prepare_contract(ad_kernel *k, int64_t max_rows)
     p->accumulate = k->reduces_rows;
     k->run = contract_run;
     if (!prepare_presum(k, p, 0, max_rows) || !prepare_presum(k, p, 1, max_rows)) return false;
-    label_list all;
-    ad_shape shapes[3] = { p->presum_out[0], p->presum_out[1], k->out };
-    collect(k, shapes, &all);
-    label_list batch = choose(&all, true, true, true), m = choose(&all, true, false, true),
-               n = choose(&all, false, true, true);
-    label_list sum = choose(&all, true, true, false), result = { 0 };
-    for (int i = 0; i < all.n; i++)
-        if (all.of[i].in[C]) result.of[result.n++] = all.of[i];
-    if (sum.n == 0) p->form = PRODUCT;
-    else p->form = is_dot(p, &m, &n, &sum) ? DOT : MATRIX;
-    if (p->form == MATRIX) prepare_matrix(k, p, &all, &batch, &m, &n, &sum, max_rows);
+    const ad_shape shapes[3] = { p->presum_out[0], p->presum_out[1], k->out };
+    classes c;
+    classify(k, shapes, &c);
+    label_list result;
+    result.n = 0;
+    for (int i = 0; i < c.all.n; i++)
+        if (c.all.of[i].in[C]) result.of[result.n++] = c.all.of[i];
+    if (c.sum.n == 0) p->form = PRODUCT;
+    else p->form = is_dot(p, &c.m, &c.n, &c.sum) ? DOT : MATRIX;
+    if (p->form == MATRIX) prepare_matrix(k, p, &c.all, &c.batch, &c.m, &c.n, &c.sum, max_rows);
     else prepare_nest(p, &result);
+    if (k->divided) prepare_pieces(k, p);
     return true;
 }

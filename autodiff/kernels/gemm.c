@@ -24,6 +24,8 @@
  * of rows (libxsmm 1.17 uses several accumulators at some small counts), hence larger tiles are
  * used only where they are found to give the bits of SMALL. */
 enum { TILE = 128, MEDIUM = 16, SMALL = 4 };
+/* Of rows that are summed, no row of the result depends on how many are taken at a time. */
+enum { SUM_TILE = 256 };
 enum {
     LARGE = 1 << 22
 }; /* multiplications; larger products go to BLAS, and its threads, when they are alone */
@@ -206,7 +208,17 @@ static int agreement(const ad_gemm *g, int64_t m, int found)
     unlock();
     return agrees;
 }
+
+bool ad_gemm_generates(void)
+{
+    lock();
+    const bool generates = !ended && !refused && kind_count < MOST_KINDS;
+    unlock();
+    return generates;
+}
 #else
+bool ad_gemm_generates(void) { return false; }
+
 static int agreement(const ad_gemm *g, int64_t m, int found)
 {
     (void)g, (void)m;
@@ -303,7 +315,7 @@ static void prepare_rows(ad_gemm *g)
 static void prepare_sum(ad_gemm *g)
 {
     g->padded = generate(g, g->m, SMALL, g->a_transposed ? g->m : SMALL, g->n, g->ldc);
-    for (int64_t count = g->k < TILE ? g->k : TILE; g->padded;
+    for (int64_t count = g->k < SUM_TILE ? g->k : SUM_TILE; g->padded;
          count = count > MEDIUM ? MEDIUM : SMALL) {
         ad_gemm_jit run = generate(g, g->m, count, g->lda, g->ldb, g->ldc);
         if (!run) g->padded = NULL;

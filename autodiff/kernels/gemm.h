@@ -31,6 +31,8 @@ typedef struct {
     bool blas;
 } ad_gemm;
 
+/* Whether code is generated here: where not, large products that are alone are left to BLAS. */
+bool ad_gemm_generates(void);
 void ad_gemm_prepare(ad_gemm *g);
 /* count: M or K of this run, where it varies. */
 void ad_gemm_run(const ad_gemm *g, int64_t count, const void *a, const void *b, void *c,

@@ -18,6 +18,10 @@ struct ad_kernel {
      * `out` (reduce_max: takes the maximum with it) instead of overwriting, and the caller
      * initialises `out` with ad_kernel_identity. */
     bool reduces_rows;
+    /* Set before ad_kernel_prepare, where ad_kernel_divides says so: the result is made by
+     * ad_kernel_run_piece, in so many pieces. */
+    bool divided;
+    int64_t pieces;
     void (*run)(const ad_kernel *k, int64_t rows, const void *const *in, void *out, void *scratch);
     void *prepared; /* of this kernel and those that share it; ad_kernel_clear frees it */
 };
@@ -36,6 +40,13 @@ void ad_kernel_clear(ad_kernel *k);
 bool ad_kernel_share(ad_kernel *k, const ad_kernel *other);
 /* A number that is the same for kernels that can share. */
 uint32_t ad_kernel_hash(const ad_kernel *k);
+/* Whether a product that sums over rows, or one without rows that is worth it, can be made in
+ * pieces of the result, for several threads. Set are op, dtype, nin, in_shapes, out, nattr, attr.
+ */
+bool ad_kernel_divides(const ad_kernel *k);
+/* One piece of the result of a divided kernel; fresh: overwritten, not added to. */
+void ad_kernel_run_piece(const ad_kernel *k, int64_t piece, bool fresh, int64_t rows,
+                         const void *const *in, void *out, void *scratch);
 /* Whether there is a kernel that makes `op` and `second` (as ad_pair_kernel has them) of the
  * operands of a prepared pointwise kernel; ad_kernel_run_pair runs it. */
 bool ad_kernel_pair(ad_kernel *k, ad_op op, ad_op second);

@@ -40,13 +40,33 @@ static bool find_lifetimes(ad_program *p, const ad_phase *phase)
     return true;
 }
 
+/* Weights that do not stay in a level 2 cache go by once for every block: so many rows that they do
+ * not take longer than the arithmetic. */
+static int64_t least_rows(const ad_program *p)
+{
+    enum { LEAVING_BYTES = 512 * 1024, FAR_BYTES = 8 * 1024 * 1024, LINES = 64 };
+    const int64_t size_of = (int64_t)ad_dtype_size(p->ir.dtype), leaving = LEAVING_BYTES / size_of;
+    int64_t least = AD_MIN_BLOCK_ROWS;
+    for (int32_t i = 0; i < p->ir.n; i++) {
+        const ad_inst *x = &p->ir.inst[i];
+        if (x->op != AD_OP_contract || !ad_has_rows(x->shape)) continue;
+        const ad_shape weights = p->ir.inst[x->in[1]].shape;
+        const double size = (double)ad_row_size(weights);
+        if (ad_has_rows(weights) || ad_row_size(weights) < leaving) continue;
+        const double lines = ad_product_flop(&p->ir, x) / (2 * size);
+        const int wanted = ad_row_size(weights) < FAR_BYTES / size_of ? LINES : 2 * LINES;
+        while ((double)least * lines < wanted && least < AD_MAX_BLOCK_ROWS) least *= 2;
+    }
+    return least;
+}
+
 /* So many rows that a block's intermediates stay in about half of a level 2 cache, and few enough
  * for several blocks in an ordinary batch; a power of two, so that ordinary batches are shared out
  * evenly. */
-static int64_t choose_block_rows(int64_t row_bytes)
+static int64_t choose_block_rows(int64_t least, int64_t row_bytes)
 {
     int64_t rows = AD_MAX_BLOCK_ROWS;
-    while (rows > AD_MIN_BLOCK_ROWS && row_bytes > AD_BLOCK_BYTES / rows) rows /= 2;
+    while (rows > least && row_bytes > AD_BLOCK_BYTES / rows) rows /= 2;
     return rows;
 }
 
@@ -306,6 +326,6 @@ bool ad_plan_blocks(ad_program *p)
         if (!find_lifetimes(p, &p->phase[f])) return false;
     if (p->block_rows) return plan_all(p, p->block_rows);
     if (!plan_all(p, AD_MAX_BLOCK_ROWS)) return false;
-    int64_t rows = choose_block_rows(p->block_bytes / AD_MAX_BLOCK_ROWS);
+    int64_t rows = choose_block_rows(least_rows(p), p->block_bytes / AD_MAX_BLOCK_ROWS);
     return rows == p->block_rows || plan_all(p, rows);
 }

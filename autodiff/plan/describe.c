@@ -107,7 +107,8 @@ static group group_of(const ad_program *p, int32_t i)
     if (x->op == AD_OP_input || ad_ops[x->op].kind == AD_RESULT || is_view(p, i)) return GROUP_NONE;
     if (p->slot[i].place == AD_PLACE_CONSTANT) return GROUP_CONSTANT;
     if (ad_has_rows(x->shape)) return GROUP_ROWS;
-    if (p->slot[i].place == AD_PLACE_LANES) return GROUP_REDUCTION;
+    if (p->slot[i].place == AD_PLACE_LANES || p->slot[i].place == AD_PLACE_SUM)
+        return GROUP_REDUCTION;
     return x->level == AD_LEVEL_ROW         ? GROUP_EPILOGUE
            : x->level <= AD_LEVEL_PARAMETER ? GROUP_PARAMETER
                                             : GROUP_CALL;
@@ -161,8 +162,13 @@ static void put_steps(writer *w, const ad_program *p, int phase, const char *nam
 {
     if (range[0] == range[1]) return;
     put(w, "phase %d %s\n", phase, name);
-    for (int32_t i = range[0]; i < range[1]; i++)
-        put_value(w, p, p->step[i].value, p->step[i].end - p->step[i].begin > 1 ? " fused" : "");
+    for (int32_t i = range[0]; i < range[1]; i++) {
+        const ad_step *s = &p->step[i];
+        put_value(w, p, s->value,
+                  s->kernel.divided       ? ", in pieces"
+                  : s->end - s->begin > 1 ? " fused"
+                                          : "");
+    }
 }
 
 /* A section's functions, each by its first and its last value, and what is between them. */
@@ -204,6 +210,9 @@ char *ad_program_describe(const ad_program *p)
             (long long)p->block_rows, (long long)ad_block_count(p, 512), AD_LANES,
             (long long)p->lane_bytes, (long long)p->block_bytes, (long long)p->block_row_bytes,
             (long long)p->complete_row_bytes);
+    if (p->stretch_row_bytes)
+        put(&w, "  stretches of %lld rows, %lld bytes a row\n", (long long)p->stretch_rows,
+            (long long)p->stretch_row_bytes);
     put(&w, "constants\n");
     for (int32_t i = 0; i < p->ir.n; i++)
         if (group_of(p, i) == GROUP_CONSTANT) put_value(&w, p, i, "");
@@ -214,6 +223,7 @@ char *ad_program_describe(const ad_program *p)
         put_steps(&w, p, f, "parameters", p->phase[f].parameter_steps);
         put_steps(&w, p, f, "call", p->phase[f].call_steps);
         put_steps(&w, p, f, "body", p->phase[f].body_steps);
+        put_steps(&w, p, f, "sums", p->phase[f].sum_steps);
     }
     put_native(&w, p);
     if (w.failed) {

@@ -176,7 +176,9 @@ static int32_t companion(const ad_program *p, const ad_step *step, int32_t s, co
 {
     int32_t v = step[s].value;
     int32_t found = 0;
-    if (!fusable(p, &step[s]) || p->slot[v].place != AD_PLACE_BLOCK || uses[v].kept) return 0;
+    const ad_place place = p->slot[v].place;
+    if (!fusable(p, &step[s]) || uses[v].kept) return 0;
+    if (place != AD_PLACE_BLOCK && place != AD_PLACE_STRETCH) return 0;
     for (int k = 0; k < p->ir.inst[v].nin; k++) {
         int32_t root = step[s].operand[k].root;
         int32_t reader = uses[root].reader;

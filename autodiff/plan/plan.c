@@ -105,6 +105,55 @@ static ad_place place_of(const ad_program *p, int32_t i)
     }
 }
 
+/* Smaller sums over rows are added up in lanes, block by block, while their operands are in the
+ * caches. */
+enum { DIVIDED_BYTES = 256 * 1024 };
+
+/* Whether value i by itself can be made in pieces. */
+static bool divides(const ad_program *p, int32_t i)
+{
+    const ad_inst *x = &p->ir.inst[i];
+    const int64_t elements = ad_row_size(x->shape), size = (int64_t)ad_dtype_size(p->ir.dtype);
+    const bool small = ad_inst_reduces(&p->ir, x) && elements < DIVIDED_BYTES / size;
+    if (x->op != AD_OP_contract || (small && !p->divide)) return false;
+    const ad_shape shapes[2] = { p->ir.inst[x->in[0]].shape, p->ir.inst[x->in[1]].shape };
+    return ad_kernel_divides(&(ad_kernel){ .op = x->op,
+                                           .dtype = p->ir.dtype,
+                                           .nin = 2,
+                                           .in_shapes = shapes,
+                                           .out = x->shape,
+                                           .nattr = x->nattr,
+                                           .attr = x->attr });
+}
+
+/* Large sums are made in pieces if all that are added up in one array can be. Their operands are
+ * kept for a stretch of rows. */
+static void place_sums(ad_program *p)
+{
+    const ad_ir *ir = &p->ir;
+    bool any = false;
+    for (int32_t i = 0; i < ir->n; i++) {
+        if (p->slot[i].place != AD_PLACE_LANES || p->slot[i].root != i || !divides(p, i)) continue;
+        p->slot[i].place = AD_PLACE_SUM;
+        any = true;
+    }
+    if (!any) return;
+    for (int32_t i = 0; i < ir->n; i++) {
+        ad_slot *r = &p->slot[p->slot[i].root];
+        if (r->place == AD_PLACE_SUM && ad_inst_reduces(ir, &ir->inst[i]) && !divides(p, i))
+            r->place = AD_PLACE_LANES;
+    }
+    for (int32_t i = 0; i < ir->n; i++) {
+        if (!ad_inst_reduces(ir, &ir->inst[i]) || p->slot[p->slot[i].root].place != AD_PLACE_SUM)
+            continue;
+        for (int j = 0; j < ir->inst[i].nin; j++) {
+            ad_slot *r = &p->slot[p->slot[ir->inst[i].in[j]].root];
+            if (r->place == AD_PLACE_BLOCK) r->place = AD_PLACE_STRETCH;
+            if (r->place == AD_PLACE_OUTPUT) r->place = AD_PLACE_COMPLETE;
+        }
+    }
+}
+
 static void assign_places(ad_program *p)
 {
     ad_ir *ir = &p->ir;
@@ -122,6 +171,7 @@ static void assign_places(ad_program *p)
             if (block && p->slot[i].phase > r->phase) r->place = AD_PLACE_COMPLETE;
         }
     }
+    place_sums(p);
     for (int32_t i = 0; i < ir->n; i++)
         if (p->slot[i].root != i) p->slot[i].place = p->slot[p->slot[i].root].place;
 }
@@ -131,6 +181,7 @@ static bool assign_positions(ad_program *p)
 {
     int64_t *end[] = { [AD_PLACE_CONSTANT] = &p->constant_bytes,
                        [AD_PLACE_UNIFORM] = &p->uniform_bytes,
+                       [AD_PLACE_SUM] = &p->uniform_bytes,
                        [AD_PLACE_LANES] = &p->lane_bytes };
     p->complete = ad_pool_alloc(&p->pool, (size_t)p->ir.n * sizeof *p->complete);
     if (!p->complete) return false;
@@ -143,14 +194,18 @@ static bool assign_positions(ad_program *p)
             s->position = p->complete_row_bytes;
             p->complete_row_bytes = ad_size_add(p->complete_row_bytes, s->bytes);
             p->complete[p->ncomplete++] = i;
+        } else if (s->place == AD_PLACE_STRETCH) {
+            s->position = p->stretch_row_bytes;
+            p->stretch_row_bytes = ad_size_add(p->stretch_row_bytes, ad_size_align(s->bytes));
         } else if (s->place == AD_PLACE_CONSTANT || s->place == AD_PLACE_UNIFORM ||
-                   s->place == AD_PLACE_LANES) {
+                   s->place == AD_PLACE_LANES || s->place == AD_PLACE_SUM) {
             s->position = *end[s->place];
             *end[s->place] = ad_size_add(s->position, ad_size_align(s->bytes));
         }
     }
     int64_t fixed = ad_size_add(p->constant_bytes, p->uniform_bytes);
-    if (fixed < 0 || p->lane_bytes < 0 || p->complete_row_bytes < 0) p->refused = -1;
+    if (fixed < 0 || p->lane_bytes < 0 || p->complete_row_bytes < 0 || p->stretch_row_bytes < 0)
+        p->refused = -1;
     else if (fixed > ad_machine_bytes()) p->refused = fixed;
     return p->refused == 0;
 }
@@ -171,7 +226,7 @@ static bool write_constants(ad_program *p)
 
 /* ---- steps ---- */
 
-enum { PART_PARAMETER, PART_CALL, PART_BODY, PARTS };
+enum { PART_PARAMETER, PART_CALL, PART_BODY, PART_SUM, PARTS };
 
 /* Where value i's step belongs: phase * PARTS + part; -1 when it needs none. */
 static int part_of(const ad_program *p, int32_t i)
@@ -179,8 +234,8 @@ static int part_of(const ad_program *p, int32_t i)
     const ad_inst *x = &p->ir.inst[i];
     int at = p->slot[i].phase * PARTS;
     switch (kind_of(p, i)) {
-    case KIND_ROWS:
-    case KIND_REDUCTION: return at + PART_BODY;
+    case KIND_ROWS: return at + PART_BODY;
+    case KIND_REDUCTION: return at + (p->slot[i].place == AD_PLACE_SUM ? PART_SUM : PART_BODY);
     case KIND_OPAQUE: return at + PART_CALL;
     case KIND_UNIFORM: return at + (x->level <= AD_LEVEL_PARAMETER ? PART_PARAMETER : PART_CALL);
     default: return -1;
@@ -231,7 +286,8 @@ static bool make_steps(ad_program *p)
         const int32_t *b = begin + f * PARTS;
         p->phase[f] = (ad_phase){ .parameter_steps = { b[0], b[1] },
                                   .call_steps = { b[1], b[2] },
-                                  .body_steps = { b[2], b[3] } };
+                                  .body_steps = { b[2], b[3] },
+                                  .sum_steps = { b[3], b[4] } };
     }
     int32_t *next = ad_pool_alloc(&p->pool, ((size_t)parts + 1) * sizeof *next);
     if (!next) return false;
@@ -281,7 +337,8 @@ typedef struct {
 static void note(ad_program *p, int phase, int32_t root, root_list *moving, int32_t *seen)
 {
     ad_place place = p->slot[root].place;
-    bool moves = place == AD_PLACE_COMPLETE || place == AD_PLACE_OUTPUT || place == AD_PLACE_INPUT;
+    bool moves = place == AD_PLACE_COMPLETE || place == AD_PLACE_OUTPUT ||
+                 place == AD_PLACE_INPUT || place == AD_PLACE_STRETCH;
     if (!moves || !ad_has_rows(p->ir.inst[root].shape) || seen[root] == phase + 1) return;
     seen[root] = phase + 1;
     moving->list[moving->n++] = root;
@@ -326,8 +383,9 @@ static bool list_roots(ad_program *p, int f, int32_t *seen)
 static void find_sums(ad_program *p)
 {
     for (int32_t i = 0; i < p->ir.n; i++)
-        p->slot[i].summed = p->slot[i].place == AD_PLACE_LANES && p->slot[i].root == i &&
-                            !ad_has_trait(p->ir.inst[i].op, AD_MAXIMUM);
+        p->slot[i].summed =
+            (p->slot[i].place == AD_PLACE_LANES || p->slot[i].place == AD_PLACE_SUM) &&
+            p->slot[i].root == i && !ad_has_trait(p->ir.inst[i].op, AD_MAXIMUM);
     for (int32_t s = 0; s < p->nstep; s++)
         for (int k = 0; k < p->ir.inst[p->step[s].value].nin; k++)
             p->slot[p->step[s].operand[k].root].summed = false;
@@ -351,7 +409,7 @@ static bool prepare_kernels(ad_program *p)
 {
     int32_t prepared[REMEMBERED] = { 0 }; /* steps, as numbers + 1 */
     for (int f = 0; f < p->nphase; f++) {
-        for (int32_t s = p->phase[f].parameter_steps[0]; s < p->phase[f].body_steps[1]; s++) {
+        for (int32_t s = p->phase[f].parameter_steps[0]; s < p->phase[f].sum_steps[1]; s++) {
             ad_step *step = &p->step[s];
             bool body = s >= p->phase[f].body_steps[0];
             int64_t *scratch = body ? &p->block_scratch : &p->uniform_scratch,
@@ -362,7 +420,10 @@ static bool prepare_kernels(ad_program *p)
                 p->without_kernel = ad_ops[k->op].name;
                 return false;
             }
+            step->kernel.divided =
+                s >= p->phase[f].sum_steps[0] || (!body && divides(p, step->value));
             if (!prepare_kernel(p, step, rows, body, prepared)) return false;
+            if (!body && step->kernel.divided) scratch = &p->piece_scratch;
             int64_t need = (int64_t)ad_kernel_scratch(&step->kernel, rows);
             if (need > *scratch) *scratch = need;
         }
@@ -435,6 +496,17 @@ static bool list_outputs(ad_program *p)
     return p->output != NULL;
 }
 
+/* So many rows that sums over them go through their operands at the speed of arithmetic, and blocks
+ * for each lane; within STRETCH_BYTES where two blocks a lane allow it. */
+static void choose_stretch(ad_program *p)
+{
+    enum { STRETCH_ROWS = 1024, STRETCH_BYTES = 1 << 25 };
+    const int64_t least = 2 * AD_LANES * p->block_rows;
+    int64_t rows = p->divide ? least : STRETCH_ROWS;
+    while (rows > least && p->stretch_row_bytes > STRETCH_BYTES / rows) rows /= 2;
+    p->stretch_rows = rows > least ? rows / least * least : least;
+}
+
 bool ad_plan(ad_program *p)
 {
     p->slot = ad_pool_alloc(&p->pool, ((size_t)p->ir.n + 1) * sizeof *p->slot);
@@ -451,7 +523,11 @@ bool ad_plan(ad_program *p)
     for (int f = 0; f < p->nphase; f++)
         if (!list_roots(p, f, seen)) return false;
     if (!ad_plan_blocks(p)) return false;
-    for (int f = 0; f < p->nphase; f++) p->phase[f].row_work = ad_row_work(p, &p->phase[f]);
+    for (int f = 0; f < p->nphase; f++) {
+        p->phase[f].row_work = ad_row_work(p, p->phase[f].body_steps);
+        p->phase[f].sum_work = ad_row_work(p, p->phase[f].sum_steps);
+    }
+    choose_stretch(p);
     if (!prepare_kernels(p)) return false;
     find_sums(p);
     pair_steps(p);

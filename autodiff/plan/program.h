@@ -5,7 +5,8 @@
  *
  * A program is a sequence of phases U_0 B_0 U_1 B_1 ...: U_p works on whole arrays (operations
  * without rows, finished reductions, opaque operations), B_p is a body that runs block by block
- * over the rows. */
+ * over the rows. Large gradients of weights are products over many rows at once: where a body has
+ * some, it goes on by stretches of many blocks, and after each stretch come its sums. */
 #ifndef COSTATE_PROGRAM_H
 #define COSTATE_PROGRAM_H
 #include "autodiff/compile/ir.h"
@@ -24,7 +25,9 @@ typedef enum {
     AD_PLACE_INPUT,    /* the caller's array */
     AD_PLACE_UNIFORM,  /* workspace, one array of fixed size */
     AD_PLACE_LANES,    /* workspace, one array a lane; the first holds the finished reduction */
+    AD_PLACE_SUM,      /* workspace, one array: a sum over rows that is made in pieces */
     AD_PLACE_COMPLETE, /* workspace, all rows */
+    AD_PLACE_STRETCH,  /* workspace, the rows of the stretch at hand */
     AD_PLACE_BLOCK,    /* the thread's block memory */
     AD_PLACE_CHUNK,    /* the thread's memory for the chunk at hand of a fused group */
     AD_PLACE_OUTPUT /* rows of the caller's array, or block memory when the output is not wanted */
@@ -93,6 +96,7 @@ typedef struct {
     int32_t parameter_steps[2]; /* range of steps; only U_0 has some */
     int32_t call_steps[2];
     int32_t body_steps[2];
+    int32_t sum_steps[2]; /* sums over the rows of a stretch, once its blocks are done */
     int nmoving, nblock, nchunk, nreduction, nsum, nrepeat;
     /* roots with rows that the body reads or writes in complete arrays: their pointers go from
      * block to block */
@@ -103,6 +107,7 @@ typedef struct {
     const ad_row_sum *sum;    /* the roots of their results */
     ad_repeat *repeat;
     double row_work; /* the body's, as ad_row_work has it */
+    double sum_work; /* that of a row in the sums */
 } ad_phase;
 
 /* An output: where it is computed, and how many elements it has (of one row, if it has rows). */
@@ -169,9 +174,13 @@ struct ad_program {
     /* the most intermediates of one row that are live at a time, in any body */
     int64_t block_row_bytes;
     int64_t complete_row_bytes; /* of complete arrays */
+    bool divide;                /* as asked for by ad_compile_options */
+    int64_t stretch_rows;       /* whole blocks */
+    int64_t stretch_row_bytes;  /* of arrays that hold the rows of a stretch */
     int ncomplete;
     int32_t *complete; /* roots in complete arrays */
-    int64_t uniform_scratch, block_scratch;
+    /* of steps on whole arrays, of their pieces for each thread, and of bodies for each thread */
+    int64_t uniform_scratch, piece_scratch, block_scratch;
     bool interpreted;                  /* there is to be no native code */
     _Atomic(const ad_pieces *) pieces; /* NULL: nobody has asked for them yet */
     int64_t refused; /* bytes that the plan asked for in vain; -1: more than can be addressed */
@@ -183,6 +192,7 @@ typedef struct {
     uint32_t without;   /* bit k: pass k is left out */
     int64_t block_rows; /* 0: as planned */
     bool interpreted;   /* without native code */
+    bool divide;        /* all sums over rows in pieces that can be, by short stretches */
 } ad_compile_options;
 ad_program *ad_compile_with(const ad_compile_options *options, int ninput, const ad_var *inputs,
                             int noutput, const ad_var *outputs);
@@ -201,8 +211,8 @@ bool ad_fuse(ad_program *program);
 /* Places values in block memory and, unless p->block_rows says it, chooses how many rows a block
  * has (block.c). */
 bool ad_plan_blocks(ad_program *program);
-/* The body's work on one row in bytes that are written, or what takes as long (work.c). */
-double ad_row_work(const ad_program *program, const ad_phase *phase);
+/* The work of some steps on one row in bytes that are written, or what takes as long (work.c). */
+double ad_row_work(const ad_program *program, const int32_t *steps);
 /* NULL, or what is wrong with the plan. */
 const char *ad_verify_plan(const ad_program *program, int32_t *where);
 static inline int64_t ad_block_count(const ad_program *p, int64_t rows)

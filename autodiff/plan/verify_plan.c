@@ -140,6 +140,12 @@ static const char *verify_step(const ad_program *p, int phase, bool body, const 
     return NULL;
 }
 
+static bool outlasts_block(const ad_program *p, int32_t root)
+{
+    const ad_place place = p->slot[root].place;
+    return place == AD_PLACE_INPUT || place == AD_PLACE_COMPLETE || place == AD_PLACE_STRETCH;
+}
+
 const char *ad_verify_plan(const ad_program *p, int32_t *where)
 {
     int32_t *parts = calloc(2 * (size_t)p->ir.n + 1, sizeof *parts);
@@ -151,11 +157,15 @@ const char *ad_verify_plan(const ad_program *p, int32_t *where)
         const char *wrong = verify_block(p, phase, where);
         if (!wrong) wrong = verify_chunks(p, phase, where);
         if (wrong) return wrong;
-        const int32_t *ranges[3] = { phase->parameter_steps, phase->call_steps, phase->body_steps };
-        for (int r = 0; r < 3; r++)
+        const int32_t *ranges[4] = { phase->parameter_steps, phase->call_steps, phase->body_steps,
+                                     phase->sum_steps };
+        for (int r = 0; r < 4; r++)
             for (int32_t i = ranges[r][0]; i < ranges[r][1]; i++) {
                 *where = p->step[i].value;
-                wrong = verify_step(p, f, r == 2, &p->step[i]);
+                wrong = verify_step(p, f, r >= 2, &p->step[i]);
+                for (int k = 0; r == 3 && k < 2 && !wrong; k++)
+                    if (!outlasts_block(p, p->step[i].operand[k].root))
+                        wrong = "sum of a stretch reads block memory";
                 if (wrong) return wrong;
             }
     }

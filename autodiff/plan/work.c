@@ -14,10 +14,10 @@ static double row_elements(const ad_ir *ir, const ad_inst *x)
     return (double)most + ad_product_flop(ir, x) / FLOP;
 }
 
-double ad_row_work(const ad_program *p, const ad_phase *phase)
+double ad_row_work(const ad_program *p, const int32_t *steps)
 {
     double elements = 0;
-    for (int32_t s = phase->body_steps[0]; s < phase->body_steps[1]; s++)
+    for (int32_t s = steps[0]; s < steps[1]; s++)
         elements += row_elements(&p->ir, &p->ir.inst[p->step[s].value]);
     return elements * (double)ad_dtype_size(p->ir.dtype);
 }

@@ -5,7 +5,8 @@
  *
  * Reductions over rows go to lanes. A part of the work is a lane's stretch of blocks: it belongs to
  * a lane by its number, never to a thread, and lanes are added up in a fixed order, so the number
- * of threads does not change a bit. */
+ * of threads does not change a bit. Large sums are products over the rows of a stretch of blocks,
+ * made in pieces of the result once these are done. */
 #include "autodiff/run/body.h"
 #include "autodiff/run/threads.h"
 #include <string.h>
@@ -88,14 +89,16 @@ void ad_run_steps(const ad_program *p, ad_thread_memory *t, int32_t begin, int32
     }
 }
 
+/* first: of the run's rows; within: of the stretch's. */
 static void run_block(const ad_workspace *w, const ad_phase *phase, ad_thread_memory *t,
-                      int64_t first, int64_t rows)
+                      int64_t first, int64_t within, int64_t rows)
 {
     const ad_program *p = w->program;
     AD_ASSERT(rows > 0 && rows <= p->block_rows);
     for (int i = 0; i < phase->nmoving; i++) {
         int32_t root = phase->moving[i];
-        if (w->base[root]) t->pointer[root] = w->base[root] + first * p->slot[root].bytes;
+        int64_t row = p->slot[root].place == AD_PLACE_STRETCH ? within : first;
+        if (w->base[root]) t->pointer[root] = w->base[root] + row * p->slot[root].bytes;
     }
     ad_run_steps(p, t, phase->body_steps[0], phase->body_steps[1], rows);
 }
@@ -103,9 +106,8 @@ static void run_block(const ad_workspace *w, const ad_phase *phase, ad_thread_me
 /* Blocks are dealt to parts by number: to a lane when the body reduces, else to a part each. Parts
  * are shared out to threads, so that neither the sums in a lane nor their order depend on the
  * threads. */
-static int64_t part_count(const ad_program *p, const ad_phase *phase, int64_t rows)
+static int64_t part_count(const ad_phase *phase, int64_t blocks)
 {
-    int64_t blocks = ad_block_count(p, rows);
     return phase->nreduction && blocks > AD_LANES ? AD_LANES : blocks;
 }
 
@@ -138,13 +140,14 @@ static void enter_body(const ad_workspace *w, const ad_phase *phase, ad_thread_m
 typedef struct {
     ad_workspace *workspace;
     const ad_phase *phase;
-    int64_t rows, parts, finishers;
-    bool waiting; /* the sums to be finished are those that wait */
+    int64_t first, rows; /* of the run, or of the stretch at hand */
+    int64_t blocks, parts;
+    bool groups; /* lanes have groups */
 } body;
 
-/* The body's reductions go into these arrays of the lanes, which begin as empty sums. */
-static void begin_lane(const ad_workspace *w, const ad_phase *phase, ad_thread_memory *t,
-                       int64_t lane)
+/* The body's reductions go into these arrays of the lanes; fresh: which begin as empty sums. */
+static void enter_lane(const ad_workspace *w, const ad_phase *phase, ad_thread_memory *t,
+                       int64_t lane, bool fresh)
 {
     const ad_program *p = w->program;
     const int64_t size = (int64_t)ad_dtype_size(p->ir.dtype);
@@ -152,7 +155,7 @@ static void begin_lane(const ad_workspace *w, const ad_phase *phase, ad_thread_m
         const ad_step *s = &p->step[phase->reduction[i]];
         int32_t root = p->slot[s->value].root;
         t->pointer[s->value] = w->base[root] + lane * p->lane_bytes;
-        if (root == s->value && !(w->waiting_rows && w->waiting[root]))
+        if (fresh && root == s->value && !(w->waiting_rows && w->waiting[root]))
             ad_kernel_identity(&s->kernel, t->pointer[s->value], p->slot[root].bytes / size);
     }
 }
@@ -170,6 +173,7 @@ static void end_group(const ad_workspace *w, const ad_phase *phase, int64_t lane
     }
 }
 
+/* Where a body goes by stretches, each of them is a group. */
 static void run_part(void *data, int thread, int64_t part)
 {
     const body *b = data;
@@ -179,35 +183,43 @@ static void run_part(void *data, int thread, int64_t part)
     AD_ASSERT(thread >= 0 && thread < w->nthread);
     AD_ASSERT(part >= 0 && part < b->parts);
     ad_thread_memory *t = &w->thread[thread];
-    const int64_t blocks = ad_block_count(p, b->rows), begin = part * blocks / b->parts,
-                  end = (part + 1) * blocks / b->parts;
-    const bool groups = phase->nreduction && ad_has_groups(blocks);
+    const int64_t begin = part * b->blocks / b->parts, end = (part + 1) * b->blocks / b->parts;
+    const bool groups = phase->nreduction && b->groups;
     if (!t->entered) enter_body(w, phase, t, b->rows);
-    begin_lane(w, phase, t, part);
+    enter_lane(w, phase, t, part, b->first == 0);
     for (int64_t k = begin; k < end; k++) {
         if (groups && (k - begin) % AD_GROUP == 0) {
             if (k > begin) end_group(w, phase, part);
-            begin_lane(w, phase, t, AD_LANES + part);
+            enter_lane(w, phase, t, AD_LANES + part, true);
         }
-        int64_t first = k * p->block_rows, left = b->rows - first;
-        run_block(w, phase, t, first, left < p->block_rows ? left : p->block_rows);
+        int64_t within = k * p->block_rows, left = b->rows - within;
+        run_block(w, phase, t, b->first + within, within,
+                  left < p->block_rows ? left : p->block_rows);
     }
     if (groups) end_group(w, phase, part);
 }
+
+/* Sums that are finished: those that wait, or the others. */
+typedef struct {
+    ad_workspace *workspace;
+    const ad_phase *phase;
+    int64_t parts, shares;
+    bool waiting;
+} finish;
 
 /* Adds a share of the lanes' elements up in a fixed tree, a piece at a time that stays in a level 1
  * cache meanwhile; the sum is then in the first lane. */
 static void finish_share(void *data, int thread, int64_t share)
 {
-    const body *b = data;
-    const ad_workspace *w = b->workspace;
-    const ad_phase *phase = b->phase;
+    const finish *f = data;
+    const ad_workspace *w = f->workspace;
+    const ad_phase *phase = f->phase;
     const ad_program *p = w->program;
-    int64_t lanes = b->parts, shares = b->finishers;
+    int64_t lanes = f->parts, shares = f->shares;
     (void)thread;
     for (int i = 0; i < phase->nreduction; i++) {
         const ad_step *s = &p->step[phase->reduction[i]];
-        if (p->slot[s->value].root != s->value || w->waiting[s->value] != b->waiting) continue;
+        if (p->slot[s->value].root != s->value || w->waiting[s->value] != f->waiting) continue;
         int64_t size = (int64_t)ad_dtype_size(p->ir.dtype),
                 lines = ad_size_align(p->slot[s->value].bytes) / AD_ALIGN;
         int64_t from = share * lines / shares * AD_ALIGN,
@@ -227,19 +239,61 @@ static void finish_share(void *data, int thread, int64_t share)
 void ad_run_finish_sums(ad_workspace *w, const ad_phase *phase, int64_t rows, bool waiting)
 {
     const ad_program *p = w->program;
-    body b = { w, phase, rows, part_count(p, phase, rows), 1, waiting };
+    finish f = { w, phase, part_count(phase, ad_block_count(p, rows)), 1, waiting };
     int threads = ad_threads_in_team() ? 1 : w->nthread;
-    double work = (double)p->lane_bytes * (double)b.parts;
-    b.finishers = ad_threads_worth(threads, work);
-    ad_threads_share(b.finishers, work, b.finishers, finish_share, &b);
+    double work = (double)p->lane_bytes * (double)f.parts;
+    f.shares = ad_threads_worth(threads, work);
+    ad_threads_share((int)f.shares, work, f.shares, finish_share, &f);
+}
+
+/* A sum over the rows of a stretch. */
+typedef struct {
+    const ad_workspace *workspace;
+    const ad_step *step;
+    int64_t first, rows;
+} sum;
+
+static void run_sum_piece(void *data, int thread, int64_t piece)
+{
+    const sum *d = data;
+    const ad_workspace *w = d->workspace;
+    const ad_slot *slot = w->program->slot;
+    const ad_step *s = d->step;
+    const int32_t root = slot[s->value].root;
+    ad_thread_memory *t = &w->thread[thread];
+    for (int k = 0; k < s->kernel.nin; k++) {
+        const ad_slot *from = &slot[s->operand[k].root];
+        const int64_t row = from->place == AD_PLACE_STRETCH ? 0 : d->first;
+        t->in[k] = w->base[s->operand[k].root] + s->operand[k].offset + row * from->bytes;
+    }
+    const bool fresh = root == s->value && d->first == 0 && !(w->waiting_rows && w->waiting[root]);
+    ad_kernel_run_piece(&s->kernel, piece, fresh, d->rows, t->in, w->base[root], t->scratch);
+}
+
+void ad_run_sums(ad_workspace *w, const ad_phase *phase, int64_t first, int64_t rows)
+{
+    const int threads = ad_threads_in_team() ? 1 : w->nthread;
+    const double work = phase->sum_work * (double)rows;
+    for (int32_t i = phase->sum_steps[0]; i < phase->sum_steps[1]; i++) {
+        sum d = { w, &w->program->step[i], first, rows };
+        ad_threads_share(threads, work, d.step->kernel.pieces, run_sum_piece, &d);
+    }
 }
 
 void ad_run_body(ad_workspace *w, const ad_phase *phase, int64_t rows)
 {
     const ad_program *p = w->program;
-    body b = { w, phase, rows, part_count(p, phase, rows), 1, false };
-    int threads = ad_threads_in_team() ? 1 : w->nthread;
+    const bool sums = phase->sum_steps[0] < phase->sum_steps[1];
+    const int64_t stretch = sums ? p->stretch_rows : rows;
+    const int threads = ad_threads_in_team() ? 1 : w->nthread;
+    body b = { .workspace = w, .phase = phase, .groups = ad_has_groups(ad_block_count(p, rows)) };
     for (int i = 0; i < threads; i++) w->thread[i].entered = false;
-    ad_threads_share(threads, phase->row_work * (double)rows, b.parts, run_part, &b);
+    for (; b.first < rows; b.first += stretch) {
+        b.rows = rows - b.first < stretch ? rows - b.first : stretch;
+        b.blocks = ad_block_count(p, b.rows);
+        b.parts = part_count(phase, b.blocks);
+        ad_threads_share(threads, phase->row_work * (double)b.rows, b.parts, run_part, &b);
+        ad_run_sums(w, phase, b.first, b.rows);
+    }
     if (phase->nreduction) ad_run_finish_sums(w, phase, rows, false);
 }

@@ -7,6 +7,9 @@
 void ad_run_body(ad_workspace *workspace, const ad_phase *phase, int64_t rows);
 /* The same for one row. */
 void ad_run_row(ad_workspace *workspace, const ad_phase *phase);
+/* Adds to the sums that are made in pieces what the rows from `first` on have to add: those of the
+ * stretch whose blocks are done. */
+void ad_run_sums(ad_workspace *workspace, const ad_phase *phase, int64_t first, int64_t rows);
 /* Adds up the lanes of the body's reductions, of those that wait or of the others. */
 void ad_run_finish_sums(ad_workspace *workspace, const ad_phase *phase, int64_t rows, bool waiting);
 

@@ -32,4 +32,5 @@ void ad_run_row(ad_workspace *w, const ad_phase *phase)
         if (piece->run) piece->run(w->base, w->frame);
         else ad_run_steps(p, &w->row, piece->begin, piece->end, 1);
     }
+    if (phase->sum_steps[0] < phase->sum_steps[1]) ad_run_sums(w, phase, 0, 1);
 }

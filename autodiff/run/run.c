@@ -1,9 +1,10 @@
 /* The replay of programs in workspaces.
  *
- * A program runs as U_0 B_0 U_1 B_1 ...: the steps of U_p on whole arrays, by the caller's thread;
- * the body B_p block by block over the rows (body.c), or at once when there is one row (row.c).
- * Before the first phase the pointers of all roots are bound to the caller's arrays and to the
- * workspace's memory. Nothing here allocates; memory was reserved by workspace.c. */
+ * A program runs as U_0 B_0 U_1 B_1 ...: the steps of U_p on whole arrays, by the caller's thread
+ * (large products by all of them); the body B_p block by block over the rows (body.c), or at once
+ * when there is one row (row.c). Before the first phase the pointers of all roots are bound to the
+ * caller's arrays and to the workspace's memory. Nothing here allocates; memory was reserved by
+ * workspace.c. */
 #include "autodiff/run/body.h"
 #include "autodiff/run/threads.h"
 #include <stdio.h>
@@ -66,6 +67,31 @@ static int run_opaque(ad_workspace *w, const ad_step *s, const ad_run_args *a)
                              message[0] ? message : "the operation failed without a message");
 }
 
+typedef struct {
+    const ad_workspace *workspace;
+    const ad_step *step;
+} product;
+
+static void run_product_piece(void *data, int thread, int64_t piece)
+{
+    const product *d = data;
+    const ad_workspace *w = d->workspace;
+    const ad_program *p = w->program;
+    char *scratch =
+        w->scratch + ad_size_align(p->uniform_scratch) + thread * ad_size_align(p->piece_scratch);
+    ad_kernel_run_piece(&d->step->kernel, piece, true, 1, w->in, w->base[d->step->value], scratch);
+}
+
+/* A large product without rows: the threads share it. */
+static void run_product(const ad_workspace *w, const ad_step *s)
+{
+    const int32_t i = (int32_t)(s - w->program->step);
+    const double work = ad_row_work(w->program, (int32_t[]){ i, i + 1 });
+    const int threads = ad_threads_in_team() || w->threads < 1 ? 1 : w->threads;
+    product d = { w, s };
+    ad_threads_share(threads, work, s->kernel.pieces, run_product_piece, &d);
+}
+
 static int run_uniform_steps(ad_workspace *w, int32_t begin, int32_t end, const ad_run_args *a)
 {
     const ad_program *p = w->program;
@@ -78,7 +104,8 @@ static int run_uniform_steps(ad_workspace *w, int32_t begin, int32_t end, const 
         } else {
             for (int k = 0; k < s->kernel.nin; k++)
                 w->in[k] = w->base[s->operand[k].root] + s->operand[k].offset;
-            s->kernel.run(&s->kernel, 1, w->in, w->base[s->value], w->scratch);
+            if (s->kernel.divided) run_product(w, s);
+            else s->kernel.run(&s->kernel, 1, w->in, w->base[s->value], w->scratch);
         }
     }
     return 0;
@@ -238,7 +265,7 @@ static int run(ad_workspace *w, const ad_run_args *a)
         const ad_phase *phase = &p->phase[f];
         if (!skip && run_uniform(w, phase, AD_SECTION_PARAMETER, a)) return -1;
         if (run_uniform(w, phase, AD_SECTION_CALL, a)) return -1;
-        if (phase->body_steps[0] == phase->body_steps[1]) continue;
+        if (phase->body_steps[0] == phase->sum_steps[1]) continue;
         if (a->rows == 1) ad_run_row(w, phase);
         else ad_run_body(w, phase, a->rows);
     }

@@ -30,7 +30,9 @@ ad_workspace *ad_workspace_new(const ad_program *program, int threads)
     const ad_program *p = w->program = ad_program_retain((ad_program *)program);
     atomic_flag_clear(&w->busy);
     w->threads = thread_count(threads);
-    int64_t fixed = ad_size_add(p->uniform_bytes, ad_size_align(p->uniform_scratch));
+    const int64_t sharing = w->threads > 0 ? w->threads : 1;
+    int64_t fixed = ad_size_add(ad_size_add(p->uniform_bytes, ad_size_align(p->uniform_scratch)),
+                                ad_size_mul(ad_size_align(p->piece_scratch), sharing));
     w->thread = calloc(w->threads > 0 ? (size_t)w->threads : 1, sizeof *w->thread);
     w->fixed = ad_aligned_alloc(fixed);
     const size_t pointers = (size_t)p->ir.n + (size_t)p->nrepeat + (size_t)p->nsum;
@@ -53,7 +55,8 @@ ad_workspace *ad_workspace_new(const ad_program *program, int threads)
     for (int32_t i = 0; i < p->ir.n; i++) {
         if (p->slot[i].place == AD_PLACE_CONSTANT)
             w->base[i] = (char *)p->constants + p->slot[i].position;
-        if (p->slot[i].place == AD_PLACE_UNIFORM) w->base[i] = w->fixed + p->slot[i].position;
+        if (p->slot[i].place == AD_PLACE_UNIFORM || p->slot[i].place == AD_PLACE_SUM)
+            w->base[i] = w->fixed + p->slot[i].position;
     }
     return w;
 }
@@ -70,6 +73,7 @@ void ad_workspace_free(ad_workspace *w)
     free(w->fixed);
     free(w->frame);
     free(w->lanes);
+    free(w->stretch);
     free(w->complete);
     free(w->base);
     free(w->waiting);
@@ -147,6 +151,26 @@ static int reserve_complete(ad_workspace *w, int64_t rows)
         w->base[p->complete[i]] = w->complete + at;
         at += ad_size_align(p->slot[p->complete[i]].bytes * rows);
     }
+    return 0;
+}
+
+static int64_t stretch_bytes(const ad_program *p, int64_t rows)
+{
+    return ad_size_mul(p->stretch_row_bytes, rows < p->stretch_rows ? rows : p->stretch_rows);
+}
+
+static int reserve_stretch(ad_workspace *w, int64_t rows)
+{
+    const ad_program *p = w->program;
+    const int64_t hold = rows < p->stretch_rows ? rows : p->stretch_rows;
+    if (hold <= w->stretch_rows || p->stretch_row_bytes == 0) return 0;
+    const int64_t old = stretch_bytes(p, w->stretch_rows);
+    w->stretch_rows = 0;
+    if (renew(w, &w->stretch, old, stretch_bytes(p, rows), rows)) return -1;
+    w->stretch_rows = hold;
+    for (int32_t i = 0; i < p->ir.n; i++)
+        if (p->slot[i].place == AD_PLACE_STRETCH && p->slot[i].root == i)
+            w->base[i] = w->stretch + p->slot[i].position * hold;
     return 0;
 }
 
@@ -254,7 +278,7 @@ int ad_workspace_reserve(ad_workspace *w, int64_t rows)
     w->reserved = 0;
     int64_t blocks = ad_block_count(p, rows), threads = blocks < w->threads ? blocks : w->threads;
     int64_t lanes = ad_size_mul(p->lane_bytes, lane_count(blocks));
-    int64_t bytes = ad_size_add(complete_bytes(p, rows),
+    int64_t bytes = ad_size_add(ad_size_add(complete_bytes(p, rows), stretch_bytes(p, rows)),
                                 ad_size_add(lanes, ad_size_mul(thread_bytes(p), threads)));
     /* The machine is asked only where memory has to grow: that takes longer than replaying a small
      * program. */
@@ -263,7 +287,9 @@ int ad_workspace_reserve(ad_workspace *w, int64_t rows)
             w,
             "ad_run: out of memory: %lld bytes for a program at %lld rows; this machine has %lld",
             (long long)bytes, (long long)rows, (long long)ad_machine_bytes());
-    if (reserve_complete(w, rows) || reserve_lanes(w, rows) || reserve_threads(w, rows)) return -1;
+    if (reserve_complete(w, rows) || reserve_stretch(w, rows) || reserve_lanes(w, rows) ||
+        reserve_threads(w, rows))
+        return -1;
     set_row(w);
     w->reserved = rows;
     return 0;

@@ -25,6 +25,8 @@ struct ad_workspace {
     const ad_pieces *pieces; /* NULL: the first run was for more than one row */
     char *frame;             /* memory of native code */
     char *lanes;
+    char *stretch;
+    int64_t stretch_rows; /* rows that the arrays of a stretch hold */
     int nlane;
     char *complete;
     int64_t rows;     /* rows that the complete arrays hold */

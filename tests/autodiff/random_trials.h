@@ -371,6 +371,11 @@ static bool check_ways(const trial *t, int64_t rows, const results *want)
         ok =
             check_way(t, &(ad_compile_options){ .block_rows = sizes[k] }, what, rows, want, k == 1);
     }
+    for (int k = 0; k < 2 && ok; k++) {
+        snprintf(what, sizeof what, "sums in pieces, blocks of %d rows", (int)sizes[k]);
+        ok = check_way(t, &(ad_compile_options){ .block_rows = sizes[k], .divide = true }, what,
+                       rows, want, k == 0);
+    }
     return ok;
 }
 

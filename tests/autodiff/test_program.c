@@ -746,7 +746,7 @@ END_TEST
  * the rows of a batch: it is done once. */
 START_TEST(test_describe_order)
 {
-    enum { WIDE = 512 };
+    enum { WIDE = 256 };
     ad_tape *tape = ad_tape_new(AD_F32);
     ad_shape square = AD_SHAPE(WIDE, WIDE);
     ad_var in[] = { ad_input_rows(tape, AD_SHAPE(AD_ROWS, WIDE), 0, NULL),
