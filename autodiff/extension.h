@@ -98,6 +98,7 @@ typedef struct {
     /* What messages call the operation with this data, where that is not `name`: the function that
      * the user called. May be NULL. */
     const char *(*called)(const void *data);
+    bool flat;        /* its results have no derivatives, and it needs no rules: a check, a mask */
     bool discretises; /* it approximates something continuous by steps, and heeds call->refine */
 } ad_opaque_class;
 

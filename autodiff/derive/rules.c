@@ -133,8 +133,8 @@ bool ad_differentiable(const ad_node *n, int i)
     case AD_CONTRACT:
     case AD_CONVOLUTION:
     case AD_NONLINEAR:
-    case AD_OPAQUE:
     case AD_RESULT: return true;
+    case AD_OPAQUE: return !n->class_->flat;
     case AD_FLAT:
     case AD_SOURCE: break;
     }

@@ -139,23 +139,9 @@ static int pass_lengths(void *data, void *state, const ad_opaque_call *call)
     return 0;
 }
 
-/* A length has no derivative: there is nothing to give. */
-static void lengths_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout,
-                        const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar)
-{
-    (void)data, (void)token, (void)nin, (void)in, (void)nout, (void)out, (void)ybar, (void)need,
-        (void)xbar;
-}
-
-static void lengths_jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot,
-                        int nout, const ad_var *out, ad_var *ydot)
-{
-    (void)data, (void)token, (void)nin, (void)in, (void)xdot, (void)nout, (void)out, (void)ydot;
-}
-
-static const ad_opaque_class lengths_class = {
-    .name = "ad_scan", .forward = pass_lengths, .vjp = lengths_vjp, .jvp = lengths_jvp
-};
+static const ad_opaque_class lengths_class = { .name = "ad_scan",
+                                               .forward = pass_lengths,
+                                               .flat = true };
 
 static ad_var checked_lengths(ad_tape *t, const ad_recurrence *r)
 {

@@ -61,26 +61,11 @@ static int forward(void *data, void *state, const ad_opaque_call *call)
     return 0;
 }
 
-/* A whole number has no derivative: there is nothing to give. */
-static void vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out,
-                const ad_var *ybar, const bool *need, ad_var *xbar)
-{
-    (void)data, (void)token, (void)nin, (void)in, (void)nout, (void)out, (void)ybar, (void)need,
-        (void)xbar;
-}
-
-static void jvp(void *data, ad_var token, int nin, const ad_var *in, const ad_var *xdot, int nout,
-                const ad_var *out, ad_var *ydot)
-{
-    (void)data, (void)token, (void)nin, (void)in, (void)xdot, (void)nout, (void)out, (void)ydot;
-}
-
 static const ad_opaque_class check_class = { .name = "nn_check",
                                              .forward = forward,
                                              .retain = retain,
                                              .release = release,
-                                             .vjp = vjp,
-                                             .jvp = jvp,
+                                             .flat = true,
                                              .called = called };
 
 /* ---- the list of a tape ---------------------------------------------------------------------- */

@@ -206,11 +206,6 @@ static ad_var count_values(const char *what, ad_var x, axis_list *over)
                      false);
 }
 
-static ad_var mean_of(ad_var x, const axis_list *over, ad_var count)
-{
-    return ad_div(ad_sum(x, over->n, over->axis, true), count);
-}
-
 ad_var nn_batch_norm_apply(const nn_batch_norm *layer, ad_var theta, ad_var x)
 {
     if (!check_batch("nn_batch_norm_apply", layer, theta, x)) return nn_layer_none(x);
@@ -230,49 +225,58 @@ static ad_var moved(const nn_batch_norm *layer, ad_var theta, int64_t offset, ad
     return ad_add(ad_scale(running, 1 - layer->momentum), ad_scale(new, layer->momentum));
 }
 
-/* The variance of numbers of which these are a sample, from their sum of squares. */
-static ad_var sample_variance(ad_var squares, ad_var count)
+/* Of each channel of a batch; all but `centred` [1,..,1,channels], or count a scalar. */
+typedef struct {
+    ad_var count, mean;
+    ad_var centred; /* x less its mean */
+    ad_var squares; /* sum of the squares of `centred` */
+} batch_statistics;
+
+/* false: the tape, or theta, says what is wrong. */
+static bool take_statistics(const char *what, const nn_batch_norm *layer, ad_var theta, ad_var x,
+                            batch_statistics *s)
 {
-    return ad_div(squares, ad_shift(count, -1));
+    axis_list over;
+    if (!check_batch(what, layer, theta, x)) return false;
+    s->count = count_values(what, x, &over);
+    if (!ad_valid(s->count)) return false;
+    s->mean = ad_div(ad_sum(x, over.n, over.axis, true), s->count);
+    s->centred = ad_sub(x, s->mean);
+    s->squares = ad_sum(ad_square(s->centred), over.n, over.axis, true);
+    return true;
 }
 
-/* What the statistics become: mean, sum of squares and count of x. */
-static void note_statistics(const nn_batch_norm *layer, ad_var theta, ad_var mean, ad_var squares,
-                            ad_var count)
+/* What the running mean and variance become, each [channels]. */
+static void move_statistics(const nn_batch_norm *layer, ad_var theta, const batch_statistics *s,
+                            ad_var *mean, ad_var *variance)
 {
-    if (!nn_states_wanted(theta.tape)) return;
-    ad_var variance = sample_variance(squares, count);
-    nn_states_note(layer->model, theta, layer->mean, moved(layer, theta, layer->mean, mean));
-    nn_states_note(layer->model, theta, layer->variance,
-                   moved(layer, theta, layer->variance, variance));
+    /* the variance of numbers of which these are a sample */
+    ad_var unbiased = ad_div(s->squares, ad_shift(s->count, -1));
+    *mean = moved(layer, theta, layer->mean, s->mean);
+    *variance = moved(layer, theta, layer->variance, unbiased);
 }
 
 ad_var nn_batch_norm_train(const nn_batch_norm *layer, ad_var theta, ad_var x)
 {
-    static const char what[] = "nn_batch_norm_train";
-    if (!check_batch(what, layer, theta, x)) return nn_layer_none(x);
-    axis_list over;
-    ad_var count = count_values(what, x, &over);
-    if (!ad_valid(count)) return count;
-    ad_var mean = mean_of(x, &over, count), centred = ad_sub(x, mean);
-    ad_var squares = ad_sum(ad_square(centred), over.n, over.axis, true);
-    note_statistics(layer, theta, mean, squares, count);
-    ad_var variance = ad_div(squares, count);
-    ad_var y = ad_mul(centred, ad_rsqrt(ad_shift(variance, layer->epsilon)));
+    batch_statistics s;
+    if (!take_statistics("nn_batch_norm_train", layer, theta, x, &s)) return nn_layer_none(x);
+    if (nn_states_wanted(theta.tape)) {
+        ad_var mean, variance;
+        move_statistics(layer, theta, &s, &mean, &variance);
+        nn_states_note(layer->model, theta, layer->mean, mean);
+        nn_states_note(layer->model, theta, layer->variance, variance);
+    }
+    ad_var variance = ad_div(s.squares, s.count);
+    ad_var y = ad_mul(s.centred, ad_rsqrt(ad_shift(variance, layer->epsilon)));
     return scaled(theta, y, AD_SHAPE(layer->channels), layer->weight, layer->bias);
 }
 
 ad_var nn_batch_norm_measure(const nn_batch_norm *layer, ad_var theta, ad_var x)
 {
-    static const char what[] = "nn_batch_norm_measure";
-    if (!check_batch(what, layer, theta, x)) return nn_layer_none(x);
-    axis_list over;
-    ad_var count = count_values(what, x, &over);
-    if (!ad_valid(count)) return count;
-    ad_var mean = mean_of(x, &over, count);
-    ad_var squares = ad_sum(ad_square(ad_sub(x, mean)), over.n, over.axis, true);
-    ad_var both[] = { moved(layer, theta, layer->mean, mean),
-                      moved(layer, theta, layer->variance, sample_variance(squares, count)) };
+    batch_statistics s;
+    if (!take_statistics("nn_batch_norm_measure", layer, theta, x, &s)) return nn_layer_none(x);
+    ad_var both[2];
+    move_statistics(layer, theta, &s, &both[0], &both[1]);
     for (int i = 0; i < 2; i++) both[i] = ad_reshape(both[i], AD_SHAPE(1, layer->channels));
     return ad_concatenate(2, both, 0);
 }

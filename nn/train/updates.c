@@ -129,42 +129,19 @@ SQUARES(f64, double)
 
 /* ---- the table ------------------------------------------------------------------------------- */
 
-#define OPTIMIZER_f32(name, ...) [NN_ALGORITHM_##name] = name##_all_f32,
-#define OPTIMIZER_f64(name, ...) [NN_ALGORITHM_##name] = name##_all_f64,
-#define EXTREME_f32(name, ...) [NN_ALGORITHM_##name] = name##_all_f32_extreme,
-#define EXTREME_f64(name, ...) [NN_ALGORITHM_##name] = name##_all_f64_extreme,
+/* What does not depend on the algorithm. */
+#define LOOPS(dtype, suffix)                                                                       \
+    [dtype].squares = squares_##suffix, [dtype].moderate = moderate_##suffix,                      \
+    [dtype].moderate_moments = moderate_moments_##suffix,                                          \
+    [dtype].moderate_factors = moderate_factors_##suffix
+#define UPDATE(dtype, member, name, suffix)                                                        \
+    [dtype].member[NN_ALGORITHM_##name] = name##_all_##suffix
+#define OPTIMIZER(name, ...)                                                                       \
+    UPDATE(AD_F32, update, name, f32), UPDATE(AD_F32, extreme, name, f32_extreme),                 \
+        UPDATE(AD_F64, update, name, f64), UPDATE(AD_F64, extreme, name, f64_extreme),
 
 const nn_loops NN_LOOPS[] = {
-    [AD_F32] = {
-        .squares = squares_f32,
-        .moderate = moderate_f32,
-        .moderate_moments = moderate_moments_f32,
-        .moderate_factors = moderate_factors_f32,
-#define OPTIMIZER OPTIMIZER_f32
-        .update = {
+    LOOPS(AD_F32, f32),
+    LOOPS(AD_F64, f64),
 #include "nn/train/optimizers.def"
-        },
-#undef OPTIMIZER
-#define OPTIMIZER EXTREME_f32
-        .extreme = {
-#include "nn/train/optimizers.def"
-        },
-#undef OPTIMIZER
-    },
-    [AD_F64] = {
-        .squares = squares_f64,
-        .moderate = moderate_f64,
-        .moderate_moments = moderate_moments_f64,
-        .moderate_factors = moderate_factors_f64,
-#define OPTIMIZER OPTIMIZER_f64
-        .update = {
-#include "nn/train/optimizers.def"
-        },
-#undef OPTIMIZER
-#define OPTIMIZER EXTREME_f64
-        .extreme = {
-#include "nn/train/optimizers.def"
-        },
-#undef OPTIMIZER
-    },
 };

@@ -124,10 +124,14 @@ static const ad_opaque_class peek = { .name = "peek", .forward = peek_forward };
 /* The vjp is opaque again, and that one has no rule. */
 static void triple_vjp(void *data, ad_var token, int nin, const ad_var *in, int nout,
                        const ad_var *out, const ad_var *ybar, const bool *need, ad_var *xbar);
-static const ad_opaque_class triple = { "triple",    triple_forward, memory_new,
-                                        memory_free, account_retain, account_release,
-                                        triple_vjp,  triple_jvp,     NULL,
-                                        false };
+static const ad_opaque_class triple = { .name = "triple",
+                                        .forward = triple_forward,
+                                        .state_new = memory_new,
+                                        .state_free = memory_free,
+                                        .retain = account_retain,
+                                        .release = account_release,
+                                        .vjp = triple_vjp,
+                                        .jvp = triple_jvp };
 static const ad_opaque_class ruleless = { .name = "ruleless",
                                           .forward = triple_forward,
                                           .retain = account_retain,
@@ -982,6 +986,19 @@ START_TEST(opaque_rules_misused)
 }
 END_TEST
 
+START_TEST(opaque_flat)
+{
+    static const ad_opaque_class flat = { .name = "flat", .forward = triple_forward, .flat = true };
+    ad_var x = rows(2), v = ad_ones_like(x), o[3], dot;
+    opaque(&book, &flat, x, o);
+    ad_var y = ad_add(ad_scale(x, 5), o[0]), loss = ad_sum_all(y);
+    is(ad_sum_all(gradient(loss, x)), 20);
+    ad_jvp(1, &x, &v, 1, &y, &dot);
+    is(ad_sum_all(dot), 20);
+    is(ad_sum_all(gradient(ad_sum_all(o[0]), x)), 0);
+}
+END_TEST
+
 /* In programs: one state a workspace, references held by the program beyond the tape. */
 START_TEST(opaque_in_programs)
 {
@@ -1427,6 +1444,7 @@ int main(void)
                              tokens_have_no_value,
                              opaque_derivatives,
                              opaque_rules_misused,
+                             opaque_flat,
                              opaque_in_programs,
                              inlining,
                              captured_variables,
