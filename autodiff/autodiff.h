@@ -392,7 +392,8 @@ const char *ad_workspace_error(const ad_workspace *workspace);
 /* Runs the program: inputs[i] and outputs[j] point to row-major arrays of the tape's dtype, with
  * `rows` rows where rows are declared. Output arrays must overlap neither inputs nor each other; an
  * input that no output needs may be NULL, and so may an output (it is not delivered). 0, or -1 with
- * ad_workspace_error set. The number of threads does not change a bit of the results. */
+ * ad_workspace_error set: outputs may then be written in part. The number of threads does not
+ * change a bit of the results. */
 int ad_run(const ad_program *program, ad_workspace *workspace, int64_t rows,
            const void *const *inputs, void *const *outputs);
 /* The same with pointers that carry their type; in C++ both are called ad_run too. It is an error
