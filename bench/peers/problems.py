@@ -52,11 +52,19 @@ def spiral():
     return path[start], times[:10], np.stack([path[start + k] for k in range(10)])
 
 
+def table(name, row):
+    """The groups of the expression `row` in each row of a table of bench/."""
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", name)) as file:
+        return re.findall(r"^%s$" % row, file.read(), re.M)
+
+
+def numbers(text):
+    return [float(number) for number in text.split(",")]
+
+
 def exact(case):
     """Loss and norms of the gradients of the exact solution."""
-    text = open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "answers.def")).read()
-    found = re.search(r"^ANSWER\(%s, (.*)\)$" % case, text, re.M)
-    return [float(number) for number in found.group(1).split(",")]
+    return numbers(table("answers.def", r"ANSWER\(%s, (.*)\)" % case)[0])
 
 
 def error(case, loss, norms=()):
@@ -102,16 +110,18 @@ def report(peer, options, name, variant, ms, wrong, evaluations=None, first_ms=N
     line(peer, options, name, variant, ms, wrong, right, evaluations, first_ms)
 
 
-def parse(about, cases=CASES):
-    """The command line; with one thread the process stays on one core, whatever its libraries do."""
+def parse(about, cases=CASES, answers=False):
+    """The command line, with --answers where there are such; with one thread the process stays on one core, whatever its libraries do."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--case", action="append", choices=sorted(cases), help="default: all")
     parser.add_argument("--dtype", choices=("f32", "f64"), default="f32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--processor", action="store_true", help="times are those of the processor, all threads together")
-    options = parser.parse_args()
-    global now
+    if answers:
+        parser.add_argument("--answers", action="store_true", help="print losses and norms of gradients in double instead of timing")
+    global now, options
+    options = parser.parse_args(namespace=argparse.Namespace(answers=False))
     now = time.process_time if options.processor else time.perf_counter
     options.case = options.case or list(cases)
     warnings.simplefilter("ignore")  # of the peers, about themselves

@@ -1,27 +1,18 @@
 #!/usr/bin/env python3
 """The layers of bench_cases in torch (oneDNN), forward and backward: convolutions 64 -> 64 of 3 x 3 taps with zeros around, channels first and
 last, eager and compiled; a GRU over sequences, eager. With --answers: loss and norms in double instead."""
-import os
-import re
-import sys
-
 import numpy as np
 import problems
 
 CHANNELS, STEPS = 64, 100
-with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "layers.def")) as file:
-    CASES = {
-        name: (int(side), int(rows), [float(number) for number in answers.split(",")])
-        for name, side, rows, answers in re.findall(r"^LAYER\((\w+), (\d+), (\d+), [^,]+, \d+, (.*)\)$", file.read(), re.M)
-    }
-ANSWERS = "--answers" in sys.argv
-if ANSWERS:
-    sys.argv.remove("--answers")
-options = problems.parse(__doc__, CASES)
+CASES = {
+    name: (int(side), int(rows), problems.numbers(answers))
+    for name, side, rows, answers in problems.table("layers.def", r"LAYER\((\w+), (\d+), (\d+), [^,]+, \d+, (.*)\)")
+}
+options = problems.parse(__doc__, CASES, answers=True)
 import torch  # noqa: E402 (the threads must be settled before)
-
-torch.set_num_threads(options.threads)
-DTYPE = torch.float64 if ANSWERS or options.dtype == "f64" else torch.float32
+import torch_peer  # noqa: E402
+from torch_peer import DTYPE  # noqa: E402
 
 
 def parameter(k, *shape):
@@ -55,20 +46,7 @@ def recurrence(rows):
 def measure(name, variant, function, x, parameters):
     _, rows, right = CASES[name]
     leaves = [x.requires_grad_()] + [p.requires_grad_() for p in parameters]
-
-    def step():
-        for leaf in leaves:
-            leaf.grad = None
-        loss = function(*leaves).square().sum() / (2 * rows)
-        loss.backward()
-        return loss
-
-    values = [step().item()] + [leaf.grad.double().norm().item() for leaf in leaves]
-    if ANSWERS:
-        print(name, ", ".join("%.12g" % value for value in values))
-        return
-    wrong = max(abs(value / answer - 1) for value, answer in zip(values, right))
-    problems.line("torch", options, name, variant, problems.milliseconds(step, options.repeats), wrong, wrong < 1e-4)
+    torch_peer.measure(name, variant, lambda: function(*leaves).square().sum() / (2 * rows), leaves, right, 1e-4)
 
 
 for name in options.case:
@@ -76,8 +54,8 @@ for name in options.case:
     if side == 0:
         measure(name, "eager", *recurrence(rows))
         continue
-    for last in (False,) if ANSWERS else (False, True):
-        for compiled in (False,) if ANSWERS else (False, True):
+    for last in (False,) if options.answers else (False, True):
+        for compiled in (False,) if options.answers else (False, True):
             function, x, parameters = convolution(side, rows, last)
             torch.compiler.reset()
             variant = ("channels last" if last else "channels first") + (", compiled" if compiled else "")

@@ -1,38 +1,25 @@
 #!/usr/bin/env python3
 """The wide networks of bench_cases in torch and torchdiffeq: the network eager and compiled, solves by backpropagation. The exact trace is summed
 by one VJP for each component. With --answers: losses and norms of gradients in double instead."""
-import os
-import re
-import sys
-
 import numpy as np
 import problems
 
-with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "wide.def")) as file:
-    CASES = {
-        name: (kind, int(rows), [int(size) for size in sizes.split(",")], [float(number) for number in answers.split(",")])
-        for name, kind, rows, sizes, answers in re.findall(r"^WIDE\(([\w.]+), (\w+), (\d+), \d+, SIZES\(([\d, ]+)\), \d+, (.*)\)$", file.read(), re.M)
-    }
-ANSWERS = "--answers" in sys.argv
-if ANSWERS:
-    sys.argv.remove("--answers")
-options = problems.parse(__doc__, CASES)
+CASES = {
+    name: (kind, int(rows), [int(size) for size in sizes.split(",")], problems.numbers(answers))
+    for name, kind, rows, sizes, answers in problems.table("wide.def", r"WIDE\(([\w.]+), (\w+), (\d+), \d+, SIZES\(([\d, ]+)\), \d+, (.*)\)")
+}
+options = problems.parse(__doc__, CASES, answers=True)
 import torch  # noqa: E402 (the threads must be settled before)
+import torch_peer  # noqa: E402
+from torch_peer import DTYPE  # noqa: E402
 from torchdiffeq import odeint  # noqa: E402
 
-torch.set_num_threads(options.threads)
-DTYPE = torch.float64 if ANSWERS or options.dtype == "f64" else torch.float32
 RK4_STEPS = 6
 
 
 def network(sizes):
-    layers = []
-    for weight, bias in problems.weights_of(sizes):
-        layer = torch.nn.Linear(*weight.shape, dtype=DTYPE)
-        layer.weight.data = torch.tensor(weight.T.copy(), dtype=DTYPE)
-        layer.bias.data = torch.tensor(bias, dtype=DTYPE)
-        layers += [layer, torch.nn.Tanh()]
-    return torch.nn.Sequential(*layers[:-1])
+    layers = torch_peer.linear_layers(problems.weights_of(sizes))
+    return torch.nn.Sequential(*[part for layer in layers for part in (layer, torch.nn.Tanh())][:-1])
 
 
 def half_square(y):
@@ -78,28 +65,13 @@ def run_case(name, compiled):
     eager = network(sizes)
     torch.compiler.reset()
     net = torch.compile(eager) if compiled else eager
-    leaves = ([x.requires_grad_()] if kind == "GRADIENT" else []) + list(eager.parameters())
-
-    def step():
-        if kind == "VALUE":
-            with torch.no_grad():
-                return loss_of(kind, net, x, probe)
-        for leaf in leaves:
-            leaf.grad = None
-        loss = loss_of(kind, net, x, probe)
-        loss.backward()
-        return loss
-
-    values = [step().item()] + ([] if kind == "VALUE" else [leaf.grad.double().norm().item() for leaf in leaves])
-    if ANSWERS:
-        print(name, "%d, %s" % (len(values), ", ".join("%.12g" % value for value in values)))
-        return
-    wrong = max(abs(value / answer - 1) for value, answer in zip(values, right))
-    variant = "compiled" if compiled else "eager"
-    problems.line("torch", options, name, variant, problems.milliseconds(step, options.repeats), wrong, wrong < 1e-3)
+    leaves = [] if kind == "VALUE" else list(eager.parameters())
+    if kind == "GRADIENT":
+        leaves.insert(0, x.requires_grad_())
+    torch_peer.measure(name, "compiled" if compiled else "eager", lambda: loss_of(kind, net, x, probe), leaves, right, 1e-3)
 
 
 for case in options.case:
     run_case(case, False)
-    if not ANSWERS and CASES[case][0] in ("VALUE", "GRADIENT", "SOLVE"):
+    if not options.answers and CASES[case][0] in ("VALUE", "GRADIENT", "SOLVE"):
         run_case(case, True)

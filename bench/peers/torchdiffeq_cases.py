@@ -8,23 +8,17 @@ import problems
 options = problems.parse(__doc__)
 import torch  # noqa: E402 (the threads must be settled before)
 import torch._functorch.config  # noqa: E402
+from torch_peer import DTYPE, linear_layers  # noqa: E402
 from torchdiffeq import odeint, odeint_adjoint  # noqa: E402
 
-torch.set_num_threads(options.threads)
 torch._functorch.config.donated_buffer = False  # torchdiffeq's adjoint keeps the graph of a compiled field
-DTYPE = torch.float32 if options.dtype == "f32" else torch.float64
 
 
 class Network(torch.nn.Module):
     def __init__(self, case):
         super().__init__()
         self.cube = case == "a"
-        self.layers = torch.nn.ModuleList()
-        for weight, bias in problems.weights(case):
-            layer = torch.nn.Linear(*weight.shape, dtype=DTYPE)
-            layer.weight.data = torch.tensor(weight.T.copy(), dtype=DTYPE)
-            layer.bias.data = torch.tensor(bias, dtype=DTYPE)
-            self.layers.append(layer)
+        self.layers = torch.nn.ModuleList(linear_layers(problems.weights(case)))
 
     def forward(self, x):
         x = x**3 if self.cube else x

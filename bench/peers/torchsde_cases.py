@@ -9,10 +9,9 @@ options = problems.parse(__doc__, stochastic.CASES)
 import torch  # noqa: E402 (the threads must be settled before)
 import torch._functorch.config  # noqa: E402
 import torchsde  # noqa: E402
+from torch_peer import DTYPE, linear_layers  # noqa: E402
 
-torch.set_num_threads(options.threads)
 torch._functorch.config.donated_buffer = False  # the adjoint keeps the graph of a compiled field
-DTYPE = torch.float32 if options.dtype == "f32" else torch.float64
 STEP = stochastic.END / stochastic.STEPS
 
 
@@ -21,12 +20,7 @@ class Equation(torch.nn.Module):
 
     def __init__(self, weights, diffusion, compiled):
         super().__init__()
-        self.layers = torch.nn.ModuleList()
-        for weight, bias in weights:
-            layer = torch.nn.Linear(*weight.shape, dtype=DTYPE)
-            layer.weight.data = torch.tensor(weight.T.copy(), dtype=DTYPE)
-            layer.bias.data = torch.tensor(bias, dtype=DTYPE)
-            self.layers.append(layer)
+        self.layers = torch.nn.ModuleList(linear_layers(weights))
         self.slope, self.offset = (torch.nn.Parameter(torch.tensor(array, dtype=DTYPE)) for array in diffusion)
         self.both = torch.compile(self.compute) if compiled else self.compute
 
