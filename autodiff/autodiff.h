@@ -286,14 +286,18 @@ int ad_scan(const ad_recurrence *recurrence, ad_var *last, ad_var *output);
 /* xbar[i] = sum_j ybar[j] . dy[j]/dx[i]. ybar[j] has the shape of y[j]; xbar[i] gets that of x[i]
  * (zeros where y does not depend on x[i]). What a selection, a slice, a gather, a maximum or a
  * clamp leaves out has the derivative zero, also where it is infinite there. Likewise in all other
- * derivatives. Of equal operations on the way from x to y one stands for all: a further derivative
- * of xbar by a variable between x and y, of which there is an equal one, is that by all of them;
- * by x, inputs and parameters nothing changes. On failure the results of all of these are invalid
- * variables, and the tape has the error. */
+ * derivatives. On failure the results of all of these are invalid variables, and the tape has the
+ * error.
+ *
+ * Equal operations between x and y are derived once. Of u = exp(a) and v = exp(a), say, xbar has u
+ * in the derivatives of both. A further derivative of xbar by u alone then counts v's share too,
+ * and the one by v lacks it; their sum is right. Derivatives by x, by inputs and by parameters are
+ * not affected. Give u and v in x as well where they are to be told apart. */
 void ad_vjp(int ny, const ad_var *y, const ad_var *ybar, int nx, const ad_var *x, ad_var *xbar);
 /* ydot[j] = sum_i dy[j]/dx[i] . xdot[i]; xdot[i] has the shape of x[i]. */
 void ad_jvp(int nx, const ad_var *x, const ad_var *xdot, int ny, const ad_var *y, ad_var *ydot);
-/* Gradient of a loss of one element. */
+/* Gradient of a loss of one element: ad_vjp with the cotangent 1, with the same note on equal
+ * operations. */
 void ad_grad(ad_var loss, int nx, const ad_var *x, ad_var *gradient);
 /* y [rows,m...], x [rows,n...] computed row by row: [rows,m...,n...]. Without rows: y [m...], x
  * [n...]: [m...,n...]. y without rows and x with rows is the caller's ad_grad. Recorded in the

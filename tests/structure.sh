@@ -10,16 +10,36 @@ fail() {
     status=1
 }
 
-# One line for every include of the project's own files: room, file, header (both from the top).
+# One line for every include of the project's own files: room, file, header (both from the top). As the compiler looks for it: beside the
+# file, then from the top; what is in neither place is the system's.
 includes() {
-    find autodiff ode nn examples -name '*.[ch]' -o -name '*.def' -o -name '*.inc' | while read -r file; do
-        sed -n 's/^[ \t]*#[ \t]*include[ \t]*["<]\([^">]*\)[">].*/\1/p' "$file" | while read -r name; do
-            # As the compiler looks for it: beside the file, then from the top; what is in neither place is the system's.
-            header=$(realpath -m --relative-to=. "$(dirname "$file")/$name")
-            [ -e "$header" ] || header=$(realpath -m --relative-to=. "$name")
-            [ ! -e "$header" ] || echo "${file%%/*} $file $header"
-        done
-    done
+    { find costate.h autodiff ode nn examples -type f; echo; grep -rE '^[ \t]*#[ \t]*include' autodiff ode nn examples \
+        --include='*.[ch]' --include='*.def' --include='*.inc'; } | awk '
+        function whole(path,    n, part, i, kept, out) {
+            n = split(path, part, "/")
+            kept = 0
+            for (i = 1; i <= n; i++)
+                if (part[i] == "..") kept--
+                else if (part[i] != ".") out[++kept] = part[i]
+            path = out[1]
+            for (i = 2; i <= kept; i++) path = path "/" out[i]
+            return path
+        }
+        listed == 0 && $0 != "" { present[$0] = 1; next }
+        $0 == "" { listed = 1; next }
+        {
+            file = $0
+            sub(/:.*/, "", file)
+            if (!match($0, /["<][^">]*[">]/)) next
+            name = substr($0, RSTART + 1, RLENGTH - 2)
+            folder = file
+            sub(/[^\/]*$/, "", folder)
+            room = file
+            sub(/\/.*/, "", room)
+            header = whole(folder name)
+            if (!(header in present)) header = whole(name)
+            if (header in present) print room, file, header
+        }'
 }
 
 # Of those lines, the ones that leave their room by another way than the public headers.
