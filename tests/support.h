@@ -84,6 +84,16 @@ static inline void share_always(ad_program *p)
 {
     for (int f = 0; p && f < p->nphase; f++) p->phase[f].row_work = 1e12;
 }
+
+/* Native code for several rows is used wherever there is some, also where kernels are faster. */
+static inline void native_always(ad_program *p)
+{
+    const ad_pieces *pieces = ad_program_pieces(p, true);
+    for (int f = 0; f < p->nphase && pieces->phase; f++) {
+        ad_piece_list *list = (ad_piece_list *)&pieces->phase[f][AD_SECTION_BODY];
+        list->most_rows = INT64_MAX;
+    }
+}
 #endif
 
 /* ---- allocations ----------------------------------------------------------------------------- */

@@ -26,10 +26,10 @@ static int32_t append(ad_atoms *a, int what, bool plus, int32_t x, int32_t y, in
     return a->natom++;
 }
 
-int32_t ad_atom_read(ad_atoms *a, int32_t entry, int64_t index, bool plus)
+int32_t ad_atom_read(ad_atoms *a, int32_t entry, int64_t index, int64_t row_size, bool plus)
 {
-    return append(a, AD_ATOM_READ, plus, entry, (int32_t)index * (int32_t)ad_dtype_size(a->dtype),
-                  -1);
+    const int32_t bytes = (int32_t)ad_dtype_size(a->dtype);
+    return append(a, AD_ATOM_READ, plus, entry, (int32_t)index * bytes, (int32_t)row_size * bytes);
 }
 
 /* ---- operations of which there is a cheaper form ---- */

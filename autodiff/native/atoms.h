@@ -22,7 +22,7 @@ typedef struct {
 /* An element that others read: it goes to memory. */
 typedef struct {
     int32_t atom, entry;
-    int64_t at;
+    int64_t at, row_bytes;
     bool early; /* may be written as soon as it is known; else behind all that is read */
 } ad_atom_result;
 
@@ -43,14 +43,15 @@ void ad_atoms_clear(ad_atoms *atoms);
 /* Append an atom, or find it, and return its number; -1 when memory is short. An operation may
  * become another one with the same bits. */
 int32_t ad_atom_add(ad_atoms *atoms, ad_do what, int32_t a, int32_t b, int32_t c);
-int32_t ad_atom_read(ad_atoms *atoms, int32_t entry, int64_t index, bool plus);
+int32_t ad_atom_read(ad_atoms *atoms, int32_t entry, int64_t index, int64_t row_size, bool plus);
 int32_t ad_atom_number(ad_atoms *atoms, double value);
 void ad_atom_keep(ad_atoms *atoms, ad_atom_result result);
 /* One atom of those of its operands; -1: the operation has no native form. */
 int32_t ad_atom_pointwise(ad_atoms *atoms, ad_op op, int n, const int32_t *operand);
 
-/* Machine code for the atoms that results need (registers.c): the function begins at *entry. Grows
- * *frame, the bytes of memory that it works in. false: memory is short. */
+/* Machine code for the atoms that results need (registers.c), for as many rows as the code has
+ * lanes: the function begins at *entry. Grows *frame, the bytes of memory that it works in. false:
+ * memory is short. */
 bool ad_atoms_write(ad_atoms *atoms, ad_code *code, int64_t *entry, int64_t *frame);
 
 #endif

@@ -6,7 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_TERMS = 160, TRIED = 64 /* sums: few of them may be the same in two orders */ };
+enum {
+    MOST_TERMS = 160,
+    MOST_OF_SEVERAL = 32, /* for several rows at a time; kernels are faster with more */
+    TRIED = 64            /* sums: few of them may be the same in two orders */
+};
 
 /* Element e is the sum over its `terms` products, of elements a and b of the operands. */
 typedef struct {
@@ -171,6 +175,7 @@ bool ad_native_contract(ad_native *n, const ad_inst *x, const ad_kernel *kernel,
     products p;
     const int32_t zero = ad_atom_number(&n->atoms, 0);
     if (!list_products(n->ir, x, &p)) return false;
+    if (n->lanes > 1 && p.size * p.terms > MOST_OF_SEVERAL) return false;
     const order *o = find_order(kernel, &p, ad_row_size(n->ir->inst[x->in[0]].shape),
                                 ad_row_size(n->ir->inst[x->in[1]].shape));
     if (!o || (!there && (o->start == FROM_SUM || o->added))) return false;

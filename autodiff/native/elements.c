@@ -8,6 +8,11 @@ int64_t ad_native_size(const ad_native *n, int32_t value)
     return ad_row_size(n->ir->inst[value].shape);
 }
 
+int64_t ad_native_row_size(const ad_native *n, int32_t value)
+{
+    return ad_has_rows(n->ir->inst[value].shape) ? ad_native_size(n, value) : 0;
+}
+
 int32_t *ad_native_atoms(ad_native *n, int32_t root)
 {
     if (!n->first[root]) {
@@ -38,6 +43,7 @@ int32_t ad_native_element(ad_native *n, int32_t value, int64_t at)
     const int64_t index = p->offset + at;
     if (atoms[index] < 0)
         atoms[index] = root->op == AD_OP_fill ? ad_atom_number(&n->atoms, root->data[0])
-                                              : ad_atom_read(&n->atoms, p->root, index, false);
+                                              : ad_atom_read(&n->atoms, p->root, index,
+                                                             ad_native_row_size(n, p->root), false);
     return atoms[index];
 }

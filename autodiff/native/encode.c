@@ -66,9 +66,9 @@ static void operand(ad_code *c, int reg, ad_operand_at o, int behind)
 typedef enum { PLAIN = 0, P66 = 1, PF3 = 2, PF2 = 3 } prefix;
 typedef enum { MAP_0F = 1, MAP_0F38 = 2, MAP_0F3A = 3 } map;
 
-/* A VEX instruction as far as its last operand. second: the register in the prefix. false: memory
- * is short. */
-static bool vex(ad_code *c, prefix p, map m, int wide, int opcode, int reg, int second,
+/* A VEX instruction as far as its last operand. wide: of the halves of f64; vector: of all lanes;
+ * second: the register in the prefix. false: memory is short. */
+static bool vex(ad_code *c, prefix p, map m, int wide, int vector, int opcode, int reg, int second,
                 ad_operand_at o, int behind)
 {
     const int base = o.where == AD_IN_REGISTER ? o.reg
@@ -78,11 +78,11 @@ static bool vex(ad_code *c, prefix p, map m, int wide, int opcode, int reg, int 
     c->instructions++;
     if (m == MAP_0F && !wide && base < 8) {
         byte(c, 0xc5);
-        byte(c, (reg < 8 ? 0x80 : 0) | (~second & 15) << 3 | (int)p);
+        byte(c, (reg < 8 ? 0x80 : 0) | (~second & 15) << 3 | vector << 2 | (int)p);
     } else {
         byte(c, 0xc4);
         byte(c, (reg < 8 ? 0x80 : 0) | 0x40 | (base < 8 ? 0x20 : 0) | (int)m);
-        byte(c, wide << 7 | (~second & 15) << 3 | (int)p);
+        byte(c, wide << 7 | (~second & 15) << 3 | vector << 2 | (int)p);
     }
     byte(c, opcode);
     operand(c, reg, o, behind);
@@ -127,36 +127,110 @@ bool ad_encode_reads_memory(ad_do what)
     return !forms[what].logic || what == AD_DO_FLOOR || what == AD_DO_FMA;
 }
 
+static bool packed(const ad_code *c) { return c->lanes > 1; }
+
+/* Numbers alone are told from vectors by the prefix, or by the opcode. */
+static prefix number_prefix(const ad_code *c)
+{
+    const bool wide = c->dtype == AD_F64;
+    if (packed(c)) return wide ? P66 : PLAIN;
+    return wide ? PF2 : PF3;
+}
+
 void ad_encode(ad_code *c, ad_do what, int to, int a, ad_operand_at b, int mask)
 {
+    enum { FLOOR_OF_VECTORS = -2, FMA_OF_VECTORS = -1 };
     const form *f = &forms[what];
     const bool wide = c->dtype == AD_F64;
-    const prefix p = f->logic ? P66 : wide ? PF2 : PF3;
-    AD_ASSERT(b.where == AD_IN_REGISTER || ad_encode_reads_memory(what));
-    if (!vex(c, p, f->map, f->by_width && wide, f->opcode + (f->by_opcode && wide), to, a, b,
+    const prefix p = f->logic ? P66 : number_prefix(c);
+    int opcode = f->opcode + (f->by_opcode && wide);
+    if (packed(c) && what == AD_DO_FLOOR) opcode += FLOOR_OF_VECTORS;
+    if (packed(c) && what == AD_DO_FMA) opcode += FMA_OF_VECTORS;
+    AD_ASSERT(packed(c) || b.where == AD_IN_REGISTER || ad_encode_reads_memory(what));
+    /* vectors have no second operand where only one counts */
+    const bool alone = packed(c) && (what == AD_DO_SQRT || what == AD_DO_FLOOR);
+    if (!vex(c, p, f->map, f->by_width && wide, packed(c), opcode, to, alone ? 0 : a, b,
              f->immediate >= 0))
         return;
     if (what == AD_DO_BLEND) byte(c, mask << 4);
     else if (f->immediate >= 0) byte(c, f->immediate);
 }
 
+static ad_operand_at in_register(int reg)
+{
+    return (ad_operand_at){ .where = AD_IN_REGISTER, .reg = reg };
+}
+
 static prefix scalar(const ad_code *c) { return c->dtype == AD_F64 ? PF2 : PF3; }
 
 void ad_encode_load(ad_code *c, int to, ad_operand_at from)
 {
-    vex(c, scalar(c), MAP_0F, 0, 0x10, to, 0, from, 0);
+    vex(c, packed(c) ? PLAIN : scalar(c), MAP_0F, 0, packed(c), 0x10, to, 0, from, 0);
 }
 
 void ad_encode_store(ad_code *c, ad_operand_at to, int from)
 {
-    vex(c, scalar(c), MAP_0F, 0, 0x11, from, 0, to, 0);
+    vex(c, packed(c) ? PLAIN : scalar(c), MAP_0F, 0, packed(c), 0x11, from, 0, to, 0);
 }
 
 void ad_encode_move(ad_code *c, int to, int from)
 {
-    vex(c, PLAIN, MAP_0F, 0, 0x28, to, 0, (ad_operand_at){ .where = AD_IN_REGISTER, .reg = from },
-        0);
+    vex(c, PLAIN, MAP_0F, 0, packed(c), 0x28, to, 0, in_register(from), 0);
 }
+
+/* ---- vectors ---- */
+
+void ad_encode_spread(ad_code *c, int to, ad_operand_at from)
+{
+    vex(c, P66, MAP_0F38, 0, 1, c->dtype == AD_F64 ? 0x19 : 0x18, to, 0, from, 0);
+}
+
+static ad_operand_at behind(ad_operand_at o, int64_t bytes)
+{
+    o.at += bytes;
+    return o;
+}
+
+/* Half a vector. */
+static void load_half(ad_code *c, int to, ad_operand_at from, int64_t stride)
+{
+    vex(c, scalar(c), MAP_0F, 0, 0, 0x10, to, 0, from, 0);
+    if (c->dtype == AD_F64) {
+        vex(c, P66, MAP_0F, 0, 0, 0x16, to, to, behind(from, stride), 0); /* vmovhpd */
+        return;
+    }
+    for (int k = 1; k < 4; k++) /* vinsertps */
+        if (vex(c, P66, MAP_0F3A, 0, 0, 0x21, to, to, behind(from, k * stride), 1)) byte(c, k << 4);
+}
+
+static void store_half(ad_code *c, ad_operand_at to, int from, int64_t stride)
+{
+    vex(c, scalar(c), MAP_0F, 0, 0, 0x11, from, 0, to, 0);
+    if (c->dtype == AD_F64) {
+        vex(c, P66, MAP_0F, 0, 0, 0x17, from, 0, behind(to, stride), 0); /* vmovhpd */
+        return;
+    }
+    for (int k = 1; k < 4; k++) /* vextractps */
+        if (vex(c, P66, MAP_0F3A, 0, 0, 0x17, from, 0, behind(to, k * stride), 1)) byte(c, k);
+}
+
+void ad_encode_load_strided(ad_code *c, int to, ad_operand_at from, int64_t stride)
+{
+    load_half(c, to, from, stride);
+    load_half(c, AD_SPARE_REGISTER, behind(from, c->lanes / 2 * stride), stride);
+    if (vex(c, P66, MAP_0F3A, 0, 1, 0x18, to, to, in_register(AD_SPARE_REGISTER), 1))
+        byte(c, 1); /* vinsertf128 */
+}
+
+void ad_encode_store_strided(ad_code *c, ad_operand_at to, int from, int64_t stride)
+{
+    store_half(c, to, from, stride);
+    if (vex(c, P66, MAP_0F3A, 0, 1, 0x19, from, 0, in_register(AD_SPARE_REGISTER), 1))
+        byte(c, 1); /* vextractf128 */
+    store_half(c, behind(to, c->lanes / 2 * stride), AD_SPARE_REGISTER, stride);
+}
+
+/* ---- the rest ---- */
 
 void ad_encode_pointer(ad_code *c, int to, int64_t entry)
 {
@@ -171,6 +245,10 @@ void ad_encode_pointer(ad_code *c, int to, int64_t entry)
 
 void ad_encode_return(ad_code *c)
 {
+    if (packed(c)) { /* vzeroupper: code without vectors would be slow */
+        ad_encode_bytes(c, (const uint8_t[]){ 0xc5, 0xf8, 0x77 }, 3);
+        c->instructions++;
+    }
     if (!reserve(c)) return;
     c->instructions++;
     byte(c, 0xc3);

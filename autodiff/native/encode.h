@@ -1,15 +1,19 @@
 /* Internal to native code: instructions as bytes. encode.c alone knows how x86-64 is encoded; the
- * instructions are those of AVX and FMA on single numbers, in registers 0 to 15. */
+ * instructions are those of AVX2 and FMA in registers 0 to 15, on single numbers or on vectors of
+ * as many as there are lanes. */
 #ifndef COSTATE_NATIVE_ENCODE_H
 #define COSTATE_NATIVE_ENCODE_H
 #include "autodiff/extension.h"
 #include "autodiff/base/memory.h"
 
-enum { AD_NUMBER_REGISTERS = 16, AD_POINTER_REGISTERS = 7 };
+/* SPARE: loads and stores of strided vectors work in it. */
+enum { AD_NUMBER_REGISTERS = 16, AD_SPARE_REGISTER = 15, AD_POINTER_REGISTERS = 7 };
+enum { AD_VECTOR_BYTES = 32 };
 
 /* Code under construction. Its numbers, if it has any, stand at its beginning. */
 typedef struct {
     ad_dtype dtype;
+    int lanes; /* numbers in a register: 1, or as many as a vector has */
     uint8_t *byte;
     int64_t n, capacity, instructions;
     bool failed; /* memory was short */
@@ -48,12 +52,17 @@ typedef enum {
     AD_DO_FMA, /* to += a * b, rounded once */
     AD_DO_COUNT
 } ad_do;
-/* Whether b may be in memory: logic and BLEND would read more than a number there. */
+/* Whether b may be in memory, where there is one number: logic and BLEND would read more. */
 bool ad_encode_reads_memory(ad_do what);
 
 void ad_encode(ad_code *code, ad_do what, int to, int a, ad_operand_at b, int mask);
 void ad_encode_load(ad_code *code, int to, ad_operand_at from);
 void ad_encode_store(ad_code *code, ad_operand_at to, int from);
+/* A number in every lane. */
+void ad_encode_spread(ad_code *code, int to, ad_operand_at from);
+/* A number a lane, so many bytes one from the other. */
+void ad_encode_load_strided(ad_code *code, int to, ad_operand_at from, int64_t stride);
+void ad_encode_store_strided(ad_code *code, ad_operand_at to, int from, int64_t stride);
 void ad_encode_move(ad_code *code, int to, int from);
 /* The pointer register gets an entry of the list of pointers. */
 void ad_encode_pointer(ad_code *code, int to, int64_t entry);

@@ -22,16 +22,18 @@ bool ad_native_wanted(void)
 #endif
 }
 
-ad_native *ad_native_new(const ad_ir *ir, const ad_native_place *place)
+ad_native *ad_native_new(const ad_ir *ir, const ad_native_place *place, bool several)
 {
     ad_native *n = calloc(1, sizeof *n);
     if (!n) return NULL;
     n->ir = ir;
     n->place = place;
     n->atoms.dtype = n->code.dtype = ir->dtype;
+    n->lanes = several ? AD_VECTOR_BYTES / (int)ad_dtype_size(ir->dtype) : 1;
     n->first = calloc((size_t)ir->n + 1, sizeof *n->first);
+    n->moved = calloc((size_t)ir->n + 1, sizeof *n->moved);
     n->seen = malloc(((size_t)ir->n + 1) * sizeof *n->seen);
-    if (!n->first || !n->seen) {
+    if (!n->first || !n->seen || !n->moved) {
         ad_native_free(n);
         return NULL;
     }
@@ -46,9 +48,10 @@ static void clear(ad_native *n)
     free(n->first);
     free(n->seen);
     free(n->element);
+    free(n->moved);
     free(n->code.byte);
     n->atoms = (ad_atoms){ 0 };
-    n->first = n->seen = n->element = NULL;
+    n->first = n->seen = n->element = n->moved = NULL;
     n->code.byte = NULL;
 }
 
@@ -58,6 +61,7 @@ void ad_native_free(ad_native *n)
     clear(n);
     ad_executable_free(n->executable, (size_t)n->code.n);
     free(n->piece);
+    free(n->moving);
     free(n);
 }
 
@@ -77,7 +81,7 @@ static bool find_sum(ad_native *n, int32_t root, int64_t size, int32_t *there)
     int32_t *atoms = ad_native_atoms(n, root);
     if (!atoms || n->nsum == AD_NATIVE_SUMS || ad_native_size(n, root) != size) return false;
     for (int64_t e = 0; e < size; e++) {
-        if (atoms[e] < 0) atoms[e] = ad_atom_read(&n->atoms, place->before, e, place->adds);
+        if (atoms[e] < 0) atoms[e] = ad_atom_read(&n->atoms, place->before, e, 0, place->adds);
         there[e] = atoms[e];
     }
     return true;
@@ -96,6 +100,7 @@ bool ad_native_append(ad_native *n, int32_t value, const ad_kernel *kernel)
         if (ad_native_size(n, n->place[x->in[k]].root) > MOST_READ ||
             ad_native_size(n, x->in[k]) < 1)
             return false;
+    if (sums && n->lanes > 1) return false;
     if (sums && !find_sum(n, root, size, there)) return false;
     if (!ad_native_value(n, x, kernel, sums ? there : NULL, out) || n->atoms.failed) return false;
     int32_t *atoms = ad_native_atoms(n, root);
@@ -107,12 +112,52 @@ bool ad_native_append(ad_native *n, int32_t value, const ad_kernel *kernel)
 
 void ad_native_keep(ad_native *n, int32_t value)
 {
-    const int64_t size = ad_native_size(n, value), bytes = (int64_t)ad_dtype_size(n->ir->dtype);
+    const int64_t size = ad_native_size(n, value), bytes = (int64_t)ad_dtype_size(n->ir->dtype),
+                  row_bytes = ad_native_row_size(n, value) * bytes;
     for (int64_t e = 0; e < size; e++)
         ad_atom_keep(&n->atoms, (ad_atom_result){ .atom = ad_native_element(n, value, e),
                                                   .entry = value,
                                                   .at = e * bytes,
+                                                  .row_bytes = row_bytes,
                                                   .early = n->place[value].apart });
+}
+
+/* One more of what moves from row to row, unless the piece has it already. */
+static bool add_moving(ad_native *n, int32_t entry, int64_t row_bytes)
+{
+    if (row_bytes == 0 || n->moved[entry] == n->npiece + 1) return true;
+    if (n->nmoving == n->moving_capacity) {
+        const int32_t capacity = n->moving_capacity ? 2 * n->moving_capacity : 16;
+        ad_native_moving *more = realloc(n->moving, (size_t)capacity * sizeof *more);
+        if (!more) return false;
+        n->moving = more;
+        n->moving_capacity = capacity;
+    }
+    n->moved[entry] = n->npiece + 1;
+    n->moving[n->nmoving++] = (ad_native_moving){ .entry = entry, .row_bytes = row_bytes };
+    return true;
+}
+
+static bool list_moving(ad_native *n)
+{
+    const ad_atoms *a = &n->atoms;
+    bool fine = true;
+    for (int32_t i = 0; i < a->natom && fine; i++)
+        if (a->atom[i].what == AD_ATOM_READ && a->atom[i].needed)
+            fine = add_moving(n, a->atom[i].in[0], a->atom[i].in[2]);
+    for (int32_t k = 0; k < a->nresult && fine; k++)
+        fine = add_moving(n, a->result[k].entry, a->result[k].row_bytes);
+    return fine;
+}
+
+/* The piece's code for so many rows. */
+static bool write_code(ad_native *n, int lanes, int64_t *entry, int64_t *instructions)
+{
+    const int64_t before = n->code.instructions;
+    n->code.lanes = lanes;
+    if (!ad_atoms_write(&n->atoms, &n->code, entry, &n->frame)) return false;
+    *instructions = n->code.instructions - before;
+    return true;
 }
 
 static bool write_piece(ad_native *n)
@@ -127,26 +172,39 @@ static bool write_piece(ad_native *n)
     const ad_code before = n->code;
     ad_native_code *p = &n->piece[n->npiece];
     if (n->atoms.failed || n->code.n > MOST_BYTES) return false;
-    if (!ad_atoms_write(&n->atoms, &n->code, &p->entry, &n->frame)) {
-        n->code.n = before.n;
-        n->code.instructions = before.instructions;
-        n->code.failed = false;
-        return false;
-    }
-    p->instructions = n->code.instructions - before.instructions;
-    return true;
+    p->moving = n->nmoving;
+    const bool fine = write_code(n, 1, &p->one, &p->instructions) &&
+                      (n->lanes == 1 ||
+                       (write_code(n, n->lanes, &p->several, &p->instructions) && list_moving(n)));
+    p->moving_end = n->nmoving;
+    if (fine) return true;
+    n->code.n = before.n;
+    n->code.instructions = before.instructions;
+    n->code.failed = false;
+    return false;
+}
+
+void ad_native_drop(ad_native *n)
+{
+    for (int32_t k = 0; k < n->nseen; k++) n->first[n->seen[k]] = 0;
+    n->nsum = n->nseen = n->nelement = 0;
+    ad_atoms_begin(&n->atoms);
 }
 
 int ad_native_end(ad_native *n)
 {
     for (int32_t k = 0; k < n->nsum; k++) ad_native_keep(n, n->sum[k]);
-    n->nsum = 0;
     const int number = write_piece(n) ? n->npiece++ : -1;
-    for (int32_t k = 0; k < n->nseen; k++) n->first[n->seen[k]] = 0;
-    n->nseen = n->nelement = 0;
-    ad_atoms_begin(&n->atoms);
+    ad_native_drop(n);
     return number;
 }
+
+int64_t ad_native_instructions(const ad_native *n, int number)
+{
+    return n->piece[number].instructions;
+}
+
+int ad_native_lanes(const ad_native *n) { return n->lanes; }
 
 bool ad_native_seal(ad_native *n)
 {
@@ -155,14 +213,23 @@ bool ad_native_seal(ad_native *n)
     return n->executable != NULL;
 }
 
-ad_native_run ad_native_piece(const ad_native *n, int number, int64_t *instructions)
+static ad_native_run function_at(const ad_native *n, int64_t entry)
 {
-    AD_ASSERT(n->executable && number >= 0 && number < n->npiece);
-    *instructions = n->piece[number].instructions;
     ad_native_run run;
-    const uint8_t *at = n->executable + n->piece[number].entry;
+    const uint8_t *at = n->executable + entry;
     memcpy(&run, &at, sizeof run);
     return run;
+}
+
+ad_native_function ad_native_piece(const ad_native *n, int number)
+{
+    AD_ASSERT(n->executable && number >= 0 && number < n->npiece);
+    const ad_native_code *p = &n->piece[number];
+    return (ad_native_function){ .one = function_at(n, p->one),
+                                 .several = n->lanes > 1 ? function_at(n, p->several) : NULL,
+                                 .instructions = p->instructions,
+                                 .moving = n->moving + p->moving,
+                                 .nmoving = p->moving_end - p->moving };
 }
 
 int64_t ad_native_frame(const ad_native *n) { return n->frame; }

@@ -21,16 +21,32 @@ typedef struct {
     bool adds;      /* root of a sum over rows: that has never been -0 */
 } ad_native_place;
 
-/* Code of a piece. list: pointers to the arrays by value; frame: memory that it works in. */
+/* Code of a piece. list: pointers to the arrays by value, at the row at hand; frame: memory that it
+ * works in. */
 typedef void (*ad_native_run)(char *const *list, char *frame);
+
+/* An entry of the list that moves from row to row, by so many bytes. */
+typedef struct {
+    int32_t entry;
+    int64_t row_bytes;
+} ad_native_moving;
+
+typedef struct {
+    ad_native_run one;     /* for one row */
+    ad_native_run several; /* for as many as there are lanes; NULL: there is none */
+    int64_t instructions;  /* of several, else of one */
+    const ad_native_moving *moving;
+    int nmoving;
+} ad_native_function;
 
 typedef struct ad_native ad_native;
 /* Whether machine code can be made here, for the instruction set in use and as the environment
  * variable COSTATE_NATIVE says (0: it shall not). */
 bool ad_native_wanted(void);
-/* place: one a value of ir, or NULL. Both must stay as they are until the code is sealed. NULL:
+/* several: there is to be code for several rows at a time as well, and sums over rows are left to
+ * the kernels. place: one a value of ir. Both must stay as they are until the code is sealed. NULL:
  * memory is short. */
-ad_native *ad_native_new(const ad_ir *ir, const ad_native_place *place);
+ad_native *ad_native_new(const ad_ir *ir, const ad_native_place *place, bool several);
 void ad_native_free(ad_native *native);
 /* Appends a value to the piece under way. kernel: its own, prepared, if it has one. false: it is
  * not there as machine code, or the piece is long enough; the piece is as it was. */
@@ -40,9 +56,15 @@ void ad_native_keep(ad_native *native, int32_t value);
 /* Ends the piece: the number by which its code is found, or -1: it has to be computed otherwise
  * (memory is short, or there is too much code already). */
 int ad_native_end(ad_native *native);
+/* Forgets the piece under way. */
+void ad_native_drop(ad_native *native);
+/* Of a piece: for as many rows as there are lanes. */
+int64_t ad_native_instructions(const ad_native *native, int piece);
+int ad_native_lanes(const ad_native *native);
 /* Makes all code executable; false: the system does not allow that, or memory is short. */
 bool ad_native_seal(ad_native *native);
-ad_native_run ad_native_piece(const ad_native *native, int piece, int64_t *instructions);
+/* Its list of what moves lives as long as native does. */
+ad_native_function ad_native_piece(const ad_native *native, int piece);
 int64_t ad_native_frame(const ad_native *native); /* bytes */
 int64_t ad_native_bytes(const ad_native *native); /* of code */
 

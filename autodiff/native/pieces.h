@@ -8,7 +8,10 @@ enum {
 };
 
 typedef struct {
-    int64_t entry, instructions;
+    int64_t one,
+        several; /* where the functions begin, of one row and of as many as there are lanes */
+    int64_t instructions;
+    int32_t moving, moving_end; /* in the list of what moves from row to row */
 } ad_native_code;
 
 struct ad_native {
@@ -24,9 +27,13 @@ struct ad_native {
     int32_t sum[AD_NATIVE_SUMS]; /* roots of sums over rows that the piece adds to */
     int32_t nsum;
     ad_code code;
+    int lanes; /* 1: there is code for one row only */
     int64_t frame;
     ad_native_code *piece;
     int npiece, piece_capacity;
+    ad_native_moving *moving;
+    int32_t nmoving, moving_capacity;
+    int32_t *moved; /* by entry: the piece in whose list it is, + 1 */
     uint8_t *executable;
 };
 
@@ -37,6 +44,8 @@ static inline int64_t ad_native_extent(ad_shape s, int axis)
 }
 /* How many elements one row of a value has. */
 int64_t ad_native_size(const ad_native *native, int32_t value);
+/* The same; 0 where it has no rows. */
+int64_t ad_native_row_size(const ad_native *native, int32_t value);
 /* The atoms of a root's elements, -1 where there is none yet; NULL when memory is short. */
 int32_t *ad_native_atoms(ad_native *native, int32_t root);
 /* The atom of an element of a value; -1 when memory is short. */

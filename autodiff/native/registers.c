@@ -1,4 +1,5 @@
-/* Registers: machine code for a list of atoms, one after the other.
+/* Registers: machine code for a list of atoms, one after the other, each a number or, for several
+ * rows at a time, a vector with a number a row.
  *
  * What is needed next stays in registers; of the others, the one that is needed last goes to the
  * frame when room is short (Belady 1966, doi:10.1147/sj.52.0078), unless it can be read again from
@@ -20,7 +21,8 @@ typedef struct {
 typedef struct {
     const ad_atoms *atoms;
     ad_code *code;
-    int64_t number_size;
+    int64_t number_size; /* bytes of a register */
+    int nregister;
     int64_t base; /* of the numbers in the code */
     state *of;    /* every atom */
     int32_t *use; /* positions of uses: numbers of atoms; behind them, of results */
@@ -132,10 +134,22 @@ static ad_operand_at find(writer *w, int32_t atom)
     return (ad_operand_at){ .where = AD_IN_CODE, .at = w->base + x->in[0] * w->number_size };
 }
 
+static bool packed(const writer *w) { return w->code->lanes > 1; }
+
+/* A vector that is in memory number by number, in the arrays' rows, or once for all lanes. */
+static bool is_scattered(const writer *w, int32_t atom)
+{
+    const ad_atom *x = &w->atoms->atom[atom];
+    return packed(w) && x->what == AD_ATOM_READ && w->of[atom].slot < 0 &&
+           x->in[2] != (int32_t)ad_dtype_size(w->atoms->dtype);
+}
+
 /* Whether it need not be stored when its register is wanted. */
 static bool stands_elsewhere(const writer *w, int32_t atom)
 {
-    return w->of[atom].slot >= 0 || w->atoms->atom[atom].what >= AD_ATOM_READ;
+    const ad_atom *x = &w->atoms->atom[atom];
+    if (w->of[atom].slot >= 0 || x->what == AD_ATOM_NUMBER) return true;
+    return x->what == AD_ATOM_READ && (!is_scattered(w, atom) || x->in[2] == 0);
 }
 
 static void put_in_frame(writer *w, int32_t atom)
@@ -151,7 +165,7 @@ static int choose_victim(const writer *w)
 {
     int64_t most = -1;
     int victim = -1;
-    for (int r = 0; r < AD_NUMBER_REGISTERS; r++) {
+    for (int r = 0; r < w->nregister; r++) {
         if (w->pinned >> r & 1) continue;
         int64_t away = (int64_t)next_use(w, w->in[r]) - w->now;
         if (stands_elsewhere(w, w->in[r])) away *= 2; /* costs half as much */
@@ -167,7 +181,7 @@ static int choose_victim(const writer *w)
 static int take_register(writer *w, int32_t atom)
 {
     int reg = -1;
-    for (int r = 0; r < AD_NUMBER_REGISTERS && reg < 0; r++)
+    for (int r = 0; r < w->nregister && reg < 0; r++)
         if (w->in[r] < 0) reg = r;
     if (reg < 0) {
         reg = choose_victim(w);
@@ -183,8 +197,13 @@ static int take_register(writer *w, int32_t atom)
 static int into_register(writer *w, int32_t atom)
 {
     if (w->of[atom].reg < 0) {
+        const bool scattered = is_scattered(w, atom);
+        const int64_t row_bytes = w->atoms->atom[atom].in[2];
         const ad_operand_at from = find(w, atom);
-        ad_encode_load(w->code, take_register(w, atom), from);
+        const int to = take_register(w, atom);
+        if (!scattered) ad_encode_load(w->code, to, from);
+        else if (row_bytes) ad_encode_load_strided(w->code, to, from, row_bytes);
+        else ad_encode_spread(w->code, to, from);
     }
     w->pinned |= 1u << w->of[atom].reg;
     return w->of[atom].reg;
@@ -218,7 +237,8 @@ static void leave_frame(writer *w, int32_t atom)
 static bool read_directly(const writer *w, int32_t atom, ad_do what)
 {
     const state *s = &w->of[atom];
-    if (s->reg >= 0 || !ad_encode_reads_memory(what)) return false;
+    if (s->reg >= 0 || is_scattered(w, atom)) return false;
+    if (!packed(w) && !ad_encode_reads_memory(what)) return false;
     return s->use + 1 >= s->use_end || w->use[s->use + 1] - w->now > NEAR;
 }
 
@@ -268,7 +288,10 @@ static void write_result(writer *w, const ad_atom_result *r)
 {
     w->pinned = 0;
     const int reg = into_register(w, r->atom);
-    ad_encode_store(w->code, in_array(w, r->entry, r->at), reg);
+    const ad_operand_at to = in_array(w, r->entry, r->at);
+    if (packed(w) && r->row_bytes != (int64_t)ad_dtype_size(w->atoms->dtype))
+        ad_encode_store_strided(w->code, to, reg, r->row_bytes);
+    else ad_encode_store(w->code, to, reg);
 }
 
 /* What is read and handed on as it is must be out of the way before anything is written. */
@@ -330,9 +353,10 @@ static void write_numbers(writer *w)
     const ad_atoms *a = w->atoms;
     align(w->code);
     w->base = w->code->n;
-    for (int32_t k = 0; k < a->nnumber; k++) {
-        const float narrow = (float)a->number[k];
-        if (a->dtype == AD_F64) ad_encode_bytes(w->code, &a->number[k], sizeof(double));
+    for (int32_t k = 0; k < a->nnumber * w->code->lanes; k++) {
+        const double number = a->number[k / w->code->lanes];
+        const float narrow = (float)number;
+        if (a->dtype == AD_F64) ad_encode_bytes(w->code, &number, sizeof number);
         else ad_encode_bytes(w->code, &narrow, sizeof narrow);
     }
     align(w->code);
@@ -340,7 +364,10 @@ static void write_numbers(writer *w)
 
 bool ad_atoms_write(ad_atoms *a, ad_code *code, int64_t *entry, int64_t *frame)
 {
-    writer w = { .atoms = a, .code = code, .number_size = (int64_t)ad_dtype_size(a->dtype) };
+    writer w = { .atoms = a,
+                 .code = code,
+                 .number_size = (int64_t)ad_dtype_size(a->dtype) * code->lanes,
+                 .nregister = code->lanes > 1 ? AD_SPARE_REGISTER : AD_NUMBER_REGISTERS };
     mark_needed(a);
     w.of = malloc(((size_t)a->natom + 1) * sizeof *w.of);
     w.unused = malloc(((size_t)a->natom + 1) * sizeof *w.unused);

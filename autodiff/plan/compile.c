@@ -284,7 +284,7 @@ void ad_program_free(ad_program *p)
         if (p->step[s].kind == AD_STEP_KERNEL) ad_kernel_clear(&p->step[s].kernel);
     for (const ad_held *h = p->held; h; h = h->next)
         if (h->class_->release) h->class_->release(h->opaque);
-    ad_pieces_free(atomic_load(&p->pieces));
+    for (int i = 0; i < 2; i++) ad_pieces_free(atomic_load(&p->pieces[i]));
     free(p->constants);
     ad_ir_clear(&p->ir);
     ad_pool_clear(&p->pool);

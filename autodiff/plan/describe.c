@@ -179,20 +179,29 @@ static void put_pieces(writer *w, const ad_program *p, int phase, const char *na
         const ad_piece *x = &list->piece[i];
         put(w, "  phase %d %s, v%d", phase, name, (int)p->step[x->begin].value);
         if (x->end > x->begin + 1) put(w, " to v%d", (int)p->step[x->end - 1].value);
-        if (x->run) put(w, ": %lld instructions\n", (long long)x->instructions);
+        if (x->code >= 0) put(w, ": %lld instructions\n", (long long)x->call.instructions);
         else put(w, ": interpreted, %d steps\n", (int)(x->end - x->begin));
     }
 }
 
 static void put_native(writer *w, const ad_program *p)
 {
-    const ad_pieces *pieces = ad_program_pieces(p);
-    if (!pieces->phase) return;
-    put(w, "native code, for one row, %lld bytes\n", (long long)ad_native_bytes(pieces->native));
-    for (int f = 0; f < p->nphase; f++) {
+    const ad_pieces *pieces = ad_program_pieces(p, false);
+    if (pieces->phase)
+        put(w, "native code, for one row, %lld bytes\n",
+            (long long)ad_native_bytes(pieces->native));
+    for (int f = 0; f < p->nphase && pieces->phase; f++) {
         put_pieces(w, p, f, "parameters", &pieces->phase[f][AD_SECTION_PARAMETER]);
         put_pieces(w, p, f, "call", &pieces->phase[f][AD_SECTION_CALL]);
         put_pieces(w, p, f, "body", &pieces->phase[f][AD_SECTION_BODY]);
+    }
+    const ad_pieces *several = p->has_rows ? ad_program_pieces(p, true) : NULL;
+    for (int f = 0; f < p->nphase && several && several->phase; f++) {
+        const ad_piece_list *list = &several->phase[f][AD_SECTION_BODY];
+        if (!list->n) continue;
+        put(w, "native code, for %d rows at a time, of blocks up to %lld rows\n", several->lanes,
+            (long long)list->most_rows);
+        put_pieces(w, p, f, "body", list);
     }
 }
 

@@ -126,12 +126,11 @@ typedef struct ad_held {
     void *opaque;
 } ad_held;
 
-/* Steps that follow each other: machine code for one row, or left to the interpreter. */
+/* Steps that follow each other: machine code, or left to the interpreter. */
 typedef struct {
     int32_t begin, end;
-    int code;          /* while they are made: its number in native; -1: none */
-    ad_native_run run; /* NULL: interpreted */
-    int64_t instructions;
+    int code;                /* its number in native; -1: none */
+    ad_native_function call; /* of machine code */
 } ad_piece;
 
 /* The steps of a section of a phase as pieces; none: there is no machine code for it. */
@@ -140,14 +139,26 @@ typedef struct {
     ad_piece *piece;
     int32_t n, native; /* native: those that are machine code */
     bool whole;        /* one piece of machine code is all there is */
+    int64_t most_rows; /* a block may have; with more the interpreter is faster */
 } ad_piece_list;
 
-/* Native code of a program, made when it is first run for one row or has none (pieces.c). */
+/* A value of a body that goes from piece to piece, in the thread's memory for it. */
+typedef struct {
+    int32_t value;
+    int64_t position;
+} ad_handed;
+
+/* Native code of a program, made when it is first run for one row or has none (pieces.c), or for
+ * several rows (several.c). */
 typedef struct {
     ad_native *native;
     ad_pool pool;
     ad_piece_list (*phase)[AD_SECTIONS];
     int64_t frame; /* bytes of memory that the code works in */
+    int lanes;     /* rows at a time */
+    int nhanded;
+    ad_handed *handed;
+    int64_t handed_bytes;
 } ad_pieces;
 
 struct ad_program {
@@ -181,8 +192,9 @@ struct ad_program {
     int32_t *complete; /* roots in complete arrays */
     /* of steps on whole arrays, of their pieces for each thread, and of bodies for each thread */
     int64_t uniform_scratch, piece_scratch, block_scratch;
-    bool interpreted;                  /* there is to be no native code */
-    _Atomic(const ad_pieces *) pieces; /* NULL: nobody has asked for them yet */
+    bool interpreted; /* there is to be no native code */
+    /* for one row, and for several; NULL: nobody has asked for them yet */
+    _Atomic(const ad_pieces *) pieces[2];
     int64_t refused; /* bytes that the plan asked for in vain; -1: more than can be addressed */
     const char *without_kernel; /* the operation for which the plan found no kernel */
 };
@@ -202,9 +214,9 @@ const char *ad_pass_name(int pass); /* NULL from their number on */
 bool ad_plan(ad_program *program);
 /* Parts of the plan. Makes reductions that are added up share lanes (lanes.c). */
 void ad_join_reductions(ad_program *program);
-/* The program's native code, made at the first call; without any where there shall be none, or
- * where memory is short. Several threads may ask at a time. */
-const ad_pieces *ad_program_pieces(const ad_program *program);
+/* The program's native code for one row or for several, made at the first call; without any where
+ * there shall be none, or where memory is short. Several threads may ask at a time. */
+const ad_pieces *ad_program_pieces(const ad_program *program, bool several);
 void ad_pieces_free(const ad_pieces *pieces);
 /* Groups the steps of bodies (fuse.c). */
 bool ad_fuse(ad_program *program);

@@ -89,9 +89,26 @@ void ad_run_steps(const ad_program *p, ad_thread_memory *t, int32_t begin, int32
     }
 }
 
-/* first: of the run's rows; within: of the stretch's. */
-static void run_block(const ad_workspace *w, const ad_phase *phase, ad_thread_memory *t,
-                      int64_t first, int64_t within, int64_t rows)
+/* Native code for the block: as many rows at a time as there are lanes, the rest one by one. */
+static void run_piece(const ad_native_function *f, int lanes, ad_thread_memory *t, int64_t rows)
+{
+    int64_t done = 0;
+    while (done < rows) {
+        const int64_t step = rows - done < lanes ? 1 : lanes;
+        if (step == 1) f->one(t->pointer, t->frame);
+        else f->several(t->pointer, t->frame);
+        for (int i = 0; i < f->nmoving; i++)
+            t->pointer[f->moving[i].entry] += step * f->moving[i].row_bytes;
+        done += step;
+    }
+    for (int i = 0; i < f->nmoving; i++)
+        t->pointer[f->moving[i].entry] -= rows * f->moving[i].row_bytes;
+}
+
+/* list: the body's pieces, NULL: all is interpreted; first: of the run's rows; within: of the
+ * stretch's. */
+static void run_block(const ad_workspace *w, const ad_phase *phase, const ad_piece_list *list,
+                      ad_thread_memory *t, int64_t first, int64_t within, int64_t rows)
 {
     const ad_program *p = w->program;
     AD_ASSERT(rows > 0 && rows <= p->block_rows);
@@ -100,7 +117,12 @@ static void run_block(const ad_workspace *w, const ad_phase *phase, ad_thread_me
         int64_t row = p->slot[root].place == AD_PLACE_STRETCH ? within : first;
         if (w->base[root]) t->pointer[root] = w->base[root] + row * p->slot[root].bytes;
     }
-    ad_run_steps(p, t, phase->body_steps[0], phase->body_steps[1], rows);
+    if (!list) ad_run_steps(p, t, phase->body_steps[0], phase->body_steps[1], rows);
+    for (int32_t i = 0; list && i < list->n; i++) {
+        const ad_piece *piece = &list->piece[i];
+        if (piece->code >= 0) run_piece(&piece->call, w->several->lanes, t, rows);
+        else ad_run_steps(p, t, piece->begin, piece->end, rows);
+    }
 }
 
 /* Blocks are dealt to parts by number: to a lane when the body reduces, else to a part each. Parts
@@ -123,8 +145,8 @@ void ad_run_repeat(const ad_phase *phase, ad_thread_memory *t, int64_t rows)
     }
 }
 
-static void enter_body(const ad_workspace *w, const ad_phase *phase, ad_thread_memory *t,
-                       int64_t rows)
+static void enter_body(const ad_workspace *w, const ad_phase *phase, const ad_piece_list *list,
+                       ad_thread_memory *t, int64_t rows)
 {
     const ad_program *p = w->program;
     AD_ASSERT(rows > 0);
@@ -133,6 +155,8 @@ static void enter_body(const ad_workspace *w, const ad_phase *phase, ad_thread_m
         t->pointer[phase->block[i]] = t->block + p->slot[phase->block[i]].position;
     for (int i = 0; i < phase->nchunk; i++)
         t->pointer[phase->chunk[i]] = t->chunk + p->slot[phase->chunk[i]].position;
+    for (int i = 0; list && i < w->several->nhanded; i++)
+        t->pointer[w->several->handed[i].value] = t->handed + w->several->handed[i].position;
     ad_run_repeat(phase, t, rows < p->block_rows ? rows : p->block_rows);
     t->entered = true;
 }
@@ -140,7 +164,8 @@ static void enter_body(const ad_workspace *w, const ad_phase *phase, ad_thread_m
 typedef struct {
     ad_workspace *workspace;
     const ad_phase *phase;
-    int64_t first, rows; /* of the run, or of the stretch at hand */
+    const ad_piece_list *list; /* its native code; NULL: none */
+    int64_t first, rows;       /* of the run, or of the stretch at hand */
     int64_t blocks, parts;
     bool groups; /* lanes have groups */
 } body;
@@ -185,7 +210,7 @@ static void run_part(void *data, int thread, int64_t part)
     ad_thread_memory *t = &w->thread[thread];
     const int64_t begin = part * b->blocks / b->parts, end = (part + 1) * b->blocks / b->parts;
     const bool groups = phase->nreduction && b->groups;
-    if (!t->entered) enter_body(w, phase, t, b->rows);
+    if (!t->entered) enter_body(w, phase, b->list, t, b->rows);
     enter_lane(w, phase, t, part, b->first == 0);
     for (int64_t k = begin; k < end; k++) {
         if (groups && (k - begin) % AD_GROUP == 0) {
@@ -193,7 +218,7 @@ static void run_part(void *data, int thread, int64_t part)
             enter_lane(w, phase, t, AD_LANES + part, true);
         }
         int64_t within = k * p->block_rows, left = b->rows - within;
-        run_block(w, phase, t, b->first + within, within,
+        run_block(w, phase, b->list, t, b->first + within, within,
                   left < p->block_rows ? left : p->block_rows);
     }
     if (groups) end_group(w, phase, part);
@@ -286,7 +311,10 @@ void ad_run_body(ad_workspace *w, const ad_phase *phase, int64_t rows)
     const bool sums = phase->sum_steps[0] < phase->sum_steps[1];
     const int64_t stretch = sums ? p->stretch_rows : rows;
     const int threads = ad_threads_in_team() ? 1 : w->nthread;
-    body b = { .workspace = w, .phase = phase, .groups = ad_has_groups(ad_block_count(p, rows)) };
+    body b = { .workspace = w,
+               .phase = phase,
+               .list = ad_pieces_of(w, w->several, phase, AD_SECTION_BODY),
+               .groups = ad_has_groups(ad_block_count(p, rows)) };
     for (int i = 0; i < threads; i++) w->thread[i].entered = false;
     for (; b.first < rows; b.first += stretch) {
         b.rows = rows - b.first < stretch ? rows - b.first : stretch;

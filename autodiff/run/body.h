@@ -20,11 +20,11 @@ void ad_run_steps(const ad_program *program, ad_thread_memory *thread, int32_t b
 void ad_run_repeat(const ad_phase *phase, ad_thread_memory *thread, int64_t rows);
 
 /* The pieces of a phase's part; NULL: all of it is interpreted. */
-static inline const ad_piece_list *ad_pieces_of(const ad_workspace *w, const ad_phase *phase,
-                                                ad_section section)
+static inline const ad_piece_list *ad_pieces_of(const ad_workspace *w, const ad_pieces *pieces,
+                                                const ad_phase *phase, ad_section section)
 {
-    if (!w->pieces || !w->pieces->phase) return NULL;
-    const ad_piece_list *list = &w->pieces->phase[phase - w->program->phase][section];
+    if (!pieces || !pieces->phase) return NULL;
+    const ad_piece_list *list = &pieces->phase[phase - w->program->phase][section];
     return list->n ? list : NULL;
 }
 

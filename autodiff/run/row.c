@@ -23,13 +23,13 @@ static void begin_sums(const ad_workspace *w, const ad_phase *phase, bool whole)
 void ad_run_row(ad_workspace *w, const ad_phase *phase)
 {
     const ad_program *p = w->program;
-    const ad_piece_list *list = ad_pieces_of(w, phase, AD_SECTION_BODY);
+    const ad_piece_list *list = ad_pieces_of(w, w->pieces, phase, AD_SECTION_BODY);
     begin_sums(w, phase, list && list->whole);
     if (phase->nrepeat && (!list || list->native < list->n)) ad_run_repeat(phase, &w->row, 1);
     if (!list) ad_run_steps(p, &w->row, phase->body_steps[0], phase->body_steps[1], 1);
     for (int32_t i = 0; list && i < list->n; i++) {
         const ad_piece *piece = &list->piece[i];
-        if (piece->run) piece->run(w->base, w->frame);
+        if (piece->code >= 0) piece->call.one(w->base, w->frame);
         else ad_run_steps(p, &w->row, piece->begin, piece->end, 1);
     }
     if (phase->sum_steps[0] < phase->sum_steps[1]) ad_run_sums(w, phase, 0, 1);

@@ -116,11 +116,11 @@ static int run_uniform(ad_workspace *w, const ad_phase *phase, ad_section sectio
 {
     const int32_t *range = section == AD_SECTION_CALL ? phase->call_steps : phase->parameter_steps;
     if (range[0] == range[1]) return 0;
-    const ad_piece_list *list = ad_pieces_of(w, phase, section);
+    const ad_piece_list *list = ad_pieces_of(w, w->pieces, phase, section);
     if (!list) return run_uniform_steps(w, range[0], range[1], a);
     for (int32_t i = 0; i < list->n; i++) {
         const ad_piece *piece = &list->piece[i];
-        if (piece->run) piece->run(w->base, w->frame);
+        if (piece->code >= 0) piece->call.one(w->base, w->frame);
         else if (run_uniform_steps(w, piece->begin, piece->end, a)) return -1;
     }
     return 0;

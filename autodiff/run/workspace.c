@@ -68,7 +68,10 @@ void ad_workspace_free(ad_workspace *w)
         const ad_inst *x = &w->program->ir.inst[w->program->opaque[i]];
         if (w->state[i] && x->class_->state_free) x->class_->state_free(w->state[i]);
     }
-    for (int i = 0; w->thread && i < w->nthread; i++) free(w->thread[i].memory);
+    for (int i = 0; w->thread && i < w->nthread; i++) {
+        free(w->thread[i].memory);
+        free(w->thread[i].frame);
+    }
     free(w->thread);
     free(w->fixed);
     free(w->frame);
@@ -262,9 +265,24 @@ static int make_states(ad_workspace *w)
 
 static int reserve_frame(ad_workspace *w, int64_t rows)
 {
-    const ad_pieces *pieces = ad_program_pieces(w->program);
+    const ad_pieces *pieces = ad_program_pieces(w->program, false);
     if (pieces->frame && renew(w, &w->frame, 0, pieces->frame, rows)) return -1;
     w->pieces = pieces;
+    return 0;
+}
+
+/* What native code for several rows works with. */
+static int reserve_frames(ad_workspace *w, int64_t rows)
+{
+    const ad_pieces *several = ad_program_pieces(w->program, true);
+    const int64_t frame = ad_size_align(several->frame);
+    for (int i = 0; i < w->nthread && several->phase; i++) {
+        ad_thread_memory *t = &w->thread[i];
+        if (t->frame) continue;
+        if (renew(w, &t->frame, 0, frame + several->handed_bytes + AD_ALIGN, rows)) return -1;
+        t->handed = t->frame + frame;
+    }
+    w->several = several;
     return 0;
 }
 
@@ -273,7 +291,7 @@ int ad_workspace_reserve(ad_workspace *w, int64_t rows)
     const ad_program *p = w->program;
     if (make_states(w)) return -1;
     if (!w->begun && (rows == 1 || !p->has_rows) && reserve_frame(w, rows)) return -1;
-    w->begun = true; /* whoever begins with many rows does without native code */
+    w->begun = true; /* whoever begins with many rows has no native code for one */
     if (!p->has_rows || rows <= w->reserved) return 0;
     w->reserved = 0;
     int64_t blocks = ad_block_count(p, rows), threads = blocks < w->threads ? blocks : w->threads;
@@ -290,6 +308,7 @@ int ad_workspace_reserve(ad_workspace *w, int64_t rows)
     if (reserve_complete(w, rows) || reserve_stretch(w, rows) || reserve_lanes(w, rows) ||
         reserve_threads(w, rows))
         return -1;
+    if (rows > 1 && reserve_frames(w, rows)) return -1;
     set_row(w);
     w->reserved = rows;
     return 0;

@@ -9,7 +9,8 @@ typedef struct {
     char **pointer;
     const void **in;
     char *block, *chunk, *repeat, *scratch;
-    bool entered; /* the pointers are those of the body at hand */
+    char *frame, *handed; /* of native code for several rows */
+    bool entered;         /* the pointers are those of the body at hand */
 } ad_thread_memory;
 
 struct ad_workspace {
@@ -21,9 +22,10 @@ struct ad_workspace {
     ad_thread_memory *thread;
     char *fixed; /* values without rows, and the scratch memory of their kernels */
     char *scratch;
-    bool begun;              /* there has been a run */
-    const ad_pieces *pieces; /* NULL: the first run was for more than one row */
-    char *frame;             /* memory of native code */
+    bool begun;               /* there has been a run */
+    const ad_pieces *pieces;  /* for one row; NULL: the first run was for several */
+    const ad_pieces *several; /* NULL: there has been no run of several */
+    char *frame;              /* memory of native code for one row */
     char *lanes;
     char *stretch;
     int64_t stretch_rows; /* rows that the arrays of a stretch hold */

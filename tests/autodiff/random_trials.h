@@ -391,12 +391,13 @@ static bool same_rows(const trial *t, int64_t few, int64_t many, const results *
 }
 
 /* With native code and without. */
-static bool same_native(const trial *t, const ad_program *p, int64_t rows)
+static bool same_native(const trial *t, ad_program *p, int64_t rows)
 {
     ad_program *q = ad_compile_with(&(ad_compile_options){ .interpreted = true }, t->ninput, t->in,
                                     t->noutput, t->out);
     results native = room(t), other = room(t);
     bool ok = q || failed("interpreted: %s", ad_tape_error(t->w.tape));
+    native_always(p);
     ok = ok && replay(t, p, rows, 1, &native) && replay(t, q, rows, 1, &other);
     for (int j = 0; j < t->noutput && ok; j++)
         ok = !memcmp(native.value[j], other.value[j], bytes_of(t, j, rows)) ||

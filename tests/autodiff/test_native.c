@@ -40,7 +40,7 @@ static void run(const ad_program *p, int64_t rows, const void *const *in, void *
 
 static int functions_of(const ad_program *p)
 {
-    const ad_pieces *pieces = ad_program_pieces(p);
+    const ad_pieces *pieces = ad_program_pieces(p, false);
     int n = 0;
     for (int f = 0; f < p->nphase && pieces->phase; f++)
         for (int k = 0; k < AD_SECTIONS; k++) n += pieces->phase[f][k].native;
@@ -50,13 +50,13 @@ static int functions_of(const ad_program *p)
 /* Steps that are left to the interpreter. */
 static int interpreted_of(const ad_program *p)
 {
-    const ad_pieces *pieces = ad_program_pieces(p);
+    const ad_pieces *pieces = ad_program_pieces(p, false);
     int n = 0;
     for (int f = 0; f < p->nphase && pieces->phase; f++)
         for (int k = 0; k < AD_SECTIONS; k++) {
             const ad_piece_list *list = &pieces->phase[f][k];
             for (int32_t i = 0; i < list->n; i++)
-                if (!list->piece[i].run) n += list->piece[i].end - list->piece[i].begin;
+                if (list->piece[i].code < 0) n += list->piece[i].end - list->piece[i].begin;
         }
     return n;
 }

@@ -1,0 +1,256 @@
+/* Native code for several rows at a time has the interpreter's bits: every operation on special
+ * values, what moves elements, sums over rows of what it makes, what kernels make in between; for
+ * every number of rows, so with and without rows that are left over, and of threads. Random tapes
+ * compare the two as well. */
+#include "autodiff/plan/program.h"
+#include "tests/support.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MOST = 300, WIDE = 6, INPUTS = 3, OUTPUTS = 3 };
+static const int64_t row_counts[] = { 2, 3, 4, 5, 8, 13, 32, 127, 129, MOST };
+enum { COUNTS = sizeof row_counts / sizeof *row_counts };
+
+static const double special[] = { 0.0,    -0.0,  1.0,      -1.0,      0.3, -2.5,     3.7,
+                                  1e-310, 1e300, INFINITY, -INFINITY, NAN, 0.9999999 };
+enum { SPECIAL = sizeof special / sizeof *special };
+
+static bool ask_for_native(void)
+{
+    setenv("COSTATE_NATIVE", "1", 1);
+    unsetenv("COSTATE_ISA");
+    return ad_native_wanted();
+}
+
+static void put(ad_dtype dtype, void *array, int64_t i, double x)
+{
+    if (dtype == AD_F32) ((float *)array)[i] = (float)x;
+    else ((double *)array)[i] = x;
+}
+
+static double get(ad_dtype dtype, const void *array, int64_t i)
+{
+    return dtype == AD_F32 ? (double)((const float *)array)[i] : ((const double *)array)[i];
+}
+
+/* How many steps are machine code. */
+static int native_steps(const ad_program *p)
+{
+    const ad_pieces *pieces = ad_program_pieces(p, true);
+    int n = 0;
+    for (int f = 0; f < p->nphase && pieces->phase; f++) {
+        const ad_piece_list *list = &pieces->phase[f][AD_SECTION_BODY];
+        for (int32_t i = 0; i < list->n; i++)
+            if (list->piece[i].code >= 0) n += list->piece[i].end - list->piece[i].begin;
+    }
+    return n;
+}
+
+typedef struct {
+    ad_dtype dtype;
+    ad_tape *tape;
+    int nout;
+    ad_var in[INPUTS], out[OUTPUTS];
+    void *data[INPUTS];
+} function;
+
+static function open_function(ad_dtype dtype, int64_t width, bool specials)
+{
+    function f = { .dtype = dtype, .tape = ad_tape_new(dtype) };
+    for (int k = 0; k < INPUTS; k++) {
+        f.in[k] = k < INPUTS - 1 ? ad_input_rows(f.tape, AD_SHAPE(AD_ROWS, width), 0, NULL)
+                                 : ad_input(f.tape, AD_SHAPE(width), NULL);
+        f.data[k] = malloc(MOST * WIDE * sizeof(double));
+        ck_assert_ptr_nonnull(f.data[k]);
+        for (int i = 0; i < MOST * WIDE; i++)
+            put(dtype, f.data[k], i,
+                specials ? special[(i + k * (i / SPECIAL)) % SPECIAL] : sin(1 + 1.3 * i + k));
+    }
+    return f;
+}
+
+static void close_function(function *f)
+{
+    for (int k = 0; k < INPUTS; k++) free(f->data[k]);
+    ad_tape_free(f->tape);
+}
+
+static void run(const function *f, const ad_program *p, int64_t rows, int threads, void *const *out)
+{
+    ad_workspace *w = ad_workspace_new(p, threads);
+    ck_assert_msg(ad_run(p, w, rows, (const void *const *)f->data, out) == 0, "%s",
+                  ad_workspace_error(w));
+    ad_workspace_free(w);
+}
+
+/* Native code against kernels. least: steps that have to be native. */
+static void compare(const function *f, const char *what, int least)
+{
+    ad_program *p = ad_compile(INPUTS, f->in, f->nout, f->out);
+    ad_program *q = ad_compile_with(&(ad_compile_options){ .interpreted = true }, INPUTS, f->in,
+                                    f->nout, f->out);
+    ck_assert_msg(p && q, "%s: %s", what, ad_tape_error(f->tape));
+    ck_assert_msg(native_steps(p) >= least, "%s: %d native steps", what, native_steps(p));
+    ck_assert_int_eq(native_steps(q), 0);
+    native_always(p);
+    void *a[OUTPUTS], *b[OUTPUTS];
+    for (int j = 0; j < OUTPUTS; j++) {
+        a[j] = calloc(MOST * WIDE * WIDE, sizeof(double));
+        b[j] = calloc(MOST * WIDE * WIDE, sizeof(double));
+        ck_assert(a[j] && b[j]);
+    }
+    for (int k = 0; k < COUNTS; k++) {
+        run(f, p, row_counts[k], 1 + k % 2, a);
+        run(f, q, row_counts[k], 1, b);
+        for (int j = 0; j < f->nout; j++)
+            for (int64_t i = 0; i < ad_count(ad_shape_of(f->out[j]), row_counts[k]); i++) {
+                const double x = get(f->dtype, a[j], i), y = get(f->dtype, b[j], i);
+                ck_assert_msg(
+                    (isnan(x) && isnan(y)) || !memcmp(&x, &y, sizeof x),
+                    "%s: %lld rows: element %lld of output %d is %.17g in native code, %.17g else",
+                    what, (long long)row_counts[k], (long long)i, j, x, y);
+            }
+    }
+    for (int j = 0; j < OUTPUTS; j++) {
+        free(a[j]);
+        free(b[j]);
+    }
+    ad_program_free(p);
+    ad_program_free(q);
+}
+
+/* ---- pointwise operations ---- */
+
+typedef struct {
+    const char *name;
+    ad_var (*one)(ad_var);
+    ad_var (*two)(ad_var, ad_var);
+    ad_var (*three)(ad_var, ad_var, ad_var);
+} operation;
+
+static const operation operations[] = {
+    { "neg", .one = ad_neg },       { "reciprocal", .one = ad_reciprocal },
+    { "square", .one = ad_square }, { "sqrt", .one = ad_sqrt },
+    { "rsqrt", .one = ad_rsqrt },   { "relu", .one = ad_relu },
+    { "abs", .one = ad_abs },       { "sign", .one = ad_sign },
+    { "floor", .one = ad_floor },   { "add", .two = ad_add },
+    { "sub", .two = ad_sub },       { "mul", .two = ad_mul },
+    { "div", .two = ad_div },       { "min", .two = ad_min },
+    { "max", .two = ad_max },       { "lt", .two = ad_lt },
+    { "le", .two = ad_le },         { "gt", .two = ad_gt },
+    { "ge", .two = ad_ge },         { "eq", .two = ad_eq },
+    { "ne", .two = ad_ne },         { "select", .three = ad_select },
+    { "clamp", .three = ad_clamp },
+};
+enum { OPERATIONS = sizeof operations / sizeof *operations };
+
+START_TEST(test_pointwise)
+{
+    const operation *o = &operations[_i % OPERATIONS];
+    const ad_dtype dtype = _i / OPERATIONS & 1 ? AD_F32 : AD_F64;
+    if (!ask_for_native()) return;
+    for (int64_t width = 1; width <= 3; width++) {
+        function f = open_function(dtype, width, true);
+        const ad_var x = f.in[0], y = f.in[1], p = f.in[2];
+        f.out[f.nout++] = o->one ? o->one(x) : o->two ? o->two(x, y) : o->three(x, y, p);
+        f.out[f.nout++] = o->one ? o->one(ad_mul(x, p)) : o->two ? o->two(p, x) : o->three(p, x, y);
+        compare(&f, o->name, 2);
+        close_function(&f);
+    }
+}
+END_TEST
+
+/* ---- what moves elements; sums; what is between pieces ---- */
+
+static ad_var part(ad_var x, int64_t from, int64_t to) { return ad_slice(x, 1, from, to); }
+
+static void record(function *f, int what)
+{
+    const ad_var x = f->in[0], y = f->in[1], p = f->in[2];
+    const ad_var grid = ad_reshape(x, AD_SHAPE(AD_ROWS, 2, 3));
+    ad_var *out = f->out;
+    f->nout = 2;
+    out[1] = ad_sub(y, x);
+    switch (what) {
+    case 0: out[0] = ad_concatenate(3, (ad_var[]){ part(y, 3, 5), x, part(x, 0, 1) }, 1); break;
+    case 1: out[0] = ad_mul(ad_flip(x, 1), p); break;
+    case 2: out[0] = ad_gather(ad_mul(x, y), 1, 4, (int64_t[]){ 5, 0, 0, 3 }); break;
+    case 3: out[0] = ad_scatter_add(ad_mul(x, y), 1, 3, (int64_t[]){ 2, 0, 0, 2, 1, 0 }); break;
+    case 4: out[0] = ad_sum(ad_mul(grid, grid), 1, (int[]){ 2 }, false); break;
+    case 5: out[0] = ad_reduce_max(ad_mul(x, y), 1, (int[]){ 1 }, true); break;
+    case 6: out[0] = ad_transpose(ad_square(grid), (int[]){ 0, 2, 1 }); break;
+    case 7: out[0] = ad_pad(ad_mul(x, y), 1, 2, 1); break;
+    /* Sums over the rows, behind the piece that makes what they add. */
+    case 8:
+        out[1] = ad_sum(ad_mul(part(x, 0, 1), part(y, 1, 2)), 1, (int[]){ 0 }, false);
+        out[0] = ad_mul(ad_sub(x, y), p);
+        out[2] = ad_reduce_max(ad_mul(out[0], x), 2, (int[]){ 0, 1 }, false);
+        f->nout = 3;
+        break;
+    /* Kernels between pieces. */
+    case 9:
+        out[0] = ad_mul(part(ad_exp(ad_mul(part(x, 0, 2), part(y, 2, 4))), 0, 1), part(x, 5, 6));
+        out[1] = ad_sum(out[0], 1, (int[]){ 0 }, false);
+        break;
+    case 10:
+        out[0] = ad_tanh(ad_add(
+            ad_mul(x, p),
+            ad_tanh(ad_mul(y, ad_concatenate(2, (ad_var[]){ part(x, 3, 6), part(x, 0, 3) }, 1)))));
+        out[1] = ad_sub(ad_square(out[0]), x);
+        break;
+    /* A mean of the batch, for which the rows are needed again. */
+    case 11:
+        out[0] = ad_mul(ad_sub(ad_mul(x, y), ad_mean(ad_mul(x, y), 1, (int[]){ 0 }, true)), x);
+        break;
+    /* A product. */
+    case 12: out[0] = ad_contract("rij,ri->rj", 2, (ad_var[]){ grid, part(y, 1, 3) }); break;
+    default: {
+        ad_var z = ad_sum_all(ad_square(ad_sub(ad_mul(x, ad_mul(part(x, 1, 2), p)), y)));
+        ad_grad(z, 2, (ad_var[]){ x, p }, out);
+    }
+    }
+}
+enum { RECORDED = 14 };
+
+START_TEST(test_recorded)
+{
+    const ad_dtype dtype = _i & 1 ? AD_F32 : AD_F64;
+    if (!ask_for_native()) return;
+    for (int what = 0; what < RECORDED; what++) {
+        function f = open_function(dtype, WIDE, _i & 2);
+        char name[32];
+        record(&f, what);
+        snprintf(name, sizeof name, "case %d", what);
+        compare(&f, name, 1);
+        close_function(&f);
+    }
+}
+END_TEST
+
+/* ---- what it says of itself, and where there is none ---- */
+
+START_TEST(test_described)
+{
+    function f = open_function(AD_F64, WIDE, false);
+    record(&f, 13);
+    if (_i) setenv("COSTATE_NATIVE", "0", 1);
+    ad_program *p = ad_compile(INPUTS, f.in, f.nout, f.out);
+    char *text = ad_program_describe(p);
+    const char *found = strstr(text, "native code, for 4 rows at a time, of blocks up to ");
+    ck_assert((found != NULL) == ad_native_wanted());
+    ck_assert(!found || strstr(found, " instructions\n"));
+    free(text);
+    ad_program_free(p);
+    close_function(&f);
+}
+END_TEST
+
+int main(void)
+{
+    TCase *tests = suite_case("several", "several");
+    tcase_add_loop_test(tests, test_pointwise, 0, 2 * OPERATIONS);
+    tcase_add_loop_test(tests, test_recorded, 0, 4);
+    tcase_add_loop_test(tests, test_described, 0, 2);
+    return suite_run();
+}
