@@ -203,6 +203,14 @@ static void record(function *f, int what)
     case 11:
         out[0] = ad_mul(ad_sub(ad_mul(x, y), ad_mean(ad_mul(x, y), 1, (int[]){ 0 }, true)), x);
         break;
+    /* Between kernels, where places in a block are used again for wider rows. */
+    case 13: {
+        ad_var a = ad_exp(ad_mul(part(x, 0, 2), part(y, 1, 3))), b = ad_exp(part(y, 0, 2));
+        ad_var both = ad_concatenate(2, (ad_var[]){ ad_flip(a, 1), ad_flip(b, 1) }, 1);
+        ad_var wide = ad_concatenate(2, (ad_var[]){ both, part(both, 1, 3) }, 1);
+        out[0] = ad_exp(ad_flip(ad_mul(ad_flip(wide, 1), p), 1));
+        break;
+    }
     /* A product. */
     case 12: out[0] = ad_contract("rij,ri->rj", 2, (ad_var[]){ grid, part(y, 1, 3) }); break;
     default: {
@@ -211,7 +219,7 @@ static void record(function *f, int what)
     }
     }
 }
-enum { RECORDED = 14 };
+enum { RECORDED = 15 };
 
 START_TEST(test_recorded)
 {
@@ -233,7 +241,7 @@ END_TEST
 START_TEST(test_described)
 {
     function f = open_function(AD_F64, WIDE, false);
-    record(&f, 13);
+    record(&f, RECORDED - 1);
     if (_i) setenv("COSTATE_NATIVE", "0", 1);
     ad_program *p = ad_compile(INPUTS, f.in, f.nout, f.out);
     char *text = ad_program_describe(p);
