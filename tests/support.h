@@ -90,8 +90,8 @@ static inline void native_always(ad_program *p)
 {
     const ad_pieces *pieces = ad_program_pieces(p, true);
     for (int f = 0; f < p->nphase && pieces->phase; f++) {
-        ad_piece_list *list = (ad_piece_list *)&pieces->phase[f][AD_SECTION_BODY];
-        list->most_rows = INT64_MAX;
+        const ad_piece_list *list = &pieces->phase[f][AD_SECTION_BODY];
+        for (int32_t i = 0; i < list->n; i++) list->piece[i].most_rows = INT64_MAX;
     }
 }
 #endif

@@ -179,8 +179,10 @@ static void put_pieces(writer *w, const ad_program *p, int phase, const char *na
         const ad_piece *x = &list->piece[i];
         put(w, "  phase %d %s, v%d", phase, name, (int)p->step[x->begin].value);
         if (x->end > x->begin + 1) put(w, " to v%d", (int)p->step[x->end - 1].value);
-        if (x->code >= 0) put(w, ": %lld instructions\n", (long long)x->call.instructions);
-        else put(w, ": interpreted, %d steps\n", (int)(x->end - x->begin));
+        if (x->code >= 0) put(w, ": %lld instructions", (long long)x->call.instructions);
+        else put(w, ": interpreted, %d steps", (int)(x->end - x->begin));
+        if (x->most_rows) put(w, ", of blocks up to %lld rows", (long long)x->most_rows);
+        put(w, "\n");
     }
 }
 
@@ -199,8 +201,7 @@ static void put_native(writer *w, const ad_program *p)
     for (int f = 0; f < p->nphase && several && several->phase; f++) {
         const ad_piece_list *list = &several->phase[f][AD_SECTION_BODY];
         if (!list->n) continue;
-        put(w, "native code, for %d rows at a time, of blocks up to %lld rows\n", several->lanes,
-            (long long)list->most_rows);
+        put(w, "native code, for %d rows at a time\n", several->lanes);
         put_pieces(w, p, f, "body", list);
     }
 }

@@ -11,7 +11,8 @@
 void ad_add_piece(ad_piece_list *list, int32_t begin, int32_t end, int code)
 {
     ad_piece *before = list->n ? &list->piece[list->n - 1] : NULL;
-    if (before && before->code < 0 && code < 0 && before->end == begin) before->end = end;
+    if (before && before->code < 0 && code < 0 && before->end == begin && !before->behind)
+        before->end = end;
     else list->piece[list->n++] = (ad_piece){ .begin = begin, .end = end, .code = code };
     list->native += code >= 0;
 }

@@ -131,6 +131,10 @@ typedef struct {
     int32_t begin, end;
     int code;                /* its number in native; -1: none */
     ad_native_function call; /* of machine code */
+    /* For several rows: with more the interpreter is faster; and whether the step is one of those
+     * of the native piece before it, and comes behind the others. */
+    int64_t most_rows;
+    bool behind;
 } ad_piece;
 
 /* The steps of a section of a phase as pieces; none: there is no machine code for it. */
@@ -139,7 +143,6 @@ typedef struct {
     ad_piece *piece;
     int32_t n, native; /* native: those that are machine code */
     bool whole;        /* one piece of machine code is all there is */
-    int64_t most_rows; /* a block may have; with more the interpreter is faster */
 } ad_piece_list;
 
 /* A value of a body that goes from piece to piece, in the thread's memory for it. */

@@ -7,16 +7,18 @@
  * hands on has memory of its own. */
 #include "autodiff/plan/pieces.h"
 
-/* Nanoseconds, as measured on Zen 5; they say from how many rows on kernels are faster. */
-static const double a_call = 25, an_element = 0.1, an_instruction = 0.1;
+/* Nanoseconds, as measured on Zen 5; they say from how many rows on kernels are faster: a call of a
+ * kernel, what it takes for a byte of its result (others than pointwise ones go through rows of a
+ * few elements one by one), and an instruction of machine code. */
+static const double a_call = 25, a_pointwise_call = 10, a_byte = 0.03, a_pointwise_byte = 0.005,
+                    an_instruction = 0.1;
 
 typedef struct {
     const ad_piece_maker *maker;
     ad_piece_list *list;
     int32_t begin; /* of the piece under way */
     int32_t *postponed, npostponed;
-    double calls, elements; /* of a row: what native code saves */
-    bool failed;            /* memory is short, or there is too much code */
+    bool failed; /* memory is short, or there is too much code */
 } cutter;
 
 static bool in_block(const ad_program *p, int32_t root)
@@ -63,26 +65,57 @@ static bool is_postponed(const cutter *c, int32_t s)
     return c->maker->program->slot[c->maker->program->step[s].value].place == AD_PLACE_LANES;
 }
 
+/* What kernels take for the steps of a piece, whatever the number of rows, and with every row. */
+typedef struct {
+    double calls, row;
+} cost;
+
+static void add_cost(cost *all, const ad_program *p, int32_t value)
+{
+    const bool pointwise = ad_ops[p->ir.inst[value].op].kind == AD_POINTWISE;
+    all->calls += pointwise ? a_pointwise_call : a_call;
+    all->row += (double)p->slot[value].bytes * (pointwise ? a_pointwise_byte : a_byte);
+}
+
+/* Up to how many rows machine code is faster than kernels. */
+static int64_t find_most_rows(const ad_native *native, int code, cost kernels)
+{
+    const double row =
+        an_instruction * (double)ad_native_instructions(native, code) / ad_native_lanes(native);
+    const double lost = row - kernels.row;
+    return lost * INT32_MAX > kernels.calls ? (int64_t)(kernels.calls / lost) : INT32_MAX;
+}
+
+static void add_native(cutter *c, int32_t begin, int32_t end, cost kernels)
+{
+    const ad_native *native = c->maker->pieces->native;
+    const int code = ad_native_end(c->maker->pieces->native);
+    c->failed = c->failed || code < 0;
+    ad_add_piece(c->list, begin, end, code);
+    if (code >= 0) c->list->piece[c->list->n - 1].most_rows = find_most_rows(native, code, kernels);
+    for (int32_t k = 0; k < c->npostponed; k++) {
+        ad_piece *behind = &c->list->piece[c->list->n++];
+        *behind = (ad_piece){ .begin = c->postponed[k], .code = -1, .behind = true };
+        behind->end = behind->begin + 1;
+    }
+    c->npostponed = 0;
+}
+
 static void end_piece(cutter *c, int32_t end)
 {
     const ad_program *p = c->maker->program;
     const int32_t begin = c->begin;
+    cost kernels = { 0, 0 };
     c->begin = end;
     if (begin == end) return;
     for (int32_t s = begin; s < end; s++) {
         const int32_t value = p->step[s].value;
         if (is_postponed(c, s)) continue;
-        c->calls++;
-        c->elements += (double)ad_row_size(p->ir.inst[value].shape);
+        add_cost(&kernels, p, value);
         if (c->maker->last[value] >= end || c->maker->wanted[value] == this_piece(c))
             hand_on(c, value);
     }
-    const int code = ad_native_end(c->maker->pieces->native);
-    c->failed = c->failed || code < 0;
-    ad_add_piece(c->list, begin, end, code);
-    for (int32_t k = 0; k < c->npostponed; k++)
-        ad_add_piece(c->list, c->postponed[k], c->postponed[k] + 1, -1);
-    c->npostponed = 0;
+    add_native(c, begin, end, kernels);
 }
 
 static bool append(cutter *c, int32_t s)
@@ -117,21 +150,6 @@ static void cut(cutter *c, const int32_t *range)
     end_piece(c, range[1]);
 }
 
-/* Up to how many rows of a block native code is faster than kernels. */
-static int64_t find_most_rows(const cutter *c)
-{
-    const ad_native *native = c->maker->pieces->native;
-    double row = -an_element * c->elements;
-    for (int32_t i = 0; i < c->list->n; i++) {
-        const int code = c->list->piece[i].code;
-        if (code >= 0)
-            row += an_instruction * (double)ad_native_instructions(native, code) /
-                   ad_native_lanes(native);
-    }
-    const double most = a_call * c->calls / (row > 0 ? row : 1e-9);
-    return most < (double)AD_MAX_BLOCK_ROWS ? (int64_t)most : AD_MAX_BLOCK_ROWS;
-}
-
 bool ad_make_several(const ad_piece_maker *m, const ad_phase *phase, ad_piece_list *list)
 {
     ad_pool *pool = &m->pieces->pool;
@@ -143,6 +161,5 @@ bool ad_make_several(const ad_piece_maker *m, const ad_phase *phase, ad_piece_li
     list->piece = ad_pool_alloc(pool, (2 * steps + 1) * sizeof *list->piece);
     if (!c.postponed || !list->piece) return false;
     cut(&c, phase->body_steps);
-    list->most_rows = find_most_rows(&c);
     return !c.failed;
 }

@@ -120,8 +120,12 @@ static void run_block(const ad_workspace *w, const ad_phase *phase, const ad_pie
     if (!list) ad_run_steps(p, t, phase->body_steps[0], phase->body_steps[1], rows);
     for (int32_t i = 0; list && i < list->n; i++) {
         const ad_piece *piece = &list->piece[i];
-        if (piece->code >= 0) run_piece(&piece->call, w->several->lanes, t, rows);
-        else ad_run_steps(p, t, piece->begin, piece->end, rows);
+        if (piece->code >= 0 && rows <= piece->most_rows) {
+            run_piece(&piece->call, w->several->lanes, t, rows);
+            continue;
+        }
+        ad_run_steps(p, t, piece->begin, piece->end, rows);
+        for (; piece->code >= 0 && i + 1 < list->n && list->piece[i + 1].behind; i++) continue;
     }
 }
 
