@@ -92,17 +92,25 @@ typedef struct {
     double reach;     /* a step beyond this size wants a look first */
     double most; /* largest step that the modes allow; until this time no more than it is now */
     double until;
-    double seen;   /* |lambda| that the last accepted step shows, 0: none */
-    double lambda; /* |lambda| of the mode that limits the steps, 0: none */
-    /* By how much the last iteration and the one before it multiplied the direction (0: none), and
-     * the cosine of the angle by which they turned it. */
-    double growth[2], along[2];
+    double tolerated; /* size of steps that need not be taken again */
+    double seen;      /* |lambda| that the last accepted step shows, 0: none */
+    double lambda;    /* |lambda| of the mode that limits the steps, 0: none */
+    double mode[2];   /* its real and imaginary part */
+    int iterations;   /* of the last look */
+    int turned;       /* of all */
+    bool accurate;    /* accuracy limits the steps for it, not stability */
+    /* The direction before, and for each row by how much the last iteration multiplied the
+     * direction (0: none), and the cosine of the angle by which it turned it. */
+    ode_buffer earlier, turns;
+    int degree; /* of the method's R(h lambda), with its coefficients */
+    double coefficient[ODE_MAX_STAGES + 1];
     bool damped; /* the mode that limits the steps decays */
     bool again;  /* the march has gone back */
     /* Blind components. */
     const ode_unit *unit,
         *field_unit; /* of the step and of the field alone; NULL: without probes */
     ode_runner tangent, field_tangent;
+    double size;              /* of the largest element at the beginning */
     double least;             /* tolerance where there is none */
     double number[1];         /* atol of the tangents in the call's type */
     double settling[1];       /* size of the step in which what decays fast is gone, likewise */

@@ -3,7 +3,7 @@
 #include <string.h>
 
 /* Evaluations of the field from one look to the next. */
-static const int64_t looks_apart = 60;
+static const int64_t looks_apart = 60, looks_share = 40;
 /* So many steps from one look to the next while a mode limits the steps. */
 static const int64_t limited_apart = 8;
 /* Parts of the limit to h |lambda|: what may lie beyond it for a while; where, within the margin,
@@ -14,8 +14,10 @@ static const double beyond = 1.15, close = 0.77;
 static const double hidden = 1.1;
 /* Power iterations in one look, how many of the last are averaged where they do not converge, and
  * the relative change that ends them. */
-enum { MOST_ITERATIONS = 16, MEAN_OF = 8 };
-static const double converged = 0.05;
+enum { MOST_ITERATIONS = 16, MEAN_OF = 8, FIRST_ITERATIONS = 3 };
+static const double converged = 0.05, exact = 0.02;
+/* The square of the sine of an angle by which a mode without an oscillation is turned. */
+static const double straight = 1e-3;
 /* A mode is damped if the field turns its direction nearly round. */
 static const double damped_along = -0.9;
 /* A damped mode need not be accurate if it decays by more than e^-50 before the first output. */
@@ -30,6 +32,7 @@ static void set_tolerances(ode_march *m, const void *y)
     const ode_system *s = m->system;
     double largest = 0;
     for (int64_t i = 0; i < m->cells; i++) largest = fmax(largest, fabs(ode_load(s->dtype, y, i)));
+    w->size = largest;
     w->least = 0.01 * m->rtol * (largest > 0 ? largest : 1);
     for (int64_t i = 0; m->each && i < s->width; i++)
         ode_store(s->dtype, w->each.data, i, fmax(m->each[i], w->least));
@@ -50,10 +53,21 @@ void ode_watch_prepare(ode_march *m, const void *y)
     w->prepared = true;
 }
 
-/* One power iteration in each row: the mode as it shows in the direction, which is turned. false:
- * the field is not finite there. */
-static bool iterate(ode_march *m, const ode_boundary *a, int direction, const void *y,
-                    ode_mode *found)
+/* What an iteration finds in a row: squares of the direction before and after, and its products with
+ * the latter of the direction itself and of the one before it. */
+typedef struct {
+    double before, after, along, around;
+} sums;
+
+/* By how much an iteration multiplied the direction (0: there was none), and the cosine of the angle
+ * by which it turned it. */
+typedef struct {
+    double growth, cosine;
+} turn;
+
+/* One power iteration in each row, which turns the direction. false: the field is not finite there.
+ */
+static bool iterate(ode_march *m, const ode_boundary *a, int direction, const void *y)
 {
     ode_watch *w = &m->watch;
     const ode_system *s = m->system;
@@ -69,86 +83,133 @@ static bool iterate(ode_march *m, const ode_boundary *a, int direction, const vo
                                  NULL, NULL);
     w->evaluations += m->evaluations - evaluations;
     if (!fine) return false;
-    double *before = w->rows.data, *after = before + m->rows, *product = after + m->rows;
-    memset(before, 0, 3 * (size_t)m->rows * sizeof *before);
+    sums *of = w->rows.data;
+    memset(of, 0, (size_t)m->rows * sizeof *of);
     for (int pass = 0; pass < 2; pass++) {
         int64_t at = 0;
         for (int j = 0; j < s->nstate; j++)
             for (int64_t r = 0; r < m->rows; r++)
                 for (int64_t i = 0; i < s->size[j]; i++, at++) {
                     double scale = scale_of(m, at, ode_load(dtype, w->largest.data, at));
+                    if (!(scale > 0)) continue;
                     double moved = ode_load(dtype, w->moved.data, at) - ode_load(dtype, y, at);
                     double turned =
                         ode_load(dtype, w->slope.data, at) - ode_load(dtype, m->slope[0].data, at);
-                    if (!(scale > 0)) continue;
+                    moved /= scale;
+                    turned /= direction * scale;
                     if (!pass) {
-                        before[r] += pow(moved / scale, 2);
-                        after[r] += pow(turned / scale, 2);
-                        product[r] += moved / scale * turned / scale;
-                    } else if (after[r] > 0 && isfinite(after[r])) {
+                        of[r].before += moved * moved;
+                        of[r].after += turned * turned;
+                        of[r].along += moved * turned;
+                        of[r].around += ode_load(dtype, w->earlier.data, at) * turned;
+                    } else if (of[r].after > 0 && isfinite(of[r].after)) {
+                        double width = (double)s->width;
+                        ode_store(dtype, w->earlier.data, at, moved * sqrt(width / of[r].before));
                         ode_store(dtype, w->direction.data, at,
-                                  turned / scale / sqrt(after[r] / (double)s->width));
+                                  turned * sqrt(width / of[r].after));
                     }
                 }
-    }
-    *found = (ode_mode){ 0 };
-    for (int64_t r = 0; r < m->rows; r++) {
-        double lambda = before[r] > 0 && isfinite(after[r]) ? sqrt(after[r] / before[r]) : 0;
-        if (lambda <= found->lambda) continue;
-        found->lambda = lambda;
-        found->along = (direction > 0 ? 1 : -1) * product[r] / sqrt(before[r] * after[r]);
     }
     return true;
 }
 
-/* Notes an iteration. The field turns the direction of an oscillation to and fro, and multiplies it
- * by what depends on the units of the components, x' = v, v' = -w^2 x by 1 and by w^2 in turn: two
- * iterations tell the mode. A mode that decays is turned round in both. */
-static void note(ode_watch *w, ode_mode *found)
+/* The mode that shows in two iterations: e_0, e_1 = J e_0 / g_1 and e_2 = J e_1 / g_2, unit vectors,
+ * span the plane of a pair of complex modes, where J^2 e_0 = 2 Re lambda J e_0 - |lambda|^2 e_0. What
+ * the field does to an oscillation in one iteration depends on the units of its components, x' = v,
+ * v' = -w^2 x. *left: the part of e_2 that is outside the plane. */
+static double complex mode_of(const turn *one, const turn *two, double around, double *left)
 {
-    w->growth[1] = w->growth[0];
-    w->along[1] = w->along[0];
-    w->growth[0] = found->lambda;
-    w->along[0] = found->along;
-    found->along = fmax(w->along[0], w->along[1]);
+    double c = one->cosine, outside = 1 - c * c, pair = sqrt(one->growth * two->growth);
+    *left = 1;
+    if (!(pair > 0)) return two->growth * two->cosine;
+    if (outside < straight) return c * two->cosine < 0 ? I * pair : copysign(pair, two->cosine);
+    double along = (two->cosine - c * around) / outside,
+           across = (around - c * two->cosine) / outside;
+    *left = sqrt(fmax(0, 1 - along * two->cosine - across * around));
+    double real = along * two->growth / 2,
+           square = real * real + across * one->growth * two->growth;
+    double complex mode = square < 0 ? real + I * sqrt(-square) : real + copysign(sqrt(square), real);
+    if (cabs(mode) < 1.2 * fmax(two->growth, pair)) return mode;
+    *left = 1;
+    return copysign(two->growth, two->cosine);
 }
 
-bool ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const void *y,
-                       double least, ode_mode *found)
+/* What an iteration has found in all rows: the largest growth, of that and of the one before, and
+ * the mode that strains the steps most. */
+typedef struct {
+    double growth, pair, left;
+    double complex mode;
+} finding;
+
+static finding note(ode_march *m, double h)
 {
     ode_watch *w = &m->watch;
-    double before = w->lambda, product = 0;
-    *found = (ode_mode){ 0 };
-    ode_watch_prepare(m, y);
-    for (int i = 0; i < MOST_ITERATIONS; i++) {
-        if (!iterate(m, a, direction, y, found)) return false;
-        double growth = found->lambda, pair = sqrt(growth * w->growth[0]), earlier = w->growth[1];
-        note(w, found);
-        found->lambda = fmax(growth, pair);
-        if (!(found->lambda > least)) return false;
-        found->lambda = growth;
-        if (fabs(growth - before) <= converged * growth) return true;
-        if (fabs(growth - earlier) <= converged * growth) {
-            found->lambda = pair;
-            return pair > least;
-        }
-        before = growth;
-        if (i >= MOST_ITERATIONS - MEAN_OF) product += log(growth);
+    const sums *of = w->rows.data;
+    turn *turns = w->turns.data;
+    finding f = { 0 };
+    double most = -1, width = (double)m->system->width;
+    for (int64_t r = 0; r < m->rows; r++) {
+        turn before = turns[r], now = { 0 };
+        if (of[r].before > 0 && isfinite(of[r].after) && of[r].after > 0)
+            now = (turn){ sqrt(of[r].after / of[r].before),
+                          of[r].along / sqrt(of[r].before * of[r].after) };
+        turns[r] = now;
+        f.growth = fmax(f.growth, now.growth);
+        f.pair = fmax(f.pair, sqrt(now.growth * before.growth));
+        if (!(now.growth > 0)) continue;
+        double left;
+        double complex mode = mode_of(&before, &now, of[r].around / sqrt(width * of[r].after), &left);
+        double strain = m->rows == 1 ? 0 : ode_strain(m, mode, fmin(h, m->watch.horizon));
+        if (strain <= most) continue;
+        most = strain;
+        f.mode = mode;
+        f.left = left;
     }
-    found->lambda =
-        exp(product / MEAN_OF); /* a pair of complex ones goes round: the mean of the last */
-    return found->lambda > least;
+    return f;
 }
 
-void ode_limit_steps(ode_march *m, const ode_boundary *a, int direction, const ode_mode *found)
+bool ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const void *y, double h,
+                       double complex *found)
 {
     ode_watch *w = &m->watch;
-    double before = w->most;
-    w->most = m->guard.limit / (m->guard.margin * found->lambda);
-    w->damped = found->along < damped_along && found->lambda * w->first_output > spent;
+    double complex before = w->mode[0] + I * w->mode[1];
+    double product = 0;
+    ode_watch_prepare(m, y);
+    w->iterations = 0;
+    *found = 0;
+    for (int i = 0; i < MOST_ITERATIONS; i++) {
+        if (!iterate(m, a, direction, y)) return false;
+        w->iterations++;
+        w->turned++;
+        finding f = note(m, h);
+        *found = I * fmax(f.growth, f.pair); /* the worst that it can be */
+        bool early = w->turned < FIRST_ITERATIONS;
+        if (!early && ode_strain(m, *found, h / close) <= 1) return false;
+        if ((!early && i > 0 && f.left <= exact) || cabs(f.mode - before) <= converged * cabs(f.mode)) {
+            *found = f.mode;
+            return ode_strain(m, *found, h / close) > 1;
+        }
+        before = f.mode;
+        if (i >= MOST_ITERATIONS - MEAN_OF) product += log(f.growth);
+    }
+    *found = before / cabs(before) * exp(product / MEAN_OF);
+    return ode_strain(m, *found, h / close) > 1;
+}
+
+void ode_limit_steps(ode_march *m, const ode_boundary *a, int direction, double complex found)
+{
+    ode_watch *w = &m->watch;
+    double before = w->most, stable = m->guard.limit / (m->guard.margin * cabs(found));
+    w->most = ode_largest_step(m, found);
+    w->accurate = w->most < stable;
+    w->tolerated = beyond * (w->accurate ? w->most : m->guard.margin * stable);
+    w->lambda = cabs(found);
+    w->mode[0] = creal(found);
+    w->mode[1] = cimag(found);
+    w->damped =
+        creal(found) < damped_along * w->lambda && w->lambda * w->first_output > spent;
     w->reach = INFINITY;
-    w->lambda = found->lambda;
-    bool shown = hidden * w->seen >= found->lambda;
+    bool shown = hidden * w->seen >= w->lambda;
     w->due = m->evaluations + (shown ? 2 : 1) * limited_apart * m->method->times;
     if (direction * (a->t - w->until) < 0) w->most = fmin(w->most, before);
 }
@@ -165,25 +226,27 @@ int64_t ode_watch_look(ode_march *m, const ode_boundary *a, int direction, const
     ode_watch *w = &m->watch;
     const double *sizes = w->sizes.data;
     if (!w->on || (m->evaluations < w->due && h <= w->reach)) return -1;
-    int64_t from = w->since[w->certain], back = -1;
+    int64_t from = w->since[0], back = -1;
     w->probes++;
-    ode_mode found;
-    w->certain =
-        ode_find_steepest(m, a, direction, y, close * m->guard.limit / m->guard.margin / h, &found);
+    double complex found;
+    w->certain = ode_find_steepest(m, a, direction, y, h, &found);
     if (w->certain) {
-        ode_limit_steps(m, a, direction, &found);
+        ode_limit_steps(m, a, direction, found);
     } else {
         w->lambda = 0;
         if (direction * (a->t - w->until) >= 0) w->most = INFINITY;
-        w->reach = found.lambda > 0
-                       ? fmax(2 * h, close * m->guard.limit / m->guard.margin / found.lambda)
-                       : INFINITY;
-        w->due = m->evaluations + looks_apart;
+        double strain = ode_strain(m, found, h / close);
+        w->reach = strain > 0 ? fmax(1.25 * h, h / strain) : INFINITY;
+        w->due = m->evaluations + (looks_apart > looks_share * w->iterations ? looks_apart : looks_share * w->iterations);
     }
     w->since[0] = w->since[1];
     w->since[1] = m->steps;
-    for (int64_t k = from; w->certain && k < m->steps && back < 0; k++)
-        if (sizes[k] * found.lambda > beyond * m->guard.limit) back = k;
+    double off = 0;
+    for (int64_t k = from; w->certain && k < m->steps; k++) {
+        if (sizes[k] > w->tolerated && back < 0) back = k;
+        off += ode_strays(m, found, sizes[k]);
+    }
+    if (back >= 0 && w->accurate && off < ode_allowed(m)) back = -1;
     if (back < 0) return -1;
     w->since[0] = w->since[1] = back;
     w->until = a->t;

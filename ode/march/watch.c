@@ -60,7 +60,8 @@ void ode_watch_close(ode_watch *w)
     ode_runner_close(&w->tangent);
     ode_runner_close(&w->field_tangent);
     ode_buffer *all[] = { &w->direction, &w->largest,   &w->moved, &w->slope, &w->sizes,
-                          &w->rows,      &w->arguments, &w->each,  &w->chosen };
+                          &w->rows,      &w->arguments, &w->each,  &w->chosen,
+                          &w->earlier,   &w->turns };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
 }
 
@@ -73,7 +74,8 @@ int ode_watch_open(ode_march *m, const ode_march_units *units, double horizon, d
                 ode_buffer_need(&w->each, (size_t)m->system->width * ode_bytes(m->system->dtype));
     if (!each || !ode_buffer_need(&w->direction, slot) || !ode_buffer_need(&w->largest, slot) ||
         !ode_buffer_need(&w->moved, slot) || !ode_buffer_need(&w->slope, slot) ||
-        !ode_buffer_need(&w->chosen, slot) || !ode_buffer_need(&w->rows, ODE_TANGENTS * rows))
+        !ode_buffer_need(&w->chosen, slot) || !ode_buffer_need(&w->earlier, slot) ||
+        !ode_buffer_need(&w->turns, 2 * rows) || !ode_buffer_need(&w->rows, ODE_TANGENTS * rows))
         return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
     w->on = true;
     w->unit = units->tangent;
@@ -86,10 +88,11 @@ int ode_watch_open(ode_march *m, const ode_march_units *units, double horizon, d
     w->short_looks = true;
     w->due = first_look;
     w->since[0] = w->since[1] = 0;
-    w->reach = w->most = w->allowed = w->vetted = INFINITY;
-    w->until = w->seen = w->lambda = w->growth[0] = w->growth[1] = 0;
-    w->along[0] = w->along[1] = 1;
-    w->said_nothing = 0;
+    w->reach = w->most = w->tolerated = w->allowed = w->vetted = INFINITY;
+    w->until = w->seen = w->lambda = w->mode[0] = w->mode[1] = 0;
+    memset(w->turns.data, 0, 2 * rows);
+    w->degree = m->method->growth ? m->method->growth(m->method, w->coefficient) : 0;
+    w->said_nothing = w->turned = 0;
     w->short_apart = 0;
     w->asked = -1;
     w->evaluations = w->probes = w->probe_due = w->probed = 0;
@@ -166,10 +169,10 @@ int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, c
         return 1;
     }
     if (error[0] > 1 && !damps(m, taken) && w->asked != m->steps) {
-        ode_mode found;
+        double complex found;
         w->asked = m->steps;
-        w->certain = ode_find_steepest(m, a, direction, y, 0, &found);
-        if (w->certain) ode_limit_steps(m, a, direction, &found);
+        w->certain = ode_find_steepest(m, a, direction, y, INFINITY, &found);
+        if (w->certain) ode_limit_steps(m, a, direction, found);
         if (w->damped && taken > w->most) {
             *factor = w->most / taken;
             return 0;
@@ -216,7 +219,6 @@ int ode_watch_accept(ode_march *m, double size)
     if (!sizes)
         return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory for step %lld", (long long)m->steps);
     sizes[m->steps] = size;
-    if (isfinite(w->most))
-        m->guard.z = fmax(m->guard.z, m->guard.limit * size / (m->guard.margin * w->most));
+    m->guard.z = fmax(m->guard.z, size * w->lambda);
     return 0;
 }

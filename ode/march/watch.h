@@ -2,6 +2,7 @@
 #ifndef ODE_WATCH_H
 #define ODE_WATCH_H
 #include "ode/march/march.h"
+#include <complex.h>
 #include <float.h>
 #include <math.h>
 
@@ -32,24 +33,29 @@ static inline double state_weight(const ode_system *s, int j, int64_t i)
 static inline double scale_of(const ode_march *m, int64_t element, double largest)
 {
     double rounding = m->system->dtype == AD_F32 ? FLT_EPSILON : DBL_EPSILON;
-    return fmax(fmax(ode_tolerance(m, element, largest), m->watch.least), 3e4 * rounding * largest);
+    return fmax(fmax(ode_tolerance(m, element, largest), m->watch.least),
+                3e4 * rounding * fmax(largest, 0.01 * m->watch.size));
 }
 
-/* What a look finds in the row where it is largest. */
-typedef struct {
-    double lambda; /* |lambda| */
-    /* cosine of the angle by which the field turns the direction: -1 where the mode is damped */
-    double along;
-} ode_mode;
+/* How far steps of size h strain a mode: above 1 they are beyond the limit of stability, with the
+ * margin, or the derivative along the mode is wrong at an output (propagate.c). About in proportion
+ * to h. */
+double ode_strain(const ode_march *m, double complex lambda, double h);
+/* By how much a step is off, relative to the mode; and the most that may add up. */
+double ode_strays(const ode_march *m, double complex lambda, double h);
+double ode_allowed(const ode_march *m);
+/* The largest step that does not. */
+double ode_largest_step(const ode_march *m, double complex lambda);
 
 /* What the first look or tangent of a solve begins with; many solves are over before (modes.c). */
 void ode_watch_prepare(ode_march *m, const void *y);
 
-/* The steepest mode. false: it is smaller than asked for, or nothing can be said (modes.c). */
-bool ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const void *y,
-                       double least, ode_mode *found);
+/* The mode that steps of this size strain most. false: not that they are close to its limit, or
+ * nothing can be said; then it may be another one (modes.c). */
+bool ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const void *y, double h,
+                       double complex *found);
 /* Holds the steps within the limit of a mode that is known for certain. */
-void ode_limit_steps(ode_march *m, const ode_boundary *a, int direction, const ode_mode *found);
+void ode_limit_steps(ode_march *m, const ode_boundary *a, int direction, double complex found);
 
 /* Tangents of steps and of the field (tangents.c). */
 bool ode_some_element_rests(const ode_march *m);

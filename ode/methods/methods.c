@@ -52,6 +52,7 @@ static const ode_method *const all[] = {
         .step = ode_runge_kutta_step,                                                              \
         .dense = ode_runge_kutta_dense,                                                            \
         .stability = ode_runge_kutta_stability,                                                    \
+        .growth = ode_runge_kutta_growth,                                                          \
         .rounding = ode_runge_kutta_rounding                                                       \
     };
 #include "ode/methods/methods.def"

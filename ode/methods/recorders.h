@@ -18,6 +18,7 @@ void ode_record_stiffness(const ode_tableau *t, const ode_step *s, ode_step_resu
 /* a stage at c = 1 whose state differs from the step's result; 0: none */
 int ode_stage_before_last(const ode_tableau *t);
 double ode_runge_kutta_stability(const ode_method *method);
+int ode_runge_kutta_growth(const ode_method *method, double *coefficient);
 double ode_runge_kutta_rounding(const ode_method *method, double x);
 /* The stages of an implicit step (root.c), which share their matrix: equations with the same g. */
 typedef struct {

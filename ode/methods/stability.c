@@ -23,7 +23,28 @@ int ode_stage_before_last(const ode_tableau *t)
     return 0;
 }
 
-/* |R(-x)| of the stability function R(z) = 1 + sum_k z^k b A^(k-1) 1, from its coefficients. */
+/* R(z) = 1 + sum_k z^k b A^(k-1) 1 */
+int ode_runge_kutta_growth(const ode_method *m, double *coefficient)
+{
+    const ode_tableau *t = m->tableau;
+    int n = t->stages;
+    double power[ODE_MAX_STAGES], next[ODE_MAX_STAGES];
+    const double *b = ode_tableau_row(t, n);
+    coefficient[0] = 1;
+    for (int i = 0; i < n; i++) power[i] = 1;
+    for (int k = 1; k <= n; k++) {
+        coefficient[k] = 0;
+        for (int i = 0; i < n; i++) {
+            coefficient[k] += b[i] * power[i];
+            next[i] = 0;
+            for (int j = 0; j < i; j++) next[i] += ode_tableau_row(t, i)[j] * power[j];
+        }
+        for (int i = 0; i < n; i++) power[i] = next[i];
+    }
+    return n;
+}
+
+/* |R(-x)| from the coefficients of R. */
 static double amplification(int n, const double *coefficient, double x)
 {
     double r = 0;
@@ -33,19 +54,8 @@ static double amplification(int n, const double *coefficient, double x)
 
 double ode_runge_kutta_stability(const ode_method *m)
 {
-    const ode_tableau *t = m->tableau;
-    int n = t->stages;
-    double coefficient[ODE_MAX_STAGES + 1] = { 1 }, power[ODE_MAX_STAGES], next[ODE_MAX_STAGES];
-    const double *b = ode_tableau_row(t, n);
-    for (int i = 0; i < n; i++) power[i] = 1;
-    for (int k = 1; k <= n; k++) {
-        for (int i = 0; i < n; i++) {
-            coefficient[k] += b[i] * power[i];
-            next[i] = 0;
-            for (int j = 0; j < i; j++) next[i] += ode_tableau_row(t, i)[j] * power[j];
-        }
-        for (int i = 0; i < n; i++) power[i] = next[i];
-    }
+    double coefficient[ODE_MAX_STAGES + 1];
+    int n = ode_runge_kutta_growth(m, coefficient);
     const double step = 1.0 / 16;
     double stable = step;
     while (stable < 100 && amplification(n, coefficient, stable + step) <= 1) stable += step;

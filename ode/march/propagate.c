@@ -1,0 +1,69 @@
+/* What steps of one size make of a mode of the derivative, y' = lambda y.
+ *
+ * The gradient multiplies a mode by R(h lambda) in each step where the solution's derivative is
+ * multiplied by e^(h lambda). The limit of stability holds |R| within 1 for modes that decay. An
+ * oscillation needs more: dopri5 multiplies one by up to 1.3 within that limit, where it should not
+ * grow at all, and turns it by a wrong angle well before. Error control sees neither where the
+ * oscillation is no part of the solution. Here the n steps from the beginning to an output are
+ * compared: R^n with e^(n h lambda). */
+#include "ode/march/watch.h"
+
+/* Relative error that is allowed at an output; and in each step, as a part of the relative
+ * tolerance: an oscillation that is part of the solution has about a third of what the error
+ * estimate shows (0.05 to 0.3, by method and tolerance), so such ones ask for no smaller steps. */
+static const double allowed_at_output = 0.04, allowed_in_step = 0.3;
+
+static double complex growth(const ode_watch *w, double complex z)
+{
+    double complex r = 0;
+    for (int k = w->degree; k >= 0; k--) r = w->coefficient[k] + z * r;
+    return r;
+}
+
+double ode_strays(const ode_march *m, double complex lambda, double h)
+{
+    return fmin(2, cabs(clog(growth(&m->watch, h * lambda) * cexp(-h * lambda))));
+}
+
+double ode_allowed(const ode_march *m)
+{
+    (void)m;
+    return allowed_at_output / 2;
+}
+
+/* The error at the output where it is largest, in units of what is allowed: relative to the mode,
+ * or to half the tolerance where the mode is smaller: such a derivative is not asked for. */
+static double error_of_mode(const ode_march *m, double complex lambda, double h)
+{
+    const ode_watch *w = &m->watch;
+    double least = log(m->rtol / 2), t = w->horizon;
+    double gone = -least / fabs(creal(lambda));
+    if (creal(lambda) < 0) t = fmax(w->first_output, fmin(t, gone));
+    else t = fmin(t, gone);
+    double n = fmax(1, t / h), left = creal(lambda) * n * h;
+    double complex r = growth(w, h * lambda);
+    if (r == 0) return left > least ? INFINITY : 0;
+    double complex off = n * clog(r * cexp(-h * lambda));
+    double relative = fmin(cabs(off), 2) * exp(fmin(700, fmax(0, creal(off)) + fmin(0, left - least)));
+    return relative / fmax(allowed_at_output, allowed_in_step * m->rtol * n);
+}
+
+double ode_strain(const ode_march *m, double complex lambda, double h)
+{
+    double z = h * cabs(lambda) * m->guard.margin / m->guard.limit;
+    if (!(z <= 1) || m->watch.degree == 0) return z;
+    double error = error_of_mode(m, lambda, h);
+    return fmax(z, error > 0 ? pow(error, 1.0 / m->method->order) : 0);
+}
+
+double ode_largest_step(const ode_march *m, double complex lambda)
+{
+    double most = m->guard.limit / (m->guard.margin * cabs(lambda)), least = 0;
+    if (ode_strain(m, lambda, most) <= 1) return most;
+    for (int i = 0; i < 20; i++) {
+        double middle = (least + most) / 2;
+        if (ode_strain(m, lambda, middle) <= 1) least = middle;
+        else most = middle;
+    }
+    return least;
+}
