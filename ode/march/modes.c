@@ -168,31 +168,42 @@ static finding note(ode_march *m, double h)
     return f;
 }
 
+static int most_iterations(const ode_march *m, const ode_boundary *a, double h)
+{
+    double t1 = m->stops.times[m->stops.ntimes - 1];
+    double left = (double)m->evaluations + fabs(t1 - a->t) / h * m->method->times;
+    return (int)fmin(MOST_ITERATIONS, FIRST_ITERATIONS + left / 40);
+}
+
 bool ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const void *y, double h,
                        double complex *found)
 {
     ode_watch *w = &m->watch;
     double complex before = w->mode[0] + I * w->mode[1];
     double product = 0;
+    bool doubt = false;
+    int most = most_iterations(m, a, h), mean_of = most < 2 * MEAN_OF ? most - most / 2 : MEAN_OF;
     ode_watch_prepare(m, y);
     w->iterations = 0;
     *found = 0;
-    for (int i = 0; i < MOST_ITERATIONS; i++) {
+    for (int i = 0; i < most; i++) {
         if (!iterate(m, a, direction, y)) return false;
         w->iterations++;
         w->turned++;
         finding f = note(m, h);
         *found = I * fmax(f.growth, f.pair); /* the worst that it can be */
         bool early = w->turned < FIRST_ITERATIONS;
-        if (!early && ode_strain(m, *found, h / close) <= 1) return false;
+        double strain = ode_strain(m, *found, h / close);
+        if (!doubt && strain <= (early ? 0.5 : 1)) return false;
+        if (strain > 1.3) doubt = true;
         if ((!early && i > 0 && f.left <= exact) || cabs(f.mode - before) <= converged * cabs(f.mode)) {
             *found = f.mode;
             return ode_strain(m, *found, h / close) > 1;
         }
         before = f.mode;
-        if (i >= MOST_ITERATIONS - MEAN_OF) product += log(f.growth);
+        if (i >= most - mean_of) product += log(f.growth);
     }
-    *found = before / cabs(before) * exp(product / MEAN_OF);
+    *found = before / cabs(before) * exp(product / mean_of);
     return ode_strain(m, *found, h / close) > 1;
 }
 
