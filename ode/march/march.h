@@ -97,6 +97,7 @@ typedef struct {
     double lambda;    /* |lambda| of the mode that limits the steps, 0: none */
     double mode[2];   /* its real and imaginary part */
     int iterations;   /* of the last look */
+    double earlier_lambda, shown;
     int turned;       /* of all */
     bool accurate;    /* accuracy limits the steps for it, not stability */
     /* The direction before, and for each row by how much the last iteration multiplied the

@@ -172,7 +172,7 @@ static int most_iterations(const ode_march *m, const ode_boundary *a, double h)
 {
     double t1 = m->stops.times[m->stops.ntimes - 1];
     double left = (double)m->evaluations + fabs(t1 - a->t) / h * m->method->times;
-    return (int)fmin(MOST_ITERATIONS, FIRST_ITERATIONS + left / 40);
+    return (int)fmin(MOST_ITERATIONS, FIRST_ITERATIONS + 1 + left / 40);
 }
 
 bool ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const void *y, double h,
@@ -180,9 +180,9 @@ bool ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const
 {
     ode_watch *w = &m->watch;
     double complex before = w->mode[0] + I * w->mode[1];
-    double product = 0;
+    double product = 0, left = 1;
     bool doubt = false;
-    int most = most_iterations(m, a, h), mean_of = most < 2 * MEAN_OF ? most - most / 2 : MEAN_OF;
+    int most = most_iterations(m, a, h), mean_of = most < 2 * MEAN_OF ? most / 4 * 2 : MEAN_OF;
     ode_watch_prepare(m, y);
     w->iterations = 0;
     *found = 0;
@@ -201,9 +201,10 @@ bool ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const
             return ode_strain(m, *found, h / close) > 1;
         }
         before = f.mode;
+        left = f.left;
         if (i >= most - mean_of) product += log(f.growth);
     }
-    *found = before / cabs(before) * exp(product / mean_of);
+    *found = (left <= 0.3 ? before / cabs(before) : I) * exp(product / mean_of);
     return ode_strain(m, *found, h / close) > 1;
 }
 
@@ -237,10 +238,13 @@ int64_t ode_watch_look(ode_march *m, const ode_boundary *a, int direction, const
     ode_watch *w = &m->watch;
     const double *sizes = w->sizes.data;
     if (!w->on || (m->evaluations < w->due && h <= w->reach)) return -1;
-    int64_t from = w->since[0], back = -1;
+    int64_t from = w->since[w->certain], back = -1;
     w->probes++;
     double complex found;
-    w->certain = ode_find_steepest(m, a, direction, y, h, &found);
+    double earlier = w->earlier_lambda;
+    double largest = h;
+    for (int64_t k = 0; w->since[1] == 0 && k < m->steps; k++) largest = fmax(largest, sizes[k]);
+    w->certain = ode_find_steepest(m, a, direction, y, largest, &found);
     if (w->certain) {
         ode_limit_steps(m, a, direction, found);
     } else {
@@ -252,10 +256,16 @@ int64_t ode_watch_look(ode_march *m, const ode_boundary *a, int direction, const
     }
     w->since[0] = w->since[1];
     w->since[1] = m->steps;
-    double off = 0;
-    for (int64_t k = from; w->certain && k < m->steps; k++) {
-        if (sizes[k] > w->tolerated && back < 0) back = k;
-        off += ode_strays(m, found, sizes[k]);
+    double shown = w->shown;
+    w->shown = 0;
+    w->earlier_lambda = cabs(found);
+    if (!w->certain) return -1;
+    double off = 0, change = 1;
+    if (w->accurate && 2 * shown > cabs(found) && earlier > 0 && earlier < cabs(found)) change = sqrt(earlier / cabs(found));
+    if (w->accurate && change == 1) from = w->since[0];
+    for (int64_t k = from; k < m->steps; k++) {
+        if (sizes[k] * change > w->tolerated && back < 0) back = k;
+        off += ode_strays(m, found * change, sizes[k]);
     }
     if (back >= 0 && w->accurate && off < ode_allowed(m)) back = -1;
     if (back < 0) return -1;

@@ -93,6 +93,7 @@ int ode_watch_open(ode_march *m, const ode_march_units *units, double horizon, d
     memset(w->turns.data, 0, 2 * rows);
     w->degree = m->method->growth ? m->method->growth(m->method, w->coefficient) : 0;
     w->said_nothing = w->turned = 0;
+    w->earlier_lambda = w->shown = 0;
     w->short_apart = 0;
     w->asked = -1;
     w->evaluations = w->probes = w->probe_due = w->probed = 0;
@@ -215,6 +216,7 @@ int ode_watch_accept(ode_march *m, double size)
     ode_watch *w = &m->watch;
     if (!w->on) return 0;
     w->seen = m->guard.z / size;
+    w->shown = fmax(w->shown, w->seen);
     double *sizes = ode_buffer_need(&w->sizes, (size_t)(m->steps + 1) * sizeof *sizes);
     if (!sizes)
         return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory for step %lld", (long long)m->steps);
