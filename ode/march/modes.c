@@ -180,7 +180,7 @@ bool ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const
 {
     ode_watch *w = &m->watch;
     double complex before = w->mode[0] + I * w->mode[1];
-    double product = 0, left = 1;
+    double product = 0, left = 1, pair = 0;
     bool doubt = false;
     int most = most_iterations(m, a, h), mean_of = most < 2 * MEAN_OF ? most / 4 * 2 : MEAN_OF;
     ode_watch_prepare(m, y);
@@ -191,11 +191,13 @@ bool ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const
         w->iterations++;
         w->turned++;
         finding f = note(m, h);
-        *found = I * fmax(f.growth, f.pair); /* the worst that it can be */
+        /* The worst that it can be: an iteration alone may be one of units. */
+        *found = I * fmax(f.pair, i < 2 ? f.growth : pair);
+        pair = f.pair;
         bool early = w->turned < FIRST_ITERATIONS;
         double strain = ode_strain(m, *found, h / close);
         if (!doubt && strain <= (early ? 0.5 : 1)) return false;
-        if (strain > 1.3) doubt = true;
+        if (i > 1 && strain > 1.3) doubt = true;
         if ((!early && i > 0 && f.left <= exact) || cabs(f.mode - before) <= converged * cabs(f.mode)) {
             *found = f.mode;
             return ode_strain(m, *found, h / close) > 1;
@@ -251,7 +253,7 @@ int64_t ode_watch_look(ode_march *m, const ode_boundary *a, int direction, const
         w->lambda = 0;
         if (direction * (a->t - w->until) >= 0) w->most = INFINITY;
         double strain = ode_strain(m, found, h / close);
-        w->reach = strain > 0 ? fmax(1.25 * h, h / strain) : INFINITY;
+        w->reach = strain > 0 ? fmax(2 * h, h / strain) : INFINITY;
         w->due = m->evaluations + (looks_apart > looks_share * w->iterations ? looks_apart : looks_share * w->iterations);
     }
     w->since[0] = w->since[1];

@@ -11,7 +11,7 @@
 /* Relative error that is allowed at an output; and in each step, as a part of the relative
  * tolerance: an oscillation that is part of the solution has about a third of what the error
  * estimate shows (0.05 to 0.3, by method and tolerance), so such ones ask for no smaller steps. */
-static const double allowed_at_output = 0.04, allowed_in_step = 0.3;
+static const double allowed_at_output = 0.05, allowed_in_step = 0.3;
 
 static double complex growth(const ode_watch *w, double complex z)
 {
