@@ -13,6 +13,8 @@
  * estimate shows (0.05 to 0.3, by method and tolerance), so such ones ask for no smaller steps. */
 static const double allowed_at_output = 0.05, allowed_in_step = 0.3;
 
+static const double certainly = 0.02;
+
 static double complex growth(const ode_watch *w, double complex z)
 {
     double complex r = 0;
@@ -37,10 +39,12 @@ static double error_of_mode(const ode_march *m, double complex lambda, double h)
 {
     const ode_watch *w = &m->watch;
     double least = log(m->rtol / 2), t = w->horizon;
-    double gone = -least / fabs(creal(lambda));
-    if (creal(lambda) < 0) t = fmax(w->first_output, fmin(t, gone));
-    else t = fmin(t, gone);
-    double n = fmax(1, t / h), left = creal(lambda) * n * h;
+    double rate = creal(lambda), gone = -least / fabs(rate);
+    if (rate > 0) t = fmin(t, gone);
+    rate = fmin(0, rate + certainly * cabs(lambda));
+    gone = -least / fabs(rate);
+    if (rate < 0) t = fmax(w->first_output, fmin(t, gone));
+    double n = fmax(1, t / h), left = rate * n * h;
     double complex r = growth(w, h * lambda);
     if (r == 0) return left > least ? INFINITY : 0;
     double complex off = n * clog(r * cexp(-h * lambda));
