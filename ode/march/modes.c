@@ -196,7 +196,7 @@ bool ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const
         pair = f.pair;
         bool early = w->turned < FIRST_ITERATIONS;
         double strain = ode_strain(m, *found, h / close);
-        if (!doubt && strain <= (early ? 0.5 : 1)) return false;
+        if (!doubt && strain <= (early || (w->lambda > 0 && i < 2) ? 0.5 : 1) && !(w->lambda > 0 && i == 0)) return false;
         if (i > 1 && strain > 1.3) doubt = true;
         if ((!early && i > 0 && f.left <= exact) || cabs(f.mode - before) <= converged * cabs(f.mode)) {
             *found = f.mode;
