@@ -77,6 +77,8 @@ typedef struct {
     const ode_unit *brief;
 } ode_march_units;
 
+enum { ODE_TURN = 5 };
+
 /* Looks for what the state does not show of its derivatives (watch.c). */
 typedef struct {
     bool on, prepared; /* memory and directions are those of this solve */
@@ -95,13 +97,14 @@ typedef struct {
     double tolerated; /* size of steps that need not be taken again */
     double seen;      /* |lambda| that the last accepted step shows, 0: none */
     double lambda;    /* |lambda| of the mode that limits the steps, 0: none */
-    double mode[2];   /* its real and imaginary part */
-    int iterations;   /* of the last look */
-    double earlier_lambda, shown;
-    int turned;       /* of all */
+    double mode[2];   /* the one that did last: real and imaginary part */
     bool accurate;    /* accuracy limits the steps for it, not stability */
-    /* The direction before, and for each row by how much the last iteration multiplied the
-     * direction (0: none), and the cosine of the angle by which it turned it. */
+    double found;     /* |lambda| that the last look found, or what it is at most; 0: none yet */
+    double shown;     /* the largest that accepted steps have shown since */
+    /* Power iterations of the last look, and of all. */
+    int iterations, turned;
+    /* The direction before it was turned, and what the iterations found in each row,
+     * [rows,ODE_TURN] (modes.c). */
     ode_buffer earlier, turns;
     int degree; /* of the method's R(h lambda), with its coefficients */
     double coefficient[ODE_MAX_STAGES + 1];

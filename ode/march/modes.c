@@ -2,22 +2,34 @@
 #include "ode/march/watch.h"
 #include <string.h>
 
-/* Evaluations of the field from one look to the next. */
-static const int64_t looks_apart = 60, looks_share = 40;
+/* Evaluations of the field from one look to the next, at least, and for each one that the look
+ * took.
+ */
+enum { LOOKS_APART = 60, APART_FOR_EACH = 40 };
 /* So many steps from one look to the next while a mode limits the steps. */
 static const int64_t limited_apart = 8;
-/* Parts of the limit to h |lambda|: what may lie beyond it for a while; where, within the margin,
- * to look closely. */
+/* Parts of the limit: what may lie beyond it for a while; where, within the margin, to look
+ * closely. */
 static const double beyond = 1.15, close = 0.77;
+/* What may add up in steps beyond the limit, as a part of what is allowed at an output. */
+static const double beyond_in_sum = 0.5;
 /* A mode that is no more than so much steeper than what the step itself shows is looked for half as
  * often: the guard sees it grow. */
 static const double hidden = 1.1;
-/* Power iterations in one look, how many of the last are averaged where they do not converge, and
- * the relative change that ends them. */
-enum { MOST_ITERATIONS = 16, MEAN_OF = 8, FIRST_ITERATIONS = 3 };
-static const double converged = 0.05, exact = 0.02;
-/* The square of the sine of an angle by which a mode without an oscillation is turned. */
-static const double straight = 1e-3;
+/* Power iterations in one look, at most; and in a short solve, one for so many of its evaluations
+ * more than these. As many as the latter are done in all before a look is trusted. */
+enum { MOST_ITERATIONS = 16, FEW_ITERATIONS = 4, FOR_AN_ITERATION = 40, FIRST_ITERATIONS = 3 };
+/* The relative change that ends them; so do two that stay in a plane. Where they do not end, so
+ * many of the last are averaged, an even number, and the angle is that of the plane if it is not
+ * much worse. */
+static const double converged = 0.05, in_plane = 0.02, beside_plane = 0.3;
+enum { MEAN_OF = 8 };
+/* Strains: below the first, one iteration is enough where a few are not to be trusted; above the
+ * second, a smaller one has to converge. */
+static const double little = 0.5, doubtful = 1.3;
+/* The square of the sine of an angle that is none; how much larger than in an iteration |lambda| of
+ * a plane may be. */
+static const double straight = 1e-3, most_larger = 1.2;
 /* A mode is damped if the field turns its direction nearly round. */
 static const double damped_along = -0.9;
 /* A damped mode need not be accurate if it decays by more than e^-50 before the first output. */
@@ -53,17 +65,18 @@ void ode_watch_prepare(ode_march *m, const void *y)
     w->prepared = true;
 }
 
-/* What an iteration finds in a row: squares of the direction before and after, and its products with
- * the latter of the direction itself and of the one before it. */
+/* What an iteration finds in a row: squares of the direction before and after, and its products
+ * with the latter of the direction itself and of the one before it. */
 typedef struct {
     double before, after, along, around;
 } sums;
 
-/* By how much an iteration multiplied the direction (0: there was none), and the cosine of the angle
- * by which it turned it. */
+/* Of the last two iterations in a row, the latest first: by how much they multiplied the direction
+ * (0: there was none), the cosines of the angles by which they turned it, and by both. */
 typedef struct {
-    double growth, cosine;
+    double growth[2], cosine[2], around;
 } turn;
+_Static_assert(sizeof(turn) == ODE_TURN * sizeof(double), "the watch has room for the turns");
 
 /* One power iteration in each row, which turns the direction. false: the field is not finite there.
  */
@@ -72,6 +85,7 @@ static bool iterate(ode_march *m, const ode_boundary *a, int direction, const vo
     ode_watch *w = &m->watch;
     const ode_system *s = m->system;
     ad_dtype dtype = s->dtype;
+    double width = (double)s->width;
     for (int64_t i = 0; i < m->cells; i++) {
         double x = ode_load(dtype, y, i), most = fmax(fabs(x), ode_load(dtype, w->largest.data, i));
         ode_store(dtype, w->largest.data, i, most);
@@ -92,122 +106,128 @@ static bool iterate(ode_march *m, const ode_boundary *a, int direction, const vo
                 for (int64_t i = 0; i < s->size[j]; i++, at++) {
                     double scale = scale_of(m, at, ode_load(dtype, w->largest.data, at));
                     if (!(scale > 0)) continue;
-                    double moved = ode_load(dtype, w->moved.data, at) - ode_load(dtype, y, at);
-                    double turned =
-                        ode_load(dtype, w->slope.data, at) - ode_load(dtype, m->slope[0].data, at);
-                    moved /= scale;
-                    turned /= direction * scale;
+                    double moved =
+                        (ode_load(dtype, w->moved.data, at) - ode_load(dtype, y, at)) / scale;
+                    double turned = (ode_load(dtype, w->slope.data, at) -
+                                     ode_load(dtype, m->slope[0].data, at)) /
+                                    (direction * scale);
                     if (!pass) {
                         of[r].before += moved * moved;
                         of[r].after += turned * turned;
                         of[r].along += moved * turned;
                         of[r].around += ode_load(dtype, w->earlier.data, at) * turned;
                     } else if (of[r].after > 0 && isfinite(of[r].after)) {
-                        double width = (double)s->width;
                         ode_store(dtype, w->earlier.data, at, moved * sqrt(width / of[r].before));
-                        ode_store(dtype, w->direction.data, at,
-                                  turned * sqrt(width / of[r].after));
+                        ode_store(dtype, w->direction.data, at, turned * sqrt(width / of[r].after));
                     }
                 }
     }
     return true;
 }
 
-/* The mode that shows in two iterations: e_0, e_1 = J e_0 / g_1 and e_2 = J e_1 / g_2, unit vectors,
- * span the plane of a pair of complex modes, where J^2 e_0 = 2 Re lambda J e_0 - |lambda|^2 e_0. What
- * the field does to an oscillation in one iteration depends on the units of its components, x' = v,
- * v' = -w^2 x. *left: the part of e_2 that is outside the plane. */
-static double complex mode_of(const turn *one, const turn *two, double around, double *left)
+/* Notes an iteration: the largest growth in it, and in it and the one before it. What the field
+ * does to an oscillation in one iteration depends on the units of the components, x' = v,
+ * v' = -w^2 x; two iterations tell the mode. */
+static void note(ode_march *m, double *growth, double *pair)
 {
-    double c = one->cosine, outside = 1 - c * c, pair = sqrt(one->growth * two->growth);
-    *left = 1;
-    if (!(pair > 0)) return two->growth * two->cosine;
-    if (outside < straight) return c * two->cosine < 0 ? I * pair : copysign(pair, two->cosine);
-    double along = (two->cosine - c * around) / outside,
-           across = (around - c * two->cosine) / outside;
-    *left = sqrt(fmax(0, 1 - along * two->cosine - across * around));
-    double real = along * two->growth / 2,
-           square = real * real + across * one->growth * two->growth;
-    double complex mode = square < 0 ? real + I * sqrt(-square) : real + copysign(sqrt(square), real);
-    if (cabs(mode) < 1.2 * fmax(two->growth, pair)) return mode;
-    *left = 1;
-    return copysign(two->growth, two->cosine);
-}
-
-/* What an iteration has found in all rows: the largest growth, of that and of the one before, and
- * the mode that strains the steps most. */
-typedef struct {
-    double growth, pair, left;
-    double complex mode;
-} finding;
-
-static finding note(ode_march *m, double h)
-{
-    ode_watch *w = &m->watch;
-    const sums *of = w->rows.data;
-    turn *turns = w->turns.data;
-    finding f = { 0 };
-    double most = -1, width = (double)m->system->width;
+    const sums *of = m->watch.rows.data;
+    turn *turns = m->watch.turns.data;
+    double width = (double)m->system->width;
+    *growth = *pair = 0;
     for (int64_t r = 0; r < m->rows; r++) {
-        turn before = turns[r], now = { 0 };
-        if (of[r].before > 0 && isfinite(of[r].after) && of[r].after > 0)
-            now = (turn){ sqrt(of[r].after / of[r].before),
-                          of[r].along / sqrt(of[r].before * of[r].after) };
-        turns[r] = now;
-        f.growth = fmax(f.growth, now.growth);
-        f.pair = fmax(f.pair, sqrt(now.growth * before.growth));
-        if (!(now.growth > 0)) continue;
-        double left;
-        double complex mode = mode_of(&before, &now, of[r].around / sqrt(width * of[r].after), &left);
-        double strain = m->rows == 1 ? 0 : ode_strain(m, mode, fmin(h, m->watch.horizon));
-        if (strain <= most) continue;
-        most = strain;
-        f.mode = mode;
-        f.left = left;
+        turn *t = &turns[r];
+        t->growth[1] = t->growth[0];
+        t->cosine[1] = t->cosine[0];
+        t->growth[0] = 0;
+        if (!(of[r].before > 0 && of[r].after > 0 && isfinite(of[r].after))) continue;
+        t->growth[0] = sqrt(of[r].after / of[r].before);
+        t->cosine[0] = of[r].along / sqrt(of[r].before * of[r].after);
+        t->around = of[r].around / sqrt(width * of[r].after);
+        *growth = fmax(*growth, t->growth[0]);
+        *pair = fmax(*pair, sqrt(t->growth[0] * t->growth[1]));
     }
-    return f;
 }
 
+/* The mode that shows in two iterations: e_0, e_1 = J e_0 / g_1 and e_2 = J e_1 / g_2, unit
+ * vectors, are in the plane of a pair of complex modes, where
+ * J^2 e_0 = 2 Re lambda J e_0 - |lambda|^2 e_0. *left: the part of e_2 that is not in the plane of
+ * the others, 1: that is not known. */
+static double complex mode_of(const turn *t, double *left)
+{
+    double c = t->cosine[1], along = t->cosine[0], outside = 1 - c * c,
+           product = t->growth[0] * t->growth[1], pair = sqrt(product);
+    *left = 1;
+    if (!(pair > 0)) return t->growth[0] * along;
+    if (outside < straight) return c * along < 0 ? I * pair : copysign(pair, along);
+    double on_last = (along - c * t->around) / outside,
+           on_first = (t->around - c * along) / outside;
+    double real = on_last * t->growth[0] / 2, square = real * real + on_first * product;
+    double complex mode =
+        square < 0 ? real + I * sqrt(-square) : real + copysign(sqrt(square), real);
+    if (cabs(mode) > most_larger * fmax(t->growth[0], pair)) return copysign(t->growth[0], along);
+    *left = sqrt(fmax(0, 1 - on_last * along - on_first * t->around));
+    return mode;
+}
+
+/* Of the modes that show in the rows, the one that steps of this size strain most. */
+static double complex most_strained(const ode_march *m, double h, double *left)
+{
+    const turn *turns = m->watch.turns.data;
+    double complex most = mode_of(&turns[0], left);
+    double strain = m->rows > 1 ? ode_strain(m, most, h) : 0;
+    for (int64_t r = 1; r < m->rows; r++) {
+        double other_left;
+        double complex other = mode_of(&turns[r], &other_left);
+        double other_strain = ode_strain(m, other, h);
+        if (!(other_strain > strain)) continue;
+        strain = other_strain;
+        most = other;
+        *left = other_left;
+    }
+    return most;
+}
+
+/* In a look before a step of this size. */
 static int most_iterations(const ode_march *m, const ode_boundary *a, double h)
 {
-    double t1 = m->stops.times[m->stops.ntimes - 1];
-    double left = (double)m->evaluations + fabs(t1 - a->t) / h * m->method->times;
-    return (int)fmin(MOST_ITERATIONS, FIRST_ITERATIONS + 1 + left / 40);
+    double end = m->stops.times[m->stops.ntimes - 1];
+    double taken = (double)m->evaluations + fabs(end - a->t) / h * m->method->times;
+    return (int)fmin(MOST_ITERATIONS, FEW_ITERATIONS + taken / FOR_AN_ITERATION);
 }
 
 bool ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const void *y, double h,
                        double complex *found)
 {
     ode_watch *w = &m->watch;
-    double complex before = w->mode[0] + I * w->mode[1];
-    double product = 0, left = 1, pair = 0;
-    bool doubt = false;
+    double complex known = w->mode[0] + I * w->mode[1], before = known;
     int most = most_iterations(m, a, h), mean_of = most < 2 * MEAN_OF ? most / 4 * 2 : MEAN_OF;
+    double size = h / close, product = 0, left = 1, growth, pair = 0;
+    bool doubt = false, limiting = w->lambda > 0 && w->accurate;
     ode_watch_prepare(m, y);
-    w->iterations = 0;
     *found = 0;
+    w->iterations = 0;
     for (int i = 0; i < most; i++) {
+        double last_pair = pair;
         if (!iterate(m, a, direction, y)) return false;
         w->iterations++;
         w->turned++;
-        finding f = note(m, h);
-        /* The worst that it can be: an iteration alone may be one of units. */
-        *found = I * fmax(f.pair, i < 2 ? f.growth : pair);
-        pair = f.pair;
-        bool early = w->turned < FIRST_ITERATIONS;
-        double strain = ode_strain(m, *found, h / close);
-        if (!doubt && strain <= (early || (w->lambda > 0 && i < 2) ? 0.5 : 1) && !(w->lambda > 0 && i == 0)) return false;
-        if (i > 1 && strain > 1.3) doubt = true;
-        if ((!early && i > 0 && f.left <= exact) || cabs(f.mode - before) <= converged * cabs(f.mode)) {
-            *found = f.mode;
-            return ode_strain(m, *found, h / close) > 1;
+        note(m, &growth, &pair);
+        *found = I * fmax(pair, i < 2 ? growth : last_pair); /* the worst that it can be */
+        double strain = ode_strain(m, *found, size);
+        bool trusted = w->turned >= FIRST_ITERATIONS;
+        doubt = doubt || (limiting && i == 0) || (i > 1 && strain > doubtful);
+        if (!doubt && strain <= (trusted ? 1 : little)) return false;
+        double complex mode = most_strained(m, fmin(size, w->horizon), &left);
+        if ((trusted && i > 0 && left <= in_plane) ||
+            cabs(mode - before) <= converged * cabs(mode)) {
+            *found = mode;
+            return ode_strain(m, mode, size) > 1;
         }
-        before = f.mode;
-        left = f.left;
-        if (i >= most - mean_of) product += log(f.growth);
+        before = mode;
+        if (i >= most - mean_of) product += log(growth);
     }
-    *found = (left <= 0.3 ? before / cabs(before) : I) * exp(product / mean_of);
-    return ode_strain(m, *found, h / close) > 1;
+    *found = (left <= beside_plane ? before / cabs(before) : I) * exp(product / mean_of);
+    return ode_strain(m, *found, size) > 1;
 }
 
 void ode_limit_steps(ode_march *m, const ode_boundary *a, int direction, double complex found)
@@ -220,8 +240,7 @@ void ode_limit_steps(ode_march *m, const ode_boundary *a, int direction, double 
     w->lambda = cabs(found);
     w->mode[0] = creal(found);
     w->mode[1] = cimag(found);
-    w->damped =
-        creal(found) < damped_along * w->lambda && w->lambda * w->first_output > spent;
+    w->damped = creal(found) < damped_along * w->lambda && w->lambda * w->first_output > spent;
     w->reach = INFINITY;
     bool shown = hidden * w->seen >= w->lambda;
     w->due = m->evaluations + (shown ? 2 : 1) * limited_apart * m->method->times;
@@ -235,6 +254,23 @@ void ode_watch_rewind(ode_march *m)
     m->watch.again = true;
 }
 
+/* The first step since a look that has to be taken again for a mode, or -1. Where the solution
+ * shows it, it may have changed since the look before, which found |lambda| = earlier. */
+static int64_t first_beyond(const ode_march *m, int64_t from, double complex found, double earlier)
+{
+    const ode_watch *w = &m->watch;
+    const double *sizes = w->sizes.data;
+    int64_t first = -1;
+    double lambda = cabs(found), change = 1, sum = 0;
+    if (w->accurate && 2 * w->shown > lambda && earlier > 0 && earlier < lambda)
+        change = sqrt(earlier / lambda);
+    for (int64_t k = w->accurate && change == 1 ? w->since[0] : from; k < m->steps; k++) {
+        if (first < 0 && sizes[k] * change > w->tolerated) first = k;
+        if (w->accurate) sum += ode_stray(m, found * change, sizes[k]);
+    }
+    return w->accurate && sum < beyond_in_sum ? -1 : first;
+}
+
 int64_t ode_watch_look(ode_march *m, const ode_boundary *a, int direction, const void *y, double h)
 {
     ode_watch *w = &m->watch;
@@ -243,33 +279,24 @@ int64_t ode_watch_look(ode_march *m, const ode_boundary *a, int direction, const
     int64_t from = w->since[w->certain], back = -1;
     w->probes++;
     double complex found;
-    double earlier = w->earlier_lambda;
-    double largest = h;
+    double earlier = w->found, largest = h;
     for (int64_t k = 0; w->since[1] == 0 && k < m->steps; k++) largest = fmax(largest, sizes[k]);
     w->certain = ode_find_steepest(m, a, direction, y, largest, &found);
     if (w->certain) {
         ode_limit_steps(m, a, direction, found);
+        back = first_beyond(m, from, found, earlier);
     } else {
+        double strain = ode_strain(m, found, h / close);
         w->lambda = 0;
         if (direction * (a->t - w->until) >= 0) w->most = INFINITY;
-        double strain = ode_strain(m, found, h / close);
         w->reach = strain > 0 ? fmax(2 * h, h / strain) : INFINITY;
-        w->due = m->evaluations + (looks_apart > looks_share * w->iterations ? looks_apart : looks_share * w->iterations);
+        int apart = APART_FOR_EACH * w->iterations;
+        w->due = m->evaluations + (apart > LOOKS_APART ? apart : LOOKS_APART);
     }
+    w->found = cabs(found);
+    w->shown = 0;
     w->since[0] = w->since[1];
     w->since[1] = m->steps;
-    double shown = w->shown;
-    w->shown = 0;
-    w->earlier_lambda = cabs(found);
-    if (!w->certain) return -1;
-    double off = 0, change = 1;
-    if (w->accurate && 2 * shown > cabs(found) && earlier > 0 && earlier < cabs(found)) change = sqrt(earlier / cabs(found));
-    if (w->accurate && change == 1) from = w->since[0];
-    for (int64_t k = from; k < m->steps; k++) {
-        if (sizes[k] * change > w->tolerated && back < 0) back = k;
-        off += ode_strays(m, found * change, sizes[k]);
-    }
-    if (back >= 0 && w->accurate && off < ode_allowed(m)) back = -1;
     if (back < 0) return -1;
     w->since[0] = w->since[1] = back;
     w->until = a->t;

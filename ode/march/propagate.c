@@ -13,24 +13,20 @@
  * estimate shows (0.05 to 0.3, by method and tolerance), so such ones ask for no smaller steps. */
 static const double allowed_at_output = 0.05, allowed_in_step = 0.3;
 
-static const double certainly = 0.02;
+/* Part of |lambda| to which its real part is known. */
+static const double uncertain = 0.02;
 
-static double complex growth(const ode_watch *w, double complex z)
+/* log(R(z) / e^z) */
+static double complex deviation(const ode_watch *w, double complex z)
 {
     double complex r = 0;
     for (int k = w->degree; k >= 0; k--) r = w->coefficient[k] + z * r;
-    return r;
+    return r == 0 ? -INFINITY : clog(r * cexp(-z));
 }
 
-double ode_strays(const ode_march *m, double complex lambda, double h)
+double ode_stray(const ode_march *m, double complex lambda, double h)
 {
-    return fmin(2, cabs(clog(growth(&m->watch, h * lambda) * cexp(-h * lambda))));
-}
-
-double ode_allowed(const ode_march *m)
-{
-    (void)m;
-    return allowed_at_output / 2;
+    return fmin(2, cabs(deviation(&m->watch, h * lambda))) / allowed_at_output;
 }
 
 /* The error at the output where it is largest, in units of what is allowed: relative to the mode,
@@ -38,17 +34,16 @@ double ode_allowed(const ode_march *m)
 static double error_of_mode(const ode_march *m, double complex lambda, double h)
 {
     const ode_watch *w = &m->watch;
-    double least = log(m->rtol / 2), t = w->horizon;
-    double rate = creal(lambda), gone = -least / fabs(rate);
-    if (rate > 0) t = fmin(t, gone);
-    rate = fmin(0, rate + certainly * cabs(lambda));
-    gone = -least / fabs(rate);
-    if (rate < 0) t = fmax(w->first_output, fmin(t, gone));
-    double n = fmax(1, t / h), left = rate * n * h;
-    double complex r = growth(w, h * lambda);
-    if (r == 0) return left > least ? INFINITY : 0;
-    double complex off = n * clog(r * cexp(-h * lambda));
-    double relative = fmin(cabs(off), 2) * exp(fmin(700, fmax(0, creal(off)) + fmin(0, left - least)));
+    /* A mode that grows is seen once it has grown by the inverse of that. */
+    double least = log(m->rtol / 2), rate = creal(lambda);
+    double t = rate > 0 ? fmin(w->horizon, -least / rate) : w->horizon;
+    if (rate < 0) {
+        rate = fmin(0, rate + uncertain * cabs(lambda));
+        t = fmax(w->first_output, fmin(w->horizon, least / rate));
+    }
+    double n = fmax(1, t / h), left = fmin(0, rate * n * h - least);
+    double complex off = n * deviation(w, h * lambda);
+    double relative = fmin(2, cabs(off)) * exp(fmin(700, fmax(0, creal(off)) + left));
     return relative / fmax(allowed_at_output, allowed_in_step * m->rtol * n);
 }
 

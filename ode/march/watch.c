@@ -59,9 +59,8 @@ void ode_watch_close(ode_watch *w)
 {
     ode_runner_close(&w->tangent);
     ode_runner_close(&w->field_tangent);
-    ode_buffer *all[] = { &w->direction, &w->largest,   &w->moved, &w->slope, &w->sizes,
-                          &w->rows,      &w->arguments, &w->each,  &w->chosen,
-                          &w->earlier,   &w->turns };
+    ode_buffer *all[] = { &w->direction, &w->largest, &w->moved,  &w->slope,   &w->sizes, &w->rows,
+                          &w->arguments, &w->each,    &w->chosen, &w->earlier, &w->turns };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
 }
 
@@ -75,7 +74,8 @@ int ode_watch_open(ode_march *m, const ode_march_units *units, double horizon, d
     if (!each || !ode_buffer_need(&w->direction, slot) || !ode_buffer_need(&w->largest, slot) ||
         !ode_buffer_need(&w->moved, slot) || !ode_buffer_need(&w->slope, slot) ||
         !ode_buffer_need(&w->chosen, slot) || !ode_buffer_need(&w->earlier, slot) ||
-        !ode_buffer_need(&w->turns, 2 * rows) || !ode_buffer_need(&w->rows, ODE_TANGENTS * rows))
+        !ode_buffer_need(&w->turns, ODE_TURN * rows) ||
+        !ode_buffer_need(&w->rows, ODE_TANGENTS * rows))
         return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
     w->on = true;
     w->unit = units->tangent;
@@ -83,17 +83,17 @@ int ode_watch_open(ode_march *m, const ode_march_units *units, double horizon, d
     w->horizon = horizon;
     w->silent = pow(blind_growth, -m->method->order);
     w->first_output = first_output;
-    w->prepared = w->tangent.connected = w->field_tangent.connected = w->certain = w->damped =
-        w->again = false;
+    w->accurate = w->prepared = w->tangent.connected = w->field_tangent.connected = w->certain =
+        w->damped = w->again = false;
     w->short_looks = true;
     w->due = first_look;
     w->since[0] = w->since[1] = 0;
     w->reach = w->most = w->tolerated = w->allowed = w->vetted = INFINITY;
     w->until = w->seen = w->lambda = w->mode[0] = w->mode[1] = 0;
-    memset(w->turns.data, 0, 2 * rows);
+    memset(w->turns.data, 0, ODE_TURN * rows);
     w->degree = m->method->growth ? m->method->growth(m->method, w->coefficient) : 0;
     w->said_nothing = w->turned = 0;
-    w->earlier_lambda = w->shown = 0;
+    w->found = w->shown = 0;
     w->short_apart = 0;
     w->asked = -1;
     w->evaluations = w->probes = w->probe_due = w->probed = 0;

@@ -41,9 +41,8 @@ static inline double scale_of(const ode_march *m, int64_t element, double larges
  * margin, or the derivative along the mode is wrong at an output (propagate.c). About in proportion
  * to h. */
 double ode_strain(const ode_march *m, double complex lambda, double h);
-/* By how much a step is off, relative to the mode; and the most that may add up. */
-double ode_strays(const ode_march *m, double complex lambda, double h);
-double ode_allowed(const ode_march *m);
+/* By how much one step puts it wrong, in units of what is allowed at an output. */
+double ode_stray(const ode_march *m, double complex lambda, double h);
 /* The largest step that does not. */
 double ode_largest_step(const ode_march *m, double complex lambda);
 
