@@ -70,6 +70,11 @@ static void advise(const ode_march *m, const trouble *of, char *text, size_t siz
                  100 * (double)(m->guard.limited + m->guard.refused) /
                      (double)(m->steps + m->rejected),
                  m->guard.z, m->guard.limit);
+    else if (m->watch.on && m->watch.lambda > 0 && m->watch.accurate)
+        snprintf(text, size,
+                 "the gradient asks for such steps, not the state, which does not show an "
+                 "oscillation of frequency %.3g: raise max_steps",
+                 m->watch.lambda);
     else if (m->watch.on && isfinite(m->watch.allowed))
         snprintf(text, size,
                  "the gradient asks for such steps, not the state, of which a component or all is "

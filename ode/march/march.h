@@ -106,8 +106,6 @@ typedef struct {
     /* The direction before it was turned, and what the iterations found in each row,
      * [rows,ODE_TURN] (modes.c). */
     ode_buffer earlier, turns;
-    int degree; /* of the method's R(h lambda), with its coefficients */
-    double coefficient[ODE_MAX_STAGES + 1];
     bool damped; /* the mode that limits the steps decays */
     bool again;  /* the march has gone back */
     /* Blind components. */

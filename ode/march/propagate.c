@@ -17,16 +17,16 @@ static const double allowed_at_output = 0.05, allowed_in_step = 0.3;
 static const double uncertain = 0.02;
 
 /* log(R(z) / e^z) */
-static double complex deviation(const ode_watch *w, double complex z)
+static double complex deviation(const ode_march *m, double complex z)
 {
     double complex r = 0;
-    for (int k = w->degree; k >= 0; k--) r = w->coefficient[k] + z * r;
+    for (int k = m->settings->degree; k >= 0; k--) r = m->settings->growth[k] + z * r;
     return r == 0 ? -INFINITY : clog(r * cexp(-z));
 }
 
 double ode_stray(const ode_march *m, double complex lambda, double h)
 {
-    return fmin(2, cabs(deviation(&m->watch, h * lambda))) / allowed_at_output;
+    return fmin(2, cabs(deviation(m, h * lambda))) / allowed_at_output;
 }
 
 /* The error at the output where it is largest, in units of what is allowed: relative to the mode,
@@ -36,13 +36,11 @@ static double error_of_mode(const ode_march *m, double complex lambda, double h)
     const ode_watch *w = &m->watch;
     /* A mode that grows is seen once it has grown by the inverse of that. */
     double least = log(m->rtol / 2), rate = creal(lambda);
-    double t = rate > 0 ? fmin(w->horizon, -least / rate) : w->horizon;
-    if (rate < 0) {
-        rate = fmin(0, rate + uncertain * cabs(lambda));
-        t = fmax(w->first_output, fmin(w->horizon, least / rate));
-    }
+    if (rate < 0) rate = fmin(0, rate + uncertain * cabs(lambda));
+    double t = fmin(w->horizon, -least / fabs(rate));
+    if (rate < 0) t = fmax(w->first_output, t);
     double n = fmax(1, t / h), left = fmin(0, rate * n * h - least);
-    double complex off = n * deviation(w, h * lambda);
+    double complex off = n * deviation(m, h * lambda);
     double relative = fmin(2, cabs(off)) * exp(fmin(700, fmax(0, creal(off)) + left));
     return relative / fmax(allowed_at_output, allowed_in_step * m->rtol * n);
 }
@@ -50,7 +48,7 @@ static double error_of_mode(const ode_march *m, double complex lambda, double h)
 double ode_strain(const ode_march *m, double complex lambda, double h)
 {
     double z = h * cabs(lambda) * m->guard.margin / m->guard.limit;
-    if (!(z <= 1) || m->watch.degree == 0) return z;
+    if (!(z <= 1) || m->settings->degree == 0) return z;
     double error = error_of_mode(m, lambda, h);
     return fmax(z, error > 0 ? pow(error, 1.0 / m->method->order) : 0);
 }

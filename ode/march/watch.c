@@ -91,7 +91,6 @@ int ode_watch_open(ode_march *m, const ode_march_units *units, double horizon, d
     w->reach = w->most = w->tolerated = w->allowed = w->vetted = INFINITY;
     w->until = w->seen = w->lambda = w->mode[0] = w->mode[1] = 0;
     memset(w->turns.data, 0, ODE_TURN * rows);
-    w->degree = m->method->growth ? m->method->growth(m->method, w->coefficient) : 0;
     w->said_nothing = w->turned = 0;
     w->found = w->shown = 0;
     w->short_apart = 0;

@@ -199,6 +199,29 @@ START_TEST(stability_limits)
 }
 END_TEST
 
+/* Taylor's to the method's order, and what Hairer & Wanner, IV.2, have beyond: z^6/600 of dopri5.
+ */
+START_TEST(growth_of_modes)
+{
+    static const struct {
+        const ode_method *method;
+        int degree;
+        double beyond;
+    } known[] = {
+        { &ode_heun, 2, 0 }, { &ode_bosh3, 3, 0 }, { &ode_rk4, 4, 0 }, { &ode_dopri5, 6, 1.0 / 600 }
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        double coefficient[ODE_MAX_STAGES + 1], taylor = 1;
+        int order = ode_method_order(known[i].method);
+        ck_assert_int_eq(ode_runge_kutta_growth(known[i].method, coefficient), known[i].degree);
+        for (int k = 0; k <= order; taylor /= ++k)
+            check_close(known[i].method->name, coefficient[k], taylor, 1e-12);
+        if (order < known[i].degree)
+            check_close(known[i].method->name, coefficient[order + 1], known[i].beyond, 1e-12);
+    }
+}
+END_TEST
+
 /* |lambda| is asked for again and again, of larger steps, and near the limit. */
 START_TEST(guard_asks)
 {
@@ -238,6 +261,7 @@ int main(void)
     tcase_add_loop_test(stiff, ordinary_problems_are_not_limited, 0, 3);
     tcase_add_loop_test(stiff, rounding_is_not_multiplied, 0, 3);
     tcase_add_test(stiff, rounding_of_stages);
+    tcase_add_test(stiff, growth_of_modes);
     tcase_add_test(stiff, limits_of_rounding);
     tcase_add_test(stiff, stability_limits);
     tcase_add_test(stiff, guard_asks);

@@ -1,0 +1,252 @@
+/* Gradients along fast oscillations that hardly decay and are no part of the solution: the state
+ * moves slowly in all components, so its error says nothing of the steps that the gradient needs.
+ * Right values are those of the damped oscillator x'' = -c x' - w^2 x. */
+#include "costate.h"
+#include "tests/support.h"
+#include <math.h>
+#include <string.h>
+
+static const double angle = 0.7, horizon = 10;
+
+/* y_0 and y_1 are x, which is at rest, and a slow u, turned by an angle; x' = unit v. */
+typedef struct {
+    double w, c, unit;
+    enum { FOLLOWS, DECAYS, SATURATES, SLOW } u;
+} oscillator;
+
+static ad_var slow(ad_var t, ad_var u, ad_var p, int kind)
+{
+    if (kind == FOLLOWS) return ad_mul(p, ad_sub(ad_cos(t), u));
+    if (kind == DECAYS) return ad_neg(ad_mul(p, u));
+    return ad_mul(p, ad_mul(u, ad_sub(ad_ones_like(u), u)));
+}
+
+static ad_var field(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    const oscillator *k = user;
+    double c = cos(angle), s = sin(angle);
+    ad_var a = ad_slice(y, 1, 0, 1), b = ad_slice(y, 1, 1, 2), v = ad_slice(y, 1, 2, 3);
+    ad_var x = ad_add(ad_scale(a, c), ad_scale(b, s)), u = ad_sub(ad_scale(b, c), ad_scale(a, s));
+    ad_var dx = ad_scale(v, k->unit), du = slow(t, u, args[0], k->u);
+    ad_var dv = ad_neg(ad_add(ad_scale(v, k->c), ad_scale(x, k->w * k->w / k->unit)));
+    ad_var da = ad_sub(ad_scale(dx, c), ad_scale(du, s)),
+           db = ad_add(ad_scale(dx, s), ad_scale(du, c));
+    return ad_concatenate(3, (ad_var[]){ da, db, dv }, 1);
+}
+
+/* The same backwards in time, from `horizon` to 0. */
+static ad_var backwards(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    return ad_neg(field(ad_sub(ad_scalar(t.tape, horizon), t), y, args, user));
+}
+
+/* dx/dx_0 after time t, and the largest that it is about then. */
+static double right(const oscillator *k, double t, double *envelope)
+{
+    double a = k->c / 2, w = sqrt(k->w * k->w - a * a);
+    *envelope = exp(-a * t) * hypot(1, a / w);
+    return exp(-a * t) * (cos(w * t) + a / w * sin(w * t));
+}
+
+static void check(const oscillator *k, const ode_method *method, ad_dtype dtype, bool back,
+                  ode_stats *stats)
+{
+    const double y0[] = { -0.5 * sin(angle), 0.5 * cos(angle), 0 }, p0 = 0.7;
+    double by_y0[3], envelope, want = right(k, horizon, &envelope);
+    ad_tape *tape = ad_tape_new(dtype);
+    ad_var y = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), 1, y0);
+    ad_var p = ad_param(tape, AD_SHAPE(1, 1), &p0), bar;
+    ode_options o = { .method = method, .stats = stats };
+    ad_var times = back ? ode_interval(tape, horizon, 0) : ode_interval(tape, 0, horizon);
+    ad_var end = ode_solve_final(back ? backwards : field, (void *)k, y, 1, &p, times, &o);
+    ad_var x = ad_add(ad_scale(ad_slice(end, 1, 0, 1), cos(angle)),
+                      ad_scale(ad_slice(end, 1, 1, 2), sin(angle)));
+    ad_grad(ad_sum_all(x), 1, &y, &bar);
+    ck_assert_msg(!ad_get(bar, by_y0), "%s", ad_tape_error(tape));
+    double got = by_y0[0] * cos(angle) + by_y0[1] * sin(angle);
+    ck_assert_msg(fabs(got - want) <= 0.1 * envelope,
+                  "%s, %s, w %g, c %g, unit %g, slow part %d: %g, right is %g, of at most %g",
+                  ode_method_name(method), dtype == AD_F32 ? "float" : "double", k->w, k->c,
+                  k->unit, k->u, got, want, envelope);
+    ad_tape_free(tape);
+}
+
+static const ode_method *const methods[] = { &ode_dopri5, &ode_tsit5, &ode_dopri8, &ode_bosh3 };
+enum { METHODS = sizeof methods / sizeof methods[0] };
+
+/* In components of like units, and where v is w or a tenth of that as large as x. */
+static double unit_of(int i, double w) { return i == 0 ? 1 : i == 1 ? w : w / 10; }
+
+START_TEST(oscillations_are_right)
+{
+    static const double w[] = { 5.1, 8.7, 14.7, 25 }, c[] = { 0.02, 0.72 };
+    ad_dtype dtype = _i % 2 ? AD_F64 : AD_F32;
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 2; j++)
+            for (int kind = 0; kind < SLOW; kind++)
+                for (int unit = 0; unit < 3; unit++) {
+                    ode_stats stats = { 0 };
+                    check(&(oscillator){ w[i], c[j], unit_of(unit, w[i]), kind }, methods[_i / 2],
+                          dtype, false, &stats);
+                    ode_stats_clear(&stats);
+                }
+}
+END_TEST
+
+START_TEST(oscillations_are_right_backwards)
+{
+    for (int kind = 0; kind < SLOW; kind++) {
+        ode_stats stats = { 0 };
+        check(&(oscillator){ 12, 0.1, 1, kind }, methods[_i / 2], _i % 2 ? AD_F64 : AD_F32, true,
+              &stats);
+        ode_stats_clear(&stats);
+    }
+}
+END_TEST
+
+/* Rows with an oscillator each, pushed a little by what is slow. */
+static ad_var rows_field(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)user;
+    double c = cos(angle), s = sin(angle);
+    ad_var a = ad_slice(y, 1, 0, 1), b = ad_slice(y, 1, 1, 2), v = ad_slice(y, 1, 2, 3);
+    ad_var x = ad_add(ad_scale(a, c), ad_scale(b, s)), u = ad_sub(ad_scale(b, c), ad_scale(a, s));
+    ad_var w = ad_slice(args[0], 1, 0, 1), damping = ad_slice(args[0], 1, 1, 2);
+    ad_var dx = ad_mul(w, v), du = ad_sub(ad_cos(t), u);
+    ad_var dv = ad_sub(ad_scale(u, 0.01), ad_add(ad_mul(damping, v), ad_mul(w, x)));
+    ad_var da = ad_sub(ad_scale(dx, c), ad_scale(du, s)),
+           db = ad_add(ad_scale(dx, s), ad_scale(du, c));
+    return ad_concatenate(3, (ad_var[]){ da, db, dv }, 1);
+}
+
+START_TEST(each_row_has_its_own)
+{
+    static const oscillator rows[] = { { 3, 0.02, 3, 0 }, { 16, 0.02, 16, 0 }, { 2, 0.5, 2, 0 } };
+    enum { ROWS = 3 };
+    double y0[3 * ROWS], w[2 * ROWS], by_y0[3 * ROWS];
+    for (int r = 0; r < ROWS; r++) {
+        y0[3 * r] = -0.5 * sin(angle);
+        y0[3 * r + 1] = 0.5 * cos(angle);
+        y0[3 * r + 2] = 0;
+        w[2 * r] = rows[r].w;
+        w[2 * r + 1] = rows[r].c;
+    }
+    ad_tape *tape = ad_tape_new(_i % 2 ? AD_F64 : AD_F32);
+    ad_var y = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), ROWS, y0);
+    ad_var args = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), ROWS, w), bar;
+    ode_options o = { .method = methods[_i / 2] };
+    ad_var end = ode_solve_final(rows_field, NULL, y, 1, &args, ode_interval(tape, 0, horizon), &o);
+    ad_var x = ad_add(ad_scale(ad_slice(end, 1, 0, 1), cos(angle)),
+                      ad_scale(ad_slice(end, 1, 1, 2), sin(angle)));
+    ad_grad(ad_sum_all(x), 1, &y, &bar);
+    ck_assert_msg(!ad_get(bar, by_y0), "%s", ad_tape_error(tape));
+    for (int r = 0; r < ROWS; r++) {
+        double envelope, want = right(&rows[r], horizon, &envelope),
+                         got = by_y0[3 * r] * cos(angle) + by_y0[3 * r + 1] * sin(angle);
+        ck_assert_msg(fabs(got - want) <= 0.1 * envelope, "row %d: %g, right is %g, of at most %g",
+                      r, got, want, envelope);
+    }
+    ad_tape_free(tape);
+}
+END_TEST
+
+/* At all output times. */
+START_TEST(oscillations_are_right_at_all_times)
+{
+    oscillator k = { 20, 0.3, 1, FOLLOWS };
+    const double y0[] = { -0.5 * sin(angle), 0.5 * cos(angle), 0 }, p0 = 0.7;
+    enum { TIMES = 6 };
+    for (int i = 1; i < TIMES; i++) {
+        double by_y0[3], envelope, want = right(&k, 2.0 * i, &envelope);
+        ad_tape *tape = ad_tape_new(AD_F64);
+        ad_var y = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), 1, y0);
+        ad_var p = ad_param(tape, AD_SHAPE(1, 1), &p0), bar;
+        ode_options o = { .method = methods[_i] };
+        ad_var times = ode_linspace(tape, 0, horizon, TIMES);
+        ad_var all = ode_solve(field, &k, y, 1, &p, times, &o);
+        ad_var at = ad_reshape(ad_slice(all, 1, i, i + 1), AD_SHAPE(AD_ROWS, 3));
+        ad_var x = ad_add(ad_scale(ad_slice(at, 1, 0, 1), cos(angle)),
+                          ad_scale(ad_slice(at, 1, 1, 2), sin(angle)));
+        ad_grad(ad_sum_all(x), 1, &y, &bar);
+        ck_assert_msg(!ad_get(bar, by_y0), "%s", ad_tape_error(tape));
+        double got = by_y0[0] * cos(angle) + by_y0[1] * sin(angle);
+        ck_assert_msg(fabs(got - want) <= 0.1 * envelope, "%s, at %g: %g, right is %g",
+                      ode_method_name(methods[_i]), 2.0 * i, got, want);
+        ad_tape_free(tape);
+    }
+}
+END_TEST
+
+/* The error says why the steps are so many. */
+START_TEST(says_what_asks_for_the_steps)
+{
+    oscillator k = { 25, 0.02, 1, FOLLOWS };
+    const double y0[] = { -0.5 * sin(angle), 0.5 * cos(angle), 0 }, p0 = 0.7;
+    ad_tape *tape = ad_tape_new(AD_F32);
+    ad_var y = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), 1, y0);
+    ad_var p = ad_param(tape, AD_SHAPE(1, 1), &p0), bar;
+    ode_options o = { .max_steps = 100 };
+    ad_grad(ad_sum_all(ode_solve_final(field, &k, y, 1, &p, ode_interval(tape, 0, horizon), &o)), 1,
+            &y, &bar);
+    ck_assert_ptr_null(ad_value(bar));
+    ck_assert_msg(strstr(ad_tape_error(tape), "an oscillation of frequency 2"), "%s",
+                  ad_tape_error(tape));
+    ad_tape_free(tape);
+}
+END_TEST
+
+/* x'' = -9 x, as a part of the solution. */
+static ad_var swinging(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)t;
+    (void)user;
+    ad_var x = ad_slice(y, 1, 0, 1), v = ad_slice(y, 1, 1, 2);
+    return ad_concatenate(2, (ad_var[]){ v, ad_neg(ad_mul(args[0], x)) }, 1);
+}
+
+/* Evaluations of a solve, with a gradient or without. */
+static double evaluations(const ode_method *method, ad_dtype dtype, double rtol, bool gradient)
+{
+    const double y0[] = { 1, 0 }, p0 = 9;
+    ad_tape *tape = ad_tape_new(dtype);
+    ad_var y = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, y0);
+    ad_var p = ad_param(tape, AD_SHAPE(1, 1), &p0), bar;
+    ode_stats stats = { 0 };
+    ode_options o = { .method = method, .rtol = rtol, .atol = rtol / 100, .stats = &stats };
+    ad_var loss =
+        ad_sum_all(ode_solve_final(swinging, NULL, y, 1, &p, ode_interval(tape, 0, 20), &o));
+    if (gradient) ad_grad(loss, 1, &p, &bar);
+    ck_assert_msg(ad_value(gradient ? bar : loss), "%s", ad_tape_error(tape));
+    double n = (double)stats.evaluations;
+    ode_stats_clear(&stats);
+    ad_tape_free(tape);
+    return n;
+}
+
+/* Oscillations whose steps the error chooses are left alone. */
+START_TEST(those_of_the_solution_pay_little)
+{
+    static const double rtol[] = { 1e-3, 1e-4, 1e-5, 1e-6 };
+    ad_dtype dtype = _i % 2 ? AD_F64 : AD_F32;
+    for (int i = 0; i < 4; i++) {
+        double with = evaluations(methods[_i / 2], dtype, rtol[i], true),
+               without = evaluations(methods[_i / 2], dtype, rtol[i], false);
+        ck_assert_msg(with <= 1.05 * without,
+                      "%s, rtol %g: %g evaluations with a gradient, %g "
+                      "without",
+                      ode_method_name(methods[_i / 2]), rtol[i], with, without);
+    }
+}
+END_TEST
+
+int main(void)
+{
+    TCase *tests = suite_case("hidden_modes", "hidden_modes");
+    tcase_add_loop_test(tests, oscillations_are_right, 0, 2 * METHODS);
+    tcase_add_loop_test(tests, oscillations_are_right_backwards, 0, 2 * METHODS);
+    tcase_add_loop_test(tests, each_row_has_its_own, 0, 2 * METHODS);
+    tcase_add_loop_test(tests, oscillations_are_right_at_all_times, 0, METHODS);
+    tcase_add_test(tests, says_what_asks_for_the_steps);
+    tcase_add_loop_test(tests, those_of_the_solution_pay_little, 0, 2 * METHODS);
+    return suite_run();
+}
