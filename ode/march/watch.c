@@ -7,8 +7,9 @@
  * - Hidden stiff modes. Now and then the field is evaluated beside the state, in a direction that
  * it has itself turned towards what it amplifies most: a nonlinear power iteration (Sommeijer,
  * Shampine, Verwer 1998, doi:10.1016/S0377-0427(97)00219-7), carried over from one look to the
- * next, for each row. If h |lambda| is close to the limit, it is iterated until it converges. Steps
- * that were beyond the limit since it was last known are taken again.
+ * next, for each row. If a step is close to the limit of the mode, of stability or of accuracy
+ * (propagate.c), it is iterated until it converges. Steps that were beyond the limit since it was
+ * last known are taken again.
  * - Blind components. Where the state has no error to speak of, or some component's derivative does
  * not change over a step, the step's tangents by the state and by the arguments are taken, in one
  * random direction each: the error estimate's tangent must be small against the result's. As long
