@@ -29,20 +29,28 @@ double ode_stray(const ode_march *m, double complex lambda, double h)
     return fmin(2, cabs(deviation(m, h * lambda))) / allowed_at_output;
 }
 
+/* What the tolerances are of the state's largest element. */
+static double relative_tolerance(const ode_march *m)
+{
+    double size = m->watch.size;
+    return size > 0 ? fmin(0.1, m->rtol + m->atol / size) : m->rtol;
+}
+
 /* The error at the output where it is largest, in units of what is allowed: relative to the mode,
  * or to half the tolerance where the mode is smaller: such a derivative is not asked for. */
 static double error_of_mode(const ode_march *m, double complex lambda, double h)
 {
     const ode_watch *w = &m->watch;
     /* A mode that grows is seen once it has grown by the inverse of that. */
-    double least = log(m->rtol / 2), rate = creal(lambda);
+    double tolerance = relative_tolerance(m), least = log(tolerance / 2);
+    double rate = creal(lambda);
     if (rate < 0) rate = fmin(0, rate + uncertain * cabs(lambda));
     double t = fmin(w->horizon, -least / fabs(rate));
     if (rate < 0) t = fmax(w->first_output, t);
     double n = fmax(1, t / h), left = fmin(0, rate * n * h - least);
     double complex off = n * deviation(m, h * lambda);
     double relative = fmin(2, cabs(off)) * exp(fmin(700, fmax(0, creal(off)) + left));
-    return relative / fmax(allowed_at_output, allowed_in_step * m->rtol * n);
+    return relative / fmax(allowed_at_output, allowed_in_step * tolerance * n);
 }
 
 double ode_strain(const ode_march *m, double complex lambda, double h)
