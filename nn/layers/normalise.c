@@ -225,7 +225,7 @@ static ad_var moved(const nn_batch_norm *layer, ad_var theta, int64_t offset, ad
     return ad_add(ad_scale(running, 1 - layer->momentum), ad_scale(new, layer->momentum));
 }
 
-/* Of each channel of a batch; all but `centred` [1,..,1,channels], or count a scalar. */
+/* Statistics of each channel of a batch. mean and squares: [1,..,1,channels]; count: one number. */
 typedef struct {
     ad_var count, mean;
     ad_var centred; /* x less its mean */

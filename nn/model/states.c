@@ -91,7 +91,8 @@ void nn_model_update(const nn_model *model, ad_var theta, const char *name, ad_v
     }
     const nn_parameter *p = nn_parameter_find(model, name);
     if (!p || !p->fixed) {
-        ad_fail(theta.tape, "%s: the model has no fixed array '%.60s'", what,
+        ad_fail(theta.tape,
+                "%s: the model has no fixed array '%.60s' (nn_model_add_fixed adds one)", what,
                 name ? name : "(NULL)");
         return;
     }
