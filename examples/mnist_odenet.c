@@ -191,6 +191,9 @@ int main(int argc, char **argv)
     if (s.epochs < 1 || s.batch < 1 || s.adaptive < 0 || s.adaptive >= s.epochs)
         return example_failed("--epochs, --adaptive", "at least one epoch is of fixed steps");
     if (channels < 4 || channels % 4) return example_failed("--channels", "is a multiple of 4");
+    int known = !only;
+    for (int k = 0; k < ODENET_KINDS; k++) known |= only && !strcmp(only, names[k]);
+    if (!known) return example_failed("--only", "is none of linear, ResNet, ODE-Net");
     if (!example_directory(directory)) return 1;
     digit_set digits = { 0 }, test = { 0 };
     odenet_data sets = { 0 };
