@@ -1,66 +1,7 @@
-/* Native code: which steps become machine code, for one row of small arrays (native/); several.c
- * has several rows.
- *
- * The steps of a range that follow each other and can be native are a piece, one function. The
- * others are pieces that the interpreter runs, as it runs everything for more rows. Values go from
- * piece to piece by their planned places in memory; what only its own piece reads is never there.
- */
+/* Native code: which steps of a program become machine code (native/), for one row of small arrays
+ * (single.c) and for several rows (several.c). */
 #include "autodiff/plan/pieces.h"
 #include <stdlib.h>
-
-void ad_add_piece(ad_piece_list *list, int32_t begin, int32_t end, int code)
-{
-    ad_piece *before = list->n ? &list->piece[list->n - 1] : NULL;
-    if (before && before->code < 0 && code < 0 && before->end == begin && !before->behind)
-        before->end = end;
-    else list->piece[list->n++] = (ad_piece){ .begin = begin, .end = end, .code = code };
-    list->native += code >= 0;
-}
-
-static void end_piece(const ad_piece_maker *m, ad_piece_list *list, int32_t begin, int32_t end)
-{
-    if (begin == end) return;
-    for (int32_t s = begin; s < end; s++) {
-        const int32_t value = m->program->step[s].value;
-        if (m->program->slot[value].place == AD_PLACE_LANES) continue; /* sums stay there */
-        if (m->last[value] >= end) ad_native_keep(m->pieces->native, value);
-    }
-    ad_add_piece(list, begin, end, ad_native_end(m->pieces->native));
-}
-
-bool ad_step_can_be_native(const ad_step *s)
-{
-    return (s->kind == AD_STEP_KERNEL || s->kind == AD_STEP_FILL) && s->paired == 0;
-}
-
-static bool make_pieces(const ad_piece_maker *m, const int32_t *range, ad_piece_list *list)
-{
-    const ad_program *p = m->program;
-    const size_t most = (size_t)(range[1] - range[0]) + 1;
-    list->piece = ad_pool_alloc(&m->pieces->pool, most * sizeof *list->piece);
-    if (!list->piece) return false;
-    int32_t begin = range[0];
-    for (int32_t s = begin; s < range[1];) {
-        const ad_step *step = &p->step[s];
-        if (ad_step_can_be_native(step) &&
-            ad_native_append(m->pieces->native, step->value, &step->kernel)) {
-            s++;
-            continue;
-        }
-        const bool again = begin < s && ad_step_can_be_native(step); /* in a piece of its own */
-        end_piece(m, list, begin, s);
-        begin = s;
-        if (again && ad_native_append(m->pieces->native, step->value, &step->kernel)) {
-            s++;
-            continue;
-        }
-        s += 1 + step->paired;
-        ad_add_piece(list, begin, s, -1);
-        begin = s;
-    }
-    end_piece(m, list, begin, range[1]);
-    return true;
-}
 
 static const int32_t *find_last_readers(const ad_program *p, ad_pool *pool)
 {
@@ -102,9 +43,9 @@ static bool make_phase(const ad_piece_maker *m, const ad_phase *phase, ad_piece_
                        bool several)
 {
     if (several) return ad_make_several(m, phase, &section[AD_SECTION_BODY]);
-    return make_pieces(m, phase->parameter_steps, &section[AD_SECTION_PARAMETER]) &&
-           make_pieces(m, phase->call_steps, &section[AD_SECTION_CALL]) &&
-           make_pieces(m, phase->body_steps, &section[AD_SECTION_BODY]);
+    return ad_make_single(m, phase->parameter_steps, &section[AD_SECTION_PARAMETER]) &&
+           ad_make_single(m, phase->call_steps, &section[AD_SECTION_CALL]) &&
+           ad_make_single(m, phase->body_steps, &section[AD_SECTION_BODY]);
 }
 
 static bool make_all(const ad_program *p, ad_pieces *pieces, ad_pool *pool, bool several)

@@ -17,6 +17,8 @@ typedef struct {
 void ad_add_piece(ad_piece_list *list, int32_t begin, int32_t end, int code);
 /* Steps that one pass of a kernel makes are left to it. */
 bool ad_step_can_be_native(const ad_step *step);
+/* The pieces of a range of steps for one row. false: memory is short. */
+bool ad_make_single(const ad_piece_maker *maker, const int32_t *range, ad_piece_list *list);
 /* The most bytes of a block that pieces for several rows hand on: the rest of a level 2 cache is
  * for the others. */
 enum { AD_MOST_HANDED = 256 * 1024 };
