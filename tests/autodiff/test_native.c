@@ -4,6 +4,7 @@
  * the two as well. */
 #include "autodiff/plan/program.h"
 #include "autodiff/base/isa.h"
+#include "tests/autodiff/native_operations.h"
 #include "tests/support.h"
 #include <math.h>
 #include <pthread.h>
@@ -102,29 +103,6 @@ static void compare(ad_dtype dtype, const char *what, int nin, const ad_var *in,
     ad_program_free(native);
     ad_program_free(other);
 }
-
-typedef struct {
-    const char *name;
-    ad_var (*one)(ad_var);
-    ad_var (*two)(ad_var, ad_var);
-    ad_var (*three)(ad_var, ad_var, ad_var);
-} operation;
-
-static const operation operations[] = {
-    { "neg", .one = ad_neg },       { "reciprocal", .one = ad_reciprocal },
-    { "square", .one = ad_square }, { "sqrt", .one = ad_sqrt },
-    { "rsqrt", .one = ad_rsqrt },   { "relu", .one = ad_relu },
-    { "abs", .one = ad_abs },       { "sign", .one = ad_sign },
-    { "floor", .one = ad_floor },   { "add", .two = ad_add },
-    { "sub", .two = ad_sub },       { "mul", .two = ad_mul },
-    { "div", .two = ad_div },       { "min", .two = ad_min },
-    { "max", .two = ad_max },       { "lt", .two = ad_lt },
-    { "le", .two = ad_le },         { "gt", .two = ad_gt },
-    { "ge", .two = ad_ge },         { "eq", .two = ad_eq },
-    { "ne", .two = ad_ne },         { "select", .three = ad_select },
-    { "clamp", .three = ad_clamp },
-};
-enum { OPERATIONS = sizeof operations / sizeof *operations };
 
 static ad_var applied(const operation *o, const ad_var *x)
 {
