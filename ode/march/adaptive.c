@@ -53,7 +53,8 @@ static int evaluate(ode_march *m, const place *p)
 /* Goes back to where step k began. */
 static int go_back(ode_march *m, place *p, int64_t k)
 {
-    p->y = p->sink->rewind(p->sink->context, k, &p->a);
+    p->y = p->sink->state(p->sink->context, k, &p->a);
+    if (p->sink->rewind) p->sink->rewind(p->sink->context, k);
     m->steps = k;
     m->reached = p->a.t;
     ode_watch_rewind(m);
@@ -115,7 +116,8 @@ static int move_on(ode_march *m, place *p, const attempt *try, double factor)
         if (evaluate(m, p)) return -1;
     }
     p->h = fmin(p->h, ode_watch_limit(&m->watch));
-    int64_t back = ode_watch_look(m, &p->a, p->direction, p->y, p->h);
+    double size_next = fmin(p->h, fabs(p->end - p->a.t));
+    int64_t back = ode_watch_look(m, p->sink, &p->a, p->direction, p->y, size_next);
     if (back >= 0 && go_back(m, p, back)) return -1;
     p->h = fmin(p->h, ode_watch_limit(&m->watch));
     return 0;

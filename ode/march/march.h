@@ -30,8 +30,9 @@ typedef struct {
     void *(*slot)(void *context, int64_t k);
     int (*accepted)(void *context, const ode_march *march, int64_t k, const ode_boundary *a,
                     const ode_boundary *b, const void *y, const void *next);
-    /* Forgets step k and all after it: where it began, and its state. NULL: cannot. */
-    void *(*rewind)(void *context, int64_t k, ode_boundary *a);
+    /* Where step k began, and its state, which is there until the march ends. */
+    void *(*state)(void *context, int64_t k, ode_boundary *a);
+    void (*rewind)(void *context, int64_t k); /* forgets step k and all after it; NULL: no need */
     /* memory for the residuals of stage i of step k, NULL: drop them; itself may be NULL */
     void *(*keep)(void *context, int64_t k, int i);
     /* memory for the numbers of step k's Brownian path, NULL: drop them; itself may be NULL */
@@ -146,9 +147,10 @@ int64_t ode_watch_doubtful(const ode_march *march);
 /* Notes the step and the |h lambda| that is known of it. */
 int ode_watch_accept(ode_march *march, double size); /* 0, or -1 with the march's error written */
 /* After an accepted step, which ended at a with state y; the next one is to be of size h. The first
- * step that has to be taken again, or -1: none. */
-int64_t ode_watch_look(ode_march *march, const ode_boundary *a, int direction, const void *y,
-                       double h);
+ * step that has to be taken again (then the derivative there, march->slope[0], is to be computed
+ * anew), or -1: none. */
+int64_t ode_watch_look(ode_march *march, const ode_sink *sink, const ode_boundary *a, int direction,
+                       const void *y, double h);
 void ode_watch_rewind(ode_march *march); /* the march has gone back to march->steps */
 double ode_watch_limit(const ode_watch *watch);
 

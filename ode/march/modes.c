@@ -24,6 +24,9 @@ enum { MOST_ITERATIONS = 16, FEW_ITERATIONS = 4, FOR_AN_ITERATION = 40, FIRST_IT
  * much worse. */
 static const double converged = 0.05, in_plane = 0.02, beside_plane = 0.3;
 enum { MEAN_OF = 8 };
+/* Going back, the mode is looked for again in so many iterations, where that is not more work than
+ * so many steps. */
+enum { ITERATIONS_BACK = 2, FEW_STEPS = 4 };
 /* Strains: below the first, one iteration is enough where a few are not to be trusted; above the
  * second, a smaller one has to converge. */
 static const double little = 0.5, doubtful = 1.3;
@@ -271,7 +274,39 @@ static int64_t first_beyond(const ode_march *m, int64_t from, double complex fou
     return w->accurate && sum < beyond_in_sum ? -1 : first;
 }
 
-int64_t ode_watch_look(ode_march *m, const ode_boundary *a, int direction, const void *y, double h)
+/* Whether step k, where it began, is beyond the limit of the mode that shows there. */
+static bool is_beyond(ode_march *m, const ode_sink *sink, int direction, int64_t k)
+{
+    ode_watch *w = &m->watch;
+    ode_boundary a;
+    const void *y = sink->state(sink->context, k, &a);
+    double size = ((const double *)w->sizes.data)[k], left, growth, pair;
+    w->evaluations++;
+    if (ode_march_field(m, a.t, a.jump ? direction : 0, y, m->slope[0].data, NULL, NULL))
+        return true;
+    for (int i = 0; i < ITERATIONS_BACK; i++) {
+        if (!iterate(m, &a, direction, y)) return true;
+        note(m, &growth, &pair);
+    }
+    double complex mode = most_strained(m, size, &left);
+    return size > beyond * ode_largest_step(m, mode);
+}
+
+/* The mode was found after the last of the steps from first on; it need not have been there all the
+ * time. The step to go back to: no step before it that was looked at is beyond the limit. */
+static int64_t back_to(ode_march *m, const ode_sink *sink, int direction, int64_t first)
+{
+    int64_t fine = first, bad = m->steps;
+    if (bad - fine <= FEW_STEPS || is_beyond(m, sink, direction, first)) return first;
+    while (bad - fine > FEW_STEPS) {
+        int64_t middle = fine + (bad - fine) / 2;
+        *(is_beyond(m, sink, direction, middle) ? &bad : &fine) = middle;
+    }
+    return fine;
+}
+
+int64_t ode_watch_look(ode_march *m, const ode_sink *sink, const ode_boundary *a, int direction,
+                       const void *y, double h)
 {
     ode_watch *w = &m->watch;
     const double *sizes = w->sizes.data;
@@ -285,6 +320,7 @@ int64_t ode_watch_look(ode_march *m, const ode_boundary *a, int direction, const
     if (w->certain) {
         ode_limit_steps(m, a, direction, found);
         back = first_beyond(m, from, found, earlier);
+        if (back >= 0) back = back_to(m, sink, direction, back);
     } else {
         double strain = ode_strain(m, found, h / close);
         w->lambda = 0;

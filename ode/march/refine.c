@@ -26,7 +26,7 @@ static void *slot_of(void *context, int64_t k)
     return ode_pile_slot(&f->memory->states, f->march->watch.on ? k : k % 2);
 }
 
-static void *rewind_to(void *context, int64_t k, ode_boundary *a)
+static void *state_of(void *context, int64_t k, ode_boundary *a)
 {
     steps_found *f = context;
     *a = ((const ode_boundary *)f->memory->bounds.data)[2 * k];
@@ -120,7 +120,7 @@ int ode_march_run_refined(ode_march *m, int n, const double *times, void *y, con
     if (refine <= 0) return ode_march_run(m, n, times, y, sink);
     steps_found found = { .memory = memory, .march = m, .first = y };
     ode_sink first = {
-        .context = &found, .slot = slot_of, .accepted = accepted, .rewind = rewind_to
+        .context = &found, .slot = slot_of, .accepted = accepted, .state = state_of
     };
     int64_t before = m->steps;
     ode_pile_reset(&memory->states, (size_t)m->cells * ode_bytes(m->system->dtype));

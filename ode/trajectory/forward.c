@@ -91,16 +91,21 @@ static void *slot_of(void *context, int64_t k)
     return ode_trajectory_next(&((ode_forward *)context)->trajectory, k);
 }
 
-static void *rewind_to(void *context, int64_t k, ode_boundary *a)
+static void *state_of(void *context, int64_t k, ode_boundary *a)
+{
+    ode_trajectory *tr = &((ode_forward *)context)->trajectory;
+    *a = *ode_trajectory_boundary(tr, k);
+    return ode_trajectory_state(tr, k);
+}
+
+static void rewind_to(void *context, int64_t k)
 {
     ode_forward *s = context;
     const double *t = s->times.data;
-    double direction = direction_of(s);
-    *a = *ode_trajectory_boundary(&s->trajectory, k);
+    double direction = direction_of(s), from = ode_trajectory_boundary(&s->trajectory, k)->t;
     ode_trajectory_rewind(&s->trajectory, k);
     if (s->problem->settings.stats) s->problem->settings.stats->steps_taken->count = k;
-    while (s->next_output > 1 && direction * (t[s->next_output - 1] - a->t) > 0) s->next_output--;
-    return ode_trajectory_state(&s->trajectory, k);
+    while (s->next_output > 1 && direction * (t[s->next_output - 1] - from) > 0) s->next_output--;
 }
 
 static void *keep(void *context, int64_t k, int i)
@@ -417,6 +422,7 @@ static int solve(ode_problem *p, ode_forward *s, const ad_opaque_call *call)
     ode_sink sink = { .context = s,
                       .slot = slot_of,
                       .accepted = accepted,
+                      .state = state_of,
                       .rewind = rewind_to,
                       .keep = residuals ? keep : NULL,
                       .numbers = residuals ? numbers : NULL,

@@ -103,6 +103,52 @@ START_TEST(ordinary_problems_pay_little)
 }
 END_TEST
 
+/* Evaluations of solves at tolerances about 1e-3, whose steps are watched or not. */
+static int64_t evaluations_of(const problem *q, const ode_method *method, bool watched)
+{
+    int64_t sum = 0;
+    for (int k = -12; k <= 12; k++) {
+        ad_tape *tape = ad_tape_new(AD_F64);
+        ode_stats stats = { 0 };
+        double rtol = 1e-3 * pow(1.6, k / 12.0);
+        ode_options o = { .method = method,
+                          .adjoint = watched ? &ode_discrete : &ode_backsolve,
+                          .stats = &stats,
+                          .rtol = rtol,
+                          .atol = 0.01 * rtol };
+        ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, q->n), 1, q->y0),
+               p = ad_param(tape, AD_SHAPE(1, 1), &q->p);
+        ad_var times = ode_interval(tape, 0, q->horizon);
+        ad_var end = ode_solve_final(q->field, NULL, y0, 1, &p, times, &o);
+        ck_assert_msg(ad_value(end), "%s", ad_tape_error(tape));
+        ck_assert_int_eq(stats.probes > 0, watched);
+        sum += stats.evaluations;
+        ode_stats_clear(&stats);
+        ad_tape_free(tape);
+    }
+    return sum;
+}
+
+/* The fastest mode of these comes and goes. Only the steps in which it is there are taken again
+ * where they were too large for its derivative. */
+START_TEST(modes_that_come_and_go_pay_little)
+{
+    static const problem changing[] = {
+        { "Lotka-Volterra", lotka_volterra, 2, { 1, 1 }, 1.5, 10 },
+        { "van der Pol", van_der_pol, 2, { 2, 0 }, 1, 20 },
+    };
+    static const ode_method *const methods[] = { &ode_dopri5, &ode_bosh3 };
+    for (int k = 0; k < 4; k++) {
+        const problem *q = &changing[k / 2];
+        int64_t with = evaluations_of(q, methods[k % 2], true),
+                without = evaluations_of(q, methods[k % 2], false);
+        ck_assert_msg(with * 100 <= without * 106, "%s, %s: %lld evaluations, %lld without",
+                      q->name, ode_method_name(methods[k % 2]), (long long)with,
+                      (long long)without);
+    }
+}
+END_TEST
+
 static ad_var lotka_volterra_with_clock(ad_var t, ad_var y, const ad_var *args, void *user)
 {
     return join(2, (ad_var[]){ lotka_volterra(t, y, args, user), ad_ones_like(part(y, 0)) });
@@ -244,5 +290,6 @@ int main(void)
     tcase_add_loop_test(cost, stiff_solutions_pay_little, 0, method_count());
     tcase_add_loop_test(cost, zeros_in_the_last_layer_pay_little, 0, method_count());
     tcase_add_loop_test(cost, components_that_rest_pay_little, 0, method_count());
+    tcase_add_test(cost, modes_that_come_and_go_pay_little);
     return suite_run();
 }

@@ -82,7 +82,7 @@ START_TEST(limits)
     tiny.rejections = 1;
     near(ode_controller_factor(&c, &tiny), 1.5);
     near(ode_controller_factor(&ode_control_pi, &tiny), 1);
-    near(ode_controller_factor(&ode_control_i, &tiny), 10);
+    near(ode_controller_factor(&ode_control_i, &tiny), 1);
 }
 END_TEST
 
