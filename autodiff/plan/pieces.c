@@ -80,6 +80,29 @@ static void connect(ad_pieces *pieces, ad_piece_list *list)
     }
 }
 
+/* What runs of one row need to look at. */
+static void sum_up(const ad_program *p, ad_pieces *pieces)
+{
+    int more = 0;
+    ad_native_run only = NULL;
+    pieces->whole = true;
+    for (int f = 0; f < p->nphase; f++) {
+        const ad_phase *phase = &p->phase[f];
+        const int32_t *steps[AD_SECTIONS] = { [AD_SECTION_PARAMETER] = phase->parameter_steps,
+                                              [AD_SECTION_CALL] = phase->call_steps,
+                                              [AD_SECTION_BODY] = phase->body_steps };
+        if (phase->sum_steps[0] < phase->sum_steps[1]) more++;
+        for (int k = 0; k < AD_SECTIONS; k++) {
+            const ad_piece_list *list = &pieces->phase[f][k];
+            if (steps[k][0] == steps[k][1]) continue;
+            if (k == AD_SECTION_PARAMETER || !list->whole || only) more++;
+            else only = list->piece->call.one;
+            if (k == AD_SECTION_BODY && !list->whole) pieces->whole = false;
+        }
+    }
+    pieces->alone = more ? NULL : only;
+}
+
 static const ad_pieces none; /* stands for programs without native code */
 
 static const ad_pieces *make(const ad_program *p, bool several)
@@ -95,6 +118,7 @@ static const ad_pieces *make(const ad_program *p, bool several)
     }
     for (int f = 0; f < p->nphase; f++)
         for (int k = 0; k < AD_SECTIONS; k++) connect(pieces, &pieces->phase[f][k]);
+    if (!several) sum_up(p, pieces);
     return pieces;
 }
 

@@ -479,19 +479,27 @@ static bool made_in_place(const ad_program *p, int32_t value)
     return slot->place == AD_PLACE_UNIFORM && anew && slot->offset == 0 && bytes == root->bytes;
 }
 
-static bool list_outputs(ad_program *p)
+/* seen: of every value, no phase or -1. */
+static bool list_outputs(ad_program *p, int32_t *seen)
 {
     p->output = ad_pool_alloc(&p->pool, ((size_t)p->ir.noutput + 1) * sizeof *p->output);
-    for (int j = 0; p->output && j < p->ir.noutput; j++) {
+    for (int j = p->ir.noutput - 1; p->output && j >= 0; j--) {
         const int32_t value = p->ir.output[j];
         const ad_slot *slot = &p->slot[value], *root = &p->slot[slot->root];
         const ad_shape shape = p->ir.inst[value].shape;
-        p->output[j] = (ad_output){ .root = slot->root,
-                                    .in_place = made_in_place(p, value),
-                                    .rows = ad_has_rows(shape),
-                                    .summed = root->summed,
-                                    .offset = slot->offset,
-                                    .size = ad_row_size(shape) };
+        p->output[j] =
+            (ad_output){ .root = slot->root,
+                         .in_place = made_in_place(p, value),
+                         .lane = slot->place == AD_PLACE_LANES &&
+                                 ad_row_size(shape) == ad_row_size(p->ir.inst[slot->root].shape),
+                         .rows = ad_has_rows(shape),
+                         .summed = root->summed,
+                         .offset = slot->offset,
+                         .size = ad_row_size(shape),
+                         .position = root->position };
+        ad_output *o = &p->output[j];
+        o->last = (o->in_place || o->lane) && seen[o->root] >= 0;
+        if (o->last) seen[o->root] = -1;
     }
     return p->output != NULL;
 }
@@ -531,5 +539,5 @@ bool ad_plan(ad_program *p)
     if (!prepare_kernels(p)) return false;
     find_sums(p);
     pair_steps(p);
-    return list_outputs(p);
+    return list_outputs(p, seen);
 }

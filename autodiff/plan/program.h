@@ -114,9 +114,11 @@ typedef struct {
 typedef struct {
     int32_t root;
     bool in_place; /* in the caller's array, if there is one and it is not added to */
+    bool lane; /* a sum over rows, which is there so where machine code alone makes the only row */
+    bool last; /* of those that have this root and one of these: none comes behind */
     bool rows;
-    bool summed; /* as in ad_slot */
-    int64_t offset, size;
+    bool summed;                    /* as in ad_slot */
+    int64_t offset, size, position; /* position: of the root, as in ad_slot */
 } ad_output;
 
 /* Data of an opaque operation that the program holds a reference of. */
@@ -157,8 +159,10 @@ typedef struct {
     ad_native *native;
     ad_pool pool;
     ad_piece_list (*phase)[AD_SECTIONS];
-    int64_t frame; /* bytes of memory that the code works in */
-    int lanes;     /* rows at a time */
+    bool whole;          /* each body is one piece of machine code, or empty */
+    ad_native_run alone; /* machine code that is all a run has to do; NULL: there is more */
+    int64_t frame;       /* bytes of memory that the code works in */
+    int lanes;           /* rows at a time */
     int nhanded;
     ad_handed *handed;
     int64_t handed_bytes;

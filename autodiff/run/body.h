@@ -7,6 +7,8 @@
 void ad_run_body(ad_workspace *workspace, const ad_phase *phase, int64_t rows);
 /* The same for one row. */
 void ad_run_row(ad_workspace *workspace, const ad_phase *phase);
+/* Where native code for one row has what its sums begin with. whole: it is all of the body. */
+void ad_run_begin_sums(const ad_workspace *workspace, const ad_phase *phase, bool whole);
 /* Adds to the sums that are made in pieces what the rows from `first` on have to add: those of the
  * stretch whose blocks are done. */
 void ad_run_sums(ad_workspace *workspace, const ad_phase *phase, int64_t first, int64_t rows);

@@ -112,10 +112,8 @@ static int run_uniform_steps(ad_workspace *w, int32_t begin, int32_t end, const 
 }
 
 static int run_uniform(ad_workspace *w, const ad_phase *phase, ad_section section,
-                       const ad_run_args *a)
+                       const int32_t *range, const ad_run_args *a)
 {
-    const int32_t *range = section == AD_SECTION_CALL ? phase->call_steps : phase->parameter_steps;
-    if (range[0] == range[1]) return 0;
     const ad_piece_list *list = ad_pieces_of(w, w->pieces, phase, section);
     if (!list) return run_uniform_steps(w, range[0], range[1], a);
     for (int32_t i = 0; i < list->n; i++) {
@@ -136,10 +134,9 @@ static const char *shape_text(const ad_program *p, int32_t value, char *text, si
 
 static bool input_is_used(const ad_program *p, int i) { return p->ir.inst[i].uses > 0; }
 
-static int check_arguments(ad_workspace *w, const ad_run_args *a)
+static int check_rows(ad_workspace *w, const ad_run_args *a)
 {
     const ad_program *p = w->program;
-    char text[128];
     if (w->threads < 0)
         return ad_workspace_fail(w,
                                  "ad_run: the workspace was made for a negative number of threads "
@@ -154,14 +151,14 @@ static int check_arguments(ad_workspace *w, const ad_run_args *a)
     if (p->has_rows && a->rows > p->most_rows)
         return ad_workspace_fail(w, "ad_run: %lld rows need more bytes than can be addressed",
                                  (long long)a->rows);
-    if ((p->ir.ninput && !a->inputs) || (p->ir.noutput && !a->outputs))
-        return ad_workspace_fail(w, "ad_run: the list of %s is NULL",
-                                 p->ir.ninput && !a->inputs ? "inputs" : "outputs");
-    for (int i = 0; i < p->ir.ninput; i++)
-        if (!a->inputs[i] && input_is_used(p, i))
-            return ad_workspace_fail(w, "ad_run: input %d of shape %s is NULL", i,
-                                     shape_text(p, i, text, sizeof text));
-    for (int j = 0; j < p->ir.noutput && a->accumulate; j++)
+    return 0;
+}
+
+static int check_accumulated(ad_workspace *w, const ad_run_args *a)
+{
+    const ad_program *p = w->program;
+    char text[128];
+    for (int j = 0; j < p->ir.noutput; j++)
         if (a->accumulate[j] && p->output[j].rows)
             return ad_workspace_fail(w,
                                      "ad_run: output %d of shape %s has rows: only outputs without "
@@ -170,24 +167,59 @@ static int check_arguments(ad_workspace *w, const ad_run_args *a)
     return 0;
 }
 
+static int check_inputs(ad_workspace *w, const ad_run_args *a)
+{
+    const ad_program *p = w->program;
+    char text[128];
+    for (int i = 0; i < p->ir.ninput; i++)
+        if (!a->inputs[i] && input_is_used(p, i))
+            return ad_workspace_fail(w, "ad_run: input %d of shape %s is NULL", i,
+                                     shape_text(p, i, text, sizeof text));
+    return 0;
+}
+
+/* Checks the lists of arrays and points inputs at the caller's. */
+static int bind_inputs(ad_workspace *w, const ad_run_args *a)
+{
+    const ad_program *p = w->program;
+    const int n = p->ir.ninput;
+    if ((n && !a->inputs) || (p->ir.noutput && !a->outputs))
+        return ad_workspace_fail(w, "ad_run: the list of %s is NULL",
+                                 n && !a->inputs ? "inputs" : "outputs");
+    bool missing = false;
+    for (int i = 0; i < n; i++) {
+        const void *given = a->inputs[i];
+        missing |= !given;
+        w->base[i] = (char *)(uintptr_t)given;
+    }
+    if (missing && check_inputs(w, a)) return -1;
+    return a->accumulate ? check_accumulated(w, a) : 0;
+}
+
 /* Where an output is while there is no array of the caller's for it. */
 static char *place_of(const ad_workspace *w, const ad_output *o, const ad_run_args *a)
 {
-    const int64_t position = w->program->slot[o->root].position;
-    if (!o->rows) return w->fixed + position;
-    return a->rows == 1 ? w->row.block + position : NULL;
+    if (o->lane) return w->lanes + o->position;
+    if (!o->rows) return w->fixed + o->position;
+    return a->rows == 1 ? w->row.block + o->position : NULL;
 }
 
-/* Points inputs, and outputs that are computed in place, at the caller's arrays. */
-static void bind(ad_workspace *w, const ad_run_args *a)
+/* Points outputs that are computed in place at the caller's arrays. Of several that have one root,
+ * the first counts. Whether there may be outputs that are computed elsewhere. */
+static bool bind_outputs(ad_workspace *w, const ad_run_args *a)
 {
-    const ad_program *p = w->program;
-    for (int i = 0; i < p->ir.ninput; i++) w->base[i] = (char *)(uintptr_t)a->inputs[i];
-    for (int j = 0; j < p->ir.noutput; j++)
-        if (p->output[j].in_place) w->base[p->output[j].root] = place_of(w, &p->output[j], a);
-    for (int j = p->ir.noutput - 1; j >= 0; j--)
-        if (p->output[j].in_place && a->outputs[j] && !(a->accumulate && a->accumulate[j]))
-            w->base[p->output[j].root] = a->outputs[j];
+    const ad_output *output = w->program->output;
+    const bool *accumulate = a->accumulate;
+    bool elsewhere = accumulate != NULL;
+    for (int j = w->program->ir.noutput - 1; j >= 0; j--) {
+        const ad_output *o = &output[j];
+        char *given = accumulate && accumulate[j] ? NULL : a->outputs[j];
+        const bool bound = given && (o->in_place || (o->lane && w->whole));
+        elsewhere |= a->outputs[j] && (!bound || !o->last);
+        if (bound) w->base[o->root] = given;
+        else if (o->last) w->base[o->root] = place_of(w, o, a);
+    }
+    return elsewhere;
 }
 
 static void accumulate(ad_dtype dtype, int64_t n, const void *from, void *into)
@@ -252,24 +284,41 @@ static void defer(ad_workspace *w, const ad_run_args *a)
         if (a->outputs[j] && !a->accumulate[j]) w->waiting[p->output[j].root] = false;
 }
 
+static int run_phases(ad_workspace *w, const ad_run_args *a, bool skip)
+{
+    const ad_program *p = w->program;
+    for (int f = 0; f < p->nphase; f++) {
+        const ad_phase *phase = &p->phase[f];
+        const int32_t *parameter = phase->parameter_steps, *call = phase->call_steps;
+        if (!skip && parameter[0] < parameter[1] &&
+            run_uniform(w, phase, AD_SECTION_PARAMETER, parameter, a))
+            return -1;
+        if (call[0] < call[1] && run_uniform(w, phase, AD_SECTION_CALL, call, a)) return -1;
+        if (phase->body_steps[0] == phase->sum_steps[1]) continue;
+        if (a->rows == 1) ad_run_row(w, phase);
+        else ad_run_body(w, phase, a->rows);
+    }
+    return 0;
+}
+
 static int run(ad_workspace *w, const ad_run_args *a)
 {
     const ad_program *p = w->program;
     bool skip = a->same_parameters && w->parameters_done;
     w->parameters_done = false; /* a run that fails may have had other ones */
-    if (check_arguments(w, a)) return -1;
-    defer(w, a);
-    if (ad_workspace_reserve(w, a->rows)) return -1;
-    bind(w, a);
-    for (int f = 0; f < p->nphase; f++) {
-        const ad_phase *phase = &p->phase[f];
-        if (!skip && run_uniform(w, phase, AD_SECTION_PARAMETER, a)) return -1;
-        if (run_uniform(w, phase, AD_SECTION_CALL, a)) return -1;
-        if (phase->body_steps[0] == phase->sum_steps[1]) continue;
-        if (a->rows == 1) ad_run_row(w, phase);
-        else ad_run_body(w, phase, a->rows);
+    const bool ready = w->begun && w->ready == a->rows;
+    if (!ready && check_rows(w, a)) return -1;
+    if (bind_inputs(w, a)) return -1;
+    if (a->defer || w->defers) defer(w, a);
+    if (!ready && ad_workspace_reserve(w, a->rows)) return -1;
+    const bool elsewhere = bind_outputs(w, a);
+    if (w->alone) {
+        for (int f = 0; f < p->nphase && p->nsum; f++) ad_run_begin_sums(w, &p->phase[f], true);
+        w->alone(w->base, w->frame);
+    } else if (run_phases(w, a, skip)) {
+        return -1;
     }
-    deliver(w, a);
+    if (elsewhere) deliver(w, a);
     if (w->defers) w->waiting_rows = a->rows;
     w->parameters_done = true;
     return 0;

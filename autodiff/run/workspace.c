@@ -286,7 +286,7 @@ static int reserve_frames(ad_workspace *w, int64_t rows)
     return 0;
 }
 
-int ad_workspace_reserve(ad_workspace *w, int64_t rows)
+static int reserve(ad_workspace *w, int64_t rows)
 {
     const ad_program *p = w->program;
     if (make_states(w)) return -1;
@@ -312,4 +312,14 @@ int ad_workspace_reserve(ad_workspace *w, int64_t rows)
     set_row(w);
     w->reserved = rows;
     return 0;
+}
+
+int ad_workspace_reserve(ad_workspace *w, int64_t rows)
+{
+    const int result = reserve(w, rows);
+    const ad_pieces *pieces = rows == 1 || !w->program->has_rows ? w->pieces : NULL;
+    w->ready = result ? -1 : rows;
+    w->whole = pieces && pieces->whole;
+    w->alone = pieces ? pieces->alone : NULL;
+    return result;
 }

@@ -33,6 +33,11 @@ struct ad_workspace {
     char *complete;
     int64_t rows;     /* rows that the complete arrays hold */
     int64_t reserved; /* rows for which all memory is there */
+    /* Of the latest run, if it had its memory: another one of so many rows needs no more. Whether
+     * its bodies are a piece of machine code each, and code that is all it has to do, if any. */
+    int64_t ready;
+    bool whole;
+    ad_native_run alone;
     size_t bytes;
     /* Of every root: its array as a whole. Of what is in block memory: as a run of one row has it,
      * once there has been one. NULL: not there. */

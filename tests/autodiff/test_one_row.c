@@ -1,12 +1,13 @@
 /* Runs of one row go another way than those of many. One workspace serves both in turn, with and
- * without the outputs' arrays, and sums wait from run to run; values are held against plain C. */
+ * without the outputs' arrays, and sums wait from run to run; values are held against plain C. Of
+ * two programs, one has exponentials; the other can be one piece of machine code alone. */
 #include "autodiff/plan/program.h"
 #include "tests/support.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { WIDTH = 5, MOST = 300, OUTPUTS = 5 };
+enum { WIDTH = 5, MOST = 300, OUTPUTS = 6 };
 static const int64_t turns[] = { 1, 40, 1, MOST, 1, 1, 7, 1 };
 enum { TURNS = sizeof turns / sizeof *turns };
 
@@ -14,31 +15,55 @@ typedef struct {
     ad_program *program;
     ad_workspace *workspace;
     double x[MOST * WIDTH], p[WIDTH];
-    double rows[2][MOST * WIDTH], sum[WIDTH], largest, head;
+    double rows[2][MOST * WIDTH], sum[WIDTH], again[WIDTH], largest, head;
+    bool alone; /* without exponentials */
 } one_row;
 
-static void open_program(one_row *o, bool interpreted)
+static double first(const one_row *o, int64_t i)
 {
+    const double a = o->x[i] * o->p[i % WIDTH] + o->p[i % WIDTH];
+    return o->alone ? a : tanh(a);
+}
+static double second(const one_row *o, int64_t i)
+{
+    const double b = first(o, i) * o->x[i] * o->x[i];
+    return o->alone ? b : exp(b);
+}
+
+/* which: bit 0: interpreted, bit 1: without exponentials. */
+static one_row *open_program(int which)
+{
+    one_row *o = calloc(1, sizeof *o);
+    ck_assert_ptr_nonnull(o);
+    o->alone = which & 2;
     ad_tape *t = ad_tape_new(AD_F64);
     ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, WIDTH), 0, (double *)NULL),
            p = ad_param(t, AD_SHAPE(WIDTH), (double *)NULL);
-    ad_var a = ad_tanh(ad_add(ad_mul(x, p), p)), b = ad_exp(ad_mul(a, ad_square(x)));
-    ad_var out[OUTPUTS] = { a, b, ad_sum(ad_sub(b, a), 1, (int[]){ 0 }, false),
+    ad_var a = ad_add(ad_mul(x, p), p);
+    if (!o->alone) a = ad_tanh(a);
+    ad_var b = ad_mul(a, ad_square(x));
+    if (!o->alone) b = ad_exp(b);
+    ad_var sum = ad_sum(ad_sub(b, a), 1, (int[]){ 0 }, false);
+    ad_var out[OUTPUTS] = { a,
+                            b,
+                            sum,
                             ad_reduce_max(b, 2, (int[]){ 0, 1 }, false),
-                            ad_slice(ad_exp(p), 0, 1, 2) };
-    o->program = ad_compile_with(&(ad_compile_options){ .interpreted = interpreted }, 2,
+                            ad_slice(o->alone ? p : ad_exp(p), 0, 1, 2),
+                            sum };
+    o->program = ad_compile_with(&(ad_compile_options){ .interpreted = which & 1 }, 2,
                                  (ad_var[]){ x, p }, OUTPUTS, out);
     o->workspace = ad_workspace_new(o->program, 2);
     ck_assert_msg(o->workspace != NULL, "%s", ad_tape_error(t));
     ad_tape_free(t);
     for (int i = 0; i < MOST * WIDTH; i++) o->x[i] = sin(1 + 1.7 * i);
     for (int i = 0; i < WIDTH; i++) o->p[i] = cos(2.0 * i);
+    return o;
 }
 
 /* without: bit j: output j is not wanted. */
 static void check_run(one_row *o, int64_t rows, int without)
 {
-    void *out[] = { o->rows[0], o->rows[1], o->sum, &o->largest, &o->head };
+    void *out[] = { o->rows[0], o->rows[1], o->sum, &o->largest, &o->head, o->again };
     double sum[WIDTH] = { 0 }, largest = -INFINITY;
     memset(o->rows, 0, sizeof o->rows);
     o->largest = 0;
@@ -48,8 +73,7 @@ static void check_run(one_row *o, int64_t rows, int without)
         ad_run(o->program, o->workspace, rows, (const void *const[]){ o->x, o->p }, out) == 0, "%s",
         ad_workspace_error(o->workspace));
     for (int64_t i = 0; i < rows * WIDTH; i++) {
-        const double a = tanh(o->x[i] * o->p[i % WIDTH] + o->p[i % WIDTH]),
-                     b = exp(a * o->x[i] * o->x[i]);
+        const double a = first(o, i), b = second(o, i);
         ck_assert_double_eq_tol(o->rows[0][i], without & 1 ? 0 : a, 1e-14);
         ck_assert_double_eq_tol(o->rows[1][i], without & 2 ? 0 : b, 1e-14);
         sum[i % WIDTH] += b - a;
@@ -57,8 +81,10 @@ static void check_run(one_row *o, int64_t rows, int without)
     }
     for (int i = 0; i < WIDTH && !(without & 4); i++)
         ck_assert_double_eq_tol(o->sum[i], sum[i], 1e-12 * (double)rows);
+    for (int i = 0; i < WIDTH && !(without & 32); i++)
+        ck_assert_double_eq_tol(o->again[i], sum[i], 1e-12 * (double)rows);
     ck_assert_double_eq_tol(o->largest, without & 8 ? 0 : largest, 1e-14);
-    if (!(without & 16)) ck_assert_double_eq_tol(o->head, exp(o->p[1]), 1e-14);
+    if (!(without & 16)) ck_assert_double_eq_tol(o->head, o->alone ? o->p[1] : exp(o->p[1]), 1e-14);
 }
 
 static void close_program(one_row *o)
@@ -70,11 +96,9 @@ static void close_program(one_row *o)
 
 START_TEST(test_in_turn)
 {
-    one_row *o = calloc(1, sizeof *o);
-    ck_assert_ptr_nonnull(o);
-    open_program(o, _i & 1);
+    one_row *o = open_program(_i & 3);
     for (int without = 0; without < 1 << OUTPUTS; without++)
-        for (int k = 0; k < TURNS; k++) check_run(o, turns[(k + _i / 2) % TURNS], without);
+        for (int k = 0; k < TURNS; k++) check_run(o, turns[(k + _i / 4) % TURNS], without);
     close_program(o);
 }
 END_TEST
@@ -82,10 +106,8 @@ END_TEST
 /* Sums over several runs: some of one row, which wait, some of more, which do not wait for them. */
 START_TEST(test_sums_wait)
 {
-    one_row *o = calloc(1, sizeof *o);
+    one_row *o = open_program(_i);
     double sum[WIDTH] = { 0 };
-    ck_assert_ptr_nonnull(o);
-    open_program(o, _i & 1);
     void *out[OUTPUTS] = { NULL, NULL, o->sum, NULL, NULL };
     const bool accumulate[OUTPUTS] = { [2] = true };
     for (int k = 0; k < TURNS; k++) {
@@ -95,10 +117,7 @@ START_TEST(test_sums_wait)
                                    .accumulate = accumulate,
                                    .defer = true };
         ck_assert_int_eq(ad_run_with(o->program, o->workspace, &args), 0);
-        for (int64_t i = 0; i < turns[k] * WIDTH; i++) {
-            const double a = tanh(o->x[i] * o->p[i % WIDTH] + o->p[i % WIDTH]);
-            sum[i % WIDTH] += exp(a * o->x[i] * o->x[i]) - a;
-        }
+        for (int64_t i = 0; i < turns[k] * WIDTH; i++) sum[i % WIDTH] += second(o, i) - first(o, i);
     }
     ad_run_deliver(o->workspace);
     for (int i = 0; i < WIDTH; i++) ck_assert_double_eq_tol(o->sum[i], sum[i], 1e-10);
@@ -109,7 +128,7 @@ END_TEST
 int main(void)
 {
     TCase *tests = suite_case("one_row", "one_row");
-    tcase_add_loop_test(tests, test_in_turn, 0, 4);
-    tcase_add_loop_test(tests, test_sums_wait, 0, 2);
+    tcase_add_loop_test(tests, test_in_turn, 0, 8);
+    tcase_add_loop_test(tests, test_sums_wait, 0, 4);
     return suite_run();
 }
