@@ -195,7 +195,16 @@ typedef struct {
      * other rows or outputs or does not defer, adds them to the outputs, which must be there so
      * long. */
     bool defer;
+    /* NULL, or writes rows first .. first + rows - 1 of inputs that are not there when the run
+     * begins, where ad_program_fill_rows allows it. Each row is asked for once, at multiples of so
+     * many rows, by the thread that reads it next; threads ask at the same time. */
+    void (*fill)(void *context, int64_t first, int64_t rows);
+    void *fill_context;
+    double fill_work; /* for one row, as ad_share has it */
 } ad_run_args;
+/* Rows of a block, of which ad_run_args.fill is asked for at a time; 0: inputs have to be there, as
+ * operations see them as a whole. */
+int64_t ad_program_fill_rows(const ad_program *program);
 /* ad_run is this with the other fields zero. 0, or -1 with ad_workspace_error set. */
 int ad_run_with(const ad_program *program, ad_workspace *workspace, const ad_run_args *args);
 /* Adds what was deferred to the outputs; nothing where nothing was. Not while the workspace runs.

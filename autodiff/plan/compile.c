@@ -291,6 +291,14 @@ void ad_program_free(ad_program *p)
     free(p);
 }
 
+int64_t ad_program_fill_rows(const ad_program *p)
+{
+    bool body = false;
+    for (int f = 0; p && f < p->nphase; f++)
+        body = body || p->phase[f].body_steps[0] < p->phase[f].sum_steps[1];
+    return body && !p->nopaque ? p->block_rows : 0;
+}
+
 int64_t ad_program_bytes_per_row(const ad_program *p)
 {
     return p ? ad_size_add(p->block_row_bytes, p->complete_row_bytes) : 0;

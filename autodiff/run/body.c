@@ -149,10 +149,24 @@ void ad_run_repeat(const ad_phase *phase, ad_thread_memory *t, int64_t rows)
     }
 }
 
-static void enter_body(const ad_workspace *w, const ad_phase *phase, const ad_piece_list *list,
-                       ad_thread_memory *t, int64_t rows)
+typedef struct {
+    ad_workspace *workspace;
+    const ad_phase *phase;
+    const ad_piece_list *list; /* its native code; NULL: none */
+    const ad_run_args *filled; /* who fills the inputs; NULL: they are there */
+    int64_t first, rows;       /* of the run, or of the stretch at hand */
+    int64_t blocks, parts;
+    int64_t number; /* of the workspace's bodies */
+    bool groups;    /* lanes have groups */
+} body;
+
+static void enter_body(const body *b, ad_thread_memory *t)
 {
+    const ad_workspace *w = b->workspace;
+    const ad_phase *phase = b->phase;
+    const ad_piece_list *list = b->list;
     const ad_program *p = w->program;
+    const int64_t rows = b->rows;
     AD_ASSERT(rows > 0);
     memcpy(t->pointer, w->base, (size_t)p->ir.n * sizeof *t->pointer);
     for (int i = 0; i < phase->nblock; i++)
@@ -162,17 +176,8 @@ static void enter_body(const ad_workspace *w, const ad_phase *phase, const ad_pi
     for (int i = 0; list && i < w->several->nhanded; i++)
         t->pointer[w->several->handed[i].value] = t->handed + w->several->handed[i].position;
     ad_run_repeat(phase, t, rows < p->block_rows ? rows : p->block_rows);
-    t->entered = true;
+    t->entered = b->number;
 }
-
-typedef struct {
-    ad_workspace *workspace;
-    const ad_phase *phase;
-    const ad_piece_list *list; /* its native code; NULL: none */
-    int64_t first, rows;       /* of the run, or of the stretch at hand */
-    int64_t blocks, parts;
-    bool groups; /* lanes have groups */
-} body;
 
 /* The body's reductions go into these arrays of the lanes; fresh: which begin as empty sums. */
 static void enter_lane(const ad_workspace *w, const ad_phase *phase, ad_thread_memory *t,
@@ -214,16 +219,17 @@ static void run_part(void *data, int thread, int64_t part)
     ad_thread_memory *t = &w->thread[thread];
     const int64_t begin = part * b->blocks / b->parts, end = (part + 1) * b->blocks / b->parts;
     const bool groups = phase->nreduction && b->groups;
-    if (!t->entered) enter_body(w, phase, b->list, t, b->rows);
+    if (t->entered != b->number) enter_body(b, t);
     enter_lane(w, phase, t, part, b->first == 0);
     for (int64_t k = begin; k < end; k++) {
         if (groups && (k - begin) % AD_GROUP == 0) {
             if (k > begin) end_group(w, phase, part);
             enter_lane(w, phase, t, AD_LANES + part, true);
         }
-        int64_t within = k * p->block_rows, left = b->rows - within;
-        run_block(w, phase, b->list, t, b->first + within, within,
-                  left < p->block_rows ? left : p->block_rows);
+        const int64_t within = k * p->block_rows, first = b->first + within,
+                      left = b->rows - within, rows = left < p->block_rows ? left : p->block_rows;
+        if (b->filled) b->filled->fill(b->filled->fill_context, first, rows);
+        run_block(w, phase, b->list, t, first, within, rows);
     }
     if (groups) end_group(w, phase, part);
 }
@@ -309,22 +315,24 @@ void ad_run_sums(ad_workspace *w, const ad_phase *phase, int64_t first, int64_t 
     }
 }
 
-void ad_run_body(ad_workspace *w, const ad_phase *phase, int64_t rows)
+void ad_run_body(ad_workspace *w, const ad_phase *phase, int64_t rows, const ad_run_args *filled)
 {
     const ad_program *p = w->program;
     const bool sums = phase->sum_steps[0] < phase->sum_steps[1];
     const int64_t stretch = sums ? p->stretch_rows : rows;
     const int threads = ad_threads_in_team() ? 1 : w->nthread;
+    const double row_work = phase->row_work + (filled ? filled->fill_work : 0);
     body b = { .workspace = w,
                .phase = phase,
+               .filled = filled,
+               .number = ++w->bodies,
                .list = ad_pieces_of(w, w->several, phase, AD_SECTION_BODY),
                .groups = ad_has_groups(ad_block_count(p, rows)) };
-    for (int i = 0; i < threads; i++) w->thread[i].entered = false;
     for (; b.first < rows; b.first += stretch) {
         b.rows = rows - b.first < stretch ? rows - b.first : stretch;
         b.blocks = ad_block_count(p, b.rows);
         b.parts = part_count(phase, b.blocks);
-        ad_threads_share(threads, phase->row_work * (double)b.rows, b.parts, run_part, &b);
+        ad_threads_share(threads, row_work * (double)b.rows, b.parts, run_part, &b);
         ad_run_sums(w, phase, b.first, b.rows);
     }
     if (phase->nreduction) ad_run_finish_sums(w, phase, rows, false);

@@ -3,8 +3,10 @@
 #define COSTATE_BODY_H
 #include "autodiff/run/workspace.h"
 
-/* Runs a body for so many rows. Its reductions are finished then, but for those that wait. */
-void ad_run_body(ad_workspace *workspace, const ad_phase *phase, int64_t rows);
+/* Runs a body for so many rows, whose inputs are filled block by block where filled is not NULL.
+ * Its reductions are finished then, but for those that wait. */
+void ad_run_body(ad_workspace *workspace, const ad_phase *phase, int64_t rows,
+                 const ad_run_args *filled);
 /* The same for one row. */
 void ad_run_row(ad_workspace *workspace, const ad_phase *phase);
 /* Where native code for one row has what its sums begin with. whole: it is all of the body. */

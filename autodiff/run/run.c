@@ -193,6 +193,9 @@ static int bind_inputs(ad_workspace *w, const ad_run_args *a)
         w->base[i] = (char *)(uintptr_t)given;
     }
     if (missing && check_inputs(w, a)) return -1;
+    if (a->fill && !ad_program_fill_rows(p))
+        return ad_workspace_fail(w, "ad_run: inputs are to be filled block by block (fill), but "
+                                    "operations of the program see them as a whole");
     return a->accumulate ? check_accumulated(w, a) : 0;
 }
 
@@ -287,6 +290,7 @@ static void defer(ad_workspace *w, const ad_run_args *a)
 static int run_phases(ad_workspace *w, const ad_run_args *a, bool skip)
 {
     const ad_program *p = w->program;
+    const ad_run_args *filled = a->fill && a->rows > 1 ? a : NULL;
     for (int f = 0; f < p->nphase; f++) {
         const ad_phase *phase = &p->phase[f];
         const int32_t *parameter = phase->parameter_steps, *call = phase->call_steps;
@@ -296,7 +300,8 @@ static int run_phases(ad_workspace *w, const ad_run_args *a, bool skip)
         if (call[0] < call[1] && run_uniform(w, phase, AD_SECTION_CALL, call, a)) return -1;
         if (phase->body_steps[0] == phase->sum_steps[1]) continue;
         if (a->rows == 1) ad_run_row(w, phase);
-        else ad_run_body(w, phase, a->rows);
+        else ad_run_body(w, phase, a->rows, filled);
+        filled = NULL;
     }
     return 0;
 }
@@ -312,6 +317,7 @@ static int run(ad_workspace *w, const ad_run_args *a)
     if (a->defer || w->defers) defer(w, a);
     if (!ready && ad_workspace_reserve(w, a->rows)) return -1;
     const bool elsewhere = bind_outputs(w, a);
+    if (a->fill && a->rows == 1) a->fill(a->fill_context, 0, 1);
     if (w->alone) {
         for (int f = 0; f < p->nphase && p->nsum; f++) ad_run_begin_sums(w, &p->phase[f], true);
         w->alone(w->base, w->frame);

@@ -19,6 +19,9 @@
 #include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef __x86_64__
+#include <xmmintrin.h>
+#endif
 
 enum { SPIN_NS = 50000, LINE = 64 };
 /* Of work, for each thread: with less it is not worth telling a worker, or not waking one that
@@ -66,10 +69,43 @@ bool ad_threads_in_team(void) { return omp_in_parallel && omp_in_parallel(); }
 
 /* ---- workers ---- */
 
-/* From IDLE a caller makes it TAKEN and then OFFERED; the worker makes it RUNNING and DONE; the
- * caller, who in the meantime may have taken back what is only OFFERED, makes it IDLE again. QUIT
- * ends the thread. Bits, so that one can wait for several. */
-enum { ABSENT = 0, IDLE = 1, TAKEN = 2, OFFERED = 4, RUNNING = 8, DONE = 16, QUIT = 32 };
+/* From IDLE a caller that has taken the worker makes it OFFERED; the worker makes it RUNNING and
+ * DONE; the caller, who in the meantime may have made what is only OFFERED IDLE again, makes it
+ * that. QUIT ends the thread. Bits, so that one can wait for several. */
+enum { ABSENT = 0, IDLE = 1, OFFERED = 2, RUNNING = 4, DONE = 8, QUIT = 16 };
+
+/* The caller's rounding mode and treatment of subnormal numbers: results do not depend on the
+ * thread. Moving the whole of an x87 processor's environment takes longer than handing over. */
+#ifdef __x86_64__
+typedef struct {
+    uint32_t vectors;
+    uint16_t x87;
+} arithmetic;
+
+static arithmetic get_arithmetic(void)
+{
+    arithmetic a = { .vectors = _mm_getcsr() };
+    __asm__("fnstcw %0" : "=m"(a.x87));
+    return a;
+}
+
+static void set_arithmetic(const arithmetic *a)
+{
+    _mm_setcsr(a->vectors);
+    __asm__ volatile("fldcw %0" : : "m"(a->x87));
+}
+#else
+typedef fenv_t arithmetic;
+
+static arithmetic get_arithmetic(void)
+{
+    arithmetic a;
+    fegetenv(&a);
+    return a;
+}
+
+static void set_arithmetic(const arithmetic *a) { fesetenv(a); }
+#endif
 
 /* A stretch of the parts: those from next on are still to be begun. The stretches of one job are a
  * ring. */
@@ -77,28 +113,30 @@ typedef struct share {
     _Alignas(LINE) _Atomic int64_t next;
     int64_t end;
     struct share *after;
-} share;
-
-typedef struct {
+    /* the thread whose stretch this is, if it is a worker's */
+    atomic_int state;
+    uint16_t number; /* in the job */
+    bool spins;
+    atomic_int own_processor, callers_processor; /* where they were at the start of the job */
+    /* the job */
     ad_part part;
     void *data;
-    int64_t spin; /* ns */
-    /* the caller's rounding mode and treatment of subnormal numbers: results do not depend on the
-     * thread */
-    fenv_t arithmetic;
-} job;
+    arithmetic arithmetic;
+} share;
 
+/* All that is handed over is one line of the caches, and who takes a worker has others to do with
+ * it first. */
 typedef struct {
     share share;
-    _Alignas(LINE) atomic_int state;
-    atomic_int sleepers; /* threads that wait for a change of the state and do not spin */
-    atomic_int own_processor, callers_processor; /* where they were at the start of the job */
-    const job *job;
-    int number; /* of the thread, in the job */
+    _Alignas(LINE) atomic_bool taken;
+    _Alignas(LINE) atomic_int sleepers; /* wait for a change of the state and do not spin */
     pthread_mutex_t mutex;
     pthread_cond_t changed;
     pthread_t thread;
 } worker;
+#ifdef __x86_64__
+_Static_assert(sizeof(share) == LINE, "a job is handed over in one line");
+#endif
 
 static void relax(void)
 {
@@ -132,7 +170,7 @@ static int spin_for(const worker *w, int wanted, int64_t ns)
     int state;
     do
         for (int k = 0; k < 16; k++, relax())
-            if ((state = atomic_load(&w->state)) & wanted) return state;
+            if ((state = atomic_load(&w->share.state)) & wanted) return state;
     while (now() < limit);
     return state;
 }
@@ -145,7 +183,7 @@ static void sleep_on(worker *w, int wanted)
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancelable);
     pthread_mutex_lock(&w->mutex);
     atomic_fetch_add(&w->sleepers, 1);
-    if (!(atomic_load(&w->state) & wanted)) pthread_cond_wait(&w->changed, &w->mutex);
+    if (!(atomic_load(&w->share.state) & wanted)) pthread_cond_wait(&w->changed, &w->mutex);
     atomic_fetch_sub(&w->sleepers, 1);
     pthread_mutex_unlock(&w->mutex);
     pthread_setcancelstate(cancelable, NULL);
@@ -160,7 +198,7 @@ static int await(worker *w, int wanted, int64_t spin, const atomic_int *other)
         int here = this_processor();
         bool spins =
             spin && (here < 0 || here != atomic_load_explicit(other, memory_order_relaxed));
-        int state = spins ? spin_for(w, wanted, spin) : atomic_load(&w->state);
+        int state = spins ? spin_for(w, wanted, spin) : atomic_load(&w->share.state);
         if (state & wanted) return state;
         sleep_on(w, wanted);
     }
@@ -170,7 +208,7 @@ static int await(worker *w, int wanted, int64_t spin, const atomic_int *other)
  * before it sleeps. */
 static void become(worker *w, int state)
 {
-    atomic_store(&w->state, state);
+    atomic_store(&w->share.state, state);
     if (!atomic_load(&w->sleepers)) return;
     pthread_mutex_lock(&w->mutex); /* after this it does sleep */
     pthread_mutex_unlock(&w->mutex);
@@ -179,17 +217,18 @@ static void become(worker *w, int state)
 
 static bool change(worker *w, int from, int to)
 {
-    return atomic_compare_exchange_strong(&w->state, &from, to);
+    return atomic_load_explicit(&w->share.state, memory_order_relaxed) == from &&
+           atomic_compare_exchange_strong(&w->share.state, &from, to);
 }
 
 /* One's own stretch, then what is left of the others. */
-static void work_on(const job *j, share *own, int thread)
+static void work_on(share *own, ad_part part, void *data, int thread)
 {
     share *s = own;
     do {
         while (atomic_load_explicit(&s->next, memory_order_relaxed) < s->end) {
-            int64_t part = atomic_fetch_add_explicit(&s->next, 1, memory_order_relaxed);
-            if (part < s->end) j->part(j->data, thread, part);
+            int64_t k = atomic_fetch_add_explicit(&s->next, 1, memory_order_relaxed);
+            if (k < s->end) part(data, thread, k);
         }
         s = s->after;
     } while (s != own);
@@ -203,7 +242,7 @@ static void leave_to(const worker *w, int64_t *last)
 #ifdef CPU_COUNT
     int processor = this_processor();
     if (processor < 0 ||
-        processor != atomic_load_explicit(&w->callers_processor, memory_order_relaxed))
+        processor != atomic_load_explicit(&w->share.callers_processor, memory_order_relaxed))
         return;
     cpu_set_t all, others;
     int64_t time = now();
@@ -221,15 +260,15 @@ static void leave_to(const worker *w, int64_t *last)
 static void *serve(void *data)
 {
     worker *w = data;
+    share *s = &w->share;
     int64_t spin = SPIN_NS, left = 0;
-    while (await(w, OFFERED | QUIT, spin, &w->callers_processor) != QUIT) {
+    while (await(w, OFFERED | QUIT, spin, &s->callers_processor) != QUIT) {
         leave_to(w, &left);
         if (!change(w, OFFERED, RUNNING)) continue; /* taken back */
-        const job *j = w->job;
-        atomic_store_explicit(&w->own_processor, this_processor(), memory_order_relaxed);
-        spin = j->spin;
-        fesetenv(&j->arithmetic);
-        work_on(j, &w->share, w->number);
+        atomic_store_explicit(&s->own_processor, this_processor(), memory_order_relaxed);
+        spin = s->spins ? SPIN_NS : 0;
+        set_arithmetic(&s->arithmetic);
+        work_on(s, s->part, s->data, s->number);
         become(w, DONE);
     }
     return NULL;
@@ -241,6 +280,13 @@ static worker pool[AD_MAX_THREADS - 1];
 static atomic_int created; /* pool[0 .. created) have threads */
 static int most = AD_MAX_THREADS - 1;
 static pthread_mutex_t growing = PTHREAD_MUTEX_INITIALIZER;
+
+/* Whether this caller has the worker now. */
+static bool claim(worker *w)
+{
+    return !atomic_load_explicit(&w->taken, memory_order_relaxed) &&
+           !atomic_exchange_explicit(&w->taken, true, memory_order_acquire);
+}
 
 /* A thread for pool[created]. The program's signals are not for it; those of its own faults, and of
  * profilers, are. */
@@ -254,8 +300,9 @@ static bool create(void)
     pthread_mutex_init(&w->mutex, NULL);
     pthread_cond_init(&w->changed, NULL);
     atomic_store(&w->sleepers, 0);
-    atomic_store(&w->callers_processor, -1);
-    atomic_store(&w->state, IDLE);
+    atomic_store(&w->taken, false);
+    atomic_store(&w->share.callers_processor, -1);
+    atomic_store(&w->share.state, IDLE);
     pthread_sigmask(SIG_SETMASK, &blocked, &before);
     bool fine = pthread_create(&w->thread, NULL, serve, w) == 0;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -295,7 +342,7 @@ __attribute__((destructor)) static void end(void)
 {
     if (pthread_mutex_trylock(&growing)) return;
     for (int i = 0; i < created; i++) {
-        if (!change(&pool[i], IDLE, TAKEN)) continue;
+        if (!claim(&pool[i])) continue;
         become(&pool[i], QUIT);
         pthread_join(pool[i].thread, NULL);
     }
@@ -312,9 +359,7 @@ static int take(int wanted, double work, share *own)
     for (int i = 0; n <= wanted; i++) {
         bool wake = work >= WORTH_WAKING * (n + 1);
         if (i >= created && !(wake && grow(i, wanted))) break;
-        if (atomic_load(&pool[i].state) != IDLE || (!wake && atomic_load(&pool[i].sleepers)) ||
-            !change(&pool[i], IDLE, TAKEN))
-            continue;
+        if ((!wake && atomic_load(&pool[i].sleepers)) || !claim(&pool[i])) continue;
         last = last->after = &pool[i].share;
         n++;
     }
@@ -341,30 +386,34 @@ void ad_threads_share(int threads, double work, int64_t parts, ad_part part, voi
     pthread_once(&once, count_processors);
     share own, *s;
     int n = take(threads - 1, work, &own), k = 0, here = this_processor();
-    job j = { .part = part, .data = data, .spin = n <= processors ? SPIN_NS : 0 };
-    fegetenv(&j.arithmetic);
+    const arithmetic here_computed = get_arithmetic();
+    const bool spins = n <= processors;
     s = &own;
     do {
         atomic_store_explicit(&s->next, parts * k / n, memory_order_relaxed);
         s->end = parts * (k + 1) / n;
         if (s != &own) {
-            worker_of(s)->job = &j;
-            worker_of(s)->number = k;
-            atomic_store_explicit(&worker_of(s)->callers_processor, here, memory_order_relaxed);
+            s->number = (uint16_t)k;
+            s->part = part;
+            s->data = data;
+            s->arithmetic = here_computed;
+            s->spins = spins;
+            atomic_store_explicit(&s->callers_processor, here, memory_order_relaxed);
         }
         k++;
         s = s->after;
     } while (s != &own);
     for (s = own.after; s != &own; s = s->after) become(worker_of(s), OFFERED);
-    work_on(&j, &own, 0);
+    work_on(&own, part, data, 0);
     for (s = own.after; s != &own; s = s->after)
-        if (!change(worker_of(s), OFFERED, TAKEN))
-            await(worker_of(s), DONE, j.spin, &worker_of(s)->own_processor);
+        if (!change(worker_of(s), OFFERED, IDLE))
+            await(worker_of(s), DONE, spins ? SPIN_NS : 0, &s->own_processor);
     /* Only now, when nobody looks at the ring any more, may others have them. */
     for (s = own.after; s != &own;) {
         worker *w = worker_of(s);
         s = s->after;
-        atomic_store(&w->state, IDLE);
+        atomic_store_explicit(&w->share.state, IDLE, memory_order_relaxed);
+        atomic_store_explicit(&w->taken, false, memory_order_release);
     }
 }
 

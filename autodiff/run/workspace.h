@@ -10,13 +10,11 @@ typedef struct {
     const void **in;
     char *block, *chunk, *repeat, *scratch;
     char *frame, *handed; /* of native code for several rows */
-    bool entered;         /* the pointers are those of the body at hand */
+    int64_t entered;      /* number of the body that the pointers are those of */
 } ad_thread_memory;
 
 struct ad_workspace {
     ad_program *program;
-    atomic_flag busy;
-    atomic_bool refused; /* a run was turned away because another one was under way */
     int threads,
         nthread; /* threads: as asked for, negative ones too; nthread: those that have memory */
     ad_thread_memory *thread;
@@ -54,6 +52,10 @@ struct ad_workspace {
     void **state; /* of the opaque operations */
     int nstate;   /* states made so far */
     bool parameters_done;
+    /* What every run writes is apart from what its threads read. */
+    int64_t bodies; /* that have run */
+    atomic_flag busy;
+    atomic_bool refused; /* a run was turned away because another one was under way */
     char error[640];
     char outside[640]; /* of the latest run: which operation was outside its domain; "": none */
 };

@@ -56,12 +56,13 @@ static int open_pairs(ode_path *path, int64_t pairs, char *error, size_t error_s
     of.seed = ad_rng_split(&rng).key;
     of.m = pairs;
     of.groups = 1;
+    of.stretch = 0;
     return ode_noise_open(&path->pair_noise, &of, error, error_size);
 }
 
 int ode_path_open(ode_path *path, const ode_settings *set, const ode_system *s, int64_t rows,
                   int threads, const void *const *args, double t0, double t1, int64_t count,
-                  const double *boundaries, char *error, size_t error_size)
+                  const double *boundaries, int64_t stretch, char *error, size_t error_size)
 {
     const sde_path *of = &set->path;
     bool own = of->t0 == 0 && of->t1 == 0;
@@ -75,7 +76,8 @@ int ode_path_open(ode_path *path, const ode_settings *set, const ode_system *s, 
                                            .t0 = own ? t0 : of->t0,
                                            .t1 = own ? t1 : of->t1,
                                            .cells = 1,
-                                           .threads = threads };
+                                           .threads = threads,
+                                           .stretch = of->common ? 0 : stretch };
     ode_noise_settings *to = &path->settings;
     path->pairs = ode_array_bytes(s->dtype, AD_SHAPE(AD_ROWS, to->groups * to->m), rows);
     if (!ode_buffer_need(&path->numbers, ode_path_bytes(set, s, rows))) {
@@ -145,6 +147,7 @@ int ode_path_step(ode_path *path, ode_runner *runner, double a, double b, void *
     void *out[3];
     for (int i = 0; i < set->groups; i++) out[i] = at + (size_t)i * group;
     ode_path_point(path, runner, at);
+    runner->fill = NULL;
     bool pairs = ode_unit_place(runner->unit, ODE_VALUE, ODE_PORT_PAIRS).count > 0;
     if (a == b) {
         memset(at, 0, (size_t)set->groups * group);
@@ -154,5 +157,12 @@ int ode_path_step(ode_path *path, ode_runner *runner, double a, double b, void *
         return 0;
     }
     if (pairs && draw_pairs(path, a, b, at + path->pairs, error, error_size)) return -1;
-    return ode_noise_step(path->noise, a, b, out, error, error_size);
+    int64_t block = ad_program_fill_rows(runner->program);
+    if (!block || !set->stretch || block % set->stretch)
+        return ode_noise_step(path->noise, a, b, out, error, error_size);
+    if (ode_noise_find_step(path->noise, a, b, out, error, error_size)) return -1;
+    runner->fill = ode_noise_fill;
+    runner->fill_context = path->noise;
+    runner->fill_work = ode_noise_row_work(path->noise);
+    return 0;
 }

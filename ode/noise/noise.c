@@ -3,7 +3,8 @@
  * counter (point, block, component and group) has number l for source l of the block. So arrays
  * have, for each piece of PIECE counters (block, component), numbers [lanes, counters]; only
  * results are row-major. The tree is walked once for all rows; threads then do its operations piece
- * by piece, in the level 1 and 2 caches. */
+ * by piece, in the level 1 and 2 caches: either when a step is asked for, or for some rows each,
+ * when they are about to read them. */
 #include "ode/noise/noise.h"
 #include "autodiff/extension.h"
 #include "ode/noise/loops.h"
@@ -17,6 +18,14 @@ enum { PIECE = 256, MAX_LANES = 4, SIDES = 2 };
 
 enum { GRID, KEY, BLOCK, COMPONENT, JOINED, ARRAYS };
 
+/* The last operations of a walk, and where its result goes from. */
+typedef struct {
+    bool one;        /* the result is a node */
+    int level, side; /* that node */
+    bool backwards;
+    void *out[ODE_NOISE_GROUPS];
+} delivery;
+
 struct ode_noise {
     ode_noise_tree tree; /* first: its functions find the rest */
     ode_noise_settings settings;
@@ -26,6 +35,7 @@ struct ode_noise {
     int lanes;
     size_t size;                        /* of a number */
     int64_t sources, counters, numbers; /* numbers: of an array, lanes * counters */
+    int64_t stretch;                    /* counters that make whole pieces */
     uint32_t *block, *component;        /* of each counter */
     /* arrays [ODE_NOISE_GROUPS, SIDES] of a level: of W alone, or of all */
     void *level[ODE_NOISE_LEVELS];
@@ -33,6 +43,7 @@ struct ode_noise {
     void *joined;        /* arrays [groups]: the result of several nodes */
     size_t held[ARRAYS]; /* bytes of the arrays that are not levels */
     const ode_noise_loops *loops;
+    delivery step; /* that was found last */
 };
 
 /* ---- arrays ---- */
@@ -70,11 +81,22 @@ typedef struct {
     int64_t n;            /* numbers */
 } piece;
 
+static int64_t pieces_of(int64_t counters) { return (counters + PIECE - 1) / PIECE; }
+
+static int64_t pieces(const ode_noise *noise)
+{
+    return noise->counters / noise->stretch * pieces_of(noise->stretch) +
+           pieces_of(noise->counters % noise->stretch);
+}
+
 static piece piece_at(const ode_noise *noise, int64_t k)
 {
-    piece p = { .noise = noise, .begin = k * PIECE, .first = k * PIECE * noise->lanes };
-    const int64_t left = noise->counters - p.begin;
-    p.count = left < PIECE ? (int)left : PIECE;
+    const int64_t each = pieces_of(noise->stretch), start = k / each * noise->stretch,
+                  within = k % each * PIECE, begin = start + within, rest = noise->counters - begin,
+                  left = noise->stretch - within;
+    piece p = { .noise = noise, .begin = begin, .first = begin * noise->lanes };
+    p.count = (int)(left < PIECE ? left : PIECE);
+    if (rest < p.count) p.count = (int)rest;
     p.n = (int64_t)p.count * noise->lanes;
     return p;
 }
@@ -182,8 +204,6 @@ static double work(const ode_noise *noise, int operations)
     return bytes * (double)noise->numbers * operations;
 }
 
-static int64_t pieces(const ode_noise *noise) { return (noise->counters + PIECE - 1) / PIECE; }
-
 static void flush(ode_noise_tree *tree)
 {
     ode_noise *noise = (ode_noise *)tree;
@@ -193,19 +213,11 @@ static void flush(ode_noise_tree *tree)
 
 /* ---- steps ---- */
 
-/* The last operations of a walk, and where its result goes from. */
-typedef struct {
-    ode_noise *noise;
-    bool one;        /* the result is a node */
-    int level, side; /* that node */
-    bool backwards;
-    void *const *out;
-} delivery;
-
 /* Rows have paths, or minus the paths, of sources. */
-static void deliver(const delivery *d, const piece *p, int group, const void *from)
+static void deliver(const piece *p, int group, const void *from)
 {
-    const ode_noise *noise = d->noise;
+    const ode_noise *noise = p->noise;
+    const delivery *d = &noise->step;
     const ode_noise_settings *s = &noise->settings;
     /* Reversed, an interval has -W, H and -K. */
     const double sign = d->backwards && group != 1 ? -1 : 1;
@@ -221,12 +233,12 @@ static void deliver(const delivery *d, const piece *p, int group, const void *fr
 
 static void finish_piece(void *data, int thread, int64_t k)
 {
-    const delivery *d = data;
-    const ode_noise *noise = d->noise;
-    operate_on_piece(d->noise, thread, k);
+    const ode_noise *noise = data;
+    const delivery *d = &noise->step;
+    operate_on_piece(data, thread, k);
     const piece p = piece_at(noise, k);
     for (int g = 0; g < noise->settings.groups; g++)
-        deliver(d, &p, g,
+        deliver(&p, g,
                 d->one ? numbers_of(noise, d->level, d->side, g, p.first)
                        : (void *)array(noise, noise->joined, g, p.first));
 }
@@ -237,8 +249,8 @@ static int out_of_memory(char *error, size_t error_size)
     return -1;
 }
 
-int ode_noise_step(ode_noise *noise, double a, double b, void *const *out, char *error,
-                   size_t error_size)
+int ode_noise_find_step(ode_noise *noise, double a, double b, void *const *out, char *error,
+                        size_t error_size)
 {
     const ode_noise_settings *s = &noise->settings;
     ode_noise_tree *tree = &noise->tree;
@@ -246,11 +258,6 @@ int ode_noise_step(ode_noise *noise, double a, double b, void *const *out, char 
     if (ode_noise_find(tree, a, &p, error, error_size) != 0 ||
         ode_noise_find(tree, b, &q, error, error_size) != 0)
         return -1;
-    if (a == b) {
-        const size_t bytes = (size_t)(s->rows * s->m) * noise->size;
-        for (int g = 0; g < s->groups && bytes > 0; g++) memset(out[g], 0, bytes);
-        return 0;
-    }
     if (p == q) {
         snprintf(error, error_size,
                  "the step from t = %.17g to %.17g is shorter than the Brownian path can be told "
@@ -258,7 +265,8 @@ int ode_noise_step(ode_noise *noise, double a, double b, void *const *out, char 
                  a, b, ode_noise_resolution(tree, p));
         return -1;
     }
-    delivery d = { .noise = noise, .backwards = q < p, .out = out };
+    delivery d = { .backwards = q < p };
+    for (int g = 0; g < s->groups; g++) d.out[g] = out[g];
     if (!ode_noise_walk(tree, p < q ? p : q, p < q ? q : p)) {
         ode_noise_forget(tree);
         return out_of_memory(error, error_size);
@@ -270,9 +278,45 @@ int ode_noise_step(ode_noise *noise, double a, double b, void *const *out, char 
         d.side = last->side;
         tree->noperation--;
     }
-    ad_share(s->threads, work(noise, tree->noperation + s->groups), pieces(noise), finish_piece,
-             &d);
+    noise->step = d;
     return 0;
+}
+
+/* Of the step that was found. */
+static double step_work(const ode_noise *noise)
+{
+    return work(noise, noise->tree.noperation + noise->settings.groups);
+}
+
+int ode_noise_step(ode_noise *noise, double a, double b, void *const *out, char *error,
+                   size_t error_size)
+{
+    const ode_noise_settings *s = &noise->settings;
+    if (a == b) {
+        ode_noise_point p;
+        if (ode_noise_find(&noise->tree, a, &p, error, error_size) != 0) return -1;
+        const size_t bytes = (size_t)(s->rows * s->m) * noise->size;
+        for (int g = 0; g < s->groups && bytes > 0; g++) memset(out[g], 0, bytes);
+        return 0;
+    }
+    if (ode_noise_find_step(noise, a, b, out, error, error_size) != 0) return -1;
+    ad_share(s->threads, step_work(noise), pieces(noise), finish_piece, noise);
+    return 0;
+}
+
+double ode_noise_row_work(const ode_noise *noise)
+{
+    const int64_t rows = noise->settings.rows;
+    return rows > 0 ? step_work(noise) / (double)rows : 0;
+}
+
+void ode_noise_fill(void *context, int64_t first, int64_t rows)
+{
+    ode_noise *noise = context;
+    const int64_t stretch = noise->settings.stretch, each = pieces_of(noise->stretch);
+    AD_ASSERT(stretch > 0 && first % stretch == 0);
+    const int64_t end = (first + rows + stretch - 1) / stretch * each, all = pieces(noise);
+    for (int64_t k = first / stretch * each; k < end && k < all; k++) finish_piece(noise, 0, k);
 }
 
 double ode_noise_shortest(const ode_noise *noise, double t)
@@ -355,6 +399,8 @@ static bool make_memory(ode_noise *noise)
     const ode_noise_settings *s = &noise->settings;
     const int64_t blocks = (noise->sources + noise->lanes - 1) / noise->lanes;
     noise->counters = blocks * s->m;
+    noise->stretch = PIECE;
+    if (s->stretch) noise->stretch = s->stretch / (s->antithetic ? 2 : 1) / noise->lanes * s->m;
     noise->numbers = noise->counters * noise->lanes;
     if (!resize(noise, BLOCK, &noise->block, noise->counters, sizeof *noise->block) ||
         !resize(noise, COMPONENT, &noise->component, noise->counters, sizeof *noise->component) ||

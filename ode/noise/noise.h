@@ -35,6 +35,9 @@ typedef struct {
     const double *draw;
     int64_t ndraw; /* 0, 1 or rows */
     int threads;   /* at most; 0: as ad_workspace_new has it */
+    /* rows that ode_noise_fill draws by themselves, a power of two from 16 on; 0: none. Not with
+     * common */
+    int64_t stretch;
 } ode_noise_settings;
 
 typedef struct ode_noise ode_noise;
@@ -56,6 +59,14 @@ void ode_noise_close(ode_noise *noise); /* NULL is allowed */
  * all of them. One thread at a time. */
 int ode_noise_step(ode_noise *noise, double a, double b, void *const *out, char *error,
                    size_t error_size);
+/* The same in two. After ode_noise_find_step ode_noise_fill has to write the rows of the step, once
+ * each, a whole number of stretches (or what is left behind them) at a time; several threads may do
+ * so for different rows. */
+int ode_noise_find_step(ode_noise *noise, double a, double b, void *const *out, char *error,
+                        size_t error_size);
+void ode_noise_fill(void *noise, int64_t first, int64_t rows);
+/* For a row of the step that was found, as ad_share has it. */
+double ode_noise_row_work(const ode_noise *noise);
 /* No step from t that is as long as this one is too short; 0 where t is outside. */
 double ode_noise_shortest(const ode_noise *noise, double t);
 

@@ -170,7 +170,10 @@ int ode_runner_run(ode_runner *r, int64_t rows, char *error, size_t error_size)
                          .accumulate = r->accumulate,
                          .refine = r->refine,
                          .defer = r->defer,
-                         .same_parameters = r->primed };
+                         .same_parameters = r->primed,
+                         .fill = r->fill,
+                         .fill_context = r->fill_context,
+                         .fill_work = r->fill_work };
     if (ad_run_with(r->program, r->workspace, &args)) {
         /* The caller says which solve and which step it was; that it ran as a program tells nobody
          * anything. */

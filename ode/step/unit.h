@@ -57,9 +57,12 @@ typedef struct {
     const void **in;
     void **out;
     bool *accumulate;
-    int refine;     /* for solves inside the field, as ad_run_args.refine */
-    bool defer;     /* sums to be accumulated, as ad_run_args.defer; ode_runner_deliver ends it */
-    bool primed;    /* parameters are unchanged since the previous run */
+    int refine;  /* for solves inside the field, as ad_run_args.refine */
+    bool defer;  /* sums to be accumulated, as ad_run_args.defer; ode_runner_deliver ends it */
+    bool primed; /* parameters are unchanged since the previous run */
+    void (*fill)(void *context, int64_t first, int64_t rows); /* as ad_run_args.fill */
+    void *fill_context;
+    double fill_work;
     bool connected; /* for the user of the runner: what stays the same over a solve is in place */
 } ode_runner;
 /* Compiles the unit if this has not been done (by whatever thread). 0, or -1 with a message. */

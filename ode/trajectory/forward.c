@@ -371,7 +371,7 @@ static int open_path(ode_forward *s, const ad_opaque_call *call)
     char error[ODE_ERROR_SIZE];
     if (ode_path_open(&s->path, set, p->system, call->rows, call->threads,
                       call->in + p->system->nstate, t0, t1, count, known ? s->path.grid.data : NULL,
-                      error, sizeof error))
+                      ad_program_fill_rows(m->step.program), error, sizeof error))
         return ode_fail(m, ODE_FAILED, "%s", error);
     return 0;
 }

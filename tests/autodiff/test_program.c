@@ -287,6 +287,111 @@ START_TEST(test_deferred)
 }
 END_TEST
 
+/* Rows of an input that are written when they are asked for. */
+enum { FILLED = 700 };
+typedef struct {
+    ad_program *program;
+    double data[FILLED];
+    atomic_int asked[FILLED];
+    atomic_bool wrong;
+} filling;
+
+static double to_fill(int64_t i) { return sin(0.3 * (double)i); }
+
+static void fill_rows(void *context, int64_t first, int64_t rows)
+{
+    filling *f = context;
+    const int64_t each = ad_program_fill_rows(f->program);
+    if (first % each || rows > each) atomic_store(&f->wrong, true);
+    for (int64_t i = first; i < first + rows; i++) {
+        f->data[i] = to_fill(i);
+        atomic_fetch_add(&f->asked[i], 1);
+    }
+}
+
+/* Inputs are filled once each, whatever bodies read them, and results are those of inputs that are
+ * there. */
+START_TEST(test_filled)
+{
+    static const int64_t rows[] = { 1, 2, 65, FILLED };
+    ad_tape *t = ad_tape_new(AD_F64);
+    ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS), 0, NULL);
+    ad_var away = ad_sub(x, ad_div(ad_sum_all(x), ad_row_count(t)));
+    ad_var y[] = { ad_sum_all(ad_exp(away)), ad_mul(x, away) };
+    static filling f;
+    static double there[FILLED], results[2][FILLED];
+    f.program = ad_compile(1, &x, 2, y);
+    ck_assert_ptr_nonnull(f.program);
+    for (int i = 0; i < FILLED; i++) there[i] = to_fill(i);
+    for (int threads = 1; threads <= 3; threads++) {
+        ad_workspace *w = ad_workspace_new(f.program, threads);
+        for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) {
+            double sums[2];
+            const size_t n = (size_t)rows[k];
+            ad_run_args args = { .rows = rows[k],
+                                 .inputs = (const void *[]){ there },
+                                 .outputs = (void *[]){ &sums[0], results[0] } };
+            ck_assert_int_eq(ad_run_with(f.program, w, &args), 0);
+            memset(f.asked, 0, sizeof f.asked);
+            for (int i = 0; i < FILLED; i++) f.data[i] = NAN;
+            args.inputs = (const void *[]){ f.data };
+            args.outputs = (void *[]){ &sums[1], results[1] };
+            args.fill = fill_rows;
+            args.fill_context = &f;
+            args.fill_work = 1e5; /* worth more than one thread */
+            ck_assert_int_eq(ad_run_with(f.program, w, &args), 0);
+            ck_assert(!f.wrong);
+            for (int64_t i = 0; i < FILLED; i++) ck_assert_int_eq(f.asked[i], i < rows[k]);
+            ck_assert_mem_eq(&sums[0], &sums[1], sizeof *sums);
+            ck_assert_mem_eq(results[0], results[1], n * sizeof(double));
+        }
+        ad_workspace_free(w);
+    }
+    ad_program_free(f.program);
+    ad_tape_free(t);
+}
+END_TEST
+
+static int hand_on(void *data, void *state, const ad_opaque_call *call)
+{
+    (void)data, (void)state;
+    memcpy(call->out[0], call->in[0], (size_t)call->rows * sizeof(double));
+    return 0;
+}
+
+/* Not where an operation reads them as a whole, or where there are no rows. */
+START_TEST(test_filled_in_vain)
+{
+    static const ad_opaque_class handing = { .name = "handing", .forward = hand_on };
+    ad_tape *t = ad_tape_new(AD_F64);
+    ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS), 0, NULL), p = ad_param(t, AD_SHAPE(2), NULL), y;
+    ad_opaque(t, &handing, NULL, 1, &x, 1, &(ad_shape){ 1, { AD_ROWS } }, &y);
+    ad_program *programs[] = { ad_compile(1, &x, 1, (ad_var[]){ ad_exp(y) }),
+                               ad_compile(1, &p, 1, (ad_var[]){ ad_exp(p) }) };
+    double data[2] = { 0, 0 }, result[2];
+    filling f = { .program = NULL };
+    for (int k = 0; k < 2; k++) {
+        ck_assert_ptr_nonnull(programs[k]);
+        ck_assert_int_eq(ad_program_fill_rows(programs[k]), 0);
+        ad_workspace *w = ad_workspace_new(programs[k], 1);
+        ad_run_args args = { .rows = 2,
+                             .inputs = (const void *[]){ data },
+                             .outputs = (void *[]){ result },
+                             .fill = fill_rows,
+                             .fill_context = &f };
+        ck_assert_int_eq(ad_run_with(programs[k], w, &args), -1);
+        ck_assert_ptr_nonnull(strstr(ad_workspace_error(w), "block by block"));
+        args.fill = NULL;
+        ck_assert_int_eq(ad_run_with(programs[k], w, &args), 0);
+        ck_assert_double_eq(result[1], 1);
+        ad_workspace_free(w);
+        ad_program_free(programs[k]);
+    }
+    ck_assert_int_eq(ad_program_fill_rows(NULL), 0);
+    ad_tape_free(t);
+}
+END_TEST
+
 /* With same_parameters, what depends on parameters alone is kept; without, it is computed again. */
 START_TEST(test_same_parameters)
 {
@@ -1166,6 +1271,8 @@ int main(void)
     tcase_add_test(tc, test_tape_may_die);
     tcase_add_test(tc, test_accumulate_and_undelivered);
     tcase_add_test(tc, test_deferred);
+    tcase_add_test(tc, test_filled);
+    tcase_add_test(tc, test_filled_in_vain);
     tcase_add_test(tc, test_same_parameters);
     tcase_add_test(tc, test_canonical_order);
     tcase_add_test(tc, test_workspace_grows);

@@ -156,6 +156,45 @@ START_TEST(test_threads)
 }
 END_TEST
 
+/* Rows that are filled by themselves, the last ones first, are those of the step. */
+START_TEST(test_filled)
+{
+    enum { WIDE = 700, LONG = 40, STRETCH = 64 };
+    const size_t size = (size_t)WIDE * LONG * sizeof(double);
+    void *one[3], *two[3];
+    for (int g = 0; g < 3; g++) {
+        one[g] = calloc(1, size);
+        two[g] = calloc(1, size);
+    }
+    for (int m = 2; m <= LONG; m += LONG - 2) {
+        ode_noise_settings s = variant(_i);
+        if (s.common) continue;
+        s.rows = WIDE - 3;
+        s.m = m;
+        ode_noise *first = opened(&s);
+        s.stretch = STRETCH;
+        ode_noise *second = opened(&s);
+        for (int k = 0; k < STEPS; k += 19) {
+            const double a = time_of(&s, k), b = time_of(&s, k + 2);
+            ck_assert_int_eq(ode_noise_step(first, a, b, one, NULL, 0), 0);
+            ck_assert_int_eq(ode_noise_find_step(second, a, b, two, NULL, 0), 0);
+            ck_assert_double_gt(ode_noise_row_work(second), 0);
+            const int64_t half = s.rows / STRETCH / 2 * STRETCH;
+            for (int64_t r = s.rows / STRETCH * STRETCH; r >= half; r -= STRETCH)
+                ode_noise_fill(second, r, r + STRETCH < s.rows ? STRETCH : s.rows - r);
+            ode_noise_fill(second, 0, half);
+            for (int g = 0; g < s.groups; g++) ck_assert_mem_eq(one[g], two[g], size);
+        }
+        ode_noise_close(first);
+        ode_noise_close(second);
+    }
+    for (int g = 0; g < 3; g++) {
+        free(one[g]);
+        free(two[g]);
+    }
+}
+END_TEST
+
 /* Chen's relations, in their own units: u over a step of length x, then v over one of y. W over the
  * whole is, over each part, linear and a bridge; H and K of the whole are means of it, less W of
  * the whole, by 1 and by 1/2 less the share of time that is past. */
@@ -411,6 +450,7 @@ int main(void)
     tcase_add_loop_test(tests, test_order, 0, VARIANTS);
     tcase_add_loop_test(tests, test_alone, 0, VARIANTS);
     tcase_add_loop_test(tests, test_threads, 0, VARIANTS);
+    tcase_add_loop_test(tests, test_filled, 0, VARIANTS);
     tcase_add_loop_test(tests, test_parts, 0, VARIANTS);
     tcase_add_loop_test(tests, test_backwards, 0, VARIANTS);
     tcase_add_test(tests, test_shared_paths);
