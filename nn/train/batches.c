@@ -20,6 +20,17 @@ static void copy_numbers(ad_dtype to_type, void *to, int64_t at, ad_dtype from_t
         nn_put(to_type, to, at + i, nn_element(from_type, from, start + i));
 }
 
+/* Asks for a row that will be copied: processors foresee no random places. */
+static void fetch_row(const char *row, size_t bytes)
+{
+#ifdef __GNUC__
+    enum { LINE = 64, MOST = 1024 };
+    for (size_t i = 0; i < bytes && i < MOST; i += LINE) __builtin_prefetch(row + i);
+#else
+    (void)row, (void)bytes;
+#endif
+}
+
 /* Rows of so many bytes, side by side. Small ones are copied as numbers are, not by a call each. */
 static void copy_rows(int64_t n, const int64_t *examples, size_t bytes, const char *from, char *to)
 {
@@ -30,9 +41,27 @@ static void copy_rows(int64_t n, const int64_t *examples, size_t bytes, const ch
     case 4: COPY_ROWS(4); break;
     case 8: COPY_ROWS(8); break;
     case 16: COPY_ROWS(16); break;
-    default: COPY_ROWS(bytes);
+    default:
+        for (int64_t r = 0; r < n; r++) {
+            enum { AHEAD = 8 };
+            if (r + AHEAD < n) fetch_row(from + (size_t)examples[r + AHEAD] * bytes, bytes);
+            memcpy(to + (size_t)r * bytes, from + (size_t)examples[r] * bytes, bytes);
+        }
     }
 #undef COPY_ROWS
+}
+
+/* The rows of examples of an array with data to `out`, of this dtype. */
+static void gather_data(const nn_array *a, ad_dtype dtype, int64_t n, const int64_t *examples,
+                        void *out)
+{
+    int64_t size = nn_row_size(a->shape);
+    if (a->dtype == dtype) {
+        copy_rows(n, examples, (size_t)size * nn_bytes(dtype), a->data, out);
+        return;
+    }
+    for (int64_t r = 0; r < n; r++)
+        copy_numbers(dtype, out, r * size, a->dtype, a->data, examples[r] * size, size);
 }
 
 /* The rows of examples of array i to `out`, of theta's dtype; fetched: room for them in the array's
@@ -42,13 +71,8 @@ static int gather(const nn_feed *feed, int i, int64_t n, const int64_t *examples
 {
     const nn_array *a = &feed->arrays[i];
     int64_t size = nn_row_size(a->shape);
-    if (a->data && a->dtype == feed->dtype) {
-        copy_rows(n, examples, (size_t)size * nn_bytes(a->dtype), a->data, out);
-        return 0;
-    }
     if (!a->fetch) {
-        for (int64_t r = 0; r < n; r++)
-            copy_numbers(feed->dtype, out, r * size, a->dtype, a->data, examples[r] * size, size);
+        gather_data(a, feed->dtype, n, examples, out);
         return 0;
     }
     char text[400] = "an error without a text";
@@ -286,6 +310,52 @@ static int draw(const nn_feed *feed, nn_batch *batch, int64_t step)
     return 0;
 }
 
+/* Whether the batches of array i are copied from its data. */
+static bool is_copied(const nn_feed *feed, int i)
+{
+    const nn_array *a = &feed->arrays[i];
+    return !feed->same[i] && !nn_array_is_drawn(a) && !a->fetch;
+}
+
+typedef struct {
+    const nn_feed *feed;
+    const nn_batch *batch;
+    int64_t each; /* rows of a part */
+} copying;
+
+static void copy_part(void *data, int thread, int64_t k)
+{
+    const copying *c = data;
+    const nn_feed *feed = c->feed;
+    const int64_t first = k * c->each, left = c->batch->rows - first,
+                  n = left < c->each ? left : c->each;
+    (void)thread;
+    for (int i = 0; i < feed->narray; i++) {
+        const nn_array *a = &feed->arrays[i];
+        if (!is_copied(feed, i)) continue;
+        const size_t bytes = (size_t)nn_row_size(a->shape) * nn_bytes(feed->dtype);
+        gather_data(a, feed->dtype, n, c->batch->examples + first,
+                    (char *)c->batch->buffer[i] + (size_t)first * bytes);
+    }
+}
+
+/* All arrays together, by the threads of the step, each of which will mostly read what it has
+ * copied. A worker is alone: the pool's threads are with the step that it works beside. */
+static void copy_data(const nn_feed *feed, const nn_batch *batch)
+{
+    enum { PART_BYTES = 16384 };
+    const nn_train_options *o = feed->options;
+    double bytes = 0;
+    for (int i = 0; i < feed->narray; i++)
+        if (is_copied(feed, i))
+            bytes += (double)nn_row_size(feed->arrays[i].shape) * (double)nn_bytes(feed->dtype);
+    if (bytes == 0) return;
+    copying c = { feed, batch, bytes < PART_BYTES ? (int64_t)(PART_BYTES / bytes) : 1 };
+    /* reading takes as long as writing */
+    ad_share(o->worker ? 1 : o->threads, 2 * bytes * (double)batch->rows,
+             (batch->rows + c.each - 1) / c.each, copy_part, &c);
+}
+
 int nn_batch_fill(nn_feed *feed, nn_batch *batch, int64_t step)
 {
     bool filled = batch->step > 0;
@@ -302,9 +372,10 @@ int nn_batch_fill(nn_feed *feed, nn_batch *batch, int64_t step)
             batch->examples =
                 memcpy(batch->kept, batch->examples, (size_t)batch->rows * sizeof *batch->kept);
     }
+    copy_data(feed, batch);
     for (int i = 0; i < feed->narray; i++) {
         const nn_array *a = &feed->arrays[i];
-        if (feed->same[i] || nn_array_is_drawn(a) || (a->fetch && feed->plain)) continue;
+        if (feed->same[i] || !a->fetch || feed->plain) continue;
         if (gather(feed, i, batch->rows, batch->examples, batch->fetched[i], batch->buffer[i],
                    batch->error, sizeof batch->error))
             return -1;

@@ -197,6 +197,61 @@ START_TEST(repeats_itself)
 }
 END_TEST
 
+/* Rows that are worth more than one thread, of arrays of both types: a batch has its own rows of
+ * each, every row of an epoch once. Numbers are small and whole, so all sums are exact. */
+enum { MANY = 601, WIDTH = 1000, BATCH = 300, EPOCHS = 3, BATCHES = 3 };
+
+static ad_var wide_loss(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
+{
+    ad_var squares = ad_sum(ad_square(batch[0]), 1, (int[]){ 1 }, false),
+           products = ad_sum(ad_mul(batch[1], batch[2]), 1, (int[]){ 1 }, false);
+    (void)tape, (void)user;
+    return ad_add(ad_sum_all(ad_add(squares, products)), ad_sum_all(theta));
+}
+
+START_TEST(wide_rows)
+{
+    static float wide[MANY * WIDTH], narrow[MANY];
+    static double other[MANY * 5];
+    double total = 0, first[EPOCHS * BATCHES];
+    for (int i = 0; i < MANY * WIDTH; i++) {
+        wide[i] = (float)(i % 1009 % 5);
+        total += (double)(wide[i] * wide[i]);
+    }
+    for (int i = 0; i < MANY; i++) {
+        narrow[i] = (float)(i % 13);
+        for (int k = 0; k < 5; k++) total += (other[i * 5 + k] = (i + k) % 11) * (i % 13);
+    }
+    nn_array arrays[] = { nn_array_of(AD_SHAPE(AD_ROWS, WIDTH), wide),
+                          nn_array_of(AD_SHAPE(AD_ROWS, 5), other),
+                          nn_array_of(AD_SHAPE(AD_ROWS, 1), narrow) };
+    for (int run = 0; run < 4; run++) {
+        problem *p = make_problem(false);
+        for (int i = 0; i < MAX_SIZE && i < nn_theta_size(p->numbersf); i++) p->thetaf[i] = 0;
+        nn_train_options o = { .loss = wide_loss,
+                               .user = p,
+                               .narray = 3,
+                               .arrays = arrays,
+                               .examples = MANY,
+                               .optimizer = { .rate = 1e-20 },
+                               .steps = EPOCHS * BATCHES,
+                               .batch = BATCH,
+                               .check_gradient = -1,
+                               .on_step = note,
+                               .worker = run == 3,
+                               .threads = run == 3 ? 2 : run + 1 };
+        ck_assert_msg(nn_train(p->numbersf, &o, NULL, error, sizeof error) == 0, "%s", error);
+        for (int e = 0; e < EPOCHS; e++) {
+            const double *l = &p->losses[e * BATCHES];
+            ck_assert_double_eq(l[0] + l[1] + l[2], total);
+        }
+        if (run == 0) memcpy(first, p->losses, sizeof first);
+        ck_assert_mem_eq(first, p->losses, sizeof first);
+        free_problem(p);
+    }
+}
+END_TEST
+
 /* Where the C library lets its allocator be replaced: how often memory was asked for. */
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
@@ -619,6 +674,7 @@ int main(void)
     tcase_add_test(c, least_squares_solution);
     tcase_add_test(c, partial_batches);
     tcase_add_loop_test(c, repeats_itself, 0, 2);
+    tcase_add_test(c, wide_rows);
     tcase_add_test(c, allocates_nothing);
     tcase_add_test(c, stops_when_told);
     tcase_add_test(c, draws);
