@@ -93,6 +93,11 @@ void ad_tape_rewind(ad_tape *tape, int32_t mark);
  * without rewinding meets it, and learns what it lacks, before the memory is full. 0 is the
  * default: 10 million, about 3 GB. */
 void ad_tape_set_limit(ad_tape *tape, int32_t operations);
+/* The most bytes that values on demand may hold (ad_value, ad_get, ad_evaluate and the like), those
+ * of all variables together, and each solve among them besides; more is an error that names the
+ * operation. 0: no limit; without a call it is the environment's COSTATE_MEMORY
+ * (ad_workspace_set_limit). */
+void ad_tape_set_memory(ad_tape *tape, int64_t bytes);
 /* Number of rows: the one of the row data given so far (ad_input_rows, ad_set), or of
  * ad_tape_set_rows; -1: none yet. */
 int64_t ad_tape_rows(const ad_tape *tape);
@@ -381,6 +386,14 @@ void ad_program_free(ad_program *program);
 /* What was compiled, for people: levels, blocks, values, contractions with sizes, bytes, native
  * code with its instructions. Caller frees with free(). */
 char *ad_program_describe(const ad_program *program);
+/* The bytes that a workspace for so many threads (as ad_workspace_new has them) will hold once it
+ * has run so many rows, before anything runs: values, packed weights, block memory of the threads,
+ * sums, and what solves and recurrences in the program keep. Not the program itself, nor the
+ * caller's arrays. *step_bytes (may be NULL): more for each step of solves that choose their steps
+ * by the error, which are counted as if they took none. Rows do not matter to a program without
+ * them. -1: the program is NULL, rows or threads make no sense, or there are more bytes than can be
+ * counted. */
+int64_t ad_program_bytes(const ad_program *program, int64_t rows, int threads, int64_t *step_bytes);
 
 /* Memory for running one program from one thread at a time; grows when rows do, never otherwise.
  * NULL when memory is short. threads: 0 = one for each processor that the process may use, or as
@@ -390,6 +403,13 @@ char *ad_program_describe(const ad_program *program);
  * a run keeps to the thread that calls it. */
 ad_workspace *ad_workspace_new(const ad_program *program, int threads);
 void ad_workspace_free(ad_workspace *workspace);
+/* The most bytes that the workspace may hold, as ad_program_bytes counts them; 0: no limit. A run
+ * that needs more is an error, which says so before anything is allocated: how much, what takes
+ * most of it, and how many rows would do. An adaptive solve that grows beyond it ends with an
+ * error. Without a call the limit is the environment's COSTATE_MEMORY, a number of bytes (4G, 500M
+ * and 64K are understood), which holds for each workspace, and for what a tape computes itself
+ * (ad_tape_set_memory). 0, or -1 with the workspace's error set: bytes is negative. */
+int ad_workspace_set_limit(ad_workspace *workspace, int64_t bytes);
 /* Of the latest run, or NULL; valid until the next run. */
 const char *ad_workspace_error(const ad_workspace *workspace);
 

@@ -56,6 +56,7 @@ typedef struct {
     /* another operation may look at this one's state: it takes the token (a lazy evaluation: might
      * take it) */
     bool state_used;
+    int64_t most_bytes; /* that the state may hold, more is an error of the run; 0: no limit */
     /* in[i]: the i-th operand's elements; NULL for an operand that is an opaque operation's token
      */
     const void *const *in;
@@ -68,6 +69,17 @@ typedef struct {
     char *error; /* on failure: a message of at most error_size bytes */
     size_t error_size;
 } ad_opaque_call;
+
+/* What the state of an opaque operation holds once it has been evaluated, reckoned before that. */
+typedef struct {
+    int64_t rows; /* of the run, as in ad_opaque_call; likewise: */
+    int threads;
+    bool state_used;
+    /* To be filled; zeros before. */
+    int64_t bytes;      /* -1: more than can be counted */
+    int64_t step_bytes; /* more for each step, where only the evaluation tells how many there are */
+    char largest[160];  /* what takes most of it: "100 states of 4096 bytes" */
+} ad_opaque_account;
 
 /* A class of opaque operations, constant for as long as tapes and programs hold one; `data` belongs
  * to one recorded operation and is shared by tapes and programs through retain/release. All but the
@@ -100,6 +112,10 @@ typedef struct {
     const char *(*called)(const void *data);
     bool flat;        /* its results have no derivatives, and it needs no rules: a check, a mask */
     bool discretises; /* it approximates something continuous by steps, and heeds call->refine */
+    /* Fills in what a state takes; may compile. NULL: nothing to speak of. An operation whose
+     * state is large has one, for accounts and limits (ad_program_bytes), and keeps to
+     * call->most_bytes. From any thread. */
+    void (*account)(void *data, ad_opaque_account *account);
 } ad_opaque_class;
 
 /* Records an opaque operation: operands in[0..nin), results of the given shapes in out[0..nout).
@@ -173,7 +189,7 @@ void ad_cache_add(ad_tape *tape, const void *key, size_t length, void *object,
 /* One more reference, which ad_program_free drops; gives the program back. From any thread. */
 ad_program *ad_program_retain(ad_program *program);
 /* For accounts of memory: what a run takes for a row of a block and in complete arrays, and what a
- * workspace holds. */
+ * workspace holds, the states of opaque operations apart. */
 int64_t ad_program_bytes_per_row(const ad_program *program);
 size_t ad_workspace_bytes(const ad_workspace *workspace);
 

@@ -115,12 +115,16 @@ static inline void native_always(ad_program *p)
 #define ALLOCATIONS_NOT_COUNTED
 #endif
 
-static atomic_long allocations_so_far, allocations_held;
+static atomic_long allocations_so_far, allocations_held, allocations_size;
 static inline long allocations(void) { return atomic_load(&allocations_so_far); }
 /* Allocations that have not been freed. */
 static inline long allocations_live(void) { return atomic_load(&allocations_held); }
+/* The bytes of those, as the system rounds them up. */
+static inline long allocations_bytes(void) { return atomic_load(&allocations_size); }
 
 #ifndef ALLOCATIONS_NOT_COUNTED
+#include <malloc.h>
+
 void *__libc_malloc(size_t size);
 void *__libc_calloc(size_t n, size_t size);
 void *__libc_realloc(void *old, size_t size);
@@ -162,6 +166,7 @@ static inline int allocations_allow(void)
 static inline void *allocations_hold(void *p)
 {
     if (p) atomic_fetch_add(&allocations_held, 1);
+    if (p) atomic_fetch_add(&allocations_size, (long)malloc_usable_size(p));
     return p;
 }
 
@@ -177,12 +182,15 @@ void *aligned_alloc(size_t alignment, size_t size)
 {
     return allocations_allow() ? allocations_hold(__libc_memalign(alignment, size)) : NULL;
 }
-void *memalign(size_t alignment, size_t size);
 void *memalign(size_t alignment, size_t size) { return aligned_alloc(alignment, size); }
 void *realloc(void *old, size_t size)
 {
     if (!old) return malloc(size);
-    return allocations_allow() ? __libc_realloc(old, size) : NULL;
+    if (!allocations_allow()) return NULL;
+    long before = (long)malloc_usable_size(old);
+    void *p = __libc_realloc(old, size);
+    if (p) atomic_fetch_add(&allocations_size, (long)malloc_usable_size(p) - before);
+    return p;
 }
 int posix_memalign(void **out, size_t alignment, size_t size)
 {
@@ -192,6 +200,7 @@ int posix_memalign(void **out, size_t alignment, size_t size)
 void free(void *p)
 {
     if (p) atomic_fetch_sub(&allocations_held, 1);
+    if (p) atomic_fetch_sub(&allocations_size, (long)malloc_usable_size(p));
     __libc_free(p);
 }
 #endif

@@ -46,6 +46,23 @@ int64_t ad_machine_bytes(void)
     return INT64_MAX;
 }
 
+int64_t ad_memory_limit(const char **error)
+{
+    const char *said = getenv("COSTATE_MEMORY");
+    if (error) *error = NULL;
+    if (!said || !said[0]) return 0;
+    char *end;
+    const double number = strtod(said, &end);
+    static const char units[] = "KMGT";
+    const char *unit = *end ? strchr(units, *end) : NULL;
+    double bytes = number;
+    for (long k = unit ? unit - units + 1 : 0; k > 0; k--) bytes *= 1024;
+    const bool fine = end > said && !end[unit != NULL] && bytes >= 0 && bytes < 0x1p62;
+    if (fine) return number > 0 && bytes < 1 ? 1 : (int64_t)bytes;
+    if (error) *error = "not a number of bytes; 4G, 500M or 1000000 are";
+    return 0;
+}
+
 void *ad_aligned_alloc(int64_t bytes)
 {
     bytes = ad_size_align(bytes == 0 ? 1 : bytes);

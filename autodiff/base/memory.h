@@ -38,6 +38,9 @@ static inline int64_t ad_size_align(int64_t a)
 }
 /* The machine's memory in bytes; INT64_MAX where it cannot be asked for. */
 int64_t ad_machine_bytes(void);
+/* What the environment variable COSTATE_MEMORY allows, "4G" say; 0: no limit. error (may be NULL):
+ * NULL, or what is wrong with it, and then there is no limit. */
+int64_t ad_memory_limit(const char **error);
 /* bytes (a multiple of AD_ALIGN, or rounded up to one) aligned to AD_ALIGN; free() releases them.
  * NULL when bytes is negative or more than the machine has, which an operating system that promises
  * more would only notice when they are touched. */

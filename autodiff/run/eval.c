@@ -33,6 +33,29 @@ static bool fail_memory(ad_tape *t, const ad_node *n, size_t bytes)
     return false;
 }
 
+/* What the limit leaves; at least 1. Without a limit 0. */
+static int64_t bytes_left(const ad_tape *t)
+{
+    if (!ad_tape_memory(t)) return 0;
+    const int64_t left = ad_tape_memory(t) - ad_tape_computed(t);
+    return left > 1 ? left : 1;
+}
+
+/* Whether the limit allows so many bytes more for what a node computes. */
+static bool is_within_limit(ad_tape *t, const ad_node *n, int64_t bytes, const char *what)
+{
+    if (!ad_tape_memory(t) || (bytes >= 0 && bytes <= ad_tape_memory(t) - ad_tape_computed(t)))
+        return true;
+    ad_fail(t,
+            "ad_value: out of memory: %s needs %lld bytes for %s, computed values hold %lld, and "
+            "the limit is %lld; take fewer rows, compile what is computed (ad_compile: a program "
+            "holds few values at a time), or set a larger limit (ad_tape_set_memory, "
+            "COSTATE_MEMORY)",
+            name_of(n).text, (long long)bytes, what, (long long)ad_tape_computed(t),
+            (long long)ad_tape_memory(t));
+    return false;
+}
+
 static bool allocate(ad_tape *t, ad_node *n)
 {
     if (n->value) return true;
@@ -46,8 +69,14 @@ static bool allocate(ad_tape *t, ad_node *n)
         return fail_memory(t, n, SIZE_MAX);
     int64_t count = ad_count(n->shape, ad_tape_rows(t));
     size_t bytes = ((size_t)count * ad_dtype_size(ad_tape_dtype(t)) + 63) & ~(size_t)63;
-    n->value = aligned_alloc(64, bytes ? bytes : 64);
-    return n->value || fail_memory(t, n, bytes);
+    if (bytes == 0) bytes = 64;
+    char shape[160];
+    ad_format_shape(n->shape, shape, sizeof shape);
+    if (!is_within_limit(t, n, (int64_t)bytes, shape)) return false;
+    void *value = aligned_alloc(64, bytes);
+    if (!value) return fail_memory(t, n, bytes);
+    ad_tape_hold_value(t, n, value, (int64_t)bytes);
+    return true;
 }
 
 static void store(ad_dtype dtype, void *array, int64_t i, double v)
@@ -141,6 +170,13 @@ static bool evaluate_opaque(ad_tape *t, int32_t node, ad_node *n)
                 ad_node_name(n));
         return false;
     }
+    ad_opaque_account state_bytes = { .rows = ad_tape_rows(t) > 0 ? ad_tape_rows(t) : 0,
+                                      .state_used = true };
+    if (ad_tape_memory(t) && n->class_->account) {
+        n->class_->account(n->opaque, &state_bytes);
+        const char *what = state_bytes.largest[0] ? state_bytes.largest : "what it keeps";
+        if (!is_within_limit(t, n, state_bytes.bytes, what)) return false;
+    }
     if (!n->state && n->class_->state_new && !(n->state = n->class_->state_new(n->opaque))) {
         ad_fail(t, "ad_value: out of memory for the state of %s", ad_node_name(n));
         return false;
@@ -171,6 +207,7 @@ static bool evaluate_opaque(ad_tape *t, int32_t node, ad_node *n)
                             .threads = 0,
                             .refine = ad_tape_refine(t),
                             .state_used = true,
+                            .most_bytes = bytes_left(t),
                             .in = (const void *const *)pointers,
                             .in_state = state,
                             .out = out,

@@ -172,6 +172,7 @@ static bool run(ad_tape *t, evaluator *e, call *c)
     for (int j = 0; j < c->nout; j++) c->result[j] = c->results[j];
     char *memory = same ? NULL : convert_data(t, c);
     if (!same && !memory) return false;
+    ad_workspace_set_limit(e->workspace, ad_tape_memory(t));
     bool fine = !ad_run(e->program, e->workspace, c->rows, c->pointer, c->result);
     if (!fine) {
         static const char called[] = "ad_run: "; /* by us */

@@ -48,6 +48,7 @@ static int run_opaque(ad_workspace *w, const ad_step *s, const ad_run_args *a)
                             .threads = ad_threads_in_team() ? 1 : w->threads,
                             .refine = a->refine,
                             .state_used = s->state_used,
+                            .most_bytes = w->limit ? w->most[p->slot[s->value].position] : 0,
                             .in = w->in,
                             .in_state = w->in_state,
                             .out = w->out,

@@ -1,5 +1,7 @@
-/* Workspaces: the memory that a program is run in. It grows with the rows, and never otherwise. */
-#include "autodiff/run/workspace.h"
+/* Workspaces: the memory that a program is run in. It grows with the rows, and never otherwise. How
+ * much it is follows from the program (bytes.c): so a limit is looked at before anything is
+ * allocated. */
+#include "autodiff/run/bytes.h"
 #include "autodiff/run/threads.h"
 #include <stdarg.h>
 #include <math.h>
@@ -22,6 +24,8 @@ static int thread_count(int asked)
     return asked < AD_MAX_THREADS ? asked : AD_MAX_THREADS;
 }
 
+static int working_threads(const ad_workspace *w) { return w->threads > 0 ? w->threads : 1; }
+
 ad_workspace *ad_workspace_new(const ad_program *program, int threads)
 {
     if (!program) return NULL;
@@ -30,11 +34,8 @@ ad_workspace *ad_workspace_new(const ad_program *program, int threads)
     const ad_program *p = w->program = ad_program_retain((ad_program *)program);
     atomic_flag_clear(&w->busy);
     w->threads = thread_count(threads);
-    const int64_t sharing = w->threads > 0 ? w->threads : 1;
-    int64_t fixed = ad_size_add(ad_size_add(p->uniform_bytes, ad_size_align(p->uniform_scratch)),
-                                ad_size_mul(ad_size_align(p->piece_scratch), sharing));
+    w->limit = ad_memory_limit(NULL);
     w->thread = calloc(w->threads > 0 ? (size_t)w->threads : 1, sizeof *w->thread);
-    w->fixed = ad_aligned_alloc(fixed);
     const size_t pointers = (size_t)p->ir.n + (size_t)p->nrepeat + (size_t)p->nsum;
     w->base = calloc(pointers + 1, sizeof *w->base);
     w->waiting = calloc((size_t)p->ir.n + 1, sizeof *w->waiting);
@@ -45,19 +46,13 @@ ad_workspace *ad_workspace_new(const ad_program *program, int threads)
     w->in_shape = calloc((size_t)p->max_operands + 1, sizeof *w->in_shape);
     w->out_shape = calloc((size_t)p->max_results + 1, sizeof *w->out_shape);
     w->state = calloc((size_t)p->nopaque + 1, sizeof *w->state);
-    if (!w->thread || !w->fixed || !w->base || !w->waiting || !w->waiting_out || !w->in ||
+    w->most = calloc((size_t)p->nopaque + 1, sizeof *w->most);
+    if (!w->thread || !w->most || !w->base || !w->waiting || !w->waiting_out || !w->in ||
         !w->in_state || !w->out || !w->in_shape || !w->out_shape || !w->state) {
         ad_workspace_free(w);
         return NULL;
     }
-    w->scratch = w->fixed + p->uniform_bytes;
-    w->bytes = sizeof *w + (size_t)fixed + (size_t)p->ir.n * sizeof *w->base;
-    for (int32_t i = 0; i < p->ir.n; i++) {
-        if (p->slot[i].place == AD_PLACE_CONSTANT)
-            w->base[i] = (char *)p->constants + p->slot[i].position;
-        if (p->slot[i].place == AD_PLACE_UNIFORM || p->slot[i].place == AD_PLACE_SUM)
-            w->base[i] = w->fixed + p->slot[i].position;
-    }
+    w->bytes = sizeof *w + (size_t)p->ir.n * sizeof *w->base;
     return w;
 }
 
@@ -87,6 +82,7 @@ void ad_workspace_free(ad_workspace *w)
     free(w->in_shape);
     free(w->out_shape);
     free(w->state);
+    free(w->most);
     ad_program_free(w->program);
     free(w);
 }
@@ -134,20 +130,29 @@ static int renew(ad_workspace *w, char **memory, int64_t old_bytes, int64_t byte
     return 0;
 }
 
-static int64_t complete_bytes(const ad_program *p, int64_t rows)
+/* Values without rows, and the scratch memory of their kernels. */
+static int reserve_whole(ad_workspace *w, int64_t rows)
 {
-    return p->ncomplete == 0 || rows == 0 ? 0
-                                          : ad_size_add(ad_size_mul(p->complete_row_bytes, rows),
-                                                        (int64_t)p->ncomplete * AD_ALIGN);
+    const ad_program *p = w->program;
+    if (w->fixed) return 0;
+    if (renew(w, &w->fixed, 0, ad_whole_bytes(p, working_threads(w)), rows)) return -1;
+    w->scratch = w->fixed + p->uniform_bytes;
+    for (int32_t i = 0; i < p->ir.n; i++) {
+        if (p->slot[i].place == AD_PLACE_CONSTANT)
+            w->base[i] = (char *)p->constants + p->slot[i].position;
+        if (p->slot[i].place == AD_PLACE_UNIFORM || p->slot[i].place == AD_PLACE_SUM)
+            w->base[i] = w->fixed + p->slot[i].position;
+    }
+    return 0;
 }
 
 static int reserve_complete(ad_workspace *w, int64_t rows)
 {
     const ad_program *p = w->program;
     if (rows <= w->rows || p->ncomplete == 0) return 0;
-    int64_t old = complete_bytes(p, w->rows);
+    int64_t old = ad_complete_bytes(p, w->rows);
     w->rows = 0;
-    if (renew(w, &w->complete, old, complete_bytes(p, rows), rows)) return -1;
+    if (renew(w, &w->complete, old, ad_complete_bytes(p, rows), rows)) return -1;
     w->rows = rows;
     int64_t at = 0;
     for (int i = 0; i < p->ncomplete; i++) {
@@ -157,19 +162,14 @@ static int reserve_complete(ad_workspace *w, int64_t rows)
     return 0;
 }
 
-static int64_t stretch_bytes(const ad_program *p, int64_t rows)
-{
-    return ad_size_mul(p->stretch_row_bytes, rows < p->stretch_rows ? rows : p->stretch_rows);
-}
-
 static int reserve_stretch(ad_workspace *w, int64_t rows)
 {
     const ad_program *p = w->program;
     const int64_t hold = rows < p->stretch_rows ? rows : p->stretch_rows;
     if (hold <= w->stretch_rows || p->stretch_row_bytes == 0) return 0;
-    const int64_t old = stretch_bytes(p, w->stretch_rows);
+    const int64_t old = ad_stretch_bytes(p, w->stretch_rows);
     w->stretch_rows = 0;
-    if (renew(w, &w->stretch, old, stretch_bytes(p, rows), rows)) return -1;
+    if (renew(w, &w->stretch, old, ad_stretch_bytes(p, rows), rows)) return -1;
     w->stretch_rows = hold;
     for (int32_t i = 0; i < p->ir.n; i++)
         if (p->slot[i].place == AD_PLACE_STRETCH && p->slot[i].root == i)
@@ -177,16 +177,10 @@ static int reserve_stretch(ad_workspace *w, int64_t rows)
     return 0;
 }
 
-static int lane_count(int64_t blocks)
-{
-    if (ad_has_groups(blocks)) return 2 * AD_LANES;
-    return blocks < AD_LANES ? (int)blocks : AD_LANES;
-}
-
 static int reserve_lanes(ad_workspace *w, int64_t rows)
 {
     const ad_program *p = w->program;
-    const int lanes = lane_count(ad_block_count(p, rows)), old = w->nlane;
+    const int lanes = ad_lane_count(ad_block_count(p, rows)), old = w->nlane;
     if (lanes <= w->nlane || p->lane_bytes == 0) return 0;
     w->nlane = 0;
     if (renew(w, &w->lanes, p->lane_bytes * old, ad_size_mul(p->lane_bytes, lanes), rows))
@@ -198,24 +192,12 @@ static int reserve_lanes(ad_workspace *w, int64_t rows)
     return 0;
 }
 
-/* Lists of so many pointers. */
-static int64_t list_bytes(int64_t n) { return ad_size_align((n + 1) * (int64_t)sizeof(void *)); }
-
-/* What a thread works with, in bytes; -1: too many. */
-static int64_t thread_bytes(const ad_program *p)
-{
-    int64_t lists = list_bytes((int64_t)p->ir.n + p->nrepeat) + list_bytes(p->max_operands);
-    int64_t chunks = ad_size_add(p->chunk_bytes, p->repeat_bytes);
-    return ad_size_add(ad_size_add(lists, chunks),
-                       ad_size_add(ad_size_align(p->block_bytes), ad_size_align(p->block_scratch)));
-}
-
 static int reserve_threads(ad_workspace *w, int64_t rows)
 {
     const ad_program *p = w->program;
     int64_t blocks = ad_block_count(p, rows), want = blocks < w->threads ? blocks : w->threads;
-    int64_t pointers = list_bytes((int64_t)p->ir.n + p->nrepeat),
-            operands = list_bytes(p->max_operands), bytes = thread_bytes(p);
+    int64_t pointers = ad_list_bytes((int64_t)p->ir.n + p->nrepeat),
+            operands = ad_list_bytes(p->max_operands), bytes = ad_thread_bytes(p);
     for (; w->nthread < want; w->nthread++) {
         ad_thread_memory *t = &w->thread[w->nthread];
         if (renew(w, &t->memory, 0, bytes, rows)) return -1;
@@ -275,29 +257,96 @@ static int reserve_frame(ad_workspace *w, int64_t rows)
 static int reserve_frames(ad_workspace *w, int64_t rows)
 {
     const ad_pieces *several = ad_program_pieces(w->program, true);
-    const int64_t frame = ad_size_align(several->frame);
+    const int64_t bytes = ad_frame_bytes(several);
     for (int i = 0; i < w->nthread && several->phase; i++) {
         ad_thread_memory *t = &w->thread[i];
         if (t->frame) continue;
-        if (renew(w, &t->frame, 0, frame + several->handed_bytes + AD_ALIGN, rows)) return -1;
-        t->handed = t->frame + frame;
+        if (renew(w, &t->frame, 0, bytes, rows)) return -1;
+        t->handed = t->frame + ad_size_align(several->frame);
     }
     w->several = several;
     return 0;
 }
 
+/* ---- limits ---- */
+
+int ad_workspace_set_limit(ad_workspace *w, int64_t bytes)
+{
+    if (!w) return -1;
+    if (bytes < 0)
+        return ad_workspace_fail(w, "ad_workspace_set_limit: %lld bytes; 0 is no limit",
+                                 (long long)bytes);
+    if (bytes != w->limit) {
+        w->granted = 0;
+        w->ready = -1;
+    }
+    w->limit = bytes;
+    return 0;
+}
+
+/* The most rows below `rows` that the limit allows; 0: none. */
+static int64_t rows_within(const ad_workspace *w, int64_t rows)
+{
+    int64_t fit = 0;
+    ad_account a;
+    while (rows - fit > 1) {
+        const int64_t middle = fit + (rows - fit) / 2;
+        ad_account_make(&a, w->program, middle, working_threads(w));
+        if (a.total >= 0 && a.total <= w->limit) fit = middle;
+        else rows = middle;
+    }
+    return fit;
+}
+
+static int fail_limit(ad_workspace *w, const ad_account *a, int64_t rows)
+{
+    const ad_program *p = w->program;
+    char largest[320], advice[96] = "";
+    ad_account_largest(a, p, rows, working_threads(w), largest, sizeof largest);
+    const int64_t fit = p->has_rows ? rows_within(w, rows) : 0;
+    if (fit)
+        snprintf(advice, sizeof advice, "run at most %lld rows at a time, or ", (long long)fit);
+    return ad_workspace_fail(
+        w,
+        "ad_run: out of memory: %lld bytes for a program at %lld rows, and the limit is %lld; most "
+        "of it is %s; %sset a larger limit (ad_workspace_set_limit, COSTATE_MEMORY)",
+        (long long)a->total, (long long)rows, (long long)w->limit, largest, advice);
+}
+
+/* Whether a run of so many rows stays within the limit, and what each operation may hold: what it
+ * said, and its share of the rest if it finds out only then how many steps it takes. */
+static int look_at_limit(ad_workspace *w, int64_t rows)
+{
+    const ad_program *p = w->program;
+    ad_account a;
+    ad_account_make(&a, p, rows, working_threads(w));
+    if (a.total < 0 || a.total > w->limit) return fail_limit(w, &a, rows);
+    for (int k = 0; k < p->nopaque; k++) {
+        ad_opaque_account state;
+        ad_account_state(p, k, rows, working_threads(w), &state);
+        w->most[k] = state.bytes;
+        if (state.step_bytes) w->most[k] += (w->limit - a.total) / a.growing;
+    }
+    w->granted = rows > 0 ? rows : 1;
+    return 0;
+}
+
+/* ---- all ---- */
+
 static int reserve(ad_workspace *w, int64_t rows)
 {
     const ad_program *p = w->program;
-    if (make_states(w)) return -1;
-    if (!w->begun && (rows == 1 || !p->has_rows) && reserve_frame(w, rows)) return -1;
+    if (!p->has_rows) rows = 0;
+    if (w->limit && w->granted < (rows > 0 ? rows : 1) && look_at_limit(w, rows)) return -1;
+    if (make_states(w) || reserve_whole(w, rows)) return -1;
+    if (!w->begun && rows <= 1 && reserve_frame(w, rows)) return -1;
     w->begun = true; /* whoever begins with many rows has no native code for one */
     if (!p->has_rows || rows <= w->reserved) return 0;
     w->reserved = 0;
     int64_t blocks = ad_block_count(p, rows), threads = blocks < w->threads ? blocks : w->threads;
-    int64_t lanes = ad_size_mul(p->lane_bytes, lane_count(blocks));
-    int64_t bytes = ad_size_add(ad_size_add(complete_bytes(p, rows), stretch_bytes(p, rows)),
-                                ad_size_add(lanes, ad_size_mul(thread_bytes(p), threads)));
+    int64_t lanes = ad_size_mul(p->lane_bytes, ad_lane_count(blocks));
+    int64_t bytes = ad_size_add(ad_size_add(ad_complete_bytes(p, rows), ad_stretch_bytes(p, rows)),
+                                ad_size_add(lanes, ad_size_mul(ad_thread_bytes(p), threads)));
     /* The machine is asked only where memory has to grow: that takes longer than replaying a small
      * program. */
     if (bytes > (int64_t)w->bytes && bytes > ad_machine_bytes())

@@ -18,7 +18,8 @@ struct ad_workspace {
     int threads,
         nthread; /* threads: as asked for, negative ones too; nthread: those that have memory */
     ad_thread_memory *thread;
-    char *fixed; /* values without rows, and the scratch memory of their kernels */
+    /* values without rows, and the scratch memory of their kernels; NULL: there has been no run */
+    char *fixed;
     char *scratch;
     bool begun;               /* there has been a run */
     const ad_pieces *pieces;  /* for one row; NULL: the first run was for several */
@@ -37,6 +38,9 @@ struct ad_workspace {
     bool whole;
     ad_native_run alone;
     size_t bytes;
+    int64_t limit;   /* of bytes; 0: none */
+    int64_t granted; /* rows (1: of a program without them) that are known to be within it */
+    int64_t *most;   /* where there is a limit: what the state of an opaque operation may hold */
     /* Of every root: its array as a whole. Of what is in block memory: as a run of one row has it,
      * once there has been one. NULL: not there. */
     char **base;

@@ -70,6 +70,8 @@ void ad_tape_forget_values(ad_tape *t)
         if (ad_has_rows(n->shape)) {
             free(n->value);
             n->value = NULL;
+            t->computed -= n->bytes;
+            n->bytes = 0;
         }
         n->known = false;
     }
@@ -96,9 +98,19 @@ ad_node *ad_node_room(ad_tape *t)
     return node_in(t, t->nnode);
 }
 
-void ad_node_forget(ad_node *n)
+void ad_tape_hold_value(ad_tape *t, ad_node *n, void *value, int64_t bytes)
+{
+    n->value = value;
+    n->bytes = bytes;
+    t->computed += bytes;
+}
+
+int64_t ad_tape_computed(const ad_tape *t) { return t->computed; }
+
+void ad_node_forget(ad_tape *t, ad_node *n)
 {
     free(n->value);
+    t->computed -= n->bytes;
     if (n->op == AD_OP_opaque) {
         if (n->state && n->class_->state_free) n->class_->state_free(n->state);
         if (n->class_->release) n->class_->release(n->opaque);
@@ -110,7 +122,7 @@ void ad_nodes_drop(ad_tape *t, int32_t first)
     AD_ASSERT(first >= 0 && first < t->nnode);
     for (int32_t i = t->nnode - 1; i >= first; i--) {
         leave_list(t, node_in(t, i));
-        ad_node_forget(node_in(t, i));
+        ad_node_forget(t, node_in(t, i));
     }
     t->arena_used = node_in(t, first)->arena_mark;
     while (t->arena_at > 0 && t->arena[t->arena_at].base > t->arena_used) t->arena_at--;
@@ -120,7 +132,7 @@ void ad_nodes_drop(ad_tape *t, int32_t first)
 
 void ad_nodes_free(ad_tape *t)
 {
-    for (int32_t i = t->nnode - 1; i >= 0; i--) ad_node_forget(node_in(t, i));
+    for (int32_t i = t->nnode - 1; i >= 0; i--) ad_node_forget(t, node_in(t, i));
     for (int32_t i = 0; i < t->slab_count; i++) free(t->slabs[i]);
     free(t->slabs);
     for (int i = 0; i < t->arena_count; i++) free(t->arena[i].bytes);

@@ -34,6 +34,8 @@ struct ad_tape {
     /* Evaluation. */
     int64_t rows, given_rows; /* given: by ad_tape_set_rows, or -1 */
     int refine;
+    int64_t memory;     /* the most bytes of computed values; 0: no limit */
+    int64_t computed;   /* bytes of computed values */
     int32_t inner;      /* nodes from here on are inner (ad_is_inner) */
     int held;           /* evaluations under way */
     int32_t held_nodes; /* how many nodes there were when the first of them began */
@@ -58,7 +60,7 @@ void *ad_arena_take(ad_tape *tape, size_t bytes);
 /* Room for one more node; NULL: memory is short. */
 ad_node *ad_node_room(ad_tape *tape);
 /* Frees what the node holds outside the arena. */
-void ad_node_forget(ad_node *node);
+void ad_node_forget(ad_tape *tape, ad_node *node);
 /* Takes nodes from `first` on away, the last first. */
 void ad_nodes_drop(ad_tape *tape, int32_t first);
 void ad_nodes_free(ad_tape *tape);

@@ -6,6 +6,7 @@
  * operands are operands.c; one file for each kind of operation records it (sources, pointwise,
  * layout, reduce, index, contract, opaque). */
 #include "autodiff/base/isa.h"
+#include "autodiff/base/memory.h"
 #include "autodiff/tape/store.h"
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +26,8 @@ ad_tape *ad_tape_new(ad_dtype dtype)
     const char *error;
     ad_isa(&error);
     if (error) ad_fail(t, "COSTATE_ISA=%s: %s", getenv("COSTATE_ISA"), error);
+    t->memory = ad_memory_limit(&error);
+    if (error) ad_fail(t, "COSTATE_MEMORY=%s: %s", getenv("COSTATE_MEMORY"), error);
     return t;
 }
 
@@ -60,6 +63,15 @@ void ad_tape_set_limit(ad_tape *t, int32_t operations)
         ad_fail(t, "ad_tape_set_limit: %d operations; 0 is the default", (int)operations);
     else t->limit = operations ? operations : NODE_LIMIT;
 }
+
+void ad_tape_set_memory(ad_tape *t, int64_t bytes)
+{
+    if (!t) return;
+    if (bytes < 0) ad_fail(t, "ad_tape_set_memory: %lld bytes; 0 is no limit", (long long)bytes);
+    else t->memory = bytes;
+}
+
+int64_t ad_tape_memory(const ad_tape *t) { return t->memory; }
 
 /* The tape has lost row inputs: the number of rows is that of the first that is left. */
 static void rows_of_first_input(ad_tape *t)

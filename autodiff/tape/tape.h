@@ -24,6 +24,7 @@ typedef struct {
     void *opaque;                  /* its data */
     void *state;                   /* opaque, lazy evaluation: its state */
     void *value;                   /* lazy evaluation: elements, NULL before */
+    int64_t bytes;                 /* that computed elements take; 0: an input's are not counted */
     bool known;                    /* input: it has data; computed nodes: value is up to date */
     bool looked;                   /* ad_value has been asked for it */
     bool running;                  /* opaque: its evaluation is under way */
@@ -70,6 +71,11 @@ bool ad_is_inner(ad_var x);
 void ad_tape_hold(ad_tape *tape);
 void ad_tape_release(ad_tape *tape);
 bool ad_tape_is_held(ad_tape *tape, const char *what);
+/* Gives a computed node its array, whose bytes count as the tape's until it is forgotten. How many
+ * those are, and how many they may be (ad_tape_set_memory; 0: no limit). */
+void ad_tape_hold_value(ad_tape *tape, ad_node *node, void *value, int64_t bytes);
+int64_t ad_tape_computed(const ad_tape *tape);
+int64_t ad_tape_memory(const ad_tape *tape);
 /* Says that a computed node (no input) is about to get a value, so that it can be forgotten. */
 void ad_tape_note_value(ad_tape *tape, int32_t node);
 /* Tells an error at once where the environment or the callback (which may be NULL) wants it.

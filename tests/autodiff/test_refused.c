@@ -44,6 +44,7 @@ START_TEST(test_no_tape)
     HARMLESS(ad_tape_mark(NULL));
     HARMLESS(ad_tape_rewind(NULL, 0));
     HARMLESS(ad_tape_set_limit(NULL, 5));
+    HARMLESS(ad_tape_set_memory(NULL, 5));
     HARMLESS(ad_tape_on_error(NULL, NULL, NULL));
     ck_assert_int_eq(ad_tape_rows(NULL), -1);
     ck_assert_int_eq(ad_tape_set_rows(NULL, 3), -1);
@@ -84,6 +85,8 @@ START_TEST(test_no_tape)
     ck_assert_ptr_nonnull(ad_workspace_error(NULL));
     ck_assert_int_eq(ad_program_bytes_per_row(NULL), 0);
     ck_assert_int_eq((int)ad_workspace_bytes(NULL), 0);
+    ck_assert_int_eq(ad_program_bytes(NULL, 1, 1, NULL), -1);
+    ck_assert_int_eq(ad_workspace_set_limit(NULL, 1), -1);
     ck_assert_ptr_null(ad_workspace_outside(NULL));
     ck_assert(!ad_program_discretises(NULL));
     ck_assert_int_eq(ad_run(NULL, NULL, 1, NULL, NULL), -1);

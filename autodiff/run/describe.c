@@ -1,5 +1,5 @@
 /* ad_program_describe: what was compiled, as text. */
-#include "autodiff/plan/program.h"
+#include "autodiff/run/bytes.h"
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -206,6 +206,32 @@ static void put_native(writer *w, const ad_program *p)
     }
 }
 
+/* What workspaces hold, and what operations hold of that. */
+static void put_bytes(writer *w, const ad_program *p)
+{
+    static const int64_t rows[] = { 1, 32, 512 };
+    put(w, "a workspace holds, with one thread and with two\n");
+    for (size_t i = 0; i < (p->has_rows ? sizeof rows / sizeof *rows : 1); i++) {
+        int64_t each;
+        if (p->has_rows) put(w, "  at %lld rows", (long long)rows[i]);
+        put(w, "  %lld bytes", (long long)ad_program_bytes(p, rows[i], 1, &each));
+        put(w, " and %lld", (long long)ad_program_bytes(p, rows[i], 2, NULL));
+        if (each) put(w, ", and %lld for each step", (long long)each);
+        put(w, "\n");
+    }
+    for (int k = 0; k < p->nopaque; k++) {
+        const ad_inst *x = &p->ir.inst[p->opaque[k]];
+        ad_opaque_account state;
+        ad_account_state(p, k, 512, 1, &state);
+        if (!state.bytes) continue;
+        put(w, "  of that %s", ad_opaque_name(x->class_, x->opaque));
+        if (p->has_rows) put(w, " at 512 rows");
+        put(w, " %lld bytes", (long long)state.bytes);
+        if (state.step_bytes) put(w, ", and %lld for each step", (long long)state.step_bytes);
+        put(w, state.largest[0] ? ": %s\n" : "%s\n", state.largest);
+    }
+}
+
 char *ad_program_describe(const ad_program *p)
 {
     if (!p) return NULL;
@@ -223,6 +249,7 @@ char *ad_program_describe(const ad_program *p)
     if (p->stretch_row_bytes)
         put(&w, "  stretches of %lld rows, %lld bytes a row\n", (long long)p->stretch_rows,
             (long long)p->stretch_row_bytes);
+    put_bytes(&w, p);
     put(&w, "constants\n");
     for (int32_t i = 0; i < p->ir.n; i++)
         if (group_of(p, i) == GROUP_CONSTANT) put_value(&w, p, i, "");
