@@ -12,10 +12,10 @@
  * (ad_workspace_error), with what failed: time, step, sample, component and advice.
  *
  * Memory: a recorded solve keeps its memory between evaluations; a second one of the same size
- * allocates nothing. Compiled programs are kept by the tape, also when it is rewound: recording an
- * equal solve again compiles nothing. The 128 used last are kept. Threads: recording belongs to the
- * tape's thread; compiled programs that hold a solve may be run by many threads (without
- * ode_stats). Limits: up to 8 states and 64 arguments.
+ * allocates nothing. ad_program_bytes tells it before anything runs. Compiled programs stay with
+ * the tape, also when it is rewound: recording an equal solve again compiles nothing. The 128 used
+ * last are kept. Threads: recording belongs to the tape's thread; programs that hold a solve may be
+ * run by many threads (without ode_stats). Limits: up to 8 states and 64 arguments.
  *
  * Derivatives of a solve exist in every order and every mixture of modes (ad_vjp, ad_grad, ad_jvp,
  * ad_jacobian, ad_hvp), by initial states, arguments and times. Those of the solution are

@@ -127,6 +127,19 @@ static void state_free(void *state_)
     free(state);
 }
 
+static void account(void *data, ad_opaque_account *a)
+{
+    const ode_adjoint_plan *d = data;
+    const ode_problem *p = d->problem;
+    const size_t clocks = (size_t)p->system->nclocks, n = (size_t)p->ntimes;
+    ode_account(a, 1, sizeof(adjoint_state) + p->settings.adjoint->memory);
+    ode_account_buffer(a, clocks * n * sizeof(double));
+    ode_account_buffer(a, n * sizeof(int));
+    ode_shared_bar_account(d, a);
+    p->settings.adjoint->account(d, a);
+    snprintf(a->largest, sizeof a->largest, "cotangents and the memory of a step back");
+}
+
 static ode_adjoint_call parse(const ode_adjoint_plan *d, const ad_opaque_call *call)
 {
     const ode_problem *p = d->problem;
@@ -433,7 +446,8 @@ static const ad_opaque_class adjoint_class = { .name = "ode_solve_adjoint",
                                                .release = release,
                                                .vjp = vjp,
                                                .jvp = jvp,
-                                               .discretises = true };
+                                               .discretises = true,
+                                               .account = account };
 
 void ode_adjoint_record(ode_problem *p, const ode_asked *asked, ad_var token, int nin,
                         const ad_var *in, const ad_var *out, const ad_var *ybar, const bool *need,

@@ -119,6 +119,12 @@ static int go_back(ode_adjoint_run *run)
     return ode_costate_finish(&b->back);
 }
 
+static void account(const ode_adjoint_plan *d, ad_opaque_account *a)
+{
+    ode_costate_account(d->own, d, a);
+    ode_account_buffer(a, (size_t)d->problem->ntimes * sizeof(double));
+}
+
 static bool plan(ode_adjoint_plan *d, ad_tape *tape)
 {
     ode_system *augmented = ode_system_augmented(d->problem->system, d->need, false);
@@ -134,5 +140,6 @@ const ode_adjoint ode_backsolve = {
     .memory = sizeof(backward),
     .plan = plan,
     .run = go_back,
-    .close = close_memory
+    .close = close_memory,
+    .account = account
 };

@@ -124,6 +124,26 @@ int ode_costate_open(ode_costate *b, ode_adjoint_run *run, const ode_costate_pla
     return 0;
 }
 
+void ode_costate_account(const ode_costate_plan *plan, const ode_adjoint_plan *d,
+                         ad_opaque_account *a)
+{
+    const ode_problem *p = d->problem;
+    const ode_settings set = settings_back(p);
+    const ode_system *s = plan->system;
+    const size_t bytes = (size_t)a->rows * ode_bytes(s->dtype);
+    ode_march m = { .system = plan->system,
+                    .settings = &set,
+                    .method = set.method,
+                    .each = set.atol_each,
+                    .adaptive = set.adaptive,
+                    .quadrature = s->nquad > 0 };
+    m.norm = m.quadrature && set.adaptive && !set.seminorm;
+    ode_march_account(&m, &plan->march, a);
+    ode_runner_account(plan->field, a);
+    ode_account(a, ode_pile_bytes(bytes * (size_t)s->width, 2), 1);
+    ode_account(a, 3, ode_buffer_bytes(bytes * (size_t)p->system->width));
+}
+
 /* ---- steps ---- */
 
 int ode_costate_times(const ode_costate *b, double from, double to, ode_buffer *times)

@@ -32,6 +32,9 @@ typedef struct {
 /* Zero costates at the end of the run's solve. 0, or -1 with the call's error written, as below. */
 int ode_costate_open(ode_costate *b, ode_adjoint_run *run, const ode_costate_plan *plan);
 void ode_costate_close(ode_costate *b);
+/* Adds what it holds once it is open to the account of a run. */
+void ode_costate_account(const ode_costate_plan *plan, const ode_adjoint_plan *d,
+                         ad_opaque_account *account);
 /* The solution at output i of the run into a slot; i < 0: at the solve's first time. */
 void ode_costate_solution(const ode_costate *b, int i, void *slot);
 /* The march passes output i, going back: its cotangents are added to the costate, and what they say

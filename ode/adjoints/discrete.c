@@ -326,6 +326,31 @@ static bool need_memory(backward *b)
     return true;
 }
 
+/* Which programs run is known before where the steps are given: if all steps find room for
+ * residuals, or none does, those for the others never run. */
+static void account(const ode_adjoint_plan *d, ad_opaque_account *a)
+{
+    const discrete_plan *own = d->own;
+    const ode_problem *p = d->problem;
+    const ode_system *s = p->system;
+    bool some = false, all = false;
+    if (own->residuals) ode_forward_keeps(p, a->rows, &some, &all);
+    for (int dense = 0; dense < 2; dense++) {
+        if (some) ode_runner_account(own->step[dense][1], a);
+        if (!all || !own->step[dense][1]) ode_runner_account(own->step[dense][0], a);
+    }
+    ode_runner_account(own->begin, a);
+    const size_t slot = (size_t)(a->rows * s->width) * ode_bytes(s->dtype),
+                 carried = ode_port_bytes(own->step[0][0], ODE_VALUE, ODE_PORT_CARRY, a->rows),
+                 stages = p->dense || d->asked.n ? (size_t)p->settings.method->dense_stages : 0;
+    ode_account(a, 2, ode_buffer_bytes(slot));
+    if (carried) ode_account(a, 2, ode_buffer_bytes(carried));
+    ode_account_buffer(a, ode_port_bytes(own->step[0][0], ODE_BAR, ODE_PORT_ROW, a->rows));
+    if (stages) ode_account_buffer(a, 2 * slot);
+    if (stages) ode_account(a, 1 + d->need_times, ode_buffer_bytes(stages * slot));
+    if (own->undoes) ode_undo_account(d, &own->back, a);
+}
+
 /* In a search: whether the step to k has made something that is not finite. 0, or -1 with the error
  * written. */
 static int look(const backward *b, int64_t k)
@@ -484,7 +509,8 @@ const ode_adjoint ode_reversible = {
     .memory = sizeof(backward),
     .plan = plan_reversible,
     .run = go_back,
-    .close = close_memory
+    .close = close_memory,
+    .account = account
 };
 
 const ode_adjoint ode_discrete = {
@@ -499,5 +525,6 @@ const ode_adjoint ode_discrete = {
     .memory = sizeof(backward),
     .plan = plan,
     .run = go_back,
-    .close = close_memory
+    .close = close_memory,
+    .account = account
 };

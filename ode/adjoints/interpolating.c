@@ -75,6 +75,14 @@ static int go_back(ode_adjoint_run *run)
     return failed;
 }
 
+static void account(const ode_adjoint_plan *d, ad_opaque_account *a)
+{
+    const interpolating_plan *own = d->own;
+    ode_costate_account(&own->costate, d, a);
+    ode_interpolant_account(d->problem, &own->interpolant, a);
+    ode_account_buffer(a, 2 * sizeof(double));
+}
+
 static bool plan(ode_adjoint_plan *d, ad_tape *tape)
 {
     const ode_problem *p = d->problem;
@@ -103,5 +111,6 @@ const ode_adjoint ode_interpolating = {
     .memory = sizeof(backward),
     .plan = plan,
     .run = go_back,
-    .close = close_memory
+    .close = close_memory,
+    .account = account
 };

@@ -2,13 +2,27 @@
 #include "ode/adjoints/shared_bar.h"
 #include <string.h>
 
-void **ode_shared_bar_begin(ode_shared_bar *bar, const ode_adjoint_plan *plan)
+static size_t bar_bytes(const ode_adjoint_plan *plan)
 {
     const ode_system *s = plan->problem->system;
     size_t bytes = 0;
     for (int i = 0; i < s->nshared; i++)
         if (ode_shared_needed(s, i, plan->need))
             bytes += ode_array_bytes(s->dtype, s->shared[i], 1);
+    return bytes;
+}
+
+void ode_shared_bar_account(const ode_adjoint_plan *plan, ad_opaque_account *a)
+{
+    ode_account_buffer(a, bar_bytes(plan));
+    ode_account_buffer(a, (size_t)plan->problem->system->nshared * sizeof(void *));
+    ode_runner_account(plan->prologue, a);
+}
+
+void **ode_shared_bar_begin(ode_shared_bar *bar, const ode_adjoint_plan *plan)
+{
+    const ode_system *s = plan->problem->system;
+    const size_t bytes = bar_bytes(plan);
     char *memory = ode_buffer_need(&bar->memory, bytes);
     void **at = ode_buffer_need(&bar->pointers, (size_t)s->nshared * sizeof *at);
     if (!memory || !at) return NULL;

@@ -12,5 +12,7 @@ void **ode_shared_bar_begin(ode_shared_bar *bar,
                             const ode_adjoint_plan *plan); /* zeros; NULL: out of memory */
 int ode_shared_bar_finish(ode_shared_bar *bar, const ode_adjoint_run *run);
 void ode_shared_bar_close(ode_shared_bar *bar);
+/* Adds what it holds to the account of a run. */
+void ode_shared_bar_account(const ode_adjoint_plan *plan, ad_opaque_account *account);
 
 #endif

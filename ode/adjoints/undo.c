@@ -54,6 +54,18 @@ int ode_undo_open(ode_undo *u, const ode_adjoint_run *run, const ode_march_units
     return 0;
 }
 
+void ode_undo_account(const ode_adjoint_plan *d, const ode_march_units *units, ad_opaque_account *a)
+{
+    const ode_problem *p = d->problem;
+    ode_march m = { .system = p->system,
+                    .settings = &p->settings,
+                    .method = p->settings.method,
+                    .each = p->settings.atol_each };
+    ode_march_account(&m, units, a);
+    ode_account(
+        a, 2, ode_buffer_bytes((size_t)(a->rows * p->system->width) * ode_bytes(p->system->dtype)));
+}
+
 int ode_undo_step(ode_undo *u, const ode_adjoint_run *run)
 {
     const ode_trajectory *tr = &run->forward->trajectory;

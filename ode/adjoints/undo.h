@@ -18,5 +18,8 @@ int ode_undo_step(ode_undo *undo, const ode_adjoint_run *run);
  * with each other. */
 int ode_undo_finish(const ode_undo *undo, const ode_adjoint_run *run);
 void ode_undo_close(ode_undo *undo);
+/* Adds what it holds once it is open to the account of a run. */
+void ode_undo_account(const ode_adjoint_plan *plan, const ode_march_units *units,
+                      ad_opaque_account *account);
 
 #endif

@@ -4,13 +4,21 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Room is made by halves, so that what grows a little each time is copied seldom. */
+static size_t grown(size_t size, size_t bytes)
+{
+    if (!size) size = 256;
+    while (size < bytes) size += size / 2 + 64;
+    return ode_aligned(size);
+}
+
+size_t ode_buffer_bytes(size_t bytes) { return grown(0, bytes); }
+
 void *ode_buffer_need(ode_buffer *b, size_t bytes)
 {
     if (bytes < 64) bytes = 64;
     if (bytes <= b->size) return b->data;
-    size_t size = b->size ? b->size : 256;
-    while (size < bytes) size += size / 2 + 64;
-    size = ode_aligned(size);
+    const size_t size = grown(b->size, bytes);
     void *more = aligned_alloc(ODE_LINE, size);
     if (!more) return NULL;
     if (b->size) memcpy(more, b->data, b->size);

@@ -19,6 +19,19 @@ typedef struct {
 /* At least so many bytes; growing keeps the contents. NULL: out of memory. */
 void *ode_buffer_need(ode_buffer *buffer, size_t bytes);
 void ode_buffer_free(ode_buffer *buffer);
+size_t ode_buffer_bytes(size_t bytes); /* of an empty one that is asked for so many */
+/* Adds n times so many bytes to an account of a state. */
+static inline void ode_account(ad_opaque_account *a, int64_t n, size_t bytes)
+{
+    const int64_t most = bytes ? INT64_MAX / (int64_t)bytes : INT64_MAX;
+    const bool fits = a->bytes >= 0 && n >= 0 && n <= most;
+    const int64_t more = fits ? n * (int64_t)bytes : -1;
+    a->bytes = more < 0 || a->bytes > INT64_MAX - more ? -1 : a->bytes + more;
+}
+static inline void ode_account_buffer(ad_opaque_account *a, size_t bytes)
+{
+    ode_account(a, 1, ode_buffer_bytes(bytes));
+}
 void ode_buffer_swap(ode_buffer *pair);
 
 /* Of arrays laid one after the other, each aligned to 64 bytes. */

@@ -15,11 +15,27 @@ static size_t slab_bytes(size_t stride)
     return stride < LARGE ? LARGE / stride * stride : stride;
 }
 
+/* As it is allocated. */
+static size_t whole_pages(size_t bytes)
+{
+#ifdef MADV_HUGEPAGE
+    if (bytes >= HUGE_PAGE) return (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+#endif
+    return bytes;
+}
+
+int64_t ode_pile_bytes(size_t slot, int64_t slots)
+{
+    const size_t stride = ode_aligned(slot), bytes = slab_bytes(stride);
+    const int64_t each = (int64_t)(bytes / stride), slabs = (slots + each - 1) / each;
+    return slabs * (int64_t)whole_pages(bytes);
+}
+
 static char *new_slab(size_t bytes)
 {
 #ifdef MADV_HUGEPAGE
     if (bytes >= HUGE_PAGE) {
-        char *slab = aligned_alloc(HUGE_PAGE, (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
+        char *slab = aligned_alloc(HUGE_PAGE, whole_pages(bytes));
         if (slab) madvise(slab, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
         return slab;
     }

@@ -17,5 +17,7 @@ void ode_pile_reset(ode_pile *pile, size_t slot);
 void ode_pile_trim(ode_pile *pile, int64_t slots); /* gives back the memory beyond so many slots */
 void *ode_pile_slot(ode_pile *pile, int64_t k);    /* NULL: out of memory */
 void ode_pile_free(ode_pile *pile);
+/* What an empty one holds once it has been asked for so many slots. */
+int64_t ode_pile_bytes(size_t slot, int64_t slots);
 
 #endif

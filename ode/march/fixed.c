@@ -37,6 +37,21 @@ static double steps_between(const ode_march *m, double from, double to, double s
     return fmax(1, ceil((length - slack) / step));
 }
 
+int64_t ode_march_count(const ode_march *m, int n, const double *times)
+{
+    const ode_settings *set = m->settings;
+    const ode_system *traced = m->system->base ? m->system->base : m->system;
+    if (set->replay) return ode_steps_count(set->replay);
+    if (m->adaptive || (!set->steps && !times)) return -1;
+    /* A stop between makes two pieces of one, with a step more at most. */
+    double count = set->njump;
+    for (int i = 0; i < traced->nknots; i++) count += (double)traced->knots[i].n;
+    for (int i = 0; i + 1 < n; i++)
+        count +=
+            set->steps ? (double)set->steps : steps_between(m, times[i], times[i + 1], set->step);
+    return (int64_t)fmin(count, (double)set->max_steps);
+}
+
 /* Counts the steps of a piece, which end at the stop. 0, or -1 with the march's error written. */
 static int divide(ode_march *m, piece *p)
 {

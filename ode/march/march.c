@@ -129,7 +129,7 @@ static void point_numbers(ode_march *m, ode_runner *r)
 }
 
 /* Sets the tolerances of the error norm. */
-static int set_norm(ode_march *m)
+static void set_norm(ode_march *m)
 {
     const ode_system *s = m->system;
     /* Where both the state and atol are zero, an error of zero must pass: 0 / 0 would not. */
@@ -137,12 +137,8 @@ static int set_norm(ode_march *m)
     set_number(m, N_RTOL, m->rtol);
     set_number(m, N_ATOL, fmax(m->atol, least));
     set_number(m, N_ROUNDING, ode_guard_rounding(s, m->rtol));
-    if (!m->each) return 0;
-    if (!ode_buffer_need(&m->atols, (size_t)s->width * ode_bytes(s->dtype)))
-        return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
-    for (int64_t i = 0; i < s->width; i++)
+    for (int64_t i = 0; m->each && i < s->width; i++)
         ode_store(s->dtype, m->atols.data, i, fmax(m->each[i], least));
-    return 0;
 }
 
 void ode_march_clear(ode_march *m)
@@ -179,6 +175,56 @@ static ode_runner *step_runner(ode_march *m, double h)
     return brief;
 }
 
+/* What a march allocates, by the rows. */
+typedef struct {
+    ode_buffer *buffer;
+    size_t bytes;
+} march_array;
+enum { MARCH_ARRAYS = 16 };
+
+static void set_rows(ode_march *m, int64_t rows)
+{
+    m->slopes = m->adaptive && ode_method_has(m->method, ODE_METHOD_FSAL);
+    m->rows = rows;
+    m->cells = rows * m->system->width;
+}
+
+static int list_arrays(ode_march *m, const ode_march_units *u, march_array *list)
+{
+    const ode_system *s = m->system;
+    const size_t slot = (size_t)m->cells * ode_bytes(s->dtype),
+                 quads = m->quadrature ? quad_bytes(s, m->rows) : 0,
+                 carried = ode_port_bytes(u->step, ODE_VALUE, ODE_PORT_CARRY, m->rows);
+    int n = 0;
+    for (int i = 0; i < 2; i++) {
+        if (m->slopes) list[n++] = (march_array){ &m->slope[i], slot };
+        if (carried) list[n++] = (march_array){ &m->carry[i], carried };
+        if (m->slopes) list[n++] = (march_array){ &m->rate[i], quads };
+        if (m->norm) list[n++] = (march_array){ &m->size[i], quads };
+    }
+    const bool works = m->adaptive || ode_method_has(m->method, ODE_METHOD_RINGS);
+    list[n++] = (march_array){ &m->increment, quads };
+    if (works) list[n++] = (march_array){ &m->work, 2 * slot };
+    list[n++] =
+        (march_array){ &m->inputs, ode_port_bytes(u->step, ODE_VALUE, ODE_PORT_GIVEN, m->rows) };
+    if (m->dense) list[n++] = (march_array){ &m->k, (size_t)m->method->dense_stages * slot };
+    if (m->adaptive && m->each)
+        list[n++] = (march_array){ &m->atols, (size_t)s->width * ode_bytes(s->dtype) };
+    AD_ASSERT(n <= MARCH_ARRAYS);
+    return n;
+}
+
+void ode_march_account(ode_march *m, const ode_march_units *u, ad_opaque_account *a)
+{
+    march_array list[MARCH_ARRAYS];
+    const ode_unit *units[] = { u->step, u->begin, u->field, u->brief };
+    set_rows(m, a->rows);
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++) ode_runner_account(units[i], a);
+    const int n = list_arrays(m, u, list);
+    for (int i = 0; i < n; i++) ode_account_buffer(a, list[i].bytes);
+    ode_account_buffer(a, 0); /* stops */
+}
+
 int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int threads,
                    const void *const *args, void *const *shared)
 {
@@ -196,32 +242,17 @@ int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int thr
         ode_runner_arguments(runners[i], row, (const void *const *)shared);
         point_numbers(m, runners[i]);
     }
-    m->slopes = m->adaptive && ode_method_has(m->method, ODE_METHOD_FSAL);
     m->brief_unit = u->brief;
     m->brief.connected = false;
-    m->rows = rows;
     m->threads = threads;
-    m->cells = rows * s->width;
-    size_t slot = (size_t)m->cells * ode_bytes(s->dtype),
-           quads = m->quadrature ? quad_bytes(s, rows) : 0,
-           carried = ode_port_bytes(u->step, ODE_VALUE, ODE_PORT_CARRY, rows);
-    for (int i = 0; i < 2; i++)
-        if ((m->slopes && !ode_buffer_need(&m->slope[i], slot)) ||
-            (carried && !ode_buffer_need(&m->carry[i], carried)) ||
-            (m->slopes && !ode_buffer_need(&m->rate[i], quads)) ||
-            (m->norm && !ode_buffer_need(&m->size[i], quads)))
+    set_rows(m, rows);
+    march_array list[MARCH_ARRAYS];
+    const int n = list_arrays(m, u, list);
+    for (int i = 0; i < n; i++)
+        if (!ode_buffer_need(list[i].buffer, list[i].bytes))
             return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
-    if (m->norm) memset(m->size[0].data, 0, quads);
-    bool rings = ode_method_has(m->method, ODE_METHOD_RINGS);
-    if (!ode_buffer_need(&m->increment, quads) ||
-        ((m->adaptive || rings) && !ode_buffer_need(&m->work, 2 * slot)))
-        return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
-    size_t inputs = ode_port_bytes(u->step, ODE_VALUE, ODE_PORT_GIVEN, rows);
-    if (!ode_buffer_need(&m->inputs, inputs))
-        return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
-    if (m->dense && !ode_buffer_need(&m->k, (size_t)m->method->dense_stages * slot))
-        return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
-    if (m->adaptive && set_norm(m)) return -1;
+    if (m->norm) memset(m->size[0].data, 0, m->quadrature ? quad_bytes(s, rows) : 0);
+    if (m->adaptive) set_norm(m);
     connect_step(m, &m->step);
     m->guard = ode_guard_begin(m->settings, s->dtype, m->rtol);
     set_number(m, N_STIFFNESS, 0); /* of steps that do not tell */

@@ -137,6 +137,10 @@ typedef struct {
 int ode_watch_open(ode_march *march, const ode_march_units *units, double horizon,
                    double first_output);
 void ode_watch_close(ode_watch *watch);
+/* Adds what it holds to the account, which says for how many rows; the march is as
+ * ode_march_account has it. */
+void ode_watch_account(const ode_march *march, const ode_march_units *units,
+                       ad_opaque_account *account);
 /* Whether the attempted step will do: 1; 0: no, and by what factor its size is to change; -1 with
  * the march's error written. */
 int ode_watch_step(ode_march *march, const ode_boundary *a, const ode_boundary *b, const void *y,
@@ -214,6 +218,13 @@ void ode_march_clear(ode_march *march);
  * the march's error written. */
 int ode_march_open(ode_march *march, const ode_march_units *units, int64_t rows, int threads,
                    const void *const *args, void *const *shared);
+/* Adds what a march holds once it is open to the account, which says for how many rows: one that is
+ * all zeros but for what says how it goes (system, settings, method, each, adaptive, dense,
+ * quadrature, norm). */
+void ode_march_account(ode_march *march, const ode_march_units *units, ad_opaque_account *account);
+/* How many steps there are at most where they are given, between n times (NULL: not known before);
+ * -1: that is not known. */
+int64_t ode_march_count(const ode_march *march, int n, const double *times);
 /* From times[0] to times[n - 1]: fixed steps end at all of the times, adaptive ones at the last. y:
  * the first state. */
 int ode_march_run(ode_march *march, int n, const double *times, void *y, const ode_sink *sink);

@@ -31,6 +31,8 @@ struct ode_adjoint {
     /* From the last time to the first. 0, or -1 with the call's error written. */
     int (*run)(ode_adjoint_run *run);
     void (*close)(void *memory); /* frees what the memory of a run holds */
+    /* Adds what that will be to the account, which says for how many rows. */
+    void (*account)(const ode_adjoint_plan *plan, ad_opaque_account *account);
 };
 
 typedef struct {

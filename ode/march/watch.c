@@ -65,6 +65,18 @@ void ode_watch_close(ode_watch *w)
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
 }
 
+void ode_watch_account(const ode_march *m, const ode_march_units *units, ad_opaque_account *a)
+{
+    const size_t element = ode_bytes(m->system->dtype), rows = (size_t)a->rows * sizeof(double);
+    if (m->each) ode_account_buffer(a, (size_t)m->system->width * element);
+    const size_t slot = ode_buffer_bytes((size_t)(a->rows * m->system->width) * element);
+    ode_account(a, 6, slot);
+    ode_account_buffer(a, ODE_TURN * rows);
+    ode_account_buffer(a, ODE_TANGENTS * rows);
+    ode_runner_account(units->tangent, a);
+    ode_runner_account(units->field_tangent, a);
+}
+
 int ode_watch_open(ode_march *m, const ode_march_units *units, double horizon, double first_output)
 {
     ode_watch *w = &m->watch;

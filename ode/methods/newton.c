@@ -85,18 +85,51 @@ static int fail(const ad_opaque_call *call, const char *text)
     return -1;
 }
 
-static bool need_memory(ode_newton_work *w, const ode_system *s, int64_t rows)
+enum { ARRAYS = 11 };
+typedef struct {
+    ode_buffer *buffer;
+    size_t bytes;
+} newton_array;
+
+static void list_arrays(ode_newton_work *w, const ode_system *s, int64_t rows, newton_array *list)
 {
     size_t cells = (size_t)(rows * s->width), bytes = ode_bytes(s->dtype);
     size_t squares = cells * (size_t)s->width, wide = cells * sizeof(double);
-    return ode_buffer_need(&w->z, cells * bytes) && ode_buffer_need(&w->f, cells * bytes) &&
-           ode_buffer_need(&w->jacobians, squares * bytes) &&
-           ode_buffer_need(&w->kept, squares * bytes) &&
-           ode_buffer_need(&w->factors, squares * sizeof(double)) &&
-           ode_buffer_need(&w->pivots, cells * sizeof(int)) && ode_buffer_need(&w->k, wide) &&
-           ode_buffer_need(&w->guess, wide) && ode_buffer_need(&w->base, wide) &&
-           ode_buffer_need(&w->update, wide) &&
-           ode_buffer_need(&w->state, (size_t)rows * sizeof(newton_row));
+    const newton_array all[ARRAYS] = { { &w->z, cells * bytes },
+                                       { &w->f, cells * bytes },
+                                       { &w->jacobians, squares * bytes },
+                                       { &w->kept, squares * bytes },
+                                       { &w->factors, squares * sizeof(double) },
+                                       { &w->pivots, cells * sizeof(int) },
+                                       { &w->k, wide },
+                                       { &w->guess, wide },
+                                       { &w->base, wide },
+                                       { &w->update, wide },
+                                       { &w->state, (size_t)rows * sizeof(newton_row) } };
+    memcpy(list, all, sizeof all);
+}
+
+static bool need_memory(ode_newton_work *w, const ode_system *s, int64_t rows)
+{
+    newton_array list[ARRAYS];
+    list_arrays(w, s, rows, list);
+    for (int i = 0; i < ARRAYS; i++)
+        if (!ode_buffer_need(list[i].buffer, list[i].bytes)) return false;
+    return true;
+}
+
+void ode_newton_account(const ode_newton_problem *p, ad_opaque_account *a)
+{
+    ode_newton_work none = { 0 };
+    newton_array list[ARRAYS];
+    list_arrays(&none, p->system, a->rows, list);
+    ode_account(a, 1, sizeof none);
+    for (int i = 0; i < ARRAYS; i++) ode_account_buffer(a, list[i].bytes);
+    ode_runner_account(p->field, a);
+    ode_runner_account(p->jacobian, a);
+    const int64_t squares = a->rows * p->system->width * p->system->width;
+    snprintf(a->largest, sizeof a->largest, "Jacobians and factors of each row, %lld numbers each",
+             (long long)squares);
 }
 
 /* Both programs have the same inputs; the field's results are theirs both, too. */

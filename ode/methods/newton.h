@@ -47,6 +47,8 @@ typedef struct {
     ode_newton_end end;
 } ode_newton_counts;
 
+/* Adds what its memory holds to the account, which says for how many rows. */
+void ode_newton_account(const ode_newton_problem *problem, ad_opaque_account *account);
 /* Memory and programs for so many rows; inputs of the programs from the operands of the call. 0, or
  * -1 with the call's error written. */
 int ode_newton_open(ode_newton_work *work, const ode_newton_problem *problem,

@@ -73,6 +73,13 @@ static void state_free(void *state)
     free(state);
 }
 
+/* Operations that share have the memory of another one. */
+static void account(void *data, ad_opaque_account *a)
+{
+    const root_data *d = data;
+    if (!d->shares) ode_newton_account(&d->problem, a);
+}
+
 /* A copy of what is common to operations of one equation. */
 static root_data *data_like(const root_data *d, ad_tape *tape)
 {
@@ -129,7 +136,8 @@ static const ad_opaque_class linear_class = { .name = "linear system of an impli
                                               .retain = retain,
                                               .release = release,
                                               .vjp = linear_vjp,
-                                              .jvp = linear_jvp };
+                                              .jvp = linear_jvp,
+                                              .account = account };
 
 /* Records x = (I - g J)^{-1} b, or with the transpose. at: z [n], t, g, per-row arguments, shared
  * values, as an operation of this equation has them from operand `second` on but for `reuse`. */
@@ -388,7 +396,8 @@ static const ad_opaque_class stage_class = { .name = "Newton's method",
                                              .retain = retain,
                                              .release = release,
                                              .vjp = stage_vjp,
-                                             .jvp = stage_jvp };
+                                             .jvp = stage_jvp,
+                                             .account = account };
 
 /* ---- recording ---- */
 

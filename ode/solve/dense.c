@@ -74,6 +74,15 @@ static int answer(void *data, void *state_, const ad_opaque_call *call)
     return 0;
 }
 
+static void account(void *data, ad_opaque_account *a)
+{
+    const ode_asking *d = data;
+    const ode_system *s = d->problem->system;
+    ode_account(a, 1, sizeof(asking_state));
+    ode_account_buffer(a, (size_t)(a->rows * s->width) * ode_bytes(s->dtype));
+    ode_interpolant_account(d->problem, &d->units, a);
+}
+
 static void vjp(void *data, ad_var token, int nin, const ad_var *in, int nout, const ad_var *out,
                 const ad_var *ybar, const bool *need, ad_var *xbar)
 {
@@ -102,7 +111,8 @@ static const ad_opaque_class asking_class = { .name = "ode_dense_at",
                                               .release = ode_asking_release,
                                               .vjp = vjp,
                                               .jvp = jvp,
-                                              .discretises = true };
+                                              .discretises = true,
+                                              .account = account };
 
 /* ---- recording ---- */
 

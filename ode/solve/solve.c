@@ -122,7 +122,8 @@ static const ad_opaque_class solve_class = { .name = "ode_solve",
                                              .release = ode_problem_release,
                                              .jvp = solve_jvp,
                                              .vjp = solve_vjp,
-                                             .discretises = true };
+                                             .discretises = true,
+                                             .account = ode_forward_account };
 
 /* ---- recording ---- */
 

@@ -126,6 +126,21 @@ int ode_runner_open(ode_runner *r, const ode_unit *u, int threads, char *error, 
     return 0;
 }
 
+void ode_runner_account(const ode_unit *u, ad_opaque_account *a)
+{
+    char error[ODE_ERROR_SIZE];
+    const ad_program *p =
+        !u || u->system->rerecord ? NULL : compile((ode_unit *)u, error, sizeof error);
+    if (!p) return;
+    int64_t step_bytes;
+    const int64_t bytes = ad_program_bytes(p, a->rows, a->threads, &step_bytes);
+    a->bytes = bytes < 0 || a->bytes < 0 || a->bytes > INT64_MAX - bytes ? -1 : a->bytes + bytes;
+    a->step_bytes += step_bytes;
+    const size_t lists =
+        (size_t)(u->layout.nin + u->layout.nout + 2) * sizeof(void *) + (size_t)u->layout.nout + 1;
+    ode_account(a, 1, lists);
+}
+
 void ode_runner_close(ode_runner *r)
 {
     ad_workspace_free(r->workspace);

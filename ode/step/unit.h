@@ -69,6 +69,10 @@ typedef struct {
 int ode_runner_open(ode_runner *runner, const ode_unit *unit, int threads, char *error,
                     size_t error_size);
 void ode_runner_close(ode_runner *runner);
+/* Adds what a runner of the unit (NULL: there is none) holds to the account, which says for how
+ * many rows; compiles the unit. One that cannot be compiled, or is recorded anew at every run,
+ * counts as nothing. */
+void ode_runner_account(const ode_unit *unit, ad_opaque_account *account);
 /* 0, or -1 with a message. */
 int ode_runner_run(ode_runner *runner, int64_t rows, char *error, size_t error_size);
 void ode_runner_deliver(const ode_runner *runner);

@@ -127,6 +127,19 @@ static int note_step(ode_stats *stats, ode_march *m, int64_t k, double t)
     return 0;
 }
 
+/* Step k, which ended at t, does not find room within the limit. */
+static int fail_limit(ode_forward *s, int64_t k, double t)
+{
+    const ode_trajectory_policy *policy = &s->trajectory.policy;
+    return ode_fail(&s->march, ODE_OUT_OF_MEMORY,
+                    "out of memory: step %lld (at t = %.15g) is one too many for the limit, which "
+                    "leaves %lld bytes to the steps; %s%s raise the limit "
+                    "(ad_workspace_set_limit, ad_tape_set_memory, COSTATE_MEMORY)",
+                    (long long)k, t, (long long)policy->most_bytes,
+                    policy->residuals ? "keep less of each (options.keep_bytes), " : "",
+                    "take fewer rows or a looser tolerance, use ode_backsolve, or");
+}
+
 static int accepted(void *context, const ode_march *march, int64_t k, const ode_boundary *a,
                     const ode_boundary *b, const void *y, const void *next)
 {
@@ -135,6 +148,7 @@ static int accepted(void *context, const ode_march *march, int64_t k, const ode_
     ode_stats *stats = s->problem->settings.stats;
     (void)march;
     const void *carried = m->carry[0].data;
+    if (!ode_trajectory_fits(&s->trajectory, k + 1)) return fail_limit(s, k, b->t);
     if (!ode_trajectory_add(&s->trajectory, k, b, carried, next))
         return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory for step %lld", (long long)k);
     if (!s->trajectory.stores) m->watch.on = false; /* a watched march goes back to stored states */
@@ -231,25 +245,107 @@ static const double *read_times(ode_forward *s, const ad_opaque_call *call)
  * whether a gradient will be asked for. Until one has been recorded, states are stored within
  * keep_bytes; a longer solve stores none, and is solved again if its gradient is asked for after
  * all. */
-static ode_trajectory_policy policy_of(const ode_forward *s)
+static ode_trajectory_policy policy_of(const ode_problem *p, int64_t rows, bool wanted, bool again)
 {
-    const ode_problem *p = s->problem;
     const ode_adjoint *adjoint = p->settings.adjoint;
-    bool wanted = s->call->state_used, certain = s->again || atomic_load(&p->differentiated);
+    bool certain = again || atomic_load(&p->differentiated);
     ode_trajectory_policy policy = {
         .states = wanted && (adjoint->states || certain),
         .boundaries = wanted && ode_method_stochastic(p->settings.method),
         .magnitudes = adjoint->magnitudes && wanted,
-        .carried = ode_port_bytes(p->units.step, ODE_VALUE, ODE_PORT_CARRY, s->call->rows),
+        .carried = ode_port_bytes(p->units.step, ODE_VALUE, ODE_PORT_CARRY, rows),
         .states_bytes = certain ? 0 : p->settings.keep_bytes,
         .residuals_bytes = p->settings.keep_bytes,
         .dense = p->dense
     };
     if (policy.states) policy.residuals = atomic_load(&p->residuals);
     if (ode_method_stochastic(p->settings.method))
-        policy.numbers = ode_path_bytes(&p->settings, p->system, s->call->rows);
+        policy.numbers = ode_path_bytes(&p->settings, p->system, rows);
     return policy;
 }
+
+/* How the march of a solve goes. */
+static void set_march(ode_march *m, const ode_problem *p)
+{
+    const ode_settings *set = &p->settings;
+    m->system = p->system;
+    m->settings = set;
+    m->method = set->method;
+    m->adaptive = set->adaptive;
+    m->dense = p->dense;
+    m->rtol = set->rtol;
+    m->atol = set->atol;
+    m->each = set->atol_each ? set->atol_each + set->natol : NULL;
+}
+
+/* Whether its steps are watched, where they are stored. */
+static bool is_watched(const ode_settings *set)
+{
+    return set->adaptive && set->adjoint->frozen && !ode_method_stochastic(set->method);
+}
+
+/* ---- bytes ---- */
+
+/* All but the trajectory. */
+static void account_solving(const ode_problem *p, const ode_trajectory_policy *policy,
+                            ad_opaque_account *a)
+{
+    const ode_system *s = p->system;
+    const ode_march_units *units = policy->residuals ? &p->keeping : &p->units;
+    ode_march m = { 0 };
+    set_march(&m, p);
+    ode_account(a, 1, sizeof(ode_forward));
+    ode_account_buffer(a, (size_t)(s->nclocks * p->ntimes) * sizeof(double));
+    ode_account_buffer(a, (size_t)(a->rows * s->width) * ode_bytes(s->dtype));
+    ode_shared_account(p, a);
+    ode_march_account(&m, units, a);
+    if (policy->states && is_watched(&p->settings)) ode_watch_account(&m, units, a);
+    if (policy->numbers) ode_account_buffer(a, policy->numbers);
+}
+
+void ode_forward_account(void *problem, ad_opaque_account *a)
+{
+    const ode_problem *p = problem;
+    const ode_system *s = p->system;
+    const ode_trajectory_policy policy = policy_of(p, a->rows, a->state_used, false);
+    ode_march m = { 0 };
+    set_march(&m, p);
+    const int64_t count = ode_march_count(&m, p->ntimes, p->times);
+    int64_t each, bytes = ode_trajectory_needs(s, p->settings.method, &policy, a->rows,
+                                               count > 0 ? count : 0, &each);
+    account_solving(p, &policy, a);
+    ode_account(a, bytes, 1);
+    if (count < 0) a->step_bytes += each;
+    const char *what = policy.residuals ? "states and activations" : "states";
+    if (!policy.states) snprintf(a->largest, sizeof a->largest, "the memory of a step");
+    else if (count < 0)
+        snprintf(a->largest, sizeof a->largest, "%s of a step, %lld bytes", what, (long long)each);
+    else
+        snprintf(a->largest, sizeof a->largest, "%s of %lld steps, %lld bytes", what,
+                 (long long)count, (long long)bytes);
+}
+
+void ode_forward_keeps(const ode_problem *p, int64_t rows, bool *some, bool *all)
+{
+    const ode_trajectory_policy policy = policy_of(p, rows, true, false);
+    ode_march m = { 0 };
+    set_march(&m, p);
+    const int64_t count = ode_march_count(&m, p->ntimes, p->times);
+    const int64_t most = ode_trajectory_keeps(p->system, p->settings.method, &policy, rows);
+    *some = most > 0;
+    *all = *some && count >= 0 && count + p->dense <= most;
+}
+
+/* What the limit leaves to the trajectory, at least 1; 0: no limit. */
+static int64_t bytes_for_steps(const ode_forward *s, const ode_trajectory_policy *policy)
+{
+    if (!s->most_bytes) return 0;
+    ad_opaque_account a = { .rows = s->call->rows, .threads = s->call->threads };
+    account_solving(s->problem, policy, &a);
+    return a.bytes >= 0 && a.bytes < s->most_bytes ? s->most_bytes - a.bytes : 1;
+}
+
+/* ---- beginning ---- */
 
 /* y0 as the first state of the trajectory, checked. */
 static void *read_initial(ode_forward *s, const ad_opaque_call *call)
@@ -257,7 +353,8 @@ static void *read_initial(ode_forward *s, const ad_opaque_call *call)
     const ode_system *sys = s->problem->system;
     ode_march *m = &s->march;
     size_t slot = (size_t)(call->rows * sys->width) * ode_bytes(call->dtype);
-    ode_trajectory_policy policy = policy_of(s);
+    ode_trajectory_policy policy = policy_of(s->problem, call->rows, call->state_used, s->again);
+    policy.most_bytes = bytes_for_steps(s, &policy);
     char *y =
         ode_trajectory_begin(&s->trajectory, sys, s->problem->settings.method, &policy, call->rows);
     if (!y || !ode_buffer_need(&s->scratch, slot)) {
@@ -386,17 +483,11 @@ static int solve(ode_problem *p, ode_forward *s, const ad_opaque_call *call)
     const double *t = lost ? NULL : read_times(s, call);
     if (!t) return -1;
     m->reached = t[0];
-    m->system = p->system;
-    m->settings = set;
-    m->method = set->method;
-    m->adaptive = set->adaptive;
-    m->dense = p->dense;
-    m->rtol = set->rtol;
-    m->atol = set->atol;
-    m->each = set->atol_each ? set->atol_each + set->natol : NULL;
+    set_march(m, p);
     m->error = call->error;
     m->error_size = call->error_size;
     s->call = call;
+    if (!s->again) s->most_bytes = call->most_bytes;
     s->next_output = 1;
     s->partial = false;
     if (call->rows < 1) return ode_fail(m, ODE_FAILED, "the batch is empty (no rows)");
@@ -416,8 +507,7 @@ static int solve(ode_problem *p, ode_forward *s, const ad_opaque_call *call)
     if (ode_method_stochastic(m->method) && open_path(s, call)) return -1;
     double horizon = fabs(t[p->ntimes - 1] - t[0]),
            first_output = p->final_only ? horizon : fabs(t[1] - t[0]);
-    bool watched =
-        tr->stores && m->adaptive && set->adjoint->frozen && !ode_method_stochastic(m->method);
+    bool watched = tr->stores && is_watched(set);
     if (watched && ode_watch_open(m, units, horizon, first_output)) return -1;
     ode_sink sink = { .context = s,
                       .slot = slot_of,

@@ -21,6 +21,7 @@ typedef struct {
     ode_buffer scratch;
     ode_refinement refinement;
     const ad_opaque_call *call; /* in progress */
+    int64_t most_bytes;         /* of the latest call that was the solve's own */
     int next_output;
 } ode_forward;
 void *ode_forward_new(void *problem);
@@ -29,6 +30,11 @@ void ode_forward_free(void *forward);
 /* Solves; operands y0 [n], arguments, times; results the solutions. 0, or -1 with the call's error
  * written. */
 int ode_forward_solve(void *problem, void *forward, const ad_opaque_call *call);
+/* What it will hold in memory (ad_opaque_class.account). */
+void ode_forward_account(void *problem, ad_opaque_account *account);
+/* Whether steps of solves with so many rows keep residuals, some of them and, as far as that is
+ * known before, all. */
+void ode_forward_keeps(const ode_problem *problem, int64_t rows, bool *some, bool *all);
 /* Whether the latest solve reached a time of its interval. */
 bool ode_forward_reached(const ode_forward *forward, double t);
 /* Solves again and stores the steps, for an adjoint that finds none: `call` is the adjoint's, which

@@ -13,6 +13,23 @@ bool ode_interpolant_compile(ode_march_units *units, const ode_problem *p, ad_ta
     return ode_march_compile(units, p->system, &p->settings, false, dense, 0, NULL, tape);
 }
 
+static void set_march(ode_march *m, const ode_problem *p)
+{
+    m->system = p->system;
+    m->settings = &p->settings;
+    m->method = p->settings.method;
+    m->dense = !ode_method_stochastic(m->method);
+}
+
+void ode_interpolant_account(const ode_problem *p, const ode_march_units *units,
+                             ad_opaque_account *a)
+{
+    ode_march m = { 0 };
+    set_march(&m, p);
+    ode_march_account(&m, units, a);
+    ode_account_buffer(a, (size_t)(a->rows * p->system->width) * ode_bytes(p->system->dtype));
+}
+
 int ode_interpolant_open(ode_interpolant *in, ode_forward *forward, const ode_march_units *units,
                          const ad_opaque_call *call, const void *const *args)
 {
@@ -20,10 +37,7 @@ int ode_interpolant_open(ode_interpolant *in, ode_forward *forward, const ode_ma
     ode_march *m = &in->march;
     in->trajectory = &forward->trajectory;
     in->step = -1;
-    m->system = p->system;
-    m->settings = &p->settings;
-    m->method = p->settings.method;
-    m->dense = !ode_method_stochastic(m->method);
+    set_march(m, p);
     memcpy(m->clock, forward->march.clock, sizeof m->clock);
     m->error = call->error;
     m->error_size = call->error_size;

@@ -19,6 +19,9 @@ bool ode_interpolant_compile(ode_march_units *units, const ode_problem *problem,
 int ode_interpolant_open(ode_interpolant *in, ode_forward *forward, const ode_march_units *units,
                          const ad_opaque_call *call, const void *const *args);
 void ode_interpolant_close(ode_interpolant *in);
+/* Adds what it holds once it is open to the account, which says for how many rows. */
+void ode_interpolant_account(const ode_problem *problem, const ode_march_units *units,
+                             ad_opaque_account *account);
 /* The state at *t, in the interval of the solve, into y (a slot); t[k * stride]: the time by clock
  * k. 0, or -1 with the call's error written. */
 int ode_interpolant_at(ode_interpolant *in, const double *t, int stride, void *y);

@@ -1,12 +1,26 @@
 /* Shared values of a system: computed from the shared arguments once in a solve. */
 #include "ode/trajectory/shared.h"
 
+static size_t value_bytes(const ode_system *s)
+{
+    size_t bytes = 0;
+    for (int i = 0; i < s->nshared; i++) bytes += ode_array_bytes(s->dtype, s->shared[i], 1);
+    return bytes;
+}
+
+void ode_shared_account(const ode_problem *p, ad_opaque_account *a)
+{
+    ode_account_buffer(a, (size_t)p->system->nshared * sizeof(void *));
+    if (!p->prologue) return;
+    ode_account_buffer(a, value_bytes(p->system));
+    ode_runner_account(p->prologue, a);
+}
+
 void **ode_shared_compute(ode_shared *sh, const ode_problem *p, const ad_opaque_call *call,
                           const void *const *args)
 {
     const ode_system *s = p->system;
-    size_t bytes = 0;
-    for (int i = 0; i < s->nshared; i++) bytes += ode_array_bytes(s->dtype, s->shared[i], 1);
+    const size_t bytes = value_bytes(s);
     void **at = ode_buffer_need(&sh->pointers, (size_t)s->nshared * sizeof *at);
     char *memory = p->prologue ? ode_buffer_need(&sh->memory, bytes) : NULL;
     if (!at || (p->prologue && !memory)) {

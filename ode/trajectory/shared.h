@@ -11,5 +11,7 @@ typedef struct {
 void **ode_shared_compute(ode_shared *shared, const ode_problem *p, const ad_opaque_call *call,
                           const void *const *args);
 void ode_shared_close(ode_shared *shared);
+/* Adds what it holds to the account of a solve. */
+void ode_shared_account(const ode_problem *p, ad_opaque_account *account);
 
 #endif

@@ -19,6 +19,7 @@ typedef struct {
     size_t numbers;                 /* bytes of a step's part of a Brownian path */
     int64_t residuals_bytes;        /* for residuals and numbers: the first steps have them */
     bool dense;                     /* steps evaluate the stages of dense output too */
+    int64_t most_bytes;             /* of all that is stored; 0: no limit */
 } ode_trajectory_policy;
 
 typedef struct {
@@ -61,5 +62,15 @@ void *ode_trajectory_kept(ode_trajectory *tr, int64_t k, int i);
 /* Numbers of the Brownian path over step k; NULL: not kept. */
 void *ode_trajectory_numbers(ode_trajectory *tr, int64_t k);
 size_t ode_trajectory_bytes(const ode_trajectory *tr); /* stored */
+/* What one with this policy holds in memory after n steps, before it is filled; -1: more than can
+ * be counted. each: how much more each further step takes. */
+int64_t ode_trajectory_needs(const ode_system *system, const ode_method *method,
+                             const ode_trajectory_policy *policy, int64_t rows, int64_t n,
+                             int64_t *each);
+/* Whether n steps are within the policy's limit. */
+bool ode_trajectory_fits(const ode_trajectory *tr, int64_t n);
+/* How many first steps have room for residuals. */
+int64_t ode_trajectory_keeps(const ode_system *system, const ode_method *method,
+                             const ode_trajectory_policy *policy, int64_t rows);
 
 #endif
