@@ -14,6 +14,7 @@
  * error is about twice that of plain sums. Tiles reach over the image's edge, where x is zero and
  * results are dropped. An infinite element makes all results of its tiles NaN or infinite. */
 #include "autodiff/kernels/winograd.h"
+#include "autodiff/base/caches.h"
 #include <string.h>
 
 enum {
@@ -21,7 +22,7 @@ enum {
     PLACES = SIDE * SIDE,
     TAPS = 3,
     RESULTS = 2,
-    CACHED = 288 << 10, /* bytes of transformed tiles at a time: they and w's stay in the cache */
+    SUMMED = 288 << 10, /* bytes of transformed tiles that are summed at a time */
     LEAST = 16          /* tiles at a time, at least */
 };
 
@@ -52,6 +53,13 @@ bool ad_winograd_pays(const ad_winograd *p, double direct)
     return tiles * (PLACES * in * out + TRANSFORM * (in + out)) < direct;
 }
 
+/* Bytes of transformed tiles at a time: they and w's stay in a level 2 cache. Where they are added
+ * up, the sum's order may not depend on the cache. */
+static int64_t tile_bytes(const ad_winograd *p)
+{
+    return p->face == AD_FACE_W ? SUMMED : ad_cache_bytes() / 32 * 9;
+}
+
 void ad_winograd_prepare(ad_winograd *p)
 {
     const ad_image *from = source(p), *to = target(p);
@@ -59,7 +67,7 @@ void ad_winograd_prepare(ad_winograd *p)
     p->size = p->dtype == AD_F32 ? sizeof(float) : sizeof(double);
     for (int a = 0; a < 2; a++) p->tiles[a] = (to->size[a] + 1) / RESULTS;
     int64_t bytes = PLACES * (from->channels + to->channels) * (int64_t)p->size;
-    p->batch = CACHED / bytes > LEAST ? CACHED / bytes : LEAST;
+    p->batch = tile_bytes(p) / bytes > LEAST ? tile_bytes(p) / bytes : LEAST;
     const bool sums = p->face == AD_FACE_W;
     p->product = (ad_gemm){ .dtype = p->dtype,
                             .m = sums ? from->channels : p->batch,

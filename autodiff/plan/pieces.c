@@ -1,6 +1,7 @@
 /* Native code: which steps of a program become machine code (native/), for one row of small arrays
  * (single.c) and for several rows (several.c). */
 #include "autodiff/plan/pieces.h"
+#include "autodiff/base/caches.h"
 #include <stdlib.h>
 
 static const int32_t *find_last_readers(const ad_program *p, ad_pool *pool)
@@ -48,17 +49,27 @@ static bool make_phase(const ad_piece_maker *m, const ad_phase *phase, ad_piece_
            ad_make_single(m, phase->body_steps, &section[AD_SECTION_BODY]);
 }
 
+/* The most bytes of a block that pieces for several rows hand on: the rest of a level 2 cache is
+ * for the others. */
+static int64_t most_handed(void)
+{
+    enum { LEAST = 64 * 1024, MOST = 1024 * 1024 };
+    const int64_t part = ad_cache_bytes() / 4;
+    return part < LEAST ? LEAST : part > MOST ? MOST : part;
+}
+
 static bool make_all(const ad_program *p, ad_pieces *pieces, ad_pool *pool, bool several)
 {
     const size_t values = (size_t)p->ir.n + 1;
     const ad_piece_maker m = { .program = p,
                                .pieces = pieces,
+                               .most_handed = several ? most_handed() : 0,
                                .last = find_last_readers(p, pool),
                                .made = ad_pool_alloc(pool, values * sizeof *m.made),
                                .wanted = ad_pool_alloc(pool, values * sizeof *m.wanted) };
     const ad_native_place *place = list_places(p, pool, several);
     pieces->phase = ad_pool_alloc(&pieces->pool, (size_t)p->nphase * sizeof *pieces->phase);
-    const size_t handed = several ? AD_MOST_HANDED / AD_ALIGN + 1 : 1;
+    const size_t handed = (size_t)(m.most_handed / AD_ALIGN + 1);
     pieces->handed = ad_pool_alloc(&pieces->pool, handed * sizeof *pieces->handed);
     pieces->native = place ? ad_native_new(&p->ir, place, several) : NULL;
     if (!m.last || !m.made || !m.wanted || !pieces->phase || !pieces->handed || !pieces->native)

@@ -39,7 +39,7 @@ static void hand_on(cutter *c, int32_t value)
     pieces->handed[pieces->nhanded] =
         (ad_handed){ .value = value, .position = pieces->handed_bytes };
     pieces->handed_bytes += ad_size_align(p->slot[value].bytes * p->block_rows);
-    if (pieces->handed_bytes > AD_MOST_HANDED) c->failed = true;
+    if (pieces->handed_bytes > c->maker->most_handed) c->failed = true;
     else pieces->nhanded++;
 }
 
