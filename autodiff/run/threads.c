@@ -85,7 +85,7 @@ typedef struct {
 static arithmetic get_arithmetic(void)
 {
     arithmetic a = { .vectors = _mm_getcsr() };
-    __asm__("fnstcw %0" : "=m"(a.x87));
+    __asm__ volatile("fnstcw %0" : "=m"(a.x87));
     return a;
 }
 
