@@ -84,6 +84,7 @@ START_TEST(test_no_tape)
     ck_assert_ptr_null(ad_workspace_new(NULL, 1));
     ck_assert_ptr_nonnull(ad_workspace_error(NULL));
     ck_assert_int_eq(ad_program_bytes_per_row(NULL), 0);
+    ck_assert_int_eq(ad_program_fill_rows(NULL), 0);
     ck_assert_int_eq((int)ad_workspace_bytes(NULL), 0);
     ck_assert_int_eq(ad_program_bytes(NULL, 1, 1, NULL), -1);
     ck_assert_int_eq(ad_workspace_set_limit(NULL, 1), -1);
