@@ -119,12 +119,11 @@ typedef struct {
     void *user; /* borrowed: must outlive the tape and programs */
 } ode_controller;
 
-/* i: integral, the default; steps do not shrink after accepted steps. None of these lets the step
- * after a rejected attempt grow (Hairer, Norsett, Wanner, Solving ODEs I, II.4). pi: PI.4.7 of
- * Gustafsson 1991. h211b (b = 4), pid (H312PID): digital filters of Soederlind 2003, table III. The
- * longer the memory, the smoother the sizes: fewer rejections where the error of a step depends on
- * the one before (at the limit of stability), smoother results as functions of the tolerance; and a
- * slower answer to changes. */
+/* i: integral, the default; steps do not shrink after accepted steps. pi: PI.4.7 of Gustafsson
+ * 1991. h211b (b = 4), pid (H312PID): digital filters of Soederlind 2003, table III. The longer the
+ * memory, the smoother the sizes: fewer rejections where the error of a step depends on the one
+ * before (at the limit of stability), smoother results as functions of the tolerance; and a slower
+ * answer to changes. */
 extern const ode_controller ode_control_i, ode_control_pi, ode_control_h211b, ode_control_pid;
 const ode_controller *const *ode_controllers(void); /* all, NULL-terminated */
 /* h_(n+1) / h_n as the controller chooses it, within its limits; NaN: its factor is not finite, or

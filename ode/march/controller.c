@@ -27,7 +27,6 @@ const ode_controller ode_control_i = {
     .about = "integral: by the latest error alone; does not shrink after accepted steps",
     .beta = { 1 },
     .least_accepted = 1,
-    .most_again = 1,
 };
 const ode_controller ode_control_pi = {
     .name = "pi",
