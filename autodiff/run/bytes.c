@@ -61,6 +61,10 @@ static int64_t lists_bytes(const ad_program *p, int threads)
 
 /* ---- the whole ---- */
 
+/* States of operations hold a number of arrays as large as their operands. So many times fewer rows
+ * than can be addressed are counted, so that no operation's own account overflows. */
+enum { COUNTED = 1 << 12 };
+
 void ad_account_state(const ad_program *p, int k, int64_t rows, int threads, ad_opaque_account *a)
 {
     const ad_inst *x = &p->ir.inst[p->opaque[k]];
@@ -84,6 +88,10 @@ void ad_account_make(ad_account *a, const ad_program *p, int64_t rows, int threa
 {
     *a = (ad_account){ .whole = ad_size_align(ad_whole_bytes(p, threads)),
                        .lists = lists_bytes(p, threads) };
+    if (p->has_rows && rows > p->most_rows / COUNTED) {
+        a->total = -1;
+        return;
+    }
     if (p->has_rows) {
         a->complete = ad_size_align(ad_complete_bytes(p, rows));
         a->stretch = ad_stretch_bytes(p, rows);

@@ -43,12 +43,14 @@ static int run_opaque(ad_workspace *w, const ad_step *s, const ad_run_args *a)
             result < 0 ? (ad_shape){ -1, { 0 } } : ad_with_rows(p->ir.inst[result].shape, a->rows);
     }
     char message[512] = "";
+    int64_t most = w->limit ? w->most[p->slot[s->value].position] : 0;
+    if (most && a->refine) most = ad_size_add(most, w->spare); /* more steps than were reckoned */
     ad_opaque_call call = { .dtype = p->ir.dtype,
                             .rows = p->has_rows ? a->rows : 0,
                             .threads = ad_threads_in_team() ? 1 : w->threads,
                             .refine = a->refine,
                             .state_used = s->state_used,
-                            .most_bytes = w->limit ? w->most[p->slot[s->value].position] : 0,
+                            .most_bytes = most,
                             .in = w->in,
                             .in_state = w->in_state,
                             .out = w->out,
@@ -274,7 +276,8 @@ static void defer(ad_workspace *w, const ad_run_args *a)
     bool may = a->defer && a->accumulate && p->has_rows && ad_block_count(p, a->rows) <= AD_LANES;
     bool same = may && a->rows == w->waiting_rows;
     for (int j = 0; j < p->ir.noutput && same; j++)
-        same = !w->waiting[p->output[j].root] || a->outputs[j] == w->waiting_out[j];
+        same = !w->waiting[p->output[j].root] ||
+               (a->outputs[j] == w->waiting_out[j] && (!a->outputs[j] || a->accumulate[j]));
     if (same) return;
     ad_run_deliver(w);
     if (!may) return;
@@ -312,7 +315,7 @@ static int run(ad_workspace *w, const ad_run_args *a)
     const ad_program *p = w->program;
     bool skip = a->same_parameters && w->parameters_done;
     w->parameters_done = false; /* a run that fails may have had other ones */
-    const bool ready = w->begun && w->ready == a->rows;
+    const bool ready = w->ready && w->ready_rows == a->rows;
     if (!ready && check_rows(w, a)) return -1;
     if (bind_inputs(w, a)) return -1;
     if (a->defer || w->defers) defer(w, a);

@@ -92,7 +92,8 @@ static arithmetic get_arithmetic(void)
 static void set_arithmetic(const arithmetic *a)
 {
     _mm_setcsr(a->vectors);
-    __asm__ volatile("fldcw %0" : : "m"(a->x87));
+    /* Exceptions that an earlier job has left must not meet a caller's traps. */
+    if (get_arithmetic().x87 != a->x87) __asm__ volatile("fnclex; fldcw %0" : : "m"(a->x87));
 }
 #else
 typedef fenv_t arithmetic;

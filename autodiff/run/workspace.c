@@ -278,7 +278,7 @@ int ad_workspace_set_limit(ad_workspace *w, int64_t bytes)
                                  (long long)bytes);
     if (bytes != w->limit) {
         w->granted = 0;
-        w->ready = -1;
+        w->ready = false;
     }
     w->limit = bytes;
     return 0;
@@ -302,6 +302,9 @@ static int fail_limit(ad_workspace *w, const ad_account *a, int64_t rows)
 {
     const ad_program *p = w->program;
     char largest[320], advice[96] = "";
+    if (a->total < 0)
+        return ad_workspace_fail(w, "ad_run: %lld rows need more bytes than can be addressed",
+                                 (long long)rows);
     ad_account_largest(a, p, rows, working_threads(w), largest, sizeof largest);
     const int64_t fit = p->has_rows ? rows_within(w, rows) : 0;
     if (fit)
@@ -327,6 +330,7 @@ static int look_at_limit(ad_workspace *w, int64_t rows)
         w->most[k] = state.bytes;
         if (state.step_bytes) w->most[k] += (w->limit - a.total) / a.growing;
     }
+    w->spare = w->limit - a.total;
     w->granted = rows > 0 ? rows : 1;
     return 0;
 }
@@ -367,7 +371,8 @@ int ad_workspace_reserve(ad_workspace *w, int64_t rows)
 {
     const int result = reserve(w, rows);
     const ad_pieces *pieces = rows == 1 || !w->program->has_rows ? w->pieces : NULL;
-    w->ready = result ? -1 : rows;
+    w->ready = !result;
+    w->ready_rows = rows;
     w->whole = pieces && pieces->whole;
     w->alone = pieces ? pieces->alone : NULL;
     return result;

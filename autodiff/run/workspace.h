@@ -34,12 +34,14 @@ struct ad_workspace {
     int64_t reserved; /* rows for which all memory is there */
     /* Of the latest run, if it had its memory: another one of so many rows needs no more. Whether
      * its bodies are a piece of machine code each, and code that is all it has to do, if any. */
-    int64_t ready;
+    bool ready;
+    int64_t ready_rows;
     bool whole;
     ad_native_run alone;
     size_t bytes;
     int64_t limit;   /* of bytes; 0: none */
     int64_t granted; /* rows (1: of a program without them) that are known to be within it */
+    int64_t spare;   /* what it leaves */
     int64_t *most;   /* where there is a limit: what the state of an opaque operation may hold */
     /* Of every root: its array as a whole. Of what is in block memory: as a run of one row has it,
      * once there has been one. NULL: not there. */

@@ -188,6 +188,8 @@ START_TEST(test_refused)
     ck_assert_int_eq(ad_program_bytes(s.program, 0, 1, NULL), -1);
     ck_assert_int_eq(ad_program_bytes(s.program, -3, 1, NULL), -1);
     ck_assert_int_eq(ad_program_bytes(s.program, 1, -1, NULL), -1);
+    for (int k = 54; k < 63; k++)
+        ck_assert_int_eq(ad_program_bytes(s.program, INT64_C(1) << k, 1, NULL), -1);
     ck_assert_int_eq(ad_program_bytes(s.program, INT64_MAX, 1, NULL), -1);
     ck_assert_int_gt(ad_program_bytes(s.program, 1, 0, NULL), 0);
     ck_assert_int_eq(ad_program_bytes(plain.program, -3, 1, NULL),

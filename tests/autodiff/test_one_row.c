@@ -125,10 +125,57 @@ START_TEST(test_sums_wait)
 }
 END_TEST
 
+/* A sum that waits is delivered before a run that is to replace it. */
+START_TEST(test_sum_is_replaced)
+{
+    one_row *o = open_program(_i);
+    double sum[WIDTH] = { 0 };
+    void *out[OUTPUTS] = { NULL, NULL, o->sum, NULL, NULL };
+    bool accumulate[OUTPUTS] = { [2] = true };
+    for (int k = 0; k < 2; k++) {
+        const ad_run_args args = { .rows = 1,
+                                   .inputs = (const void *const[]){ o->x, o->p },
+                                   .outputs = out,
+                                   .accumulate = accumulate,
+                                   .defer = true };
+        ck_assert_int_eq(ad_run_with(o->program, o->workspace, &args), 0);
+        accumulate[2] = false;
+    }
+    ad_run_deliver(o->workspace);
+    for (int i = 0; i < WIDTH; i++) {
+        sum[i] = second(o, i) - first(o, i);
+        ck_assert_double_eq_tol(o->sum[i], sum[i], 1e-10);
+    }
+    close_program(o);
+}
+END_TEST
+
+/* What was there before a limit, or a run that failed, is looked at again. */
+START_TEST(test_rows_are_looked_at)
+{
+    static const int64_t none[] = { 0, -1, -2, INT64_MIN };
+    one_row *o = open_program(_i);
+    void *out[OUTPUTS] = { NULL, NULL, o->sum, NULL, NULL };
+    const void *const in[] = { o->x, o->p };
+    ck_assert_int_eq(ad_run(o->program, o->workspace, 1, in, out), 0);
+    for (int64_t limit = 1; limit < INT64_C(1) << 40; limit <<= 30) {
+        ck_assert_int_eq(ad_workspace_set_limit(o->workspace, limit), 0);
+        for (int k = 0; k < 4; k++) {
+            ck_assert_int_eq(ad_run(o->program, o->workspace, none[k], in, out), -1);
+            ck_assert_ptr_nonnull(ad_workspace_error(o->workspace));
+            ck_assert_int_eq(ad_run(o->program, o->workspace, 1, in, out), limit == 1 ? -1 : 0);
+        }
+    }
+    close_program(o);
+}
+END_TEST
+
 int main(void)
 {
     TCase *tests = suite_case("one_row", "one_row");
     tcase_add_loop_test(tests, test_in_turn, 0, 8);
     tcase_add_loop_test(tests, test_sums_wait, 0, 4);
+    tcase_add_loop_test(tests, test_sum_is_replaced, 0, 4);
+    tcase_add_loop_test(tests, test_rows_are_looked_at, 0, 4);
     return suite_run();
 }

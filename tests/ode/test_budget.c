@@ -141,6 +141,13 @@ START_TEST(test_limit)
                       "%s", error);
         ck_assert_int_eq(ad_workspace_set_limit(w, bytes), 0);
         ck_assert_msg(run(s, w, 200) == 0, "%s", ad_workspace_error(w));
+        /* Halved steps are more than were reckoned: they have what the limit leaves. */
+        const ad_run_args halved = { .rows = 200,
+                                     .inputs = (const void *[]){ s->y0, s->w[0], s->w[1] },
+                                     .outputs = (void *[]){ &s->loss, s->bar[0], s->bar[1] },
+                                     .refine = 1 };
+        ck_assert_int_eq(ad_workspace_set_limit(w, 4 * bytes), 0);
+        ck_assert_msg(ad_run_with(s->program, w, &halved) == 0, "%s", ad_workspace_error(w));
         ad_workspace_free(w);
     }
     end(s);
