@@ -387,12 +387,14 @@ void ad_program_free(ad_program *program);
  * code with its instructions. Caller frees with free(). */
 char *ad_program_describe(const ad_program *program);
 /* The bytes that a workspace for so many threads (as ad_workspace_new has them) will hold once it
- * has run so many rows, before anything runs: values, packed weights, block memory of the threads,
- * sums, and what solves and recurrences in the program keep. Not the program itself, nor the
- * caller's arrays. *step_bytes (may be NULL): more for each step of solves that choose their steps
- * by the error, which are counted as if they took none. Rows do not matter to a program without
- * them. -1: the program is NULL, rows or threads make no sense, or there are more bytes than can be
- * counted. */
+ * has run so many rows first, before anything runs: values, packed weights, block memory of the
+ * threads, sums, and what solves in the program keep. Of solves that choose their steps by the
+ * error it is an upper bound, several times what short ones hold: programs are counted that they
+ * may come to need. Not the program itself, the caller's arrays, recurrences (ad_scan) or Brownian
+ * paths. *step_bytes (may be NULL): more for each step of solves that choose their steps by the
+ * error, which are counted as if they took none. Rows do not matter to a program without them. -1:
+ * the program is NULL, rows or threads make no sense, or there are more bytes than can be counted.
+ */
 int64_t ad_program_bytes(const ad_program *program, int64_t rows, int threads, int64_t *step_bytes);
 
 /* Memory for running one program from one thread at a time; grows when rows do, never otherwise.
@@ -407,8 +409,9 @@ void ad_workspace_free(ad_workspace *workspace);
  * that needs more is an error, which says so before anything is allocated: how much, what takes
  * most of it, and how many rows would do. An adaptive solve that grows beyond it ends with an
  * error. Without a call the limit is the environment's COSTATE_MEMORY, a number of bytes (4G, 500M
- * and 64K are understood), which holds for each workspace, and for what a tape computes itself
- * (ad_tape_set_memory). 0, or -1 with the workspace's error set: bytes is negative. */
+ * and 64K are understood), which holds for each workspace, those inside of solves too, and for what
+ * a tape computes itself (ad_tape_set_memory). 0, or -1 with the workspace's error set: bytes is
+ * negative. */
 int ad_workspace_set_limit(ad_workspace *workspace, int64_t bytes);
 /* Of the latest run, or NULL; valid until the next run. */
 const char *ad_workspace_error(const ad_workspace *workspace);

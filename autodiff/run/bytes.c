@@ -1,8 +1,8 @@
 /* Bytes of a workspace before anything is run.
  *
  * Everything that a workspace allocates has its size from here, so that what ad_program_bytes says
- * is what is held afterwards. What operations hold in their states (solves their steps, recurrences
- * their carries) they reckon themselves (ad_opaque_class.account). */
+ * is what is held afterwards. What operations hold in their states (solves their steps) they reckon
+ * themselves (ad_opaque_class.account). */
 #include "autodiff/run/bytes.h"
 #include "autodiff/run/threads.h"
 #include <string.h>
