@@ -126,6 +126,34 @@ START_TEST(test_rounding)
 }
 END_TEST
 
+/* Divides zero by `by` in long double, which is the x87 processor's work, when all have begun. */
+static void divide_long(void *data, int thread, int64_t part)
+{
+    meeting *m = data;
+    volatile long double zero = 0, by = (long double)m->rounding[0], quotient;
+    (void)part;
+    (void)thread;
+    atomic_fetch_add(&m->begun, 1);
+    while (atomic_load(&m->begun) < m->parts) sched_yield();
+    quotient = zero / by;
+    (void)quotient;
+}
+
+/* Exceptions that one job has left are not raised in the next one, whose caller traps them. */
+START_TEST(test_traps)
+{
+    for (int by = 0; by < 2; by++) {
+        meeting m = { .parts = 2, .rounding = { by } };
+        if (by) {
+            feclearexcept(FE_ALL_EXCEPT);
+            feenableexcept(FE_INVALID);
+        }
+        ad_threads_share(2, MUCH, 2, divide_long, &m);
+    }
+    fedisableexcept(FE_INVALID);
+}
+END_TEST
+
 static void note_thread(void *data, int thread, int64_t part)
 {
     (void)part;
@@ -604,6 +632,7 @@ int main(void)
     tcase_add_test(tc, test_every_part_once);
     tcase_add_test(tc, test_side_by_side);
     tcase_add_test(tc, test_rounding);
+    tcase_add_test(tc, test_traps);
     tcase_add_test(tc, test_little_work);
     tcase_add_test(tc, test_default_number);
     tcase_add_test(tc, test_bits);
