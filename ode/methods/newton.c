@@ -351,7 +351,8 @@ static ode_newton_end iterate(const ode_newton_work *w, const ode_newton_problem
     if (end == ODE_NEWTON_FINE) end = find_update(w, p, r);
     verdict v = TOO_SLOW;
     if (end == ODE_NEWTON_FINE) {
-        v = judge(p, row, update_norm(w, p, row, r, raw), *raw);
+        const double norm = update_norm(w, p, row, r, raw);
+        v = judge(p, row, norm, *raw);
         if (v == TOO_SLOW) end = ODE_NEWTON_SLOW;
     }
     row->iterations++;
