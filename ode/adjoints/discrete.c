@@ -304,23 +304,38 @@ static int step_back(backward *b, int64_t k)
 
 /* ---- the operation ---- */
 
+enum { BACKWARD_ARRAYS = 8 };
+
+/* What a backward pass holds of so many rows; dense: it goes through interpolated outputs. */
+static int list_arrays(backward *b, const ode_adjoint_plan *d, int64_t nrows, bool dense,
+                       ode_buffer_part *list)
+{
+    const discrete_plan *own = d->own;
+    const ode_system *s = d->problem->system;
+    const size_t slot = (size_t)(nrows * s->width) * ode_bytes(s->dtype),
+                 carried = ode_port_bytes(own->step[0][0], ODE_VALUE, ODE_PORT_CARRY, nrows),
+                 rows = ode_port_bytes(own->step[0][0], ODE_BAR, ODE_PORT_ROW, nrows),
+                 stages = (size_t)d->problem->settings.method->dense_stages * slot;
+    int n = 0;
+    for (int i = 0; i < 2; i++) {
+        list[n++] = (ode_buffer_part){ &b->bar[i], slot };
+        if (carried) list[n++] = (ode_buffer_part){ &b->carry[i], carried };
+    }
+    list[n++] = (ode_buffer_part){ &b->rows, rows };
+    if (!dense) return n;
+    list[n++] = (ode_buffer_part){ &b->g, 2 * slot };
+    list[n++] = (ode_buffer_part){ &b->k_bar, stages };
+    if (d->need_times) list[n++] = (ode_buffer_part){ &b->k, stages };
+    return n;
+}
+
 static bool need_memory(backward *b)
 {
-    const ode_problem *p = b->problem;
-    size_t rows = ode_port_bytes(b->plan->step[0][0], ODE_BAR, ODE_PORT_ROW, b->nrows),
-           carried = b->trajectory->policy.carried,
-           stages = b->interpolates ? (size_t)p->settings.method->dense_stages : 0;
-    for (int i = 0; i < 2; i++) {
-        if (!ode_buffer_need(&b->bar[i], b->slot)) return false;
-        if (carried && !ode_buffer_need(&b->carry[i], carried)) return false;
-    }
+    const size_t carried = b->trajectory->policy.carried;
+    ode_buffer_part list[BACKWARD_ARRAYS];
+    const int n = list_arrays(b, b->run->plan, b->nrows, b->interpolates, list);
+    if (!ode_buffers_need(n, list)) return false;
     if (carried) memset(b->carry[0].data, 0, carried);
-    if (!ode_buffer_need(&b->rows, rows)) return false;
-    if (stages &&
-        (!ode_buffer_need(&b->g, 2 * b->slot) || !ode_buffer_need(&b->k_bar, stages * b->slot)))
-        return false;
-    if (stages && b->run->plan->need_times && !ode_buffer_need(&b->k, stages * b->slot))
-        return false;
     for (int i = 0; i < 4; i++) b->step[i / 2][i % 2].connected = false;
     b->begin.connected = false;
     return true;
@@ -332,7 +347,6 @@ static void account(const ode_adjoint_plan *d, ad_opaque_account *a)
 {
     const discrete_plan *own = d->own;
     const ode_problem *p = d->problem;
-    const ode_system *s = p->system;
     bool some = false, all = false;
     if (own->residuals) ode_forward_keeps(p, a->rows, &some, &all);
     for (int dense = 0; dense < 2; dense++) {
@@ -340,14 +354,9 @@ static void account(const ode_adjoint_plan *d, ad_opaque_account *a)
         if (!all || !own->step[dense][1]) ode_runner_account(own->step[dense][0], a);
     }
     ode_runner_account(own->begin, a);
-    const size_t slot = (size_t)(a->rows * s->width) * ode_bytes(s->dtype),
-                 carried = ode_port_bytes(own->step[0][0], ODE_VALUE, ODE_PORT_CARRY, a->rows),
-                 stages = p->dense || d->asked.n ? (size_t)p->settings.method->dense_stages : 0;
-    ode_account(a, 2, ode_buffer_bytes(slot));
-    if (carried) ode_account(a, 2, ode_buffer_bytes(carried));
-    ode_account_buffer(a, ode_port_bytes(own->step[0][0], ODE_BAR, ODE_PORT_ROW, a->rows));
-    if (stages) ode_account_buffer(a, 2 * slot);
-    if (stages) ode_account(a, 1 + d->need_times, ode_buffer_bytes(stages * slot));
+    backward none = { 0 };
+    ode_buffer_part list[BACKWARD_ARRAYS];
+    ode_account_buffers(a, list_arrays(&none, d, a->rows, p->dense || d->asked.n, list), list);
     if (own->undoes) ode_undo_account(d, &own->back, a);
 }
 

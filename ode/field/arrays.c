@@ -28,6 +28,13 @@ void *ode_buffer_need(ode_buffer *b, size_t bytes)
     return more;
 }
 
+bool ode_buffers_need(int n, const ode_buffer_part *parts)
+{
+    for (int i = 0; i < n; i++)
+        if (!ode_buffer_need(parts[i].buffer, parts[i].bytes)) return false;
+    return true;
+}
+
 void ode_buffer_free(ode_buffer *b)
 {
     free(b->data);

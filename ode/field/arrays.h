@@ -33,6 +33,16 @@ static inline void ode_account_buffer(ad_opaque_account *a, size_t bytes)
     ode_account(a, 1, ode_buffer_bytes(bytes));
 }
 void ode_buffer_swap(ode_buffer *pair);
+/* Buffers that are held together, with the bytes of each. */
+typedef struct {
+    ode_buffer *buffer;
+    size_t bytes;
+} ode_buffer_part;
+bool ode_buffers_need(int n, const ode_buffer_part *parts); /* false: out of memory */
+static inline void ode_account_buffers(ad_opaque_account *a, int n, const ode_buffer_part *parts)
+{
+    for (int i = 0; i < n; i++) ode_account_buffer(a, parts[i].bytes);
+}
 
 /* Of arrays laid one after the other, each aligned to 64 bytes. */
 size_t ode_array_bytes(ad_dtype dtype, ad_shape shape, int64_t rows);

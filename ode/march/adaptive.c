@@ -94,6 +94,17 @@ static int plan(ode_march *m, place *p, attempt *try)
     return 0;
 }
 
+/* Before the next step: what the watch allows, which may be to go back. */
+static int look(ode_march *m, place *p)
+{
+    p->h = fmin(p->h, ode_watch_limit(&m->watch));
+    double size_next = fmin(p->h, fabs(p->end - p->a.t));
+    int64_t back = ode_watch_look(m, p->sink, &p->a, p->direction, p->y, size_next);
+    if (back >= 0 && go_back(m, p, back)) return -1;
+    p->h = fmin(p->h, ode_watch_limit(&m->watch));
+    return 0;
+}
+
 /* Moves on to the end of an attempt that will do; its size may change by so much. */
 static int move_on(ode_march *m, place *p, const attempt *try, double factor)
 {
@@ -115,12 +126,7 @@ static int move_on(ode_march *m, place *p, const attempt *try, double factor)
         ode_guard_forget(&m->guard);
         if (evaluate(m, p)) return -1;
     }
-    p->h = fmin(p->h, ode_watch_limit(&m->watch));
-    double size_next = fmin(p->h, fabs(p->end - p->a.t));
-    int64_t back = ode_watch_look(m, p->sink, &p->a, p->direction, p->y, size_next);
-    if (back >= 0 && go_back(m, p, back)) return -1;
-    p->h = fmin(p->h, ode_watch_limit(&m->watch));
-    return 0;
+    return look(m, p);
 }
 
 /* One attempt from the place, which moves on when it is accepted. */
@@ -148,7 +154,8 @@ static int take(ode_march *m, place *p)
                         ratio);
     bool stable = ode_guard_allows(&m->guard, try.size, ode_march_stiffness(m));
     factor = fmin(factor, fmax(m->settings->controller.least, ode_guard_factor(&m->guard)));
-    int fine = ratio <= 1 && stable ? ode_watch_step(m, &p->a, &try.b, p->y, ratio, &factor) : 0;
+    int fine =
+        ratio <= 1 && stable ? ode_watch_step(m, &p->a, &try.b, p->y, try.next, ratio, &factor) : 0;
     if (fine < 0) return -1;
     if (fine) return move_on(m, p, &try, factor);
     m->rejected++;
@@ -182,6 +189,7 @@ int ode_march_adaptive(ode_march *m, void *y, const ode_sink *sink)
     ode_control_begin(&m->control, &set->controller, m->method->order + own);
     if (evaluate(m, &p)) return -1;
     if (p.h == 0) p.h = m->slopes ? ode_first_step(m, t0, t1, y) : first_part * fabs(p.stop.t - t0);
+    if (look(m, &p)) return -1;
     for (int64_t attempts = 0; p.a.t != t1; attempts++) {
         if (attempts >= set->max_steps) return ode_fail_many(m, p.a.t, t1, p.h, p.y);
         if (take(m, &p)) return -1;

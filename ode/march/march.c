@@ -37,6 +37,7 @@ bool ode_march_compile(ode_march_units *u, ode_system *s, const ode_settings *se
                              .flags = flags & ODE_EACH,
                              .newton = set->newton };
     ode_unit_key field_tangent = { .kind = ODE_UNIT_FIELD_TANGENT, .flags = flags & ODE_EACH };
+    if (!set->method->stability) field_tangent.flags |= ODE_FORCE_CHANGE;
     bool watched = adaptive && set->adjoint->frozen && !ode_method_stochastic(set->method);
     if (watched && (!(u->tangent = ode_unit_plan(s, tangent, tape, set->caller)) ||
                     !(u->field_tangent = ode_unit_plan(s, field_tangent, tape, set->caller))))
@@ -176,10 +177,6 @@ static ode_runner *step_runner(ode_march *m, double h)
 }
 
 /* What a march allocates, by the rows. */
-typedef struct {
-    ode_buffer *buffer;
-    size_t bytes;
-} march_array;
 enum { MARCH_ARRAYS = 16 };
 
 static void set_rows(ode_march *m, int64_t rows)
@@ -189,7 +186,7 @@ static void set_rows(ode_march *m, int64_t rows)
     m->cells = rows * m->system->width;
 }
 
-static int list_arrays(ode_march *m, const ode_march_units *u, march_array *list)
+static int list_arrays(ode_march *m, const ode_march_units *u, ode_buffer_part *list)
 {
     const ode_system *s = m->system;
     const size_t slot = (size_t)m->cells * ode_bytes(s->dtype),
@@ -197,31 +194,31 @@ static int list_arrays(ode_march *m, const ode_march_units *u, march_array *list
                  carried = ode_port_bytes(u->step, ODE_VALUE, ODE_PORT_CARRY, m->rows);
     int n = 0;
     for (int i = 0; i < 2; i++) {
-        if (m->slopes) list[n++] = (march_array){ &m->slope[i], slot };
-        if (carried) list[n++] = (march_array){ &m->carry[i], carried };
-        if (m->slopes) list[n++] = (march_array){ &m->rate[i], quads };
-        if (m->norm) list[n++] = (march_array){ &m->size[i], quads };
+        if (m->slopes) list[n++] = (ode_buffer_part){ &m->slope[i], slot };
+        if (carried) list[n++] = (ode_buffer_part){ &m->carry[i], carried };
+        if (m->slopes) list[n++] = (ode_buffer_part){ &m->rate[i], quads };
+        if (m->norm) list[n++] = (ode_buffer_part){ &m->size[i], quads };
     }
     const bool works = m->adaptive || ode_method_has(m->method, ODE_METHOD_RINGS);
-    list[n++] = (march_array){ &m->increment, quads };
-    if (works) list[n++] = (march_array){ &m->work, 2 * slot };
-    list[n++] =
-        (march_array){ &m->inputs, ode_port_bytes(u->step, ODE_VALUE, ODE_PORT_GIVEN, m->rows) };
-    if (m->dense) list[n++] = (march_array){ &m->k, (size_t)m->method->dense_stages * slot };
+    list[n++] = (ode_buffer_part){ &m->increment, quads };
+    if (works) list[n++] = (ode_buffer_part){ &m->work, 2 * slot };
+    list[n++] = (ode_buffer_part){ &m->inputs,
+                                   ode_port_bytes(u->step, ODE_VALUE, ODE_PORT_GIVEN, m->rows) };
+    if (m->dense) list[n++] = (ode_buffer_part){ &m->k, (size_t)m->method->dense_stages * slot };
     if (m->adaptive && m->each)
-        list[n++] = (march_array){ &m->atols, (size_t)s->width * ode_bytes(s->dtype) };
+        list[n++] = (ode_buffer_part){ &m->atols, (size_t)s->width * ode_bytes(s->dtype) };
     AD_ASSERT(n <= MARCH_ARRAYS);
     return n;
 }
 
 void ode_march_account(ode_march *m, const ode_march_units *u, ad_opaque_account *a)
 {
-    march_array list[MARCH_ARRAYS];
+    ode_buffer_part list[MARCH_ARRAYS];
     const ode_unit *units[] = { u->step, u->begin, u->field, u->brief };
     set_rows(m, a->rows);
     for (size_t i = 0; i < sizeof units / sizeof *units; i++) ode_runner_account(units[i], a);
     const int n = list_arrays(m, u, list);
-    for (int i = 0; i < n; i++) ode_account_buffer(a, list[i].bytes);
+    ode_account_buffers(a, n, list);
     ode_account_buffer(a, 0); /* stops */
 }
 
@@ -246,11 +243,9 @@ int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int thr
     m->brief.connected = false;
     m->threads = threads;
     set_rows(m, rows);
-    march_array list[MARCH_ARRAYS];
+    ode_buffer_part list[MARCH_ARRAYS];
     const int n = list_arrays(m, u, list);
-    for (int i = 0; i < n; i++)
-        if (!ode_buffer_need(list[i].buffer, list[i].bytes))
-            return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
+    if (!ode_buffers_need(n, list)) return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
     if (m->norm) memset(m->size[0].data, 0, m->quadrature ? quad_bytes(s, rows) : 0);
     if (m->adaptive) set_norm(m);
     connect_step(m, &m->step);

@@ -144,15 +144,15 @@ void ode_watch_account(const ode_march *march, const ode_march_units *units,
 /* Whether the attempted step will do: 1; 0: no, and by what factor its size is to change; -1 with
  * the march's error written. */
 int ode_watch_step(ode_march *march, const ode_boundary *a, const ode_boundary *b, const void *y,
-                   double ratio, double *factor);
+                   const void *next, double ratio, double *factor);
 /* After a step that will not do: the first one since the last probe, which may be as bad; -1: none.
  */
 int64_t ode_watch_doubtful(const ode_march *march);
 /* Notes the step and the |h lambda| that is known of it. */
 int ode_watch_accept(ode_march *march, double size); /* 0, or -1 with the march's error written */
-/* After an accepted step, which ended at a with state y; the next one is to be of size h. The first
- * step that has to be taken again (then the derivative there, march->slope[0], is to be computed
- * anew), or -1: none. */
+/* At the beginning and after an accepted step, which ended at a with state y; the next one is to be
+ * of size h. The first step that has to be taken again (then the derivative there, march->slope[0],
+ * is to be computed anew), or -1: none. */
 int64_t ode_watch_look(ode_march *march, const ode_sink *sink, const ode_boundary *a, int direction,
                        const void *y, double h);
 void ode_watch_rewind(ode_march *march); /* the march has gone back to march->steps */

@@ -32,7 +32,7 @@ enum { ITERATIONS_BACK = 2, FEW_STEPS = 4 };
 static const double little = 0.5, doubtful = 1.3;
 /* The square of the sine of an angle that is none; how much larger than in an iteration |lambda| of
  * a plane may be. */
-static const double straight = 1e-3, most_larger = 1.2;
+static const double straight = 1e-5, most_larger = 1.2;
 /* A mode is damped if the field turns its direction nearly round. */
 static const double damped_along = -0.9;
 /* A damped mode need not be accurate if it decays by more than e^-50 before the first output. */

@@ -5,7 +5,11 @@
  * oscillation needs more: dopri5 multiplies one by up to 1.3 within that limit, where it should not
  * grow at all, and turns it by a wrong angle well before. Error control sees neither where the
  * oscillation is no part of the solution. Here the n steps from the beginning to an output are
- * compared: R^n with e^(n h lambda). */
+ * compared: R^n with e^(n h lambda).
+ *
+ * Implicit methods damp what an oscillation keeps. Their steps are held for modes that are still
+ * there at the first output, and not for those that have decayed: to damp these in large steps is
+ * what such a method is chosen for. */
 #include "ode/march/watch.h"
 
 /* Relative error that is allowed at an output; and in each step, as a part of the relative
@@ -19,8 +23,10 @@ static const double uncertain = 0.02;
 /* log(R(z) / e^z) */
 static double complex deviation(const ode_march *m, double complex z)
 {
+    const ode_settings *set = m->settings;
     double complex r = 0;
-    for (int k = m->settings->degree; k >= 0; k--) r = m->settings->growth[k] + z * r;
+    for (int k = set->degree; k >= 0; k--) r = set->growth[k] + z * r;
+    if (set->diagonal != 0) r /= cpow(1 - set->diagonal * z, set->degree);
     return r == 0 ? -INFINITY : clog(r * cexp(-z));
 }
 
@@ -45,6 +51,7 @@ static double error_of_mode(const ode_march *m, double complex lambda, double h)
     double tolerance = relative_tolerance(m), least = log(tolerance / 2);
     double rate = creal(lambda);
     if (rate < 0) rate = fmin(0, rate + uncertain * cabs(lambda));
+    if (!isfinite(m->guard.limit) && rate * w->first_output < least) return 0;
     double t = fmin(w->horizon, -least / fabs(rate));
     if (rate < 0) t = fmax(w->first_output, t);
     double n = fmax(1, t / h), left = fmin(0, rate * n * h - least);
@@ -63,8 +70,9 @@ double ode_strain(const ode_march *m, double complex lambda, double h)
 
 double ode_largest_step(const ode_march *m, double complex lambda)
 {
-    double most = m->guard.limit / (m->guard.margin * cabs(lambda)), least = 0;
-    if (ode_strain(m, lambda, most) <= 1) return most;
+    double stable = m->guard.limit / (m->guard.margin * cabs(lambda)), least = 0,
+           most = fmin(stable, m->watch.horizon);
+    if (ode_strain(m, lambda, most) <= 1) return stable;
     for (int i = 0; i < 20; i++) {
         double middle = (least + most) / 2;
         if (ode_strain(m, lambda, middle) <= 1) least = middle;

@@ -407,7 +407,10 @@ bool ode_settings_make(ode_settings *s, const ode_options *options, const sde_op
     s->adaptive =
         ode_method_has(s->method, ODE_METHOD_ADAPTIVE) && !s->step && !s->steps && !s->replay;
     s->stability = s->adaptive && s->method->stability ? s->method->stability(s->method) : INFINITY;
-    s->degree = s->adaptive && s->method->growth ? s->method->growth(s->method, s->growth) : 0;
+    if (s->adaptive && s->method->growth) {
+        s->degree = s->method->growth(s->method, s->growth);
+        s->diagonal = s->method->tableau->diagonal;
+    }
     ok = ok && check_kind(s, sde, tape) && (!sde || copy_path(s, &sde->path, tape));
     if (ok && check_stepping(s, tape) && check_controller(s, &o, tape) && copy_atols(s, &o, tape) &&
         check_rounding(s, s->rtol, s->atol, "", tape) &&

@@ -47,8 +47,9 @@ typedef struct {
     double rtol, atol, adjoint_rtol, adjoint_atol, step, first_step, min_step, max_step;
     int64_t steps, max_steps, keep_bytes;
     double stability; /* adaptive: the limit to h |lambda| */
-    /* With a limit: the degree of R(h lambda), and its coefficients; 0: none. */
+    /* adaptive: R(h lambda), as ode_method.growth has it; degree 0: not known. */
     int degree;
+    double diagonal;
     double growth[ODE_MAX_STAGES + 1];
     ode_newton newton;
     const ode_steps *replay;

@@ -88,28 +88,34 @@ static void relative_errors(const ode_march *m, const double *x, double size, do
     *unseen = !(whole > 0);
 }
 
-/* Runs a tangent of the step or of the field, whose errors are those of elements that rest, or of
- * all. 1; 0: the field has none; -1 with the march's error written. */
+/* The random direction of the tangents by the state, of the size of each element's tolerance. */
+static void random_direction(ode_march *m, const void *y)
+{
+    const ode_system *s = m->system;
+    int64_t cell = 0;
+    for (int j = 0; j < s->nstate; j++)
+        for (int64_t i = 0; i < m->rows * s->size[j]; i++, cell++)
+            ode_store(s->dtype, m->watch.moved.data, cell,
+                      state_weight(s, j, i) * scale_of(m, cell, fabs(ode_load(s->dtype, y, cell))));
+}
+
+/* Runs a tangent of the step, or of the field at evaluation `at` of the step, along watch.moved,
+ * whose errors are those of elements that rest, or of all. 1; 0: the field has none; -1 with the
+ * march's error written. */
 static int run_tangent(ode_march *m, ode_runner *r, const ode_unit *unit, const ode_boundary *a,
-                       const void *y, bool all)
+                       const void *y, int at, bool all)
 {
     ode_watch *w = &m->watch;
     const ode_system *s = m->system;
     char text[ODE_ERROR_SIZE];
     if (ode_runner_open(r, unit, m->threads, m->error, m->error_size)) return unit->absent ? 0 : -1;
-    ode_watch_prepare(m, y);
     if (!r->connected && !point_arguments(w, m, r))
         return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
-    int64_t cell = 0;
-    for (int j = 0; j < s->nstate; j++)
-        for (int64_t i = 0; i < m->rows * s->size[j]; i++, cell++)
-            ode_store(s->dtype, w->moved.data, cell,
-                      state_weight(s, j, i) * scale_of(m, cell, fabs(ode_load(s->dtype, y, cell))));
     /* The field's own tangents are taken inside the step. */
     bool of_field = unit->key.kind == ODE_UNIT_FIELD_TANGENT;
     const void **steps_times = ode_runner_in(&m->step, ODE_VALUE, ODE_PORT_TIMES);
     ode_place times = ode_unit_place(unit, ODE_VALUE, ODE_PORT_TIMES);
-    for (int i = 0; i < times.count; i++) r->in[times.first + i] = steps_times[i + of_field];
+    for (int i = 0; i < times.count; i++) r->in[times.first + i] = steps_times[i + at];
     const ode_port numbers[] = { ODE_PORT_H, ODE_PORT_RTOL, ODE_PORT_ROUNDING };
     for (int i = of_field; i < 3; i++)
         *ode_runner_in(r, ODE_VALUE, numbers[i]) = *ode_runner_in(&m->step, ODE_VALUE, numbers[i]);
@@ -147,7 +153,9 @@ int ode_tangent_errors(ode_march *m, const ode_boundary *a, const void *y, doubl
     ode_watch *w = &m->watch;
     const ode_system *s = m->system;
     ode_runner *r = &w->tangent;
-    int there = run_tangent(m, r, w->unit, a, y, blind);
+    ode_watch_prepare(m, y);
+    random_direction(m, y);
+    int there = run_tangent(m, r, w->unit, a, y, 0, blind);
     if (there <= 0) return there;
     error[0] = error[1] = 0;
     w->unseen = false;
@@ -188,13 +196,15 @@ int ode_look_shortly(ode_march *m, const ode_boundary *a, const void *y, double 
 {
     ode_watch *w = &m->watch;
     bool still = ode_is_at_rest(m);
-    int there = run_tangent(m, &w->field_tangent, w->field_unit, a, y, still);
+    ode_watch_prepare(m, y);
+    random_direction(m, y);
+    int there = run_tangent(m, &w->field_tangent, w->field_unit, a, y, 1, still);
     if (there <= 0) return there;
     most = fmin(most, fmax(least_error, whole_error * size / w->horizon));
     double order = m->method->order + 1, part = fmax(size, jump_part * w->horizon), rate = 0;
     for (int64_t i = 0; i < m->rows; i++) {
-        double x[ODE_FIELD_TANGENTS], chosen = 0;
-        for (int k = 0; k < ODE_FIELD_TANGENTS; k++)
+        double x[ODE_TANGENT_FORCE_CHANGE], chosen = 0;
+        for (int k = 0; k < ODE_TANGENT_FORCE_CHANGE; k++)
             x[k] = ode_load(m->system->dtype, w->field_tangent.out[k], i);
         if (!still && !(part * sqrt(x[ODE_TANGENT_FORCE]) <= least_force(m))) {
             w->short_looks = false; /* by chance they may do nothing at another point */
@@ -212,4 +222,24 @@ int ode_look_shortly(ode_march *m, const ode_boundary *a, const void *y, double 
     *largest = pow(most * tgamma(order + 1), 1 / order) / rate;
     w->short_looks = size <= *largest || !still;
     return size <= *largest;
+}
+
+int ode_force_by_state(ode_march *m, const ode_boundary *a, const void *next, double *change)
+{
+    ode_watch *w = &m->watch;
+    ad_dtype dtype = m->system->dtype;
+    ode_watch_prepare(m, next);
+    for (int64_t i = 0; i < m->cells; i++)
+        ode_store(dtype, w->moved.data, i,
+                  scale_of(m, i, fabs(ode_load(dtype, next, i))) *
+                      ode_load(dtype, w->direction.data, i));
+    int there =
+        run_tangent(m, &w->field_tangent, w->field_unit, a, next, m->method->times - 1, true);
+    *change = 0;
+    for (int64_t i = 0; there > 0 && i < m->rows; i++) {
+        double force = sqrt(ode_load(dtype, w->field_tangent.out[ODE_TANGENT_FORCE], i)),
+               changed = sqrt(ode_load(dtype, w->field_tangent.out[ODE_TANGENT_FORCE_CHANGE], i));
+        if (force > 0) *change = fmax(*change, changed / fmax(force, w->found / 2));
+    }
+    return there;
 }

@@ -26,7 +26,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Evaluations of the field before the first look for stiff modes. */
+/* Evaluations of the field before the first look for stiff modes; of methods without a limit of
+ * stability the first look is before the first step, which may be all. */
 static const int64_t first_look = 20;
 /* An error of the state that would let the next step grow by more than this says nothing of how
  * large a step may be, if it does so for several steps, if there is no error at all, or if the
@@ -35,6 +36,9 @@ static const double blind_growth = 5, large_part = 0.2;
 enum { BLIND_STEPS = 3 };
 /* Part of the solve that is a large step of a method without a limit of stability. */
 static const double large_step = 0.1;
+/* h |lambda| above which a step damps what decays; and by how much the error of a step to an output
+ * may change the arguments' effect on that. */
+static const double stiff = 10, force_error = 0.02;
 /* The first steps of a solve, which grow from almost nothing, are not probed while they are so
  * small a part of it. */
 static const double small_part = 1e-3;
@@ -65,14 +69,33 @@ void ode_watch_close(ode_watch *w)
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
 }
 
+enum { WATCH_ARRAYS = 9 };
+
+static int list_arrays(ode_watch *w, const ode_march *m, int64_t nrows, ode_buffer_part *list)
+{
+    const ode_system *s = m->system;
+    const size_t element = ode_bytes(s->dtype), rows = (size_t)nrows * sizeof(double),
+                 slot = (size_t)(nrows * s->width) * element;
+    const ode_buffer_part all[WATCH_ARRAYS] = {
+        { &w->direction, slot },
+        { &w->largest, slot },
+        { &w->moved, slot },
+        { &w->slope, slot },
+        { &w->chosen, slot },
+        { &w->earlier, slot },
+        { &w->turns, ODE_TURN * rows },
+        { &w->rows, ODE_TANGENTS * rows },
+        { &w->each, (size_t)s->width * element },
+    };
+    memcpy(list, all, sizeof all);
+    return m->each ? WATCH_ARRAYS : WATCH_ARRAYS - 1;
+}
+
 void ode_watch_account(const ode_march *m, const ode_march_units *units, ad_opaque_account *a)
 {
-    const size_t element = ode_bytes(m->system->dtype), rows = (size_t)a->rows * sizeof(double);
-    if (m->each) ode_account_buffer(a, (size_t)m->system->width * element);
-    const size_t slot = ode_buffer_bytes((size_t)(a->rows * m->system->width) * element);
-    ode_account(a, 6, slot);
-    ode_account_buffer(a, ODE_TURN * rows);
-    ode_account_buffer(a, ODE_TANGENTS * rows);
+    ode_watch none = { 0 };
+    ode_buffer_part list[WATCH_ARRAYS];
+    ode_account_buffers(a, list_arrays(&none, m, a->rows, list), list);
     ode_runner_account(units->tangent, a);
     ode_runner_account(units->field_tangent, a);
 }
@@ -80,15 +103,8 @@ void ode_watch_account(const ode_march *m, const ode_march_units *units, ad_opaq
 int ode_watch_open(ode_march *m, const ode_march_units *units, double horizon, double first_output)
 {
     ode_watch *w = &m->watch;
-    size_t slot = (size_t)m->cells * ode_bytes(m->system->dtype),
-           rows = (size_t)m->rows * sizeof(double);
-    bool each = !m->each ||
-                ode_buffer_need(&w->each, (size_t)m->system->width * ode_bytes(m->system->dtype));
-    if (!each || !ode_buffer_need(&w->direction, slot) || !ode_buffer_need(&w->largest, slot) ||
-        !ode_buffer_need(&w->moved, slot) || !ode_buffer_need(&w->slope, slot) ||
-        !ode_buffer_need(&w->chosen, slot) || !ode_buffer_need(&w->earlier, slot) ||
-        !ode_buffer_need(&w->turns, ODE_TURN * rows) ||
-        !ode_buffer_need(&w->rows, ODE_TANGENTS * rows))
+    ode_buffer_part list[WATCH_ARRAYS];
+    if (!ode_buffers_need(list_arrays(w, m, m->rows, list), list))
         return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
     w->on = true;
     w->unit = units->tangent;
@@ -99,11 +115,11 @@ int ode_watch_open(ode_march *m, const ode_march_units *units, double horizon, d
     w->accurate = w->prepared = w->tangent.connected = w->field_tangent.connected = w->certain =
         w->damped = w->again = false;
     w->short_looks = true;
-    w->due = first_look;
+    w->due = isfinite(m->guard.limit) ? first_look : 0;
     w->since[0] = w->since[1] = 0;
     w->reach = w->most = w->tolerated = w->allowed = w->vetted = INFINITY;
     w->until = w->seen = w->lambda = w->mode[0] = w->mode[1] = 0;
-    memset(w->turns.data, 0, ODE_TURN * rows);
+    memset(w->turns.data, 0, ODE_TURN * (size_t)m->rows * sizeof(double));
     w->said_nothing = w->turned = 0;
     w->found = w->shown = 0;
     w->short_apart = 0;
@@ -136,8 +152,26 @@ static double allowed_error(const ode_march *m, double size)
     return fmin(most, fmax(share, fmax(least_error, 0.3 * m->rtol)));
 }
 
+/* A step of a method without a limit of stability that ended at state next, at an output. The
+ * arguments act on what decays fast, and that derivative is local: in proportion to y - e where y
+ * decays towards e fast, it is as inaccurate as this difference, which can be as small as the
+ * error of the last step. As ode_watch_step. */
+static int end_at_output(ode_march *m, const ode_boundary *a, const void *next, double h,
+                         double ratio, double *factor)
+{
+    ode_watch *w = &m->watch;
+    double change;
+    if (!(h * w->found > stiff)) return 1;
+    int there = ode_force_by_state(m, a, next, &change);
+    if (there <= 0) return there < 0 ? -1 : 1;
+    if (ratio * change <= force_error) return 1;
+    *factor = fmin(*factor, change_for(m, ratio * change / force_error));
+    w->probed = m->steps; /* the steps before will do */
+    return 0;
+}
+
 int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, const void *y,
-                   double ratio, double *factor)
+                   const void *next, double ratio, double *factor)
 {
     ode_watch *w = &m->watch;
     if (!w->on || !w->unit) return 1;
@@ -146,6 +180,10 @@ int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, c
     /* Where no limit of stability keeps steps small, an error that says nothing of this step may
      * say enough of the large ones that it leads to. */
     bool unlimited = !isfinite(m->guard.limit);
+    if (unlimited && b->hi >= 0) {
+        int fine = end_at_output(m, a, next, taken, ratio, factor);
+        if (fine <= 0) return fine;
+    }
     if (unlimited) ratio *= pow(fmax(1, large_step * w->horizon / taken), m->method->order);
     bool says_nothing = ratio < w->silent && m->guard.z < 0.3 * m->guard.limit &&
                         !(damps(m, taken) && taken > w->most / 2);

@@ -77,5 +77,10 @@ int ode_tangent_errors(ode_march *m, const ode_boundary *a, const void *y, doubl
  * error written. */
 int ode_look_shortly(ode_march *m, const ode_boundary *a, const void *y, double size, double most,
                      double *largest);
+/* By what part the arguments' effect on the field at the end of the step, state next, changes where
+ * the state changes by its tolerance along the steepest mode. An effect on that mode of half the
+ * tolerance is the least that counts. 1; 0: the field has no tangents; -1 with the march's error
+ * written. */
+int ode_force_by_state(ode_march *m, const ode_boundary *a, const void *next, double *change);
 
 #endif

@@ -82,7 +82,8 @@ static const ode_method *const all[] = {
                                      .dense_stages = (stages_) + 1,                                \
                                      .tableau = &name_##_tableau,                                  \
                                      .step = ode_esdirk_step,                                      \
-                                     .dense = ode_runge_kutta_dense };
+                                     .dense = ode_runge_kutta_dense,                               \
+                                     .growth = ode_runge_kutta_growth };
 #include "ode/methods/esdirk.def"
 #undef C
 #undef A

@@ -86,45 +86,40 @@ static int fail(const ad_opaque_call *call, const char *text)
 }
 
 enum { ARRAYS = 11 };
-typedef struct {
-    ode_buffer *buffer;
-    size_t bytes;
-} newton_array;
 
-static void list_arrays(ode_newton_work *w, const ode_system *s, int64_t rows, newton_array *list)
+static void list_arrays(ode_newton_work *w, const ode_system *s, int64_t rows,
+                        ode_buffer_part *list)
 {
     size_t cells = (size_t)(rows * s->width), bytes = ode_bytes(s->dtype);
     size_t squares = cells * (size_t)s->width, wide = cells * sizeof(double);
-    const newton_array all[ARRAYS] = { { &w->z, cells * bytes },
-                                       { &w->f, cells * bytes },
-                                       { &w->jacobians, squares * bytes },
-                                       { &w->kept, squares * bytes },
-                                       { &w->factors, squares * sizeof(double) },
-                                       { &w->pivots, cells * sizeof(int) },
-                                       { &w->k, wide },
-                                       { &w->guess, wide },
-                                       { &w->base, wide },
-                                       { &w->update, wide },
-                                       { &w->state, (size_t)rows * sizeof(newton_row) } };
+    const ode_buffer_part all[ARRAYS] = { { &w->z, cells * bytes },
+                                          { &w->f, cells * bytes },
+                                          { &w->jacobians, squares * bytes },
+                                          { &w->kept, squares * bytes },
+                                          { &w->factors, squares * sizeof(double) },
+                                          { &w->pivots, cells * sizeof(int) },
+                                          { &w->k, wide },
+                                          { &w->guess, wide },
+                                          { &w->base, wide },
+                                          { &w->update, wide },
+                                          { &w->state, (size_t)rows * sizeof(newton_row) } };
     memcpy(list, all, sizeof all);
 }
 
 static bool need_memory(ode_newton_work *w, const ode_system *s, int64_t rows)
 {
-    newton_array list[ARRAYS];
+    ode_buffer_part list[ARRAYS];
     list_arrays(w, s, rows, list);
-    for (int i = 0; i < ARRAYS; i++)
-        if (!ode_buffer_need(list[i].buffer, list[i].bytes)) return false;
-    return true;
+    return ode_buffers_need(ARRAYS, list);
 }
 
 void ode_newton_account(const ode_newton_problem *p, ad_opaque_account *a)
 {
     ode_newton_work none = { 0 };
-    newton_array list[ARRAYS];
+    ode_buffer_part list[ARRAYS];
     list_arrays(&none, p->system, a->rows, list);
     ode_account(a, 1, sizeof none);
-    for (int i = 0; i < ARRAYS; i++) ode_account_buffer(a, list[i].bytes);
+    ode_account_buffers(a, ARRAYS, list);
     ode_runner_account(p->field, a);
     ode_runner_account(p->jacobian, a);
     const int64_t squares = a->rows * p->system->width * p->system->width;

@@ -23,24 +23,29 @@ int ode_stage_before_last(const ode_tableau *t)
     return 0;
 }
 
-/* R(z) = 1 + sum_k z^k b A^(k-1) 1 */
+/* x := A x */
+static void multiply_by_tableau(const ode_tableau *t, double *x)
+{
+    for (int i = t->stages; i >= 0; i--) {
+        x[i] *= i > 0 ? t->diagonal : 0;
+        for (int j = 0; j < i; j++) x[i] += ode_tableau_row(t, i)[j] * x[j];
+    }
+}
+
+/* R(z) = 1 + sum_k z^k b A^(k-1) 1, where b is the last row of A; times (1 - diagonal z)^stages a
+ * polynomial. */
 int ode_runge_kutta_growth(const ode_method *m, double *coefficient)
 {
     const ode_tableau *t = m->tableau;
     int n = t->stages;
-    double power[ODE_MAX_STAGES], next[ODE_MAX_STAGES];
-    const double *b = ode_tableau_row(t, n);
-    coefficient[0] = 1;
-    for (int i = 0; i < n; i++) power[i] = 1;
-    for (int k = 1; k <= n; k++) {
-        coefficient[k] = 0;
-        for (int i = 0; i < n; i++) {
-            coefficient[k] += b[i] * power[i];
-            next[i] = 0;
-            for (int j = 0; j < i; j++) next[i] += ode_tableau_row(t, i)[j] * power[j];
-        }
-        for (int i = 0; i < n; i++) power[i] = next[i];
+    double power[ODE_MAX_STAGES];
+    for (int i = 0; i <= n; i++) power[i] = 1;
+    for (int k = 0; k <= n; k++) {
+        coefficient[k] = power[n];
+        multiply_by_tableau(t, power);
     }
+    for (int i = 0; i < n; i++)
+        for (int k = n; k > 0; k--) coefficient[k] -= t->diagonal * coefficient[k - 1];
     return n;
 }
 

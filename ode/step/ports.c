@@ -62,7 +62,9 @@ static int dense_stages(const ode_unit_key *key)
 }
 static int tangents(const ode_unit_key *key)
 {
-    return key->kind == ODE_UNIT_TANGENT ? ODE_TANGENTS : ODE_FIELD_TANGENTS;
+    return key->kind == ODE_UNIT_TANGENT ? ODE_TANGENTS
+           : with(key, ODE_FORCE_CHANGE) ? ODE_FIELD_TANGENTS
+                                         : ODE_TANGENT_FORCE_CHANGE;
 }
 
 static int kept(const ode_unit_key *key)

@@ -37,8 +37,15 @@ enum {
 };
 /* What a tangent of the field gives of the elements that are chosen, [rows] each, in units of the
  * tolerance: the largest element of J J d, d the direction and J the field's Jacobian by the state;
- * sums of squares of d, and of the derivatives' changes with the arguments. */
-enum { ODE_TANGENT_SECOND, ODE_TANGENT_DIRECTION, ODE_TANGENT_FORCE, ODE_FIELD_TANGENTS };
+ * sums of squares of d, of the derivatives' changes with the arguments, and of how these change
+ * along d (with ODE_FORCE_CHANGE). */
+enum {
+    ODE_TANGENT_SECOND,
+    ODE_TANGENT_DIRECTION,
+    ODE_TANGENT_FORCE,
+    ODE_TANGENT_FORCE_CHANGE,
+    ODE_FIELD_TANGENTS
+};
 
 typedef enum { ODE_ITSELF, ODE_VJP, ODE_JVP } ode_derivative;
 
@@ -49,7 +56,8 @@ enum {
     ODE_QUADRATURE = 8,
     ODE_QUADRATURE_NORM = 16,
     ODE_EACH = 32,
-    ODE_STABILITY = 64 /* with the estimate of the error, that of |lambda| */
+    ODE_STABILITY = 64,    /* with the estimate of the error, that of |lambda| */
+    ODE_FORCE_CHANGE = 128 /* a field's tangent: that sum too */
 };
 
 typedef enum {

@@ -186,8 +186,9 @@ struct ode_method {
     void (*dense)(const ode_method *method, double theta, double *w, double *slope);
     /* The largest h |lambda| of steps whose gradient is to be trusted; NULL: there is no limit. */
     double (*stability)(const ode_method *method);
-    /* With a limit: by what a step multiplies a mode of y' = lambda y, R(h lambda), a polynomial.
-     * Its degree; coefficients [degree + 1], at most ODE_MAX_STAGES + 1. */
+    /* By what a step multiplies a mode of y' = lambda y: R(z), z = h lambda, times
+     * (1 - tableau->diagonal z)^degree a polynomial. Its degree; coefficients [degree + 1], at most
+     * ODE_MAX_STAGES + 1. NULL: not known. */
     int (*growth)(const ode_method *method, double *coefficient);
     /* With a limit: standard deviation of the derivative, by log lambda, of a step of
      * y' = lambda y at h |lambda| = x, where the states that the field sees have independent

@@ -134,4 +134,8 @@ void ode_field_tangent_record(const ode_unit *u, ad_tape *tape, const ad_var *in
     change_with_arguments(u, in, n, slope, change);
     scaled(&s, s.y, chosen, change, sums);
     out[ODE_TANGENT_FORCE] = sums[0];
+    if (!(u->key.flags & ODE_FORCE_CHANGE)) return;
+    ad_jvp(n, s.y, along, n, change, once);
+    scaled(&s, s.y, chosen, once, sums);
+    out[ODE_TANGENT_FORCE_CHANGE] = sums[0];
 }

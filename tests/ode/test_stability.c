@@ -68,16 +68,26 @@ static double towards_cosine_by_p(double p, double t)
     return (2 * p * cos(t) + sin(t)) / q - (p * p * cos(t) + p * sin(t)) * 2 * p / q / q;
 }
 
+/* y' = p y */
+static ad_var grows(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)t;
+    (void)user;
+    return ad_mul(args[0], y);
+}
+
 static const ode_method *const accurate[] = { &ode_dopri5, &ode_tsit5, &ode_dopri8 };
 
 static const struct {
     const ode_method *method;
     ad_dtype dtype;
 } swept[] = {
-    { &ode_dopri5, AD_F64 }, { &ode_tsit5, AD_F64 }, { &ode_dopri8, AD_F64 },
-    { &ode_bosh3, AD_F64 },  { &ode_heun, AD_F64 },  { &ode_ralston, AD_F64 },
-    { &ode_dopri5, AD_F32 }, { &ode_tsit5, AD_F32 }, { &ode_dopri8, AD_F32 },
-    { &ode_bosh3, AD_F32 },
+    { &ode_dopri5, AD_F64 },   { &ode_tsit5, AD_F64 },    { &ode_dopri8, AD_F64 },
+    { &ode_bosh3, AD_F64 },    { &ode_heun, AD_F64 },     { &ode_ralston, AD_F64 },
+    { &ode_dopri5, AD_F32 },   { &ode_tsit5, AD_F32 },    { &ode_dopri8, AD_F32 },
+    { &ode_bosh3, AD_F32 },    { &ode_trbdf2, AD_F64 },   { &ode_kvaerno3, AD_F64 },
+    { &ode_kvaerno4, AD_F64 }, { &ode_kvaerno5, AD_F64 }, { &ode_trbdf2, AD_F32 },
+    { &ode_kvaerno3, AD_F32 }, { &ode_kvaerno4, AD_F32 }, { &ode_kvaerno5, AD_F32 },
 };
 enum { SWEPT = sizeof swept / sizeof *swept };
 
@@ -222,6 +232,26 @@ START_TEST(growth_of_modes)
 }
 END_TEST
 
+/* R(z) is what a step makes of y' = z y. */
+START_TEST(growth_is_that_of_a_step)
+{
+    static const double z[] = { -40, -3, -0.5, 0.4, 1.5 };
+    for (const ode_method *const *m = ode_methods(); *m; m++) {
+        if (!(*m)->growth) continue;
+        double coefficient[ODE_MAX_STAGES + 1];
+        int degree = (*m)->growth(*m, coefficient);
+        for (int i = 0; i < 5; i++) {
+            double r = 0;
+            for (int k = degree; k >= 0; k--) r = coefficient[k] + z[i] * r;
+            r /= pow(1 - (*m)->tableau->diagonal * z[i], degree);
+            problem q = { grows, 1, 1, { 1 }, { z[i] }, 1 };
+            check_close((*m)->name,
+                        solve(&q, AD_F64, (ode_options){ .method = *m, .steps = 1 }).loss, r, 1e-9);
+        }
+    }
+}
+END_TEST
+
 /* |lambda| is asked for again and again, of larger steps, and near the limit. */
 START_TEST(guard_asks)
 {
@@ -262,6 +292,7 @@ int main(void)
     tcase_add_loop_test(stiff, rounding_is_not_multiplied, 0, 3);
     tcase_add_test(stiff, rounding_of_stages);
     tcase_add_test(stiff, growth_of_modes);
+    tcase_add_test(stiff, growth_is_that_of_a_step);
     tcase_add_test(stiff, limits_of_rounding);
     tcase_add_test(stiff, stability_limits);
     tcase_add_test(stiff, guard_asks);
