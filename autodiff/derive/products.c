@@ -45,11 +45,17 @@ typedef struct {
 static const ad_node *node_of(ad_var x) { return ad_node_at(x.tape, x.node); }
 static tangent *tangent_at(walk *w, int32_t node) { return &w->of[node - w->act.begin]; }
 
+static bool has_label(const ad_factor *f, int label)
+{
+    for (int k = 0; k < node_of(f->x)->shape.rank; k++)
+        if (f->label[k] == label) return true;
+    return false;
+}
+
 static bool carried(const term *t, int label)
 {
     for (int i = 0; i < t->n; i++)
-        for (int k = 0; k < node_of(t->f[i].x)->shape.rank; k++)
-            if (t->f[i].label[k] == label) return true;
+        if (has_label(&t->f[i], label)) return true;
     return false;
 }
 
@@ -314,12 +320,51 @@ static void shift_axis(walk *w, term *t, int a, int64_t old_size, int64_t new_si
     t->f[t->n++] = (ad_factor){ ad_eye(w->tape, new_size, old_size, -shift), { fresh, old } };
 }
 
+/* x along axis a: its elements from shift on, or x from there on, with zeros around it. */
+static ad_var window(ad_var x, int a, int64_t size, int64_t shift, bool cuts)
+{
+    ad_shape s = ad_shape_of(x);
+    if (cuts) return ad_slice(x, a, shift, shift + size);
+    const ad_node *n = node_of(x);
+    if (n->op != AD_OP_eye || !ad_is_inner(x)) return ad_pad(x, a, shift, size - s.dim[a] - shift);
+    s.dim[a] = size;
+    return ad_eye(x.tape, s.dim[0], s.dim[1], n->attr[0] + (a ? shift : -shift));
+}
+
+/* Factor f, which is the same along an axis of the node, with that axis: the label, of size n. */
+static void stretch(ad_factor *f, int label, int64_t n)
+{
+    ad_shape s = ad_shape_of(f->x);
+    f->label[s.rank] = (int8_t)label;
+    s.dim[s.rank++] = 1;
+    f->x = ad_reshape(f->x, s);
+    s.dim[s.rank - 1] = n;
+    f->x = ad_broadcast(f->x, s);
+}
+
+/* shift_axis without an identity, which multiplies by 0 what is left out: factors may be infinite
+ * there. So around a piece that is put into zeros each factor over the node has zeros. */
+static void cut_axis(walk *w, term *t, ad_shape node, int a, int64_t size, int64_t shift, bool cuts)
+{
+    const int8_t label = t->axis[a];
+    for (int i = 0; i < t->n && !cuts; i++)
+        if (!has_label(&t->f[i], label) && node_of(t->f[i].x)->shape.rank < AD_MAX_RANK &&
+            ad_valid(over_node(t, &t->f[i], node)))
+            stretch(&t->f[i], label, node.dim[a]);
+    if (!carried(t, label))
+        t->f[t->n++] = (ad_factor){ ad_fill(w->tape, AD_SHAPE(node.dim[a]), 1), { label } };
+    for (int i = 0; i < t->n; i++)
+        for (int k = 0; k < ad_shape_of(t->f[i].x).rank; k++)
+            if (t->f[i].label[k] == label) t->f[i].x = window(t->f[i].x, k, size, shift, cuts);
+}
+
 static void through_windows(walk *w, int32_t node, const ad_node *n)
 {
     tangent *g = tangent_at(w, node);
     for (int i = 0; i < n->nin; i++) {
         if (!w->act.active[n->in[i]]) continue;
         const tangent *from = tangent_at(w, n->in[i]);
+        const bool wild = ad_live_wild(&w->live, n->in[i]), cuts = n->op == AD_OP_slice;
         ad_shape s = ad_node_at(w->tape, n->in[i])->shape;
         for (int k = 0; k < from->n; k++) {
             term *t = copy_term(w, g, &from->t[k]);
@@ -327,8 +372,8 @@ static void through_windows(walk *w, int32_t node, const ad_node *n)
             for (int a = 0; a < s.rank; a++) {
                 if (s.dim[a] == n->shape.dim[a]) continue;
                 int64_t start = n->attr[i * s.rank + a];
-                shift_axis(w, t, a, s.dim[a], n->shape.dim[a],
-                           n->op == AD_OP_slice ? -start : start);
+                if (wild) cut_axis(w, t, s, a, n->shape.dim[a], start, cuts);
+                else shift_axis(w, t, a, s.dim[a], n->shape.dim[a], cuts ? -start : start);
             }
         }
     }

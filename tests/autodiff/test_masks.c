@@ -262,6 +262,49 @@ START_TEST(contracted)
 }
 END_TEST
 
+/* Pieces of rows: a pole in a piece that a slice cuts off, or beside which another piece lies. x is
+ * one row [rows,2] of (0, 2); Jacobian and trace are those of unit tangents. */
+static ad_var piece(ad_var x, int i) { return ad_slice(x, 1, i, i + 1); }
+static ad_var pair(ad_var a, ad_var b) { return ad_concatenate(2, (ad_var[]){ a, b }, 1); }
+static ad_var w_cut(ad_var x) { return pair(piece(ad_log(x), 1), piece(x, 0)); }
+static ad_var w_cut_twice(ad_var x) { return ad_slice(pair(ad_sqrt(x), ad_scale(x, 3)), 1, 1, 3); }
+static ad_var w_cut_all(ad_var x) { return ad_slice(pair(ad_log(x), x), 1, 2, 4); }
+static ad_var w_flipped(ad_var x)
+{
+    return pair(piece(ad_flip(ad_log(x), 1), 0), piece(ad_flip(x, 1), 1));
+}
+static ad_var w_beside(ad_var x) { return ad_slice(pair(ad_log(piece(x, 0)), ad_sin(x)), 1, 1, 3); }
+static ad_var w_common(ad_var x)
+{
+    ad_var common =
+        ad_mul(ad_log(piece(x, 0)), ad_constant(x.tape, AD_SHAPE(2), (double[]){ 1, 3 }));
+    return ad_slice(pair(common, ad_square(x)), 1, 2, 4);
+}
+static ad_var (*const windows[])(ad_var) = { w_cut,     w_cut_twice, w_cut_all,
+                                             w_flipped, w_beside,    w_common };
+
+START_TEST(cut_off)
+{
+    double jacobian[4], column[2], trace;
+    tape = ad_tape_new(_i & 1 ? AD_F32 : AD_F64);
+    ad_var x = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, ((double[]){ 0, 2 })),
+           y = windows[_i / 2](x);
+    values(ad_jacobian(y, x), jacobian);
+    values(ad_jacobian_trace(y, x), &trace);
+    for (int j = 0; j < 2; j++) {
+        ad_var unit = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, ((double[]){ j == 0, j == 1 })),
+               dot;
+        ad_jvp(1, &x, &unit, 1, &y, &dot);
+        values(dot, column);
+        for (int i = 0; i < 2; i++)
+            ck_assert_msg(isfinite(column[i]) && fabs(jacobian[2 * i + j] - column[i]) < 1e-6,
+                          "element %d by %d: %g, not %g", i, j, jacobian[2 * i + j], column[i]);
+    }
+    ck_assert_msg(fabs(trace - jacobian[0] - jacobian[3]) < 1e-6, "trace %g", trace);
+    ad_tape_free(tape);
+}
+END_TEST
+
 /* A row that is masked leaves the gradient of weights alone; a zero that is none of the mask's is
  * not taken for one. */
 START_TEST(beside_the_mask)
@@ -327,6 +370,7 @@ int main(void)
     tcase_add_loop_test(tests, selected_by_size, 0, BY_SIZE);
     tcase_add_test(tests, largest);
     tcase_add_test(tests, contracted);
+    tcase_add_loop_test(tests, cut_off, 0, 2 * (int)(sizeof windows / sizeof *windows));
     tcase_add_test(tests, beside_the_mask);
     tcase_add_test(tests, out_of_reach);
     return suite_run();
