@@ -69,7 +69,8 @@ extern const ode_method ode_trbdf2, ode_kvaerno3, ode_kvaerno4, ode_kvaerno5;
  * eigenvalue of the Jacobian dF/dx), a part that decays fast changes its sign from step to step and
  * hardly decays. Where a result (at an output time) comes from a step that does so by a tenth of an
  * element's size, it is an error; but on its way a nonlinear problem may have been led astray
- * before. So it is for problems without fast decay: oscillations, waves.
+ * before: ode_stats.ringing counts those steps. So it is for problems without fast decay:
+ * oscillations, waves.
  */
 extern const ode_method ode_implicit_euler, ode_trapezoidal, ode_implicit_midpoint, ode_nystroem2;
 const ode_method *const *ode_methods(void);             /* all, NULL-terminated */
@@ -244,6 +245,11 @@ typedef struct {
     /* largest h |lambda| of the accepted steps, as far as they show it (lambda: the field's
      * steepest eigenvalue) */
     double stability;
+    /* accepted steps of a method that is not L-stable in which an element of the state alternates
+     * instead of decaying, by a tenth of its size or more; on the way to a result this is no error.
+     * A linear problem comes back from there; a nonlinear one may have been led astray, and where
+     * there are any, look at the result of an L-stable method */
+    int64_t ringing;
     int64_t evaluations; /* of the field, over the whole batch */
     /* looks for what the state does not show of its derivatives, in solves that have a gradient,
      * and the evaluations among the above that they took */

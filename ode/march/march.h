@@ -189,6 +189,7 @@ struct ode_march {
     /* of a tangent system: from [1] on, tangents of the output times */
     const double *clock[ODE_MAX_CLOCKS];
     int64_t steps, rejected, evaluations, counts[3];
+    int64_t ringing; /* accepted steps in which an element of the state alternates */
     /* The row whose implicit stages the latest attempt did not find, or -1, and why
      * (ode_newton_end). */
     int64_t failed_row;

@@ -208,6 +208,7 @@ static void fill_stats(const ode_forward *s, ode_stats *stats)
     stats->rejected = m->rejected;
     stats->stability_limited = m->guard.limited;
     stats->stability = m->guard.most;
+    stats->ringing = m->ringing;
     stats->probes = m->watch.on ? m->watch.probes : 0;
     stats->probe_evaluations = m->watch.on ? m->watch.evaluations : 0;
     stats->evaluations = m->evaluations;

@@ -99,12 +99,15 @@ START_TEST(smooth_parts_of_stiff_problems)
     for (int n = 1; n <= 64; n *= 4) {
         ad_tape *tape = ad_tape_new(_i & 1 ? AD_F32 : AD_F64);
         ad_var matrix = ad_constant(tape, AD_SHAPE(N, N), a);
-        ode_options o = { .method = ringing[_i / 2], .steps = n };
+        ode_stats stats = { 0 };
+        ode_options o = { .method = ringing[_i / 2], .steps = n, .stats = &stats };
         ad_var end = ode_solve_final(diffusion, NULL, rows_of(tape, 1, N, y0), 1, &matrix,
                                      ode_interval(tape, 0, 0.1), &o);
         ck_assert_msg(!ad_get(end, y), "%s", ad_tape_error(tape));
         for (int i = 0; i < N; i++)
             ck_assert_double_eq_tol(y[i], y0[i] * exp(0.1 * slowest), 0.05 / n / n + 1e-4);
+        ck_assert_int_eq(stats.ringing, 0);
+        ode_stats_clear(&stats);
         ad_tape_free(tape);
     }
 }
@@ -133,6 +136,45 @@ START_TEST(oscillations)
 }
 END_TEST
 
+/* Robertson 1966: concentrations, of which the second is small and fast. On their way the rules
+ * alternate; the trapezoidal rule then follows a solution of negative concentrations, on which it
+ * alternates no more. */
+static void robertson(ad_var t, int nstate, const ad_var *y, const ad_var *args, void *user,
+                      ad_var *dy)
+{
+    (void)t, (void)nstate, (void)args, (void)user;
+    ad_var slow = ad_sub(ad_scale(ad_mul(y[1], y[2]), 1e4), ad_scale(y[0], 0.04));
+    dy[2] = ad_scale(ad_square(y[1]), 3e7);
+    dy[0] = slow;
+    dy[1] = ad_neg(ad_add(slow, dy[2]));
+}
+
+START_TEST(led_astray)
+{
+    const double right = 0.0178659, one = 1, zero = 0;
+    int astray = 0;
+    for (int n = 10; n <= 10000; n *= 10) {
+        ad_tape *tape = ad_tape_new(_i & 1 ? AD_F32 : AD_F64);
+        ode_stats stats = { 0 };
+        ode_options o = { .method = ringing[_i / 2], .steps = n, .stats = &stats };
+        ad_var y0[3] = { rows_of(tape, 1, 1, &one), rows_of(tape, 1, 1, &zero),
+                         rows_of(tape, 1, 1, &zero) },
+               y[3];
+        double end;
+        ck_assert_int_eq(ode_solve_states_final(robertson, NULL, 3, y0, 0, NULL,
+                                                ode_interval(tape, 0, 1e5), &o, y),
+                         0);
+        bool wrong = !ad_get(y[0], &end) && fabs(end - right) > 0.1 * right;
+        ck_assert_msg(!wrong || stats.ringing > 0, "%d steps: %g", n, end);
+        ck_assert_int_le(stats.ringing, stats.steps);
+        astray += wrong;
+        ode_stats_clear(&stats);
+        ad_tape_free(tape);
+    }
+    ck_assert(astray || ringing[_i / 2] != &ode_trapezoidal);
+}
+END_TEST
+
 int main(void)
 {
     TCase *c = suite_case("ringing", "ringing");
@@ -140,5 +182,6 @@ int main(void)
     tcase_add_loop_test(c, replayed_steps, 0, 2);
     tcase_add_loop_test(c, smooth_parts_of_stiff_problems, 0, 4);
     tcase_add_loop_test(c, oscillations, 0, 2);
+    tcase_add_loop_test(c, led_astray, 0, 4);
     return suite_run();
 }
