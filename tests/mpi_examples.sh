@@ -1,7 +1,7 @@
 #!/bin/sh
 # The examples that train on rows, by two processes: what they tell is what one process with the same batches tells, up to what rounding makes
 # of some hundred updates; of stochastic solves, where each process has paths of its own, up to the noise of these.
-# usage: mpi_examples.sh DIRECTORY_OF_THE_PROGRAMS
+# usage: mpi_examples.sh DIRECTORY_OF_THE_PROGRAMS NAME
 set -eu
 examples=$(cd "$1" && pwd)
 dir=$(mktemp -d)
@@ -9,6 +9,7 @@ trap 'rm -rf "$dir"' EXIT
 cd "$dir"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
 export OMPI_MCA_btl_vader_single_copy_mechanism=none # containers forbid it
+export OMPI_MCA_mpi_yield_when_idle=1 # who waits leaves a processor to who works
 export OMPI_MCA_plm_rsh_agent=sh # nothing is started on other machines, where there is no ssh either
 
 # both PROGRAM ARGUMENTS...: by one process and by two.
@@ -29,35 +30,71 @@ same() {
             print "FAILED: \"" pattern "\": " x[1] " by one process, " x[2] " by two"; exit 1 } }' numbers
 }
 
-both cnf_2d --steps 10 --batch 64 --threads 1
-same 3 0.002 'the flow '
-both digits_odenet --quick --threads 1
-same 3 0.3 'ODE-Net'
-both mnist_odenet --quick --threads 1
-same 4 1.5 'ODE-Net '
-both neural_cde --quick
-same 3 8 '50 %'
-both latent_ode_mujoco --quick
-same 11 0.02 'latent ODE'
-both latent_ode --quick --threads 1
-same 5 0.005 'latent ODE  '
-both ode_rnn --quick --threads 1
-same 7 0.02 'mean square error in 0.001: ODE-RNN'
-both climate --quick
-same 3 0.002 'neural ODE'
-both hamiltonian --quick
-same 6 5e-4 'hamiltonian           353'
-both lagrangian --quick
-same 6 5e-4 'lagrangian            353'
-both ffjord --quick --threads 1
-same 2 0.02 'RNODE'
-same 2 0.02 'OT-Flow'
-both flow_matching --quick --threads 1
-same 4 0.02 'maximum likelihood'
-same 4 0.02 'transport matching'
-both diffusion_digits --quick --threads 1
-same 2 0.05 'bits'
-both ornstein_uhlenbeck --quick --threads 1
-same 4 0.01 '  sigma '
-both latent_sde --quick --threads 1
-same 4 2 'latent SDE, exact'
+case $2 in
+cnf_2d)
+    both cnf_2d --steps 10 --batch 64 --threads 1
+    same 3 0.002 'the flow '
+    ;;
+digits_odenet)
+    both digits_odenet --quick --threads 1
+    same 3 0.3 'ODE-Net'
+    ;;
+mnist_odenet)
+    both mnist_odenet --quick --threads 1
+    same 4 1.5 'ODE-Net '
+    ;;
+neural_cde)
+    both neural_cde --quick
+    same 3 8 '50 %'
+    ;;
+latent_ode_mujoco)
+    both latent_ode_mujoco --quick
+    same 11 0.02 'latent ODE'
+    ;;
+latent_ode)
+    both latent_ode --quick --threads 1
+    same 5 0.005 'latent ODE  '
+    ;;
+ode_rnn)
+    both ode_rnn --quick --threads 1
+    same 7 0.02 'mean square error in 0.001: ODE-RNN'
+    ;;
+climate)
+    both climate --quick
+    same 3 0.002 'neural ODE'
+    ;;
+hamiltonian)
+    both hamiltonian --quick
+    same 6 5e-4 'hamiltonian           353'
+    ;;
+lagrangian)
+    both lagrangian --quick
+    same 6 5e-4 'lagrangian            353'
+    ;;
+ffjord)
+    both ffjord --quick --threads 1
+    same 2 0.02 'RNODE'
+    same 2 0.02 'OT-Flow'
+    ;;
+flow_matching)
+    both flow_matching --quick --threads 1
+    same 4 0.02 'maximum likelihood'
+    same 4 0.02 'transport matching'
+    ;;
+diffusion_digits)
+    both diffusion_digits --quick --threads 1
+    same 2 0.05 'bits'
+    ;;
+ornstein_uhlenbeck)
+    both ornstein_uhlenbeck --quick --threads 1
+    same 4 0.01 '  sigma '
+    ;;
+latent_sde)
+    both latent_sde --quick --threads 1
+    same 4 2 'latent SDE, exact'
+    ;;
+*)
+    echo "FAILED: nothing is known of the example $2"
+    exit 1
+    ;;
+esac

@@ -1,7 +1,8 @@
 #!/bin/sh
-# package.sh PREFIX: the installation in PREFIX as its users meet it, found through pkg-config alone. Every installed header compiles by
-# itself as C and as C++, without warnings, with each compiler at hand; every function and object the headers declare is in the shared
-# library, and nothing but the public prefixes; a C and a C++ program link with the shared and with the static library, and run.
+# package.sh PREFIX: the installation in PREFIX, wherever that was moved, as its users meet it, found through pkg-config alone. Every
+# installed header compiles by itself as C and as C++, without warnings, with each compiler at hand; every function and object the headers
+# declare is in the shared library, and nothing but the public prefixes; a C and a C++ program link with the shared and with the static
+# library, and run.
 set -u
 prefix=$(cd "$1" && pwd) || exit 1
 work=$(mktemp -d) || exit 1
@@ -14,12 +15,12 @@ fail() {
 
 PKG_CONFIG_PATH=$(dirname "$(find "$prefix" -name costate.pc)")
 export PKG_CONFIG_PATH
-cflags=$(pkg-config --cflags costate) || exit 1
-shared=$(pkg-config --libs costate)
-static=$(pkg-config --static --libs costate)
-libdir=$(pkg-config --variable=libdir costate)
+cflags=$(pkg-config --define-prefix --cflags costate) || exit 1
+shared=$(pkg-config --define-prefix --libs costate)
+static=$(pkg-config --define-prefix --static --libs costate)
+libdir=$(pkg-config --define-prefix --variable=libdir costate)
 headers=$(cd "$prefix/include/costate" && find . -name '*.h' | sed 's,^\./,,')
-[ "$(pkg-config --modversion costate)" = 0.1.0 ] || fail "version of the pkg-config file"
+[ "$(pkg-config --define-prefix --modversion costate)" = 0.1.0 ] || fail "version of the pkg-config file"
 for header in costate.h autodiff/autodiff.h autodiff/typed.h autodiff/extension.h ode/ode.h ode/sde.h ode/diffusion.h nn/nn.h nn/activations.h nn/attention.h nn/convolution.h nn/data.h nn/dropout.h nn/files.h nn/fit.h nn/layers.h nn/losses.h nn/model.h nn/normalisation.h nn/optimizers.h nn/parallel.h nn/residual.h nn/train.h; do
     [ -f "$prefix/include/costate/$header" ] || fail "$header is not installed"
 done
