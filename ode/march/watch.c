@@ -106,7 +106,7 @@ int ode_watch_open(ode_march *m, const ode_march_units *units, double horizon, d
     ode_buffer_part list[WATCH_ARRAYS];
     if (!ode_buffers_need(list_arrays(w, m, m->rows, list), list))
         return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
-    w->on = true;
+    w->on = m->rtol < 1; /* else nobody asks for any accuracy */
     w->unit = units->tangent;
     w->field_unit = units->field_tangent;
     w->horizon = horizon;

@@ -28,13 +28,15 @@ static inline double state_weight(const ode_system *s, int j, int64_t i)
     return random_weight(((uint64_t)j << 32) + (uint64_t)(i % s->size[j]));
 }
 
-/* A disturbance of an element that is at most so large: of the size of its tolerance, and well
- * above rounding. */
+/* A disturbance of an element that is at most so large: of the size of its tolerance, well above
+ * rounding, and no large part of the state, whatever the tolerance. */
 static inline double scale_of(const ode_march *m, int64_t element, double largest)
 {
     double rounding = m->system->dtype == AD_F32 ? FLT_EPSILON : DBL_EPSILON;
-    return fmax(fmax(ode_tolerance(m, element, largest), m->watch.least),
-                3e4 * rounding * fmax(largest, 0.01 * m->watch.size));
+    double size = fmax(largest, m->watch.size),
+           tolerance = fmax(ode_tolerance(m, element, largest), m->watch.least);
+    if (size > 0) tolerance = fmin(tolerance, 0.1 * size);
+    return fmax(tolerance, 3e4 * rounding * fmax(largest, 0.01 * m->watch.size));
 }
 
 /* How far steps of size h strain a mode: above 1 they are beyond the limit of stability, with the
