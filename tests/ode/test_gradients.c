@@ -1,6 +1,7 @@
 /* Gradients of solves: against finite differences that replay the accepted steps, closed forms,
  * published numbers, and between adjoints. */
 #include "costate.h"
+#include "lotka.h"
 #include "tests/support.h"
 #include <math.h>
 #include <stdlib.h>
@@ -286,22 +287,11 @@ END_TEST
 
 /* ---- published numbers and closed forms ---- */
 
-static ad_var lotka(ad_var t, ad_var y, const ad_var *args, void *user)
-{
-    (void)t, (void)user;
-    ad_var p[4], u = ad_slice(y, 1, 0, 1), v = ad_slice(y, 1, 1, 2), uv = ad_mul(u, v);
-    for (int i = 0; i < 4; i++) p[i] = ad_slice(args[0], 0, i, i + 1);
-    return ad_concatenate(2,
-                          (ad_var[]){ ad_sub(ad_mul(p[0], u), ad_mul(p[1], uv)),
-                                      ad_sub(ad_mul(p[3], uv), ad_mul(p[2], v)) },
-                          1);
-}
-
 START_TEST(lotka_volterra)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
     ad_var u0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, (double[]){ 1, 1 }),
-           p = ad_param(tape, AD_SHAPE(4), (double[]){ 1.5, 1, 3, 1 });
+           p = ad_param(tape, AD_SHAPE(4), lotka_p);
     ode_options o = { .method = _i % 2 ? &ode_tsit5 : &ode_dopri8, .rtol = 1e-10, .atol = 1e-14 };
     if (_i / 2) o.adjoint = &ode_backsolve;
     ad_var u = ode_solve_final(lotka, NULL, u0, 1, &p, ode_interval(tape, 0, 10), &o),
