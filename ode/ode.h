@@ -259,6 +259,10 @@ typedef struct {
     int64_t backward_steps, backward_rejected, backward_evaluations, vjps;
     /* backsolve: largest |x recomputed - x stored| / (atol + rtol |x|) at output times; else 0 */
     double backward_drift;
+    /* discrete, adaptive steps, a field that does not read the time: how much a^T f, which should
+     * be constant, has changed on the way back, relative to its size, in the worst row (a: gradient
+     * by the state, f: field); else 0. options.costate_drift is the limit */
+    double costate_drift;
     size_t stored_bytes; /* kept from the forward solve for the gradient: states and activations */
     /* the accepted steps of the latest forward solve: owned by the caller's ode_stats
      * (ode_stats_clear) */
@@ -314,6 +318,9 @@ typedef struct {
      * gradients by parameters that nobody watches. Default: each quadrature's error is bounded as a
      * state's */
     bool adjoint_seminorm;
+    /* discrete: a gradient of adaptive steps is an error where ode_stats.costate_drift is larger,
+     * since it is wrong by about as much then; default 0.1. INFINITY: it is not looked at */
+    double costate_drift;
     /* Implicit methods: each element of a stage is found to this relative error; default: near
      * rounding (1e-13 f64, 1e-6 f32), so that the gradient, replayed steps and differences of them
      * agree. A looser one saves a fifth of the iterations or so, and shows in gradients as errors

@@ -184,6 +184,7 @@ static void write_stats(ode_stats *to, const ode_stats *from)
     to->backward_rejected = from->backward_rejected;
     to->backward_evaluations = from->backward_evaluations;
     to->backward_drift = from->backward_drift;
+    to->costate_drift = from->costate_drift;
     to->vjps = from->vjps;
 }
 

@@ -2,6 +2,7 @@
  * the VJP of each step's program, from the last step to the first. Times that the user gave stay
  * variables: the first and last boundary of an adaptive solve, all boundaries of a fixed one (they
  * are affine in the output times), and the times of interpolated outputs. */
+#include "ode/adjoints/conserved.h"
 #include "ode/adjoints/undo.h"
 #include "ode/trajectory/interpolant.h"
 #include "ode/trajectory/weights.h"
@@ -32,7 +33,8 @@ typedef struct {
     const ode_problem *problem;
     const ode_system *system;
     ode_trajectory *trajectory;
-    ode_undo undo;     /* of a plan that undoes steps */
+    ode_undo undo; /* of a plan that undoes steps */
+    ode_conserved conserved;
     bool interpolates; /* outputs lie inside steps */
     bool lands;        /* the last output is at the end of the last step */
     int64_t nrows, cells;
@@ -48,6 +50,7 @@ static void close_memory(void *memory)
     for (int i = 0; i < 4; i++) ode_runner_close(&b->step[i / 2][i % 2]);
     ode_runner_close(&b->begin);
     ode_undo_close(&b->undo);
+    ode_conserved_close(&b->conserved);
     ode_buffer *all[] = { &b->bar[0], &b->bar[1], &b->carry[0], &b->carry[1],
                           &b->k_bar,  &b->k,      &b->g,        &b->rows };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
@@ -194,26 +197,31 @@ static void move_output(backward *b, int j, const ode_boundary *a, const ode_bou
 
 /* ---- one step back ---- */
 
-/* The cotangents of outputs at the end of the step, and inside it: returns how many of the latter
- * there are, from b->output + 1 on. The first time of a solve is no output of a step; where a solve
- * is asked for its state there, it is one of the first step. */
+/* Whether the next output, going back, is at the end of the step or inside it. The first time of a
+ * solve is no output of a step; where a solve is asked for its state there, it is one of the first
+ * step. */
+static bool has_output(const backward *b, int64_t k, const ode_boundary *a, const ode_boundary *e)
+{
+    const ode_trajectory *tr = b->trajectory;
+    bool asked = b->run->plan->asked.n;
+    if ((!asked && b->problem->final_only) || b->output < !asked) return false;
+    if (asked && k == 0) return true;
+    double t = b->run->out.t[b->output];
+    if (!b->interpolates) return t == e->t;
+    bool rises = ode_trajectory_boundary(tr, tr->count)->t > ode_trajectory_boundary(tr, 0)->t;
+    return rises ? t > a->t : t < a->t;
+}
+
+/* The cotangents of those outputs: returns how many of them are inside the step, from b->output + 1
+ * on. */
 static int gather_outputs(backward *b, int64_t k, const ode_boundary *a, const ode_boundary *e)
 {
     const ode_problem *p = b->problem;
-    const double *t = b->run->out.t;
-    bool asked = b->run->plan->asked.n;
     int inside = 0;
-    double direction = ode_trajectory_boundary(b->trajectory, b->trajectory->count)->t >
-                               ode_trajectory_boundary(b->trajectory, 0)->t
-                           ? 1
-                           : -1;
     if (b->lands && k == b->trajectory->count - 1)
         ode_adjoint_add_output(b->run, b->run->out.n - 1, b->bar[0].data);
-    if (!asked && p->final_only) return 0;
-    for (; b->output >= !asked; b->output--) {
+    for (; has_output(b, k, a, e); b->output--) {
         int j = b->output;
-        bool first = asked && k == 0;
-        if (!first && (b->interpolates ? direction * (t[j] - a->t) <= 0 : t[j] != e->t)) break;
         if (!b->interpolates) {
             ode_adjoint_add_output(b->run, j, b->bar[0].data);
             continue;
@@ -267,6 +275,8 @@ static int step_back(backward *b, int64_t k)
     ode_boundary end = *ode_trajectory_boundary(b->trajectory, k + 1), *e = &end;
     int64_t cells = b->cells;
     if (b->run->plan->asked.n) end = ode_interpolant_end(s->dtype, a, e);
+    if (has_output(b, k, a, e) && ode_conserved_end(&b->conserved, k + 1, b->bar[0].data))
+        return -1;
     int inside = gather_outputs(b, k, a, e);
     if (b->run->searching) b->largest = largest_cotangent(b);
     ode_runner *r = choose(b, k, inside);
@@ -289,6 +299,7 @@ static int step_back(backward *b, int64_t k)
     if (inside) ode_add(s->dtype, cells, b->g.data, b->bar[0].data);
     for (int j = b->output + 1; b->run->plan->need_times && j <= b->output + inside; j++)
         move_output(b, j, a, e);
+    if (!inside && ode_conserved_pass(&b->conserved, k, b->bar[0].data)) return -1;
     if (!m->ncarry) return 0;
     ode_buffer_swap(b->carry);
     if (!a->restart) return 0;
@@ -358,6 +369,7 @@ static void account(const ode_adjoint_plan *d, ad_opaque_account *a)
     ode_buffer_part list[BACKWARD_ARRAYS];
     ode_account_buffers(a, list_arrays(&none, d, a->rows, p->dense || d->asked.n, list), list);
     if (own->undoes) ode_undo_account(d, &own->back, a);
+    ode_conserved_account(d, a);
 }
 
 /* In a search: whether the step to k has made something that is not finite. 0, or -1 with the error
@@ -396,6 +408,7 @@ static int walk_back(ode_adjoint_run *run)
     b->output = run->out.n - 1 - b->lands;
     if (!need_memory(b)) return ode_call_fail(call, "out of memory");
     if (b->plan->undoes && ode_undo_open(&b->undo, run, &b->plan->back)) return -1;
+    if (ode_conserved_open(&b->conserved, run)) return -1;
     memset(b->bar[0].data, 0, b->slot);
     int64_t last = b->trajectory->count - 1;
     if (asked && run->out.n && last >= 0)
@@ -404,6 +417,8 @@ static int walk_back(ode_adjoint_run *run)
     for (int64_t k = last; k >= 0; k--)
         if (step_back(b, k) || (run->searching && look(b, k))) return -1;
     if (b->plan->undoes && ode_undo_finish(&b->undo, run)) return -1;
+    if (ode_conserved_end(&b->conserved, 0, b->bar[0].data) || ode_conserved_finish(&b->conserved))
+        return -1;
     int start = asked ? b->output : 0; /* outputs at the first time, where no step was taken */
     for (int i = start; i >= 0; i--) ode_adjoint_add_output(run, i, b->bar[0].data);
     const ode_system *s = b->system;

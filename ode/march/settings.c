@@ -83,6 +83,18 @@ static bool resolve_tolerances(ode_settings *s, const ode_options *o, ad_tape *t
     return true;
 }
 
+/* Unlike sizes it may be infinite. */
+static bool resolve_drift(ode_settings *s, const ode_options *o, ad_tape *tape)
+{
+    s->costate_drift = o->costate_drift == 0 ? 0.1 : o->costate_drift;
+    if (s->costate_drift > 0) return true;
+    ad_fail(tape,
+            "%s: options.costate_drift is %g; it must be positive (INFINITY: gradients are not "
+            "looked at)",
+            s->caller, ode_shown(o->costate_drift));
+    return false;
+}
+
 static bool copy_atols(ode_settings *s, const ode_options *o, ad_tape *tape)
 {
     if (o->natol < 0 || (o->natol > 0) != (o->atol_each != NULL)) {
@@ -394,7 +406,8 @@ bool ode_settings_make(ode_settings *s, const ode_options *options, const sde_op
                          .on_step_user = o.on_step_user,
                          .stats = o.stats };
     s->newton.iterations = o.newton_iterations ? o.newton_iterations : 50;
-    bool ok = resolve_tolerances(s, &o, tape) && check(tape, caller, "step", o.step, 0, &s->step) &&
+    bool ok = resolve_tolerances(s, &o, tape) && resolve_drift(s, &o, tape) &&
+              check(tape, caller, "step", o.step, 0, &s->step) &&
               check(tape, caller, "first_step", o.first_step, 0, &s->first_step) &&
               check(tape, caller, "min_step", o.min_step, 0, &s->min_step) &&
               check(tape, caller, "max_step", o.max_step, 0, &s->max_step) &&

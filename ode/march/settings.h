@@ -55,6 +55,7 @@ typedef struct {
     const ode_steps *replay;
     double *jump; /* owned */
     int njump;
+    double costate_drift;
     bool rerecord, adaptive, seminorm, partial;
     /* Of stochastic equations. The path; its grid (owned), or NULL; the argument that has its
      * draws, or -1. */

@@ -240,7 +240,8 @@ START_TEST(nothing_to_keep)
     ad_var y = ode_solve_final(pendulum, NULL, y0, 1, &p, ode_interval(tape, 0, 1), &o);
     ad_grad(ad_sum_all(y), 1, &p, &g);
     ck_assert(isfinite(ad_item(g)));
-    ck_assert_int_eq(stats.backward_evaluations, stats.vjps);
+    /* Two more are looks at what the gradient conserves. */
+    ck_assert_int_eq(stats.backward_evaluations, stats.vjps + 2);
     ad_tape_free(tape);
     ode_stats_clear(&stats);
 }
