@@ -3,6 +3,7 @@
 #include "nn/train/train.h"
 
 enum { EXAMINED = 1000 }; /* rows of a batch that failed, at most */
+enum { REASON_SIZE = 800 };
 
 double nn_largest(const nn_theta *theta)
 {
@@ -52,36 +53,34 @@ static bool name_growth(const nn_trainer *t, char *text, size_t size)
     double theta = nn_largest(t->theta), least = fmax(t->start_size, 1);
     double first = t->report.first_loss, last = t->report.last_loss;
     bool grown = theta > 10 * least || last - first > 10 * fmax(fabs(first), 1);
-    if (t->step == 0) {
-        snprintf(text, size,
-                 "; this is before any update: it is the loss, the data or the initial theta");
-    } else if (grown) {
-        snprintf(text, size,
-                 "; the training has blown up: the loss went from %.3g to %.3g, the largest "
-                 "|theta| from %.3g to %.3g; try a smaller "
-                 "rate, or clip_norm",
-                 first, last, t->start_size, theta);
-    }
-    return grown;
+    if (t->step == 0 || !grown) return grown;
+    snprintf(text, size,
+             "the training has blown up: the loss went from %.3g to %.3g, the largest |theta| from "
+             "%.3g to %.3g; try a smaller rate, or clip_norm. What failed then: ",
+             first, last, t->start_size, theta);
+    return true;
 }
 
 int nn_step_failed(nn_trainer *t, const char *why)
 {
-    char reason[400], rows[120] = "", growth[240] = "", skipped[80] = "";
+    char reason[REASON_SIZE], rows[120] = "", growth[240] = "", skipped[80] = "";
     snprintf(reason, sizeof reason, "%s", why); /* running single rows overwrites the workspace's */
     if (!name_growth(t, growth, sizeof growth)) name_rows(t, rows, sizeof rows);
-    const char *advice = !growth[0] && !rows[0] ? "; try a smaller rate, or clip_norm" : "";
+    const char *advice =
+        t->step == 0 ? "; this is before any update: it is the loss, the data or the initial theta"
+        : !growth[0] && !rows[0] ? "; try a smaller rate, or clip_norm"
+                                 : "";
     if (t->report.skipped > 0)
         snprintf(skipped, sizeof skipped, "; %lld batches have been left out before",
                  (long long)t->report.skipped);
     return FAIL(t, "step %lld of %lld: %s%s%s%s%s; theta is as after step %lld",
-                (long long)t->step + 1, (long long)t->steps, reason, rows, growth, advice, skipped,
+                (long long)t->step + 1, (long long)t->steps, growth, reason, rows, advice, skipped,
                 (long long)t->step);
 }
 
 int nn_update_failed(nn_trainer *t)
 {
-    char reason[400];
+    char reason[REASON_SIZE];
     int64_t bad = nn_find_nonfinite(t->gradient->dtype, t->gradient->data, t->gradient->size);
     const nn_parameter *p = bad >= 0 ? nn_parameter_at(t->theta->model, bad) : NULL;
     const char *name = p ? p->name : "";
