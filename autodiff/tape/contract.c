@@ -35,7 +35,7 @@ typedef struct {
     int n;
     ad_factor f[AD_MAX_FACTORS];
     int64_t size[AD_MAX_LABELS]; /* AD_ROWS for the row label */
-    label_set out;
+    label_set out, rows; /* of the result; those of size AD_ROWS */
     double most; /* elements that parameters may be multiplied out to */
 } product;
 
@@ -65,8 +65,10 @@ static int axis_with(const ad_factor *f, int label)
 static double size_of(const product *p, label_set s)
 {
     double n = 1;
-    for (int l = 0; s; l++, s >>= 1)
-        if (s & 1) n *= p->size[l] == AD_ROWS ? NOMINAL_ROWS : (double)p->size[l];
+    for (; s; s &= s - 1) {
+        const int64_t size = p->size[__builtin_ctzll(s)];
+        n *= size == AD_ROWS ? NOMINAL_ROWS : (double)size;
+    }
     return n;
 }
 
@@ -77,14 +79,7 @@ static int count(label_set s)
     return n;
 }
 
-static int rows_among(const product *p, label_set s)
-{
-    int n = 0;
-    for (int l = 0; s; l++, s >>= 1) n += s & 1 && p->size[l] == AD_ROWS;
-    return n;
-}
-
-static bool has_rows(const product *p, label_set s) { return rows_among(p, s) > 0; }
+static bool has_rows(const product *p, label_set s) { return (s & p->rows) != 0; }
 
 static label_set elsewhere(const product *p, int except_a, int except_b)
 {
@@ -288,7 +283,7 @@ static ad_factor multiply_pair(const product *p, const ad_factor *a, const ad_fa
 /* Whether an intermediate result over these labels is an array: rows by rows is none. */
 static bool is_array(const product *p, label_set s)
 {
-    return count(s) <= AD_MAX_RANK && rows_among(p, s) <= 1;
+    return count(s) <= AD_MAX_RANK && count(s & p->rows) <= 1;
 }
 
 /* Elementwise products take as long as ELEMENTWISE multiplications of a matrix product; so do sums
@@ -306,6 +301,12 @@ static double pair_cost(const product *p, label_set a, label_set b, label_set ke
     if (!sums) return c * ELEMENTWISE;
     if (within) return c * ELEMENTWISE * (batch > 1 ? 3 : 1);
     return c + (batch > 1 ? c / BATCH_SURCHARGE : 0);
+}
+
+/* No product costs less of which an operand has these labels. */
+static double least_cost(const product *p, label_set a)
+{
+    return size_of(p, a) / (has_rows(p, a) ? 1 : ROWLESS_DISCOUNT);
 }
 
 /* What parameters are multiplied out to is read by products with the rows, block by block, and its
@@ -335,25 +336,30 @@ typedef struct {
     double cost[1 << EXHAUSTIVE];
     uint16_t split[1 << EXHAUSTIVE];
     label_set kept[1 << EXHAUSTIVE];
+    double least[1 << EXHAUSTIVE]; /* what each product that reads a set costs, or more */
 } order_table;
 
 static void plan_exhaustive(const product *p, order_table *t)
 {
     int all = (1 << p->n) - 1;
+    label_set labels[EXHAUSTIVE];
+    for (int i = 0; i < p->n; i++) labels[i] = labels_of(&p->f[i]);
     for (int set = 1; set <= all; set++) {
         label_set inside = 0, outside = p->out;
-        for (int i = 0; i < p->n; i++) *(set >> i & 1 ? &inside : &outside) |= labels_of(&p->f[i]);
+        for (int i = 0; i < p->n; i++) *(set >> i & 1 ? &inside : &outside) |= labels[i];
         t->kept[set] = inside & outside;
+        t->least[set] = least_cost(p, t->kept[set]);
         t->cost[set] = 0;
         t->split[set] = 0;
         if (!(set & (set - 1))) continue;
         t->cost[set] = -1; /* until a way is found */
         if (!is_array(p, t->kept[set])) continue;
-        for (int a = (set - 1) & set; a; a = (a - 1) & set) {
-            int b = set & ~a;
-            if (a < b || t->cost[a] < 0 || t->cost[b] < 0) continue;
+        for (int a = (set - 1) & set; a > (set ^ a); a = (a - 1) & set) {
+            int b = set ^ a;
+            if (t->cost[a] < 0 || t->cost[b] < 0) continue;
             double c = t->cost[a] + t->cost[b];
-            if (t->cost[set] >= 0 && c >= t->cost[set]) continue;
+            const double least = t->least[a] > t->least[b] ? t->least[a] : t->least[b];
+            if (t->cost[set] >= 0 && c + least >= t->cost[set]) continue;
             c += pair_cost(p, t->kept[a], t->kept[b], t->kept[set]) +
                  reading_cost(p, a, t->kept[a], b, t->kept[b]);
             if (t->cost[set] >= 0 && c >= t->cost[set]) continue;
@@ -459,6 +465,7 @@ static bool load_factors(product *p, int n, const ad_factor *factors)
             }
             seen |= (label_set)1 << l;
             p->size[l] = s.dim[k];
+            if (s.dim[k] == AD_ROWS) p->rows |= (label_set)1 << l;
         }
     }
     return true;
@@ -484,6 +491,7 @@ static bool split_diagonals(product *p)
                 }
                 used |= (label_set)1 << fresh;
                 p->size[fresh] = s.dim[a];
+                if (s.dim[a] == AD_ROWS) p->rows |= (label_set)1 << fresh;
                 p->f[p->n++] = (ad_factor){ ad_eye(p->tape, s.dim[a], s.dim[a], 0),
                                             { p->f[i].label[a], (int8_t)fresh } };
                 p->f[i].label[b] = (int8_t)fresh;
