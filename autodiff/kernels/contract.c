@@ -295,6 +295,7 @@ bool ad_prepare_contract(ad_kernel *k, int64_t max_rows)
     ad_contract_classify(k, shapes, &c);
     if (c.sum.n == 0) p->form = PRODUCT;
     else p->form = ad_contract_is_dot(p, &c) ? DOT : MATRIX;
+    if (p->form != DOT) p->head.terms = ad_contract_terms(&c);
     if (p->form == MATRIX) prepare_matrix(k, p, &c, max_rows);
     else ad_contract_result_nest(p, &c);
     if (k->divided) prepare_pieces(k, p);

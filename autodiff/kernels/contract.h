@@ -65,6 +65,9 @@ typedef struct {
 bool ad_contract_presum(const ad_kernel *k, ad_contraction_plan *p, int which, int64_t max_rows);
 /* Sorts the labels, of operands without those that are summed away and of the result. */
 void ad_contract_classify(const ad_kernel *k, const ad_shape shapes[3], ad_classes *c);
+/* What a row adds to an element of a sum over rows, one after the other; 0: rows are summed away
+ * before. */
+int64_t ad_contract_terms(const ad_classes *c);
 /* Whether it is a dot product; then its length is noted. */
 bool ad_contract_is_dot(ad_contraction_plan *p, const ad_classes *c);
 /* Of products and dot products: the loops over the result. */

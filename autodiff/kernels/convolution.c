@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { TILE_PLACES = 4 }; /* of a result, that a tile has */
 enum {
     FEW = 12,      /* channels of a group: with fewer, taps are packed */
     POSITIONS = 64 /* at least so many are packed at a time, if an image has them */
@@ -457,6 +458,9 @@ static bool prepare(ad_kernel *k)
     else p->form = p->cin < FEW || p->cout < FEW ? PACKED : BY_TAP;
     if (p->form == BY_TAP && prepare_tiles(p, k->dtype)) p->form = BY_TILE;
     if (p->form == PACKED) prepare_packed(p, k->dtype);
+    /* Of a tile's positions, sums are made of one number. */
+    p->head.terms = p->images * p->line.ny * p->column.ny;
+    if (p->form == BY_TILE) p->head.terms = (p->head.terms + TILE_PLACES - 1) / TILE_PLACES;
     return p->form != BY_TAP || prepare_taps(p, k->dtype);
 }
 

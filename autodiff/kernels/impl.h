@@ -38,6 +38,8 @@ typedef struct {
     void (*reduce)(bool max, bool accumulate, int64_t outer, int64_t n, int64_t inner,
                    const void *in, void *out);
     void (*combine)(bool max, int64_t n, const void *from, void *into);
+    /* into += from, lost += what rounding the sums loses, from = 0. */
+    void (*gather)(int64_t n, void *from, void *into, void *lost);
     void (*cumsum)(bool reverse, int64_t outer, int64_t n, int64_t inner, const void *in,
                    void *out);
     /* The number at p as an index into 0..n-1: clamped; 0 for NaN. */
@@ -121,6 +123,13 @@ typedef struct {
     const ad_loops *loops;
     size_t size;    /* of an element */
     int32_t others; /* kernels that have it as well: the last one frees it */
+    /* Where rows are reduced: what a row adds to an element, one after the other; 0: all rows are
+     * added at once. */
+    int64_t terms;
+    /* Of a sum in parts (parts.c): rows of a part, and what runs it; 0: there are none. */
+    int64_t part_rows;
+    void (*run_part)(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
+                     void *scratch);
     size_t (*scratch)(const ad_kernel *k, int64_t rows); /* NULL: none */
     void (*clear)(void *prepared);                       /* NULL: free is enough */
 } ad_prepared;
@@ -135,6 +144,11 @@ static inline int64_t ad_size_behind(ad_shape s, int axis)
     for (int i = axis + 1; i < s.rank; i++) n *= s.dim[i];
     return n;
 }
+
+/* Makes a prepared sum over rows one in parts, where so many rows need it. */
+void ad_kernel_part(ad_kernel *k, int64_t max_rows);
+/* Scratch memory for adding parts, before that of a part. */
+size_t ad_parts_bytes(const ad_kernel *k);
 
 /* Sets what ad_kernel_prepare fills, as if nothing were prepared yet. */
 void ad_kernel_begin(ad_kernel *k);

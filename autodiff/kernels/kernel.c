@@ -62,7 +62,10 @@ uint32_t ad_kernel_hash(const ad_kernel *k)
 size_t ad_kernel_scratch(const ad_kernel *k, int64_t rows)
 {
     const ad_prepared *p = k->prepared;
-    return p && p->scratch ? p->scratch(k, rows) : 0;
+    if (!p) return 0;
+    const bool parts = p->part_rows && rows > p->part_rows;
+    const size_t own = p->scratch ? p->scratch(k, parts ? p->part_rows : rows) : 0;
+    return parts ? own + ad_parts_bytes(k) : own;
 }
 
 void ad_kernel_identity(const ad_kernel *k, void *out, int64_t n)
@@ -75,4 +78,15 @@ void ad_kernel_combine(const ad_kernel *k, void *into, const void *from, int64_t
 {
     const ad_prepared *p = k->prepared;
     p->loops->combine(ad_has_trait(k->op, AD_MAXIMUM), n, from, into);
+}
+
+void ad_kernel_gather(const ad_kernel *k, void *into, void *lost, void *from, int64_t n)
+{
+    const ad_prepared *p = k->prepared;
+    if (!ad_has_trait(k->op, AD_MAXIMUM)) {
+        p->loops->gather(n, from, into, lost);
+        return;
+    }
+    p->loops->combine(true, n, from, into);
+    p->loops->fill(n, -INFINITY, from);
 }

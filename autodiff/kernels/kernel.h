@@ -54,10 +54,17 @@ void ad_kernel_run_pair(const ad_kernel *k, int64_t rows, const void *const *in,
                         void *second);
 /* Bytes of scratch, aligned to AD_ALIGN by the caller, that run needs for so many rows. */
 size_t ad_kernel_scratch(const ad_kernel *k, int64_t rows);
+/* How many numbers a run of a sum over so many rows adds to an element, one after the other. Sums
+ * of more than AD_CHAIN are made from parts, so that rounding does not grow with the rows. */
+enum { AD_CHAIN = 512 };
+int64_t ad_kernel_chain(const ad_kernel *k, int64_t rows);
 /* Fills n elements of out with the identity of the kernel's reduction (0, or -inf). Combines: into
  * += (max=) from. */
 void ad_kernel_identity(const ad_kernel *k, void *out, int64_t n);
 void ad_kernel_combine(const ad_kernel *k, void *into, const void *from, int64_t n);
+/* The same where more follows: `lost`, zeros at first, gathers what rounding loses, and is combined
+ * with `into` in the end. `from` has the identity then. */
+void ad_kernel_gather(const ad_kernel *k, void *into, void *lost, void *from, int64_t n);
 
 /* ---- pointwise kernels on contiguous arrays (pointwise_isa.c, built once per instruction set)
  * ---- */

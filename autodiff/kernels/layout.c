@@ -265,6 +265,7 @@ static bool prepare_take(ad_kernel *k)
     p->places = ad_row_size(k->in_shapes[1]);
     p->index_row = index_rows ? p->places : 0;
     p->item_row = ad_has_rows(item) ? p->places * p->inner : 0;
+    p->head.terms = p->places;
     k->run = take_run;
     return p->n > 0;
 }

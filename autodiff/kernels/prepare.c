@@ -32,7 +32,11 @@ bool ad_kernel_prepare(ad_kernel *k, int64_t max_rows)
 {
     ad_kernel_begin(k);
     if (!ad_kernel_exists(k->op, k->dtype, k->nin)) return false;
-    if (prepares[k->op](k, max_rows > 0 ? max_rows : 1)) return true;
+    if (max_rows < 1) max_rows = 1;
+    if (prepares[k->op](k, max_rows)) {
+        ad_kernel_part(k, max_rows);
+        return true;
+    }
     ad_kernel_clear(k);
     return false;
 }

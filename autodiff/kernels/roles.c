@@ -128,6 +128,13 @@ bool ad_contract_presum(const ad_kernel *k, ad_contraction_plan *p, int which, i
     return p->summed[which];
 }
 
+int64_t ad_contract_terms(const ad_classes *c)
+{
+    for (int i = 0; i < c->sum.n; i++)
+        if (c->sum.of[i].rows) return size_of(&c->sum);
+    return 0;
+}
+
 /* ---- products and dot products --------------------------------------------------------------- */
 
 bool ad_contract_is_dot(ad_contraction_plan *p, const ad_classes *c)

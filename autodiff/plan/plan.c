@@ -515,6 +515,20 @@ static void choose_stretch(ad_program *p)
     p->stretch_rows = rows > least ? rows / least * least : least;
 }
 
+/* As many blocks as add AD_CHAIN numbers to a sum, or few. */
+static void choose_group(ad_program *p)
+{
+    enum { MOST_BLOCKS = 32 };
+    p->group = MOST_BLOCKS;
+    for (int f = 0; f < p->nphase; f++)
+        for (int i = 0; i < p->phase[f].nreduction; i++) {
+            const ad_kernel *k = &p->step[p->phase[f].reduction[i]].kernel;
+            const int64_t blocks = AD_CHAIN / ad_kernel_chain(k, p->block_rows);
+            if (blocks < p->group) p->group = blocks;
+        }
+    if (p->group < 1) p->group = 1;
+}
+
 bool ad_plan(ad_program *p)
 {
     p->slot = ad_pool_alloc(&p->pool, ((size_t)p->ir.n + 1) * sizeof *p->slot);
@@ -537,6 +551,7 @@ bool ad_plan(ad_program *p)
     }
     choose_stretch(p);
     if (!prepare_kernels(p)) return false;
+    choose_group(p);
     find_sums(p);
     pair_steps(p);
     return list_outputs(p, seen);

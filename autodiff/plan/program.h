@@ -14,9 +14,6 @@
 #include "autodiff/native/native.h"
 #include <stdatomic.h>
 
-/* Blocks of a lane that are added up by themselves, where it has more: in single precision a sum of
- * very many blocks one after the other would lose digits. */
-enum { AD_GROUP = 64 };
 enum { AD_LANES = 8, AD_MIN_BLOCK_ROWS = 16, AD_MAX_BLOCK_ROWS = 128, AD_BLOCK_BYTES = 552 * 1024 };
 
 typedef enum {
@@ -186,6 +183,7 @@ struct ad_program {
     int32_t *opaque; /* opaque values, in the order of their states */
     int max_operands, max_results;
     int64_t block_rows;
+    int64_t group; /* blocks that a lane adds up one after the other (AD_CHAIN) */
     void *constants;
     int64_t constant_bytes, uniform_bytes, lane_bytes, block_bytes, chunk_bytes, repeat_bytes;
     int32_t nrepeat, nsum; /* nsum: roots in lanes */
@@ -238,8 +236,11 @@ static inline int64_t ad_block_count(const ad_program *p, int64_t rows)
 {
     return rows / p->block_rows + (rows % p->block_rows != 0);
 }
-/* Whether lanes have more blocks than a group: then each has a second array, AD_LANES further on,
- * for the group at hand. */
-static inline bool ad_has_groups(int64_t blocks) { return blocks > AD_LANES * AD_GROUP; }
+/* Whether lanes have more blocks than a group: then each has two more arrays, AD_LANES and twice
+ * AD_LANES further on, for the group at hand and for what rounding loses of the sum of groups. */
+static inline bool ad_has_groups(const ad_program *p, int64_t blocks)
+{
+    return blocks > AD_LANES * p->group;
+}
 
 #endif

@@ -194,16 +194,16 @@ static void enter_lane(const ad_workspace *w, const ad_phase *phase, ad_thread_m
     }
 }
 
-/* Adds the sums of a group of blocks to those of its lane. */
+/* Gathers the sums of a group of blocks in those of its lane. */
 static void end_group(const ad_workspace *w, const ad_phase *phase, int64_t lane)
 {
     const ad_program *p = w->program;
     for (int i = 0; i < phase->nreduction; i++) {
         const ad_step *s = &p->step[phase->reduction[i]];
         if (p->slot[s->value].root != s->value) continue;
-        char *sum = w->base[s->value] + lane * p->lane_bytes;
-        ad_kernel_combine(&s->kernel, sum, sum + AD_LANES * p->lane_bytes,
-                          ad_row_size(s->kernel.out));
+        const int64_t lanes = AD_LANES * p->lane_bytes;
+        char *sum = w->base[s->value] + lane * p->lane_bytes, *group = sum + lanes;
+        ad_kernel_gather(&s->kernel, sum, group + lanes, group, ad_row_size(s->kernel.out));
     }
 }
 
@@ -221,11 +221,12 @@ static void run_part(void *data, int thread, int64_t part)
     const bool groups = phase->nreduction && b->groups;
     if (t->entered != b->number) enter_body(b, t);
     enter_lane(w, phase, t, part, b->first == 0);
+    if (groups) {
+        enter_lane(w, phase, t, 2 * AD_LANES + part, b->first == 0);
+        enter_lane(w, phase, t, AD_LANES + part, b->first == 0);
+    }
     for (int64_t k = begin; k < end; k++) {
-        if (groups && (k - begin) % AD_GROUP == 0) {
-            if (k > begin) end_group(w, phase, part);
-            enter_lane(w, phase, t, AD_LANES + part, true);
-        }
+        if (groups && k > begin && (k - begin) % p->group == 0) end_group(w, phase, part);
         const int64_t within = k * p->block_rows, first = b->first + within,
                       left = b->rows - within, rows = left < p->block_rows ? left : p->block_rows;
         if (b->filled) b->filled->fill(b->filled->fill_context, first, rows);
@@ -239,7 +240,7 @@ typedef struct {
     ad_workspace *workspace;
     const ad_phase *phase;
     int64_t parts, shares;
-    bool waiting;
+    bool waiting, groups;
 } finish;
 
 /* Adds a share of the lanes' elements up in a fixed tree, a piece at a time that stays in a level 1
@@ -263,6 +264,9 @@ static void finish_share(void *data, int thread, int64_t share)
         for (int64_t bytes; from < to; from += bytes) {
             char *first = w->base[s->value] + from;
             bytes = to - from < PIECE_BYTES ? to - from : PIECE_BYTES;
+            for (int64_t lane = 0; lane < lanes && f->groups; lane++)
+                ad_kernel_combine(&s->kernel, first + lane * p->lane_bytes,
+                                  first + (2 * AD_LANES + lane) * p->lane_bytes, bytes / size);
             for (int64_t step = 1; step < lanes; step *= 2)
                 for (int64_t lane = 0; lane + step < lanes; lane += 2 * step)
                     ad_kernel_combine(&s->kernel, first + lane * p->lane_bytes,
@@ -274,7 +278,8 @@ static void finish_share(void *data, int thread, int64_t share)
 void ad_run_finish_sums(ad_workspace *w, const ad_phase *phase, int64_t rows, bool waiting)
 {
     const ad_program *p = w->program;
-    finish f = { w, phase, part_count(phase, ad_block_count(p, rows)), 1, waiting };
+    const int64_t blocks = ad_block_count(p, rows);
+    finish f = { w, phase, part_count(phase, blocks), 1, waiting, ad_has_groups(p, blocks) };
     int threads = ad_threads_in_team() ? 1 : w->nthread;
     double work = (double)p->lane_bytes * (double)f.parts;
     f.shares = ad_threads_worth(threads, work);
@@ -327,7 +332,7 @@ void ad_run_body(ad_workspace *w, const ad_phase *phase, int64_t rows, const ad_
                .filled = filled,
                .number = ++w->bodies,
                .list = ad_pieces_of(w, w->several, phase, AD_SECTION_BODY),
-               .groups = ad_has_groups(ad_block_count(p, rows)) };
+               .groups = ad_has_groups(p, ad_block_count(p, rows)) };
     for (; b.first < rows; b.first += stretch) {
         b.rows = rows - b.first < stretch ? rows - b.first : stretch;
         b.blocks = ad_block_count(p, b.rows);

@@ -26,9 +26,9 @@ int64_t ad_stretch_bytes(const ad_program *p, int64_t rows)
     return ad_size_mul(p->stretch_row_bytes, rows < p->stretch_rows ? rows : p->stretch_rows);
 }
 
-int ad_lane_count(int64_t blocks)
+int ad_lane_count(const ad_program *p, int64_t blocks)
 {
-    if (ad_has_groups(blocks)) return 2 * AD_LANES;
+    if (ad_has_groups(p, blocks)) return 3 * AD_LANES;
     return blocks < AD_LANES ? (int)blocks : AD_LANES;
 }
 
@@ -77,7 +77,7 @@ void ad_account_state(const ad_program *p, int k, int64_t rows, int threads, ad_
 static void count_threads(ad_account *a, const ad_program *p, int64_t rows, int threads)
 {
     const int64_t blocks = ad_block_count(p, rows), working = blocks < threads ? blocks : threads;
-    a->lanes = ad_size_mul(p->lane_bytes, ad_lane_count(blocks));
+    a->lanes = ad_size_mul(p->lane_bytes, ad_lane_count(p, blocks));
     a->threads = ad_size_mul(ad_thread_bytes(p), working);
     if (rows < 2) return;
     const int64_t frame = ad_frame_bytes(ad_program_pieces(p, true));
@@ -176,8 +176,8 @@ void ad_account_largest(const ad_account *a, const ad_program *p, int64_t rows, 
                      ", kept for gradients of weights", text, size);
         break;
     case LANES:
-        largest_root(p, AD_PLACE_LANES, ad_lane_count(blocks), ", a sum over rows in lanes", text,
-                     size);
+        largest_root(p, AD_PLACE_LANES, ad_lane_count(p, blocks), ", a sum over rows in lanes",
+                     text, size);
         break;
     case THREADS:
         snprintf(text, size, "memory for blocks of %lld rows on %lld threads, %lld bytes",

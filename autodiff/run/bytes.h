@@ -29,7 +29,7 @@ void ad_account_largest(const ad_account *account, const ad_program *program, in
 int64_t ad_whole_bytes(const ad_program *program, int threads);
 int64_t ad_complete_bytes(const ad_program *program, int64_t rows);
 int64_t ad_stretch_bytes(const ad_program *program, int64_t rows);
-int ad_lane_count(int64_t blocks);
+int ad_lane_count(const ad_program *program, int64_t blocks);
 int64_t ad_list_bytes(int64_t n); /* of so many pointers */
 int64_t ad_thread_bytes(const ad_program *program);
 int64_t ad_frame_bytes(const ad_pieces *several); /* of native code for several rows, a thread */

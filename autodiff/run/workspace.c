@@ -180,7 +180,7 @@ static int reserve_stretch(ad_workspace *w, int64_t rows)
 static int reserve_lanes(ad_workspace *w, int64_t rows)
 {
     const ad_program *p = w->program;
-    const int lanes = ad_lane_count(ad_block_count(p, rows)), old = w->nlane;
+    const int lanes = ad_lane_count(p, ad_block_count(p, rows)), old = w->nlane;
     if (lanes <= w->nlane || p->lane_bytes == 0) return 0;
     w->nlane = 0;
     if (renew(w, &w->lanes, p->lane_bytes * old, ad_size_mul(p->lane_bytes, lanes), rows))
@@ -348,7 +348,7 @@ static int reserve(ad_workspace *w, int64_t rows)
     if (!p->has_rows || rows <= w->reserved) return 0;
     w->reserved = 0;
     int64_t blocks = ad_block_count(p, rows), threads = blocks < w->threads ? blocks : w->threads;
-    int64_t lanes = ad_size_mul(p->lane_bytes, ad_lane_count(blocks));
+    int64_t lanes = ad_size_mul(p->lane_bytes, ad_lane_count(p, blocks));
     int64_t bytes = ad_size_add(ad_size_add(ad_complete_bytes(p, rows), ad_stretch_bytes(p, rows)),
                                 ad_size_add(lanes, ad_size_mul(ad_thread_bytes(p), threads)));
     /* The machine is asked only where memory has to grow: that takes longer than replaying a small
