@@ -207,9 +207,9 @@ typedef struct {
      * on them alone */
     bool same_parameters;
     /* of accumulated outputs, those that are sums over a batch of a few blocks may stay in the
-     * workspace, to be added up with those of further such runs. ad_run_deliver, or a run that has
-     * other rows or outputs or does not defer, adds them to the outputs, which must be there so
-     * long. */
+     * workspace, to be added up with those of further such runs. ad_run_deliver, a run that has
+     * other rows or outputs or does not defer, or one after which they are sums of many numbers,
+     * adds them to the outputs, which must be there so long. */
     bool defer;
     /* NULL, or writes rows first .. first + rows - 1 of inputs that are not there when the run
      * begins, where ad_program_fill_rows allows it. Each row is asked for once, at multiples of so

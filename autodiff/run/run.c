@@ -252,9 +252,9 @@ static void deliver(const ad_workspace *w, const ad_run_args *a)
 
 /* ---- sums over several runs ---- */
 
-void ad_run_deliver(ad_workspace *w)
+/* Adds the sums that wait to their outputs; they begin again with the next run. */
+static void add_waiting(ad_workspace *w)
 {
-    if (!w || !w->defers) return;
     const ad_program *p = w->program;
     for (int f = 0; f < p->nphase && w->waiting_rows; f++)
         if (p->phase[f].nreduction) ad_run_finish_sums(w, &p->phase[f], w->waiting_rows, true);
@@ -263,9 +263,24 @@ void ad_run_deliver(ad_workspace *w)
         if (w->waiting[o->root] && w->waiting_out[j])
             accumulate(p->ir.dtype, o->size, w->base[o->root] + o->offset, w->waiting_out[j]);
     }
-    memset(w->waiting, 0, (size_t)p->ir.n * sizeof *w->waiting);
     w->waiting_rows = 0;
+    w->waiting_terms = 0;
+}
+
+void ad_run_deliver(ad_workspace *w)
+{
+    if (!w || !w->defers) return;
+    add_waiting(w);
+    memset(w->waiting, 0, (size_t)w->program->ir.n * sizeof *w->waiting);
     w->defers = false;
+}
+
+/* After a run whose sums wait: a lane adds no more than AD_CHAIN numbers one after the other. */
+static void wait_for_more(ad_workspace *w, int64_t rows)
+{
+    w->waiting_rows = rows;
+    w->waiting_terms += rows < w->program->block_rows ? rows : w->program->block_rows;
+    if (w->waiting_terms >= AD_CHAIN) add_waiting(w);
 }
 
 /* Notes which sums of the run at hand are to wait, and delivers those that do where it is not of
@@ -329,7 +344,7 @@ static int run(ad_workspace *w, const ad_run_args *a)
         return -1;
     }
     if (elsewhere) deliver(w, a);
-    if (w->defers) w->waiting_rows = a->rows;
+    if (w->defers) wait_for_more(w, a->rows);
     w->parameters_done = true;
     return 0;
 }

@@ -50,7 +50,7 @@ struct ad_workspace {
     /* Sums that wait for further runs: whether there are such; by root, whether it is one; the rows
      * of those that have run (0: none has) and where the outputs go. */
     bool defers, *waiting;
-    int64_t waiting_rows;
+    int64_t waiting_rows, waiting_terms; /* terms: that a lane has added up, one after the other */
     void **waiting_out;
     const void **in;
     void **in_state, **out;

@@ -394,16 +394,18 @@ static void run_block(void *data, int thread, int64_t number)
                              .inputs = b->in,
                              .outputs = b->out,
                              .accumulate = b->accumulate,
+                             .defer = true,
                              .refine = call->refine,
                              .same_parameters = turn > 0 };
         if (ad_run_with(r->state->program, b->workspace, &args)) {
             note(&l, -1, k, ad_workspace_error(b->workspace));
-            return;
+            break;
         }
         const char *why = b->result ? NULL : ad_workspace_outside(b->workspace);
         if (why) note(&l, 1, k, why);
         deliver_outputs(&l, k);
     }
+    ad_run_deliver(b->workspace);
 }
 
 /* Adds the sums of the blocks, in their order. */

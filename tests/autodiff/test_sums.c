@@ -197,10 +197,48 @@ START_TEST(rounding_does_not_grow_with_the_rows)
 }
 END_TEST
 
+/* y_k = x_k W of one row, or of a few, whose cotangents are all b. */
+static void take_step(const ad_scan_step *at, void *user)
+{
+    (void)user;
+    at->output[0] = ad_matmul(at->input[0], at->arg[0]);
+    at->next[0] = at->carry[0];
+}
+
+START_TEST(rounding_does_not_grow_with_the_steps_of_a_scan)
+{
+    enum { STEPS = 100000, IN = 3, OUT = 2 };
+    const int64_t rows = _i ? 4 : 1;
+    double right[IN * OUT], of[IN * OUT];
+    for (int single = 0; single < 2; single++) {
+        problem p = { .tape = ad_tape_new(single ? AD_F32 : AD_F64), .rows = rows, .equal = true };
+        ad_var x = input(&p, AD_SHAPE(AD_ROWS, STEPS, IN)), w = input(&p, AD_SHAPE(IN, OUT)),
+               bar = input(&p, AD_SHAPE(AD_ROWS, STEPS, OUT)), h = input(&p, AD_SHAPE(AD_ROWS, 1)),
+               last, y;
+        ck_assert(!ad_scan(&(ad_recurrence){ .step = take_step,
+                                             .steps = STEPS,
+                                             .ncarry = 1,
+                                             .ninput = 1,
+                                             .narg = 1,
+                                             .noutput = 1,
+                                             .carry = &h,
+                                             .input = &x,
+                                             .arg = &w },
+                           &last, &y));
+        ck_assert(!ad_get(gradient(y, bar, w), single ? of : right));
+        end(&p);
+    }
+    for (int i = 0; i < IN * OUT; i++)
+        ck_assert_msg(fabs(of[i] - right[i]) <= 1.5e-5 * right[i], "%.9g, right %.9g (%.1e)", of[i],
+                      right[i], fabs(of[i] / right[i] - 1));
+}
+END_TEST
+
 int main(void)
 {
     TCase *tests = suite_case("sums", "rows");
     tcase_add_loop_test(tests, rounding_does_not_grow_with_the_rows, 0,
                         (int)(sizeof cases / sizeof *cases));
+    tcase_add_loop_test(tests, rounding_does_not_grow_with_the_steps_of_a_scan, 0, 2);
     return suite_run();
 }
