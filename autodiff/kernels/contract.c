@@ -211,11 +211,28 @@ static void prepare_pieces(ad_kernel *k, ad_contraction_plan *p)
             g->m = i ? m % lines : m < lines ? 0 : lines;
             g->n = j ? n % columns : n < columns ? 0 : columns;
             g->k = PIECE_ROWS;
+            p->part[i][j] = *g;
+            p->part[i][j].ldc = g->n;
             ad_gemm_prepare(g);
+            ad_gemm_prepare(&p->part[i][j]);
         }
     k->pieces = pieces_of(m, lines) * pieces_of(n, columns);
 }
 
+/* Adds rows from first to end. */
+static void add_rows(const ad_gemm *g, int64_t first, int64_t end, const char *a, const char *b,
+                     char *c, void *scratch)
+{
+    const size_t size = ad_dtype_size(g->dtype);
+    const int64_t a_step = g->a_transposed ? g->lda : 1;
+    for (int64_t r = first; r < end; r += PIECE_ROWS)
+        ad_gemm_run(g, end - r < PIECE_ROWS ? end - r : PIECE_ROWS, ad_at(a, r * a_step, size),
+                    ad_at(b, r * g->ldb, size), c, scratch);
+}
+
+static size_t part_bytes(void) { return (size_t)PIECE_LINES * PIECE_BYTES; }
+
+/* AD_CHAIN rows are a part, which begins with zeros: in place where the piece does. */
 static void run_piece(const ad_contraction_plan *p, int64_t piece, bool fresh, int64_t rows,
                       const void *const *in, void *out, void *scratch)
 {
@@ -223,17 +240,21 @@ static void run_piece(const ad_contraction_plan *p, int64_t piece, bool fresh, i
     const int64_t lines = PIECE_LINES, columns = piece_columns(p);
     const int64_t down = pieces_of(p->gemm.m, lines);
     const int64_t i = piece % down * lines, j = piece / down * columns;
-    const ad_gemm *g = &p->piece[p->gemm.m - i < lines][p->gemm.n - j < columns];
+    const int last[2] = { p->gemm.m - i < lines, p->gemm.n - j < columns };
+    const ad_gemm *g = &p->piece[last[0]][last[1]], *part = &p->part[last[0]][last[1]];
     const int64_t step = g->a_transposed ? 1 : g->lda;
     const char *a = ad_at(in[p->first], i * step, size), *b = ad_at(in[p->second], j, size);
     char *c = ad_at_out(out, i * g->ldc + j, size);
-    const int64_t count = rows * p->row_count;
-    const int64_t a_step = g->a_transposed ? g->lda : 1;
+    const int64_t count = rows * p->row_count, in_place = count < AD_CHAIN ? count : AD_CHAIN;
+    char *rest = (char *)scratch + part_bytes();
     for (int64_t l = 0; fresh && l < g->m; l++)
         p->head.loops->fill(g->n, 0, ad_at_out(c, l * g->ldc, size));
-    for (int64_t r = 0; r < count; r += PIECE_ROWS)
-        ad_gemm_run(g, count - r < PIECE_ROWS ? count - r : PIECE_ROWS, ad_at(a, r * a_step, size),
-                    ad_at(b, r * g->ldb, size), c, scratch);
+    if (fresh) add_rows(g, 0, in_place, a, b, c, rest);
+    for (int64_t r = fresh ? in_place : 0; r < count; r += AD_CHAIN) {
+        p->head.loops->fill(g->m * g->n, 0, scratch);
+        add_rows(part, r, count - r < AD_CHAIN ? count : r + AD_CHAIN, a, b, scratch, rest);
+        p->head.loops->move(true, g->m, g->n, scratch, g->n, 1, c, g->ldc, 1);
+    }
 }
 
 void ad_kernel_run_piece(const ad_kernel *k, int64_t piece, bool fresh, int64_t rows,
@@ -267,7 +288,7 @@ static size_t contract_scratch(const ad_kernel *k, int64_t rows)
         matrix += last > each ? last : each;
     }
     for (int i = 0; k->divided && i < 4; i++) {
-        const size_t piece = ad_gemm_scratch(&p->piece[i / 2][i % 2]);
+        const size_t piece = part_bytes() + ad_gemm_scratch(&p->piece[i / 2][i % 2]);
         if (piece > matrix) matrix = piece;
     }
     return sums + (own > matrix ? own : matrix);

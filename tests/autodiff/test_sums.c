@@ -58,6 +58,7 @@ static ad_var weight(problem *p, int64_t in, int64_t out)
 
 static ad_var small_weight(problem *p) { return weight(p, 8, 8); }
 static ad_var middle_weight(problem *p) { return weight(p, 64, 64); }
+static ad_var large_weight(problem *p) { return weight(p, 256, 264); }
 static ad_var column(problem *p) { return weight(p, 64, 1); }
 
 /* Each row has many places of its own. */
@@ -114,6 +115,7 @@ static const struct {
 } cases[] = {
     { "gradient of a small weight", small_weight, 1000000 },
     { "gradient of a weight", middle_weight, 100000 },
+    { "gradient of a large weight", large_weight, 20000 },
     { "gradient of a column", column, 100000 },
     { "gradient of a weight that each row uses many times", weight_of_places, 20000 },
     { "gradient of weights side by side", weights_side_by_side, 100000 },
