@@ -458,9 +458,10 @@ static bool prepare(ad_kernel *k)
     else p->form = p->cin < FEW || p->cout < FEW ? PACKED : BY_TAP;
     if (p->form == BY_TAP && prepare_tiles(p, k->dtype)) p->form = BY_TILE;
     if (p->form == PACKED) prepare_packed(p, k->dtype);
-    /* Of a tile's positions, sums are made of one number. */
-    p->head.terms = p->images * p->line.ny * p->column.ny;
-    if (p->form == BY_TILE) p->head.terms = (p->head.terms + TILE_PLACES - 1) / TILE_PLACES;
+    /* Of a tile's positions, sums are made of one number; each part of such a sum is transformed
+     * back, so that parts are longer. */
+    const int64_t longer = 8, terms = p->images * p->line.ny * p->column.ny;
+    p->head.terms = p->form == BY_TILE ? terms / (longer * TILE_PLACES) + 1 : terms;
     return p->form != BY_TAP || prepare_taps(p, k->dtype);
 }
 
