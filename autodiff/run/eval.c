@@ -41,17 +41,19 @@ static int64_t bytes_left(const ad_tape *t)
     return left > 1 ? left : 1;
 }
 
-/* Whether the limit allows so many bytes more for what a node computes. */
+/* Whether the limit allows so many bytes more for what a node computes; what: NULL, its shape. */
 static bool is_within_limit(ad_tape *t, const ad_node *n, int64_t bytes, const char *what)
 {
     if (!ad_tape_memory(t) || (bytes >= 0 && bytes <= ad_tape_memory(t) - ad_tape_computed(t)))
         return true;
+    char shape[160];
+    if (!what) ad_format_shape(n->shape, shape, sizeof shape);
     ad_fail(t,
             "ad_value: out of memory: %s needs %lld bytes for %s, computed values hold %lld, and "
             "the limit is %lld; take fewer rows, compile what is computed (ad_compile: a program "
             "holds few values at a time), or set a larger limit (ad_tape_set_memory, "
             "COSTATE_MEMORY)",
-            name_of(n).text, (long long)bytes, what, (long long)ad_tape_computed(t),
+            name_of(n).text, (long long)bytes, what ? what : shape, (long long)ad_tape_computed(t),
             (long long)ad_tape_memory(t));
     return false;
 }
@@ -70,9 +72,7 @@ static bool allocate(ad_tape *t, ad_node *n)
     int64_t count = ad_count(n->shape, ad_tape_rows(t));
     size_t bytes = ((size_t)count * ad_dtype_size(ad_tape_dtype(t)) + 63) & ~(size_t)63;
     if (bytes == 0) bytes = 64;
-    char shape[160];
-    ad_format_shape(n->shape, shape, sizeof shape);
-    if (!is_within_limit(t, n, (int64_t)bytes, shape)) return false;
+    if (!is_within_limit(t, n, (int64_t)bytes, NULL)) return false;
     void *value = aligned_alloc(64, bytes);
     if (!value) return fail_memory(t, n, bytes);
     ad_tape_hold_value(t, n, value, (int64_t)bytes);

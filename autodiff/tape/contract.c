@@ -35,8 +35,8 @@ typedef struct {
     int n;
     ad_factor f[AD_MAX_FACTORS];
     int64_t size[AD_MAX_LABELS]; /* AD_ROWS for the row label */
-    label_set out, rows; /* of the result; those of size AD_ROWS */
-    double most; /* elements that parameters may be multiplied out to */
+    label_set out, rows;         /* of the result; those of size AD_ROWS */
+    double most;                 /* elements that parameters may be multiplied out to */
 } product;
 
 static const ad_node *node_of(ad_var x) { return ad_node_at(x.tape, x.node); }
