@@ -1,8 +1,10 @@
 #!/bin/sh
 # Every example runs, and its numbers are right: the exact ones where there are such, else what must hold of them.
-# usage: examples.sh DIRECTORY_OF_THE_PROGRAMS NAME; of a study, or pages: all programs that show one thing each.
+# usage: examples.sh DIRECTORY_OF_THE_PROGRAMS NAME [KEPT]; of a study, or pages: all programs that show one thing each. KEPT: a new file for what
+# the first program tells.
 set -eu
 examples=$(cd "$1" && pwd)
+kept=${3:-}
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 cd "$dir"
@@ -13,6 +15,7 @@ shows() {
     shift
     "$examples/$program" "$@" >output
     cat output
+    if [ -n "$kept" ]; then cp output "$kept" && kept=; fi
 }
 # near FIELD_OF_LAST_MATCH TOLERANCE WANTED PATTERN: the number in this field of the last line with the pattern.
 near() {
