@@ -133,27 +133,30 @@ static void move(const ode_conserved *c, int64_t k, const void *y, int side)
         }
 }
 
-/* Raises R_CHANGE to how much a^T f at boundary k, which is `at`, changes beside the state. */
-static int look_beside(const ode_conserved *c, int64_t k, const void *bar, const double *at)
+/* Raises R_CHANGE to how much a^T f at boundary k, which is `at`, changes beside the state; where
+ * the field cannot be evaluated there, anything is possible. */
+static void look_beside(const ode_conserved *c, int64_t k, const void *bar, const double *at)
 {
     const void *y = ode_trajectory_state(&c->run->forward->trajectory, k);
+    const ode_status status = c->march->status;
     double *beside = numbers(c, R_BESIDE), *change = numbers(c, R_CHANGE);
     for (int side = -1; side <= 1; side += 2) {
         move(c, k, y, side);
-        if (evaluate(c, k, c->moved.data, bar, beside, false)) return -1;
+        const bool there = !evaluate(c, k, c->moved.data, bar, beside, false);
         for (int64_t r = 0; r < c->march->rows; r++) {
-            double by = fabs(beside[r] - at[r]);
+            double by = there ? fabs(beside[r] - at[r]) : INFINITY;
             if (!(by <= change[r])) change[r] = by;
         }
     }
-    return 0;
+    c->march->status = status;
 }
 
 int ode_conserved_pass(ode_conserved *c, int64_t k, const void *bar)
 {
     if (!c->run || c->open || k < FEWEST_STEPS) return 0;
     ode_trajectory *tr = &c->run->forward->trajectory;
-    if (++c->settled < SETTLING_STEPS + tr->count / c->run->out.n / SETTLING_PART) return 0;
+    const int64_t between = tr->count / (c->run->out.n > 0 ? c->run->out.n : 1);
+    if (++c->settled < SETTLING_STEPS + between / SETTLING_PART) return 0;
     c->open = true;
     c->later = k;
     memset(numbers(c, R_CHANGE), 0, (size_t)c->march->rows * sizeof(double));
@@ -176,9 +179,10 @@ int ode_conserved_end(ode_conserved *c, int64_t k, const void *bar)
     bool suspicious = false;
     for (int64_t r = 0; r < c->march->rows; r++)
         suspicious = suspicious || fabs(here[r] - later[r]) > share * size[r];
-    if (suspicious &&
-        (look_beside(c, c->later, c->bar.data, later) || look_beside(c, k, bar, here)))
-        return -1;
+    if (suspicious) {
+        look_beside(c, c->later, c->bar.data, later);
+        look_beside(c, k, bar, here);
+    }
     for (int64_t r = 0; r < c->march->rows; r++) {
         double by = here[r] - later[r];
         if (fabs(by) > share * size[r] && !(fabs(by) > above_error * change[r])) continue;

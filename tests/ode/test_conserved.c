@@ -214,6 +214,52 @@ START_TEST(names_the_row)
 }
 END_TEST
 
+/* Decays to less than the tolerance; a disturbed state is negative, and has no logarithm. */
+static ad_var gompertz(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)t, (void)user;
+    return ad_mul(y, ad_sub(ad_scale(ad_log(y), 0.01), args[0]));
+}
+
+START_TEST(fields_may_end_beside_the_solution)
+{
+    const problem q = { "gompertz", gompertz, 1, { 0.5 }, 3, 10 };
+    for (int i = 0; i < METHODS; i++) {
+        if (i > 0 && i < IMPLICIT) continue; /* Newton's iterations are negative, too */
+        double bar[MOST];
+        ode_options o = { .method = methods[i], .costate_drift = 1e-15 };
+        const char *error = gradient(&q, ALL, &o, AD_F64, 2, bar);
+        ck_assert_msg(!error, "%s: %s", ode_method_name(methods[i]), error);
+    }
+}
+END_TEST
+
+static bool stop_early(const ode_accepted_step *step, void *user)
+{
+    (void)user;
+    return step->t < 5;
+}
+
+/* A solve that ended before all that it is asked for has the gradient 0. */
+START_TEST(nothing_was_reached)
+{
+    const double y0[] = { 2, 0 }, mu = 1, asked[] = { 18, 19 };
+    double bar;
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var y = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, y0),
+           p = ad_param(tape, AD_SHAPE(1, 1), &mu);
+    ode_options o = { .partial = true, .on_step = stop_early };
+    ode_dense dense;
+    ck_assert(!ode_solve_dense(&dense, van_der_pol, NULL, y, 1, &p, ode_interval(tape, 0, 20), &o));
+    ad_var at = ode_dense_at(&dense, ad_constant(tape, AD_SHAPE(2), asked)), by;
+    ad_var none = ad_constant(tape, AD_SHAPE(1, 2, 1), (double[]){ 0, 0 });
+    ad_grad(ad_sum_all(ad_select(none, at, ad_zeros_like(at))), 1, &p, &by);
+    ck_assert_msg(!ad_get(by, &bar), "%s", ad_tape_error(tape));
+    ck_assert_double_eq(bar, 0);
+    ad_tape_free(tape);
+}
+END_TEST
+
 START_TEST(limits_are_checked)
 {
     static const double limits[] = { -1, NAN };
@@ -233,6 +279,8 @@ int main(void)
     tcase_add_test(tests, drifts_add_up);
     tcase_add_loop_test(tests, others_are_not, 0, 2 * METHODS);
     tcase_add_test(tests, names_the_row);
+    tcase_add_test(tests, fields_may_end_beside_the_solution);
+    tcase_add_test(tests, nothing_was_reached);
     tcase_add_test(tests, limits_are_checked);
     return suite_run();
 }
