@@ -55,7 +55,7 @@ int ode_conserved_open(ode_conserved *c, ode_adjoint_run *run)
     const int64_t nrows = run->call->rows;
     ode_march *m = &run->forward->march;
     c->run = NULL;
-    if (run->searching || run->call->refine || !applies(p)) return 0;
+    if (run->searching || run->call->refine || !applies(p) || !run->out.n) return 0;
     ode_buffer_part list[CONSERVED_ARRAYS];
     if (!ode_buffers_need(list_arrays(c, p->system, nrows, list), list))
         return ode_call_fail(run->call, "out of memory");
@@ -87,8 +87,8 @@ static double rounding(const ode_march *m)
 
 /* a^T f at state y, by row, into sum. Its size is that of its parts at the first end and the last,
  * as a is large where a solution is unstable; in between they can be large for a moment and cancel,
- * and its own counts. If it counts, it raises R_SIZE, and R_CHANGE to what rounding
- * in the largest element of a can come to, or underflow. */
+ * and its own counts. If it counts, it raises R_SIZE, and R_CHANGE to what rounding in the largest
+ * element of a can come to, or underflow. */
 static int evaluate(const ode_conserved *c, int64_t k, const void *y, const void *bar, double *sum,
                     bool counts)
 {
@@ -155,8 +155,7 @@ int ode_conserved_pass(ode_conserved *c, int64_t k, const void *bar)
 {
     if (!c->run || c->open || k < FEWEST_STEPS) return 0;
     ode_trajectory *tr = &c->run->forward->trajectory;
-    const int64_t between = tr->count / (c->run->out.n > 0 ? c->run->out.n : 1);
-    if (++c->settled < SETTLING_STEPS + between / SETTLING_PART) return 0;
+    if (++c->settled < SETTLING_STEPS + tr->count / c->run->out.n / SETTLING_PART) return 0;
     c->open = true;
     c->later = k;
     memset(numbers(c, R_CHANGE), 0, (size_t)c->march->rows * sizeof(double));
