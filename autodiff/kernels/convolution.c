@@ -241,7 +241,7 @@ static void conv_run(const ad_kernel *k, int64_t rows, const void *const *in, vo
     array[ad_face_operand(k->op, 0)] = (char *)(uintptr_t)in[0];
     array[ad_face_operand(k->op, 1)] = (char *)(uintptr_t)in[1];
     array[p->face] = out;
-    int64_t images = p->images * (p->rows ? rows : 1);
+    int64_t images = p->rows ? p->images * rows : p->head.part_rows ? rows : p->images;
     if (p->form == BY_TILE) {
         ad_winograd_run(&p->tiles, images, k->reduces_rows, array[AD_FACE_X], array[AD_FACE_W],
                         array[AD_FACE_Y], scratch);
@@ -460,7 +460,9 @@ static bool prepare(ad_kernel *k)
     if (p->form == PACKED) prepare_packed(p, k->dtype);
     /* Of a tile's positions, sums are made of one number; each part of such a sum is transformed
      * back, so that parts are longer. */
-    const int64_t longer = 8, terms = p->images * p->line.ny * p->column.ny;
+    if (p->face == AD_FACE_W && !p->rows) p->head.units = p->images;
+    const int64_t longer = 8, images = p->head.units ? 1 : p->images,
+                  terms = images * p->line.ny * p->column.ny;
     p->head.terms = p->form == BY_TILE ? terms / (longer * TILE_PLACES) + 1 : terms;
     return p->form != BY_TAP || prepare_taps(p, k->dtype);
 }

@@ -26,6 +26,8 @@
 enum { TILE = 128, MEDIUM = 16, SMALL = 4 };
 /* Of rows that are summed, no row of the result depends on how many are taken at a time. */
 enum { SUM_TILE = 256 };
+/* A fixed product that adds more than LONG numbers adds them in parts of AD_CHAIN. */
+enum { LONG = 8 * AD_CHAIN };
 enum {
     LARGE = 1 << 22
 }; /* multiplications; larger products go to BLAS, and its threads, when they are alone */
@@ -325,12 +327,30 @@ static void prepare_sum(ad_gemm *g)
     if (!g->padded) g->ntile = 0;
 }
 
+/* A part is dense and begins with zeros. */
+static ad_gemm part_of(const ad_gemm *g)
+{
+    ad_gemm part = *g;
+    part.ldc = g->n;
+    part.accumulate = true;
+    return part;
+}
+
+static void prepare_parts(ad_gemm *g)
+{
+    ad_gemm part = part_of(g);
+    prepare_sum(&part);
+    memcpy(g->tile, part.tile, sizeof g->tile);
+    g->ntile = part.ntile;
+    g->padded = part.padded;
+}
+
 void ad_gemm_prepare(ad_gemm *g)
 {
     g->loops = ad_loops_of(g->dtype);
     g->ntile = 0;
     g->padded = NULL;
-    g->blas = false;
+    g->blas = g->parts = false;
     g->narrow = NULL;
     if (g->m < 1 || g->n < 1 || g->k < 1) return;
     if (g->vary == AD_GEMM_VARY_M && !g->a_transposed)
@@ -340,6 +360,11 @@ void ad_gemm_prepare(ad_gemm *g)
         bool large = (double)g->m * (double)g->n * (double)g->k >= LARGE;
         g->blas = large && g->alone && g->m < INT32_MAX && g->n < INT32_MAX && g->k < INT32_MAX;
         if (g->blas) return;
+        g->parts = g->k > LONG;
+        if (g->parts) {
+            prepare_parts(g);
+            return;
+        }
         ad_gemm_jit run = large ? NULL : generate(g, g->m, g->k, g->lda, g->ldb, g->ldc);
         if (large) prepare_rows(g);
         else if (run) add_tile(g, 0, run);
@@ -352,15 +377,21 @@ void ad_gemm_prepare(ad_gemm *g)
 
 /* ---- running --------------------------------------------------------------------------------- */
 
+static size_t result_bytes(const ad_gemm *g)
+{
+    return ad_round_up((size_t)(g->m * g->n) * element(g));
+}
+
 size_t ad_gemm_scratch(const ad_gemm *g)
 {
     size_t size = element(g);
     if (g->narrow)
         return ad_round_up((size_t)(AD_NARROW_COLUMNS * (g->k + AD_NARROW_WIDTH)) * size);
-    if (!g->padded) return 0;
-    size_t a = (size_t)(SMALL * (g->vary == AD_GEMM_VARY_K ? g->m : g->k)),
+    const size_t parts = g->parts ? 3 * result_bytes(g) : 0;
+    if (!g->padded) return parts;
+    size_t a = (size_t)(SMALL * (g->vary == AD_GEMM_VARY_K || g->parts ? g->m : g->k)),
            bc = (size_t)(SMALL * g->n);
-    return ad_round_up(a * size) + ad_round_up(bc * size);
+    return parts + ad_round_up(a * size) + ad_round_up(bc * size);
 }
 
 /* Copies rows x columns with leading dimensions to dense zero-padded [to_rows, to_columns]. */
@@ -406,6 +437,27 @@ static void run_sum(const ad_gemm *g, int64_t k, const void *a, const void *b, v
     g->padded(pb, pa, c);
 }
 
+static void run_parts(const ad_gemm *g, const void *a, const void *b, void *c, void *scratch)
+{
+    const ad_gemm of_part = part_of(g);
+    const int64_t count = g->m * g->n, step = g->a_transposed ? g->lda : 1;
+    const size_t size = element(g);
+    char *sum = scratch, *lost = sum + result_bytes(g), *part = lost + result_bytes(g);
+    char *rest = part + result_bytes(g);
+    g->loops->fill(count, 0, sum);
+    g->loops->fill(count, 0, lost);
+    g->loops->fill(count, 0, part);
+    for (int64_t l = 0; l < g->k; l += AD_CHAIN) {
+        const int64_t k = g->k - l < AD_CHAIN ? g->k - l : AD_CHAIN;
+        const void *from = ad_at(a, l * step, size), *times = ad_at(b, l * g->ldb, size);
+        if (g->ntile) run_sum(&of_part, k, from, times, part, rest);
+        else plain(&of_part, g->m, k, from, times, part);
+        g->loops->gather(count, part, sum, lost);
+    }
+    g->loops->combine(false, count, lost, sum);
+    g->loops->move(g->accumulate, g->m, g->n, sum, g->n, 1, c, g->ldc, 1);
+}
+
 static void run_blas(const ad_gemm *g, const void *a, const void *b, void *c)
 {
     enum CBLAS_TRANSPOSE ta = g->a_transposed ? CblasTrans : CblasNoTrans;
@@ -427,6 +479,7 @@ void ad_gemm_run(const ad_gemm *g, int64_t count, const void *a, const void *b, 
     if (m < 1 || g->n < 1) return;
     if (g->narrow) g->narrow(g->accumulate, m, g->n, k, a, g->lda, b, g->ldb, c, g->ldc, scratch);
     else if (g->blas) run_blas(g, a, b, c);
+    else if (g->parts) run_parts(g, a, b, c, scratch);
     else if (g->ntile == 0) plain(g, m, k, a, b, c);
     else if (g->vary == AD_GEMM_VARY_K) run_sum(g, k, a, b, c, scratch);
     else if (g->padded) run_rows(g, m, a, b, c, scratch);

@@ -29,6 +29,7 @@ typedef struct {
     ad_gemm_jit padded;    /* the smallest tile, on operands that were copied to scratch */
     ad_narrow narrow;      /* NULL: not narrow */
     bool blas;
+    bool parts; /* K is long: its products are added in parts, tiles are of a part */
 } ad_gemm;
 
 /* Whether code is generated here: where not, large products that are alone are left to BLAS. */

@@ -38,6 +38,8 @@ typedef struct {
     void (*reduce)(bool max, bool accumulate, int64_t outer, int64_t n, int64_t inner,
                    const void *in, void *out);
     void (*combine)(bool max, int64_t n, const void *from, void *into);
+    /* into += from and what was lost, which becomes what rounding loses now (Kahan). */
+    void (*add)(int64_t n, const void *from, void *into, void *lost);
     /* into += from, lost += what rounding the sums loses, from = 0. */
     void (*gather)(int64_t n, void *from, void *into, void *lost);
     void (*cumsum)(bool reverse, int64_t outer, int64_t n, int64_t inner, const void *in,
@@ -126,6 +128,9 @@ typedef struct {
     /* Where rows are reduced: what a row adds to an element, one after the other; 0: all rows are
      * added at once. */
     int64_t terms;
+    /* Of a kernel without rows that adds as many equal parts of its operands, which its run takes
+     * some of, as if they were rows; 0: none. `terms` is that of one. */
+    int64_t units;
     /* Of a sum in parts (parts.c): rows of a part, and what runs it; 0: there are none. */
     int64_t part_rows;
     void (*run_part)(const ad_kernel *k, int64_t rows, const void *const *in, void *out,

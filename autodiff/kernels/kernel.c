@@ -63,7 +63,7 @@ size_t ad_kernel_scratch(const ad_kernel *k, int64_t rows)
 {
     const ad_prepared *p = k->prepared;
     if (!p) return 0;
-    const bool parts = p->part_rows && rows > p->part_rows;
+    const bool parts = p->part_rows && (p->units || rows > p->part_rows);
     const size_t own = p->scratch ? p->scratch(k, parts ? p->part_rows : rows) : 0;
     return parts ? own + ad_parts_bytes(k) : own;
 }

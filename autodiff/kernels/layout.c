@@ -167,19 +167,46 @@ bool ad_prepare_assemble(ad_kernel *k, int64_t max_rows)
  * the indices point into. */
 typedef struct {
     ad_prepared head;
-    bool rows;
+    bool rows, exact; /* exact: with what rounding loses, as sums are long */
     int64_t outer, whole, n, inner;
 } gather_prepared;
+
+static size_t gather_scratch(const ad_kernel *k, int64_t rows)
+{
+    const gather_prepared *p = k->prepared;
+    (void)rows;
+    return p->exact ? ad_round_up((size_t)(p->whole * p->inner) * p->head.size) : 0;
+}
+
+static void scatter_exactly(const gather_prepared *p, const int64_t *indices, int64_t outer,
+                            const void *in, void *out, void *lost)
+{
+    const ad_loops *loops = p->head.loops;
+    const size_t size = p->head.size;
+    const int64_t count = p->whole * p->inner;
+    for (int64_t o = 0; o < outer; o++) {
+        void *into = ad_at_out(out, o * count, size);
+        loops->fill(count, 0, lost);
+        for (int64_t j = 0; j < p->n; j++)
+            loops->add(p->inner, ad_at(in, (o * p->n + j) * p->inner, size),
+                       ad_at_out(into, indices[j] * p->inner, size),
+                       ad_at_out(lost, indices[j] * p->inner, size));
+        loops->combine(false, count, lost, into);
+    }
+}
 
 static void gather_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
                        void *scratch)
 {
     const gather_prepared *p = k->prepared;
-    (void)scratch;
     const int64_t *indices = k->attr + 1, outer = p->rows ? p->outer * rows : p->outer;
     bool scatter = k->op == AD_OP_scatter_add;
     size_t size = p->head.size;
     if (scatter) memset(out, 0, (size_t)(outer * p->whole * p->inner) * size);
+    if (p->exact) {
+        scatter_exactly(p, indices, outer, in[0], out, scratch);
+        return;
+    }
     for (int64_t j = 0; j < p->n; j++) {
         int64_t from = scatter ? j : indices[j], to = scatter ? indices[j] : j;
         int64_t nin = scatter ? p->n : p->whole, nout = scatter ? p->whole : p->n;
@@ -187,6 +214,19 @@ static void gather_run(const ad_kernel *k, int64_t rows, const void *const *in, 
                             nin * p->inner, 1, ad_at_out(out, to * p->inner, size), nout * p->inner,
                             1);
     }
+}
+
+/* Whether one place has more than AD_CHAIN of the n indices into `whole`; in *many. false: memory
+ * is short. */
+static bool find_many(const int64_t *indices, int64_t n, int64_t whole, bool *many)
+{
+    *many = false;
+    if (n <= AD_CHAIN) return true;
+    int64_t *count = calloc((size_t)whole, sizeof *count);
+    if (!count) return false;
+    for (int64_t j = 0; j < n; j++) *many = ++count[indices[j]] > AD_CHAIN || *many;
+    free(count);
+    return true;
 }
 
 static bool prepare_gather(ad_kernel *k)
@@ -201,8 +241,9 @@ static bool prepare_gather(ad_kernel *k)
     p->whole = s.dim[axis];
     p->n = k->nattr - 1;
     p->inner = ad_size_behind(s, axis);
+    p->head.scratch = gather_scratch;
     k->run = gather_run;
-    return true;
+    return k->op == AD_OP_gather || find_many(k->attr + 1, p->n, p->whole, &p->exact);
 }
 
 bool ad_prepare_gather(ad_kernel *k, int64_t max_rows)
@@ -220,34 +261,49 @@ bool ad_prepare_scatter_add(ad_kernel *k, int64_t max_rows)
 /* ---- take, put_add, locate ------------------------------------------------------------------- */
 
 /* A table of n items of `inner` elements, one for all rows (table_row = 0) or one a row; `places`
- * of them are taken for each row, or in all. */
+ * of them are taken for each row, or in all. Exact: with what rounding loses, as sums can be long
+ * within a row. */
 typedef struct {
     ad_prepared head;
-    bool rows;
+    bool rows, exact;
     int64_t n, inner, places, table_row, index_row, item_row;
 } take_prepared;
+
+static size_t take_scratch(const ad_kernel *k, int64_t rows)
+{
+    const take_prepared *p = k->prepared;
+    (void)rows;
+    return p->exact ? ad_round_up((size_t)(p->n * p->inner) * p->head.size) : 0;
+}
 
 static void take_run(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
                      void *scratch)
 {
     const take_prepared *p = k->prepared;
-    (void)scratch;
-    size_t size = p->head.size;
-    bool put = k->op == AD_OP_put_add;
+    const ad_loops *loops = p->head.loops;
+    const size_t size = p->head.size;
+    const int64_t count = p->n * p->inner, last = p->rows ? rows - 1 : 0;
+    const bool put = k->op == AD_OP_put_add;
     if (put && !k->reduces_rows)
-        memset(out, 0, (size_t)(p->n * p->inner * (ad_has_rows(k->out) ? rows : 1)) * size);
-    for (int64_t r = 0; r < (p->rows ? rows : 1); r++) {
+        memset(out, 0, (size_t)(count * (ad_has_rows(k->out) ? rows : 1)) * size);
+    for (int64_t r = 0; r <= last; r++) {
+        if (p->exact && (r == 0 || p->table_row)) loops->fill(count, 0, scratch);
         for (int64_t k = 0; k < p->places; k++) {
-            int64_t i = p->head.loops->index(ad_at(in[1], r * p->index_row + k, size), p->n);
+            int64_t i = loops->index(ad_at(in[1], r * p->index_row + k, size), p->n);
             int64_t place = r * p->table_row + i * p->inner;
             int64_t item = r * p->item_row + k * p->inner;
-            if (put)
-                p->head.loops->move(true, 1, p->inner, ad_at(in[0], item, size), 0, 1,
-                                    ad_at_out(out, place, size), 0, 1);
+            if (p->exact)
+                loops->add(p->inner, ad_at(in[0], item, size), ad_at_out(out, place, size),
+                           ad_at_out(scratch, i * p->inner, size));
+            else if (put)
+                loops->move(true, 1, p->inner, ad_at(in[0], item, size), 0, 1,
+                            ad_at_out(out, place, size), 0, 1);
             else
-                p->head.loops->move(false, 1, p->inner, ad_at(in[0], place, size), 0, 1,
-                                    ad_at_out(out, item, size), 0, 1);
+                loops->move(false, 1, p->inner, ad_at(in[0], place, size), 0, 1,
+                            ad_at_out(out, item, size), 0, 1);
         }
+        if (p->exact && (r == last || p->table_row))
+            loops->combine(false, count, scratch, ad_at_out(out, r * p->table_row, size));
     }
 }
 
@@ -265,7 +321,9 @@ static bool prepare_take(ad_kernel *k)
     p->places = ad_row_size(k->in_shapes[1]);
     p->index_row = index_rows ? p->places : 0;
     p->item_row = ad_has_rows(item) ? p->places * p->inner : 0;
-    p->head.terms = p->places;
+    p->exact = k->op == AD_OP_put_add && p->places > AD_CHAIN;
+    p->head.terms = p->exact ? 1 : p->places;
+    p->head.scratch = take_scratch;
     k->run = take_run;
     return p->n > 0;
 }

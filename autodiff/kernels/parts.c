@@ -1,4 +1,4 @@
-/* Sums over rows in parts.
+/* Sums over rows in parts, and sums over what a kernel counts like rows (`units`, impl.h).
  *
  * A kernel that adds what rows have to add one after the other loses digits: of equal numbers, or
  * of numbers of one sign, the more the longer the sum is. So no more than AD_CHAIN numbers are
@@ -22,10 +22,16 @@ int64_t ad_kernel_chain(const ad_kernel *k, int64_t rows)
     return rows * p->terms;
 }
 
+static int64_t unit_size(const ad_prepared *p, ad_shape s)
+{
+    return p->units ? ad_row_size(s) / p->units : ad_row_size(s);
+}
+
 static void run_parts(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
                       void *scratch)
 {
     const ad_prepared *p = k->prepared;
+    if (p->units) rows = p->units;
     if (rows <= p->part_rows) {
         p->run_part(k, rows, in, out, scratch);
         return;
@@ -37,13 +43,14 @@ static void run_parts(const ad_kernel *k, int64_t rows, const void *const *in, v
     p->loops->fill(n, 0, sum);
     p->loops->fill(n, 0, lost);
     p->loops->fill(n, 0, part);
+    if (p->units) p->loops->fill(n, 0, out);
     for (int64_t first = 0; first < rows; first += p->part_rows) {
         const int64_t count = rows - first < p->part_rows ? rows - first : p->part_rows;
         p->run_part(k, count, at, part, part + result_bytes(k));
         p->loops->gather(n, part, sum, lost);
         for (int i = 0; i < k->nin; i++)
-            if (ad_has_rows(k->in_shapes[i]))
-                at[i] = ad_at(at[i], count * ad_row_size(k->in_shapes[i]), p->size);
+            if (p->units || ad_has_rows(k->in_shapes[i]))
+                at[i] = ad_at(at[i], count * unit_size(p, k->in_shapes[i]), p->size);
     }
     p->loops->combine(false, n, lost, sum);
     p->loops->combine(false, n, sum, out);
@@ -52,9 +59,9 @@ static void run_parts(const ad_kernel *k, int64_t rows, const void *const *in, v
 void ad_kernel_part(ad_kernel *k, int64_t max_rows)
 {
     ad_prepared *p = k->prepared;
-    if (!k->reduces_rows || k->divided || !p->terms) return;
+    if (!(k->reduces_rows || p->units) || k->divided || !p->terms) return;
     const int64_t rows = p->terms < AD_CHAIN ? AD_CHAIN / p->terms : 1;
-    if (max_rows <= rows) return;
+    if ((p->units ? p->units : max_rows) <= rows) return;
     p->part_rows = rows;
     p->run_part = k->run;
     k->run = run_parts;

@@ -156,6 +156,7 @@ static bool add_assemble(ad_native *n, const ad_inst *x, int32_t *out)
     return true;
 }
 
+/* The kernel adds many with what rounding loses. */
 static bool add_scatter(ad_native *n, const ad_inst *x, int32_t *out)
 {
     const int axis = (int)x->attr[0];
@@ -163,6 +164,7 @@ static bool add_scatter(ad_native *n, const ad_inst *x, int32_t *out)
     const int64_t count = ad_native_extent(n->ir->inst[x->in[0]].shape, axis);
     const int32_t zero = ad_atom_number(&n->atoms, 0);
     int64_t own[AD_MAX_RANK];
+    if (count > AD_CHAIN) return false;
     dense(x->shape, own);
     for (int64_t e = 0; e < size; e++) out[e] = zero;
     for (int64_t j = 0; j < count; j++)
