@@ -270,13 +270,31 @@ static void put(buffer *b, const void *data, size_t n)
 
 static void put_number(buffer *b, int64_t v) { put(b, &v, sizeof v); }
 
-static void put_node(buffer *b, const ad_node *n, const int32_t *number)
+/* The body, in order, and the number that each of its nodes has in the key. */
+typedef struct {
+    ad_reach body;
+    int32_t *number;
+} numbering;
+
+static int32_t *number_of(const numbering *l, int32_t node)
+{
+    int32_t low = 0;
+    int32_t high = l->body.n - 1;
+    while (low < high) {
+        int32_t middle = low + (high - low) / 2;
+        if (l->body.node[middle] < node) low = middle + 1;
+        else high = middle;
+    }
+    return l->body.n && l->body.node[low] == node ? &l->number[low] : NULL;
+}
+
+static void put_node(buffer *b, const ad_node *n, const numbering *l)
 {
     put_number(b, n->op);
     put_number(b, n->shape.rank);
     for (int i = 0; i < n->shape.rank; i++) put_number(b, n->shape.dim[i]);
     put_number(b, n->nin);
-    for (int i = 0; i < n->nin; i++) put_number(b, number[n->in[i]]);
+    for (int i = 0; i < n->nin; i++) put_number(b, *number_of(l, n->in[i]));
     put_number(b, n->nattr);
     for (int i = 0; i < n->nattr; i++) put_number(b, n->attr[i]);
     put_number(b, n->ndata);
@@ -291,28 +309,31 @@ void *ad_function_key(int nin, const ad_var *in, int nout, const ad_var *out, si
         "function_key", 2, (ad_list[]){ { "out", nout, out, false }, { "in", nin, in, false } });
     if (!length) ad_fail_null(t, "function_key", "length");
     if (!t || ad_tape_error(t) || nout < 1) return NULL;
-    int32_t last, next = 0;
-    char *wanted = reach(t, nin, in, nout, out, &last);
-    int32_t *number = malloc(((size_t)last + 2) * sizeof *number);
-    buffer b = { .failed = !wanted || !number };
+    numbering l = { .number = NULL };
+    if (!ad_reach_find(&l.body, t, nout, out, &(ad_reach_limits){ .nend = nin, .end = in }))
+        return NULL;
+    l.number = malloc(((size_t)l.body.n + 1) * sizeof *l.number);
+    buffer b = { .failed = !l.number };
     put_number(&b, ad_tape_dtype(t));
     put_number(&b, nin);
+    for (int32_t k = 0; k < l.body.n && !b.failed; k++) l.number[k] = -1;
     for (int i = 0; i < nin && !b.failed; i++) {
         const ad_node *n = ad_node_at(t, in[i].node);
-        if (in[i].node <= last) number[in[i].node] = next;
-        next++;
+        int32_t *number = number_of(&l, in[i].node);
+        if (number) *number = i;
         put_number(&b, n->level);
         put_number(&b, n->shape.rank);
         for (int k = 0; k < n->shape.rank; k++) put_number(&b, n->shape.dim[k]);
     }
-    for (int32_t k = 0; k <= last && !b.failed; k++) {
-        if (wanted[k] != 1) continue;
-        put_node(&b, ad_node_at(t, k), number);
-        number[k] = next++;
+    int32_t next = nin;
+    for (int32_t k = 0; k < l.body.n && !b.failed; k++) {
+        if (l.number[k] >= 0) continue;
+        put_node(&b, ad_node_at(t, l.body.node[k]), &l);
+        l.number[k] = next++;
     }
-    for (int j = 0; j < nout && !b.failed; j++) put_number(&b, number[out[j].node]);
-    free(wanted);
-    free(number);
+    for (int j = 0; j < nout && !b.failed; j++) put_number(&b, *number_of(&l, out[j].node));
+    ad_reach_clear(&l.body);
+    free(l.number);
     if (b.failed) {
         free(b.bytes);
         ad_fail(t, "ad_function_key: out of memory");

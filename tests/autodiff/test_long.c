@@ -235,6 +235,27 @@ START_TEST(test_loop_of_forward_derivatives)
 }
 END_TEST
 
+/* A function of few operations far behind its input is evaluated at new data in the time that it
+ * takes, not in that of the tape between them. */
+START_TEST(test_evaluating_far_behind)
+{
+    const int between = 400000, n = 500000 / SLOWER;
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var x = ad_param(tape, AD_SCALAR, NULL), other = ad_scalar(tape, 1);
+    for (int i = 0; i < between; i++) other = ad_neg(other);
+    ad_var y = ad_square(x);
+    for (int i = 0; i < n; i++) {
+        const double at = i;
+        double value;
+        ck_assert_msg(
+            !ad_evaluate_f64(1, &x, (const double *[]){ &at }, 0, 1, &y, (double *[]){ &value }),
+            "%s", ad_tape_error(tape));
+        ck_assert_double_eq(value, at * at);
+    }
+    ad_tape_free(tape);
+}
+END_TEST
+
 /* A tape that is too long says what to do. */
 START_TEST(test_limit)
 {
@@ -365,6 +386,7 @@ int main(void)
     tcase_add_test(tests, test_many_parameters);
     tcase_add_test(tests, test_loop_without_rewinding);
     tcase_add_test(tests, test_loop_of_forward_derivatives);
+    tcase_add_test(tests, test_evaluating_far_behind);
     tcase_add_test(tests, test_limit);
 #ifndef ALLOCATIONS_NOT_COUNTED
     tcase_add_test(tests, test_values_fill_the_memory);
