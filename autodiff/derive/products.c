@@ -66,6 +66,60 @@ static bool select_factors(ad_term *t, ad_var y, int i, ad_shape node, ad_var pa
     return any;
 }
 
+/* Whether select_factors leaves no factor of t that may be infinite where the mask is 0: a factor
+ * takes the mask if it has all of the mask's axes. Those of an input are finite. */
+static bool takes_mask(const ad_term *t, ad_shape node, ad_var mask)
+{
+    const ad_shape m = ad_shape_of(mask);
+    for (int i = 0; i < t->n; i++) {
+        const int op = node_of(t->f[i].x)->op;
+        if (op == AD_OP_eye || op == AD_OP_input || op == AD_OP_constant || op == AD_OP_fill)
+            continue;
+        if (ad_valid(ad_factor_over(t, &t->f[i], node))) continue;
+        for (int k = 0; k < m.rank; k++)
+            if (m.dim[k] != 1 && !ad_factor_has(&t->f[i], t->axis[node.rank - m.rank + k]))
+                return false;
+    }
+    return true;
+}
+
+/* x with one axis more, of size 1, for directions, and as many axes as y [rows?, axes...] then has.
+ */
+static ad_var with_directions(ad_var x, ad_shape y)
+{
+    const ad_shape s = ad_shape_of(x);
+    const int rows = ad_has_rows(y), lead = y.rank - s.rank;
+    ad_shape out = { y.rank + 1, { 0 } };
+    for (int k = 0; k < out.rank; k++) {
+        const int a = k == rows ? -1 : (k < rows ? k : k - 1) - lead;
+        out.dim[k] = a < 0 ? 1 : s.dim[a];
+    }
+    return ad_reshape(x, out);
+}
+
+/* The ad_tangent of operand i by directions, times the partial derivative, selected by it. */
+static void select_array(ad_walk *w, int32_t node, const ad_node *n, int i, ad_var partial)
+{
+    w->single = w->single || n->shape.rank == AD_MAX_RANK;
+    if (!w->single) ad_terms_multiply(w, n->in[i]);
+    if (w->single || ad_tape_error(w->tape)) return;
+    ad_var x = ad_tangent_at(w, n->in[i])->t[0].f[0].x;
+    const ad_shape s = ad_node_at(w->tape, n->in[i])->shape;
+    const int first = ad_has_rows(n->shape), lead = n->shape.rank - s.rank;
+    const bool rows = ad_has_rows(ad_shape_of(x));
+    ad_shape from = { n->shape.rank + 1, { 0 } }, to = from;
+    for (int k = 0; k < from.rank; k++) {
+        const int a = k > first ? k - 1 : k, of_operand = a - lead;
+        from.dim[k] = k == first ? w->ndir : of_operand < 0 ? 1 : s.dim[of_operand];
+        to.dim[k] = k == first ? w->ndir : n->shape.dim[a];
+    }
+    if (first && !rows) from.dim[0] = 1;
+    const ad_var factor = with_directions(partial, n->shape);
+    x = ad_broadcast(ad_live_select(factor, ad_mul(ad_reshape(x, from), factor)), to);
+    ad_term *t = ad_valid(x) ? ad_term_add(w, ad_tangent_at(w, node)) : NULL;
+    if (t) *t = ad_term_of_array(x, n->shape);
+}
+
 static void through_pointwise(ad_walk *w, int32_t node, const ad_node *n)
 {
     ad_tangent *g = ad_tangent_at(w, node);
@@ -75,13 +129,25 @@ static void through_pointwise(ad_walk *w, int32_t node, const ad_node *n)
         ad_var partial = ad_push(ad_var_at(w->tape, node), i, ad_scalar(w->tape, 1));
         if (ad_live_guards(&w->live, n))
             partial = ad_live_select(ad_live_before(&w->live, n->in[i]), partial);
+        const ad_shape s = ad_node_at(w->tape, n->in[i])->shape;
+        const bool selects = ad_has_trait(n->op, AD_SELECTS);
+        const bool wild = ad_live_wild(&w->live, n->in[i]);
+        bool fits = true;
+        for (int k = 0; k < from->n && selects && wild; k++) {
+            ad_term t = from->t[k];
+            ad_term_align(&t, s, n->shape);
+            fits = fits && takes_mask(&t, n->shape, partial);
+        }
+        if (!fits) {
+            select_array(w, node, n, i, partial);
+            if (w->single) return;
+            continue;
+        }
         for (int k = 0; k < from->n && !ad_tape_error(w->tape); k++) {
             ad_term *t = ad_term_copy(w, g, &from->t[k]);
             if (!t) return;
-            ad_term_align(t, ad_node_at(w->tape, n->in[i])->shape, n->shape);
-            if (ad_has_trait(n->op, AD_SELECTS) &&
-                select_factors(t, ad_var_at(w->tape, node), i, n->shape, partial,
-                               ad_live_wild(&w->live, n->in[i])))
+            ad_term_align(t, s, n->shape);
+            if (selects && select_factors(t, ad_var_at(w->tape, node), i, n->shape, partial, wild))
                 continue;
             ad_term_append(t, partial, n->shape);
         }
@@ -143,17 +209,7 @@ static void through_array(ad_walk *w, int32_t node, const ad_node *n)
     ad_var x = ad_record(w->tape, n->op, 1, &from->f[0].x.node, nattr, attr, out);
     free(attr);
     ad_term *t = ad_valid(x) ? ad_term_add(w, ad_tangent_at(w, node)) : NULL;
-    if (!t) return;
-    *t = (ad_term){ .n = 1, .labels = AD_FIRST_LABEL };
-    t->f[0].x = x;
-    int first = ad_has_rows(n->shape) ? 1 : 0;
-    if (first) t->axis[0] = AD_LABEL_ROW;
-    for (int k = 0; k < out.rank; k++) {
-        int a = k - front - 1 + first;
-        int label = k < front ? AD_LABEL_ROW : k == front ? AD_LABEL_DIRECTION : t->labels++;
-        t->f[0].label[k] = (int8_t)label;
-        if (a >= first) t->axis[a] = (int8_t)label;
-    }
+    if (t) *t = ad_term_of_array(x, n->shape);
 }
 
 static void through_linear(ad_walk *w, int32_t node, const ad_node *n)

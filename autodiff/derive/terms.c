@@ -116,6 +116,22 @@ ad_var ad_terms_multiply_out(ad_walk *w, const ad_tangent *g, int nout, const in
     return sum;
 }
 
+ad_term ad_term_of_array(ad_var x, ad_shape node)
+{
+    const ad_shape s = ad_shape_of(x);
+    const int first = ad_has_rows(node), front = ad_has_rows(s);
+    ad_term t = { .n = 1, .labels = AD_FIRST_LABEL };
+    t.f[0].x = x;
+    if (first) t.axis[0] = AD_LABEL_ROW;
+    for (int k = 0; k < s.rank; k++) {
+        const int a = k - front - 1 + first;
+        const int label = k < front ? AD_LABEL_ROW : k == front ? AD_LABEL_DIRECTION : t.labels++;
+        t.f[0].label[k] = (int8_t)label;
+        if (a >= first) t.axis[a] = (int8_t)label;
+    }
+    return t;
+}
+
 void ad_terms_multiply(ad_walk *w, int32_t node)
 {
     ad_tangent *g = ad_tangent_at(w, node);
@@ -142,18 +158,8 @@ void ad_terms_multiply(ad_walk *w, int32_t node)
     ad_var sum = ad_terms_multiply_out(w, g, n, axis, shape),
            x = ad_valid(sum) ? ad_broadcast(sum, shape) : sum;
     if (!ad_valid(x)) return;
-    ad_term t = { .n = 1, .labels = AD_FIRST_LABEL };
-    t.f[0].x = x;
-    for (int k = 0; k < n; k++) {
-        int label = axis[k] < 0             ? AD_LABEL_DIRECTION
-                    : axis[k] == 0 && first ? AD_LABEL_ROW
-                                            : t.labels++;
-        t.f[0].label[k] = (int8_t)label;
-        if (axis[k] >= 0) t.axis[axis[k]] = (int8_t)label;
-    }
-    if (first) t.axis[0] = AD_LABEL_ROW;
     g->n = 1;
-    g->t[0] = t;
+    g->t[0] = ad_term_of_array(x, s);
 }
 
 void ad_terms_limit(ad_walk *w, int32_t node)

@@ -56,6 +56,8 @@ ad_var ad_term_contract(ad_walk *w, const ad_term *t, int n, const int8_t *out);
  * whose sizes are those of shape; invalid when there is no room. */
 ad_var ad_terms_multiply_out(ad_walk *w, const ad_tangent *g, int nout, const int *axis,
                              ad_shape shape);
+/* The product of one array [rows?, directions, axes of the node...]. */
+ad_term ad_term_of_array(ad_var x, ad_shape node);
 /* Replaces a node's products by one array [rows?, directions, axes...]. */
 void ad_terms_multiply(ad_walk *w, int32_t node);
 /* Keeps products short: room for the factors and labels that the next operation adds. */

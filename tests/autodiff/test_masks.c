@@ -317,6 +317,55 @@ START_TEST(cut_off)
 }
 END_TEST
 
+/* What mixes the elements of a row before a mask leaves out the whole row: Jacobian and trace of y
+ * and of its gradient. Of (left out, not left out) and of (not, not) the second row is equal. */
+static void by_rows(double first, double out[4][8])
+{
+    ad_var x = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, ((double[]){ first, 2, 2, 3 })), g;
+    ad_var w = ad_param(tape, AD_SHAPE(2, 2), ((double[]){ 1, 2, -3, 0.5 }));
+    ad_var y = ad_matmul(function(x), w);
+    y = ad_select(ad_gt(ad_slice(x, 1, 0, 1), number(1)), ad_mul(y, y), number(1));
+    ad_grad(ad_sum_all(y), 1, &x, &g);
+    values(ad_jacobian(y, x), out[0]);
+    values(ad_jacobian_trace(y, x), out[1]);
+    values(ad_jacobian(g, x), out[2]);
+    values(ad_jacobian_trace(g, x), out[3]);
+}
+
+START_TEST(rows_left_out)
+{
+    const int sizes[] = { 4, 1, 4, 1 };
+    double masked[4][8], safe[4][8];
+    tape = ad_tape_new(AD_F64);
+    function = functions[_i];
+    by_rows(0, masked);
+    by_rows(2, safe);
+    for (int k = 0; k < 4; k++)
+        for (int i = 0; i < sizes[k]; i++) {
+            const double got = masked[k][sizes[k] + i], right = safe[k][sizes[k] + i];
+            ck_assert_msg(masked[k][i] == 0, "%d, element %d: %g, not 0", k, i, masked[k][i]);
+            ck_assert_msg(fabs(got - right) <= 1e-12 * fabs(right), "%d, element %d: %g, not %g", k,
+                          i, got, right);
+        }
+    ad_tape_free(tape);
+}
+END_TEST
+
+/* The same where the mask leaves out the first element of y alone: its row of the Jacobian is 0. */
+START_TEST(one_left_out)
+{
+    double jacobian[4];
+    tape = ad_tape_new(AD_F64);
+    function = functions[_i];
+    ad_var x = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, ((double[]){ 0, 2 }));
+    ad_var w = ad_param(tape, AD_SHAPE(2, 2), ((double[]){ 1, 2, -3, 0.5 }));
+    ad_var taken = ad_constant(tape, AD_SHAPE(2), (double[]){ 0, 1 });
+    values(ad_jacobian(ad_select(taken, ad_matmul(function(x), w), number(0)), x), jacobian);
+    ck_assert_msg(jacobian[0] == 0 && jacobian[1] == 0, "%g %g", jacobian[0], jacobian[1]);
+    ad_tape_free(tape);
+}
+END_TEST
+
 /* A row that is masked leaves the gradient of weights alone; a zero that is none of the mask's is
  * not taken for one. */
 START_TEST(beside_the_mask)
@@ -383,6 +432,8 @@ int main(void)
     tcase_add_test(tests, largest);
     tcase_add_test(tests, contracted);
     tcase_add_loop_test(tests, cut_off, 0, 2 * (int)(sizeof windows / sizeof *windows));
+    tcase_add_loop_test(tests, rows_left_out, 0, FUNCTIONS);
+    tcase_add_loop_test(tests, one_left_out, 0, FUNCTIONS);
     tcase_add_test(tests, beside_the_mask);
     tcase_add_test(tests, out_of_reach);
     return suite_run();
