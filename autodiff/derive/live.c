@@ -9,9 +9,9 @@
  * log(x), 0) does not take it. In forward mode it lies upstream, in sqrt(relu(x)). Nothing is
  * recorded for nodes that do not lie between an operation that leaves out and a pole.
  *
- * Convolutions mix their neighbourhoods, so what is left out downstream is hardly ever left out
- * upstream, and a mask would cost as much as a convolution. They let no mask through, but leave out
- * what no tap touches. */
+ * Convolutions mix their neighbourhoods, so of an image what is left out downstream is hardly ever
+ * left out upstream, and a mask would cost as much as a convolution. They leave out what no tap
+ * touches, and images of which nothing is live. */
 #include "autodiff/derive/derive.h"
 #include <stdlib.h>
 
@@ -148,6 +148,23 @@ static ad_var through_contract(ad_live *l, const ad_node *n, int from, int to, a
     return ad_valid(x) ? ad_broadcast(ad_reshape(x, part), shape) : ad_none(l->tape);
 }
 
+/* A mask of the part `from` of a convolution (0, 1: operands, 2: result) as one of its part `to`:
+ * live is what taps touch of images that have anything live. Kernels have part in all images. */
+static ad_var through_convolution(ad_live *l, ad_var y, const ad_node *n, int from, int to,
+                                  ad_var mask)
+{
+    const ad_face a = from == 2 ? ad_face_of(n->op) : ad_face_operand(n->op, from);
+    const ad_face b = to == 2 ? ad_face_of(n->op) : ad_face_operand(n->op, to);
+    ad_var touched = ad_conv_touched(y, to);
+    if (mask.node < 0 || a == AD_FACE_W || b == AD_FACE_W) return touched;
+    int axis[AD_MAX_RANK];
+    const int naxis = ad_sweep_of(n->attr, n->nattr).axes + 1;
+    for (int k = 0; k < naxis; k++) axis[k] = -1 - k;
+    const ad_shape shape = to == 2 ? n->shape : ad_node_at(l->tape, n->in[to])->shape;
+    ad_var images = ad_broadcast(ad_sum(mask, naxis, axis, true), shape);
+    return touched.node < 0 ? images : ad_mul(touched, images);
+}
+
 ad_var ad_live_select(ad_var mask, ad_var x)
 {
     return mask.node >= 0 && ad_valid(x) ? ad_select(mask, x, ad_scalar(x.tape, 0)) : x;
@@ -193,7 +210,7 @@ ad_var ad_live_pull(ad_live *l, ad_var y, const ad_node *n, int i, ad_var mask)
     switch (ad_ops[n->op].kind) {
     case AD_CONTRACT:
         return through_contract(l, n, 2, i, ad_node_at(l->tape, n->in[i])->shape, mask);
-    case AD_CONVOLUTION: return ad_conv_touched(y, i);
+    case AD_CONVOLUTION: return through_convolution(l, y, n, 2, i, mask);
     case AD_NONLINEAR: return ad_own_rules_of(n->op)->live_back(y, mask);
     case AD_LINEAR: return ad_transpose_rule(y, i, mask);
     default: return ad_has_trait(n->op, AD_SELECTS) ? ad_push(y, i, mask) : mask;
@@ -225,6 +242,15 @@ static ad_var push_linear(ad_live *l, const ad_node *n)
     return ad_push_linear(l->tape, n, l->mask);
 }
 
+/* The mask of a convolution's result: of the images of its operand, where the other is constant. */
+static ad_var push_convolution(ad_live *l, ad_var y, const ad_node *n)
+{
+    const bool first = l->act->active[n->in[0]], second = l->act->active[n->in[1]];
+    const int i = first ? 0 : 1;
+    return through_convolution(l, y, n, i, 2,
+                               first && second ? ad_none(l->tape) : l->mask[n->in[i]]);
+}
+
 /* Whether everything that comes to n is live, and n leaves out nothing. */
 static bool all_live(const ad_live *l, const ad_node *n)
 {
@@ -246,7 +272,7 @@ void ad_live_push(ad_live *l, int32_t node, const ad_node *n)
         return;
     ad_var y = ad_var_at(l->tape, node), sum = ad_none(l->tape);
     if (ad_ops[n->op].kind == AD_LINEAR) sum = push_linear(l, n);
-    else if (ad_ops[n->op].kind == AD_CONVOLUTION) sum = ad_conv_touched(y, 2);
+    else if (ad_ops[n->op].kind == AD_CONVOLUTION) sum = push_convolution(l, y, n);
     else
         for (int i = 0; i < n->nin; i++) {
             if (!l->act->active[n->in[i]] || !ad_differentiable(n, i)) continue;

@@ -366,6 +366,50 @@ START_TEST(one_left_out)
 }
 END_TEST
 
+/* Of two images (0, 1, 2) and (2, 3, 1) the first is left out, before or behind a convolution. */
+static ad_var left_out_image(ad_var x, bool before, bool transposed)
+{
+    ad_var w = ad_constant(tape, AD_SHAPE(3, 1, 1), (double[]){ 1, 2, 0.5 });
+    ad_var live = ad_constant(tape, AD_SHAPE(2, 1, 1), (double[]){ 0, 1 });
+    const ad_conv_options options = { .before = { 1 }, .after = { 1 } };
+    ad_var image = before ? ad_select(live, x, number(0)) : function(x);
+    ad_var y = transposed ? ad_conv_transpose(image, w, &options) : ad_conv(image, w, &options);
+    return before ? function(y) : ad_select(live, ad_mul(y, y), number(1));
+}
+
+START_TEST(image_left_out)
+{
+    const double direction[] = { 1, 2, 3, 3, 2, 1 };
+    double got[6];
+    function = _i & 4 ? f_sqrt : f_log;
+    tape = ad_tape_new(AD_F64);
+    ad_var x = ad_param(tape, AD_SHAPE(2, 3, 1), ((double[]){ 0, 1, 2, 2, 3, 1 }));
+    ad_var v = ad_constant(tape, AD_SHAPE(2, 3, 1), direction), loss, g, h, d, gradient[3];
+    loss = ad_sum_all(left_out_image(x, _i & 1, _i & 2));
+    /* The second image alone, where the first is not 0. */
+    ad_var z = ad_param(tape, AD_SHAPE(2, 3, 1), ((double[]){ 2, 3, 1, 2, 3, 1 }));
+    ad_var right = ad_sum_all(ad_slice(left_out_image(z, _i & 1, _i & 2), 0, 1, 2)), expected[3];
+    ad_grad(loss, 1, &x, &g);
+    gradient[0] = ad_sum_all(ad_mul(g, v));
+    ad_jvp(1, &x, &v, 1, &loss, &gradient[1]);
+    ad_jvp(1, &x, &v, 1, &g, &h);
+    gradient[2] = ad_sum_all(ad_mul(h, v));
+    values(g, got);
+    for (int i = 0; i < 3; i++) ck_assert_msg(got[i] == 0, "%d: %g", i, got[i]);
+    values(h, got);
+    for (int i = 0; i < 3; i++) ck_assert_msg(got[i] == 0, "second, %d: %g", i, got[i]);
+    ad_grad(right, 1, &z, &d);
+    expected[0] = expected[1] = ad_sum_all(ad_mul(d, v));
+    expected[2] = ad_sum_all(ad_mul(ad_hvp(right, z, v), v));
+    for (int i = 0; i < 3; i++) {
+        const double is = ad_item(gradient[i]), should = ad_item(expected[i]);
+        ck_assert_msg(fabs(is - should) <= 1e-12 * fabs(should), "%d: %.17g, not %.17g", i, is,
+                      should);
+    }
+    ad_tape_free(tape);
+}
+END_TEST
+
 /* A row that is masked leaves the gradient of weights alone; a zero that is none of the mask's is
  * not taken for one. */
 START_TEST(beside_the_mask)
@@ -434,6 +478,7 @@ int main(void)
     tcase_add_loop_test(tests, cut_off, 0, 2 * (int)(sizeof windows / sizeof *windows));
     tcase_add_loop_test(tests, rows_left_out, 0, FUNCTIONS);
     tcase_add_loop_test(tests, one_left_out, 0, FUNCTIONS);
+    tcase_add_loop_test(tests, image_left_out, 0, 8);
     tcase_add_test(tests, beside_the_mask);
     tcase_add_test(tests, out_of_reach);
     return suite_run();
