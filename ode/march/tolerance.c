@@ -60,6 +60,10 @@ static double norm(const ode_march *m, const void *x, const void *y, const void 
     return largest * sqrt(sum / (double)m->cells);
 }
 
+/* The probe is no larger a part of the solve: a field that is symmetric about its middle, or
+ * periodic, would look constant at the end. */
+static const double most_probe = 0.37;
+
 double ode_first_step(ode_march *m, double t0, double t1, const void *y)
 {
     ad_dtype dtype = m->system->dtype;
@@ -71,7 +75,7 @@ double ode_first_step(ode_march *m, double t0, double t1, const void *y)
      * its tolerance has none: 1e4 tolerances then. Where nothing moves, the only time that is known
      * is the length of the solve. */
     double size = d0 >= 1 ? d0 : 1e4, h0 = d1 > 0 ? 0.01 * size / d1 : 1e-6 * length;
-    h0 = fmin(h0, length);
+    h0 = fmin(h0, most_probe * length);
     char *y1 = m->work.data, *f1 = y1 + (size_t)m->cells * ode_bytes(dtype);
     ode_combine(dtype, m->cells, y, 1, (double[]){ direction * h0 }, (const void *[]){ f0 }, y1);
     bool failed = ode_first_nonfinite(dtype, m->cells, y1) >= 0 ||
