@@ -123,6 +123,7 @@ typedef struct {
     int64_t asked;            /* the step at which a probe had the steepest mode looked for */
     double short_apart;       /* evaluations from one short look to the next; 0: none yet */
     bool short_looks;         /* whether they may still be enough */
+    bool resolved;            /* the state has been large against its tolerance */
     bool unseen;              /* the arguments did nothing in that step, in some row */
     double silent;            /* an error of the state below it says nothing */
     int said_nothing;         /* attempts in a row whose error said nothing */

@@ -35,11 +35,12 @@ double ode_stray(const ode_march *m, double complex lambda, double h)
     return fmin(2, cabs(deviation(m, h * lambda))) / allowed_at_output;
 }
 
-/* What the tolerances are of the state's largest element. */
-static double relative_tolerance(const ode_march *m)
+/* What the tolerances are of the state's largest element, where atol counts as no more than so
+ * much of it. */
+static double relative_tolerance(const ode_march *m, double most)
 {
     double size = m->watch.size;
-    return size > 0 ? fmin(0.1, m->rtol + m->atol / size) : m->rtol;
+    return size > 0 ? fmin(0.1, m->rtol + fmin(m->atol / size, most)) : m->rtol;
 }
 
 /* The error at the output where it is largest, in units of what is allowed: relative to the mode,
@@ -48,7 +49,7 @@ static double error_of_mode(const ode_march *m, double complex lambda, double h)
 {
     const ode_watch *w = &m->watch;
     /* A mode that grows is seen once it has grown by the inverse of that. */
-    double tolerance = relative_tolerance(m), least = log(tolerance / 2);
+    double tolerance = relative_tolerance(m, INFINITY), least = log(tolerance / 2);
     double rate = creal(lambda);
     if (rate < 0) rate = fmin(0, rate + uncertain * cabs(lambda));
     if (!isfinite(m->guard.limit) && rate * w->first_output < least) return 0;
@@ -57,7 +58,10 @@ static double error_of_mode(const ode_march *m, double complex lambda, double h)
     double n = fmax(1, t / h), left = fmin(0, rate * n * h - least);
     double complex off = n * deviation(m, h * lambda);
     double relative = fmin(2, cabs(off)) * exp(fmin(700, fmax(0, creal(off)) + left));
-    return relative / fmax(allowed_at_output, allowed_in_step * tolerance * n);
+    /* What is allowed in a step adds up. An atol that is large against the state, or even larger,
+     * says how accurate the state has to be, but not a derivative, which is as large as ever. */
+    double share = relative_tolerance(m, fmax(m->rtol, ode_usual_rtol(m->system->dtype)));
+    return relative / fmax(allowed_at_output, allowed_in_step * share * n);
 }
 
 double ode_strain(const ode_march *m, double complex lambda, double h)

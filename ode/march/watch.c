@@ -34,6 +34,9 @@ static const int64_t first_look = 20;
  * step, not the first, is a large part of the solve. */
 static const double blind_growth = 5, large_part = 0.2;
 enum { BLIND_STEPS = 3 };
+/* Elements of the state that are no larger than so many atol: an error that is allowed is a large
+ * part of them, and of what depends on them. */
+static const double unresolved = 10;
 /* Part of the solve that is a large step of a method without a limit of stability. */
 static const double large_step = 0.1;
 /* h |lambda| above which a step damps what decays; and by how much the error of a step to an output
@@ -50,8 +53,8 @@ static const double step_error = 1e-3, most_error = 0.03;
  */
 static const double unseen_part = 0.05;
 /* Largest number of steps from one probe to the next: where the tangents would allow steps so many
- * times as large, where they would allow what the state does, and elsewhere; the latter two first
- * where only some elements rest, then in blind steps. */
+ * times as large, where they would allow what the state does, or the state is unresolved, and
+ * elsewhere; the latter two first where only some elements rest, then in blind steps. */
 static const double easy_growth = 5;
 static const int64_t pause_easy = 256, pause_free[2] = { 64, 8 }, pause_close[2] = { 4, 1 };
 /* Evaluations from one short look to the next: after the first one, and at most. Four times as many
@@ -113,7 +116,7 @@ int ode_watch_open(ode_march *m, const ode_march_units *units, double horizon, d
     w->silent = pow(blind_growth, -m->method->order);
     w->first_output = first_output;
     w->accurate = w->prepared = w->tangent.connected = w->field_tangent.connected = w->certain =
-        w->damped = w->again = false;
+        w->damped = w->again = w->resolved = false;
     w->short_looks = true;
     w->due = isfinite(m->guard.limit) ? first_look : 0;
     w->since[0] = w->since[1] = 0;
@@ -170,6 +173,19 @@ static int end_at_output(ode_march *m, const ode_boundary *a, const void *next, 
     return 0;
 }
 
+/* Whether atol has been large against the whole state since the solve began. Its error
+ * then says nothing of the tangents, which are as large as ever. Those of a state that has become
+ * so small have mostly done so with it. */
+static bool is_unresolved(ode_march *m, const void *y, const void *next)
+{
+    ad_dtype dtype = m->system->dtype;
+    for (int64_t i = 0; i < m->cells && !m->watch.resolved; i++) {
+        double size = fmax(fabs(ode_load(dtype, y, i)), fabs(ode_load(dtype, next, i)));
+        m->watch.resolved = size > unresolved * ode_tolerance(m, i, 0);
+    }
+    return !m->watch.resolved;
+}
+
 int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, const void *y,
                    const void *next, double ratio, double *factor)
 {
@@ -177,6 +193,7 @@ int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, c
     if (!w->on || !w->unit) return 1;
     double taken = fabs(b->t - a->t), error[2], most = allowed_error(m, taken);
     int direction = b->t > a->t ? 1 : -1;
+    bool small = is_unresolved(m, y, next);
     /* Where no limit of stability keeps steps small, an error that says nothing of this step may
      * say enough of the large ones that it leads to. */
     bool unlimited = !isfinite(m->guard.limit);
@@ -189,7 +206,8 @@ int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, c
                         !(damps(m, taken) && taken > w->most / 2);
     w->said_nothing = says_nothing ? w->said_nothing + 1 : 0;
     bool large = m->steps > 0 && taken > large_part * w->horizon;
-    bool blind = says_nothing && (w->said_nothing >= BLIND_STEPS || ratio == 0 || large);
+    bool silent = says_nothing && (w->said_nothing >= BLIND_STEPS || ratio == 0 || large),
+         blind = silent || small;
     if (m->steps < w->probe_due && taken <= 2 * w->vetted) return 1;
     if (m->steps < GROWING_STEPS && taken < small_part * w->horizon && !w->again) return 1;
     /* Beside components that move, one that rests with such a method is mostly what decays fast. */
@@ -243,9 +261,8 @@ int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, c
     if (w->unseen) w->allowed = fmin(w->allowed, fmax(taken, unseen_part * w->horizon));
     w->vetted = blind ? taken : fmax(taken, w->allowed / 4);
     bool easy = change > easy_growth;
-    int64_t longest = easy                            ? pause_easy
-                      : w->allowed >= *factor * taken ? pause_free[blind]
-                                                      : pause_close[blind];
+    bool free = w->allowed >= *factor * taken || (small && !silent);
+    int64_t longest = easy ? pause_easy : free ? pause_free[blind] : pause_close[blind];
     w->pause *= (easy ? 4 : 2) * (blind ? 1 : 2);
     if (w->pause > longest) w->pause = longest;
     if (ode_is_at_rest(m)) w->pause = pause_easy; /* the same at each step to come */
