@@ -30,7 +30,8 @@ static int64_t elements(ad_shape s, int64_t rows)
 static ad_var input(problem *p, ad_shape s)
 {
     const int64_t n = elements(s, p->rows);
-    float *x = calloc((size_t)n, sizeof *x);
+    ck_assert_int_gt(n, 0);
+    float *x = malloc((size_t)n * sizeof *x);
     uint64_t state = (uint64_t)p->n + 1;
     for (int64_t i = 0; i < n; i++) {
         state = state * 6364136223846793005u + 1442695040888963407u;
