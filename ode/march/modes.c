@@ -221,8 +221,10 @@ bool ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const
         doubt = doubt || (limiting && i == 0) || (i > 1 && strain > doubtful);
         if (!doubt && strain <= (trusted ? 1 : little)) return false;
         double complex mode = most_strained(m, fmin(size, w->horizon), &left);
+        /* Nothing is as good as known of a mode of size 0: one iteration turns an oscillation
+         * square, and its component along itself is none. */
         if ((trusted && i > 0 && left <= in_plane) ||
-            cabs(mode - before) <= converged * cabs(mode)) {
+            cabs(mode - before) < converged * cabs(mode)) {
             *found = mode;
             return ode_strain(m, mode, size) > 1;
         }
