@@ -20,6 +20,9 @@ static const double allowed_at_output = 0.05, allowed_in_step = 0.3;
 /* Part of |lambda| to which its real part is known. */
 static const double uncertain = 0.02;
 
+/* Of the largest step, the part to which it is found. */
+static const double resolution = 1e-4;
+
 /* log(R(z) / e^z) */
 static double complex deviation(const ode_march *m, double complex z)
 {
@@ -77,7 +80,8 @@ double ode_largest_step(const ode_march *m, double complex lambda)
     double stable = m->guard.limit / (m->guard.margin * cabs(lambda)), least = 0,
            most = fmin(stable, m->watch.horizon);
     if (ode_strain(m, lambda, most) <= 1) return stable;
-    for (int i = 0; i < 20; i++) {
+    /* It can be any small part of the horizon, but not nothing. */
+    while (most - least > resolution * most && most > DBL_MIN) {
         double middle = (least + most) / 2;
         if (ode_strain(m, lambda, middle) <= 1) least = middle;
         else most = middle;
