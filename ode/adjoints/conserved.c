@@ -97,7 +97,8 @@ static int evaluate(const ode_conserved *c, int64_t k, const void *y, const void
     double *size = numbers(c, R_SIZE), *change = numbers(c, R_CHANGE);
     const double least = s->dtype == AD_F32 ? FLT_MIN : DBL_MIN;
     const double t = ode_trajectory_boundary(&c->run->forward->trajectory, k)->t;
-    if (ode_march_field(m, t, 0, y, c->f.data, NULL, NULL)) return -1;
+    int failed = ode_march_field(m, t, 0, y, c->f.data, NULL, NULL);
+    if (failed) return failed;
     c->run->stats->backward_evaluations++;
     for (int64_t r = 0; r < m->rows; r++) {
         int64_t first = 0;
@@ -134,21 +135,23 @@ static void move(const ode_conserved *c, int64_t k, const void *y, int side)
 }
 
 /* Raises R_CHANGE to how much a^T f at boundary k, which is `at`, changes beside the state; where
- * the field cannot be evaluated there, anything is possible. */
-static void look_beside(const ode_conserved *c, int64_t k, const void *bar, const double *at)
+ * the field is not finite there, anything is possible. */
+static int look_beside(const ode_conserved *c, int64_t k, const void *bar, const double *at)
 {
     const void *y = ode_trajectory_state(&c->run->forward->trajectory, k);
     const ode_status status = c->march->status;
     double *beside = numbers(c, R_BESIDE), *change = numbers(c, R_CHANGE);
     for (int side = -1; side <= 1; side += 2) {
         move(c, k, y, side);
-        const bool there = !evaluate(c, k, c->moved.data, bar, beside, false);
+        const int failed = evaluate(c, k, c->moved.data, bar, beside, false);
+        if (failed < 0) return -1;
         for (int64_t r = 0; r < c->march->rows; r++) {
-            double by = there ? fabs(beside[r] - at[r]) : INFINITY;
+            double by = failed ? INFINITY : fabs(beside[r] - at[r]);
             if (!(by <= change[r])) change[r] = by;
         }
     }
     c->march->status = status;
+    return 0;
 }
 
 int ode_conserved_pass(ode_conserved *c, int64_t k, const void *bar)
@@ -178,10 +181,9 @@ int ode_conserved_end(ode_conserved *c, int64_t k, const void *bar)
     bool suspicious = false;
     for (int64_t r = 0; r < c->march->rows; r++)
         suspicious = suspicious || fabs(here[r] - later[r]) > share * size[r];
-    if (suspicious) {
-        look_beside(c, c->later, c->bar.data, later);
-        look_beside(c, k, bar, here);
-    }
+    if (suspicious &&
+        (look_beside(c, c->later, c->bar.data, later) || look_beside(c, k, bar, here)))
+        return -1;
     for (int64_t r = 0; r < c->march->rows; r++) {
         double by = here[r] - later[r];
         if (fabs(by) > share * size[r] && !(fabs(by) > above_error * change[r])) continue;

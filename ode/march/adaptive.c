@@ -99,7 +99,8 @@ static int look(ode_march *m, place *p)
 {
     p->h = fmin(p->h, ode_watch_limit(&m->watch));
     double size_next = fmin(p->h, fabs(p->end - p->a.t));
-    int64_t back = ode_watch_look(m, p->sink, &p->a, p->direction, p->y, size_next);
+    int64_t back;
+    if (ode_watch_look(m, p->sink, &p->a, p->direction, p->y, size_next, &back)) return -1;
     if (back >= 0 && go_back(m, p, back)) return -1;
     p->h = fmin(p->h, ode_watch_limit(&m->watch));
     return 0;
@@ -189,7 +190,7 @@ int ode_march_adaptive(ode_march *m, void *y, const ode_sink *sink)
     ode_control_begin(&m->control, &set->controller, m->method->order + own);
     if (evaluate(m, &p)) return -1;
     if (p.h == 0) p.h = m->slopes ? ode_first_step(m, t0, t1, y) : first_part * fabs(p.stop.t - t0);
-    if (look(m, &p)) return -1;
+    if (p.h < 0 || look(m, &p)) return -1;
     for (int64_t attempts = 0; p.a.t != t1; attempts++) {
         if (attempts >= set->max_steps) return ode_fail_many(m, p.a.t, t1, p.h, p.y);
         if (take(m, &p)) return -1;

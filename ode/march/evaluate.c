@@ -41,9 +41,13 @@ int ode_march_field(ode_march *m, double t, int side, const void *y, void *dy, v
     char where[96];
     ode_where(s, m->rows, bad, where, sizeof where);
     const char *outside = ad_workspace_outside(r->workspace);
-    if (outside) return ode_fail(m, ODE_OUTSIDE_DOMAIN, "at t = %.15g: %s", t, outside);
-    return ode_fail(
+    if (outside) {
+        ode_fail(m, ODE_OUTSIDE_DOMAIN, "at t = %.15g: %s", t, outside);
+        return 1;
+    }
+    ode_fail(
         m, ODE_NOT_FINITE,
         "the field is not finite (%g) at t = %.15g, %s; check the field there and its arguments",
         ode_shown(ode_load(s->dtype, dy, bad)), t, where);
+    return 1;
 }

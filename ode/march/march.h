@@ -152,10 +152,11 @@ int64_t ode_watch_doubtful(const ode_march *march);
 /* Notes the step and the |h lambda| that is known of it. */
 int ode_watch_accept(ode_march *march, double size); /* 0, or -1 with the march's error written */
 /* At the beginning and after an accepted step, which ended at a with state y; the next one is to be
- * of size h. The first step that has to be taken again (then the derivative there, march->slope[0],
- * is to be computed anew), or -1: none. */
-int64_t ode_watch_look(ode_march *march, const ode_sink *sink, const ode_boundary *a, int direction,
-                       const void *y, double h);
+ * of size h. *back: the first step that has to be taken again (then the derivative there,
+ * march->slope[0], is to be computed anew), or -1: none. 0, or -1 with the march's error written.
+ */
+int ode_watch_look(ode_march *march, const ode_sink *sink, const ode_boundary *a, int direction,
+                   const void *y, double h, int64_t *back);
 void ode_watch_rewind(ode_march *march); /* the march has gone back to march->steps */
 double ode_watch_limit(const ode_watch *watch);
 
@@ -273,7 +274,9 @@ void ode_refinement_free(ode_refinement *memory);
 int ode_march_run_refined(ode_march *march, int n, const double *times, void *y,
                           const ode_sink *sink, int refine, ode_refinement *memory);
 /* f(t, y) into dy, rates of quadratures into rate, residuals into kept (NULL: none). side: -1 the
- * limit from before t in the direction of the march, 1 from after, 0 at t. */
+ * limit from before t in the direction of the march, 1 from after, 0 at t. 0; 1: the field is not
+ * finite there, which a look that only probes may pass over; -1: anything else, memory that is
+ * short above all, which nobody may. Both with the march's error written. */
 int ode_march_field(ode_march *march, double t, int side, const void *y, void *dy, void *rate,
                     void *kept);
 /* What error is allowed at an element of a slot where the state is of this size: atol + rtol |size|
@@ -282,7 +285,8 @@ double ode_tolerance(const ode_march *march, int64_t element, double size);
 /* The largest |x - y| in units of the tolerance at y, over n elements of a slot from `first` on. */
 double ode_march_distance(const ode_march *march, int64_t first, int64_t n, const void *x,
                           const void *y);
-/* A size for the first step, from f(t0, y) in slope[0]; 0: none is small enough. */
+/* A size for the first step, from f(t0, y) in slope[0]; 0: none is small enough; below 0: the
+ * march's error is written. */
 double ode_first_step(ode_march *march, double t0, double t1, const void *y);
 /* Writes the error of the call in progress (the operation's name comes before it); -1. */
 int ode_fail(ode_march *march, ode_status status, const char *format, ...)

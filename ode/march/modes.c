@@ -81,9 +81,8 @@ typedef struct {
 } turn;
 _Static_assert(sizeof(turn) == ODE_TURN * sizeof(double), "the watch has room for the turns");
 
-/* One power iteration in each row, which turns the direction. false: the field is not finite there.
- */
-static bool iterate(ode_march *m, const ode_boundary *a, int direction, const void *y)
+/* One power iteration in each row, which turns the direction. As ode_march_field. */
+static int iterate(ode_march *m, const ode_boundary *a, int direction, const void *y)
 {
     ode_watch *w = &m->watch;
     const ode_system *s = m->system;
@@ -96,10 +95,10 @@ static bool iterate(ode_march *m, const ode_boundary *a, int direction, const vo
                   x + scale_of(m, i, most) * ode_load(dtype, w->direction.data, i));
     }
     int64_t evaluations = m->evaluations;
-    bool fine = !ode_march_field(m, a->t, a->jump ? direction : 0, w->moved.data, w->slope.data,
-                                 NULL, NULL);
+    int failed =
+        ode_march_field(m, a->t, a->jump ? direction : 0, w->moved.data, w->slope.data, NULL, NULL);
     w->evaluations += m->evaluations - evaluations;
-    if (!fine) return false;
+    if (failed) return failed;
     sums *of = w->rows.data;
     memset(of, 0, (size_t)m->rows * sizeof *of);
     for (int pass = 0; pass < 2; pass++) {
@@ -125,7 +124,7 @@ static bool iterate(ode_march *m, const ode_boundary *a, int direction, const vo
                     }
                 }
     }
-    return true;
+    return 0;
 }
 
 /* Notes an iteration: the largest growth in it, and in it and the one before it. What the field
@@ -198,8 +197,8 @@ static int most_iterations(const ode_march *m, const ode_boundary *a, double h)
     return (int)fmin(MOST_ITERATIONS, FEW_ITERATIONS + taken / FOR_AN_ITERATION);
 }
 
-bool ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const void *y, double h,
-                       double complex *found)
+int ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const void *y, double h,
+                      double complex *found)
 {
     ode_watch *w = &m->watch;
     double complex known = w->mode[0] + I * w->mode[1], before = known;
@@ -211,7 +210,8 @@ bool ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const
     w->iterations = 0;
     for (int i = 0; i < most; i++) {
         double last_pair = pair;
-        if (!iterate(m, a, direction, y)) return false;
+        int failed = iterate(m, a, direction, y);
+        if (failed) return failed < 0 ? -1 : 0;
         w->iterations++;
         w->turned++;
         note(m, &growth, &pair);
@@ -219,7 +219,7 @@ bool ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const
         double strain = ode_strain(m, *found, size);
         bool trusted = w->turned >= FIRST_ITERATIONS;
         doubt = doubt || (limiting && i == 0) || (i > 1 && strain > doubtful);
-        if (!doubt && strain <= (trusted ? 1 : little)) return false;
+        if (!doubt && strain <= (trusted ? 1 : little)) return 0;
         double complex mode = most_strained(m, fmin(size, w->horizon), &left);
         /* Nothing is as good as known of a mode of size 0: one iteration turns an oscillation
          * square, and its component along itself is none. */
@@ -276,18 +276,20 @@ static int64_t first_beyond(const ode_march *m, int64_t from, double complex fou
     return w->accurate && sum < beyond_in_sum ? -1 : first;
 }
 
-/* Whether step k, where it began, is beyond the limit of the mode that shows there. */
-static bool is_beyond(ode_march *m, const ode_sink *sink, int direction, int64_t k)
+/* Whether step k, where it began, is beyond the limit of the mode that shows there. -1: the march's
+ * error is written. */
+static int is_beyond(ode_march *m, const ode_sink *sink, int direction, int64_t k)
 {
     ode_watch *w = &m->watch;
     ode_boundary a;
     const void *y = sink->state(sink->context, k, &a);
     double size = ((const double *)w->sizes.data)[k], left, growth, pair;
     w->evaluations++;
-    if (ode_march_field(m, a.t, a.jump ? direction : 0, y, m->slope[0].data, NULL, NULL))
-        return true;
+    int failed = ode_march_field(m, a.t, a.jump ? direction : 0, y, m->slope[0].data, NULL, NULL);
+    if (failed) return failed;
     for (int i = 0; i < ITERATIONS_BACK; i++) {
-        if (!iterate(m, &a, direction, y)) return true;
+        failed = iterate(m, &a, direction, y);
+        if (failed) return failed;
         note(m, &growth, &pair);
     }
     double complex mode = most_strained(m, size, &left);
@@ -295,34 +297,42 @@ static bool is_beyond(ode_march *m, const ode_sink *sink, int direction, int64_t
 }
 
 /* The mode was found after the last of the steps from first on; it need not have been there all the
- * time. The step to go back to: no step before it that was looked at is beyond the limit. */
+ * time. The step to go back to: no step before it that was looked at is beyond the limit. -1: the
+ * march's error is written. */
 static int64_t back_to(ode_march *m, const ode_sink *sink, int direction, int64_t first)
 {
     int64_t fine = first, bad = m->steps;
-    if (bad - fine <= FEW_STEPS || is_beyond(m, sink, direction, first)) return first;
+    if (bad - fine <= FEW_STEPS) return first;
+    int there = is_beyond(m, sink, direction, first);
+    if (there) return there < 0 ? -1 : first;
     while (bad - fine > FEW_STEPS) {
         int64_t middle = fine + (bad - fine) / 2;
-        *(is_beyond(m, sink, direction, middle) ? &bad : &fine) = middle;
+        there = is_beyond(m, sink, direction, middle);
+        if (there < 0) return -1;
+        *(there ? &bad : &fine) = middle;
     }
     return fine;
 }
 
-int64_t ode_watch_look(ode_march *m, const ode_sink *sink, const ode_boundary *a, int direction,
-                       const void *y, double h)
+int ode_watch_look(ode_march *m, const ode_sink *sink, const ode_boundary *a, int direction,
+                   const void *y, double h, int64_t *back)
 {
     ode_watch *w = &m->watch;
     const double *sizes = w->sizes.data;
-    if (!w->on || (m->evaluations < w->due && h <= w->reach)) return -1;
-    int64_t from = w->since[w->certain], back = -1;
+    *back = -1;
+    if (!w->on || (m->evaluations < w->due && h <= w->reach)) return 0;
+    int64_t from = w->since[w->certain];
     w->probes++;
     double complex found;
     double earlier = w->found, largest = h;
     for (int64_t k = 0; w->since[1] == 0 && k < m->steps; k++) largest = fmax(largest, sizes[k]);
-    w->certain = ode_find_steepest(m, a, direction, y, largest, &found);
+    int steep = ode_find_steepest(m, a, direction, y, largest, &found);
+    if (steep < 0) return -1;
+    w->certain = steep;
     if (w->certain) {
         ode_limit_steps(m, a, direction, found);
-        back = first_beyond(m, from, found, earlier);
-        if (back >= 0) back = back_to(m, sink, direction, back);
+        int64_t first = first_beyond(m, from, found, earlier);
+        if (first >= 0 && (*back = back_to(m, sink, direction, first)) < 0) return -1;
     } else {
         double strain = ode_strain(m, found, h / close);
         w->lambda = 0;
@@ -335,8 +345,8 @@ int64_t ode_watch_look(ode_march *m, const ode_sink *sink, const ode_boundary *a
     w->shown = 0;
     w->since[0] = w->since[1];
     w->since[1] = m->steps;
-    if (back < 0) return -1;
-    w->since[0] = w->since[1] = back;
+    if (*back < 0) return 0;
+    w->since[0] = w->since[1] = *back;
     w->until = a->t;
-    return back;
+    return 0;
 }

@@ -78,8 +78,9 @@ double ode_first_step(ode_march *m, double t0, double t1, const void *y)
     h0 = fmin(h0, most_probe * length);
     char *y1 = m->work.data, *f1 = y1 + (size_t)m->cells * ode_bytes(dtype);
     ode_combine(dtype, m->cells, y, 1, (double[]){ direction * h0 }, (const void *[]){ f0 }, y1);
-    bool failed = ode_first_nonfinite(dtype, m->cells, y1) >= 0 ||
-                  ode_march_field(m, t0 + direction * h0, 0, y1, f1, NULL, NULL);
+    int failed = ode_first_nonfinite(dtype, m->cells, y1) >= 0;
+    if (!failed) failed = ode_march_field(m, t0 + direction * h0, 0, y1, f1, NULL, NULL);
+    if (failed < 0) return -1;
     if (!failed) ode_add_scaled(dtype, m->cells, -1, f0, f1);
     double change = failed ? INFINITY : norm(m, f1, y, f0, length);
     if (!isfinite(change))

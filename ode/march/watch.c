@@ -240,7 +240,9 @@ int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, c
     if (error[0] > 1 && !damps(m, taken) && w->asked != m->steps) {
         double complex found;
         w->asked = m->steps;
-        w->certain = ode_find_steepest(m, a, direction, y, INFINITY, &found);
+        int steep = ode_find_steepest(m, a, direction, y, INFINITY, &found);
+        if (steep < 0) return -1;
+        w->certain = steep;
         if (w->certain) ode_limit_steps(m, a, direction, found);
         if (w->damped && taken > w->most) {
             *factor = w->most / taken;

@@ -51,10 +51,10 @@ double ode_largest_step(const ode_march *m, double complex lambda);
 /* What the first look or tangent of a solve begins with; many solves are over before (modes.c). */
 void ode_watch_prepare(ode_march *m, const void *y);
 
-/* The mode that steps of this size strain most. false: not that they are close to its limit, or
- * nothing can be said; then it may be another one (modes.c). */
-bool ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const void *y, double h,
-                       double complex *found);
+/* The mode that steps of this size strain most. 1; 0: not that they are close to its limit, or
+ * nothing can be said, then it may be another one; -1 with the march's error written (modes.c). */
+int ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const void *y, double h,
+                      double complex *found);
 /* Holds the steps within the limit of a mode that is known for certain. */
 void ode_limit_steps(ode_march *m, const ode_boundary *a, int direction, double complex found);
 
