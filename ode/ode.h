@@ -279,7 +279,9 @@ typedef struct {
      * 1e-8 (f64); 1e-4, 1e-6 (f32). Where one is given, a zero of the other is a zero: with rtol
      * alone the error is relative however small the state is, with atol alone absolute however
      * large. States that begin at zero or pass through it (costs, log-determinants) cost fewer
-     * steps with an atol. rtol alone may not be below the rounding of the tape's type. */
+     * steps with an atol. An rtol other than zero may not be below the rounding of the tape's type
+     * (6e-8, 1.1e-16), whatever atol is: no step is so exact, and an atol that is meant to hold
+     * alone is given with an rtol of zero. */
     double rtol, atol;
     /* An atol of its own for each element of a row, all states in order (their shapes [rows, D...]
      * without the rows, one after the other; of a flow: x, logdet; of a solve with a cost: y, q),

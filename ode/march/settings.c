@@ -140,18 +140,17 @@ bool ode_settings_fit(const ode_settings *s, const ode_system *system, ad_tape *
     return false;
 }
 
-/* A relative tolerance alone that is finer than the type's rounding asks for what no step can do.
- */
-static bool check_rounding(const ode_settings *s, double rtol, double atol, const char *prefix,
-                           ad_tape *tape)
+/* A relative tolerance that is finer than the type's rounding asks for what no step can do. Whether
+ * an atol beside it is large enough to make up for that depends on states that are not known yet;
+ * who means the atol alone says so by an rtol of zero. */
+static bool check_rounding(const ode_settings *s, double rtol, const char *prefix, ad_tape *tape)
 {
     bool f32 = ad_tape_dtype(tape) == AD_F32;
-    double rounding = f32 ? FLT_EPSILON : DBL_EPSILON;
-    if (!s->adaptive || s->atol_each || atol > 0 || rtol >= rounding) return true;
+    double rounding = (f32 ? FLT_EPSILON : DBL_EPSILON) / 2;
+    if (!s->adaptive || rtol == 0 || rtol >= rounding) return true;
     ad_fail(tape,
-            "%s: options.%srtol is %g with an atol of zero: this is below the rounding of %s "
-            "(%.2g), and no step can be so exact; raise it, "
-            "or give an atol%s",
+            "%s: options.%srtol is %g: this is below the rounding of %s (%.2g), and no step can be "
+            "so exact; raise it, or give an atol alone (an rtol of 0)%s",
             s->caller, prefix, rtol, f32 ? "float32" : "float64", rounding,
             f32 ? ", or use float64" : "");
     return false;
@@ -426,9 +425,8 @@ bool ode_settings_make(ode_settings *s, const ode_options *options, const sde_op
     }
     ok = ok && check_kind(s, sde, tape) && (!sde || copy_path(s, &sde->path, tape));
     if (ok && check_stepping(s, tape) && check_controller(s, &o, tape) && copy_atols(s, &o, tape) &&
-        check_rounding(s, s->rtol, s->atol, "", tape) &&
-        check_rounding(s, s->adjoint_rtol, s->adjoint_atol, "adjoint_", tape) &&
-        copy_jumps(s, &o, tape))
+        check_rounding(s, s->rtol, "", tape) &&
+        check_rounding(s, s->adjoint_rtol, "adjoint_", tape) && copy_jumps(s, &o, tape))
         return true;
     ode_settings_clear(s);
     return false;

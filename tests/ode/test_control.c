@@ -434,7 +434,7 @@ static const message messages[] = {
       1,
       0,
       1,
-      { .rtol = 1e-12, .atol = 1e-14, .max_steps = 1000 },
+      { .atol = 1e-14, .max_steps = 1000 },
       "below the rounding of float32",
       "stiff" },
     { "singularity", false, growth_of_square, 1, 0, 2, { 0 }, "look for a singularity", "stiff" },

@@ -290,13 +290,16 @@ static const refusal refusals[] = {
     { false,
       { .rtol = 1e-3, .atol_each = with_negative, .natol = 3 },
       "options.atol_each[2] is -2" },
-    { false,
-      { .rtol = 1e-300 },
-      "options.rtol is 1e-300 with an atol of zero: this is below the rounding of float64" },
+    { false, { .rtol = 1e-300 }, "options.rtol is 1e-300: this is below the rounding of float64" },
+    { true, { .rtol = 1e-12 }, "options.rtol is 1e-12: this is below the rounding of float32" },
     { true,
-      { .rtol = 1e-12 },
-      "options.rtol is 1e-12 with an atol of zero: this is below the rounding of float32" },
-    { true, { .adjoint_rtol = 1e-14 }, "options.adjoint_rtol is 1e-14 with an atol of zero" },
+      { .rtol = 1e-12, .atol = 1e-12 },
+      "options.rtol is 1e-12: this is below the rounding of float32" },
+    { true,
+      { .rtol = 1e-12, .atol_each = fine, .natol = 3 },
+      "options.rtol is 1e-12: this is below the rounding of float32" },
+    { true, { .adjoint_rtol = 1e-14 }, "options.adjoint_rtol is 1e-14: this is below" },
+    { true, { .adjoint_rtol = 1e-14, .adjoint_atol = 1e-3 }, "options.adjoint_rtol is 1e-14: " },
 };
 
 START_TEST(refused)
