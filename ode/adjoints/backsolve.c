@@ -33,6 +33,14 @@ static int went_astray(const ode_adjoint_run *run)
     return -1;
 }
 
+/* Whether the march back may have failed because of the state that it recomputes: not before its
+ * first step, and not where a program failed. */
+static bool is_astray(const ode_march *m)
+{
+    if (m->status == ODE_FAILED || m->status == ODE_OUT_OF_MEMORY) return false;
+    return m->status != ODE_NOT_FINITE || m->steps > 0;
+}
+
 /* The recomputed state against the stored one, x: where they have nothing to do with each other,
  * neither has the gradient with the right one, so that is an error and not a number. Each element
  * is measured by its largest magnitude over the forward solve, so that none hides behind a larger
@@ -98,7 +106,8 @@ static int piece(backward *b, int j, int i)
     if (t[i] == t[j]) return ode_costate_march(back, 1, t + j, 0);
     int n = times_between(b, j, i), refine = is_stochastic(back) ? 0 : run->call->refine;
     if (!n) return ode_call_fail(run->call, "out of memory");
-    if (ode_costate_march(back, n, b->times.data, refine)) return went_astray(run);
+    if (ode_costate_march(back, n, b->times.data, refine))
+        return is_astray(&back->march) ? went_astray(run) : -1;
     ode_costate_solution(back, i, back->x.data);
     int64_t cells = run->call->rows * back->problem->system->width;
     double drift =

@@ -7,7 +7,7 @@ void ode_where(const ode_system *s, int64_t rows, int64_t element, char *text, s
     while (j + 1 < s->nstate && element >= rows * s->size[j]) element -= rows * s->size[j++];
     int used = snprintf(text, size, "row %lld, component %lld", (long long)(element / s->size[j]),
                         (long long)(element % s->size[j]));
-    if (s->nstate == 1 || used < 0 || (size_t)used >= size) return;
+    if ((s->nstate == 1 && !s->base) || used < 0 || (size_t)used >= size) return;
     text += used;
     size -= (size_t)used;
     if (s->primal) {
@@ -24,6 +24,14 @@ void ode_where(const ode_system *s, int64_t rows, int64_t element, char *text, s
                  own > 1 ? " of the gradient by state %d" : " of the gradient by the state", j);
     else if (s->last && j == s->nstate - 1) snprintf(text, size, " of %s", s->last);
     else snprintf(text, size, own > 1 ? " of state %d" : " of the state", j - costates);
+}
+
+bool ode_is_derivative(const ode_system *s, int64_t rows, int64_t element)
+{
+    int j = 0;
+    while (j + 1 < s->nstate && element >= rows * s->size[j]) element -= rows * s->size[j++];
+    if (s->primal) return j >= ode_system_root(s)->nstate;
+    return s->base && j < s->base->nstate;
 }
 
 void ode_name_shared(const ode_system *s, int shared, uint64_t need, int64_t element, char *text,

@@ -258,6 +258,11 @@ static inline void *ode_part(const ode_system *s, int64_t rows, const void *slot
 
 /* Which state, row and component an element of a slot is. */
 void ode_where(const ode_system *s, int64_t rows, int64_t element, char *text, size_t size);
+/* Whether that is a costate or a tangent, whose equation is a derivative of the field; and what is
+ * said of one that is not finite, with the place. */
+bool ode_is_derivative(const ode_system *s, int64_t rows, int64_t element);
+#define ODE_NO_DERIVATIVE                                                                          \
+    "the derivative of the field is not finite in %s; it has none there (a root or a power at 0?)"
 /* An element of a per-row argument, and the arguments that a shared value is computed from: "by
  * argument 1, ...". */
 void ode_name_row_argument(const ode_system *s, int argument, int64_t element, char *text,

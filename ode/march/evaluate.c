@@ -45,9 +45,12 @@ int ode_march_field(ode_march *m, double t, int side, const void *y, void *dy, v
         ode_fail(m, ODE_OUTSIDE_DOMAIN, "at t = %.15g: %s", t, outside);
         return 1;
     }
-    ode_fail(
-        m, ODE_NOT_FINITE,
-        "the field is not finite (%g) at t = %.15g, %s; check the field there and its arguments",
-        ode_shown(ode_load(s->dtype, dy, bad)), t, where);
+    if (ode_is_derivative(s, m->rows, bad))
+        ode_fail(m, ODE_NOT_FINITE, "at t = %.15g: " ODE_NO_DERIVATIVE, t, where);
+    else
+        ode_fail(m, ODE_NOT_FINITE,
+                 "the field is not finite (%g) at t = %.15g, %s; check the field there and its "
+                 "arguments",
+                 ode_shown(ode_load(s->dtype, dy, bad)), t, where);
     return 1;
 }

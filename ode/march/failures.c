@@ -14,6 +14,17 @@ int64_t ode_march_nonfinite(const ode_march *m, const void *next, bool *derivati
     return bad;
 }
 
+/* The first element of a row that is not finite, or else `element`. */
+static int64_t nonfinite_of_row(const ode_march *m, const void *next, int64_t row, int64_t element)
+{
+    const ode_system *s = m->system;
+    int64_t first = 0;
+    for (int j = 0; j < s->nstate; first += m->rows * s->size[j++])
+        for (int64_t i = first + row * s->size[j]; i < first + (row + 1) * s->size[j]; i++)
+            if (!isfinite(ode_load(s->dtype, next, i))) return i;
+    return element;
+}
+
 /* The element whose derivative changes most over the attempted step, in units of the tolerance. */
 static int64_t worst_element(const ode_march *m, const void *y)
 {
@@ -71,13 +82,15 @@ static void advise(const ode_march *m, const trouble *of, char *text, size_t siz
                      (double)(m->steps + m->rejected),
                  m->guard.z, m->guard.limit);
     else if (m->watch.on && m->watch.lambda > 0 && m->watch.accurate)
-        snprintf(text, size,
-                 "the gradient asks for such steps, not the state, which does not show an "
-                 "oscillation of frequency %.3g: raise max_steps",
-                 m->watch.lambda);
+        snprintf(
+            text, size,
+            "the solution's derivatives ask for such steps, not the state, which does not show an "
+            "oscillation of frequency %.3g: raise max_steps",
+            m->watch.lambda);
     else if (m->watch.on && isfinite(m->watch.allowed))
         snprintf(text, size,
-                 "the gradient asks for such steps, not the state, of which a component or all is "
+                 "the solution's derivatives ask for such steps, not the state, of which a "
+                 "component or all is "
                  "at rest: raise max_steps, or loosen the "
                  "tolerances");
     else
@@ -88,11 +101,18 @@ static void advise(const ode_march *m, const trouble *of, char *text, size_t siz
 
 int ode_fail_small(ode_march *m, double t, double h, double ratio, const void *y, const void *next)
 {
-    char where[96], advice[400], error[64] = "makes too large an error in the gradient";
+    char where[96], advice[400],
+        error[80] = "makes too large an error in the solution's derivatives";
     bool derivative = false;
     int64_t bad = ode_march_nonfinite(m, next, &derivative);
     if (bad >= 0) {
+        if (m->failed_row >= 0) bad = nonfinite_of_row(m, next, m->failed_row, bad);
         ode_where(m->system, m->rows, bad, where, sizeof where);
+        if (m->failed_row >= 0 && m->failed_how == ODE_NEWTON_DERIVATIVE)
+            return ode_fail(m, ODE_NOT_FINITE,
+                            "step %lld near t = %.15g: " ODE_NO_DERIVATIVE
+                            ", however small the step (%.3g)",
+                            (long long)m->steps, t, where, h);
         if (m->failed_row >= 0 && m->failed_how != ODE_NEWTON_FIELD)
             return ode_fail(m, ODE_NEWTON,
                             "step %lld at t = %.15g: Newton's method does not find the stages of "
@@ -107,6 +127,11 @@ int ode_fail_small(ode_march *m, double t, double h, double ratio, const void *y
                             "step %lld near t = %.15g, however small the step (%.3g): %s; the "
                             "solution leaves the field's domain there",
                             (long long)m->steps, t, h, outside);
+        if (derivative && ode_is_derivative(m->system, m->rows, bad))
+            return ode_fail(m, ODE_NOT_FINITE,
+                            "step %lld near t = %.15g: " ODE_NO_DERIVATIVE
+                            ", however small the step (%.3g)",
+                            (long long)m->steps, t, where, h);
         return ode_fail(m, ODE_NOT_FINITE,
                         "step %lld near t = %.15g: %s is not finite in %s, however small the step "
                         "(%.3g); check the field there: it may "

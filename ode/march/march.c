@@ -458,10 +458,11 @@ int ode_march_step(ode_march *m, const ode_sink *sink, const ode_boundary *a, od
                             "adaptive method",
                             (long long)m->steps, a->t, b->t - a->t, outside);
         return ode_fail(m, ODE_NOT_FINITE,
-                        "step %lld from t = %.15g, size %.3g: the state becomes %g in %s; take "
+                        "step %lld from t = %.15g, size %.3g: %s becomes %g in %s; take "
                         "smaller steps, an adaptive or an implicit "
                         "method, or check the field",
                         (long long)m->steps, a->t, b->t - a->t,
+                        ode_is_derivative(m->system, m->rows, bad) ? "a derivative" : "the state",
                         ode_shown(ode_load(m->system->dtype, next, bad)), where);
     }
     if (count_ringing(m, a, b)) return -1;

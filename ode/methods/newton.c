@@ -335,6 +335,37 @@ static verdict judge(const ode_newton_problem *p, newton_row *row, double norm, 
     return CONVERGED;
 }
 
+/* Whether a row failed for what is not finite in component i of all states: the field, its
+ * Jacobian, or what came from an earlier stage. */
+static bool is_to_blame(const ode_newton_work *w, const ode_system *s, int64_t r, int64_t i,
+                        ode_newton_end end)
+{
+    if (end == ODE_NEWTON_BEFORE)
+        return !isfinite(row_of(&w->base, s, r)[i] + row_of(&w->k, s, r)[i]);
+    if (end == ODE_NEWTON_FIELD)
+        return !isfinite(ode_load(s->dtype, w->f.data, place_of(s, w->rows, r, i)));
+    const char *row = jacobian_of(&w->kept, s, r) + (size_t)(i * s->width) * ode_bytes(s->dtype);
+    return end == ODE_NEWTON_DERIVATIVE && ode_first_nonfinite(s->dtype, s->width, row) >= 0;
+}
+
+/* The first component that is, or -1. */
+static int64_t first_to_blame(const ode_newton_work *w, const ode_system *s, int64_t r,
+                              ode_newton_end end)
+{
+    for (int64_t i = 0; i < s->width; i++)
+        if (is_to_blame(w, s, r, i, end)) return i;
+    return -1;
+}
+
+/* Why there are no factors. */
+static ode_newton_end why_singular(const ode_newton_work *w, const ode_system *s, int64_t r)
+{
+    static const ode_newton_end ends[] = { ODE_NEWTON_FIELD, ODE_NEWTON_DERIVATIVE };
+    for (int i = 0; i < 2; i++)
+        if (first_to_blame(w, s, r, ends[i]) >= 0) return ends[i];
+    return ODE_NEWTON_SINGULAR;
+}
+
 /* One iteration of a row, which becomes inactive when it converges or fails. */
 static ode_newton_end iterate(const ode_newton_work *w, const ode_newton_problem *p, int64_t r,
                               ode_newton_counts *counts, double *raw)
@@ -342,7 +373,7 @@ static ode_newton_end iterate(const ode_newton_work *w, const ode_newton_problem
     newton_row *row = (newton_row *)w->state.data + r;
     *raw = NAN;
     ode_newton_end end = ODE_NEWTON_FINE;
-    if (row->want && !make_matrix(w, p, row, r, counts)) end = ODE_NEWTON_SINGULAR;
+    if (row->want && !make_matrix(w, p, row, r, counts)) end = why_singular(w, p->system, r);
     if (end == ODE_NEWTON_FINE) end = find_update(w, p, r);
     verdict v = TOO_SLOW;
     if (end == ODE_NEWTON_FINE) {
@@ -381,17 +412,18 @@ static int fail_row(const ode_newton_work *w, const ode_newton_problem *p,
 {
     const ode_system *s = p->system;
     const newton_row *row = (newton_row *)w->state.data + r;
-    if (end == ODE_NEWTON_FIELD) {
-        int64_t bad = 0;
-        while (bad + 1 < s->width &&
-               isfinite(ode_load(s->dtype, w->f.data, place_of(s, w->rows, r, bad))))
-            bad++;
+    if (end == ODE_NEWTON_FIELD || end == ODE_NEWTON_DERIVATIVE) {
+        int64_t bad = first_to_blame(w, s, r, end);
+        if (bad < 0) bad = 0; /* finite, but not their sum */
         int state = 0;
         while (bad >= s->size[state]) bad -= s->size[state++];
         snprintf(call->error, call->error_size,
-                 "iteration %d: the field is not finite in row %lld, component %lld of state %d; "
-                 "take a smaller step, or check the field there",
-                 row->iterations - 1, (long long)r, (long long)bad, state);
+                 "iteration %d: the %s not finite in row %lld, component %lld of state %d; "
+                 "take a smaller step, or check the field there%s",
+                 row->iterations - 1,
+                 end == ODE_NEWTON_FIELD ? "field is" : "derivative of the field is", (long long)r,
+                 (long long)bad, state,
+                 end == ODE_NEWTON_FIELD ? "" : " (a root or a power at 0?)");
     } else if (end == ODE_NEWTON_SINGULAR) {
         snprintf(call->error, call->error_size,
                  "row %lld, iteration %d: the matrix I - %g J is singular or not finite; take a "
@@ -410,11 +442,16 @@ static int fail_row(const ode_newton_work *w, const ode_newton_problem *p,
     return -1;
 }
 
-static void give_up(const ode_newton_work *w, const ode_newton_problem *p, int64_t r)
+/* The slope becomes NaN where the fault is, if that is known, so that the march can name it. */
+static void give_up(const ode_newton_work *w, const ode_newton_problem *p, int64_t r,
+                    ode_newton_end end)
 {
+    const ode_system *s = p->system;
+    bool known = first_to_blame(w, s, r, end) >= 0;
     newton_row *row = (newton_row *)w->state.data + r;
-    double *k = row_of(&w->k, p->system, r);
-    for (int64_t i = 0; i < p->system->width; i++) k[i] = NAN;
+    double *k = row_of(&w->k, s, r);
+    for (int64_t i = 0; i < s->width; i++)
+        if (!known || is_to_blame(w, s, r, i, end)) k[i] = NAN;
     row->active = false;
     row->has_jacobian = false; /* the next attempt begins with a new one */
     row->want = WANT_NOTHING;
@@ -429,7 +466,7 @@ int ode_newton_find(ode_newton_work *w, const ode_newton_problem *p, const ad_op
     for (int64_t r = 0; r < w->rows; r++) {
         begin_row(w, p, &all[r], r, counts);
         left += all[r].active;
-        if (!all[r].active) give_up(w, p, r);
+        if (!all[r].active) give_up(w, p, r, ODE_NEWTON_BEFORE);
     }
     while (left > 0) {
         bool jacobian = false;
@@ -449,7 +486,7 @@ int ode_newton_find(ode_newton_work *w, const ode_newton_problem *p, const ad_op
                     counts->failed = r;
                     counts->end = end;
                 }
-                give_up(w, p, r);
+                give_up(w, p, r, end);
             }
             left -= !all[r].active;
         }

@@ -34,10 +34,11 @@ typedef struct {
 
 typedef enum {
     ODE_NEWTON_FINE,
-    ODE_NEWTON_SLOW,     /* it does not converge, or not fast enough */
-    ODE_NEWTON_FIELD,    /* the field is not finite */
-    ODE_NEWTON_SINGULAR, /* the matrix I - g J is singular or not finite */
-    ODE_NEWTON_BEFORE    /* an earlier stage of the row had failed */
+    ODE_NEWTON_SLOW,       /* it does not converge, or not fast enough */
+    ODE_NEWTON_FIELD,      /* the field is not finite */
+    ODE_NEWTON_DERIVATIVE, /* its Jacobian is not */
+    ODE_NEWTON_SINGULAR,   /* the matrix I - g J is singular */
+    ODE_NEWTON_BEFORE      /* an earlier stage of the row had failed */
 } ode_newton_end;
 
 /* Counted by a solve: runs of the Jacobian and of the field for the whole batch, factorisations of

@@ -482,7 +482,7 @@ static const message messages[] = {
       0,
       1,
       { .method = &ode_trapezoidal, .steps = 1 },
-      "Newton's method: row 0, iteration 0",
+      "Newton's method: iteration 0: the field is not finite in row 0, component 0",
       "ode_root" },
 };
 
@@ -495,6 +495,56 @@ START_TEST(what_is_said)
     has(ad_tape_error(tape), s->part);
     ck_assert_msg(!s->not || !strstr(ad_tape_error(tape), s->not ), "%s: '%s' is in '%s'", s->name,
                   s->not, ad_tape_error(tape));
+    ad_tape_free(tape);
+}
+END_TEST
+
+/* y' = -sqrt(y), which reaches 0 at t = 2. */
+static ad_var emptying(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)t, (void)args, (void)user;
+    return ad_neg(ad_sqrt(y));
+}
+
+/* A solve alone does not speak of a gradient. */
+START_TEST(no_gradient_is_asked_for)
+{
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ck_assert(isnan(solve(tape, emptying, NULL, 1, 0, 3, NULL)));
+    has(ad_tape_error(tape), "step");
+    ck_assert_msg(!strstr(ad_tape_error(tape), "gradient"), "%s", ad_tape_error(tape));
+    ad_tape_free(tape);
+}
+END_TEST
+
+/* y' = sqrt|y|, whose component that begins at 0 has no derivative there. */
+static ad_var filling(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)t, (void)args, (void)user;
+    return ad_sqrt(ad_abs(y));
+}
+
+/* It is the derivative of the field that is blamed, not the field, and with its place; and nobody's
+ * way of going back in time. */
+START_TEST(no_derivative)
+{
+    static const ode_adjoint *const adjoints[] = { &ode_interpolating, &ode_backsolve };
+    static const ode_method *const methods[] = { &ode_dopri5, &ode_kvaerno3, &ode_trapezoidal,
+                                                 &ode_implicit_euler };
+    const ode_method *m = methods[_i / 4];
+    ode_options o = { .method = m,
+                      .adjoint = adjoints[_i % 2],
+                      .rerecord = _i / 2 % 2,
+                      .steps = ode_method_adaptive(m) ? 0 : 10 };
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 2, (double[]){ 1, 2, 1, 0 }), g;
+    ad_var y = ode_solve_final(filling, NULL, y0, 0, NULL, ode_interval(tape, 0, 1), &o);
+    ad_grad(ad_sum_all(y), 1, &y0, &g);
+    ck_assert_ptr_null(ad_value(g));
+    const char *error = ad_tape_error(tape);
+    has(error, "derivative of the field is not finite in row 1, component 1");
+    has(error, "(a root or a power at 0?)");
+    ck_assert_msg(!strstr(error, "chaotic"), "%s", error);
     ad_tape_free(tape);
 }
 END_TEST
@@ -513,6 +563,8 @@ int main(void)
     tcase_add_loop_test(c, steps_below_rounding, 0, 4 * method_count());
     tcase_add_loop_test(c, numbers_of_given_steps, 0, 4);
     tcase_add_loop_test(c, given_steps_below_rounding, 0, method_count());
+    tcase_add_test(c, no_gradient_is_asked_for);
+    tcase_add_loop_test(c, no_derivative, 0, 16);
     tcase_add_loop_test(c, what_is_said, 0, sizeof messages / sizeof *messages);
     return suite_run();
 }
