@@ -96,7 +96,9 @@ void ad_tape_set_limit(ad_tape *tape, int32_t operations);
 /* The most bytes that values on demand may hold (ad_value, ad_get, ad_evaluate and the like), those
  * of all variables together, and each solve among them besides; more is an error that names the
  * operation. 0: no limit; without a call it is the environment's COSTATE_MEMORY
- * (ad_workspace_set_limit). */
+ * (ad_workspace_set_limit), and without that half the machine's memory, for values alone: a loop
+ * that records and never rewinds keeps all that it has computed. Data that are given (ad_input,
+ * ad_param) do not count. */
 void ad_tape_set_memory(ad_tape *tape, int64_t bytes);
 /* Number of rows: the one of the row data given so far (ad_input_rows, ad_set), or of
  * ad_tape_set_rows; -1: none yet. */

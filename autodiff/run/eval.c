@@ -44,17 +44,17 @@ static int64_t bytes_left(const ad_tape *t)
 /* Whether the limit allows so many bytes more for what a node computes; what: NULL, its shape. */
 static bool is_within_limit(ad_tape *t, const ad_node *n, int64_t bytes, const char *what)
 {
-    if (!ad_tape_memory(t) || (bytes >= 0 && bytes <= ad_tape_memory(t) - ad_tape_computed(t)))
-        return true;
+    if (bytes >= 0 && bytes <= ad_tape_most(t) - ad_tape_computed(t)) return true;
     char shape[160];
     if (!what) ad_format_shape(n->shape, shape, sizeof shape);
     ad_fail(t,
             "ad_value: out of memory: %s needs %lld bytes for %s, computed values hold %lld, and "
-            "the limit is %lld; take fewer rows, compile what is computed (ad_compile: a program "
+            "the limit is %lld%s; rewind what is not needed any more (ad_tape_mark, "
+            "ad_tape_rewind), take fewer rows, compile what is computed (ad_compile: a program "
             "holds few values at a time), or set a larger limit (ad_tape_set_memory, "
             "COSTATE_MEMORY)",
             name_of(n).text, (long long)bytes, what ? what : shape, (long long)ad_tape_computed(t),
-            (long long)ad_tape_memory(t));
+            (long long)ad_tape_most(t), ad_tape_memory(t) ? "" : ", half the machine's memory");
     return false;
 }
 

@@ -34,7 +34,8 @@ struct ad_tape {
     /* Evaluation. */
     int64_t rows, given_rows; /* given: by ad_tape_set_rows, or -1 */
     int refine;
-    int64_t memory;     /* the most bytes of computed values; 0: no limit */
+    int64_t memory;     /* the limit that was given for computed values and solves; 0: none */
+    int64_t most;       /* the most bytes of computed values */
     int64_t computed;   /* bytes of computed values */
     int32_t inner;      /* nodes from here on are inner (ad_is_inner) */
     int held;           /* evaluations under way */

@@ -13,6 +13,15 @@
 
 enum { NODE_LIMIT = 10000000 /* about 3 GB */ };
 
+/* Of computed values, where no limit is given: half the machine's memory. A loop that records and
+ * never rewinds keeps the values of all its turns; it is to learn so before the machine is out of
+ * memory. Data that the caller gives do not count. */
+static int64_t usual_most(void)
+{
+    const char *said = getenv("COSTATE_MEMORY");
+    return said && said[0] ? INT64_MAX : ad_machine_bytes() / 2;
+}
+
 ad_tape *ad_tape_new(ad_dtype dtype)
 {
     ad_tape *t = calloc(1, sizeof *t);
@@ -28,6 +37,7 @@ ad_tape *ad_tape_new(ad_dtype dtype)
     if (error) ad_fail(t, "COSTATE_ISA=%s: %s", getenv("COSTATE_ISA"), error);
     t->memory = ad_memory_limit(&error);
     if (error) ad_fail(t, "COSTATE_MEMORY=%s: %s", getenv("COSTATE_MEMORY"), error);
+    t->most = t->memory ? t->memory : usual_most();
     return t;
 }
 
@@ -68,10 +78,14 @@ void ad_tape_set_memory(ad_tape *t, int64_t bytes)
 {
     if (!t) return;
     if (bytes < 0) ad_fail(t, "ad_tape_set_memory: %lld bytes; 0 is no limit", (long long)bytes);
-    else t->memory = bytes;
+    if (bytes < 0) return;
+    t->memory = bytes;
+    t->most = bytes ? bytes : INT64_MAX;
 }
 
 int64_t ad_tape_memory(const ad_tape *t) { return t->memory; }
+
+int64_t ad_tape_most(const ad_tape *t) { return t->most; }
 
 /* The tape has lost row inputs: the number of rows is that of the first that is left. */
 static void rows_of_first_input(ad_tape *t)

@@ -72,9 +72,11 @@ void ad_tape_hold(ad_tape *tape);
 void ad_tape_release(ad_tape *tape);
 bool ad_tape_is_held(ad_tape *tape, const char *what);
 /* Gives a computed node its array, whose bytes count as the tape's until it is forgotten. How many
- * those are, and how many they may be (ad_tape_set_memory; 0: no limit). */
+ * those are, how many they may be, and the limit that was given for them and for the memory of
+ * solves (ad_tape_set_memory; 0: none). */
 void ad_tape_hold_value(ad_tape *tape, ad_node *node, void *value, int64_t bytes);
 int64_t ad_tape_computed(const ad_tape *tape);
+int64_t ad_tape_most(const ad_tape *tape);
 int64_t ad_tape_memory(const ad_tape *tape);
 /* Says that a computed node (no input) is about to get a value, so that it can be forgotten. */
 void ad_tape_note_value(ad_tape *tape, int32_t node);

@@ -282,6 +282,28 @@ START_TEST(test_values)
 }
 END_TEST
 
+/* Without a limit being set there is one, which knows the cure; data that are given do not count.
+ * What is asked for is more than any machine allocates, and so is only refused. */
+START_TEST(test_values_of_machine)
+{
+    const int64_t machine = ad_machine_bytes(), rows = machine / 64 * 4;
+    const double one = 1;
+    ad_tape *t = ad_tape_new(AD_F64);
+    ad_var x = ad_input(t, AD_SCALAR, &one), y = ad_broadcast(x, AD_SHAPE(64, rows));
+    ck_assert_ptr_null(ad_value(y));
+    char limit[64];
+    snprintf(limit, sizeof limit, "the limit is %lld, half", (long long)(machine / 2));
+    const char *error = ad_tape_error(t);
+    ck_assert_msg(strstr(error, limit) && strstr(error, "(ad_tape_mark, ad_tape_rewind)"), "%s",
+                  error);
+    ad_tape_clear_error(t);
+    ad_tape_set_memory(t, 0);
+    ck_assert_ptr_null(ad_value(y));
+    ck_assert_msg(!strstr(ad_tape_error(t), "the limit"), "%s", ad_tape_error(t));
+    ad_tape_free(t);
+}
+END_TEST
+
 START_TEST(test_evaluate)
 {
     const double data[64] = { 0 }, *in[] = { data };
@@ -310,6 +332,7 @@ int main(void)
     tcase_add_loop_test(tc, test_described, 0, SAMPLES);
     tcase_add_test(tc, test_environment);
     tcase_add_test(tc, test_values);
+    tcase_add_test(tc, test_values_of_machine);
     tcase_add_test(tc, test_evaluate);
     return suite_run();
 }
