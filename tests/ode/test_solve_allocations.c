@@ -149,7 +149,7 @@ START_TEST(every_allocation_may_fail)
     numbers right, found;
     ck_assert(attempt(field, m, adjoint, &failed, &right));
     failed = true;
-    for (long k = 0; failed; k += k < 40 || _i % 16 % 8 < 2 ? 1 : 5) {
+    for (long k = 0; failed; k += k < 40 || _i % 16 < 2 ? 1 : 7) {
         if (interpolating ? _i % 2 == 0 : _i < 16) allocations_fail_at(k);
         else allocations_fail_alone(k);
         bool good = attempt(field, m, adjoint, &failed, &found);
