@@ -77,8 +77,10 @@ void ad_tape_set_limit(ad_tape *t, int32_t operations)
 void ad_tape_set_memory(ad_tape *t, int64_t bytes)
 {
     if (!t) return;
-    if (bytes < 0) ad_fail(t, "ad_tape_set_memory: %lld bytes; 0 is no limit", (long long)bytes);
-    if (bytes < 0) return;
+    if (bytes < 0) {
+        ad_fail(t, "ad_tape_set_memory: %lld bytes; 0 is no limit", (long long)bytes);
+        return;
+    }
     t->memory = bytes;
     t->most = bytes ? bytes : INT64_MAX;
 }

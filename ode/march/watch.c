@@ -173,9 +173,9 @@ static int end_at_output(ode_march *m, const ode_boundary *a, const void *next, 
     return 0;
 }
 
-/* Whether atol has been large against the whole state since the solve began. Its error
- * then says nothing of the tangents, which are as large as ever. Those of a state that has become
- * so small have mostly done so with it. */
+/* Whether atol has been large against the whole state since the solve began. Its error then says
+ * nothing of the tangents, which are as large as ever. Those of a state that has become so small
+ * have mostly done so with it. */
 static bool is_unresolved(ode_march *m, const void *y, const void *next)
 {
     ad_dtype dtype = m->system->dtype;
