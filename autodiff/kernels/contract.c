@@ -7,10 +7,9 @@
 #include <string.h>
 
 enum { ROW_TILE = 128 }; /* lines of a matrix product at a time */
-/* Of a divided sum over rows: lines and bytes of a line of a piece of the result, and rows that are
- * summed at a time. A piece stays in a level 2 cache, and a few of its lines in registers while the
- * rows go by. */
-enum { PIECE_LINES = 256, PIECE_BYTES = 256, PIECE_ROWS = 256 };
+/* Of a divided sum over rows: lines and bytes of a line of a piece of the result, which stays in a
+ * level 2 cache, and a few of its lines in registers while the rows go by. */
+enum { PIECE_LINES = 256, PIECE_BYTES = 256 };
 /* Of weights that are larger than LEAVING_BYTES: bytes of a line of a strip. */
 enum { STRIP_BYTES = 256, LEAVING_BYTES = 512 * 1024 };
 
@@ -206,62 +205,29 @@ static void prepare_pieces(ad_kernel *k, ad_contraction_plan *p)
         for (int j = 0; j < 2; j++) {
             ad_gemm *g = &p->piece[i][j];
             *g = p->gemm;
-            g->vary = AD_GEMM_VARY_K;
-            g->accumulate = true;
+            g->vary = AD_GEMM_PARTS;
             g->m = i ? m % lines : m < lines ? 0 : lines;
             g->n = j ? n % columns : n < columns ? 0 : columns;
-            g->k = PIECE_ROWS;
-            p->part[i][j] = *g;
-            p->part[i][j].ldc = g->n;
+            g->k = AD_CHAIN;
             ad_gemm_prepare(g);
-            ad_gemm_prepare(&p->part[i][j]);
         }
     k->pieces = pieces_of(m, lines) * pieces_of(n, columns);
-}
-
-/* Adds rows from first to end. */
-static void add_rows(const ad_gemm *g, int64_t first, int64_t end, const char *a, const char *b,
-                     char *c, void *scratch)
-{
-    const size_t size = ad_dtype_size(g->dtype);
-    const int64_t a_step = g->a_transposed ? g->lda : 1;
-    for (int64_t r = first; r < end; r += PIECE_ROWS)
-        ad_gemm_run(g, end - r < PIECE_ROWS ? end - r : PIECE_ROWS, ad_at(a, r * a_step, size),
-                    ad_at(b, r * g->ldb, size), c, scratch);
-}
-
-static size_t part_bytes(void) { return (size_t)PIECE_LINES * PIECE_BYTES; }
-
-/* AD_CHAIN rows are a part, which begins with zeros: in place where the piece does. */
-static void run_piece(const ad_contraction_plan *p, int64_t piece, bool fresh, int64_t rows,
-                      const void *const *in, void *out, void *scratch)
-{
-    const size_t size = p->head.size;
-    const int64_t lines = PIECE_LINES, columns = piece_columns(p);
-    const int64_t down = pieces_of(p->gemm.m, lines);
-    const int64_t i = piece % down * lines, j = piece / down * columns;
-    const int last[2] = { p->gemm.m - i < lines, p->gemm.n - j < columns };
-    const ad_gemm *g = &p->piece[last[0]][last[1]], *part = &p->part[last[0]][last[1]];
-    const int64_t step = g->a_transposed ? 1 : g->lda;
-    const char *a = ad_at(in[p->first], i * step, size), *b = ad_at(in[p->second], j, size);
-    char *c = ad_at_out(out, i * g->ldc + j, size);
-    const int64_t count = rows * p->row_count, in_place = count < AD_CHAIN ? count : AD_CHAIN;
-    char *rest = (char *)scratch + part_bytes();
-    for (int64_t l = 0; fresh && l < g->m; l++)
-        p->head.loops->fill(g->n, 0, ad_at_out(c, l * g->ldc, size));
-    if (fresh) add_rows(g, 0, in_place, a, b, c, rest);
-    for (int64_t r = fresh ? in_place : 0; r < count; r += AD_CHAIN) {
-        p->head.loops->fill(g->m * g->n, 0, scratch);
-        add_rows(part, r, count - r < AD_CHAIN ? count : r + AD_CHAIN, a, b, scratch, rest);
-        p->head.loops->move(true, g->m, g->n, scratch, g->n, 1, c, g->ldc, 1);
-    }
 }
 
 void ad_kernel_run_piece(const ad_kernel *k, int64_t piece, bool fresh, int64_t rows,
                          const void *const *in, void *out, void *scratch)
 {
     AD_ASSERT(k->divided && piece >= 0 && piece < k->pieces);
-    run_piece(k->prepared, piece, fresh, rows, in, out, scratch);
+    const ad_contraction_plan *p = k->prepared;
+    const size_t size = p->head.size;
+    const int64_t lines = PIECE_LINES, columns = piece_columns(p);
+    const int64_t down = pieces_of(p->gemm.m, lines);
+    const int64_t i = piece % down * lines, j = piece / down * columns;
+    ad_gemm g = p->piece[p->gemm.m - i < lines][p->gemm.n - j < columns];
+    g.accumulate = !fresh;
+    ad_gemm_run(&g, rows * p->row_count,
+                ad_at(in[p->first], i * (g.a_transposed ? 1 : g.lda), size),
+                ad_at(in[p->second], j, size), ad_at_out(out, i * g.ldc + j, size), scratch);
 }
 
 /* ---- the kernel ------------------------------------------------------------------------------ */
@@ -288,7 +254,7 @@ static size_t contract_scratch(const ad_kernel *k, int64_t rows)
         matrix += last > each ? last : each;
     }
     for (int i = 0; k->divided && i < 4; i++) {
-        const size_t piece = part_bytes() + ad_gemm_scratch(&p->piece[i / 2][i % 2]);
+        const size_t piece = ad_gemm_scratch(&p->piece[i / 2][i % 2]);
         if (piece > matrix) matrix = piece;
     }
     return sums + (own > matrix ? own : matrix);

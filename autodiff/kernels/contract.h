@@ -53,7 +53,7 @@ typedef struct {
     int64_t columns, strip;
     ad_gemm last_strip;
     /* divided: of whole pieces and of those at the end, by lines and by columns */
-    ad_gemm piece[2][2], part[2][2]; /* part: of the sums that a piece is made from, dense */
+    ad_gemm piece[2][2];
 } ad_contraction_plan;
 
 /* The labels of a contraction, by class. */

@@ -37,10 +37,11 @@ static size_t element(const ad_gemm *g)
     return g->dtype == AD_F32 ? sizeof(float) : sizeof(double);
 }
 
-static void plain(const ad_gemm *g, int64_t m, int64_t k, const void *a, const void *b, void *c)
+static void plain(const ad_gemm *g, bool accumulate, int64_t m, int64_t k, const void *a,
+                  const void *b, void *c, int64_t ldc)
 {
-    g->loops->gemm(g->accumulate, m, g->n, k, a, g->a_transposed ? 1 : g->lda,
-                   g->a_transposed ? g->lda : 1, b, g->ldb, c, g->ldc);
+    g->loops->gemm(accumulate, m, g->n, k, a, g->a_transposed ? 1 : g->lda,
+                   g->a_transposed ? g->lda : 1, b, g->ldb, c, ldc);
 }
 
 /* ---- generated code -------------------------------------------------------------------------- */
@@ -327,24 +328,6 @@ static void prepare_sum(ad_gemm *g)
     if (!g->padded) g->ntile = 0;
 }
 
-/* A part is dense and begins with zeros. */
-static ad_gemm part_of(const ad_gemm *g)
-{
-    ad_gemm part = *g;
-    part.ldc = g->n;
-    part.accumulate = true;
-    return part;
-}
-
-static void prepare_parts(ad_gemm *g)
-{
-    ad_gemm part = part_of(g);
-    prepare_sum(&part);
-    memcpy(g->tile, part.tile, sizeof g->tile);
-    g->ntile = part.ntile;
-    g->padded = part.padded;
-}
-
 void ad_gemm_prepare(ad_gemm *g)
 {
     g->loops = ad_loops_of(g->dtype);
@@ -356,15 +339,20 @@ void ad_gemm_prepare(ad_gemm *g)
     if (g->vary == AD_GEMM_VARY_M && !g->a_transposed)
         g->narrow = ad_narrow_of(g->dtype, g->n, g->k);
     if (g->narrow) return;
-    if (g->vary == AD_GEMM_FIXED) {
-        bool large = (double)g->m * (double)g->n * (double)g->k >= LARGE;
-        g->blas = large && g->alone && g->m < INT32_MAX && g->n < INT32_MAX && g->k < INT32_MAX;
-        if (g->blas) return;
-        g->parts = g->k > LONG;
-        if (g->parts) {
-            prepare_parts(g);
-            return;
-        }
+    bool large = (double)g->m * (double)g->n * (double)g->k >= LARGE,
+         fixed = g->vary == AD_GEMM_FIXED;
+    g->blas =
+        fixed && large && g->alone && g->m < INT32_MAX && g->n < INT32_MAX && g->k < INT32_MAX;
+    if (g->blas) return;
+    g->parts = g->vary == AD_GEMM_PARTS || (fixed && g->k > LONG);
+    if (g->parts) { /* a part is dense and begins with zeros */
+        const ad_gemm whole = *g;
+        g->ldc = g->n;
+        g->accumulate = true;
+        prepare_sum(g);
+        g->ldc = whole.ldc;
+        g->accumulate = whole.accumulate;
+    } else if (fixed) {
         ad_gemm_jit run = large ? NULL : generate(g, g->m, g->k, g->lda, g->ldb, g->ldc);
         if (large) prepare_rows(g);
         else if (run) add_tile(g, 0, run);
@@ -377,17 +365,15 @@ void ad_gemm_prepare(ad_gemm *g)
 
 /* ---- running --------------------------------------------------------------------------------- */
 
-static size_t result_bytes(const ad_gemm *g)
-{
-    return ad_round_up((size_t)(g->m * g->n) * element(g));
-}
+/* A product that varies is a stretch of a longer sum, and is added to it part by part. */
+static bool gathers(const ad_gemm *g) { return g->vary == AD_GEMM_FIXED; }
 
 size_t ad_gemm_scratch(const ad_gemm *g)
 {
     size_t size = element(g);
     if (g->narrow)
         return ad_round_up((size_t)(AD_NARROW_COLUMNS * (g->k + AD_NARROW_WIDTH)) * size);
-    const size_t parts = g->parts ? 3 * result_bytes(g) : 0;
+    const size_t parts = g->parts ? ad_parts_bytes(gathers(g), g->m * g->n, size) : 0;
     if (!g->padded) return parts;
     size_t a = (size_t)(SMALL * (g->vary == AD_GEMM_VARY_K || g->parts ? g->m : g->k)),
            bc = (size_t)(SMALL * g->n);
@@ -437,25 +423,28 @@ static void run_sum(const ad_gemm *g, int64_t k, const void *a, const void *b, v
     g->padded(pb, pa, c);
 }
 
-static void run_parts(const ad_gemm *g, const void *a, const void *b, void *c, void *scratch)
+typedef struct {
+    const ad_gemm *g;
+    const void *a, *b;
+} of_part;
+
+static void add_part(const void *data, int64_t first, int64_t count, void *part, void *scratch)
 {
-    const ad_gemm of_part = part_of(g);
-    const int64_t count = g->m * g->n, step = g->a_transposed ? g->lda : 1;
-    const size_t size = element(g);
-    char *sum = scratch, *lost = sum + result_bytes(g), *part = lost + result_bytes(g);
-    char *rest = part + result_bytes(g);
-    g->loops->fill(count, 0, sum);
-    g->loops->fill(count, 0, lost);
-    g->loops->fill(count, 0, part);
-    for (int64_t l = 0; l < g->k; l += AD_CHAIN) {
-        const int64_t k = g->k - l < AD_CHAIN ? g->k - l : AD_CHAIN;
-        const void *from = ad_at(a, l * step, size), *times = ad_at(b, l * g->ldb, size);
-        if (g->ntile) run_sum(&of_part, k, from, times, part, rest);
-        else plain(&of_part, g->m, k, from, times, part);
-        g->loops->gather(count, part, sum, lost);
-    }
-    g->loops->combine(false, count, lost, sum);
-    g->loops->move(g->accumulate, g->m, g->n, sum, g->n, 1, c, g->ldc, 1);
+    const of_part *d = data;
+    const ad_gemm *g = d->g;
+    const void *a = ad_at(d->a, first * (g->a_transposed ? g->lda : 1), element(g)),
+               *b = ad_at(d->b, first * g->ldb, element(g));
+    if (g->ntile) run_sum(g, count, a, b, part, scratch);
+    else plain(g, true, g->m, count, a, b, part, g->n);
+}
+
+static void run_parts(const ad_gemm *g, int64_t k, const void *a, const void *b, void *c,
+                      void *scratch)
+{
+    const of_part data = { g, a, b };
+    const ad_parts parts = { g->loops, element(g), g->m,       g->n,     g->ldc,
+                             k,        AD_CHAIN,   gathers(g), add_part, &data };
+    ad_parts_run(&parts, g->accumulate, c, scratch);
 }
 
 static void run_blas(const ad_gemm *g, const void *a, const void *b, void *c)
@@ -475,12 +464,12 @@ void ad_gemm_run(const ad_gemm *g, int64_t count, const void *a, const void *b, 
                  void *scratch)
 {
     int64_t m = g->vary == AD_GEMM_VARY_M ? count : g->m,
-            k = g->vary == AD_GEMM_VARY_K ? count : g->k;
+            k = g->vary == AD_GEMM_VARY_K || g->vary == AD_GEMM_PARTS ? count : g->k;
     if (m < 1 || g->n < 1) return;
     if (g->narrow) g->narrow(g->accumulate, m, g->n, k, a, g->lda, b, g->ldb, c, g->ldc, scratch);
     else if (g->blas) run_blas(g, a, b, c);
-    else if (g->parts) run_parts(g, a, b, c, scratch);
-    else if (g->ntile == 0) plain(g, m, k, a, b, c);
+    else if (g->parts) run_parts(g, k, a, b, c, scratch);
+    else if (g->ntile == 0) plain(g, g->accumulate, m, k, a, b, c, g->ldc);
     else if (g->vary == AD_GEMM_VARY_K) run_sum(g, k, a, b, c, scratch);
     else if (g->padded) run_rows(g, m, a, b, c, scratch);
     else g->tile[0].run(b, a, c);

@@ -120,6 +120,22 @@ void ad_nest_move(const ad_nest *nest, const ad_loops *loops, size_t size, bool 
  * at the start. */
 bool ad_nest_step(const ad_nest *nest, int rank, int64_t outer, int64_t *index, int64_t *offset);
 
+/* A long sum, in parts (parts.c). Its result is m lines of n elements, `ld` apart. */
+typedef struct {
+    const ad_loops *loops;
+    size_t size; /* of an element */
+    int64_t m, n, ld;
+    int64_t terms, most; /* most: terms of a part */
+    bool gathers;        /* what rounding loses of the sum of the parts */
+    /* Adds so many terms from the first on to a part of the result, which is dense. */
+    void (*add)(const void *data, int64_t first, int64_t count, void *part, void *scratch);
+    const void *data;
+} ad_parts;
+/* Scratch memory for parts of n elements, before that of what adds to them. */
+size_t ad_parts_bytes(bool gathers, int64_t n, size_t size);
+/* out = the sum, or out += the sum. */
+void ad_parts_run(const ad_parts *p, bool accumulate, void *out, void *scratch);
+
 /* What a kernel prepares begins with this. */
 typedef struct {
     const ad_loops *loops;
@@ -152,8 +168,6 @@ static inline int64_t ad_size_behind(ad_shape s, int axis)
 
 /* Makes a prepared sum over rows one in parts, where so many rows need it. */
 void ad_kernel_part(ad_kernel *k, int64_t max_rows);
-/* Scratch memory for adding parts, before that of a part. */
-size_t ad_parts_bytes(const ad_kernel *k);
 
 /* Sets what ad_kernel_prepare fills, as if nothing were prepared yet. */
 void ad_kernel_begin(ad_kernel *k);

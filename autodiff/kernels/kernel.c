@@ -65,7 +65,7 @@ size_t ad_kernel_scratch(const ad_kernel *k, int64_t rows)
     if (!p) return 0;
     const bool parts = p->part_rows && (p->units || rows > p->part_rows);
     const size_t own = p->scratch ? p->scratch(k, parts ? p->part_rows : rows) : 0;
-    return parts ? own + ad_parts_bytes(k) : own;
+    return parts ? own + ad_parts_bytes(true, ad_row_size(k->out), p->size) : own;
 }
 
 void ad_kernel_identity(const ad_kernel *k, void *out, int64_t n)

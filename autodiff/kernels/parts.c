@@ -1,19 +1,38 @@
-/* Sums over rows in parts, and sums over what a kernel counts like rows (`units`, impl.h).
+/* Long sums in parts, and which sums of a kernel are: those over rows, and those over what it
+ * counts like rows (`units`, impl.h).
  *
- * A kernel that adds what rows have to add one after the other loses digits: of equal numbers, or
- * of numbers of one sign, the more the longer the sum is. So no more than AD_CHAIN numbers are
- * added like that. A part of so many begins with zeros; parts are added with what rounding loses
- * beside their sum, which makes it as good as one in double precision, for one pass through the
- * result a part. */
+ * A kernel that adds numbers one after the other loses digits: of equal numbers, or of numbers of
+ * one sign, the more the longer the sum is. So no more than AD_CHAIN numbers are added like that. A
+ * part of so many begins with zeros; parts are added with what rounding loses beside their sum,
+ * which makes it as good as one in double precision, for one pass through the result a part. */
 #include "autodiff/kernels/impl.h"
+#include <string.h>
 
-static size_t result_bytes(const ad_kernel *k)
+size_t ad_parts_bytes(bool gathers, int64_t n, size_t size)
 {
-    const ad_prepared *p = k->prepared;
-    return ad_round_up((size_t)ad_row_size(k->out) * p->size);
+    return (gathers ? 3 : 1) * ad_round_up((size_t)n * size);
 }
 
-size_t ad_parts_bytes(const ad_kernel *k) { return 3 * result_bytes(k); }
+void ad_parts_run(const ad_parts *p, bool accumulate, void *out, void *scratch)
+{
+    const int64_t n = p->m * p->n;
+    const size_t bytes = ad_parts_bytes(false, n, p->size);
+    char *part = scratch, *sum = part + bytes, *lost = sum + bytes;
+    char *rest = part + ad_parts_bytes(p->gathers, n, p->size);
+    int64_t first = 0;
+    if (p->gathers) memset(sum, 0, 2 * bytes);
+    do {
+        const int64_t left = p->terms - first, count = left < p->most ? left : p->most;
+        if (!p->gathers || first == 0) p->loops->fill(n, 0, part);
+        p->add(p->data, first, count, part, rest);
+        if (p->gathers) p->loops->gather(n, part, sum, lost);
+        else p->loops->move(accumulate || first > 0, p->m, p->n, part, p->n, 1, out, p->ld, 1);
+        first += count;
+    } while (first < p->terms);
+    if (!p->gathers) return;
+    p->loops->combine(false, n, lost, sum);
+    p->loops->move(accumulate, p->m, p->n, sum, p->n, 1, out, p->ld, 1);
+}
 
 int64_t ad_kernel_chain(const ad_kernel *k, int64_t rows)
 {
@@ -27,8 +46,27 @@ static int64_t unit_size(const ad_prepared *p, ad_shape s)
     return p->units ? ad_row_size(s) / p->units : ad_row_size(s);
 }
 
-static void run_parts(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
-                      void *scratch)
+typedef struct {
+    const ad_kernel *k;
+    const void *const *in;
+} of_rows;
+
+static void add_rows(const void *data, int64_t first, int64_t count, void *part, void *scratch)
+{
+    const of_rows *d = data;
+    const ad_kernel *k = d->k;
+    const ad_prepared *p = k->prepared;
+    const void *at[2];
+    AD_ASSERT(k->nin <= 2);
+    for (int i = 0; i < k->nin; i++) {
+        const bool moves = p->units || ad_has_rows(k->in_shapes[i]);
+        at[i] = ad_at(d->in[i], moves ? first * unit_size(p, k->in_shapes[i]) : 0, p->size);
+    }
+    p->run_part(k, count, at, part, scratch);
+}
+
+static void run_rows(const ad_kernel *k, int64_t rows, const void *const *in, void *out,
+                     void *scratch)
 {
     const ad_prepared *p = k->prepared;
     if (p->units) rows = p->units;
@@ -37,23 +75,11 @@ static void run_parts(const ad_kernel *k, int64_t rows, const void *const *in, v
         return;
     }
     const int64_t n = ad_row_size(k->out);
-    const void *at[2] = { in[0], k->nin > 1 ? in[1] : NULL };
-    char *sum = scratch, *lost = sum + result_bytes(k), *part = lost + result_bytes(k);
-    AD_ASSERT(k->nin <= 2);
-    p->loops->fill(n, 0, sum);
-    p->loops->fill(n, 0, lost);
-    p->loops->fill(n, 0, part);
-    if (p->units) p->loops->fill(n, 0, out);
-    for (int64_t first = 0; first < rows; first += p->part_rows) {
-        const int64_t count = rows - first < p->part_rows ? rows - first : p->part_rows;
-        p->run_part(k, count, at, part, part + result_bytes(k));
-        p->loops->gather(n, part, sum, lost);
-        for (int i = 0; i < k->nin; i++)
-            if (p->units || ad_has_rows(k->in_shapes[i]))
-                at[i] = ad_at(at[i], count * unit_size(p, k->in_shapes[i]), p->size);
-    }
-    p->loops->combine(false, n, lost, sum);
-    p->loops->combine(false, n, sum, out);
+    const of_rows data = { k, in };
+    const ad_parts parts = {
+        p->loops, p->size, 1, n, n, rows, p->part_rows, true, add_rows, &data
+    };
+    ad_parts_run(&parts, !p->units, out, scratch);
 }
 
 void ad_kernel_part(ad_kernel *k, int64_t max_rows)
@@ -64,5 +90,5 @@ void ad_kernel_part(ad_kernel *k, int64_t max_rows)
     if ((p->units ? p->units : max_rows) <= rows) return;
     p->part_rows = rows;
     p->run_part = k->run;
-    k->run = run_parts;
+    k->run = run_rows;
 }
