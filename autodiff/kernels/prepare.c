@@ -1,6 +1,6 @@
 /* Which kernel an operation has: a table made from the rows of ops.def. A row whose kind needs a
  * kernel and has no ad_prepare_<name> does not link. */
-#include "autodiff/kernels/impl.h"
+#include "autodiff/kernels/builds.h"
 
 typedef bool (*prepare)(ad_kernel *k, int64_t max_rows);
 
@@ -24,7 +24,8 @@ static const prepare prepares[AD_OP_COUNT] = {
 
 bool ad_kernel_exists(ad_op op, ad_dtype dtype, int nin)
 {
-    if (ad_ops[op].kind == AD_POINTWISE) return ad_pointwise_kernel(op, dtype, nin) != NULL;
+    /* all builds have the same ones */
+    if (ad_ops[op].kind == AD_POINTWISE) return ad_pointwise_generic(op, dtype, nin) != NULL;
     return prepares[op] != NULL;
 }
 
