@@ -2,7 +2,7 @@
  *
  * A run goes from the last time to the first once. Where its results are not finite, it goes a
  * second time, in search of the step that spoilt them (finite.c). */
-#include "ode/adjoints/adjoint.h"
+#include "ode/adjoints/halved.h"
 #include "ode/adjoints/shared_bar.h"
 #include "ode/trajectory/tangents.h"
 #include <stdlib.h>
@@ -96,6 +96,7 @@ typedef struct {
     ode_shared_bar shared;
     ode_buffer times, places, asked_bar;
     ode_asked_order order;
+    ode_halved halved;
     const ode_adjoint *adjoint;
 } adjoint_state;
 
@@ -122,6 +123,7 @@ static void state_free(void *state_)
     free(state->run.memory);
     ode_shared_bar_close(&state->shared);
     ode_asked_close(&state->order);
+    ode_halved_close(&state->halved);
     ode_buffer *all[] = { &state->times, &state->places, &state->asked_bar };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
     free(state);
@@ -279,12 +281,13 @@ static void write_times(const ode_adjoint_run *run)
     }
 }
 
-static int go_back(adjoint_state *state)
+static int go_back(adjoint_state *state, ode_stats *stats)
 {
     ode_adjoint_run *run = &state->run;
     const ode_problem *p = run->plan->problem;
-    ode_stats stats = { 0 };
-    run->stats = &stats;
+    *stats = (ode_stats){ 0 };
+    run->stats = stats;
+    run->doubt = run->envelope = 0;
     int clocks = p->system->nclocks;
     run->shared_bar = ode_shared_bar_begin(&state->shared, run->plan);
     if (!run->shared_bar) return ode_call_fail(run->call, "out of memory");
@@ -292,30 +295,64 @@ static int go_back(adjoint_state *state)
     memset(run->out.bar, 0, (size_t)(clocks * run->out.all) * sizeof(double));
     clear_row_bars(run);
     int failed = state->adjoint->run(run);
-    if (p->settings.stats) write_stats(p->settings.stats, &stats);
+    if (p->settings.stats) write_stats(p->settings.stats, stats);
     if (failed) return -1;
     write_times(run);
     return ode_shared_bar_finish(&state->shared, run);
+}
+
+/* For a call: the run, at the last time. */
+static int begin(adjoint_state *state, const ad_opaque_call *call)
+{
+    ode_adjoint_run *run = &state->run;
+    run->call = call;
+    run->c = parse(run->plan, call);
+    return order_outputs(state);
+}
+
+/* The solve and the way back with all steps halved, for a comparison; then the solve as it was,
+ * which other gradients read. */
+static int look_at_halved(adjoint_state *state, const ad_opaque_call *call, ode_stats *stats)
+{
+    ode_adjoint_run *run = &state->run;
+    ode_forward *solve = run->forward;
+    ode_stats finer_stats;
+    ad_opaque_call finer;
+    if (ode_halved_call(&state->halved, run, &finer)) return -1;
+    int failed = ode_forward_again(solve, &finer);
+    /* Where these steps cannot be taken, or do not fit into a limit that did not reckon with twice
+     * as many, there is nothing to compare with. */
+    if (failed && (solve->most_bytes || solve->march.status != ODE_OUT_OF_MEMORY))
+        return ode_forward_again(solve, call);
+    stats->backward_evaluations += solve->march.evaluations;
+    const double envelope = run->envelope;
+    if (failed || begin(state, &finer) || go_back(state, &finer_stats)) return -1;
+    stats->vjps += finer_stats.vjps;
+    if (ode_forward_again(solve, call)) return -1;
+    stats->backward_evaluations += solve->march.evaluations + finer_stats.backward_evaluations;
+    if (run->plan->problem->settings.stats) write_stats(run->plan->problem->settings.stats, stats);
+    run->envelope = envelope;
+    return begin(state, call) ? -1 : ode_halved_compare(&state->halved, run);
 }
 
 static int forward(void *data, void *state_, const ad_opaque_call *call)
 {
     adjoint_state *state = state_;
     ode_adjoint_run *run = &state->run;
+    ode_stats stats;
     run->plan = data;
-    run->call = call;
     run->forward = call->in_state[0];
-    run->c = parse(run->plan, call);
     run->searching = false;
     if (state->adjoint->states && !run->forward->trajectory.stores &&
         ode_forward_again(run->forward, call))
         return -1;
-    if (order_outputs(state)) return -1;
-    bool failed = go_back(state);
-    if (!failed && ode_results_finite(run)) return 0;
+    if (begin(state, call)) return -1;
+    bool failed = go_back(state, &stats);
+    if (!failed && ode_results_finite(run))
+        return ode_halved_due(&state->halved, run) ? look_at_halved(state, call, &stats) : 0;
     if (ode_blame_cotangents(run) || failed) return -1;
     run->searching = true;
-    return go_back(state) ? -1 : ode_blame_arguments(run);
+    return go_back(state, &stats) ? -1 : ode_blame_arguments(run);
 }
 
 /* ---- the operation ---- */

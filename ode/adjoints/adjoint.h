@@ -61,7 +61,10 @@ struct ode_adjoint_run {
     ode_adjoint_outputs out;
     bool searching;   /* a second run, over a gradient that is not finite: for the step */
     ode_stats *stats; /* the backward part: zeros before */
-    void *memory;     /* the adjoint's: adjoint->memory bytes, kept from run to run */
+    /* Zeros before: about how wrong the results are, by signs on the way; the size of the state's
+     * cotangent at the first time, or of the oscillation that it is in. */
+    double doubt, envelope;
+    void *memory; /* the adjoint's: adjoint->memory bytes, kept from run to run */
 };
 /* Adds the cotangents of the solutions at output i to a slot. */
 void ode_adjoint_add_output(const ode_adjoint_run *run, int i, void *slot);

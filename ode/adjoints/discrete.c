@@ -3,6 +3,7 @@
  * variables: the first and last boundary of an adaptive solve, all boundaries of a fixed one (they
  * are affine in the output times), and the times of interpolated outputs. */
 #include "ode/adjoints/conserved.h"
+#include "ode/adjoints/turning.h"
 #include "ode/adjoints/undo.h"
 #include "ode/trajectory/interpolant.h"
 #include "ode/trajectory/weights.h"
@@ -35,6 +36,7 @@ typedef struct {
     ode_trajectory *trajectory;
     ode_undo undo; /* of a plan that undoes steps */
     ode_conserved conserved;
+    ode_turning turning;
     bool interpolates; /* outputs lie inside steps */
     bool lands;        /* the last output is at the end of the last step */
     int64_t nrows, cells;
@@ -51,6 +53,7 @@ static void close_memory(void *memory)
     ode_runner_close(&b->begin);
     ode_undo_close(&b->undo);
     ode_conserved_close(&b->conserved);
+    ode_turning_close(&b->turning);
     ode_buffer *all[] = { &b->bar[0], &b->bar[1], &b->carry[0], &b->carry[1],
                           &b->k_bar,  &b->k,      &b->g,        &b->rows };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
@@ -296,6 +299,8 @@ static int step_back(backward *b, int64_t k)
     ode_runner_write(r, ODE_VALUE, ODE_PORT_STAGES, b->nrows, b->k.data);
     if (give_numbers(b, r, k, a, e) || run_vjp(b, r, m->c, a, e)) return -1;
     ode_buffer_swap(b->bar);
+    if (inside) ode_turning_break(&b->turning);
+    else ode_turning_pass(&b->turning, b->nrows, e->t - a->t, b->bar[1].data, b->bar[0].data);
     if (inside) ode_add(s->dtype, cells, b->g.data, b->bar[0].data);
     for (int j = b->output + 1; b->run->plan->need_times && j <= b->output + inside; j++)
         move_output(b, j, a, e);
@@ -370,6 +375,7 @@ static void account(const ode_adjoint_plan *d, ad_opaque_account *a)
     ode_account_buffers(a, list_arrays(&none, d, a->rows, p->dense || d->asked.n, list), list);
     if (own->undoes) ode_undo_account(d, &own->back, a);
     ode_conserved_account(d, a);
+    ode_turning_account(d, a);
 }
 
 /* In a search: whether the step to k has made something that is not finite. 0, or -1 with the error
@@ -409,6 +415,7 @@ static int walk_back(ode_adjoint_run *run)
     if (!need_memory(b)) return ode_call_fail(call, "out of memory");
     if (b->plan->undoes && ode_undo_open(&b->undo, run, &b->plan->back)) return -1;
     if (ode_conserved_open(&b->conserved, run)) return -1;
+    if (ode_turning_open(&b->turning, run)) return -1;
     memset(b->bar[0].data, 0, b->slot);
     int64_t last = b->trajectory->count - 1;
     if (asked && run->out.n && last >= 0)
@@ -419,6 +426,7 @@ static int walk_back(ode_adjoint_run *run)
     if (b->plan->undoes && ode_undo_finish(&b->undo, run)) return -1;
     if (ode_conserved_end(&b->conserved, 0, b->bar[0].data) || ode_conserved_finish(&b->conserved))
         return -1;
+    run->doubt = ode_turning_error(&b->turning, &run->envelope);
     int start = asked ? b->output : 0; /* outputs at the first time, where no step was taken */
     for (int i = start; i >= 0; i--) ode_adjoint_add_output(run, i, b->bar[0].data);
     const ode_system *s = b->system;

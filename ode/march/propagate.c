@@ -33,9 +33,14 @@ static double complex deviation(const ode_march *m, double complex z)
     return r == 0 ? -INFINITY : clog(r * cexp(-z));
 }
 
+double ode_deviation(const ode_march *m, double complex z)
+{
+    return fmin(2, cabs(deviation(m, z)));
+}
+
 double ode_stray(const ode_march *m, double complex lambda, double h)
 {
-    return fmin(2, cabs(deviation(m, h * lambda))) / allowed_at_output;
+    return ode_deviation(m, h * lambda) / allowed_at_output;
 }
 
 /* What the tolerances are of the state's largest element, where atol counts as no more than so

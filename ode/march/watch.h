@@ -43,7 +43,9 @@ static inline double scale_of(const ode_march *m, int64_t element, double larges
  * margin, or the derivative along the mode is wrong at an output (propagate.c). About in proportion
  * to h. */
 double ode_strain(const ode_march *m, double complex lambda, double h);
-/* By how much one step puts it wrong, in units of what is allowed at an output. */
+/* By how much one step puts a mode wrong: |log(R(z) / e^z)|, z = h lambda, at most 2; and that in
+ * units of what is allowed at an output. */
+double ode_deviation(const ode_march *m, double complex z);
 double ode_stray(const ode_march *m, double complex lambda, double h);
 /* The largest step that does not. */
 double ode_largest_step(const ode_march *m, double complex lambda);

@@ -276,6 +276,156 @@ START_TEST(those_that_have_decayed_are_left_alone)
 }
 END_TEST
 
+/* Beside the oscillation z' = -rate z, which is as steep or steeper, so that the look at the field
+ * finds that. */
+static ad_var beside_field(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    ad_var z = ad_slice(y, 1, 3, 4), rest = field(t, ad_slice(y, 1, 0, 3), args, user);
+    return ad_concatenate(2, (ad_var[]){ rest, ad_neg(ad_mul(args[1], z)) }, 1);
+}
+
+typedef struct {
+    enum { RIGHT, WRONG, REFUSED } result;
+    double by_y0[4];
+    ode_stats stats;
+} outcome;
+
+/* The derivative of x at time t, beside that mode where its rate is not 0. */
+static outcome derive(const oscillator *k, const ode_method *method, ad_dtype dtype, double t,
+                      double rate, double limit)
+{
+    const double y0[] = { -0.5 * sin(angle), 0.5 * cos(angle), 0, 0 }, p0 = 0.7;
+    const int n = rate > 0 ? 4 : 3;
+    double envelope, want = right(k, t, &envelope);
+    outcome o = { RIGHT };
+    ad_tape *tape = ad_tape_new(dtype);
+    ad_var y = ad_input_rows(tape, AD_SHAPE(AD_ROWS, n), 1, y0), bar;
+    ad_var args[] = { ad_param(tape, AD_SHAPE(1, 1), &p0), ad_param(tape, AD_SHAPE(1, 1), &rate) };
+    ode_options options = { .method = method, .stats = &o.stats, .costate_drift = limit };
+    ad_var end = ode_solve_final(n == 4 ? beside_field : field, (void *)k, y, n - 2, args,
+                                 ode_interval(tape, 0, t), &options);
+    ad_var x = ad_add(ad_scale(ad_slice(end, 1, 0, 1), cos(angle)),
+                      ad_scale(ad_slice(end, 1, 1, 2), sin(angle)));
+    ad_grad(ad_sum_all(x), 1, &y, &bar);
+    if (ad_get(bar, o.by_y0)) {
+        const char *why = ad_tape_error(tape);
+        ck_assert_msg(strstr(why, "by the initial state") && strstr(why, "step is halved") &&
+                          strstr(why, "options.costate_drift"),
+                      "%s", why);
+        o.result = REFUSED;
+    } else {
+        double got = o.by_y0[0] * cos(angle) + o.by_y0[1] * sin(angle);
+        if (!(fabs(got - want) <= 0.1 * envelope)) o.result = WRONG;
+    }
+    ad_tape_free(tape);
+    return o;
+}
+
+/* Counts outcomes over a time, at the default limit and without one. */
+static void count_outcomes(const ode_method *method, ad_dtype dtype, double t, double rate,
+                           int count[2][3])
+{
+    static const double w[] = { 8.7, 14.7, 25 };
+    static const oscillator none = { 0 };
+    for (int i = 0; i < 3; i++)
+        for (int kind = 0; kind < SLOW; kind++)
+            for (int limit = 0; limit < 2; limit++) {
+                oscillator k = none;
+                k.w = w[i];
+                k.c = 0.02;
+                k.unit = unit_of(kind % 2, w[i]);
+                k.u = kind;
+                outcome o = derive(&k, method, dtype, t, rate * w[i], limit ? INFINITY : 0);
+                count[limit][o.result]++;
+                ode_stats_clear(&o.stats);
+            }
+}
+
+/* Solves that are over before the first look at the field, in a few steps: the way back sees that
+ * the gradient turns too far in them, and a comparison with halved steps that it is wrong. */
+static void check_outcomes(const ode_method *method, ad_dtype dtype, double t, double rate)
+{
+    int count[2][3] = { { 0 } };
+    count_outcomes(method, dtype, t, rate, count);
+    ck_assert_int_eq(count[0][WRONG], 0);
+    ck_assert_int_eq(count[1][REFUSED], 0);
+    ck_assert_int_le(count[0][REFUSED], count[1][WRONG] + 1); /* those off by a little less */
+}
+
+START_TEST(short_solves_are_right_or_refused)
+{
+    check_outcomes(methods[_i / 2], _i % 2 ? AD_F64 : AD_F32, 1, 0);
+}
+END_TEST
+
+/* Over a time of 10, all by default wrong. (Implicit methods in single precision damp these so much
+ * that the derivative is nothing with all steps halved as well.) */
+static const struct {
+    const ode_method *method;
+    ad_dtype dtype;
+} beside[] = { { &ode_dopri5, AD_F32 }, { &ode_dopri5, AD_F64 }, { &ode_tsit5, AD_F64 },
+               { &ode_bosh3, AD_F32 },  { &ode_bosh3, AD_F64 },  { &ode_trbdf2, AD_F64 } };
+enum { BESIDE = sizeof beside / sizeof beside[0] };
+
+START_TEST(those_beside_steeper_modes_are_right_or_refused)
+{
+    check_outcomes(beside[_i].method, beside[_i].dtype, 10, 1.5);
+}
+END_TEST
+
+/* A doubtful gradient that is right is what it is without the comparison, and so is all that is
+ * known of the solve; further ones of a program are looked at less and less. */
+START_TEST(what_is_right_stays_as_it_is)
+{
+    const oscillator k = { 8.7, 0.2, 1, FOLLOWS };
+    outcome o[2];
+    for (int limit = 0; limit < 2; limit++) {
+        o[limit] = derive(&k, methods[_i], AD_F64, horizon, 0, limit ? INFINITY : 0);
+        ck_assert_int_eq(o[limit].result, RIGHT);
+    }
+    ck_assert_int_gt(o[0].stats.backward_evaluations, 2 * o[0].stats.evaluations);
+    ck_assert_mem_eq(o[0].by_y0, o[1].by_y0, sizeof o[0].by_y0);
+    ck_assert_int_eq(o[0].stats.evaluations, o[1].stats.evaluations);
+    ck_assert_int_eq(o[0].stats.steps, o[1].stats.steps);
+    ck_assert_int_eq(o[0].stats.backward_steps, o[1].stats.backward_steps);
+    ck_assert_uint_eq(o[0].stats.stored_bytes, o[1].stats.stored_bytes);
+    for (int limit = 0; limit < 2; limit++) ode_stats_clear(&o[limit].stats);
+}
+END_TEST
+
+START_TEST(programs_look_less_and_less)
+{
+    const oscillator k = { 8.7, 0.2, 1, FOLLOWS };
+    const double y0[] = { -0.5 * sin(angle), 0.5 * cos(angle), 0 }, p0 = 0.7;
+    double first[3], by_y0[3];
+    bool looked[20];
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var y = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), 1, y0), bar;
+    ad_var p = ad_param(tape, AD_SHAPE(1, 1), &p0);
+    ode_stats stats = { 0 };
+    ode_options o = { .stats = &stats };
+    ad_var end = ode_solve_final(field, (void *)&k, y, 1, &p, ode_interval(tape, 0, horizon), &o);
+    ad_grad(ad_sum_all(end), 1, &y, &bar);
+    ad_program *program = ad_compile(2, (ad_var[]){ y, p }, 1, &bar);
+    ck_assert_msg(program, "%s", ad_tape_error(tape));
+    ad_workspace *w = ad_workspace_new(program, 1);
+    for (int i = 0; i < 20; i++) {
+        const void *in[] = { y0, &p0 };
+        void *out[] = { i ? by_y0 : first };
+        ck_assert_msg(!ad_run(program, w, 1, in, out), "%s", ad_workspace_error(w));
+        looked[i] = stats.backward_evaluations > stats.evaluations;
+        if (i) ck_assert_mem_eq(by_y0, first, sizeof first);
+    }
+    for (int i = 0; i < 20; i++)
+        ck_assert_msg(looked[i] == (i == 0 || i == 2 || i == 6 || i == 14), "run %d: %d", i,
+                      looked[i]);
+    ode_stats_clear(&stats);
+    ad_workspace_free(w);
+    ad_program_free(program);
+    ad_tape_free(tape);
+}
+END_TEST
+
 int main(void)
 {
     TCase *tests = suite_case("hidden_modes", "hidden_modes");
@@ -286,5 +436,9 @@ int main(void)
     tcase_add_loop_test(tests, oscillations_are_right_at_all_times, 0, METHODS);
     tcase_add_test(tests, says_what_asks_for_the_steps);
     tcase_add_loop_test(tests, those_of_the_solution_pay_little, 0, 2 * METHODS);
+    tcase_add_loop_test(tests, short_solves_are_right_or_refused, 0, 2 * METHODS);
+    tcase_add_loop_test(tests, those_beside_steeper_modes_are_right_or_refused, 0, BESIDE);
+    tcase_add_loop_test(tests, what_is_right_stays_as_it_is, 0, 2);
+    tcase_add_test(tests, programs_look_less_and_less);
     return suite_run();
 }

@@ -1,0 +1,142 @@
+/* Doubtful gradients beside those with all steps halved (halved.h). */
+#include "ode/adjoints/halved.h"
+#include <math.h>
+#include <string.h>
+
+/* A gradient is doubtful where a sign says that it is this wrong. Signs of steps too large for it
+ * come from a few angles, and say the order of magnitude. */
+static const double least_doubt = 0.05;
+/* A gradient that is so many tolerances of the largest one is as good as zero: mostly a sum over
+ * the solve whose parts cancel, and their errors do not. */
+static const double cancelled = 100;
+/* A difference must be so many times the limit: what passes all looks at the steps by a little is
+ * not to fail here by a little. */
+static const double beyond = 1.5;
+/* Who asks for so little of the state, expects no more of the gradient than so many times rtol. */
+static const double loose = 30;
+/* Doubtful gradients that are passed over at most after one that was right. */
+enum { LONGEST_PAUSE = 63 };
+
+bool ode_halved_due(ode_halved *h, const ode_adjoint_run *run)
+{
+    if (!(run->doubt > least_doubt) || run->forward->partial) return false;
+    if (h->skipped++ < h->pause) return false;
+    h->skipped = 0;
+    return true;
+}
+
+static int64_t count(const ad_opaque_call *call, int i)
+{
+    const ad_shape shape = call->out_shape[i];
+    return shape.rank < 0 ? 0 : ad_count(shape, call->rows);
+}
+
+static int results(const ode_adjoint_run *run)
+{
+    const ode_adjoint_plan *d = run->plan;
+    const ode_system *s = d->problem->system;
+    int n = 0;
+    for (int i = 0; i < s->nstate; i++) n += d->need_y0[i];
+    for (int i = 0; i < s->nargs; i++) n += (int)(d->need >> i & 1);
+    for (int i = 0; i < s->nclocks; i++) n += d->need_clock[i] + d->need_asked[i];
+    return n;
+}
+
+int ode_halved_call(ode_halved *h, const ode_adjoint_run *run, ad_opaque_call *finer)
+{
+    const ad_opaque_call *call = run->call;
+    const int n = results(run);
+    size_t bytes = 0;
+    for (int i = 0; i < n; i++) bytes += (size_t)count(call, i) * ode_bytes(call->dtype);
+    char *to = ode_buffer_need(&h->results, bytes);
+    if (!to) return ode_call_fail(call, "out of memory");
+    for (int i = 0; i < n; i++) {
+        h->out[i] = call->out[i] ? to : NULL;
+        to += (size_t)count(call, i) * ode_bytes(call->dtype);
+    }
+    *finer = *call;
+    finer->refine = 1;
+    finer->out = h->out;
+    return 0;
+}
+
+/* What result i is a gradient by, for people. */
+static void name(const ode_adjoint_run *run, int i, char *text, size_t size)
+{
+    const ode_adjoint_plan *d = run->plan;
+    const ode_system *s = d->problem->system;
+    for (int j = 0; j < s->nstate; j++) {
+        if (!d->need_y0[j] || i-- > 0) continue;
+        snprintf(text, size, s->nstate > 1 ? "the initial state %d" : "the initial state", j);
+        return;
+    }
+    for (int j = 0; j < s->nargs; j++) {
+        if (!(d->need >> j & 1) || i-- > 0) continue;
+        snprintf(text, size, "argument %d", j);
+        return;
+    }
+    snprintf(text, size, "times");
+}
+
+static double norm(ad_dtype dtype, int64_t n, const void *x, const void *y)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const double part = ode_load(dtype, x, i) - (y ? ode_load(dtype, y, i) : 0);
+        sum += part * part;
+    }
+    return sqrt(sum);
+}
+
+/* The largest gradient of all, and that by the solutions. */
+static double largest(const ode_adjoint_run *run)
+{
+    const ode_problem *p = run->plan->problem;
+    const ode_system *s = p->system;
+    const ad_opaque_call *call = run->call;
+    double most = 0;
+    for (int i = 0; i < results(run); i++)
+        if (call->out[i]) most = fmax(most, norm(call->dtype, count(call, i), call->out[i], NULL));
+    for (int j = 0; j < s->nstate; j++)
+        if (run->c.ybar[j])
+            most = fmax(most, norm(call->dtype, call->rows * s->size[j] * run->out.places,
+                                   run->c.ybar[j], NULL));
+    return most;
+}
+
+int ode_halved_compare(ode_halved *h, const ode_adjoint_run *run)
+{
+    const ad_opaque_call *call = run->call;
+    const ode_settings *set = &run->plan->problem->settings;
+    const double nothing = cancelled * set->rtol * largest(run);
+    double worst = 0;
+    int which = 0, states = 0;
+    for (int j = 0; j < run->plan->problem->system->nstate; j++) states += run->plan->need_y0[j];
+    for (int i = 0; i < results(run); i++) {
+        if (!call->out[i]) continue;
+        const int64_t n = count(call, i);
+        const double off = norm(call->dtype, n, call->out[i], h->out[i]),
+                     own = fmax(norm(call->dtype, n, call->out[i], NULL),
+                                norm(call->dtype, n, h->out[i], NULL)),
+                     size = i < states ? fmax(own, run->envelope) : own;
+        if (!(off > nothing) || !(off > worst * size)) continue;
+        worst = off / size;
+        which = i;
+    }
+    const double allowed = fmax(beyond * set->costate_drift, loose * set->rtol);
+    h->pause = worst > allowed ? 0 : 2 * h->pause + 1;
+    if (h->pause > LONGEST_PAUSE) h->pause = LONGEST_PAUSE;
+    if (!(worst > allowed)) return 0;
+    char by[64];
+    name(run, which, by, sizeof by);
+    snprintf(call->error, call->error_size,
+             "the gradient is not that of the solution: by %s it changes by %.2g of its size when "
+             "every step is halved. The steps are small enough for the state, not for what the "
+             "gradient does in them: give max_step or smaller tolerances (rtol is %.3g), or use "
+             "ode_interpolating. options.costate_drift (%.3g) is for such errors; with INFINITY "
+             "nothing is looked at",
+             by, worst, set->rtol, set->costate_drift);
+    return -1;
+}
+
+void ode_halved_close(ode_halved *h) { ode_buffer_free(&h->results); }

@@ -1,0 +1,204 @@
+/* Steps that are too large for the cotangent that they carry (turning.h).
+ *
+ * Of the cotangent a, the change over a step, by its size, is a velocity. What changes slowly has
+ * velocities that are about equal, what decays has one that shrinks; neither makes a large angle.
+ * Along an oscillation of frequency w the velocities of two neighbouring steps differ by
+ * 2 sin(w h / 2) of their size, h the distance of the steps' middles. Before there are two of them,
+ * a itself is compared. From the angle of a step and the method's R follows what it does to an
+ * oscillation. Errors of steps count by the velocity that is left of them at the first time: those
+ * along a mode that has decayed do not.
+ *
+ * Of large batches some rows are looked at: their gradients have more often than not the same
+ * faults, and all are one sum. */
+#include "ode/adjoints/turning.h"
+#include "ode/march/watch.h"
+#include <complex.h>
+#include <math.h>
+#include <string.h>
+
+/* So many rows and up to twice as many. */
+enum { FEW_ROWS = 64 };
+/* Up to this angle, of which the table has equal parts. */
+static const double most_angle = 6.4;
+/* Angles below it are not looked at: any method of an order above one holds them. */
+static const double least_angle = 0.5;
+/* A cotangent that grows more than by this over a step that the error of the state allowed, is more
+ * often in a mode that the method does not hold. */
+static const double most_growth = 2.7;
+/* Part of the cotangent's size that still counts as its size a step on. */
+static const double fading = 0.8;
+
+/* Numbers of each row: the sum over steps of relative errors by velocity; the latest velocities;
+ * the largest size that still counts. */
+enum { R_SUM, R_LATEST, R_BEFORE, R_ENVELOPE, R_NUMBERS };
+enum { TURNING_ARRAYS = 2 };
+
+static int64_t stride_of(int64_t rows) { return rows < 2 * FEW_ROWS ? 1 : rows / FEW_ROWS; }
+
+static int list_arrays(ode_turning *t, const ode_system *s, int64_t nrows, ode_buffer_part *list)
+{
+    const int64_t stride = stride_of(nrows), rows = (nrows + stride - 1) / stride;
+    list[0] = (ode_buffer_part){ &t->change, (size_t)(rows * s->width) * ode_bytes(s->dtype) };
+    list[1] = (ode_buffer_part){ &t->by_row, R_NUMBERS * (size_t)rows * sizeof(double) };
+    return TURNING_ARRAYS;
+}
+
+/* Given steps are as the user wants them. */
+static bool applies(const ode_problem *p)
+{
+    const ode_settings *set = &p->settings;
+    return set->adaptive && set->costate_drift < INFINITY && set->degree > 0 && p->system->trace &&
+           !p->system->order;
+}
+
+void ode_turning_account(const ode_adjoint_plan *d, ad_opaque_account *a)
+{
+    ode_turning none = { 0 };
+    ode_buffer_part list[TURNING_ARRAYS];
+    if (applies(d->problem))
+        ode_account_buffers(a, list_arrays(&none, d->problem->system, a->rows, list), list);
+}
+
+int ode_turning_open(ode_turning *t, const ode_adjoint_run *run)
+{
+    const ode_problem *p = run->plan->problem;
+    const int64_t nrows = run->call->rows;
+    ode_buffer_part list[TURNING_ARRAYS];
+    t->system = NULL;
+    if (run->searching || run->call->refine || !applies(p)) return 0;
+    if (!ode_buffers_need(list_arrays(t, p->system, nrows, list), list))
+        return ode_call_fail(run->call, "out of memory");
+    t->system = p->system;
+    t->stride = stride_of(nrows);
+    t->rows = (nrows + t->stride - 1) / t->stride;
+    t->known = 0;
+    memset(t->by_row.data, 0, list[1].bytes);
+    memset(t->change.data, 0, list[0].bytes);
+    for (int i = 0; !t->has_errors && i < ODE_TURNING_ANGLES; i++)
+        t->error[i] = ode_deviation(&run->forward->march, I * most_angle * i / ODE_TURNING_ANGLES);
+    t->has_errors = true;
+    return 0;
+}
+
+/* Sums of squares over a row: of what came later and earlier, of the change, of the one before, and
+ * of their difference as velocities. */
+typedef struct {
+    double later, earlier, change, before, difference;
+} sums;
+
+#define ADD(T)                                                                                     \
+    do {                                                                                           \
+        const T *l = later, *e = earlier;                                                          \
+        T *last = change;                                                                          \
+        const T part = (T)ratio;                                                                   \
+        T sum[5] = { 0 };                                                                          \
+        for (int64_t i = 0; i < n; i++) {                                                          \
+            const T d = e[i] - l[i], b = last[i] * part, c = d - b;                                \
+            last[i] = d;                                                                           \
+            sum[0] += l[i] * l[i];                                                                 \
+            sum[1] += e[i] * e[i];                                                                 \
+            sum[2] += d * d;                                                                       \
+            sum[3] += b * b;                                                                       \
+            sum[4] += c * c;                                                                       \
+        }                                                                                          \
+        s->later += (double)sum[0];                                                                \
+        s->earlier += (double)sum[1];                                                              \
+        s->change += (double)sum[2];                                                               \
+        s->before += (double)sum[3];                                                               \
+        s->difference += (double)sum[4];                                                           \
+    } while (0)
+
+static void add(ad_dtype dtype, int64_t n, double ratio, const void *later, const void *earlier,
+                void *change, sums *s)
+{
+    if (dtype == AD_F32) ADD(float);
+    else ADD(double);
+}
+
+/* The sums of the k-th row that is looked at, whose changes are kept. */
+static sums sums_of_row(const ode_turning *t, int64_t nrows, int64_t k, double ratio,
+                        const char *later, const char *earlier)
+{
+    const ode_system *s = t->system;
+    const size_t one = ode_bytes(s->dtype);
+    char *change = (char *)t->change.data + (size_t)(k * s->width) * one;
+    sums x = { 0 };
+    int64_t first = 0;
+    for (int j = 0; j < s->nstate; first += nrows * s->size[j++]) {
+        const size_t at = (size_t)(first + k * t->stride * s->size[j]) * one;
+        add(s->dtype, s->size[j], ratio, later + at, earlier + at, change, &x);
+        change += (size_t)s->size[j] * one;
+    }
+    return x;
+}
+
+void ode_turning_break(ode_turning *t) { t->known = 0; }
+
+/* The angle between two vectors of the same size that differ by so much of it. */
+static double angle_of(double difference) { return 2 * asin(fmin(1, difference / 2)); }
+
+/* About the relative error that a step makes of a row's cotangent of this size, from the angle by
+ * which it turns and the change of it. */
+static double error_of_turn(const ode_turning *t, double angle, double change, double size)
+{
+    if (!(angle > least_angle)) return 0;
+    const int i = (int)fmin(ODE_TURNING_ANGLES - 1, ODE_TURNING_ANGLES * angle / most_angle);
+    const double amplitude = change / (2 * sin(fmin(angle, M_PI) / 2));
+    return t->error[i] * fmin(1, amplitude / size);
+}
+
+void ode_turning_pass(ode_turning *t, int64_t nrows, double h, const void *later,
+                      const void *earlier)
+{
+    if (!t->system) return;
+    const double now = fabs(h), then = fabs(t->h), ratio = t->known ? now / then : 0;
+    double *sum = t->by_row.data, *latest = sum + t->rows, *before = latest + t->rows,
+           *envelope = before + t->rows;
+    for (int64_t k = 0; k < t->rows; k++) {
+        const sums x = sums_of_row(t, nrows, k, ratio, later, earlier);
+        const double size = sqrt(fmax(x.later, x.earlier)), change = sqrt(x.change);
+        double error = 0;
+        envelope[k] = fmax(fading * fmax(envelope[k], sqrt(x.later)), sqrt(x.earlier));
+        before[k] = latest[k];
+        latest[k] = change / now;
+        if (!(change > 0) || !isfinite(latest[k])) continue;
+        if (x.later > 0 && x.earlier > most_growth * most_growth * x.later)
+            error = log(x.earlier / x.later) / 2;
+        if (!t->known) {
+            error += error_of_turn(t, angle_of(change / size), change, size);
+        } else {
+            const double apart = sqrt(x.difference / fmax(x.change, x.before)),
+                         rate = 2 * angle_of(apart) / (now + then);
+            error += error_of_turn(t, rate * now, change, size);
+            /* The first change had none before it. */
+            if (t->known == 1 && before[k] > 0)
+                sum[k] =
+                    fmax(sum[k], error_of_turn(t, rate * then, before[k] * then, size) / before[k]);
+        }
+        sum[k] += error / latest[k];
+    }
+    t->h = h;
+    t->known++;
+}
+
+double ode_turning_error(const ode_turning *t, double *envelope)
+{
+    double wrong = 0, all = 0;
+    *envelope = 0;
+    if (!t->system) return 0;
+    const double *sum = t->by_row.data, *latest = sum + t->rows, *before = latest + t->rows,
+                 *size = before + t->rows;
+    for (int64_t k = 0; k < t->rows; k++) {
+        const double error = sum[k] * fmax(latest[k], before[k]);
+        wrong += pow(fmin(1, error) * size[k], 2);
+        all += size[k] * size[k];
+    }
+    *envelope = sqrt(all * (double)t->stride);
+    return all > 0 ? sqrt(wrong / all) : 0;
+}
+
+void ode_turning_close(ode_turning *t)
+{
+    ode_buffer_free(&t->change);
+    ode_buffer_free(&t->by_row);
+}
