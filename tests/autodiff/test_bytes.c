@@ -91,10 +91,10 @@ static int run(const sample *s, ad_workspace *w, int64_t rows)
     return ad_run(s->program, w, rows, (const void *const *)s->in, s->out);
 }
 
+#ifndef ALLOCATIONS_NOT_COUNTED
 enum { ROW_COUNTS = 3 };
 static const int64_t row_counts[ROW_COUNTS] = { 1, 32, MOST_ROWS };
 
-#ifndef ALLOCATIONS_NOT_COUNTED
 /* The system rounds each array up, large ones to pages. */
 static long rounding(long count, int64_t bytes) { return count * (bytes > 100000 ? 4200 : 40); }
 
