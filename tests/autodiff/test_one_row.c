@@ -60,6 +60,12 @@ static one_row *open_program(int which)
     return o;
 }
 
+/* Check hands on each assertion that holds: one a number would be half of this suite's time. */
+static void check_number(double got, double want)
+{
+    if (!(fabs(got - want) < 1e-14)) ck_assert_double_eq_tol(got, want, 1e-14);
+}
+
 /* without: bit j: output j is not wanted. */
 static void check_run(one_row *o, int64_t rows, int without)
 {
@@ -74,8 +80,8 @@ static void check_run(one_row *o, int64_t rows, int without)
         ad_workspace_error(o->workspace));
     for (int64_t i = 0; i < rows * WIDTH; i++) {
         const double a = first(o, i), b = second(o, i);
-        ck_assert_double_eq_tol(o->rows[0][i], without & 1 ? 0 : a, 1e-14);
-        ck_assert_double_eq_tol(o->rows[1][i], without & 2 ? 0 : b, 1e-14);
+        check_number(o->rows[0][i], without & 1 ? 0 : a);
+        check_number(o->rows[1][i], without & 2 ? 0 : b);
         sum[i % WIDTH] += b - a;
         largest = fmax(largest, b);
     }
