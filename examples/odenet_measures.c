@@ -17,7 +17,12 @@ static bool solve_at(const odenet *n, const nn_theta *theta, const digit_set *d,
                      const ode_adjoint *adjoint, double tolerance, solved *to)
 {
     ad_tape *tape = ad_tape_new(AD_F64);
-    odenet_use u = { n, 0, { .adjoint = adjoint, .rtol = tolerance, .atol = tolerance } };
+    /* How wrong a gradient is, is what is measured: none is refused. */
+    odenet_use u = {
+        n,
+        0,
+        { .adjoint = adjoint, .rtol = tolerance, .atol = tolerance, .costate_drift = INFINITY }
+    };
     u.solver.stats = &to->stats;
     ad_var w = nn_theta_param(tape, theta), g;
     ad_var grey = ad_input_rows(tape, AD_SHAPE(AD_ROWS, d->pixels), ODENET_COMPARED, d->grey),

@@ -11,7 +11,7 @@ static const double least_doubt = 0.05;
 static const double cancelled = 100;
 /* A difference must be so many times the limit: what passes all looks at the steps by a little is
  * not to fail here by a little. */
-static const double beyond = 1.5;
+static const double beyond = 1.2;
 /* Who asks for so little of the state, expects no more of the gradient than so many times rtol. */
 static const double loose = 30;
 /* Doubtful gradients that are passed over at most after one that was right. */
