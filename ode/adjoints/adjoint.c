@@ -310,8 +310,17 @@ static int begin(adjoint_state *state, const ad_opaque_call *call)
     return order_outputs(state);
 }
 
-/* The solve and the way back with all steps halved, for a comparison; then the solve as it was,
- * which other gradients read. */
+/* The solve as it was, which other gradients read, after one with halved steps: that one may have
+ * ended early (options.partial), and this one has not. */
+static int restore(adjoint_state *state, const ad_opaque_call *call)
+{
+    ode_forward *solve = state->run.forward;
+    ode_refinement_free(&solve->refinement);
+    solve->partial = false;
+    return ode_forward_again(solve, call);
+}
+
+/* The solve and the way back with all steps halved, for a comparison. */
 static int look_at_halved(adjoint_state *state, const ad_opaque_call *call, ode_stats *stats)
 {
     ode_adjoint_run *run = &state->run;
@@ -320,19 +329,27 @@ static int look_at_halved(adjoint_state *state, const ad_opaque_call *call, ode_
     ad_opaque_call finer;
     if (ode_halved_call(&state->halved, run, &finer)) return -1;
     int failed = ode_forward_again(solve, &finer);
-    /* Where these steps cannot be taken, or do not fit into a limit that did not reckon with twice
-     * as many, there is nothing to compare with. */
-    if (failed && (solve->most_bytes || solve->march.status != ODE_OUT_OF_MEMORY))
-        return ode_forward_again(solve, call);
     stats->backward_evaluations += solve->march.evaluations;
+    /* Where these steps cannot be taken, or go beyond a limit of memory that has not reckoned with
+     * so many, there is nothing to compare with. */
+    if (failed && solve->march.status == ODE_OUT_OF_MEMORY && !solve->most_bytes) return -1;
+    const bool compares = !failed && !solve->partial;
     const double envelope = run->envelope;
-    if (failed || begin(state, &finer) || go_back(state, &finer_stats)) return -1;
-    stats->vjps += finer_stats.vjps;
-    if (ode_forward_again(solve, call)) return -1;
-    stats->backward_evaluations += solve->march.evaluations + finer_stats.backward_evaluations;
+    if (compares && (begin(state, &finer) || go_back(state, &finer_stats))) return -1;
+    if (restore(state, call)) return -1;
+    stats->backward_evaluations += solve->march.evaluations;
+    if (compares) {
+        stats->vjps += finer_stats.vjps;
+        stats->backward_evaluations += finer_stats.backward_evaluations;
+        failed = begin(state, call);
+        run->envelope = envelope;
+        failed = failed || ode_halved_compare(&state->halved, run);
+    } else {
+        failed = 0;
+    }
     if (run->plan->problem->settings.stats) write_stats(run->plan->problem->settings.stats, stats);
-    run->envelope = envelope;
-    return begin(state, call) ? -1 : ode_halved_compare(&state->halved, run);
+    ode_halved_close(&state->halved);
+    return failed ? -1 : 0;
 }
 
 static int forward(void *data, void *state_, const ad_opaque_call *call)

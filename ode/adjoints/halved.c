@@ -6,22 +6,34 @@
 /* A gradient is doubtful where a sign says that it is this wrong. Signs of steps too large for it
  * come from a few angles, and say the order of magnitude. */
 static const double least_doubt = 0.05;
-/* A gradient that is so many tolerances of the largest one is as good as zero: mostly a sum over
- * the solve whose parts cancel, and their errors do not. */
-static const double cancelled = 100;
+/* A gradient that stands for so many tolerances of the largest change of the loss, or for this part
+ * of it, is as good as zero: mostly a sum over the solve whose parts cancel, and their errors do
+ * not. */
+static const double cancelled = 100, smallest_part = 0.02;
 /* A difference must be so many times the limit: what passes all looks at the steps by a little is
  * not to fail here by a little. */
 static const double beyond = 1.2;
 /* Who asks for so little of the state, expects no more of the gradient than so many times rtol. */
 static const double loose = 30;
-/* Doubtful gradients that are passed over at most after one that was right. */
+/* Doubtful gradients that are passed over at most after one that was looked at. */
 enum { LONGEST_PAUSE = 63 };
+
+/* Whether a limit of memory has room for the states of the steps, as they are kept to find them
+ * again, and for those of halved ones beside. */
+static bool has_room(const ode_trajectory *tr)
+{
+    const double most = (double)tr->policy.most_bytes;
+    return most == 0 || (1 + 2 * 2) * (double)ode_trajectory_bytes(tr) <= most;
+}
 
 bool ode_halved_due(ode_halved *h, const ode_adjoint_run *run)
 {
-    if (!(run->doubt > least_doubt) || run->forward->partial) return false;
+    const ode_forward *solve = run->forward;
+    if (!(run->doubt > least_doubt) || solve->partial || !has_room(&solve->trajectory))
+        return false;
     if (h->skipped++ < h->pause) return false;
     h->skipped = 0;
+    h->pause = h->pause < LONGEST_PAUSE ? 2 * h->pause + 1 : LONGEST_PAUSE;
     return true;
 }
 
@@ -88,19 +100,41 @@ static double norm(ad_dtype dtype, int64_t n, const void *x, const void *y)
     return sqrt(sum);
 }
 
-/* The largest gradient of all, and that by the solutions. */
-static double largest(const ode_adjoint_run *run)
+/* What result i is a gradient by: its size, to turn a gradient into a change of the loss, which has
+ * no units. */
+static double size_of_variable(const ode_adjoint_run *run, int i)
 {
-    const ode_problem *p = run->plan->problem;
-    const ode_system *s = p->system;
+    const ode_adjoint_plan *d = run->plan;
+    const ode_system *s = d->problem->system;
+    const ad_opaque_call *call = run->call;
+    const int64_t n = count(call, i);
+    double size = 0;
+    for (int j = 0; j < s->nstate; j++)
+        if (d->need_y0[j] && i-- == 0) size = norm(call->dtype, n, run->c.y0[j], NULL);
+    for (int j = 0; j < s->nargs; j++)
+        if ((d->need >> j & 1) && i-- == 0) size = norm(call->dtype, n, run->c.args[j], NULL);
+    return size > 0 && isfinite(size) ? size : 1;
+}
+
+/* The largest change of the loss that a gradient stands for, of results and of solutions; by_state:
+ * the largest gradient by solutions. */
+static double largest_change(const ode_adjoint_run *run, double *by_state)
+{
+    const ode_system *s = run->plan->problem->system;
     const ad_opaque_call *call = run->call;
     double most = 0;
+    *by_state = 0;
     for (int i = 0; i < results(run); i++)
-        if (call->out[i]) most = fmax(most, norm(call->dtype, count(call, i), call->out[i], NULL));
-    for (int j = 0; j < s->nstate; j++)
-        if (run->c.ybar[j])
-            most = fmax(most, norm(call->dtype, call->rows * s->size[j] * run->out.places,
-                                   run->c.ybar[j], NULL));
+        if (call->out[i])
+            most = fmax(most, norm(call->dtype, count(call, i), call->out[i], NULL) *
+                                  size_of_variable(run, i));
+    for (int j = 0; j < s->nstate; j++) {
+        if (!run->c.ybar[j]) continue;
+        const int64_t n = call->rows * s->size[j] * run->out.places;
+        const double bar = norm(call->dtype, n, run->c.ybar[j], NULL);
+        *by_state = fmax(*by_state, bar);
+        most = fmax(most, bar * norm(call->dtype, n, run->c.y[j], NULL));
+    }
     return most;
 }
 
@@ -108,8 +142,9 @@ int ode_halved_compare(ode_halved *h, const ode_adjoint_run *run)
 {
     const ad_opaque_call *call = run->call;
     const ode_settings *set = &run->plan->problem->settings;
-    const double nothing = cancelled * set->rtol * largest(run);
-    double worst = 0;
+    double worst = 0, by_state;
+    const double change = largest_change(run, &by_state),
+                 part = fmin(cancelled * set->rtol, smallest_part);
     int which = 0, states = 0;
     for (int j = 0; j < run->plan->problem->system->nstate; j++) states += run->plan->need_y0[j];
     for (int i = 0; i < results(run); i++) {
@@ -119,13 +154,13 @@ int ode_halved_compare(ode_halved *h, const ode_adjoint_run *run)
                      own = fmax(norm(call->dtype, n, call->out[i], NULL),
                                 norm(call->dtype, n, h->out[i], NULL)),
                      size = i < states ? fmax(own, run->envelope) : own;
+        const double nothing =
+            part * fmax(change / size_of_variable(run, i), i < states ? by_state : 0);
         if (!(off > nothing) || !(off > worst * size)) continue;
         worst = off / size;
         which = i;
     }
     const double allowed = fmax(beyond * set->costate_drift, loose * set->rtol);
-    h->pause = worst > allowed ? 0 : 2 * h->pause + 1;
-    if (h->pause > LONGEST_PAUSE) h->pause = LONGEST_PAUSE;
     if (!(worst > allowed)) return 0;
     char by[64];
     name(run, which, by, sizeof by);

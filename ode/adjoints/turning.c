@@ -115,6 +115,13 @@ static void add(ad_dtype dtype, int64_t n, double ratio, const void *later, cons
     else ADD(double);
 }
 
+/* The k-th row that is looked at: one of each `stride`, in no order that a batch may have. */
+static int64_t row_of(const ode_turning *t, int64_t nrows, int64_t k)
+{
+    const int64_t first = k * t->stride, n = nrows - first < t->stride ? nrows - first : t->stride;
+    return first + (int64_t)((uint64_t)(k + 1) * 0x9e3779b97f4a7c15 >> 33) % n;
+}
+
 /* The sums of the k-th row that is looked at, whose changes are kept. */
 static sums sums_of_row(const ode_turning *t, int64_t nrows, int64_t k, double ratio,
                         const char *later, const char *earlier)
@@ -124,8 +131,9 @@ static sums sums_of_row(const ode_turning *t, int64_t nrows, int64_t k, double r
     char *change = (char *)t->change.data + (size_t)(k * s->width) * one;
     sums x = { 0 };
     int64_t first = 0;
+    const int64_t row = row_of(t, nrows, k);
     for (int j = 0; j < s->nstate; first += nrows * s->size[j++]) {
-        const size_t at = (size_t)(first + k * t->stride * s->size[j]) * one;
+        const size_t at = (size_t)(first + row * s->size[j]) * one;
         add(s->dtype, s->size[j], ratio, later + at, earlier + at, change, &x);
         change += (size_t)s->size[j] * one;
     }

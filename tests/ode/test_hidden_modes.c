@@ -373,6 +373,33 @@ START_TEST(those_beside_steeper_modes_are_right_or_refused)
 }
 END_TEST
 
+/* z' = -38 z, which a look at the field finds, beside an oscillation of a frequency by row. */
+static ad_var rows_beside(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)t, (void)user;
+    ad_var x = ad_slice(y, 1, 0, 1), v = ad_slice(y, 1, 1, 2), z = ad_slice(y, 1, 2, 3);
+    return ad_concatenate(
+        3, (ad_var[]){ ad_mul(args[0], v), ad_neg(ad_mul(args[0], x)), ad_scale(z, -38) }, 1);
+}
+
+/* Of many rows some are looked at, in no order of the batch's: every second one oscillates fast. */
+START_TEST(any_order_of_rows)
+{
+    enum { ROWS = 256 };
+    static double y0[3 * ROWS], w[ROWS];
+    for (int r = 0; r < ROWS; r++) w[r] = r % 2 == _i ? 25 : 0.1;
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var y = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), ROWS, y0);
+    ad_var args = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), ROWS, w), bar;
+    ad_var end =
+        ode_solve_final(rows_beside, NULL, y, 1, &args, ode_interval(tape, 0, horizon), NULL);
+    ad_grad(ad_sum_all(ad_slice(end, 1, 0, 1)), 1, &y, &bar);
+    ck_assert_ptr_null(ad_value(bar));
+    ck_assert_msg(strstr(ad_tape_error(tape), "step is halved"), "%s", ad_tape_error(tape));
+    ad_tape_free(tape);
+}
+END_TEST
+
 /* A doubtful gradient that is right is what it is without the comparison, and so is all that is
  * known of the solve; further ones of a program are looked at less and less. */
 START_TEST(what_is_right_stays_as_it_is)
@@ -438,6 +465,7 @@ int main(void)
     tcase_add_loop_test(tests, those_of_the_solution_pay_little, 0, 2 * METHODS);
     tcase_add_loop_test(tests, short_solves_are_right_or_refused, 0, 2 * METHODS);
     tcase_add_loop_test(tests, those_beside_steeper_modes_are_right_or_refused, 0, BESIDE);
+    tcase_add_loop_test(tests, any_order_of_rows, 0, 2);
     tcase_add_loop_test(tests, what_is_right_stays_as_it_is, 0, 2);
     tcase_add_test(tests, programs_look_less_and_less);
     return suite_run();

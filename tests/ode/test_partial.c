@@ -197,6 +197,60 @@ START_TEST(errors_remain)
 }
 END_TEST
 
+/* x'' = -30 x - x' / 2; not a number in a millionth around t = hole. */
+static ad_var holed(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)args;
+    const double hole = *(const double *)user;
+    ad_var x = ad_slice(y, 1, 0, 1), v = ad_slice(y, 1, 1, 2);
+    ad_var near = ad_sqrt(ad_shift(ad_square(ad_shift(t, -hole)), -1e-12));
+    ad_var dv = ad_sub(ad_scale(x, -30), ad_scale(v, 0.5));
+    return ad_concatenate(2, (ad_var[]){ ad_add(v, ad_mul(ad_scale(near, 0), x)), dv }, 1);
+}
+
+static double seen[1000];
+static int nseen;
+static bool see(const ode_accepted_step *step, void *user)
+{
+    (void)user;
+    seen[nseen++] = step->t;
+    return true;
+}
+
+/* A gradient that is compared with that of halved steps where these end early, and the solve does
+ * not: it stands, and so does the solve for another loss. */
+START_TEST(halved_steps_may_end_early)
+{
+    double hole = 100, start[] = { 1, 0 }, g[2][2][2];
+    for (int k = 0; k < 2; k++) {
+        ode_stats stats = { 0 };
+        ode_options o = {
+            .stats = &stats, .partial = true, .rtol = 1e-4, .atol = 1e-6, .on_step = see
+        };
+        nseen = 0;
+        ad_tape *tape = ad_tape_new(AD_F64);
+        ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 2), 1, start), bar[2];
+        ad_var y = ode_solve(holed, &hole, y0, 0, NULL, ode_linspace(tape, 0, 4, 3), &o);
+        ad_grad(ad_sum_all(ad_slice(y, 1, 0, 2)), 1, &y0, &bar[0]);
+        ad_grad(ad_sum_all(ad_square(y)), 1, &y0, &bar[1]);
+        ck_assert_ptr_nonnull(ad_value(y));
+        const int64_t steps = stats.steps;
+        for (int i = 0; i < 2; i++) {
+            ck_assert_msg(!ad_get(bar[i], g[k][i]), "%s", ad_tape_error(tape));
+            ck_assert_int_eq(stats.steps, steps);
+            ck_assert_double_eq(stats.reached, 4);
+        }
+        if (k == 0) {
+            ck_assert_int_gt(stats.backward_evaluations, stats.evaluations); /* it is compared */
+            hole = (seen[nseen - 4] + seen[nseen - 3]) / 2;
+        }
+        ode_stats_clear(&stats);
+        ad_tape_free(tape);
+    }
+    ck_assert_mem_eq(g[0], g[1], sizeof g[0]);
+}
+END_TEST
+
 int main(void)
 {
     TCase *c = suite_case("partial", "partial");
@@ -208,5 +262,6 @@ int main(void)
     tcase_add_loop_test(c, stopped, 0, 2 * n);
     tcase_add_test(c, solved_again);
     tcase_add_loop_test(c, errors_remain, 0, 2);
+    tcase_add_test(c, halved_steps_may_end_early);
     return suite_run();
 }
