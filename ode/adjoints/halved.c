@@ -13,8 +13,9 @@ static const double cancelled = 100, smallest_part = 0.02;
 /* A difference must be so many times the limit: what passes all looks at the steps by a little is
  * not to fail here by a little. */
 static const double beyond = 1.2;
-/* Who asks for so little of the state, expects no more of the gradient than so many times rtol. */
-static const double loose = 30;
+/* Who asks for so little of the state, expects no more of the gradient than so many times rtol; but
+ * one that has nothing to do with that of halved steps is refused at any. */
+static const double loose = 100, unrelated = 0.8;
 /* Doubtful gradients that are passed over at most after one that was looked at. */
 enum { LONGEST_PAUSE = 63 };
 
@@ -160,7 +161,7 @@ int ode_halved_compare(ode_halved *h, const ode_adjoint_run *run)
         worst = off / size;
         which = i;
     }
-    const double allowed = fmax(beyond * set->costate_drift, loose * set->rtol);
+    const double allowed = fmax(beyond * set->costate_drift, fmin(unrelated, loose * set->rtol));
     if (!(worst > allowed)) return 0;
     char by[64];
     name(run, which, by, sizeof by);
