@@ -297,7 +297,7 @@ static outcome derive(const oscillator *k, const ode_method *method, ad_dtype dt
     const double y0[] = { -0.5 * sin(angle), 0.5 * cos(angle), 0, 0 }, p0 = 0.7;
     const int n = rate > 0 ? 4 : 3;
     double envelope, want = right(k, t, &envelope);
-    outcome o = { RIGHT };
+    outcome o = { .result = RIGHT };
     ad_tape *tape = ad_tape_new(dtype);
     ad_var y = ad_input_rows(tape, AD_SHAPE(AD_ROWS, n), 1, y0), bar;
     ad_var args[] = { ad_param(tape, AD_SHAPE(1, 1), &p0), ad_param(tape, AD_SHAPE(1, 1), &rate) };
