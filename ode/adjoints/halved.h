@@ -1,6 +1,6 @@
 /* Internal: a gradient beside the one with all steps halved, where its own way back made it
- * doubtful. It costs three to four solves and a way back: only doubtful gradients are looked at, and
- * in a program that runs again and again fewer and fewer of them. */
+ * doubtful. It costs three to four solves and a way back: only doubtful gradients are looked at,
+ * and in a program that runs again and again fewer and fewer of them. */
 #ifndef ODE_HALVED_H
 #define ODE_HALVED_H
 #include "ode/adjoints/adjoint.h"
