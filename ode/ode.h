@@ -323,8 +323,9 @@ typedef struct {
     /* discrete, adaptive steps: about how wrong a gradient may be; default 0.1. It is an error
      * where ode_stats.costate_drift is larger; and where it turns or grows so much in single steps
      * that it is doubtful, it is compared with that of halved steps, and is an error where they
-     * differ by more than 1.2 times this and 100 rtol, or 0.8 (docs/gradients.md).
-     * backward_evaluations and vjps count what that takes. INFINITY: gradients are not looked at */
+     * differ by more than 1.2 times this, at loose tolerances by more than 100 rtol and at most 0.8
+     * (docs/gradients.md). backward_evaluations and vjps count what that takes. INFINITY: gradients
+     * are not looked at */
     double costate_drift;
     /* Implicit methods: each element of a stage is found to this relative error; default: near
      * rounding (1e-13 f64, 1e-6 f32), so that the gradient, replayed steps and differences of them

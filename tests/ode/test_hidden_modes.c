@@ -326,23 +326,16 @@ static void count_outcomes(const ode_method *method, ad_dtype dtype, double t, d
                            int count[2][3])
 {
     static const double w[] = { 8.7, 14.7, 25 };
-    static const oscillator none = { 0 };
     for (int i = 0; i < 3; i++)
         for (int kind = 0; kind < SLOW; kind++)
             for (int limit = 0; limit < 2; limit++) {
-                oscillator k = none;
-                k.w = w[i];
-                k.c = 0.02;
-                k.unit = unit_of(kind % 2, w[i]);
-                k.u = kind;
+                const oscillator k = { w[i], 0.02, unit_of(kind % 2, w[i]), kind };
                 outcome o = derive(&k, method, dtype, t, rate * w[i], limit ? INFINITY : 0);
                 count[limit][o.result]++;
                 ode_stats_clear(&o.stats);
             }
 }
 
-/* Solves that are over before the first look at the field, in a few steps: the way back sees that
- * the gradient turns too far in them, and a comparison with halved steps that it is wrong. */
 static void check_outcomes(const ode_method *method, ad_dtype dtype, double t, double rate)
 {
     int count[2][3] = { { 0 } };
@@ -352,6 +345,8 @@ static void check_outcomes(const ode_method *method, ad_dtype dtype, double t, d
     ck_assert_int_le(count[0][REFUSED], count[1][WRONG] + 1); /* those off by a little less */
 }
 
+/* Solves that are over before the first look at the field, in a few steps: the way back sees that
+ * the gradient turns too far in them, and a comparison with halved steps that it is wrong. */
 START_TEST(short_solves_are_right_or_refused)
 {
     check_outcomes(methods[_i / 2], _i % 2 ? AD_F64 : AD_F32, 1, 0);
