@@ -5,8 +5,8 @@
  * Along an oscillation of frequency w the velocities of two neighbouring steps differ by
  * 2 sin(w h / 2) of their size, h the distance of the steps' middles. Before there are two of them,
  * a itself is compared. From the angle of a step and the method's R follows what it does to an
- * oscillation. Errors of steps count by the velocity that is left of them at the first time: those
- * along a mode that has decayed do not.
+ * oscillation. Errors of steps fade as the velocity does: those along a mode that has decayed do
+ * not count, nor when another mode has come up.
  *
  * Of large batches some rows are looked at: their gradients have more often than not the same
  * faults, and all are one sum. */
@@ -22,15 +22,20 @@ enum { FEW_ROWS = 64 };
 static const double most_angle = 6.4;
 /* Angles below it are not looked at: any method of an order above one holds them. */
 static const double least_angle = 0.5;
-/* A cotangent that grows more than by this over a step that the error of the state allowed, is more
- * often in a mode that the method does not hold. */
-static const double most_growth = 2.7;
+/* A cotangent that grows more than by the first over a step that the error of the state allowed, is
+ * more often in a mode that the method does not hold, unless it holds this growth within the
+ * second.
+ */
+static const double most_growth = 2.7, well_held = 1e-5;
 /* Part of the cotangent's size that still counts as its size a step on. */
 static const double fading = 0.8;
 
-/* Numbers of each row: the sum over steps of relative errors by velocity; the latest velocities;
- * the largest size that still counts. */
-enum { R_SUM, R_LATEST, R_BEFORE, R_ENVELOPE, R_NUMBERS };
+/* What has been so many times as fast is still there: velocities vary where modes add up. */
+static const double faded = 8;
+
+/* Numbers of each row: the sum over steps of what is left of relative errors; the latest velocity,
+ * and the largest that still counts; the largest size that does. */
+enum { R_SUM, R_LATEST, R_PEAK, R_ENVELOPE, R_NUMBERS };
 enum { TURNING_ARRAYS = 2 };
 
 static int64_t stride_of(int64_t rows) { return rows < 2 * FEW_ROWS ? 1 : rows / FEW_ROWS; }
@@ -59,6 +64,14 @@ void ode_turning_account(const ode_adjoint_plan *d, ad_opaque_account *a)
         ode_account_buffers(a, list_arrays(&none, d->problem->system, a->rows, list), list);
 }
 
+/* The growth in a step that says nothing: most_growth, or more where the method holds that well. */
+static double largest_held(const ode_march *m)
+{
+    double growth = most_growth;
+    while (ode_deviation(m, log(1.1 * growth)) < well_held) growth *= 1.1;
+    return growth;
+}
+
 int ode_turning_open(ode_turning *t, const ode_adjoint_run *run)
 {
     const ode_problem *p = run->plan->problem;
@@ -76,6 +89,7 @@ int ode_turning_open(ode_turning *t, const ode_adjoint_run *run)
     memset(t->change.data, 0, list[0].bytes);
     for (int i = 0; !t->has_errors && i < ODE_TURNING_ANGLES; i++)
         t->error[i] = ode_deviation(&run->forward->march, I * most_angle * i / ODE_TURNING_ANGLES);
+    if (!t->has_errors) t->held = largest_held(&run->forward->march);
     t->has_errors = true;
     return 0;
 }
@@ -160,17 +174,21 @@ void ode_turning_pass(ode_turning *t, int64_t nrows, double h, const void *later
 {
     if (!t->system) return;
     const double now = fabs(h), then = fabs(t->h), ratio = t->known ? now / then : 0;
-    double *sum = t->by_row.data, *latest = sum + t->rows, *before = latest + t->rows,
-           *envelope = before + t->rows;
+    double *sum = t->by_row.data, *latest = sum + t->rows, *peak = latest + t->rows,
+           *envelope = peak + t->rows;
     for (int64_t k = 0; k < t->rows; k++) {
         const sums x = sums_of_row(t, nrows, k, ratio, later, earlier);
-        const double size = sqrt(fmax(x.later, x.earlier)), change = sqrt(x.change);
+        const double size = sqrt(fmax(x.later, x.earlier)), change = sqrt(x.change),
+                     before = latest[k], velocity = change / now;
         double error = 0;
         envelope[k] = fmax(fading * fmax(envelope[k], sqrt(x.later)), sqrt(x.earlier));
-        before[k] = latest[k];
-        latest[k] = change / now;
-        if (!(change > 0) || !isfinite(latest[k])) continue;
-        if (x.later > 0 && x.earlier > most_growth * most_growth * x.later)
+        if (!isfinite(velocity)) continue;
+        const double left = faded * velocity;
+        if (left < peak[k]) sum[k] *= left / peak[k];
+        peak[k] = fmax(velocity, fmin(peak[k], left));
+        latest[k] = velocity;
+        if (!(change > 0)) continue;
+        if (x.later > 0 && x.earlier > t->held * t->held * x.later)
             error = log(x.earlier / x.later) / 2;
         if (!t->known) {
             error += error_of_turn(t, angle_of(change / size), change, size);
@@ -179,11 +197,10 @@ void ode_turning_pass(ode_turning *t, int64_t nrows, double h, const void *later
                          rate = 2 * angle_of(apart) / (now + then);
             error += error_of_turn(t, rate * now, change, size);
             /* The first change had none before it. */
-            if (t->known == 1 && before[k] > 0)
-                sum[k] =
-                    fmax(sum[k], error_of_turn(t, rate * then, before[k] * then, size) / before[k]);
+            if (t->known == 1)
+                sum[k] = fmax(sum[k], error_of_turn(t, rate * then, before * then, size));
         }
-        sum[k] += error / latest[k];
+        sum[k] += error;
     }
     t->h = h;
     t->known++;
@@ -194,11 +211,9 @@ double ode_turning_error(const ode_turning *t, double *envelope)
     double wrong = 0, all = 0;
     *envelope = 0;
     if (!t->system) return 0;
-    const double *sum = t->by_row.data, *latest = sum + t->rows, *before = latest + t->rows,
-                 *size = before + t->rows;
+    const double *sum = t->by_row.data, *size = sum + R_ENVELOPE * t->rows;
     for (int64_t k = 0; k < t->rows; k++) {
-        const double error = sum[k] * fmax(latest[k], before[k]);
-        wrong += pow(fmin(1, error) * size[k], 2);
+        wrong += pow(fmin(1, sum[k]) * size[k], 2);
         all += size[k] * size[k];
     }
     *envelope = sqrt(all * (double)t->stride);

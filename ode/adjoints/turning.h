@@ -16,6 +16,7 @@ typedef struct {
     int known;                /* changes in a row that were seen, going back */
     double h;                 /* size of the step of the last one */
     bool has_errors;
+    double held;                      /* growth of a cotangent in a step that says nothing */
     double error[ODE_TURNING_ANGLES]; /* that the method makes of an oscillation in a step */
     ode_buffer change, by_row;
 } ode_turning;

@@ -107,7 +107,7 @@ typedef struct {
     /* The direction before it was turned, and what the iterations found in each row,
      * [rows,ODE_TURN] (modes.c). */
     ode_buffer earlier, turns;
-    bool damped; /* the mode that limits the steps decays */
+    bool damped; /* the mode that limits the steps is gone at the first output */
     bool again;  /* the march has gone back */
     /* Blind components. */
     const ode_unit *unit,
@@ -131,6 +131,7 @@ typedef struct {
     int64_t probed; /* the step after the last probed one, or after the last that needed no probe */
     /* size of the step whose tangents were taken last, and the largest that they allow */
     double vetted, allowed;
+    double told;                 /* their errors by that size, the larger one */
     int64_t probes, evaluations; /* looks and tangents, and what they took */
 } ode_watch;
 /* For a solve over times of these lengths; after ode_march_open. 0, or -1 with the march's error

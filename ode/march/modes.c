@@ -33,10 +33,6 @@ static const double little = 0.5, doubtful = 1.3;
 /* The square of the sine of an angle that is none; how much larger than in an iteration |lambda| of
  * a plane may be. */
 static const double straight = 1e-5, most_larger = 1.2;
-/* A mode is damped if the field turns its direction nearly round. */
-static const double damped_along = -0.9;
-/* A damped mode need not be accurate if it decays by more than e^-50 before the first output. */
-static const double spent = 50;
 
 /* The tangents' own tolerances: of an element that is zero and has none, a hundredth of rtol of the
  * largest one (of one, if all are zero).
@@ -245,7 +241,7 @@ void ode_limit_steps(ode_march *m, const ode_boundary *a, int direction, double 
     w->lambda = cabs(found);
     w->mode[0] = creal(found);
     w->mode[1] = cimag(found);
-    w->damped = creal(found) < damped_along * w->lambda && w->lambda * w->first_output > spent;
+    w->damped = ode_is_spent(m, found);
     w->reach = INFINITY;
     bool shown = hidden * w->seen >= w->lambda;
     w->due = m->evaluations + (shown ? 2 : 1) * limited_apart * m->method->times;

@@ -51,6 +51,12 @@ static double relative_tolerance(const ode_march *m, double most)
     return size > 0 ? fmin(0.1, m->rtol + fmin(m->atol / size, most)) : m->rtol;
 }
 
+bool ode_is_spent(const ode_march *m, double complex lambda)
+{
+    double rate = creal(lambda) + uncertain * cabs(lambda);
+    return rate * m->watch.first_output < log(relative_tolerance(m, INFINITY) / 2);
+}
+
 /* The error at the output where it is largest, in units of what is allowed: relative to the mode,
  * or to half the tolerance where the mode is smaller: such a derivative is not asked for. */
 static double error_of_mode(const ode_march *m, double complex lambda, double h)

@@ -31,7 +31,8 @@
 static const int64_t first_look = 20;
 /* An error of the state that would let the next step grow by more than this says nothing of how
  * large a step may be, if it does so for several steps, if there is no error at all, or if the
- * step, not the first, is a large part of the solve. */
+ * step, not the first, is a large part of the solve, over which what has not shown yet may begin:
+ * a function of the time, or of a component that moves as time does. */
 static const double blind_growth = 5, large_part = 0.2;
 enum { BLIND_STEPS = 3 };
 /* Elements of the state that are no larger than so many atol: an error that is allowed is a large
@@ -53,9 +54,10 @@ static const double step_error = 1e-3, most_error = 0.03;
  */
 static const double unseen_part = 0.05;
 /* Largest number of steps from one probe to the next: where the tangents would allow steps so many
- * times as large, where they would allow what the state does, or the state is unresolved, and
- * elsewhere; the latter two first where only some elements rest, then in blind steps. */
-static const double easy_growth = 5;
+ * times as large; where they would allow what the state does, or the state is unresolved, or they
+ * are within `same` what they were; and elsewhere; the latter two first where only some elements
+ * rest, then in blind steps. */
+static const double easy_growth = 5, same = 0.1;
 static const int64_t pause_easy = 256, pause_free[2] = { 64, 8 }, pause_close[2] = { 4, 1 };
 /* Evaluations from one short look to the next: after the first one, and at most. Four times as many
  * each time. */
@@ -124,7 +126,7 @@ int ode_watch_open(ode_march *m, const ode_march_units *units, double horizon, d
     w->until = w->seen = w->lambda = w->mode[0] = w->mode[1] = 0;
     memset(w->turns.data, 0, ODE_TURN * (size_t)m->rows * sizeof(double));
     w->said_nothing = w->turned = 0;
-    w->found = w->shown = 0;
+    w->found = w->shown = w->told = 0;
     w->short_apart = 0;
     w->asked = -1;
     w->evaluations = w->probes = w->probe_due = w->probed = 0;
@@ -205,7 +207,8 @@ int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, c
     bool says_nothing = ratio < w->silent && m->guard.z < 0.3 * m->guard.limit &&
                         !(damps(m, taken) && taken > w->most / 2);
     w->said_nothing = says_nothing ? w->said_nothing + 1 : 0;
-    bool large = m->steps > 0 && taken > large_part * w->horizon;
+    bool large = m->steps > 0 && taken > large_part * w->horizon &&
+                 (m->system->reads_time || !m->system->trace || ode_some_element_rests(m));
     bool silent = says_nothing && (w->said_nothing >= BLIND_STEPS || ratio == 0 || large),
          blind = silent || small;
     if (m->steps < w->probe_due && taken <= 2 * w->vetted) return 1;
@@ -263,7 +266,10 @@ int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, c
     if (w->unseen) w->allowed = fmin(w->allowed, fmax(taken, unseen_part * w->horizon));
     w->vetted = blind ? taken : fmax(taken, w->allowed / 4);
     bool easy = change > easy_growth;
-    bool free = w->allowed >= *factor * taken || (small && !silent);
+    double told = fmax(error[0], error[1]) / taken;
+    bool steady = fabs(told - w->told) <= same * told;
+    w->told = told;
+    bool free = w->allowed >= *factor * taken || (small && !silent) || steady;
     int64_t longest = easy ? pause_easy : free ? pause_free[blind] : pause_close[blind];
     w->pause *= (easy ? 4 : 2) * (blind ? 1 : 2);
     if (w->pause > longest) w->pause = longest;

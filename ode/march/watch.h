@@ -39,6 +39,9 @@ static inline double scale_of(const ode_march *m, int64_t element, double larges
     return fmax(tolerance, 3e4 * rounding * fmax(largest, 0.01 * m->watch.size));
 }
 
+/* Whether a mode has decayed to less than half the tolerance at the first output. */
+bool ode_is_spent(const ode_march *m, double complex lambda);
+
 /* How far steps of size h strain a mode: above 1 they are beyond the limit of stability, with the
  * margin, or the derivative along the mode is wrong at an output (propagate.c). About in proportion
  * to h. */

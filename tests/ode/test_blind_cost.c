@@ -103,29 +103,35 @@ START_TEST(ordinary_problems_pay_little)
 }
 END_TEST
 
-/* Evaluations of solves at tolerances about 1e-3, whose steps are watched or not. */
-static int64_t evaluations_of(const problem *q, const ode_method *method, bool watched)
+/* Evaluations of a solve whose steps are watched or not. */
+static int64_t evaluations_of(const problem *q, ad_dtype dtype, const ode_method *method,
+                              double rtol, bool watched)
+{
+    ad_tape *tape = ad_tape_new(dtype);
+    ode_stats stats = { 0 };
+    ode_options o = { .method = method,
+                      .adjoint = watched ? &ode_discrete : &ode_backsolve,
+                      .stats = &stats,
+                      .rtol = rtol,
+                      .atol = 0.01 * rtol };
+    ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, q->n), 1, q->y0),
+           p = ad_param(tape, AD_SHAPE(1, 1), &q->p);
+    ad_var end = ode_solve_final(q->field, NULL, y0, 1, &p, ode_interval(tape, 0, q->horizon), &o);
+    ck_assert_msg(ad_value(end), "%s", ad_tape_error(tape));
+    int64_t evaluations = stats.evaluations;
+    ck_assert(watched || stats.probes == 0);
+    ode_stats_clear(&stats);
+    ad_tape_free(tape);
+    return evaluations;
+}
+
+/* The sum over tolerances about this one. */
+static int64_t evaluations_about(const problem *q, ad_dtype dtype, const ode_method *method,
+                                 double rtol, bool watched)
 {
     int64_t sum = 0;
-    for (int k = -12; k <= 12; k++) {
-        ad_tape *tape = ad_tape_new(AD_F64);
-        ode_stats stats = { 0 };
-        double rtol = 1e-3 * pow(1.6, k / 12.0);
-        ode_options o = { .method = method,
-                          .adjoint = watched ? &ode_discrete : &ode_backsolve,
-                          .stats = &stats,
-                          .rtol = rtol,
-                          .atol = 0.01 * rtol };
-        ad_var y0 = ad_input_rows(tape, AD_SHAPE(AD_ROWS, q->n), 1, q->y0),
-               p = ad_param(tape, AD_SHAPE(1, 1), &q->p);
-        ad_var times = ode_interval(tape, 0, q->horizon);
-        ad_var end = ode_solve_final(q->field, NULL, y0, 1, &p, times, &o);
-        ck_assert_msg(ad_value(end), "%s", ad_tape_error(tape));
-        ck_assert_int_eq(stats.probes > 0, watched);
-        sum += stats.evaluations;
-        ode_stats_clear(&stats);
-        ad_tape_free(tape);
-    }
+    for (int k = -12; k <= 12; k++)
+        sum += evaluations_of(q, dtype, method, rtol * pow(1.6, k / 12.0), watched);
     return sum;
 }
 
@@ -140,8 +146,8 @@ START_TEST(modes_that_come_and_go_pay_little)
     static const ode_method *const methods[] = { &ode_dopri5, &ode_bosh3 };
     for (int k = 0; k < 4; k++) {
         const problem *q = &changing[k / 2];
-        int64_t with = evaluations_of(q, methods[k % 2], true),
-                without = evaluations_of(q, methods[k % 2], false);
+        int64_t with = evaluations_about(q, AD_F64, methods[k % 2], 1e-3, true),
+                without = evaluations_about(q, AD_F64, methods[k % 2], 1e-3, false);
         ck_assert_msg(with * 100 <= without * 106, "%s, %s: %lld evaluations, %lld without",
                       q->name, ode_method_name(methods[k % 2]), (long long)with,
                       (long long)without);
@@ -282,6 +288,52 @@ START_TEST(stiff_solutions_pay_little)
 }
 END_TEST
 
+enum { HIDDEN = 16 };
+static double inner[2 * HIDDEN], bias[HIDDEN], outer[HIDDEN * 2];
+
+static ad_var network(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)user;
+    ad_var w1 = ad_constant(t.tape, AD_SHAPE(2, HIDDEN), inner),
+           w2 = ad_constant(t.tape, AD_SHAPE(HIDDEN, 2), outer),
+           b = ad_constant(t.tape, AD_SHAPE(1, HIDDEN), bias);
+    return ad_mul(args[0], ad_matmul(ad_tanh(ad_add(ad_matmul(y, w1), b)), w2));
+}
+
+static void fill(int n, double *x, double width, uint64_t *state)
+{
+    for (int i = 0; i < n; i++) {
+        *state = *state * 6364136223846793005u + 1442695040888963407u;
+        x[i] = width * ((double)(*state >> 32) * 0x1p-32 - 0.5);
+    }
+}
+
+/* Networks of random weights, most of which come to rest or to a steady motion. Modes that have
+ * decayed there are neither looked at again and again, nor do they ask for small steps. */
+START_TEST(networks_that_come_to_rest_pay_little)
+{
+    const ode_method *method = ode_methods()[_i];
+    if (!ode_method_adaptive(method) || ode_method_order(method) < 3) return;
+    for (int k = 0; k < 2; k++) {
+        ad_dtype dtype = k ? AD_F32 : AD_F64;
+        int64_t with = 0, without = 0;
+        uint64_t state = 1;
+        for (int n = 0; n < 20; n++) {
+            problem q = { "network", network, 2, { 0 }, 1, 20 };
+            double width = 1.5 + 0.75 * (n % 4);
+            fill(2 * HIDDEN, inner, width, &state);
+            fill(HIDDEN * 2, outer, width / 2, &state);
+            fill(HIDDEN, bias, 1, &state);
+            fill(2, q.y0, 4, &state);
+            with += evaluations_of(&q, dtype, method, k ? 1e-4 : 1e-6, true);
+            without += evaluations_of(&q, dtype, method, k ? 1e-4 : 1e-6, false);
+        }
+        ck_assert_msg(with * 100 <= without * 108, "%s, %d: %lld evaluations, %lld without",
+                      ode_method_name(method), k, (long long)with, (long long)without);
+    }
+}
+END_TEST
+
 int main(void)
 {
     TCase *cost = suite_case("blind_cost", "cost");
@@ -291,5 +343,6 @@ int main(void)
     tcase_add_loop_test(cost, zeros_in_the_last_layer_pay_little, 0, method_count());
     tcase_add_loop_test(cost, components_that_rest_pay_little, 0, method_count());
     tcase_add_test(cost, modes_that_come_and_go_pay_little);
+    tcase_add_loop_test(cost, networks_that_come_to_rest_pay_little, 0, method_count());
     return suite_run();
 }
