@@ -127,7 +127,7 @@ END_TEST
 
 START_TEST(test_threads)
 {
-    enum { WIDE = 700, LONG = 40 };
+    enum { WIDE = 300, LONG = 40 };
     const size_t size = (size_t)WIDE * LONG * sizeof(double);
     void *one[3], *two[3];
     for (int g = 0; g < 3; g++) {
@@ -159,7 +159,7 @@ END_TEST
 /* Rows that are filled by themselves, the last ones first, are those of the step. */
 START_TEST(test_filled)
 {
-    enum { WIDE = 700, LONG = 40, STRETCH = 64 };
+    enum { WIDE = 300, LONG = 40, STRETCH = 64 };
     const size_t size = (size_t)WIDE * LONG * sizeof(double);
     void *one[3], *two[3];
     for (int g = 0; g < 3; g++) {
