@@ -42,6 +42,10 @@ bool ode_march_compile(ode_march_units *u, ode_system *s, const ode_settings *se
     if (watched && (!(u->tangent = ode_unit_plan(s, tangent, tape, set->caller)) ||
                     !(u->field_tangent = ode_unit_plan(s, field_tangent, tape, set->caller))))
         return false;
+    ode_unit_key jacobian = { .kind = ODE_UNIT_ROOT };
+    if (watched && ode_spectrum_applies(s, set->method) &&
+        !(u->jacobian = ode_unit_plan(s, jacobian, tape, set->caller)))
+        return false;
     ode_unit_key field = { .kind = ODE_UNIT_FIELD,
                            .flags = quadrature & ODE_QUADRATURE,
                            .residuals = residuals };

@@ -74,6 +74,7 @@ void ode_guard_accept(ode_guard *guard);
 /* What the march of a system needs is compiled: units for stepping. */
 typedef struct {
     const ode_unit *step, *begin, *field, *tangent, *field_tangent;
+    const ode_unit *jacobian; /* NULL: the watch has no use for it */
     /* a step that does not tell |lambda|, else the same; NULL: step never does */
     const ode_unit *brief;
 } ode_march_units;
@@ -107,8 +108,13 @@ typedef struct {
     /* The direction before it was turned, and what the iterations found in each row,
      * [rows,ODE_TURN] (modes.c). */
     ode_buffer earlier, turns;
-    bool damped; /* the mode that limits the steps is gone at the first output */
-    bool again;  /* the march has gone back */
+    double steepest; /* the largest |lambda| that the last look found */
+    /* All modes of a row (spectrum.c). */
+    const ode_unit *jacobian_unit; /* NULL: they are not looked for */
+    ode_runner jacobian;
+    ode_buffer jacobians; /* [rows,width,width] */
+    bool damped;          /* the mode that limits the steps is gone at the first output */
+    bool again;           /* the march has gone back */
     /* Blind components. */
     const ode_unit *unit,
         *field_unit; /* of the step and of the field alone; NULL: without probes */
@@ -134,6 +140,9 @@ typedef struct {
     double told;                 /* their errors by that size, the larger one */
     int64_t probes, evaluations; /* looks and tangents, and what they took */
 } ode_watch;
+/* Whether the modes of these systems are all looked for, and the memory of their Jacobians. */
+bool ode_spectrum_applies(const ode_system *system, const ode_method *method);
+size_t ode_spectrum_bytes(const ode_system *system, int64_t rows);
 /* For a solve over times of these lengths; after ode_march_open. 0, or -1 with the march's error
  * written. */
 int ode_watch_open(ode_march *march, const ode_march_units *units, double horizon,

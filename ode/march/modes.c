@@ -193,8 +193,15 @@ static int most_iterations(const ode_march *m, const ode_boundary *a, double h)
     return (int)fmin(MOST_ITERATIONS, FEW_ITERATIONS + taken / FOR_AN_ITERATION);
 }
 
-int ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const void *y, double h,
-                      double complex *found)
+/* Whether steps of size h are close to a mode's limit, or beyond it. */
+static bool is_close(const ode_march *m, double complex mode, double h)
+{
+    return ode_strain(m, mode, fmin(h / close, m->watch.horizon)) > 1;
+}
+
+/* By power iterations. As ode_find_steepest. */
+static int turn_to_steepest(ode_march *m, const ode_boundary *a, int direction, const void *y,
+                            double h, double complex *found)
 {
     ode_watch *w = &m->watch;
     double complex known = w->mode[0] + I * w->mode[1], before = known;
@@ -229,6 +236,23 @@ int ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const 
     }
     *found = (left <= beside_plane ? before / cabs(before) : I) * exp(product / mean_of);
     return ode_strain(m, *found, size) > 1;
+}
+
+int ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const void *y, double h,
+                      double complex *found)
+{
+    ode_watch *w = &m->watch;
+    double complex turned;
+    int known = ode_find_in_spectrum(m, a, direction, y, h / close, found);
+    if (known < 0) return -1;
+    w->iterations = (int)m->system->width / 2; /* eigenvalues take as long as that, about */
+    /* What the arguments do along the steepest mode is asked of stiff steps. */
+    if (known && fmin(h, w->horizon) * w->steepest <= 1) return is_close(m, *found, h);
+    int steep = turn_to_steepest(m, a, direction, y, h, known ? &turned : found);
+    if (steep < 0) return -1;
+    if (known) return is_close(m, *found, h);
+    w->steepest = cabs(*found);
+    return steep;
 }
 
 void ode_limit_steps(ode_march *m, const ode_boundary *a, int direction, double complex found)
@@ -280,6 +304,9 @@ static int is_beyond(ode_march *m, const ode_sink *sink, int direction, int64_t 
     ode_boundary a;
     const void *y = sink->state(sink->context, k, &a);
     double size = ((const double *)w->sizes.data)[k], left, growth, pair;
+    double complex mode;
+    int known = ode_find_in_spectrum(m, &a, direction, y, size, &mode);
+    if (known) return known < 0 ? -1 : size > beyond * ode_largest_step(m, mode);
     w->evaluations++;
     int failed = ode_march_field(m, a.t, a.jump ? direction : 0, y, m->slope[0].data, NULL, NULL);
     if (failed) return failed;
@@ -288,7 +315,7 @@ static int is_beyond(ode_march *m, const ode_sink *sink, int direction, int64_t 
         if (failed) return failed;
         note(m, &growth, &pair);
     }
-    double complex mode = most_strained(m, size, &left);
+    mode = most_strained(m, size, &left);
     return size > beyond * ode_largest_step(m, mode);
 }
 
@@ -337,7 +364,7 @@ int ode_watch_look(ode_march *m, const ode_sink *sink, const ode_boundary *a, in
         int apart = APART_FOR_EACH * w->iterations;
         w->due = m->evaluations + (apart > LOOKS_APART ? apart : LOOKS_APART);
     }
-    w->found = cabs(found);
+    w->found = fmax(cabs(found), w->steepest);
     w->shown = 0;
     w->since[0] = w->since[1];
     w->since[1] = m->steps;

@@ -69,19 +69,23 @@ void ode_watch_close(ode_watch *w)
 {
     ode_runner_close(&w->tangent);
     ode_runner_close(&w->field_tangent);
-    ode_buffer *all[] = { &w->direction, &w->largest, &w->moved,  &w->slope,   &w->sizes, &w->rows,
-                          &w->arguments, &w->each,    &w->chosen, &w->earlier, &w->turns };
+    ode_runner_close(&w->jacobian);
+    ode_buffer *all[] = { &w->direction, &w->largest, &w->moved,     &w->slope,
+                          &w->sizes,     &w->rows,    &w->arguments, &w->each,
+                          &w->chosen,    &w->earlier, &w->turns,     &w->jacobians };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
 }
 
-enum { WATCH_ARRAYS = 9 };
+enum { WATCH_ARRAYS = 10 };
 
-static int list_arrays(ode_watch *w, const ode_march *m, int64_t nrows, ode_buffer_part *list)
+static int list_arrays(ode_watch *w, const ode_march *m, const ode_march_units *units,
+                       int64_t nrows, ode_buffer_part *list)
 {
     const ode_system *s = m->system;
     const size_t element = ode_bytes(s->dtype), rows = (size_t)nrows * sizeof(double),
                  slot = (size_t)(nrows * s->width) * element;
     const ode_buffer_part all[WATCH_ARRAYS] = {
+        { &w->jacobians, units->jacobian ? ode_spectrum_bytes(s, nrows) : 0 },
         { &w->direction, slot },
         { &w->largest, slot },
         { &w->moved, slot },
@@ -100,20 +104,22 @@ void ode_watch_account(const ode_march *m, const ode_march_units *units, ad_opaq
 {
     ode_watch none = { 0 };
     ode_buffer_part list[WATCH_ARRAYS];
-    ode_account_buffers(a, list_arrays(&none, m, a->rows, list), list);
+    ode_account_buffers(a, list_arrays(&none, m, units, a->rows, list), list);
     ode_runner_account(units->tangent, a);
     ode_runner_account(units->field_tangent, a);
+    if (units->jacobian) ode_runner_account(units->jacobian, a);
 }
 
 int ode_watch_open(ode_march *m, const ode_march_units *units, double horizon, double first_output)
 {
     ode_watch *w = &m->watch;
     ode_buffer_part list[WATCH_ARRAYS];
-    if (!ode_buffers_need(list_arrays(w, m, m->rows, list), list))
+    if (!ode_buffers_need(list_arrays(w, m, units, m->rows, list), list))
         return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
     w->on = m->rtol < 1; /* else nobody asks for any accuracy */
     w->unit = units->tangent;
     w->field_unit = units->field_tangent;
+    w->jacobian_unit = units->jacobian;
     w->horizon = horizon;
     w->silent = pow(blind_growth, -m->method->order);
     w->first_output = first_output;
@@ -126,7 +132,7 @@ int ode_watch_open(ode_march *m, const ode_march_units *units, double horizon, d
     w->until = w->seen = w->lambda = w->mode[0] = w->mode[1] = 0;
     memset(w->turns.data, 0, ODE_TURN * (size_t)m->rows * sizeof(double));
     w->said_nothing = w->turned = 0;
-    w->found = w->shown = w->told = 0;
+    w->found = w->shown = w->told = w->steepest = 0;
     w->short_apart = 0;
     w->asked = -1;
     w->evaluations = w->probes = w->probe_due = w->probed = 0;

@@ -1,0 +1,80 @@
+/* All modes of a small system by an implicit method.
+ *
+ * A power iteration (modes.c) finds the steepest mode. Implicit steps are chosen far beyond it,
+ * which is gone at the first output, and may damp to nothing what it hides: an oscillation that is
+ * less steep, of which the derivative keeps all. The method's Jacobian is there, and of a few
+ * components its eigenvalues cost no more than a step. */
+#include "ode/march/watch.h"
+
+/* Components of a row, at most: beyond, eigenvalues take longer than steps. */
+enum { MOST_WIDTH = 8 };
+
+extern void dgeev_(const char *left, const char *right, const int *n, double *a, const int *lda,
+                   double *real, double *imaginary, double *vl, const int *ldvl, double *vr,
+                   const int *ldvr, double *work, const int *lwork, int *info);
+
+bool ode_spectrum_applies(const ode_system *s, const ode_method *method)
+{
+    return ode_method_has(method, ODE_METHOD_IMPLICIT) && s->width <= MOST_WIDTH && !s->ngiven;
+}
+
+size_t ode_spectrum_bytes(const ode_system *s, int64_t rows)
+{
+    return (size_t)(rows * s->width * s->width) * ode_bytes(s->dtype);
+}
+
+/* The Jacobians of all rows at time t. 1; 0: one is not finite; -1 with the march's error written.
+ */
+static int find_jacobians(ode_march *m, double t, int side, const void *y)
+{
+    ode_watch *w = &m->watch;
+    const ode_system *s = m->system;
+    ode_runner *r = &w->jacobian;
+    char text[ODE_ERROR_SIZE];
+    if (ode_runner_open(r, w->jacobian_unit, m->threads, m->error, m->error_size)) return -1;
+    double number = 0, tt = side ? ode_next_time(s->dtype, t, side) : ode_round_time(s->dtype, t);
+    ode_store(s->dtype, &number, 0, tt);
+    *ode_runner_in(r, ODE_VALUE, ODE_PORT_TIMES) = &number;
+    ode_runner_read(r, ODE_VALUE, ODE_PORT_STATE, m->rows, y);
+    ode_runner_write(r, ODE_VALUE, ODE_PORT_DERIVATIVE, m->rows, w->slope.data);
+    *ode_runner_out(r, ODE_VALUE, ODE_PORT_ROOT_JACOBIAN) = w->jacobians.data;
+    ode_runner_arguments(r, ode_runner_in(&m->step, ODE_VALUE, ODE_PORT_ROW),
+                         ode_runner_in(&m->step, ODE_VALUE, ODE_PORT_SHARED));
+    if (ode_runner_run(r, m->rows, text, sizeof text))
+        return ode_fail(m, ODE_FAILED, "at t = %.15g: %s", t, text);
+    m->counts[0]++;
+    m->evaluations++;
+    w->evaluations++;
+    return ode_first_nonfinite(s->dtype, m->cells * s->width, w->jacobians.data) < 0;
+}
+
+int ode_find_in_spectrum(ode_march *m, const ode_boundary *a, int direction, const void *y,
+                         double h, double complex *found)
+{
+    ode_watch *w = &m->watch;
+    const ode_system *s = m->system;
+    if (!w->jacobian_unit) return 0;
+    ode_watch_prepare(m, y);
+    int there = find_jacobians(m, a->t, a->jump ? direction : 0, y);
+    if (there <= 0) return there;
+    const int n = (int)s->width, squares = n * n, length = 8 * n, one = 1;
+    double matrix[MOST_WIDTH * MOST_WIDTH], real[MOST_WIDTH], imaginary[MOST_WIDTH],
+        work[8 * MOST_WIDTH], none, most = 0;
+    *found = w->steepest = 0;
+    for (int64_t r = 0; r < m->rows; r++) {
+        int info = 0;
+        for (int i = 0; i < squares; i++)
+            matrix[i] = direction * ode_load(s->dtype, w->jacobians.data, r * squares + i);
+        dgeev_("N", "N", &n, matrix, &n, real, imaginary, &none, &one, &none, &one, work, &length,
+               &info);
+        for (int i = 0; info == 0 && i < n; i++) {
+            double complex mode = real[i] + I * imaginary[i];
+            double strain = ode_strain(m, mode, fmin(h, w->horizon));
+            w->steepest = fmax(w->steepest, cabs(mode));
+            if (!(strain > most)) continue;
+            most = strain;
+            *found = mode;
+        }
+    }
+    return 1;
+}
