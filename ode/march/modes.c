@@ -208,7 +208,6 @@ static int turn_to_steepest(ode_march *m, const ode_boundary *a, int direction, 
     int most = most_iterations(m, a, h), mean_of = most < 2 * MEAN_OF ? most / 4 * 2 : MEAN_OF;
     double size = h / close, product = 0, left = 1, growth, pair = 0;
     bool doubt = false, limiting = w->lambda > 0 && w->accurate;
-    ode_watch_prepare(m, y);
     *found = 0;
     w->iterations = 0;
     for (int i = 0; i < most; i++) {
@@ -243,6 +242,7 @@ int ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const 
 {
     ode_watch *w = &m->watch;
     double complex turned;
+    ode_watch_prepare(m, y);
     int known = ode_find_in_spectrum(m, a, direction, y, h / close, found);
     if (known < 0) return -1;
     w->iterations = (int)m->system->width / 2; /* eigenvalues take as long as that, about */

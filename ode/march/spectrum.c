@@ -54,7 +54,6 @@ int ode_find_in_spectrum(ode_march *m, const ode_boundary *a, int direction, con
     ode_watch *w = &m->watch;
     const ode_system *s = m->system;
     if (!w->jacobian_unit) return 0;
-    ode_watch_prepare(m, y);
     int there = find_jacobians(m, a->t, a->jump ? direction : 0, y);
     if (there <= 0) return there;
     const int n = (int)s->width, squares = n * n, length = 8 * n, one = 1;
