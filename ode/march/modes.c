@@ -364,7 +364,7 @@ int ode_watch_look(ode_march *m, const ode_sink *sink, const ode_boundary *a, in
         int apart = APART_FOR_EACH * w->iterations;
         w->due = m->evaluations + (apart > LOOKS_APART ? apart : LOOKS_APART);
     }
-    w->found = fmax(cabs(found), w->steepest);
+    w->found = w->steepest;
     w->shown = 0;
     w->since[0] = w->since[1];
     w->since[1] = m->steps;

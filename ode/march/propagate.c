@@ -66,7 +66,7 @@ static double error_of_mode(const ode_march *m, double complex lambda, double h)
     double tolerance = relative_tolerance(m, INFINITY), least = log(tolerance / 2);
     double rate = creal(lambda);
     if (rate < 0) rate = fmin(0, rate + uncertain * cabs(lambda));
-    if (!isfinite(m->guard.limit) && rate * w->first_output < least) return 0;
+    if (!isfinite(m->guard.limit) && ode_is_spent(m, lambda)) return 0;
     double t = fmin(w->horizon, -least / fabs(rate));
     if (rate < 0) t = fmax(w->first_output, t);
     double n = fmax(1, t / h), left = fmin(0, rate * n * h - least);

@@ -5,13 +5,10 @@
  * less steep, of which the derivative keeps all. The method's Jacobian is there, and of a few
  * components its eigenvalues cost no more than a step. */
 #include "ode/march/watch.h"
+#include "ode/methods/linear.h"
 
 /* Components of a row, at most: beyond, eigenvalues take longer than steps. */
 enum { MOST_WIDTH = 8 };
-
-extern void dgeev_(const char *left, const char *right, const int *n, double *a, const int *lda,
-                   double *real, double *imaginary, double *vl, const int *ldvl, double *vr,
-                   const int *ldvr, double *work, const int *lwork, int *info);
 
 bool ode_spectrum_applies(const ode_system *s, const ode_method *method)
 {
@@ -56,17 +53,15 @@ int ode_find_in_spectrum(ode_march *m, const ode_boundary *a, int direction, con
     if (!w->jacobian_unit) return 0;
     int there = find_jacobians(m, a->t, a->jump ? direction : 0, y);
     if (there <= 0) return there;
-    const int n = (int)s->width, squares = n * n, length = 8 * n, one = 1;
+    const int64_t n = s->width, squares = n * n;
     double matrix[MOST_WIDTH * MOST_WIDTH], real[MOST_WIDTH], imaginary[MOST_WIDTH],
-        work[8 * MOST_WIDTH], none, most = 0;
+        work[ODE_EIGENVALUES_WORK * MOST_WIDTH], most = 0;
     *found = w->steepest = 0;
     for (int64_t r = 0; r < m->rows; r++) {
-        int info = 0;
-        for (int i = 0; i < squares; i++)
+        for (int64_t i = 0; i < squares; i++)
             matrix[i] = direction * ode_load(s->dtype, w->jacobians.data, r * squares + i);
-        dgeev_("N", "N", &n, matrix, &n, real, imaginary, &none, &one, &none, &one, work, &length,
-               &info);
-        for (int i = 0; info == 0 && i < n; i++) {
+        if (!ode_matrix_eigenvalues(n, matrix, real, imaginary, work)) continue;
+        for (int64_t i = 0; i < n; i++) {
             double complex mode = real[i] + I * imaginary[i];
             double strain = ode_strain(m, mode, fmin(h, w->horizon));
             w->steepest = fmax(w->steepest, cabs(mode));

@@ -61,8 +61,8 @@ void ode_watch_prepare(ode_march *m, const void *y);
 int ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const void *y, double h,
                       double complex *found);
 /* Of all modes in all rows, the one that steps of this size strain most; watch.steepest: the
- * largest |lambda|. 1; 0: they are not looked
- * for, or cannot be told; -1 with the march's error written (spectrum.c). */
+ * largest |lambda|. 1; 0: they are not looked for, or cannot be told; -1 with the march's error
+ * written (spectrum.c). */
 int ode_find_in_spectrum(ode_march *m, const ode_boundary *a, int direction, const void *y,
                          double h, double complex *found);
 /* Holds the steps within the limit of a mode that is known for certain. */

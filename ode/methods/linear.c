@@ -6,6 +6,9 @@
 extern void dgetrf_(const int *m, const int *n, double *a, const int *lda, int *ipiv, int *info);
 extern void dgetrs_(const char *trans, const int *n, const int *nrhs, const double *a,
                     const int *lda, const int *ipiv, double *b, const int *ldb, int *info);
+extern void dgeev_(const char *jobvl, const char *jobvr, const int *n, double *a, const int *lda,
+                   double *wr, double *wi, double *vl, const int *ldvl, double *vr, const int *ldvr,
+                   double *work, const int *lwork, int *info);
 
 bool ode_matrix_factor(ad_dtype dtype, int64_t n, double g, const void *jacobian, double *matrix,
                        int *pivots)
@@ -35,6 +38,16 @@ bool ode_matrix_solve(int64_t n, const double *matrix, const int *pivots, bool t
     double sum = 0;
     for (int64_t i = 0; i < n; i++) sum += x[i];
     return info == 0 && isfinite(sum);
+}
+
+bool ode_matrix_eigenvalues(int64_t n, double *matrix, double *real, double *imaginary,
+                            double *work)
+{
+    int size = (int)n, one = 1, length = ODE_EIGENVALUES_WORK * size, info = 0;
+    double none;
+    dgeev_("N", "N", &size, matrix, &size, real, imaginary, &none, &one, &none, &one, work, &length,
+           &info);
+    return info == 0;
 }
 
 void ode_rows_gather(const ode_system *s, int64_t rows, const void *const *state, double *wide)

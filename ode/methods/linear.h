@@ -13,6 +13,12 @@ bool ode_matrix_factor(ad_dtype dtype, int64_t n, double g, const void *jacobian
 bool ode_matrix_solve(int64_t n, const double *matrix, const int *pivots, bool transposed,
                       double *x);
 
+/* The eigenvalues of a matrix [n,n], which is overwritten: real + i imaginary, [n] each; work:
+ * [ODE_EIGENVALUES_WORK n]. false: they did not converge. */
+enum { ODE_EIGENVALUES_WORK = 8 };
+bool ode_matrix_eigenvalues(int64_t n, double *matrix, double *real, double *imaginary,
+                            double *work);
+
 /* States in arrays of their own, state by state in the call's type, and side by side in rows
  * [rows,width] in double. */
 void ode_rows_gather(const ode_system *system, int64_t rows, const void *const *state,
