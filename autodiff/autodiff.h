@@ -390,12 +390,13 @@ void ad_program_free(ad_program *program);
 char *ad_program_describe(const ad_program *program);
 /* The bytes that a workspace for so many threads (as ad_workspace_new has them) will hold once it
  * has run so many rows first, before anything runs: values, packed weights, block memory of the
- * threads, sums, and what solves in the program keep. Of solves that choose their steps by the
- * error it is an upper bound, several times what short ones hold: programs are counted that they
- * may come to need. Not the program itself, the caller's arrays, recurrences (ad_scan) or Brownian
- * paths. *step_bytes (may be NULL): more for each step of solves that choose their steps by the
- * error, which are counted as if they took none. Rows do not matter to a program without them. -1:
- * the program is NULL, rows or threads make no sense, or there are more bytes than can be counted.
+ * threads, sums, and what recurrences (ad_scan) and solves in the program keep. Of solves that
+ * choose their steps by the error it is an upper bound, several times what short ones hold:
+ * programs are counted that they may come to need. Not the program itself, the caller's arrays or
+ * Brownian paths. *step_bytes (may be NULL): more for each step of solves that choose their steps
+ * by the error, which are counted as if they took none. Rows do not matter to a program without
+ * them. -1: the program is NULL, rows or threads make no sense, or there are more bytes than can
+ * be counted.
  */
 int64_t ad_program_bytes(const ad_program *program, int64_t rows, int threads, int64_t *step_bytes);
 

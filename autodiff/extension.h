@@ -75,6 +75,8 @@ typedef struct {
     int64_t rows; /* of the run, as in ad_opaque_call; likewise: */
     int threads;
     bool state_used;
+    /* result[j] < 0: nobody needs result j, whose call->out[j] is NULL; NULL: all are needed */
+    const int32_t *result;
     /* To be filled; zeros before. */
     int64_t bytes;      /* -1: more than can be counted */
     int64_t step_bytes; /* more for each step, where only the evaluation tells how many there are */

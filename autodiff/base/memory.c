@@ -53,10 +53,10 @@ int64_t ad_memory_limit(const char **error)
     if (!said || !said[0]) return 0;
     char *end;
     const double number = strtod(said, &end);
-    static const char units[] = "KMGT";
+    static const char units[] = "KkMmGgTt";
     const char *unit = *end ? strchr(units, *end) : NULL;
     double bytes = number;
-    for (long k = unit ? unit - units + 1 : 0; k > 0; k--) bytes *= 1024;
+    for (long k = unit ? (unit - units) / 2 + 1 : 0; k > 0; k--) bytes *= 1024;
     const bool fine = end > said && !end[unit != NULL] && bytes >= 0 && bytes < 0x1p62;
     if (fine) return number > 0 && bytes < 1 ? 1 : (int64_t)bytes;
     if (error) *error = "not a number of bytes; 4G, 500M or 1000000 are";

@@ -70,7 +70,10 @@ void ad_account_state(const ad_program *p, int k, int64_t rows, int threads, ad_
     const ad_inst *x = &p->ir.inst[p->opaque[k]];
     *a = (ad_opaque_account){ .rows = p->has_rows ? rows : 0, .threads = threads };
     for (int32_t i = 0; i < p->nstep; i++)
-        if (p->step[i].value == p->opaque[k]) a->state_used = p->step[i].state_used;
+        if (p->step[i].value == p->opaque[k]) {
+            a->state_used = p->step[i].state_used;
+            a->result = p->step[i].result;
+        }
     if (x->class_->account) x->class_->account(x->opaque, a);
 }
 

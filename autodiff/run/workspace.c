@@ -121,7 +121,8 @@ static int renew(ad_workspace *w, char **memory, int64_t old_bytes, int64_t byte
     *memory = ad_aligned_alloc(bytes);
     w->bytes -= (size_t)old_bytes;
     if (!*memory && bytes >= 0)
-        return ad_workspace_fail(w, "ad_run: out of memory: %lld bytes for a program at %lld rows",
+        return ad_workspace_fail(w,
+                                 "ad_run: out of memory: %lld bytes for a program with rows = %lld",
                                  (long long)bytes, (long long)rows);
     if (!*memory)
         return ad_workspace_fail(w, "ad_run: %lld rows need more bytes than can be addressed",
@@ -307,11 +308,11 @@ static int fail_limit(ad_workspace *w, const ad_account *a, int64_t rows)
                                  (long long)rows);
     ad_account_largest(a, p, rows, working_threads(w), largest, sizeof largest);
     const int64_t fit = p->has_rows ? rows_within(w, rows) : 0;
-    if (fit)
-        snprintf(advice, sizeof advice, "run at most %lld rows at a time, or ", (long long)fit);
+    if (fit) snprintf(advice, sizeof advice, "run with rows = %lld at most, or ", (long long)fit);
     return ad_workspace_fail(
         w,
-        "ad_run: out of memory: %lld bytes for a program at %lld rows, and the limit is %lld; most "
+        "ad_run: out of memory: %lld bytes for a program with rows = %lld, and the limit is %lld; "
+        "most "
         "of it is %s; %sset a larger limit (ad_workspace_set_limit, COSTATE_MEMORY)",
         (long long)a->total, (long long)rows, (long long)w->limit, largest, advice);
 }
@@ -354,10 +355,10 @@ static int reserve(ad_workspace *w, int64_t rows)
     /* The machine is asked only where memory has to grow: that takes longer than replaying a small
      * program. */
     if (bytes > (int64_t)w->bytes && bytes > ad_machine_bytes())
-        return ad_workspace_fail(
-            w,
-            "ad_run: out of memory: %lld bytes for a program at %lld rows; this machine has %lld",
-            (long long)bytes, (long long)rows, (long long)ad_machine_bytes());
+        return ad_workspace_fail(w,
+                                 "ad_run: out of memory: %lld bytes for a program with rows = "
+                                 "%lld; this machine has %lld",
+                                 (long long)bytes, (long long)rows, (long long)ad_machine_bytes());
     if (reserve_complete(w, rows) || reserve_stretch(w, rows) || reserve_lanes(w, rows) ||
         reserve_threads(w, rows))
         return -1;

@@ -117,8 +117,8 @@ static int64_t bytes_of(const ad_scan_object *s, ad_var x, int64_t rows)
         (int64_t)ad_dtype_size(s->kind.dtype)));
 }
 
-/* Hands out the parts of the memory at `base`; NULL: only counts. Returns the bytes; -1: too many.
- */
+/* Hands out the parts of the memory at `base` to a block; NULL: only counts. Returns the bytes; -1:
+ * too many. */
 static int64_t deal_memory(const ad_scan_object *s, scan_block *b, int64_t rows, char *base)
 {
     int nin = ad_scan_operands(s), n = ad_scan_results(s), ncarry = s->kind.ncarry;
@@ -139,15 +139,30 @@ static int64_t deal_memory(const ad_scan_object *s, scan_block *b, int64_t rows,
     return used;
 }
 
+/* Bytes of the lists of a block. */
+typedef struct {
+    size_t in, out, accumulate, part, now;
+} list_bytes;
+
+static list_bytes bytes_of_lists(const ad_scan_object *s)
+{
+    const size_t nin = (size_t)ad_scan_operands(s), nout = (size_t)ad_scan_results(s),
+                 ncarry = (size_t)s->kind.ncarry, pointer = sizeof(void *);
+    return (list_bytes){ .in = (nin + 1) * pointer,
+                         .out = (nout + 1) * pointer,
+                         .accumulate = (nout + 1) * sizeof(bool),
+                         .part = (nin + nout + ncarry + 1) * pointer,
+                         .now = (ncarry + 1) * pointer };
+}
+
 static bool make_lists(const ad_scan_object *s, scan_block *b)
 {
-    size_t nin = (size_t)ad_scan_operands(s), nout = (size_t)ad_scan_results(s);
-    size_t ncarry = (size_t)s->kind.ncarry;
-    b->in = calloc(nin + 1, sizeof *b->in);
-    b->out = calloc(nout + 1, sizeof *b->out);
-    b->accumulate = calloc(nout + 1, sizeof *b->accumulate);
-    b->part = calloc(nin + nout + ncarry + 1, sizeof *b->part);
-    b->now = calloc(ncarry + 1, sizeof *b->now);
+    const list_bytes bytes = bytes_of_lists(s);
+    b->in = calloc(1, bytes.in);
+    b->out = calloc(1, bytes.out);
+    b->accumulate = calloc(1, bytes.accumulate);
+    b->part = calloc(1, bytes.part);
+    b->now = calloc(1, bytes.now);
     return b->in && b->out && b->accumulate && b->part && b->now;
 }
 
@@ -166,8 +181,8 @@ static int reserve(const ad_scan_object *s, const scan_state *t, scan_block *b, 
     if (rows <= b->rows) return 0;
     b->rows = -1;
     free(b->memory);
-    int64_t bytes = deal_memory(s, b, rows, NULL);
-    b->memory = bytes < 0 ? NULL : ad_aligned_alloc(bytes > 0 ? bytes : AD_ALIGN);
+    int64_t bytes = deal_memory(s, NULL, rows, NULL);
+    b->memory = bytes < 0 ? NULL : ad_aligned_alloc(bytes);
     if (!b->memory) return fail(call, "out of memory");
     deal_memory(s, b, rows, b->memory);
     b->rows = rows;
@@ -180,25 +195,79 @@ static int64_t first_row(int64_t rows, int nblock, int k)
     return k == nblock ? rows : rows * k / nblock / 8 * 8;
 }
 
-static bool wants_sums(const ad_scan_object *s, const scan_state *t)
+static bool wants_sums(const ad_scan_object *s, const bool *wanted)
 {
     for (int j = ad_scan_first_sum(s); j < ad_scan_first_hidden(s); j++)
-        if (t->wanted[j] && !ad_has_rows(ad_shape_of(s->out[j]))) return true;
+        if (wanted[j] && !ad_has_rows(ad_shape_of(s->out[j]))) return true;
     return false;
 }
 
-static int count_blocks(int64_t rows)
+/* Where there is no sum, blocks change no bit, and one thread does without. */
+static int count_blocks(const ad_scan_object *s, const bool *wanted, int threads, int64_t rows)
 {
+    if (!s->apart || (threads == 1 && !wants_sums(s, wanted))) return 1;
     int64_t n = rows / LEAST_ROWS;
     if (n > FEW_BLOCKS) n = rows / GOOD_ROWS > FEW_BLOCKS ? rows / GOOD_ROWS : FEW_BLOCKS;
     return n < 1 ? 1 : n > MOST_BLOCKS ? MOST_BLOCKS : (int)n;
 }
 
-/* Where there is no sum, blocks change no bit, and one thread does without. */
+/* Bytes of a state for a call; for each step of solves within, *step_bytes more; -1: too many. */
+static int64_t bytes_of_state(const ad_scan_object *s, const ad_program *program, int nblock,
+                              int64_t rows, int threads, int64_t *step_bytes)
+{
+    const list_bytes l = bytes_of_lists(s);
+    const int64_t lists = (int64_t)(l.in + l.out + l.accumulate + l.part + l.now);
+    const size_t own = ((size_t)ad_scan_results(s) + 1) * (sizeof(bool) + sizeof(int));
+    int64_t bytes = (int64_t)(sizeof(scan_state) + own);
+    *step_bytes = 0;
+    for (int k = 0; k < nblock; k++) {
+        int64_t n = first_row(rows, nblock, k + 1) - first_row(rows, nblock, k), step;
+        int64_t run = ad_program_bytes(program, n, nblock == 1 ? threads : 1, &step);
+        int64_t memory = deal_memory(s, NULL, n, NULL);
+        bytes = ad_size_add(bytes, ad_size_add(run, ad_size_add(memory, lists)));
+        *step_bytes = ad_size_add(*step_bytes, step);
+    }
+    return bytes;
+}
+
+void ad_scan_account(void *data, ad_opaque_account *a)
+{
+    ad_scan_object *s = data;
+    const int n = ad_scan_results(s);
+    char error[400];
+    bool *wanted = calloc((size_t)n + 1, sizeof *wanted);
+    for (int j = 0; wanted && j < n; j++) wanted[j] = !a->result || a->result[j] >= 0;
+    const ad_program *p = wanted ? ad_scan_compile(s, wanted, error, sizeof error) : NULL;
+    if (p) {
+        const int nblock = count_blocks(s, wanted, a->threads, a->rows);
+        a->bytes = bytes_of_state(s, p, nblock, a->rows, a->threads, &a->step_bytes);
+        snprintf(a->largest, sizeof a->largest, "a step's program for %d blocks of rows", nblock);
+    }
+    free(wanted);
+}
+
+/* Solves within the steps find out only then what they need: the blocks share what a limit leaves.
+ */
+static int share_limit(const ad_scan_object *s, const scan_state *t, const ad_opaque_call *call)
+{
+    int64_t step;
+    const int64_t known =
+        bytes_of_state(s, t->program, t->nblock, call->rows, call->threads, &step);
+    if (known < 0 || step == 0) return 0;
+    for (int k = 0; k < t->nblock; k++) {
+        const scan_block *b = &t->block[k];
+        const int64_t rest = call->most_bytes > known ? call->most_bytes - known : 0,
+                      own = ad_program_bytes(t->program, b->rows,
+                                             t->nblock == 1 ? call->threads : 1, NULL);
+        if (ad_workspace_set_limit(b->workspace, ad_size_add(own, rest / t->nblock)))
+            return fail(call, ad_workspace_error(b->workspace));
+    }
+    return 0;
+}
+
 static int reserve_all(const ad_scan_object *s, scan_state *t, const ad_opaque_call *call)
 {
-    bool divided = s->apart && (call->threads != 1 || wants_sums(s, t));
-    int nblock = divided ? count_blocks(call->rows) : 1;
+    int nblock = count_blocks(s, t->wanted, call->threads, call->rows);
     /* A workspace of a single block has all threads, one of several has one. */
     if ((nblock == 1) != (t->nblock == 1) && t->nblock > 0) clear_blocks(t);
     t->nblock = nblock;
@@ -206,7 +275,7 @@ static int reserve_all(const ad_scan_object *s, scan_state *t, const ad_opaque_c
         int64_t rows = first_row(call->rows, nblock, k + 1) - first_row(call->rows, nblock, k);
         if (reserve(s, t, &t->block[k], rows, nblock == 1 ? call->threads : 1, call)) return -1;
     }
-    return 0;
+    return call->most_bytes && s->opaque ? share_limit(s, t, call) : 0;
 }
 
 /* ---- a step ---- */

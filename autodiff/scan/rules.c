@@ -379,7 +379,7 @@ static void retain(void *data) { ad_scan_retain(data); }
     {                                                                                              \
         .name = "ad_scan", .forward = ad_scan_forward, .state_new = ad_scan_state_new,             \
         .state_free = ad_scan_state_free, .retain = retain, .release = ad_scan_release,            \
-        .vjp = vjp, .jvp = jvp, .discretises = steps                                               \
+        .vjp = vjp, .jvp = jvp, .discretises = steps, .account = ad_scan_account                   \
     }
 static const ad_opaque_class plain_class = SCAN_CLASS(false), refined_class = SCAN_CLASS(true);
 

@@ -99,6 +99,7 @@ const ad_program *ad_scan_compile(ad_scan_object *s, const bool *wanted, char *e
 void *ad_scan_state_new(void *data);
 void ad_scan_state_free(void *state);
 int ad_scan_forward(void *data, void *state, const ad_opaque_call *call);
+void ad_scan_account(void *data, ad_opaque_account *account);
 
 /* Records the operation on a tape: operands and results in the order above. Takes over no
  * reference. false with the tape's error set. */
