@@ -331,11 +331,12 @@ static int look_at_halved(adjoint_state *state, const ad_opaque_call *call, ode_
     int failed = ode_forward_again(solve, &finer);
     stats->backward_evaluations += solve->march.evaluations;
     /* Where these steps cannot be taken, or go beyond a limit of memory that has not reckoned with
-     * so many, there is nothing to compare with. */
+     * so many, or their gradient is not finite, there is nothing to compare with. */
     if (failed && solve->march.status == ODE_OUT_OF_MEMORY && !solve->most_bytes) return -1;
     const bool compares = !failed && !solve->partial;
     const double envelope = run->envelope;
     if (compares && (begin(state, &finer) || go_back(state, &finer_stats))) return -1;
+    const bool finite = compares && ode_results_finite(run);
     if (restore(state, call)) return -1;
     stats->backward_evaluations += solve->march.evaluations;
     if (compares) {
@@ -343,7 +344,7 @@ static int look_at_halved(adjoint_state *state, const ad_opaque_call *call, ode_
         stats->backward_evaluations += finer_stats.backward_evaluations;
         failed = begin(state, call);
         run->envelope = envelope;
-        failed = failed || ode_halved_compare(&state->halved, run);
+        failed = failed || (finite && ode_halved_compare(&state->halved, run));
     } else {
         failed = 0;
     }

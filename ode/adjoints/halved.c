@@ -1,5 +1,6 @@
 /* Doubtful gradients beside those with all steps halved (halved.h). */
 #include "ode/adjoints/halved.h"
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -91,16 +92,6 @@ static void name(const ode_adjoint_run *run, int i, char *text, size_t size)
     snprintf(text, size, "times");
 }
 
-static double norm(ad_dtype dtype, int64_t n, const void *x, const void *y)
-{
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++) {
-        const double part = ode_load(dtype, x, i) - (y ? ode_load(dtype, y, i) : 0);
-        sum += part * part;
-    }
-    return sqrt(sum);
-}
-
 /* What result i is a gradient by: its size, to turn a gradient into a change of the loss, which has
  * no units. */
 static double size_of_variable(const ode_adjoint_run *run, int i)
@@ -111,9 +102,9 @@ static double size_of_variable(const ode_adjoint_run *run, int i)
     const int64_t n = count(call, i);
     double size = 0;
     for (int j = 0; j < s->nstate; j++)
-        if (d->need_y0[j] && i-- == 0) size = norm(call->dtype, n, run->c.y0[j], NULL);
+        if (d->need_y0[j] && i-- == 0) size = ad_array_norm(call->dtype, n, run->c.y0[j]);
     for (int j = 0; j < s->nargs; j++)
-        if ((d->need >> j & 1) && i-- == 0) size = norm(call->dtype, n, run->c.args[j], NULL);
+        if ((d->need >> j & 1) && i-- == 0) size = ad_array_norm(call->dtype, n, run->c.args[j]);
     return size > 0 && isfinite(size) ? size : 1;
 }
 
@@ -125,18 +116,19 @@ static double largest_change(const ode_adjoint_run *run, double *by_state)
     const ad_opaque_call *call = run->call;
     double most = 0;
     *by_state = 0;
-    for (int i = 0; i < results(run); i++)
-        if (call->out[i])
-            most = fmax(most, norm(call->dtype, count(call, i), call->out[i], NULL) *
-                                  size_of_variable(run, i));
+    for (int i = 0; i < results(run); i++) {
+        if (!call->out[i]) continue;
+        const double norm = ad_array_norm(call->dtype, count(call, i), call->out[i]);
+        most = fmax(most, norm * size_of_variable(run, i));
+    }
     for (int j = 0; j < s->nstate; j++) {
         if (!run->c.ybar[j]) continue;
         const int64_t n = call->rows * s->size[j] * run->out.places;
-        const double bar = norm(call->dtype, n, run->c.ybar[j], NULL);
+        const double bar = ad_array_norm(call->dtype, n, run->c.ybar[j]);
         *by_state = fmax(*by_state, bar);
-        most = fmax(most, bar * norm(call->dtype, n, run->c.y[j], NULL));
+        most = fmax(most, bar * ad_array_norm(call->dtype, n, run->c.y[j]));
     }
-    return most;
+    return fmin(most, DBL_MAX); /* infinite, it would excuse every difference */
 }
 
 int ode_halved_compare(ode_halved *h, const ode_adjoint_run *run)
@@ -150,15 +142,13 @@ int ode_halved_compare(ode_halved *h, const ode_adjoint_run *run)
     for (int j = 0; j < run->plan->problem->system->nstate; j++) states += run->plan->need_y0[j];
     for (int i = 0; i < results(run); i++) {
         if (!call->out[i]) continue;
-        const int64_t n = count(call, i);
-        const double off = norm(call->dtype, n, call->out[i], h->out[i]),
-                     own = fmax(norm(call->dtype, n, call->out[i], NULL),
-                                norm(call->dtype, n, h->out[i], NULL)),
-                     size = i < states ? fmax(own, run->envelope) : own;
-        const double nothing =
-            part * fmax(change / size_of_variable(run, i), i < states ? by_state : 0);
-        if (!(off > nothing) || !(off > worst * size)) continue;
-        worst = off / size;
+        const bool state = i < states;
+        const double nothing = part * fmax(change / size_of_variable(run, i), state ? by_state : 0);
+        const ad_gradient_difference d =
+            ad_compare_gradients(call->dtype, count(call, i), call->out[i], h->out[i], nothing,
+                                 state ? run->envelope : 0);
+        if (!(d.difference > worst)) continue;
+        worst = d.difference;
         which = i;
     }
     const double allowed = fmax(beyond * set->costate_drift, fmin(unrelated, loose * set->rtol));
