@@ -52,6 +52,12 @@ static bool copy_asked(ode_asked *to, const ode_asked *from)
     return to->times != NULL;
 }
 
+/* Operands that it shares with its solve or asking. */
+static int shared_operands(const ode_adjoint_plan *d)
+{
+    return ode_operands(d->problem) + (d->asked.n ? d->problem->system->nclocks : 0);
+}
+
 static ode_adjoint_plan *new_plan(ode_problem *p, const ode_asked *asked, const ad_var *ybar,
                                   const bool *need, ad_tape *tape)
 {
@@ -71,16 +77,13 @@ static ode_adjoint_plan *new_plan(ode_problem *p, const ode_asked *asked, const 
     const char *caller = asked ? "ode_dense_at" : p->settings.caller;
     snprintf(d->called, sizeof d->called, "%s's adjoint", caller);
     ode_problem_retain(p);
-    for (int i = 0; i < s->nstate; i++) {
-        d->has[i] = ybar[i].node >= 0;
-        d->need_y0[i] = need[i];
-    }
-    for (int i = 0; i < s->nargs; i++)
-        if (need[s->nstate + i]) d->need |= (uint64_t)1 << i;
-    for (int i = 0; i < s->nclocks; i++) {
-        d->need_clock[i] = need[ode_first_clock(p) + i];
-        d->need_asked[i] = asked && need[ode_operands(p) + i];
-        d->need_times = d->need_times || d->need_clock[i] || d->need_asked[i];
+    for (int i = 0; i < s->nstate; i++) d->has[i] = ybar[i].node >= 0;
+    for (int i = 0; i < shared_operands(d); i++)
+        if (need[i]) d->result[d->nresults++] = i;
+    for (int i = 0; i < d->nresults; i++) {
+        const int argument = d->result[i] - s->nstate;
+        if (d->result[i] >= ode_first_clock(p)) d->need_times = true;
+        else if (argument >= 0) d->need |= (uint64_t)1 << argument;
     }
     if (adjoint->states) atomic_store(&p->differentiated, true);
     if (plan_prologue(d, tape) && adjoint->plan(d, tape)) return d;
@@ -145,27 +148,22 @@ static void account(void *data, ad_opaque_account *a)
 static ode_adjoint_call parse(const ode_adjoint_plan *d, const ad_opaque_call *call)
 {
     const ode_problem *p = d->problem;
-    int n = p->system->nstate, nargs = p->system->nargs, clocks = p->system->nclocks;
-    int k = 1, o = 0;
-    ode_adjoint_call c = { 0 };
-    c.y0 = call->in + k;
-    k += n;
-    c.args = call->in + k;
-    k = 1 + ode_operands(p);
-    c.asked = call->in + k;
-    if (d->asked.n) k += clocks;
-    c.y = call->in + k;
-    k += n;
+    const int n = p->system->nstate, nargs = p->system->nargs, clocks = p->system->nclocks,
+              shared = shared_operands(d);
+    const void *const *in = call->in + 1 + shared;
+    void *bar[ODE_MAX_OPERANDS] = { NULL };
+    ode_adjoint_call c = { .y0 = call->in + 1,
+                           .args = call->in + 1 + n,
+                           .asked = call->in + 1 + ode_operands(p),
+                           .y = in };
+    in += n;
     for (int i = 0; i < n; i++)
-        if (d->has[i]) c.ybar[i] = call->in[k++];
-    for (int i = 0; i < n; i++)
-        if (d->need_y0[i]) c.y0bar[i] = call->out[o++];
-    for (int i = 0; i < nargs; i++)
-        if (d->need >> i & 1) c.argbar[i] = call->out[o++];
-    for (int i = 0; i < clocks; i++)
-        if (d->need_clock[i]) c.timesbar[i] = call->out[o++];
-    for (int i = 0; i < clocks; i++)
-        if (d->need_asked[i]) c.askedbar[i] = call->out[o++];
+        if (d->has[i]) c.ybar[i] = *in++;
+    for (int i = 0; i < d->nresults; i++) bar[d->result[i]] = call->out[i];
+    memcpy(c.y0bar, bar, (size_t)n * sizeof *bar);
+    memcpy(c.argbar, bar + n, (size_t)nargs * sizeof *bar);
+    memcpy(c.timesbar, bar + ode_first_clock(p), (size_t)clocks * sizeof *bar);
+    if (d->asked.n) memcpy(c.askedbar, bar + ode_operands(p), (size_t)clocks * sizeof *bar);
     return c;
 }
 
@@ -379,12 +377,6 @@ static int forward(void *data, void *state_, const ad_opaque_call *call)
  * v^T A(x, b) and b^T T(x, v), T the tangents. So the derivatives of A are T, and the adjoint of T
  * by x, which is that of A in the direction v since second derivatives are symmetric. */
 
-/* Operands that it shares with its solve or asking. */
-static int shared_operands(const ode_adjoint_plan *d)
-{
-    return ode_operands(d->problem) + (d->asked.n ? d->problem->system->nclocks : 0);
-}
-
 static const ode_asked *asked_of(const ode_adjoint_plan *d)
 {
     return d->asked.n ? &d->asked : NULL;
@@ -393,15 +385,8 @@ static const ode_asked *asked_of(const ode_adjoint_plan *d)
 /* Which of those it has results for. */
 static void needed_operands(const ode_adjoint_plan *d, bool *need)
 {
-    const ode_problem *p = d->problem;
-    const ode_system *s = p->system;
     for (int i = 0; i < shared_operands(d); i++) need[i] = false;
-    for (int i = 0; i < s->nstate; i++) need[i] = d->need_y0[i];
-    for (int i = 0; i < s->nargs; i++) need[s->nstate + i] = d->need >> i & 1;
-    for (int i = 0; i < s->nclocks; i++) {
-        need[ode_first_clock(p) + i] = d->need_clock[i];
-        if (d->asked.n) need[ode_operands(p) + i] = d->need_asked[i];
-    }
+    for (int i = 0; i < d->nresults; i++) need[d->result[i]] = true;
 }
 
 /* Where operand i of a solve is among those of its tangents. */

@@ -9,15 +9,15 @@
 
 /* A recorded adjoint of a solve, or of an asking for its state at other times. Its operands: the
  * solve's token and operands (problem.h), (asked times, by all clocks), solutions [n], cotangents
- * of those that have one. Its results: cotangents of what is needed, in the order y0, arguments,
- * clocks, asked times by clocks. */
+ * of those that have one. Its results: cotangents of those operands that need one, in their order,
+ * in one table. */
 struct ode_adjoint_plan {
     atomic_int references;
     ode_problem *problem;
     char called[64]; /* "ode_solve_final's adjoint", for messages */
-    bool has[ODE_MAX_JOINT], need_y0[ODE_MAX_JOINT];
-    bool need_times; /* of either kind: those of the solve, those that it is asked for */
-    bool need_clock[ODE_MAX_CLOCKS], need_asked[ODE_MAX_CLOCKS];
+    bool has[ODE_MAX_JOINT];
+    int nresults, result[ODE_MAX_OPERANDS]; /* the operand, after the token, that each is of */
+    bool need_times;          /* of either kind: those of the solve, those that it is asked for */
     uint64_t need;            /* arguments */
     ode_asked asked;          /* n == 0: the solutions are at the solve's times; owned */
     const ode_unit *prologue; /* its VJP */
@@ -66,6 +66,12 @@ struct ode_adjoint_run {
     double doubt, envelope;
     void *memory; /* the adjoint's: adjoint->memory bytes, kept from run to run */
 };
+/* Elements of result i; 0: nobody asks for it. */
+static inline int64_t ode_result_size(const ad_opaque_call *call, int i)
+{
+    const ad_shape shape = call->out_shape[i];
+    return shape.rank < 0 ? 0 : ad_count(shape, call->rows);
+}
 /* Adds the cotangents of the solutions at output i to a slot. */
 void ode_adjoint_add_output(const ode_adjoint_run *run, int i, void *slot);
 int ode_call_fail(const ad_opaque_call *call, const char *reason); /* writes the call's error; -1 */

@@ -39,34 +39,17 @@ bool ode_halved_due(ode_halved *h, const ode_adjoint_run *run)
     return true;
 }
 
-static int64_t count(const ad_opaque_call *call, int i)
-{
-    const ad_shape shape = call->out_shape[i];
-    return shape.rank < 0 ? 0 : ad_count(shape, call->rows);
-}
-
-static int results(const ode_adjoint_run *run)
-{
-    const ode_adjoint_plan *d = run->plan;
-    const ode_system *s = d->problem->system;
-    int n = 0;
-    for (int i = 0; i < s->nstate; i++) n += d->need_y0[i];
-    for (int i = 0; i < s->nargs; i++) n += (int)(d->need >> i & 1);
-    for (int i = 0; i < s->nclocks; i++) n += d->need_clock[i] + d->need_asked[i];
-    return n;
-}
-
 int ode_halved_call(ode_halved *h, const ode_adjoint_run *run, ad_opaque_call *finer)
 {
     const ad_opaque_call *call = run->call;
-    const int n = results(run);
+    const int n = run->plan->nresults;
     size_t bytes = 0;
-    for (int i = 0; i < n; i++) bytes += (size_t)count(call, i) * ode_bytes(call->dtype);
+    for (int i = 0; i < n; i++) bytes += (size_t)ode_result_size(call, i) * ode_bytes(call->dtype);
     char *to = ode_buffer_need(&h->results, bytes);
     if (!to) return ode_call_fail(call, "out of memory");
     for (int i = 0; i < n; i++) {
         h->out[i] = call->out[i] ? to : NULL;
-        to += (size_t)count(call, i) * ode_bytes(call->dtype);
+        to += (size_t)ode_result_size(call, i) * ode_bytes(call->dtype);
     }
     *finer = *call;
     finer->refine = 1;
@@ -78,33 +61,21 @@ int ode_halved_call(ode_halved *h, const ode_adjoint_run *run, ad_opaque_call *f
 static void name(const ode_adjoint_run *run, int i, char *text, size_t size)
 {
     const ode_adjoint_plan *d = run->plan;
-    const ode_system *s = d->problem->system;
-    for (int j = 0; j < s->nstate; j++) {
-        if (!d->need_y0[j] || i-- > 0) continue;
-        snprintf(text, size, s->nstate > 1 ? "the initial state %d" : "the initial state", j);
-        return;
-    }
-    for (int j = 0; j < s->nargs; j++) {
-        if (!(d->need >> j & 1) || i-- > 0) continue;
-        snprintf(text, size, "argument %d", j);
-        return;
-    }
-    snprintf(text, size, "times");
+    const int operand = d->result[i], n = d->problem->system->nstate;
+    if (operand >= ode_first_clock(d->problem)) snprintf(text, size, "times");
+    else if (operand >= n) snprintf(text, size, "argument %d", operand - n);
+    else snprintf(text, size, n > 1 ? "the initial state %d" : "the initial state", operand);
 }
 
 /* What result i is a gradient by: its size, to turn a gradient into a change of the loss, which has
- * no units. */
+ * no units. Times have no zero, so no size either. */
 static double size_of_variable(const ode_adjoint_run *run, int i)
 {
     const ode_adjoint_plan *d = run->plan;
-    const ode_system *s = d->problem->system;
     const ad_opaque_call *call = run->call;
-    const int64_t n = count(call, i);
-    double size = 0;
-    for (int j = 0; j < s->nstate; j++)
-        if (d->need_y0[j] && i-- == 0) size = ad_array_norm(call->dtype, n, run->c.y0[j]);
-    for (int j = 0; j < s->nargs; j++)
-        if ((d->need >> j & 1) && i-- == 0) size = ad_array_norm(call->dtype, n, run->c.args[j]);
+    if (d->result[i] >= ode_first_clock(d->problem)) return 1;
+    const double size =
+        ad_array_norm(call->dtype, ode_result_size(call, i), call->in[1 + d->result[i]]);
     return size > 0 && isfinite(size) ? size : 1;
 }
 
@@ -116,9 +87,9 @@ static double largest_change(const ode_adjoint_run *run, double *by_state)
     const ad_opaque_call *call = run->call;
     double most = 0;
     *by_state = 0;
-    for (int i = 0; i < results(run); i++) {
+    for (int i = 0; i < run->plan->nresults; i++) {
         if (!call->out[i]) continue;
-        const double norm = ad_array_norm(call->dtype, count(call, i), call->out[i]);
+        const double norm = ad_array_norm(call->dtype, ode_result_size(call, i), call->out[i]);
         most = fmax(most, norm * size_of_variable(run, i));
     }
     for (int j = 0; j < s->nstate; j++) {
@@ -138,15 +109,14 @@ int ode_halved_compare(ode_halved *h, const ode_adjoint_run *run)
     double worst = 0, by_state;
     const double change = largest_change(run, &by_state),
                  part = fmin(cancelled * set->rtol, smallest_part);
-    int which = 0, states = 0;
-    for (int j = 0; j < run->plan->problem->system->nstate; j++) states += run->plan->need_y0[j];
-    for (int i = 0; i < results(run); i++) {
+    int which = 0;
+    for (int i = 0; i < run->plan->nresults; i++) {
         if (!call->out[i]) continue;
-        const bool state = i < states;
+        const bool state = run->plan->result[i] < run->plan->problem->system->nstate;
         const double nothing = part * fmax(change / size_of_variable(run, i), state ? by_state : 0);
         const ad_gradient_difference d =
-            ad_compare_gradients(call->dtype, count(call, i), call->out[i], h->out[i], nothing,
-                                 state ? run->envelope : 0);
+            ad_compare_gradients(call->dtype, ode_result_size(call, i), call->out[i], h->out[i],
+                                 nothing, state ? run->envelope : 0);
         if (!(d.difference > worst)) continue;
         worst = d.difference;
         which = i;
