@@ -23,11 +23,22 @@ struct ode_adjoint_plan {
     const ode_unit *prologue; /* its VJP */
     void *own;                /* the adjoint's: adjoint->own bytes, owned */
 };
+/* Operands that it shares with its solve or asking. */
+static inline int ode_adjoint_operands(const ode_adjoint_plan *d)
+{
+    return ode_operands(d->problem) + (d->asked.n ? d->problem->system->nclocks : 0);
+}
 /* Records the adjoint of the problem's options as an operation: the VJP rule of solves, and of
  * askings (asked not NULL: the last of in[nin] are their times). token: the solve's. */
 void ode_adjoint_record(ode_problem *p, const ode_asked *asked, ad_var token, int nin,
                         const ad_var *in, const ad_var *out, const ad_var *ybar, const bool *need,
                         ad_var *xbar);
+
+/* Run it, as an ad_opaque_class has it (run.c); data: the plan. */
+void *ode_adjoint_state_new(void *data);
+void ode_adjoint_state_free(void *state);
+int ode_adjoint_run_back(void *data, void *state, const ad_opaque_call *call);
+void ode_adjoint_account(void *data, ad_opaque_account *account);
 
 /* The operands and results of a call by name. */
 typedef struct {
