@@ -2,6 +2,7 @@
 #include "ode/adjoints/halved.h"
 #include <float.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* A gradient is doubtful where a sign says that it is this wrong. Signs of steps too large for it
@@ -17,8 +18,59 @@ static const double beyond = 1.2;
 /* Who asks for so little of the state, expects no more of the gradient than so many times rtol; but
  * one that has nothing to do with that of halved steps is refused at any. */
 static const double loose = 100, unrelated = 0.8;
-/* Doubtful gradients that are passed over at most after one that was looked at. */
-enum { LONGEST_PAUSE = 63 };
+/* Doubtful gradients that are passed over at most after one that was compared. Pauses of a system
+ * at most, as all of them are looked through: where more are taken, each gradient is compared. */
+enum { LONGEST_PAUSE = 63, MOST_PAUSES = 64 };
+
+/* ---- which gradients are compared ---- */
+
+static bool is_like(const ode_pause *a, const ode_pause *b)
+{
+    return a->method == b->method && a->need == b->need && a->rtol == b->rtol &&
+           a->atol == b->atol && a->limit == b->limit && a->from == b->from && a->to == b->to;
+}
+
+/* The first of the system's pauses for such a solve that is not taken, or a new one. Where a loss
+ * with several such solves is recorded anew, each gets what it had, since pauses have an order.
+ * NULL: all are taken, or memory is short. */
+static ode_pause *take(ode_system *s, const ode_pause *like)
+{
+    ode_pause **end = &s->pauses, *found = NULL, *other = NULL;
+    int n = 0;
+    for (; *end && !found; end = &(*end)->next, n++) {
+        if ((*end)->taken) continue;
+        if (is_like(*end, like)) found = *end;
+        else if (!other) other = *end;
+    }
+    if (!found && n < MOST_PAUSES) {
+        found = *end = calloc(1, sizeof *found);
+        if (found) *found = *like;
+    } else if (!found && other) {
+        ode_pause *next = other->next;
+        found = other;
+        *found = *like;
+        found->next = next;
+    }
+    if (found) found->taken = true;
+    return found;
+}
+
+static void take_pause(ode_halved *h, const ode_adjoint_run *run)
+{
+    const ode_problem *p = run->plan->problem;
+    const ode_settings *set = &p->settings;
+    const ode_pause like = { .method = set->method,
+                             .need = run->plan->need,
+                             .rtol = set->rtol,
+                             .atol = set->atol,
+                             .limit = set->costate_drift,
+                             .from = p->times ? p->times[0] : 0,
+                             .to = p->times ? p->times[p->ntimes - 1] : 0 };
+    h->system = ode_system_retain(p->system);
+    ode_system_lock(h->system);
+    h->pause = take(h->system, &like);
+    ode_system_unlock(h->system);
+}
 
 /* Whether a limit of memory has room for the states of the steps, as they are kept to find them
  * again, and for those of halved ones beside. */
@@ -28,16 +80,22 @@ static bool has_room(const ode_trajectory *tr)
     return most == 0 || (1 + 2 * 2) * (double)ode_trajectory_bytes(tr) <= most;
 }
 
-bool ode_halved_due(ode_halved *h, const ode_adjoint_run *run)
+ode_doubt ode_halved_due(ode_halved *h, const ode_adjoint_run *run)
 {
     const ode_forward *solve = run->forward;
-    if (!(run->doubt > least_doubt) || solve->partial || !has_room(&solve->trajectory))
-        return false;
-    if (h->skipped++ < h->pause) return false;
-    h->skipped = 0;
-    h->pause = h->pause < LONGEST_PAUSE ? 2 * h->pause + 1 : LONGEST_PAUSE;
-    return true;
+    if (!(run->doubt > least_doubt)) return ODE_NO_DOUBT;
+    if (solve->partial) return ODE_DOUBT_NOT_COMPARABLE;
+    if (!has_room(&solve->trajectory)) return ODE_DOUBT_NO_ROOM;
+    if (!h->system) take_pause(h, run);
+    ode_pause *p = h->pause;
+    if (!p) return ODE_DOUBT_COMPARED;
+    if (p->passed++ < p->length) return ODE_DOUBT_PASSED_OVER;
+    p->passed = 0;
+    p->length = p->length < LONGEST_PAUSE ? 2 * p->length + 1 : LONGEST_PAUSE;
+    return ODE_DOUBT_COMPARED;
 }
+
+/* ---- the comparison ---- */
 
 int ode_halved_call(ode_halved *h, const ode_adjoint_run *run, ad_opaque_call *finer)
 {
@@ -123,6 +181,7 @@ int ode_halved_compare(ode_halved *h, const ode_adjoint_run *run)
     }
     const double allowed = fmax(beyond * set->costate_drift, fmin(unrelated, loose * set->rtol));
     if (!(worst > allowed)) return 0;
+    if (h->pause) h->pause->length = 0;
     char by[64];
     name(run, which, by, sizeof by);
     snprintf(call->error, call->error_size,
@@ -135,4 +194,14 @@ int ode_halved_compare(ode_halved *h, const ode_adjoint_run *run)
     return -1;
 }
 
-void ode_halved_close(ode_halved *h) { ode_buffer_free(&h->results); }
+void ode_halved_clear(ode_halved *h) { ode_buffer_free(&h->results); }
+
+void ode_halved_close(ode_halved *h)
+{
+    ode_halved_clear(h);
+    if (!h->system) return;
+    ode_system_lock(h->system);
+    if (h->pause) h->pause->taken = false;
+    ode_system_unlock(h->system);
+    ode_system_release(h->system);
+}

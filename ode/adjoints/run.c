@@ -99,6 +99,7 @@ static void write_stats(ode_stats *to, const ode_stats *from)
     to->backward_evaluations = from->backward_evaluations;
     to->backward_drift = from->backward_drift;
     to->costate_drift = from->costate_drift;
+    to->doubt = from->doubt;
     to->vjps = from->vjps;
 }
 
@@ -244,11 +245,13 @@ static int look_at_halved(adjoint_state *state, const ad_opaque_call *call, ode_
     stats->backward_evaluations += solve->march.evaluations;
     /* Where these steps cannot be taken, or go beyond a limit of memory that has not reckoned with
      * so many, or their gradient is not finite, there is nothing to compare with. */
-    if (failed && solve->march.status == ODE_OUT_OF_MEMORY && !solve->most_bytes) return -1;
+    const bool short_of_memory = failed && solve->march.status == ODE_OUT_OF_MEMORY;
+    if (short_of_memory && !solve->most_bytes) return -1;
     const bool compares = !failed && !solve->partial;
     const double envelope = run->envelope;
     if (compares && (begin(state, &finer) || go_back(state, &finer_stats))) return -1;
     const bool finite = compares && ode_results_finite(run);
+    if (!finite) stats->doubt = short_of_memory ? ODE_DOUBT_NO_ROOM : ODE_DOUBT_NOT_COMPARABLE;
     if (restore(state, call)) return -1;
     stats->backward_evaluations += solve->march.evaluations;
     if (compares) {
@@ -260,8 +263,7 @@ static int look_at_halved(adjoint_state *state, const ad_opaque_call *call, ode_
     } else {
         failed = 0;
     }
-    if (run->plan->problem->settings.stats) write_stats(run->plan->problem->settings.stats, stats);
-    ode_halved_close(&state->halved);
+    ode_halved_clear(&state->halved);
     return failed ? -1 : 0;
 }
 
@@ -278,8 +280,13 @@ int ode_adjoint_run_back(void *data, void *state_, const ad_opaque_call *call)
         return -1;
     if (begin(state, call)) return -1;
     bool failed = go_back(state, &stats);
-    if (!failed && ode_results_finite(run))
-        return ode_halved_due(&state->halved, run) ? look_at_halved(state, call, &stats) : 0;
+    if (!failed && ode_results_finite(run)) {
+        stats.doubt = ode_halved_due(&state->halved, run);
+        failed = stats.doubt == ODE_DOUBT_COMPARED && look_at_halved(state, call, &stats);
+        if (run->plan->problem->settings.stats)
+            write_stats(run->plan->problem->settings.stats, &stats);
+        return failed ? -1 : 0;
+    }
     if (ode_blame_cotangents(run) || failed) return -1;
     run->searching = true;
     return go_back(state, &stats) ? -1 : ode_blame_arguments(run);
