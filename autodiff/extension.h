@@ -234,10 +234,15 @@ const char *ad_workspace_outside(const ad_workspace *workspace);
 /* Whether ad_run_args.refine changes anything (from any thread): some operation of the program
  * discretises. */
 bool ad_program_discretises(const ad_program *program);
-/* The gradient of a loss by x, of n elements, beside the refined one, as ad_check_gradient does it;
- * scale: the loss, or what else rounding is relative to. */
-ad_gradient_difference ad_compare_gradients(ad_dtype dtype, int64_t n, const void *x, double scale,
-                                            const void *gradient, const void *refined);
+/* The Euclidean norm, whatever the range of the numbers; infinite where one is not finite. */
+double ad_array_norm(ad_dtype dtype, int64_t n, const void *x);
+/* The gradient of a loss, of n elements, beside the refined one. Differences of at most `allowed`
+ * are none; others are relative to the gradients' size, or to least_size where that is larger. */
+ad_gradient_difference ad_compare_gradients(ad_dtype dtype, int64_t n, const void *gradient,
+                                            const void *refined, double allowed, double least_size);
+/* What ad_check_gradient allows: of a gradient by x, for rounding; scale: the loss, or what else
+ * rounding is relative to. */
+double ad_gradient_rounding(ad_dtype dtype, int64_t n, const void *x, double scale);
 /* Whether that is within the threshold (0: the default). */
 bool ad_gradients_agree(const ad_gradient_difference *difference, double threshold);
 

@@ -219,6 +219,18 @@ typedef enum {
 } ode_status;
 const char *ode_status_name(ode_status status); /* "step too small" */
 
+/* What was done about a gradient by the discrete adjoint that is doubtful, since the steps may be
+ * too large for it (options.costate_drift). */
+typedef enum {
+    ODE_NO_DOUBT,          /* or it is not looked at */
+    ODE_DOUBT_COMPARED,    /* with that of halved steps: they agree, or it is an error */
+    ODE_DOUBT_PASSED_OVER, /* earlier ones were compared, and this one was not */
+    ODE_DOUBT_NO_ROOM,     /* not compared: a limit of memory leaves no room for halved steps */
+    /* nor here: the solve, or the one by halved steps, ends early, or the latter's gradient is not
+     * finite */
+    ODE_DOUBT_NOT_COMPARABLE
+} ode_doubt;
+
 /* An accepted step, as options.on_step sees it. All is borrowed, for the time of the call. */
 typedef struct {
     int64_t number; /* from 0 */
@@ -263,6 +275,7 @@ typedef struct {
      * be constant, has changed on the way back, relative to its size, in the worst row (a: gradient
      * by the state, f: field); else 0. options.costate_drift is the limit */
     double costate_drift;
+    ode_doubt doubt;     /* of the latest gradient */
     size_t stored_bytes; /* kept from the forward solve for the gradient: states and activations */
     /* the accepted steps of the latest forward solve: owned by the caller's ode_stats
      * (ode_stats_clear) */
@@ -324,8 +337,8 @@ typedef struct {
      * where ode_stats.costate_drift is larger; and where it turns or grows so much in single steps
      * that it is doubtful, it is compared with that of halved steps, and is an error where they
      * differ by more than 1.2 times this, at loose tolerances by more than 100 rtol and at most 0.8
-     * (docs/gradients.md). backward_evaluations and vjps count what that takes. INFINITY: gradients
-     * are not looked at */
+     * (docs/gradients.md). backward_evaluations and vjps count what that takes, and ode_stats.doubt
+     * says where it was left out. INFINITY: gradients are not looked at */
     double costate_drift;
     /* Implicit methods: each element of a stage is found to this relative error; default: near
      * rounding (1e-13 f64, 1e-6 f32), so that the gradient, replayed steps and differences of them

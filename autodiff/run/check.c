@@ -50,9 +50,10 @@ static double scaled_norm(ad_dtype dtype, int64_t n, const void *x, const void *
     return sqrt(sum);
 }
 
-static double norm_of(ad_dtype dtype, int64_t n, const void *x)
+double ad_array_norm(ad_dtype dtype, int64_t n, const void *x)
 {
     int64_t bad;
+    if (n < 1 || !x) return 0;
     double size = largest(dtype, n, x, &bad);
     return isfinite(size) ? size * scaled_norm(dtype, n, x, NULL, size) : size;
 }
@@ -61,8 +62,14 @@ static double norm_of(ad_dtype dtype, int64_t n, const void *x)
  * hides nothing by that: it counts as 1. */
 static double size_of(ad_dtype dtype, int64_t n, const void *x)
 {
-    double norm = norm_of(dtype, n, x);
+    double norm = ad_array_norm(dtype, n, x);
     return isfinite(norm) ? fmax(norm, 1) : 1;
+}
+
+double ad_gradient_rounding(ad_dtype dtype, int64_t n, const void *x, double scale)
+{
+    double epsilon = dtype == AD_F32 ? (double)FLT_EPSILON : DBL_EPSILON;
+    return isfinite(scale) ? rounding_allowance * epsilon * fabs(scale) / size_of(dtype, n, x) : 0;
 }
 
 static void find_worst(ad_gradient_difference *d, ad_dtype dtype, int64_t n, const void *g,
@@ -78,27 +85,24 @@ static void find_worst(ad_gradient_difference *d, ad_dtype dtype, int64_t n, con
     }
 }
 
-ad_gradient_difference ad_compare_gradients(ad_dtype dtype, int64_t n, const void *x, double scale,
-                                            const void *g, const void *r)
+ad_gradient_difference ad_compare_gradients(ad_dtype dtype, int64_t n, const void *g, const void *r,
+                                            double allowed, double least_size)
 {
     ad_gradient_difference d = { 0 };
-    if (n < 1 || !x || !g || !r) return d;
+    if (n < 1 || !g || !r) return d;
     double most_g = largest(dtype, n, g, &d.worst_element),
            most_r = largest(dtype, n, r, &d.worst_element);
-    d.norm = norm_of(dtype, n, g);
-    d.refined_norm = norm_of(dtype, n, r);
+    d.norm = ad_array_norm(dtype, n, g);
+    d.refined_norm = ad_array_norm(dtype, n, r);
     double most = fmax(most_g, most_r);
     if (!isfinite(most)) {
         d.difference = d.worst = INFINITY;
         return d;
     }
     if (most == 0) return d;
-    double epsilon = dtype == AD_F32 ? (double)FLT_EPSILON : DBL_EPSILON;
-    double allowed =
-        isfinite(scale) ? rounding_allowance * epsilon * fabs(scale) / size_of(dtype, n, x) : 0;
     double off = scaled_norm(dtype, n, g, r, most);
     double size = fmax(scaled_norm(dtype, n, g, NULL, most), scaled_norm(dtype, n, r, NULL, most));
-    d.difference = off > allowed / most ? off / size : 0;
+    d.difference = off > allowed / most ? off / fmax(size, least_size / most) : 0;
     find_worst(&d, dtype, n, g, r, most, allowed);
     return d;
 }
@@ -198,7 +202,7 @@ static double scale_of(const check *c, double loss)
         const void *x = ad_value(c->x[i]);
         if (!x) return 0;
         int64_t n = ad_size(c->gradient[i]);
-        double change = norm_of(dtype, n, ad_value(c->gradient[i])) * size_of(dtype, n, x);
+        double change = ad_array_norm(dtype, n, ad_value(c->gradient[i])) * size_of(dtype, n, x);
         if (isfinite(change)) scale = fmax(scale, change);
     }
     return scale;
@@ -220,8 +224,10 @@ static bool measure(check *c, double threshold, ad_gradient_report *report,
     double worst = -1, scale = scale_of(c, report->loss);
     for (int i = 0; i < c->nx && !ad_tape_error(c->tape); i++) {
         const void *x = ad_value(c->x[i]), *g = ad_value(c->gradient[i]);
-        difference[i] = ad_compare_gradients(ad_tape_dtype(c->tape), ad_size(c->gradient[i]), x,
-                                             scale, g, c->refined[i]);
+        ad_dtype dtype = ad_tape_dtype(c->tape);
+        int64_t n = ad_size(c->gradient[i]);
+        difference[i] = ad_compare_gradients(dtype, n, g, c->refined[i],
+                                             ad_gradient_rounding(dtype, n, x, scale), 0);
         if (!ad_gradients_agree(&difference[i], threshold)) report->agrees = false;
         if (!(difference[i].difference > worst)) continue;
         worst = difference[i].difference;

@@ -57,8 +57,9 @@ void nn_trust_compare(nn_trainer *t, int64_t step)
     nn_states_copy(t, g, t->aside); /* they are no gradient */
     nn_states_clear(t, t->gradient);
     nn_states_clear(t, t->refined);
-    ad_gradient_difference d = ad_compare_gradients(theta->dtype, theta->size, theta->data, t->loss,
-                                                    g->data, t->refined->data);
+    double allowed = ad_gradient_rounding(theta->dtype, theta->size, theta->data, t->loss);
+    ad_gradient_difference d =
+        ad_compare_gradients(theta->dtype, theta->size, g->data, t->refined->data, allowed, 0);
     nn_states_copy(t, t->aside, t->gradient);
     if (!(d.difference <= t->report.gradient_difference))
         t->report.gradient_difference = d.difference;

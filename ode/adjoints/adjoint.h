@@ -9,25 +9,36 @@
 
 /* A recorded adjoint of a solve, or of an asking for its state at other times. Its operands: the
  * solve's token and operands (problem.h), (asked times, by all clocks), solutions [n], cotangents
- * of those that have one. Its results: cotangents of what is needed, in the order y0, arguments,
- * clocks, asked times by clocks. */
+ * of those that have one. Its results: cotangents of those operands that need one, in their order,
+ * in one table. */
 struct ode_adjoint_plan {
     atomic_int references;
     ode_problem *problem;
     char called[64]; /* "ode_solve_final's adjoint", for messages */
-    bool has[ODE_MAX_JOINT], need_y0[ODE_MAX_JOINT];
-    bool need_times; /* of either kind: those of the solve, those that it is asked for */
-    bool need_clock[ODE_MAX_CLOCKS], need_asked[ODE_MAX_CLOCKS];
+    bool has[ODE_MAX_JOINT];
+    int nresults, result[ODE_MAX_OPERANDS]; /* the operand, after the token, that each is of */
+    bool need_times;          /* of either kind: those of the solve, those that it is asked for */
     uint64_t need;            /* arguments */
     ode_asked asked;          /* n == 0: the solutions are at the solve's times; owned */
     const ode_unit *prologue; /* its VJP */
     void *own;                /* the adjoint's: adjoint->own bytes, owned */
 };
+/* Operands that it shares with its solve or asking. */
+static inline int ode_adjoint_operands(const ode_adjoint_plan *d)
+{
+    return ode_operands(d->problem) + (d->asked.n ? d->problem->system->nclocks : 0);
+}
 /* Records the adjoint of the problem's options as an operation: the VJP rule of solves, and of
  * askings (asked not NULL: the last of in[nin] are their times). token: the solve's. */
 void ode_adjoint_record(ode_problem *p, const ode_asked *asked, ad_var token, int nin,
                         const ad_var *in, const ad_var *out, const ad_var *ybar, const bool *need,
                         ad_var *xbar);
+
+/* Run it, as an ad_opaque_class has it (run.c); data: the plan. */
+void *ode_adjoint_state_new(void *data);
+void ode_adjoint_state_free(void *state);
+int ode_adjoint_run_back(void *data, void *state, const ad_opaque_call *call);
+void ode_adjoint_account(void *data, ad_opaque_account *account);
 
 /* The operands and results of a call by name. */
 typedef struct {
@@ -66,6 +77,12 @@ struct ode_adjoint_run {
     double doubt, envelope;
     void *memory; /* the adjoint's: adjoint->memory bytes, kept from run to run */
 };
+/* Elements of result i; 0: nobody asks for it. */
+static inline int64_t ode_result_size(const ad_opaque_call *call, int i)
+{
+    const ad_shape shape = call->out_shape[i];
+    return shape.rank < 0 ? 0 : ad_count(shape, call->rows);
+}
 /* Adds the cotangents of the solutions at output i to a slot. */
 void ode_adjoint_add_output(const ode_adjoint_run *run, int i, void *slot);
 int ode_call_fail(const ad_opaque_call *call, const char *reason); /* writes the call's error; -1 */

@@ -5,26 +5,14 @@
 #include <math.h>
 #include <string.h>
 
-static bool all_finite(ad_dtype dtype, int64_t n, const void *x)
-{
-    return !x || ode_first_nonfinite(dtype, n, x) < 0;
-}
-
 bool ode_results_finite(const ode_adjoint_run *run)
 {
-    const ode_problem *p = run->plan->problem;
     const ad_opaque_call *call = run->call;
-    const ode_adjoint_call *c = &run->c;
-    const ode_system *s = p->system;
-    bool finite = true;
-    for (int i = 0; i < s->nclocks && finite; i++)
-        finite = all_finite(s->dtype, p->ntimes, c->timesbar[i]) &&
-                 all_finite(s->dtype, run->out.all, c->askedbar[i]);
-    for (int i = 0; i < s->nstate && finite; i++)
-        finite = all_finite(s->dtype, call->rows * s->size[i], c->y0bar[i]);
-    for (int i = 0; i < s->nargs && finite; i++)
-        finite = all_finite(s->dtype, ad_count(s->arg[i], call->rows), c->argbar[i]);
-    return finite;
+    for (int i = 0; i < run->plan->nresults; i++)
+        if (call->out[i] &&
+            ode_first_nonfinite(call->dtype, ode_result_size(call, i), call->out[i]) >= 0)
+            return false;
+    return true;
 }
 
 /* Of a place in the arrays of solutions. */
@@ -94,7 +82,7 @@ bool ode_name_nonfinite(const ode_adjoint_run *run, const void *state, bool time
         snprintf(text, size, "by times[%d]", j);
         return true;
     }
-    for (int i = 0; times && run->plan->need_asked[0] && i < run->out.n; i++) {
+    for (int i = 0; times && c->askedbar[0] && i < run->out.n; i++) {
         if (isfinite(run->out.bar[i])) continue;
         snprintf(text, size, "by the asked times[%d]", run->out.place[i]);
         return true;

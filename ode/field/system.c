@@ -147,6 +147,11 @@ static void free_system(ode_system *s)
     free(s->quad);
     free(s->quad_of);
     ode_residuals_free(s->residuals);
+    while (s->pauses) {
+        ode_pause *p = s->pauses;
+        s->pauses = p->next;
+        free(p);
+    }
     if (s->owns_user) free(s->user);
     pthread_mutex_destroy(&s->lock);
     free(s);

@@ -41,6 +41,18 @@ typedef struct {
     bool jump; /* the input jumps there (ODE_HOLD) */
 } ode_knots;
 
+/* How many doubtful gradients of a solve are passed over (ode/adjoints/halved.c). The system owns
+ * it, which a loop that records its loss anew finds again. */
+typedef struct ode_pause ode_pause;
+struct ode_pause {
+    ode_pause *next;
+    bool taken;         /* by an adjoint that is still there */
+    int passed, length; /* since the latest comparison, and until the next one */
+    const ode_method *method;
+    uint64_t need;
+    double rtol, atol, limit, from, to; /* from, to: constant times, or 0 */
+};
+
 /* A right-hand side of one or several states: a user's field, traced (or kept to be called anew),
  * with its diffusion where it has one, or the augmented system of an adjoint. The field sees
  * per-row arguments as they are, and shared arguments through `shared` values: what of the traced
@@ -105,6 +117,7 @@ struct ode_system {
     ode_unit *units; /* freed by free_units, as they are made in another room */
     void (*free_units)(ode_unit *first);
     ode_residuals *residuals;
+    ode_pause *pauses;
 };
 
 /* What tangents of whatever order are taken of. */
@@ -120,11 +133,11 @@ static inline ode_system *ode_system_traced(const ode_system *s)
     return (ode_system *)(root->base ? root->base : root);
 }
 
-/* Around all that reads or changes a system's trace, units and residuals: a unit may be compiled
- * when it is first run, in whatever thread. Recursive: a step that finds a root makes a unit while
- * it is recorded. Compiling calls the rules of opaque operations, of solves inside the field among
- * them, which take the locks of their own systems: always those of what is inside after that of
- * what is around it. */
+/* Around all that reads or changes a system's trace, units, residuals and pauses: a unit may be
+ * compiled when it is first run, in whatever thread. Recursive: a step that finds a root makes a
+ * unit while it is recorded. Compiling calls the rules of opaque operations, of solves inside the
+ * field among them, which take the locks of their own systems: always those of what is inside after
+ * that of what is around it. */
 static inline void ode_system_lock(ode_system *s)
 {
     pthread_mutex_lock(&ode_system_traced(s)->lock);

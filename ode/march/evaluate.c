@@ -22,8 +22,8 @@ int ode_march_field(ode_march *m, double t, int side, const void *y, void *dy, v
 {
     ode_system *s = m->system;
     ode_runner *r = &m->field;
-    double number = 0, tt = side ? ode_next_time(s->dtype, t, side) : ode_round_time(s->dtype, t);
-    ode_store(s->dtype, &number, 0, tt);
+    double number = 0;
+    ode_store(s->dtype, &number, 0, ode_time_beside(s->dtype, t, side));
     *ode_runner_in(r, ODE_VALUE, ODE_PORT_TIMES) = &number;
     ode_runner_read(r, ODE_VALUE, ODE_PORT_STATE, m->rows, y);
     ode_runner_write(r, ODE_VALUE, ODE_PORT_DERIVATIVE, m->rows, dy);

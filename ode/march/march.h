@@ -317,6 +317,9 @@ int ode_fail_many(ode_march *march, double t, double t1, double h, const void *y
 
 /* The number of the type after t (direction > 0) or before it. */
 double ode_next_time(ad_dtype dtype, double t, double direction);
+/* What a field of the type sees as t: on a side of it (1: after, -1: before) the next number there,
+ * else (0) the nearest. */
+double ode_time_beside(ad_dtype dtype, double t, int side);
 /* How far the next double is from t. */
 double ode_spacing(double t);
 double ode_type_spacing(ad_dtype dtype,

@@ -29,8 +29,8 @@ static int find_jacobians(ode_march *m, double t, int side, const void *y)
     ode_runner *r = &w->jacobian;
     char text[ODE_ERROR_SIZE];
     if (ode_runner_open(r, w->jacobian_unit, m->threads, m->error, m->error_size)) return -1;
-    double number = 0, tt = side ? ode_next_time(s->dtype, t, side) : ode_round_time(s->dtype, t);
-    ode_store(s->dtype, &number, 0, tt);
+    double number = 0;
+    ode_store(s->dtype, &number, 0, ode_time_beside(s->dtype, t, side));
     *ode_runner_in(r, ODE_VALUE, ODE_PORT_TIMES) = &number;
     ode_runner_read(r, ODE_VALUE, ODE_PORT_STATE, m->rows, y);
     ode_runner_write(r, ODE_VALUE, ODE_PORT_DERIVATIVE, m->rows, w->slope.data);

@@ -12,6 +12,11 @@ double ode_next_time(ad_dtype dtype, double t, double direction)
     return dtype == AD_F64 ? nextafter(t, end) : (double)nextafterf((float)t, (float)end);
 }
 
+double ode_time_beside(ad_dtype dtype, double t, int side)
+{
+    return side ? ode_next_time(dtype, t, side) : ode_round_time(dtype, t);
+}
+
 double ode_spacing(double t)
 {
     t = fabs(t);

@@ -168,11 +168,13 @@ static void record_linear(const root_data *like, ad_tape *tape, bool transposed,
 typedef struct {
     const ode_system *system;
     ad_tape *tape;
-    ad_var *at;
-    int n, g, count; /* states; the place of g; what is not held */
+    ad_var *at;         /* owned, with `derivative` behind it */
+    ad_var *derivative; /* cotangents or tangents of each */
+    int n, g, count;    /* states; the place of g; what is not held */
     int all;
 } point;
 
+/* at is NULL, with the tape's error set, where there is no memory. */
 static point point_new(const root_data *d, ad_tape *tape)
 {
     const ode_system *s = d->problem.system;
@@ -182,8 +184,10 @@ static point point_new(const root_data *d, ad_tape *tape)
                 .g = s->nstate + 1,
                 .count = s->nstate + 2 + s->nrow + s->nshared };
     q.all = q.count;
-    q.at = malloc((size_t)(q.count + 2 * q.n) * sizeof *q.at);
-    if (!q.at) ad_fail(tape, "Newton's method: out of memory");
+    const size_t most = (size_t)(q.count + 2 * q.n);
+    q.at = malloc(2 * most * sizeof *q.at);
+    if (q.at) q.derivative = q.at + most;
+    else ad_fail(tape, "Newton's method: out of memory");
     return q;
 }
 
@@ -230,12 +234,8 @@ static void linear_vjp(void *data, ad_var token, int nin, const ad_var *in, int 
     int n = q.n;
     ad_var b[ODE_MAX_JOINT], u[ODE_MAX_JOINT], product[ODE_MAX_JOINT];
     (void)nin, (void)nout;
-    ad_var *bar = q.at ? malloc((size_t)(q.count + 2 * n) * sizeof *bar) : NULL;
-    if (!bar) {
-        ad_fail(tape, "Newton's method: out of memory");
-        free(q.at);
-        return;
-    }
+    if (!q.at) return;
+    ad_var *bar = q.derivative;
     memcpy(q.at, in + n, (size_t)q.count * sizeof *q.at);
     for (int j = 0; j < n; j++) b[j] = or_zeros(ybar[j], out[j]);
     record_linear(d, tape, !d->transposed, b, q.at, u);
@@ -247,7 +247,6 @@ static void linear_vjp(void *data, ad_var token, int nin, const ad_var *in, int 
         if (need[j]) xbar[j] = u[j];
     for (int i = 0; i < q.count; i++)
         if (need[n + i]) xbar[n + i] = bar[i];
-    free(bar);
     free(q.at);
 }
 
@@ -261,12 +260,8 @@ static void linear_jvp(void *data, ad_var token, int nin, const ad_var *in, cons
     int n = q.n;
     ad_var product[ODE_MAX_JOINT], right[ODE_MAX_JOINT];
     (void)nin, (void)nout;
-    ad_var *dot = q.at ? malloc((size_t)(q.count + n) * sizeof *dot) : NULL;
-    if (!dot) {
-        ad_fail(tape, "Newton's method: out of memory");
-        free(q.at);
-        return;
-    }
+    if (!q.at) return;
+    ad_var *dot = q.derivative;
     memcpy(q.at, in + n, (size_t)q.count * sizeof *q.at);
     for (int i = 0; i < q.count; i++) dot[i] = or_zeros(xdot[n + i], q.at[i]);
     (d->transposed ? record_transposed_product : record_product)(&q, out, product);
@@ -276,7 +271,6 @@ static void linear_jvp(void *data, ad_var token, int nin, const ad_var *in, cons
     for (int j = 0; j < n; j++)
         if (xdot[j].node >= 0) right[j] = ad_add(right[j], xdot[j]);
     record_linear(d, tape, d->transposed, right, q.at, ydot);
-    free(dot);
     free(q.at);
 }
 
@@ -333,12 +327,8 @@ static void stage_vjp(void *data, ad_var token, int nin, const ad_var *in, int n
     int n = q.n;
     ad_var b[ODE_MAX_JOINT], w[ODE_MAX_JOINT], f[ODE_MAX_JOINT];
     (void)nout;
-    ad_var *bar = q.at ? malloc((size_t)(q.count + 2 * n) * sizeof *bar) : NULL;
-    if (!bar) {
-        ad_fail(tape, "Newton's method: out of memory");
-        free(q.at);
-        return;
-    }
+    if (!q.at) return;
+    ad_var *bar = q.derivative;
     point_of_stage(&q, &p, in, out);
     for (int j = 0; j < n; j++) b[j] = or_zeros(ybar[j], out[j]);
     record_linear(d, tape, true, b, q.at, w);
@@ -354,7 +344,6 @@ static void stage_vjp(void *data, ad_var token, int nin, const ad_var *in, int n
     }
     for (int i = n; i < q.count; i++)
         if (i != q.g && need[operand_of(&q, &p, i)]) xbar[operand_of(&q, &p, i)] = bar[i];
-    free(bar);
     free(q.at);
 }
 
@@ -368,12 +357,8 @@ static void stage_jvp(void *data, ad_var token, int nin, const ad_var *in, const
     int n = q.n;
     ad_var f[ODE_MAX_JOINT], right[ODE_MAX_JOINT];
     (void)nin, (void)nout;
-    ad_var *dot = q.at ? malloc((size_t)(q.count + n) * sizeof *dot) : NULL;
-    if (!dot) {
-        ad_fail(tape, "Newton's method: out of memory");
-        free(q.at);
-        return;
-    }
+    if (!q.at) return;
+    ad_var *dot = q.derivative;
     point_of_stage(&q, &p, in, out);
     for (int j = 0; j < n; j++) {
         dot[j] = or_zeros(xdot[j], in[j]);
@@ -385,7 +370,6 @@ static void stage_jvp(void *data, ad_var token, int nin, const ad_var *in, const
     record_field(&q, f);
     ad_jvp_cut(q.count, q.at, dot, n, f, right);
     record_linear(d, tape, false, right, q.at, ydot);
-    free(dot);
     free(q.at);
 }
 

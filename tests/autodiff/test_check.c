@@ -586,6 +586,30 @@ START_TEST(test_misuse)
 }
 END_TEST
 
+/* Two arrays are compared alike whatever their size, what is allowed and the least size with them:
+ * the squares of the largest and smallest are beyond the range of the type. */
+START_TEST(test_comparison_of_any_size)
+{
+    static const double sizes[] = { 1, 1e-300, 1e-160, 1e160, 1e300 };
+    for (int i = 0; i < 5; i++) {
+        const double a = sizes[i], g[] = { 3 * a, 4 * a }, r[] = { 3 * a, 5 * a };
+        ck_assert_double_eq_tol(ad_array_norm(AD_F64, 2, g) / a, 5, 1e-14);
+        ad_gradient_difference d = ad_compare_gradients(AD_F64, 2, g, r, 0, 0);
+        ck_assert_double_eq_tol(d.norm / a, 5, 1e-14);
+        ck_assert_double_eq_tol(d.refined_norm / a, sqrt(34), 1e-14);
+        ck_assert_double_eq_tol(d.difference, 1 / sqrt(34), 1e-14);
+        ck_assert_double_eq_tol(d.worst, 0.2, 1e-14);
+        ck_assert_int_eq(d.worst_element, 1);
+        ck_assert_double_eq_tol(ad_compare_gradients(AD_F64, 2, g, r, 0.9 * a, 10 * a).difference,
+                                0.1, 1e-14);
+        ck_assert_double_eq(ad_compare_gradients(AD_F64, 2, g, r, 1.1 * a, 0).difference, 0);
+    }
+    const double endless[] = { 1, INFINITY }, one[] = { 1, 1 };
+    ck_assert(isinf(ad_array_norm(AD_F64, 2, endless)));
+    ck_assert(isinf(ad_compare_gradients(AD_F64, 2, one, endless, 0, 0).difference));
+}
+END_TEST
+
 int main(void)
 {
     TCase *tests = suite_case("check", "gradients");
@@ -601,5 +625,6 @@ int main(void)
     tcase_add_test(tests, test_tape_is_as_it_was);
     tcase_add_test(tests, test_loss_without_a_solve);
     tcase_add_test(tests, test_misuse);
+    tcase_add_test(tests, test_comparison_of_any_size);
     return suite_run();
 }

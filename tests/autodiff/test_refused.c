@@ -264,8 +264,10 @@ START_TEST(test_no_lists)
     ck_assert_ptr_null(ad_cache_find(t, NULL, 3));
     REFUSES(t, ad_cache_add(t, NULL, 3, malloc(1), free));
     HARMLESS(ad_cache_add(t, "key", 3, t, NULL));
-    HARMLESS(ad_compare_gradients(AD_F64, 0, NULL, 1, NULL, NULL));
-    HARMLESS(ad_compare_gradients(AD_F64, 2, NULL, 1, NULL, NULL));
+    HARMLESS(ad_compare_gradients(AD_F64, 0, NULL, NULL, 1, 0));
+    HARMLESS(ad_compare_gradients(AD_F64, 2, NULL, NULL, 1, 0));
+    HARMLESS(ad_array_norm(AD_F64, 2, NULL));
+    HARMLESS(ad_gradient_rounding(AD_F64, 2, NULL, 1));
     HARMLESS(ad_gradients_agree(NULL, 0));
     number = ad_item(y); /* all works as before */
     ck_assert_double_eq(number, 30);

@@ -417,36 +417,155 @@ START_TEST(what_is_right_stays_as_it_is)
 }
 END_TEST
 
+/* A loss whose gradient is right and doubtful; y at `start` is (0, 0.5), turned by the angle. */
+static const oscillator doubtful = { 8.7, 0.2, 1, FOLLOWS };
+static const double start[] = { -0.32210884361884556, 0.38242109364224425, 0 }, rate0 = 0.7;
+
+static ad_var record_doubtful(ad_var y, ad_var p, double rtol, ode_stats *stats)
+{
+    const ode_options o = { .stats = stats, .rtol = rtol, .atol = rtol * 1e-2 };
+    ad_var times = ode_interval(y.tape, 0, horizon);
+    return ad_sum_all(ode_solve_final(field, (void *)&doubtful, y, 1, &p, times, &o));
+}
+
+/* The first, third, seventh, ... doubtful gradient is compared, the others are passed over. */
+static void check_doubt(const ode_stats *stats, int i)
+{
+    const bool compared = i == 0 || i == 2 || i == 6 || i == 14;
+    ck_assert_msg(stats->doubt == (compared ? ODE_DOUBT_COMPARED : ODE_DOUBT_PASSED_OVER),
+                  "gradient %d: %d", i, (int)stats->doubt);
+    ck_assert_msg((stats->backward_evaluations > stats->evaluations) == compared,
+                  "gradient %d: %lld evaluations for the solve, %lld for the gradient", i,
+                  (long long)stats->evaluations, (long long)stats->backward_evaluations);
+}
+
 START_TEST(programs_look_less_and_less)
 {
-    const oscillator k = { 8.7, 0.2, 1, FOLLOWS };
-    const double y0[] = { -0.5 * sin(angle), 0.5 * cos(angle), 0 }, p0 = 0.7;
     double first[3], by_y0[3];
-    bool looked[20];
     ad_tape *tape = ad_tape_new(AD_F64);
-    ad_var y = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), 1, y0), bar;
-    ad_var p = ad_param(tape, AD_SHAPE(1, 1), &p0);
+    ad_var y = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), 1, start), bar;
+    ad_var p = ad_param(tape, AD_SHAPE(1, 1), &rate0);
     ode_stats stats = { 0 };
-    ode_options o = { .stats = &stats };
-    ad_var end = ode_solve_final(field, (void *)&k, y, 1, &p, ode_interval(tape, 0, horizon), &o);
-    ad_grad(ad_sum_all(end), 1, &y, &bar);
+    ad_grad(record_doubtful(y, p, 0, &stats), 1, &y, &bar);
     ad_program *program = ad_compile(2, (ad_var[]){ y, p }, 1, &bar);
     ck_assert_msg(program, "%s", ad_tape_error(tape));
     ad_workspace *w = ad_workspace_new(program, 1);
     for (int i = 0; i < 20; i++) {
-        const void *in[] = { y0, &p0 };
+        const void *in[] = { start, &rate0 };
         void *out[] = { i ? by_y0 : first };
         ck_assert_msg(!ad_run(program, w, 1, in, out), "%s", ad_workspace_error(w));
-        looked[i] = stats.backward_evaluations > stats.evaluations;
+        check_doubt(&stats, i);
         if (i) ck_assert_mem_eq(by_y0, first, sizeof first);
     }
-    for (int i = 0; i < 20; i++)
-        ck_assert_msg(looked[i] == (i == 0 || i == 2 || i == 6 || i == 14), "run %d: %d", i,
-                      looked[i]);
     ode_stats_clear(&stats);
     ad_workspace_free(w);
     ad_program_free(program);
     ad_tape_free(tape);
+}
+END_TEST
+
+/* So does a loop that records its loss anew, of several solves for each; another tolerance is
+ * another solve. */
+START_TEST(recorded_losses_look_less_and_less)
+{
+    double first[3], by_y0[3];
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var y = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), 1, start), bar;
+    ad_var p = ad_param(tape, AD_SHAPE(1, 1), &rate0);
+    ode_stats stats[3] = { { 0 } };
+    const int32_t mark = ad_tape_mark(tape);
+    for (int i = 0; i < 20; i++) {
+        ad_var loss = record_doubtful(y, p, 0, &stats[0]);
+        loss = ad_add(loss, record_doubtful(ad_scale(y, 0.5), p, 0, &stats[1]));
+        if (i >= 3) loss = ad_add(loss, record_doubtful(y, p, 1e-5, &stats[2]));
+        ad_grad(loss, 1, &y, &bar);
+        ck_assert_msg(!ad_get(bar, i == 0 || i == 3 ? first : by_y0), "%s", ad_tape_error(tape));
+        for (int k = 0; k < 2; k++) check_doubt(&stats[k], i);
+        if (i >= 3) check_doubt(&stats[2], i - 3);
+        if (i != 0 && i != 3) ck_assert_mem_eq(by_y0, first, sizeof first);
+        ad_tape_rewind(tape, mark);
+    }
+    for (int k = 0; k < 3; k++) ode_stats_clear(&stats[k]);
+    ad_tape_free(tape);
+}
+END_TEST
+
+/* However many other solves there have been. */
+START_TEST(ever_new_tolerances)
+{
+    double by_y0[3];
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var y = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), 1, start), bar;
+    ad_var p = ad_param(tape, AD_SHAPE(1, 1), &rate0);
+    ode_stats stats = { 0 };
+    const int32_t mark = ad_tape_mark(tape);
+    for (int i = 0; i < 140; i++) {
+        ad_grad(record_doubtful(y, p, 1e-6 * (1 + 1e-4 * (i / 2)), &stats), 1, &y, &bar);
+        ck_assert_msg(!ad_get(bar, by_y0), "%s", ad_tape_error(tape));
+        check_doubt(&stats, i % 2);
+        ad_tape_rewind(tape, mark);
+    }
+    ode_stats_clear(&stats);
+    ad_tape_free(tape);
+}
+END_TEST
+
+/* One that is refused is so the next time, too. */
+START_TEST(what_is_refused_stays_refused)
+{
+    static const double w[] = { 25, 25, 25, 0.1, 25 };
+    enum { TIMES = sizeof w / sizeof w[0] };
+    ad_tape *tape = ad_tape_new(AD_F64);
+    const double zeros[3] = { 0 };
+    ad_var y = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), 1, zeros);
+    const int32_t mark = ad_tape_mark(tape);
+    ode_stats stats = { 0 };
+    const ode_options o = { .stats = &stats };
+    for (int i = 0; i < TIMES; i++) {
+        ad_var args = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), 1, &w[i]), bar;
+        ad_var end =
+            ode_solve_final(rows_beside, NULL, y, 1, &args, ode_interval(tape, 0, horizon), &o);
+        ad_grad(ad_sum_all(ad_slice(end, 1, 0, 1)), 1, &y, &bar);
+        ck_assert((ad_value(bar) == NULL) == (w[i] == 25));
+        ck_assert_int_eq(stats.doubt, w[i] == 25 ? ODE_DOUBT_COMPARED : ODE_NO_DOUBT);
+        ad_tape_clear_error(tape);
+        ad_tape_rewind(tape, mark);
+    }
+    ode_stats_clear(&stats);
+    ad_tape_free(tape);
+}
+END_TEST
+
+/* Under a limit of memory that has no room for a comparison a gradient says that there was none. */
+START_TEST(no_room_for_a_comparison)
+{
+    double by_y0[3], usual[3];
+    int without = 0;
+    for (int64_t limit = 1000000; limit > 10000; limit -= limit / 10) {
+        ad_tape *tape = ad_tape_new(AD_F64);
+        ad_var y = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), 1, start), bar;
+        ad_var p = ad_param(tape, AD_SHAPE(1, 1), &rate0);
+        ode_stats stats = { 0 };
+        ad_grad(record_doubtful(y, p, 0, &stats), 1, &y, &bar);
+        ad_program *program = ad_compile(2, (ad_var[]){ y, p }, 1, &bar);
+        ck_assert_msg(program, "%s", ad_tape_error(tape));
+        ad_workspace *w = ad_workspace_new(program, 1);
+        const void *in[] = { start, &rate0 };
+        void *out[] = { limit == 1000000 ? usual : by_y0 };
+        ad_workspace_set_limit(w, limit);
+        const int failed = ad_run(program, w, 1, in, out);
+        if (limit == 1000000) ck_assert_int_eq(stats.doubt, ODE_DOUBT_COMPARED);
+        if (!failed && stats.doubt != ODE_DOUBT_COMPARED) {
+            ck_assert_int_eq(stats.doubt, ODE_DOUBT_NO_ROOM);
+            ck_assert_mem_eq(by_y0, usual, sizeof usual);
+            without++;
+        }
+        ode_stats_clear(&stats);
+        ad_workspace_free(w);
+        ad_program_free(program);
+        ad_tape_free(tape);
+    }
+    ck_assert_int_gt(without, 0);
 }
 END_TEST
 
@@ -465,5 +584,9 @@ int main(void)
     tcase_add_loop_test(tests, any_order_of_rows, 0, 2);
     tcase_add_loop_test(tests, what_is_right_stays_as_it_is, 0, 2);
     tcase_add_test(tests, programs_look_less_and_less);
+    tcase_add_test(tests, recorded_losses_look_less_and_less);
+    tcase_add_test(tests, ever_new_tolerances);
+    tcase_add_test(tests, what_is_refused_stays_refused);
+    tcase_add_test(tests, no_room_for_a_comparison);
     return suite_run();
 }
