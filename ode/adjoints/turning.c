@@ -94,8 +94,8 @@ int ode_turning_open(ode_turning *t, const ode_adjoint_run *run)
     return 0;
 }
 
-/* Sums of squares over a row: of what came later and earlier, of the change, of the one before, and
- * of their difference as velocities. */
+/* Sums of squares over a row, in double, as those of floats may overflow: of what came later and
+ * earlier, of the change, of the one before, and of their difference as velocities. */
 typedef struct {
     double later, earlier, change, before, difference;
 } sums;
@@ -105,21 +105,21 @@ typedef struct {
         const T *l = later, *e = earlier;                                                          \
         T *last = change;                                                                          \
         const T part = (T)ratio;                                                                   \
-        T sum[5] = { 0 };                                                                          \
+        double sum[5] = { 0 };                                                                     \
         for (int64_t i = 0; i < n; i++) {                                                          \
             const T d = e[i] - l[i], b = last[i] * part, c = d - b;                                \
             last[i] = d;                                                                           \
-            sum[0] += l[i] * l[i];                                                                 \
-            sum[1] += e[i] * e[i];                                                                 \
-            sum[2] += d * d;                                                                       \
-            sum[3] += b * b;                                                                       \
-            sum[4] += c * c;                                                                       \
+            sum[0] += (double)l[i] * (double)l[i];                                                 \
+            sum[1] += (double)e[i] * (double)e[i];                                                 \
+            sum[2] += (double)d * (double)d;                                                       \
+            sum[3] += (double)b * (double)b;                                                       \
+            sum[4] += (double)c * (double)c;                                                       \
         }                                                                                          \
-        s->later += (double)sum[0];                                                                \
-        s->earlier += (double)sum[1];                                                              \
-        s->change += (double)sum[2];                                                               \
-        s->before += (double)sum[3];                                                               \
-        s->difference += (double)sum[4];                                                           \
+        s->later += sum[0];                                                                        \
+        s->earlier += sum[1];                                                                      \
+        s->change += sum[2];                                                                       \
+        s->before += sum[3];                                                                       \
+        s->difference += sum[4];                                                                   \
     } while (0)
 
 static void add(ad_dtype dtype, int64_t n, double ratio, const void *later, const void *earlier,
