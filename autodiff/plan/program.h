@@ -42,8 +42,10 @@ typedef struct {
     int64_t position;
     int64_t bytes; /* root: of one row, or of the whole when it has no rows */
     bool summed;   /* root in lanes: a sum over the rows that only outputs read */
-    int32_t first,
-        last; /* root in a block or chunk: body steps that write it first and use it last */
+    /* Steps that write it first and use it last: of a root in a block or chunk by their number in
+     * the body; of a uniform root by that in the program, which is their number itself where it is
+     * there to the end. */
+    int32_t first, last;
 } ad_slot;
 
 typedef struct {
@@ -225,6 +227,8 @@ const ad_pieces *ad_program_pieces(const ad_program *program, bool several);
 void ad_pieces_free(const ad_pieces *pieces);
 /* Groups the steps of bodies (fuse.c). */
 bool ad_fuse(ad_program *program);
+/* Places values without rows in the memory of workspaces (whole.c). */
+bool ad_plan_whole(ad_program *program);
 /* Places values in block memory and, unless p->block_rows says it, chooses how many rows a block
  * has (block.c). */
 bool ad_plan_blocks(ad_program *program);

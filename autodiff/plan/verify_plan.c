@@ -16,28 +16,41 @@ static int verify_stride(int i)
     return i / COMPARED + 1;
 }
 
-/* Values that are in block memory at the same time must not overlap, but for a pointwise result
- * that takes over what dies in its group. A group's steps are at the same time. */
-static const char *verify_block(const ad_program *p, const ad_phase *phase, int32_t *where)
+/* Values of so many rows that are in one memory at the same time must not overlap, but for a
+ * pointwise result that takes over what dies in its group. A group's steps are at the same time;
+ * lifetimes count from step `from`. */
+static const char *verify_places(const ad_program *p, const int32_t *list, int n, int32_t from,
+                                 int64_t rows, int64_t bytes, int32_t *where)
 {
-    for (int i = 0; i < phase->nblock; i++) {
-        const ad_slot *a = &p->slot[phase->block[i]];
-        *where = phase->block[i];
-        if (a->position < 0 || a->position % AD_ALIGN ||
-            a->position + a->bytes * p->block_rows > p->block_bytes)
-            return "block memory: out of range";
+    for (int i = 0; i < n; i++) {
+        const ad_slot *a = &p->slot[list[i]];
+        *where = list[i];
+        if (a->position < 0 || a->position % AD_ALIGN || a->position + a->bytes * rows > bytes)
+            return "memory: out of range";
         for (int k = i - 1; k >= 0; k -= verify_stride(i)) {
-            const ad_slot *b = &p->slot[phase->block[k]];
-            bool apart = a->position + a->bytes * p->block_rows <= b->position ||
-                         b->position + b->bytes * p->block_rows <= a->position;
+            const ad_slot *b = &p->slot[list[k]];
+            bool apart = a->position + a->bytes * rows <= b->position ||
+                         b->position + b->bytes * rows <= a->position;
             bool takes_over = a->position == b->position && a->bytes == b->bytes &&
                               (b->last <= a->first || a->last <= b->first);
-            if (!apart && !takes_over && group_begin(p, phase, a->first) <= b->last &&
-                group_begin(p, phase, b->first) <= a->last)
-                return "block memory: live values overlap";
+            if (!apart && !takes_over && p->step[from + a->first].begin <= from + b->last &&
+                p->step[from + b->first].begin <= from + a->last)
+                return "memory: live values overlap";
         }
     }
     return NULL;
+}
+
+static const char *verify_whole(const ad_program *p, int32_t *where)
+{
+    int32_t *list = calloc((size_t)p->ir.n + 1, sizeof *list);
+    int n = 0;
+    for (int32_t i = 0; list && i < p->ir.n; i++)
+        if (p->slot[i].root == i && p->slot[i].place == AD_PLACE_UNIFORM) list[n++] = i;
+    const char *wrong =
+        list ? verify_places(p, list, n, 0, 1, p->uniform_bytes, where) : "out of memory";
+    free(list);
+    return wrong;
 }
 
 /* Values in chunk memory belong to one group, and do not share memory while they are in use. */
@@ -149,12 +162,14 @@ static bool outlasts_block(const ad_program *p, int32_t root)
 const char *ad_verify_plan(const ad_program *p, int32_t *where)
 {
     int32_t *parts = calloc(2 * (size_t)p->ir.n + 1, sizeof *parts);
-    const char *sums = parts ? verify_sums(p, where, parts, parts + p->ir.n) : "out of memory";
+    const char *early = parts ? verify_sums(p, where, parts, parts + p->ir.n) : "out of memory";
     free(parts);
-    if (sums) return sums;
+    if (!early) early = verify_whole(p, where);
+    if (early) return early;
     for (int f = 0; f < p->nphase; f++) {
         const ad_phase *phase = &p->phase[f];
-        const char *wrong = verify_block(p, phase, where);
+        const char *wrong = verify_places(p, phase->block, phase->nblock, phase->body_steps[0],
+                                          p->block_rows, p->block_bytes, where);
         if (!wrong) wrong = verify_chunks(p, phase, where);
         if (wrong) return wrong;
         const int32_t *ranges[4] = { phase->parameter_steps, phase->call_steps, phase->body_steps,
