@@ -18,8 +18,10 @@ struct ad_placer {
     /* by step that begins a group: the first of those last used in the group before, as a value + 1
      */
     int32_t *ended;
-    int32_t *dead; /* values of the group at hand that no further step reads */
-    int32_t ndead;
+    /* values of the group at hand that no further step reads: whole ones, and of a chunk */
+    struct {
+        int32_t *value, n;
+    } dead[2];
     int64_t bytes;
 };
 
@@ -30,14 +32,24 @@ ad_placer *ad_placer_new(ad_program *p, ad_pool *pool)
     b->program = p;
     b->resident = ad_pool_alloc(pool, ((size_t)p->ir.n + 1) * sizeof *b->resident);
     b->ended = ad_pool_alloc(pool, ((size_t)p->nstep + 1) * sizeof *b->ended);
-    b->dead = ad_pool_alloc(pool, ((size_t)p->ir.n + 1) * sizeof *b->dead);
-    if (!b->resident || !b->ended || !b->dead) return NULL;
+    if (!b->resident || !b->ended) return NULL;
+    for (int i = 0; i < 2; i++) {
+        b->dead[i].value = ad_pool_alloc(pool, ((size_t)p->ir.n + 1) * sizeof(int32_t));
+        if (!b->dead[i].value) return NULL;
+    }
     return ad_space_open(&b->free, pool, p->ir.n) ? b : NULL;
 }
 
 static int64_t bytes_of(const ad_placer *b, int32_t v)
 {
     return ad_size_align(ad_size_mul(b->program->slot[v].bytes, b->region->rows));
+}
+
+/* Whether only the group that makes a value has it, a chunk at a time. */
+static bool in_chunk(const ad_placer *b, int32_t v)
+{
+    const ad_step *s = &b->program->step[b->region->steps[0] + b->program->slot[v].first];
+    return s->elements > 0 && s->row_bytes == 0;
 }
 
 static void free_ended(ad_placer *b, int32_t s)
@@ -50,8 +62,9 @@ static void free_ended(ad_placer *b, int32_t s)
 static bool take_place(ad_placer *b, int32_t v, bool pointwise)
 {
     ad_program *p = b->program;
-    if (pointwise && b->ndead) {
-        int32_t old = b->dead[--b->ndead];
+    const bool chunk = in_chunk(b, v);
+    if (pointwise && b->dead[chunk].n) {
+        int32_t old = b->dead[chunk].value[--b->dead[chunk].n];
         p->slot[v].position = p->slot[old].position;
         b->resident[old].taken = true;
         return true;
@@ -85,15 +98,16 @@ static bool place_value(ad_placer *b, int32_t v, bool pointwise)
  * chunk by chunk, the result of this step or a later one of the group may take over their memory.
  * Being as large as the result they have its extent, whatever their shape is; but not where the
  * group reads a part of them by itself. */
-static void note_dead(ad_placer *b, int32_t s, int32_t root, int64_t bytes)
+static void note_dead(ad_placer *b, int32_t s, int32_t root, int64_t size)
 {
-    const ad_slot *slot = &b->program->slot[root];
-    if (!b->region->holds(b->program, root) || slot->last != s - b->region->steps[0] ||
-        slot->bytes != bytes || b->resident[root].dead ||
-        b->resident[root].parted == b->program->step[s].begin + 1)
+    const ad_program *p = b->program;
+    if (!b->region->holds(p, root) || p->slot[root].last != s - b->region->steps[0] ||
+        ad_row_size(p->ir.inst[root].shape) != size || b->resident[root].dead ||
+        b->resident[root].parted == p->step[s].begin + 1)
         return;
+    const bool chunk = in_chunk(b, root);
     b->resident[root].dead = true;
-    b->dead[b->ndead++] = root;
+    b->dead[chunk].value[b->dead[chunk].n++] = root;
 }
 
 static void note_parts(ad_placer *b, int32_t s)
@@ -112,19 +126,19 @@ static bool place_step(ad_placer *b, int32_t s)
     const ad_program *p = b->program;
     const ad_step *step = &p->step[s];
     const int32_t v = step->value;
-    const int64_t bytes = p->slot[v].bytes;
+    const int64_t size = ad_row_size(p->ir.inst[v].shape);
     const bool pointwise = ad_ops[p->ir.inst[v].op].kind == AD_POINTWISE;
     if (step->begin == s) {
-        b->ndead = 0;
+        b->dead[0].n = b->dead[1].n = 0;
         free_ended(b, s);
     }
     for (int j = 0; step->kind == AD_STEP_OPAQUE && j < p->ir.inst[v].nout; j++)
         if (step->result[j] >= 0 && !place_value(b, step->result[j], false)) return false;
     if (!pointwise) return place_value(b, v, false);
     note_parts(b, s);
-    for (int k = 0; k < p->ir.inst[v].nin; k++) note_dead(b, s, step->operand[k].root, bytes);
+    for (int k = 0; k < p->ir.inst[v].nin; k++) note_dead(b, s, step->operand[k].root, size);
     if (!place_value(b, v, true)) return false;
-    note_dead(b, s, v, bytes);
+    note_dead(b, s, v, size);
     return true;
 }
 

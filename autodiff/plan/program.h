@@ -75,6 +75,11 @@ typedef struct {
         *result;        /* AD_STEP_OPAQUE: the values of its results, -1 where nobody needs one */
     bool state_used;    /* AD_STEP_OPAQUE: another one takes its token */
     int32_t begin, end; /* the steps of its group; of its own alone when it is not fused */
+    /* In a group on whole arrays: their elements, which are its rows; whether the step is a sum of
+     * all, and then where the leaves of that are in scratch memory, in bytes. */
+    int64_t elements;
+    bool sums;
+    int64_t leaves;
     /* in a group: its kernel makes the values of so many steps that follow in the same pass. 1: and
      * its own; 2: but not its own, which is a code that only these two read */
     int paired;
@@ -192,7 +197,7 @@ struct ad_program {
     /* the most intermediates of one row that are live at a time, in any body */
     int64_t block_row_bytes;
     int64_t complete_row_bytes; /* of complete arrays */
-    bool divide;                /* as asked for by ad_compile_options */
+    bool divide, chunks;        /* as asked for by ad_compile_options */
     int64_t stretch_rows;       /* whole blocks */
     int64_t stretch_row_bytes;  /* of arrays that hold the rows of a stretch */
     int ncomplete;
@@ -212,6 +217,7 @@ typedef struct {
     int64_t block_rows; /* 0: as planned */
     bool interpreted;   /* without native code */
     bool divide;        /* all sums over rows in pieces that can be, by short stretches */
+    bool chunks;        /* small arrays without rows in groups too, and by short chunks */
 } ad_compile_options;
 ad_program *ad_compile_with(const ad_compile_options *options, int ninput, const ad_var *inputs,
                             int noutput, const ad_var *outputs);
@@ -227,6 +233,8 @@ const ad_pieces *ad_program_pieces(const ad_program *program, bool several);
 void ad_pieces_free(const ad_pieces *pieces);
 /* Groups the steps of bodies (fuse.c). */
 bool ad_fuse(ad_program *program);
+/* Groups the steps on whole arrays (chunks.c). */
+bool ad_group_whole(ad_program *program);
 /* Places values without rows in the memory of workspaces (whole.c). */
 bool ad_plan_whole(ad_program *program);
 /* Places values in block memory and, unless p->block_rows says it, chooses how many rows a block

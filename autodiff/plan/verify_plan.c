@@ -47,6 +47,15 @@ static const char *verify_whole(const ad_program *p, int32_t *where)
     int n = 0;
     for (int32_t i = 0; list && i < p->ir.n; i++)
         if (p->slot[i].root == i && p->slot[i].place == AD_PLACE_UNIFORM) list[n++] = i;
+    for (int i = 0; i < n; i++) {
+        const ad_slot *slot = &p->slot[list[i]];
+        const int64_t bytes =
+            ad_row_size(p->ir.inst[list[i]].shape) * (int64_t)ad_dtype_size(p->ir.dtype);
+        if (slot->bytes >= bytes || slot->last < p->step[slot->first].end) continue;
+        *where = list[i];
+        free(list);
+        return "memory: a chunk is used outside of its group";
+    }
     const char *wrong =
         list ? verify_places(p, list, n, 0, 1, p->uniform_bytes, where) : "out of memory";
     free(list);

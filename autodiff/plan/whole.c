@@ -52,6 +52,28 @@ static void find_lifetimes(ad_program *p)
             p->slot[i].last = p->nstep;
 }
 
+static bool lives_in_group(const ad_program *p, const ad_step *s, int32_t root)
+{
+    const ad_slot *slot = &p->slot[root];
+    return is_whole(p, root) && slot->first >= s->begin && slot->last < s->end &&
+           p->step[slot->first].elements > 0 && !p->step[slot->first].sums;
+}
+
+/* How the arrays of a group's step go from chunk to chunk: what only the group reads has memory for
+ * one chunk. */
+static void chunk_step(ad_program *p, ad_step *s)
+{
+    const int64_t size = (int64_t)ad_dtype_size(p->ir.dtype);
+    if (lives_in_group(p, s, s->value)) {
+        s->row_bytes = 0;
+        p->slot[s->value].bytes = s->chunk_rows * size;
+    }
+    for (int k = 0; k < s->kernel.nin; k++) {
+        ad_ref *r = &s->operand[k];
+        if (lives_in_group(p, s, r->root)) r->row_bytes = 0;
+    }
+}
+
 static bool place_reused(ad_program *p)
 {
     const ad_region region = { { 0, p->nstep }, 1, gives_back };
@@ -76,6 +98,8 @@ static void place_rest(ad_program *p)
 bool ad_plan_whole(ad_program *p)
 {
     find_lifetimes(p);
+    for (int32_t s = 0; s < p->nstep; s++)
+        if (p->step[s].elements) chunk_step(p, &p->step[s]);
     if (!place_reused(p)) return false;
     place_rest(p);
     const int64_t fixed = ad_size_add(p->constant_bytes, p->uniform_bytes);

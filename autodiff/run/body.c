@@ -57,6 +57,11 @@ static void run_group(const ad_step *begin, const ad_step *end, ad_thread_memory
                 t->in[k] = in;
                 if (r[k].far) fetch(in + count * r[k].row_bytes, chunk * r[k].row_bytes);
             }
+            if (s->sums) {
+                char *leaves = t->scratch + s->leaves + first / AD_SUM_LEAF * s->row_bytes;
+                ad_kernel_sum_leaves(&s->kernel, count, t->in[0], leaves);
+                continue;
+            }
             if (s->paired == 0) {
                 s->kernel.run(&s->kernel, count, t->in, result_of(s, t, first, count), t->scratch);
                 continue;
@@ -68,6 +73,9 @@ static void run_group(const ad_step *begin, const ad_step *end, ad_thread_memory
             s = last;
         }
     }
+    for (const ad_step *s = begin; s < end; s++)
+        if (s->sums)
+            ad_kernel_sum_tree(&s->kernel, rows, t->scratch + s->leaves, t->pointer[s->value]);
 }
 
 void ad_run_steps(const ad_program *p, ad_thread_memory *t, int32_t begin, int32_t end,

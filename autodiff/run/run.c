@@ -98,9 +98,12 @@ static void run_product(const ad_workspace *w, const ad_step *s)
 static int run_uniform_steps(ad_workspace *w, int32_t begin, int32_t end, const ad_run_args *a)
 {
     const ad_program *p = w->program;
-    for (int32_t i = begin; i < end; i++) {
+    ad_thread_memory whole = { .pointer = w->base, .in = w->in, .scratch = w->scratch };
+    for (int32_t i = begin; i < end; i = p->step[i].end) {
         const ad_step *s = &p->step[i];
-        if (s->kind == AD_STEP_OPAQUE) {
+        if (s->elements) {
+            ad_run_steps(p, &whole, i, s->end < end ? s->end : end, s->elements);
+        } else if (s->kind == AD_STEP_OPAQUE) {
             if (run_opaque(w, s, a)) return -1;
         } else if (s->kind == AD_STEP_ROW_COUNT) {
             write_row_count(p, a->rows, w->base[s->value]);

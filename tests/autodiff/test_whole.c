@@ -178,6 +178,92 @@ START_TEST(operands_stay_for_states)
 }
 END_TEST
 
+/* ---- chunks ---- */
+
+/* So many elements that groups go through them by chunks, the last of which is not full, nor its
+ * last leaf. */
+enum { LARGE = 20011 };
+
+typedef struct {
+    ad_tape *tape;
+    ad_var in, out[3];
+    int nout;
+} recording;
+
+/* Sums of what a group makes and of what is made of that, and a number that waits for them. */
+static recording record_sums(ad_dtype dtype, const void *data)
+{
+    recording r = { .tape = ad_tape_new(dtype), .nout = 3 };
+    r.in = dtype == AD_F32 ? ad_input(r.tape, AD_SHAPE(1, LARGE), (const float *)data)
+                           : ad_input(r.tape, AD_SHAPE(1, LARGE), (const double *)data);
+    ad_var e = ad_exp(ad_neg(ad_square(r.in)));
+    ad_var s = ad_sum(e, 1, (int[]){ 1 }, true), u = ad_div(e, s);
+    r.out[0] = s;
+    r.out[1] = ad_sum_all(ad_sqrt(u));
+    r.out[2] = ad_log(ad_mul(u, ad_sum_all(ad_mul(e, r.in))));
+    return r;
+}
+
+/* The bits are those of whole arrays, on which values on demand are computed. */
+START_TEST(chunks_have_the_bits_of_whole_arrays)
+{
+    const ad_dtype dtype = _i ? AD_F32 : AD_F64;
+    const size_t size = _i ? sizeof(float) : sizeof(double);
+    double *data = malloc(LARGE * sizeof *data);
+    for (int i = 0; i < LARGE; i++)
+        if (_i) ((float *)(void *)data)[i] = (float)element(i);
+        else data[i] = element(i);
+    recording r = record_sums(dtype, data);
+    ad_program *p = compile(r.tape, 1, &r.in, r.nout, r.out);
+    ad_workspace *w = ad_workspace_new(p, 1);
+    void *out[3];
+    int grouped = 0;
+    for (int32_t s = 0; s < p->nstep; s++) grouped += p->step[s].end - p->step[s].begin > 1;
+    ck_assert_int_ge(grouped, 8);
+    ck_assert_int_le(p->uniform_bytes, 3 * LARGE * (int64_t)size);
+    for (int j = 0; j < 3; j++) out[j] = malloc(LARGE * size);
+    ck_assert_int_eq(ad_run(p, w, 1, (const void *[]){ data }, out), 0);
+    for (int j = 0; j < 3; j++) {
+        const void *lazy = ad_value(r.out[j]);
+        const size_t n = (size_t)ad_count(ad_shape_of(r.out[j]), 1);
+        ck_assert_msg(lazy && !memcmp(lazy, out[j], n * size), "output %d", j);
+        free(out[j]);
+    }
+    ad_workspace_free(w);
+    ad_program_free(p);
+    ad_tape_free(r.tape);
+    free(data);
+}
+END_TEST
+
+/* A number of an array that the group at hand would write over, and one of an array that it makes.
+ */
+START_TEST(parts_of_large_arrays)
+{
+    ad_tape *t = ad_tape_new(AD_F64);
+    ad_var x = ad_param(t, AD_SHAPE(LARGE), (double *)NULL);
+    ad_var c =
+        ad_concatenate(2, (ad_var[]){ ad_slice(x, 0, 1, LARGE), ad_fill(t, AD_SHAPE(1), 0.5) }, 0);
+    ad_var a = ad_mul(c, ad_slice(c, 0, 10000, 10001)), b = ad_add(a, ad_sin(x));
+    ad_var y = ad_mul(b, ad_slice(b, 0, 15000, 15001));
+    ad_program *p = compile(t, 1, &x, 1, &y);
+    ad_workspace *w = ad_workspace_new(p, 1);
+    double *data = malloc(LARGE * sizeof *data), *result = malloc(LARGE * sizeof *result);
+    for (int i = 0; i < LARGE; i++) data[i] = element(i);
+    ck_assert_int_eq(ad_run(p, w, 1, (const void *[]){ data }, (void *[]){ result }), 0);
+    const double at = data[10001], factor = data[15001] * at + sin(data[15000]);
+    for (int i = 0; i < LARGE; i++) {
+        const double next = i + 1 < LARGE ? data[i + 1] : 0.5;
+        ck_assert_double_eq_tol(result[i], (next * at + sin(data[i])) * factor, 1e-13);
+    }
+    ad_workspace_free(w);
+    ad_program_free(p);
+    ad_tape_free(t);
+    free(data);
+    free(result);
+}
+END_TEST
+
 START_TEST(verifier_sees_it)
 {
     ad_program *p = euler(PARAMETER, 10, true);
@@ -197,6 +283,8 @@ int main(void)
     tcase_add_loop_test(t, parts_are_read, 0, 2);
     tcase_add_test(t, parameters_stay);
     tcase_add_test(t, operands_stay_for_states);
+    tcase_add_loop_test(t, chunks_have_the_bits_of_whole_arrays, 0, 2);
+    tcase_add_test(t, parts_of_large_arrays);
     tcase_add_test(t, verifier_sees_it);
     return suite_run();
 }
