@@ -9,8 +9,8 @@
 #include "autodiff/plan/program.h"
 #include <string.h>
 
-enum { CHUNK_BYTES = 4096, LEAST_BYTES = 4 * CHUNK_BYTES };
-enum { PASSED = 32 }; /* so many steps in a row that do not join a group end it */
+enum { LEAST_CHUNKS = 4 }; /* arrays of fewer are not worth a group */
+enum { PASSED = 32 };      /* so many steps in a row that do not join a group end it */
 
 /* Memory of the pass. */
 typedef struct {
@@ -27,6 +27,17 @@ typedef struct {
     int32_t njoin, nbefore;
 } grouping;
 
+int64_t ad_chunk_elements(const ad_program *p)
+{
+    return p->chunks ? AD_SUM_LEAF : AD_CHUNK_BYTES / (int64_t)ad_dtype_size(p->ir.dtype);
+}
+
+bool ad_makes_chunks(const ad_program *p, int64_t elements, int chunks)
+{
+    const int64_t few = p->interpreted ? 1 : AD_NATIVE_ELEMENTS;
+    return elements > (p->chunks ? few : chunks * ad_chunk_elements(p));
+}
+
 static int64_t size_of(const ad_program *p, int32_t value)
 {
     return ad_row_size(p->ir.inst[value].shape);
@@ -36,15 +47,12 @@ static int64_t size_of(const ad_program *p, int32_t value)
 static int64_t elements_of(const ad_program *p, const ad_step *s)
 {
     const ad_inst *x = &p->ir.inst[s->value];
-    const int64_t size = (int64_t)ad_dtype_size(p->ir.dtype);
-    const int64_t few = p->interpreted ? 1 : AD_NATIVE_ELEMENTS;
-    const int64_t least = p->chunks ? few + 1 : LEAST_BYTES / size;
     const bool sums = s->kind == AD_STEP_KERNEL && ad_kernel_sums_all(&s->kernel);
     if (s->kind != AD_STEP_KERNEL || (!sums && ad_ops[x->op].kind != AD_POINTWISE)) return 0;
     const int64_t n = size_of(p, sums ? x->in[0] : s->value);
     for (int k = 0; k < x->nin; k++)
         if (size_of(p, x->in[k]) != n && (sums || size_of(p, x->in[k]) != 1)) return 0;
-    return n < least ? 0 : n;
+    return ad_makes_chunks(p, n, LEAST_CHUNKS) ? n : 0;
 }
 
 typedef enum { JOINS, GOES_BEFORE, WAITS } relation;
@@ -89,7 +97,15 @@ static void collect(grouping *g, int32_t first, int32_t to)
     }
 }
 
-/* A group's steps, as their kernels see them: a row is an element. */
+void ad_see_elements(const ad_program *p, ad_step *s)
+{
+    const ad_inst *x = &p->ir.inst[s->value];
+    for (int k = 0; k < x->nin; k++)
+        s->shapes[k] = size_of(p, x->in[k]) > 1 ? AD_SHAPE(AD_ROWS) : AD_SCALAR;
+    s->kernel.out = AD_SHAPE(AD_ROWS);
+}
+
+/* A group of steps, which go through whole arrays element by element. */
 static void make_group(ad_program *p, int32_t begin, int32_t end, int64_t elements)
 {
     const int64_t size = (int64_t)ad_dtype_size(p->ir.dtype);
@@ -100,19 +116,17 @@ static void make_group(ad_program *p, int32_t begin, int32_t end, int64_t elemen
         step->begin = begin;
         step->end = end;
         step->elements = elements;
-        step->chunk_rows = p->chunks ? AD_SUM_LEAF : CHUNK_BYTES / size;
+        step->chunk_rows = ad_chunk_elements(p);
         step->sums = ad_kernel_sums_all(&step->kernel);
         for (int k = 0; k < x->nin; k++)
             if (size_of(p, x->in[k]) > 1) step->operand[k].row_bytes = size;
         step->row_bytes = size;
-        if (step->sums) {
-            step->leaves = leaves;
-            leaves += ad_size_align(ad_kernel_leaves(elements) * size);
+        if (!step->sums) {
+            ad_see_elements(p, step);
             continue;
         }
-        for (int k = 0; k < x->nin; k++)
-            step->shapes[k] = size_of(p, x->in[k]) > 1 ? AD_SHAPE(AD_ROWS) : AD_SCALAR;
-        step->kernel.out = AD_SHAPE(AD_ROWS);
+        step->leaves = leaves;
+        leaves += ad_size_align(ad_kernel_leaves(elements) * size);
     }
     if (leaves > p->uniform_scratch) p->uniform_scratch = leaves;
 }

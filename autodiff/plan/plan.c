@@ -411,9 +411,9 @@ static bool prepare_kernels(ad_program *p)
             ad_step *step = &p->step[s];
             bool body = s >= p->phase[f].body_steps[0];
             int64_t *scratch = body ? &p->block_scratch : &p->uniform_scratch,
-                    rows = body             ? p->block_rows
-                           : step->elements ? step->chunk_rows
-                                            : 1;
+                    rows = step->elements ? step->chunk_rows
+                           : body         ? p->block_rows
+                                          : 1;
             if (step->kind != AD_STEP_KERNEL) continue;
             const ad_kernel *k = &step->kernel;
             if (!ad_kernel_exists(k->op, k->dtype, k->nin)) {
@@ -447,7 +447,8 @@ static int paired(const ad_program *p, int32_t i)
 {
     ad_step *s = &p->step[i];
     const ad_step *next = s + 1;
-    if (s->chunk_rows == 0 || s->elements || s->end <= i + 1 || next->kernel.nin != 1) return 0;
+    const bool shared = p->slot[s->value].place == AD_PLACE_UNIFORM; /* the kernel is */
+    if (s->chunk_rows == 0 || shared || s->end <= i + 1 || next->kernel.nin != 1) return 0;
     const ad_ref *code = &next->operand[0], *last = &s->operand[s->kernel.nin - 1];
     if (code->root == s->value) {
         if (s->end > i + 2 && only_decoded(p, s) &&

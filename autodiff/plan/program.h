@@ -75,15 +75,15 @@ typedef struct {
         *result;        /* AD_STEP_OPAQUE: the values of its results, -1 where nobody needs one */
     bool state_used;    /* AD_STEP_OPAQUE: another one takes its token */
     int32_t begin, end; /* the steps of its group; of its own alone when it is not fused */
-    /* In a group on whole arrays: their elements, which are its rows; whether the step is a sum of
-     * all, and then where the leaves of that are in scratch memory, in bytes. */
+    /* In a group whose kernels see every element as a row: so many elements has a row of its
+     * arrays, or a whole array. */
     int64_t elements;
-    bool sums;
-    int64_t leaves;
     /* in a group: its kernel makes the values of so many steps that follow in the same pass. 1: and
      * its own; 2: but not its own, which is a code that only these two read */
     int paired;
     bool far;           /* in a group: the result has an array of all rows, as ad_ref's */
+    bool sums;          /* in a group on whole arrays: the step is a sum of all elements */
+    int64_t leaves;     /* of such a sum: bytes from the start of scratch memory to its leaves */
     int64_t chunk_rows; /* in a group: rows of a chunk */
     /* in a group: bytes of the result from row to row; 0: the same memory for every chunk */
     int64_t row_bytes;
@@ -217,7 +217,7 @@ typedef struct {
     int64_t block_rows; /* 0: as planned */
     bool interpreted;   /* without native code */
     bool divide;        /* all sums over rows in pieces that can be, by short stretches */
-    bool chunks;        /* small arrays without rows in groups too, and by short chunks */
+    bool chunks;        /* small arrays, and narrow rows, by short chunks of elements too */
 } ad_compile_options;
 ad_program *ad_compile_with(const ad_compile_options *options, int ninput, const ad_var *inputs,
                             int noutput, const ad_var *outputs);
@@ -231,6 +231,19 @@ void ad_join_reductions(ad_program *program);
  * there shall be none, or where memory is short. Several threads may ask at a time. */
 const ad_pieces *ad_program_pieces(const ad_program *program, bool several);
 void ad_pieces_free(const ad_pieces *pieces);
+/* Elements of a chunk of arrays that are gone through element by element, and whether so many
+ * elements are more than so many chunks (chunks.c). */
+enum { AD_CHUNK_BYTES = 4096 }; /* of each array: those of a few steps stay in a level 1 cache */
+int64_t ad_chunk_elements(const ad_program *program);
+bool ad_makes_chunks(const ad_program *program, int64_t elements, int chunks);
+/* Makes the kernel of a step of a group see every element as a row. */
+void ad_see_elements(const ad_program *program, ad_step *step);
+/* Bytes of a chunk of its result. */
+static inline int64_t ad_chunk_bytes(const ad_program *p, const ad_step *s)
+{
+    const int64_t row = s->elements ? (int64_t)ad_dtype_size(p->ir.dtype) : p->slot[s->value].bytes;
+    return ad_size_mul(row, s->chunk_rows);
+}
 /* Groups the steps of bodies (fuse.c). */
 bool ad_fuse(ad_program *program);
 /* Groups the steps on whole arrays (chunks.c). */

@@ -68,16 +68,15 @@ static const char *verify_chunks(const ad_program *p, const ad_phase *phase, int
     for (int i = 0; i < phase->nchunk; i++) {
         const ad_slot *a = &p->slot[phase->chunk[i]];
         int64_t begin = group_begin(p, phase, a->first),
-                rows = p->step[phase->body_steps[0] + a->first].chunk_rows;
+                bytes = ad_chunk_bytes(p, &p->step[phase->body_steps[0] + a->first]);
         *where = phase->chunk[i];
-        if (a->position < 0 || a->position % AD_ALIGN ||
-            a->position + a->bytes * rows > p->chunk_bytes)
+        if (a->position < 0 || a->position % AD_ALIGN || a->position + bytes > p->chunk_bytes)
             return "chunk: out of range";
         if (group_begin(p, phase, a->last) != begin) return "chunk: used outside of the group";
         for (int k = i - 1; k >= 0; k -= verify_stride(i)) {
             const ad_slot *b = &p->slot[phase->chunk[k]];
-            bool apart = a->position + a->bytes * rows <= b->position ||
-                         b->position + b->bytes * rows <= a->position;
+            const bool apart =
+                a->position + bytes <= b->position || b->position + bytes <= a->position;
             if (!apart && group_begin(p, phase, b->first) == begin && b->last > a->first)
                 return "chunk: live values overlap";
         }

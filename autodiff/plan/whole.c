@@ -63,10 +63,9 @@ static bool lives_in_group(const ad_program *p, const ad_step *s, int32_t root)
  * one chunk. */
 static void chunk_step(ad_program *p, ad_step *s)
 {
-    const int64_t size = (int64_t)ad_dtype_size(p->ir.dtype);
     if (lives_in_group(p, s, s->value)) {
         s->row_bytes = 0;
-        p->slot[s->value].bytes = s->chunk_rows * size;
+        p->slot[s->value].bytes = ad_chunk_bytes(p, s);
     }
     for (int k = 0; k < s->kernel.nin; k++) {
         ad_ref *r = &s->operand[k];

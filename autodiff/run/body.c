@@ -84,7 +84,8 @@ void ad_run_steps(const ad_program *p, ad_thread_memory *t, int32_t begin, int32
     for (int32_t i = begin; i < end; i = p->step[i].end) {
         const ad_step *s = &p->step[i];
         if (s->chunk_rows > 0) {
-            run_group(s, p->step + (s->end < end ? s->end : end), t, rows);
+            const int64_t n = s->elements ? rows * s->elements : rows;
+            run_group(s, p->step + (s->end < end ? s->end : end), t, n);
             continue;
         }
         if (s->kind == AD_STEP_FILL) {

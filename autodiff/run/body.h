@@ -18,7 +18,7 @@ void ad_run_sums(ad_workspace *workspace, const ad_phase *phase, int64_t first, 
 void ad_run_finish_sums(ad_workspace *workspace, const ad_phase *phase, int64_t rows, bool waiting);
 
 /* Runs steps of a body for the block that the thread's pointers point to; or those of a group on
- * whole arrays, whose rows are elements. */
+ * whole arrays, which are one row. */
 void ad_run_steps(const ad_program *program, ad_thread_memory *thread, int32_t begin, int32_t end,
                   int64_t rows);
 /* Writes the arrays without rows that groups see as large as their results. */

@@ -102,7 +102,7 @@ static int run_uniform_steps(ad_workspace *w, int32_t begin, int32_t end, const 
     for (int32_t i = begin; i < end; i = p->step[i].end) {
         const ad_step *s = &p->step[i];
         if (s->elements) {
-            ad_run_steps(p, &whole, i, s->end < end ? s->end : end, s->elements);
+            ad_run_steps(p, &whole, i, s->end < end ? s->end : end, 1);
         } else if (s->kind == AD_STEP_OPAQUE) {
             if (run_opaque(w, s, a)) return -1;
         } else if (s->kind == AD_STEP_ROW_COUNT) {

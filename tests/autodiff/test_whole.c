@@ -264,6 +264,46 @@ START_TEST(parts_of_large_arrays)
 }
 END_TEST
 
+/* Wide rows are cut into chunks too, one or several; with a number for all of them, and one that is
+ * kept for the gradient. */
+START_TEST(wide_rows_have_chunks)
+{
+    enum { ROWS = 3 };
+    ad_tape *t = ad_tape_new(AD_F64);
+    double *data = malloc(ROWS * LARGE * sizeof *data), *out[2];
+    for (int i = 0; i < ROWS * LARGE; i++) data[i] = element(i);
+    ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, LARGE), _i, data), y = x;
+    const double factor = 0.75;
+    ad_var f = ad_param(t, AD_SCALAR, &factor), in[] = { x, f }, result[2];
+    for (int k = 0; k < 3; k++) y = ad_mul(f, ad_add(ad_sin(y), ad_sqrt(ad_exp(y))));
+    result[0] = y;
+    ad_grad(ad_sum_all(y), 1, &x, &result[1]);
+    ad_program *p = compile(t, 2, in, 2, result);
+    ck_assert_int_gt(p->chunk_bytes, 0);
+    ck_assert_int_le(p->chunk_bytes, 16 * 4096);
+    ck_assert_ptr_null(ad_verify_plan(p, &(int32_t){ 0 }));
+    ad_workspace *w = ad_workspace_new(p, 1);
+    for (int j = 0; j < 2; j++) out[j] = malloc(ROWS * LARGE * sizeof *out[j]);
+    ck_assert_int_eq(
+        ad_run(p, w, _i, (const void *[]){ data, &factor }, (void *[]){ out[0], out[1] }), 0);
+    const double *lazy = ad_value(y);
+    ck_assert_msg(lazy && !memcmp(lazy, out[0], (size_t)_i * LARGE * sizeof *lazy), "bits");
+    for (int i = 0; i < _i * LARGE; i++) {
+        double state = data[i], slope = 1;
+        for (int k = 0; k < 3; k++) {
+            slope *= factor * (cos(state) + exp(state / 2) / 2);
+            state = factor * (sin(state) + exp(state / 2));
+        }
+        ck_assert_double_eq_tol(out[1][i], slope, 1e-13 * slope);
+    }
+    for (int j = 0; j < 2; j++) free(out[j]);
+    ad_workspace_free(w);
+    ad_program_free(p);
+    ad_tape_free(t);
+    free(data);
+}
+END_TEST
+
 START_TEST(verifier_sees_it)
 {
     ad_program *p = euler(PARAMETER, 10, true);
@@ -285,6 +325,7 @@ int main(void)
     tcase_add_test(t, operands_stay_for_states);
     tcase_add_loop_test(t, chunks_have_the_bits_of_whole_arrays, 0, 2);
     tcase_add_test(t, parts_of_large_arrays);
+    tcase_add_loop_test(t, wide_rows_have_chunks, 1, 4);
     tcase_add_test(t, verifier_sees_it);
     return suite_run();
 }
