@@ -18,10 +18,8 @@ struct ad_placer {
     /* by step that begins a group: the first of those last used in the group before, as a value + 1
      */
     int32_t *ended;
-    /* values of the group at hand that no further step reads: whole ones, and of a chunk */
-    struct {
-        int32_t *value, n;
-    } dead[2];
+    int32_t *dead; /* values of the group at hand that no further step reads */
+    int32_t ndead;
     int64_t bytes;
 };
 
@@ -32,24 +30,14 @@ ad_placer *ad_placer_new(ad_program *p, ad_pool *pool)
     b->program = p;
     b->resident = ad_pool_alloc(pool, ((size_t)p->ir.n + 1) * sizeof *b->resident);
     b->ended = ad_pool_alloc(pool, ((size_t)p->nstep + 1) * sizeof *b->ended);
-    if (!b->resident || !b->ended) return NULL;
-    for (int i = 0; i < 2; i++) {
-        b->dead[i].value = ad_pool_alloc(pool, ((size_t)p->ir.n + 1) * sizeof(int32_t));
-        if (!b->dead[i].value) return NULL;
-    }
+    b->dead = ad_pool_alloc(pool, ((size_t)p->ir.n + 1) * sizeof *b->dead);
+    if (!b->resident || !b->ended || !b->dead) return NULL;
     return ad_space_open(&b->free, pool, p->ir.n) ? b : NULL;
 }
 
 static int64_t bytes_of(const ad_placer *b, int32_t v)
 {
     return ad_size_align(ad_size_mul(b->program->slot[v].bytes, b->region->rows));
-}
-
-/* Whether only the group that makes a value has it, a chunk at a time. */
-static bool in_chunk(const ad_placer *b, int32_t v)
-{
-    const ad_step *s = &b->program->step[b->region->steps[0] + b->program->slot[v].first];
-    return s->elements > 0 && s->row_bytes == 0;
 }
 
 static void free_ended(ad_placer *b, int32_t s)
@@ -62,9 +50,8 @@ static void free_ended(ad_placer *b, int32_t s)
 static bool take_place(ad_placer *b, int32_t v, bool pointwise)
 {
     ad_program *p = b->program;
-    const bool chunk = in_chunk(b, v);
-    if (pointwise && b->dead[chunk].n) {
-        int32_t old = b->dead[chunk].value[--b->dead[chunk].n];
+    if (pointwise && b->ndead) {
+        int32_t old = b->dead[--b->ndead];
         p->slot[v].position = p->slot[old].position;
         b->resident[old].taken = true;
         return true;
@@ -105,9 +92,8 @@ static void note_dead(ad_placer *b, int32_t s, int32_t root, int64_t size)
         ad_row_size(p->ir.inst[root].shape) != size || b->resident[root].dead ||
         b->resident[root].parted == p->step[s].begin + 1)
         return;
-    const bool chunk = in_chunk(b, root);
     b->resident[root].dead = true;
-    b->dead[chunk].value[b->dead[chunk].n++] = root;
+    b->dead[b->ndead++] = root;
 }
 
 static void note_parts(ad_placer *b, int32_t s)
@@ -129,7 +115,7 @@ static bool place_step(ad_placer *b, int32_t s)
     const int64_t size = ad_row_size(p->ir.inst[v].shape);
     const bool pointwise = ad_ops[p->ir.inst[v].op].kind == AD_POINTWISE;
     if (step->begin == s) {
-        b->dead[0].n = b->dead[1].n = 0;
+        b->ndead = 0;
         free_ended(b, s);
     }
     for (int j = 0; step->kind == AD_STEP_OPAQUE && j < p->ir.inst[v].nout; j++)

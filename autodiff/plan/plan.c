@@ -447,7 +447,7 @@ static int paired(const ad_program *p, int32_t i)
 {
     ad_step *s = &p->step[i];
     const ad_step *next = s + 1;
-    const bool shared = p->slot[s->value].place == AD_PLACE_UNIFORM; /* the kernel is */
+    const bool shared = !ad_has_rows(p->ir.inst[s->value].shape); /* the kernel is */
     if (s->chunk_rows == 0 || shared || s->end <= i + 1 || next->kernel.nin != 1) return 0;
     const ad_ref *code = &next->operand[0], *last = &s->operand[s->kernel.nin - 1];
     if (code->root == s->value) {

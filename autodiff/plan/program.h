@@ -53,6 +53,7 @@ typedef struct {
     int64_t offset;
     int64_t row_bytes; /* in a group: bytes from row to row; 0: the same in every chunk */
     bool far;          /* in a group: rows of an input, not in the caches as yet */
+    bool own;          /* in a group on whole arrays: each thread has a chunk of its own */
 } ad_ref;
 
 /* Copies of an array without rows, one for each row of a chunk: a group's kernels see it as large
@@ -82,6 +83,7 @@ typedef struct {
      * its own; 2: but not its own, which is a code that only these two read */
     int paired;
     bool far;           /* in a group: the result has an array of all rows, as ad_ref's */
+    bool own;           /* as ad_ref's */
     bool sums;          /* in a group on whole arrays: the step is a sum of all elements */
     int64_t leaves;     /* of such a sum: bytes from the start of scratch memory to its leaves */
     int64_t chunk_rows; /* in a group: rows of a chunk */
@@ -201,7 +203,8 @@ struct ad_program {
     int64_t stretch_rows;       /* whole blocks */
     int64_t stretch_row_bytes;  /* of arrays that hold the rows of a stretch */
     int ncomplete;
-    int32_t *complete; /* roots in complete arrays */
+    int32_t *complete;         /* roots in complete arrays */
+    int64_t whole_chunk_bytes; /* of groups on whole arrays, for each thread */
     /* of steps on whole arrays, of their pieces for each thread, and of bodies for each thread */
     int64_t uniform_scratch, piece_scratch, block_scratch;
     bool interpreted; /* there is to be no native code */

@@ -41,23 +41,20 @@ static const char *verify_places(const ad_program *p, const int32_t *list, int n
     return NULL;
 }
 
-static const char *verify_whole(const ad_program *p, int32_t *where)
+/* Of values without rows: those that have memory as a whole, or for chunks. */
+static const char *verify_whole(const ad_program *p, ad_place place, int64_t bytes, int32_t *where)
 {
     int32_t *list = calloc((size_t)p->ir.n + 1, sizeof *list);
+    const char *wrong = list ? NULL : "out of memory";
     int n = 0;
-    for (int32_t i = 0; list && i < p->ir.n; i++)
-        if (p->slot[i].root == i && p->slot[i].place == AD_PLACE_UNIFORM) list[n++] = i;
-    for (int i = 0; i < n; i++) {
-        const ad_slot *slot = &p->slot[list[i]];
-        const int64_t bytes =
-            ad_row_size(p->ir.inst[list[i]].shape) * (int64_t)ad_dtype_size(p->ir.dtype);
-        if (slot->bytes >= bytes || slot->last < p->step[slot->first].end) continue;
-        *where = list[i];
-        free(list);
-        return "memory: a chunk is used outside of its group";
+    for (int32_t i = 0; i < p->ir.n && !wrong; i++) {
+        const ad_slot *slot = &p->slot[i];
+        if (slot->root != i || slot->place != place || ad_has_rows(p->ir.inst[i].shape)) continue;
+        list[n++] = *where = i;
+        if (place == AD_PLACE_CHUNK && slot->last >= p->step[slot->first].end)
+            wrong = "memory: a chunk is used outside of its group";
     }
-    const char *wrong =
-        list ? verify_places(p, list, n, 0, 1, p->uniform_bytes, where) : "out of memory";
+    if (!wrong) wrong = verify_places(p, list, n, 0, 1, bytes, where);
     free(list);
     return wrong;
 }
@@ -172,7 +169,8 @@ const char *ad_verify_plan(const ad_program *p, int32_t *where)
     int32_t *parts = calloc(2 * (size_t)p->ir.n + 1, sizeof *parts);
     const char *early = parts ? verify_sums(p, where, parts, parts + p->ir.n) : "out of memory";
     free(parts);
-    if (!early) early = verify_whole(p, where);
+    if (!early) early = verify_whole(p, AD_PLACE_UNIFORM, p->uniform_bytes, where);
+    if (!early) early = verify_whole(p, AD_PLACE_CHUNK, p->whole_chunk_bytes, where);
     if (early) return early;
     for (int f = 0; f < p->nphase; f++) {
         const ad_phase *phase = &p->phase[f];

@@ -52,33 +52,38 @@ static void find_lifetimes(ad_program *p)
             p->slot[i].last = p->nstep;
 }
 
-static bool lives_in_group(const ad_program *p, const ad_step *s, int32_t root)
+static bool is_chunk(const ad_program *p, int32_t root)
 {
-    const ad_slot *slot = &p->slot[root];
-    return is_whole(p, root) && slot->first >= s->begin && slot->last < s->end &&
-           p->step[slot->first].elements > 0 && !p->step[slot->first].sums;
+    return p->slot[root].root == root && p->slot[root].place == AD_PLACE_CHUNK &&
+           !ad_has_rows(p->ir.inst[root].shape);
 }
 
 /* How the arrays of a group's step go from chunk to chunk: what only the group reads has memory for
- * one chunk. */
+ * one chunk, on each thread. */
 static void chunk_step(ad_program *p, ad_step *s)
 {
-    if (lives_in_group(p, s, s->value)) {
+    ad_slot *slot = &p->slot[s->value];
+    s->own = !s->sums && slot->last < s->end;
+    if (s->own) {
         s->row_bytes = 0;
-        p->slot[s->value].bytes = ad_chunk_bytes(p, s);
+        slot->place = AD_PLACE_CHUNK;
+        slot->bytes = ad_chunk_bytes(p, s);
     }
     for (int k = 0; k < s->kernel.nin; k++) {
         ad_ref *r = &s->operand[k];
-        if (lives_in_group(p, s, r->root)) r->row_bytes = 0;
+        r->own = is_chunk(p, r->root);
+        if (r->own) r->row_bytes = 0;
     }
 }
 
 static bool place_reused(ad_program *p)
 {
-    const ad_region region = { { 0, p->nstep }, 1, gives_back };
+    const ad_region whole = { { 0, p->nstep }, 1, gives_back };
+    const ad_region chunks = { { 0, p->nstep }, 1, is_chunk };
     ad_pool pool = { 0 };
     ad_placer *placer = ad_placer_new(p, &pool);
-    const bool placed = placer && ad_place_values(placer, &region, &p->uniform_bytes);
+    const bool placed = placer && ad_place_values(placer, &whole, &p->uniform_bytes) &&
+                        ad_place_values(placer, &chunks, &p->whole_chunk_bytes);
     ad_pool_clear(&pool);
     return placed;
 }
@@ -98,7 +103,8 @@ bool ad_plan_whole(ad_program *p)
 {
     find_lifetimes(p);
     for (int32_t s = 0; s < p->nstep; s++)
-        if (p->step[s].elements) chunk_step(p, &p->step[s]);
+        if (p->step[s].elements && is_whole(p, p->step[s].value)) chunk_step(p, &p->step[s]);
+    for (int32_t i = 0; i < p->ir.n; i++) p->slot[i].place = p->slot[p->slot[i].root].place;
     if (!place_reused(p)) return false;
     place_rest(p);
     const int64_t fixed = ad_size_add(p->constant_bytes, p->uniform_bytes);

@@ -39,22 +39,22 @@ static void fetch(const char *from, int64_t bytes)
 /* Where the result of a step is for the chunk that begins with row first. */
 static char *result_of(const ad_step *s, const ad_thread_memory *t, int64_t first, int64_t count)
 {
-    char *out = t->pointer[s->value] + first * s->row_bytes;
+    char *out = t->pointer[s->value] + first * s->row_bytes + (s->own ? t->apart : 0);
     if (s->far) fetch(out + count * s->row_bytes, s->chunk_rows * s->row_bytes);
     return out;
 }
 
-/* A group of steps, chunk by chunk. */
-static void run_group(const ad_step *begin, const ad_step *end, ad_thread_memory *t, int64_t rows)
+void ad_run_group(const ad_step *begin, const ad_step *end, ad_thread_memory *t, int64_t from,
+                  int64_t to)
 {
     int64_t chunk = begin->chunk_rows;
-    for (int64_t first = 0; first < rows; first += chunk) {
-        int64_t count = rows - first < chunk ? rows - first : chunk;
+    for (int64_t first = from; first < to; first += chunk) {
+        int64_t count = to - first < chunk ? to - first : chunk;
         for (const ad_step *s = begin; s < end; s++) {
             const ad_ref *r = s->operand;
             for (int k = 0; k < s->kernel.nin; k++) {
                 const char *in = t->pointer[r[k].pointer] + r[k].offset + first * r[k].row_bytes;
-                t->in[k] = in;
+                t->in[k] = in + (r[k].own ? t->apart : 0);
                 if (r[k].far) fetch(in + count * r[k].row_bytes, chunk * r[k].row_bytes);
             }
             if (s->sums) {
@@ -73,9 +73,6 @@ static void run_group(const ad_step *begin, const ad_step *end, ad_thread_memory
             s = last;
         }
     }
-    for (const ad_step *s = begin; s < end; s++)
-        if (s->sums)
-            ad_kernel_sum_tree(&s->kernel, rows, t->scratch + s->leaves, t->pointer[s->value]);
 }
 
 void ad_run_steps(const ad_program *p, ad_thread_memory *t, int32_t begin, int32_t end,
@@ -85,7 +82,7 @@ void ad_run_steps(const ad_program *p, ad_thread_memory *t, int32_t begin, int32
         const ad_step *s = &p->step[i];
         if (s->chunk_rows > 0) {
             const int64_t n = s->elements ? rows * s->elements : rows;
-            run_group(s, p->step + (s->end < end ? s->end : end), t, n);
+            ad_run_group(s, p->step + (s->end < end ? s->end : end), t, 0, n);
             continue;
         }
         if (s->kind == AD_STEP_FILL) {

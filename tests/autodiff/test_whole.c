@@ -182,7 +182,7 @@ END_TEST
 
 /* So many elements that groups go through them by chunks, the last of which is not full, nor its
  * last leaf. */
-enum { LARGE = 20011 };
+enum { LARGE = 100011 };
 
 typedef struct {
     ad_tape *tape;
@@ -204,7 +204,8 @@ static recording record_sums(ad_dtype dtype, const void *data)
     return r;
 }
 
-/* The bits are those of whole arrays, on which values on demand are computed. */
+/* The bits are those of whole arrays, on which values on demand are computed, for any number of
+ * threads. */
 START_TEST(chunks_have_the_bits_of_whole_arrays)
 {
     const ad_dtype dtype = _i ? AD_F32 : AD_F64;
@@ -215,21 +216,25 @@ START_TEST(chunks_have_the_bits_of_whole_arrays)
         else data[i] = element(i);
     recording r = record_sums(dtype, data);
     ad_program *p = compile(r.tape, 1, &r.in, r.nout, r.out);
-    ad_workspace *w = ad_workspace_new(p, 1);
     void *out[3];
     int grouped = 0;
     for (int32_t s = 0; s < p->nstep; s++) grouped += p->step[s].end - p->step[s].begin > 1;
     ck_assert_int_ge(grouped, 8);
     ck_assert_int_le(p->uniform_bytes, 3 * LARGE * (int64_t)size);
     for (int j = 0; j < 3; j++) out[j] = malloc(LARGE * size);
-    ck_assert_int_eq(ad_run(p, w, 1, (const void *[]){ data }, out), 0);
-    for (int j = 0; j < 3; j++) {
-        const void *lazy = ad_value(r.out[j]);
-        const size_t n = (size_t)ad_count(ad_shape_of(r.out[j]), 1);
-        ck_assert_msg(lazy && !memcmp(lazy, out[j], n * size), "output %d", j);
-        free(out[j]);
+    for (int threads = 1; threads <= 4; threads++) {
+        ad_workspace *w = ad_workspace_new(p, threads);
+        for (int j = 0; j < 3; j++) memset(out[j], 0, LARGE * size);
+        ck_assert_int_eq(ad_run(p, w, 1, (const void *[]){ data }, out), 0);
+        for (int j = 0; j < 3; j++) {
+            const void *lazy = ad_value(r.out[j]);
+            const size_t n = (size_t)ad_count(ad_shape_of(r.out[j]), 1);
+            ck_assert_msg(lazy && !memcmp(lazy, out[j], n * size), "output %d, %d threads", j,
+                          threads);
+        }
+        ad_workspace_free(w);
     }
-    ad_workspace_free(w);
+    for (int j = 0; j < 3; j++) free(out[j]);
     ad_program_free(p);
     ad_tape_free(r.tape);
     free(data);
