@@ -60,7 +60,8 @@ typedef struct {
     /* in[i]: the i-th operand's elements; NULL for an operand that is an opaque operation's token
      */
     const void *const *in;
-    /* in_state[i]: the state of the opaque operation whose token is operand i; else NULL */
+    /* in_state[i]: the state of the opaque operation whose token is operand i, and whose own
+     * operands and results are still where they were; else NULL */
     void *const *in_state;
     void *const *out; /* out[j]: to be filled; NULL where nobody needs output j */
     /* Shapes of operands and results with the number of rows in the place of AD_ROWS: sizes come

@@ -37,6 +37,9 @@ typedef struct {
      * with what is in out). */
     void (*reduce)(bool max, bool accumulate, int64_t outer, int64_t n, int64_t inner,
                    const void *in, void *out);
+    /* The sum of a line of n elements in two parts (ad_kernel_sum_leaves). */
+    void (*leaves)(int64_t n, const void *in, void *leaves);
+    void (*tree)(int64_t n, const void *leaves, void *out);
     void (*combine)(bool max, int64_t n, const void *from, void *into);
     /* into += from and what was lost, which becomes what rounding loses now (Kahan). */
     void (*add)(int64_t n, const void *from, void *into, void *lost);

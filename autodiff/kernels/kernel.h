@@ -58,6 +58,16 @@ size_t ad_kernel_scratch(const ad_kernel *k, int64_t rows);
  * of more than AD_CHAIN are made from parts, so that rounding does not grow with the rows. */
 enum { AD_CHAIN = 512 };
 int64_t ad_kernel_chain(const ad_kernel *k, int64_t rows);
+/* Sums of all elements of an array without rows, in pieces. They are trees over sums of AD_SUM_LEAF
+ * elements (leaves), so whoever computes the leaves of some whole ones at a time, and the tree in
+ * the end, has the bits of a run. */
+enum { AD_SUM_LEAF = 128 };
+/* Whether the kernel is such a sum. Set are op, nin, in_shapes, attr. */
+bool ad_kernel_sums_all(const ad_kernel *k);
+static inline int64_t ad_kernel_leaves(int64_t n) { return (n + AD_SUM_LEAF - 1) / AD_SUM_LEAF; }
+/* Of n elements, which begin a leaf. */
+void ad_kernel_sum_leaves(const ad_kernel *k, int64_t n, const void *in, void *leaves);
+void ad_kernel_sum_tree(const ad_kernel *k, int64_t n, const void *leaves, void *out);
 /* Fills n elements of out with the identity of the kernel's reduction (0, or -inf). Combines: into
  * += (max=) from. */
 void ad_kernel_identity(const ad_kernel *k, void *out, int64_t n);

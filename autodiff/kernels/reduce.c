@@ -96,6 +96,33 @@ bool ad_prepare_reduce_max(ad_kernel *k, int64_t max_rows)
     return prepare_reduce(k);
 }
 
+/* ---- sums in pieces ---- */
+
+/* The reduced axes are one line; others have one element. */
+bool ad_kernel_sums_all(const ad_kernel *k)
+{
+    if (k->op != AD_OP_sum || ad_has_rows(k->in_shapes[0])) return false;
+    const ad_shape s = k->in_shapes[0];
+    bool inside = false, behind = false;
+    for (int i = s.rank - 1; i >= 0; i--) {
+        const bool reduced = k->attr[0] >> i & 1;
+        if ((reduced && behind) || (!reduced && s.dim[i] != 1)) return false;
+        behind |= inside && !reduced;
+        inside |= reduced;
+    }
+    return inside;
+}
+
+void ad_kernel_sum_leaves(const ad_kernel *k, int64_t n, const void *in, void *leaves)
+{
+    ((const ad_prepared *)k->prepared)->loops->leaves(n, in, leaves);
+}
+
+void ad_kernel_sum_tree(const ad_kernel *k, int64_t n, const void *leaves, void *out)
+{
+    ((const ad_prepared *)k->prepared)->loops->tree(n, leaves, out);
+}
+
 /* ---- cumulative sums ---- */
 
 typedef struct {

@@ -261,6 +261,7 @@ ad_program *ad_compile_with(const ad_compile_options *options, int ninput, const
         p->block_rows = options->block_rows;
         p->interpreted = options->interpreted || !ad_native_wanted();
         p->divide = options->divide;
+        p->chunks = options->chunks;
         if (ad_ir_init(&p->ir, &p->pool, ad_tape_dtype(tape), 256) &&
             collect_all(p, tape, ninput, inputs, noutput, outputs) &&
             transform(tape, p, options->without))

@@ -1,10 +1,9 @@
 /* Fusion: consecutive pointwise steps of a body (or one alone) form a group, which runs through a
- * block chunk by chunk. A chunk is so many rows that its values stay in a level 1 cache; values
- * that only their group reads are kept for one chunk at a time and need no block memory. */
+ * block chunk by chunk. A chunk is so many rows, or elements of wide ones, that its values stay in
+ * a level 1 cache; values that only their group reads are kept for one chunk at a time and need no
+ * block memory. */
 #include "autodiff/plan/program.h"
 #include <string.h>
-
-enum { CHUNK_BYTES = 4096 };
 
 /* Of a value, while a body's steps are sorted: the first pointwise step that reads it, the step
  * that makes it and the one that makes its slope alone, numbers + 1; and whether a step other than
@@ -32,7 +31,7 @@ static bool fusable(const ad_program *p, const ad_step *s)
  * that short. */
 static int64_t chunk_rows(int64_t row_bytes)
 {
-    int64_t rows = row_bytes > 0 ? CHUNK_BYTES / row_bytes : AD_MAX_BLOCK_ROWS;
+    int64_t rows = row_bytes > 0 ? AD_CHUNK_BYTES / row_bytes : AD_MAX_BLOCK_ROWS;
     if (rows >= AD_MAX_BLOCK_ROWS) return AD_MAX_BLOCK_ROWS;
     if (rows >= AD_MIN_BLOCK_ROWS) return rows / AD_MIN_BLOCK_ROWS * AD_MIN_BLOCK_ROWS;
     return rows >= 8 ? 8 : rows >= 4 ? 4 : rows >= 2 ? 2 : 1;
@@ -43,8 +42,7 @@ static int64_t chunk_rows(int64_t row_bytes)
  * stack: the one used last is nearest in the caches. */
 static bool place_values(ad_program *p, const scratch *m, int32_t begin, int32_t end)
 {
-    int64_t size =
-        ad_size_align(ad_size_mul(p->slot[p->step[begin].value].bytes, p->step[begin].chunk_rows));
+    int64_t size = ad_size_align(ad_chunk_bytes(p, &p->step[begin]));
     int32_t pieces = 0;
     int32_t nunused = 0;
     for (int32_t s = begin; s < end; s++) {
@@ -104,11 +102,13 @@ static int32_t repeated(ad_program *p, ad_phase *phase, const scratch *m, const 
 static bool place_operands(ad_program *p, ad_phase *phase, const scratch *m, ad_step *s)
 {
     const ad_inst *x = &p->ir.inst[s->value];
+    const int64_t size = (int64_t)ad_dtype_size(p->ir.dtype);
     for (int k = 0; k < x->nin; k++) {
         ad_ref *r = &s->operand[k];
         const ad_inst *in = &p->ir.inst[x->in[k]];
         if (ad_has_rows(in->shape)) {
-            r->row_bytes = p->slot[r->root].place == AD_PLACE_CHUNK ? 0 : p->slot[r->root].bytes;
+            const int64_t row_bytes = s->elements ? size : p->slot[r->root].bytes;
+            r->row_bytes = p->slot[r->root].place == AD_PLACE_CHUNK ? 0 : row_bytes;
             r->far = p->slot[r->root].place == AD_PLACE_INPUT;
         } else if (ad_row_size(in->shape) > 1 && ad_row_size(in->shape) == ad_row_size(x->shape)) {
             r->pointer = repeated(p, phase, m, r, p->slot[s->value].bytes, s->chunk_rows);
@@ -118,22 +118,42 @@ static bool place_operands(ad_program *p, ad_phase *phase, const scratch *m, ad_
         }
     }
     const ad_place place = p->slot[s->value].place;
-    s->row_bytes = place == AD_PLACE_CHUNK ? 0 : p->slot[s->value].bytes;
+    s->row_bytes = place == AD_PLACE_CHUNK ? 0 : s->elements ? size : p->slot[s->value].bytes;
     s->far = place == AD_PLACE_OUTPUT || place == AD_PLACE_COMPLETE;
     return true;
 }
 
+/* Elements of a row that is cut into chunks: a wide one, where arrays are as large as the results,
+ * or one number. 0: chunks have whole rows. */
+static int64_t wide_elements(const ad_program *p, int32_t begin, int32_t end)
+{
+    const int64_t elements = ad_row_size(p->ir.inst[p->step[begin].value].shape);
+    if (!ad_makes_chunks(p, elements, 1)) return 0;
+    for (int32_t s = begin; s < end; s++) {
+        const ad_inst *x = &p->ir.inst[p->step[s].value];
+        for (int k = 0; k < x->nin; k++) {
+            const ad_shape in = p->ir.inst[x->in[k]].shape;
+            if (ad_row_size(in) != (ad_has_rows(in) ? elements : 1)) return 0;
+        }
+    }
+    return elements;
+}
+
 static bool make_group(ad_program *p, ad_phase *phase, const scratch *m, int32_t begin, int32_t end)
 {
-    int64_t rows = chunk_rows(p->slot[p->step[begin].value].bytes);
+    const int64_t row_bytes = p->slot[p->step[begin].value].bytes;
+    const int64_t elements = wide_elements(p, begin, end);
     for (int32_t s = begin; s < end; s++) {
         p->step[s].begin = begin;
         p->step[s].end = end;
-        p->step[s].chunk_rows = rows;
+        p->step[s].elements = elements;
+        p->step[s].chunk_rows = elements ? ad_chunk_elements(p) : chunk_rows(row_bytes);
     }
     if (!place_values(p, m, begin, end)) return false;
-    for (int32_t s = begin; s < end; s++)
+    for (int32_t s = begin; s < end; s++) {
         if (!place_operands(p, phase, m, &p->step[s])) return false;
+        if (p->step[s].elements) ad_see_elements(p, &p->step[s]);
+    }
     return true;
 }
 

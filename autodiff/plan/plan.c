@@ -176,13 +176,12 @@ static void assign_places(ad_program *p)
         if (p->slot[i].root != i) p->slot[i].place = p->slot[p->slot[i].root].place;
 }
 
-/* Sizes, and positions in all regions but the blocks. */
+/* Sizes, and positions of what stays. */
 static bool assign_positions(ad_program *p)
 {
-    int64_t *end[] = { [AD_PLACE_CONSTANT] = &p->constant_bytes,
-                       [AD_PLACE_UNIFORM] = &p->uniform_bytes,
-                       [AD_PLACE_SUM] = &p->uniform_bytes,
-                       [AD_PLACE_LANES] = &p->lane_bytes };
+    int64_t *end[] = {
+        [AD_PLACE_CONSTANT] = &p->constant_bytes, [AD_PLACE_LANES] = &p->lane_bytes
+    };
     p->complete = ad_pool_alloc(&p->pool, (size_t)p->ir.n * sizeof *p->complete);
     if (!p->complete) return false;
     for (int32_t i = 0; i < p->ir.n; i++) {
@@ -197,16 +196,15 @@ static bool assign_positions(ad_program *p)
         } else if (s->place == AD_PLACE_STRETCH) {
             s->position = p->stretch_row_bytes;
             p->stretch_row_bytes = ad_size_add(p->stretch_row_bytes, ad_size_align(s->bytes));
-        } else if (s->place == AD_PLACE_CONSTANT || s->place == AD_PLACE_UNIFORM ||
-                   s->place == AD_PLACE_LANES || s->place == AD_PLACE_SUM) {
+        } else if (s->place == AD_PLACE_CONSTANT || s->place == AD_PLACE_LANES) {
             s->position = *end[s->place];
             *end[s->place] = ad_size_add(s->position, ad_size_align(s->bytes));
         }
     }
-    int64_t fixed = ad_size_add(p->constant_bytes, p->uniform_bytes);
-    if (fixed < 0 || p->lane_bytes < 0 || p->complete_row_bytes < 0 || p->stretch_row_bytes < 0)
+    if (p->constant_bytes < 0 || p->lane_bytes < 0 || p->complete_row_bytes < 0 ||
+        p->stretch_row_bytes < 0)
         p->refused = -1;
-    else if (fixed > ad_machine_bytes()) p->refused = fixed;
+    else if (p->constant_bytes > ad_machine_bytes()) p->refused = p->constant_bytes;
     return p->refused == 0;
 }
 
@@ -413,7 +411,9 @@ static bool prepare_kernels(ad_program *p)
             ad_step *step = &p->step[s];
             bool body = s >= p->phase[f].body_steps[0];
             int64_t *scratch = body ? &p->block_scratch : &p->uniform_scratch,
-                    rows = body ? p->block_rows : 1;
+                    rows = step->elements ? step->chunk_rows
+                           : body         ? p->block_rows
+                                          : 1;
             if (step->kind != AD_STEP_KERNEL) continue;
             const ad_kernel *k = &step->kernel;
             if (!ad_kernel_exists(k->op, k->dtype, k->nin)) {
@@ -447,7 +447,8 @@ static int paired(const ad_program *p, int32_t i)
 {
     ad_step *s = &p->step[i];
     const ad_step *next = s + 1;
-    if (s->chunk_rows == 0 || s->end <= i + 1 || next->kernel.nin != 1) return 0;
+    const bool shared = !ad_has_rows(p->ir.inst[s->value].shape); /* the kernel is */
+    if (s->chunk_rows == 0 || shared || s->end <= i + 1 || next->kernel.nin != 1) return 0;
     const ad_ref *code = &next->operand[0], *last = &s->operand[s->kernel.nin - 1];
     if (code->root == s->value) {
         if (s->end > i + 2 && only_decoded(p, s) &&
@@ -540,7 +541,7 @@ bool ad_plan(ad_program *p)
     assign_places(p);
     p->phase = ad_pool_alloc(&p->pool, (size_t)p->nphase * sizeof *p->phase);
     if (!p->phase || !assign_positions(p) || !write_constants(p) || !make_steps(p) ||
-        !list_opaques(p) || !ad_fuse(p))
+        !list_opaques(p) || !ad_fuse(p) || !ad_group_whole(p) || !ad_plan_whole(p))
         return false;
     for (int f = 0; f < p->nphase; f++)
         if (!list_roots(p, f, seen)) return false;

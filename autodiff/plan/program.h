@@ -42,8 +42,10 @@ typedef struct {
     int64_t position;
     int64_t bytes; /* root: of one row, or of the whole when it has no rows */
     bool summed;   /* root in lanes: a sum over the rows that only outputs read */
-    int32_t first,
-        last; /* root in a block or chunk: body steps that write it first and use it last */
+    /* Steps that write it first and use it last: of a root in a block or chunk by their number in
+     * the body; of a uniform root by that in the program, which is their number itself where it is
+     * there to the end. */
+    int32_t first, last;
 } ad_slot;
 
 typedef struct {
@@ -51,6 +53,7 @@ typedef struct {
     int64_t offset;
     int64_t row_bytes; /* in a group: bytes from row to row; 0: the same in every chunk */
     bool far;          /* in a group: rows of an input, not in the caches as yet */
+    bool own;          /* in a group on whole arrays: each thread has a chunk of its own */
 } ad_ref;
 
 /* Copies of an array without rows, one for each row of a chunk: a group's kernels see it as large
@@ -73,10 +76,16 @@ typedef struct {
         *result;        /* AD_STEP_OPAQUE: the values of its results, -1 where nobody needs one */
     bool state_used;    /* AD_STEP_OPAQUE: another one takes its token */
     int32_t begin, end; /* the steps of its group; of its own alone when it is not fused */
+    /* In a group whose kernels see every element as a row: so many elements has a row of its
+     * arrays, or a whole array. */
+    int64_t elements;
     /* in a group: its kernel makes the values of so many steps that follow in the same pass. 1: and
      * its own; 2: but not its own, which is a code that only these two read */
     int paired;
     bool far;           /* in a group: the result has an array of all rows, as ad_ref's */
+    bool own;           /* as ad_ref's */
+    bool sums;          /* in a group on whole arrays: the step is a sum of all elements */
+    int64_t leaves;     /* of such a sum: bytes from the start of scratch memory to its leaves */
     int64_t chunk_rows; /* in a group: rows of a chunk */
     /* in a group: bytes of the result from row to row; 0: the same memory for every chunk */
     int64_t row_bytes;
@@ -190,11 +199,12 @@ struct ad_program {
     /* the most intermediates of one row that are live at a time, in any body */
     int64_t block_row_bytes;
     int64_t complete_row_bytes; /* of complete arrays */
-    bool divide;                /* as asked for by ad_compile_options */
+    bool divide, chunks;        /* as asked for by ad_compile_options */
     int64_t stretch_rows;       /* whole blocks */
     int64_t stretch_row_bytes;  /* of arrays that hold the rows of a stretch */
     int ncomplete;
-    int32_t *complete; /* roots in complete arrays */
+    int32_t *complete;         /* roots in complete arrays */
+    int64_t whole_chunk_bytes; /* of groups on whole arrays, for each thread */
     /* of steps on whole arrays, of their pieces for each thread, and of bodies for each thread */
     int64_t uniform_scratch, piece_scratch, block_scratch;
     bool interpreted; /* there is to be no native code */
@@ -210,6 +220,7 @@ typedef struct {
     int64_t block_rows; /* 0: as planned */
     bool interpreted;   /* without native code */
     bool divide;        /* all sums over rows in pieces that can be, by short stretches */
+    bool chunks;        /* small arrays, and narrow rows, by short chunks of elements too */
 } ad_compile_options;
 ad_program *ad_compile_with(const ad_compile_options *options, int ninput, const ad_var *inputs,
                             int noutput, const ad_var *outputs);
@@ -223,8 +234,25 @@ void ad_join_reductions(ad_program *program);
  * there shall be none, or where memory is short. Several threads may ask at a time. */
 const ad_pieces *ad_program_pieces(const ad_program *program, bool several);
 void ad_pieces_free(const ad_pieces *pieces);
+/* Elements of a chunk of arrays that are gone through element by element, and whether so many
+ * elements are more than so many chunks (chunks.c). */
+enum { AD_CHUNK_BYTES = 4096 }; /* of each array: those of a few steps stay in a level 1 cache */
+int64_t ad_chunk_elements(const ad_program *program);
+bool ad_makes_chunks(const ad_program *program, int64_t elements, int chunks);
+/* Makes the kernel of a step of a group see every element as a row. */
+void ad_see_elements(const ad_program *program, ad_step *step);
+/* Bytes of a chunk of its result. */
+static inline int64_t ad_chunk_bytes(const ad_program *p, const ad_step *s)
+{
+    const int64_t row = s->elements ? (int64_t)ad_dtype_size(p->ir.dtype) : p->slot[s->value].bytes;
+    return ad_size_mul(row, s->chunk_rows);
+}
 /* Groups the steps of bodies (fuse.c). */
 bool ad_fuse(ad_program *program);
+/* Groups the steps on whole arrays (chunks.c). */
+bool ad_group_whole(ad_program *program);
+/* Places values without rows in the memory of workspaces (whole.c). */
+bool ad_plan_whole(ad_program *program);
 /* Places values in block memory and, unless p->block_rows says it, chooses how many rows a block
  * has (block.c). */
 bool ad_plan_blocks(ad_program *program);

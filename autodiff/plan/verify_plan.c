@@ -16,28 +16,47 @@ static int verify_stride(int i)
     return i / COMPARED + 1;
 }
 
-/* Values that are in block memory at the same time must not overlap, but for a pointwise result
- * that takes over what dies in its group. A group's steps are at the same time. */
-static const char *verify_block(const ad_program *p, const ad_phase *phase, int32_t *where)
+/* Values of so many rows that are in one memory at the same time must not overlap, but for a
+ * pointwise result that takes over what dies in its group. A group's steps are at the same time;
+ * lifetimes count from step `from`. */
+static const char *verify_places(const ad_program *p, const int32_t *list, int n, int32_t from,
+                                 int64_t rows, int64_t bytes, int32_t *where)
 {
-    for (int i = 0; i < phase->nblock; i++) {
-        const ad_slot *a = &p->slot[phase->block[i]];
-        *where = phase->block[i];
-        if (a->position < 0 || a->position % AD_ALIGN ||
-            a->position + a->bytes * p->block_rows > p->block_bytes)
-            return "block memory: out of range";
+    for (int i = 0; i < n; i++) {
+        const ad_slot *a = &p->slot[list[i]];
+        *where = list[i];
+        if (a->position < 0 || a->position % AD_ALIGN || a->position + a->bytes * rows > bytes)
+            return "memory: out of range";
         for (int k = i - 1; k >= 0; k -= verify_stride(i)) {
-            const ad_slot *b = &p->slot[phase->block[k]];
-            bool apart = a->position + a->bytes * p->block_rows <= b->position ||
-                         b->position + b->bytes * p->block_rows <= a->position;
+            const ad_slot *b = &p->slot[list[k]];
+            bool apart = a->position + a->bytes * rows <= b->position ||
+                         b->position + b->bytes * rows <= a->position;
             bool takes_over = a->position == b->position && a->bytes == b->bytes &&
                               (b->last <= a->first || a->last <= b->first);
-            if (!apart && !takes_over && group_begin(p, phase, a->first) <= b->last &&
-                group_begin(p, phase, b->first) <= a->last)
-                return "block memory: live values overlap";
+            if (!apart && !takes_over && p->step[from + a->first].begin <= from + b->last &&
+                p->step[from + b->first].begin <= from + a->last)
+                return "memory: live values overlap";
         }
     }
     return NULL;
+}
+
+/* Of values without rows: those that have memory as a whole, or for chunks. */
+static const char *verify_whole(const ad_program *p, ad_place place, int64_t bytes, int32_t *where)
+{
+    int32_t *list = calloc((size_t)p->ir.n + 1, sizeof *list);
+    const char *wrong = list ? NULL : "out of memory";
+    int n = 0;
+    for (int32_t i = 0; i < p->ir.n && !wrong; i++) {
+        const ad_slot *slot = &p->slot[i];
+        if (slot->root != i || slot->place != place || ad_has_rows(p->ir.inst[i].shape)) continue;
+        list[n++] = *where = i;
+        if (place == AD_PLACE_CHUNK && slot->last >= p->step[slot->first].end)
+            wrong = "memory: a chunk is used outside of its group";
+    }
+    if (!wrong) wrong = verify_places(p, list, n, 0, 1, bytes, where);
+    free(list);
+    return wrong;
 }
 
 /* Values in chunk memory belong to one group, and do not share memory while they are in use. */
@@ -46,16 +65,15 @@ static const char *verify_chunks(const ad_program *p, const ad_phase *phase, int
     for (int i = 0; i < phase->nchunk; i++) {
         const ad_slot *a = &p->slot[phase->chunk[i]];
         int64_t begin = group_begin(p, phase, a->first),
-                rows = p->step[phase->body_steps[0] + a->first].chunk_rows;
+                bytes = ad_chunk_bytes(p, &p->step[phase->body_steps[0] + a->first]);
         *where = phase->chunk[i];
-        if (a->position < 0 || a->position % AD_ALIGN ||
-            a->position + a->bytes * rows > p->chunk_bytes)
+        if (a->position < 0 || a->position % AD_ALIGN || a->position + bytes > p->chunk_bytes)
             return "chunk: out of range";
         if (group_begin(p, phase, a->last) != begin) return "chunk: used outside of the group";
         for (int k = i - 1; k >= 0; k -= verify_stride(i)) {
             const ad_slot *b = &p->slot[phase->chunk[k]];
-            bool apart = a->position + a->bytes * rows <= b->position ||
-                         b->position + b->bytes * rows <= a->position;
+            const bool apart =
+                a->position + bytes <= b->position || b->position + bytes <= a->position;
             if (!apart && group_begin(p, phase, b->first) == begin && b->last > a->first)
                 return "chunk: live values overlap";
         }
@@ -149,12 +167,15 @@ static bool outlasts_block(const ad_program *p, int32_t root)
 const char *ad_verify_plan(const ad_program *p, int32_t *where)
 {
     int32_t *parts = calloc(2 * (size_t)p->ir.n + 1, sizeof *parts);
-    const char *sums = parts ? verify_sums(p, where, parts, parts + p->ir.n) : "out of memory";
+    const char *early = parts ? verify_sums(p, where, parts, parts + p->ir.n) : "out of memory";
     free(parts);
-    if (sums) return sums;
+    if (!early) early = verify_whole(p, AD_PLACE_UNIFORM, p->uniform_bytes, where);
+    if (!early) early = verify_whole(p, AD_PLACE_CHUNK, p->whole_chunk_bytes, where);
+    if (early) return early;
     for (int f = 0; f < p->nphase; f++) {
         const ad_phase *phase = &p->phase[f];
-        const char *wrong = verify_block(p, phase, where);
+        const char *wrong = verify_places(p, phase->block, phase->nblock, phase->body_steps[0],
+                                          p->block_rows, p->block_bytes, where);
         if (!wrong) wrong = verify_chunks(p, phase, where);
         if (wrong) return wrong;
         const int32_t *ranges[4] = { phase->parameter_steps, phase->call_steps, phase->body_steps,

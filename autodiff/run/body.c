@@ -39,23 +39,28 @@ static void fetch(const char *from, int64_t bytes)
 /* Where the result of a step is for the chunk that begins with row first. */
 static char *result_of(const ad_step *s, const ad_thread_memory *t, int64_t first, int64_t count)
 {
-    char *out = t->pointer[s->value] + first * s->row_bytes;
+    char *out = t->pointer[s->value] + first * s->row_bytes + (s->own ? t->apart : 0);
     if (s->far) fetch(out + count * s->row_bytes, s->chunk_rows * s->row_bytes);
     return out;
 }
 
-/* A group of steps, chunk by chunk. */
-static void run_group(const ad_step *begin, const ad_step *end, ad_thread_memory *t, int64_t rows)
+void ad_run_group(const ad_step *begin, const ad_step *end, ad_thread_memory *t, int64_t from,
+                  int64_t to)
 {
     int64_t chunk = begin->chunk_rows;
-    for (int64_t first = 0; first < rows; first += chunk) {
-        int64_t count = rows - first < chunk ? rows - first : chunk;
+    for (int64_t first = from; first < to; first += chunk) {
+        int64_t count = to - first < chunk ? to - first : chunk;
         for (const ad_step *s = begin; s < end; s++) {
             const ad_ref *r = s->operand;
             for (int k = 0; k < s->kernel.nin; k++) {
                 const char *in = t->pointer[r[k].pointer] + r[k].offset + first * r[k].row_bytes;
-                t->in[k] = in;
+                t->in[k] = in + (r[k].own ? t->apart : 0);
                 if (r[k].far) fetch(in + count * r[k].row_bytes, chunk * r[k].row_bytes);
+            }
+            if (s->sums) {
+                char *leaves = t->scratch + s->leaves + first / AD_SUM_LEAF * s->row_bytes;
+                ad_kernel_sum_leaves(&s->kernel, count, t->in[0], leaves);
+                continue;
             }
             if (s->paired == 0) {
                 s->kernel.run(&s->kernel, count, t->in, result_of(s, t, first, count), t->scratch);
@@ -76,7 +81,8 @@ void ad_run_steps(const ad_program *p, ad_thread_memory *t, int32_t begin, int32
     for (int32_t i = begin; i < end; i = p->step[i].end) {
         const ad_step *s = &p->step[i];
         if (s->chunk_rows > 0) {
-            run_group(s, p->step + (s->end < end ? s->end : end), t, rows);
+            const int64_t n = s->elements ? rows * s->elements : rows;
+            ad_run_group(s, p->step + (s->end < end ? s->end : end), t, 0, n);
             continue;
         }
         if (s->kind == AD_STEP_FILL) {

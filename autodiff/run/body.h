@@ -17,6 +17,10 @@ void ad_run_sums(ad_workspace *workspace, const ad_phase *phase, int64_t first, 
 /* Adds up the lanes of the body's reductions, of those that wait or of the others. */
 void ad_run_finish_sums(ad_workspace *workspace, const ad_phase *phase, int64_t rows, bool waiting);
 
+/* Runs a group of steps chunk by chunk, from row to row as its kernels see them: `from` begins a
+ * chunk. */
+void ad_run_group(const ad_step *begin, const ad_step *end, ad_thread_memory *thread, int64_t from,
+                  int64_t to);
 /* Runs steps of a body for the block that the thread's pointers point to. */
 void ad_run_steps(const ad_program *program, ad_thread_memory *thread, int32_t begin, int32_t end,
                   int64_t rows);

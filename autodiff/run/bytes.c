@@ -11,8 +11,9 @@
 
 int64_t ad_whole_bytes(const ad_program *p, int threads)
 {
+    const int64_t each = ad_size_add(ad_size_align(p->piece_scratch), p->whole_chunk_bytes);
     return ad_size_add(ad_size_add(p->uniform_bytes, ad_size_align(p->uniform_scratch)),
-                       ad_size_mul(ad_size_align(p->piece_scratch), threads));
+                       ad_size_mul(each, threads));
 }
 
 int64_t ad_complete_bytes(const ad_program *p, int64_t rows)

@@ -1,10 +1,10 @@
 /* The replay of programs in workspaces.
  *
  * A program runs as U_0 B_0 U_1 B_1 ...: the steps of U_p on whole arrays, by the caller's thread
- * (large products by all of them); the body B_p block by block over the rows (body.c), or at once
- * when there is one row (row.c). Before the first phase the pointers of all roots are bound to the
- * caller's arrays and to the workspace's memory. Nothing here allocates; memory was reserved by
- * workspace.c. */
+ * (large products and groups by all of them); the body B_p block by block over the rows (body.c),
+ * or at once when there is one row (row.c). Before the first phase the pointers of all roots are
+ * bound to the caller's arrays and to the workspace's memory. Nothing here allocates; memory was
+ * reserved by workspace.c. */
 #include "autodiff/run/body.h"
 #include "autodiff/run/threads.h"
 #include <stdio.h>
@@ -95,12 +95,49 @@ static void run_product(const ad_workspace *w, const ad_step *s)
     ad_threads_share(threads, work, s->kernel.pieces, run_product_piece, &d);
 }
 
+typedef struct {
+    const ad_workspace *workspace;
+    const ad_step *begin, *end;
+    int64_t stretch; /* elements of a part */
+} group;
+
+static void run_stretch(void *data, int thread, int64_t part)
+{
+    enum { OPERANDS = 3 }; /* the most of a step that a group may have */
+    const group *g = data;
+    const ad_workspace *w = g->workspace;
+    const void *in[OPERANDS];
+    ad_thread_memory t = { .pointer = w->base,
+                           .in = in,
+                           .scratch = w->scratch,
+                           .apart = thread * w->program->whole_chunk_bytes };
+    const int64_t first = part * g->stretch, left = g->begin->elements - first;
+    ad_run_group(g->begin, g->end, &t, first,
+                 left < g->stretch ? first + left : first + g->stretch);
+}
+
+/* A group on whole arrays: the threads share its chunks. */
+static void run_group(const ad_workspace *w, const ad_step *begin, const ad_step *end)
+{
+    enum { STRETCH = 16 }; /* chunks */
+    const int64_t n = begin->elements, stretch = STRETCH * begin->chunk_rows;
+    const double work = (double)n * (double)ad_dtype_size(w->program->ir.dtype);
+    group g = { w, begin, end, stretch };
+    const int threads = ad_threads_in_team() || w->threads < 1 ? 1 : w->threads;
+    ad_threads_share(threads, work * (double)(end - begin), (n + stretch - 1) / stretch,
+                     run_stretch, &g);
+    for (const ad_step *s = begin; s < end; s++)
+        if (s->sums) ad_kernel_sum_tree(&s->kernel, n, w->scratch + s->leaves, w->base[s->value]);
+}
+
 static int run_uniform_steps(ad_workspace *w, int32_t begin, int32_t end, const ad_run_args *a)
 {
     const ad_program *p = w->program;
-    for (int32_t i = begin; i < end; i++) {
+    for (int32_t i = begin; i < end; i = p->step[i].end) {
         const ad_step *s = &p->step[i];
-        if (s->kind == AD_STEP_OPAQUE) {
+        if (s->elements) {
+            run_group(w, s, p->step + (s->end < end ? s->end : end));
+        } else if (s->kind == AD_STEP_OPAQUE) {
             if (run_opaque(w, s, a)) return -1;
         } else if (s->kind == AD_STEP_ROW_COUNT) {
             write_row_count(p, a->rows, w->base[s->value]);

@@ -138,7 +138,11 @@ static int reserve_whole(ad_workspace *w, int64_t rows)
     if (w->fixed) return 0;
     if (renew(w, &w->fixed, 0, ad_whole_bytes(p, working_threads(w)), rows)) return -1;
     w->scratch = w->fixed + p->uniform_bytes;
+    char *chunks = w->scratch + ad_size_align(p->uniform_scratch) +
+                   working_threads(w) * ad_size_align(p->piece_scratch);
     for (int32_t i = 0; i < p->ir.n; i++) {
+        if (p->slot[i].place == AD_PLACE_CHUNK && !ad_has_rows(p->ir.inst[i].shape))
+            w->base[i] = chunks + p->slot[i].position;
         if (p->slot[i].place == AD_PLACE_CONSTANT)
             w->base[i] = (char *)p->constants + p->slot[i].position;
         if (p->slot[i].place == AD_PLACE_UNIFORM || p->slot[i].place == AD_PLACE_SUM)

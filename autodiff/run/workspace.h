@@ -11,6 +11,7 @@ typedef struct {
     char *block, *chunk, *repeat, *scratch;
     char *frame, *handed; /* of native code for several rows */
     int64_t entered;      /* number of the body that the pointers are those of */
+    int64_t apart;        /* in a group on whole arrays: bytes from the first thread's chunks */
 } ad_thread_memory;
 
 struct ad_workspace {

@@ -390,11 +390,11 @@ static bool same_rows(const trial *t, int64_t few, int64_t many, const results *
     return true;
 }
 
-/* With native code and without. */
+/* With native code and without, where then whole arrays are gone through by chunks. */
 static bool same_native(const trial *t, ad_program *p, int64_t rows)
 {
-    ad_program *q = ad_compile_with(&(ad_compile_options){ .interpreted = true }, t->ninput, t->in,
-                                    t->noutput, t->out);
+    ad_program *q = ad_compile_with(&(ad_compile_options){ .interpreted = true, .chunks = true },
+                                    t->ninput, t->in, t->noutput, t->out);
     results native = room(t), other = room(t);
     bool ok = q || failed("interpreted: %s", ad_tape_error(t->w.tape));
     native_always(p);

@@ -1142,9 +1142,9 @@ START_TEST(test_verifier)
 
     ad_phase *body = &p->phase[0];
     for (int i = 0; i < body->nblock; i++) p->slot[body->block[i]].position = 0;
-    ck_assert_str_eq(ad_verify_plan(p, &where), "block memory: live values overlap");
+    ck_assert_str_eq(ad_verify_plan(p, &where), "memory: live values overlap");
     p->slot[body->block[0]].position = p->block_bytes;
-    ck_assert_str_eq(ad_verify_plan(p, &where), "block memory: out of range");
+    ck_assert_str_eq(ad_verify_plan(p, &where), "memory: out of range");
     ad_program_free(p);
     forget(&f);
 }
