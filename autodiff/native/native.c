@@ -87,6 +87,14 @@ static bool find_sum(ad_native *n, int32_t root, int64_t size, int32_t *there)
     return true;
 }
 
+/* The piece does not make the sum after all: whoever reads it finds it in its array. */
+static bool leave_sum(ad_native *n, int32_t root, int64_t size)
+{
+    int32_t *atoms = ad_native_atoms(n, root);
+    for (int64_t e = 0; atoms && e < size && !is_sum(n, root); e++) atoms[e] = -1;
+    return false;
+}
+
 bool ad_native_append(ad_native *n, int32_t value, const ad_kernel *kernel)
 {
     const ad_inst *x = &n->ir->inst[value];
@@ -102,7 +110,8 @@ bool ad_native_append(ad_native *n, int32_t value, const ad_kernel *kernel)
             return false;
     if (sums && n->lanes > 1) return false;
     if (sums && !find_sum(n, root, size, there)) return false;
-    if (!ad_native_value(n, x, kernel, sums ? there : NULL, out) || n->atoms.failed) return false;
+    if (!ad_native_value(n, x, kernel, sums ? there : NULL, out) || n->atoms.failed)
+        return sums && leave_sum(n, root, size);
     int32_t *atoms = ad_native_atoms(n, root);
     if (!atoms) return false;
     memcpy(atoms, out, (size_t)size * sizeof *out);

@@ -176,6 +176,31 @@ START_TEST(test_rows_are_looked_at)
 }
 END_TEST
 
+/* A sum that is too long for machine code, but not what is made of it: the code reads the sum where
+ * a run of many rows, which needs more lanes than there were, has left it. */
+START_TEST(test_lanes_grow)
+{
+    enum { LONG = 40, MANY = 5000 };
+    ad_tape *t = ad_tape_new(AD_F64);
+    ad_var x = ad_input_rows(t, AD_SHAPE(AD_ROWS, LONG), 0, (double *)NULL), mean = ad_mean_all(x);
+    ad_program *p = ad_compile(1, &x, 1, &mean);
+    ck_assert_msg(p != NULL, "%s", ad_tape_error(t) ? ad_tape_error(t) : "no error");
+    ad_workspace *w = ad_workspace_new(p, 1);
+    double *data = malloc(MANY * LONG * sizeof *data), result;
+    for (int i = 0; i < MANY * LONG; i++) data[i] = 1 + i % 2;
+    const int64_t rows[] = { 1, 3, MANY, 2 };
+    for (int k = 0; k < 4; k++) {
+        result = 0;
+        ck_assert_int_eq(ad_run(p, w, rows[k], (const void *[]){ data }, (void *[]){ &result }), 0);
+        ck_assert_msg(result == 1.5, "%d rows: %g", (int)rows[k], result);
+    }
+    free(data);
+    ad_workspace_free(w);
+    ad_program_free(p);
+    ad_tape_free(t);
+}
+END_TEST
+
 int main(void)
 {
     TCase *tests = suite_case("one_row", "one_row");
@@ -183,5 +208,6 @@ int main(void)
     tcase_add_loop_test(tests, test_sums_wait, 0, 4);
     tcase_add_loop_test(tests, test_sum_is_replaced, 0, 4);
     tcase_add_loop_test(tests, test_rows_are_looked_at, 0, 4);
+    tcase_add_test(tests, test_lanes_grow);
     return suite_run();
 }
