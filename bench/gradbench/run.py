@@ -45,7 +45,7 @@ def main():
     parser.add_argument("cases", nargs="*")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--python", default="", help="a Python that has JAX")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as folder:
         times, wrong = measured(arguments, folder)
     print("| program | costate, ms | over by hand | over ADOL-C | over JAX |\n|---|---|---|---|---|")
