@@ -92,10 +92,10 @@ static const ode_asked *asked_of(const ode_adjoint_plan *d)
     return d->asked.n ? &d->asked : NULL;
 }
 
-/* Which of those it has results for. */
+/* Which of those it has results for, in need[ODE_MAX_OPERANDS]. */
 static void needed_operands(const ode_adjoint_plan *d, bool *need)
 {
-    for (int i = 0; i < ode_adjoint_operands(d); i++) need[i] = false;
+    for (int i = 0; i < ODE_MAX_OPERANDS; i++) need[i] = false;
     for (int i = 0; i < d->nresults; i++) need[d->result[i]] = true;
 }
 

@@ -184,7 +184,7 @@ static point point_new(const root_data *d, ad_tape *tape)
                 .g = s->nstate + 1,
                 .count = s->nstate + 2 + s->nrow + s->nshared };
     q.all = q.count;
-    const size_t most = (size_t)(q.count + 2 * q.n);
+    const size_t most = (size_t)q.count + 2 * (size_t)q.n;
     q.at = malloc(2 * most * sizeof *q.at);
     if (q.at) q.derivative = q.at + most;
     else ad_fail(tape, "Newton's method: out of memory");

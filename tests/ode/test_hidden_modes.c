@@ -500,7 +500,8 @@ START_TEST(ever_new_tolerances)
     ode_stats stats = { 0 };
     const int32_t mark = ad_tape_mark(tape);
     for (int i = 0; i < 140; i++) {
-        ad_grad(record_doubtful(y, p, 1e-6 * (1 + 1e-4 * (i / 2)), &stats), 1, &y, &bar);
+        const int kind = i / 2;
+        ad_grad(record_doubtful(y, p, 1e-6 * (1 + 1e-4 * kind), &stats), 1, &y, &bar);
         ck_assert_msg(!ad_get(bar, by_y0), "%s", ad_tape_error(tape));
         check_doubt(&stats, i % 2);
         ad_tape_rewind(tape, mark);
