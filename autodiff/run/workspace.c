@@ -316,8 +316,7 @@ static int fail_limit(ad_workspace *w, const ad_account *a, int64_t rows)
     return ad_workspace_fail(
         w,
         "ad_run: out of memory: %lld bytes for a program with rows = %lld, and the limit is %lld; "
-        "most "
-        "of it is %s; %sset a larger limit (ad_workspace_set_limit, COSTATE_MEMORY)",
+        "most of it is %s; %sset a larger limit (ad_workspace_set_limit, COSTATE_MEMORY)",
         (long long)a->total, (long long)rows, (long long)w->limit, largest, advice);
 }
 

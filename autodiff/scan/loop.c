@@ -247,19 +247,21 @@ void ad_scan_account(void *data, ad_opaque_account *a)
 }
 
 /* Solves within the steps find out only then what they need: the blocks share what a limit leaves.
- */
+ * Without one they have none, whatever an earlier call had. */
 static int share_limit(const ad_scan_object *s, const scan_state *t, const ad_opaque_call *call)
 {
     int64_t step;
-    const int64_t known =
-        bytes_of_state(s, t->program, t->nblock, call->rows, call->threads, &step);
-    if (known < 0 || step == 0) return 0;
+    const int64_t known = call->most_bytes ? bytes_of_state(s, t->program, t->nblock, call->rows,
+                                                            call->threads, &step)
+                                           : -1;
+    const bool limited = known >= 0 && step > 0;
     for (int k = 0; k < t->nblock; k++) {
         const scan_block *b = &t->block[k];
         const int64_t rest = call->most_bytes > known ? call->most_bytes - known : 0,
-                      own = ad_program_bytes(t->program, b->rows,
-                                             t->nblock == 1 ? call->threads : 1, NULL);
-        if (ad_workspace_set_limit(b->workspace, ad_size_add(own, rest / t->nblock)))
+                      own = limited ? ad_program_bytes(t->program, b->rows,
+                                                       t->nblock == 1 ? call->threads : 1, NULL)
+                                    : 0;
+        if (ad_workspace_set_limit(b->workspace, limited ? ad_size_add(own, rest / t->nblock) : 0))
             return fail(call, ad_workspace_error(b->workspace));
     }
     return 0;
@@ -275,7 +277,7 @@ static int reserve_all(const ad_scan_object *s, scan_state *t, const ad_opaque_c
         int64_t rows = first_row(call->rows, nblock, k + 1) - first_row(call->rows, nblock, k);
         if (reserve(s, t, &t->block[k], rows, nblock == 1 ? call->threads : 1, call)) return -1;
     }
-    return call->most_bytes && s->opaque ? share_limit(s, t, call) : 0;
+    return s->opaque ? share_limit(s, t, call) : 0;
 }
 
 /* ---- a step ---- */

@@ -218,6 +218,10 @@ START_TEST(test_adaptive)
     ck_assert_int_eq(ad_workspace_set_limit(w, bytes + each * (steps + 16)), 0);
     ck_assert_msg(run(s, w, 50) == 0, "%s", ad_workspace_error(w));
     ck_assert_int_eq(s->stats.steps, steps);
+    ck_assert_int_eq(ad_workspace_set_limit(w, bytes + each), 0);
+    ck_assert_int_eq(run(s, w, 50), -1);
+    ck_assert_int_eq(ad_workspace_set_limit(w, 0), 0);
+    ck_assert_msg(run(s, w, 50) == 0, "%s", ad_workspace_error(w));
     ad_workspace_free(w);
     end(s);
 }
