@@ -88,7 +88,8 @@ static double rounding(const ode_march *m)
 /* a^T f at state y, by row, into sum. Its size is that of its parts at the first end and the last,
  * as a is large where a solution is unstable; in between they can be large for a moment and cancel,
  * and its own counts. If it counts, it raises R_SIZE, and R_CHANGE to what rounding in the largest
- * element of a can come to, or underflow. */
+ * element of a can come to, in the units of the state or of the tolerances at both ends, or
+ * underflow. */
 static int evaluate(const ode_conserved *c, int64_t k, const void *y, const void *bar, double *sum,
                     bool counts)
 {
@@ -100,21 +101,27 @@ static int evaluate(const ode_conserved *c, int64_t k, const void *y, const void
     int failed = ode_march_field(m, t, 0, y, c->f.data, NULL, NULL);
     if (failed) return failed;
     c->run->stats->backward_evaluations++;
+    const void *last = ode_trajectory_state(&c->run->forward->trajectory, c->later);
     for (int64_t r = 0; r < m->rows; r++) {
         int64_t first = 0;
-        double total = 0, all = 0, largest = 0, fast = 0;
+        double total = 0, all = 0, largest[2] = { 0 }, fast[2] = { 0 };
         for (int j = 0; j < s->nstate; first += m->rows * s->size[j++])
             for (int64_t i = first + r * s->size[j], e = i + s->size[j]; i < e; i++) {
                 double a = ode_load(s->dtype, bar, i), f = ode_load(s->dtype, c->f.data, i);
                 total += a * f;
                 all += fabs(a * f);
-                largest = fmax(largest, fabs(a));
-                fast += fabs(f);
+                double unit = fmax(ode_tolerance(m, i, ode_load(s->dtype, y, i)),
+                                   ode_tolerance(m, i, ode_load(s->dtype, last, i)));
+                largest[0] = fmax(largest[0], fabs(a));
+                largest[1] = fmax(largest[1], fabs(a) * unit);
+                fast[0] += fabs(f);
+                fast[1] += unit > 0 ? fabs(f) / unit : INFINITY;
             }
         sum[r] = total;
         if (!counts) continue;
         size[r] = fmax(size[r], k == 0 || size[r] == 0 ? all : fabs(total));
-        change[r] = fmax(change[r], (rounding(m) * largest + least) * fast);
+        double rounded = fmin(largest[0] * fast[0], largest[1] * fast[1]);
+        change[r] = fmax(change[r], rounding(m) * rounded + least * fast[0]);
     }
     return 0;
 }

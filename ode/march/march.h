@@ -113,6 +113,8 @@ typedef struct {
     const ode_unit *jacobian_unit; /* NULL: they are not looked for */
     ode_runner jacobian;
     ode_buffer jacobians; /* [rows,width,width] */
+    bool all;             /* whether the present look has found all modes */
+    int64_t all_since;    /* steps taken at the last one that has */
     bool damped;          /* the mode that limits the steps is gone at the first output */
     bool again;           /* the march has gone back */
     /* Blind components. */

@@ -28,8 +28,9 @@ enum { MEAN_OF = 8 };
  * so many steps. */
 enum { ITERATIONS_BACK = 2, FEW_STEPS = 4 };
 /* Strains: below the first, one iteration is enough where a few are not to be trusted; above the
- * second, a smaller one has to converge. */
-static const double little = 0.5, doubtful = 1.3;
+ * second, a smaller one has to converge. And the excess of an oscillation as steep as the steepest
+ * mode above which all modes are looked at. */
+static const double little = 0.5, doubtful = 1.3, hiding = 1.5;
 /* The square of the sine of an angle that is none; how much larger than in an iteration |lambda| of
  * a plane may be. */
 static const double straight = 1e-5, most_larger = 1.2;
@@ -172,11 +173,11 @@ static double complex most_strained(const ode_march *m, double h, double *left)
 {
     const turn *turns = m->watch.turns.data;
     double complex most = mode_of(&turns[0], left);
-    double strain = m->rows > 1 ? ode_strain(m, most, h) : 0;
+    double strain = m->rows > 1 ? ode_excess(m, most, h) : 0;
     for (int64_t r = 1; r < m->rows; r++) {
         double other_left;
         double complex other = mode_of(&turns[r], &other_left);
-        double other_strain = ode_strain(m, other, h);
+        double other_strain = ode_excess(m, other, h);
         if (!(other_strain > strain)) continue;
         strain = other_strain;
         most = other;
@@ -199,7 +200,17 @@ static bool is_close(const ode_march *m, double complex mode, double h)
     return ode_strain(m, mode, fmin(h / close, m->watch.horizon)) > 1;
 }
 
-/* By power iterations. As ode_find_steepest. */
+/* Whether a mode so steep may hide an oscillation that steps of size h put wrong. Not if the
+ * solution moves as fast within the limit of stability: its error has chosen the steps. */
+static bool may_hide(const ode_march *m, double steepest, double h)
+{
+    bool shown = hidden * m->watch.shown >= steepest &&
+                 h * steepest * m->guard.margin < close * m->guard.limit;
+    return !shown && ode_excess(m, I * steepest, h / close) > hiding;
+}
+
+/* By power iterations, and by eigenvalues where what they find may hide another mode. As
+ * ode_find_steepest. */
 static int turn_to_steepest(ode_march *m, const ode_boundary *a, int direction, const void *y,
                             double h, double complex *found)
 {
@@ -207,7 +218,8 @@ static int turn_to_steepest(ode_march *m, const ode_boundary *a, int direction, 
     double complex known = w->mode[0] + I * w->mode[1], before = known;
     int most = most_iterations(m, a, h), mean_of = most < 2 * MEAN_OF ? most / 4 * 2 : MEAN_OF;
     double size = h / close, product = 0, left = 1, growth, pair = 0;
-    bool doubt = false, limiting = w->lambda > 0 && w->accurate;
+    bool doubt = false, limiting = w->lambda > 0 && w->accurate,
+         explicit = isfinite(m->guard.limit);
     *found = 0;
     w->iterations = 0;
     for (int i = 0; i < most; i++) {
@@ -222,7 +234,13 @@ static int turn_to_steepest(ode_march *m, const ode_boundary *a, int direction, 
         bool trusted = w->turned >= FIRST_ITERATIONS;
         doubt = doubt || (limiting && i == 0) || (i > 1 && strain > doubtful);
         if (!doubt && strain <= (trusted ? 1 : little)) return 0;
-        double complex mode = most_strained(m, fmin(size, w->horizon), &left);
+        if (explicit && (limiting || may_hide(m, pair, h))) {
+            int all = ode_find_in_spectrum(m, a, direction, y, size, found);
+            if (all < 0) return -1;
+            w->iterations += all * (1 + (int)m->system->width);
+            if (all) return is_close(m, *found, h);
+        }
+        double complex mode = most_strained(m, size, &left);
         /* Nothing is as good as known of a mode of size 0: one iteration turns an oscillation
          * square, and its component along itself is none. */
         if ((trusted && i > 0 && left <= in_plane) ||
@@ -243,7 +261,8 @@ int ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const 
     ode_watch *w = &m->watch;
     double complex turned;
     ode_watch_prepare(m, y);
-    int known = ode_find_in_spectrum(m, a, direction, y, h / close, found);
+    int known =
+        isfinite(m->guard.limit) ? 0 : ode_find_in_spectrum(m, a, direction, y, h / close, found);
     if (known < 0) return -1;
     w->iterations = (int)m->system->width / 2; /* eigenvalues take as long as that, about */
     /* What the arguments do along the steepest mode is asked of stiff steps. */
@@ -289,7 +308,8 @@ static int64_t first_beyond(const ode_march *m, int64_t from, double complex fou
     double lambda = cabs(found), change = 1, sum = 0;
     if (w->accurate && 2 * w->shown > lambda && earlier > 0 && earlier < lambda)
         change = sqrt(earlier / lambda);
-    for (int64_t k = w->accurate && change == 1 ? w->since[0] : from; k < m->steps; k++) {
+    if (w->accurate && change == 1 && w->since[0] < from) from = w->since[0];
+    for (int64_t k = from; k < m->steps; k++) {
         if (first < 0 && sizes[k] * change > w->tolerated) first = k;
         if (w->accurate) sum += ode_stray(m, found * change, sizes[k]);
     }
@@ -349,8 +369,10 @@ int ode_watch_look(ode_march *m, const ode_sink *sink, const ode_boundary *a, in
     double complex found;
     double earlier = w->found, largest = h;
     for (int64_t k = 0; w->since[1] == 0 && k < m->steps; k++) largest = fmax(largest, sizes[k]);
+    w->all = false;
     int steep = ode_find_steepest(m, a, direction, y, largest, &found);
     if (steep < 0) return -1;
+    if (w->all && w->all_since < from) from = w->all_since;
     w->certain = steep;
     if (w->certain) {
         ode_limit_steps(m, a, direction, found);
@@ -367,9 +389,10 @@ int ode_watch_look(ode_march *m, const ode_sink *sink, const ode_boundary *a, in
     w->found = w->steepest;
     w->shown = 0;
     w->since[0] = w->since[1];
-    w->since[1] = m->steps;
+    w->since[1] = *back < 0 ? m->steps : *back;
+    if (w->all) w->all_since = w->since[1];
     if (*back < 0) return 0;
-    w->since[0] = w->since[1] = *back;
+    w->since[0] = *back;
     w->until = a->t;
     return 0;
 }

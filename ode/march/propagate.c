@@ -99,3 +99,9 @@ double ode_largest_step(const ode_march *m, double complex lambda)
     }
     return least;
 }
+
+double ode_excess(const ode_march *m, double complex lambda, double h)
+{
+    double size = fmin(h, m->watch.horizon), strain = ode_strain(m, lambda, size);
+    return strain > 1 ? size / ode_largest_step(m, lambda) : strain;
+}

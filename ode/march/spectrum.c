@@ -1,18 +1,24 @@
-/* All modes of a small system by an implicit method.
+/* All modes of a small system.
  *
  * A power iteration (modes.c) finds the steepest mode. Implicit steps are chosen far beyond it,
  * which is gone at the first output, and may damp to nothing what it hides: an oscillation that is
  * less steep, of which the derivative keeps all. The method's Jacobian is there, and of a few
- * components its eigenvalues cost no more than a step. */
+ * components its eigenvalues cost no more than a step. Explicit steps within the limit of stability
+ * of the steepest mode may put such an oscillation wrong, too. For them the Jacobian is taken where
+ * the steepest mode is steep enough to hide one; two iterations tell both modes of two components.
+ */
 #include "ode/march/watch.h"
 #include "ode/methods/linear.h"
 
-/* Components of a row, at most: beyond, eigenvalues take longer than steps. */
-enum { MOST_WIDTH = 8 };
+/* Components of a row, at most: beyond, eigenvalues take longer than steps; and by explicit
+ * methods, at least. */
+enum { MOST_WIDTH = 8, LEAST_EXPLICIT = 3 };
 
 bool ode_spectrum_applies(const ode_system *s, const ode_method *method)
 {
-    return ode_method_has(method, ODE_METHOD_IMPLICIT) && s->width <= MOST_WIDTH && !s->ngiven;
+    bool implicit = ode_method_has(method, ODE_METHOD_IMPLICIT);
+    return !s->ngiven && s->width <= MOST_WIDTH &&
+           (implicit || (s->trace && s->width >= LEAST_EXPLICIT));
 }
 
 size_t ode_spectrum_bytes(const ode_system *s, int64_t rows)
@@ -39,9 +45,11 @@ static int find_jacobians(ode_march *m, double t, int side, const void *y)
                          ode_runner_in(&m->step, ODE_VALUE, ODE_PORT_SHARED));
     if (ode_runner_run(r, m->rows, text, sizeof text))
         return ode_fail(m, ODE_FAILED, "at t = %.15g: %s", t, text);
-    m->counts[0]++;
-    m->evaluations++;
-    w->evaluations++;
+    bool implicit = ode_method_has(m->method, ODE_METHOD_IMPLICIT);
+    int64_t taken = implicit ? 1 : 1 + s->width;
+    m->counts[0] += implicit;
+    m->evaluations += taken;
+    w->evaluations += taken;
     return ode_first_nonfinite(s->dtype, m->cells * s->width, w->jacobians.data) < 0;
 }
 
@@ -57,13 +65,14 @@ int ode_find_in_spectrum(ode_march *m, const ode_boundary *a, int direction, con
     double matrix[MOST_WIDTH * MOST_WIDTH], real[MOST_WIDTH], imaginary[MOST_WIDTH],
         work[ODE_EIGENVALUES_WORK * MOST_WIDTH], most = 0;
     *found = w->steepest = 0;
+    w->all = true;
     for (int64_t r = 0; r < m->rows; r++) {
         for (int64_t i = 0; i < squares; i++)
             matrix[i] = direction * ode_load(s->dtype, w->jacobians.data, r * squares + i);
         if (!ode_matrix_eigenvalues(n, matrix, real, imaginary, work)) continue;
         for (int64_t i = 0; i < n; i++) {
             double complex mode = real[i] + I * imaginary[i];
-            double strain = ode_strain(m, mode, fmin(h, w->horizon));
+            double strain = ode_excess(m, mode, h);
             w->steepest = fmax(w->steepest, cabs(mode));
             if (!(strain > most)) continue;
             most = strain;

@@ -127,7 +127,7 @@ int ode_watch_open(ode_march *m, const ode_march_units *units, double horizon, d
         w->damped = w->again = w->resolved = false;
     w->short_looks = true;
     w->due = isfinite(m->guard.limit) ? first_look : 0;
-    w->since[0] = w->since[1] = 0;
+    w->since[0] = w->since[1] = w->all_since = 0;
     w->reach = w->most = w->tolerated = w->allowed = w->vetted = INFINITY;
     w->until = w->seen = w->lambda = w->mode[0] = w->mode[1] = 0;
     memset(w->turns.data, 0, ODE_TURN * (size_t)m->rows * sizeof(double));

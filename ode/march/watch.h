@@ -46,6 +46,9 @@ bool ode_is_spent(const ode_march *m, double complex lambda);
  * margin, or the derivative along the mode is wrong at an output (propagate.c). About in proportion
  * to h. */
 double ode_strain(const ode_march *m, double complex lambda, double h);
+/* The same by the horizon at most, and beyond 1 the step over the largest one that does not: of two
+ * modes beyond their limits the less stable one may need the larger steps. */
+double ode_excess(const ode_march *m, double complex lambda, double h);
 /* By how much one step puts a mode wrong: |log(R(z) / e^z)|, z = h lambda, at most 2; and that in
  * units of what is allowed at an output. */
 double ode_deviation(const ode_march *m, double complex z);

@@ -110,6 +110,11 @@ static void divided_difference(const ode_tableau *t, double *w, double *q)
         for (int j = 0; j < i; j++) q[j] += w[i] * ode_tableau_row(t, i)[j];
 }
 
+/* Along one mode the ratio of squares is the same in all units. A component that passes zero has a
+ * small tolerance, and what the others do to it counts by its square: a ratio so many times that in
+ * the units of the state is not one of a mode. */
+static const double most_apart = 4;
+
 static ad_var weighted(const ode_step *s, const ad_var *k, int n, const double *w, int state)
 {
     ad_var sum = ad_none(s->tape);
@@ -128,7 +133,8 @@ void ode_record_stiffness(const ode_tableau *t, const ode_step *s, ode_step_resu
     int n = s->system->nstate, last = t->stages, twin = ode_stage_before_last(t);
     double w[ODE_MAX_STAGES], q[ODE_MAX_STAGES];
     if (!twin) divided_difference(t, w, q);
-    ad_var slopes = ad_none(s->tape), states = ad_none(s->tape);
+    /* Sums of squares in units of the tolerances, and in those of the state. */
+    ad_var slopes[2], states[2];
     for (int j = 0; j < n; j++) {
         ad_var dk, dg, weight = ode_record_weight(s, r->next, j);
         if (twin) {
@@ -138,11 +144,15 @@ void ode_record_stiffness(const ode_tableau *t, const ode_step *s, ode_step_resu
             dk = weighted(s, r->k, last + 1, w, j);
             dg = ad_mul(s->h, weighted(s, r->k, last + 1, q, j));
         }
-        ad_var dk2 = ode_record_row_squares(ad_mul(dk, weight));
-        ad_var dg2 = ode_record_row_squares(ad_mul(dg, weight));
-        slopes = j ? ad_add(slopes, dk2) : dk2;
-        states = j ? ad_add(states, dg2) : dg2;
+        for (int plain = 0; plain < 2; plain++) {
+            ad_var dk2 = ode_record_row_squares(plain ? dk : ad_mul(dk, weight));
+            ad_var dg2 = ode_record_row_squares(plain ? dg : ad_mul(dg, weight));
+            slopes[plain] = j ? ad_add(slopes[plain], dk2) : dk2;
+            states[plain] = j ? ad_add(states[plain], dg2) : dg2;
+        }
     }
-    ad_var ratio = ad_div(slopes, ad_add(states, s->norm.rounding));
+    ad_var ratio = ad_div(slopes[0], ad_add(states[0], s->norm.rounding));
+    ad_var plain = ad_div(slopes[1], states[1]);
+    ratio = ad_select(ad_lt(ad_scale(plain, most_apart), ratio), plain, ratio);
     r->stiffness = ad_reduce_max(ratio, 0, NULL, 0);
 }

@@ -16,6 +16,13 @@ static ad_var van_der_pol(ad_var t, ad_var y, const ad_var *args, void *user)
     return pair(v, ad_sub(ad_mul(ad_mul(args[0], ad_sub(one, ad_square(x))), v), x));
 }
 
+/* The same with v in units that are a million times as small. */
+static ad_var in_small_units(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    ad_var f = van_der_pol(t, pair(part(y, 0), ad_scale(part(y, 1), 1e-6)), args, user);
+    return pair(part(f, 0), ad_scale(part(f, 1), 1e6));
+}
+
 /* The same backwards in time. */
 static ad_var backwards(ad_var t, ad_var y, const ad_var *args, void *user)
 {
@@ -105,6 +112,7 @@ static const problem wrong[] = {
     { "van der Pol, mu = 1000", van_der_pol, 2, { 2, 0 }, 1000, 2000 },
     { "van der Pol, backwards", backwards, 2, { 2, 0 }, 30, 100 },
     { "Kepler, e = 0.64", kepler, 4, { 1, 0, 0, 0.6 }, 1, 20 },
+    { "van der Pol, mu = 15, v in small units", in_small_units, 2, { 2, 0 }, 15, 20 },
 };
 
 /* Which of them are off by a tenth and more, by this method at default tolerances. */
@@ -117,6 +125,7 @@ static const struct {
     { 2, &ode_dopri8, AD_F32 }, { 2, &ode_kvaerno3, AD_F32 }, { 2, &ode_trbdf2, AD_F32 },
     { 3, &ode_trbdf2, AD_F64 }, { 3, &ode_kvaerno3, AD_F64 }, { 3, &ode_kvaerno4, AD_F64 },
     { 4, &ode_dopri5, AD_F32 }, { 5, &ode_dopri5, AD_F32 },   { 5, &ode_tsit5, AD_F32 },
+    { 6, &ode_dopri5, AD_F32 },
 };
 
 START_TEST(wrong_gradients_are_errors)

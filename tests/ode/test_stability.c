@@ -193,6 +193,37 @@ START_TEST(ordinary_problems_are_not_limited)
 }
 END_TEST
 
+/* A network, by whose second component the first one and the third are moved fast while one of them
+ * passes zero. Its largest |lambda| is 12. */
+static ad_var network(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    static const double in[] = { -0.9, -0.4, -2.2, -2.2, 2.8, -0.5, 2, -2.1, 0.4 },
+                        out[] = { 1.9, 2, -2.9, 0.3, 0.3, 2.3, 3, 1.8, 2.7 };
+    (void)t, (void)user;
+    const ad_shape square = AD_SHAPE(3, 3);
+    ad_var units = ad_tanh(ad_matmul(y, ad_constant(y.tape, square, in)));
+    return ad_matmul(units, ad_mul(args[0], ad_constant(y.tape, square, out)));
+}
+
+/* What a component that passes zero does in units of its tolerance is no stiffness: steps were less
+ * than half as large for it. */
+START_TEST(passing_zero_is_not_stiff)
+{
+    problem q = { network, 3, 1, { 1, -0.5, 0.2 }, { 1 }, 5 };
+    const double near = 1e-5;
+    double loss[2];
+    ode_options o = { .method = accurate[_i] };
+    answer a = solve(&q, AD_F64, o);
+    ck_assert_msg(a.stats.steps + a.stats.rejected <= 80, "%lld steps, %lld rejected",
+                  (long long)a.stats.steps, (long long)a.stats.rejected);
+    for (int side = 0; side < 2; side++) {
+        q.p[0] = 1 + (side ? near : -near);
+        loss[side] = solve(&q, AD_F64, (ode_options){ .rtol = 1e-11, .atol = 1e-13 }).loss;
+    }
+    check_close("by p", a.gradient[3], (loss[1] - loss[0]) / (2 * near), 1e-3);
+}
+END_TEST
+
 /* Where decay stays decay: of dopri5 3.3 (Hairer & Wanner, Solving ODEs II, IV.2), of DOP853 6.1,
  * of orders 2 to 4 with as many stages 2, 2.51, 2.79 (the same, table 2.1's polynomials). */
 START_TEST(stability_limits)
@@ -289,6 +320,7 @@ int main(void)
     tcase_add_loop_test(stiff, stiffness_sweep, 0, SWEPT);
     tcase_add_loop_test(stiff, van_der_pol_is_right, 0, 3);
     tcase_add_loop_test(stiff, ordinary_problems_are_not_limited, 0, 3);
+    tcase_add_loop_test(stiff, passing_zero_is_not_stiff, 0, 2);
     tcase_add_loop_test(stiff, rounding_is_not_multiplied, 0, 3);
     tcase_add_test(stiff, rounding_of_stages);
     tcase_add_test(stiff, growth_of_modes);
