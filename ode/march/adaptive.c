@@ -120,7 +120,8 @@ static int move_on(ode_march *m, place *p, const attempt *try, double factor)
     p->a = try->b;
     p->begun = !p->a.restart;
     p->h = size;
-    if (p->a.t == p->end) return 0;
+    /* Beside a jump the slope is that before it, and the field that behind it. */
+    if (p->a.t == p->end) return !p->a.jump && ode_watch_end(&m->watch) ? look(m, p) : 0;
     p->stop = ode_stops_next(&m->stops, p->a.t);
     if (p->a.jump) {
         ode_control_forget(&m->control);

@@ -89,11 +89,11 @@ typedef struct {
     /* Hidden stiff modes. direction: of the power iteration, in units of the tolerance; largest:
      * |y| so far, by element. */
     ode_buffer direction, largest, moved, slope, rows;
-    ode_buffer sizes; /* of the accepted steps */
-    int64_t due;      /* evaluations before the next look */
-    int64_t since[2]; /* steps taken at the last look but one, and at the last */
-    bool certain;     /* whether the last look left no doubt */
-    double reach;     /* a step beyond this size wants a look first */
+    ode_buffer sizes;     /* of the accepted steps */
+    int64_t due;          /* evaluations before the next look */
+    int64_t since[2];     /* steps taken at the last look but one, and at the last */
+    bool looked, certain; /* whether there was a look, and whether the last one left no doubt */
+    double reach;         /* a step beyond this size wants a look first */
     double most; /* largest step that the modes allow; until this time no more than it is now */
     double until;
     double tolerated; /* size of steps that need not be taken again */
@@ -170,6 +170,8 @@ int ode_watch_accept(ode_march *march, double size); /* 0, or -1 with the march'
 int ode_watch_look(ode_march *march, const ode_sink *sink, const ode_boundary *a, int direction,
                    const void *y, double h, int64_t *back);
 void ode_watch_rewind(ode_march *march); /* the march has gone back to march->steps */
+/* At the end of a solve: whether there was no look at the field, which is due now. */
+bool ode_watch_end(ode_watch *watch);
 double ode_watch_limit(const ode_watch *watch);
 
 /* Where the given arguments of a system come from: at writes those at time t, one array after the

@@ -369,6 +369,7 @@ int ode_watch_look(ode_march *m, const ode_sink *sink, const ode_boundary *a, in
     double complex found;
     double earlier = w->found, largest = h;
     for (int64_t k = 0; w->since[1] == 0 && k < m->steps; k++) largest = fmax(largest, sizes[k]);
+    w->looked = true;
     w->all = false;
     int steep = ode_find_steepest(m, a, direction, y, largest, &found);
     if (steep < 0) return -1;

@@ -124,7 +124,7 @@ int ode_watch_open(ode_march *m, const ode_march_units *units, double horizon, d
     w->silent = pow(blind_growth, -m->method->order);
     w->first_output = first_output;
     w->accurate = w->prepared = w->tangent.connected = w->field_tangent.connected = w->certain =
-        w->damped = w->again = w->resolved = false;
+        w->damped = w->again = w->resolved = w->looked = false;
     w->short_looks = true;
     w->due = isfinite(m->guard.limit) ? first_look : 0;
     w->since[0] = w->since[1] = w->all_since = 0;
@@ -288,6 +288,13 @@ int ode_watch_step(ode_march *m, const ode_boundary *a, const ode_boundary *b, c
 int64_t ode_watch_doubtful(const ode_march *m)
 {
     return m->watch.on && m->watch.probed < m->steps ? m->watch.probed : -1;
+}
+
+bool ode_watch_end(ode_watch *w)
+{
+    if (!w->on || w->looked) return false;
+    w->due = 0;
+    return true;
 }
 
 double ode_watch_limit(const ode_watch *w) { return w->on ? fmin(w->most, w->allowed) : INFINITY; }

@@ -345,11 +345,12 @@ static void check_outcomes(const ode_method *method, ad_dtype dtype, double t, d
     ck_assert_int_le(count[0][REFUSED], count[1][WRONG] + 1); /* those off by a little less */
 }
 
-/* Solves that are over before the first look at the field, in a few steps: the way back sees that
- * the gradient turns too far in them, and a comparison with halved steps that it is wrong. */
-START_TEST(short_solves_are_right_or_refused)
+/* Solves that are over before the first look at the field is due have it at the end. */
+START_TEST(short_solves_are_right)
 {
-    check_outcomes(methods[_i / 2], _i % 2 ? AD_F64 : AD_F32, 1, 0);
+    int count[2][3] = { { 0 } };
+    count_outcomes(methods[_i / 2], _i % 2 ? AD_F64 : AD_F32, 1, 0, count);
+    ck_assert_int_eq(count[0][WRONG] + count[0][REFUSED] + count[1][WRONG], 0);
 }
 END_TEST
 
@@ -599,7 +600,7 @@ int main(void)
     tcase_add_loop_test(tests, oscillations_are_right_at_all_times, 0, METHODS);
     tcase_add_test(tests, says_what_asks_for_the_steps);
     tcase_add_loop_test(tests, those_of_the_solution_pay_little, 0, 2 * METHODS);
-    tcase_add_loop_test(tests, short_solves_are_right_or_refused, 0, 2 * METHODS);
+    tcase_add_loop_test(tests, short_solves_are_right, 0, 2 * METHODS);
     tcase_add_loop_test(tests, those_beside_steeper_modes_are_right_or_refused, 0, BESIDE);
     tcase_add_loop_test(tests, those_beside_steeper_modes_are_found, 0, 2 * EXPLICIT);
     tcase_add_loop_test(tests, any_order_of_rows, 0, 2);
