@@ -28,6 +28,9 @@ static const ad_native_place *list_places(const ad_program *p, ad_pool *pool, bo
                                       .adds = true,
                                       .apart = several || s->place == AD_PLACE_UNIFORM ||
                                                s->place == AD_PLACE_COMPLETE };
+        if (s->root != i || s->place != AD_PLACE_UNIFORM) continue;
+        place[i].begin = s->position;
+        place[i].end = s->position + s->bytes;
     }
     for (int f = 0; place && f < p->nphase; f++)
         for (int k = 0; k < p->phase[f].nsum; k++)
