@@ -1,5 +1,5 @@
-/* Pieces that are loops over the elements of larger arrays without rows: pointwise operations on
- * arrays of one size, or on one number, and what puts arrays together.
+/* Pieces that are loops over the elements of larger arrays: pointwise operations on arrays of one
+ * size, or on one number, and what puts arrays together or takes parts of them.
  *
  * Element i of every array is made from elements i of the others and, where a part of an array is
  * read, or arrays are put together, from elements a constant distance away. Where a part of an
@@ -59,23 +59,34 @@ static bool may_write(const ad_native *n, int32_t value, bool *late)
     return true;
 }
 
-/* ---- assembled arrays ---- */
+/* ---- parts of arrays ---- */
 
-/* Where the elements of operand k stand in an assembled value, if they follow each other there; -1:
- * they do not. */
-static int64_t start_of(const ad_native *n, const ad_inst *x, int k)
+/* Where the elements of a part stand in an array, if they follow each other there; -1: they do not.
+ * at: where it begins on every axis. */
+static int64_t start_in(ad_shape array, ad_shape part, const int64_t *at)
 {
-    const ad_shape part = n->ir->inst[x->in[k]].shape;
     int64_t start = 0, stride = 1;
     bool narrow = false;
-    for (int i = x->shape.rank - 1; i >= 0; i--) {
-        const int64_t own = ad_native_extent(part, i), all = ad_native_extent(x->shape, i);
+    for (int i = array.rank - 1; i >= 0; i--) {
+        const int64_t own = ad_native_extent(part, i), all = ad_native_extent(array, i);
         if (narrow && own > 1) return -1;
         narrow = narrow || own < all;
-        start += x->attr[(ptrdiff_t)k * x->shape.rank + i] * stride;
+        start += at[i] * stride;
         stride *= all;
     }
     return start;
+}
+
+/* That of operand k in an assembled value. */
+static int64_t start_of(const ad_native *n, const ad_inst *x, int k)
+{
+    return start_in(x->shape, n->ir->inst[x->in[k]].shape, x->attr + (ptrdiff_t)k * x->shape.rank);
+}
+
+/* That of a slice. */
+static int64_t slice_start(const ad_native *n, const ad_inst *x)
+{
+    return start_in(n->ir->inst[x->in[0]].shape, x->shape, x->attr);
 }
 
 static bool cut_assembled(ad_native *n, const ad_inst *x)
@@ -145,6 +156,8 @@ static bool make_at(ad_native *n, int32_t value, int64_t at)
     int32_t operand[3], atom;
     if (x->op == AD_OP_assemble) {
         atom = assembled_at(n, x, at);
+    } else if (x->op == AD_OP_slice) {
+        atom = read_element(n, x->in[0], slice_start(n, x) + at);
     } else {
         AD_ASSERT(x->nin <= 3);
         for (int k = 0; k < x->nin; k++) operand[k] = operand_at(n, x->in[k], at);
@@ -166,6 +179,9 @@ static bool add_value(ad_native *n, int32_t value)
     if (l->nvalue == AD_LOOP_VALUES) return false;
     if (x->op == AD_OP_assemble) {
         if (!cut_assembled(n, x)) return false;
+    } else if (x->op == AD_OP_slice) {
+        const int64_t start = slice_start(n, x);
+        if (start < 0 || !note_read(n, x->in[0], start)) return false;
     } else if (ad_ops[x->op].kind == AD_POINTWISE) {
         for (int k = 0; k < x->nin; k++) {
             const int64_t size = ad_native_size(n, x->in[k]);

@@ -1,5 +1,5 @@
 /* Internal: pieces of a program as machine code, for one row of small arrays, and loops over the
- * elements of larger ones without rows.
+ * elements of larger ones.
  *
  * Each element is a number of its own, in a register where there is room, so arrays of a few
  * elements cost what their arithmetic costs, and what only moves elements costs nothing. The
@@ -21,8 +21,8 @@ typedef struct {
     bool apart;     /* nothing that a piece reads lies in the root's memory */
     int32_t before; /* root of a sum over rows: the entry for what it has before the piece */
     bool adds;      /* root of a sum over rows: that has never been -0 */
-    /* root without rows that others may follow in its memory: where that is, in bytes, and those
-     * of others the same memory where they overlap; 0, 0: it has memory of its own */
+    /* root: where one row of it lies, in bytes, among others that come before and after it in the
+     * same memory; 0, 0: nowhere, it has memory of its own */
     int64_t begin, end;
 } ad_native_place;
 

@@ -128,15 +128,15 @@ static void add_moved(trial *t)
     const int64_t n = t->n, size = 1 + pick(t, n - 1), from = pick(t, n - size + 1),
                   to = pick(t, 4) ? pick(t, n - size + 1) : pick(t, 2);
     const int64_t put_at = to + size <= n ? to : n - size, rest = n - size;
-    const ad_var part = ad_slice(t->value[a], 0, from, from + size), other = t->value[b];
+    const ad_var part = ad_slice(t->value[a], -1, from, from + size), other = t->value[b];
     const int what = (int)pick(t, 3);
     ad_var made;
     if (what == 0 && rest > 0)
-        made = ad_concatenate(2, (ad_var[]){ part, ad_slice(other, 0, 0, rest) }, 0);
+        made = ad_concatenate(2, (ad_var[]){ part, ad_slice(other, -1, 0, rest) }, -1);
     else if (what == 1 && rest > 0)
-        made = ad_concatenate(2, (ad_var[]){ ad_slice(other, 0, n - rest, n), part }, 0);
-    else made = ad_pad(part, 0, put_at, n - size - put_at);
-    if (what == 2) made = ad_add(made, ad_pad(ad_slice(other, 0, 0, n - 1), 0, 1, 0));
+        made = ad_concatenate(2, (ad_var[]){ ad_slice(other, -1, n - rest, n), part }, -1);
+    else made = ad_pad(part, -1, put_at, n - size - put_at);
+    if (what == 2) made = ad_add(made, ad_pad(ad_slice(other, -1, 0, n - 1), -1, 1, 0));
     double *is = add_value(t, made);
     for (int64_t i = 0; i < n; i++) {
         const double *p = t->is[a], *q = t->is[b];
@@ -147,12 +147,13 @@ static void add_moved(trial *t)
     }
 }
 
-static void open_trial(trial *t, ad_dtype dtype, uint64_t seed, int64_t n, int nvalue)
+static void open_trial(trial *t, ad_dtype dtype, uint64_t seed, int64_t n, int nvalue, bool rows)
 {
     *t = (trial){ .tape = ad_tape_new(dtype), .n = n, .state = seed };
     for (int k = 0; k < INPUTS; k++) {
         const int64_t size = k < INPUTS - 2 ? n : 1;
-        double *is = add_value(t, ad_input(t->tape, AD_SHAPE(size), NULL));
+        double *is = add_value(t, rows ? ad_input_rows(t->tape, AD_SHAPE(AD_ROWS, size), 0, NULL)
+                                       : ad_input(t->tape, AD_SHAPE(size), NULL));
         for (int64_t i = 0; i < size; i++) is[i] = number(t);
     }
     while (t->nvalue < nvalue)
@@ -222,7 +223,7 @@ static void check_trial(const trial *t, ad_dtype dtype, unsigned long long seed)
         for (int j = 0; j < OUTPUTS; j++) free(out[way][j]);
 }
 
-/* _i: which sizes, types, lengths. */
+/* Without rows, and of one row. */
 START_TEST(test_random)
 {
     enum { TRIALS = 60 };
@@ -235,7 +236,7 @@ START_TEST(test_random)
         const ad_dtype dtype = k % 2 ? AD_F32 : AD_F64;
         trial t;
         open_trial(&t, dtype, seed, sizes[(_i * TRIALS + k) % (k % 4 ? 7 : SIZES)],
-                   INPUTS + 2 + k % (VALUES - INPUTS - 2));
+                   INPUTS + 2 + k % (VALUES - INPUTS - 2), _i % 2);
         check_trial(&t, dtype, seed);
         close_trial(&t);
     }
