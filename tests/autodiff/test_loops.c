@@ -78,7 +78,7 @@ static double *add_value(trial *t, ad_var x)
 {
     ck_assert_int_lt(t->nvalue, VALUES);
     t->value[t->nvalue] = x;
-    return t->is[t->nvalue++] = calloc(LONGEST, sizeof(double));
+    return t->is[t->nvalue++] = calloc((size_t)t->n, sizeof(double));
 }
 
 static bool is_one(const trial *t, int k) { return ad_row_size(ad_shape_of(t->value[k])) == 1; }
@@ -175,22 +175,29 @@ static void close_trial(trial *t)
 /* Steps of all programs that have been run. */
 static int looped, interpreted;
 
-static void run_trial(const trial *t, const ad_compile_options *options, int threads, double *out[])
+/* rows: that many times the same. The results are the last row's. */
+static void run_trial(const trial *t, const ad_compile_options *options, int threads, int64_t rows,
+                      double *out[])
 {
     ad_program *p = ad_compile_with(options, INPUTS, t->value, t->nout, t->out);
     ck_assert_msg(p != NULL, "%s", ad_tape_error(t->tape));
     ad_workspace *w = ad_workspace_new(p, threads);
     const ad_dtype dtype = p->ir.dtype;
-    double *memory = calloc((size_t)INPUTS * LONGEST, sizeof *memory);
+    const int64_t most = rows * t->n;
+    double *memory = calloc((size_t)(INPUTS * most), sizeof *memory);
     const void *in[INPUTS];
     for (int k = 0; k < INPUTS; k++) {
-        double *array = memory + (ptrdiff_t)k * LONGEST;
-        for (int i = 0; i < t->n; i++) put(dtype, array, i, t->is[k][i]);
+        const int64_t size = is_one(t, k) ? 1 : t->n;
+        double *array = memory + k * most;
+        for (int i = 0; i < rows * size; i++) put(dtype, array, i, t->is[k][i % size]);
         in[k] = array;
     }
     for (int again = 0; again < 2; again++)
-        ck_assert_msg(ad_run(p, w, 1, in, (void *const *)out) == 0, "%s", ad_workspace_error(w));
-    if (!options->interpreted && !options->chunks && t->n <= 2000) {
+        ck_assert_msg(ad_run(p, w, rows, in, (void *const *)out) == 0, "%s", ad_workspace_error(w));
+    const size_t bytes = (size_t)t->n * ad_dtype_size(dtype);
+    for (int j = 0; j < OUTPUTS; j++)
+        memmove(out[j], (char *)out[j] + (size_t)(rows - 1) * bytes, bytes);
+    if (rows == 1 && !options->interpreted && !options->chunks && t->n <= 2000) {
         looped += looped_of(p);
         interpreted += interpreted_of(p);
     }
@@ -201,15 +208,19 @@ static void run_trial(const trial *t, const ad_compile_options *options, int thr
 
 static void check_trial(const trial *t, ad_dtype dtype, unsigned long long seed)
 {
-    double *out[4][OUTPUTS];
-    for (int way = 0; way < 4; way++) {
-        for (int j = 0; j < OUTPUTS; j++) out[way][j] = calloc(LONGEST, sizeof(double));
-        const ad_compile_options options = { .interpreted = way == 1, .chunks = way == 3 };
-        run_trial(t, &options, way == 2 ? 2 : 1, out[way]);
+    enum { NATIVE, INTERPRETED, THREADS, CHUNKS, SEVERAL, WAYS, ROWS = 3 };
+    const bool rows = ad_has_rows(ad_shape_of(t->out[0]));
+    double *out[WAYS][OUTPUTS];
+    for (int way = 0; way < WAYS; way++) {
+        for (int j = 0; j < OUTPUTS; j++)
+            out[way][j] = calloc((size_t)(ROWS * t->n), sizeof(double));
+        const ad_compile_options options = { .interpreted = way == INTERPRETED,
+                                             .chunks = way == CHUNKS };
+        run_trial(t, &options, way == THREADS ? 2 : 1, way == SEVERAL && rows ? ROWS : 1, out[way]);
     }
     for (int j = 0; j < OUTPUTS; j++)
         for (int i = 0; i < t->n; i++) {
-            for (int way = 1; way < 4; way++)
+            for (int way = 1; way < WAYS; way++)
                 ck_assert_msg(same(dtype, out[0][j], out[way][j], i),
                               "seed %llu: output %d, element %d has other bits, way %d", seed, j, i,
                               way);
@@ -219,14 +230,14 @@ static void check_trial(const trial *t, ad_dtype dtype, unsigned long long seed)
                               "seed %llu: output %d, element %d is %.17g, not %.17g", seed, j, i,
                               out[0][j][i], t->wanted[j][i]);
         }
-    for (int way = 0; way < 4; way++)
+    for (int way = 0; way < WAYS; way++)
         for (int j = 0; j < OUTPUTS; j++) free(out[way][j]);
 }
 
-/* Without rows, and of one row. */
+/* Without rows, and of one row beside several. */
 START_TEST(test_random)
 {
-    enum { TRIALS = 60 };
+    enum { TRIALS = 40 };
     static const int64_t sizes[] = { 33,   34,   39,   40,   63,   100,    101,
                                      1000, 2048, 2049, 4096, 4097, LONGEST };
     enum { SIZES = sizeof sizes / sizeof *sizes };
