@@ -49,9 +49,16 @@ void ad_atom_keep(ad_atoms *atoms, ad_atom_result result);
 /* One atom of those of its operands; -1: the operation has no native form. */
 int32_t ad_atom_pointwise(ad_atoms *atoms, ad_op op, int n, const int32_t *operand);
 
-/* Machine code for the atoms that results need (registers.c), for as many rows as the code has
- * lanes: the function begins at *entry. Grows *frame, the bytes of memory that it works in. false:
- * memory is short. */
-bool ad_atoms_write(ad_atoms *atoms, ad_code *code, int64_t *entry, int64_t *frame);
+/* Elements of arrays. */
+typedef struct {
+    int64_t from, to;
+} ad_atom_range;
+/* Machine code for the atoms that results need (registers.c). range NULL: a function, for as many
+ * rows as the code has lanes. Else a loop over the range, as many elements at a time as the code
+ * has lanes, to whose end control goes: what has a row size of 1 is read and written from the
+ * element at hand on. It begins at *entry. Grows *frame, the bytes of memory that it works in.
+ * false: memory is short. */
+bool ad_atoms_write(ad_atoms *atoms, ad_code *code, const ad_atom_range *range, int64_t *entry,
+                    int64_t *frame);
 
 #endif

@@ -47,3 +47,10 @@ int32_t ad_native_element(ad_native *n, int32_t value, int64_t at)
                                                              ad_native_row_size(n, p->root), false);
     return atoms[index];
 }
+
+void ad_native_forget(ad_native *n)
+{
+    for (int32_t k = 0; k < n->nseen; k++) n->first[n->seen[k]] = 0;
+    n->nseen = n->nelement = 0;
+    ad_atoms_begin(&n->atoms);
+}

@@ -7,6 +7,7 @@
 
 enum { LIST = 7 /* rdi */, FRAME = 6 /* rsi */, RELATIVE = 5 /* to the next instruction */ };
 static const int pointers[AD_POINTER_REGISTERS] = { 0, 1, 2, 8, 9, 10, 11 }; /* rax rcx rdx r8-11 */
+enum { INDEX = 11 };
 
 void ad_encode_bytes(ad_code *c, const void *bytes, size_t n)
 {
@@ -57,7 +58,9 @@ static void operand(ad_code *c, int reg, ad_operand_at o, int behind)
     } else {
         const int base = o.where == AD_IN_FRAME ? FRAME : pointers[o.reg];
         const bool few = o.at >= -128 && o.at < 128;
-        byte(c, (few ? 0x40 : 0x80) | field | (base & 7));
+        enum { BASE_AND_INDEX = 4 };
+        byte(c, (few ? 0x40 : 0x80) | field | (o.indexed ? BASE_AND_INDEX : base & 7));
+        if (o.indexed) byte(c, (INDEX & 7) << 3 | (base & 7));
         if (few) byte(c, (int)o.at);
         else word(c, o.at);
     }
@@ -76,12 +79,12 @@ static bool vex(ad_code *c, prefix p, map m, int wide, int vector, int opcode, i
                                                : 0;
     if (!reserve(c)) return false;
     c->instructions++;
-    if (m == MAP_0F && !wide && base < 8) {
+    if (m == MAP_0F && !wide && base < 8 && !o.indexed) {
         byte(c, 0xc5);
         byte(c, (reg < 8 ? 0x80 : 0) | (~second & 15) << 3 | vector << 2 | (int)p);
     } else {
         byte(c, 0xc4);
-        byte(c, (reg < 8 ? 0x80 : 0) | 0x40 | (base < 8 ? 0x20 : 0) | (int)m);
+        byte(c, (reg < 8 ? 0x80 : 0) | (o.indexed ? 0 : 0x40) | (base < 8 ? 0x20 : 0) | (int)m);
         byte(c, wide << 7 | (~second & 15) << 3 | vector << 2 | (int)p);
     }
     byte(c, opcode);
@@ -252,4 +255,46 @@ void ad_encode_return(ad_code *c)
     if (!reserve(c)) return;
     c->instructions++;
     byte(c, 0xc3);
+}
+
+/* ---- loops ---- */
+
+/* An instruction on the index without an operand in memory: opcode, the byte that names it, and
+ * four bytes of a number. */
+static void index_word(ad_code *c, int opcode, int field, int64_t value)
+{
+    if (!reserve(c)) return;
+    c->instructions++;
+    byte(c, 0x49);
+    byte(c, opcode);
+    byte(c, 0xc0 | field << 3 | (INDEX & 7));
+    word(c, value);
+}
+
+void ad_encode_index(ad_code *c, int64_t value) { index_word(c, 0xc7, 0, value); /* mov */ }
+
+void ad_encode_repeat(ad_code *c, int64_t step, int64_t end, int64_t head)
+{
+    index_word(c, 0x81, 0, step); /* add */
+    index_word(c, 0x81, 7, end);  /* cmp */
+    if (!reserve(c)) return;
+    c->instructions++;
+    byte(c, 0x0f); /* jl */
+    byte(c, 0x8c);
+    word(c, head - (c->n + 4));
+}
+
+int64_t ad_encode_jump(ad_code *c)
+{
+    if (!reserve(c)) return 0;
+    c->instructions++;
+    byte(c, 0xe9);
+    word(c, 0);
+    return c->n;
+}
+
+void ad_encode_land(ad_code *c, int64_t jump)
+{
+    const int32_t way = (int32_t)(c->n - jump);
+    if (!c->failed) memcpy(c->byte + jump - sizeof way, &way, sizeof way);
 }

@@ -8,6 +8,8 @@
 
 /* SPARE: loads and stores of strided vectors work in it. */
 enum { AD_NUMBER_REGISTERS = 16, AD_SPARE_REGISTER = 15, AD_POINTER_REGISTERS = 7 };
+/* In a loop the last of the registers for pointers is the index: bytes that it has gone. */
+enum { AD_LOOP_POINTERS = AD_POINTER_REGISTERS - 1 };
 enum { AD_VECTOR_BYTES = 32 };
 
 /* Code under construction. Its numbers, if it has any, stand at its beginning. */
@@ -19,13 +21,15 @@ typedef struct {
     bool failed; /* memory was short */
 } ad_code;
 
-/* Where an operand is. FRAME: `at` bytes into the frame. BEHIND: `at` bytes behind what a pointer
- * register points to. NUMBER: `at` bytes from the beginning of the code. */
+/* Where an operand is. FRAME: `at` bytes into the frame. ARRAY: `at` bytes behind what a pointer
+ * register points to, and as many more as the index says. CODE: `at` bytes from the beginning of
+ * the code. */
 typedef enum { AD_IN_REGISTER, AD_IN_FRAME, AD_IN_ARRAY, AD_IN_CODE } ad_where;
 typedef struct {
     ad_where where;
     int reg; /* REGISTER: of numbers; ARRAY: of pointers */
     int64_t at;
+    bool indexed;
 } ad_operand_at;
 
 /* to = a op b. SQRT and FLOOR are of b alone. AND_NOT is of the complement of a and b. BLEND takes
@@ -67,6 +71,12 @@ void ad_encode_move(ad_code *code, int to, int from);
 /* The pointer register gets an entry of the list of pointers. */
 void ad_encode_pointer(ad_code *code, int to, int64_t entry);
 void ad_encode_return(ad_code *code);
+void ad_encode_index(ad_code *code, int64_t value);
+/* The index grows; while it is below `end`, the code from `head` on is run again. */
+void ad_encode_repeat(ad_code *code, int64_t step, int64_t end, int64_t head);
+/* Jumps to where ad_encode_land is called with the number that this returns. */
+int64_t ad_encode_jump(ad_code *code);
+void ad_encode_land(ad_code *code, int64_t jump);
 /* Bytes that are no instruction. */
 void ad_encode_bytes(ad_code *code, const void *bytes, size_t n);
 

@@ -102,7 +102,8 @@ bool ad_native_append(ad_native *n, int32_t value, const ad_kernel *kernel)
     const int32_t root = n->place[value].root;
     int32_t out[AD_NATIVE_ELEMENTS], there[AD_NATIVE_ELEMENTS];
     const bool sums = ad_inst_reduces(n->ir, x);
-    if (size < 1 || size > AD_NATIVE_ELEMENTS || (root != value && !sums)) return false;
+    if (size > AD_NATIVE_ELEMENTS) return ad_native_append_loop(n, value);
+    if (size < 1 || n->loop.nvalue > 0 || (root != value && !sums)) return false;
     if (n->atoms.natom > MOST_ATOMS || n->nelement > 8 * MOST_ATOMS) return false;
     for (int k = 0; k < x->nin; k++)
         if (ad_native_size(n, n->place[x->in[k]].root) > MOST_READ ||
@@ -116,11 +117,16 @@ bool ad_native_append(ad_native *n, int32_t value, const ad_kernel *kernel)
     if (!atoms) return false;
     memcpy(atoms, out, (size_t)size * sizeof *out);
     if (sums && !is_sum(n, root)) n->sum[n->nsum++] = root;
+    n->nvalue++;
     return true;
 }
 
 void ad_native_keep(ad_native *n, int32_t value)
 {
+    if (n->loop.nvalue > 0) {
+        ad_native_keep_loop(n, value);
+        return;
+    }
     const int64_t size = ad_native_size(n, value), bytes = (int64_t)ad_dtype_size(n->ir->dtype),
                   row_bytes = ad_native_row_size(n, value) * bytes;
     for (int64_t e = 0; e < size; e++)
@@ -164,7 +170,9 @@ static bool write_code(ad_native *n, int lanes, int64_t *entry, int64_t *instruc
 {
     const int64_t before = n->code.instructions;
     n->code.lanes = lanes;
-    if (!ad_atoms_write(&n->atoms, &n->code, entry, &n->frame)) return false;
+    if (n->loop.nvalue > 0 ? !ad_native_write_loop(n, entry)
+                           : !ad_atoms_write(&n->atoms, &n->code, NULL, entry, &n->frame))
+        return false;
     *instructions = n->code.instructions - before;
     return true;
 }
@@ -182,6 +190,7 @@ static bool write_piece(ad_native *n)
     ad_native_code *p = &n->piece[n->npiece];
     if (n->atoms.failed || n->code.n > MOST_BYTES) return false;
     p->moving = n->nmoving;
+    p->looped = n->loop.size;
     const bool fine = write_code(n, 1, &p->one, &p->instructions) &&
                       (n->lanes == 1 ||
                        (write_code(n, n->lanes, &p->several, &p->instructions) && list_moving(n)));
@@ -195,9 +204,9 @@ static bool write_piece(ad_native *n)
 
 void ad_native_drop(ad_native *n)
 {
-    for (int32_t k = 0; k < n->nseen; k++) n->first[n->seen[k]] = 0;
-    n->nsum = n->nseen = n->nelement = 0;
-    ad_atoms_begin(&n->atoms);
+    ad_native_forget(n);
+    n->nsum = n->nvalue = n->loop.nvalue = n->loop.nread = n->loop.cuts.n = 0;
+    n->loop.size = 0;
 }
 
 int ad_native_end(ad_native *n)
@@ -237,6 +246,7 @@ ad_native_function ad_native_piece(const ad_native *n, int number)
     return (ad_native_function){ .one = function_at(n, p->one),
                                  .several = n->lanes > 1 ? function_at(n, p->several) : NULL,
                                  .instructions = p->instructions,
+                                 .looped = p->looped,
                                  .moving = n->moving + p->moving,
                                  .nmoving = p->moving_end - p->moving };
 }

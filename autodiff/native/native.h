@@ -1,4 +1,5 @@
-/* Internal: pieces of a program as machine code, for one row of small arrays.
+/* Internal: pieces of a program as machine code, for one row of small arrays, and loops over the
+ * elements of larger ones.
  *
  * Each element is a number of its own, in a register where there is room, so arrays of a few
  * elements cost what their arithmetic costs, and what only moves elements costs nothing. The
@@ -9,8 +10,9 @@
 #include "autodiff/compile/ir.h"
 #include "autodiff/kernels/kernel.h"
 
-/* The most elements of a value; larger ones are better off in vectors. */
-enum { AD_NATIVE_ELEMENTS = 32 };
+/* The most elements of a value of which each is a number of its own, and of one that is gone
+ * through in a loop: what is larger goes through the caches in chunks. */
+enum { AD_NATIVE_ELEMENTS = 32, AD_NATIVE_LOOPED = 4096 };
 
 /* Where a value is in memory when its piece is done, or was before. */
 typedef struct {
@@ -19,6 +21,9 @@ typedef struct {
     bool apart;     /* nothing that a piece reads lies in the root's memory */
     int32_t before; /* root of a sum over rows: the entry for what it has before the piece */
     bool adds;      /* root of a sum over rows: that has never been -0 */
+    /* root: where one row of it lies, in bytes, among others that come before and after it in the
+     * same memory; 0, 0: nowhere, it has memory of its own */
+    int64_t begin, end;
 } ad_native_place;
 
 /* Code of a piece. list: pointers to the arrays by value, at the row at hand; frame: memory that it
@@ -35,6 +40,7 @@ typedef struct {
     ad_native_run one;     /* for one row */
     ad_native_run several; /* for as many as there are lanes; NULL: there is none */
     int64_t instructions;  /* of several, else of one */
+    int64_t looped;        /* it is a loop over so many elements; 0: it is none */
     const ad_native_moving *moving;
     int nmoving;
 } ad_native_function;

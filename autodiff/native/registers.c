@@ -1,5 +1,5 @@
 /* Registers: machine code for a list of atoms, one after the other, each a number or, for several
- * rows at a time, a vector with a number a row.
+ * rows or elements at a time, a vector with a number for each of them.
  *
  * What is needed next stays in registers; of the others, the one that is needed last goes to the
  * frame when room is short (Belady 1966, doi:10.1147/sj.52.0078), unless it can be read again from
@@ -30,6 +30,8 @@ typedef struct {
     int32_t in[AD_NUMBER_REGISTERS]; /* the atom in a register; -1: none */
     unsigned pinned;                 /* registers of the instruction at hand */
     int32_t now;
+    bool loop;                             /* over elements: arrays are read from an index on */
+    int npointer, fixed;                   /* registers for pointers; these keep theirs */
     int32_t pointer[AD_POINTER_REGISTERS]; /* the entry of the list in it; -1: none */
     int64_t touched[AD_POINTER_REGISTERS], clock;
 } writer;
@@ -94,14 +96,15 @@ static int32_t take_slot(writer *w) { return w->nunused ? w->unused[--w->nunused
 
 static int pointer_to(writer *w, int32_t entry)
 {
-    int oldest = 0;
-    for (int r = 0; r < AD_POINTER_REGISTERS; r++) {
+    int oldest = w->fixed;
+    for (int r = 0; r < w->npointer; r++) {
         if (w->pointer[r] == entry) {
             w->touched[r] = ++w->clock;
             return r;
         }
-        if (w->touched[r] < w->touched[oldest]) oldest = r;
+        if (r > oldest && w->touched[r] < w->touched[oldest]) oldest = r;
     }
+    AD_ASSERT(oldest < w->npointer);
     ad_encode_pointer(w->code, oldest, entry);
     w->pointer[oldest] = entry;
     w->touched[oldest] = ++w->clock;
@@ -113,9 +116,12 @@ static ad_operand_at in_register(int reg)
     return (ad_operand_at){ .where = AD_IN_REGISTER, .reg = reg };
 }
 
-static ad_operand_at in_array(writer *w, int32_t entry, int64_t at)
+/* row_bytes: 0 where it is the same in every turn of a loop. */
+static ad_operand_at in_array(writer *w, int32_t entry, int64_t at, int64_t row_bytes)
 {
-    return (ad_operand_at){ .where = AD_IN_ARRAY, .reg = pointer_to(w, entry), .at = at };
+    return (ad_operand_at){
+        .where = AD_IN_ARRAY, .reg = pointer_to(w, entry), .at = at, .indexed = w->loop && row_bytes
+    };
 }
 
 static ad_operand_at in_frame(const writer *w, int32_t slot)
@@ -129,7 +135,7 @@ static ad_operand_at find(writer *w, int32_t atom)
     const ad_atom *x = &w->atoms->atom[atom];
     if (s->reg >= 0) return in_register(s->reg);
     if (s->slot >= 0) return in_frame(w, s->slot);
-    if (x->what == AD_ATOM_READ) return in_array(w, x->in[0], x->in[1]);
+    if (x->what == AD_ATOM_READ) return in_array(w, x->in[0], x->in[1], x->in[2]);
     AD_ASSERT(x->what == AD_ATOM_NUMBER);
     return (ad_operand_at){ .where = AD_IN_CODE, .at = w->base + x->in[0] * w->number_size };
 }
@@ -288,17 +294,21 @@ static void write_result(writer *w, const ad_atom_result *r)
 {
     w->pinned = 0;
     const int reg = into_register(w, r->atom);
-    const ad_operand_at to = in_array(w, r->entry, r->at);
+    const ad_operand_at to = in_array(w, r->entry, r->at, r->row_bytes);
     if (packed(w) && r->row_bytes != (int64_t)ad_dtype_size(w->atoms->dtype))
         ad_encode_store_strided(w->code, to, reg, r->row_bytes);
     else ad_encode_store(w->code, to, reg);
 }
 
-/* What is read and handed on as it is must be out of the way before anything is written. */
+/* What is read and handed on as it is must be out of the way before anything is written where
+ * something may lie. */
 static void save_passed_on(writer *w)
 {
     const ad_atoms *a = w->atoms;
+    bool apart = true;
     w->now = a->natom;
+    for (int32_t k = 0; k < a->nresult; k++) apart = apart && a->result[k].early;
+    if (apart) return;
     for (int32_t k = 0; k < a->nresult; k++) {
         const int32_t atom = a->result[k].atom;
         if (a->atom[atom].what != AD_ATOM_READ || w->of[atom].slot >= 0) continue;
@@ -327,7 +337,6 @@ static void write_all(writer *w, const int32_t *early)
         write_result(w, &a->result[k]);
         used(w, a->result[k].atom);
     }
-    ad_encode_return(w->code);
 }
 
 /* Of every atom the first of its results that are written early, as a number + 1; behind them, of
@@ -345,7 +354,9 @@ static int32_t *list_early(const ad_atoms *a)
 
 static void align(ad_code *c)
 {
-    while (c->n % AD_ALIGN && !c->failed) ad_encode_bytes(c, "", 1);
+    static const char zeros[AD_ALIGN];
+    const size_t rest = (size_t)(c->n % AD_ALIGN);
+    if (rest) ad_encode_bytes(c, zeros, sizeof zeros - rest);
 }
 
 static void write_numbers(writer *w)
@@ -362,10 +373,52 @@ static void write_numbers(writer *w)
     align(w->code);
 }
 
-bool ad_atoms_write(ad_atoms *a, ad_code *code, int64_t *entry, int64_t *frame)
+static void fix_pointer(writer *w, int32_t entry)
+{
+    for (int r = 0; r < w->fixed; r++)
+        if (w->pointer[r] == entry) return;
+    if (w->fixed <= AD_LOOP_POINTERS) w->pointer[w->fixed++] = entry;
+}
+
+/* Pointers that stay in their registers all through a loop; one register is left to the others
+ * where there are too many. */
+static void fix_pointers(writer *w)
+{
+    const ad_atoms *a = w->atoms;
+    w->npointer = AD_LOOP_POINTERS;
+    for (int32_t i = 0; i < a->natom; i++)
+        if (a->atom[i].needed && a->atom[i].what == AD_ATOM_READ) fix_pointer(w, a->atom[i].in[0]);
+    for (int32_t k = 0; k < a->nresult; k++) fix_pointer(w, a->result[k].entry);
+    if (w->fixed > AD_LOOP_POINTERS) {
+        w->fixed = AD_LOOP_POINTERS - 1;
+        w->pointer[w->fixed] = -1;
+    }
+    for (int r = 0; r < w->fixed; r++) ad_encode_pointer(w->code, r, w->pointer[r]);
+}
+
+static void write_loop(writer *w, const int32_t *early, const ad_atom_range *range)
+{
+    const int64_t size = (int64_t)ad_dtype_size(w->atoms->dtype), step = size * w->code->lanes;
+    if (w->atoms->nnumber) {
+        const int64_t jump = ad_encode_jump(w->code);
+        write_numbers(w);
+        ad_encode_land(w->code, jump);
+    }
+    w->loop = true;
+    fix_pointers(w);
+    ad_encode_index(w->code, range->from * size);
+    const int64_t head = w->code->n;
+    write_all(w, early);
+    if (range->from * size + step < range->to * size)
+        ad_encode_repeat(w->code, step, range->to * size, head);
+}
+
+bool ad_atoms_write(ad_atoms *a, ad_code *code, const ad_atom_range *range, int64_t *entry,
+                    int64_t *frame)
 {
     writer w = { .atoms = a,
                  .code = code,
+                 .npointer = AD_POINTER_REGISTERS,
                  .number_size = (int64_t)ad_dtype_size(a->dtype) * code->lanes,
                  .nregister = code->lanes > 1 ? AD_SPARE_REGISTER : AD_NUMBER_REGISTERS };
     mark_needed(a);
@@ -377,9 +430,15 @@ bool ad_atoms_write(ad_atoms *a, ad_code *code, int64_t *entry, int64_t *frame)
     memset(w.pointer, -1, sizeof w.pointer);
     const bool memory = w.of && w.unused && early && list_uses(&w);
     if (memory) {
-        write_numbers(&w);
-        *entry = code->n;
-        write_all(&w, early);
+        if (range) {
+            *entry = code->n;
+            write_loop(&w, early, range);
+        } else {
+            write_numbers(&w);
+            *entry = code->n;
+            write_all(&w, early);
+            ad_encode_return(code);
+        }
         if (slot_at(&w, w.nslot) > *frame) *frame = slot_at(&w, w.nslot);
     }
     free(w.of);

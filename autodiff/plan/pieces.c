@@ -16,6 +16,21 @@ static const int32_t *find_last_readers(const ad_program *p, ad_pool *pool)
     return last;
 }
 
+/* Where one row of a root lies among others that come before and after it; nowhere: it has memory
+ * of its own. */
+static void find_memory(const ad_slot *s, ad_native_place *place)
+{
+    enum { UNIFORM = 1, BLOCK, CHUNK };
+    const int64_t one = (int64_t)1 << 40; /* memories are not so large */
+    const int64_t memory = s->place == AD_PLACE_UNIFORM                                ? UNIFORM
+                           : s->place == AD_PLACE_BLOCK || s->place == AD_PLACE_OUTPUT ? BLOCK
+                           : s->place == AD_PLACE_CHUNK                                ? CHUNK
+                                                                                       : 0;
+    if (!memory) return;
+    place->begin = memory * one + s->position;
+    place->end = place->begin + s->bytes;
+}
+
 /* several: of several rows nothing is written where a piece reads. */
 static const ad_native_place *list_places(const ad_program *p, ad_pool *pool, bool several)
 {
@@ -28,6 +43,7 @@ static const ad_native_place *list_places(const ad_program *p, ad_pool *pool, bo
                                       .adds = true,
                                       .apart = several || s->place == AD_PLACE_UNIFORM ||
                                                s->place == AD_PLACE_COMPLETE };
+        if (s->root == i) find_memory(s, &place[i]);
     }
     for (int f = 0; place && f < p->nphase; f++)
         for (int k = 0; k < p->phase[f].nsum; k++)

@@ -17,7 +17,8 @@ void ad_add_piece(ad_piece_list *list, int32_t begin, int32_t end, int code)
 
 bool ad_step_can_be_native(const ad_step *s)
 {
-    return (s->kind == AD_STEP_KERNEL || s->kind == AD_STEP_FILL) && s->paired == 0;
+    return (s->kind == AD_STEP_KERNEL || s->kind == AD_STEP_FILL) && s->paired == 0 &&
+           s->elements == 0;
 }
 
 static void end_piece(const ad_piece_maker *m, ad_piece_list *list, int32_t begin, int32_t end)

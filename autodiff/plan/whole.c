@@ -6,6 +6,9 @@
  * the steps that make it. A state of an opaque operation may point at what the operation was given:
  * that is there as long as others take the state.
  *
+ * What an assembled array is made of is there for some steps more, as long as that is: a loop of
+ * native code makes it and what is made from it together.
+ *
  * Small values of which there may be native code have memory of their own, which that can write
  * before it has read all that it reads; so have sums that wait for further runs. */
 #include "autodiff/plan/places.h"
@@ -27,6 +30,19 @@ static void need_until(ad_program *p, int32_t root, int32_t step)
     if (p->slot[root].last < step) p->slot[root].last = step;
 }
 
+/* Until when an operand of step s is needed, and what the operands of an assembled array are. */
+static int32_t read_until(const ad_program *p, int32_t s)
+{
+    enum { MORE = 16 };
+    const ad_step *step = &p->step[s];
+    const ad_inst *x = &p->ir.inst[step->value];
+    const int32_t last = p->slot[step->value].last;
+    if (step->kind == AD_STEP_OPAQUE) return last;
+    const bool looped = !p->interpreted && ad_row_size(x->shape) <= AD_NATIVE_LOOPED;
+    if (!looped || x->op != AD_OP_assemble) return s;
+    return last < s + MORE ? last : s + MORE;
+}
+
 /* From the last step to the first, so that it is known how long a state is used where its operation
  * reads its operands. */
 static void find_lifetimes(ad_program *p)
@@ -37,7 +53,7 @@ static void find_lifetimes(ad_program *p)
         const ad_inst *x = &p->ir.inst[step->value];
         const bool opaque = step->kind == AD_STEP_OPAQUE;
         need_until(p, step->value, s);
-        const int32_t until = opaque ? p->slot[step->value].last : s;
+        const int32_t until = read_until(p, s);
         if (is_whole(p, step->value)) p->slot[step->value].first = s;
         for (int j = 0; opaque && j < x->nout; j++) {
             if (step->result[j] < 0 || !is_whole(p, step->result[j])) continue;

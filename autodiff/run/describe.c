@@ -181,6 +181,8 @@ static void put_pieces(writer *w, const ad_program *p, int phase, const char *na
         if (x->end > x->begin + 1) put(w, " to v%d", (int)p->step[x->end - 1].value);
         if (x->code >= 0) put(w, ": %lld instructions", (long long)x->call.instructions);
         else put(w, ": interpreted, %d steps", (int)(x->end - x->begin));
+        if (x->code >= 0 && x->call.looped)
+            put(w, ", in loops over %lld elements", (long long)x->call.looped);
         if (x->most_rows) put(w, ", of blocks up to %lld rows", (long long)x->most_rows);
         put(w, "\n");
     }
