@@ -243,7 +243,7 @@ START_TEST(test_random)
     enum { SIZES = sizeof sizes / sizeof *sizes };
     if (!ask_for_native()) return;
     for (int k = 0; k < TRIALS; k++) {
-        const unsigned long long seed = (unsigned long long)(_i * TRIALS + k);
+        const unsigned long long seed = (unsigned long long)_i * TRIALS + (unsigned long long)k;
         const ad_dtype dtype = k % 2 ? AD_F32 : AD_F64;
         trial t;
         open_trial(&t, dtype, seed, sizes[(_i * TRIALS + k) % (k % 4 ? 7 : SIZES)],
