@@ -12,10 +12,8 @@
  * what such a method is chosen for. */
 #include "ode/march/watch.h"
 
-/* Relative error that is allowed at an output; and in each step, as a part of the relative
- * tolerance: an oscillation that is part of the solution has about a third of what the error
- * estimate shows (0.05 to 0.3, by method and tolerance), so such ones ask for no smaller steps. */
-static const double allowed_at_output = 0.05, allowed_in_step = 0.3;
+/* Relative error that is allowed at an output. */
+static const double allowed_at_output = 0.05;
 
 /* Part of |lambda| to which its real part is known. */
 static const double uncertain = 0.02;
@@ -43,18 +41,17 @@ double ode_stray(const ode_march *m, double complex lambda, double h)
     return ode_deviation(m, h * lambda) / allowed_at_output;
 }
 
-/* What the tolerances are of the state's largest element, where atol counts as no more than so
- * much of it. */
-static double relative_tolerance(const ode_march *m, double most)
+/* What the tolerances are of the state's largest element. */
+static double relative_tolerance(const ode_march *m)
 {
     double size = m->watch.size;
-    return size > 0 ? fmin(0.1, m->rtol + fmin(m->atol / size, most)) : m->rtol;
+    return size > 0 ? fmin(0.1, m->rtol + m->atol / size) : m->rtol;
 }
 
 bool ode_is_spent(const ode_march *m, double complex lambda)
 {
     double rate = creal(lambda) + uncertain * cabs(lambda);
-    return rate * m->watch.first_output < log(relative_tolerance(m, INFINITY) / 2);
+    return rate * m->watch.first_output < log(relative_tolerance(m) / 2);
 }
 
 /* The error at the output where it is largest, in units of what is allowed: relative to the mode,
@@ -63,7 +60,7 @@ static double error_of_mode(const ode_march *m, double complex lambda, double h)
 {
     const ode_watch *w = &m->watch;
     /* A mode that grows is seen once it has grown by the inverse of that. */
-    double tolerance = relative_tolerance(m, INFINITY), least = log(tolerance / 2);
+    double tolerance = relative_tolerance(m), least = log(tolerance / 2);
     double rate = creal(lambda);
     if (rate < 0) rate = fmin(0, rate + uncertain * cabs(lambda));
     if (!isfinite(m->guard.limit) && ode_is_spent(m, lambda)) return 0;
@@ -72,10 +69,7 @@ static double error_of_mode(const ode_march *m, double complex lambda, double h)
     double n = fmax(1, t / h), left = fmin(0, rate * n * h - least);
     double complex off = n * deviation(m, h * lambda);
     double relative = fmin(2, cabs(off)) * exp(fmin(700, fmax(0, creal(off)) + left));
-    /* What is allowed in a step adds up. An atol that is large against the state, or even larger,
-     * says how accurate the state has to be, but not a derivative, which is as large as ever. */
-    double share = relative_tolerance(m, fmax(m->rtol, ode_usual_rtol(m->system->dtype)));
-    return relative / fmax(allowed_at_output, allowed_in_step * share * n);
+    return relative / allowed_at_output;
 }
 
 double ode_strain(const ode_march *m, double complex lambda, double h)

@@ -292,7 +292,7 @@ typedef struct {
 
 /* The derivative of x at time t, beside that mode where its rate is not 0. */
 static outcome derive(const oscillator *k, const ode_method *method, ad_dtype dtype, double t,
-                      double rate, double limit)
+                      double rate, double rtol, double limit)
 {
     const double y0[] = { -0.5 * sin(angle), 0.5 * cos(angle), 0, 0 }, p0 = 0.7;
     const int n = rate > 0 ? 4 : 3;
@@ -301,7 +301,11 @@ static outcome derive(const oscillator *k, const ode_method *method, ad_dtype dt
     ad_tape *tape = ad_tape_new(dtype);
     ad_var y = ad_input_rows(tape, AD_SHAPE(AD_ROWS, n), 1, y0), bar;
     ad_var args[] = { ad_param(tape, AD_SHAPE(1, 1), &p0), ad_param(tape, AD_SHAPE(1, 1), &rate) };
-    ode_options options = { .method = method, .stats = &o.stats, .costate_drift = limit };
+    ode_options options = { .method = method,
+                            .stats = &o.stats,
+                            .rtol = rtol,
+                            .atol = rtol / 100,
+                            .costate_drift = limit };
     ad_var end = ode_solve_final(n == 4 ? beside_field : field, (void *)k, y, n - 2, args,
                                  ode_interval(tape, 0, t), &options);
     ad_var x = ad_add(ad_scale(ad_slice(end, 1, 0, 1), cos(angle)),
@@ -330,7 +334,7 @@ static void count_outcomes(const ode_method *method, ad_dtype dtype, double t, d
         for (int kind = 0; kind < SLOW; kind++)
             for (int limit = 0; limit < 2; limit++) {
                 const oscillator k = { w[i], 0.02, unit_of(kind % 2, w[i]), kind };
-                outcome o = derive(&k, method, dtype, t, rate * w[i], limit ? INFINITY : 0);
+                outcome o = derive(&k, method, dtype, t, rate * w[i], 0, limit ? INFINITY : 0);
                 count[limit][o.result]++;
                 ode_stats_clear(&o.stats);
             }
@@ -351,6 +355,21 @@ START_TEST(short_solves_are_right)
     int count[2][3] = { { 0 } };
     count_outcomes(methods[_i / 2], _i % 2 ? AD_F64 : AD_F32, 1, 0, count);
     ck_assert_int_eq(count[0][WRONG] + count[0][REFUSED] + count[1][WRONG], 0);
+}
+END_TEST
+
+/* A loose tolerance is that of the state: over hundreds of steps it does not add up in the
+ * derivative. */
+START_TEST(loose_tolerances_are_right)
+{
+    static const double w[] = { 14.7, 43 };
+    for (int i = 0; i < 4; i++) {
+        const oscillator k = { w[i / 2], 0.02, 1, FOLLOWS };
+        outcome o = derive(&k, methods[_i / 2], _i % 2 ? AD_F64 : AD_F32, horizon, 0, 1e-3,
+                           i % 2 ? INFINITY : 0);
+        ck_assert_int_eq(o.result, RIGHT);
+        ode_stats_clear(&o.stats);
+    }
 }
 END_TEST
 
@@ -380,7 +399,7 @@ START_TEST(those_beside_steeper_modes_are_found)
     for (int i = 0; i < 3; i++)
         for (int kind = 0; kind < SLOW; kind++) {
             const oscillator k = { w[i], 0.02, unit_of(kind, w[i]), kind };
-            outcome o = derive(&k, methods[_i / 2], _i % 2 ? AD_F64 : AD_F32, 10, 1.5 * w[i], 0);
+            outcome o = derive(&k, methods[_i / 2], _i % 2 ? AD_F64 : AD_F32, 10, 1.5 * w[i], 0, 0);
             ck_assert_int_eq(o.result, RIGHT);
             ode_stats_clear(&o.stats);
         }
@@ -424,7 +443,7 @@ START_TEST(what_is_right_stays_as_it_is)
     const oscillator k = { 8.7, 0.2, 1, FOLLOWS };
     outcome o[2];
     for (int limit = 0; limit < 2; limit++) {
-        o[limit] = derive(&k, methods[_i], AD_F64, horizon, 0, limit ? INFINITY : 0);
+        o[limit] = derive(&k, methods[_i], AD_F64, horizon, 0, 0, limit ? INFINITY : 0);
         ck_assert_int_eq(o[limit].result, RIGHT);
     }
     ck_assert_int_gt(o[0].stats.backward_evaluations, 2 * o[0].stats.evaluations);
@@ -601,6 +620,7 @@ int main(void)
     tcase_add_test(tests, says_what_asks_for_the_steps);
     tcase_add_loop_test(tests, those_of_the_solution_pay_little, 0, 2 * METHODS);
     tcase_add_loop_test(tests, short_solves_are_right, 0, 2 * METHODS);
+    tcase_add_loop_test(tests, loose_tolerances_are_right, 0, 2 * METHODS);
     tcase_add_loop_test(tests, those_beside_steeper_modes_are_right_or_refused, 0, BESIDE);
     tcase_add_loop_test(tests, those_beside_steeper_modes_are_found, 0, 2 * EXPLICIT);
     tcase_add_loop_test(tests, any_order_of_rows, 0, 2);
