@@ -43,7 +43,8 @@ bool ode_march_compile(ode_march_units *u, ode_system *s, const ode_settings *se
                     !(u->field_tangent = ode_unit_plan(s, field_tangent, tape, set->caller))))
         return false;
     ode_unit_key jacobian = { .kind = ODE_UNIT_ROOT };
-    if (watched && ode_spectrum_applies(s, set->method) &&
+    u->spectrum = watched ? ode_spectrum_of(s, set->method) : ODE_NO_SPECTRUM;
+    if (u->spectrum == ODE_JACOBIAN &&
         !(u->jacobian = ode_unit_plan(s, jacobian, tape, set->caller)))
         return false;
     ode_unit_key field = { .kind = ODE_UNIT_FIELD,

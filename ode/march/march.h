@@ -72,8 +72,15 @@ double ode_guard_factor(const ode_guard *guard); /* how much the next step may b
 void ode_guard_accept(ode_guard *guard);
 
 /* What the march of a system needs is compiled: units for stepping. */
+/* What the watch takes the eigenvalues of a row from (spectrum.c): the Jacobian, or what it does to
+ * a few directions. */
+typedef enum { ODE_NO_SPECTRUM, ODE_JACOBIAN, ODE_DIRECTIONS } ode_spectrum_source;
+/* The most directions, and the most components whose Jacobian is taken. */
+enum { ODE_KRYLOV = 8 };
+
 typedef struct {
     const ode_unit *step, *begin, *field, *tangent, *field_tangent;
+    ode_spectrum_source spectrum;
     const ode_unit *jacobian; /* NULL: the watch has no use for it */
     /* a step that does not tell |lambda|, else the same; NULL: step never does */
     const ode_unit *brief;
@@ -110,13 +117,14 @@ typedef struct {
     ode_buffer earlier, turns;
     double steepest; /* the largest |lambda| that the last look found */
     /* All modes of a row (spectrum.c). */
-    const ode_unit *jacobian_unit; /* NULL: they are not looked for */
+    ode_spectrum_source spectrum;
+    const ode_unit *jacobian_unit; /* NULL: it is not taken */
     ode_runner jacobian;
-    ode_buffer jacobians; /* [rows,width,width] */
-    bool all;             /* whether the present look has found all modes */
-    int64_t all_since;    /* steps taken at the last one that has */
-    bool damped;          /* the mode that limits the steps is gone at the first output */
-    bool again;           /* the march has gone back */
+    ode_buffer jacobians, basis; /* [rows,n,n], and n + 1 directions (krylov.c) */
+    bool all;                    /* whether the present look has found all modes */
+    int64_t all_since;           /* steps taken at the last one that has */
+    bool damped;                 /* the mode that limits the steps is gone at the first output */
+    bool again;                  /* the march has gone back */
     /* Blind components. */
     const ode_unit *unit,
         *field_unit; /* of the step and of the field alone; NULL: without probes */
@@ -142,9 +150,10 @@ typedef struct {
     double told;                 /* their errors by that size, the larger one */
     int64_t probes, evaluations; /* looks and tangents, and what they took */
 } ode_watch;
-/* Whether the modes of these systems are all looked for, and the memory of their Jacobians. */
-bool ode_spectrum_applies(const ode_system *system, const ode_method *method);
-size_t ode_spectrum_bytes(const ode_system *system, int64_t rows);
+/* Where the modes of these systems are looked for, and on how many directions at most (krylov.c).
+ */
+ode_spectrum_source ode_spectrum_of(const ode_system *system, const ode_method *method);
+int64_t ode_krylov_size(const ode_system *system);
 /* For a solve over times of these lengths; after ode_march_open. 0, or -1 with the march's error
  * written. */
 int ode_watch_open(ode_march *march, const ode_march_units *units, double horizon,

@@ -237,7 +237,7 @@ static int turn_to_steepest(ode_march *m, const ode_boundary *a, int direction, 
         if (explicit && (limiting || may_hide(m, pair, h))) {
             int all = ode_find_in_spectrum(m, a, direction, y, size, found);
             if (all < 0) return -1;
-            w->iterations += all * (1 + (int)m->system->width);
+            w->iterations += all * (1 + (int)ode_krylov_size(m->system));
             if (all) return is_close(m, *found, h);
         }
         double complex mode = most_strained(m, size, &left);
@@ -264,7 +264,8 @@ int ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const 
     int known =
         isfinite(m->guard.limit) ? 0 : ode_find_in_spectrum(m, a, direction, y, h / close, found);
     if (known < 0) return -1;
-    w->iterations = (int)m->system->width / 2; /* eigenvalues take as long as that, about */
+    /* Eigenvalues of the method's Jacobian take as long as half of these, about. */
+    w->iterations = (int)ode_krylov_size(m->system) / (w->spectrum == ODE_JACOBIAN ? 2 : 1);
     /* What the arguments do along the steepest mode is asked of stiff steps. */
     if (known && fmin(h, w->horizon) * w->steepest <= 1) return is_close(m, *found, h);
     int steep = turn_to_steepest(m, a, direction, y, h, known ? &turned : found);
@@ -325,11 +326,14 @@ static int is_beyond(ode_march *m, const ode_sink *sink, int direction, int64_t 
     const void *y = sink->state(sink->context, k, &a);
     double size = ((const double *)w->sizes.data)[k], left, growth, pair;
     double complex mode;
+    int failed = 0;
+    if (w->spectrum != ODE_JACOBIAN) {
+        w->evaluations++;
+        failed = ode_march_field(m, a.t, a.jump ? direction : 0, y, m->slope[0].data, NULL, NULL);
+        if (failed) return failed;
+    }
     int known = ode_find_in_spectrum(m, &a, direction, y, size, &mode);
     if (known) return known < 0 ? -1 : size > beyond * ode_largest_step(m, mode);
-    w->evaluations++;
-    int failed = ode_march_field(m, a.t, a.jump ? direction : 0, y, m->slope[0].data, NULL, NULL);
-    if (failed) return failed;
     for (int i = 0; i < ITERATIONS_BACK; i++) {
         failed = iterate(m, &a, direction, y);
         if (failed) return failed;

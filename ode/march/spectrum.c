@@ -1,4 +1,4 @@
-/* All modes of a small system.
+/* All modes of a small system, and the outer ones of a larger one.
  *
  * A power iteration (modes.c) finds the steepest mode. Implicit steps are chosen far beyond it,
  * which is gone at the first output, and may damp to nothing what it hides: an oscillation that is
@@ -6,24 +6,20 @@
  * components its eigenvalues cost no more than a step. Explicit steps within the limit of stability
  * of the steepest mode may put such an oscillation wrong, too. For them the Jacobian is taken where
  * the steepest mode is steep enough to hide one; two iterations tell both modes of two components.
- */
+ * Of more components it is looked at on a few directions (krylov.c). */
 #include "ode/march/watch.h"
 #include "ode/methods/linear.h"
 
-/* Components of a row, at most: beyond, eigenvalues take longer than steps; and by explicit
+/* Components of a row, at most: for a few directions to show what there is; and by explicit
  * methods, at least. */
-enum { MOST_WIDTH = 8, LEAST_EXPLICIT = 3 };
+enum { MOST_WIDTH = 128, LEAST_EXPLICIT = 3 };
 
-bool ode_spectrum_applies(const ode_system *s, const ode_method *method)
+ode_spectrum_source ode_spectrum_of(const ode_system *s, const ode_method *method)
 {
-    bool implicit = ode_method_has(method, ODE_METHOD_IMPLICIT);
-    return !s->ngiven && s->width <= MOST_WIDTH &&
-           (implicit || (s->trace && s->width >= LEAST_EXPLICIT));
-}
-
-size_t ode_spectrum_bytes(const ode_system *s, int64_t rows)
-{
-    return (size_t)(rows * s->width * s->width) * ode_bytes(s->dtype);
+    bool implicit = ode_method_has(method, ODE_METHOD_IMPLICIT),
+         looked = implicit || (s->trace && s->width >= LEAST_EXPLICIT);
+    if (s->ngiven || !looked || s->width > MOST_WIDTH) return ODE_NO_SPECTRUM;
+    return s->width <= ODE_KRYLOV ? ODE_JACOBIAN : ODE_DIRECTIONS;
 }
 
 /* The Jacobians of all rows at time t. 1; 0: one is not finite; -1 with the march's error written.
@@ -58,12 +54,13 @@ int ode_find_in_spectrum(ode_march *m, const ode_boundary *a, int direction, con
 {
     ode_watch *w = &m->watch;
     const ode_system *s = m->system;
-    if (!w->jacobian_unit) return 0;
-    int there = find_jacobians(m, a->t, a->jump ? direction : 0, y);
+    if (w->spectrum == ODE_NO_SPECTRUM) return 0;
+    int there = w->spectrum == ODE_JACOBIAN ? find_jacobians(m, a->t, a->jump ? direction : 0, y)
+                                            : ode_project_jacobians(m, a, direction, y);
     if (there <= 0) return there;
-    const int64_t n = s->width, squares = n * n;
-    double matrix[MOST_WIDTH * MOST_WIDTH], real[MOST_WIDTH], imaginary[MOST_WIDTH],
-        work[ODE_EIGENVALUES_WORK * MOST_WIDTH], most = 0;
+    const int64_t n = ode_krylov_size(s), squares = n * n;
+    double matrix[ODE_KRYLOV * ODE_KRYLOV], real[ODE_KRYLOV], imaginary[ODE_KRYLOV],
+        work[ODE_EIGENVALUES_WORK * ODE_KRYLOV], most = 0;
     *found = w->steepest = 0;
     w->all = true;
     for (int64_t r = 0; r < m->rows; r++) {

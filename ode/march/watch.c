@@ -70,13 +70,13 @@ void ode_watch_close(ode_watch *w)
     ode_runner_close(&w->tangent);
     ode_runner_close(&w->field_tangent);
     ode_runner_close(&w->jacobian);
-    ode_buffer *all[] = { &w->direction, &w->largest, &w->moved,     &w->slope,
-                          &w->sizes,     &w->rows,    &w->arguments, &w->each,
-                          &w->chosen,    &w->earlier, &w->turns,     &w->jacobians };
+    ode_buffer *all[] = { &w->direction, &w->largest,   &w->moved, &w->slope,  &w->sizes,
+                          &w->rows,      &w->arguments, &w->each,  &w->chosen, &w->earlier,
+                          &w->turns,     &w->jacobians, &w->basis };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
 }
 
-enum { WATCH_ARRAYS = 10 };
+enum { WATCH_ARRAYS = 11 };
 
 static int list_arrays(ode_watch *w, const ode_march *m, const ode_march_units *units,
                        int64_t nrows, ode_buffer_part *list)
@@ -84,8 +84,10 @@ static int list_arrays(ode_watch *w, const ode_march *m, const ode_march_units *
     const ode_system *s = m->system;
     const size_t element = ode_bytes(s->dtype), rows = (size_t)nrows * sizeof(double),
                  slot = (size_t)(nrows * s->width) * element;
+    const int64_t n = ode_krylov_size(s);
     const ode_buffer_part all[WATCH_ARRAYS] = {
-        { &w->jacobians, units->jacobian ? ode_spectrum_bytes(s, nrows) : 0 },
+        { &w->jacobians, units->spectrum ? (size_t)(nrows * n * n) * element : 0 },
+        { &w->basis, units->spectrum == ODE_DIRECTIONS ? (size_t)(n + 1) * slot : 0 },
         { &w->direction, slot },
         { &w->largest, slot },
         { &w->moved, slot },
@@ -119,6 +121,7 @@ int ode_watch_open(ode_march *m, const ode_march_units *units, double horizon, d
     w->on = m->rtol < 1; /* else nobody asks for any accuracy */
     w->unit = units->tangent;
     w->field_unit = units->field_tangent;
+    w->spectrum = units->spectrum;
     w->jacobian_unit = units->jacobian;
     w->horizon = horizon;
     w->silent = pow(blind_growth, -m->method->order);

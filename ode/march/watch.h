@@ -68,6 +68,9 @@ int ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const 
  * written (spectrum.c). */
 int ode_find_in_spectrum(ode_march *m, const ode_boundary *a, int direction, const void *y,
                          double h, double complex *found);
+/* Of the same, what the Jacobians of all rows do to a few directions, into watch.jacobians,
+ * [rows,n,n]; the field at y is in slope[0]. As that (krylov.c). */
+int ode_project_jacobians(ode_march *m, const ode_boundary *a, int direction, const void *y);
 /* Holds the steps within the limit of a mode that is known for certain. */
 void ode_limit_steps(ode_march *m, const ode_boundary *a, int direction, double complex found);
 
