@@ -166,7 +166,8 @@ int64_t ad_constant_size(ad_var x); /* how many elements that is; 0: not a const
 void *ad_function_key(int nin, const ad_var *in, int nout, const ad_var *out, size_t *length);
 
 /* Says that the tape is being traced to be replayed: ad_value on what depends on a symbolic input
- * fails, and the message ends with `advice`, which is copied. */
+ * fails, and the message ends with `advice`, which is copied: why there is no value, and where
+ * values are to be had. */
 void ad_tape_set_traced(ad_tape *tape, const char *advice);
 /* Sets the tape's error if it has none (printf form). */
 void ad_fail(ad_tape *tape, const char *format, ...)

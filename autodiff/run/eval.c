@@ -95,11 +95,7 @@ static bool evaluate_source(ad_tape *t, ad_node *n)
             ad_fail(
                 t, "ad_value: a row input has %lld rows, the latest data %lld: set it too (ad_set)",
                 (long long)n->rows, (long long)ad_tape_rows(t));
-        else if (advice)
-            ad_fail(t,
-                    "ad_value: an input has no value here, since this function is traced once and "
-                    "replayed; %s",
-                    advice);
+        else if (advice) ad_fail(t, "ad_value: an input has no value here: %s", advice);
         else
             ad_fail(t, "ad_value: an input has no value: it was recorded without data (ad_set "
                        "gives it some)");

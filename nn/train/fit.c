@@ -182,7 +182,9 @@ static int record(nn_fit *f, bool residuals, ad_tape *tape, ad_var *in)
         in[1 + i] =
             ad_has_rows(shape) ? ad_input_rows(tape, shape, 0, NULL) : ad_input(tape, shape, NULL);
     }
-    ad_tape_set_traced(tape, "of what is fitted, look at values in options.on_iteration");
+    ad_tape_set_traced(
+        tape,
+        "what is fitted is recorded once and replayed; look at values in options.on_iteration");
     ad_var result = o->loss(tape, in[0], in + 1, o->user);
     if (check_result(f, tape, result, in[0], residuals)) return -1;
     int nin = 1 + o->narray;

@@ -64,8 +64,8 @@ static int begin(nn_trainer *t, recording *r)
         r->vars[1 + i] = ad_has_rows(shape) ? ad_input_rows(r->tape, shape, 0, NULL)
                                             : ad_input(r->tape, shape, NULL);
     }
-    ad_tape_set_traced(r->tape, "of nn_train's loss, look at values in options.on_step, on a tape "
-                                "of your own with nn_theta_param");
+    ad_tape_set_traced(r->tape, "nn_train's loss is recorded once and replayed; look at values in "
+                                "options.on_step, on a tape of your own with nn_theta_param");
     return 0;
 }
 

@@ -683,6 +683,28 @@ START_TEST(printing_in_a_field)
 }
 END_TEST
 
+static ad_var branches(ad_var t_, ad_var y, const ad_var *args, void *user)
+{
+    (void)t_, (void)args, (void)user;
+    return ad_item(ad_sum_all(y)) > 0 ? ad_neg(y) : y;
+}
+
+/* The error of looking at a value where there is none says why, once, and what to do. */
+START_TEST(branches_by_value)
+{
+    const double one = 1;
+    t = ad_tape_new(AD_F64);
+    ad_var y0 = ad_input_rows(t, AD_SHAPE(AD_ROWS, 1), 1, &one);
+    ad_item(ode_solve_final(branches, NULL, y0, 0, NULL, ode_interval(t, 0, 1), NULL));
+    const char *error = ad_tape_error(t), *why = "traced once and replayed";
+    ck_assert_ptr_nonnull(error);
+    const char *first = strstr(error, why);
+    ck_assert_msg(first && !strstr(first + 1, why) && strstr(first, "set ode_options.rerecord"),
+                  "%s", error);
+    ad_tape_free(t);
+}
+END_TEST
+
 int main(void)
 {
     TCase *c = suite_case("front", "front");
@@ -690,7 +712,8 @@ int main(void)
                              places_of_extremes,  splitting,           rows_given,
                              opaque_shapes,       errors_told,         errors_printed,
                              evaluating,          printing_in_a_field, evaluating_from_a_field,
-                             values_of_a_type,    names_of_calls,      meddling_fields };
+                             values_of_a_type,    names_of_calls,      meddling_fields,
+                             branches_by_value };
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) tcase_add_test(c, tests[i]);
     return suite_run();
 }
