@@ -426,6 +426,52 @@ START_TEST(misuse)
 }
 END_TEST
 
+/* A weight that changes between recordings: by itself, as noise does, or in on_iteration. */
+static double weight = 1;
+static ad_var weighted(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
+{
+    const bool *counts = user;
+    if (*counts) weight++;
+    return ad_scale(ad_square(ad_shift(rosenbrock_residuals(tape, theta, batch, NULL), 1)), weight);
+}
+static ad_var weighted_sum(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
+{
+    return ad_sum_all(weighted(tape, theta, batch, user));
+}
+static int anneal(int64_t iteration, double loss, const nn_theta *theta, void *user)
+{
+    const bool *counts = user;
+    (void)iteration, (void)loss, (void)theta;
+    if (!*counts) weight /= 2;
+    return 0;
+}
+static int leave(int64_t iteration, double loss, const nn_theta *theta, void *user)
+{
+    (void)iteration, (void)loss, (void)theta, (void)user;
+    return 0;
+}
+
+START_TEST(values_that_change)
+{
+    for (int way = 0; way < 3; way++) {
+        numbers v = make(AD_F64, 2, (double[]){ -1.2, 1 });
+        bool counts = way == 1;
+        char error[400] = "";
+        nn_fit_report report;
+        nn_fit_options o = { .loss = _i ? weighted : weighted_sum,
+                             .iterations = 3,
+                             .user = &counts,
+                             .on_iteration = way == 2 ? anneal : leave };
+        int result =
+            (_i ? nn_levenberg_marquardt : nn_lbfgs)(v.theta, &o, &report, error, sizeof error);
+        ck_assert_msg(result == (way ? -1 : 0), "way %d: %s", way, error);
+        if (way) ck_assert_ptr_nonnull(strstr(error, "it reads a value that changes"));
+        ck_assert_int_eq(report.end == NN_FIT_FAILED, way != 0);
+        release(&v);
+    }
+}
+END_TEST
+
 int main(void)
 {
     TCase *tests = suite_case("fit", "fit");
@@ -436,5 +482,6 @@ int main(void)
     tcase_add_loop_test(tests, certified, 0, COUNT(regressions));
     tcase_add_test(tests, rates_of_an_equation);
     tcase_add_test(tests, misuse);
+    tcase_add_loop_test(tests, values_that_change, 0, 2);
     return suite_run();
 }
