@@ -169,7 +169,9 @@ static int check_result(nn_fit *f, ad_tape *tape, ad_var result, ad_var theta, b
         return FIT_FAIL(f, "%s",
                         "the residuals have rows, but options.examples does not say how "
                         "many");
-    if (ad_depends(result, theta)) return 0;
+    bool depends = ad_depends(result, theta);
+    if (ad_tape_error(tape)) return FIT_FAIL(f, "recording: %s", ad_tape_error(tape));
+    if (depends) return 0;
     return FIT_FAIL(f, "%s", "what options.loss returns does not depend on theta");
 }
 

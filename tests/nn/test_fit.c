@@ -1,6 +1,7 @@
 /* Fits by L-BFGS and by Levenberg and Marquardt's method: test functions with known minima, NIST's
  * certified regressions (https://www.itl.nist.gov/div898/strd/), rates of an equation beside
  * SciPy's (tests/reference/fit.py), bounds, and what is refused. */
+#define TESTS_COUNT_ALLOCATIONS
 #include "costate.h"
 #include "tests/support.h"
 #include <math.h>
@@ -472,6 +473,34 @@ START_TEST(values_that_change)
 }
 END_TEST
 
+#ifndef ALLOCATIONS_NOT_COUNTED
+/* Wherever memory ends in a fit, that is what is said, or a step is shorter. */
+START_TEST(without_memory)
+{
+    nn_fit_options o = { .loss = _i ? rosenbrock_residuals : rosenbrock,
+                         .iterations = 1,
+                         .threads = 1 };
+    int result = -1;
+    long k = -1; /* first with all the memory it wants */
+    for (; (result || k == 0) && k < 5000; k++) {
+        numbers v = make(AD_F64, 2, (double[]){ -1.2, 1 });
+        char error[300] = "";
+        long live = allocations_live();
+        allocations_fail_at(k);
+        result = (_i ? nn_levenberg_marquardt : nn_lbfgs)(v.theta, &o, NULL, error, sizeof error);
+        allocations_fail_at(-1);
+        ck_assert_int_eq(allocations_live(), live);
+        if (result)
+            ck_assert_msg(strstr(error, "out of memory") || strstr(error, "memory is short"),
+                          "%ld: %s", k, error);
+        release(&v);
+    }
+    ck_assert_int_eq(result, 0);
+    ck_assert_int_gt(k, 50);
+}
+END_TEST
+#endif
+
 int main(void)
 {
     TCase *tests = suite_case("fit", "fit");
@@ -483,5 +512,8 @@ int main(void)
     tcase_add_test(tests, rates_of_an_equation);
     tcase_add_test(tests, misuse);
     tcase_add_loop_test(tests, values_that_change, 0, 2);
+#ifndef ALLOCATIONS_NOT_COUNTED
+    tcase_add_loop_test(tests, without_memory, 0, 2);
+#endif
     return suite_run();
 }
