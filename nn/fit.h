@@ -23,7 +23,9 @@ const char *nn_fit_end_text(nn_fit_end end); /* "the gradient is small" */
  * f64; those in brackets for f32. */
 typedef struct {
     /* nn_lbfgs: records the loss, a scalar. nn_levenberg_marquardt: records the residuals, of any
-     * shape, with or without rows; the loss is half the sum of their squares. */
+     * shape, with or without rows; the loss is half the sum of their squares. What it reads from C
+     * variables stands still; the fit records it again in the end, and it is an error if that has
+     * changed. */
     nn_loss loss;
     void *user; /* goes to loss and on_iteration */
     int narray;

@@ -478,8 +478,9 @@ ad_var ode_normal_log_density(ad_var z);
 
 /* ---- exogenous inputs ------------------------------------------------------------------------ */
 
-/* u(t) from samples u_k at times `knots` [K] (strictly increasing): samples [K,D] shared, or
- * [rows,K,D] per row; t with sizes 1 (or [rows,1]) as a field gets it. Result [1,D] or [rows,D].
+/* u(t) from samples u_k at times `knots` [K] (strictly increasing; linear and cubic: in the tape's
+ * type too): samples [K,D] shared, or [rows,K,D] per row; t with sizes 1 (or [rows,1]) as a field
+ * gets it. Result [1,D] or [rows,D].
  * Differentiable in samples and t. linear and cubic continue their end pieces outside the knots;
  * cubic: Hermite pieces whose slopes at the knots are those of the parabolas through three
  * neighbouring samples. hold: the latest sample (zero-order hold, right-continuous: u(t) = u_k from

@@ -56,11 +56,11 @@ ad_var nn_logsigmoid(ad_var x) { return ad_neg(ad_softplus(ad_neg(x))); }
 
 /* ---- along the last axis --------------------------------------------------------------------- */
 
-/* The largest element, subtracted, changes nothing, so it needs no derivative. */
+/* The largest element takes part in the derivatives although it cancels: they are then in
+ * differences from its own, so that those of the dominant term do not cancel. */
 ad_var nn_softmax(ad_var x)
 {
-    ad_var largest = ad_stop_gradient(ad_reduce_max(x, 1, (int[]){ -1 }, true));
-    ad_var e = ad_exp(ad_sub(x, largest));
+    ad_var e = ad_exp(ad_sub(x, ad_reduce_max(x, 1, (int[]){ -1 }, true)));
     return ad_div(e, ad_sum_axis(e, -1, true));
 }
 

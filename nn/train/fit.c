@@ -169,11 +169,14 @@ static int check_result(nn_fit *f, ad_tape *tape, ad_var result, ad_var theta, b
         return FIT_FAIL(f, "%s",
                         "the residuals have rows, but options.examples does not say how "
                         "many");
-    if (ad_depends(result, theta)) return 0;
+    bool depends = ad_depends(result, theta);
+    if (ad_tape_error(tape)) return FIT_FAIL(f, "recording: %s", ad_tape_error(tape));
+    if (depends) return 0;
     return FIT_FAIL(f, "%s", "what options.loss returns does not depend on theta");
 }
 
-static int record(nn_fit *f, bool residuals, ad_tape *tape, ad_var *in)
+/* in: theta and the arrays. */
+static ad_var call_loss(nn_fit *f, ad_tape *tape, ad_var *in)
 {
     const nn_fit_options *o = &f->options;
     in[0] = ad_param(tape, AD_SHAPE(f->theta->size), NULL);
@@ -185,9 +188,16 @@ static int record(nn_fit *f, bool residuals, ad_tape *tape, ad_var *in)
     ad_tape_set_traced(
         tape,
         "what is fitted is recorded once and replayed; look at values in options.on_iteration");
-    ad_var result = o->loss(tape, in[0], in + 1, o->user);
+    return o->loss(tape, in[0], in + 1, o->user);
+}
+
+static int record(nn_fit *f, bool residuals, ad_tape *tape, ad_var *in)
+{
+    ad_var result = call_loss(f, tape, in);
     if (check_result(f, tape, result, in[0], residuals)) return -1;
-    int nin = 1 + o->narray;
+    int nin = 1 + f->options.narray;
+    f->key = ad_function_key(nin, in, 1, &result, &f->key_length);
+    if (!f->key) return FIT_FAIL(f, "recording: %s", ad_tape_error(tape));
     f->plain = compile(f, tape, nin, in, 1, &result);
     if (!f->plain) return -1;
     ad_var both[2] = { result, { 0 } };
@@ -267,6 +277,7 @@ void nn_fit_clear(nn_fit *f)
     ad_workspace_free(f->derived_work);
     ad_program_free(f->plain);
     ad_program_free(f->derived);
+    free(f->key);
     free(f->place);
     free(f->x);
     free(f->lower);
@@ -326,6 +337,71 @@ void nn_fit_accept(nn_fit *f, const double *x)
 bool nn_fit_blocked(const nn_fit *f, const double *x, int64_t i, double d)
 {
     return (d < 0 && x[i] <= f->lower[i]) || (d > 0 && x[i] >= f->upper[i]);
+}
+
+/* ---- comparing ------------------------------------------------------------------------------- */
+
+/* Keys of what has solves in it differ from recording to recording: then the numbers at theta
+ * decide, which differ by rounding at most. A run that fails decides nothing. */
+static bool equal_numbers(nn_fit *f, const ad_program *now, ad_workspace *work, void *after)
+{
+    const ad_dtype dtype = f->theta->dtype;
+    const double unit = dtype == AD_F32 ? 0x1p-23 : 0x1p-52;
+    for (int64_t i = 0; i < f->n; i++) nn_put(dtype, f->trial, f->place[i], f->x[i]);
+    if (ad_run(f->plain, f->plain_work, f->rows, f->inputs, (void *const[]){ f->result }) ||
+        ad_run(now, work, f->rows, f->inputs, (void *const[]){ after }))
+        return true;
+    double largest = 0, apart = 0;
+    for (int64_t i = 0; i < f->m; i++) {
+        double a = nn_element(dtype, f->result, i), b = nn_element(dtype, after, i);
+        largest = fmax(largest, fabs(a));
+        apart = fmax(apart, fabs(a - b));
+    }
+    return apart <= 1000 * unit * largest;
+}
+
+static int compare_numbers(nn_fit *f, ad_tape *tape, const ad_var *in, ad_var result, bool *same)
+{
+    ad_program *now = compile(f, tape, 1 + f->options.narray, in, 1, &result);
+    if (!now) return -1;
+    ad_workspace *work = ad_workspace_new(now, f->options.threads);
+    void *after = calloc((size_t)f->m, nn_bytes(f->theta->dtype));
+    int failed = work && after ? 0 : FIT_FAIL(f, "%s", "out of memory");
+    if (!failed) *same = equal_numbers(f, now, work, after);
+    free(after);
+    ad_workspace_free(work);
+    ad_program_free(now);
+    return failed;
+}
+
+static int compare(nn_fit *f, ad_tape *tape, ad_var *in, bool *same)
+{
+    ad_var result = call_loss(f, tape, in);
+    const int64_t m = f->m;
+    if (check_result(f, tape, result, in[0], true)) return -1;
+    if (f->m != m) return 0;
+    size_t length;
+    void *key = ad_function_key(1 + f->options.narray, in, 1, &result, &length);
+    if (!key) return FIT_FAIL(f, "recording: %s", ad_tape_error(tape));
+    *same = length == f->key_length && memcmp(key, f->key, length) == 0;
+    free(key);
+    return *same ? 0 : compare_numbers(f, tape, in, result, same);
+}
+
+int nn_fit_compare(nn_fit *f)
+{
+    ad_tape *tape = ad_tape_new(f->theta->dtype);
+    ad_var *in = calloc((size_t)f->options.narray + 1, sizeof *in);
+    bool same = false;
+    int failed = tape && in ? compare(f, tape, in, &same) : FIT_FAIL(f, "%s", "out of memory");
+    free(in);
+    ad_tape_free(tape);
+    if (failed || same) return failed;
+    return FIT_FAIL(f, "%s",
+                    "options.loss records something else than at first: it reads a value that "
+                    "changes (noise drawn in it, an annealed weight, a counter), but it is "
+                    "recorded once and replayed, so that value stood still; theta is fitted with "
+                    "it. Give it as an array");
 }
 
 /* ---- ends ------------------------------------------------------------------------------------ */

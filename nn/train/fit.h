@@ -18,6 +18,8 @@ typedef struct {
     double *x; /* [n] where theta is */
 
     int64_t rows, m; /* m: elements of the results */
+    void *key;       /* of what was recorded (ad_function_key) */
+    size_t key_length;
     ad_program *plain, *derived;
     ad_workspace *plain_work, *derived_work;
     const void **inputs; /* theta, arrays, a direction */
@@ -36,6 +38,9 @@ typedef struct {
 /* Checks all, records and compiles. residuals: the derivative is a tangent, not a gradient. */
 int nn_fit_new(nn_fit *f, bool residuals);
 void nn_fit_clear(nn_fit *f);
+/* Whether options.loss still records what was compiled; theta is where the fit has ended. An error
+ * if not: it reads what changes, which stood still. */
+int nn_fit_compare(nn_fit *f);
 /* The results at x, and their derivative: the gradient, or the tangent along number k, where
  * wanted (else k is -1 and derivative is NULL). false, with the message kept, where a number is not
  * finite or the run fails. */

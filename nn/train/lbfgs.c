@@ -283,6 +283,8 @@ int nn_lbfgs(nn_theta *theta, const nn_fit_options *options, nn_fit_report *repo
     q.n = f.n;
     if (result == 0) result = allocate(&q);
     if (result == 0) result = minimise(&q);
+    if (result == 0) result = nn_fit_compare(&f);
+    if (result) own.end = NN_FIT_FAILED;
     release(&q);
     nn_fit_clear(&f);
     if (report) *report = own;

@@ -293,6 +293,7 @@ int nn_levenberg_marquardt(nn_theta *theta, const nn_fit_options *options, nn_fi
     q.height = f.m > f.n ? f.m : f.n;
     if (result == 0) result = allocate(&q);
     if (result == 0) result = minimise(&q);
+    if (result == 0) result = nn_fit_compare(&f);
     if (result == 0 && f.options.deviations) find_deviations(&q);
     if (result) own.end = NN_FIT_FAILED;
     release(&q);

@@ -102,7 +102,21 @@ static ad_var knot_slopes(ad_var samples, ad_var h, int axis, int64_t n)
     return ad_concatenate(3, (ad_var[]){ first, inner, last }, axis);
 }
 
-static bool check(ad_var t, ad_var knots, ad_var samples, int *axis)
+/* Between knots that are one number in the tape's type a piece has no width. */
+static void check_rounded_knots(ad_tape *tape, int64_t n, const double *k)
+{
+    if (ad_tape_dtype(tape) != AD_F32) return;
+    for (int64_t i = 0; i + 1 < n; i++) {
+        if ((float)k[i] < (float)k[i + 1]) continue;
+        ad_fail(tape,
+                "ode_interpolate: knots[%lld] = %.15g and knots[%lld] = %.15g are one number of "
+                "float32; count time from the start (knots too), or use float64",
+                (long long)i, k[i], (long long)i + 1, k[i + 1]);
+        return;
+    }
+}
+
+static bool check(ode_interpolation kind, ad_var t, ad_var knots, ad_var samples, int *axis)
 {
     ad_tape *tape = t.tape ? t.tape : knots.tape ? knots.tape : samples.tape;
     ad_shape ts = ad_shape_of(t), ks = ad_shape_of(knots), us = ad_shape_of(samples);
@@ -136,6 +150,7 @@ static bool check(ad_var t, ad_var knots, ad_var samples, int *axis)
                     "ode_interpolate: knots must be finite and strictly increasing: knots[%lld] = "
                     "%g, knots[%lld] = %g",
                     (long long)i, ode_shown(k[i]), (long long)i + 1, ode_shown(k[i + 1]));
+    if (k && !ad_tape_error(tape) && kind != ODE_HOLD) check_rounded_knots(tape, ks.dim[0], k);
     return !ad_tape_error(tape);
 }
 
@@ -159,7 +174,7 @@ static ad_var held(ad_var t, ad_var knots, ad_var samples)
 ad_var ode_interpolate(ode_interpolation kind, ad_var t, ad_var knots, ad_var samples)
 {
     int axis;
-    if (!check(t, knots, samples, &axis)) return ad_none(t.tape);
+    if (!check(kind, t, knots, samples, &axis)) return ad_none(t.tape);
     if (kind != ODE_LINEAR && kind != ODE_CUBIC && kind != ODE_HOLD) {
         ad_fail(t.tape, "ode_interpolate: kind %d is none of ODE_LINEAR, ODE_CUBIC, ODE_HOLD",
                 (int)kind);

@@ -227,6 +227,28 @@ void ode_march_account(ode_march *m, const ode_march_units *u, ad_opaque_account
     ode_account_buffer(a, 0); /* stops */
 }
 
+/* Knots that are an argument: those of ode_interpolate that are constants it has looked at. What is
+ * held may be held for no time, as a float sees it. */
+static int check_knots(ode_march *m, const void *const *args)
+{
+    const ode_system *traced = m->system->base ? m->system->base : m->system;
+    const ad_dtype dtype = m->system->dtype;
+    for (int i = 0; i < traced->nknots; i++) {
+        const ode_knots *k = &traced->knots[i];
+        for (int64_t j = 0; !k->knot && j + 1 < k->n; j++) {
+            double a = ode_load(dtype, args[k->arg], j), b = ode_load(dtype, args[k->arg], j + 1);
+            if (a < b || (k->jump && a == b)) continue;
+            return ode_fail(m, ODE_FAILED,
+                            "the knots of ode_interpolate, argument %d, do not increase: "
+                            "knots[%lld] = %.15g, knots[%lld] = %.15g%s",
+                            k->arg, (long long)j, ode_shown(a), (long long)j + 1, ode_shown(b),
+                            dtype == AD_F32 ? " as float32 (of a clock, count time from the start)"
+                                            : "");
+        }
+    }
+    return 0;
+}
+
 int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int threads,
                    const void *const *args, void *const *shared)
 {
@@ -234,6 +256,7 @@ int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int thr
     ode_march_clear(m);
     if (!ode_stops_gather(&m->stops, m->settings, s, args))
         return ode_fail(m, ODE_OUT_OF_MEMORY, "out of memory");
+    if (check_knots(m, args)) return -1;
     const ode_unit *units[] = { u->step, u->begin, u->field };
     ode_runner *runners[] = { &m->step, &m->begin, &m->field };
     const void *row[ODE_MAX_ROWS] = { NULL };

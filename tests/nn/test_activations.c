@@ -137,6 +137,32 @@ START_TEST(far_from_zero)
 }
 END_TEST
 
+/* Softmax of (0, -gap, -gap - 1): how the dominant term changes is a sum of small terms, which does
+ * not cancel, in either mode; nor where the largest elements are equal. */
+START_TEST(dominant_term)
+{
+    const ad_dtype dtype = _i ? AD_F64 : AD_F32;
+    const double within = _i ? 1e-14 : 3e-6;
+    for (double gap = 0; gap < (_i ? 600 : 80); gap = 1.1 * gap + 0.25) {
+        const float narrow = (float)gap;
+        const double g = _i ? gap : (double)narrow, e = exp(-g), f = exp(-g - 1), sum = 1 + e + f;
+        const double by_first = (e + f) / (sum * sum), by_second = -e / (sum * sum);
+        double got[3];
+        ad_tape *t = ad_tape_new(dtype);
+        ad_var x = ad_input(t, AD_SHAPE(3), ((double[]){ 0, -g, -g - 1 })), reverse, forward,
+               first = ad_input(t, AD_SHAPE(3), ((double[]){ 1, 0, 0 })),
+               y = ad_slice(nn_softmax(x), 0, 0, 1);
+        ad_grad(ad_sum_all(y), 1, &x, &reverse);
+        ad_jvp(1, &x, &first, 1, &y, &forward);
+        ck_assert_msg(!ad_get(reverse, got), "%s", ad_tape_error(t));
+        ck_assert_msg(fabs(got[0] / by_first - 1) < within && fabs(got[1] / by_second - 1) < within,
+                      "gap %g: %g %g, not %g %g", g, got[0], got[1], by_first, by_second);
+        ck_assert_double_eq_tol(ad_item(forward) / by_first, 1, within);
+        ad_tape_free(t);
+    }
+}
+END_TEST
+
 START_TEST(initial_slope)
 {
     nn_model *m = nn_model_new();
@@ -221,6 +247,7 @@ int main(void)
     TCase *tests = suite_case("activations", "activations");
     add_case_tests(tests);
     tcase_add_loop_test(tests, far_from_zero, 0, (int)(sizeof limits / sizeof *limits));
+    tcase_add_loop_test(tests, dominant_term, 0, 2);
     tcase_add_test(tests, initial_slope);
     tcase_add_loop_test(tests, known_singular_values, 0, 2);
     tcase_add_test(tests, zero_matrix);

@@ -1,6 +1,7 @@
 /* Fits by L-BFGS and by Levenberg and Marquardt's method: test functions with known minima, NIST's
  * certified regressions (https://www.itl.nist.gov/div898/strd/), rates of an equation beside
  * SciPy's (tests/reference/fit.py), bounds, and what is refused. */
+#define TESTS_COUNT_ALLOCATIONS
 #include "costate.h"
 #include "tests/support.h"
 #include <math.h>
@@ -426,6 +427,80 @@ START_TEST(misuse)
 }
 END_TEST
 
+/* A weight that changes between recordings: by itself, as noise does, or in on_iteration. */
+static double weight = 1;
+static ad_var weighted(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
+{
+    const bool *counts = user;
+    if (*counts) weight++;
+    return ad_scale(ad_square(ad_shift(rosenbrock_residuals(tape, theta, batch, NULL), 1)), weight);
+}
+static ad_var weighted_sum(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
+{
+    return ad_sum_all(weighted(tape, theta, batch, user));
+}
+static int anneal(int64_t iteration, double loss, const nn_theta *theta, void *user)
+{
+    const bool *counts = user;
+    (void)iteration, (void)loss, (void)theta;
+    if (!*counts) weight /= 2;
+    return 0;
+}
+static int leave(int64_t iteration, double loss, const nn_theta *theta, void *user)
+{
+    (void)iteration, (void)loss, (void)theta, (void)user;
+    return 0;
+}
+
+START_TEST(values_that_change)
+{
+    for (int way = 0; way < 3; way++) {
+        numbers v = make(AD_F64, 2, (double[]){ -1.2, 1 });
+        bool counts = way == 1;
+        char error[400] = "";
+        nn_fit_report report;
+        nn_fit_options o = { .loss = _i ? weighted : weighted_sum,
+                             .iterations = 3,
+                             .user = &counts,
+                             .on_iteration = way == 2 ? anneal : leave };
+        int result =
+            (_i ? nn_levenberg_marquardt : nn_lbfgs)(v.theta, &o, &report, error, sizeof error);
+        ck_assert_msg(result == (way ? -1 : 0), "way %d: %s", way, error);
+        if (way) ck_assert_ptr_nonnull(strstr(error, "it reads a value that changes"));
+        ck_assert_int_eq(report.end == NN_FIT_FAILED, way != 0);
+        release(&v);
+    }
+}
+END_TEST
+
+#ifndef ALLOCATIONS_NOT_COUNTED
+/* Wherever memory ends in a fit, that is what is said, or a step is shorter. */
+START_TEST(without_memory)
+{
+    nn_fit_options o = { .loss = _i ? rosenbrock_residuals : rosenbrock,
+                         .iterations = 1,
+                         .threads = 1 };
+    int result = -1;
+    long k = -1; /* first with all the memory it wants */
+    for (; (result || k == 0) && k < 5000; k++) {
+        numbers v = make(AD_F64, 2, (double[]){ -1.2, 1 });
+        char error[300] = "";
+        long live = allocations_live();
+        allocations_fail_at(k);
+        result = (_i ? nn_levenberg_marquardt : nn_lbfgs)(v.theta, &o, NULL, error, sizeof error);
+        allocations_fail_at(-1);
+        ck_assert_int_eq(allocations_live(), live);
+        if (result)
+            ck_assert_msg(strstr(error, "out of memory") || strstr(error, "memory is short"),
+                          "%ld: %s", k, error);
+        release(&v);
+    }
+    ck_assert_int_eq(result, 0);
+    ck_assert_int_gt(k, 50);
+}
+END_TEST
+#endif
+
 int main(void)
 {
     TCase *tests = suite_case("fit", "fit");
@@ -436,5 +511,9 @@ int main(void)
     tcase_add_loop_test(tests, certified, 0, COUNT(regressions));
     tcase_add_test(tests, rates_of_an_equation);
     tcase_add_test(tests, misuse);
+    tcase_add_loop_test(tests, values_that_change, 0, 2);
+#ifndef ALLOCATIONS_NOT_COUNTED
+    tcase_add_loop_test(tests, without_memory, 0, 2);
+#endif
     return suite_run();
 }

@@ -186,6 +186,27 @@ START_TEST(bad_input)
 }
 END_TEST
 
+/* Times of a clock, which floats cannot tell apart: of pieces between them nothing is left. What is
+ * held needs no width. */
+START_TEST(knots_that_round_together)
+{
+    static const double clock[] = { 1.7e9, 1.7e9 + 2, 1.7e9 + 200 };
+    for (int kind = ODE_LINEAR; kind <= ODE_HOLD; kind++) {
+        ad_tape *tape = ad_tape_new(_i ? AD_F64 : AD_F32);
+        ad_var k = ad_constant(tape, AD_SHAPE(3), clock),
+               u = ad_input(tape, AD_SHAPE(3, 1), ((double[]){ 1, 2, 3 })),
+               y = ode_interpolate((ode_interpolation)kind, ad_scalar(tape, 1.7e9), k, u);
+        const char *error = ad_tape_error(tape);
+        if (_i || kind == ODE_HOLD) ck_assert_msg(isfinite(ad_item(y)), "%s", error);
+        else
+            ck_assert_msg(error && strstr(error, "knots[0] = 1700000000 and knots[1] = 1700000002 "
+                                                 "are one number of float32"),
+                          "%s", error ? error : "no error");
+        ad_tape_free(tape);
+    }
+}
+END_TEST
+
 int main(void)
 {
     TCase *c = suite_case("interpolate", "interpolate");
@@ -194,5 +215,6 @@ int main(void)
     tcase_add_loop_test(c, rows, 0, 2);
     tcase_add_loop_test(c, inside_a_field, 0, 2);
     tcase_add_test(c, bad_input);
+    tcase_add_loop_test(c, knots_that_round_together, 0, 2);
     return suite_run();
 }

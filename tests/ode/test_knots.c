@@ -303,6 +303,41 @@ START_TEST(knots_of_the_run)
 }
 END_TEST
 
+/* Of pieces without a width nothing is left, and among knots in disorder no time is found. Times of
+ * a clock come to that in floats; what is held needs no width. */
+START_TEST(knots_that_do_not_increase)
+{
+    static const struct {
+        ad_dtype dtype;
+        double knots[K];
+        int held; /* whether ODE_HOLD takes them */
+        const char *message;
+    } cases[] = {
+        { AD_F64, { 0, 1, 1, 2, 3, 4 }, 1, "knots[1] = 1, knots[2] = 1" },
+        { AD_F64, { 0, 1, 3, 2, 4, 5 }, 0, "knots[2] = 3, knots[3] = 2" },
+        { AD_F64, { 0, 1, NAN, 2, 4, 5 }, 0, "knots[1] = 1, knots[2] = nan" },
+        { AD_F32, { 1e9, 1e9 + 1, 2e9, 3e9, 4e9, 5e9 }, 1, "knots[1] = 1000000000 as float32" },
+    };
+    for (int kind = ODE_LINEAR; kind <= ODE_HOLD; kind++) {
+        input in = { (ode_interpolation)kind, INPUT };
+        ad_tape *tape = ad_tape_new(cases[_i].dtype);
+        ad_var args[] = { ad_param(tape, AD_SHAPE(K, 1), samples),
+                          ad_input(tape, AD_SHAPE(K), cases[_i].knots) };
+        double v;
+        int failed = ad_get(ode_solve_final(driven, &in, zeros(tape, 1, 1), 2, args,
+                                            ode_interval(tape, 2, 3), NULL),
+                            &v);
+        const char *error = ad_tape_error(tape);
+        if (kind == ODE_HOLD && cases[_i].held) ck_assert_msg(!failed, "%s", error);
+        else
+            ck_assert_msg(error && strstr(error, "argument 1, do not increase") &&
+                              strstr(error, cases[_i].message),
+                          "%s", error ? error : "no error");
+        ad_tape_free(tape);
+    }
+}
+END_TEST
+
 /* The same function written without the interpolation, first, on the same tape: it does not take
  * away the stops of the other. */
 static ad_var by_hand(ad_var t, ad_var y, const ad_var *args, void *user)
@@ -338,6 +373,7 @@ int main(void)
     tcase_add_test(c, only_knots_inside_cost);
     tcase_add_test(c, many_knots);
     tcase_add_test(c, knots_of_the_run);
+    tcase_add_loop_test(c, knots_that_do_not_increase, 0, 4);
     tcase_add_test(c, equal_function_without_stops);
     return suite_run();
 }
