@@ -362,6 +362,36 @@ static int run_phases(ad_workspace *w, const ad_run_args *a, bool skip)
     return 0;
 }
 
+static void run_code(ad_workspace *w)
+{
+    const ad_program *p = w->program;
+    for (int f = 0; f < p->nphase && p->nsum; f++) ad_run_begin_sums(w, &p->phase[f], true);
+    w->alone(w->base, w->frame);
+}
+
+/* Where machine code is all of a run, that of a small program takes less time than all the
+ * questions that runs may raise: here it has an answer to every one of them, or has done nothing.
+ */
+static bool run_plain(ad_workspace *w, const ad_run_args *a)
+{
+    const ad_program *p = w->program;
+    const int nin = p->ir.ninput, nout = p->ir.noutput;
+    if (!w->plain || w->ready_rows != a->rows || a->accumulate || a->fill || w->defers ||
+        !a->inputs || !a->outputs)
+        return false;
+    for (int i = 0; i < nin; i++) {
+        if (!a->inputs[i]) return false;
+        w->base[i] = (char *)(uintptr_t)a->inputs[i];
+    }
+    for (int j = 0; j < nout; j++) {
+        if (!a->outputs[j]) return false;
+        w->base[p->output[j].root] = a->outputs[j];
+    }
+    run_code(w);
+    w->parameters_done = true;
+    return true;
+}
+
 static int run(ad_workspace *w, const ad_run_args *a)
 {
     const ad_program *p = w->program;
@@ -374,12 +404,8 @@ static int run(ad_workspace *w, const ad_run_args *a)
     if (!ready && ad_workspace_reserve(w, a->rows)) return -1;
     const bool elsewhere = bind_outputs(w, a);
     if (a->fill && a->rows == 1) a->fill(a->fill_context, 0, 1);
-    if (w->alone) {
-        for (int f = 0; f < p->nphase && p->nsum; f++) ad_run_begin_sums(w, &p->phase[f], true);
-        w->alone(w->base, w->frame);
-    } else if (run_phases(w, a, skip)) {
-        return -1;
-    }
+    if (w->alone) run_code(w);
+    else if (run_phases(w, a, skip)) return -1;
     if (elsewhere) deliver(w, a);
     if (w->defers) wait_for_more(w, a->rows);
     w->parameters_done = true;
@@ -409,7 +435,7 @@ static int run_alone(const ad_program *program, ad_workspace *w, const ad_run_ar
             ad_workspace_fail(w, "ad_run: the program computes in %s, the arrays are %s",
                               program->ir.dtype == AD_F32 ? "float (AD_F32)" : "double (AD_F64)",
                               *dtype == AD_F32 ? "float" : "double");
-    else result = run(w, args);
+    else result = run_plain(w, args) ? 0 : run(w, args);
     atomic_flag_clear_explicit(&w->busy, memory_order_release);
     return result;
 }

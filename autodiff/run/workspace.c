@@ -283,7 +283,7 @@ int ad_workspace_set_limit(ad_workspace *w, int64_t bytes)
                                  (long long)bytes);
     if (bytes != w->limit) {
         w->granted = 0;
-        w->ready = false;
+        w->ready = w->plain = false;
     }
     w->limit = bytes;
     return 0;
@@ -371,6 +371,17 @@ static int reserve(ad_workspace *w, int64_t rows)
     return 0;
 }
 
+/* Whether all outputs are computed in arrays of the caller's, one each. */
+static bool is_plain(const ad_workspace *w)
+{
+    bool plain = w->ready && w->alone;
+    for (int j = 0; j < w->program->ir.noutput && plain; j++) {
+        const ad_output *o = &w->program->output[j];
+        plain = o->last && (o->in_place || (o->lane && w->whole));
+    }
+    return plain;
+}
+
 int ad_workspace_reserve(ad_workspace *w, int64_t rows)
 {
     const int result = reserve(w, rows);
@@ -379,5 +390,6 @@ int ad_workspace_reserve(ad_workspace *w, int64_t rows)
     w->ready_rows = rows;
     w->whole = pieces && pieces->whole;
     w->alone = pieces ? pieces->alone : NULL;
+    w->plain = is_plain(w);
     return result;
 }

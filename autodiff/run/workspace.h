@@ -39,6 +39,7 @@ struct ad_workspace {
     int64_t ready_rows;
     bool whole;
     ad_native_run alone;
+    bool plain; /* and computes each output in an array of the caller's of its own */
     size_t bytes;
     int64_t limit;   /* of bytes; 0: none */
     int64_t granted; /* rows (1: of a program without them) that are known to be within it */

@@ -201,6 +201,106 @@ START_TEST(test_lanes_grow)
 }
 END_TEST
 
+/* Where machine code is all there is, a run like the one before asks little. Whatever can be
+ * different is different once, between two such runs. bit 0: interpreted, bit 1: with rows. */
+enum { MANY = 7 };
+typedef struct {
+    ad_program *program;
+    ad_workspace *workspace;
+    double x[MANY * WIDTH], p[WIDTH], a[MANY * WIDTH], b[MANY * WIDTH];
+    bool rows;
+} plain;
+
+static plain open_plain(int which)
+{
+    plain o = { .rows = which & 2 };
+    ad_tape *t = ad_tape_new(AD_F64);
+    ad_var x = o.rows ? ad_input_rows(t, AD_SHAPE(AD_ROWS, WIDTH), 0, (double *)NULL)
+                      : ad_input(t, AD_SHAPE(WIDTH), (double *)NULL),
+           p = ad_input(t, AD_SHAPE(WIDTH), (double *)NULL), a = ad_add(ad_mul(x, p), p);
+    ad_var out[] = { a, ad_mul(a, x) };
+    o.program = ad_compile_with(&(ad_compile_options){ .interpreted = which & 1 }, 2,
+                                (ad_var[]){ x, p }, 2, out);
+    o.workspace = ad_workspace_new(o.program, 1);
+    ck_assert_msg(o.workspace != NULL, "%s", ad_tape_error(t));
+    ad_tape_free(t);
+    for (int i = 0; i < MANY * WIDTH; i++) o.x[i] = sin(1 + 1.7 * i);
+    for (int i = 0; i < WIDTH; i++) o.p[i] = cos(2.0 * i);
+    return o;
+}
+
+/* The outputs are times as much; those that are not wanted are as before. */
+static void check_plain(plain *o, int64_t rows, bool without, double times)
+{
+    for (int64_t i = 0; i < rows * WIDTH; i++) {
+        const double a = o->x[i] * o->p[i % WIDTH] + o->p[i % WIDTH];
+        check_number(o->a[i], times * a);
+        check_number(o->b[i], without ? 0 : times * a * o->x[i]);
+    }
+    memset(o->a, 0, sizeof o->a);
+    memset(o->b, 0, sizeof o->b);
+}
+
+static void run_plainly(plain *o, int64_t rows, bool without)
+{
+    void *const out[] = { o->a, without ? NULL : o->b };
+    const void *const in[] = { o->x, o->p };
+    ck_assert_msg(!ad_run(o->program, o->workspace, rows, in, out), "%s",
+                  ad_workspace_error(o->workspace));
+    check_plain(o, rows, without, 1);
+}
+
+static void fill_plain(void *context, int64_t first, int64_t rows)
+{
+    plain *o = context;
+    for (int64_t i = first * WIDTH; i < (first + rows) * WIDTH; i++)
+        o->x[i] = sin(1 + 1.7 * (int)i);
+}
+
+static void fails_plainly(plain *o, const void *const *in, void *const *out, const char *why)
+{
+    ck_assert_int_eq(ad_run(o->program, o->workspace, 1, in, out), -1);
+    ck_assert_ptr_nonnull(strstr(ad_workspace_error(o->workspace), why));
+}
+
+START_TEST(test_plain_runs)
+{
+    plain o = open_plain(_i);
+    void *const out[] = { o.a, o.b };
+    const void *const in[] = { o.x, o.p };
+    for (int what = 0; what < 8; what++) {
+        for (int k = 0; k < 3; k++) run_plainly(&o, 1, false);
+        ad_run_args args = { .rows = 1, .inputs = in, .outputs = out };
+        if (what == 0) run_plainly(&o, 1, true);
+        if (what == 1 && o.rows) run_plainly(&o, MANY, false);
+        if (what == 2) fails_plainly(&o, (const void *const[]){ o.x, NULL }, out, "input 1 of");
+        if (what == 3) fails_plainly(&o, NULL, out, "the list of inputs is NULL");
+        if (what == 4) fails_plainly(&o, in, NULL, "the list of outputs is NULL");
+        if (what == 5 && o.rows) {
+            memset(o.x, 0, sizeof o.x);
+            args.fill = fill_plain;
+            args.fill_context = &o;
+            ck_assert_int_eq(ad_run_with(o.program, o.workspace, &args), 0);
+            fill_plain(&o, 0, MANY);
+            check_plain(&o, 1, false, 1);
+        }
+        if (what == 6 && !o.rows) {
+            args.accumulate = (const bool[]){ true, true };
+            for (int k = 0; k < 2; k++)
+                ck_assert_int_eq(ad_run_with(o.program, o.workspace, &args), 0);
+            check_plain(&o, 1, false, 2);
+        }
+        if (what == 7 && o.rows) {
+            ck_assert_int_eq(ad_run(o.program, o.workspace, 0, in, out), -1);
+            ck_assert_ptr_nonnull(strstr(ad_workspace_error(o.workspace), "empty"));
+        }
+    }
+    run_plainly(&o, 1, false);
+    ad_workspace_free(o.workspace);
+    ad_program_free(o.program);
+}
+END_TEST
+
 int main(void)
 {
     TCase *tests = suite_case("one_row", "one_row");
@@ -209,5 +309,6 @@ int main(void)
     tcase_add_loop_test(tests, test_sum_is_replaced, 0, 4);
     tcase_add_loop_test(tests, test_rows_are_looked_at, 0, 4);
     tcase_add_test(tests, test_lanes_grow);
+    tcase_add_loop_test(tests, test_plain_runs, 0, 4);
     return suite_run();
 }
