@@ -69,6 +69,9 @@ typedef struct {
     const ad_shape *in_shape, *out_shape;
     char *error; /* on failure: a message of at most error_size bytes */
     size_t error_size;
+    /* NULL: what the operation doubts in its results is an error. Else that is written here, of at
+     * most error_size bytes, unless there is something already, and the results count */
+    char *warning;
 } ad_opaque_call;
 
 /* What the state of an opaque operation holds once it has been evaluated, reckoned before that. */
@@ -221,6 +224,9 @@ typedef struct {
     void (*fill)(void *context, int64_t first, int64_t rows);
     void *fill_context;
     double fill_work; /* for one row, as ad_share has it */
+    /* what opaque operations doubt in their results is kept for ad_workspace_warning and is no
+     * error */
+    bool warns;
 } ad_run_args;
 /* Rows of a block, of which ad_run_args.fill is asked for at a time; 0: inputs have to be there, as
  * operations see them as a whole. */
@@ -233,6 +239,9 @@ void ad_run_deliver(ad_workspace *workspace);
 /* Of the latest run: the first opaque operation that was outside its domain, "NAME: MESSAGE"; NULL:
  * none. Valid until the next run. */
 const char *ad_workspace_outside(const ad_workspace *workspace);
+/* Of the latest run, if its ad_run_args.warns: the first doubt, "NAME: MESSAGE"; NULL: none. Valid
+ * until the next run. */
+const char *ad_workspace_warning(const ad_workspace *workspace);
 /* Whether ad_run_args.refine changes anything (from any thread): some operation of the program
  * discretises. */
 bool ad_program_discretises(const ad_program *program);

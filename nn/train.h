@@ -215,7 +215,8 @@ typedef struct {
     nn_scores test;          /* of nn_train: of the final theta, where the split has a test part */
     int64_t gradient_checks; /* how often the gradient was compared with the one of halved steps */
     double gradient_difference; /* the largest relative difference found */
-    /* "", or that they differ by more than a tenth, and what to do (once; also printed when there
+    /* "", or that they differ by more than a tenth, or that a solve doubts its gradient, which
+     * elsewhere is an error (options.costate_drift), and what to do (once; also printed when there
      * is a label) */
     char warning[720];
 } nn_train_report;

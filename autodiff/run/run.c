@@ -42,7 +42,7 @@ static int run_opaque(ad_workspace *w, const ad_step *s, const ad_run_args *a)
         w->out_shape[j] =
             result < 0 ? (ad_shape){ -1, { 0 } } : ad_with_rows(p->ir.inst[result].shape, a->rows);
     }
-    char message[512] = "";
+    char message[512] = "", doubt[sizeof message] = "";
     int64_t most = w->limit ? w->most[p->slot[s->value].position] : 0;
     if (most && a->refine) most = ad_size_add(most, w->spare); /* more steps than were reckoned */
     ad_opaque_call call = { .dtype = p->ir.dtype,
@@ -57,10 +57,14 @@ static int run_opaque(ad_workspace *w, const ad_step *s, const ad_run_args *a)
                             .in_shape = w->in_shape,
                             .out_shape = w->out_shape,
                             .error = message,
-                            .error_size = sizeof message };
+                            .error_size = sizeof message,
+                            .warning = a->warns ? doubt : NULL };
     int code = x->class_->forward(x->opaque, w->state[p->slot[s->value].position], &call);
+    message[sizeof message - 1] = doubt[sizeof doubt - 1] = 0;
+    if (doubt[0] && !w->warning[0])
+        snprintf(w->warning, sizeof w->warning, "%s: %s", ad_opaque_name(x->class_, x->opaque),
+                 doubt);
     if (code == 0) return 0;
-    message[sizeof message - 1] = 0;
     if (code > 0) {
         note_outside(w, ad_opaque_name(x->class_, x->opaque), message);
         ad_opaque_fill_nan(&call, x->nout);
@@ -394,7 +398,6 @@ static bool run_plain(ad_workspace *w, const ad_run_args *a)
 
 static int run(ad_workspace *w, const ad_run_args *a)
 {
-    const ad_program *p = w->program;
     bool skip = a->same_parameters && w->parameters_done;
     w->parameters_done = false; /* a run that fails may have had other ones */
     const bool ready = w->ready && w->ready_rows == a->rows;
@@ -423,7 +426,7 @@ static int run_alone(const ad_program *program, ad_workspace *w, const ad_run_ar
     }
     atomic_store_explicit(&w->refused, false, memory_order_relaxed);
     w->error[0] = 0;
-    w->outside[0] = 0;
+    w->outside[0] = w->warning[0] = 0;
     int result;
     if (!program || !args)
         result = ad_workspace_fail(w, "ad_run: the %s is NULL",

@@ -100,6 +100,11 @@ const char *ad_workspace_outside(const ad_workspace *w)
     return w && w->outside[0] ? w->outside : NULL;
 }
 
+const char *ad_workspace_warning(const ad_workspace *w)
+{
+    return w && w->warning[0] ? w->warning : NULL;
+}
+
 void ad_opaque_fill_nan(const ad_opaque_call *call, int nout)
 {
     for (int j = 0; j < nout; j++) {

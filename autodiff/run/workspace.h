@@ -66,6 +66,7 @@ struct ad_workspace {
     atomic_bool refused; /* a run was turned away because another one was under way */
     char error[640];
     char outside[640]; /* of the latest run: which operation was outside its domain; "": none */
+    char warning[640]; /* of the latest run: what an operation doubts in its results; "": nothing */
 };
 
 /* Writes the workspace's error; -1. */

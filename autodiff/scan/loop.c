@@ -29,6 +29,7 @@ typedef struct {
     int64_t rows; /* for which memory is there */
     int result;   /* of the run: 1: outside of a domain */
     char error[400];
+    char warning[400]; /* what a step of the run doubts in its results; "": nothing */
 } scan_block;
 
 typedef struct {
@@ -416,13 +417,19 @@ static void deliver_outputs(const loop *l, int64_t k)
 }
 
 /* Writes down what a step said, the first time. */
-static void note(const loop *l, int result, int64_t k, const char *message)
+static void note(const loop *l, int64_t k, const char *message, char *to, size_t size)
 {
     const char prefix[] = "ad_run: ";
     if (!strncmp(message, prefix, sizeof prefix - 1)) message += sizeof prefix - 1;
-    l->block->result = result;
-    snprintf(l->block->error, sizeof l->block->error, "in step %lld of %lld (from 0): %s",
-             (long long)k, (long long)l->steps, message);
+    snprintf(to, size, "in step %lld of %lld (from 0): %s", (long long)k, (long long)l->steps,
+             message);
+}
+
+static void note_result(const loop *l, int result, int64_t k, const char *message)
+{
+    scan_block *b = l->block;
+    b->result = result;
+    note(l, k, message, b->error, sizeof b->error);
 }
 
 /* ---- a run ---- */
@@ -453,6 +460,7 @@ static void run_block(void *data, int thread, int64_t number)
     int ncarry = s->kind.ncarry, nin = ad_scan_operands(s);
     (void)thread;
     b->result = 0;
+    b->warning[0] = 0;
     for (int i = 0; i < ncarry; i++) b->now[i] = rows_of(&l, s->in[i], call->in[i], 1);
     for (int i = ncarry + s->kind.ninput; i < nin; i++)
         b->in[i] = rows_of(&l, s->in[i], call->in[i], 1);
@@ -467,13 +475,16 @@ static void run_block(void *data, int thread, int64_t number)
                              .accumulate = b->accumulate,
                              .defer = true,
                              .refine = call->refine,
-                             .same_parameters = turn > 0 };
+                             .same_parameters = turn > 0,
+                             .warns = call->warning != NULL };
         if (ad_run_with(r->state->program, b->workspace, &args)) {
-            note(&l, -1, k, ad_workspace_error(b->workspace));
+            note_result(&l, -1, k, ad_workspace_error(b->workspace));
             break;
         }
         const char *why = b->result ? NULL : ad_workspace_outside(b->workspace);
-        if (why) note(&l, 1, k, why);
+        if (why) note_result(&l, 1, k, why);
+        const char *doubt = b->warning[0] ? NULL : ad_workspace_warning(b->workspace);
+        if (doubt) note(&l, k, doubt, b->warning, sizeof b->warning);
         deliver_outputs(&l, k);
     }
     ad_run_deliver(b->workspace);
@@ -503,6 +514,8 @@ int ad_scan_forward(void *data, void *state, const ad_opaque_call *call)
     int result = 0;
     for (int k = 0; k < t->nblock && result >= 0; k++) {
         const scan_block *b = &t->block[k];
+        if (call->warning && b->warning[0] && !call->warning[0])
+            snprintf(call->warning, call->error_size, "%s", b->warning);
         if (b->result == 0 || (b->result > 0 && result > 0)) continue;
         result = b->result;
         snprintf(call->error, call->error_size, "%s", b->error);

@@ -16,8 +16,10 @@ static int run(nn_trainer *t, int refine, int64_t first, int64_t rows, double *l
                          .inputs = whole ? t->batch->inputs
                                          : nn_batch_from(&t->feed, t->batch, first, t->single),
                          .outputs = (void *[]){ &value, gradient->data },
-                         .refine = refine };
+                         .refine = refine,
+                         .warns = true };
     if (ad_run_with(t->runner.program, t->runner.workspace, &args)) return -1;
+    nn_trust_doubt(t, ad_workspace_warning(t->runner.workspace));
     *loss = nn_element(t->theta->dtype, &value, 0);
     return 0;
 }

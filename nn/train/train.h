@@ -201,6 +201,8 @@ int nn_processes_meet(nn_processes *processes, nn_theta *theta, const char *faul
 /* ---- trust.c ---- */
 
 int nn_trust_new(nn_trainer *t);
+/* What a solve doubts in a gradient of this step, or NULL: a training goes on, and says so once. */
+void nn_trust_doubt(nn_trainer *t, const char *doubt);
 /* Where this step is to be checked: the refined gradient on the present inputs, before the usual
  * one. Whether there is one to compare. */
 bool nn_trust_refine(nn_trainer *t, int64_t step);

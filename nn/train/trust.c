@@ -1,7 +1,7 @@
 /* Whether the gradient can be trusted: at a few steps it is computed a second time with all steps
  * of the loss's solves halved. Where that changes it, the steps are too large for it, and training
- * follows a direction that is not the loss's: the training goes on, and says so.
- */
+ * follows a direction that is not the loss's: the training goes on, and says so. So it does where
+ * a solve itself doubts a gradient. */
 #include "nn/train/train.h"
 #include "autodiff/extension.h"
 #include <stdarg.h>
@@ -37,6 +37,11 @@ static void warn(nn_trainer *t, int64_t step, const char *format, ...)
     vsnprintf(text + used, size - (size_t)used, format, args);
     va_end(args);
     nn_progress_line(t->progress, text);
+}
+
+void nn_trust_doubt(nn_trainer *t, const char *doubt)
+{
+    if (doubt && !t->report.warning[0]) warn(t, t->step + 1, "warning: %s", doubt);
 }
 
 bool nn_trust_refine(nn_trainer *t, int64_t step)

@@ -86,6 +86,13 @@ static inline int64_t ode_result_size(const ad_opaque_call *call, int i)
 /* Adds the cotangents of the solutions at output i to a slot. */
 void ode_adjoint_add_output(const ode_adjoint_run *run, int i, void *slot);
 int ode_call_fail(const ad_opaque_call *call, const char *reason); /* writes the call's error; -1 */
+/* What is doubtful in the results, as the call's warning, if it takes any: 0; else it is its error:
+ * -1. */
+int ode_call_doubt(const ad_opaque_call *call, const char *format, ...)
+#ifdef __GNUC__
+    __attribute__((format(printf, 2, 3)))
+#endif
+    ;
 
 /* Gradients that are not finite (finite.c). Whether all that the run delivers is finite. */
 bool ode_results_finite(const ode_adjoint_run *run);

@@ -217,15 +217,15 @@ int ode_conserved_finish(ode_conserved *c)
     }
     c->run->stats->costate_drift = worst;
     if (!(worst > set->costate_drift)) return 0;
-    snprintf(call->error, call->error_size,
-             "the gradient is not that of the solution: a^T f, which does not change along a "
-             "solution (a: gradient by the state, f: field), has changed by %.2g of its size "
-             "on the way back to t = %.15g in row %lld. The steps are small enough for the state, "
-             "not for its derivatives, which are wrong by about as much: tighten the tolerances "
-             "(rtol is %.3g), or give max_step. options.costate_drift (%.3g) is the limit; with a "
-             "larger one ad_check_gradient compares this gradient with that of halved steps",
-             worst, numbers(c, R_WHEN)[row], (long long)row, set->rtol, set->costate_drift);
-    return -1;
+    return ode_call_doubt(
+        call,
+        "the gradient is not that of the solution: a^T f, which does not change along a "
+        "solution (a: gradient by the state, f: field), has changed by %.2g of its size "
+        "on the way back to t = %.15g in row %lld. The steps are small enough for the state, "
+        "not for its derivatives, which are wrong by about as much: tighten the tolerances "
+        "(rtol is %.3g), or give max_step. options.costate_drift (%.3g) is the limit; with a "
+        "larger one ad_check_gradient compares this gradient with that of halved steps",
+        worst, numbers(c, R_WHEN)[row], (long long)row, set->rtol, set->costate_drift);
 }
 
 void ode_conserved_close(ode_conserved *c)

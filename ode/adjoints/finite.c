@@ -2,6 +2,7 @@
  * results once, when it is done; only when one of them is not finite does it run again, in search
  * of the step. */
 #include "ode/adjoints/adjoint.h"
+#include <stdarg.h>
 #include <math.h>
 #include <string.h>
 
@@ -94,6 +95,17 @@ int ode_call_fail(const ad_opaque_call *call, const char *reason)
 {
     snprintf(call->error, call->error_size, "%s", reason);
     return -1;
+}
+
+int ode_call_doubt(const ad_opaque_call *call, const char *format, ...)
+{
+    const bool warns = call->warning;
+    if (warns && call->warning[0]) return 0;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(warns ? call->warning : call->error, call->error_size, format, args);
+    va_end(args);
+    return warns ? 0 : -1;
 }
 
 int ode_blame_arguments(const ode_adjoint_run *run)

@@ -181,17 +181,17 @@ int ode_halved_compare(ode_halved *h, const ode_adjoint_run *run)
     }
     const double allowed = fmax(beyond * set->costate_drift, fmin(unrelated, loose * set->rtol));
     if (!(worst > allowed)) return 0;
-    if (h->pause) h->pause->length = 0;
+    if (h->pause && !call->warning) h->pause->length = 0;
     char by[64];
     name(run, which, by, sizeof by);
-    snprintf(call->error, call->error_size,
-             "the gradient is not that of the solution: by %s it changes by %.2g of its size when "
-             "every step is halved. The steps are small enough for the state, not for what the "
-             "gradient does in them: give max_step or smaller tolerances (rtol is %.3g), or use "
-             "ode_interpolating. options.costate_drift (%.3g) is for such errors; with INFINITY "
-             "nothing is looked at",
-             by, worst, set->rtol, set->costate_drift);
-    return -1;
+    return ode_call_doubt(
+        call,
+        "the gradient is not that of the solution: by %s it changes by %.2g of its size when "
+        "every step is halved. The steps are small enough for the state, not for what the "
+        "gradient does in them: give max_step or smaller tolerances (rtol is %.3g), or use "
+        "ode_interpolating. options.costate_drift (%.3g) is for such errors; with INFINITY "
+        "nothing is looked at",
+        by, worst, set->rtol, set->costate_drift);
 }
 
 void ode_halved_clear(ode_halved *h) { ode_buffer_free(&h->results); }

@@ -12,6 +12,7 @@ typedef struct {
     nn_model *model;
     ode_options options;
     bool algebraic; /* no solve in the loss */
+    nn_loss other;  /* NULL: loss */
     ode_stats stats;
     int64_t steps, solved; /* updates, and solver steps seen after the first one */
 } problem;
@@ -56,7 +57,7 @@ static nn_train_report train(problem *p, ad_dtype dtype, int64_t steps, int64_t 
     nn_theta *theta = nn_theta_new(p->model, dtype, NULL);
     nn_array arrays[] = { nn_array_of(AD_SHAPE(AD_ROWS, 1), x),
                           nn_array_of(AD_SHAPE(AD_ROWS, 1), y) };
-    nn_train_options options = { .loss = loss,
+    nn_train_options options = { .loss = p->other ? p->other : loss,
                                  .user = p,
                                  .narray = 2,
                                  .arrays = arrays,
@@ -130,11 +131,105 @@ START_TEST(test_rarely)
 }
 END_TEST
 
+/* ---- what a solve doubts by itself ----------------------------------------------------------- */
+
+/* The relaxation oscillator of van der Pol, whose gradient is not that of its solution at the
+ * tolerances of single precision. */
+static ad_var relaxation(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)t, (void)user;
+    ad_var x = ad_slice(y, 1, 0, 1), v = ad_slice(y, 1, 1, 2), one = ad_ones_like(x);
+    ad_var mu = ad_shift(args[0], 30);
+    ad_var dv = ad_sub(ad_mul(ad_mul(mu, ad_sub(one, ad_square(x))), v), x);
+    return ad_concatenate(2, (ad_var[]){ v, dv }, 1);
+}
+
+static ad_var relaxed(ad_var y, ad_var by)
+{
+    return ode_solve_final(relaxation, NULL, y, 1, &by, ode_interval(y.tape, 0, 100), NULL);
+}
+
+static ad_var begin_at_two(ad_var x)
+{
+    return ad_concatenate(2, (ad_var[]){ ad_shift(x, 2), ad_zeros_like(x) }, 1);
+}
+
+static ad_var drifting(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
+{
+    problem *p = user;
+    (void)tape;
+    ad_var by = nn_model_get(p->model, theta, "height");
+    return nn_mse(ad_slice(relaxed(begin_at_two(batch[0]), by), 1, 0, 1), batch[1]);
+}
+
+static void one_solve(const ad_scan_step *at, void *user)
+{
+    (void)user;
+    at->next[0] = relaxed(at->carry[0], at->arg[0]);
+}
+
+static ad_var drifting_in_scan(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
+{
+    problem *p = user;
+    (void)tape;
+    ad_var by = nn_model_get(p->model, theta, "height"), y = begin_at_two(batch[0]), last;
+    ad_recurrence r = {
+        .step = one_solve, .steps = 1, .ncarry = 1, .narg = 1, .carry = &y, .arg = &by
+    };
+    ad_scan(&r, &last, NULL);
+    return nn_mse(ad_slice(last, 1, 0, 1), batch[1]);
+}
+
+/* An oscillation at rest beside a steep mode, among so many components that not all modes are
+ * looked at: only the comparison with halved steps tells. */
+enum { MANY = 129 };
+static ad_var oscillation(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)t, (void)args, (void)user;
+    ad_var x = ad_slice(y, 1, 0, 1), v = ad_slice(y, 1, 1, 2), z = ad_slice(y, 1, 2, 3);
+    const ad_var dy[] = { ad_scale(v, 25), ad_scale(x, -25), ad_scale(z, -45),
+                          ad_zeros_like(ad_slice(y, 1, 3, MANY)) };
+    return ad_concatenate(4, dy, 1);
+}
+
+static ad_var at_rest(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
+{
+    problem *p = user;
+    double ones[MANY];
+    for (int i = 0; i < MANY; i++) ones[i] = 1;
+    ad_var by = nn_model_get(p->model, theta, "height");
+    ad_var row = ad_mul(ad_constant(tape, AD_SHAPE(1, MANY), ones), ad_reshape(by, AD_SHAPE(1, 1)));
+    ad_var y = ad_add(ad_scale(ad_slice(batch[0], 1, 0, 1), 0), row);
+    ad_var end = ode_solve_final(oscillation, NULL, y, 0, NULL, ode_interval(tape, 0, 10), NULL);
+    return nn_mse(ad_slice(end, 1, 0, 1), batch[1]);
+}
+
+START_TEST(test_doubts)
+{
+    static const struct {
+        nn_loss loss;
+        const char *why;
+    } cases[] = { { drifting, "is not that of the solution: a^T f" },
+                  { drifting_in_scan, "in step 0 of 1 (from 0): " },
+                  { drifting_in_scan, "is not that of the solution: a^T f" },
+                  { at_rest, "when every step is halved" } };
+    problem p = { .other = cases[_i].loss };
+    double height;
+    nn_train_report report = train(&p, _i < 3 ? AD_F32 : AD_F64, 2, -1, &height);
+    ck_assert_msg(strstr(report.warning, "step 1 of 2: warning: ode_solve_final's adjoint") ||
+                      strstr(report.warning, "step 1 of 2: warning: ad_scan"),
+                  "'%s'", report.warning);
+    ck_assert_msg(strstr(report.warning, cases[_i].why) != NULL, "'%s'", report.warning);
+    ck_assert(isfinite(height) && height != 0);
+}
+END_TEST
+
 int main(void)
 {
     TCase *tests = suite_case("trust", "training");
     tcase_add_test(tests, test_warns);
     tcase_add_test(tests, test_trusts);
     tcase_add_test(tests, test_rarely);
+    tcase_add_loop_test(tests, test_doubts, 0, 4);
     return suite_run();
 }
