@@ -93,12 +93,18 @@ static ad_level level_of(const ad_ir *ir, const ad_inst *x)
     return level;
 }
 
-static bool grow(ad_ir *ir)
+static bool grow_values(ad_ir *ir)
 {
     ad_inst *more = realloc(ir->inst, 2 * (size_t)ir->capacity * sizeof *more);
     if (!more) return false;
     ir->inst = more;
     ir->capacity *= 2;
+    return true;
+}
+
+static bool grow(ad_ir *ir)
+{
+    if (!grow_values(ir)) return false;
     int32_t size = 2 * ir->table_size;
     ad_ir_entry *table = calloc((size_t)size, sizeof *table);
     if (!table) return false;
@@ -134,6 +140,14 @@ int32_t ad_ir_add(ad_ir *ir, const ad_inst *x)
     ir->inst[ir->n] = *x;
     ir->inst[ir->n].level = level_of(ir, x);
     ir->inst[ir->n].uses = 0;
+    return ir->n++;
+}
+
+int32_t ad_ir_copy(ad_ir *ir, int32_t value)
+{
+    AD_ASSERT(!ir->table);
+    if (ir->n == ir->capacity && !grow_values(ir)) return -1;
+    ir->inst[ir->n] = ir->inst[value];
     return ir->n++;
 }
 

@@ -58,6 +58,8 @@ typedef int32_t (*ad_rule)(ad_ir *ir, ad_inst *x);
 bool ad_ir_rewrite(ad_ir *ir, ad_rule rule);
 /* Drops what no output needs. Nothing can be added afterwards. */
 bool ad_ir_sweep(ad_ir *ir);
+/* After that, while planning: a second value as an old one; -1: memory is short. */
+int32_t ad_ir_copy(ad_ir *ir, int32_t value);
 void ad_ir_count_uses(ad_ir *ir);
 static inline bool ad_is_source(ad_op op) { return ad_ops[op].kind == AD_SOURCE; }
 static inline bool ad_is_constant(const ad_inst *x) { return ad_has_trait(x->op, AD_CONSTANT); }

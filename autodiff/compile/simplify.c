@@ -1,7 +1,7 @@
 /* Simplifying rules of programs. A rule sees one value whose operands are simplified already, and
  * gives the number of an equal value, or NO_RULE. It may improve the value it sees. Rules are exact
- * but for signs of zeros that meet zeros in sums, and the ends of the range of numbers, where
- * powers of two move. */
+ * but for signs of zeros that meet zeros in sums, the ends of the range of numbers, where powers of
+ * two move, and the rounding of sums that are known (sum_of_shares). */
 #include "autodiff/compile/ir.h"
 #include "autodiff/kernels/kernel.h"
 #include <string.h>
@@ -342,6 +342,50 @@ static int32_t simplify_reduction(ad_ir *ir, ad_inst *x)
     return ir->failed ? 0 : NO_RULE;
 }
 
+/* Whether value i, perhaps of smaller rank, is the same number along all axes that x reduces. */
+static bool constant_along(const ad_ir *ir, int32_t i, const ad_inst *x)
+{
+    const ad_shape s = ir->inst[i].shape;
+    for (int k = 0; k < s.rank; k++)
+        if (x->attr[0] >> (k + x->shape.rank - s.rank) & 1 && s.dim[k] != 1) return false;
+    return true;
+}
+
+/* The sum x of value i, where i is what a sum over these axes has divided: v * (c / sum(v)) adds up
+ * to c / sum(v) * sum(v), also with its sign changed, or where a number selects zero instead. That
+ * is what the derivative of a logarithm of a sum asks for, and spares it a way through all of v.
+ * NO_RULE: it is something else. */
+static int32_t sum_of_shares(ad_ir *ir, const ad_inst *x, int32_t i, int depth)
+{
+    const ad_inst a = ir->inst[i];
+    if (depth == 0) return NO_RULE;
+    if (a.op == AD_OP_neg) {
+        const int32_t sum = sum_of_shares(ir, x, a.in[0], depth - 1);
+        return sum < 0 ? NO_RULE : make_unary(ir, AD_OP_neg, x->shape, sum);
+    }
+    if (a.op == AD_OP_select && is_fill(ir, a.in[1], 0) && constant_along(ir, a.in[0], x) &&
+        ad_same_shape(ir->inst[a.in[2]].shape, a.shape)) {
+        const int32_t sum = sum_of_shares(ir, x, a.in[2], depth - 1);
+        if (sum < 0) return NO_RULE;
+        return make(ir, AD_OP_select, x->shape, 3, (int32_t[]){ a.in[0], a.in[1], sum }, 0, NULL);
+    }
+    for (int k = 0; a.op == AD_OP_mul && a.nin == 2 && k < 2; k++) {
+        const ad_inst *share = &ir->inst[a.in[k]];
+        const ad_inst *sum = share->op == AD_OP_div ? &ir->inst[share->in[1]] : NULL;
+        if (sum && sum->op == AD_OP_sum && sum->in[0] == a.in[1 - k] &&
+            sum->attr[0] == x->attr[0] && constant_along(ir, a.in[k], x))
+            return make(ir, AD_OP_mul, x->shape, 2, (int32_t[]){ a.in[k], share->in[1] }, 0, NULL);
+    }
+    return NO_RULE;
+}
+
+static int32_t simplify_sum(ad_ir *ir, ad_inst *x)
+{
+    enum { DEPTH = 4 };
+    const int32_t same = simplify_reduction(ir, x);
+    return same != NO_RULE ? same : sum_of_shares(ir, x, x->in[0], DEPTH);
+}
+
 /* ---- contractions ---- */
 
 typedef struct {
@@ -492,7 +536,7 @@ static int32_t simplify_contract(ad_ir *ir, ad_inst *x)
 static const ad_rule rules[AD_OP_COUNT] = {
     [AD_OP_broadcast] = simplify_broadcast,  [AD_OP_reshape] = simplify_reshape,
     [AD_OP_transpose] = simplify_transpose,  [AD_OP_slice] = simplify_slice,
-    [AD_OP_assemble] = simplify_assemble,    [AD_OP_sum] = simplify_reduction,
+    [AD_OP_assemble] = simplify_assemble,    [AD_OP_sum] = simplify_sum,
     [AD_OP_reduce_max] = simplify_reduction, [AD_OP_contract] = simplify_contract,
 };
 

@@ -362,8 +362,10 @@ bool ad_fuse(ad_program *p)
             return false;
     memset(m.last, 0, (size_t)p->ir.n * sizeof *m.last);
     for (int32_t s = 0; s < p->nstep; s++) {
-        p->step[s].begin = s;
-        p->step[s].end = s + 1;
+        if (!p->step[s].elements) {
+            p->step[s].begin = s;
+            p->step[s].end = s + 1;
+        }
         for (int k = 0; k < p->ir.inst[p->step[s].value].nin; k++)
             m.last[p->step[s].operand[k].root] = s;
     }

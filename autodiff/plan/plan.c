@@ -67,6 +67,16 @@ static void find_views(ad_program *p)
 
 /* ---- phases ---- */
 
+/* Where all is made of parameters, there is no run for which something would be worth keeping, and
+ * outputs need not be copied from what is kept: it is made in every run, as what a call decides. */
+static void make_anew(ad_ir *ir)
+{
+    for (int32_t i = 0; i < ir->n; i++)
+        if (ir->inst[i].level > AD_LEVEL_PARAMETER) return;
+    for (int32_t i = ir->ninput; i < ir->n; i++)
+        if (ir->inst[i].level == AD_LEVEL_PARAMETER) ir->inst[i].level = AD_LEVEL_CALL;
+}
+
 /* The first phase in which value i can be read: by a body, or by U as a whole. */
 static int ready(const ad_program *p, int32_t i, bool body)
 {
@@ -243,7 +253,8 @@ static int part_of(const ad_program *p, int32_t i)
 static bool make_step(ad_program *p, ad_step *s, int32_t i)
 {
     const ad_inst *x = &p->ir.inst[i];
-    *s = (ad_step){ .kind = AD_STEP_KERNEL, .value = i };
+    const int32_t at = (int32_t)(s - p->step);
+    *s = (ad_step){ .kind = AD_STEP_KERNEL, .value = i, .begin = at, .end = at + 1 };
     if (x->op == AD_OP_fill) s->kind = AD_STEP_FILL;
     if (x->op == AD_OP_row_count) s->kind = AD_STEP_ROW_COUNT;
     if (x->op == AD_OP_opaque) s->kind = AD_STEP_OPAQUE;
@@ -533,16 +544,19 @@ static void choose_group(ad_program *p)
 bool ad_plan(ad_program *p)
 {
     p->slot = ad_pool_alloc(&p->pool, ((size_t)p->ir.n + 1) * sizeof *p->slot);
-    int32_t *seen = ad_pool_alloc(&p->pool, ((size_t)p->ir.n + 1) * sizeof *seen);
-    if (!p->slot || !seen) return false;
+    if (!p->slot) return false;
+    make_anew(&p->ir);
     find_views(p);
     assign_phases(p);
     ad_join_reductions(p);
     assign_places(p);
     p->phase = ad_pool_alloc(&p->pool, (size_t)p->nphase * sizeof *p->phase);
     if (!p->phase || !assign_positions(p) || !write_constants(p) || !make_steps(p) ||
-        !list_opaques(p) || !ad_fuse(p) || !ad_group_whole(p) || !ad_plan_whole(p))
+        !list_opaques(p) || !ad_group_whole(p) || !ad_remake_whole(p) || !ad_fuse(p) ||
+        !ad_plan_whole(p))
         return false;
+    int32_t *seen = ad_pool_alloc(&p->pool, ((size_t)p->ir.n + 1) * sizeof *seen);
+    if (!seen) return false;
     for (int f = 0; f < p->nphase; f++)
         if (!list_roots(p, f, seen)) return false;
     if (!ad_plan_blocks(p)) return false;

@@ -52,7 +52,7 @@ typedef struct {
     int32_t root, pointer; /* pointer: the number of its pointer, the root's or an ad_repeat's */
     int64_t offset;
     int64_t row_bytes; /* in a group: bytes from row to row; 0: the same in every chunk */
-    bool far;          /* in a group: rows of an input, not in the caches as yet */
+    bool far;          /* in a group: of an array that it does not make, not in the caches as yet */
     bool own;          /* in a group on whole arrays: each thread has a chunk of its own */
 } ad_ref;
 
@@ -251,6 +251,8 @@ static inline int64_t ad_chunk_bytes(const ad_program *p, const ad_step *s)
 bool ad_fuse(ad_program *program);
 /* Groups the steps on whole arrays (chunks.c). */
 bool ad_group_whole(ad_program *program);
+/* Makes groups on whole arrays make again what is cheap, instead of keeping it (again.c). */
+bool ad_remake_whole(ad_program *program);
 /* Places values without rows in the memory of workspaces (whole.c). */
 bool ad_plan_whole(ad_program *program);
 /* Places values in block memory and, unless p->block_rows says it, chooses how many rows a block

@@ -89,7 +89,10 @@ static void chunk_step(ad_program *p, ad_step *s)
         ad_ref *r = &s->operand[k];
         r->own = is_chunk(p, r->root);
         if (r->own) r->row_bytes = 0;
+        const bool given = p->slot[r->root].place == AD_PLACE_INPUT;
+        r->far = !r->own && r->row_bytes && (given || p->slot[r->root].first < s->begin);
     }
+    s->far = !s->own && !s->sums;
 }
 
 static bool place_reused(ad_program *p)

@@ -241,6 +241,140 @@ START_TEST(chunks_have_the_bits_of_whole_arrays)
 }
 END_TEST
 
+static int count_groups(const ad_program *p)
+{
+    int groups = 0;
+    for (int32_t s = 0; s < p->nstep; s = p->step[s].end) groups += p->step[s].elements > 0;
+    return groups;
+}
+
+/* Four groups, with reductions between them. Of what the later ones read, an exponential is kept,
+ * and what is cheap is made again from the input in two of them, also by two steps, and also where
+ * its own group does not read it. */
+static recording record_cheap(ad_dtype dtype, const void *data)
+{
+    recording r = { .tape = ad_tape_new(dtype), .nout = 3 };
+    r.in = dtype == AD_F32 ? ad_input(r.tape, AD_SHAPE(LARGE), (const float *)data)
+                           : ad_input(r.tape, AD_SHAPE(LARGE), (const double *)data);
+    ad_var x = r.in, alone = ad_abs(ad_sub(x, ad_scalar(r.tape, 0.5)));
+    ad_var mask = ad_gt(x, ad_scalar(r.tape, 0.3)), e = ad_exp(x);
+    ad_var s = ad_sum_all(e), n = ad_sum_all(mask);
+    ad_var y = ad_select(mask, ad_mul(alone, n), ad_div(e, s));
+    ad_var z = ad_reduce_max(y, 1, (int[]){ 0 }, false);
+    r.out[0] = ad_add(y, ad_mul(ad_select(mask, z, n), alone));
+    r.out[1] = ad_add(s, n);
+    r.out[2] = ad_mul(alone, z);
+    return r;
+}
+
+/* Data with ties, an infinite number, and perhaps what is no number. */
+static void *make_data(ad_dtype dtype, bool with_nan)
+{
+    double *data = malloc(LARGE * sizeof *data);
+    for (int i = 0; i < LARGE; i++) {
+        double x = i % 1000 == 7 ? 0.5 : element(i);
+        if (i == 50000) x = -INFINITY;
+        if (i == 70001 && with_nan) x = NAN;
+        if (dtype == AD_F32) ((float *)(void *)data)[i] = (float)x;
+        else data[i] = x;
+    }
+    return data;
+}
+
+static void check_bits(recording *r, const ad_program *p, const void *data, size_t size)
+{
+    void *out[3];
+    for (int j = 0; j < 3; j++) out[j] = malloc(LARGE * size);
+    for (int threads = 1; threads <= 3; threads++) {
+        ad_workspace *w = ad_workspace_new(p, threads);
+        for (int j = 0; j < 3; j++) memset(out[j], 0, LARGE * size);
+        ck_assert_int_eq(ad_run(p, w, 1, (const void *[]){ data }, out), 0);
+        for (int j = 0; j < r->nout; j++) {
+            const void *lazy = ad_value(r->out[j]);
+            const size_t n = (size_t)ad_count(ad_shape_of(r->out[j]), 1);
+            ck_assert_msg(lazy && !memcmp(lazy, out[j], n * size), "output %d, %d threads", j,
+                          threads);
+        }
+        ad_workspace_free(w);
+    }
+    for (int j = 0; j < 3; j++) free(out[j]);
+}
+
+START_TEST(cheap_values_are_made_again)
+{
+    const ad_dtype dtype = _i & 1 ? AD_F32 : AD_F64;
+    const size_t size = ad_dtype_size(dtype);
+    void *data = make_data(dtype, _i & 2);
+    recording r = record_cheap(dtype, data);
+    ad_program *p = compile(r.tape, 1, &r.in, r.nout, r.out);
+    ck_assert_ptr_null(ad_verify_plan(p, &(int32_t){ 0 }));
+    ck_assert_int_eq(count_groups(p), 4);
+    const int64_t array = ad_size_align(LARGE * (int64_t)size);
+    ck_assert_int_le(p->uniform_bytes, 2 * array + 1024); /* e and y */
+    int again = 0;
+    for (int32_t s = 0; s < p->nstep; s++) again += p->step[s].kernel.op == AD_OP_abs;
+    ck_assert_int_eq(again, 2); /* the first group does not read it */
+    check_bits(&r, p, data, size);
+    ad_program_free(p);
+    ad_tape_free(r.tape);
+    free(data);
+}
+END_TEST
+
+/* A logarithm of a sum of exponentials and its gradient go through memory three times: for the
+ * maximum, for the sum, for the gradient. What the sum has divided is not summed again. */
+START_TEST(a_logarithm_of_a_sum_has_two_groups)
+{
+    ad_tape *t = ad_tape_new(AD_F64);
+    ad_var x = ad_param(t, AD_SHAPE(LARGE), (double *)NULL), out[2];
+    out[0] = ad_logsumexp(x, 1, (int[]){ 0 }, false);
+    ad_grad(out[0], 1, &x, &out[1]);
+    ad_program *p = compile(t, 1, &x, 2, out);
+    ck_assert_int_eq(count_groups(p), 2);
+    const int64_t array = ad_size_align(LARGE * (int64_t)sizeof(double));
+    ck_assert_int_le(p->uniform_bytes, 2 * array + 1024); /* exponentials, and the gradient */
+    double *data = malloc(LARGE * sizeof *data), *g = malloc(LARGE * sizeof *g), y, sum = 0;
+    for (int i = 0; i < LARGE; i++) {
+        data[i] = i % 5000 == 3 ? 700 : 690 * element(i);
+        sum += exp(data[i] - 700);
+    }
+    ad_workspace *w = ad_workspace_new(p, 1);
+    ck_assert_int_eq(ad_run(p, w, 1, (const void *[]){ data }, (void *[]){ &y, g }), 0);
+    ck_assert_double_eq_tol(y, 700 + log(sum), 1e-11);
+    for (int i = 0; i < LARGE; i++)
+        ck_assert_double_eq_tol(g[i], exp(data[i] - 700) / sum, 1e-13 / sum);
+    ad_workspace_free(w);
+    ad_program_free(p);
+    ad_tape_free(t);
+    free(data);
+    free(g);
+}
+END_TEST
+
+/* Where all is made of parameters, it is made in the caller's arrays in every run. */
+START_TEST(parameters_alone_are_not_kept)
+{
+    ad_tape *t = ad_tape_new(AD_F64);
+    ad_var x = source(t, PARAMETER), y = ad_exp(x);
+    ad_program *p = compile(t, 1, &x, 1, &y);
+    ck_assert(p->output[0].in_place);
+    ad_workspace *w = ad_workspace_new(p, 1);
+    double *data = elements(), first[N], again[N];
+    ad_run_args args = { .rows = 1,
+                         .inputs = (const void *[]){ data },
+                         .outputs = (void *[]){ first },
+                         .same_parameters = true };
+    ck_assert_int_eq(ad_run_with(p, w, &args), 0);
+    args.outputs = (void *[]){ again };
+    ck_assert_int_eq(ad_run_with(p, w, &args), 0);
+    ck_assert_mem_eq(first, again, sizeof first);
+    ad_workspace_free(w);
+    ad_program_free(p);
+    ad_tape_free(t);
+    free(data);
+}
+END_TEST
+
 /* A number of an array that the group at hand would write over, and one of an array that it makes.
  */
 START_TEST(parts_of_large_arrays)
@@ -329,6 +463,9 @@ int main(void)
     tcase_add_test(t, parameters_stay);
     tcase_add_test(t, operands_stay_for_states);
     tcase_add_loop_test(t, chunks_have_the_bits_of_whole_arrays, 0, 2);
+    tcase_add_loop_test(t, cheap_values_are_made_again, 0, 4);
+    tcase_add_test(t, a_logarithm_of_a_sum_has_two_groups);
+    tcase_add_test(t, parameters_alone_are_not_kept);
     tcase_add_test(t, parts_of_large_arrays);
     tcase_add_loop_test(t, wide_rows_have_chunks, 1, 4);
     tcase_add_test(t, verifier_sees_it);
