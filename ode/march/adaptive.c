@@ -120,8 +120,7 @@ static int move_on(ode_march *m, place *p, const attempt *try, double factor)
     p->a = try->b;
     p->begun = !p->a.restart;
     p->h = size;
-    /* Beside a jump the slope is that before it, and the field that behind it. */
-    if (p->a.t == p->end) return !p->a.jump && ode_watch_end(&m->watch) ? look(m, p) : 0;
+    if (p->a.t == p->end) return 0;
     p->stop = ode_stops_next(&m->stops, p->a.t);
     if (p->a.jump) {
         ode_control_forget(&m->control);
@@ -136,6 +135,10 @@ static int take(ode_march *m, place *p)
 {
     attempt try;
     if (plan(m, p, &try)) return -1;
+    /* What is found before the last step, often the largest, need not be mended behind it. */
+    if (try.landing && p->stop.t == p->end && ode_watch_end(&m->watch) &&
+        (look(m, p) || plan(m, p, &try)))
+        return -1;
     if (!p->begun && m->method->begin && ode_march_begin(m, &p->a, &try.b, p->y)) return -1;
     p->begun = true;
     if (ode_march_attempt(m, p->sink, &p->a, &try.b, p->y, try.next)) return -1;
