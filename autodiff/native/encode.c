@@ -1,13 +1,14 @@
 /* The encoding of x86-64 (Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2,
- * chapter 2.3: VEX). Code is a function (list of pointers, frame) by the System V ABI: the list is
- * in rdi, the frame in rsi. It is a leaf, keeps no register for its caller, and has no stack. */
+ * chapter 2.3: VEX). Code is a function (list of pointers, frame), or (list of pointers, frame,
+ * first row, end of rows), by the System V ABI: these are in rdi, rsi, rdx, rcx. It is a leaf,
+ * keeps no register for its caller, and has no stack. */
 #include "autodiff/native/encode.h"
 #include <stdlib.h>
 #include <string.h>
 
 enum { LIST = 7 /* rdi */, FRAME = 6 /* rsi */, RELATIVE = 5 /* to the next instruction */ };
-static const int pointers[AD_POINTER_REGISTERS] = { 0, 1, 2, 8, 9, 10, 11 }; /* rax rcx rdx r8-11 */
-enum { INDEX = 11 };
+static const int pointers[AD_POINTER_REGISTERS] = { 0, 8, 9, 10, 11, 1, 2 }; /* rax r8-11 rcx rdx */
+enum { ROWS_END = 1 /* rcx */, INDEX = 2 /* rdx: of an element, or the row */ };
 
 void ad_encode_bytes(ad_code *c, const void *bytes, size_t n)
 {
@@ -60,7 +61,7 @@ static void operand(ad_code *c, int reg, ad_operand_at o, int behind)
         const bool few = o.at >= -128 && o.at < 128;
         enum { BASE_AND_INDEX = 4 };
         byte(c, (few ? 0x40 : 0x80) | field | (o.indexed ? BASE_AND_INDEX : base & 7));
-        if (o.indexed) byte(c, (INDEX & 7) << 3 | (base & 7));
+        if (o.indexed) byte(c, INDEX << 3 | (base & 7));
         if (few) byte(c, (int)o.at);
         else word(c, o.at);
     }
@@ -79,12 +80,12 @@ static bool vex(ad_code *c, prefix p, map m, int wide, int vector, int opcode, i
                                                : 0;
     if (!reserve(c)) return false;
     c->instructions++;
-    if (m == MAP_0F && !wide && base < 8 && !o.indexed) {
+    if (m == MAP_0F && !wide && base < 8) {
         byte(c, 0xc5);
         byte(c, (reg < 8 ? 0x80 : 0) | (~second & 15) << 3 | vector << 2 | (int)p);
     } else {
         byte(c, 0xc4);
-        byte(c, (reg < 8 ? 0x80 : 0) | (o.indexed ? 0 : 0x40) | (base < 8 ? 0x20 : 0) | (int)m);
+        byte(c, (reg < 8 ? 0x80 : 0) | 0x40 | (base < 8 ? 0x20 : 0) | (int)m);
         byte(c, wide << 7 | (~second & 15) << 3 | vector << 2 | (int)p);
     }
     byte(c, opcode);
@@ -235,15 +236,32 @@ void ad_encode_store_strided(ad_code *c, ad_operand_at to, int from, int64_t str
 
 /* ---- the rest ---- */
 
+/* An instruction on registers of 64 bits, of which `reg` and the other one may be any. */
+static bool wide(ad_code *c, int opcode, int reg, int other, int mode)
+{
+    if (!reserve(c)) return false;
+    c->instructions++;
+    byte(c, 0x48 | (reg < 8 ? 0 : 4) | (other < 8 ? 0 : 1));
+    byte(c, opcode);
+    byte(c, mode | (reg & 7) << 3 | (other & 7));
+    return true;
+}
+enum { MEMORY = 0x80, REGISTER = 0xc0 }; /* what the other one is; of memory, where it is */
+
+static void from_list(ad_code *c, int opcode, int reg, int64_t entry)
+{
+    if (wide(c, opcode, reg, LIST, MEMORY)) word(c, entry * (int64_t)sizeof(void *));
+}
+
 void ad_encode_pointer(ad_code *c, int to, int64_t entry)
 {
-    const int reg = pointers[to];
-    if (!reserve(c)) return;
-    c->instructions++;
-    byte(c, 0x48 | (reg < 8 ? 0 : 4));
-    byte(c, 0x8b);
-    byte(c, 0x80 | (reg & 7) << 3 | LIST);
-    word(c, entry * (int64_t)sizeof(void *));
+    from_list(c, 0x8b, pointers[to], entry); /* mov */
+}
+
+void ad_encode_row_pointer(ad_code *c, int to, int64_t entry, int64_t row_bytes)
+{
+    if (wide(c, 0x69, pointers[to], INDEX, REGISTER)) word(c, row_bytes); /* imul */
+    from_list(c, 0x03, pointers[to], entry);                              /* add */
 }
 
 void ad_encode_return(ad_code *c)
@@ -259,29 +277,44 @@ void ad_encode_return(ad_code *c)
 
 /* ---- loops ---- */
 
-/* An instruction on the index without an operand in memory: opcode, the byte that names it, and
- * four bytes of a number. */
-static void index_word(ad_code *c, int opcode, int field, int64_t value)
+enum { ADD = 0, COMPARE = 7 }; /* with a number of four bytes */
+
+static void with_number(ad_code *c, int what, int reg, int64_t value)
+{
+    if (wide(c, 0x81, what, reg, REGISTER)) word(c, value);
+}
+
+static void jump_if_less(ad_code *c, int64_t to)
 {
     if (!reserve(c)) return;
     c->instructions++;
-    byte(c, 0x49);
-    byte(c, opcode);
-    byte(c, 0xc0 | field << 3 | (INDEX & 7));
-    word(c, value);
+    byte(c, 0x0f);
+    byte(c, 0x8c);
+    word(c, to - (c->n + 4));
 }
 
-void ad_encode_index(ad_code *c, int64_t value) { index_word(c, 0xc7, 0, value); /* mov */ }
+void ad_encode_index(ad_code *c, int64_t value)
+{
+    if (wide(c, 0xc7, 0, INDEX, REGISTER)) word(c, value); /* mov */
+}
 
 void ad_encode_repeat(ad_code *c, int64_t step, int64_t end, int64_t head)
 {
-    index_word(c, 0x81, 0, step); /* add */
-    index_word(c, 0x81, 7, end);  /* cmp */
-    if (!reserve(c)) return;
-    c->instructions++;
-    byte(c, 0x0f); /* jl */
-    byte(c, 0x8c);
-    word(c, head - (c->n + 4));
+    with_number(c, ADD, INDEX, step);
+    with_number(c, COMPARE, INDEX, end);
+    jump_if_less(c, head);
+}
+
+void ad_encode_advance(ad_code *c, int pointer, int64_t bytes)
+{
+    with_number(c, ADD, pointers[pointer], bytes);
+}
+
+void ad_encode_next_rows(ad_code *c, int64_t step, int64_t head)
+{
+    with_number(c, ADD, INDEX, step);
+    wide(c, 0x39, ROWS_END, INDEX, REGISTER); /* cmp */
+    jump_if_less(c, head);
 }
 
 int64_t ad_encode_jump(ad_code *c)

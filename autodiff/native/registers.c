@@ -11,6 +11,7 @@
 
 enum { NEAR = 24 /* atoms: what is needed again so soon is not read from memory twice */ };
 enum { NEVER = INT32_MAX };
+enum { MOST_INVARIANTS = 64 /* that a loop over rows makes before it begins: two kilobytes */ };
 
 typedef struct {
     int32_t use, use_end; /* its uses that are still to come, in the list of all */
@@ -30,9 +31,10 @@ typedef struct {
     int32_t in[AD_NUMBER_REGISTERS]; /* the atom in a register; -1: none */
     unsigned pinned;                 /* registers of the instruction at hand */
     int32_t now;
-    bool loop;                             /* over elements: arrays are read from an index on */
+    ad_code_kind kind;
     int npointer, fixed;                   /* registers for pointers; these keep theirs */
     int32_t pointer[AD_POINTER_REGISTERS]; /* the entry of the list in it; -1: none */
+    int64_t row_bytes[AD_POINTER_REGISTERS];
     int64_t touched[AD_POINTER_REGISTERS], clock;
 } writer;
 
@@ -94,7 +96,13 @@ static int64_t slot_at(const writer *w, int32_t slot) { return slot * w->number_
 
 static int32_t take_slot(writer *w) { return w->nunused ? w->unused[--w->nunused] : w->nslot++; }
 
-static int pointer_to(writer *w, int32_t entry)
+static void load_pointer(writer *w, int reg, int32_t entry, int64_t row_bytes)
+{
+    if (w->kind == AD_CODE_ROWS && row_bytes) ad_encode_row_pointer(w->code, reg, entry, row_bytes);
+    else ad_encode_pointer(w->code, reg, entry);
+}
+
+static int pointer_to(writer *w, int32_t entry, int64_t row_bytes)
 {
     int oldest = w->fixed;
     for (int r = 0; r < w->npointer; r++) {
@@ -105,7 +113,7 @@ static int pointer_to(writer *w, int32_t entry)
         if (r > oldest && w->touched[r] < w->touched[oldest]) oldest = r;
     }
     AD_ASSERT(oldest < w->npointer);
-    ad_encode_pointer(w->code, oldest, entry);
+    load_pointer(w, oldest, entry, row_bytes);
     w->pointer[oldest] = entry;
     w->touched[oldest] = ++w->clock;
     return oldest;
@@ -119,9 +127,10 @@ static ad_operand_at in_register(int reg)
 /* row_bytes: 0 where it is the same in every turn of a loop. */
 static ad_operand_at in_array(writer *w, int32_t entry, int64_t at, int64_t row_bytes)
 {
-    return (ad_operand_at){
-        .where = AD_IN_ARRAY, .reg = pointer_to(w, entry), .at = at, .indexed = w->loop && row_bytes
-    };
+    return (ad_operand_at){ .where = AD_IN_ARRAY,
+                            .reg = pointer_to(w, entry, row_bytes),
+                            .at = at,
+                            .indexed = w->kind == AD_CODE_RANGE && row_bytes };
 }
 
 static ad_operand_at in_frame(const writer *w, int32_t slot)
@@ -226,11 +235,18 @@ static void used(writer *w, int32_t atom)
     s->reg = -1;
 }
 
+/* A read that is the same for all rows. */
+static bool is_invariant(const writer *w, int32_t atom)
+{
+    const ad_atom *x = &w->atoms->atom[atom];
+    return w->kind == AD_CODE_ROWS && x->what == AD_ATOM_READ && x->in[2] == 0;
+}
+
 /* Behind the last use the place in the frame is free too, but not before the instruction that
  * reads it. */
 static void leave_frame(writer *w, int32_t atom)
 {
-    if (atom < 0) return;
+    if (atom < 0 || is_invariant(w, atom)) return;
     state *s = &w->of[atom];
     if (s->use < s->use_end || s->slot < 0) return;
     w->unused[w->nunused++] = s->slot;
@@ -373,30 +389,33 @@ static void write_numbers(writer *w)
     align(w->code);
 }
 
-static void fix_pointer(writer *w, int32_t entry)
+static void fix_pointer(writer *w, int32_t entry, int64_t row_bytes)
 {
-    for (int r = 0; r < w->fixed; r++)
+    for (int r = 0; r < w->fixed && r < w->npointer; r++)
         if (w->pointer[r] == entry) return;
-    if (w->fixed <= AD_LOOP_POINTERS) w->pointer[w->fixed++] = entry;
+    if (w->fixed < w->npointer) {
+        w->pointer[w->fixed] = entry;
+        w->row_bytes[w->fixed] = row_bytes;
+    }
+    if (w->fixed <= w->npointer) w->fixed++;
 }
 
-/* Pointers that stay in their registers all through a loop; one register is left to the others
- * where there are too many. */
-static void fix_pointers(writer *w)
+/* Pointers that stay in their registers all through a loop. Where there are too many: so many of
+ * them do. */
+static void fix_pointers(writer *w, int if_too_many)
 {
     const ad_atoms *a = w->atoms;
-    w->npointer = AD_LOOP_POINTERS;
     for (int32_t i = 0; i < a->natom; i++)
-        if (a->atom[i].needed && a->atom[i].what == AD_ATOM_READ) fix_pointer(w, a->atom[i].in[0]);
-    for (int32_t k = 0; k < a->nresult; k++) fix_pointer(w, a->result[k].entry);
-    if (w->fixed > AD_LOOP_POINTERS) {
-        w->fixed = AD_LOOP_POINTERS - 1;
-        w->pointer[w->fixed] = -1;
-    }
-    for (int r = 0; r < w->fixed; r++) ad_encode_pointer(w->code, r, w->pointer[r]);
+        if (a->atom[i].needed && a->atom[i].what == AD_ATOM_READ && w->of[i].slot < 0)
+            fix_pointer(w, a->atom[i].in[0], a->atom[i].in[2]);
+    for (int32_t k = 0; k < a->nresult; k++)
+        fix_pointer(w, a->result[k].entry, a->result[k].row_bytes);
+    if (w->fixed > w->npointer) w->fixed = if_too_many;
+    for (int r = w->fixed; r < AD_POINTER_REGISTERS; r++) w->pointer[r] = -1;
+    for (int r = 0; r < w->fixed; r++) load_pointer(w, r, w->pointer[r], w->row_bytes[r]);
 }
 
-static void write_loop(writer *w, const int32_t *early, const ad_atom_range *range)
+static void write_range(writer *w, const int32_t *early, const ad_atom_range *range)
 {
     const int64_t size = (int64_t)ad_dtype_size(w->atoms->dtype), step = size * w->code->lanes;
     if (w->atoms->nnumber) {
@@ -404,8 +423,8 @@ static void write_loop(writer *w, const int32_t *early, const ad_atom_range *ran
         write_numbers(w);
         ad_encode_land(w->code, jump);
     }
-    w->loop = true;
-    fix_pointers(w);
+    w->npointer = AD_LOOP_POINTERS;
+    fix_pointers(w, AD_LOOP_POINTERS - 1);
     ad_encode_index(w->code, range->from * size);
     const int64_t head = w->code->n;
     write_all(w, early);
@@ -413,11 +432,39 @@ static void write_loop(writer *w, const int32_t *early, const ad_atom_range *ran
         ad_encode_repeat(w->code, step, range->to * size, head);
 }
 
-bool ad_atoms_write(ad_atoms *a, ad_code *code, const ad_atom_range *range, int64_t *entry,
-                    int64_t *frame)
+/* What is the same for all rows becomes vectors before they are gone through. */
+static void write_invariants(writer *w)
+{
+    for (int32_t i = 0; packed(w) && i < w->atoms->natom && w->nslot < MOST_INVARIANTS; i++) {
+        const ad_atom *x = &w->atoms->atom[i];
+        if (!x->needed || !is_invariant(w, i)) continue;
+        ad_encode_spread(w->code, AD_SPARE_REGISTER, in_array(w, x->in[0], x->in[1], 0));
+        w->of[i].slot = take_slot(w);
+        ad_encode_store(w->code, in_frame(w, w->of[i].slot), AD_SPARE_REGISTER);
+    }
+}
+
+/* Where there are more pointers than registers, a turn finds them anew. */
+static void write_rows(writer *w, const int32_t *early)
+{
+    const int64_t rows = w->code->lanes, before = w->code->instructions;
+    w->npointer = AD_ROW_POINTERS;
+    write_invariants(w);
+    fix_pointers(w, 0);
+    const int64_t head = w->code->n;
+    w->code->instructions = before;
+    write_all(w, early);
+    for (int r = 0; r < w->fixed; r++)
+        if (w->row_bytes[r]) ad_encode_advance(w->code, r, rows * w->row_bytes[r]);
+    ad_encode_next_rows(w->code, rows, head);
+}
+
+bool ad_atoms_write(ad_atoms *a, ad_code *code, ad_code_kind kind, const ad_atom_range *range,
+                    int64_t *entry, int64_t *frame)
 {
     writer w = { .atoms = a,
                  .code = code,
+                 .kind = kind,
                  .npointer = AD_POINTER_REGISTERS,
                  .number_size = (int64_t)ad_dtype_size(a->dtype) * code->lanes,
                  .nregister = code->lanes > 1 ? AD_SPARE_REGISTER : AD_NUMBER_REGISTERS };
@@ -430,15 +477,12 @@ bool ad_atoms_write(ad_atoms *a, ad_code *code, const ad_atom_range *range, int6
     memset(w.pointer, -1, sizeof w.pointer);
     const bool memory = w.of && w.unused && early && list_uses(&w);
     if (memory) {
-        if (range) {
-            *entry = code->n;
-            write_loop(&w, early, range);
-        } else {
-            write_numbers(&w);
-            *entry = code->n;
-            write_all(&w, early);
-            ad_encode_return(code);
-        }
+        if (kind != AD_CODE_RANGE) write_numbers(&w);
+        *entry = code->n;
+        if (kind == AD_CODE_RANGE) write_range(&w, early, range);
+        else if (kind == AD_CODE_ROWS) write_rows(&w, early);
+        else write_all(&w, early);
+        if (kind != AD_CODE_RANGE) ad_encode_return(code);
         if (slot_at(&w, w.nslot) > *frame) *frame = slot_at(&w, w.nslot);
     }
     free(w.of);
