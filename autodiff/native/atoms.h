@@ -49,6 +49,11 @@ void ad_atom_keep(ad_atoms *atoms, ad_atom_result result);
 /* One atom of those of its operands; -1: the operation has no native form. */
 int32_t ad_atom_pointwise(ad_atoms *atoms, ad_op op, int n, const int32_t *operand);
 
+/* Of every atom that is needed and read, and of every result, the one that stands beside it in the
+ * rows of the same array, if they are to be read or written together (pairs.c). Others stay as they
+ * are in the lists. false: memory is short. */
+bool ad_atoms_pair(const ad_atoms *atoms, int32_t *read_with, int32_t *written_with);
+
 /* Elements of arrays. */
 typedef struct {
     int64_t from, to;

@@ -218,20 +218,114 @@ static void store_half(ad_code *c, ad_operand_at to, int from, int64_t stride)
         if (vex(c, P66, MAP_0F3A, 0, 0, 0x17, from, 0, behind(to, k * stride), 1)) byte(c, k);
 }
 
+/* The upper half of a vector. */
+static void insert_half(ad_code *c, int to, ad_operand_at from)
+{
+    if (vex(c, P66, MAP_0F3A, 0, 1, 0x18, to, to, from, 1)) byte(c, 1); /* vinsertf128 */
+}
+
+static void extract_half(ad_code *c, ad_operand_at to, int from)
+{
+    if (vex(c, P66, MAP_0F3A, 0, 1, 0x19, from, 0, to, 1)) byte(c, 1); /* vextractf128 */
+}
+
 void ad_encode_load_strided(ad_code *c, int to, ad_operand_at from, int64_t stride)
 {
     load_half(c, to, from, stride);
     load_half(c, AD_SPARE_REGISTER, behind(from, c->lanes / 2 * stride), stride);
-    if (vex(c, P66, MAP_0F3A, 0, 1, 0x18, to, to, in_register(AD_SPARE_REGISTER), 1))
-        byte(c, 1); /* vinsertf128 */
+    insert_half(c, to, in_register(AD_SPARE_REGISTER));
 }
 
 void ad_encode_store_strided(ad_code *c, ad_operand_at to, int from, int64_t stride)
 {
     store_half(c, to, from, stride);
-    if (vex(c, P66, MAP_0F3A, 0, 1, 0x19, from, 0, in_register(AD_SPARE_REGISTER), 1))
-        byte(c, 1); /* vextractf128 */
+    extract_half(c, in_register(AD_SPARE_REGISTER), from);
     store_half(c, behind(to, c->lanes / 2 * stride), AD_SPARE_REGISTER, stride);
+}
+
+/* ---- pairs of vectors ---- */
+
+typedef enum { LOW, HIGH } half;
+
+/* In each half of a vector, numbers of a and b in turn: those of the low or high quarters. */
+static void interleave(ad_code *c, half h, int to, int a, int b)
+{
+    const prefix p = c->dtype == AD_F64 ? P66 : PLAIN;
+    vex(c, p, MAP_0F, 0, 1, h == LOW ? 0x14 : 0x15, to, a, in_register(b), 0); /* vunpck */
+}
+
+/* In each half, the numbers of a and b (f32) with even or odd places. */
+static void every_second(ad_code *c, half h, int to, int a, int b)
+{
+    const int places = h == LOW ? 0x88 : 0xdd;
+    if (vex(c, PLAIN, MAP_0F, 0, 1, 0xc6, to, a, in_register(b), 1)) byte(c, places); /* vshufps */
+}
+
+/* Rows 0 and 2 in the halves of a vector (f64). */
+static void load_two(ad_code *c, int to, ad_operand_at from, int64_t stride)
+{
+    vex(c, PLAIN, MAP_0F, 0, 0, 0x10, to, 0, from, 0); /* vmovups */
+    insert_half(c, to, behind(from, 2 * stride));
+}
+
+static void store_two(ad_code *c, ad_operand_at to, int from, int64_t stride)
+{
+    vex(c, PLAIN, MAP_0F, 0, 0, 0x11, from, 0, to, 0);
+    extract_half(c, behind(to, 2 * stride), from);
+}
+
+/* Two rows in half a vector (f32). */
+static void load_half_of_two(ad_code *c, int to, ad_operand_at from, int64_t stride)
+{
+    vex(c, PF2, MAP_0F, 0, 0, 0x10, to, 0, from, 0);                    /* vmovsd */
+    vex(c, PLAIN, MAP_0F, 0, 0, 0x16, to, to, behind(from, stride), 0); /* vmovhps */
+}
+
+static void store_half_of_two(ad_code *c, ad_operand_at to, int from, int64_t stride)
+{
+    vex(c, PLAIN, MAP_0F, 0, 0, 0x13, from, 0, to, 0);                 /* vmovlps */
+    vex(c, PLAIN, MAP_0F, 0, 0, 0x17, from, 0, behind(to, stride), 0); /* vmovhps */
+}
+
+/* Rows 0 and 1, 4 and 5 in the halves of a vector (f32). */
+static void load_four(ad_code *c, int to, ad_operand_at from, int64_t stride)
+{
+    load_half_of_two(c, to, from, stride);
+    load_half_of_two(c, AD_SPARE_REGISTER, behind(from, 4 * stride), stride);
+    insert_half(c, to, in_register(AD_SPARE_REGISTER));
+}
+
+static void store_four(ad_code *c, ad_operand_at to, int from, int64_t stride)
+{
+    store_half_of_two(c, to, from, stride);
+    extract_half(c, in_register(from), from);
+    store_half_of_two(c, behind(to, 4 * stride), from, stride);
+}
+
+void ad_encode_load_pairs(ad_code *c, int first, int second, ad_operand_at from, int64_t stride)
+{
+    if (c->dtype == AD_F64) {
+        load_two(c, first, from, stride);
+        load_two(c, AD_SPARE_REGISTER, behind(from, stride), stride);
+        interleave(c, HIGH, second, first, AD_SPARE_REGISTER);
+        interleave(c, LOW, first, first, AD_SPARE_REGISTER);
+        return;
+    }
+    load_four(c, first, from, stride);
+    load_four(c, second, behind(from, 2 * stride), stride);
+    every_second(c, LOW, AD_SPARE_REGISTER, first, second);
+    every_second(c, HIGH, second, first, second);
+    ad_encode_move(c, first, AD_SPARE_REGISTER);
+}
+
+void ad_encode_store_pairs(ad_code *c, ad_operand_at to, int first, int second, int64_t stride)
+{
+    const bool wide = c->dtype == AD_F64;
+    void (*const store)(ad_code *, ad_operand_at, int, int64_t) = wide ? store_two : store_four;
+    interleave(c, LOW, AD_SPARE_REGISTER, first, second);
+    store(c, to, AD_SPARE_REGISTER, stride);
+    interleave(c, HIGH, AD_SPARE_REGISTER, first, second);
+    store(c, behind(to, wide ? stride : 2 * stride), AD_SPARE_REGISTER, stride);
 }
 
 /* ---- the rest ---- */

@@ -68,6 +68,9 @@ void ad_encode_spread(ad_code *code, int to, ad_operand_at from);
 /* A number a lane, so many bytes one from the other. */
 void ad_encode_load_strided(ad_code *code, int to, ad_operand_at from, int64_t stride);
 void ad_encode_store_strided(ad_code *code, ad_operand_at to, int from, int64_t stride);
+/* The same for two vectors, of which the second one's numbers stand behind the first one's. */
+void ad_encode_load_pairs(ad_code *code, int first, int second, ad_operand_at from, int64_t stride);
+void ad_encode_store_pairs(ad_code *code, ad_operand_at to, int first, int second, int64_t stride);
 void ad_encode_move(ad_code *code, int to, int from);
 /* The pointer register gets an entry of the list of pointers. */
 void ad_encode_pointer(ad_code *code, int to, int64_t entry);

@@ -1,13 +1,15 @@
 /* Native code for several rows at a time has the interpreter's bits: every operation on special
  * values, what moves elements, sums over rows of what it makes, what kernels make in between; for
- * every number of rows, so with and without rows that are left over, and of threads. Random tapes
- * compare the two as well. */
+ * every number of rows, so with and without rows that are left over, and of threads; and touches no
+ * memory but the arrays. Random tapes compare the two as well. */
 #include "autodiff/plan/program.h"
 #include "tests/autodiff/native_operations.h"
 #include "tests/support.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 enum { MOST = 300, WIDE = 6, INPUTS = 9, OUTPUTS = 4, TERMS = 20 };
 static const int64_t row_counts[] = {
@@ -80,11 +82,48 @@ static void close_function(function *f)
     ad_tape_free(f->tape);
 }
 
+/* An array before whose beginning or behind whose end nothing can be read or written. */
+typedef struct {
+    char *map, *array;
+    size_t bytes, all;
+} fenced;
+
+static fenced fence(size_t bytes, bool end)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), inner = (bytes + page - 1) / page * page;
+    fenced m = { .bytes = bytes, .all = inner + 2 * page };
+    m.map = mmap(NULL, m.all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ck_assert_ptr_ne(m.map, MAP_FAILED);
+    ck_assert_int_eq(mprotect(m.map + page, inner, PROT_READ | PROT_WRITE), 0);
+    m.array = m.map + page + (end ? inner - bytes : 0);
+    return m;
+}
+
+static size_t bytes_of(const function *f, ad_var x, int64_t rows)
+{
+    return (size_t)ad_count(ad_shape_of(x), rows) * ad_dtype_size(f->dtype);
+}
+
 static void run(const function *f, const ad_program *p, int64_t rows, int threads, void *const *out)
 {
     ad_workspace *w = ad_workspace_new(p, threads);
-    ck_assert_msg(ad_run(p, w, rows, (const void *const *)f->data, out) == 0, "%s",
-                  ad_workspace_error(w));
+    fenced in[INPUTS], result[OUTPUTS];
+    const void *from[INPUTS];
+    void *to[OUTPUTS];
+    for (int k = 0; k < f->nin; k++) {
+        in[k] = fence(bytes_of(f, f->in[k], rows), (k + rows) % 2);
+        from[k] = memcpy(in[k].array, f->data[k], in[k].bytes);
+    }
+    for (int j = 0; j < f->nout; j++) {
+        result[j] = fence(bytes_of(f, f->out[j], rows), (j + rows / 2) % 2);
+        to[j] = result[j].array;
+    }
+    ck_assert_msg(ad_run(p, w, rows, from, to) == 0, "%s", ad_workspace_error(w));
+    for (int k = 0; k < f->nin; k++) munmap(in[k].map, in[k].all);
+    for (int j = 0; j < f->nout; j++) {
+        memcpy(out[j], result[j].array, result[j].bytes);
+        munmap(result[j].map, result[j].all);
+    }
     ad_workspace_free(w);
 }
 
@@ -246,6 +285,44 @@ START_TEST(test_arrays)
 }
 END_TEST
 
+/* Elements of rows with others between them that nobody reads. */
+START_TEST(test_gaps)
+{
+    const ad_dtype dtype = _i & 1 ? AD_F32 : AD_F64;
+    if (!ask_for_native()) return;
+    for (int64_t step = 2; step < WIDE; step++)
+        for (int64_t first = 0; first + step < WIDE; first++) {
+            function f = open_function(dtype, 3, WIDE, false);
+            const ad_var a = part(f.in[0], first, first + 1);
+            const ad_var b = part(f.in[0], first + step, first + step + 1);
+            const int64_t other = (first + step + 1) % WIDE;
+            f.out[f.nout++] = ad_mul(ad_sub(a, b), part(f.in[1], other, other + 1));
+            compare(&f, "gaps", 1);
+            close_function(&f);
+        }
+}
+END_TEST
+
+/* One number in several elements of a row, more of them than are written together. */
+START_TEST(test_repeated)
+{
+    const ad_dtype dtype = _i & 1 ? AD_F32 : AD_F64;
+    if (!ask_for_native()) return;
+    for (int64_t n = 2; n <= WIDE; n++) {
+        function f = open_function(dtype, 3, n, false);
+        const ad_var x = part(f.in[0], 0, 1), y = part(f.in[1], n - 1, n),
+                     p = ad_slice(f.in[2], 0, 0, 1);
+        const ad_var z = ad_mul(x, y);
+        f.out[f.nout++] = z;
+        f.out[f.nout++] = ad_broadcast(z, AD_SHAPE(AD_ROWS, n));
+        f.out[f.nout++] = ad_concatenate(3, (ad_var[]){ z, z, x }, 1);
+        f.out[f.nout++] = ad_concatenate(3, (ad_var[]){ x, x, ad_sub(y, p) }, 1);
+        compare(&f, "repeated", 1);
+        close_function(&f);
+    }
+}
+END_TEST
+
 /* Many numbers that are the same for all rows. */
 START_TEST(test_shared)
 {
@@ -288,6 +365,8 @@ int main(void)
     tcase_add_loop_test(tests, test_pointwise, 0, 2 * OPERATIONS);
     tcase_add_loop_test(tests, test_recorded, 0, 4);
     tcase_add_loop_test(tests, test_arrays, 0, 2 * WIDE);
+    tcase_add_loop_test(tests, test_gaps, 0, 2);
+    tcase_add_loop_test(tests, test_repeated, 0, 2);
     tcase_add_loop_test(tests, test_shared, 0, 2);
     tcase_add_loop_test(tests, test_described, 0, 2);
     return suite_run();
