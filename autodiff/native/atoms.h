@@ -49,16 +49,23 @@ void ad_atom_keep(ad_atoms *atoms, ad_atom_result result);
 /* One atom of those of its operands; -1: the operation has no native form. */
 int32_t ad_atom_pointwise(ad_atoms *atoms, ad_op op, int n, const int32_t *operand);
 
+/* Of every atom that is needed and read, and of every result, the one that stands beside it in the
+ * rows of the same array, if they are to be read or written together (pairs.c). Others stay as they
+ * are in the lists. false: memory is short. */
+bool ad_atoms_pair(const ad_atoms *atoms, int32_t *read_with, int32_t *written_with);
+
 /* Elements of arrays. */
 typedef struct {
     int64_t from, to;
 } ad_atom_range;
-/* Machine code for the atoms that results need (registers.c). range NULL: a function, for as many
- * rows as the code has lanes. Else a loop over the range, as many elements at a time as the code
- * has lanes, to whose end control goes: what has a row size of 1 is read and written from the
- * element at hand on. It begins at *entry. Grows *frame, the bytes of memory that it works in.
- * false: memory is short. */
-bool ad_atoms_write(ad_atoms *atoms, ad_code *code, const ad_atom_range *range, int64_t *entry,
-                    int64_t *frame);
+/* ONE: a function, for one row. ROWS: a function, a loop over rows. RANGE: a loop over a range of
+ * elements, to whose end control goes: what has a row size of 1 is read and written from the
+ * element at hand on. Each turn of a loop is for as many rows or elements as the code has lanes. */
+typedef enum { AD_CODE_ONE, AD_CODE_ROWS, AD_CODE_RANGE } ad_code_kind;
+/* Machine code for the atoms that results need (registers.c). range: of RANGE. It begins at *entry.
+ * Grows *frame, the bytes of memory that it works in. Of ROWS the code counts the instructions of a
+ * turn. false: memory is short. */
+bool ad_atoms_write(ad_atoms *atoms, ad_code *code, ad_code_kind kind, const ad_atom_range *range,
+                    int64_t *entry, int64_t *frame);
 
 #endif

@@ -1,13 +1,14 @@
 /* The encoding of x86-64 (Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2,
- * chapter 2.3: VEX). Code is a function (list of pointers, frame) by the System V ABI: the list is
- * in rdi, the frame in rsi. It is a leaf, keeps no register for its caller, and has no stack. */
+ * chapter 2.3: VEX). Code is a function (list of pointers, frame), or (list of pointers, frame,
+ * first row, end of rows), by the System V ABI: these are in rdi, rsi, rdx, rcx. It is a leaf,
+ * keeps no register for its caller, and has no stack. */
 #include "autodiff/native/encode.h"
 #include <stdlib.h>
 #include <string.h>
 
 enum { LIST = 7 /* rdi */, FRAME = 6 /* rsi */, RELATIVE = 5 /* to the next instruction */ };
-static const int pointers[AD_POINTER_REGISTERS] = { 0, 1, 2, 8, 9, 10, 11 }; /* rax rcx rdx r8-11 */
-enum { INDEX = 11 };
+static const int pointers[AD_POINTER_REGISTERS] = { 0, 8, 9, 10, 11, 1, 2 }; /* rax r8-11 rcx rdx */
+enum { ROWS_END = 1 /* rcx */, INDEX = 2 /* rdx: of an element, or the row */ };
 
 void ad_encode_bytes(ad_code *c, const void *bytes, size_t n)
 {
@@ -60,7 +61,7 @@ static void operand(ad_code *c, int reg, ad_operand_at o, int behind)
         const bool few = o.at >= -128 && o.at < 128;
         enum { BASE_AND_INDEX = 4 };
         byte(c, (few ? 0x40 : 0x80) | field | (o.indexed ? BASE_AND_INDEX : base & 7));
-        if (o.indexed) byte(c, (INDEX & 7) << 3 | (base & 7));
+        if (o.indexed) byte(c, INDEX << 3 | (base & 7));
         if (few) byte(c, (int)o.at);
         else word(c, o.at);
     }
@@ -79,12 +80,12 @@ static bool vex(ad_code *c, prefix p, map m, int wide, int vector, int opcode, i
                                                : 0;
     if (!reserve(c)) return false;
     c->instructions++;
-    if (m == MAP_0F && !wide && base < 8 && !o.indexed) {
+    if (m == MAP_0F && !wide && base < 8) {
         byte(c, 0xc5);
         byte(c, (reg < 8 ? 0x80 : 0) | (~second & 15) << 3 | vector << 2 | (int)p);
     } else {
         byte(c, 0xc4);
-        byte(c, (reg < 8 ? 0x80 : 0) | (o.indexed ? 0 : 0x40) | (base < 8 ? 0x20 : 0) | (int)m);
+        byte(c, (reg < 8 ? 0x80 : 0) | 0x40 | (base < 8 ? 0x20 : 0) | (int)m);
         byte(c, wide << 7 | (~second & 15) << 3 | vector << 2 | (int)p);
     }
     byte(c, opcode);
@@ -217,33 +218,144 @@ static void store_half(ad_code *c, ad_operand_at to, int from, int64_t stride)
         if (vex(c, P66, MAP_0F3A, 0, 0, 0x17, from, 0, behind(to, k * stride), 1)) byte(c, k);
 }
 
+/* The upper half of a vector. */
+static void insert_half(ad_code *c, int to, ad_operand_at from)
+{
+    if (vex(c, P66, MAP_0F3A, 0, 1, 0x18, to, to, from, 1)) byte(c, 1); /* vinsertf128 */
+}
+
+static void extract_half(ad_code *c, ad_operand_at to, int from)
+{
+    if (vex(c, P66, MAP_0F3A, 0, 1, 0x19, from, 0, to, 1)) byte(c, 1); /* vextractf128 */
+}
+
 void ad_encode_load_strided(ad_code *c, int to, ad_operand_at from, int64_t stride)
 {
     load_half(c, to, from, stride);
     load_half(c, AD_SPARE_REGISTER, behind(from, c->lanes / 2 * stride), stride);
-    if (vex(c, P66, MAP_0F3A, 0, 1, 0x18, to, to, in_register(AD_SPARE_REGISTER), 1))
-        byte(c, 1); /* vinsertf128 */
+    insert_half(c, to, in_register(AD_SPARE_REGISTER));
 }
 
 void ad_encode_store_strided(ad_code *c, ad_operand_at to, int from, int64_t stride)
 {
     store_half(c, to, from, stride);
-    if (vex(c, P66, MAP_0F3A, 0, 1, 0x19, from, 0, in_register(AD_SPARE_REGISTER), 1))
-        byte(c, 1); /* vextractf128 */
+    extract_half(c, in_register(AD_SPARE_REGISTER), from);
     store_half(c, behind(to, c->lanes / 2 * stride), AD_SPARE_REGISTER, stride);
+}
+
+/* ---- pairs of vectors ---- */
+
+typedef enum { LOW, HIGH } half;
+
+/* In each half of a vector, numbers of a and b in turn: those of the low or high quarters. */
+static void interleave(ad_code *c, half h, int to, int a, int b)
+{
+    const prefix p = c->dtype == AD_F64 ? P66 : PLAIN;
+    vex(c, p, MAP_0F, 0, 1, h == LOW ? 0x14 : 0x15, to, a, in_register(b), 0); /* vunpck */
+}
+
+/* In each half, the numbers of a and b (f32) with even or odd places. */
+static void every_second(ad_code *c, half h, int to, int a, int b)
+{
+    const int places = h == LOW ? 0x88 : 0xdd;
+    if (vex(c, PLAIN, MAP_0F, 0, 1, 0xc6, to, a, in_register(b), 1)) byte(c, places); /* vshufps */
+}
+
+/* Rows 0 and 2 in the halves of a vector (f64). */
+static void load_two(ad_code *c, int to, ad_operand_at from, int64_t stride)
+{
+    vex(c, PLAIN, MAP_0F, 0, 0, 0x10, to, 0, from, 0); /* vmovups */
+    insert_half(c, to, behind(from, 2 * stride));
+}
+
+static void store_two(ad_code *c, ad_operand_at to, int from, int64_t stride)
+{
+    vex(c, PLAIN, MAP_0F, 0, 0, 0x11, from, 0, to, 0);
+    extract_half(c, behind(to, 2 * stride), from);
+}
+
+/* Two rows in half a vector (f32). */
+static void load_half_of_two(ad_code *c, int to, ad_operand_at from, int64_t stride)
+{
+    vex(c, PF2, MAP_0F, 0, 0, 0x10, to, 0, from, 0);                    /* vmovsd */
+    vex(c, PLAIN, MAP_0F, 0, 0, 0x16, to, to, behind(from, stride), 0); /* vmovhps */
+}
+
+static void store_half_of_two(ad_code *c, ad_operand_at to, int from, int64_t stride)
+{
+    vex(c, PLAIN, MAP_0F, 0, 0, 0x13, from, 0, to, 0);                 /* vmovlps */
+    vex(c, PLAIN, MAP_0F, 0, 0, 0x17, from, 0, behind(to, stride), 0); /* vmovhps */
+}
+
+/* Rows 0 and 1, 4 and 5 in the halves of a vector (f32). */
+static void load_four(ad_code *c, int to, ad_operand_at from, int64_t stride)
+{
+    load_half_of_two(c, to, from, stride);
+    load_half_of_two(c, AD_SPARE_REGISTER, behind(from, 4 * stride), stride);
+    insert_half(c, to, in_register(AD_SPARE_REGISTER));
+}
+
+static void store_four(ad_code *c, ad_operand_at to, int from, int64_t stride)
+{
+    store_half_of_two(c, to, from, stride);
+    extract_half(c, in_register(from), from);
+    store_half_of_two(c, behind(to, 4 * stride), from, stride);
+}
+
+void ad_encode_load_pairs(ad_code *c, int first, int second, ad_operand_at from, int64_t stride)
+{
+    if (c->dtype == AD_F64) {
+        load_two(c, first, from, stride);
+        load_two(c, AD_SPARE_REGISTER, behind(from, stride), stride);
+        interleave(c, HIGH, second, first, AD_SPARE_REGISTER);
+        interleave(c, LOW, first, first, AD_SPARE_REGISTER);
+        return;
+    }
+    load_four(c, first, from, stride);
+    load_four(c, second, behind(from, 2 * stride), stride);
+    every_second(c, LOW, AD_SPARE_REGISTER, first, second);
+    every_second(c, HIGH, second, first, second);
+    ad_encode_move(c, first, AD_SPARE_REGISTER);
+}
+
+void ad_encode_store_pairs(ad_code *c, ad_operand_at to, int first, int second, int64_t stride)
+{
+    const bool wide = c->dtype == AD_F64;
+    void (*const store)(ad_code *, ad_operand_at, int, int64_t) = wide ? store_two : store_four;
+    interleave(c, LOW, AD_SPARE_REGISTER, first, second);
+    store(c, to, AD_SPARE_REGISTER, stride);
+    interleave(c, HIGH, AD_SPARE_REGISTER, first, second);
+    store(c, behind(to, wide ? stride : 2 * stride), AD_SPARE_REGISTER, stride);
 }
 
 /* ---- the rest ---- */
 
+/* An instruction on registers of 64 bits, of which `reg` and the other one may be any. */
+static bool wide(ad_code *c, int opcode, int reg, int other, int mode)
+{
+    if (!reserve(c)) return false;
+    c->instructions++;
+    byte(c, 0x48 | (reg < 8 ? 0 : 4) | (other < 8 ? 0 : 1));
+    byte(c, opcode);
+    byte(c, mode | (reg & 7) << 3 | (other & 7));
+    return true;
+}
+enum { MEMORY = 0x80, REGISTER = 0xc0 }; /* what the other one is; of memory, where it is */
+
+static void from_list(ad_code *c, int opcode, int reg, int64_t entry)
+{
+    if (wide(c, opcode, reg, LIST, MEMORY)) word(c, entry * (int64_t)sizeof(void *));
+}
+
 void ad_encode_pointer(ad_code *c, int to, int64_t entry)
 {
-    const int reg = pointers[to];
-    if (!reserve(c)) return;
-    c->instructions++;
-    byte(c, 0x48 | (reg < 8 ? 0 : 4));
-    byte(c, 0x8b);
-    byte(c, 0x80 | (reg & 7) << 3 | LIST);
-    word(c, entry * (int64_t)sizeof(void *));
+    from_list(c, 0x8b, pointers[to], entry); /* mov */
+}
+
+void ad_encode_row_pointer(ad_code *c, int to, int64_t entry, int64_t row_bytes)
+{
+    if (wide(c, 0x69, pointers[to], INDEX, REGISTER)) word(c, row_bytes); /* imul */
+    from_list(c, 0x03, pointers[to], entry);                              /* add */
 }
 
 void ad_encode_return(ad_code *c)
@@ -259,29 +371,44 @@ void ad_encode_return(ad_code *c)
 
 /* ---- loops ---- */
 
-/* An instruction on the index without an operand in memory: opcode, the byte that names it, and
- * four bytes of a number. */
-static void index_word(ad_code *c, int opcode, int field, int64_t value)
+enum { ADD = 0, COMPARE = 7 }; /* with a number of four bytes */
+
+static void with_number(ad_code *c, int what, int reg, int64_t value)
+{
+    if (wide(c, 0x81, what, reg, REGISTER)) word(c, value);
+}
+
+static void jump_if_less(ad_code *c, int64_t to)
 {
     if (!reserve(c)) return;
     c->instructions++;
-    byte(c, 0x49);
-    byte(c, opcode);
-    byte(c, 0xc0 | field << 3 | (INDEX & 7));
-    word(c, value);
+    byte(c, 0x0f);
+    byte(c, 0x8c);
+    word(c, to - (c->n + 4));
 }
 
-void ad_encode_index(ad_code *c, int64_t value) { index_word(c, 0xc7, 0, value); /* mov */ }
+void ad_encode_index(ad_code *c, int64_t value)
+{
+    if (wide(c, 0xc7, 0, INDEX, REGISTER)) word(c, value); /* mov */
+}
 
 void ad_encode_repeat(ad_code *c, int64_t step, int64_t end, int64_t head)
 {
-    index_word(c, 0x81, 0, step); /* add */
-    index_word(c, 0x81, 7, end);  /* cmp */
-    if (!reserve(c)) return;
-    c->instructions++;
-    byte(c, 0x0f); /* jl */
-    byte(c, 0x8c);
-    word(c, head - (c->n + 4));
+    with_number(c, ADD, INDEX, step);
+    with_number(c, COMPARE, INDEX, end);
+    jump_if_less(c, head);
+}
+
+void ad_encode_advance(ad_code *c, int pointer, int64_t bytes)
+{
+    with_number(c, ADD, pointers[pointer], bytes);
+}
+
+void ad_encode_next_rows(ad_code *c, int64_t step, int64_t head)
+{
+    with_number(c, ADD, INDEX, step);
+    wide(c, 0x39, ROWS_END, INDEX, REGISTER); /* cmp */
+    jump_if_less(c, head);
 }
 
 int64_t ad_encode_jump(ad_code *c)

@@ -8,8 +8,9 @@
 
 /* SPARE: loads and stores of strided vectors work in it. */
 enum { AD_NUMBER_REGISTERS = 16, AD_SPARE_REGISTER = 15, AD_POINTER_REGISTERS = 7 };
-/* In a loop the last of the registers for pointers is the index: bytes that it has gone. */
-enum { AD_LOOP_POINTERS = AD_POINTER_REGISTERS - 1 };
+/* In a loop over elements the last of the registers for pointers is the index: bytes that it has
+ * gone. In one over rows it is the row, and the one before it where they end. */
+enum { AD_LOOP_POINTERS = AD_POINTER_REGISTERS - 1, AD_ROW_POINTERS = AD_POINTER_REGISTERS - 2 };
 enum { AD_VECTOR_BYTES = 32 };
 
 /* Code under construction. Its numbers, if it has any, stand at its beginning. */
@@ -67,9 +68,17 @@ void ad_encode_spread(ad_code *code, int to, ad_operand_at from);
 /* A number a lane, so many bytes one from the other. */
 void ad_encode_load_strided(ad_code *code, int to, ad_operand_at from, int64_t stride);
 void ad_encode_store_strided(ad_code *code, ad_operand_at to, int from, int64_t stride);
+/* The same for two vectors, of which the second one's numbers stand behind the first one's. */
+void ad_encode_load_pairs(ad_code *code, int first, int second, ad_operand_at from, int64_t stride);
+void ad_encode_store_pairs(ad_code *code, ad_operand_at to, int first, int second, int64_t stride);
 void ad_encode_move(ad_code *code, int to, int from);
 /* The pointer register gets an entry of the list of pointers. */
 void ad_encode_pointer(ad_code *code, int to, int64_t entry);
+/* The same, and as many bytes further for every row before the one at hand. */
+void ad_encode_row_pointer(ad_code *code, int to, int64_t entry, int64_t row_bytes);
+void ad_encode_advance(ad_code *code, int pointer, int64_t bytes);
+/* The row grows by `step`; while it is below the end, the code from `head` on is run again. */
+void ad_encode_next_rows(ad_code *code, int64_t step, int64_t head);
 void ad_encode_return(ad_code *code);
 void ad_encode_index(ad_code *code, int64_t value);
 /* The index grows; while it is below `end`, the code from `head` on is run again. */

@@ -228,7 +228,8 @@ static bool write_part(ad_native *n, int lanes, int64_t from, int64_t to)
     const ad_atom_range range = { from, to };
     int64_t entry;
     n->code.lanes = lanes;
-    return from == to || ad_atoms_write(&n->atoms, &n->code, &range, &entry, &n->frame);
+    return from == to ||
+           ad_atoms_write(&n->atoms, &n->code, AD_CODE_RANGE, &range, &entry, &n->frame);
 }
 
 /* The loops over elements from `begin` to `end`. */

@@ -31,9 +31,8 @@ ad_native *ad_native_new(const ad_ir *ir, const ad_native_place *place, bool sev
     n->atoms.dtype = n->code.dtype = ir->dtype;
     n->lanes = several ? AD_VECTOR_BYTES / (int)ad_dtype_size(ir->dtype) : 1;
     n->first = calloc((size_t)ir->n + 1, sizeof *n->first);
-    n->moved = calloc((size_t)ir->n + 1, sizeof *n->moved);
     n->seen = malloc(((size_t)ir->n + 1) * sizeof *n->seen);
-    if (!n->first || !n->seen || !n->moved) {
+    if (!n->first || !n->seen) {
         ad_native_free(n);
         return NULL;
     }
@@ -48,10 +47,9 @@ static void clear(ad_native *n)
     free(n->first);
     free(n->seen);
     free(n->element);
-    free(n->moved);
     free(n->code.byte);
     n->atoms = (ad_atoms){ 0 };
-    n->first = n->seen = n->element = n->moved = NULL;
+    n->first = n->seen = n->element = NULL;
     n->code.byte = NULL;
 }
 
@@ -61,7 +59,6 @@ void ad_native_free(ad_native *n)
     clear(n);
     ad_executable_free(n->executable, (size_t)n->code.n);
     free(n->piece);
-    free(n->moving);
     free(n);
 }
 
@@ -137,41 +134,14 @@ void ad_native_keep(ad_native *n, int32_t value)
                                                   .early = n->place[value].apart });
 }
 
-/* One more of what moves from row to row, unless the piece has it already. */
-static bool add_moving(ad_native *n, int32_t entry, int64_t row_bytes)
-{
-    if (row_bytes == 0 || n->moved[entry] == n->npiece + 1) return true;
-    if (n->nmoving == n->moving_capacity) {
-        const int32_t capacity = n->moving_capacity ? 2 * n->moving_capacity : 16;
-        ad_native_moving *more = realloc(n->moving, (size_t)capacity * sizeof *more);
-        if (!more) return false;
-        n->moving = more;
-        n->moving_capacity = capacity;
-    }
-    n->moved[entry] = n->npiece + 1;
-    n->moving[n->nmoving++] = (ad_native_moving){ .entry = entry, .row_bytes = row_bytes };
-    return true;
-}
-
-static bool list_moving(ad_native *n)
-{
-    const ad_atoms *a = &n->atoms;
-    bool fine = true;
-    for (int32_t i = 0; i < a->natom && fine; i++)
-        if (a->atom[i].what == AD_ATOM_READ && a->atom[i].needed)
-            fine = add_moving(n, a->atom[i].in[0], a->atom[i].in[2]);
-    for (int32_t k = 0; k < a->nresult && fine; k++)
-        fine = add_moving(n, a->result[k].entry, a->result[k].row_bytes);
-    return fine;
-}
-
-/* The piece's code for so many rows. */
+/* The piece's code for so many rows at a time. */
 static bool write_code(ad_native *n, int lanes, int64_t *entry, int64_t *instructions)
 {
     const int64_t before = n->code.instructions;
+    const ad_code_kind kind = n->lanes > 1 ? AD_CODE_ROWS : AD_CODE_ONE;
     n->code.lanes = lanes;
     if (n->loop.nvalue > 0 ? !ad_native_write_loop(n, entry)
-                           : !ad_atoms_write(&n->atoms, &n->code, NULL, entry, &n->frame))
+                           : !ad_atoms_write(&n->atoms, &n->code, kind, NULL, entry, &n->frame))
         return false;
     *instructions = n->code.instructions - before;
     return true;
@@ -189,12 +159,9 @@ static bool write_piece(ad_native *n)
     const ad_code before = n->code;
     ad_native_code *p = &n->piece[n->npiece];
     if (n->atoms.failed || n->code.n > MOST_BYTES) return false;
-    p->moving = n->nmoving;
     p->looped = n->loop.size;
     const bool fine = write_code(n, 1, &p->one, &p->instructions) &&
-                      (n->lanes == 1 ||
-                       (write_code(n, n->lanes, &p->several, &p->instructions) && list_moving(n)));
-    p->moving_end = n->nmoving;
+                      (n->lanes == 1 || write_code(n, n->lanes, &p->several, &p->instructions));
     if (fine) return true;
     n->code.n = before.n;
     n->code.instructions = before.instructions;
@@ -231,24 +198,19 @@ bool ad_native_seal(ad_native *n)
     return n->executable != NULL;
 }
 
-static ad_native_run function_at(const ad_native *n, int64_t entry)
-{
-    ad_native_run run;
-    const uint8_t *at = n->executable + entry;
-    memcpy(&run, &at, sizeof run);
-    return run;
-}
-
 ad_native_function ad_native_piece(const ad_native *n, int number)
 {
     AD_ASSERT(n->executable && number >= 0 && number < n->npiece);
     const ad_native_code *p = &n->piece[number];
-    return (ad_native_function){ .one = function_at(n, p->one),
-                                 .several = n->lanes > 1 ? function_at(n, p->several) : NULL,
-                                 .instructions = p->instructions,
-                                 .looped = p->looped,
-                                 .moving = n->moving + p->moving,
-                                 .nmoving = p->moving_end - p->moving };
+    const uint8_t *one = n->executable + p->one, *several = n->executable + p->several;
+    ad_native_function f = { .instructions = p->instructions, .looped = p->looped };
+    if (n->lanes == 1) {
+        memcpy(&f.one, &one, sizeof f.one);
+    } else {
+        memcpy(&f.each, &one, sizeof f.each);
+        memcpy(&f.several, &several, sizeof f.several);
+    }
+    return f;
 }
 
 int64_t ad_native_frame(const ad_native *n) { return n->frame; }

@@ -26,23 +26,18 @@ typedef struct {
     int64_t begin, end;
 } ad_native_place;
 
-/* Code of a piece. list: pointers to the arrays by value, at the row at hand; frame: memory that it
- * works in. */
+/* Code of a piece. list: pointers to the arrays by value; frame: memory that it works in. For
+ * several rows: those from first to end, at least one, and the pointers are those of row 0. */
 typedef void (*ad_native_run)(char *const *list, char *frame);
-
-/* An entry of the list that moves from row to row, by so many bytes. */
-typedef struct {
-    int32_t entry;
-    int64_t row_bytes;
-} ad_native_moving;
+typedef void (*ad_native_run_rows)(char *const *list, char *frame, int64_t first, int64_t end);
 
 typedef struct {
-    ad_native_run one;     /* for one row */
-    ad_native_run several; /* for as many as there are lanes; NULL: there is none */
-    int64_t instructions;  /* of several, else of one */
-    int64_t looped;        /* it is a loop over so many elements; 0: it is none */
-    const ad_native_moving *moving;
-    int nmoving;
+    ad_native_run one; /* for one row; NULL: the code is for several */
+    ad_native_run_rows
+        several,          /* a multiple of as many rows as there are lanes; NULL: it is for one */
+        each;             /* any number of rows, one after the other */
+    int64_t instructions; /* of one, or of several for as many rows as there are lanes */
+    int64_t looped;       /* it is a loop over so many elements; 0: it is none */
 } ad_native_function;
 
 typedef struct ad_native ad_native;
@@ -69,7 +64,6 @@ int64_t ad_native_instructions(const ad_native *native, int piece);
 int ad_native_lanes(const ad_native *native);
 /* Makes all code executable; false: the system does not allow that, or memory is short. */
 bool ad_native_seal(ad_native *native);
-/* Its list of what moves lives as long as native does. */
 ad_native_function ad_native_piece(const ad_native *native, int piece);
 int64_t ad_native_frame(const ad_native *native); /* bytes */
 int64_t ad_native_bytes(const ad_native *native); /* of code */

@@ -11,10 +11,10 @@ enum {
 };
 
 typedef struct {
-    int64_t one,
-        several; /* where the functions begin, of one row and of as many as there are lanes */
+    /* where the functions begin: for rows one by one, and for as many at a time as there are lanes
+     */
+    int64_t one, several;
     int64_t instructions, looped;
-    int32_t moving, moving_end; /* in the list of what moves from row to row */
 } ad_native_code;
 
 /* What a loop over elements makes. kept: others read it; late: it is written behind all that the
@@ -65,9 +65,6 @@ struct ad_native {
     int64_t frame;
     ad_native_code *piece;
     int npiece, piece_capacity;
-    ad_native_moving *moving;
-    int32_t nmoving, moving_capacity;
-    int32_t *moved; /* by entry: the piece in whose list it is, + 1 */
     uint8_t *executable;
 };
 

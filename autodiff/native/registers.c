@@ -4,13 +4,18 @@
  * What is needed next stays in registers; of the others, the one that is needed last goes to the
  * frame when room is short (Belady 1966, doi:10.1147/sj.52.0078), unless it can be read again from
  * where it came. A place in the frame is free again when its atom has had its last use. Elements
- * that others read are written behind everything else: they may lie where the piece still reads. */
+ * that others read are written behind everything else: they may lie where the piece still reads.
+ *
+ * Vectors over rows are read and written number by number, those of neighbours in a row in pairs:
+ * one that is read comes with the other, one that is written waits for it. Either needs a register
+ * for longer, so perhaps a place in the frame, which costs less than is saved. */
 #include "autodiff/native/atoms.h"
 #include <stdlib.h>
 #include <string.h>
 
 enum { NEAR = 24 /* atoms: what is needed again so soon is not read from memory twice */ };
 enum { NEVER = INT32_MAX };
+enum { MOST_INVARIANTS = 64 /* that a loop over rows makes before it begins: two kilobytes */ };
 
 typedef struct {
     int32_t use, use_end; /* its uses that are still to come, in the list of all */
@@ -26,13 +31,20 @@ typedef struct {
     int64_t base; /* of the numbers in the code */
     state *of;    /* every atom */
     int32_t *use; /* positions of uses: numbers of atoms; behind them, of results */
+    /* By atom that is read, the one beside it in the array's rows with which it is read, and by
+     * result; -1: none. Of two results the one that is written first waits for the other. */
+    int32_t *read_with, *written_with;
+    /* By atom, the first of its results that are written early, as a number + 1; behind them, by
+     * result, the next one of its atom. */
+    int32_t *early;
     int32_t *unused, nunused, nslot;
     int32_t in[AD_NUMBER_REGISTERS]; /* the atom in a register; -1: none */
     unsigned pinned;                 /* registers of the instruction at hand */
     int32_t now;
-    bool loop;                             /* over elements: arrays are read from an index on */
+    ad_code_kind kind;
     int npointer, fixed;                   /* registers for pointers; these keep theirs */
     int32_t pointer[AD_POINTER_REGISTERS]; /* the entry of the list in it; -1: none */
+    int64_t row_bytes[AD_POINTER_REGISTERS];
     int64_t touched[AD_POINTER_REGISTERS], clock;
 } writer;
 
@@ -51,24 +63,78 @@ static void mark_needed(ad_atoms *a)
             if (a->atom[i].in[k] >= 0) a->atom[a->atom[i].in[k]].needed = true;
 }
 
+static bool packed(const writer *w) { return w->code->lanes > 1; }
+
+/* Vectors over rows alone are taken apart. */
+static bool find_pairs(writer *w)
+{
+    const ad_atoms *a = w->atoms;
+    const size_t n = (size_t)a->natom + (size_t)a->nresult;
+    w->read_with = malloc((n + 1) * sizeof *w->read_with);
+    if (!w->read_with) return false;
+    w->written_with = w->read_with + a->natom;
+    memset(w->read_with, -1, (n + 1) * sizeof *w->read_with);
+    if (w->kind != AD_CODE_ROWS || !packed(w)) return true;
+    return ad_atoms_pair(a, w->read_with, w->written_with);
+}
+
+/* When it could be written: as a position of uses. */
+static int32_t position_of(const ad_atoms *a, int32_t r)
+{
+    return late(a, &a->result[r]) ? a->natom + r : a->result[r].atom;
+}
+
+/* Whether the result is written with another one, behind it. */
+static bool waits(const writer *w, int32_t r)
+{
+    const int32_t other = w->written_with[r];
+    if (other < 0) return false;
+    const int32_t own = position_of(w->atoms, r), its = position_of(w->atoms, other);
+    return own < its || (own == its && r < other);
+}
+
+static bool list_early(writer *w)
+{
+    const ad_atoms *a = w->atoms;
+    w->early = calloc((size_t)a->natom + (size_t)a->nresult + 1, sizeof *w->early);
+    for (int32_t k = 0; w->early && k < a->nresult; k++) {
+        if (late(a, &a->result[k]) || waits(w, k)) continue;
+        w->early[a->natom + k] = w->early[a->result[k].atom];
+        w->early[a->result[k].atom] = k + 1;
+    }
+    return w->early != NULL;
+}
+
+static void add_use(writer *w, int32_t atom, int32_t position)
+{
+    state *s = &w->of[atom];
+    if (w->use) w->use[s->use_end] = position;
+    s->use_end++;
+}
+
+/* A result, and what waits to be written with it. */
+static void add_result(writer *w, int32_t r, int32_t position)
+{
+    const int32_t other = w->written_with[r];
+    add_use(w, w->atoms->result[r].atom, position);
+    if (other >= 0) add_use(w, w->atoms->result[other].atom, position);
+}
+
 /* Each atom's uses, in their order. */
 static bool list_uses(writer *w)
 {
     const ad_atoms *a = w->atoms;
     int32_t total = 0;
     for (int pass = 0; pass < 2; pass++) {
-        for (int32_t i = 0; i < a->natom; i++)
-            for (int k = 0; k < 3 && a->atom[i].needed && a->atom[i].what < AD_ATOM_READ; k++) {
-                if (a->atom[i].in[k] < 0) continue;
-                state *s = &w->of[a->atom[i].in[k]];
-                if (pass) w->use[s->use_end] = i;
-                s->use_end++;
-            }
+        for (int32_t i = 0; i < a->natom; i++) {
+            for (int k = 0; k < 3 && a->atom[i].needed && a->atom[i].what < AD_ATOM_READ; k++)
+                if (a->atom[i].in[k] >= 0) add_use(w, a->atom[i].in[k], i);
+            for (int32_t r = w->early[i]; r > 0; r = w->early[a->natom + r - 1])
+                add_result(w, r - 1, i);
+        }
         for (int32_t r = 0; r < a->nresult; r++) {
-            if (!late(a, &a->result[r])) continue;
-            state *s = &w->of[a->result[r].atom];
-            if (pass) w->use[s->use_end] = a->natom + r;
-            s->use_end++;
+            if (!late(a, &a->result[r]) || waits(w, r)) continue;
+            add_result(w, r, a->natom + r);
         }
         if (pass) break;
         for (int32_t i = 0; i < a->natom; i++) {
@@ -94,7 +160,13 @@ static int64_t slot_at(const writer *w, int32_t slot) { return slot * w->number_
 
 static int32_t take_slot(writer *w) { return w->nunused ? w->unused[--w->nunused] : w->nslot++; }
 
-static int pointer_to(writer *w, int32_t entry)
+static void load_pointer(writer *w, int reg, int32_t entry, int64_t row_bytes)
+{
+    if (w->kind == AD_CODE_ROWS && row_bytes) ad_encode_row_pointer(w->code, reg, entry, row_bytes);
+    else ad_encode_pointer(w->code, reg, entry);
+}
+
+static int pointer_to(writer *w, int32_t entry, int64_t row_bytes)
 {
     int oldest = w->fixed;
     for (int r = 0; r < w->npointer; r++) {
@@ -105,7 +177,7 @@ static int pointer_to(writer *w, int32_t entry)
         if (r > oldest && w->touched[r] < w->touched[oldest]) oldest = r;
     }
     AD_ASSERT(oldest < w->npointer);
-    ad_encode_pointer(w->code, oldest, entry);
+    load_pointer(w, oldest, entry, row_bytes);
     w->pointer[oldest] = entry;
     w->touched[oldest] = ++w->clock;
     return oldest;
@@ -119,9 +191,10 @@ static ad_operand_at in_register(int reg)
 /* row_bytes: 0 where it is the same in every turn of a loop. */
 static ad_operand_at in_array(writer *w, int32_t entry, int64_t at, int64_t row_bytes)
 {
-    return (ad_operand_at){
-        .where = AD_IN_ARRAY, .reg = pointer_to(w, entry), .at = at, .indexed = w->loop && row_bytes
-    };
+    return (ad_operand_at){ .where = AD_IN_ARRAY,
+                            .reg = pointer_to(w, entry, row_bytes),
+                            .at = at,
+                            .indexed = w->kind == AD_CODE_RANGE && row_bytes };
 }
 
 static ad_operand_at in_frame(const writer *w, int32_t slot)
@@ -139,8 +212,6 @@ static ad_operand_at find(writer *w, int32_t atom)
     AD_ASSERT(x->what == AD_ATOM_NUMBER);
     return (ad_operand_at){ .where = AD_IN_CODE, .at = w->base + x->in[0] * w->number_size };
 }
-
-static bool packed(const writer *w) { return w->code->lanes > 1; }
 
 /* A vector that is in memory number by number, in the arrays' rows, or once for all lanes. */
 static bool is_scattered(const writer *w, int32_t atom)
@@ -200,9 +271,31 @@ static int take_register(writer *w, int32_t atom)
     return reg;
 }
 
+/* Whether the atom with which it may be read is wanted too. */
+static bool reads_two(const writer *w, int32_t atom)
+{
+    const int32_t other = w->read_with[atom];
+    if (other < 0 || w->of[atom].slot >= 0) return false;
+    const state *s = &w->of[other];
+    return s->reg < 0 && s->slot < 0 && s->use < s->use_end;
+}
+
+static void read_two(writer *w, int32_t atom, int32_t other)
+{
+    const ad_atom *x = &w->atoms->atom[atom], *y = &w->atoms->atom[other];
+    const bool first = x->in[1] < y->in[1];
+    const ad_operand_at from = in_array(w, x->in[0], (first ? x : y)->in[1], x->in[2]);
+    const int a = take_register(w, atom);
+    w->pinned |= 1u << a;
+    const int b = take_register(w, other);
+    ad_encode_load_pairs(w->code, first ? a : b, first ? b : a, from, x->in[2]);
+}
+
 static int into_register(writer *w, int32_t atom)
 {
-    if (w->of[atom].reg < 0) {
+    if (w->of[atom].reg < 0 && reads_two(w, atom)) {
+        read_two(w, atom, w->read_with[atom]);
+    } else if (w->of[atom].reg < 0) {
         const bool scattered = is_scattered(w, atom);
         const int64_t row_bytes = w->atoms->atom[atom].in[2];
         const ad_operand_at from = find(w, atom);
@@ -226,11 +319,18 @@ static void used(writer *w, int32_t atom)
     s->reg = -1;
 }
 
+/* A read that is the same for all rows. */
+static bool is_invariant(const writer *w, int32_t atom)
+{
+    const ad_atom *x = &w->atoms->atom[atom];
+    return w->kind == AD_CODE_ROWS && x->what == AD_ATOM_READ && x->in[2] == 0;
+}
+
 /* Behind the last use the place in the frame is free too, but not before the instruction that
  * reads it. */
 static void leave_frame(writer *w, int32_t atom)
 {
-    if (atom < 0) return;
+    if (atom < 0 || is_invariant(w, atom)) return;
     state *s = &w->of[atom];
     if (s->use < s->use_end || s->slot < 0) return;
     w->unused[w->nunused++] = s->slot;
@@ -290,14 +390,34 @@ static void write_atom(writer *w, int32_t i)
     for (int k = 0; k < 3; k++) leave_frame(w, x->in[k]);
 }
 
-static void write_result(writer *w, const ad_atom_result *r)
+static void write_two(writer *w, const ad_atom_result *r, const ad_atom_result *other)
 {
-    w->pinned = 0;
+    const bool first = r->at < other->at;
+    const int a = into_register(w, r->atom), b = into_register(w, other->atom);
+    const ad_operand_at to = in_array(w, r->entry, first ? r->at : other->at, r->row_bytes);
+    ad_encode_store_pairs(w->code, to, first ? a : b, first ? b : a, r->row_bytes);
+    used(w, other->atom);
+    leave_frame(w, other->atom);
+}
+
+static void write_one(writer *w, const ad_atom_result *r)
+{
     const int reg = into_register(w, r->atom);
     const ad_operand_at to = in_array(w, r->entry, r->at, r->row_bytes);
     if (packed(w) && r->row_bytes != (int64_t)ad_dtype_size(w->atoms->dtype))
         ad_encode_store_strided(w->code, to, reg, r->row_bytes);
     else ad_encode_store(w->code, to, reg);
+}
+
+static void write_result(writer *w, int32_t number)
+{
+    const ad_atom_result *r = &w->atoms->result[number];
+    const int32_t other = w->written_with[number];
+    w->pinned = 0;
+    if (other >= 0) write_two(w, r, &w->atoms->result[other]);
+    else write_one(w, r);
+    used(w, r->atom);
+    leave_frame(w, r->atom);
 }
 
 /* What is read and handed on as it is must be out of the way before anything is written where
@@ -318,38 +438,20 @@ static void save_passed_on(writer *w)
     }
 }
 
-static void write_all(writer *w, const int32_t *early)
+static void write_all(writer *w)
 {
     const ad_atoms *a = w->atoms;
     for (int32_t i = 0; i < a->natom; i++) {
         if (!a->atom[i].needed || a->atom[i].what >= AD_ATOM_READ) continue;
         write_atom(w, i);
-        for (int32_t k = early[i]; k > 0; k = early[a->natom + k - 1])
-            write_result(w, &a->result[k - 1]);
-        if (w->of[i].use < w->of[i].use_end) continue;
-        w->in[w->of[i].reg] = -1; /* it was only to be written */
-        w->of[i].reg = -1;
+        for (int32_t k = w->early[i]; k > 0; k = w->early[a->natom + k - 1]) write_result(w, k - 1);
     }
     save_passed_on(w);
     for (int32_t k = 0; k < a->nresult; k++) {
-        if (!late(a, &a->result[k])) continue;
+        if (!late(a, &a->result[k]) || waits(w, k)) continue;
         w->now = a->natom + k;
-        write_result(w, &a->result[k]);
-        used(w, a->result[k].atom);
+        write_result(w, k);
     }
-}
-
-/* Of every atom the first of its results that are written early, as a number + 1; behind them, of
- * every result the next one of its atom. */
-static int32_t *list_early(const ad_atoms *a)
-{
-    int32_t *list = calloc((size_t)a->natom + (size_t)a->nresult + 1, sizeof *list);
-    for (int32_t k = 0; list && k < a->nresult; k++) {
-        if (late(a, &a->result[k])) continue;
-        list[a->natom + k] = list[a->result[k].atom];
-        list[a->result[k].atom] = k + 1;
-    }
-    return list;
 }
 
 static void align(ad_code *c)
@@ -373,30 +475,33 @@ static void write_numbers(writer *w)
     align(w->code);
 }
 
-static void fix_pointer(writer *w, int32_t entry)
+static void fix_pointer(writer *w, int32_t entry, int64_t row_bytes)
 {
-    for (int r = 0; r < w->fixed; r++)
+    for (int r = 0; r < w->fixed && r < w->npointer; r++)
         if (w->pointer[r] == entry) return;
-    if (w->fixed <= AD_LOOP_POINTERS) w->pointer[w->fixed++] = entry;
+    if (w->fixed < w->npointer) {
+        w->pointer[w->fixed] = entry;
+        w->row_bytes[w->fixed] = row_bytes;
+    }
+    if (w->fixed <= w->npointer) w->fixed++;
 }
 
-/* Pointers that stay in their registers all through a loop; one register is left to the others
- * where there are too many. */
-static void fix_pointers(writer *w)
+/* Pointers that stay in their registers all through a loop. Where there are too many: so many of
+ * them do. */
+static void fix_pointers(writer *w, int if_too_many)
 {
     const ad_atoms *a = w->atoms;
-    w->npointer = AD_LOOP_POINTERS;
     for (int32_t i = 0; i < a->natom; i++)
-        if (a->atom[i].needed && a->atom[i].what == AD_ATOM_READ) fix_pointer(w, a->atom[i].in[0]);
-    for (int32_t k = 0; k < a->nresult; k++) fix_pointer(w, a->result[k].entry);
-    if (w->fixed > AD_LOOP_POINTERS) {
-        w->fixed = AD_LOOP_POINTERS - 1;
-        w->pointer[w->fixed] = -1;
-    }
-    for (int r = 0; r < w->fixed; r++) ad_encode_pointer(w->code, r, w->pointer[r]);
+        if (a->atom[i].needed && a->atom[i].what == AD_ATOM_READ && w->of[i].slot < 0)
+            fix_pointer(w, a->atom[i].in[0], a->atom[i].in[2]);
+    for (int32_t k = 0; k < a->nresult; k++)
+        fix_pointer(w, a->result[k].entry, a->result[k].row_bytes);
+    if (w->fixed > w->npointer) w->fixed = if_too_many;
+    for (int r = w->fixed; r < AD_POINTER_REGISTERS; r++) w->pointer[r] = -1;
+    for (int r = 0; r < w->fixed; r++) load_pointer(w, r, w->pointer[r], w->row_bytes[r]);
 }
 
-static void write_loop(writer *w, const int32_t *early, const ad_atom_range *range)
+static void write_range(writer *w, const ad_atom_range *range)
 {
     const int64_t size = (int64_t)ad_dtype_size(w->atoms->dtype), step = size * w->code->lanes;
     if (w->atoms->nnumber) {
@@ -404,46 +509,71 @@ static void write_loop(writer *w, const int32_t *early, const ad_atom_range *ran
         write_numbers(w);
         ad_encode_land(w->code, jump);
     }
-    w->loop = true;
-    fix_pointers(w);
+    w->npointer = AD_LOOP_POINTERS;
+    fix_pointers(w, AD_LOOP_POINTERS - 1);
     ad_encode_index(w->code, range->from * size);
     const int64_t head = w->code->n;
-    write_all(w, early);
+    write_all(w);
     if (range->from * size + step < range->to * size)
         ad_encode_repeat(w->code, step, range->to * size, head);
 }
 
-bool ad_atoms_write(ad_atoms *a, ad_code *code, const ad_atom_range *range, int64_t *entry,
-                    int64_t *frame)
+/* What is the same for all rows becomes vectors before they are gone through. */
+static void write_invariants(writer *w)
+{
+    for (int32_t i = 0; packed(w) && i < w->atoms->natom && w->nslot < MOST_INVARIANTS; i++) {
+        const ad_atom *x = &w->atoms->atom[i];
+        if (!x->needed || !is_invariant(w, i)) continue;
+        ad_encode_spread(w->code, AD_SPARE_REGISTER, in_array(w, x->in[0], x->in[1], 0));
+        w->of[i].slot = take_slot(w);
+        ad_encode_store(w->code, in_frame(w, w->of[i].slot), AD_SPARE_REGISTER);
+    }
+}
+
+/* Where there are more pointers than registers, a turn finds them anew. */
+static void write_rows(writer *w)
+{
+    const int64_t rows = w->code->lanes, before = w->code->instructions;
+    w->npointer = AD_ROW_POINTERS;
+    write_invariants(w);
+    fix_pointers(w, 0);
+    const int64_t head = w->code->n;
+    w->code->instructions = before;
+    write_all(w);
+    for (int r = 0; r < w->fixed; r++)
+        if (w->row_bytes[r]) ad_encode_advance(w->code, r, rows * w->row_bytes[r]);
+    ad_encode_next_rows(w->code, rows, head);
+}
+
+bool ad_atoms_write(ad_atoms *a, ad_code *code, ad_code_kind kind, const ad_atom_range *range,
+                    int64_t *entry, int64_t *frame)
 {
     writer w = { .atoms = a,
                  .code = code,
+                 .kind = kind,
                  .npointer = AD_POINTER_REGISTERS,
                  .number_size = (int64_t)ad_dtype_size(a->dtype) * code->lanes,
                  .nregister = code->lanes > 1 ? AD_SPARE_REGISTER : AD_NUMBER_REGISTERS };
     mark_needed(a);
     w.of = malloc(((size_t)a->natom + 1) * sizeof *w.of);
     w.unused = malloc(((size_t)a->natom + 1) * sizeof *w.unused);
-    int32_t *early = list_early(a);
     for (int32_t i = 0; w.of && i < a->natom; i++) w.of[i] = (state){ .slot = -1, .reg = -1 };
     memset(w.in, -1, sizeof w.in);
     memset(w.pointer, -1, sizeof w.pointer);
-    const bool memory = w.of && w.unused && early && list_uses(&w);
+    const bool memory = w.of && w.unused && find_pairs(&w) && list_early(&w) && list_uses(&w);
     if (memory) {
-        if (range) {
-            *entry = code->n;
-            write_loop(&w, early, range);
-        } else {
-            write_numbers(&w);
-            *entry = code->n;
-            write_all(&w, early);
-            ad_encode_return(code);
-        }
+        if (kind != AD_CODE_RANGE) write_numbers(&w);
+        *entry = code->n;
+        if (kind == AD_CODE_RANGE) write_range(&w, range);
+        else if (kind == AD_CODE_ROWS) write_rows(&w);
+        else write_all(&w);
+        if (kind != AD_CODE_RANGE) ad_encode_return(code);
         if (slot_at(&w, w.nslot) > *frame) *frame = slot_at(&w, w.nslot);
     }
     free(w.of);
     free(w.use);
     free(w.unused);
-    free(early);
+    free(w.read_with);
+    free(w.early);
     return memory && !code->failed;
 }

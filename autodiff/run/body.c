@@ -95,20 +95,14 @@ void ad_run_steps(const ad_program *p, ad_thread_memory *t, int32_t begin, int32
     }
 }
 
-/* Native code for the block: as many rows at a time as there are lanes, the rest one by one. */
-static void run_piece(const ad_native_function *f, int lanes, ad_thread_memory *t, int64_t rows)
+/* Native code for the block: as many rows at a time as there are lanes, a power of two, the rest
+ * one by one. */
+static void run_piece(const ad_native_function *f, int lanes, const ad_thread_memory *t,
+                      int64_t rows)
 {
-    int64_t done = 0;
-    while (done < rows) {
-        const int64_t step = rows - done < lanes ? 1 : lanes;
-        if (step == 1) f->one(t->pointer, t->frame);
-        else f->several(t->pointer, t->frame);
-        for (int i = 0; i < f->nmoving; i++)
-            t->pointer[f->moving[i].entry] += step * f->moving[i].row_bytes;
-        done += step;
-    }
-    for (int i = 0; i < f->nmoving; i++)
-        t->pointer[f->moving[i].entry] -= rows * f->moving[i].row_bytes;
+    const int64_t whole = rows & -(int64_t)lanes;
+    if (whole > 0) f->several(t->pointer, t->frame, 0, whole);
+    if (whole < rows) f->each(t->pointer, t->frame, whole, rows);
 }
 
 /* list: the body's pieces, NULL: all is interpreted; first: of the run's rows; within: of the

@@ -179,7 +179,7 @@ int ode_watch_accept(ode_march *march, double size); /* 0, or -1 with the march'
 int ode_watch_look(ode_march *march, const ode_sink *sink, const ode_boundary *a, int direction,
                    const void *y, double h, int64_t *back);
 void ode_watch_rewind(ode_march *march); /* the march has gone back to march->steps */
-/* At the end of a solve: whether there was no look at the field, which is due now. */
+/* Before the last step of a solve: whether there was no look at the field, which is due now. */
 bool ode_watch_end(ode_watch *watch);
 double ode_watch_limit(const ode_watch *watch);
 

@@ -1,16 +1,20 @@
 /* Native code for several rows at a time has the interpreter's bits: every operation on special
  * values, what moves elements, sums over rows of what it makes, what kernels make in between; for
- * every number of rows, so with and without rows that are left over, and of threads. Random tapes
- * compare the two as well. */
+ * every number of rows, so with and without rows that are left over, and of threads; and touches no
+ * memory but the arrays. Random tapes compare the two as well. */
 #include "autodiff/plan/program.h"
 #include "tests/autodiff/native_operations.h"
 #include "tests/support.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
-enum { MOST = 300, WIDE = 6, INPUTS = 3, OUTPUTS = 3 };
-static const int64_t row_counts[] = { 2, 3, 4, 5, 8, 13, 32, 127, 129, MOST };
+enum { MOST = 300, WIDE = 6, INPUTS = 9, OUTPUTS = 4, TERMS = 20 };
+static const int64_t row_counts[] = {
+    1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 31, 32, 33, 64, 127, 129, MOST
+};
 enum { COUNTS = sizeof row_counts / sizeof *row_counts };
 
 static const double special[] = { 0.0,    -0.0,  1.0,      -1.0,      0.3, -2.5,     3.7,
@@ -51,17 +55,18 @@ static int native_steps(const ad_program *p)
 typedef struct {
     ad_dtype dtype;
     ad_tape *tape;
-    int nout;
+    int nin, nout;
     ad_var in[INPUTS], out[OUTPUTS];
     void *data[INPUTS];
 } function;
 
-static function open_function(ad_dtype dtype, int64_t width, bool specials)
+/* The last input has no rows. */
+static function open_function(ad_dtype dtype, int nin, int64_t width, bool specials)
 {
-    function f = { .dtype = dtype, .tape = ad_tape_new(dtype) };
-    for (int k = 0; k < INPUTS; k++) {
-        f.in[k] = k < INPUTS - 1 ? ad_input_rows(f.tape, AD_SHAPE(AD_ROWS, width), 0, NULL)
-                                 : ad_input(f.tape, AD_SHAPE(width), NULL);
+    function f = { .dtype = dtype, .tape = ad_tape_new(dtype), .nin = nin };
+    for (int k = 0; k < nin; k++) {
+        f.in[k] = k < nin - 1 ? ad_input_rows(f.tape, AD_SHAPE(AD_ROWS, width), 0, NULL)
+                              : ad_input(f.tape, AD_SHAPE(width), NULL);
         f.data[k] = malloc(MOST * WIDE * sizeof(double));
         ck_assert_ptr_nonnull(f.data[k]);
         for (int i = 0; i < MOST * WIDE; i++)
@@ -73,23 +78,60 @@ static function open_function(ad_dtype dtype, int64_t width, bool specials)
 
 static void close_function(function *f)
 {
-    for (int k = 0; k < INPUTS; k++) free(f->data[k]);
+    for (int k = 0; k < f->nin; k++) free(f->data[k]);
     ad_tape_free(f->tape);
+}
+
+/* An array before whose beginning or behind whose end nothing can be read or written. */
+typedef struct {
+    char *map, *array;
+    size_t bytes, all;
+} fenced;
+
+static fenced fence(size_t bytes, bool end)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), inner = (bytes + page - 1) / page * page;
+    fenced m = { .bytes = bytes, .all = inner + 2 * page };
+    m.map = mmap(NULL, m.all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ck_assert_ptr_ne(m.map, MAP_FAILED);
+    ck_assert_int_eq(mprotect(m.map + page, inner, PROT_READ | PROT_WRITE), 0);
+    m.array = m.map + page + (end ? inner - bytes : 0);
+    return m;
+}
+
+static size_t bytes_of(const function *f, ad_var x, int64_t rows)
+{
+    return (size_t)ad_count(ad_shape_of(x), rows) * ad_dtype_size(f->dtype);
 }
 
 static void run(const function *f, const ad_program *p, int64_t rows, int threads, void *const *out)
 {
     ad_workspace *w = ad_workspace_new(p, threads);
-    ck_assert_msg(ad_run(p, w, rows, (const void *const *)f->data, out) == 0, "%s",
-                  ad_workspace_error(w));
+    fenced in[INPUTS], result[OUTPUTS];
+    const void *from[INPUTS];
+    void *to[OUTPUTS];
+    for (int k = 0; k < f->nin; k++) {
+        in[k] = fence(bytes_of(f, f->in[k], rows), (k + rows) % 2);
+        from[k] = memcpy(in[k].array, f->data[k], in[k].bytes);
+    }
+    for (int j = 0; j < f->nout; j++) {
+        result[j] = fence(bytes_of(f, f->out[j], rows), (j + rows / 2) % 2);
+        to[j] = result[j].array;
+    }
+    ck_assert_msg(ad_run(p, w, rows, from, to) == 0, "%s", ad_workspace_error(w));
+    for (int k = 0; k < f->nin; k++) munmap(in[k].map, in[k].all);
+    for (int j = 0; j < f->nout; j++) {
+        memcpy(out[j], result[j].array, result[j].bytes);
+        munmap(result[j].map, result[j].all);
+    }
     ad_workspace_free(w);
 }
 
 /* Native code against kernels. least: steps that have to be native. */
 static void compare(const function *f, const char *what, int least)
 {
-    ad_program *p = ad_compile(INPUTS, f->in, f->nout, f->out);
-    ad_program *q = ad_compile_with(&(ad_compile_options){ .interpreted = true }, INPUTS, f->in,
+    ad_program *p = ad_compile(f->nin, f->in, f->nout, f->out);
+    ad_program *q = ad_compile_with(&(ad_compile_options){ .interpreted = true }, f->nin, f->in,
                                     f->nout, f->out);
     ck_assert_msg(p && q, "%s: %s", what, ad_tape_error(f->tape));
     ck_assert_msg(native_steps(p) >= least, "%s: %d native steps", what, native_steps(p));
@@ -129,7 +171,7 @@ START_TEST(test_pointwise)
     const ad_dtype dtype = _i / OPERATIONS & 1 ? AD_F32 : AD_F64;
     if (!ask_for_native()) return;
     for (int64_t width = 1; width <= 3; width++) {
-        function f = open_function(dtype, width, true);
+        function f = open_function(dtype, 3, width, true);
         const ad_var x = f.in[0], y = f.in[1], p = f.in[2];
         f.out[f.nout++] = o->one ? o->one(x) : o->two ? o->two(x, y) : o->three(x, y, p);
         f.out[f.nout++] = o->one ? o->one(ad_mul(x, p)) : o->two ? o->two(p, x) : o->three(p, x, y);
@@ -204,7 +246,7 @@ START_TEST(test_recorded)
     const ad_dtype dtype = _i & 1 ? AD_F32 : AD_F64;
     if (!ask_for_native()) return;
     for (int what = 0; what < RECORDED; what++) {
-        function f = open_function(dtype, WIDE, _i & 2);
+        function f = open_function(dtype, 3, WIDE, _i & 2);
         char name[32];
         record(&f, what);
         snprintf(name, sizeof name, "case %d", what);
@@ -214,14 +256,99 @@ START_TEST(test_recorded)
 }
 END_TEST
 
+/* ---- how arrays are read and written ---- */
+
+/* More arrays than registers for pointers, more numbers than registers, rows of 1 to 6 elements
+ * that are used from the first, from the second or alone, in other orders, or handed on as they
+ * are. */
+START_TEST(test_arrays)
+{
+    const ad_dtype dtype = _i & 1 ? AD_F32 : AD_F64;
+    const int64_t n = _i / 2 + 1;
+    if (!ask_for_native()) return;
+    for (int nin = 2; nin <= INPUTS; nin++) {
+        function f = open_function(dtype, nin, n, false);
+        const ad_var *x = f.in, p = x[nin - 1];
+        const int64_t last = nin - 2;
+        ad_var t[INPUTS], sum = ad_mul(x[0], p);
+        for (int64_t k = 0; k <= last; k++) t[k] = ad_mul(x[k], ad_flip(x[last - k], 1));
+        for (int64_t k = 0; k <= last; k++) sum = ad_add(ad_mul(t[k], sum), t[last - k]);
+        f.out[f.nout++] = sum;
+        f.out[f.nout++] = ad_mul(part(sum, n / 2, n), part(x[last], 0, 1));
+        f.out[f.nout++] = ad_concatenate(3, (ad_var[]){ part(x[0], n / 2, n), t[0], x[last] }, 1);
+        f.out[f.nout++] = ad_neg(part(x[0], n - 1, n));
+        char name[48];
+        snprintf(name, sizeof name, "%d inputs, rows of %d", nin, (int)n);
+        compare(&f, name, 4);
+        close_function(&f);
+    }
+}
+END_TEST
+
+/* Elements of rows with others between them that nobody reads. */
+START_TEST(test_gaps)
+{
+    const ad_dtype dtype = _i & 1 ? AD_F32 : AD_F64;
+    if (!ask_for_native()) return;
+    for (int64_t step = 2; step < WIDE; step++)
+        for (int64_t first = 0; first + step < WIDE; first++) {
+            function f = open_function(dtype, 3, WIDE, false);
+            const ad_var a = part(f.in[0], first, first + 1);
+            const ad_var b = part(f.in[0], first + step, first + step + 1);
+            const int64_t other = (first + step + 1) % WIDE;
+            f.out[f.nout++] = ad_mul(ad_sub(a, b), part(f.in[1], other, other + 1));
+            compare(&f, "gaps", 1);
+            close_function(&f);
+        }
+}
+END_TEST
+
+/* One number in several elements of a row, more of them than are written together. */
+START_TEST(test_repeated)
+{
+    const ad_dtype dtype = _i & 1 ? AD_F32 : AD_F64;
+    if (!ask_for_native()) return;
+    for (int64_t n = 2; n <= WIDE; n++) {
+        function f = open_function(dtype, 3, n, false);
+        const ad_var x = part(f.in[0], 0, 1), y = part(f.in[1], n - 1, n),
+                     p = ad_slice(f.in[2], 0, 0, 1);
+        const ad_var z = ad_mul(x, y);
+        f.out[f.nout++] = z;
+        f.out[f.nout++] = ad_broadcast(z, AD_SHAPE(AD_ROWS, n));
+        f.out[f.nout++] = ad_concatenate(3, (ad_var[]){ z, z, x }, 1);
+        f.out[f.nout++] = ad_concatenate(3, (ad_var[]){ x, x, ad_sub(y, p) }, 1);
+        compare(&f, "repeated", 1);
+        close_function(&f);
+    }
+}
+END_TEST
+
+/* Many numbers that are the same for all rows. */
+START_TEST(test_shared)
+{
+    const ad_dtype dtype = _i & 1 ? AD_F32 : AD_F64;
+    if (!ask_for_native()) return;
+    function f = open_function(dtype, 3, WIDE, false);
+    ad_var q = ad_input(f.tape, AD_SHAPE(TERMS * WIDE), NULL), sum = f.in[0];
+    for (int k = 0; k < TERMS; k++) {
+        ad_var factor = ad_slice(q, 0, k * WIDE, (k + 1) * WIDE);
+        sum = ad_add(ad_mul(sum, factor), ad_mul(f.in[1], ad_slice(factor, 0, 0, 1)));
+    }
+    f.in[2] = q;
+    f.out[f.nout++] = sum;
+    compare(&f, "shared", 1);
+    close_function(&f);
+}
+END_TEST
+
 /* ---- what it says of itself, and where there is none ---- */
 
 START_TEST(test_described)
 {
-    function f = open_function(AD_F64, WIDE, false);
+    function f = open_function(AD_F64, 3, WIDE, false);
     record(&f, RECORDED - 1);
     if (_i) setenv("COSTATE_NATIVE", "0", 1);
-    ad_program *p = ad_compile(INPUTS, f.in, f.nout, f.out);
+    ad_program *p = ad_compile(f.nin, f.in, f.nout, f.out);
     char *text = ad_program_describe(p);
     const char *found = strstr(text, "native code, for 4 rows at a time\n");
     ck_assert((found != NULL) == ad_native_wanted());
@@ -237,6 +364,10 @@ int main(void)
     TCase *tests = suite_case("several", "several");
     tcase_add_loop_test(tests, test_pointwise, 0, 2 * OPERATIONS);
     tcase_add_loop_test(tests, test_recorded, 0, 4);
+    tcase_add_loop_test(tests, test_arrays, 0, 2 * WIDE);
+    tcase_add_loop_test(tests, test_gaps, 0, 2);
+    tcase_add_loop_test(tests, test_repeated, 0, 2);
+    tcase_add_loop_test(tests, test_shared, 0, 2);
     tcase_add_loop_test(tests, test_described, 0, 2);
     return suite_run();
 }
