@@ -19,7 +19,8 @@ static int run(nn_trainer *t, int refine, int64_t first, int64_t rows, double *l
                          .refine = refine,
                          .warns = true };
     if (ad_run_with(t->runner.program, t->runner.workspace, &args)) return -1;
-    nn_trust_doubt(t, ad_workspace_warning(t->runner.workspace));
+    const char *doubt = ad_workspace_warning(t->runner.workspace);
+    if (doubt) nn_warn(t, t->step + 1, "warning: %s", doubt);
     *loss = nn_element(t->theta->dtype, &value, 0);
     return 0;
 }

@@ -201,8 +201,6 @@ int nn_processes_meet(nn_processes *processes, nn_theta *theta, const char *faul
 /* ---- trust.c ---- */
 
 int nn_trust_new(nn_trainer *t);
-/* What a solve doubts in a gradient of this step, or NULL: a training goes on, and says so once. */
-void nn_trust_doubt(nn_trainer *t, const char *doubt);
 /* Where this step is to be checked: the refined gradient on the present inputs, before the usual
  * one. Whether there is one to compare. */
 bool nn_trust_refine(nn_trainer *t, int64_t step);
@@ -243,6 +241,12 @@ void nn_log_close(nn_trainer *t);
 /* ---- failure.c ---- */
 
 double nn_largest(const nn_theta *theta); /* size of an element */
+/* The report's warning, if it has none yet, also where progress is shown. */
+void nn_warn(nn_trainer *t, int64_t step, const char *format, ...)
+#ifdef __GNUC__
+    __attribute__((format(printf, 3, 4)))
+#endif
+    ;
 /* The error of a step that failed, always -1. */
 int nn_step_failed(nn_trainer *t, const char *why);
 int nn_update_failed(nn_trainer *t);

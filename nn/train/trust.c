@@ -1,10 +1,9 @@
 /* Whether the gradient can be trusted: at a few steps it is computed a second time with all steps
  * of the loss's solves halved. Where that changes it, the steps are too large for it, and training
- * follows a direction that is not the loss's: the training goes on, and says so. So it does where
- * a solve itself doubts a gradient. */
+ * follows a direction that is not the loss's: the training goes on, and says so.
+ */
 #include "nn/train/train.h"
 #include "autodiff/extension.h"
-#include <stdarg.h>
 
 enum { SECOND_CHECK = 500 };
 
@@ -27,32 +26,15 @@ static bool is_due(const nn_trainer *t, int64_t step)
     return step == due;
 }
 
-static void warn(nn_trainer *t, int64_t step, const char *format, ...)
-{
-    char *text = t->report.warning;
-    size_t size = sizeof t->report.warning;
-    int used = snprintf(text, size, "step %lld of %lld: ", (long long)step, (long long)t->steps);
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text + used, size - (size_t)used, format, args);
-    va_end(args);
-    nn_progress_line(t->progress, text);
-}
-
-void nn_trust_doubt(nn_trainer *t, const char *doubt)
-{
-    if (doubt && !t->report.warning[0]) warn(t, t->step + 1, "warning: %s", doubt);
-}
-
 bool nn_trust_refine(nn_trainer *t, int64_t step)
 {
     if (!t->refined || t->report.warning[0] || !is_due(t, step)) return false;
     double loss;
     t->report.gradient_checks++;
     if (nn_gradient(t, 1, &loss, t->refined) == 0) return true;
-    warn(t, step,
-         "warning: the gradient with all steps of the solves halved cannot be computed: %.300s",
-         ad_workspace_error(t->runner.workspace));
+    nn_warn(t, step,
+            "warning: the gradient with all steps of the solves halved cannot be computed: %.300s",
+            ad_workspace_error(t->runner.workspace));
     return false;
 }
 
@@ -70,14 +52,15 @@ void nn_trust_compare(nn_trainer *t, int64_t step)
         t->report.gradient_difference = d.difference;
     if (ad_gradients_agree(&d, 0)) return;
     const nn_parameter *p = nn_parameter_at(theta->model, d.worst_element);
-    warn(t, step,
-         "warning: the gradient of the loss changes by %.2g of its size when all steps of its "
-         "solves are halved (norm %.3g, then %.3g; "
-         "most in '%.60s'): the steps are too large for it. Limit them (max_step, or fixed steps "
-         "that are smaller), tighten the tolerances "
-         "if the solution is not accurate either, or use an implicit method or another adjoint; of "
-         "a chaotic field, solve shorter "
-         "intervals; "
-         "check with ad_check_gradient",
-         d.difference, d.norm, d.refined_norm, p ? p->name : "");
+    nn_warn(
+        t, step,
+        "warning: the gradient of the loss changes by %.2g of its size when all steps of its "
+        "solves are halved (norm %.3g, then %.3g; "
+        "most in '%.60s'): the steps are too large for it. Limit them (max_step, or fixed steps "
+        "that are smaller), tighten the tolerances "
+        "if the solution is not accurate either, or use an implicit method or another adjoint; of "
+        "a chaotic field, solve shorter "
+        "intervals; "
+        "check with ad_check_gradient",
+        d.difference, d.norm, d.refined_norm, p ? p->name : "");
 }

@@ -89,6 +89,7 @@ START_TEST(test_no_tape)
     ck_assert_int_eq(ad_program_bytes(NULL, 1, 1, NULL), -1);
     ck_assert_int_eq(ad_workspace_set_limit(NULL, 1), -1);
     ck_assert_ptr_null(ad_workspace_outside(NULL));
+    ck_assert_ptr_null(ad_workspace_warning(NULL));
     ck_assert(!ad_program_discretises(NULL));
     ck_assert_int_eq(ad_run(NULL, NULL, 1, NULL, NULL), -1);
     ck_assert_int_eq(ad_run_f32(NULL, NULL, 1, NULL, NULL), -1);
