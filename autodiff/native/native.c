@@ -202,11 +202,12 @@ ad_native_function ad_native_piece(const ad_native *n, int number)
 {
     AD_ASSERT(n->executable && number >= 0 && number < n->npiece);
     const ad_native_code *p = &n->piece[number];
-    const uint8_t *one = n->executable + p->one, *several = n->executable + p->several;
+    const uint8_t *one = n->executable + p->one;
     ad_native_function f = { .instructions = p->instructions, .looped = p->looped };
     if (n->lanes == 1) {
         memcpy(&f.one, &one, sizeof f.one);
     } else {
+        const uint8_t *several = n->executable + p->several;
         memcpy(&f.each, &one, sizeof f.each);
         memcpy(&f.several, &several, sizeof f.several);
     }
