@@ -555,7 +555,7 @@ bool ad_atoms_write(ad_atoms *a, ad_code *code, ad_code_kind kind, const ad_atom
                  .number_size = (int64_t)ad_dtype_size(a->dtype) * code->lanes,
                  .nregister = code->lanes > 1 ? AD_SPARE_REGISTER : AD_NUMBER_REGISTERS };
     mark_needed(a);
-    w.of = malloc(((size_t)a->natom + 1) * sizeof *w.of);
+    w.of = calloc((size_t)a->natom + 1, sizeof *w.of);
     w.unused = malloc(((size_t)a->natom + 1) * sizeof *w.unused);
     for (int32_t i = 0; w.of && i < a->natom; i++) w.of[i] = (state){ .slot = -1, .reg = -1 };
     memset(w.in, -1, sizeof w.in);
