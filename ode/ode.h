@@ -338,7 +338,8 @@ typedef struct {
      * that it is doubtful, it is compared with that of halved steps, and is an error where they
      * differ by more than 1.2 times this, at loose tolerances by more than 100 rtol and at most 0.8
      * (docs/gradients.md). backward_evaluations and vjps count what that takes, and ode_stats.doubt
-     * says where it was left out. INFINITY: gradients are not looked at */
+     * says where it was left out. In nn_train these are no errors but a warning, and the training
+     * goes on. INFINITY: gradients are not looked at */
     double costate_drift;
     /* Implicit methods: each element of a stage is found to this relative error; default: near
      * rounding (1e-13 f64, 1e-6 f32), so that the gradient, replayed steps and differences of them

@@ -238,15 +238,18 @@ int nn_log_open(nn_trainer *t);
 int nn_log_step(nn_trainer *t, bool validated);
 void nn_log_close(nn_trainer *t);
 
-/* ---- failure.c ---- */
+/* ---- warning.c ---- */
 
-double nn_largest(const nn_theta *theta); /* size of an element */
 /* The report's warning, if it has none yet, also where progress is shown. */
 void nn_warn(nn_trainer *t, int64_t step, const char *format, ...)
 #ifdef __GNUC__
     __attribute__((format(printf, 3, 4)))
 #endif
     ;
+
+/* ---- failure.c ---- */
+
+double nn_largest(const nn_theta *theta); /* size of an element */
 /* The error of a step that failed, always -1. */
 int nn_step_failed(nn_trainer *t, const char *why);
 int nn_update_failed(nn_trainer *t);
