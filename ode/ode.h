@@ -7,7 +7,9 @@
  * states, arguments and times by the adjoint method chosen in the options.
  *
  * Shapes: states have a row axis, [rows, D...]; arguments either have none (shared by all rows:
- * parameters) or one (given per row). Errors: recording errors stick to the tape (ad_tape_error);
+ * parameters) or one (given per row). Rows may depend on each other (particles that feel their
+ * mean): explicit methods solve such fields; implicit ones, traces and densities go row by row, and
+ * an error says so. Errors: recording errors stick to the tape (ad_tape_error);
  * errors while solving too, or to the workspace of the program that runs the solve
  * (ad_workspace_error), with what failed: time, step, sample, component and advice.
  *
@@ -264,7 +266,8 @@ typedef struct {
     int64_t ringing;
     int64_t evaluations; /* of the field, over the whole batch */
     /* looks for what the state does not show of its derivatives, in solves that have a gradient,
-     * and the evaluations among the above that they took */
+     * and the evaluations among the above that they took: those of some rows alone count as parts
+     * of one */
     int64_t probes, probe_evaluations;
     /* implicit methods: for the whole batch, of single rows, for the whole batch */
     int64_t jacobians, factorisations, newton_iterations;

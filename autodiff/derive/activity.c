@@ -85,6 +85,34 @@ bool ad_depends(ad_var y, ad_var x)
     return depends;
 }
 
+static bool any_has_rows(const ad_tape *t, const ad_node *n)
+{
+    for (int i = 0; i < n->nin; i++)
+        if (ad_has_rows(ad_node_at(t, n->in[i])->shape)) return true;
+    return false;
+}
+
+ad_rows ad_rows_of(int ny, const ad_var *y)
+{
+    ad_reach needed;
+    ad_rows rows = AD_ROWS_APART;
+    if (ny < 1 || !ad_reach_find(&needed, y[0].tape, ny, y, &(ad_reach_limits){ 0 })) return rows;
+    const ad_tape *t = y[0].tape;
+    for (int32_t j = 0; j < needed.n && rows != AD_ROWS_COUPLED; j++) {
+        const ad_node *n = ad_node_at(t, needed.node[j]),
+                      *first = n->nin ? ad_node_at(t, n->in[0]) : NULL;
+        if (n->op == AD_OP_opaque) {
+            if (any_has_rows(t, n)) rows = AD_ROWS_OPAQUE;
+            continue;
+        }
+        const bool of_opaque = first && first->op == AD_OP_opaque;
+        if (!ad_has_rows(n->shape) && any_has_rows(t, of_opaque ? first : n))
+            rows = AD_ROWS_COUPLED;
+    }
+    ad_reach_clear(&needed);
+    return rows;
+}
+
 bool ad_looked_at(ad_var x)
 {
     if (!ad_valid(x)) return false;

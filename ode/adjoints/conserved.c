@@ -72,6 +72,12 @@ int ode_conserved_open(ode_conserved *c, ode_adjoint_run *run)
     return 0;
 }
 
+/* Rows that depend on each other are one system, whose a^T f is that of all of them. */
+static int64_t systems(const ode_conserved *c)
+{
+    return c->march->system->rows == AD_ROWS_COUPLED ? 1 : c->march->rows;
+}
+
 static double *numbers(const ode_conserved *c, int which)
 {
     return (double *)c->rows.data + which * c->march->rows;
@@ -85,10 +91,10 @@ static double rounding(const ode_march *m)
     return implicit ? fmax(exact, m->settings->newton.tolerance) : exact;
 }
 
-/* a^T f at state y, by row, into sum. Its size is that of its parts at the first end and the last,
- * as a is large where a solution is unstable; in between they can be large for a moment and cancel,
- * and its own counts. If it counts, it raises R_SIZE, and R_CHANGE to what rounding in the largest
- * element of a can come to, in the units of the state or of the tolerances at both ends, or
+/* a^T f at state y, by system, into sum. Its size is that of its parts at the first end and the
+ * last, as a is large where a solution is unstable; in between they can be large for a moment and
+ * cancel, and its own counts. If it counts, it raises R_SIZE, and R_CHANGE to what rounding in the
+ * largest element of a can come to, in the units of the state or of the tolerances at both ends, or
  * underflow. */
 static int evaluate(const ode_conserved *c, int64_t k, const void *y, const void *bar, double *sum,
                     bool counts)
@@ -102,11 +108,12 @@ static int evaluate(const ode_conserved *c, int64_t k, const void *y, const void
     if (failed) return failed;
     c->run->stats->backward_evaluations++;
     const void *last = ode_trajectory_state(&c->run->forward->trajectory, c->later);
-    for (int64_t r = 0; r < m->rows; r++) {
+    const int64_t rows = m->rows / systems(c); /* of each system */
+    for (int64_t r = 0; r < systems(c); r++) {
         int64_t first = 0;
         double total = 0, all = 0, largest[2] = { 0 }, fast[2] = { 0 };
         for (int j = 0; j < s->nstate; first += m->rows * s->size[j++])
-            for (int64_t i = first + r * s->size[j], e = i + s->size[j]; i < e; i++) {
+            for (int64_t i = first + r * s->size[j], e = i + rows * s->size[j]; i < e; i++) {
                 double a = ode_load(s->dtype, bar, i), f = ode_load(s->dtype, c->f.data, i);
                 total += a * f;
                 all += fabs(a * f);
@@ -152,7 +159,7 @@ static int look_beside(const ode_conserved *c, int64_t k, const void *bar, const
         move(c, k, y, side);
         const int failed = evaluate(c, k, c->moved.data, bar, beside, false);
         if (failed < 0) return -1;
-        for (int64_t r = 0; r < c->march->rows; r++) {
+        for (int64_t r = 0; r < systems(c); r++) {
             double by = failed ? INFINITY : fabs(beside[r] - at[r]);
             if (!(by <= change[r])) change[r] = by;
         }
@@ -186,12 +193,12 @@ int ode_conserved_end(ode_conserved *c, int64_t k, const void *bar)
     double *drift = numbers(c, R_DRIFT), *most = numbers(c, R_MOST);
     if (evaluate(c, k, ode_trajectory_state(tr, k), bar, numbers(c, R_HERE), true)) return -1;
     bool suspicious = false;
-    for (int64_t r = 0; r < c->march->rows; r++)
+    for (int64_t r = 0; r < systems(c); r++)
         suspicious = suspicious || fabs(here[r] - later[r]) > share * size[r];
     if (suspicious &&
         (look_beside(c, c->later, c->bar.data, later) || look_beside(c, k, bar, here)))
         return -1;
-    for (int64_t r = 0; r < c->march->rows; r++) {
+    for (int64_t r = 0; r < systems(c); r++) {
         double by = here[r] - later[r];
         if (fabs(by) > share * size[r] && !(fabs(by) > above_error * change[r])) continue;
         drift[r] += by;
@@ -210,7 +217,7 @@ int ode_conserved_finish(ode_conserved *c)
     const double *most = numbers(c, R_MOST), *size = numbers(c, R_SIZE);
     int64_t row = 0;
     double worst = 0;
-    for (int64_t r = 0; r < c->march->rows; r++) {
+    for (int64_t r = 0; r < systems(c); r++) {
         if (!(most[r] > worst * size[r])) continue;
         worst = most[r] / size[r];
         row = r;
@@ -221,11 +228,14 @@ int ode_conserved_finish(ode_conserved *c)
         call,
         "the gradient is not that of the solution: a^T f, which does not change along a "
         "solution (a: gradient by the state, f: field), has changed by %.2g of its size "
-        "on the way back to t = %.15g in row %lld. The steps are small enough for the state, "
+        "on the way back to t = %.15g in row %lld%s. The steps are small enough for the state, "
         "not for its derivatives, which are wrong by about as much: tighten the tolerances "
         "(rtol is %.3g), or give max_step. options.costate_drift (%.3g) is the limit; with a "
         "larger one ad_check_gradient compares this gradient with that of halved steps",
-        worst, numbers(c, R_WHEN)[row], (long long)row, set->rtol, set->costate_drift);
+        worst, numbers(c, R_WHEN)[row], (long long)row,
+        c->march->system->rows == AD_ROWS_COUPLED ? " and all others, which depend on each other"
+                                                  : "",
+        set->rtol, set->costate_drift);
 }
 
 void ode_conserved_close(ode_conserved *c)

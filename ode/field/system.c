@@ -53,6 +53,7 @@ static bool trace_field(ode_system *s, ad_tape *tape, const char *caller)
     int nout = ode_system_outputs(s, out);
     for (int i = 0; i < nout && !ad_tape_error(s->trace); i++)
         s->reads_time = s->reads_time || ad_depends(out[i], s->t);
+    if (!ad_tape_error(s->trace)) s->rows = ad_rows_of(nout, out);
     if (!ad_tape_error(s->trace)) {
         int count = ad_frontier(nout, out, 0, NULL);
         if (count > 0) s->frontier = malloc((size_t)count * sizeof *s->frontier);

@@ -85,6 +85,7 @@ struct ode_system {
     ode_error_norm norm;
     ad_var scaled[ODE_MAX_STATES], norm_value;
     bool reads_time; /* a trace depends on t */
+    ad_rows rows;    /* how the rows of a trace depend on each other */
     /* Stochastic systems. g: of the states that have noise; of diagonal noise with the state's
      * shape. The derivatives dy are the drift in the calculus of the solve's method: `correction`
      * times sum_j (dg_j/dy) g_j is a part of them. */

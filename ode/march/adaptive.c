@@ -14,6 +14,10 @@ static const double stretch = 1.01, stretch_longest = 1 + 1e-6;
 /* The first step of a stochastic solve, as a part of the time to its first stop. */
 static const double first_part = 0.01;
 
+/* A solve that was not looked at yet is before so many steps are left. Later, what is found would
+ * have steps taken again. */
+static const double last_steps = 2;
+
 /* Where the march is: state y at boundary a, and the size of the next step. */
 typedef struct {
     const ode_sink *sink;
@@ -135,8 +139,7 @@ static int take(ode_march *m, place *p)
 {
     attempt try;
     if (plan(m, p, &try)) return -1;
-    /* What is found before the last step, often the largest, need not be mended behind it. */
-    if (try.landing && p->stop.t == p->end && ode_watch_end(&m->watch) &&
+    if (fabs(p->end - p->a.t) <= last_steps * try.size && ode_watch_end(&m->watch) &&
         (look(m, p) || plan(m, p, &try)))
         return -1;
     if (!p->begun && m->method->begin && ode_march_begin(m, &p->a, &try.b, p->y)) return -1;

@@ -96,6 +96,11 @@ typedef struct {
     /* Hidden stiff modes. direction: of the power iteration, in units of the tolerance; largest:
      * |y| so far, by element. */
     ode_buffer direction, largest, moved, slope, rows;
+    /* The rows that are looked at, in order, `picked` of them; per-row arguments of these; what
+     * their evaluations come to, as a part of one of all rows. */
+    ode_buffer picks, gathered;
+    int64_t picked;
+    double part;
     ode_buffer sizes;     /* of the accepted steps */
     int64_t due;          /* evaluations before the next look */
     int64_t since[2];     /* steps taken at the last look but one, and at the last */
@@ -302,6 +307,13 @@ int ode_march_run_refined(ode_march *march, int n, const double *times, void *y,
  * short above all, which nobody may. Both with the march's error written. */
 int ode_march_field(ode_march *march, double t, int side, const void *y, void *dy, void *rate,
                     void *kept);
+/* The same of the rows that the watch has picked, y and dy have no others; not finite: without an
+ * error. */
+int ode_march_field_of_picked(ode_march *march, double t, int side, const void *y, void *dy);
+/* Points a runner, at the arguments of all rows now, at those of the picked rows. */
+void ode_point_at_picked(ode_march *march, ode_runner *runner);
+/* Counts so many evaluations of the field for these. */
+void ode_count_picked(ode_march *march, int64_t evaluations);
 /* What error is allowed at an element of a slot where the state is of this size: atol + rtol |size|
  * (tolerance.c). */
 double ode_tolerance(const ode_march *march, int64_t element, double size);

@@ -27,6 +27,8 @@ enum { MEAN_OF = 8 };
 /* Going back, the mode is looked for again in so many iterations, where that is not more work than
  * so many steps. */
 enum { ITERATIONS_BACK = 2, FEW_STEPS = 4 };
+/* Rows that are looked at more than once: at least, and of large batches a part. */
+enum { LEAST_PICKED = 8, PART_PICKED = 16, HALVINGS = 24 };
 /* Strains: below the first, one iteration is enough where a few are not to be trusted; above the
  * second, a smaller one has to converge. And the excess of an oscillation as steep as the steepest
  * mode above which all modes are looked at. */
@@ -78,49 +80,92 @@ typedef struct {
 } turn;
 _Static_assert(sizeof(turn) == ODE_TURN * sizeof(double), "the watch has room for the turns");
 
-/* One power iteration in each row, which turns the direction. As ode_march_field. */
+/* Which rows are picked is for each look to say; it begins with all. */
+static void pick_all(ode_march *m)
+{
+    int64_t *rows = m->watch.picks.data;
+    for (int64_t r = 0; r < m->rows; r++) rows[r] = r;
+    m->watch.picked = m->rows;
+}
+
+int64_t ode_most_picked(int64_t rows)
+{
+    const int64_t n = rows / PART_PICKED > LEAST_PICKED ? rows / PART_PICKED : LEAST_PICKED;
+    return rows < 2 * n ? rows : n;
+}
+
+/* Squares of what tells how fast a row is, from two iterations. */
+static double speed(const turn *t) { return t->growth[0] * t->growth[1]; }
+
+static int64_t count_faster(const ode_march *m, double than)
+{
+    const turn *turns = m->watch.turns.data;
+    int64_t n = 0;
+    for (int64_t r = 0; r < m->rows; r++) n += speed(&turns[r]) > than;
+    return n;
+}
+
+/* After two iterations in all rows: the fastest ones, in order; of all the same speed, the first.
+ * In a random direction a row shows a mode much steeper than those of the others. */
+static void pick_fastest(ode_march *m, double pair)
+{
+    ode_watch *w = &m->watch;
+    const int64_t n = ode_most_picked(m->rows);
+    if (w->picked == n || w->turned < 2 || !m->system->trace || m->system->rows != AD_ROWS_APART)
+        return;
+    const turn *turns = w->turns.data;
+    double least = -1, most = pair * pair;
+    for (int i = 0; i < HALVINGS; i++) {
+        const double middle = (least + most) / 2;
+        *(count_faster(m, middle) > n ? &least : &most) = middle;
+    }
+    int64_t *rows = w->picks.data, left = n - count_faster(m, most);
+    w->picked = 0;
+    for (int64_t r = 0; r < m->rows; r++)
+        if (speed(&turns[r]) > most || (speed(&turns[r]) > least && left-- > 0))
+            rows[w->picked++] = r;
+}
+
+/* One power iteration in each row that is picked, which turns the direction. As
+ * ode_march_field_of_picked. */
 static int iterate(ode_march *m, const ode_boundary *a, int direction, const void *y)
 {
     ode_watch *w = &m->watch;
     const ode_system *s = m->system;
     ad_dtype dtype = s->dtype;
     double width = (double)s->width;
-    for (int64_t i = 0; i < m->cells; i++) {
-        double x = ode_load(dtype, y, i), most = fmax(fabs(x), ode_load(dtype, w->largest.data, i));
-        ode_store(dtype, w->largest.data, i, most);
-        ode_store(dtype, w->moved.data, i,
-                  x + scale_of(m, i, most) * ode_load(dtype, w->direction.data, i));
+    for (ode_cell c = ode_first_picked(m); ode_is_picked(m, &c); ode_next_picked(m, &c)) {
+        double x = ode_load(dtype, y, c.at),
+               most = fmax(fabs(x), ode_load(dtype, w->largest.data, c.at));
+        ode_store(dtype, w->largest.data, c.at, most);
+        ode_store(dtype, w->moved.data, c.part,
+                  x + scale_of(m, c.at, most) * ode_load(dtype, w->direction.data, c.at));
     }
-    int64_t evaluations = m->evaluations;
     int failed =
-        ode_march_field(m, a->t, a->jump ? direction : 0, w->moved.data, w->slope.data, NULL, NULL);
-    w->evaluations += m->evaluations - evaluations;
+        ode_march_field_of_picked(m, a->t, a->jump ? direction : 0, w->moved.data, w->slope.data);
     if (failed) return failed;
     sums *of = w->rows.data;
-    memset(of, 0, (size_t)m->rows * sizeof *of);
-    for (int pass = 0; pass < 2; pass++) {
-        int64_t at = 0;
-        for (int j = 0; j < s->nstate; j++)
-            for (int64_t r = 0; r < m->rows; r++)
-                for (int64_t i = 0; i < s->size[j]; i++, at++) {
-                    double scale = scale_of(m, at, ode_load(dtype, w->largest.data, at));
-                    if (!(scale > 0)) continue;
-                    double moved =
-                        (ode_load(dtype, w->moved.data, at) - ode_load(dtype, y, at)) / scale;
-                    double turned = (ode_load(dtype, w->slope.data, at) -
-                                     ode_load(dtype, m->slope[0].data, at)) /
-                                    (direction * scale);
-                    if (!pass) {
-                        of[r].before += moved * moved;
-                        of[r].after += turned * turned;
-                        of[r].along += moved * turned;
-                        of[r].around += ode_load(dtype, w->earlier.data, at) * turned;
-                    } else if (of[r].after > 0 && isfinite(of[r].after)) {
-                        ode_store(dtype, w->earlier.data, at, moved * sqrt(width / of[r].before));
-                        ode_store(dtype, w->direction.data, at, turned * sqrt(width / of[r].after));
-                    }
-                }
-    }
+    memset(of, 0, (size_t)w->picked * sizeof *of);
+    for (int pass = 0; pass < 2; pass++)
+        for (ode_cell c = ode_first_picked(m); ode_is_picked(m, &c); ode_next_picked(m, &c)) {
+            double scale = scale_of(m, c.at, ode_load(dtype, w->largest.data, c.at));
+            if (!(scale > 0)) continue;
+            sums *row = &of[c.k];
+            double moved =
+                (ode_load(dtype, w->moved.data, c.part) - ode_load(dtype, y, c.at)) / scale;
+            double turned =
+                (ode_load(dtype, w->slope.data, c.part) - ode_load(dtype, m->slope[0].data, c.at)) /
+                (direction * scale);
+            if (!pass) {
+                row->before += moved * moved;
+                row->after += turned * turned;
+                row->along += moved * turned;
+                row->around += ode_load(dtype, w->earlier.data, c.at) * turned;
+            } else if (row->after > 0 && isfinite(row->after)) {
+                ode_store(dtype, w->earlier.data, c.at, moved * sqrt(width / row->before));
+                ode_store(dtype, w->direction.data, c.at, turned * sqrt(width / row->after));
+            }
+        }
     return 0;
 }
 
@@ -131,10 +176,11 @@ static void note(ode_march *m, double *growth, double *pair)
 {
     const sums *of = m->watch.rows.data;
     turn *turns = m->watch.turns.data;
+    const int64_t *rows = m->watch.picks.data;
     double width = (double)m->system->width;
     *growth = *pair = 0;
-    for (int64_t r = 0; r < m->rows; r++) {
-        turn *t = &turns[r];
+    for (int64_t r = 0; r < m->watch.picked; r++) {
+        turn *t = &turns[rows[r]];
         t->growth[1] = t->growth[0];
         t->cosine[1] = t->cosine[0];
         t->growth[0] = 0;
@@ -168,15 +214,17 @@ static double complex mode_of(const turn *t, double *left)
     return mode;
 }
 
-/* Of the modes that show in the rows, the one that steps of this size strain most. */
+/* Of the modes that show in the picked rows, the one that steps of this size strain most. */
 static double complex most_strained(const ode_march *m, double h, double *left)
 {
-    const turn *turns = m->watch.turns.data;
-    double complex most = mode_of(&turns[0], left);
-    double strain = m->rows > 1 ? ode_excess(m, most, h) : 0;
-    for (int64_t r = 1; r < m->rows; r++) {
+    const ode_watch *w = &m->watch;
+    const turn *turns = w->turns.data;
+    const int64_t *rows = w->picks.data;
+    double complex most = mode_of(&turns[rows[0]], left);
+    double strain = w->picked > 1 ? ode_excess(m, most, h) : 0;
+    for (int64_t k = 1; k < w->picked; k++) {
         double other_left;
-        double complex other = mode_of(&turns[r], &other_left);
+        double complex other = mode_of(&turns[rows[k]], &other_left);
         double other_strain = ode_excess(m, other, h);
         if (!(other_strain > strain)) continue;
         strain = other_strain;
@@ -229,6 +277,7 @@ static int turn_to_steepest(ode_march *m, const ode_boundary *a, int direction, 
         w->iterations++;
         w->turned++;
         note(m, &growth, &pair);
+        pick_fastest(m, pair);
         *found = I * fmax(pair, i < 2 ? growth : last_pair); /* the worst that it can be */
         double strain = ode_strain(m, *found, size);
         bool trusted = w->turned >= FIRST_ITERATIONS;
@@ -261,6 +310,7 @@ int ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const 
     ode_watch *w = &m->watch;
     double complex turned;
     ode_watch_prepare(m, y);
+    pick_all(m);
     int known =
         isfinite(m->guard.limit) ? 0 : ode_find_in_spectrum(m, a, direction, y, h / close, found);
     if (known < 0) return -1;

@@ -17,12 +17,14 @@ enum { MOST_WIDTH = 128, LEAST_EXPLICIT = 3 };
 ode_spectrum_source ode_spectrum_of(const ode_system *s, const ode_method *method)
 {
     bool implicit = ode_method_has(method, ODE_METHOD_IMPLICIT),
-         looked = implicit || (s->trace && s->width >= LEAST_EXPLICIT);
+         looked =
+             implicit || (s->trace && s->rows != AD_ROWS_COUPLED && s->width >= LEAST_EXPLICIT);
     if (s->ngiven || !looked || s->width > MOST_WIDTH) return ODE_NO_SPECTRUM;
     return s->width <= ODE_KRYLOV ? ODE_JACOBIAN : ODE_DIRECTIONS;
 }
 
-/* The Jacobians of all rows at time t. 1; 0: one is not finite; -1 with the march's error written.
+/* The Jacobians of the rows that are picked at time t. 1; 0: one is not finite; -1 with the march's
+ * error written.
  */
 static int find_jacobians(ode_march *m, double t, int side, const void *y)
 {
@@ -31,22 +33,26 @@ static int find_jacobians(ode_march *m, double t, int side, const void *y)
     ode_runner *r = &w->jacobian;
     char text[ODE_ERROR_SIZE];
     if (ode_runner_open(r, w->jacobian_unit, m->threads, m->error, m->error_size)) return -1;
+    if (w->picked < m->rows) {
+        for (ode_cell c = ode_first_picked(m); ode_is_picked(m, &c); ode_next_picked(m, &c))
+            ode_store(s->dtype, w->moved.data, c.part, ode_load(s->dtype, y, c.at));
+        y = w->moved.data;
+    }
     double number = 0;
     ode_store(s->dtype, &number, 0, ode_time_beside(s->dtype, t, side));
     *ode_runner_in(r, ODE_VALUE, ODE_PORT_TIMES) = &number;
-    ode_runner_read(r, ODE_VALUE, ODE_PORT_STATE, m->rows, y);
-    ode_runner_write(r, ODE_VALUE, ODE_PORT_DERIVATIVE, m->rows, w->slope.data);
+    ode_runner_read(r, ODE_VALUE, ODE_PORT_STATE, w->picked, y);
+    ode_runner_write(r, ODE_VALUE, ODE_PORT_DERIVATIVE, w->picked, w->slope.data);
     *ode_runner_out(r, ODE_VALUE, ODE_PORT_ROOT_JACOBIAN) = w->jacobians.data;
     ode_runner_arguments(r, ode_runner_in(&m->step, ODE_VALUE, ODE_PORT_ROW),
                          ode_runner_in(&m->step, ODE_VALUE, ODE_PORT_SHARED));
-    if (ode_runner_run(r, m->rows, text, sizeof text))
+    if (w->picked < m->rows) ode_point_at_picked(m, r);
+    if (ode_runner_run(r, w->picked, text, sizeof text))
         return ode_fail(m, ODE_FAILED, "at t = %.15g: %s", t, text);
     bool implicit = ode_method_has(m->method, ODE_METHOD_IMPLICIT);
-    int64_t taken = implicit ? 1 : 1 + s->width;
     m->counts[0] += implicit;
-    m->evaluations += taken;
-    w->evaluations += taken;
-    return ode_first_nonfinite(s->dtype, m->cells * s->width, w->jacobians.data) < 0;
+    ode_count_picked(m, implicit ? 1 : 1 + s->width);
+    return ode_first_nonfinite(s->dtype, w->picked * s->width * s->width, w->jacobians.data) < 0;
 }
 
 int ode_find_in_spectrum(ode_march *m, const ode_boundary *a, int direction, const void *y,
@@ -63,7 +69,7 @@ int ode_find_in_spectrum(ode_march *m, const ode_boundary *a, int direction, con
         work[ODE_EIGENVALUES_WORK * ODE_KRYLOV], most = 0;
     *found = w->steepest = 0;
     w->all = true;
-    for (int64_t r = 0; r < m->rows; r++) {
+    for (int64_t r = 0; r < w->picked; r++) {
         for (int64_t i = 0; i < squares; i++)
             matrix[i] = direction * ode_load(s->dtype, w->jacobians.data, r * squares + i);
         if (!ode_matrix_eigenvalues(n, matrix, real, imaginary, work)) continue;

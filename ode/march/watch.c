@@ -9,7 +9,8 @@
  * Shampine, Verwer 1998, doi:10.1016/S0377-0427(97)00219-7), carried over from one look to the
  * next, for each row. If a step is close to the limit of the mode, of stability or of accuracy
  * (propagate.c), it is iterated until it converges. Steps that were beyond the limit since it was
- * last known are taken again.
+ * last known are taken again. Of many rows those that two iterations show to be the fastest are
+ * looked at further: the others only cost time.
  * - Blind components. Where the state has no error to speak of, or some component's derivative does
  * not change over a step, the step's tangents by the state and by the arguments are taken, in one
  * random direction each: the error estimate's tangent must be small against the result's. As long
@@ -72,11 +73,11 @@ void ode_watch_close(ode_watch *w)
     ode_runner_close(&w->jacobian);
     ode_buffer *all[] = { &w->direction, &w->largest,   &w->moved, &w->slope,  &w->sizes,
                           &w->rows,      &w->arguments, &w->each,  &w->chosen, &w->earlier,
-                          &w->turns,     &w->jacobians, &w->basis };
+                          &w->turns,     &w->jacobians, &w->basis, &w->picks,  &w->gathered };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ode_buffer_free(all[i]);
 }
 
-enum { WATCH_ARRAYS = 11 };
+enum { WATCH_ARRAYS = 13 };
 
 static int list_arrays(ode_watch *w, const ode_march *m, const ode_march_units *units,
                        int64_t nrows, ode_buffer_part *list)
@@ -84,10 +85,15 @@ static int list_arrays(ode_watch *w, const ode_march *m, const ode_march_units *
     const ode_system *s = m->system;
     const size_t element = ode_bytes(s->dtype), rows = (size_t)nrows * sizeof(double),
                  slot = (size_t)(nrows * s->width) * element;
-    const int64_t n = ode_krylov_size(s);
+    const int64_t n = ode_krylov_size(s), picked = ode_most_picked(nrows),
+                  most = ode_method_has(m->method, ODE_METHOD_IMPLICIT) ? nrows : picked;
+    size_t gathered = 0;
+    for (int i = 0; i < s->nrow && picked < nrows; i++)
+        gathered += ode_array_bytes(s->dtype, s->arg[s->row[i]], picked);
     const ode_buffer_part all[WATCH_ARRAYS] = {
-        { &w->jacobians, units->spectrum ? (size_t)(nrows * n * n) * element : 0 },
-        { &w->basis, units->spectrum == ODE_DIRECTIONS ? (size_t)(n + 1) * slot : 0 },
+        { &w->jacobians, units->spectrum ? (size_t)(most * n * n) * element : 0 },
+        { &w->basis,
+          units->spectrum == ODE_DIRECTIONS ? (size_t)((n + 1) * most * s->width) * element : 0 },
         { &w->direction, slot },
         { &w->largest, slot },
         { &w->moved, slot },
@@ -96,6 +102,8 @@ static int list_arrays(ode_watch *w, const ode_march *m, const ode_march_units *
         { &w->earlier, slot },
         { &w->turns, ODE_TURN * rows },
         { &w->rows, ODE_TANGENTS * rows },
+        { &w->picks, rows },
+        { &w->gathered, gathered },
         { &w->each, (size_t)s->width * element },
     };
     memcpy(list, all, sizeof all);
@@ -138,6 +146,7 @@ int ode_watch_open(ode_march *m, const ode_march_units *units, double horizon, d
     w->found = w->shown = w->told = w->steepest = 0;
     w->short_apart = 0;
     w->asked = -1;
+    w->picked = w->part = 0;
     w->evaluations = w->probes = w->probe_due = w->probed = 0;
     w->pause = 1;
     return 0;

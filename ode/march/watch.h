@@ -39,6 +39,45 @@ static inline double scale_of(const ode_march *m, int64_t element, double larges
     return fmax(tolerance, 3e4 * rounding * fmax(largest, 0.01 * m->watch.size));
 }
 
+/* Of so many rows, those that explicit steps are looked at in more than once (modes.c). */
+int64_t ode_most_picked(int64_t rows);
+
+/* Elements of the rows that are picked, state by state: where they are among those of all rows, and
+ * among those of the picked ones. */
+typedef struct {
+    int j;
+    int64_t k, i; /* element i of the k-th picked row of state j */
+    int64_t first, at, part;
+} ode_cell;
+static inline void ode_place_cell(const ode_march *m, ode_cell *c)
+{
+    const ode_system *s = m->system;
+    while (c->j < s->nstate && c->i == s->size[c->j]) {
+        c->i = 0;
+        if (++c->k < m->watch.picked && s->size[c->j]) break;
+        c->k = 0;
+        c->first += m->rows * s->size[c->j++];
+    }
+    if (c->j == s->nstate) return;
+    c->at = c->first + ((const int64_t *)m->watch.picks.data)[c->k] * s->size[c->j] + c->i;
+}
+static inline ode_cell ode_first_picked(const ode_march *m)
+{
+    ode_cell c = { 0 };
+    ode_place_cell(m, &c);
+    return c;
+}
+static inline bool ode_is_picked(const ode_march *m, const ode_cell *c)
+{
+    return c->part < m->watch.picked * m->system->width;
+}
+static inline void ode_next_picked(const ode_march *m, ode_cell *c)
+{
+    c->part++;
+    c->at++;
+    if (++c->i == m->system->size[c->j]) ode_place_cell(m, c);
+}
+
 /* Whether a mode has decayed to less than half the tolerance at the first output. */
 bool ode_is_spent(const ode_march *m, double complex lambda);
 
@@ -63,13 +102,13 @@ void ode_watch_prepare(ode_march *m, const void *y);
  * nothing can be said, then it may be another one; -1 with the march's error written (modes.c). */
 int ode_find_steepest(ode_march *m, const ode_boundary *a, int direction, const void *y, double h,
                       double complex *found);
-/* Of all modes in all rows, the one that steps of this size strain most; watch.steepest: the
- * largest |lambda|. 1; 0: they are not looked for, or cannot be told; -1 with the march's error
- * written (spectrum.c). */
+/* Of all modes in the rows that are picked, the one that steps of this size strain most;
+ * watch.steepest: the largest |lambda|. 1; 0: they are not looked for, or cannot be told; -1 with
+ * the march's error written (spectrum.c). */
 int ode_find_in_spectrum(ode_march *m, const ode_boundary *a, int direction, const void *y,
                          double h, double complex *found);
-/* Of the same, what the Jacobians of all rows do to a few directions, into watch.jacobians,
- * [rows,n,n]; the field at y is in slope[0]. As that (krylov.c). */
+/* Of the same, what their Jacobians do to a few directions, into watch.jacobians, [picked,n,n]; the
+ * field at y is in slope[0]. As that (krylov.c). */
 int ode_project_jacobians(ode_march *m, const ode_boundary *a, int direction, const void *y);
 /* Holds the steps within the limit of a mode that is known for certain. */
 void ode_limit_steps(ode_march *m, const ode_boundary *a, int direction, double complex found);
