@@ -96,6 +96,8 @@ ad_rows ad_rows_of(int ny, const ad_var *y)
 {
     ad_reach needed;
     ad_rows rows = AD_ROWS_APART;
+    for (int i = 0; i < ny; i++)
+        if (!ad_valid(y[i]) || y[i].tape != y[0].tape) return rows;
     if (ny < 1 || !ad_reach_find(&needed, y[0].tape, ny, y, &(ad_reach_limits){ 0 })) return rows;
     const ad_tape *t = y[0].tape;
     for (int32_t j = 0; j < needed.n && rows != AD_ROWS_COUPLED; j++) {

@@ -432,6 +432,7 @@ START_TEST(test_variables_from_elsewhere)
         REFUSES(t, ck_assert_int_eq(ad_frontier(2, p, 4, out), -1));
     }
     ck_assert(!ad_looked_at(bad));
+    ck_assert_int_eq(ad_rows_of(2, (ad_var[]){ x, bad }), AD_ROWS_APART);
     REFUSES(t, NO_RESULT(ad_take(v, bad)));
     REFUSES(t, ad_grad(loss, 1, &bad, out); NO_RESULT(out[0]));
     REFUSES(t, ad_grad(bad, 1, &x, out); NO_RESULT(out[0]));
