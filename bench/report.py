@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""report.py RESULTS DOCUMENT: writes the tables of docs/performance.md from the lines that tools/bench has gathered."""
+"""report.py RESULTS DOCUMENT README: writes the tables of docs/performance.md, and README's, from the lines that tools/bench has gathered."""
 import collections
 import datetime
 import importlib.metadata
@@ -19,6 +19,20 @@ LAYERS_FASTER_THAN_TORCH = {"conv7": 1, "conv14": 1, "gru": 2}
 WIDE_FASTER_THAN_TORCH = {"widestep1024": 1.1, "widestep2048": 1.1, "widehutch860": 1.2}
 # The stochastic cases, and against whom.
 STOCHASTIC_FASTER_THAN = {"torchsde": 5, "diffrax": 2}
+# README's table: cases, and what they are to who has not read this far; a program of the case's name has peers under it or under `.gradient`.
+README_LINES = {
+    ("a", "f64"): "fit of a spiral: network 2-50-2, 20 rows, an update",
+    ("sde2.gradient", "f32"): "stochastic equation, d = 2, 100 steps, gradient",
+    ("c2", "f32"): "normalizing flow, d = 2, exact trace, an update",
+    ("c32", "f32"): "normalizing flow, d = 32, exact trace, an update",
+    ("b.discrete", "f32"): "neural ODE 2-64-64-2, 512 rows, gradient",
+    ("d.gradient", "f32"): "neural ODE 64-256-256-64, 512 rows, gradient",
+    ("gru", "f32"): "GRU, 64 sequences of 100 steps, gradient",
+    ("conv14", "f32"): "convolution 64-64, 14 x 14, 128 images, gradient",
+    ("wide1024.gradient", "f32"): "network of width 1024, 1024 rows, gradient",
+    ("widestep2048", "f32"): "neural ODE 64-2048-2048-64, 256 rows, gradient",
+}
+PEERS = ("torchdiffeq", "diffrax", "torch", "torchsde")
 BEGIN, END = "<!-- from here on by tools/bench -->", "<!-- to here -->"
 
 
@@ -120,6 +134,20 @@ def best_table(results):
         rows.append(row)
     return table(["case", "type", "costate ms on threads", "torchdiffeq ms on threads", "costate is faster", "at least", "JAX, diffrax ms on threads",
                   "costate is faster"], rows)
+
+
+def readme_table(results):
+    """Each library on the number of threads, and in the variant, that suits it best; the fastest of the others."""
+    rows = []
+    for (case, dtype), what in README_LINES.items():
+        threads = sorted({key[3] for key in results})
+        names = {case, re.sub(r"\.(discrete|backsolve|recomputed)", ".gradient", case)}
+        ours = [line[0]["ms"] for n in threads if (line := best(results, "costate", case, dtype, n))]
+        others = [(line[0]["ms"], peer) for peer in PEERS for name in names for n in threads if (line := best(results, peer, name, dtype, n))]
+        if ours and others:
+            ms, peer = min(others)
+            rows.append([what, number(min(ours)), number(ms), peer, "%.1f x" % (ms / min(ours))])
+    return table(["", "costate ms", "fastest other ms", "which", "costate is faster"], rows)
 
 
 def stochastic_table(results):
@@ -230,6 +258,14 @@ def machine(results, rounds):
     return "\n".join("* " + line for line in lines) + "\n"
 
 
+def write(path, text):
+    """Between the marks of a document."""
+    document = open(path).read()
+    before, rest = document.split(BEGIN)
+    with open(path, "w") as file:
+        file.write(before + BEGIN + "\n" + text + END + rest.split(END)[1])
+
+
 def main():
     results, rounds = read(sys.argv[1])
     parts = [("Machine and versions", machine(results, rounds)), ("Against the floor", floor_table(results)),
@@ -239,10 +275,10 @@ def main():
              ("Layers", layer_table(results)), ("Wide networks", wide_table(results)),
              ("Making programs, and starting one", program_table(results))]
     text = "".join("\n### %s\n\n%s" % part for part in parts if part[1])
-    document = open(sys.argv[2]).read()
-    before, rest = document.split(BEGIN)
-    with open(sys.argv[2], "w") as file:
-        file.write(before + BEGIN + "\n" + text + END + rest.split(END)[1])
+    write(sys.argv[2], text)
+    cpu = re.search(r"Model name:\s*(.*)", output("lscpu"))
+    write(sys.argv[3], "\n" + readme_table(results) + "\n%s, the better of one thread and two, %s.\n" %
+          (cpu.group(1) if cpu else platform.processor(), datetime.date.today().isoformat()))
 
 
 main()
