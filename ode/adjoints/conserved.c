@@ -67,8 +67,7 @@ int ode_conserved_open(ode_conserved *c, ode_adjoint_run *run)
     const void *row[ODE_MAX_ROWS] = { NULL };
     ode_row_arguments(p->system, run->c.args, row);
     ode_runner_arguments(&m->field, row, (const void *const *)run->forward->values);
-    m->error = run->call->error;
-    m->error_size = run->call->error_size;
+    ode_march_answers_to(m, run->call);
     return 0;
 }
 

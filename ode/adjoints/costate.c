@@ -70,8 +70,7 @@ static void set_march(ode_costate *b, ode_march *m, ode_system *s)
     m->rtol = set->adjoint_rtol;
     m->atol = set->adjoint_atol;
     m->each = set->atol_each;
-    m->error = b->run->call->error;
-    m->error_size = b->run->call->error_size;
+    ode_march_answers_to(m, b->run->call);
 }
 
 static int open_field(ode_costate *b)

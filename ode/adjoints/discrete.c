@@ -71,6 +71,7 @@ static int connect(backward *b, ode_runner *r, const ode_unit *unit)
         return -1;
     r->connected = true;
     r->refine = b->run->call->refine;
+    ode_runner_answers_to(r, b->run->call);
     r->defer = !b->run->searching; /* a search looks at the sums after each step */
     const void *row[ODE_MAX_ARGS];
     ode_row_arguments(s, b->run->c.args, row);

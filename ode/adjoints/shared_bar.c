@@ -67,6 +67,7 @@ int ode_shared_bar_finish(ode_shared_bar *bar, const ode_adjoint_run *run)
         if (at[i]) r->in[nin++] = at[i];
     r->primed = false;
     r->refine = call->refine;
+    ode_runner_answers_to(r, call);
     char error[ODE_ERROR_SIZE];
     return ode_runner_run(r, call->rows, error, sizeof error) ? ode_call_fail(call, error) : 0;
 }

@@ -38,8 +38,7 @@ int ode_undo_open(ode_undo *u, const ode_adjoint_run *run, const ode_march_units
     m->each = forward->march.each;
     memcpy(m->clock, forward->march.clock, sizeof m->clock);
     m->path = &forward->path;
-    m->error = call->error;
-    m->error_size = call->error_size;
+    ode_march_answers_to(m, call);
     m->step.refine = call->refine;
     if (ode_march_open(m, units, call->rows, call->threads, run->c.args, forward->values))
         return -1;

@@ -178,6 +178,8 @@ static ode_runner *step_runner(ode_march *m, double h)
                          ode_runner_in(full, ODE_VALUE, ODE_PORT_SHARED));
     connect_step(m, brief);
     brief->refine = full->refine;
+    brief->warning = full->warning;
+    brief->warning_size = full->warning_size;
     return brief;
 }
 
@@ -281,6 +283,14 @@ int ode_march_open(ode_march *m, const ode_march_units *u, int64_t rows, int thr
     set_number(m, N_STIFFNESS, 0); /* of steps that do not tell */
     set_number(m, N_REUSE, 0);
     return 0;
+}
+
+void ode_march_answers_to(ode_march *m, const ad_opaque_call *call)
+{
+    m->error = call->error;
+    m->error_size = call->error_size;
+    ode_runner *all[] = { &m->step, &m->begin, &m->field };
+    for (int i = 0; i < 3; i++) ode_runner_answers_to(all[i], call);
 }
 
 /* ---- given arguments ---- */

@@ -301,6 +301,8 @@ typedef struct {
 void ode_refinement_free(ode_refinement *memory);
 int ode_march_run_refined(ode_march *march, int n, const double *times, void *y,
                           const ode_sink *sink, int refine, ode_refinement *memory);
+/* Its errors, and what solves inside the field doubt, are those of the call. */
+void ode_march_answers_to(ode_march *march, const ad_opaque_call *call);
 /* f(t, y) into dy, rates of quadratures into rate, residuals into kept (NULL: none). side: -1 the
  * limit from before t in the direction of the march, 1 from after, 0 at t. 0; 1: the field is not
  * finite there, which a look that only probes may pass over; -1: anything else, memory that is

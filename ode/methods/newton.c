@@ -151,6 +151,8 @@ int ode_newton_open(ode_newton_work *w, const ode_newton_problem *p, const ad_op
     connect(w, &w->field, call->rows, t, row, shared);
     connect(w, &w->jacobian, call->rows, t, row, shared);
     w->field.refine = w->jacobian.refine = call->refine;
+    ode_runner_answers_to(&w->field, call);
+    ode_runner_answers_to(&w->jacobian, call);
     *ode_runner_out(&w->jacobian, ODE_VALUE, ODE_PORT_ROOT_JACOBIAN) = w->jacobians.data;
     return 0;
 }

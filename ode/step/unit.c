@@ -109,7 +109,10 @@ ode_unit *ode_unit_make(ode_system *s, ode_unit_key key, ad_tape *tape, const ch
 int ode_runner_open(ode_runner *r, const ode_unit *u, int threads, char *error, size_t error_size)
 {
     if (r->unit == u) return 0;
+    const ode_runner before = *r;
     ode_runner_close(r);
+    r->warning = before.warning; /* whose it is may have been said */
+    r->warning_size = before.warning_size;
     /* The unit is the system's, which everybody holds; only its program is still to come. */
     if (!u->system->rerecord && !(r->program = compile((ode_unit *)u, error, error_size)))
         return -1;
@@ -184,6 +187,7 @@ int ode_runner_run(ode_runner *r, int64_t rows, char *error, size_t error_size)
                          .outputs = r->out,
                          .accumulate = r->accumulate,
                          .refine = r->refine,
+                         .warns = r->warning != NULL,
                          .defer = r->defer,
                          .same_parameters = r->primed,
                          .fill = r->fill,
@@ -197,6 +201,8 @@ int ode_runner_run(ode_runner *r, int64_t rows, char *error, size_t error_size)
                  message + (strncmp(message, prefix, sizeof prefix - 1) ? 0 : sizeof prefix - 1));
         return -1;
     }
+    const char *doubt = ad_workspace_warning(r->workspace);
+    if (doubt && !r->warning[0]) snprintf(r->warning, r->warning_size, "%s", doubt);
     r->primed = true;
     return 0;
 }

@@ -57,7 +57,9 @@ typedef struct {
     const void **in;
     void **out;
     bool *accumulate;
-    int refine;  /* for solves inside the field, as ad_run_args.refine */
+    int refine;    /* for solves inside the field, as ad_run_args.refine */
+    char *warning; /* where what they doubt is written, unless something is; NULL: it is an error */
+    size_t warning_size;
     bool defer;  /* sums to be accumulated, as ad_run_args.defer; ode_runner_deliver ends it */
     bool primed; /* parameters are unchanged since the previous run */
     void (*fill)(void *context, int64_t first, int64_t rows); /* as ad_run_args.fill */
@@ -73,6 +75,12 @@ void ode_runner_close(ode_runner *runner);
  * many rows; compiles the unit. One that cannot be compiled, or is recorded anew at every run,
  * counts as nothing. */
 void ode_runner_account(const ode_unit *unit, ad_opaque_account *account);
+/* What solves inside the field doubt, the call does. */
+static inline void ode_runner_answers_to(ode_runner *r, const ad_opaque_call *call)
+{
+    r->warning = call->warning;
+    r->warning_size = call->error_size;
+}
 /* 0, or -1 with a message. */
 int ode_runner_run(ode_runner *runner, int64_t rows, char *error, size_t error_size);
 void ode_runner_deliver(const ode_runner *runner);

@@ -485,8 +485,7 @@ static int solve(ode_problem *p, ode_forward *s, const ad_opaque_call *call)
     if (!t) return -1;
     m->reached = t[0];
     set_march(m, p);
-    m->error = call->error;
-    m->error_size = call->error_size;
+    ode_march_answers_to(m, call);
     s->call = call;
     if (!s->again) s->most_bytes = call->most_bytes;
     s->next_output = 1;

@@ -39,8 +39,7 @@ int ode_interpolant_open(ode_interpolant *in, ode_forward *forward, const ode_ma
     in->step = -1;
     set_march(m, p);
     memcpy(m->clock, forward->march.clock, sizeof m->clock);
-    m->error = call->error;
-    m->error_size = call->error_size;
+    ode_march_answers_to(m, call);
     m->step.refine = m->begin.refine = call->refine;
     if (ode_march_open(m, units, call->rows, call->threads, args, forward->values)) return -1;
     size_t slot = (size_t)m->cells * ode_bytes(p->system->dtype);

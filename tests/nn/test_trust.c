@@ -180,6 +180,34 @@ static ad_var drifting_in_scan(ad_tape *tape, ad_var theta, const ad_var *batch,
     return nn_mse(ad_slice(last, 1, 0, 1), batch[1]);
 }
 
+/* A solve whose field has another one inside. */
+static ad_var with_a_solve(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)t, (void)user;
+    return ad_slice(relaxed(begin_at_two(y), args[0]), 1, 0, 1);
+}
+
+static ad_var drift_inside(const problem *p, ad_var theta, const ad_var *batch,
+                           const ode_adjoint *adjoint)
+{
+    ad_var by = nn_model_get(p->model, theta, "height");
+    ode_options o = { .method = &ode_euler, .steps = 1, .adjoint = adjoint };
+    return nn_mse(
+        ode_solve_final(with_a_solve, NULL, batch[0], 1, &by, ode_interval(theta.tape, 0, 1), &o),
+        batch[1]);
+}
+static ad_var drifting_inside(ad_tape *tape, ad_var theta, const ad_var *batch, void *user)
+{
+    (void)tape;
+    return drift_inside(user, theta, batch, &ode_discrete);
+}
+static ad_var drifting_inside_interpolating(ad_tape *tape, ad_var theta, const ad_var *batch,
+                                            void *user)
+{
+    (void)tape;
+    return drift_inside(user, theta, batch, &ode_interpolating);
+}
+
 /* An oscillation at rest beside a steep mode, among so many components that not all modes are
  * looked at: only the comparison with halved steps tells. */
 enum { MANY = 129 };
@@ -212,10 +240,12 @@ START_TEST(test_doubts)
     } cases[] = { { drifting, "is not that of the solution: a^T f" },
                   { drifting_in_scan, "in step 0 of 1 (from 0): " },
                   { drifting_in_scan, "is not that of the solution: a^T f" },
+                  { drifting_inside, "is not that of the solution: a^T f" },
+                  { drifting_inside_interpolating, "is not that of the solution: a^T f" },
                   { at_rest, "when every step is halved" } };
     problem p = { .other = cases[_i].loss };
     double height;
-    nn_train_report report = train(&p, _i < 3 ? AD_F32 : AD_F64, 2, -1, &height);
+    nn_train_report report = train(&p, _i < 5 ? AD_F32 : AD_F64, 2, -1, &height);
     ck_assert_msg(strstr(report.warning, "step 1 of 2: warning: ode_solve_final's adjoint") ||
                       strstr(report.warning, "step 1 of 2: warning: ad_scan"),
                   "'%s'", report.warning);
@@ -230,6 +260,6 @@ int main(void)
     tcase_add_test(tests, test_warns);
     tcase_add_test(tests, test_trusts);
     tcase_add_test(tests, test_rarely);
-    tcase_add_loop_test(tests, test_doubts, 0, 4);
+    tcase_add_loop_test(tests, test_doubts, 0, 6);
     return suite_run();
 }
