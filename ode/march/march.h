@@ -99,7 +99,7 @@ typedef struct {
     /* The rows that are looked at, in order, `picked` of them; per-row arguments of these; what
      * their evaluations come to, as a part of one of all rows. */
     ode_buffer picks, gathered;
-    int64_t picked;
+    int64_t picked, most_picked; /* most: that there is memory for all modes of */
     double part;
     ode_buffer sizes;     /* of the accepted steps */
     int64_t due;          /* evaluations before the next look */

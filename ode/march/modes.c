@@ -88,10 +88,10 @@ static void pick_all(ode_march *m)
     m->watch.picked = m->rows;
 }
 
-int64_t ode_most_picked(int64_t rows)
+int64_t ode_most_picked(const ode_system *s, int64_t rows)
 {
     const int64_t n = rows / PART_PICKED > LEAST_PICKED ? rows / PART_PICKED : LEAST_PICKED;
-    return rows < 2 * n ? rows : n;
+    return rows < 2 * n || !s->trace || s->rows != AD_ROWS_APART ? rows : n;
 }
 
 /* Squares of what tells how fast a row is, from two iterations. */
@@ -110,11 +110,11 @@ static int64_t count_faster(const ode_march *m, double than)
 static void pick_fastest(ode_march *m, double pair)
 {
     ode_watch *w = &m->watch;
-    const int64_t n = ode_most_picked(m->rows);
-    if (w->picked == n || w->turned < 2 || !m->system->trace || m->system->rows != AD_ROWS_APART)
-        return;
+    const int64_t n = ode_most_picked(m->system, m->rows);
+    if (w->picked == n || w->turned < 2) return;
     const turn *turns = w->turns.data;
-    double least = -1, most = pair * pair;
+    /* From below the slowest, in units of the fastest. */
+    double most = pair * pair, least = most > 0 ? -most : -1;
     for (int i = 0; i < HALVINGS; i++) {
         const double middle = (least + most) / 2;
         *(count_faster(m, middle) > n ? &least : &most) = middle;

@@ -60,7 +60,7 @@ int ode_find_in_spectrum(ode_march *m, const ode_boundary *a, int direction, con
 {
     ode_watch *w = &m->watch;
     const ode_system *s = m->system;
-    if (w->spectrum == ODE_NO_SPECTRUM) return 0;
+    if (w->spectrum == ODE_NO_SPECTRUM || w->picked > w->most_picked) return 0;
     int there = w->spectrum == ODE_JACOBIAN ? find_jacobians(m, a->t, a->jump ? direction : 0, y)
                                             : ode_project_jacobians(m, a, direction, y);
     if (there <= 0) return there;

@@ -85,8 +85,9 @@ static int list_arrays(ode_watch *w, const ode_march *m, const ode_march_units *
     const ode_system *s = m->system;
     const size_t element = ode_bytes(s->dtype), rows = (size_t)nrows * sizeof(double),
                  slot = (size_t)(nrows * s->width) * element;
-    const int64_t n = ode_krylov_size(s), picked = ode_most_picked(nrows),
+    const int64_t n = ode_krylov_size(s), picked = ode_most_picked(s, nrows),
                   most = ode_method_has(m->method, ODE_METHOD_IMPLICIT) ? nrows : picked;
+    w->most_picked = most;
     size_t gathered = 0;
     for (int i = 0; i < s->nrow && picked < nrows; i++)
         gathered += ode_array_bytes(s->dtype, s->arg[s->row[i]], picked);

@@ -40,7 +40,7 @@ static inline double scale_of(const ode_march *m, int64_t element, double larges
 }
 
 /* Of so many rows, those that explicit steps are looked at in more than once (modes.c). */
-int64_t ode_most_picked(int64_t rows);
+int64_t ode_most_picked(const ode_system *system, int64_t rows);
 
 /* Elements of the rows that are picked, state by state: where they are among those of all rows, and
  * among those of the picked ones. */

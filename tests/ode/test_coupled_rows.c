@@ -59,6 +59,44 @@ START_TEST(gradients_are_of_all_rows)
 }
 END_TEST
 
+/* A field with a solve inside, which gives all rows the same steps: x' = 30 v, v' = -30 x - 0.1 v
+ * at rest, and u' is the solution of q' = u - q, q(0) = 0, at time 1. Of these rows, too, all are
+ * looked at. */
+static ad_var towards(ad_var t, ad_var q, const ad_var *args, void *user)
+{
+    (void)t, (void)user;
+    return ad_sub(args[0], q);
+}
+
+static ad_var with_a_solve(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)args, (void)user;
+    ad_var x = ad_slice(y, 1, 0, 1), v = ad_slice(y, 1, 1, 2), u = ad_slice(y, 1, 2, 3);
+    ad_var inner =
+        ode_solve_final(towards, NULL, ad_zeros_like(u), 1, &u, ode_interval(t.tape, 0, 1),
+                        &(ode_options){ .method = &ode_rk4, .steps = 2 });
+    return ad_concatenate(
+        3, (ad_var[]){ ad_scale(v, 30), ad_neg(ad_add(ad_scale(x, 30), ad_scale(v, 0.1))), inner },
+        1);
+}
+
+START_TEST(solves_inside_fields)
+{
+    double y0[3 * ROWS] = { 0 }, bar[3 * ROWS];
+    const double c = 0.05, w = sqrt(900 - c * c), T = 3;
+    const double want = exp(-c * T) * (cos(w * T) + c / w * sin(w * T));
+    for (int r = 0; r < ROWS; r++) y0[3 * r + 2] = 1 + 0.01 * r;
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var y = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), ROWS, y0), by_y0;
+    ode_options o = { .method = methods[_i] };
+    ad_var end = ode_solve_final(with_a_solve, NULL, y, 0, NULL, ode_interval(tape, 0, T), &o);
+    ad_grad(ad_sum_all(ad_slice(end, 1, 0, 1)), 1, &y, &by_y0);
+    ck_assert_msg(!ad_get(by_y0, bar), "%s", ad_tape_error(tape));
+    for (int r = 0; r < ROWS; r++) ck_assert_double_eq_tol(bar[3 * r], want, 0.1);
+    ad_tape_free(tape);
+}
+END_TEST
+
 START_TEST(what_goes_row_by_row_says_so)
 {
     double y0[ROWS] = { 1 }, c = 3;
@@ -78,6 +116,7 @@ int main(void)
 {
     TCase *tests = suite_case("coupled_rows", "coupled_rows");
     tcase_add_loop_test(tests, gradients_are_of_all_rows, 0, 4 * METHODS);
+    tcase_add_loop_test(tests, solves_inside_fields, 0, METHODS);
     tcase_add_test(tests, what_goes_row_by_row_says_so);
     return suite_run();
 }
