@@ -103,6 +103,7 @@ ad_rows ad_rows_of(int ny, const ad_var *y)
     for (int32_t j = 0; j < needed.n && rows != AD_ROWS_COUPLED; j++) {
         const ad_node *n = ad_node_at(t, needed.node[j]),
                       *first = n->nin ? ad_node_at(t, n->in[0]) : NULL;
+        if (n->op == AD_OP_row_count) rows = AD_ROWS_OPAQUE;
         if (n->op == AD_OP_opaque) {
             if (any_has_rows(t, n)) rows = AD_ROWS_OPAQUE;
             continue;

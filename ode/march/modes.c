@@ -94,46 +94,22 @@ int64_t ode_most_picked(const ode_system *s, int64_t rows)
     return rows < 2 * n || !s->trace || s->rows != AD_ROWS_APART ? rows : n;
 }
 
-/* Squares of what tells how fast a row is, from two iterations. */
-static double speed(const turn *t) { return t->growth[0] * t->growth[1]; }
-
-static int64_t count_faster(const ode_march *m, double than)
+/* Rows that depend on each other are one system. */
+static bool are_coupled(const ode_march *m) { return m->system->rows == AD_ROWS_COUPLED; }
+static int64_t systems(const ode_march *m) { return are_coupled(m) ? 1 : m->watch.picked; }
+static double elements_of_system(const ode_march *m)
 {
-    const turn *turns = m->watch.turns.data;
-    int64_t n = 0;
-    for (int64_t r = 0; r < m->rows; r++) n += speed(&turns[r]) > than;
-    return n;
+    return (double)m->system->width * (are_coupled(m) ? (double)m->rows : 1);
 }
 
-/* After two iterations in all rows: the fastest ones, in order; of all the same speed, the first.
- * In a random direction a row shows a mode much steeper than those of the others. */
-static void pick_fastest(ode_march *m, double pair)
-{
-    ode_watch *w = &m->watch;
-    const int64_t n = ode_most_picked(m->system, m->rows);
-    if (w->picked == n || w->turned < 2) return;
-    const turn *turns = w->turns.data;
-    /* From below the slowest, in units of the fastest. */
-    double most = pair * pair, least = most > 0 ? -most : -1;
-    for (int i = 0; i < HALVINGS; i++) {
-        const double middle = (least + most) / 2;
-        *(count_faster(m, middle) > n ? &least : &most) = middle;
-    }
-    int64_t *rows = w->picks.data, left = n - count_faster(m, most);
-    w->picked = 0;
-    for (int64_t r = 0; r < m->rows; r++)
-        if (speed(&turns[r]) > most || (speed(&turns[r]) > least && left-- > 0))
-            rows[w->picked++] = r;
-}
-
-/* One power iteration in each row that is picked, which turns the direction. As
- * ode_march_field_of_picked. */
+/* One power iteration in each system, a row that is picked or all of them, which turns the
+ * direction. As ode_march_field_of_picked. */
 static int iterate(ode_march *m, const ode_boundary *a, int direction, const void *y)
 {
     ode_watch *w = &m->watch;
     const ode_system *s = m->system;
     ad_dtype dtype = s->dtype;
-    double width = (double)s->width;
+    double width = elements_of_system(m);
     for (ode_cell c = ode_first_picked(m); ode_is_picked(m, &c); ode_next_picked(m, &c)) {
         double x = ode_load(dtype, y, c.at),
                most = fmax(fabs(x), ode_load(dtype, w->largest.data, c.at));
@@ -145,12 +121,12 @@ static int iterate(ode_march *m, const ode_boundary *a, int direction, const voi
         ode_march_field_of_picked(m, a->t, a->jump ? direction : 0, w->moved.data, w->slope.data);
     if (failed) return failed;
     sums *of = w->rows.data;
-    memset(of, 0, (size_t)w->picked * sizeof *of);
+    memset(of, 0, (size_t)systems(m) * sizeof *of);
     for (int pass = 0; pass < 2; pass++)
         for (ode_cell c = ode_first_picked(m); ode_is_picked(m, &c); ode_next_picked(m, &c)) {
             double scale = scale_of(m, c.at, ode_load(dtype, w->largest.data, c.at));
             if (!(scale > 0)) continue;
-            sums *row = &of[c.k];
+            sums *row = &of[are_coupled(m) ? 0 : c.k];
             double moved =
                 (ode_load(dtype, w->moved.data, c.part) - ode_load(dtype, y, c.at)) / scale;
             double turned =
@@ -177,9 +153,9 @@ static void note(ode_march *m, double *growth, double *pair)
     const sums *of = m->watch.rows.data;
     turn *turns = m->watch.turns.data;
     const int64_t *rows = m->watch.picks.data;
-    double width = (double)m->system->width;
+    double width = elements_of_system(m);
     *growth = *pair = 0;
-    for (int64_t r = 0; r < m->watch.picked; r++) {
+    for (int64_t r = 0; r < systems(m); r++) {
         turn *t = &turns[rows[r]];
         t->growth[1] = t->growth[0];
         t->cosine[1] = t->cosine[0];
@@ -214,6 +190,48 @@ static double complex mode_of(const turn *t, double *left)
     return mode;
 }
 
+/* Whether two iterations were in a plane, or along a line. */
+static bool shows(const turn *t, double left)
+{
+    const double *c = t->cosine;
+    return left <= beside_plane || fmax(1 - c[0] * c[0], 1 - c[1] * c[1]) < straight;
+}
+
+static int64_t count_above(const double *x, int64_t n, double than)
+{
+    int64_t count = 0;
+    for (int64_t r = 0; r < n; r++) count += x[r] > than;
+    return count;
+}
+
+/* After two iterations in all rows: those that steps of size h strain most, in order; of rows that
+ * are alike, the first. In a random direction a row shows a mode much steeper than those of the
+ * others; one that does not show yet may be the worst that is as steep. */
+static void pick_most_strained(ode_march *m, double h)
+{
+    ode_watch *w = &m->watch;
+    const int64_t n = ode_most_picked(m->system, m->rows);
+    if (w->picked == n || w->turned < 2) return;
+    const turn *turns = w->turns.data;
+    double *strain = w->rows.data, most = 0, left;
+    for (int64_t r = 0; r < m->rows; r++) {
+        const double complex mode = mode_of(&turns[r], &left);
+        const double steepest = sqrt(turns[r].growth[0] * turns[r].growth[1]);
+        strain[r] = ode_excess(m, shows(&turns[r], left) ? mode : I * steepest, h);
+        strain[r] = isnan(strain[r]) ? 0 : fmin(strain[r], DBL_MAX);
+        most = fmax(most, strain[r]);
+    }
+    double least = most > 0 ? -most : -1; /* below all, in units of the largest */
+    for (int i = 0; i < HALVINGS; i++) {
+        const double middle = (least + most) / 2;
+        *(count_above(strain, m->rows, middle) > n ? &least : &most) = middle;
+    }
+    int64_t *rows = w->picks.data, left_over = n - count_above(strain, m->rows, most);
+    w->picked = 0;
+    for (int64_t r = 0; r < m->rows; r++)
+        if (strain[r] > most || (strain[r] > least && left_over-- > 0)) rows[w->picked++] = r;
+}
+
 /* Of the modes that show in the picked rows, the one that steps of this size strain most. */
 static double complex most_strained(const ode_march *m, double h, double *left)
 {
@@ -221,8 +239,8 @@ static double complex most_strained(const ode_march *m, double h, double *left)
     const turn *turns = w->turns.data;
     const int64_t *rows = w->picks.data;
     double complex most = mode_of(&turns[rows[0]], left);
-    double strain = w->picked > 1 ? ode_excess(m, most, h) : 0;
-    for (int64_t k = 1; k < w->picked; k++) {
+    double strain = systems(m) > 1 ? ode_excess(m, most, h) : 0;
+    for (int64_t k = 1; k < systems(m); k++) {
         double other_left;
         double complex other = mode_of(&turns[rows[k]], &other_left);
         double other_strain = ode_excess(m, other, h);
@@ -277,12 +295,12 @@ static int turn_to_steepest(ode_march *m, const ode_boundary *a, int direction, 
         w->iterations++;
         w->turned++;
         note(m, &growth, &pair);
-        pick_fastest(m, pair);
         *found = I * fmax(pair, i < 2 ? growth : last_pair); /* the worst that it can be */
         double strain = ode_strain(m, *found, size);
         bool trusted = w->turned >= FIRST_ITERATIONS;
         doubt = doubt || (limiting && i == 0) || (i > 1 && strain > doubtful);
         if (!doubt && strain <= (trusted ? 1 : little)) return 0;
+        pick_most_strained(m, size);
         if (explicit && (limiting || may_hide(m, pair, h))) {
             int all = ode_find_in_spectrum(m, a, direction, y, size, found);
             if (all < 0) return -1;

@@ -22,10 +22,13 @@ static inline double random_weight(uint64_t counter)
     return x & 1 ? size : -size;
 }
 
-/* That of element i of state j, [rows,size]. */
+/* That of element i of state j, [rows,size]: the same in each row, unless rows depend on each
+ * other.
+ */
 static inline double state_weight(const ode_system *s, int j, int64_t i)
 {
-    return random_weight(((uint64_t)j << 32) + (uint64_t)(i % s->size[j]));
+    const int64_t at = s->rows == AD_ROWS_COUPLED ? i : i % s->size[j];
+    return random_weight(((uint64_t)j << 32) + (uint64_t)at);
 }
 
 /* A disturbance of an element that is at most so large: of the size of its tolerance, well above

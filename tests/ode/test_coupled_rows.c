@@ -97,6 +97,70 @@ START_TEST(solves_inside_fields)
 }
 END_TEST
 
+/* y' = cos t - y - c (y - m), all rows equal: differences between rows are a stiff mode that no
+ * state shows. */
+static ad_var consensus(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)user;
+    ad_var apart = ad_sub(y, ad_mean_all(y));
+    return ad_sub(ad_sub(ad_cos(t), y), ad_mul(args[0], apart));
+}
+
+START_TEST(rows_that_are_equal)
+{
+    double y0[ROWS], bar[ROWS];
+    const double c = 12;
+    for (int r = 0; r < ROWS; r++) y0[r] = 0.5;
+    for (int T = 1; T <= 2; T++)
+        for (int n = 2; n <= ROWS; n += ROWS - 2) {
+            ad_tape *tape = ad_tape_new(_i % 2 ? AD_F64 : AD_F32);
+            ad_var y = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), n, y0),
+                   arg = ad_param(tape, AD_SHAPE(1, 1), &c), by_y0;
+            ode_options o = { .method = methods[_i / 2] };
+            double only[ROWS] = { 1 };
+            ad_var x = ode_solve_final(consensus, NULL, y, 1, &arg, ode_interval(tape, 0, T), &o),
+                   weight = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), n, only);
+            ad_grad(ad_sum_all(ad_mul(x, weight)), 1, &y, &by_y0);
+            ck_assert_msg(!ad_get(by_y0, bar), "%s", ad_tape_error(tape));
+            const double together = exp(-T) / n, apart = exp(-(1 + c) * T);
+            ck_assert_double_eq_tol(bar[0], together + apart * (1 - 1.0 / n), 0.1 * together);
+            ad_tape_free(tape);
+        }
+}
+END_TEST
+
+/* A field that reads how many rows there are: x' = w v, v' = -w x, w = n / 100 of its argument. */
+static ad_var counted(ad_var t, ad_var y, const ad_var *args, void *user)
+{
+    (void)user;
+    ad_var x = ad_slice(y, 1, 0, 1), v = ad_slice(y, 1, 1, 2), u = ad_slice(y, 1, 2, 3);
+    ad_var w = ad_scale(ad_mul(args[0], ad_row_count(t.tape)), 0.01);
+    return ad_concatenate(3, (ad_var[]){ ad_mul(w, v), ad_neg(ad_mul(w, x)), ad_sub(ad_cos(t), u) },
+                          1);
+}
+
+START_TEST(fields_that_count_their_rows)
+{
+    enum { MANY = 200 };
+    static double y0[3 * MANY], w[MANY], bar[3 * MANY];
+    const double T = 10;
+    for (int r = 0; r < MANY; r++) {
+        y0[3 * r + 2] = 0.5;
+        w[r] = 8 + 0.001 * r;
+    }
+    ad_tape *tape = ad_tape_new(AD_F64);
+    ad_var y = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 3), MANY, y0),
+           arg = ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), MANY, w), by_y0;
+    ode_options o = { .method = methods[_i] };
+    ad_var end = ode_solve_final(counted, NULL, y, 1, &arg, ode_interval(tape, 0, T), &o);
+    ad_grad(ad_sum_all(ad_slice(end, 1, 0, 1)), 1, &y, &by_y0);
+    ck_assert_msg(!ad_get(by_y0, bar), "%s", ad_tape_error(tape));
+    for (int r = 0; r < MANY; r++)
+        ck_assert_double_eq_tol(bar[3 * r], cos(w[r] * MANY * 0.01 * T), 0.1);
+    ad_tape_free(tape);
+}
+END_TEST
+
 START_TEST(what_goes_row_by_row_says_so)
 {
     double y0[ROWS] = { 1 }, c = 3;
@@ -117,6 +181,8 @@ int main(void)
     TCase *tests = suite_case("coupled_rows", "coupled_rows");
     tcase_add_loop_test(tests, gradients_are_of_all_rows, 0, 4 * METHODS);
     tcase_add_loop_test(tests, solves_inside_fields, 0, METHODS);
+    tcase_add_loop_test(tests, rows_that_are_equal, 0, 2 * METHODS);
+    tcase_add_loop_test(tests, fields_that_count_their_rows, 0, METHODS);
     tcase_add_test(tests, what_goes_row_by_row_says_so);
     return suite_run();
 }
