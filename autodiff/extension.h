@@ -157,8 +157,9 @@ void ad_jvp_cut(int nx, const ad_var *x, const ad_var *xdot, int ny, const ad_va
  * short. */
 bool ad_depends(ad_var y, ad_var x);
 /* How the rows of y depend on each other: not at all; perhaps, as opaque operations see all of them
- * (a solve gives them the same steps), or their number is read; or through values without rows that are computed from them.
- * APART of invalid variables, and with the tape's error set when memory is short. */
+ * (a solve gives them the same steps), or their number is read; or through values without rows that
+ * are computed from them. APART of invalid variables, and with the tape's error set when memory is
+ * short. */
 typedef enum { AD_ROWS_APART, AD_ROWS_OPAQUE, AD_ROWS_COUPLED } ad_rows;
 ad_rows ad_rows_of(int ny, const ad_var *y);
 /* Whether ad_value (ad_item, ad_get, ad_print) has been asked for x or for something that depends
