@@ -22,9 +22,7 @@ static inline double random_weight(uint64_t counter)
     return x & 1 ? size : -size;
 }
 
-/* That of element i of state j, [rows,size]: the same in each row, unless rows depend on each
- * other.
- */
+/* That of element i of state j, [rows,size]: the same in each row, unless rows are coupled. */
 static inline double state_weight(const ode_system *s, int j, int64_t i)
 {
     const int64_t at = s->rows == AD_ROWS_COUPLED ? i : i % s->size[j];
