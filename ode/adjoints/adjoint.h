@@ -71,10 +71,12 @@ struct ode_adjoint_run {
     double *times_bar; /* [ntimes] by each clock */
     ode_adjoint_outputs out;
     bool searching;   /* a second run, over a gradient that is not finite: for the step */
+    bool halved;      /* a second run, with all steps halved: to compare with */
     ode_stats *stats; /* the backward part: zeros before */
     /* Zeros before: about how wrong the results are, by signs on the way; the size of the state's
-     * cotangent at the first time, or of the oscillation that it is in. */
-    double doubt, envelope;
+     * cotangent at the first time, or of the oscillation that it is in; with steps halved: by what
+     * part of it the cotangent is another one where that oscillation was largest. */
+    double doubt, envelope, apart;
     void *memory; /* the adjoint's: adjoint->memory bytes, kept from run to run */
 };
 /* Elements of result i; 0: nobody asks for it. */

@@ -430,7 +430,7 @@ static int walk_back(ode_adjoint_run *run)
     if (b->plan->undoes && ode_undo_finish(&b->undo, run)) return -1;
     if (ode_conserved_end(&b->conserved, 0, b->bar[0].data) || ode_conserved_finish(&b->conserved))
         return -1;
-    run->doubt = ode_turning_error(&b->turning, &run->envelope);
+    run->doubt = ode_turning_error(&b->turning, &run->envelope, &run->apart);
     int start = asked ? b->output : 0; /* outputs at the first time, where no step was taken */
     for (int i = start; i >= 0; i--) ode_adjoint_add_output(run, i, b->bar[0].data);
     const ode_system *s = b->system;

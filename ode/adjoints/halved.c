@@ -15,6 +15,9 @@ static const double cancelled = 100, smallest_part = 0.02;
 /* A difference must be so many times the limit: what passes all looks at the steps by a little is
  * not to fail here by a little. */
 static const double beyond = 1.2;
+/* An oscillation that is so many times the limit another one where it was largest is no measure of
+ * what is left of it: it may have been garbage. */
+static const double same_oscillation = 2;
 /* Who asks for so little of the state, expects no more of the gradient than so many times rtol; but
  * one that has nothing to do with that of halved steps is refused at any. */
 static const double loose = 100, unrelated = 0.8;
@@ -166,7 +169,9 @@ int ode_halved_compare(ode_halved *h, const ode_adjoint_run *run)
     const ode_settings *set = &run->plan->problem->settings;
     double worst = 0, by_state;
     const double change = largest_change(run, &by_state),
-                 part = fmin(cancelled * set->rtol, smallest_part);
+                 part = fmin(cancelled * set->rtol, smallest_part),
+                 allowed = fmax(beyond * set->costate_drift, fmin(unrelated, loose * set->rtol)),
+                 envelope = run->apart <= same_oscillation * allowed ? run->envelope : 0;
     int which = 0;
     for (int i = 0; i < run->plan->nresults; i++) {
         if (!call->out[i]) continue;
@@ -174,12 +179,11 @@ int ode_halved_compare(ode_halved *h, const ode_adjoint_run *run)
         const double nothing = part * fmax(change / size_of_variable(run, i), state ? by_state : 0);
         const ad_gradient_difference d =
             ad_compare_gradients(call->dtype, ode_result_size(call, i), call->out[i], h->out[i],
-                                 nothing, state ? run->envelope : 0);
+                                 nothing, state ? envelope : 0);
         if (!(d.difference > worst)) continue;
         worst = d.difference;
         which = i;
     }
-    const double allowed = fmax(beyond * set->costate_drift, fmin(unrelated, loose * set->rtol));
     if (!(worst > allowed)) return 0;
     if (h->pause && !call->warning) h->pause->length = 0;
     char by[64];

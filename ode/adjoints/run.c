@@ -200,7 +200,7 @@ static int go_back(adjoint_state *state, ode_stats *stats)
     const ode_problem *p = run->plan->problem;
     *stats = (ode_stats){ 0 };
     run->stats = stats;
-    run->doubt = run->envelope = 0;
+    run->doubt = run->envelope = run->apart = 0;
     int clocks = p->system->nclocks;
     run->shared_bar = ode_shared_bar_begin(&state->shared, run->plan);
     if (!run->shared_bar) return ode_call_fail(run->call, "out of memory");
@@ -249,6 +249,7 @@ static int look_at_halved(adjoint_state *state, const ad_opaque_call *call, ode_
     if (short_of_memory && !solve->most_bytes) return -1;
     const bool compares = !failed && !solve->partial;
     const double envelope = run->envelope;
+    run->halved = true;
     if (compares && (begin(state, &finer) || go_back(state, &finer_stats))) return -1;
     const bool finite = compares && ode_results_finite(run);
     if (!finite) stats->doubt = short_of_memory ? ODE_DOUBT_NO_ROOM : ODE_DOUBT_NOT_COMPARABLE;
@@ -274,7 +275,7 @@ int ode_adjoint_run_back(void *data, void *state_, const ad_opaque_call *call)
     ode_stats stats;
     run->plan = data;
     run->forward = call->in_state[0];
-    run->searching = false;
+    run->searching = run->halved = false;
     if (state->adjoint->states && !run->forward->trajectory.stores &&
         ode_forward_again(run->forward, call))
         return -1;

@@ -5,8 +5,9 @@
  * Along an oscillation of frequency w the velocities of two neighbouring steps differ by
  * 2 sin(w h / 2) of their size, h the distance of the steps' middles. Before there are two of them,
  * a itself is compared. From the angle of a step and the method's R follows what it does to an
- * oscillation. Errors of steps fade as the velocity does: those along a mode that has decayed do
- * not count, nor when another mode has come up.
+ * oscillation. Errors of steps fade as the velocity over the size of a does: those along a mode
+ * that has decayed do not count, nor when another mode has come up; where all of a decays they
+ * stay.
  *
  * Of large batches some rows are looked at: their gradients have more often than not the same
  * faults, and all are one sum. */
@@ -27,16 +28,17 @@ static const double least_angle = 0.5;
  * second.
  */
 static const double most_growth = 2.7, well_held = 1e-5;
-/* Part of the cotangent's size that still counts as its size a step on. */
+/* Part of the cotangent's size that still counts as its size a step on, of steps as they were
+ * taken. */
 static const double fading = 0.8;
 
 /* What has been so many times as fast is still there: velocities vary where modes add up. */
 static const double faded = 8;
 
 /* Numbers of each row: the sum over steps of what is left of relative errors; the latest velocity,
- * and the largest that still counts; the largest size that does. */
+ * and the largest over the size that still counts; the largest size that does. */
 enum { R_SUM, R_LATEST, R_PEAK, R_ENVELOPE, R_NUMBERS };
-enum { TURNING_ARRAYS = 2 };
+enum { TURNING_ARRAYS = 3 };
 
 static int64_t stride_of(int64_t rows) { return rows < 2 * FEW_ROWS ? 1 : rows / FEW_ROWS; }
 
@@ -45,6 +47,7 @@ static int list_arrays(ode_turning *t, const ode_system *s, int64_t nrows, ode_b
     const int64_t stride = stride_of(nrows), rows = (nrows + stride - 1) / stride;
     list[0] = (ode_buffer_part){ &t->change, (size_t)(rows * s->width) * ode_bytes(s->dtype) };
     list[1] = (ode_buffer_part){ &t->by_row, R_NUMBERS * (size_t)rows * sizeof(double) };
+    list[2] = (ode_buffer_part){ &t->at_largest, list[0].bytes };
     return TURNING_ARRAYS;
 }
 
@@ -78,13 +81,18 @@ int ode_turning_open(ode_turning *t, const ode_adjoint_run *run)
     const int64_t nrows = run->call->rows;
     ode_buffer_part list[TURNING_ARRAYS];
     t->system = NULL;
-    if (run->searching || run->call->refine || !applies(p)) return 0;
+    if (run->searching || (run->call->refine && !run->halved) || !applies(p)) return 0;
     if (!ode_buffers_need(list_arrays(t, p->system, nrows, list), list))
         return ode_call_fail(run->call, "out of memory");
     t->system = p->system;
     t->stride = stride_of(nrows);
     t->rows = (nrows + t->stride - 1) / t->stride;
     t->known = 0;
+    t->halved = run->halved;
+    t->fading = run->halved ? sqrt(fading) : fading;
+    t->passed = 0;
+    t->largest = t->apart = 0;
+    if (!run->halved) t->largest_at = 0;
     memset(t->by_row.data, 0, list[1].bytes);
     memset(t->change.data, 0, list[0].bytes);
     for (int i = 0; !t->has_errors && i < ODE_TURNING_ANGLES; i++)
@@ -154,7 +162,34 @@ static sums sums_of_row(const ode_turning *t, int64_t nrows, int64_t k, double r
     return x;
 }
 
-void ode_turning_break(ode_turning *t) { t->known = 0; }
+void ode_turning_break(ode_turning *t)
+{
+    t->known = 0;
+    t->passed++;
+}
+
+/* Keeps the rows that are looked at, `size` all together, where they are largest; or compares. */
+static void look_at_largest(ode_turning *t, int64_t nrows, const char *a, double size)
+{
+    const ode_system *s = t->system;
+    t->passed++;
+    if (t->halved ? t->passed != 2 * t->largest_at : !(size >= t->largest)) return;
+    char *kept = t->at_largest.data;
+    double off = 0, all = 0;
+    int64_t first = 0;
+    for (int j = 0; j < s->nstate; first += nrows * s->size[j++])
+        for (int64_t k = 0; k < t->rows; k++)
+            for (int64_t i = 0; i < s->size[j]; i++, kept += ode_bytes(s->dtype)) {
+                const double x = ode_load(s->dtype, a,
+                                          first + row_of(t, nrows, k) * s->size[j] + i),
+                             y = ode_load(s->dtype, kept, 0);
+                if (!t->halved) ode_store(s->dtype, kept, 0, x);
+                off += (x - y) * (x - y);
+                all += y * y;
+            }
+    if (t->halved) t->apart = off > 0 ? sqrt(off / all) : 0;
+    else t->largest_at = t->passed;
+}
 
 /* The angle between two vectors of the same size that differ by so much of it. */
 static double angle_of(double difference) { return 2 * asin(fmin(1, difference / 2)); }
@@ -175,17 +210,19 @@ void ode_turning_pass(ode_turning *t, int64_t nrows, double h, const void *later
     if (!t->system) return;
     const double now = fabs(h), then = fabs(t->h), ratio = t->known ? now / then : 0;
     double *sum = t->by_row.data, *latest = sum + t->rows, *peak = latest + t->rows,
-           *envelope = peak + t->rows;
+           *envelope = peak + t->rows, before_all = 0, all = 0;
     for (int64_t k = 0; k < t->rows; k++) {
         const sums x = sums_of_row(t, nrows, k, ratio, later, earlier);
         const double size = sqrt(fmax(x.later, x.earlier)), change = sqrt(x.change),
-                     before = latest[k], velocity = change / now;
+                     before = latest[k], velocity = change / now, pace = velocity / size;
         double error = 0;
-        envelope[k] = fmax(fading * fmax(envelope[k], sqrt(x.later)), sqrt(x.earlier));
-        if (!isfinite(velocity)) continue;
-        const double left = faded * velocity;
+        before_all += x.later;
+        all += x.earlier;
+        envelope[k] = fmax(t->fading * fmax(envelope[k], sqrt(x.later)), sqrt(x.earlier));
+        if (!isfinite(pace)) continue;
+        const double left = faded * pace;
         if (left < peak[k]) sum[k] *= left / peak[k];
-        peak[k] = fmax(velocity, fmin(peak[k], left));
+        peak[k] = fmax(pace, fmin(peak[k], left));
         latest[k] = velocity;
         if (!(change > 0)) continue;
         if (x.later > 0 && x.earlier > t->held * t->held * x.later)
@@ -204,12 +241,15 @@ void ode_turning_pass(ode_turning *t, int64_t nrows, double h, const void *later
     }
     t->h = h;
     t->known++;
+    t->largest = t->fading * fmax(t->largest, sqrt(before_all));
+    look_at_largest(t, nrows, earlier, sqrt(all));
+    t->largest = fmax(t->largest, sqrt(all));
 }
 
-double ode_turning_error(const ode_turning *t, double *envelope)
+double ode_turning_error(const ode_turning *t, double *envelope, double *apart)
 {
     double wrong = 0, all = 0;
-    *envelope = 0;
+    *envelope = *apart = 0;
     if (!t->system) return 0;
     const double *sum = t->by_row.data, *size = sum + R_ENVELOPE * t->rows;
     for (int64_t k = 0; k < t->rows; k++) {
@@ -217,6 +257,7 @@ double ode_turning_error(const ode_turning *t, double *envelope)
         all += size[k] * size[k];
     }
     *envelope = sqrt(all * (double)t->stride);
+    *apart = t->apart;
     return all > 0 ? sqrt(wrong / all) : 0;
 }
 
@@ -224,4 +265,5 @@ void ode_turning_close(ode_turning *t)
 {
     ode_buffer_free(&t->change);
     ode_buffer_free(&t->by_row);
+    ode_buffer_free(&t->at_largest);
 }

@@ -15,10 +15,17 @@ typedef struct {
     int64_t rows, stride;     /* that are looked at: one in so many of the call's */
     int known;                /* changes in a row that were seen, going back */
     double h;                 /* size of the step of the last one */
+    double fading;            /* part of the cotangent's size that still counts a step on */
     bool has_errors;
     double held;                      /* growth of a cotangent in a step that says nothing */
     double error[ODE_TURNING_ANGLES]; /* that the method makes of an oscillation in a step */
-    ode_buffer change, by_row;
+    /* The cotangent where it was largest in the run before, or is so far, with what it was after
+     * faded, and after so many steps; `apart`, in the one with steps halved, by what part of it it
+     * differs. */
+    double largest, apart;
+    int64_t passed, largest_at;
+    bool halved;
+    ode_buffer change, by_row, at_largest;
 } ode_turning;
 
 /* For the run, if its solve is such. 0, or -1 with the call's error written. */
@@ -29,8 +36,10 @@ void ode_turning_pass(ode_turning *turning, int64_t rows, double h, const void *
                       const void *earlier);
 void ode_turning_break(ode_turning *turning);
 /* At the first time: about the relative error of the gradient that this stands for, all rows
- * together; envelope: the size of the cotangent there, or of the oscillation that it is in. */
-double ode_turning_error(const ode_turning *turning, double *envelope);
+ * together; envelope: the size of the cotangent there, or of the oscillation that it is in; apart:
+ * in a run with steps halved, by what part the cotangent differs from that of the run before where
+ * that oscillation was largest. */
+double ode_turning_error(const ode_turning *turning, double *envelope, double *apart);
 void ode_turning_close(ode_turning *turning);
 /* Adds what it holds to the account of a run. */
 void ode_turning_account(const ode_adjoint_plan *plan, ad_opaque_account *account);

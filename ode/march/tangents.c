@@ -4,10 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* An element that rests may be as inaccurate as the others are, up to so many times that. */
 /* Part of the time to the first output in which what decays fast is taken to be gone. */
 static const double settling_part = 0.05;
+/* An element that rests may be as inaccurate as the others are, up to so many times that. */
 static const double others_error = 4;
+/* What the arguments do is that over a step, or over this part of the solve where it is longer. */
 static const double jump_part = 0.01;
 
 /* The direction of a tangent by an array of arguments: random, of each element's size beside that

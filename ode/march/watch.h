@@ -40,8 +40,10 @@ static inline double scale_of(const ode_march *m, int64_t element, double larges
     return fmax(tolerance, 3e4 * rounding * fmax(largest, 0.01 * m->watch.size));
 }
 
-/* Of so many rows, those that explicit steps are looked at in more than once (modes.c). */
+/* Of so many rows, those in which explicit steps are looked at for all modes, and those whose
+ * arguments there is room for beside all (modes.c). */
 int64_t ode_most_picked(const ode_system *system, int64_t rows);
+int64_t ode_most_gathered(const ode_system *system, int64_t rows);
 
 /* Elements of the rows that are picked, state by state: where they are among those of all rows, and
  * among those of the picked ones. */
