@@ -52,22 +52,24 @@ static int differ(ode_march *m, const ode_boundary *a, int direction, const void
     const ode_system *s = m->system;
     ad_dtype dtype = s->dtype;
     const double size = sqrt((double)s->width); /* of one, on average, in each element */
-    for (ode_cell c = ode_first_picked(m); ode_is_picked(m, &c); ode_next_picked(m, &c)) {
-        double value = ode_load(dtype, y, c.at),
-               most = fmax(fabs(value), ode_load(dtype, w->largest.data, c.at));
-        ode_store(dtype, w->largest.data, c.at, most);
-        ode_store(dtype, w->moved.data, c.part,
-                  value + scale_of(m, c.at, most) * size * ode_load(dtype, v, c.part));
-    }
+    for (ode_run c = ode_first_run(m); c.j < s->nstate; ode_next_run(m, &c))
+        for (int64_t i = 0; i < c.n; i++) {
+            double value = ode_load(dtype, y, c.at + i),
+                   most = fmax(fabs(value), ode_load(dtype, w->largest.data, c.at + i));
+            ode_store(dtype, w->largest.data, c.at + i, most);
+            ode_store(dtype, w->moved.data, c.part + i,
+                      value + scale_of(m, c.at + i, most) * size * ode_load(dtype, v, c.part + i));
+        }
     int failed =
         ode_march_field_of_picked(m, a->t, a->jump ? direction : 0, w->moved.data, w->slope.data);
     if (failed) return failed;
-    for (ode_cell c = ode_first_picked(m); ode_is_picked(m, &c); ode_next_picked(m, &c)) {
-        double scale = scale_of(m, c.at, ode_load(dtype, w->largest.data, c.at)),
-               change =
-                   ode_load(dtype, w->slope.data, c.part) - ode_load(dtype, m->slope[0].data, c.at);
-        ode_store(dtype, x, c.part, scale > 0 ? change / (scale * size) : 0);
-    }
+    for (ode_run c = ode_first_run(m); c.j < s->nstate; ode_next_run(m, &c))
+        for (int64_t i = 0; i < c.n; i++) {
+            double scale = scale_of(m, c.at + i, ode_load(dtype, w->largest.data, c.at + i)),
+                   change = ode_load(dtype, w->slope.data, c.part + i) -
+                            ode_load(dtype, m->slope[0].data, c.at + i);
+            ode_store(dtype, x, c.part + i, scale > 0 ? change / (scale * size) : 0);
+        }
     return 0;
 }
 

@@ -7,7 +7,7 @@
  */
 enum { LOOKS_APART = 60, APART_FOR_EACH = 40 };
 /* So many steps from one look to the next while a mode limits the steps. */
-static const int64_t limited_apart = 8;
+static const int64_t limited_apart = 10;
 /* Parts of the limit: what may lie beyond it for a while; where, within the margin, to look
  * closely. */
 static const double beyond = 1.15, close = 0.77;
@@ -28,7 +28,7 @@ enum { MEAN_OF = 8 };
  * so many steps. */
 enum { ITERATIONS_BACK = 2, FEW_STEPS = 4 };
 /* Rows that are looked at more than once: at least, and of large batches a part. */
-enum { LEAST_PICKED = 8, PART_PICKED = 16, HALVINGS = 24 };
+enum { LEAST_PICKED = 8, PART_PICKED = 32, HALVINGS = 24 };
 /* Strains: below the first, one iteration is enough where a few are not to be trusted; above the
  * second, a smaller one has to converge. And the excess of an oscillation as steep as the steepest
  * mode above which all modes are looked at. */
@@ -36,6 +36,9 @@ static const double little = 0.5, doubtful = 1.3, hiding = 1.5;
 /* The square of the sine of an angle that is none; how much larger than in an iteration |lambda| of
  * a plane may be. */
 static const double straight = 1e-5, most_larger = 1.2;
+
+/* Rows that depend on each other are one system. */
+static bool are_coupled(const ode_march *m) { return m->system->rows == AD_ROWS_COUPLED; }
 
 /* The tangents' own tolerances: of an element that is zero and has none, a hundredth of rtol of the
  * largest one (of one, if all are zero).
@@ -60,10 +63,13 @@ void ode_watch_prepare(ode_march *m, const void *y)
     if (w->prepared) return;
     set_tolerances(m, y);
     memset(w->largest.data, 0, (size_t)m->cells * ode_bytes(s->dtype));
-    for (int j = 0; j < s->nstate; j++)
-        for (int64_t i = 0; i < m->rows * s->size[j]; i++)
-            ode_store(s->dtype, ode_part(s, m->rows, w->direction.data, j), i,
-                      state_weight(s, j, i));
+    for (int j = 0; j < s->nstate; j++) {
+        char *to = ode_part(s, m->rows, w->direction.data, j);
+        const int64_t all = m->rows * s->size[j], n = are_coupled(m) ? all : s->size[j];
+        for (int64_t i = 0; i < n; i++) ode_store(s->dtype, to, i, state_weight(s, j, i));
+        const size_t bytes = (size_t)n * ode_bytes(s->dtype);
+        for (int64_t r = 1; r * n < all; r++) memcpy(to + (size_t)r * bytes, to, bytes);
+    }
     w->prepared = true;
 }
 
@@ -100,13 +106,70 @@ int64_t ode_most_gathered(const ode_system *s, int64_t rows)
     return n == rows ? 0 : rows / 2;
 }
 
-/* Rows that depend on each other are one system. */
-static bool are_coupled(const ode_march *m) { return m->system->rows == AD_ROWS_COUPLED; }
 static int64_t systems(const ode_march *m) { return are_coupled(m) ? 1 : m->watch.picked; }
 static double elements_of_system(const ode_march *m)
 {
     return (double)m->system->width * (are_coupled(m) ? (double)m->rows : 1);
 }
+
+/* Moves the state of the picked rows in their directions. */
+#define MOVE(T)                                                                                    \
+    do {                                                                                           \
+        const T *state = y, *turned = w->direction.data;                                           \
+        T *largest = w->largest.data, *moved = w->moved.data;                                      \
+        for (ode_run c = ode_first_run(m); c.j < s->nstate; ode_next_run(m, &c))                   \
+            for (int64_t i = 0; i < c.n; i++) {                                                    \
+                const double x = state[c.at + i], size = x < 0 ? -x : x, last = largest[c.at + i], \
+                             most = size > last ? size : last,                                     \
+                             scale = ode_scale(scales, each ? each[c.column + i] : atol, most);    \
+                largest[c.at + i] = (T)most;                                                       \
+                moved[c.part + i] = (T)(x + scale * turned[c.at + i]);                             \
+            }                                                                                      \
+    } while (0)
+
+/* What the field has made of that, in units of the tolerances: sums by row. What it was and what it
+ * is take the places of the moved state and of its slope. */
+#define COMPARE(T)                                                                                 \
+    do {                                                                                           \
+        const T *state = y, *largest = w->largest.data, *here = m->slope[0].data,                  \
+                *last = w->earlier.data;                                                           \
+        T *moved = w->moved.data, *there = w->slope.data;                                          \
+        for (ode_run c = ode_first_run(m); c.j < s->nstate; ode_next_run(m, &c)) {                 \
+            sums *row = &of[are_coupled(m) ? 0 : c.k], sum = *row;                                 \
+            for (int64_t i = 0; i < c.n; i++) {                                                    \
+                const double scale = ode_scale(scales, each ? each[c.column + i] : atol,           \
+                                               largest[c.at + i]),                                 \
+                             unit = scale > 0 ? 1 / scale : 0,                                     \
+                             before = ((double)moved[c.part + i] - state[c.at + i]) * unit,        \
+                             after =                                                               \
+                                 ((double)there[c.part + i] - here[c.at + i]) * unit * direction;  \
+                sum.before += before * before;                                                     \
+                sum.after += after * after;                                                        \
+                sum.along += before * after;                                                       \
+                sum.around += last[c.at + i] * after;                                              \
+                moved[c.part + i] = (T)before;                                                     \
+                there[c.part + i] = (T)after;                                                      \
+            }                                                                                      \
+            *row = sum;                                                                            \
+        }                                                                                          \
+    } while (0)
+
+/* The new directions, of one in each element on average. */
+#define TURN(T)                                                                                    \
+    do {                                                                                           \
+        const T *moved = w->moved.data, *there = w->slope.data;                                    \
+        T *last = w->earlier.data, *next = w->direction.data;                                      \
+        for (ode_run c = ode_first_run(m); c.j < s->nstate; ode_next_run(m, &c)) {                 \
+            const sums *row = &of[are_coupled(m) ? 0 : c.k];                                       \
+            if (!(row->after > 0 && isfinite((T)sqrt(row->after)))) continue;                      \
+            const T by_before = (T)sqrt(width / row->before),                                      \
+                    by_after = (T)sqrt(width / row->after);                                        \
+            for (int64_t i = 0; i < c.n; i++) {                                                    \
+                last[c.at + i] = moved[c.part + i] * by_before;                                    \
+                next[c.at + i] = there[c.part + i] * by_after;                                     \
+            }                                                                                      \
+        }                                                                                          \
+    } while (0)
 
 /* One power iteration in each system, a row that is picked or all of them, which turns the
  * direction. As ode_march_field_of_picked. */
@@ -114,40 +177,22 @@ static int iterate(ode_march *m, const ode_boundary *a, int direction, const voi
 {
     ode_watch *w = &m->watch;
     const ode_system *s = m->system;
-    ad_dtype dtype = s->dtype;
-    double width = elements_of_system(m);
-    for (ode_cell c = ode_first_picked(m); ode_is_picked(m, &c); ode_next_picked(m, &c)) {
-        double x = ode_load(dtype, y, c.at),
-               most = fmax(fabs(x), ode_load(dtype, w->largest.data, c.at));
-        ode_store(dtype, w->largest.data, c.at, most);
-        ode_store(dtype, w->moved.data, c.part,
-                  x + scale_of(m, c.at, most) * ode_load(dtype, w->direction.data, c.at));
-    }
+    const ode_scales scales = ode_scales_of(m);
+    const double *each = m->each, atol = m->atol, width = elements_of_system(m);
+    if (s->dtype == AD_F32) MOVE(float);
+    else MOVE(double);
     int failed =
         ode_march_field_of_picked(m, a->t, a->jump ? direction : 0, w->moved.data, w->slope.data);
     if (failed) return failed;
     sums *of = w->rows.data;
     memset(of, 0, (size_t)systems(m) * sizeof *of);
-    for (int pass = 0; pass < 2; pass++)
-        for (ode_cell c = ode_first_picked(m); ode_is_picked(m, &c); ode_next_picked(m, &c)) {
-            double scale = scale_of(m, c.at, ode_load(dtype, w->largest.data, c.at));
-            if (!(scale > 0)) continue;
-            sums *row = &of[are_coupled(m) ? 0 : c.k];
-            double moved =
-                (ode_load(dtype, w->moved.data, c.part) - ode_load(dtype, y, c.at)) / scale;
-            double turned =
-                (ode_load(dtype, w->slope.data, c.part) - ode_load(dtype, m->slope[0].data, c.at)) /
-                (direction * scale);
-            if (!pass) {
-                row->before += moved * moved;
-                row->after += turned * turned;
-                row->along += moved * turned;
-                row->around += ode_load(dtype, w->earlier.data, c.at) * turned;
-            } else if (row->after > 0 && isfinite(row->after)) {
-                ode_store(dtype, w->earlier.data, c.at, moved * sqrt(width / row->before));
-                ode_store(dtype, w->direction.data, c.at, turned * sqrt(width / row->after));
-            }
-        }
+    if (s->dtype == AD_F32) {
+        COMPARE(float);
+        TURN(float);
+    } else {
+        COMPARE(double);
+        TURN(double);
+    }
     return 0;
 }
 
@@ -218,7 +263,8 @@ static double strain_of_row(const ode_march *m, const turn *t, double h)
     double left;
     const double complex mode = mode_of(t, &left);
     const double steepest = sqrt(t->growth[0] * t->growth[1]);
-    const double strain = ode_excess(m, shows(t, left) ? mode : I * steepest, h);
+    const double strain =
+        ode_strain(m, shows(t, left) ? mode : I * steepest, fmin(h, m->watch.horizon));
     return isnan(strain) ? 0 : fmin(strain, DBL_MAX);
 }
 
@@ -349,6 +395,7 @@ static int turn_to_steepest(ode_march *m, const ode_boundary *a, int direction, 
             w->iterations += all * (1 + (int)ode_krylov_size(m->system));
             if (all) return is_close(m, *found, h);
         }
+        if (w->picked > ode_most_picked(m->system, m->rows)) continue; /* a second one tells more */
         double complex mode = most_strained(m, size, &left);
         /* Nothing is as good as known of a mode of size 0: one iteration turns an oscillation
          * square, and its component along itself is none. */

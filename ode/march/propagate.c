@@ -21,14 +21,26 @@ static const double uncertain = 0.02;
 /* Of the largest step, the part to which it is found. */
 static const double resolution = 1e-4;
 
-/* log(R(z) / e^z) */
+/* log(R(z) / e^z). Asked of every row of a batch: products of complex numbers that look for
+ * infinities take several times as long. */
 static double complex deviation(const ode_march *m, double complex z)
 {
     const ode_settings *set = m->settings;
-    double complex r = 0;
-    for (int k = set->degree; k >= 0; k--) r = set->growth[k] + z * r;
-    if (set->diagonal != 0) r /= cpow(1 - set->diagonal * z, set->degree);
-    return r == 0 ? -INFINITY : clog(r * cexp(-z));
+    const double x = creal(z), y = cimag(z);
+    double real = 0, imaginary = 0;
+    for (int k = set->degree; k >= 0; k--) {
+        const double last = real;
+        real = set->growth[k] + x * last - y * imaginary;
+        imaginary = x * imaginary + y * last;
+    }
+    if (set->diagonal != 0) {
+        const double complex r = (real + I * imaginary) / cpow(1 - set->diagonal * z, set->degree);
+        real = creal(r);
+        imaginary = cimag(r);
+    }
+    if (real == 0 && imaginary == 0) return -INFINITY;
+    const double turn = atan2(imaginary, real) - y;
+    return log(hypot(real, imaginary)) - x + I * (turn - 2 * M_PI * nearbyint(turn / (2 * M_PI)));
 }
 
 double ode_deviation(const ode_march *m, double complex z)

@@ -9,6 +9,7 @@
  * Of more components it is looked at on a few directions (krylov.c). */
 #include "ode/march/watch.h"
 #include "ode/methods/linear.h"
+#include <string.h>
 
 /* Components of a row, at most: for a few directions to show what there is; and by explicit
  * methods, at least. */
@@ -34,8 +35,10 @@ static int find_jacobians(ode_march *m, double t, int side, const void *y)
     char text[ODE_ERROR_SIZE];
     if (ode_runner_open(r, w->jacobian_unit, m->threads, m->error, m->error_size)) return -1;
     if (w->picked < m->rows) {
-        for (ode_cell c = ode_first_picked(m); ode_is_picked(m, &c); ode_next_picked(m, &c))
-            ode_store(s->dtype, w->moved.data, c.part, ode_load(s->dtype, y, c.at));
+        const size_t one = ode_bytes(s->dtype);
+        for (ode_run c = ode_first_run(m); c.j < s->nstate; ode_next_run(m, &c))
+            memcpy((char *)w->moved.data + (size_t)c.part * one,
+                   (const char *)y + (size_t)c.at * one, (size_t)c.n * one);
         y = w->moved.data;
     }
     double number = 0;

@@ -29,15 +29,31 @@ static inline double state_weight(const ode_system *s, int j, int64_t i)
     return random_weight(((uint64_t)j << 32) + (uint64_t)at);
 }
 
+/* What disturbances are chosen by, apart from an element's own tolerance. */
+typedef struct {
+    double rtol, least, size, rounding;
+} ode_scales;
+static inline ode_scales ode_scales_of(const ode_march *m)
+{
+    const double unit = m->system->dtype == AD_F32 ? FLT_EPSILON : DBL_EPSILON;
+    return (ode_scales){ m->rtol, m->watch.least, m->watch.size, 3e4 * unit };
+}
+
 /* A disturbance of an element that is at most so large: of the size of its tolerance, well above
- * rounding, and no large part of the state, whatever the tolerance. */
+ * rounding, and no large part of the state, whatever the tolerance. Loops over elements are to
+ * become vectors: so no fmax, which is a call. */
+static inline double ode_scale(ode_scales q, double atol, double largest)
+{
+    const double size = largest > q.size ? largest : q.size, part = 0.01 * q.size,
+                 floor = q.rounding * (largest > part ? largest : part);
+    double tolerance = atol + q.rtol * largest;
+    tolerance = tolerance > q.least ? tolerance : q.least;
+    if (size > 0) tolerance = tolerance < 0.1 * size ? tolerance : 0.1 * size;
+    return tolerance > floor ? tolerance : floor;
+}
 static inline double scale_of(const ode_march *m, int64_t element, double largest)
 {
-    double rounding = m->system->dtype == AD_F32 ? FLT_EPSILON : DBL_EPSILON;
-    double size = fmax(largest, m->watch.size),
-           tolerance = fmax(ode_tolerance(m, element, largest), m->watch.least);
-    if (size > 0) tolerance = fmin(tolerance, 0.1 * size);
-    return fmax(tolerance, 3e4 * rounding * fmax(largest, 0.01 * m->watch.size));
+    return ode_scale(ode_scales_of(m), ode_tolerance(m, element, 0), largest);
 }
 
 /* Of so many rows, those in which explicit steps are looked at for all modes, and those whose
@@ -45,40 +61,35 @@ static inline double scale_of(const ode_march *m, int64_t element, double larges
 int64_t ode_most_picked(const ode_system *system, int64_t rows);
 int64_t ode_most_gathered(const ode_system *system, int64_t rows);
 
-/* Elements of the rows that are picked, state by state: where they are among those of all rows, and
- * among those of the picked ones. */
+/* The n elements of state j in the k-th row that is picked: where they begin among those of all
+ * rows, and among those of the picked ones; `column`: among those of a row. For all such runs: for
+ * (ode_run c = ode_first_run(m); c.j < nstate; ode_next_run(m, &c)) */
 typedef struct {
     int j;
-    int64_t k, i; /* element i of the k-th picked row of state j */
-    int64_t first, at, part;
-} ode_cell;
-static inline void ode_place_cell(const ode_march *m, ode_cell *c)
+    int64_t k, n, first, at, part, column;
+} ode_run;
+static inline void ode_place_run(const ode_march *m, ode_run *c)
 {
-    const ode_system *s = m->system;
-    while (c->j < s->nstate && c->i == s->size[c->j]) {
-        c->i = 0;
-        if (++c->k < m->watch.picked && s->size[c->j]) break;
-        c->k = 0;
-        c->first += m->rows * s->size[c->j++];
-    }
-    if (c->j == s->nstate) return;
-    c->at = c->first + ((const int64_t *)m->watch.picks.data)[c->k] * s->size[c->j] + c->i;
+    if (c->j == m->system->nstate) return;
+    c->n = m->system->size[c->j];
+    c->at = c->first + ((const int64_t *)m->watch.picks.data)[c->k] * c->n;
 }
-static inline ode_cell ode_first_picked(const ode_march *m)
+static inline ode_run ode_first_run(const ode_march *m)
 {
-    ode_cell c = { 0 };
-    ode_place_cell(m, &c);
+    ode_run c = { 0 };
+    ode_place_run(m, &c);
     return c;
 }
-static inline bool ode_is_picked(const ode_march *m, const ode_cell *c)
+static inline void ode_next_run(const ode_march *m, ode_run *c)
 {
-    return c->part < m->watch.picked * m->system->width;
-}
-static inline void ode_next_picked(const ode_march *m, ode_cell *c)
-{
-    c->part++;
-    c->at++;
-    if (++c->i == m->system->size[c->j]) ode_place_cell(m, c);
+    c->part += c->n;
+    if (++c->k == m->watch.picked) {
+        c->k = 0;
+        c->first += m->rows * c->n;
+        c->column += c->n;
+        c->j++;
+    }
+    ode_place_run(m, c);
 }
 
 /* Whether a mode has decayed to less than half the tolerance at the first output. */
