@@ -85,7 +85,7 @@ bool ad_depends(ad_var y, ad_var x)
     return depends;
 }
 
-static bool any_has_rows(const ad_tape *t, const ad_node *n)
+bool ad_reads_rows(const ad_tape *t, const ad_node *n)
 {
     for (int i = 0; i < n->nin; i++)
         if (ad_has_rows(ad_node_at(t, n->in[i])->shape)) return true;
@@ -105,11 +105,11 @@ ad_rows ad_rows_of(int ny, const ad_var *y)
                       *first = n->nin ? ad_node_at(t, n->in[0]) : NULL;
         if (n->op == AD_OP_row_count) rows = AD_ROWS_OPAQUE;
         if (n->op == AD_OP_opaque) {
-            if (any_has_rows(t, n)) rows = AD_ROWS_OPAQUE;
+            if (ad_reads_rows(t, n)) rows = AD_ROWS_OPAQUE;
             continue;
         }
         const bool of_opaque = first && first->op == AD_OP_opaque;
-        if (!ad_has_rows(n->shape) && any_has_rows(t, of_opaque ? first : n))
+        if (!ad_has_rows(n->shape) && ad_reads_rows(t, of_opaque ? first : n))
             rows = AD_ROWS_COUPLED;
     }
     ad_reach_clear(&needed);

@@ -48,6 +48,7 @@ bool ad_activity_find(ad_activity *activity, ad_tape *tape, int ny, const ad_var
  */
 bool ad_equal_find(ad_activity *activity, ad_tape *tape, int nx, const ad_var *x);
 void ad_activity_clear(ad_activity *activity);
+bool ad_reads_rows(const ad_tape *tape, const ad_node *node); /* whether an operand has them */
 
 /* Which elements of cotangents (reverse mode) or tangents (forward mode) are live: others are left
  * out by a selection (live.c). A mask is an array that is 0 where they are left out; an invalid one

@@ -253,10 +253,7 @@ static bool expressible(const ad_node *n)
  * have one label. */
 static bool needs_single_directions(const ad_walk *w, const ad_node *n)
 {
-    for (int i = 0; i < n->nin; i++)
-        if (!ad_has_rows(n->shape) && ad_has_rows(ad_node_at(w->tape, n->in[i])->shape))
-            return true;
-    return !expressible(n);
+    return (!ad_has_rows(n->shape) && ad_reads_rows(w->tape, n)) || !expressible(n);
 }
 
 /* Tangents of all nodes between x and y along the unit vectors of x [rows?, n]. false: failed, or
