@@ -74,8 +74,9 @@ struct ode_adjoint_run {
     bool halved;      /* a second run, with all steps halved: to compare with */
     ode_stats *stats; /* the backward part: zeros before */
     /* Zeros before: about how wrong the results are, by signs on the way; the size of the state's
-     * cotangent at the first time, or of the oscillation that it is in; with steps halved: by what
-     * part of it the cotangent is another one where that oscillation was largest. */
+     * cotangent at the first time, or of the oscillation that it is in. Of the two runs of a
+     * comparison, those of the one with steps halved, and by what part the cotangents of the two
+     * differ where that oscillation was largest. */
     double doubt, envelope, apart;
     void *memory; /* the adjoint's: adjoint->memory bytes, kept from run to run */
 };

@@ -300,12 +300,9 @@ static int step_back(backward *b, int64_t k)
     ode_runner_write(r, ODE_VALUE, ODE_PORT_STAGES, b->nrows, b->k.data);
     if (give_numbers(b, r, k, a, e) || run_vjp(b, r, m->c, a, e)) return -1;
     ode_buffer_swap(b->bar);
-    if (inside) {
-        ode_turning_break(&b->turning);
-        ode_add(s->dtype, cells, b->g.data, b->bar[0].data);
-    } else {
-        ode_turning_pass(&b->turning, b->nrows, e->t - a->t, b->bar[1].data, b->bar[0].data);
-    }
+    if (inside) ode_add(s->dtype, cells, b->g.data, b->bar[0].data);
+    ode_turning_pass(&b->turning, b->nrows, a->t, e->t, b->bar[1].data, inside ? b->g.data : NULL,
+                     b->bar[0].data);
     for (int j = b->output + 1; b->run->plan->need_times && j <= b->output + inside; j++)
         move_output(b, j, a, e);
     if (!inside && ode_conserved_pass(&b->conserved, k, b->bar[0].data)) return -1;

@@ -8,6 +8,10 @@
 /* A gradient is doubtful where a sign says that it is this wrong. Signs of steps too large for it
  * come from a few angles, and say the order of magnitude. */
 static const double least_doubt = 0.05;
+/* An oscillation is a measure of what is left of it, if the two cotangents differ by no more than
+ * so many limits where it was largest: they may have been garbage. By no more than one where halved
+ * steps are that doubtful, too. */
+static const double most_apart = 2, most_doubt = 0.5;
 /* A gradient that stands for so many tolerances of the largest change of the loss, or for this part
  * of it, is as good as zero: mostly a sum over the solve whose parts cancel, and their errors do
  * not. */
@@ -15,9 +19,6 @@ static const double cancelled = 100, smallest_part = 0.02;
 /* A difference must be so many times the limit: what passes all looks at the steps by a little is
  * not to fail here by a little. */
 static const double beyond = 1.2;
-/* An oscillation that is so many times the limit another one where it was largest is no measure of
- * what is left of it: it may have been garbage. */
-static const double same_oscillation = 2;
 /* Who asks for so little of the state, expects no more of the gradient than so many times rtol; but
  * one that has nothing to do with that of halved steps is refused at any. */
 static const double loose = 100, unrelated = 0.8;
@@ -171,7 +172,8 @@ int ode_halved_compare(ode_halved *h, const ode_adjoint_run *run)
     const double change = largest_change(run, &by_state),
                  part = fmin(cancelled * set->rtol, smallest_part),
                  allowed = fmax(beyond * set->costate_drift, fmin(unrelated, loose * set->rtol)),
-                 envelope = run->apart <= same_oscillation * allowed ? run->envelope : 0;
+                 largest_apart = run->doubt < most_doubt ? most_apart * allowed : allowed,
+                 envelope = run->apart <= largest_apart ? run->envelope : 0;
     int which = 0;
     for (int i = 0; i < run->plan->nresults; i++) {
         if (!call->out[i]) continue;

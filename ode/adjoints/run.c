@@ -248,7 +248,6 @@ static int look_at_halved(adjoint_state *state, const ad_opaque_call *call, ode_
     const bool short_of_memory = failed && solve->march.status == ODE_OUT_OF_MEMORY;
     if (short_of_memory && !solve->most_bytes) return -1;
     const bool compares = !failed && !solve->partial;
-    const double envelope = run->envelope;
     run->halved = true;
     if (compares && (begin(state, &finer) || go_back(state, &finer_stats))) return -1;
     const bool finite = compares && ode_results_finite(run);
@@ -258,9 +257,7 @@ static int look_at_halved(adjoint_state *state, const ad_opaque_call *call, ode_
     if (compares) {
         stats->vjps += finer_stats.vjps;
         stats->backward_evaluations += finer_stats.backward_evaluations;
-        failed = begin(state, call);
-        run->envelope = envelope;
-        failed = failed || (finite && ode_halved_compare(&state->halved, run));
+        failed = begin(state, call) || (finite && ode_halved_compare(&state->halved, run));
     } else {
         failed = 0;
     }

@@ -90,9 +90,8 @@ int ode_turning_open(ode_turning *t, const ode_adjoint_run *run)
     t->known = 0;
     t->halved = run->halved;
     t->fading = run->halved ? sqrt(fading) : fading;
-    t->passed = 0;
     t->largest = t->apart = 0;
-    if (!run->halved) t->largest_at = 0;
+    if (!run->halved) t->largest_at = NAN;
     memset(t->by_row.data, 0, list[1].bytes);
     memset(t->change.data, 0, list[0].bytes);
     for (int i = 0; !t->has_errors && i < ODE_TURNING_ANGLES; i++)
@@ -162,33 +161,74 @@ static sums sums_of_row(const ode_turning *t, int64_t nrows, int64_t k, double r
     return x;
 }
 
-void ode_turning_break(ode_turning *t)
-{
-    t->known = 0;
-    t->passed++;
-}
-
-/* Keeps the rows that are looked at, `size` all together, where they are largest; or compares. */
-static void look_at_largest(ode_turning *t, int64_t nrows, const char *a, double size)
+/* Keeps the rows that are looked at where they are largest, `size` all together; or compares. */
+static void look_at_largest(ode_turning *t, int64_t nrows, double time, const void *a, double size)
 {
     const ode_system *s = t->system;
-    t->passed++;
-    if (t->halved ? t->passed != 2 * t->largest_at : !(size >= t->largest)) return;
-    char *kept = t->at_largest.data;
+    const bool here = t->halved ? time == t->largest_at : size >= t->largest;
+    t->largest = fmax(t->largest, size);
+    if (!here) return;
     double off = 0, all = 0;
-    int64_t first = 0;
+    int64_t first = 0, at = 0;
     for (int j = 0; j < s->nstate; first += nrows * s->size[j++])
         for (int64_t k = 0; k < t->rows; k++)
-            for (int64_t i = 0; i < s->size[j]; i++, kept += ode_bytes(s->dtype)) {
+            for (int64_t i = 0; i < s->size[j]; i++, at++) {
                 const double x = ode_load(s->dtype, a,
                                           first + row_of(t, nrows, k) * s->size[j] + i),
-                             y = ode_load(s->dtype, kept, 0);
-                if (!t->halved) ode_store(s->dtype, kept, 0, x);
+                             y = ode_load(s->dtype, t->at_largest.data, at);
+                if (!t->halved) ode_store(s->dtype, t->at_largest.data, at, x);
                 off += (x - y) * (x - y);
                 all += y * y;
             }
     if (t->halved) t->apart = off > 0 ? sqrt(off / all) : 0;
-    else t->largest_at = t->passed;
+    else t->largest_at = time;
+}
+
+/* The sum of squares of the k-th row that is looked at. */
+static double square_of_row(const ode_turning *t, int64_t nrows, int64_t k, const void *a)
+{
+    const ode_system *s = t->system;
+    const int64_t row = row_of(t, nrows, k);
+    double sum = 0;
+    int64_t first = 0;
+    for (int j = 0; j < s->nstate; first += nrows * s->size[j++])
+        for (int64_t i = 0; i < s->size[j]; i++) {
+            const double x = ode_load(s->dtype, a, first + row * s->size[j] + i);
+            sum += x * x;
+        }
+    return sum;
+}
+
+/* What a growth in a step says, by squares. */
+static double error_of_growth(const ode_turning *t, double later, double earlier)
+{
+    const bool tells = later > 0 && earlier > t->held * t->held * later;
+    return tells ? log(earlier / later) / 2 : 0;
+}
+
+static bool is_zero(const ode_turning *t, int64_t nrows, const void *a)
+{
+    for (int64_t k = 0; k < t->rows; k++)
+        if (square_of_row(t, nrows, k, a) != 0) return false;
+    return true;
+}
+
+static void pass_outputs(ode_turning *t, int64_t nrows, double from, const void *later,
+                         const void *inside, const void *earlier)
+{
+    t->known = 0;
+    double *sum = t->by_row.data, *envelope = sum + R_ENVELOPE * t->rows, later_all = 0, all = 0;
+    for (int64_t k = 0; k < t->rows; k++) {
+        const double before = sqrt(square_of_row(t, nrows, k, later)) +
+                              sqrt(square_of_row(t, nrows, k, inside)),
+                     after = square_of_row(t, nrows, k, earlier);
+        later_all += before * before;
+        all += after;
+        envelope[k] = fmax(t->fading * fmax(envelope[k], before), sqrt(after));
+        sum[k] += error_of_growth(t, before * before, after);
+    }
+    t->largest = t->fading * fmax(t->largest, sqrt(later_all));
+    look_at_largest(t, nrows, from, earlier, sqrt(all));
 }
 
 /* The angle between two vectors of the same size that differ by so much of it. */
@@ -204,19 +244,23 @@ static double error_of_turn(const ode_turning *t, double angle, double change, d
     return t->error[i] * fmin(1, amplitude / size);
 }
 
-void ode_turning_pass(ode_turning *t, int64_t nrows, double h, const void *later,
-                      const void *earlier)
+void ode_turning_pass(ode_turning *t, int64_t nrows, double from, double to, const void *later,
+                      const void *inside, const void *earlier)
 {
     if (!t->system) return;
-    const double now = fabs(h), then = fabs(t->h), ratio = t->known ? now / then : 0;
+    if (inside && !is_zero(t, nrows, inside)) {
+        pass_outputs(t, nrows, from, later, inside, earlier);
+        return;
+    }
+    const double h = to - from, now = fabs(h), then = fabs(t->h), ratio = t->known ? now / then : 0;
     double *sum = t->by_row.data, *latest = sum + t->rows, *peak = latest + t->rows,
-           *envelope = peak + t->rows, before_all = 0, all = 0;
+           *envelope = peak + t->rows, later_all = 0, all = 0;
     for (int64_t k = 0; k < t->rows; k++) {
         const sums x = sums_of_row(t, nrows, k, ratio, later, earlier);
         const double size = sqrt(fmax(x.later, x.earlier)), change = sqrt(x.change),
                      before = latest[k], velocity = change / now, pace = velocity / size;
         double error = 0;
-        before_all += x.later;
+        later_all += x.later;
         all += x.earlier;
         envelope[k] = fmax(t->fading * fmax(envelope[k], sqrt(x.later)), sqrt(x.earlier));
         if (!isfinite(pace)) continue;
@@ -225,8 +269,7 @@ void ode_turning_pass(ode_turning *t, int64_t nrows, double h, const void *later
         peak[k] = fmax(pace, fmin(peak[k], left));
         latest[k] = velocity;
         if (!(change > 0)) continue;
-        if (x.later > 0 && x.earlier > t->held * t->held * x.later)
-            error = log(x.earlier / x.later) / 2;
+        error = error_of_growth(t, x.later, x.earlier);
         if (!t->known) {
             error += error_of_turn(t, angle_of(change / size), change, size);
         } else {
@@ -241,9 +284,8 @@ void ode_turning_pass(ode_turning *t, int64_t nrows, double h, const void *later
     }
     t->h = h;
     t->known++;
-    t->largest = t->fading * fmax(t->largest, sqrt(before_all));
-    look_at_largest(t, nrows, earlier, sqrt(all));
-    t->largest = fmax(t->largest, sqrt(all));
+    t->largest = t->fading * fmax(t->largest, sqrt(later_all));
+    look_at_largest(t, nrows, from, earlier, sqrt(all));
 }
 
 double ode_turning_error(const ode_turning *t, double *envelope, double *apart)

@@ -19,22 +19,20 @@ typedef struct {
     bool has_errors;
     double held;                      /* growth of a cotangent in a step that says nothing */
     double error[ODE_TURNING_ANGLES]; /* that the method makes of an oscillation in a step */
-    /* The cotangent where it was largest in the run before, or is so far, with what it was after
-     * faded, and after so many steps; `apart`, in the one with steps halved, by what part of it it
-     * differs. */
-    double largest, apart;
-    int64_t passed, largest_at;
+    /* The cotangent of the run as it is, where it was largest so far with what it was after faded:
+     * at that time. In the run with steps halved, by what part it is another one there. */
+    double largest, largest_at, apart;
     bool halved;
     ode_buffer change, by_row, at_largest;
 } ode_turning;
 
 /* For the run, if its solve is such. 0, or -1 with the call's error written. */
 int ode_turning_open(ode_turning *turning, const ode_adjoint_run *run);
-/* After a step of size h back, over which the state's cotangent, of all the rows, went from `later`
- * to `earlier`; and after one that says nothing, since outputs lie inside it. */
-void ode_turning_pass(ode_turning *turning, int64_t rows, double h, const void *later,
-                      const void *earlier);
-void ode_turning_break(ode_turning *turning);
+/* After a step back from time `to` to `from`, over which the state's cotangent, of all the rows,
+ * went from `later` to `earlier`. inside: the cotangents of outputs inside it, which came to the
+ * former; NULL: there are none. Of a step with such only growth tells. */
+void ode_turning_pass(ode_turning *turning, int64_t rows, double from, double to, const void *later,
+                      const void *inside, const void *earlier);
 /* At the first time: about the relative error of the gradient that this stands for, all rows
  * together; envelope: the size of the cotangent there, or of the oscillation that it is in; apart:
  * in a run with steps halved, by what part the cotangent differs from that of the run before where

@@ -28,7 +28,7 @@ enum { MEAN_OF = 8 };
  * so many steps. */
 enum { ITERATIONS_BACK = 2, FEW_STEPS = 4 };
 /* Rows that are looked at more than once: at least, and of large batches a part. */
-enum { LEAST_PICKED = 8, PART_PICKED = 32, HALVINGS = 24 };
+enum { LEAST_PICKED = 8, PART_PICKED = 16, HALVINGS = 24 };
 /* Strains: below the first, one iteration is enough where a few are not to be trusted; above the
  * second, a smaller one has to converge. And the excess of an oscillation as steep as the steepest
  * mode above which all modes are looked at. */
@@ -98,12 +98,6 @@ int64_t ode_most_picked(const ode_system *s, int64_t rows)
 {
     const int64_t n = rows / PART_PICKED > LEAST_PICKED ? rows / PART_PICKED : LEAST_PICKED;
     return rows < 2 * n || !s->trace || s->rows != AD_ROWS_APART ? rows : n;
-}
-
-int64_t ode_most_gathered(const ode_system *s, int64_t rows)
-{
-    const int64_t n = ode_most_picked(s, rows);
-    return n == rows ? 0 : rows / 2;
 }
 
 static int64_t systems(const ode_march *m) { return are_coupled(m) ? 1 : m->watch.picked; }
@@ -268,55 +262,29 @@ static double strain_of_row(const ode_march *m, const turn *t, double h)
     return isnan(strain) ? 0 : fmin(strain, DBL_MAX);
 }
 
-/* Picks the n rows of those picked whose values, none negative, are the largest, in order; of equal
- * ones the first. Values are close to equal within 2^-HALVINGS of the largest. */
-static void pick_largest(ode_watch *w, const double *value, int64_t n)
-{
-    const int64_t all = w->picked;
-    int64_t *rows = w->picks.data;
-    double most = 0;
-    for (int64_t k = 0; k < all; k++) most = fmax(most, value[k]);
-    double least = most > 0 ? -most : -1; /* below all, in units of the largest */
-    for (int i = 0; i < HALVINGS; i++) {
-        const double middle = (least + most) / 2;
-        *(count_above(value, all, middle) > n ? &least : &most) = middle;
-    }
-    int64_t left_over = n - count_above(value, all, most);
-    w->picked = 0;
-    for (int64_t k = 0; k < all; k++)
-        if (value[k] > most || (value[k] > least && left_over-- > 0)) rows[w->picked++] = rows[k];
-}
-
-/* The growth in one iteration above which a row has to be looked at further, at most `most`. */
-static double telling_growth(const ode_march *m, double h, double most)
-{
-    double least = 0;
-    for (int i = 0; i < HALVINGS; i++) {
-        const double middle = (least + most) / 2;
-        *(ode_strain(m, I * middle, h) > little ? &most : &least) = middle;
-    }
-    return most;
-}
-
-/* Of the rows that are picked, those that are looked at further, in steps of size h. After the
- * first iteration, in all of them, each of which one iteration is not enough, unless these are
- * many; then, as two tell modes, as many as all modes are looked at of. */
+/* After two iterations in all rows: those that steps of size h strain most, in order; of rows that
+ * are alike, the first. One iteration tells nothing: a row of slow oscillations whose components
+ * differ in size can grow more in it than one of a fast mode. */
 static void pick_most_strained(ode_march *m, double h)
 {
     ode_watch *w = &m->watch;
-    const int64_t all = w->picked, least = ode_most_picked(m->system, m->rows);
+    const int64_t n = ode_most_picked(m->system, m->rows);
+    if (w->picked == n || w->turned < 2) return;
     const turn *turns = w->turns.data;
-    const int64_t *rows = w->picks.data;
-    double *value = w->rows.data, most = 0;
-    if (all == least) return;
-    const bool first = w->turned == 1 && all == m->rows;
-    for (int64_t k = 0; k < all; k++) {
-        const turn *t = &turns[rows[k]];
-        value[k] = first ? t->growth[0] : strain_of_row(m, t, h);
-        most = fmax(most, value[k]);
+    double *strain = w->rows.data, most = 0;
+    for (int64_t r = 0; r < m->rows; r++) {
+        strain[r] = strain_of_row(m, &turns[r], h);
+        most = fmax(most, strain[r]);
     }
-    const int64_t n = first ? count_above(value, all, telling_growth(m, h, most)) : least;
-    if (n <= ode_most_gathered(m->system, m->rows)) pick_largest(w, value, n > least ? n : least);
+    double least = most > 0 ? -most : -1; /* below all, in units of the largest */
+    for (int i = 0; i < HALVINGS; i++) {
+        const double middle = (least + most) / 2;
+        *(count_above(strain, m->rows, middle) > n ? &least : &most) = middle;
+    }
+    int64_t *rows = w->picks.data, left_over = n - count_above(strain, m->rows, most);
+    w->picked = 0;
+    for (int64_t r = 0; r < m->rows; r++)
+        if (strain[r] > most || (strain[r] > least && left_over-- > 0)) rows[w->picked++] = r;
 }
 
 /* Of the modes that show in the picked rows, the one that steps of this size strain most. */
@@ -373,7 +341,6 @@ static int turn_to_steepest(ode_march *m, const ode_boundary *a, int direction, 
     double size = h / close, product = 0, left = 1, growth, pair = 0;
     bool doubt = false, limiting = w->lambda > 0 && w->accurate,
          explicit = isfinite(m->guard.limit);
-    int further = 0; /* iterations that not all rows had */
     *found = 0;
     w->iterations = 0;
     for (int i = 0; i < most; i++) {
@@ -381,11 +348,11 @@ static int turn_to_steepest(ode_march *m, const ode_boundary *a, int direction, 
         int failed = iterate(m, a, direction, y);
         if (failed) return failed < 0 ? -1 : 0;
         w->iterations++;
-        *(w->picked == m->rows ? &w->turned : &further) += 1;
+        w->turned++;
         note(m, &growth, &pair);
         *found = I * fmax(pair, i < 2 ? growth : last_pair); /* the worst that it can be */
         double strain = ode_strain(m, *found, size);
-        bool trusted = w->turned + further >= FIRST_ITERATIONS;
+        bool trusted = w->turned >= FIRST_ITERATIONS;
         doubt = doubt || (limiting && i == 0) || (i > 1 && strain > doubtful);
         if (!doubt && strain <= (trusted ? 1 : little)) return 0;
         pick_most_strained(m, size);

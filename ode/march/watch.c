@@ -9,9 +9,8 @@
  * Shampine, Verwer 1998, doi:10.1016/S0377-0427(97)00219-7), carried over from one look to the
  * next, for each row. If a step is close to the limit of the mode, of stability or of accuracy
  * (propagate.c), it is iterated until it converges. Steps that were beyond the limit since it was
- * last known are taken again. Of many rows those are looked at further that one iteration does not
- * show to be slow, and of these the ones that two show to be the fastest: the others only cost
- * time.
+ * last known are taken again. Of many rows those that two iterations show to be the fastest are
+ * looked at further: the others only cost time.
  * - Blind components. Where the state has no error to speak of, or some component's derivative does
  * not change over a step, the step's tangents by the state and by the arguments are taken, in one
  * random direction each: the error estimate's tangent must be small against the result's. As long
@@ -91,7 +90,7 @@ static int list_arrays(ode_watch *w, const ode_march *m, const ode_march_units *
     w->most_picked = most;
     size_t gathered = 0;
     for (int i = 0; i < s->nrow && picked < nrows; i++)
-        gathered += ode_array_bytes(s->dtype, s->arg[s->row[i]], ode_most_gathered(s, nrows));
+        gathered += ode_array_bytes(s->dtype, s->arg[s->row[i]], picked);
     const ode_buffer_part all[WATCH_ARRAYS] = {
         { &w->jacobians, units->spectrum ? (size_t)(most * n * n) * element : 0 },
         { &w->basis,

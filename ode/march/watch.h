@@ -56,10 +56,8 @@ static inline double scale_of(const ode_march *m, int64_t element, double larges
     return ode_scale(ode_scales_of(m), ode_tolerance(m, element, 0), largest);
 }
 
-/* Of so many rows, those in which explicit steps are looked at for all modes, and those whose
- * arguments there is room for beside all (modes.c). */
+/* Of so many rows, those that explicit steps are looked at in more than once (modes.c). */
 int64_t ode_most_picked(const ode_system *system, int64_t rows);
-int64_t ode_most_gathered(const ode_system *system, int64_t rows);
 
 /* The n elements of state j in the k-th row that is picked: where they begin among those of all
  * rows, and among those of the picked ones; `column`: among those of a row. For all such runs: for
