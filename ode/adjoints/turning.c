@@ -173,10 +173,13 @@ static void look_at_largest(ode_turning *t, int64_t nrows, double time, const vo
     for (int j = 0; j < s->nstate; first += nrows * s->size[j++])
         for (int64_t k = 0; k < t->rows; k++)
             for (int64_t i = 0; i < s->size[j]; i++, at++) {
-                const double x = ode_load(s->dtype, a,
-                                          first + row_of(t, nrows, k) * s->size[j] + i),
-                             y = ode_load(s->dtype, t->at_largest.data, at);
-                if (!t->halved) ode_store(s->dtype, t->at_largest.data, at, x);
+                const double x =
+                    ode_load(s->dtype, a, first + row_of(t, nrows, k) * s->size[j] + i);
+                if (!t->halved) {
+                    ode_store(s->dtype, t->at_largest.data, at, x);
+                    continue;
+                }
+                const double y = ode_load(s->dtype, t->at_largest.data, at);
                 off += (x - y) * (x - y);
                 all += y * y;
             }
