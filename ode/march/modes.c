@@ -495,7 +495,8 @@ int ode_watch_look(ode_march *m, const ode_sink *sink, const ode_boundary *a, in
     int64_t from = w->since[w->certain];
     w->probes++;
     double complex found;
-    double earlier = w->found, largest = h;
+    /* What few iterations have told is no bound. */
+    double earlier = w->turned >= FIRST_ITERATIONS ? w->found : 0, largest = h;
     for (int64_t k = 0; w->since[1] == 0 && k < m->steps; k++) largest = fmax(largest, sizes[k]);
     w->looked = true;
     w->all = false;

@@ -61,9 +61,50 @@ START_TEST(the_fast_one_is_right)
 }
 END_TEST
 
+/* Many oscillators in a row, all of one frequency in a third of the rows, and slow ones elsewhere;
+ * one row has one that is fast. In a random direction it is a small part of its row. */
+enum { PAIRS = 60 };
+static void pairs(ad_var t, int n, const ad_var *y, const ad_var *args, void *user, ad_var *rates)
+{
+    (void)n, (void)user;
+    const double decay = -0.05;
+    ad_var pushed = ad_scale(y[2], push);
+    rates[0] = ad_add(ad_add(ad_scale(y[0], decay), ad_mul(args[0], y[1])), pushed);
+    rates[1] = ad_add(ad_sub(ad_scale(y[1], decay), ad_mul(args[0], y[0])), pushed);
+    rates[2] = ad_sub(ad_cos(t), y[2]);
+}
+
+START_TEST(the_fast_pair_is_right)
+{
+    static double zeros[ROWS * PAIRS], w[ROWS * PAIRS], bar[ROWS * PAIRS];
+    double half[ROWS];
+    const double time = 2;
+    for (int r = 0; r < ROWS; r++) {
+        half[r] = 0.5;
+        for (int i = 0; i < PAIRS; i++) {
+            const bool alike = r % 3 == 0 && r != FAST;
+            w[r * PAIRS + i] = alike ? 2.9 + 0.2 * i / PAIRS : r == FAST && i == 0 ? 20 : 0.5;
+        }
+    }
+    ad_tape *tape = ad_tape_new(_i % 2 ? AD_F64 : AD_F32);
+    const ad_shape shape = AD_SHAPE(AD_ROWS, PAIRS);
+    ad_var y[] = { ad_input_rows(tape, shape, ROWS, zeros), ad_input_rows(tape, shape, ROWS, zeros),
+                   ad_input_rows(tape, AD_SHAPE(AD_ROWS, 1), ROWS, half) };
+    ad_var args = ad_input_rows(tape, shape, ROWS, w), ends[3], by_x;
+    ode_solve_states_final(pairs, NULL, 3, y, 1, &args, ode_interval(tape, 0, time),
+                           &(ode_options){ .method = methods[_i / 2] }, ends);
+    ad_grad(ad_sum_all(ends[0]), 1, y, &by_x);
+    ck_assert_msg(!ad_get(by_x, bar), "%s", ad_tape_error(tape));
+    for (int i = 0; i < ROWS * PAIRS; i++)
+        ck_assert_double_eq_tol(bar[i], exp(-0.05 * time) * cos(w[i] * time), 0.1);
+    ad_tape_free(tape);
+}
+END_TEST
+
 int main(void)
 {
     TCase *tests = suite_case("mixed_rows", "mixed_rows");
     tcase_add_loop_test(tests, the_fast_one_is_right, 0, 2 * METHODS);
+    tcase_add_loop_test(tests, the_fast_pair_is_right, 0, 2 * METHODS);
     return suite_run();
 }
