@@ -162,27 +162,27 @@ static sums sums_of_row(const ode_turning *t, int64_t nrows, int64_t k, double r
 }
 
 /* Keeps the rows that are looked at where they are largest, `size` all together; or compares. */
-static void look_at_largest(ode_turning *t, int64_t nrows, double time, const void *a, double size)
+static void look_at_largest(ode_turning *t, int64_t nrows, double time, const char *a, double size)
 {
     const ode_system *s = t->system;
+    const size_t one = ode_bytes(s->dtype);
     const bool here = t->halved ? time == t->largest_at : size >= t->largest;
     t->largest = fmax(t->largest, size);
     if (!here) return;
     double off = 0, all = 0;
-    int64_t first = 0, at = 0;
+    char *kept = t->at_largest.data;
+    int64_t first = 0;
     for (int j = 0; j < s->nstate; first += nrows * s->size[j++])
-        for (int64_t k = 0; k < t->rows; k++)
-            for (int64_t i = 0; i < s->size[j]; i++, at++) {
-                const double x =
-                    ode_load(s->dtype, a, first + row_of(t, nrows, k) * s->size[j] + i);
-                if (!t->halved) {
-                    ode_store(s->dtype, t->at_largest.data, at, x);
-                    continue;
-                }
-                const double y = ode_load(s->dtype, t->at_largest.data, at);
+        for (int64_t k = 0; k < t->rows; k++) {
+            const char *row = a + (size_t)(first + row_of(t, nrows, k) * s->size[j]) * one;
+            for (int64_t i = 0; t->halved && i < s->size[j]; i++) {
+                const double x = ode_load(s->dtype, row, i), y = ode_load(s->dtype, kept, i);
                 off += (x - y) * (x - y);
                 all += y * y;
             }
+            if (!t->halved) memcpy(kept, row, (size_t)s->size[j] * one);
+            kept += (size_t)s->size[j] * one;
+        }
     if (t->halved) t->apart = off > 0 ? sqrt(off / all) : 0;
     else t->largest_at = time;
 }
@@ -262,7 +262,6 @@ void ode_turning_pass(ode_turning *t, int64_t nrows, double from, double to, con
         const sums x = sums_of_row(t, nrows, k, ratio, later, earlier);
         const double size = sqrt(fmax(x.later, x.earlier)), change = sqrt(x.change),
                      before = latest[k], velocity = change / now, pace = velocity / size;
-        double error = 0;
         later_all += x.later;
         all += x.earlier;
         envelope[k] = fmax(t->fading * fmax(envelope[k], sqrt(x.later)), sqrt(x.earlier));
@@ -272,7 +271,7 @@ void ode_turning_pass(ode_turning *t, int64_t nrows, double from, double to, con
         peak[k] = fmax(pace, fmin(peak[k], left));
         latest[k] = velocity;
         if (!(change > 0)) continue;
-        error = error_of_growth(t, x.later, x.earlier);
+        double error = error_of_growth(t, x.later, x.earlier);
         if (!t->known) {
             error += error_of_turn(t, angle_of(change / size), change, size);
         } else {
