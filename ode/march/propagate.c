@@ -21,8 +21,8 @@ static const double uncertain = 0.02;
 /* Of the largest step, the part to which it is found. */
 static const double resolution = 1e-4;
 
-/* log(R(z) / e^z). Asked of every row of a batch: products of complex numbers that look for
- * infinities take several times as long. */
+/* log(R(z) / e^z). Asked of every row of a batch: functions and products of complex numbers that
+ * look for infinities take several times as long. */
 static double complex deviation(const ode_march *m, double complex z)
 {
     const ode_settings *set = m->settings;
@@ -40,7 +40,8 @@ static double complex deviation(const ode_march *m, double complex z)
     }
     if (real == 0 && imaginary == 0) return -INFINITY;
     const double turn = atan2(imaginary, real) - y;
-    return log(hypot(real, imaginary)) - x + I * (turn - 2 * M_PI * nearbyint(turn / (2 * M_PI)));
+    return log(real * real + imaginary * imaginary) / 2 - x +
+           I * (turn - 2 * M_PI * nearbyint(turn / (2 * M_PI)));
 }
 
 double ode_deviation(const ode_march *m, double complex z)

@@ -67,16 +67,21 @@ int ode_find_in_spectrum(ode_march *m, const ode_boundary *a, int direction, con
     int there = w->spectrum == ODE_JACOBIAN ? find_jacobians(m, a->t, a->jump ? direction : 0, y)
                                             : ode_project_jacobians(m, a, direction, y);
     if (there <= 0) return there;
-    const int64_t n = ode_krylov_size(s), squares = n * n;
+    const int64_t n = ode_krylov_size(s);
+    bool (*find)(int64_t, double *, double *, double *, double *) =
+        w->spectrum == ODE_JACOBIAN ? ode_matrix_eigenvalues : ode_hessenberg_eigenvalues;
     double matrix[ODE_KRYLOV * ODE_KRYLOV], real[ODE_KRYLOV], imaginary[ODE_KRYLOV],
         work[ODE_EIGENVALUES_WORK * ODE_KRYLOV], most = 0;
     *found = w->steepest = 0;
     w->all = true;
     for (int64_t r = 0; r < w->picked; r++) {
-        for (int64_t i = 0; i < squares; i++)
-            matrix[i] = direction * ode_load(s->dtype, w->jacobians.data, r * squares + i);
-        if (!ode_matrix_eigenvalues(n, matrix, real, imaginary, work)) continue;
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t k = 0; k < n; k++)
+                matrix[k * n + i] =
+                    direction * ode_load(s->dtype, w->jacobians.data, (r * n + i) * n + k);
+        if (!find(n, matrix, real, imaginary, work)) continue;
         for (int64_t i = 0; i < n; i++) {
+            if (imaginary[i] < 0) continue; /* of two that are conjugate one is enough */
             double complex mode = real[i] + I * imaginary[i];
             double strain = ode_excess(m, mode, h);
             w->steepest = fmax(w->steepest, cabs(mode));

@@ -9,6 +9,9 @@ extern void dgetrs_(const char *trans, const int *n, const int *nrhs, const doub
 extern void dgeev_(const char *jobvl, const char *jobvr, const int *n, double *a, const int *lda,
                    double *wr, double *wi, double *vl, const int *ldvl, double *vr, const int *ldvr,
                    double *work, const int *lwork, int *info);
+extern void dhseqr_(const char *job, const char *compz, const int *n, const int *ilo,
+                    const int *ihi, double *h, const int *ldh, double *wr, double *wi, double *z,
+                    const int *ldz, double *work, const int *lwork, int *info);
 
 bool ode_matrix_factor(ad_dtype dtype, int64_t n, double g, const void *jacobian, double *matrix,
                        int *pivots)
@@ -47,6 +50,16 @@ bool ode_matrix_eigenvalues(int64_t n, double *matrix, double *real, double *ima
     double none;
     dgeev_("N", "N", &size, matrix, &size, real, imaginary, &none, &one, &none, &one, work, &length,
            &info);
+    return info == 0;
+}
+
+bool ode_hessenberg_eigenvalues(int64_t n, double *matrix, double *real, double *imaginary,
+                                double *work)
+{
+    int size = (int)n, one = 1, length = ODE_EIGENVALUES_WORK * size, info = 0;
+    double none;
+    dhseqr_("E", "N", &size, &one, &size, matrix, &size, real, imaginary, &none, &one, work,
+            &length, &info);
     return info == 0;
 }
 

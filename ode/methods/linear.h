@@ -13,11 +13,16 @@ bool ode_matrix_factor(ad_dtype dtype, int64_t n, double g, const void *jacobian
 bool ode_matrix_solve(int64_t n, const double *matrix, const int *pivots, bool transposed,
                       double *x);
 
-/* The eigenvalues of a matrix [n,n], which is overwritten: real + i imaginary, [n] each; work:
- * [ODE_EIGENVALUES_WORK n]. false: they did not converge. */
+/* The eigenvalues of a matrix [n,n], which is overwritten: real + i imaginary, [n] each; of two
+ * that are conjugate the one with imaginary > 0 is the first; work: [ODE_EIGENVALUES_WORK n].
+ * false: they did not converge. */
 enum { ODE_EIGENVALUES_WORK = 8 };
 bool ode_matrix_eigenvalues(int64_t n, double *matrix, double *real, double *imaginary,
                             double *work);
+/* Of a matrix whose rows are zero from the second element right of the diagonal on: half the
+ * work. */
+bool ode_hessenberg_eigenvalues(int64_t n, double *matrix, double *real, double *imaginary,
+                                double *work);
 
 /* States in arrays of their own, state by state in the call's type, and side by side in rows
  * [rows,width] in double. */
