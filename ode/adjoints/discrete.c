@@ -90,7 +90,7 @@ static int connect(backward *b, ode_runner *r, const ode_unit *unit)
     ode_runner_write(r, ODE_BAR, ODE_PORT_ROW, b->nrows, b->rows.data);
     for (int i = 0, o = shared_bar.first; i < s->nshared; i++) {
         if (!b->run->shared_bar[i]) continue;
-        r->accumulate[o] = true;
+        r->accumulate[o] = r->accumulates = true;
         r->out[o++] = b->run->shared_bar[i];
     }
     return 0;

@@ -185,7 +185,7 @@ int ode_runner_run(ode_runner *r, int64_t rows, char *error, size_t error_size)
     ad_run_args args = { .rows = rows,
                          .inputs = r->in,
                          .outputs = r->out,
-                         .accumulate = r->accumulate,
+                         .accumulate = r->accumulates ? r->accumulate : NULL,
                          .refine = r->refine,
                          .warns = r->warning != NULL,
                          .defer = r->defer,

@@ -57,7 +57,8 @@ typedef struct {
     const void **in;
     void **out;
     bool *accumulate;
-    int refine;    /* for solves inside the field, as ad_run_args.refine */
+    bool accumulates; /* some output */
+    int refine;       /* for solves inside the field, as ad_run_args.refine */
     char *warning; /* where what they doubt is written, unless something is; NULL: it is an error */
     size_t warning_size;
     bool defer;  /* sums to be accumulated, as ad_run_args.defer; ode_runner_deliver ends it */
