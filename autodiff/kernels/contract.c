@@ -7,9 +7,9 @@
 #include <string.h>
 
 enum { ROW_TILE = 128 }; /* lines of a matrix product at a time */
-/* Of a divided sum over rows: lines and bytes of a line of a piece of the result, which stays in a
- * level 2 cache, and a few of its lines in registers while the rows go by. */
-enum { PIECE_LINES = 256, PIECE_BYTES = 256 };
+/* Of a divided sum over rows: lines and columns of a piece of the result, and bytes of a line of B
+ * and of a line of A' that are multiplied at a time. */
+enum { PIECE_LINES = 128, PIECE_COLUMNS = 256, PANEL_BYTES = 256, DEPTH_BYTES = 512 };
 /* Of weights that are larger than LEAVING_BYTES: bytes of a line of a strip. */
 enum { STRIP_BYTES = 256, LEAVING_BYTES = 512 * 1024 };
 
@@ -191,27 +191,105 @@ static void run_matrix(const ad_contraction_plan *p, int64_t rows, const void *c
 
 /* ---- sums over rows in pieces ---------------------------------------------------------------- */
 
-static int64_t piece_columns(const ad_contraction_plan *p)
+/* What a piece reads of both operands is copied before it is multiplied, A with its lines along the
+ * sum: where they are, the numbers of a column lie far apart, often pages, in few sets of a cache.
+ * Then a part of a piece (parts.c), of B a panel at a time, and of A what belongs to it stay in a
+ * level 2 cache. */
+
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static int64_t elements_in(int64_t bytes, const ad_contraction_plan *p)
 {
-    return PIECE_BYTES / (int64_t)p->head.size;
+    return bytes / (int64_t)p->head.size;
 }
 
 static int64_t pieces_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
+/* Lines, columns and columns of a last panel of whole pieces and of those at the end. */
+typedef struct {
+    int64_t lines[2], columns[2], left[2];
+} piece_sizes;
+
+static piece_sizes sizes_of(const ad_contraction_plan *p)
+{
+    const int64_t m = p->gemm.m, n = p->gemm.n, panel = elements_in(PANEL_BYTES, p);
+    piece_sizes s = { { least(m, PIECE_LINES), (m - 1) % PIECE_LINES + 1 },
+                      { least(n, PIECE_COLUMNS), (n - 1) % PIECE_COLUMNS + 1 },
+                      { 0, 0 } };
+    for (int j = 0; j < 2; j++) s.left[j] = s.columns[j] % panel;
+    return s;
+}
+
 static void prepare_pieces(ad_kernel *k, ad_contraction_plan *p)
 {
-    const int64_t lines = PIECE_LINES, columns = piece_columns(p), m = p->gemm.m, n = p->gemm.n;
+    const piece_sizes s = sizes_of(p);
+    const int64_t panel = elements_in(PANEL_BYTES, p), depth = elements_in(DEPTH_BYTES, p);
     for (int i = 0; i < 2; i++)
-        for (int j = 0; j < 2; j++) {
-            ad_gemm *g = &p->piece[i][j];
-            *g = p->gemm;
-            g->vary = AD_GEMM_PARTS;
-            g->m = i ? m % lines : m < lines ? 0 : lines;
-            g->n = j ? n % columns : n < columns ? 0 : columns;
-            g->k = AD_CHAIN;
-            ad_gemm_prepare(g);
+        for (int j = 0; j < 2; j++)
+            for (int last = 0; last < 2; last++) {
+                const int64_t n = last ? s.left[j] : s.columns[j] < panel ? 0 : panel;
+                ad_gemm *g = &p->piece[i][j][last];
+                *g = (ad_gemm){ .dtype = k->dtype,
+                                .m = s.lines[i],
+                                .n = n,
+                                .k = depth,
+                                .lda = depth,
+                                .ldb = n,
+                                .ldc = s.columns[j],
+                                .accumulate = true,
+                                .vary = AD_GEMM_VARY_K };
+                ad_gemm_prepare(g);
+            }
+    k->pieces = pieces_of(p->gemm.m, PIECE_LINES) * pieces_of(p->gemm.n, PIECE_COLUMNS);
+}
+
+/* Copies of A and of B, before the memory that products need. */
+static size_t copied_bytes(const ad_contraction_plan *p, bool of_b)
+{
+    const int64_t depth = elements_in(DEPTH_BYTES, p),
+                  n = of_b ? elements_in(PANEL_BYTES, p) : PIECE_LINES;
+    return ad_round_up((size_t)(depth * n) * p->head.size);
+}
+
+static size_t piece_scratch(const ad_contraction_plan *p)
+{
+    size_t most = 0;
+    for (int i = 0; i < 8; i++) {
+        const size_t each = ad_gemm_scratch(&p->piece[i / 4][i / 2 % 2][i % 2]);
+        most = each > most ? each : most;
+    }
+    return ad_parts_bytes(false, PIECE_LINES * PIECE_COLUMNS, p->head.size) +
+           copied_bytes(p, false) + copied_bytes(p, true) + most;
+}
+
+typedef struct {
+    const ad_contraction_plan *plan;
+    const ad_gemm *panel; /* [2]: a whole one, the last */
+    int64_t lines, columns;
+    const void *a, *b; /* where the piece begins */
+} of_piece;
+
+static void add_terms(const void *data, int64_t first, int64_t count, void *part, void *scratch)
+{
+    const of_piece *d = data;
+    const ad_contraction_plan *p = d->plan;
+    const ad_gemm *whole = &p->gemm;
+    const ad_loops *loops = p->head.loops;
+    const size_t size = p->head.size;
+    const int64_t depth = elements_in(DEPTH_BYTES, p), panel = elements_in(PANEL_BYTES, p),
+                  line = whole->a_transposed ? 1 : whole->lda,
+                  term = whole->a_transposed ? whole->lda : 1;
+    char *a = scratch, *b = a + copied_bytes(p, false), *rest = b + copied_bytes(p, true);
+    for (int64_t at = first; at < first + count; at += depth) {
+        const int64_t terms = least(depth, first + count - at);
+        loops->move(false, d->lines, terms, ad_at(d->a, at * term, size), line, term, a, depth, 1);
+        for (int64_t j = 0; j < d->columns; j += panel) {
+            const int64_t n = least(panel, d->columns - j);
+            loops->move(false, terms, n, ad_at(d->b, at * whole->ldb + j, size), whole->ldb, 1, b,
+                        n, 1);
+            ad_gemm_run(&d->panel[n < panel], terms, a, b, ad_at_out(part, j, size), rest);
         }
-    k->pieces = pieces_of(m, lines) * pieces_of(n, columns);
+    }
 }
 
 void ad_kernel_run_piece(const ad_kernel *k, int64_t piece, bool fresh, int64_t rows,
@@ -219,15 +297,29 @@ void ad_kernel_run_piece(const ad_kernel *k, int64_t piece, bool fresh, int64_t 
 {
     AD_ASSERT(k->divided && piece >= 0 && piece < k->pieces);
     const ad_contraction_plan *p = k->prepared;
+    const piece_sizes s = sizes_of(p);
     const size_t size = p->head.size;
-    const int64_t lines = PIECE_LINES, columns = piece_columns(p);
-    const int64_t down = pieces_of(p->gemm.m, lines);
-    const int64_t i = piece % down * lines, j = piece / down * columns;
-    ad_gemm g = p->piece[p->gemm.m - i < lines][p->gemm.n - j < columns];
-    g.accumulate = !fresh;
-    ad_gemm_run(&g, rows * p->row_count,
-                ad_at(in[p->first], i * (g.a_transposed ? 1 : g.lda), size),
-                ad_at(in[p->second], j, size), ad_at_out(out, i * g.ldc + j, size), scratch);
+    const int64_t down = pieces_of(p->gemm.m, PIECE_LINES),
+                  across = pieces_of(p->gemm.n, PIECE_COLUMNS);
+    const int64_t i = piece % down * PIECE_LINES, j = piece / down * PIECE_COLUMNS;
+    const bool lowest = piece % down == down - 1, last = piece / down == across - 1;
+    const of_piece data = { .plan = p,
+                            .panel = p->piece[lowest][last],
+                            .lines = s.lines[lowest],
+                            .columns = s.columns[last],
+                            .a = ad_at(in[p->first], i * (p->gemm.a_transposed ? 1 : p->gemm.lda),
+                                       size),
+                            .b = ad_at(in[p->second], j, size) };
+    const ad_parts parts = { .loops = p->head.loops,
+                             .size = size,
+                             .m = data.lines,
+                             .n = data.columns,
+                             .ld = p->gemm.ldc,
+                             .terms = rows * p->row_count,
+                             .most = AD_CHAIN,
+                             .add = add_terms,
+                             .data = &data };
+    ad_parts_run(&parts, !fresh, ad_at_out(out, i * p->gemm.ldc + j, size), scratch);
 }
 
 /* ---- the kernel ------------------------------------------------------------------------------ */
@@ -253,10 +345,8 @@ static size_t contract_scratch(const ad_kernel *k, int64_t rows)
                      each = ad_gemm_scratch(&p->gemm);
         matrix += last > each ? last : each;
     }
-    for (int i = 0; k->divided && i < 4; i++) {
-        const size_t piece = ad_gemm_scratch(&p->piece[i / 2][i % 2]);
-        if (piece > matrix) matrix = piece;
-    }
+    const size_t piece = k->divided ? piece_scratch(p) : 0;
+    if (piece > matrix) matrix = piece;
     return sums + (own > matrix ? own : matrix);
 }
 

@@ -52,8 +52,9 @@ typedef struct {
      * and those that are left */
     int64_t columns, strip;
     ad_gemm last_strip;
-    /* divided: of whole pieces and of those at the end, by lines and by columns */
-    ad_gemm piece[2][2];
+    /* divided: of whole pieces and of those at the end, by lines and by columns; a whole panel of
+     * columns, and what is left */
+    ad_gemm piece[2][2][2];
 } ad_contraction_plan;
 
 /* The labels of a contraction, by class. */

@@ -344,7 +344,7 @@ void ad_gemm_prepare(ad_gemm *g)
     g->blas =
         fixed && large && g->alone && g->m < INT32_MAX && g->n < INT32_MAX && g->k < INT32_MAX;
     if (g->blas) return;
-    g->parts = g->vary == AD_GEMM_PARTS || (fixed && g->k > LONG);
+    g->parts = fixed && g->k > LONG;
     if (g->parts) { /* a part is dense and begins with zeros */
         const ad_gemm whole = *g;
         g->ldc = g->n;
@@ -365,15 +365,12 @@ void ad_gemm_prepare(ad_gemm *g)
 
 /* ---- running --------------------------------------------------------------------------------- */
 
-/* A product that varies is a stretch of a longer sum, and is added to it part by part. */
-static bool gathers(const ad_gemm *g) { return g->vary == AD_GEMM_FIXED; }
-
 size_t ad_gemm_scratch(const ad_gemm *g)
 {
     size_t size = element(g);
     if (g->narrow)
         return ad_round_up((size_t)(AD_NARROW_COLUMNS * (g->k + AD_NARROW_WIDTH)) * size);
-    const size_t parts = g->parts ? ad_parts_bytes(gathers(g), g->m * g->n, size) : 0;
+    const size_t parts = g->parts ? ad_parts_bytes(true, g->m * g->n, size) : 0;
     if (!g->padded) return parts;
     size_t a = (size_t)(SMALL * (g->vary == AD_GEMM_VARY_K || g->parts ? g->m : g->k)),
            bc = (size_t)(SMALL * g->n);
@@ -442,8 +439,8 @@ static void run_parts(const ad_gemm *g, int64_t k, const void *a, const void *b,
                       void *scratch)
 {
     const of_part data = { g, a, b };
-    const ad_parts parts = { g->loops, element(g), g->m,       g->n,     g->ldc,
-                             k,        AD_CHAIN,   gathers(g), add_part, &data };
+    const ad_parts parts = { g->loops, element(g), g->m, g->n,     g->ldc,
+                             k,        AD_CHAIN,   true, add_part, &data };
     ad_parts_run(&parts, g->accumulate, c, scratch);
 }
 
@@ -464,7 +461,7 @@ void ad_gemm_run(const ad_gemm *g, int64_t count, const void *a, const void *b, 
                  void *scratch)
 {
     int64_t m = g->vary == AD_GEMM_VARY_M ? count : g->m,
-            k = g->vary == AD_GEMM_VARY_K || g->vary == AD_GEMM_PARTS ? count : g->k;
+            k = g->vary == AD_GEMM_VARY_K ? count : g->k;
     if (m < 1 || g->n < 1) return;
     if (g->narrow) g->narrow(g->accumulate, m, g->n, k, a, g->lda, b, g->ldb, c, g->ldc, scratch);
     else if (g->blas) run_blas(g, a, b, c);

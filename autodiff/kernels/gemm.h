@@ -1,13 +1,12 @@
 /* Internal: matrix products C [M,N] (+)= A [M,K] B [K,N], row-major with leading dimensions; A may
  * be stored transposed, as [K,M]. One of M and K may vary from run to run (up to what was
  * prepared): M is the rows of a batch, K the rows a weight gradient sums over. A row of C does not
- * depend, bit for bit, on how many rows are computed with it. AD_GEMM_PARTS: K varies without
- * limit, and is summed in parts. */
+ * depend, bit for bit, on how many rows are computed with it. */
 #ifndef COSTATE_GEMM_H
 #define COSTATE_GEMM_H
 #include "autodiff/kernels/impl.h"
 
-typedef enum { AD_GEMM_FIXED, AD_GEMM_VARY_M, AD_GEMM_VARY_K, AD_GEMM_PARTS } ad_gemm_vary;
+typedef enum { AD_GEMM_FIXED, AD_GEMM_VARY_M, AD_GEMM_VARY_K } ad_gemm_vary;
 typedef void (*ad_gemm_jit)(
     const void *b, const void *a,
     void *c); /* generated code, in its own (column-major) order of operands */
